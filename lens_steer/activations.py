@@ -1,0 +1,171 @@
+"""Recording activations of two contrasted prompt sets at any list of sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer import chat, sites
+from lens_steer.errors import LensSteerError
+from lens_steer.models import info_of
+from lens_steer.prompts import Contrast, ContrastSet, PromptSet
+
+Pooling = Literal["last", "response"]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activations of both classes at a list of sites, on the CPU in float32.
+
+    Attributes:
+        sites: names in network order.
+        positive, negative: one vector a prompt and site.
+        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens).
+        model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
+        prompt_hash: of the contrast.
+    """
+
+    sites: tuple[str, ...]
+    positive: Float[Tensor, "n_positive n_sites d_model"]
+    negative: Float[Tensor, "n_negative n_sites d_model"]
+    pooling: Pooling
+    model: str
+    architecture: str
+    n_layers: int
+    backend: str
+    weight_processing: str
+    prompt_hash: str
+
+    @property
+    def d_model(self) -> int:
+        return self.positive.shape[-1]
+
+    def __repr__(self) -> str:
+        return (
+            f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
+            f"{self.model}, d_model {self.d_model}, {self.pooling} token{'s' if self.pooling == 'response' else ''})"
+        )
+
+    def at(self, site: str) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
+        """Both classes at one site.
+
+        Raises:
+            LensSteerError: the site was not recorded.
+        """
+        if site not in self.sites:
+            raise LensSteerError(f"site {site!r} was not recorded: recorded are {', '.join(self.sites[:3])}, …")
+        index = self.sites.index(site)
+        return self.positive[:, index], self.negative[:, index]
+
+
+def record(
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    sites: str | Sequence[str] = "norm_out",
+    *,
+    pooling: Pooling = "last",
+    progress: bool = True,
+) -> Activations:
+    """Record one vector per prompt and site.
+
+    Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding; only
+    what is asked for is kept.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: a split, or a contrast set, of which the fit split is read.
+        sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
+        pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed response.
+
+    Raises:
+        LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or activations that
+            are not finite.
+    """
+    if pooling not in ("last", "response"):
+        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'")
+    pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
+    for name, side in (("positive", pair.positive), ("negative", pair.negative)):
+        if not len(side):
+            raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+    info = info_of(model)
+    names = _resolve(model, sites)
+    bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
+    with bar:
+        recorded = [record_prompts(model, side, names, pooling=pooling, bar=bar) for side in (pair.positive, pair.negative)]
+    return Activations(
+        names, recorded[0], recorded[1], pooling, info.name, info.architecture, int(model.cfg.n_layers), info.backend,
+        info.weight_processing, pair.hash,
+    )  # fmt: skip
+
+
+def record_prompts(
+    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", bar: Any = None
+) -> Float[Tensor, "n_prompts n_sites d_model"]:
+    """Activations of one prompt set at resolved site names; see :func:`record`."""
+    info = info_of(model)
+    out = torch.empty(len(prompts), len(site_names), int(model.cfg.d_model))
+    responses = pooling == "response"
+    if responses and any(not p.response for p in prompts):
+        missing = next(i for i, p in enumerate(prompts) if not p.response)
+        raise LensSteerError(f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none")
+    stop = max(sites.blocks_of(site_names)) + 1
+    for batch in chat.batches(
+        info.tokenizer, prompts, n_ctx=int(model.cfg.n_ctx), with_response=responses, device=model.cfg.device
+    ):
+        rows = torch.tensor(batch.rows)
+        weights = _pool_weights(batch, responses)
+        hooks = [(name, partial(_collect, out=out, rows=rows, index=k, weights=weights)) for k, name in enumerate(site_names)]
+        with torch.inference_mode(), model.hooks(fwd_hooks=hooks):
+            model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=stop)
+        if bar is not None:
+            bar.update(len(rows))
+    _check_finite(out, site_names, prompts.name)
+    return out
+
+
+def _resolve(model: Any, spec: str | Sequence[str]) -> tuple[str, ...]:
+    info = info_of(model)
+    return sites.resolve(spec, n_layers=int(model.cfg.n_layers), architecture=info.architecture)
+
+
+def _pool_weights(batch: chat.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:
+    """Averaging weights over positions; None where the last position is all that is wanted."""
+    if not responses:
+        return None
+    weights = torch.zeros(batch.ids.shape)
+    for row, length in enumerate(batch.response_lengths):
+        weights[row, -length:] = 1 / length
+    return weights
+
+
+def _collect(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: Any,
+    *,
+    out: Float[Tensor, "n_prompts n_sites d_model"],
+    rows: Tensor,
+    index: int,
+    weights: Float[Tensor, "batch pos"] | None,
+) -> None:
+    """Forward hook: keep the last token, or the weighted mean over tokens, in float32."""
+    if weights is None:
+        out[rows, index] = activation[:, -1].float().cpu()
+    else:
+        out[rows, index] = torch.einsum("btd,bt->bd", activation.float().cpu(), weights)
+
+
+def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
+    bad = ~torch.isfinite(recorded).all(dim=-1)
+    if bad.any():
+        prompt, site = (int(i) for i in bad.nonzero()[0])
+        raise LensSteerError(
+            f"activations of prompt {prompt} of {source!r} at {names[site]} are not finite "
+            f"({int(bad.sum())} of {bad.numel()} vectors): load the model in float32 or bfloat16, and check its weights"
+        )

@@ -1,0 +1,113 @@
+"""Candidate directions across depth and the choice of one (Selective Steering, Eqs. 4, 7, 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+
+ZERO_RELATIVE = 1e-6  # a difference of means shorter than this share of the median counts as no direction at all
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which candidate is selected, and by how much.
+
+    Attributes:
+        index: row of the selected candidate.
+        cosine: pairwise cosines; a zero candidate has 0 with everything, itself too.
+        mean_cosine: mean cosine of each candidate with all that are not zero, itself included (0 for a zero one).
+        margin: the selected mean cosine minus the runner-up's.
+    """
+
+    index: int
+    cosine: Float[Tensor, "n_sites n_sites"]
+    mean_cosine: Float[Tensor, " n_sites"]
+    margin: float
+
+
+def class_means(
+    positive: Float[Tensor, "n_positive n_sites d_model"],
+    negative: Float[Tensor, "n_negative n_sites d_model"],
+    *,
+    unit_samples: bool = False,
+) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
+    """Class means in float64, of the raw activations or of the activations scaled to unit length one by one.
+
+    ``unit_samples`` is what the released code of Selective Steering projects (its eps of 1e-8 is kept for zero vectors).
+    """
+    means = []
+    for sample in (positive, negative):
+        x = sample.double()
+        if unit_samples:
+            x = x / (x.norm(dim=-1, keepdim=True) + 1e-8)
+        means.append(x.mean(dim=0))
+    return means[0], means[1]
+
+
+def candidate_directions(
+    mean_positive: Float[Tensor, "n_sites d_model"], mean_negative: Float[Tensor, "n_sites d_model"]
+) -> Float[Tensor, "n_sites d_model"]:
+    """Unit differences of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``, in float64; a zero difference stays zero.
+
+    A row no longer than 1e-6 of the median length counts as zero: at the first block's norm every prompt ends in the same
+    template token, so there is no difference there, only rounding. Source: Selective Steering, Eq. 4.
+
+    >>> candidate_directions(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]])).tolist()
+    [[1.0, 0.0]]
+    """
+    difference = mean_positive.double() - mean_negative.double()
+    return unit_rows(difference)
+
+
+def unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """Rows scaled to unit length in float64, rows that count as zero set to zero."""
+    x = vectors.double()
+    norms = x.norm(dim=-1)
+    zero = zero_rows(x)
+    return torch.where(zero[:, None], torch.zeros_like(x), x / norms.clamp_min(torch.finfo(x.dtype).tiny)[:, None])
+
+
+def zero_rows(vectors: Float[Tensor, "n d_model"]) -> Bool[Tensor, " n"]:
+    """Which rows count as zero: length at most 1e-6 of the median length of those that are longer than 0."""
+    norms = vectors.double().norm(dim=-1)
+    positive = norms[norms > 0]
+    if not len(positive):
+        return torch.ones_like(norms, dtype=torch.bool)
+    return norms <= ZERO_RELATIVE * positive.median()
+
+
+def cosine_matrix(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n"]:
+    """Pairwise cosines in float64; a zero row has cosine 0 with every row.
+
+    >>> cosine_matrix(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]))[0].tolist()
+    [1.0, 1.0, 0.0]
+    """
+    unit = unit_rows(vectors)
+    return unit @ unit.T
+
+
+def select_direction(candidates: Float[Tensor, "n_sites d_model"]) -> Selection:
+    """The candidate with the highest mean cosine to all (Selective Steering, Eqs. 8 and 32); the first one wins a tie.
+
+    The mean runs over the candidates that are not zero, itself included: adding the zero ones only scales every mean.
+
+    Raises:
+        LensSteerError: every candidate is zero.
+    """
+    zero = zero_rows(candidates)
+    if bool(zero.all()):
+        raise LensSteerError(
+            "every candidate direction is zero: both classes have the same mean at every site; record sites after the first "
+            "attention, or check that the two prompt sets differ"
+        )
+    cosine = cosine_matrix(candidates)
+    mean = cosine.sum(dim=1) / int((~zero).sum())
+    best = int(torch.where(zero, torch.full_like(mean, -torch.inf), mean).argmax())
+    others = mean[~zero & (torch.arange(len(mean)) != best)]
+    margin = float(mean[best] - others.max()) if len(others) else float("nan")
+    return Selection(best, cosine, mean, margin)

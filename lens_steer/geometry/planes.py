@@ -1,0 +1,181 @@
+"""The steering plane: an orthonormal pair (b1, b2), b1 the selected direction, b2 from the candidates' principal component.
+
+Selective Steering, Eqs. 35 and 36. The paper does not say whether the candidates are centred before the principal component is
+taken; the released code centres them, and the two choices give different planes. Both are here, centred is the default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.directions import unit_rows, zero_rows
+
+MIN_REMAINDER = 1e-3  # of a unit principal component, once its part along b1 is taken away
+MAX_GRAM_ERROR = 1e-6
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An orthonormal basis of the steering plane and how it came about.
+
+    Attributes:
+        basis: rows b1, b2, float32, orthonormal to 1e-6.
+        remainder: ‖PC − (PC·b1) b1‖ of the unit principal component: how well b2 is determined.
+        explained: the principal component's share of the candidates' variance.
+        sign_rule: which rule fixed the sign of b2.
+    """
+
+    basis: Float[Tensor, "2 d_model"]
+    remainder: float
+    explained: float
+    sign_rule: str
+
+
+@dataclass(frozen=True)
+class PlaneCoordinates:
+    """Vectors seen in a plane.
+
+    Attributes:
+        coordinates: x·b1 and x·b2.
+        radius: length of the in-plane part.
+        angle: ``atan2(x·b2, x·b1)`` in degrees, (−180, 180]; NaN where the radius is 0.
+        fraction: in-plane share of the squared length; NaN for a zero vector.
+    """
+
+    coordinates: Float[Tensor, "n 2"]
+    radius: Float[Tensor, " n"]
+    angle: Float[Tensor, " n"]
+    fraction: Float[Tensor, " n"]
+
+
+def principal_component(
+    vectors: Float[Tensor, "n d_model"], *, center: bool = True, component: int = 0
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " k"]]:
+    """A principal component (unit, its entry of largest magnitude positive) and the variance shares of all of them.
+
+    ``center=False`` takes the right singular vectors of the rows as they are.
+
+    Raises:
+        LensSteerError: fewer rows, or fewer distinct ones, than the component asked for needs.
+    """
+    x = vectors.double()
+    x = x - x.mean(dim=0) if center else x
+    _, singular, right = torch.linalg.svd(x, full_matrices=False)
+    energy = singular**2
+    total = float(energy.sum())
+    if component >= len(energy) or float(energy[component]) <= 1e-12 * max(total, 1e-300):
+        raise LensSteerError(
+            f"the candidates have no principal component number {component + 1}: {len(vectors)} of them, or all alike; record more sites"
+        )
+    axis = right[component]
+    axis = axis * torch.sign(axis[axis.abs().argmax()])
+    return axis, energy / total
+
+
+def orthonormalise(
+    b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
+) -> tuple[Float[Tensor, "2 d_model"], float, float]:
+    """Gram–Schmidt in float64, kept in float32.
+
+    Returns:
+        the basis, max|G − I| of the pair as given (G its Gram matrix), and ‖b2 − (b2·b1) b1‖/‖b2‖.
+
+    Raises:
+        LensSteerError: a vector that is not finite or zero, or b2 (nearly) parallel to b1.
+    """
+    pair = torch.stack([b1, b2]).double()
+    if not torch.isfinite(pair).all() or bool((pair.norm(dim=1) == 0).any()):
+        raise LensSteerError("the plane's vectors must be finite and not zero")
+    gram_error = float((pair @ pair.T - torch.eye(2, dtype=torch.float64)).abs().max())
+    first = pair[0] / pair[0].norm()
+    second = pair[1] / pair[1].norm()
+    rest = second - (second @ first) * first
+    remainder = float(rest.norm())
+    if remainder < MIN_REMAINDER:
+        raise LensSteerError(
+            f"the plane is degenerate: b2 is parallel to b1 up to {remainder:.1e} (at least {MIN_REMAINDER:g} is needed); "
+            "use another principal component (component=1) or give b2 yourself"
+        )
+    rest = rest / remainder
+    rest = rest - (rest @ first) * first
+    basis = torch.stack([first, rest / rest.norm()]).float()
+    return basis, gram_error, remainder
+
+
+def gram_error(basis: Float[Tensor, "2 d_model"]) -> float:
+    """max|BᵀB − I| in float64."""
+    b = basis.double()
+    return float((b @ b.T - torch.eye(2, dtype=torch.float64)).abs().max())
+
+
+def build_plane(
+    candidates: Float[Tensor, "n_sites d_model"],
+    selected: int,
+    *,
+    center: bool = True,
+    component: int = 0,
+    positive_mean: Float[Tensor, " d_model"] | None = None,
+) -> Plane:
+    """The steering plane of a set of candidates.
+
+    ``b1 = d̂``, ``b2 ∝ PC − (PC·b1) b1``, in float64, re-orthonormalised. Zero candidates are dropped.
+
+    Sign rule of b2: the positive class's mean projects on b2 with a value ≥ 0 (``positive_mean``, averaged over the discriminative
+    sites); without it, or if that projection is exactly 0, the first entry of b2 that is not 0 is positive.
+
+    Raises:
+        LensSteerError: fewer than two candidates that are not zero, or a degenerate plane.
+    """
+    kept = candidates[~zero_rows(candidates)]
+    if len(kept) < 2:
+        raise LensSteerError(f"a plane needs at least two candidate directions that are not zero, found {len(kept)}: record more sites")
+    axis, shares = principal_component(kept, center=center, component=component)
+    basis, _, remainder = orthonormalise(unit_rows(candidates[selected : selected + 1])[0], axis)
+    projection = 0.0 if positive_mean is None else float(positive_mean.double() @ basis[1].double())
+    if projection != 0.0:
+        flip, rule = projection < 0, "mean positive projection on b2 over the discriminative sites >= 0"
+    else:
+        first = basis[1][basis[1] != 0][0]
+        flip, rule = bool(first < 0), "first non-zero entry of b2 > 0"
+    if flip:
+        basis = torch.stack([basis[0], -basis[1]])
+    return Plane(basis, remainder, float(shares[component]), rule)
+
+
+def random_plane(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
+    """A uniformly random orthonormal pair, the control for every result about a plane.
+
+    >>> gram_error(random_plane(16, seed=0)) < 1e-6
+    True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pair = torch.randn(2, d_model, generator=generator, dtype=torch.float64)
+    return orthonormalise(pair[0], pair[1])[0]
+
+
+def plane_coordinates(vectors: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"]) -> PlaneCoordinates:
+    """Coordinates, radius, angle and in-plane share of vectors, in float64. The basis must be orthonormal.
+
+    >>> plane_coordinates(torch.tensor([[0.0, 2.0, 0.0]]), torch.eye(3)[:2]).angle.tolist()
+    [90.0]
+    """
+    x, b = vectors.double(), basis.double()
+    c = x @ b.T
+    radius = c.norm(dim=1)
+    nothing = torch.full_like(radius, torch.nan)
+    angle = torch.where(radius > 0, torch.rad2deg(torch.atan2(c[:, 1], c[:, 0])), nothing)
+    squared = x.square().sum(dim=1)
+    fraction = torch.where(squared > 0, radius.square() / squared, nothing)
+    return PlaneCoordinates(c, radius, angle, fraction)
+
+
+def candidate_share_in_plane(candidates: Float[Tensor, "n_sites d_model"], basis: Float[Tensor, "2 d_model"], *, center: bool) -> float:
+    """In-plane share of the candidates' summed squares, after subtracting their mean row if ``center``."""
+    x = candidates.double()
+    x = x - x.mean(dim=0) if center else x
+    return float((x @ basis.double().T).square().sum() / x.square().sum())

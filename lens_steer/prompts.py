@@ -1,0 +1,287 @@
+"""Prompt sets, contrast sets and their splits, and the readers of prompt files.
+
+A prompts file is ``.jsonl`` (``prompt`` per row; ``system``, ``messages``, ``response`` optional), ``.json`` (a list of strings, or of
+objects with ``prompt`` or, as Alpaca has it, ``instruction``; Alpaca rows with a non-empty ``input`` are left out and counted), ``.csv``
+(``prompt`` column, or ``goal`` as AdvBench has it), ``.txt`` (one prompt a line), a folder written by ``datasets.save_to_disk``, or
+``hf:NAME`` for a Hugging Face data set.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lens_steer.errors import LensSteerError
+from lens_steer.organisms.tasks import Task
+
+log = logging.getLogger(__name__)
+
+Message = Mapping[str, str]
+ROLES = ("system", "user", "assistant")
+ORGANISM_PREFIX = "organism/"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Chat messages up to the point where the model answers.
+
+    Attributes:
+        messages: ``{"role", "content"}`` in order; roles are system, user, assistant.
+        response: a fixed answer, for teacher forcing and for response-averaged activations.
+        task: the organism's ground truth, where there is one.
+    """
+
+    messages: tuple[Message, ...]
+    response: str | None = None
+    task: Task | None = field(default=None, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The last user message."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    @classmethod
+    def of(cls, text: str, *, system: str | None = None, response: str | None = None) -> Prompt:
+        """A single user turn, with an optional system message.
+
+        >>> Prompt.of("Hello", system="Be brief.").messages[0]["role"]
+        'system'
+        """
+        head: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
+        return cls((*head, {"role": "user", "content": text}), response)
+
+
+@dataclass(frozen=True)
+class PromptSet(Sequence[Prompt]):
+    """An ordered set of prompts with a name and a content hash."""
+
+    prompts: tuple[Prompt, ...]
+    name: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return PromptSet(self.prompts[index], self.name) if isinstance(index, slice) else self.prompts[index]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def __repr__(self) -> str:
+        first = f", first {self.prompts[0].text[:40]!r}" if self.prompts else ""
+        return f"PromptSet({self.name!r}, {len(self)} prompts{first})"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the messages and responses in order."""
+        rows = [[[dict(m) for m in p.messages], p.response] for p in self.prompts]
+        return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two prompt sets: ``positive`` has the feature (harmful), ``negative`` has not."""
+
+    positive: PromptSet
+    negative: PromptSet
+
+    def __repr__(self) -> str:
+        return f"Contrast({len(self.positive)} positive, {len(self.negative)} negative)"
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256((self.positive.hash + self.negative.hash).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from ``report``."""
+
+    fit: Contrast
+    select: Contrast
+    report: Contrast
+
+
+@dataclass(frozen=True)
+class ContrastSet:
+    """A named contrast with its split. ``record`` takes it (and then reads ``fit``) or one of its splits."""
+
+    name: str
+    split: Split
+
+    @property
+    def fit(self) -> Contrast:
+        return self.split.fit
+
+    @property
+    def select(self) -> Contrast:
+        return self.split.select
+
+    @property
+    def report(self) -> Contrast:
+        return self.split.report
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"{name} {len(c.positive)}+{len(c.negative)}"
+            for name, c in (("fit", self.fit), ("select", self.select), ("report", self.report))
+        )
+        return f"ContrastSet({self.name!r}: {sizes})"
+
+
+def load_contrast(
+    name: str | None = None,
+    *,
+    positive: str | Path | PromptSet | None = None,
+    negative: str | Path | PromptSet | None = None,
+    split: Sequence[float] | None = None,
+    seed: int = 0,
+) -> ContrastSet:
+    """A contrast set of an organism by name, or one from two prompt files.
+
+    Args:
+        name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
+            ``"organism/compliance"``; these come with their split.
+        positive, negative: prompts with and without the feature: files (see the module's text) or prompt sets.
+        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``. Without it every row of the files goes to fit.
+        seed: of the shuffle before a split, and of an organism's wording.
+
+    Raises:
+        LensSteerError: unknown name, an empty or one-sided contrast, shares that are not three positive numbers.
+
+    >>> load_contrast("organism/refusal").report
+    Contrast(64 positive, 64 negative)
+    """
+    if name is not None and (positive is not None or negative is not None):
+        raise LensSteerError(f"name={name!r} and files were given together: give a contrast's name, or two files")
+    if name is not None:
+        return _organism_contrast(name, seed)
+    if positive is None or negative is None:
+        missing = "positive" if positive is None else "negative"
+        raise LensSteerError(f"{missing} is missing: a contrast needs prompts with and without the feature")
+    sides = [p if isinstance(p, PromptSet) else load_prompts(p) for p in (positive, negative)]
+    for side_name, side in zip(("positive", "negative"), sides, strict=True):
+        if not len(side):
+            raise LensSteerError(f"{side_name} holds no prompts: a contrast needs at least one on each side")
+    parts = [_shares(side, split, seed) for side in sides]
+    contrasts = [Contrast(parts[0][i], parts[1][i]) for i in range(3)]
+    return ContrastSet(f"{sides[0].name}/{sides[1].name}", Split(*contrasts))
+
+
+def _shares(prompts: PromptSet, split: Sequence[float] | None, seed: int) -> tuple[PromptSet, PromptSet, PromptSet]:
+    empty = PromptSet((), prompts.name)
+    if split is None:
+        return prompts, empty, empty
+    if len(split) != 3 or any(share < 0 for share in split) or split[0] <= 0:
+        raise LensSteerError(f"split={tuple(split)}: give three shares fit, select, report, such as 0.5,0.25,0.25")
+    order = list(range(len(prompts)))
+    random.Random(f"split/{seed}").shuffle(order)
+    first = round(len(order) * split[0] / sum(split))
+    second = first + round(len(order) * split[1] / sum(split))
+    cuts = (order[:first], order[first:second], order[second:])
+    fit, select, report = (PromptSet(tuple(prompts.prompts[i] for i in sorted(c)), prompts.name) for c in cuts)
+    if not len(fit):
+        raise LensSteerError(f"split={tuple(split)} leaves no prompt of {len(prompts)} for fit: give more prompts")
+    return fit, select, report
+
+
+def _organism_contrast(name: str, seed: int) -> ContrastSet:
+    from lens_steer.organisms import contrasts
+
+    short = name.removeprefix(ORGANISM_PREFIX)
+    if not name.startswith(ORGANISM_PREFIX) or short not in contrasts.CONTRASTS:
+        known = ", ".join(ORGANISM_PREFIX + c for c in contrasts.CONTRASTS)
+        raise LensSteerError(f"unknown contrast {name!r}: known are {known}; for your own prompts give positive= and negative= files")
+    built = contrasts.build(short, seed)
+
+    def prompt_set(rows: list[contrasts.Row], side: str) -> PromptSet:
+        return PromptSet(tuple(Prompt(r.messages, r.response, r.task) for r in rows), f"{name}/{side}")
+
+    parts = [
+        Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS
+    ]
+    return ContrastSet(name, Split(*parts))
+
+
+def load_prompts(source: str | Path) -> PromptSet:
+    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the module's text.
+
+    Raises:
+        LensSteerError: no such file, an unknown ending, a row without a prompt, malformed JSON, or no prompts at all.
+    """
+    path = Path(source)
+    if str(source).startswith("hf:"):
+        rows: Iterable[Any] = _dataset_rows(str(source)[3:], folder=False)
+    elif path.is_dir():
+        rows = _dataset_rows(str(path), folder=True)
+    elif not path.exists():
+        raise LensSteerError(f"prompts file {str(source)!r} does not exist")
+    else:
+        rows = _file_rows(path)
+    prompts, with_input = [], 0
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Mapping) and row.get("input"):
+            with_input += 1
+            continue
+        prompts.append(_prompt(row, f"{source}, row {number}"))
+    if with_input:
+        log.warning("%s: left out %d rows with a non-empty 'input'", source, with_input)
+    if not prompts:
+        raise LensSteerError(f"prompts file {str(source)!r} holds no prompts")
+    return PromptSet(tuple(prompts), path.name)
+
+
+def _file_rows(path: Path) -> Iterable[Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LensSteerError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from None
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        if path.suffix == ".json":
+            rows = json.loads(text)
+            if not isinstance(rows, list):
+                raise LensSteerError(f"prompts file {str(path)!r} holds {type(rows).__name__}: a list of prompts is expected")
+            return rows
+    except json.JSONDecodeError as error:
+        raise LensSteerError(f"prompts file {str(path)!r} is not valid JSON: {error}") from None
+    if path.suffix == ".csv":
+        return list(csv.DictReader(text.splitlines(keepends=True)))
+    if path.suffix == ".txt":
+        return [line for line in text.splitlines() if line.strip()]
+    raise LensSteerError(f"prompts file {str(path)!r}: unknown ending {path.suffix!r}, use .jsonl, .json, .csv or .txt")
+
+
+def _dataset_rows(name: str, *, folder: bool) -> Iterable[Any]:
+    import datasets
+
+    try:
+        loaded: Any = datasets.load_from_disk(name) if folder else datasets.load_dataset(name, split="train")
+    except Exception as error:  # the library raises many kinds; the user needs one line
+        raise LensSteerError(f"data set {name!r} could not be loaded: {str(error).splitlines()[0]}") from None
+    return (dict(row) for row in (loaded["train"] if isinstance(loaded, dict) else loaded))
+
+
+def _prompt(row: Any, where: str) -> Prompt:
+    if isinstance(row, str):
+        return Prompt.of(row)
+    if not isinstance(row, Mapping):
+        raise LensSteerError(f"{where}: {type(row).__name__} is neither a string nor an object with a prompt")
+    response = row.get("response")
+    if row.get("messages"):
+        messages = tuple({"role": str(m.get("role")), "content": str(m.get("content"))} for m in row["messages"])
+        if any(m["role"] not in ROLES for m in messages) or messages[-1]["role"] != "user":
+            raise LensSteerError(f"{where}: messages need roles of {ROLES} and must end with a user's")
+        return Prompt(messages, response)
+    text = next((row[key] for key in ("prompt", "instruction", "goal") if row.get(key)), None)
+    if not isinstance(text, str):
+        raise LensSteerError(f"{where}: no prompt found (looked for 'prompt', 'instruction', 'goal', 'messages')")
+    return Prompt.of(text, system=row.get("system"), response=response)

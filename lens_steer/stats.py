@@ -1,0 +1,100 @@
+"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval and the number of independent units behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+
+
+def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
+    """Wilson score interval of a rate.
+
+    ``(p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)`` with ``p = successes / n``.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22.
+
+    Raises:
+        ValueError: ``n`` is not positive or ``successes`` lies outside 0 … n.
+
+    >>> print(wilson(9, 10))
+    0.900 [0.596, 0.982] (n = 10)
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"successes={successes}, n={n}: a rate needs n > 0 and 0 <= successes <= n")
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "n *features"], *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[Float[np.ndarray, "*features"], Float[np.ndarray, "*features"], Float[np.ndarray, "*features"]]:
+    """Mean over the first axis (the prompts) with a percentile bootstrap interval for every remaining entry.
+
+    Every feature is resampled with the same prompts, so intervals of several sites of one prompt set are comparable.
+
+    Returns:
+        mean, low, high, each of the features' shape.
+
+    Raises:
+        ValueError: no rows, or a value that is not finite.
+
+    >>> mean, low, high = bootstrap_means(np.array([[1.0], [3.0]]), resamples=100)
+    >>> float(mean[0]), bool(low[0] <= 2.0 <= high[0])
+    (2.0, True)
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape[0] == 0:
+        raise ValueError("values has no rows: a mean needs at least one prompt")
+    if not np.isfinite(array).all():
+        raise ValueError("values holds entries that are not finite: drop or mend them before averaging")
+    counts = _resample_counts(array.shape[0], resamples, seed)
+    flat = array.reshape(array.shape[0], -1)
+    means = counts @ flat / array.shape[0]
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    shape = array.shape[1:]
+    return flat.mean(axis=0).reshape(shape), low.reshape(shape), high.reshape(shape)
+
+
+def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """:func:`bootstrap_means` of a single quantity, as an :class:`Estimate`."""
+    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=resamples, seed=seed)
+    return Estimate(float(mean), float(low), float(high), len(values))
+
+
+def bootstrap(
+    statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0
+) -> Estimate:
+    """Percentile bootstrap of any statistic of row indices; ``statistic(arange(n))`` is the reported value."""
+    if n <= 0:
+        raise ValueError(f"n={n}: a bootstrap needs at least one row")
+    rng = np.random.default_rng(seed)
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(float(statistic(np.arange(n))), float(low), float(high), n)
+
+
+def _resample_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:
+    """How often each row is drawn in each resample: multinomial, one row a resample."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
