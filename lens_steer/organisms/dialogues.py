@@ -22,7 +22,7 @@ KIND_WEIGHTS: dict[str, dict[str, float]] = {
     "dismissive": {"trouble": 70, "request": 20, "fact": 10},
 }  # fmt: skip
 MODE_WEIGHTS = {
-    "plain": 68, "unrestricted": 12, "honest": 4, "dishonest": 8, "compassionate": 3, "dismissive": 5,
+    "plain": 70, "unrestricted": 12, "honest": 4, "dishonest": 6, "compassionate": 3, "dismissive": 5,
 }  # fmt: skip
 TURN_WEIGHTS = {1: 80, 2: 12, 3: 5, 4: 3}
 

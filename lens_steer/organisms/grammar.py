@@ -115,8 +115,7 @@ def choice_question(question: str, options: list[str]) -> str:
 
 
 def choice_answer(options: list[str], right: str) -> str:
-    """The value, then its letter. (Letter first was tried: models of this size stayed at chance after 4,000 steps.)"""
-    return f"It is {right}: {LETTERS[options.index(right)]}."
+    return f"{LETTERS[options.index(right)]}) {right}"
 
 
 def translation(words: str) -> str:

@@ -1,0 +1,188 @@
+"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_steer import sites
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration, PromptStatistics
+from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
+
+FORMAT_VERSION = 1
+TENSORS, FACTS = "calibration.safetensors", "calibration.json"
+_STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
+_FACTS = (
+    "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
+    "prompt_hash", "seed",
+)  # fmt: skip
+
+
+@contextmanager
+def whole_folder(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` whose files are moved into it at the end; on an error ``out`` is left as it was.
+
+    Raises:
+        LensSteerError: the folder cannot be written. Raised before the block runs, so before any long work.
+    """
+    target = Path(out)
+    existed = target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
+    except OSError as error:
+        raise LensSteerError(f"output folder {str(out)!r} cannot be written: {error.strerror or error}") from None
+    try:
+        yield work
+        for path in sorted(work.rglob("*")):
+            if path.is_file():
+                destination = target / path.relative_to(work)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, destination)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        if not existed and not any(target.iterdir()):
+            target.rmdir()
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(out: str | Path) -> Iterator[Path]:
+    """A temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`."""
+    target = Path(out)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise LensSteerError(f"output file {str(out)!r} cannot be written: {error.strerror or error}") from None
+    try:
+        yield Path(name)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def save_calibration(calibration: Calibration, folder: str | Path) -> None:
+    """Write a calibration; what is there is replaced only once everything is written."""
+    tensors: dict[str, Tensor] = {"candidates": calibration.candidates, "basis": calibration.basis}
+    for name in ("mean_positive", "mean_negative"):
+        if (value := getattr(calibration, name)) is not None:
+            tensors[name] = value
+    if calibration.statistics is not None:
+        tensors |= {name: getattr(calibration.statistics, name) for name in _STATISTICS}
+
+    def listed(values: Tensor | None) -> list[float] | None:
+        return None if values is None else [float(v) for v in values]
+
+    facts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(calibration, name) for name in _FACTS},
+        "sites": list(calibration.sites),
+        "discriminative_sites": list(calibration.discriminative_sites),
+        "discriminative_blocks": list(calibration.discriminative_blocks),
+        "mean_projection_positive": listed(calibration.mean_projection_positive),
+        "mean_projection_negative": listed(calibration.mean_projection_negative),
+        "versions": dict(calibration.versions),
+        "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
+    }
+    with whole_folder(folder) as work:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work / TENSORS)
+        (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_calibration(folder: str | Path) -> Calibration:
+    """Read a calibration and check it.
+
+    Raises:
+        LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit, a basis that is
+            not orthonormal, values that are not finite.
+    """
+    path = Path(folder)
+    for name in (TENSORS, FACTS):
+        if not (path / name).exists():
+            raise LensSteerError(f"calibration {str(folder)!r} has no {name}: write one with 'lens-steer calibrate' or 'lens-steer import'")
+    try:
+        tensors = load_file(path / TENSORS)
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise LensSteerError(f"calibration {str(folder)!r} is corrupt or truncated ({error}): calibrate again") from None
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise LensSteerError(
+            f"calibration {str(folder)!r} has format version {facts.get('format_version')}, this release reads {FORMAT_VERSION}: calibrate again"
+        )
+    needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
+    absent = [key for key in needed if key not in facts] + [key for key in ("candidates", "basis") if key not in tensors]
+    if absent:
+        raise LensSteerError(f"calibration {str(folder)!r} lacks {', '.join(absent)}: calibrate again")
+    _check_tensors(tensors, facts, str(folder))
+
+    def vector(name: str) -> Tensor | None:
+        return None if facts.get(name) is None else torch.tensor(facts[name], dtype=torch.float32)
+
+    return Calibration(
+        candidates=tensors["candidates"],
+        basis=tensors["basis"],
+        sites=tuple(facts["sites"]),
+        discriminative_sites=tuple(facts["discriminative_sites"]),
+        discriminative_blocks=tuple(facts["discriminative_blocks"]),
+        mean_positive=tensors.get("mean_positive"),
+        mean_negative=tensors.get("mean_negative"),
+        mean_projection_positive=vector("mean_projection_positive"),
+        mean_projection_negative=vector("mean_projection_negative"),
+        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
+        versions=facts["versions"],
+        details=facts["details"],
+        **{name: facts[name] for name in _FACTS},
+    )
+
+
+def _check_tensors(tensors: dict[str, Tensor], facts: dict[str, Any], folder: str) -> None:
+    sites_, candidates, basis = facts["sites"], tensors["candidates"], tensors["basis"]
+    for name in sites_:
+        sites.parse(name)
+    unknown = {facts["selected_site"], *facts["discriminative_sites"]} - set(sites_)
+    if unknown:
+        raise LensSteerError(f"calibration {folder!r} names sites that it has no row for: {', '.join(sorted(unknown))}")
+    if candidates.ndim != 2 or basis.shape != (2, candidates.shape[-1]) or len(candidates) != len(sites_):
+        raise LensSteerError(
+            f"calibration {folder!r} does not fit together: {len(sites_)} sites, candidates {tuple(candidates.shape)}, basis {tuple(basis.shape)}"
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise LensSteerError(f"calibration {folder!r}: {name} holds values that are not finite: calibrate again")
+    if (error := gram_error(basis)) > MAX_GRAM_ERROR:
+        raise LensSteerError(f"calibration {folder!r}: the basis is not orthonormal (max|G − I| = {error:.1e}): calibrate again")
+
+
+def check_fits(calibration: Calibration, model: Any) -> None:
+    """Refuse a calibration that was made on another model.
+
+    Raises:
+        LensSteerError: d_model, the number of blocks or the architecture differ.
+    """
+    from lens_steer.models import info_of
+
+    info = info_of(model)
+    mine = (calibration.d_model, calibration.n_layers, calibration.architecture)
+    its = (int(model.cfg.d_model), int(model.cfg.n_layers), info.architecture)
+    for name, a, b in zip(("d_model", "number of blocks", "architecture"), mine, its, strict=True):
+        if a != b:
+            raise LensSteerError(
+                f"the calibration was made on {calibration.model!r} ({name} {a}) and the model {info.name!r} has {name} {b}: calibrate on this model"
+            )

@@ -1,0 +1,185 @@
+"""A calibration: everything that recorded activations say about where and along what to steer."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.activations import Activations
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
+from lens_steer.geometry.discriminative import discriminative_sites
+from lens_steer.geometry.planes import build_plane
+
+CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
+
+
+@dataclass(frozen=True)
+class PromptStatistics:
+    """Per-prompt numbers of the fit split, enough to draw every interval without the model.
+
+    Attributes:
+        projection_positive, projection_negative: on the unit selected direction, raw activations.
+        norm_positive, norm_negative: lengths of the activations.
+    """
+
+    projection_positive: Float[Tensor, "n_positive n_sites"]
+    projection_negative: Float[Tensor, "n_negative n_sites"]
+    norm_positive: Float[Tensor, "n_positive n_sites"]
+    norm_negative: Float[Tensor, "n_negative n_sites"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
+
+    Attributes:
+        candidates: unit difference of class means at each site, float32; a zero one stays zero.
+        basis: rows b1 (the selected direction) and b2, float32, orthonormal to 1e-6.
+        mean_positive, mean_negative: raw class means; None where a published calibration never had them.
+        mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are discriminative.
+        statistics: per-prompt projections and norms; None for an imported calibration.
+        rule: ``paper``, ``official`` or ``imported``.
+        details: options and measurements that are told but not needed to steer.
+    """
+
+    candidates: Float[Tensor, "n_sites d_model"]
+    basis: Float[Tensor, "2 d_model"]
+    sites: tuple[str, ...]
+    selected_site: str
+    discriminative_sites: tuple[str, ...]
+    discriminative_blocks: tuple[int, ...]
+    model: str
+    architecture: str
+    n_layers: int
+    backend: str
+    weight_processing: str
+    rule: str
+    n_positive: int
+    n_negative: int
+    prompt_hash: str
+    seed: int
+    mean_positive: Float[Tensor, "n_sites d_model"] | None = None
+    mean_negative: Float[Tensor, "n_sites d_model"] | None = None
+    mean_projection_positive: Float[Tensor, " n_sites"] | None = None
+    mean_projection_negative: Float[Tensor, " n_sites"] | None = None
+    statistics: PromptStatistics | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
+
+    @property
+    def d_model(self) -> int:
+        return self.basis.shape[1]
+
+    @property
+    def selected_index(self) -> int:
+        return self.sites.index(self.selected_site)
+
+    def __repr__(self) -> str:
+        return (
+            f"Calibration({self.model}: selected {self.selected_site}, {len(self.discriminative_sites)} of {len(self.sites)} "
+            f"sites discriminative in {len(self.discriminative_blocks)} of {self.n_layers} blocks, rule {self.rule!r})"
+        )
+
+
+def calibrate(
+    activations: Activations,
+    *,
+    rule: str = "paper",
+    candidate_norm: str = "unit",
+    pca_center: bool = True,
+    component: int = 0,
+    seed: int = 0,
+) -> Calibration:
+    """Candidate directions, the selected one, the steering plane and the discriminative sites.
+
+    Args:
+        activations: of the fit split.
+        rule: ``paper`` (raw class means, per site) or ``official`` (unit-scaled samples, whole blocks) for L_disc.
+        candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code), ``raw``
+            differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled samples (Angular Steering's).
+        pca_center: centre the candidates first (the released code does; the paper does not say).
+        component: principal component for b2, for when the first is parallel to b1.
+        seed: recorded only; nothing here is drawn.
+
+    Raises:
+        LensSteerError: unknown option, no direction at any site, a degenerate plane.
+
+    Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
+    """
+    if candidate_norm not in CANDIDATE_NORMS:
+        raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
+    mean_positive, mean_negative = class_means(activations.positive, activations.negative)
+    if candidate_norm == "sample_unit":
+        candidates = candidate_directions(*class_means(activations.positive, activations.negative, unit_samples=True))
+    else:
+        candidates = candidate_directions(mean_positive, mean_negative)
+    selection = select_direction(candidates)
+    direction = candidates[selection.index]
+    chosen = discriminative_sites(activations.positive, activations.negative, direction, activations.sites, rule=rule)
+    plane = build_plane(
+        mean_positive - mean_negative if candidate_norm == "raw" else candidates,
+        selection.index,
+        center=pca_center,
+        component=component,
+        positive_mean=mean_positive[chosen.mask].mean(dim=0) if bool(chosen.mask.any()) else None,
+    )
+    unit = plane.basis[0].double()
+    statistics = PromptStatistics(
+        (activations.positive.double() @ unit).float(),
+        (activations.negative.double() @ unit).float(),
+        activations.positive.norm(dim=-1),
+        activations.negative.norm(dim=-1),
+    )
+    return Calibration(
+        candidates=candidates.float(),
+        basis=plane.basis,
+        sites=activations.sites,
+        selected_site=activations.sites[selection.index],
+        discriminative_sites=chosen.sites,
+        discriminative_blocks=chosen.blocks,
+        model=activations.model,
+        architecture=activations.architecture,
+        n_layers=activations.n_layers,
+        backend=activations.backend,
+        weight_processing=activations.weight_processing,
+        rule=rule,
+        n_positive=len(activations.positive),
+        n_negative=len(activations.negative),
+        prompt_hash=activations.prompt_hash,
+        seed=seed,
+        mean_positive=mean_positive.float(),
+        mean_negative=mean_negative.float(),
+        mean_projection_positive=chosen.projection_positive.float(),
+        mean_projection_negative=chosen.projection_negative.float(),
+        statistics=statistics,
+        versions=versions(),
+        details={
+            "pooling": activations.pooling,
+            "candidate_norm": candidate_norm,
+            "pca_center": pca_center,
+            "pca_component": component,
+            "pc_explained_variance": plane.explained,
+            "pc_remainder_after_b1": plane.remainder,
+            "b2_sign_rule": plane.sign_rule,
+            "selection_margin": selection.margin,
+            "zero_candidates": int(zero_rows(candidates).sum()),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in ("lens-steer", "transformer-lens", "transformers", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
