@@ -25,6 +25,7 @@ from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 FORMAT_VERSION = 1
 TENSORS, FACTS = "calibration.safetensors", "calibration.json"
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
+_OPTIONAL = ("mean_positive", "mean_negative", "published_candidates", "published_basis")
 _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
     "prompt_hash", "seed",
@@ -81,7 +82,7 @@ def whole_file(out: str | Path) -> Iterator[Path]:
 def save_calibration(calibration: Calibration, folder: str | Path) -> None:
     """Write a calibration; what is there is replaced only once everything is written."""
     tensors: dict[str, Tensor] = {"candidates": calibration.candidates, "basis": calibration.basis}
-    for name in ("mean_positive", "mean_negative"):
+    for name in _OPTIONAL:
         if (value := getattr(calibration, name)) is not None:
             tensors[name] = value
     if calibration.statistics is not None:
@@ -141,13 +142,12 @@ def load_calibration(folder: str | Path) -> Calibration:
         sites=tuple(facts["sites"]),
         discriminative_sites=tuple(facts["discriminative_sites"]),
         discriminative_blocks=tuple(facts["discriminative_blocks"]),
-        mean_positive=tensors.get("mean_positive"),
-        mean_negative=tensors.get("mean_negative"),
         mean_projection_positive=vector("mean_projection_positive"),
         mean_projection_negative=vector("mean_projection_negative"),
         statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
         versions=facts["versions"],
         details=facts["details"],
+        **{name: tensors.get(name) for name in _OPTIONAL},
         **{name: facts[name] for name in _FACTS},
     )
 

@@ -45,6 +45,7 @@ class Calibration:
         mean_positive, mean_negative: raw class means; None where a published calibration never had them.
         mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are discriminative.
         statistics: per-prompt projections and norms; None for an imported calibration.
+        published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: ``paper``, ``official`` or ``imported``.
         details: options and measurements that are told but not needed to steer.
     """
@@ -70,6 +71,8 @@ class Calibration:
     mean_projection_positive: Float[Tensor, " n_sites"] | None = None
     mean_projection_negative: Float[Tensor, " n_sites"] | None = None
     statistics: PromptStatistics | None = None
+    published_candidates: Float[Tensor, "n_sites d_model"] | None = None
+    published_basis: Float[Tensor, "2 d_model"] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
 

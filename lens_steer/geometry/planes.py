@@ -77,13 +77,8 @@ def principal_component(
     return axis, energy / total
 
 
-def orthonormalise(
-    b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
-) -> tuple[Float[Tensor, "2 d_model"], float, float]:
-    """Gram–Schmidt in float64, kept in float32.
-
-    Returns:
-        the basis, max|G − I| of the pair as given (G its Gram matrix), and ‖b2 − (b2·b1) b1‖/‖b2‖.
+def gram_schmidt(b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]) -> tuple[Float[Tensor, "2 d_model"], float]:
+    """Gram–Schmidt in float64: the orthonormal pair, and ‖b2 − (b2·b1) b1‖/‖b2‖.
 
     Raises:
         LensSteerError: a vector that is not finite or zero, or b2 (nearly) parallel to b1.
@@ -91,9 +86,7 @@ def orthonormalise(
     pair = torch.stack([b1, b2]).double()
     if not torch.isfinite(pair).all() or bool((pair.norm(dim=1) == 0).any()):
         raise LensSteerError("the plane's vectors must be finite and not zero")
-    gram_error = float((pair @ pair.T - torch.eye(2, dtype=torch.float64)).abs().max())
-    first = pair[0] / pair[0].norm()
-    second = pair[1] / pair[1].norm()
+    first, second = pair / pair.norm(dim=1, keepdim=True)
     rest = second - (second @ first) * first
     remainder = float(rest.norm())
     if remainder < MIN_REMAINDER:
@@ -103,8 +96,19 @@ def orthonormalise(
         )
     rest = rest / remainder
     rest = rest - (rest @ first) * first
-    basis = torch.stack([first, rest / rest.norm()]).float()
-    return basis, gram_error, remainder
+    return torch.stack([first, rest / rest.norm()]), remainder
+
+
+def orthonormalise(
+    b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
+) -> tuple[Float[Tensor, "2 d_model"], float, float]:
+    """:func:`gram_schmidt` kept in float32.
+
+    Returns:
+        the basis, max|G − I| of the pair as given (G its Gram matrix), and how much of b2 is left without its part along b1.
+    """
+    basis, remainder = gram_schmidt(b1, b2)
+    return basis.float(), gram_error(torch.stack([b1, b2])), remainder
 
 
 def gram_error(basis: Float[Tensor, "2 d_model"]) -> float:

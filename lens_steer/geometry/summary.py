@@ -1,0 +1,125 @@
+"""The geometry of a calibration as plain numbers: what ``geometry.json`` holds and the figures draw."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer import sites
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.directions import select_direction, zero_rows
+from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
+from lens_steer.stats import bootstrap_means
+
+
+def plain(values: Tensor) -> list[float | None]:
+    """A tensor as a list of floats, NaN as None."""
+    return [None if math.isnan(v) else v for v in values.double().tolist()]
+
+
+def summarise(calibration: Calibration) -> dict[str, Any]:
+    """Selection, cosines, plane, candidates in the plane and discriminative sites, with intervals where per-prompt statistics exist.
+
+    ``mean_cosine`` leaves zero candidates out of the mean, ``mean_cosine_all_rows`` counts them as published code does. The
+    principal component is reported over the candidates that are not zero (``plane``) and over all rows (``plane_all_rows``).
+    An imported calibration is summarised from the tensors as published, its basis orthonormalised in float64.
+    """
+    candidates, basis = _as_published(calibration)
+    selection = select_direction(candidates)
+    zero = zero_rows(candidates)
+    inside = plane_coordinates(candidates, basis)
+    kinds = [sites.parse(name).kind for name in calibration.sites]
+    return {
+        "model": calibration.model,
+        "architecture": calibration.architecture,
+        "n_sites": len(calibration.sites),
+        "n_blocks": calibration.n_layers,
+        "d_model": calibration.d_model,
+        "sites": list(calibration.sites),
+        "zero_candidates": [name for name, z in zip(calibration.sites, zero, strict=True) if z],
+        "selection": {
+            "selected_site": calibration.selected_site,
+            "selected_index": calibration.selected_index,
+            "argmax_site": calibration.sites[selection.index],
+            "reproduced": calibration.sites[selection.index] == calibration.selected_site,
+            "mean_cosine": plain(selection.mean_cosine),
+            "mean_cosine_all_rows": plain(selection.cosine.mean(dim=1)),
+            "margin": selection.margin,
+        },
+        "cosine": {
+            "adjacent_sites": plain(selection.cosine.diagonal(1)),
+            "adjacent_blocks_same_kind": _same_kind(selection.cosine, kinds),
+            "off_diagonal": _off_diagonal(selection.cosine, zero),
+        },
+        "plane": _plane(basis, candidates[~zero]) | {"gram_error": gram_error(calibration.basis)},
+        "plane_all_rows": _plane(basis, candidates),
+        "candidates_in_plane": {
+            "coordinates": inside.coordinates.tolist(),
+            "angle": plain(inside.angle),
+            "radius": plain(inside.radius),
+            "fraction": plain(inside.fraction),
+        },
+        "discriminative": {
+            "rule": calibration.rule,
+            "sites": list(calibration.discriminative_sites),
+            "blocks": list(calibration.discriminative_blocks),
+            "n_sites": len(calibration.discriminative_sites),
+            "share_of_blocks": len(calibration.discriminative_blocks) / calibration.n_layers,
+            "selected_inside": calibration.selected_site in calibration.discriminative_sites,
+        },
+        "classes": _classes(calibration),
+        "details": dict(calibration.details),
+    }
+
+
+def _same_kind(cosine: Tensor, kinds: list[str]) -> dict[str, list[float | None]]:
+    rows = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in dict.fromkeys(kinds)}
+    return {kind: plain(cosine[index[:-1], index[1:]]) for kind, index in rows.items()}
+
+
+def _off_diagonal(cosine: Tensor, zero: Tensor) -> dict[str, float] | None:
+    kept = cosine[~zero][:, ~zero]
+    off = kept[~torch.eye(len(kept), dtype=torch.bool)]
+    return {"mean": float(off.mean()), "min": float(off.min()), "max": float(off.max())} if len(off) else None
+
+
+def _as_published(calibration: Calibration) -> tuple[Tensor, Tensor]:
+    if calibration.published_candidates is None or calibration.published_basis is None:
+        return calibration.candidates.double(), calibration.basis.double()
+    return calibration.published_candidates.double(), gram_schmidt(*calibration.published_basis)[0]
+
+
+def _plane(basis: Tensor, candidates: Tensor) -> dict[str, Any]:
+    b1, b2 = basis
+    found: dict[str, Any] = {}
+    for name, center in (("centred", True), ("uncentred", False)):
+        found[f"share_in_plane_{name}"] = candidate_share_in_plane(candidates, basis, center=center)
+        try:
+            axis, shares = principal_component(candidates, center=center)
+        except LensSteerError:
+            continue
+        rest = axis - (axis @ b1) * b1
+        found |= {
+            f"explained_variance_{name}": plain(shares[:10]),
+            f"best_two_dimensions_{name}": float(shares[:2].sum()),
+            f"abs_cosine_component_b1_{name}": float((axis @ b1).abs()),
+            f"cosine_b2_{name}": float(rest @ b2 / rest.norm()),
+        }
+    return found
+
+
+def _classes(calibration: Calibration) -> dict[str, Any] | None:
+    """Projections and norms by class with bootstrap intervals over prompts; None for a calibration without class statistics."""
+    if calibration.statistics is None:
+        return None
+    found: dict[str, Any] = {"n_positive": calibration.n_positive, "n_negative": calibration.n_negative}
+    for quantity in ("projection", "norm"):
+        for side in ("positive", "negative"):
+            values = getattr(calibration.statistics, f"{quantity}_{side}").double().numpy()
+            mean, low, high = bootstrap_means(values, seed=calibration.seed)
+            found[f"{quantity}_{side}"] = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
+    return found
