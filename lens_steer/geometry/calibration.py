@@ -133,13 +133,6 @@ def calibrate(
         component=component,
         positive_mean=mean_positive[chosen.mask].mean(dim=0) if bool(chosen.mask.any()) else None,
     )
-    unit = plane.basis[0].double()
-    statistics = PromptStatistics(
-        (activations.positive.double() @ unit).float(),
-        (activations.negative.double() @ unit).float(),
-        activations.positive.norm(dim=-1),
-        activations.negative.norm(dim=-1),
-    )
     return Calibration(
         candidates=candidates.float(),
         basis=plane.basis,
@@ -161,7 +154,7 @@ def calibrate(
         mean_negative=mean_negative.float(),
         mean_projection_positive=chosen.projection_positive.float(),
         mean_projection_negative=chosen.projection_negative.float(),
-        statistics=statistics,
+        statistics=prompt_statistics(activations, plane.basis),
         versions=versions(),
         details={
             "pooling": activations.pooling,
@@ -174,6 +167,17 @@ def calibrate(
             "selection_margin": selection.margin,
             "zero_candidates": int(zero_rows(candidates).sum()),
         },
+    )
+
+
+def prompt_statistics(activations: Activations, basis: Float[Tensor, "2 d_model"]) -> PromptStatistics:
+    """Projections on b1 and lengths of every activation; of the fit split in a calibration, of any split on request."""
+    unit = basis[0].double()
+    return PromptStatistics(
+        (activations.positive.double() @ unit).float(),
+        (activations.negative.double() @ unit).float(),
+        activations.positive.norm(dim=-1),
+        activations.negative.norm(dim=-1),
     )
 
 

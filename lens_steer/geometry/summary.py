@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lens_steer import sites
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
 from lens_steer.stats import bootstrap_means
@@ -50,6 +50,7 @@ def summarise(calibration: Calibration) -> dict[str, Any]:
             "mean_cosine_all_rows": plain(selection.cosine.mean(dim=1)),
             "margin": selection.margin,
         },
+        "cosine_matrix": selection.cosine.tolist(),
         "cosine": {
             "adjacent_sites": plain(selection.cosine.diagonal(1)),
             "adjacent_blocks_same_kind": _same_kind(selection.cosine, kinds),
@@ -71,7 +72,7 @@ def summarise(calibration: Calibration) -> dict[str, Any]:
             "share_of_blocks": len(calibration.discriminative_blocks) / calibration.n_layers,
             "selected_inside": calibration.selected_site in calibration.discriminative_sites,
         },
-        "classes": _classes(calibration),
+        "classes": classes(calibration.statistics, split="fit", seed=calibration.seed),
         "details": dict(calibration.details),
     }
 
@@ -112,14 +113,16 @@ def _plane(basis: Tensor, candidates: Tensor) -> dict[str, Any]:
     return found
 
 
-def _classes(calibration: Calibration) -> dict[str, Any] | None:
-    """Projections and norms by class with bootstrap intervals over prompts; None for a calibration without class statistics."""
-    if calibration.statistics is None:
+def classes(statistics: PromptStatistics | None, *, split: str, seed: int = 0) -> dict[str, Any] | None:
+    """Projections and norms by class with bootstrap intervals over prompts; None where there are no statistics."""
+    if statistics is None:
         return None
-    found: dict[str, Any] = {"n_positive": calibration.n_positive, "n_negative": calibration.n_negative}
+    found: dict[str, Any] = {
+        "split": split, "n_positive": len(statistics.norm_positive), "n_negative": len(statistics.norm_negative),
+    }  # fmt: skip
     for quantity in ("projection", "norm"):
         for side in ("positive", "negative"):
-            values = getattr(calibration.statistics, f"{quantity}_{side}").double().numpy()
-            mean, low, high = bootstrap_means(values, seed=calibration.seed)
+            values = getattr(statistics, f"{quantity}_{side}").double().numpy()
+            mean, low, high = bootstrap_means(values, seed=seed)
             found[f"{quantity}_{side}"] = {"mean": mean.tolist(), "low": low.tolist(), "high": high.tolist()}
     return found

@@ -1,0 +1,226 @@
+"""Figures of a calibration: how the direction lives across depth, and the plane."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lens_steer import sites
+from lens_steer.figures.core import (
+    BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, Drawing, Drawn, figure,
+)  # fmt: skip
+
+KIND_MARKERS = {"ln1": "o", "ln1_post": "^", "ln2": "s", "ln2_post": "v", "resid_pre": "D", "resid_mid": "P", "resid_post": "X"}
+KIND_LABELS = {
+    "ln1": "norm before attention", "ln1_post": "norm after attention", "ln2": "norm before MLP", "ln2_post": "norm after MLP",
+    "resid_pre": "stream before block", "resid_mid": "stream after attention", "resid_post": "stream after block",
+}  # fmt: skip
+
+
+def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
+    """Every figure that a calibration's summary has the data for, by file name, in the order of a report."""
+    names: list[str] = summary["sites"]
+    parsed = [sites.parse(n) for n in names]
+    chosen = set(summary["discriminative"]["sites"])
+    base = {
+        "site": names,
+        "block": [s.block for s in parsed],
+        "kind": [s.kind for s in parsed],
+        "position": _positions(parsed),
+        "discriminative": [n in chosen for n in names],
+    }
+    notes = {
+        "model": summary["model"], "selected_site": summary["selection"]["selected_site"],
+        "selected_position": base["position"][summary["selection"]["selected_index"]], "n_blocks": summary["n_blocks"],
+        "blocks": summary["discriminative"]["blocks"],
+    }  # fmt: skip
+    inside, cosine = summary["candidates_in_plane"], summary["cosine_matrix"]
+    found = {
+        "cosine_matrix": Drawing(
+            "cosine_matrix",
+            {"row": [i for i in range(len(names)) for _ in names], "column": list(range(len(names))) * len(names),
+             "cosine": [v for row in cosine for v in row]},
+            notes | {"block_of_site": base["block"], "selected_index": summary["selection"]["selected_index"]},
+        ),
+        "mean_cosine": Drawing("mean_cosine", base | {"mean_cosine": summary["selection"]["mean_cosine"]}, notes),
+        "plane_path": Drawing(
+            "plane_path",
+            base | {"x": [c[0] for c in inside["coordinates"]], "y": [c[1] for c in inside["coordinates"]]}, notes,
+        ),
+        "plane_share": Drawing(
+            "plane_share", base | {"fraction": inside["fraction"]},
+            notes | {"share_centred": summary["plane"]["share_in_plane_centred"],
+                     "best_centred": summary["plane"].get("best_two_dimensions_centred")},
+        ),
+    }  # fmt: skip
+    classes = summary["classes"]
+    if classes is not None:
+        for quantity in ("projection", "norm"):
+            columns = dict(base)
+            for side in ("positive", "negative"):
+                columns |= {f"{side}_{part}": classes[f"{quantity}_{side}"][part] for part in ("mean", "low", "high")}
+            counts = {"n_positive": classes["n_positive"], "n_negative": classes["n_negative"], "split": classes["split"]}
+            found[f"class_{quantity}s"] = Drawing(f"class_{quantity}s", columns, notes | counts)
+    return found
+
+
+def _positions(parsed: list[sites.Site]) -> list[float]:
+    """Where each site stands on the depth axis: its block, and within the block in network order."""
+    per_block: dict[int, int] = {}
+    for site in parsed:
+        per_block[site.block] = per_block.get(site.block, 0) + 1
+    seen: dict[int, int] = {}
+    positions = []
+    for site in parsed:
+        k = seen.get(site.block, 0)
+        seen[site.block] = k + 1
+        positions.append(site.block + (k + 0.5) / per_block[site.block] - 0.5)
+    return positions
+
+
+def _depth_axis(axis: Any, drawing: Drawing) -> None:
+    n = int(drawing.notes["n_blocks"])
+    step = max(1, math.ceil(n / 12))
+    axis.set_xticks(range(0, n, step))
+    axis.set_xlim(-0.7, n - 0.3)
+    axis.set_xlabel("block")
+
+
+def _shade(axis: Any, drawing: Drawing) -> None:
+    """Mark the discriminative sites: a light band from half a site before to half a site behind each."""
+    width = 1 / max(1, len(set(drawing.columns["kind"])))
+    label: str | None = "discriminative site"
+    for x, inside in zip(drawing.columns["position"], drawing.columns["discriminative"], strict=True):
+        if inside:
+            axis.axvspan(float(x or 0) - width / 2, float(x or 0) + width / 2, color=GREY, alpha=0.22, lw=0, label=label)
+            label = None
+
+
+@figure
+def cosine_matrix(drawing: Drawing) -> Drawn:
+    """Cosines between the candidate directions of all pairs of sites; the selected one marked."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    blocks = drawing.notes["block_of_site"]
+    n = len(blocks)
+    matrix = np.array([float(v or 0) for v in drawing.columns["cosine"]]).reshape(n, n)
+    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.9))
+    image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
+    firsts = [i for i in range(n) if i == 0 or blocks[i] != blocks[i - 1]]
+    shown = firsts[:: max(1, math.ceil(len(firsts) / 9))]
+    for ticks, labels in ((axis.set_xticks, axis.set_xticklabels), (axis.set_yticks, axis.set_yticklabels)):
+        ticks(shown)
+        labels([str(blocks[i]) for i in shown])
+    k = int(drawing.notes["selected_index"])
+    for line in (axis.axhline, axis.axvline):
+        line(k, color=BLACK, lw=0.6, ls=":")
+    axis.set_xlabel("block (sites in network order)")
+    axis.set_ylabel("block")
+    axis.set_title(f"dotted: selected, {drawing.notes['selected_site']}", fontsize=7)
+    axis.spines[:].set_visible(False)
+    fig.colorbar(image, ax=axis, label="cosine of candidates", shrink=0.85)
+    return fig, [axis]
+
+
+@figure
+def mean_cosine(drawing: Drawing) -> Drawn:
+    """Mean cosine of each candidate with all; the highest is the selected direction."""
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
+    _shade(axis, drawing)
+    for kind in dict.fromkeys(drawing.columns["kind"]):
+        part = drawing.where(kind=kind)
+        axis.plot(part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9)
+    index = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
+    axis.plot(drawing.columns["position"][index], drawing.columns["mean_cosine"][index], marker="*", ms=11, color=BLACK, ls="", label="selected")
+    _depth_axis(axis, drawing)
+    axis.set_ylabel("mean cosine with all")
+    _legend_below(fig, axis)
+    return fig, [axis]
+
+
+@figure
+def class_projections(drawing: Drawing) -> Drawn:
+    """Mean projection of both classes on the selected direction across depth, with bootstrap intervals."""
+    return _two_classes(drawing, "mean projection on $b_1$", log=False)
+
+
+@figure
+def class_norms(drawing: Drawing) -> Drawn:
+    """Mean activation length of both classes across depth, with bootstrap intervals."""
+    return _two_classes(drawing, "mean length of activations", log=True)
+
+
+def _two_classes(drawing: Drawing, label: str, *, log: bool) -> Drawn:
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3))
+    _shade(axis, drawing)
+    x = drawing.columns["position"]
+    for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
+        n = drawing.notes[f"n_{side}"]
+        axis.plot(x, drawing.columns[f"{side}_mean"], color=color, marker=marker, ls=dash, ms=2.8, label=f"{side} (n = {n})")
+        axis.fill_between(x, drawing.columns[f"{side}_low"], drawing.columns[f"{side}_high"], color=color, alpha=0.25, lw=0)  # type: ignore[arg-type]
+    if log:
+        axis.set_yscale("log")
+    else:
+        axis.axhline(0, color=BLACK, lw=0.6)
+    _depth_axis(axis, drawing)
+    axis.set_ylabel(label)
+    _legend_below(fig, axis)
+    return fig, [axis]
+
+
+@figure
+def plane_path(drawing: Drawing) -> Drawn:
+    """The unit candidates seen in the steering plane, joined in network order; the unit circle is the most they can reach."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.9))
+    turn = np.linspace(0, 2 * np.pi, 200)
+    axis.plot(np.cos(turn), np.sin(turn), color=GREY, lw=0.7)
+    axis.axhline(0, color=GREY, lw=0.4)
+    axis.axvline(0, color=GREY, lw=0.4)
+    x, y = (np.array([float(v or 0) for v in drawing.columns[name]]) for name in ("x", "y"))
+    axis.plot(x, y, color=GREY, lw=0.5, zorder=1)
+    inside = np.array(drawing.columns["discriminative"], dtype=bool)
+    depth = np.array(drawing.columns["block"], dtype=float)
+    for mask, marker, label in ((~inside, "o", "other site"), (inside, "^", "discriminative site")):
+        dots = axis.scatter(x[mask], y[mask], c=depth[mask], marker=marker, s=16, cmap="viridis", vmin=0, vmax=depth.max(), label=label, zorder=2, edgecolors="none")
+    k = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
+    axis.plot(x[k], y[k], marker="*", ms=11, color=BLACK, ls="", label="selected ($b_1$)", zorder=3)
+    axis.set_aspect("equal")
+    axis.set_xlabel("along $b_1$")
+    axis.set_ylabel("along $b_2$")
+    fig.colorbar(dots, ax=axis, label="block", shrink=0.8)
+    _legend_below(fig, axis)
+    return fig, [axis]
+
+
+@figure
+def plane_share(drawing: Drawing) -> Drawn:
+    """Share of each candidate's squared length that lies in the plane."""
+    import matplotlib.pyplot as plt
+
+    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
+    _shade(axis, drawing)
+    axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
+    axis.plot(drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site")
+    axis.axhline(float(drawing.notes["share_centred"]), color=BLACK, lw=0.8, ls="--", label="share of the candidates' variance")
+    if drawing.notes.get("best_centred") is not None:
+        axis.axhline(float(drawing.notes["best_centred"]), color=BLACK, lw=0.8, ls=":", label="most that any plane can hold")
+    axis.set_ylim(0, 1.02)
+    _depth_axis(axis, drawing)
+    axis.set_ylabel("share in the plane")
+    _legend_below(fig, axis)
+    return fig, [axis]
+
+
+def _legend_below(fig: Any, axis: Any) -> None:
+    """The legend under the axes, where it covers nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)
+

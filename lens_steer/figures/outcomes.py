@@ -1,0 +1,64 @@
+"""Figure of graded outcomes against the steering angle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.outcomes import CLASSES, Outcome
+
+STYLES = {
+    "correct": (GREEN, "o", "-", "complied, right"),
+    "wrong": (ORANGE, "D", (0, (3, 1, 1, 1)), "complied, wrong"),
+    "answer": (GREEN, "o", "-", "answered"),
+    "refusal": (VERMILION, "s", "--", "refused"),
+    "incoherent": (BLUE, "^", ":", "incoherent"),
+}
+TITLES = {"positive": "positive (harmful) prompts", "negative": "negative (harmless) prompts"}
+
+
+def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] | None = None) -> Drawing:
+    """The figure's data from measured outcomes, one row a condition, angle, class and grade."""
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("condition", "angle", "side", "grade", "count", "n", "rate", "low", "high")
+    }
+    for outcome in outcomes:
+        for grade, count in outcome.counts.items():
+            rate = outcome.rate(grade)
+            values = (outcome.condition, outcome.angle, outcome.side, grade, count, rate.n, rate.value, rate.low, rate.high)
+            for name, value in zip(columns, values, strict=True):
+                columns[name].append(value)
+    return Drawing("outcomes_by_angle", columns, {"model": model, "titles": titles or TITLES})
+
+
+@figure
+def outcomes_by_angle(drawing: Drawing) -> Drawn:
+    """Share of each graded outcome against the angle, Wilson intervals as bands; random plane and no steering in grey."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
+    grades = list(dict.fromkeys(drawing.columns["grade"]))
+    for axis, side in zip(axes, CLASSES, strict=True):
+        n = 0
+        for grade in grades:
+            color, marker, dash, label = STYLES[str(grade)]
+            part = drawing.where(condition="steering plane", side=side, grade=grade)
+            n = part["n"][0] if part["n"] else n
+            axis.plot(part["angle"], part["rate"], color=color, marker=marker, ls=dash, label=label)
+            axis.fill_between(part["angle"], part["low"], part["high"], color=color, alpha=0.18, lw=0)
+        first = grades[0]
+        control = drawing.where(condition="random plane", side=side, grade=first)
+        axis.plot(control["angle"], control["rate"], color=GREY, marker="x", ls="-", lw=0.8, label=f"random plane: {STYLES[str(first)][3]}")
+        base = drawing.where(condition="no steering", side=side, grade=first)
+        if base["rate"]:
+            axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}")
+        axis.set_xticks(range(0, 361, 60))
+        axis.set_xlim(-8, 368)
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xlabel("rotation angle (degrees)")
+        axis.set_title(f"{drawing.notes['titles'][side]}, n = {n}")
+    axes[0].set_ylabel("share of answers")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    return fig, list(axes)
