@@ -1,0 +1,250 @@
+"""The command line: parse, call, print. Errors a user can make end with code 2 and one line on the error stream."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.errors import LensSteerError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering.")
+import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Published calibrations into the project's format.")
+figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
+app.add_typer(import_app, name="import")
+app.add_typer(figures_app, name="figures")
+
+Model = Annotated[str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+Sites = Annotated[str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")]
+Rule = Annotated[str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
+Template = Annotated[str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")]
+Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
+Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
+Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
+Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Mechanistic study of activation steering."""
+
+
+@app.command()
+def report(
+    out: Out,
+    model: Model = "organism/qwen2",
+    contrast: Contrast = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    split: Split = None,
+    sites: Sites = "norm_out",
+    rule: Rule = "paper",
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+) -> None:
+    """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
+    from lens_steer.report import make_report
+
+    chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    _writable(out)
+    loaded = _load(model, dtype, device, chat_template)
+    made = make_report(loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, command=_command())
+    _emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
+           "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip
+
+
+@app.command()
+def calibrate(
+    out: Out,
+    model: Model = "organism/qwen2",
+    positive: Positive = None,
+    negative: Negative = None,
+    contrast: Contrast = None,
+    split: Split = None,
+    sites: Sites = "norm_out",
+    rule: Rule = "paper",
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+) -> None:
+    """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
+    import lens_steer as ls
+
+    chosen = _contrast(contrast, positive, negative, split, seed)
+    _writable(out)
+    loaded = _load(model, dtype, device, chat_template)
+    made = ls.calibrate(ls.record(loaded, chosen, sites), rule=rule, seed=seed)
+    ls.save_calibration(made, out)
+    _emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
+           "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
+
+
+@app.command()
+def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]) -> None:
+    """Figures and geometry.json of a calibration; works without the model."""
+    import lens_steer as ls
+    from lens_steer.artifacts import whole_folder
+    from lens_steer.figures import core
+    from lens_steer.figures import geometry as drawn
+    from lens_steer.geometry.calibration import versions
+    from lens_steer.geometry.summary import summarise
+
+    loaded = ls.load_calibration(calibration)
+    with whole_folder(out) as work:
+        summary = summarise(loaded)
+        meta = {"command": _command(), "seed": loaded.seed, "versions": versions(), "model": loaded.model, "prompt_hash": loaded.prompt_hash}
+        drawings = drawn.drawings(summary)
+        for name, drawing in drawings.items():
+            core.save(drawing, name, work, meta)
+        (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    note = None if summary["classes"] else "no class means in this calibration: projections and norms across depth are left out"
+    _emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
+
+
+@app.command()
+def steer(
+    model: Model,
+    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
+    prompts: Annotated[str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")],
+    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    angle: Annotated[str, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard and adaptive.")],
+    method: Annotated[str, typer.Option("--method", help="selective (SS), standard (SAS) or adaptive (AAS).")] = "selective",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+) -> None:
+    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
+    import lens_steer as ls
+    from lens_steer.artifacts import whole_file
+    from lens_steer.hooks import METHODS, check_angle
+
+    degrees = check_angle(angle)
+    if method not in METHODS:
+        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    chosen = _prompts(prompts)
+    made = ls.load_calibration(calibration)
+    plan = METHODS[method](made, degrees)
+    with whole_file(out) as work:
+        loaded = _load(model, dtype, device, chat_template)
+        with ls.steering(loaded, plan):
+            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, progress=True)
+        _write_generations(work, chosen, texts, plan.describe() | {"model": model})
+    _emit({"generations": str(out), "n": len(texts), **plan.describe()})
+
+
+@import_app.command("official")
+def import_official_command(
+    folder: Annotated[Path, typer.Argument(help="Folder with directions.pt, plane.pt and metadata.json.")], out: Out
+) -> None:
+    """A published Selective Steering calibration; archives are read as plain tensors only."""
+    import lens_steer as ls
+    from lens_steer.interop.official import import_official
+
+    made = import_official(folder)
+    ls.save_calibration(made, out)
+    _emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
+           "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
+
+
+@figures_app.command("redraw")
+def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved figures.")]) -> None:
+    """Draw every figure of a folder again from its saved numbers alone."""
+    from lens_steer.figures import core
+
+    _emit({"redrawn": core.redraw(folder)})
+
+
+def _contrast(name: str | None, positive: str | None, negative: str | None, split: str | None, seed: int) -> Any:
+    import lens_steer as ls
+
+    if name is None and positive is None and negative is None:
+        name = "organism/refusal"
+    try:
+        shares = None if split is None else tuple(float(share) for share in split.split(","))
+    except ValueError:
+        raise LensSteerError(f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25") from None
+    return ls.load_contrast(name, positive=positive, negative=negative, split=shares, seed=seed)
+
+
+def _prompts(source: str) -> Any:
+    import lens_steer as ls
+    from lens_steer.prompts import ORGANISM_PREFIX, PromptSet
+
+    if not source.startswith(ORGANISM_PREFIX):
+        return ls.load_prompts(source)
+    part = ls.load_contrast(source).report
+    return PromptSet(part.positive.prompts + part.negative.prompts, f"{source}/report")
+
+
+def _load(model: str, dtype: str, device: str | None, chat_template: str | None) -> Any:
+    import lens_steer as ls
+
+    loaded = ls.load_model(model, dtype=dtype, device=device, chat_template=chat_template)
+    typer.echo(f"loaded {loaded.lens_info}", err=True)
+    return loaded
+
+
+def _writable(out: Path) -> None:
+    """Refuse an output folder that cannot be written before any work begins."""
+    from lens_steer.artifacts import whole_folder
+
+    with whole_folder(out):
+        pass
+
+
+def _write_generations(path: Path, prompts: Any, texts: list[str], facts: dict[str, Any]) -> None:
+    from lens_steer.outcomes import grade
+
+    with path.open("w", encoding="utf-8") as stream:
+        for prompt, text in zip(prompts, texts, strict=True):
+            row: dict[str, Any] = {"prompt": prompt.text, "text": text, **facts}
+            if prompt.task is not None:
+                row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _command() -> str:
+    return shlex.join(["lens-steer", *sys.argv[1:]])
+
+
+def _emit(result: dict[str, Any]) -> None:
+    """Results go to the output stream as one JSON object."""
+    typer.echo(json.dumps({k: v for k, v in result.items() if v is not None}, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point of ``lens-steer``."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except LensSteerError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = _fail("interrupted: nothing was half-written", 130)
+    except Exception as error:
+        # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps its traceback
+        if not hasattr(error, "format_message"):
+            raise
+        code = _fail(error.format_message())  # type: ignore[attr-defined]
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    typer.echo("lens-steer: " + " ".join(message.split()), err=True)
+    return code

@@ -1,0 +1,225 @@
+"""The main job: from a model and a contrast to figures, numbers and a report, in one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from lens_steer import outcomes
+from lens_steer.activations import Activations, record
+from lens_steer.artifacts import check_fits, save_calibration, whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.figures import core, geometry
+from lens_steer.figures import outcomes as outcome_figure
+from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics, versions
+from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
+from lens_steer.geometry.planes import random_plane
+from lens_steer.geometry.summary import classes, summarise
+from lens_steer.hooks import selective_steering
+from lens_steer.models import info_of
+from lens_steer.operators import rotation
+from lens_steer.outcomes import Outcome
+from lens_steer.prompts import ContrastSet
+from lens_steer.stats import wilson
+
+ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one report measured; ``numbers`` is what ``report.json`` holds.
+
+    Attributes:
+        calibration: from the fit split.
+        numbers: every number of the text, with intervals.
+        outcomes: graded outcomes on the report split.
+        examples: one row a prompt: class, prompt, answer without and with steering.
+    """
+
+    calibration: Calibration
+    numbers: dict[str, Any]
+    outcomes: tuple[Outcome, ...]
+    examples: tuple[dict[str, str], ...]
+
+
+def make_report(
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    sites: str | Sequence[str] = "norm_out",
+    rule: str = "paper",
+    seed: int = 0,
+    max_new_tokens: int = 48,
+    command: str = "",
+    progress: bool = True,
+) -> Report:
+    """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
+
+    Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
+    its report split. The random plane rotates the same sites by the same angles.
+
+    Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in ``out`` changes before all
+    of it is done.
+
+    Raises:
+        LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and what
+            :func:`record` and :func:`calibrate` raise.
+    """
+    for name, part in (("select", contrast.select), ("report", contrast.report)):
+        if not len(part.positive) or not len(part.negative):
+            raise LensSteerError(f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25")
+    with whole_folder(out) as work:
+        fit = record(model, contrast.fit, sites, progress=progress)
+        calibration = calibrate(fit, rule=rule, seed=seed)
+        held_out = record(model, contrast.report, sites, progress=progress)
+        summary = summarise(calibration)
+        summary["classes"] = classes(prompt_statistics(held_out, calibration.basis), split="report", seed=seed)
+        measured, texts = _sweep(model, contrast, calibration, max_new_tokens, seed, progress)
+        best = texts["best_angle"]
+        numbers = {
+            "model": info_of(model).name,
+            "contrast": contrast.name,
+            "n": {s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "select", "report")},
+            "direction": _direction_numbers(calibration, summary, held_out),
+            "norms": norm_changes(held_out, calibration),
+            "best_angle": best,
+            "outcomes": [_outcome_row(o) for o in measured],
+            "identity_equals_base": texts["identity"],
+        }
+        meta = {
+            "command": command, "seed": seed, "versions": versions(), "model": info_of(model).name,
+            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
+        }  # fmt: skip
+        drawings = geometry.drawings(summary)
+        if measured:
+            drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=info_of(model).name, titles=_titles(contrast))
+        for name, drawing in tqdm(drawings.items(), desc="figures", disable=not progress, leave=False):
+            core.save(drawing, name, work, meta)
+        save_calibration(calibration, work / "calibration")
+        (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        (work / "report.json").write_text(json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8")
+        report = Report(calibration, numbers, tuple(measured), tuple(texts["examples"]))
+        from lens_steer.report_text import write_markdown
+
+        (work / "report.md").write_text(write_markdown(report, summary), encoding="utf-8")
+    return report
+
+
+def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:
+    """Largest relative change of length that the rotations make to recorded activations at the steered sites, over the twelve angles.
+
+    In float32 as the hooks compute, and in float64, where only the float32 basis' own error is left.
+    """
+    rows = [activations.sites.index(name) for name in calibration.discriminative_sites]
+    if not rows:
+        return {}
+    h = torch.cat([activations.positive, activations.negative])[:, rows]
+    angle = torch.tensor(ANGLES, dtype=torch.float64)
+    found: dict[str, Any] = {"n_vectors": h.shape[0] * h.shape[1]}
+    operators: dict[str, Callable[..., torch.Tensor]] = {
+        "selective": rotation.selective_rotation, "standard": rotation.standard_angular, "adaptive": rotation.adaptive_angular,
+    }  # fmt: skip
+    for name, operator in operators.items():
+        for dtype in (torch.float32, torch.float64):
+            x = h.to(dtype).expand(len(ANGLES), *h.shape)
+            change = operator(x, calibration.basis, angle).double().norm(dim=-1) / x.double().norm(dim=-1) - 1
+            found[f"{name}_{str(dtype).removeprefix('torch.')}"] = float(change.abs().max())
+    return found
+
+
+def _direction_numbers(calibration: Calibration, summary: dict[str, Any], held_out: Activations) -> dict[str, Any]:
+    again = discriminative_sites(
+        held_out.positive, held_out.negative, calibration.basis[0], held_out.sites, rule=calibration.rule
+    )
+    chosen = set(calibration.discriminative_sites)
+    kept = len(chosen & set(again.sites))
+    return {
+        "selected_site": calibration.selected_site,
+        "selection_margin": summary["selection"]["margin"],
+        "n_sites": len(calibration.sites),
+        "zero_candidates": summary["zero_candidates"],
+        "rule": calibration.rule,
+        "discriminative_sites": len(chosen),
+        "discriminative_blocks": list(calibration.discriminative_blocks),
+        "n_blocks": calibration.n_layers,
+        "discriminative_on_held_out": _interval(kept, len(chosen)) if chosen else None,
+        "held_out_separation": _separation(held_out, calibration),
+        "share_in_plane": summary["plane"]["share_in_plane_centred"],
+        "b2_remainder": calibration.details["pc_remainder_after_b1"],
+        "pc_explained": calibration.details["pc_explained_variance"],
+    }
+
+
+def _separation(held_out: Activations, calibration: Calibration) -> dict[str, Any]:
+    """Share of held-out prompts whose own projection at the selected site has its class's sign, by class."""
+    positive, negative = (x.double() @ calibration.basis[0].double() for x in held_out.at(calibration.selected_site))
+    ones = torch.ones(1, dtype=torch.float64)
+    return {
+        "positive": _interval(int(opposite_sign(positive, -ones.expand_as(positive)).sum()), len(positive)),
+        "negative": _interval(int(opposite_sign(negative, ones.expand_as(negative)).sum()), len(negative)),
+    }
+
+
+def _sweep(
+    model: Any, contrast: ContrastSet, calibration: Calibration, max_new_tokens: int, seed: int, progress: bool
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Angle chosen on select, outcomes at all angles on report, for the calibrated and a random plane; texts of some examples."""
+    base, base_texts = outcomes.measure(model, contrast.report, None, "no steering", max_new_tokens=max_new_tokens)
+    if not calibration.discriminative_sites:
+        return base, {"best_angle": None, "identity": None, "examples": []}
+    check_fits(calibration, model)
+    wanted = outcomes.grades_of(contrast.select.positive)[0]
+    plan = selective_steering(calibration, 0)
+    control = selective_steering(calibration, 0, basis=random_plane(calibration.d_model, seed))
+    measured, all_texts, chosen = list(base), {}, (-1, 0)
+    for angle in tqdm((*ANGLES, 360), desc="angles", unit="angle", disable=not progress, leave=False):
+        if angle % 360:
+            on_select, _ = outcomes.measure(model, contrast.select, plan.at(angle), "select", max_new_tokens=max_new_tokens)
+            chosen = max(chosen, (on_select[0].counts[wanted], angle), key=lambda c: c[0])
+        found, all_texts[angle] = outcomes.measure(
+            model, contrast.report, plan.at(angle), "steering plane", max_new_tokens=max_new_tokens
+        )
+        measured += found
+        measured += outcomes.measure(model, contrast.report, control.at(angle), "random plane", max_new_tokens=max_new_tokens)[0]
+    best = chosen[1]
+    examples = [
+        {
+            "class": side,
+            "prompt": getattr(contrast.report, side)[i].text,
+            "unsteered": base_texts[side][i],
+            "steered": all_texts[best][side][i],
+        }
+        for side in outcomes.CLASSES
+        for i in range(min(EXAMPLES, len(base_texts[side])))
+    ]
+    identity = all(all_texts[angle] == base_texts for angle in (0, 360))
+    return measured, {"best_angle": best, "identity": identity, "examples": examples}
+
+
+def _outcome_row(outcome: Outcome) -> dict[str, Any]:
+    rates = {g: outcome.rate(g) for g in outcome.counts}
+    return {
+        "condition": outcome.condition, "angle": outcome.angle, "class": outcome.side, "counts": outcome.counts,
+        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()},
+    }  # fmt: skip
+
+
+def _interval(successes: int, n: int) -> dict[str, float | int]:
+    rate = wilson(successes, n)
+    return {"value": rate.value, "low": rate.low, "high": rate.high, "n": n}
+
+
+def _titles(contrast: ContrastSet) -> dict[str, str]:
+    if contrast.name == "organism/refusal":
+        return outcome_figure.TITLES
+    return {"positive": "positive prompts", "negative": "negative prompts"}
+
+

@@ -1,0 +1,152 @@
+"""``report.md``: what a report measured, as a short paper."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lens_steer.report import Report
+
+LABELS = {"correct": "complied, right", "wrong": "complied, wrong", "refusal": "refused", "incoherent": "incoherent", "answer": "answered"}
+
+
+def write_markdown(report: Report, summary: dict[str, Any]) -> str:
+    """The report's text."""
+    n, direction = report.numbers, report.numbers["direction"]
+    parts = [
+        f"# Activation steering of `{n['model']}` on `{n['contrast']}`",
+        "",
+        _what(n, direction),
+        "## The direction across depth",
+        _direction(direction, summary),
+        "![Cosines of candidate directions](cosine_matrix.png) ![Mean cosine](mean_cosine.png)",
+        "## Where the classes part",
+        _discriminative(direction),
+        "![Projections of both classes](class_projections.png) ![Norms of both classes](class_norms.png)",
+        "## The steering plane",
+        _plane(direction, summary),
+        "![Candidates in the plane](plane_path.png) ![Share in the plane](plane_share.png)",
+        "## Norms",
+        _norms(n["norms"]),
+        "## Steering by rotation",
+        _steering(report),
+        "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _percent(rate: dict[str, Any] | list[float]) -> str:
+    value, low, high = (rate["value"], rate["low"], rate["high"]) if isinstance(rate, dict) else rate
+    return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _what(n: dict[str, Any], d: dict[str, Any]) -> str:
+    sizes = ", ".join(f"{split} {a}+{b}" for split, (a, b) in n["n"].items())
+    return (
+        f"Activations of the last prompt token were recorded at {d['n_sites']} sites of {d['n_blocks']} blocks for prompts with and without the "
+        f"feature ({sizes}). Direction, plane and sites come from *fit*, the angle from *select*, and every number below from *report*, "
+        "unless it says otherwise. Brackets are 95 % intervals (Wilson for rates, bootstrap over prompts for means)."
+    )
+
+
+def _direction(d: dict[str, Any], summary: dict[str, Any]) -> str:
+    zero = f" {len(d['zero_candidates'])} candidate is zero ({', '.join(d['zero_candidates'])}) and left out." if len(d["zero_candidates"]) == 1 else (
+        f" {len(d['zero_candidates'])} candidates are zero and left out." if d["zero_candidates"] else ""
+    )
+    mean = max(v for v in summary["selection"]["mean_cosine"] if v is not None)
+    margin = d["selection_margin"]
+    small = " The runner-up is so close that which site is selected should not be read as a finding." if margin < 0.005 else ""
+    return (
+        f"Each site's candidate is the unit difference of class means. The one with the highest mean cosine to all, {mean:.3f}, is "
+        f"`{d['selected_site']}`, {margin:.4f} above the runner-up.{small}{zero}"
+    )
+
+
+def _discriminative(d: dict[str, Any]) -> str:
+    if not d["discriminative_sites"]:
+        return (
+            f"By the {d['rule']} rule no site separates the classes by sign along the selected direction, so there is nothing that "
+            "selective steering would steer."
+        )
+    blocks = ", ".join(map(str, d["discriminative_blocks"]))
+    held = d["discriminative_on_held_out"]
+    return (
+        f"By the {d['rule']} rule, the class means lie on opposite sides of zero at {d['discriminative_sites']} of {d['n_sites']} sites, in "
+        f"{len(d['discriminative_blocks'])} of {d['n_blocks']} blocks ({blocks}). On held-out prompts {round(held['value'] * held['n'])} of these "
+        f"{held['n']} sites do so again. At the selected site the sign of a single prompt's projection is its class's for "
+        f"{_percent(d['held_out_separation']['positive'])} of positive and {_percent(d['held_out_separation']['negative'])} of negative prompts."
+    )
+
+
+def _plane(d: dict[str, Any], summary: dict[str, Any]) -> str:
+    best = summary["plane"].get("best_two_dimensions_centred")
+    most = f" (the best plane would hold {100 * best:.0f} %)" if best is not None else ""
+    return (
+        f"b1 is the selected direction; b2 is the candidates' first principal component ({100 * d['pc_explained']:.0f} % of their variance) without its part "
+        f"along b1, of which a length of {d['b2_remainder']:.2f} is left. The plane holds {100 * d['share_in_plane']:.0f} % of the candidates' variance{most}. "
+        "These are properties of the fit split."
+    )
+
+
+def _norms(norms: dict[str, Any]) -> str:
+    if not norms:
+        return "No site is steered."
+    rows = "\n".join(
+        f"| {name} | {norms[key + '_float32']:.1e} | {norms[key + '_float64']:.1e} |"
+        for name, key in (("selective (SS)", "selective"), ("standard (SAS)", "standard"), ("adaptive (AAS)", "adaptive"))
+    )
+    return (
+        f"Largest relative change of length over {norms['n_vectors']} held-out activations at the steered sites and twelve angles:\n\n"
+        f"| operator | float32 arithmetic | float64 arithmetic |\n|---|---|---|\n{rows}\n\n"
+        "The float64 column is what is left by a basis that is kept in float32. All three operators keep the length to rounding: "
+        "what separates them is not the norm at the hook."
+    )
+
+
+def _steering(report: Report) -> str:
+    n = report.numbers
+    grades = list(report.outcomes[0].counts)
+    header = "| condition | angle | class | " + " | ".join(LABELS[g] for g in grades) + " |\n|" + "---|" * (3 + len(grades)) + "\n"
+    best = n["best_angle"]
+    if best is None:
+        return "Nothing was steered."
+    shown = [o for o in n["outcomes"] if o["condition"] == "no steering" or o["angle"] == best]
+    rows = "\n".join(
+        f"| {o['condition']} | {'' if o['angle'] is None else format(o['angle'], 'g')} | {o['class']} | "
+        + " | ".join(_percent(o["rates"][g]) for g in grades) + " |"
+        for o in shown
+    )  # fmt: skip
+    same = "equal" if n["identity_equals_base"] else "do NOT equal"
+    examples = "\n".join(
+        f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}" for e in report.examples
+    )
+    return (
+        f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {best}° gives most answers graded "
+        f"“{LABELS[grades[0]]}” to positive prompts. On *report*:\n\n{header}{rows}\n\n"
+        "![Outcomes by angle](outcomes_by_angle.png)\n\n"
+        f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"
+        f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{examples}"
+    )
+
+
+def _reading(n: dict[str, Any], grades: list[str]) -> str:
+    """What the intervals allow to say: compliance of positive prompts against no steering and against the random plane."""
+
+    def find(condition: str, side: str) -> list[float]:
+        angle = None if condition == "no steering" else n["best_angle"]
+        return next(o["rates"][grades[0]] for o in n["outcomes"] if (o["condition"], o["angle"], o["class"]) == (condition, angle, side))
+
+    steered, base, control = (find(c, "positive") for c in ("steering plane", "no steering", "random plane"))
+    clear = steered[1] > max(base[2], control[2])
+    benign, benign_base = find("steering plane", "negative"), find("no steering", "negative")
+    cost = benign[2] < benign_base[1]
+    return (
+        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of positive prompts are {LABELS[grades[0]]}, against {_percent(base)} without steering and "
+        f"{_percent(control)} in a random plane: the intervals {'do not overlap, so the plane matters' if clear else 'overlap, so no effect of the plane is shown'}. "
+        f"Of negative prompts {_percent(benign)} still are, against {_percent(benign_base)} without steering, "
+        f"{'a cost that the intervals show' if cost else 'a difference that the intervals do not show'}."
+    )
+
+
+def _inline(text: str) -> str:
+    return "`" + " ".join(text.replace("`", "'").split()) + "`" if text.strip() else "(empty)"
