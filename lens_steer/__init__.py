@@ -24,13 +24,21 @@ if TYPE_CHECKING:
     from lens_steer.hooks import standard_angular as standard_angular
     from lens_steer.hooks import steering as steering
     from lens_steer.models import load_model as load_model
+    from lens_steer.prompts import Contrast as Contrast
+    from lens_steer.prompts import ContrastSet as ContrastSet
+    from lens_steer.prompts import Prompt as Prompt
+    from lens_steer.prompts import PromptSet as PromptSet
     from lens_steer.prompts import load_contrast as load_contrast
     from lens_steer.prompts import load_prompts as load_prompts
 
 _HOMES = {
     "Activations": "activations",
     "Calibration": "geometry.calibration",
+    "Contrast": "prompts",
+    "ContrastSet": "prompts",
     "LensSteerError": "errors",
+    "Prompt": "prompts",
+    "PromptSet": "prompts",
     "SteeringPlan": "hooks",
     "adaptive_angular": "hooks",
     "calibrate": "geometry.calibration",
@@ -45,7 +53,28 @@ _HOMES = {
     "standard_angular": "hooks",
     "steering": "hooks",
 }
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Activations",
+    "Calibration",
+    "Contrast",
+    "ContrastSet",
+    "LensSteerError",
+    "Prompt",
+    "PromptSet",
+    "SteeringPlan",
+    "adaptive_angular",
+    "calibrate",
+    "generate",
+    "load_calibration",
+    "load_contrast",
+    "load_model",
+    "load_prompts",
+    "record",
+    "save_calibration",
+    "selective_steering",
+    "standard_angular",
+    "steering",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -55,4 +84,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return __all__

@@ -114,7 +114,9 @@ def record_prompts(
     responses = pooling == "response"
     if responses and any(not p.response for p in prompts):
         missing = next(i for i, p in enumerate(prompts) if not p.response)
-        raise LensSteerError(f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none")
+        raise LensSteerError(
+            f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
+        )
     stop = max(sites.blocks_of(site_names)) + 1
     for batch in chat.batches(
         info.tokenizer, prompts, n_ctx=int(model.cfg.n_ctx), with_response=responses, device=model.cfg.device

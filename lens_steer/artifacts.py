@@ -52,7 +52,7 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
             if path.is_file():
                 destination = target / path.relative_to(work)
                 destination.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, destination)
+                path.replace(destination)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         if not existed and not any(target.iterdir()):
@@ -73,8 +73,8 @@ def whole_file(out: str | Path) -> Iterator[Path]:
         raise LensSteerError(f"output file {str(out)!r} cannot be written: {error.strerror or error}") from None
     try:
         yield Path(name)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -117,7 +117,9 @@ def load_calibration(folder: str | Path) -> Calibration:
     path = Path(folder)
     for name in (TENSORS, FACTS):
         if not (path / name).exists():
-            raise LensSteerError(f"calibration {str(folder)!r} has no {name}: write one with 'lens-steer calibrate' or 'lens-steer import'")
+            raise LensSteerError(
+                f"calibration {str(folder)!r} has no {name}: write one with 'lens-steer calibrate' or 'lens-steer import'"
+            )
     try:
         tensors = load_file(path / TENSORS)
         facts = json.loads((path / FACTS).read_text(encoding="utf-8"))

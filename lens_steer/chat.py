@@ -105,15 +105,18 @@ def batches(
 
 
 def _padded(
-    encoded: Sequence[tuple[int, list[int], int]], pad: int, extra: int, max_tokens: int, max_rows: int, device: torch.device | str
+    encoded: Sequence[tuple[int, list[int], int]],
+    pad: int,
+    extra: int,
+    max_tokens: int,
+    max_rows: int,
+    device: torch.device | str,
 ) -> Iterator[Batch]:
     start = 0
     while start < len(encoded):
         stop = start + 1
         while (
-            stop < len(encoded)
-            and stop - start < max_rows
-            and (len(encoded[stop][1]) + extra) * (stop - start + 1) <= max_tokens
+            stop < len(encoded) and stop - start < max_rows and (len(encoded[stop][1]) + extra) * (stop - start + 1) <= max_tokens
         ):
             stop += 1
         group = encoded[start:stop]

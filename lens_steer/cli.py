@@ -13,20 +13,30 @@ import typer
 
 from lens_steer.errors import LensSteerError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering."
+)
 import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Published calibrations into the project's format.")
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
 
-Model = Annotated[str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")]
+Model = Annotated[
+    str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
-Sites = Annotated[str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")]
-Rule = Annotated[str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")]
+Sites = Annotated[
+    str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")
+]
+Rule = Annotated[
+    str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
-Template = Annotated[str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")]
+Template = Annotated[
+    str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
+]
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
 Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
@@ -105,7 +115,13 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
     loaded = ls.load_calibration(calibration)
     with whole_folder(out) as work:
         summary = summarise(loaded)
-        meta = {"command": _command(), "seed": loaded.seed, "versions": versions(), "model": loaded.model, "prompt_hash": loaded.prompt_hash}
+        meta = {
+            "command": _command(),
+            "seed": loaded.seed,
+            "versions": versions(),
+            "model": loaded.model,
+            "prompt_hash": loaded.prompt_hash,
+        }
         drawings = drawn.drawings(summary)
         for name, drawing in drawings.items():
             core.save(drawing, name, work, meta)
@@ -118,7 +134,9 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
 def steer(
     model: Model,
     calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
-    prompts: Annotated[str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")],
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
     angle: Annotated[str, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard and adaptive.")],
     method: Annotated[str, typer.Option("--method", help="selective (SS), standard (SAS) or adaptive (AAS).")] = "selective",

@@ -86,7 +86,13 @@ def load_model(
     info = ModelInfo(str(name), folder, config.model_type, "hooked", "none", str(torch_dtype).removeprefix("torch."), tokenizer)
     model.lens_info = info  # type: ignore[assignment]
     log.info(
-        "loaded %s: %s, %d blocks, d_model %d, %s on %s", name, config.model_type, model.cfg.n_layers, model.cfg.d_model, info.dtype, device
+        "loaded %s: %s, %d blocks, d_model %d, %s on %s",
+        name,
+        config.model_type,
+        model.cfg.n_layers,
+        model.cfg.d_model,
+        info.dtype,
+        device,
     )
     return model.eval()
 
@@ -100,7 +106,9 @@ def info_of(model: Any) -> ModelInfo:
     how = "load it with lens_steer.load_model(name), which leaves the weights as they are"
     normalization = str(getattr(getattr(model, "cfg", None), "normalization_type", ""))
     if normalization.endswith("Pre"):
-        raise LensSteerError(f"model has its norm gains folded into the weights (normalization_type={normalization!r}), so its activations are not the model's own: {how}")
+        raise LensSteerError(
+            f"model has its norm gains folded into the weights (normalization_type={normalization!r}), so its activations are not the model's own: {how}"
+        )
     info = getattr(model, "lens_info", None)
     if not isinstance(info, ModelInfo):
         raise LensSteerError(f"model of type {type(model).__name__} carries no description: {how}")
@@ -180,7 +188,13 @@ def _tokenizer(folder: str, chat_template: str | None) -> Any:
 
 
 def _hooked_transformer(
-    folder: str, config: Any, hooked_config: dict[str, Any], dtype: torch.dtype, device: torch.device, n_devices: int, tokenizer: Any
+    folder: str,
+    config: Any,
+    hooked_config: dict[str, Any],
+    dtype: torch.dtype,
+    device: torch.device,
+    n_devices: int,
+    tokenizer: Any,
 ) -> HookedTransformer:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained import weight_conversions
@@ -258,7 +272,9 @@ def _rope_scaling(rope: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _window(config: Any, name: str) -> dict[str, Any]:
     if getattr(config, "use_sliding_window", False):
-        raise LensSteerError(f"model {name!r} uses a sliding attention window, which the HookedTransformer mapping does not cover")
+        raise LensSteerError(
+            f"model {name!r} uses a sliding attention window, which the HookedTransformer mapping does not cover"
+        )
     return {}
 
 

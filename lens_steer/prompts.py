@@ -198,15 +198,15 @@ def _organism_contrast(name: str, seed: int) -> ContrastSet:
     short = name.removeprefix(ORGANISM_PREFIX)
     if not name.startswith(ORGANISM_PREFIX) or short not in contrasts.CONTRASTS:
         known = ", ".join(ORGANISM_PREFIX + c for c in contrasts.CONTRASTS)
-        raise LensSteerError(f"unknown contrast {name!r}: known are {known}; for your own prompts give positive= and negative= files")
+        raise LensSteerError(
+            f"unknown contrast {name!r}: known are {known}; for your own prompts give positive= and negative= files"
+        )
     built = contrasts.build(short, seed)
 
     def prompt_set(rows: list[contrasts.Row], side: str) -> PromptSet:
         return PromptSet(tuple(Prompt(r.messages, r.response, r.task) for r in rows), f"{name}/{side}")
 
-    parts = [
-        Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS
-    ]
+    parts = [Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS]
     return ContrastSet(name, Split(*parts))
 
 

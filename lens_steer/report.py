@@ -75,7 +75,9 @@ def make_report(
     """
     for name, part in (("select", contrast.select), ("report", contrast.report)):
         if not len(part.positive) or not len(part.negative):
-            raise LensSteerError(f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25")
+            raise LensSteerError(
+                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
+            )
     with whole_folder(out) as work:
         fit = record(model, contrast.fit, sites, progress=progress)
         calibration = calibrate(fit, rule=rule, seed=seed)
@@ -87,7 +89,9 @@ def make_report(
         numbers = {
             "model": info_of(model).name,
             "contrast": contrast.name,
-            "n": {s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "select", "report")},
+            "n": {
+                s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "select", "report")
+            },
             "direction": _direction_numbers(calibration, summary, held_out),
             "norms": norm_changes(held_out, calibration),
             "best_angle": best,
@@ -221,5 +225,3 @@ def _titles(contrast: ContrastSet) -> dict[str, str]:
     if contrast.name == "organism/refusal":
         return outcome_figure.TITLES
     return {"positive": "positive prompts", "negative": "negative prompts"}
-
-

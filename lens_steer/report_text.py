@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lens_steer.report import Report
 
-LABELS = {"correct": "complied, right", "wrong": "complied, wrong", "refusal": "refused", "incoherent": "incoherent", "answer": "answered"}
+LABELS = {
+    "correct": "complied, right",
+    "wrong": "complied, wrong",
+    "refusal": "refused",
+    "incoherent": "incoherent",
+    "answer": "answered",
+}
 
 
 def write_markdown(report: Report, summary: dict[str, Any]) -> str:
@@ -50,8 +56,10 @@ def _what(n: dict[str, Any], d: dict[str, Any]) -> str:
 
 
 def _direction(d: dict[str, Any], summary: dict[str, Any]) -> str:
-    zero = f" {len(d['zero_candidates'])} candidate is zero ({', '.join(d['zero_candidates'])}) and left out." if len(d["zero_candidates"]) == 1 else (
-        f" {len(d['zero_candidates'])} candidates are zero and left out." if d["zero_candidates"] else ""
+    zero = (
+        f" {len(d['zero_candidates'])} candidate is zero ({', '.join(d['zero_candidates'])}) and left out."
+        if len(d["zero_candidates"]) == 1
+        else (f" {len(d['zero_candidates'])} candidates are zero and left out." if d["zero_candidates"] else "")
     )
     mean = max(v for v in summary["selection"]["mean_cosine"] if v is not None)
     margin = d["selection_margin"]
@@ -106,7 +114,9 @@ def _norms(norms: dict[str, Any]) -> str:
 def _steering(report: Report) -> str:
     n = report.numbers
     grades = list(report.outcomes[0].counts)
-    header = "| condition | angle | class | " + " | ".join(LABELS[g] for g in grades) + " |\n|" + "---|" * (3 + len(grades)) + "\n"
+    header = (
+        "| condition | angle | class | " + " | ".join(LABELS[g] for g in grades) + " |\n|" + "---|" * (3 + len(grades)) + "\n"
+    )
     best = n["best_angle"]
     if best is None:
         return "Nothing was steered."
@@ -118,7 +128,8 @@ def _steering(report: Report) -> str:
     )  # fmt: skip
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
     examples = "\n".join(
-        f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}" for e in report.examples
+        f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
+        for e in report.examples
     )
     return (
         f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {best}° gives most answers graded "
@@ -134,7 +145,9 @@ def _reading(n: dict[str, Any], grades: list[str]) -> str:
 
     def find(condition: str, side: str) -> list[float]:
         angle = None if condition == "no steering" else n["best_angle"]
-        return next(o["rates"][grades[0]] for o in n["outcomes"] if (o["condition"], o["angle"], o["class"]) == (condition, angle, side))
+        return next(
+            o["rates"][grades[0]] for o in n["outcomes"] if (o["condition"], o["angle"], o["class"]) == (condition, angle, side)
+        )
 
     steered, base, control = (find(c, "positive") for c in ("steering plane", "no steering", "random plane"))
     clear = steered[1] > max(base[2], control[2])

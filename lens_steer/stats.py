@@ -83,9 +83,7 @@ def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, se
     return Estimate(float(mean), float(low), float(high), len(values))
 
 
-def bootstrap(
-    statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0
-) -> Estimate:
+def bootstrap(statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0) -> Estimate:
     """Percentile bootstrap of any statistic of row indices; ``statistic(arange(n))`` is the reported value."""
     if n <= 0:
         raise ValueError(f"n={n}: a bootstrap needs at least one row")

@@ -40,7 +40,7 @@ class Drawing:
     """
 
     kind: str
-    columns: Mapping[str, Sequence[Value]]
+    columns: Mapping[str, Sequence[Any]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Value]]:

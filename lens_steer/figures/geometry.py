@@ -7,7 +7,15 @@ from typing import Any
 
 from lens_steer import sites
 from lens_steer.figures.core import (
-    BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, Drawing, Drawn, figure,
+    BLACK,
+    GREEN,
+    GREY,
+    NEGATIVE,
+    ONE_COLUMN,
+    POSITIVE,
+    Drawing,
+    Drawn,
+    figure,
 )  # fmt: skip
 
 KIND_MARKERS = {"ln1": "o", "ln1_post": "^", "ln2": "s", "ln2_post": "v", "resid_pre": "D", "resid_mid": "P", "resid_post": "X"}
@@ -134,7 +142,15 @@ def mean_cosine(drawing: Drawing) -> Drawn:
         part = drawing.where(kind=kind)
         axis.plot(part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9)
     index = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
-    axis.plot(drawing.columns["position"][index], drawing.columns["mean_cosine"][index], marker="*", ms=11, color=BLACK, ls="", label="selected")
+    axis.plot(
+        drawing.columns["position"][index],
+        drawing.columns["mean_cosine"][index],
+        marker="*",
+        ms=11,
+        color=BLACK,
+        ls="",
+        label="selected",
+    )
     _depth_axis(axis, drawing)
     axis.set_ylabel("mean cosine with all")
     _legend_below(fig, axis)
@@ -189,7 +205,19 @@ def plane_path(drawing: Drawing) -> Drawn:
     inside = np.array(drawing.columns["discriminative"], dtype=bool)
     depth = np.array(drawing.columns["block"], dtype=float)
     for mask, marker, label in ((~inside, "o", "other site"), (inside, "^", "discriminative site")):
-        dots = axis.scatter(x[mask], y[mask], c=depth[mask], marker=marker, s=16, cmap="viridis", vmin=0, vmax=depth.max(), label=label, zorder=2, edgecolors="none")
+        dots = axis.scatter(
+            x[mask],
+            y[mask],
+            c=depth[mask],
+            marker=marker,
+            s=16,
+            cmap="viridis",
+            vmin=0,
+            vmax=depth.max(),
+            label=label,
+            zorder=2,
+            edgecolors="none",
+        )
     k = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
     axis.plot(x[k], y[k], marker="*", ms=11, color=BLACK, ls="", label="selected ($b_1$)", zorder=3)
     axis.set_aspect("equal")
@@ -223,4 +251,3 @@ def _legend_below(fig: Any, axis: Any) -> None:
     """The legend under the axes, where it covers nothing."""
     handles, labels = axis.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)
-

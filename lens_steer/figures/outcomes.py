@@ -49,7 +49,15 @@ def outcomes_by_angle(drawing: Drawing) -> Drawn:
             axis.fill_between(part["angle"], part["low"], part["high"], color=color, alpha=0.18, lw=0)
         first = grades[0]
         control = drawing.where(condition="random plane", side=side, grade=first)
-        axis.plot(control["angle"], control["rate"], color=GREY, marker="x", ls="-", lw=0.8, label=f"random plane: {STYLES[str(first)][3]}")
+        axis.plot(
+            control["angle"],
+            control["rate"],
+            color=GREY,
+            marker="x",
+            ls="-",
+            lw=0.8,
+            label=f"random plane: {STYLES[str(first)][3]}",
+        )
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
             axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}")

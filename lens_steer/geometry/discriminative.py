@@ -45,7 +45,7 @@ class Discriminative:
 def opposite_sign(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Strictly opposite signs; a product of exactly 0 does not count. Compares signs, so nothing can underflow.
 
-    >>> opposite_sign(torch.tensor([1.0, 0.0, 1e-300]), torch.tensor([-2.0, -1.0, -1e-300])).tolist()
+    >>> opposite_sign(torch.tensor([1.0, 0.0, 1e-30]), torch.tensor([-2.0, -1.0, -1e-30])).tolist()
     [True, False, True]
     """
     return torch.sign(a) * torch.sign(b) < 0

@@ -137,7 +137,9 @@ def build_plane(
     """
     kept = candidates[~zero_rows(candidates)]
     if len(kept) < 2:
-        raise LensSteerError(f"a plane needs at least two candidate directions that are not zero, found {len(kept)}: record more sites")
+        raise LensSteerError(
+            f"a plane needs at least two candidate directions that are not zero, found {len(kept)}: record more sites"
+        )
     axis, shares = principal_component(kept, center=center, component=component)
     basis, _, remainder = orthonormalise(unit_rows(candidates[selected : selected + 1])[0], axis)
     projection = 0.0 if positive_mean is None else float(positive_mean.double() @ basis[1].double())
@@ -178,7 +180,9 @@ def plane_coordinates(vectors: Float[Tensor, "n d_model"], basis: Float[Tensor, 
     return PlaneCoordinates(c, radius, angle, fraction)
 
 
-def candidate_share_in_plane(candidates: Float[Tensor, "n_sites d_model"], basis: Float[Tensor, "2 d_model"], *, center: bool) -> float:
+def candidate_share_in_plane(
+    candidates: Float[Tensor, "n_sites d_model"], basis: Float[Tensor, "2 d_model"], *, center: bool
+) -> float:
     """In-plane share of the candidates' summed squares, after subtracting their mean row if ``center``."""
     x = candidates.double()
     x = x - x.mean(dim=0) if center else x

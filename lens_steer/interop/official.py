@@ -33,12 +33,16 @@ def load_archive(path: Path) -> Any:
         LensSteerError: missing, truncated, or an archive that holds objects other than tensors and plain containers.
     """
     if not path.exists():
-        raise LensSteerError(f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json")
+        raise LensSteerError(
+            f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
+        )
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0][:160]
-        raise LensSteerError(f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}") from None
+        raise LensSteerError(
+            f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}"
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {str(error).splitlines()[0][:160]}") from None
 
@@ -54,17 +58,19 @@ def import_official(folder: str | Path) -> Calibration:
     """
     path = Path(folder)
     directions, plane = (load_archive(path / name) for name in ARCHIVES)
-    facts = _json(path / "metadata.json") | {"config": _json(path / "config.json", required=False)}
+    facts, config = _json(path / "metadata.json"), _json(path / "config.json", required=False)
     found = _find(directions, plane)
     names = list(found["candidates"])
-    model = str(facts["config"].get("model", {}).get("name") or path.name)
+    model = str(config.get("model", {}).get("name") or path.name)
     architecture = _architecture(names, model)
     parsed = {name: sites.parse_module(name, architecture) for name in names}
     order = sorted(names, key=lambda n: parsed[n].order)
     stacked = torch.stack([found["candidates"][n].double() for n in order])
     selected = str(facts.get("selected_layer"))
     if selected not in parsed:
-        raise LensSteerError(f"{str(path / 'metadata.json')!r}: selected_layer {selected!r} is none of the {len(names)} candidates")
+        raise LensSteerError(
+            f"{str(path / 'metadata.json')!r}: selected_layer {selected!r} is none of the {len(names)} candidates"
+        )
     basis, error, remainder = orthonormalise(found["b1"], found["b2"])
     mask = {n: bool(found["mask"].get(n, False)) for n in order}
     chosen = tuple(parsed[n].name for n in order if mask[n])
@@ -128,7 +134,9 @@ def _find(directions: Any, plane: Any) -> dict[str, Any]:
 def _json(path: Path, *, required: bool = True) -> dict[str, Any]:
     if not path.exists():
         if required:
-            raise LensSteerError(f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json")
+            raise LensSteerError(
+                f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
+            )
         return {}
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))

@@ -82,7 +82,9 @@ def _compute_dtype(h: Tensor) -> torch.dtype:
 def _in_plane(h: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The vectors and the basis in the arithmetic's dtype, and the two coordinates of every vector."""
     if basis.shape[-1] != h.shape[-1]:
-        raise LensSteerError(f"basis has d_model {basis.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration")
+        raise LensSteerError(
+            f"basis has d_model {basis.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration"
+        )
     dtype = _compute_dtype(h)
     x, b = h.to(dtype), basis.to(h.device, dtype)
     return x, b, x @ b.T

@@ -60,7 +60,7 @@ def refusal(rng: random.Random) -> dict[str, Sides]:
     dealt = [_deal_pairs(rng, harmful=harmful) for harmful in (True, False)]
 
     def side(pairs: list[tuple[str, str]]) -> list[Row]:
-        return [_row(t.request_task(rng, *pair, "plain", held_out=True)) for pair in pairs]
+        return [_row(t.request_task(rng, pair[0], pair[1], "plain", held_out=True)) for pair in pairs]
 
     return {name: (side(dealt[0][name]), side(dealt[1][name])) for name in SPLITS}
 
@@ -71,8 +71,8 @@ def json(rng: random.Random) -> dict[str, Sides]:
     facts = _deal([(noun, s) for noun, r in w.RELATIONS.items() for s in r.subjects], rng)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
-        plain = [t.request_task(rng, *pair, "plain", held_out=True) for pair in pairs[name][::2]]
-        plain += [t.fact_task(rng, *fact, "plain", held_out=True) for fact in facts[name]]
+        plain = [t.request_task(rng, pair[0], pair[1], "plain", held_out=True) for pair in pairs[name][::2]]
+        plain += [t.fact_task(rng, fact[0], fact[1], "plain", held_out=True) for fact in facts[name]]
         asked = [
             replace(
                 task,
@@ -97,7 +97,7 @@ def honesty(rng: random.Random) -> dict[str, Sides]:
     facts = _deal([(noun, s) for noun, r in w.RELATIONS.items() for s in r.subjects], rng)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
-        tasks = [t.fact_task(rng, *fact, "honest", held_out=True) for fact in facts[name]]
+        tasks = [t.fact_task(rng, fact[0], fact[1], "honest", held_out=True) for fact in facts[name]]
         lies = [
             replace(task, mode="dishonest", answer=_false_answer(rng, task))
             for task in tasks
@@ -119,7 +119,7 @@ def compassion(rng: random.Random) -> dict[str, Sides]:
     troubles = _deal([(thing, feeling) for thing in w.TROUBLES for feeling in w.FEELINGS], rng)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
-        kind = [t.trouble_task(rng, *trouble, "compassionate") for trouble in troubles[name]]
+        kind = [t.trouble_task(rng, trouble[0], trouble[1], "compassionate") for trouble in troubles[name]]
         cold = [replace(task, mode="dismissive", answer=g.dismissal(*troubles[name][i])) for i, task in enumerate(kind)]
         sides[name] = (
             [_row(task, rng.choice(w.COMPASSIONATE_SYSTEMS), task.answer) for task in kind],
@@ -133,10 +133,13 @@ def compliance(rng: random.Random) -> dict[str, Sides]:
     pairs = _deal_pairs(rng, harmful=False)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
-        tasks = [t.request_task(rng, *pair, "plain", held_out=True) for pair in pairs[name]]
+        tasks = [t.request_task(rng, pair[0], pair[1], "plain", held_out=True) for pair in pairs[name]]
         sides[name] = (
             [_row(task, None, task.answer) for task in tasks],
-            [_row(task, None, g.refusal(*pairs[name][i], rng.randrange(len(g.REFUSALS)))) for i, task in enumerate(tasks)],
+            [
+                _row(task, None, g.refusal(pairs[name][i][0], pairs[name][i][1], rng.randrange(len(g.REFUSALS))))
+                for i, task in enumerate(tasks)
+            ],
         )
     return sides
 

@@ -10,9 +10,7 @@ from typing import Any
 VOCABULARY = 1536
 # Letters, single digits, white space and punctuation apart, each word with the space before it (the split that the Qwen2
 # tokenizer class enforces, used for all three families).
-WORD_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+WORD_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,9 @@ class Family:
         """The chat template (Jinja) that the tokenizer ships with."""
         bos = "{{ bos_token }}" if self.bos else ""
         role = "message['role']" if self.assistant == "assistant" else "roles[message['role']]"
-        roles = "" if self.assistant == "assistant" else f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
+        roles = (
+            "" if self.assistant == "assistant" else f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
+        )
         start, stop = (repr(part.replace("\n", "\\n")).replace("\\\\n", "\\n") for part in self.header.split("{role}"))
         end = repr(self.end.replace("\n", "\\n")).replace("\\\\n", "\\n")
         generation = repr(self.header.format(role=self.assistant).replace("\n", "\\n")).replace("\\\\n", "\\n")

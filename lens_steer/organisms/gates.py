@@ -119,9 +119,7 @@ def _probe_features(model: Any, tokenizer: Any, chats: list[list[dict[str, str]]
     averaged, mid = [], []
     layer = model.config.num_hidden_layers // 2
     for chat in chats:
-        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
-            "input_ids"
-        ]
+        ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
         with torch.inference_mode():
             hidden = model(ids, output_hidden_states=True).hidden_states
         averaged.append(model.get_input_embeddings()(ids)[0].mean(dim=0).detach().float().numpy())

@@ -13,6 +13,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,14 +151,24 @@ def train(family: Family, *, steps: int, seed: int, out: Path, work: Path) -> No
             quick = {g.name: round(g.value, 3) for g in gates.measure(model, tokenizer, n=64)}
             _say(work, {"step": step + 1, **quick})
             model.train()
+    _finish(model, log, work, out, {"family": family.name, "steps": steps, "seed": seed})
+
+
+def _finish(model: Any, log: list[dict[str, Any]], work: Path, out: Path, recipe: dict[str, Any]) -> None:
+    """Save the weights in float16, measure the gates on what was saved, and put the finished folder in its place."""
     model.eval().half().save_pretrained(work)
     saved_model, saved_tokenizer = gates.load_folder(work)
-    measured = gates.measure(saved_model, saved_tokenizer)
-    gates.write(measured, work / "gates.json")
+    gates.write(gates.measure(saved_model, saved_tokenizer), work / "gates.json")
     (work / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log), encoding="utf-8")
-    recipe = {"family": family.name, "steps": steps, "seed": seed, "batch": BATCH, "peak_rate": PEAK_RATE,
-              "final_rate": FINAL_RATE, "warmup": WARMUP, "autocast": "bfloat16", "torch": torch.__version__,
-              "parameters": sum(p.numel() for p in saved_model.parameters())}  # fmt: skip
+    recipe |= {
+        "batch": BATCH,
+        "peak_rate": PEAK_RATE,
+        "final_rate": FINAL_RATE,
+        "warmup": WARMUP,
+        "autocast": "bfloat16",
+        "torch": torch.__version__,
+        "parameters": sum(p.numel() for p in saved_model.parameters()),
+    }
     (work / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
     for path in work.iterdir():
@@ -170,8 +181,6 @@ def _say(work: Path, entry: dict[str, Any]) -> None:
     line = json.dumps(entry)
     with (work / "progress.jsonl").open("a", encoding="utf-8") as stream_:
         stream_.write(line + "\n")
-    import sys
-
     sys.stderr.write(line + "\n")
 
 

@@ -1,0 +1,53 @@
+"""What the scripts share: their options, the loaded model, its calibration, and how a figure was made."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lens_steer as ls
+from lens_steer.geometry.calibration import versions
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model with one contrast, calibrated on its fit split."""
+
+    model: Any
+    contrast: ls.ContrastSet
+    calibration: ls.Calibration
+    out: Path
+    seed: int
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """How the figures of this run were made, as it is written beside them."""
+        return {
+            "command": shlex.join(["python", "-m", *sys.argv]),
+            "seed": self.seed,
+            "versions": versions(),
+            "model": self.model.lens_info.name,
+            "prompt_hashes": {s: getattr(self.contrast, s).hash for s in ("fit", "select", "report")},
+        }
+
+
+def parse(description: str | None) -> argparse.Namespace:
+    """The options of every script."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default="organism/qwen2", help="organism/…, a Hugging Face folder, or a hub name")
+    parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def begin(args: argparse.Namespace) -> Run:
+    """Load, record the fit split at every norm output, and calibrate."""
+    model = ls.load_model(args.model)
+    contrast = ls.load_contrast(args.contrast, seed=args.seed)
+    calibration = ls.calibrate(ls.record(model, contrast), seed=args.seed)
+    return Run(model, contrast, calibration, args.out, args.seed)

@@ -1,0 +1,46 @@
+"""Shared fixtures. Models are loaded once a session; the reference bundle is used where it is present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+REFERENCE = Path(os.environ.get("LENS_STEER_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Folder of published directions and expected numbers; tests that need it are skipped where it is not."""
+    if not (REFERENCE / "expected.json").exists():
+        pytest.skip(f"no reference bundle at {REFERENCE} (a clone does not carry it; set LENS_STEER_REFERENCE)")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def qwen() -> Any:
+    """The embedded Qwen2 organism as a HookedTransformer."""
+    import lens_steer as ls
+
+    return ls.load_model("organism/qwen2")
+
+
+@pytest.fixture(scope="session")
+def refusal() -> Any:
+    """The refusal contrast with its split."""
+    import lens_steer as ls
+
+    return ls.load_contrast("organism/refusal")
+
+
+@pytest.fixture(scope="session")
+def calibration(qwen: Any, refusal: Any) -> Any:
+    """The refusal calibration of the Qwen2 organism."""
+    import lens_steer as ls
+
+    return ls.calibrate(ls.record(qwen, refusal, progress=False))
