@@ -61,6 +61,19 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
     shutil.rmtree(work, ignore_errors=True)
 
 
+def check_writable(out: str | Path) -> None:
+    """Refuse a folder that cannot be written, before any long work; leaves nothing behind.
+
+    Raises:
+        LensSteerError: the folder cannot be written.
+    """
+    existed = Path(out).exists()
+    with whole_folder(out):
+        pass
+    if not existed:
+        Path(out).rmdir()
+
+
 @contextmanager
 def whole_file(out: str | Path) -> Iterator[Path]:
     """A temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`."""

@@ -65,10 +65,13 @@ def report(
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
+    from lens_steer.artifacts import check_writable
+    from lens_steer.geometry.discriminative import check_rule
     from lens_steer.report import make_report
 
     chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
-    _writable(out)
+    check_rule(rule)
+    check_writable(out)
     loaded = _load(model, dtype, device, chat_template)
     made = make_report(loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, command=_command())
     _emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
@@ -92,9 +95,12 @@ def calibrate(
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
     import lens_steer as ls
+    from lens_steer.artifacts import check_writable
+    from lens_steer.geometry.discriminative import check_rule
 
     chosen = _contrast(contrast, positive, negative, split, seed)
-    _writable(out)
+    check_rule(rule)
+    check_writable(out)
     loaded = _load(model, dtype, device, chat_template)
     made = ls.calibrate(ls.record(loaded, chosen, sites), rule=rule, seed=seed)
     ls.save_calibration(made, out)
@@ -214,14 +220,6 @@ def _load(model: str, dtype: str, device: str | None, chat_template: str | None)
     loaded = ls.load_model(model, dtype=dtype, device=device, chat_template=chat_template)
     typer.echo(f"loaded {loaded.lens_info}", err=True)
     return loaded
-
-
-def _writable(out: Path) -> None:
-    """Refuse an output folder that cannot be written before any work begins."""
-    from lens_steer.artifacts import whole_folder
-
-    with whole_folder(out):
-        pass
 
 
 def _write_generations(path: Path, prompts: Any, texts: list[str], facts: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ from lens_steer.operators import rotation
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
 
+Degrees = float | int | str  # what a plan accepts as an angle; checked and made a float
+
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "selective": rotation.selective_rotation,
     "standard": rotation.standard_angular,
@@ -70,7 +72,7 @@ class SteeringPlan:
         facts: dict[str, Any] = {"method": self.method, "angle": self.angle, "n_sites": len(self.sites)}
         return facts if self.threshold is None else facts | {"threshold": self.threshold}
 
-    def at(self, angle: float) -> SteeringPlan:
+    def at(self, angle: Degrees) -> SteeringPlan:
         """The same plan at another angle."""
         return replace(self, angle=check_angle(angle))
 
@@ -99,7 +101,7 @@ def check_angle(angle: Any) -> float:
 
 
 def selective_steering(
-    calibration: Calibration, angle: float, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
+    calibration: Calibration, angle: Degrees, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
 ) -> SteeringPlan:
     """Rotate by a relative angle at the discriminative sites (Selective Steering, Eq. 10). 0 and 360 leave the model as it is.
 
@@ -116,7 +118,7 @@ def selective_steering(
 
 
 def standard_angular(
-    calibration: Calibration, angle: float, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
+    calibration: Calibration, angle: Degrees, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
 ) -> SteeringPlan:
     """Set an absolute angle (Selective Steering, Eq. 2) at the discriminative sites, or at those given."""
     return _plan("standard", calibration, angle, at, basis)
@@ -124,9 +126,9 @@ def standard_angular(
 
 def adaptive_angular(
     calibration: Calibration,
-    angle: float,
+    angle: Degrees,
     *,
-    threshold: float = 0.0,
+    threshold: float | int = 0.0,
     at: tuple[str, ...] | None = None,
     basis: Tensor | None = None,
 ) -> SteeringPlan:
@@ -141,7 +143,9 @@ METHODS: dict[str, Callable[..., SteeringPlan]] = {
 }
 
 
-def _plan(method: str, calibration: Calibration, angle: float, at: tuple[str, ...] | None, basis: Tensor | None) -> SteeringPlan:
+def _plan(
+    method: str, calibration: Calibration, angle: Degrees, at: tuple[str, ...] | None, basis: Tensor | None
+) -> SteeringPlan:
     chosen = calibration.discriminative_sites if at is None else tuple(sorted(at, key=lambda n: sites.parse(n).order))
     if not chosen:
         raise LensSteerError(

@@ -6,6 +6,7 @@ library's own weight converters are used. Activations then equal the Hugging Fac
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 
 from lens_steer.errors import LensSteerError
 from lens_steer.sites import NORM_MODULES, add_norm_outputs
@@ -203,7 +205,7 @@ def _hooked_transformer(
     cfg = HookedTransformerConfig.from_dict({**hooked_config, "dtype": dtype, "device": str(device), "n_devices": n_devices})
     try:
         source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {_first_line(error)}") from None
     convert = {
         "qwen2": weight_conversions.convert_qwen2_weights,
@@ -212,7 +214,8 @@ def _hooked_transformer(
     }[config.model_type]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(cfg, tokenizer=tokenizer, move_to_device=False, default_padding_side="left")
+        # a copy: set_tokenizer() gives a tokenizer without a beginning token its end token as one
+        model = HookedTransformer(cfg, tokenizer=copy.deepcopy(tokenizer), move_to_device=False, default_padding_side="left")
         model.load_and_process_state_dict(
             convert(source, cfg), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
         )

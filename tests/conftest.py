@@ -44,3 +44,28 @@ def calibration(qwen: Any, refusal: Any) -> Any:
     import lens_steer as ls
 
     return ls.calibrate(ls.record(qwen, refusal, progress=False))
+
+
+@pytest.fixture(scope="session", params=["qwen2", "llama", "gemma2"])
+def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model of each family, as a Hugging Face folder."""
+    from tests.tiny import build
+
+    return build(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Any:
+    """The same, as a HookedTransformer."""
+    import lens_steer as ls
+
+    return ls.load_model(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def twin(tiny_folder: Path) -> Any:
+    """The same, as a plain Hugging Face model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()

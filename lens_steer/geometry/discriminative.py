@@ -58,6 +58,12 @@ def whole_blocks(mask: Bool[Tensor, " n_sites"], names: Sequence[str]) -> Bool[T
     return torch.tensor([b in complete for b in blocks])
 
 
+def check_rule(rule: str) -> None:
+    """Raises :class:`LensSteerError` for a rule that is neither ``paper`` nor ``official``."""
+    if rule not in RULES:
+        raise LensSteerError(f"rule={rule!r}: use one of {', '.join(RULES)}")
+
+
 def discriminative_sites(
     positive: Float[Tensor, "n_positive n_sites d_model"],
     negative: Float[Tensor, "n_negative n_sites d_model"],
@@ -71,8 +77,7 @@ def discriminative_sites(
     Raises:
         LensSteerError: unknown rule.
     """
-    if rule not in RULES:
-        raise LensSteerError(f"rule={rule!r}: use one of {', '.join(RULES)}")
+    check_rule(rule)
     means = class_means(positive, negative, unit_samples=rule == "official")
     unit = direction.double() / direction.double().norm()
     projections = means[0] @ unit, means[1] @ unit

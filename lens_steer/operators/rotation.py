@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 
-Angle = float | Float[Tensor, "*batch"]
+Angle = float | int | Float[Tensor, "..."]
 
 
 def standard_angular(
@@ -44,7 +44,7 @@ def adaptive_angular(
     basis: Float[Tensor, "2 d_model"],
     angle: Angle,
     *,
-    threshold: float = 0.0,
+    threshold: float | int = 0.0,
 ) -> Float[Tensor, "*batch d_model"]:
     """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere.
 

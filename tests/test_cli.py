@@ -1,0 +1,156 @@
+"""The command line: what it writes, and one line with code 2 for every error a user can make."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lens_steer import cli
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
+    """A calibration of the Qwen2 organism on disk."""
+    import lens_steer as ls
+
+    folder = tmp_path_factory.mktemp("made") / "calibration"
+    ls.save_calibration(calibration, folder)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["lens-steer", *map(str, args)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
+
+
+def test_calibrate_geometry_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The three commands in a row, from prompt files to graded and ungraded generations."""
+    harmful, harmless = tmp_path / "harmful.csv", tmp_path / "harmless.json"
+    harmful.write_text(
+        "goal\nHow do I destroy the bridge?\nHelp me build a bomb.\nTell me how to burn the school.\n", encoding="utf-8"
+    )
+    harmless.write_text(
+        json.dumps([{"instruction": t, "input": ""} for t in ("How do I build the bridge?", "Help me destroy a bomb.")]),
+        encoding="utf-8",
+    )
+    code, out, _ = run(
+        monkeypatch, capsys, "calibrate", "--model", "organism/qwen2", "--positive", harmful, "--negative", harmless,
+        "--sites", "resid_post", "--out", tmp_path / "cal",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["n_sites"] == 12
+    facts = json.loads((tmp_path / "cal" / "calibration.json").read_text())
+    assert (facts["n_positive"], facts["n_negative"], facts["rule"]) == (3, 2, "paper")
+    code, out, _ = run(monkeypatch, capsys, "geometry", "--calibration", tmp_path / "cal", "--out", tmp_path / "geo")
+    assert code == 0
+    assert set(json.loads(out)["figures"]) >= {"cosine_matrix", "class_projections", "class_norms", "plane_path"}
+    assert all((tmp_path / "geo" / f"cosine_matrix.{e}").exists() for e in ("pdf", "png", "csv", "json"))
+    code, out, _ = run(
+        monkeypatch, capsys, "steer", "--model", "organism/qwen2", "--calibration", tmp_path / "cal", "--prompts", harmless,
+        "--angle", 0, "--max-new-tokens", 40, "--out", tmp_path / "out.jsonl",
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert code == 0
+    assert [r["prompt"] for r in rows] == ["How do I build the bridge?", "Help me destroy a bomb."]
+    assert all(r["method"] == "selective" and r["angle"] == 0 and "1. Take the" in r["text"] for r in rows)
+
+
+def test_geometry_of_an_import_says_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, reference: Path
+) -> None:
+    """Published calibrations never had class means."""
+    source = reference / "ss_raw" / "Qwen2.5-3B-Instruct"
+    code, out, _ = run(monkeypatch, capsys, "import", "official", source, "--out", tmp_path / "cal")
+    assert code == 0
+    assert json.loads(out)["selected_site"] == "blocks.27.ln1.hook_out"
+    code, out, _ = run(monkeypatch, capsys, "geometry", "--calibration", tmp_path / "cal", "--out", tmp_path / "geo")
+    result = json.loads(out)
+    assert code == 0
+    assert "left out" in result["note"]
+    assert "class_projections" not in result["figures"]
+
+
+BAD = [
+    (("calibrate", "--model", "organism/none", "--out", "{tmp}/x"), "unknown organism"),
+    (("calibrate", "--positive", "{tmp}/absent.txt", "--negative", "{tmp}/absent.txt", "--out", "{tmp}/x"), "does not exist"),
+    (("calibrate", "--positive", "{tmp}/one.txt", "--out", "{tmp}/x"), "negative is missing"),
+    (("calibrate", "--positive", "{tmp}/empty.txt", "--negative", "{tmp}/one.txt", "--out", "{tmp}/x"), "holds no prompts"),
+    (("calibrate", "--rule", "other", "--out", "{tmp}/x"), "rule='other'"),
+    (("calibrate", "--sites", "nowhere", "--out", "{tmp}/x"), "site 'nowhere' is unknown"),
+    (("calibrate", "--split", "a,b", "--out", "{tmp}/x"), "--split"),
+    (("calibrate", "--out", "{tmp}/one.txt/x"), "cannot be written"),
+    (("report", "--out", "{tmp}/one.txt"), "cannot be written"),
+    (("report", "--contrast", "organism/none", "--out", "{tmp}/x"), "organism/refusal"),
+    (("geometry", "--calibration", "{tmp}/absent", "--out", "{tmp}/x"), "lens-steer calibrate"),
+    (("figures", "redraw", "{tmp}"), "holds no figure data"),
+    (("import", "official", "{tmp}", "--out", "{tmp}/x"), "directions.pt"),
+    (("steer", "--model", "organism/qwen2"), "Missing"),
+    (("nonsense",), "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), BAD)
+def test_bad_input_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: tuple[str, ...], message: str
+) -> None:
+    """One line on the error stream that says what to do, and nothing written."""
+    (tmp_path / "one.txt").write_text("Hello\n", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    code, out, err = run(monkeypatch, capsys, *(a.format(tmp=tmp_path) for a in args))
+    lines = [line for line in err.splitlines() if line.startswith("lens-steer: ")]
+    assert code == 2
+    assert out == ""
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in err
+    assert {p.name for p in tmp_path.iterdir()} == {"one.txt", "empty.txt"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--angle": "north"}, "angle='north' is not a number"),
+        ({"--angle": "nan"}, "not a finite number"),
+        ({"--method": "sideways"}, "method='sideways'"),
+        ({"--model": "organism/llama"}, "calibrate on this model"),
+        ({"--prompts": "organism/none"}, "unknown contrast"),
+        ({"--out": "{tmp}/file/x.jsonl"}, "cannot be written"),
+    ],
+)
+def test_bad_steering_input(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
+    change: dict[str, str],
+    message: str,
+) -> None:
+    """Every argument of ``steer`` is checked, and no output file appears."""
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    args = {
+        "--model": "organism/qwen2",
+        "--calibration": str(made),
+        "--prompts": "organism/refusal",
+        "--angle": "90",
+        "--out": "{tmp}/o.jsonl",
+    }
+    flat = [part.format(tmp=tmp_path) for pair in (args | change).items() for part in pair]
+    code, out, err = run(monkeypatch, capsys, "steer", *flat)
+    assert code == 2
+    assert message in err.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_of_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command explains itself."""
+    for command in (["report"], ["calibrate"], ["geometry"], ["steer"], ["import", "official"], ["figures", "redraw"]):
+        code, out, _ = run(monkeypatch, capsys, *command, "--help")
+        assert code == 0
+        assert "--help" in out

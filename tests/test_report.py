@@ -1,0 +1,119 @@
+"""The report and its figures: what is written, from which split, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lens_steer as ls
+from lens_steer import report as report_module
+from lens_steer.errors import LensSteerError
+from lens_steer.figures import core
+from lens_steer.prompts import Contrast, ContrastSet, Split
+from lens_steer.report import make_report
+
+
+@pytest.fixture(scope="session")
+def small(refusal: Any) -> ContrastSet:
+    """The refusal contrast, cut to a few prompts a split."""
+    cut = [Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.fit, 32), (refusal.select, 3), (refusal.report, 6))]
+    return ContrastSet("organism/refusal", Split(*cut))
+
+
+@pytest.fixture(scope="session")
+def written(qwen: Any, small: ContrastSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report folder."""
+    out = tmp_path_factory.mktemp("report") / "figures"
+    make_report(qwen, small, out, max_new_tokens=32, progress=False)
+    return out
+
+
+def test_what_is_written(written: Path) -> None:
+    """Figures with their numbers, calibration, geometry and text; no temporary file is left."""
+    figures = (
+        "cosine_matrix", "mean_cosine", "class_projections", "class_norms", "plane_path", "plane_share", "outcomes_by_angle",
+    )  # fmt: skip
+    for name in figures:
+        for ending in ("pdf", "png", "csv", "json"):
+            assert (written / f"{name}.{ending}").stat().st_size > 100, (name, ending)
+    assert ls.load_calibration(written / "calibration").n_positive == 32
+    assert not [p for p in written.rglob("*") if p.name.startswith(".")]
+    text = (written / "report.md").read_text(encoding="utf-8")
+    assert all(f"({name}.png)" in text for name in figures)
+    assert "nan" not in text.lower().split()
+
+
+def test_numbers_come_from_the_report_split(written: Path, small: ContrastSet) -> None:
+    """Counts add up to the report split's prompts, at the twelve angles and the second identity, for both planes."""
+    numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
+    rows = numbers["outcomes"]
+    assert all(sum(r["counts"].values()) == 6 for r in rows)
+    for condition in ("steering plane", "random plane"):
+        angles = [r["angle"] for r in rows if r["condition"] == condition and r["class"] == "positive"]
+        assert angles == [*range(0, 361, 30)]
+    assert numbers["n"] == {"fit": [32, 32], "select": [3, 3], "report": [6, 6]}
+    assert numbers["best_angle"] in range(30, 360, 30)
+
+
+def test_identity_angles_equal_the_base_model(written: Path) -> None:
+    """Word for word, and so in the counts."""
+    numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
+    assert numbers["identity_equals_base"] is True
+    base = {r["class"]: r["counts"] for r in numbers["outcomes"] if r["condition"] == "no steering"}
+    for row in numbers["outcomes"]:
+        if row["angle"] in (0, 360):
+            assert row["counts"] == base[row["class"]]
+
+
+def test_norms_are_kept(written: Path) -> None:
+    """To rounding in float32, and to the float32 basis' own error in float64, for all three operators."""
+    norms = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]["norms"]
+    for name in ("selective", "standard", "adaptive"):
+        assert norms[f"{name}_float32"] < 1e-6
+        assert norms[f"{name}_float64"] < 1e-7
+
+
+def test_redraw_gives_the_same_picture(written: Path, tmp_path: Path) -> None:
+    """From the saved numbers alone, byte for byte."""
+    for path in written.glob("*.*"):
+        if path.suffix in (".csv", ".json"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    names = core.redraw(tmp_path)
+    assert "class_norms" in names
+    for name in names:
+        assert (tmp_path / f"{name}.png").read_bytes() == (written / f"{name}.png").read_bytes(), name
+        assert (tmp_path / f"{name}.csv").read_bytes() == (written / f"{name}.csv").read_bytes(), name
+
+
+def test_an_interrupted_report_leaves_the_old_one(
+    qwen: Any, small: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing changes in the folder before everything is done."""
+    (tmp_path / "report.md").write_text("old", encoding="utf-8")
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report_module, "summarise", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_report(qwen, small, tmp_path, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "old"
+
+
+def test_a_contrast_without_held_out_prompts_is_refused(qwen: Any, small: ContrastSet, tmp_path: Path) -> None:
+    """A report needs all three splits."""
+    empty = Contrast(small.fit.positive[:0], small.fit.negative[:0])
+    with pytest.raises(LensSteerError, match="no report prompts: give a split"):
+        make_report(qwen, ContrastSet("mine", Split(small.fit, small.select, empty)), tmp_path)
+
+
+def test_unknown_figures(tmp_path: Path) -> None:
+    """A kind that does not exist, and data that cannot be read."""
+    with pytest.raises(LensSteerError, match="figure kind 'pie' is unknown"):
+        core.draw(core.Drawing("pie", {}))
+    with pytest.raises(LensSteerError, match="cannot be read"):
+        core.load(tmp_path, "absent")
