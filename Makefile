@@ -25,10 +25,11 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/pyright
 
 gates: $(INSTALLED)  ## the organisms' gates table from their committed measurements
-	$(BIN)/python -m analyses.gates --out figures
+	$(BIN)/python -m analyses.gates --out figures --readme README.md
 
-notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -11,6 +11,9 @@ from lens_steer.artifacts import whole_file
 from lens_steer.models import ORGANISM_FOLDER, ORGANISMS
 
 
+MARKERS = ("<!-- gates -->", "<!-- /gates -->")
+
+
 def measurements() -> dict[str, list[dict[str, Any]]]:
     """Gates by organism, as measured on the committed weights."""
     names = [name.removeprefix("organism/") for name in ORGANISMS if (ORGANISM_FOLDER / name.removeprefix("organism/")).exists()]
@@ -37,8 +40,14 @@ def _cell(gate: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write gates.md to")
-    with whole_file(parser.parse_args().out / "gates.md") as work:
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    args = parser.parse_args()
+    with whole_file(args.out / "gates.md") as work:
         work.write_text(table(), encoding="utf-8")
+    if args.readme is not None:
+        head, rest = args.readme.read_text(encoding="utf-8").split(MARKERS[0])
+        with whole_file(args.readme) as work:
+            work.write_text(f"{head}{MARKERS[0]}\n{table()}{MARKERS[1]}{rest.split(MARKERS[1])[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

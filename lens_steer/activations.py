@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -160,7 +161,7 @@ def _collect(
     if weights is None:
         out[rows, index] = activation[:, -1].float().cpu()
     else:
-        out[rows, index] = torch.einsum("btd,bt->bd", activation.float().cpu(), weights)
+        out[rows, index] = einsum(activation.float().cpu(), weights, "batch pos d_model, batch pos -> batch d_model")
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:

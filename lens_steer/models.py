@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +206,8 @@ def _hooked_transformer(
 
     cfg = HookedTransformerConfig.from_dict({**hooked_config, "dtype": dtype, "device": str(device), "n_devices": n_devices})
     try:
-        source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        with _quiet(small=Path(folder).is_relative_to(ORGANISM_FOLDER)):
+            source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {_first_line(error)}") from None
     convert = {
@@ -221,6 +224,21 @@ def _hooked_transformer(
         )
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
     return model
+
+
+@contextmanager
+def _quiet(*, small: bool) -> Iterator[None]:
+    """No progress bar for what loads in a blink."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    if small:
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _hooked_config(config: Any, name: str) -> dict[str, Any]:
