@@ -10,7 +10,6 @@ from typing import Any
 from lens_steer.artifacts import whole_file
 from lens_steer.models import ORGANISM_FOLDER, ORGANISMS
 
-
 MARKERS = ("<!-- gates -->", "<!-- /gates -->")
 
 

@@ -146,7 +146,7 @@ def _read_config(name: str, folder: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir())
     except (OSError, ValueError) as error:
         if Path(folder).is_dir():
             raise LensSteerError(f"model {name!r}: its config.json cannot be read: {_first_line(error)}") from None
@@ -174,7 +174,7 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
 def _tokenizer(folder: str, chat_template: str | None) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

@@ -142,7 +142,7 @@ def test_bad_steering_input(
         "--out": "{tmp}/o.jsonl",
     }
     flat = [part.format(tmp=tmp_path) for pair in (args | change).items() for part in pair]
-    code, out, err = run(monkeypatch, capsys, "steer", *flat)
+    code, _, err = run(monkeypatch, capsys, "steer", *flat)
     assert code == 2
     assert message in err.splitlines()[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

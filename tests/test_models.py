@@ -86,9 +86,9 @@ def test_model_without_chat_template(tiny_folder: Path, tmp_path: Path) -> None:
     model = ls.load_model(bare)
     with pytest.raises(LensSteerError, match=r"no chat template.*chat_template='plain'"):
         ls.generate(model, ["Hi"])
-    plain = ls.load_model(bare, chat_template="plain")
+    plain: Any = ls.load_model(bare, chat_template="plain")
     assert chat.render(plain.lens_info.tokenizer, Prompt.of("Hi")).endswith("User: Hi\nAssistant:")
-    own = ls.load_model(bare, chat_template="{{ messages[0]['content'] }} =>")
+    own: Any = ls.load_model(bare, chat_template="{{ messages[0]['content'] }} =>")
     assert chat.render(own.lens_info.tokenizer, Prompt.of("Hi")) == "Hi =>"
     with pytest.raises(LensSteerError, match="chat_template='nowhere.jinja'"):
         ls.load_model(bare, chat_template="nowhere.jinja")
