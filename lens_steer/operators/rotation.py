@@ -45,8 +45,9 @@ def adaptive_angular(
     angle: Angle,
     *,
     threshold: float | int = 0.0,
+    gate_axis: int = 0,
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere.
+    """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere; ``gate_axis=1`` gates on b2.
 
     Source: Angular Steering (adaptive mode); Selective Steering, section 2.
 
@@ -54,7 +55,7 @@ def adaptive_angular(
     tensor([[ 0.,  1.],
             [-1.,  0.]])
     """
-    gate = (h.to(_compute_dtype(h)) @ basis[0].to(h.device, _compute_dtype(h))) > threshold
+    gate = (h.to(_compute_dtype(h)) @ basis[gate_axis].to(h.device, _compute_dtype(h))) > threshold
     return torch.where(gate[..., None], standard_angular(h, basis, angle), h)
 
 
@@ -75,6 +76,21 @@ def selective_rotation(
     return (x + moved @ b).to(h.dtype)
 
 
+def rotate_by_mean_phase(
+    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: Angle, mean_phase: Angle
+) -> Float[Tensor, "*batch d_model"]:
+    """The rotating half of SAS (X1): ``SS_{θ − φ̄}``. A token whose phase is the mean φ̄ lands where SAS puts it; all others keep their
+    own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄."""
+    return selective_rotation(h, basis, _degrees(angle) - _degrees(mean_phase))
+
+
+def collapse_phase(
+    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], mean_phase: Angle
+) -> Float[Tensor, "*batch d_model"]:
+    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated on average."""
+    return standard_angular(h, basis, mean_phase)
+
+
 def _compute_dtype(h: Tensor) -> torch.dtype:
     return torch.float64 if h.dtype == torch.float64 else torch.float32
 
@@ -90,15 +106,21 @@ def _in_plane(h: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, b, x @ b.T
 
 
+def _degrees(angle: Angle) -> Tensor:
+    """An angle, or several, in float64; must be finite."""
+    degrees = torch.as_tensor(angle, dtype=torch.float64)
+    if not torch.isfinite(degrees).all():
+        raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
+    return degrees
+
+
 def _unit(angle: Angle, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """cos θ, sin θ and cos θ − 1 of an angle in degrees, one for all vectors or one for each leading row of them.
 
     The angle is wrapped to (−180, 180] first, so every multiple of 360 gives exactly (1, 0, 0) and the identity angle is the
     identity in every dtype; cos θ − 1 = −2 sin²(θ/2) is accurate near it too.
     """
-    degrees = torch.as_tensor(angle, dtype=torch.float64, device=x.device)
-    if not torch.isfinite(degrees).all():
-        raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
+    degrees = _degrees(angle).to(x.device)
     radians = torch.deg2rad(180 - torch.remainder(180 - degrees, 360))
     shape = degrees.shape + (1,) * (x.ndim - 1 - degrees.ndim)
     parts = torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()
