@@ -141,7 +141,7 @@ def load_contrast(
     *,
     positive: str | Path | PromptSet | None = None,
     negative: str | Path | PromptSet | None = None,
-    split: Sequence[float] | None = None,
+    split: Sequence[float | int] | None = None,
     seed: int = 0,
 ) -> ContrastSet:
     """A contrast set of an organism by name, or one from two prompt files.
@@ -175,7 +175,7 @@ def load_contrast(
     return ContrastSet(f"{sides[0].name}/{sides[1].name}", Split(*contrasts))
 
 
-def _shares(prompts: PromptSet, split: Sequence[float] | None, seed: int) -> tuple[PromptSet, PromptSet, PromptSet]:
+def _shares(prompts: PromptSet, split: Sequence[float | int] | None, seed: int) -> tuple[PromptSet, PromptSet, PromptSet]:
     empty = PromptSet((), prompts.name)
     if split is None:
         return prompts, empty, empty

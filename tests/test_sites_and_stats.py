@@ -1,0 +1,144 @@
+"""Names of sites; intervals."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lens_steer import sites
+from lens_steer.errors import LensSteerError
+from lens_steer.metrics.refusal import PHRASES, is_refusal
+from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, wilson
+
+
+@pytest.mark.parametrize("architecture", list(sites.NORM_MODULES))
+def test_names_parse_back_and_modules_too(architecture: str) -> None:
+    """Every site of every family: name → site → name, and norm modules → site."""
+    names = sites.resolve(["resid_pre", "resid_mid", "resid_post", "norm_out"], n_layers=3, architecture=architecture)
+    assert len(names) == len(set(names)) == 3 * (3 + len(sites.NORM_MODULES[architecture]))
+    orders = [sites.parse(n).order for n in names]
+    assert orders == sorted(orders)
+    for name in names:
+        site = sites.parse(name)
+        assert site.name == name
+        if site.is_norm:
+            assert sites.parse_module(site.module(architecture), architecture) == site
+
+
+def test_groups() -> None:
+    """What each stands for."""
+    assert len(sites.resolve("norm_out", n_layers=2, architecture="gemma2")) == 8
+    assert len(sites.resolve("norm_out", n_layers=2, architecture="llama")) == 4
+    resid = sites.resolve("resid", n_layers=2, architecture="llama")
+    assert resid[0] == "blocks.0.hook_resid_pre"
+    assert len(resid) == 5
+    assert sites.resolve("resid_post, ln1", n_layers=1, architecture="llama") == (
+        "blocks.0.ln1.hook_out",
+        "blocks.0.hook_resid_post",
+    )
+    assert sites.blocks_of(["blocks.7.ln1.hook_out", "blocks.2.ln2.hook_out", "blocks.7.ln2.hook_out"]) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("attention", "'attention' is unknown"),
+        ("blocks.9.ln1.hook_out", "does not exist in this model"),
+        ("blocks.0.ln1_post.hook_out", "does not exist in this model"),
+        ("ln2_post", "do not exist in architecture 'qwen2'"),
+        ("blocks.0.ln1.hook_normalized", "is unknown"),
+        ([], "names no site"),
+        ("", "is unknown"),
+    ],
+)
+def test_unknown_sites(spec: str | list[str], message: str) -> None:
+    """Each named."""
+    with pytest.raises(LensSteerError, match=message):
+        sites.resolve(spec, n_layers=4, architecture="qwen2")
+
+
+def test_sites_without_a_module() -> None:
+    """The stream after attention is nobody's output."""
+    with pytest.raises(LensSteerError, match="has no Hugging Face module"):
+        sites.Site(0, "resid_mid").module("qwen2")
+    with pytest.raises(LensSteerError, match="is not a norm of architecture"):
+        sites.parse_module("model.layers.0.self_attn", "qwen2")
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (3, 7), (64, 64), (500, 1000)])
+def test_wilson_solves_the_score_equation(successes: int, n: int) -> None:
+    """At both ends of the interval |p̂ − p| is 1.96 standard errors of p, unless the end is 0 or 1."""
+    found = wilson(successes, n)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    for end in (found.low, found.high):
+        if 0 < end < 1:
+            assert abs(found.value - end) / np.sqrt(end * (1 - end) / n) == pytest.approx(1.959964, abs=1e-5)
+
+
+def test_bootstrap_covers() -> None:
+    """The interval holds the true mean in about 95 % of samples, and is the same for the same seed."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for i in range(200):
+        found = bootstrap_mean(rng.normal(3.0, 1.0, 50), resamples=400, seed=i)
+        inside += found.low <= 3.0 <= found.high
+    assert 175 <= inside <= 200
+    values = rng.normal(size=(30, 4, 2))
+    first, second = bootstrap_means(values, seed=1), bootstrap_means(values, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[0].shape == (4, 2)
+    assert not np.array_equal(first[1], bootstrap_means(values, seed=2)[1])
+
+
+def test_bootstrap_of_a_statistic_agrees_with_that_of_the_mean() -> None:
+    """Two ways to one interval."""
+    values = np.random.default_rng(1).normal(size=80)
+    a = bootstrap(lambda rows: float(values[rows].mean()), 80, resamples=3000)
+    b = bootstrap_mean(values, resamples=3000)
+    assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=0.03)
+
+
+def test_bad_statistics_input() -> None:
+    """No rows, no trials, values that are not finite."""
+    with pytest.raises(ValueError, match="n=0"):
+        wilson(0, 0)
+    with pytest.raises(ValueError, match="successes=5, n=3"):
+        wilson(5, 3)
+    with pytest.raises(ValueError, match="no rows"):
+        bootstrap_means(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match="not finite"):
+        bootstrap_means(np.array([[1.0], [np.nan]]))
+    with pytest.raises(ValueError, match="n=0"):
+        bootstrap(lambda rows: 0.0, 0)
+
+
+def test_refusal_phrases() -> None:
+    """Anywhere, in any case; the typographic apostrophe only when asked for; the published lists' lengths."""
+    assert {name: len(phrases) for name, phrases in PHRASES.items()} == {"refusal_12": 12, "refusal_15": 15}
+    assert is_refusal("Well. I CANNOT do that.")
+    assert not is_refusal("Sure. 1. Take the hammer.")
+    assert not is_refusal("I don't think so.")
+    assert is_refusal("I don't think so.", "refusal_15")
+    assert is_refusal("I\u2019m sorry", normalize=True)
+    with pytest.raises(LensSteerError, match="phrases='mine'"):
+        is_refusal("", "mine")
+
+
+def test_importing_is_light() -> None:
+    """``import lens_steer`` loads neither torch nor TransformerLens nor matplotlib nor scikit-learn."""
+    code = "import sys, lens_steer; print([m for m in ('torch','transformer_lens','matplotlib','sklearn') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists() -> None:
+    """``__all__`` is what can be had, and nothing else is."""
+    package = importlib.import_module("lens_steer")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
