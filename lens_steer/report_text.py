@@ -154,9 +154,9 @@ def _reading(n: dict[str, Any], grades: list[str]) -> str:
     benign, benign_base = find("steering plane", "negative"), find("no steering", "negative")
     cost = benign[2] < benign_base[1]
     return (
-        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of positive prompts are {LABELS[grades[0]]}, against {_percent(base)} without steering and "
+        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of the answers to positive prompts are graded “{LABELS[grades[0]]}”, against {_percent(base)} without steering and "
         f"{_percent(control)} in a random plane: the intervals {'do not overlap, so the plane matters' if clear else 'overlap, so no effect of the plane is shown'}. "
-        f"Of negative prompts {_percent(benign)} still are, against {_percent(benign_base)} without steering, "
+        f"For negative prompts it is {_percent(benign)}, against {_percent(benign_base)} without steering, "
         f"{'a cost that the intervals show' if cost else 'a difference that the intervals do not show'}."
     )
 
