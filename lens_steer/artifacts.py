@@ -21,6 +21,7 @@ from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
+from lens_steer.models import info_of
 
 FORMAT_VERSION = 1
 TENSORS, FACTS = "calibration.safetensors", "calibration.json"
@@ -191,8 +192,6 @@ def check_fits(calibration: Calibration, model: Any) -> None:
     Raises:
         LensSteerError: d_model, the number of blocks or the architecture differ.
     """
-    from lens_steer.models import info_of
-
     info = info_of(model)
     mine = (calibration.d_model, calibration.n_layers, calibration.architecture)
     its = (int(model.cfg.d_model), int(model.cfg.n_layers), info.architecture)

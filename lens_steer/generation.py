@@ -42,7 +42,8 @@ def generate(
         raise LensSteerError("prompts is empty: give at least one")
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
-    tokenizer = info_of(model).tokenizer
+    info = info_of(model)
+    tokenizer = info.tokenizer
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
     answers = [""] * len(chats)
     batches = chat.batches(
@@ -51,25 +52,21 @@ def generate(
     )  # fmt: skip
     with tqdm(total=len(chats), desc="generate", unit="prompt", disable=not progress, leave=False) as bar:
         for batch in batches:
-            new = _continue(model, tokenizer, batch, max_new_tokens)
+            new = _continue(model, batch, max_new_tokens)
             for row, ids in zip(batch.rows, new.tolist(), strict=True):
-                answers[row] = tokenizer.decode(_until_end(ids, _end_tokens(tokenizer)), skip_special_tokens=True)
+                answers[row] = tokenizer.decode(_until_end(ids, info.end_tokens), skip_special_tokens=True)
             bar.update(len(batch.rows))
     return answers
 
 
-def _continue(model: Any, tokenizer: Any, batch: chat.Batch, max_new_tokens: int) -> Int[Tensor, "batch new"]:
+def _continue(model: Any, batch: chat.Batch, max_new_tokens: int) -> Int[Tensor, "batch new"]:
     with torch.inference_mode():
         out = model.generate(
-            batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=_end_tokens(tokenizer),
+            batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=list(info_of(model).end_tokens),
             prepend_bos=False, padding_side="left", verbose=False, return_type="tokens",
         )  # fmt: skip
     return out[:, batch.ids.shape[1] :]
 
 
-def _end_tokens(tokenizer: Any) -> list[int]:
-    return [tokenizer.eos_token_id]
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
     return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]

@@ -47,6 +47,7 @@ class ModelInfo:
     weight_processing: str
     dtype: str
     tokenizer: Any
+    end_tokens: tuple[int, ...]
 
     def __repr__(self) -> str:
         return f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}, weights {self.weight_processing})"
@@ -87,7 +88,16 @@ def load_model(
     tokenizer = _tokenizer(folder, chat_template)
     model = _hooked_transformer(folder, config, hooked_config, torch_dtype, device, n_devices, tokenizer)
     add_norm_outputs(model)
-    info = ModelInfo(str(name), folder, config.model_type, "hooked", "none", str(torch_dtype).removeprefix("torch."), tokenizer)
+    info = ModelInfo(
+        str(name),
+        folder,
+        config.model_type,
+        "hooked",
+        "none",
+        str(torch_dtype).removeprefix("torch."),
+        tokenizer,
+        _end_tokens(folder, tokenizer),
+    )
     model.lens_info = info  # type: ignore[assignment]
     log.info(
         "loaded %s: %s, %d blocks, d_model %d, %s on %s",
@@ -189,6 +199,18 @@ def _tokenizer(folder: str, chat_template: str | None) -> Any:
         else:
             tokenizer.chat_template = chat_template
     return tokenizer
+
+
+def _end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer: the tokenizer's, and those of the generation configuration (Gemma ends a turn with its own)."""
+    from transformers import GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+    except OSError:
+        found = None
+    listed = found if isinstance(found, list) else [found]
+    return tuple(sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None}))
 
 
 def _hooked_transformer(

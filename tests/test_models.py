@@ -167,3 +167,23 @@ def test_same_seed_same_bytes(qwen: Any, refusal: Any, calibration: Any) -> None
     assert torch.equal(again.candidates, calibration.candidates)
     assert torch.equal(again.basis, calibration.basis)
     assert again.prompt_hash == calibration.prompt_hash
+
+
+def test_every_end_token_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> None:
+    """Those of the generation configuration too: the answer is cut where the first of them comes."""
+    plain: Any = ls.load_model(tiny_folder)
+    tokenizer = plain.lens_info.tokenizer
+    prompt = chat.encode(tokenizer, Prompt.of("Hi"))
+    free = plain.generate(
+        torch.tensor([prompt]), max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False, verbose=False, return_type="tokens"
+    )  # fmt: skip
+    tokens = free[0, len(prompt) :].tolist()
+    other = tmp_path / "other"
+    shutil.copytree(tiny_folder, other)
+    config = json.loads((other / "generation_config.json").read_text(encoding="utf-8"))
+    config["eos_token_id"] = [tokenizer.eos_token_id, tokens[3]]
+    (other / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    model: Any = ls.load_model(other)
+    assert model.lens_info.end_tokens == tuple(sorted(config["eos_token_id"]))
+    wanted = tokenizer.decode(tokens[: tokens.index(tokens[3])], skip_special_tokens=True)
+    assert ls.generate(model, ["Hi"], max_new_tokens=8) == [wanted]
