@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import lens_steer as ls
 from analyses.common import Run, begin, parse
-from lens_steer.figures import core, geometry
+from lens_steer.figures import geometry, saving
 from lens_steer.geometry.calibration import prompt_statistics
 from lens_steer.geometry.summary import classes, summarise
 
@@ -21,7 +21,7 @@ def draw(run: Run) -> None:
     summary["classes"] = classes(prompt_statistics(held_out, run.calibration.basis), split="report", seed=run.seed)
     drawings = geometry.drawings(summary)
     for name in FIGURES:
-        core.save(drawings[name], name, run.out, run.meta)
+        saving.save(drawings[name], name, run.out, run.meta)
 
 
 if __name__ == "__main__":

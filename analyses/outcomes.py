@@ -7,8 +7,8 @@ from tqdm.auto import tqdm
 import lens_steer as ls
 from analyses.common import Run, begin, parse
 from lens_steer import outcomes
-from lens_steer.figures import core
 from lens_steer.figures import outcomes as figure
+from lens_steer.figures import saving
 from lens_steer.geometry.planes import random_plane
 
 ANGLES = range(0, 361, 30)
@@ -24,7 +24,7 @@ def draw(run: Run) -> None:
             plan = ls.selective_steering(run.calibration, angle, basis=basis)
             measured += outcomes.measure(run.model, report, plan, condition)[0]
     drawing = figure.drawing(measured, model=run.model.lens_info.name)
-    core.save(drawing, "outcomes_by_angle", run.out, run.meta)
+    saving.save(drawing, "outcomes_by_angle", run.out, run.meta)
 
 
 if __name__ == "__main__":

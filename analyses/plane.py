@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses.common import Run, begin, parse
-from lens_steer.figures import core, geometry
+from lens_steer.figures import geometry, saving
 from lens_steer.geometry.summary import summarise
 
 FIGURES = ("plane_path", "plane_share")
@@ -13,7 +13,7 @@ def draw(run: Run) -> None:
     """Write the two figures."""
     drawings = geometry.drawings(summarise(run.calibration))
     for name in FIGURES:
-        core.save(drawings[name], name, run.out, run.meta)
+        saving.save(drawings[name], name, run.out, run.meta)
 
 
 if __name__ == "__main__":

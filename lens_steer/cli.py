@@ -113,8 +113,8 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
     """Figures and geometry.json of a calibration; works without the model."""
     import lens_steer as ls
     from lens_steer.artifacts import whole_folder
-    from lens_steer.figures import core
     from lens_steer.figures import geometry as drawn
+    from lens_steer.figures import saving
     from lens_steer.geometry.calibration import versions
     from lens_steer.geometry.summary import summarise
 
@@ -130,7 +130,7 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
         }
         drawings = drawn.drawings(summary)
         for name, drawing in drawings.items():
-            core.save(drawing, name, work, meta)
+            saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     note = None if summary["classes"] else "no class means in this calibration: projections and norms across depth are left out"
     _emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
@@ -187,9 +187,9 @@ def import_official_command(
 @figures_app.command("redraw")
 def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved figures.")]) -> None:
     """Draw every figure of a folder again from its saved numbers alone."""
-    from lens_steer.figures import core
+    from lens_steer.figures import saving
 
-    _emit({"redrawn": core.redraw(folder)})
+    _emit({"redrawn": saving.redraw(folder)})
 
 
 def _contrast(name: str | None, positive: str | None, negative: str | None, split: str | None, seed: int) -> Any:

@@ -15,7 +15,7 @@ from lens_steer import outcomes
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import check_fits, save_calibration, whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import core, geometry
+from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
 from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics, versions
 from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
@@ -26,6 +26,7 @@ from lens_steer.models import info_of
 from lens_steer.operators import rotation
 from lens_steer.outcomes import Outcome
 from lens_steer.prompts import ContrastSet
+from lens_steer.report_text import write_markdown
 from lens_steer.stats import wilson
 
 ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
@@ -106,14 +107,12 @@ def make_report(
         if measured:
             drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=info_of(model).name, titles=_titles(contrast))
         for name, drawing in tqdm(drawings.items(), desc="figures", disable=not progress, leave=False):
-            core.save(drawing, name, work, meta)
+            saving.save(drawing, name, work, meta)
         save_calibration(calibration, work / "calibration")
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         (work / "report.json").write_text(json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8")
         report = Report(calibration, numbers, tuple(measured), tuple(texts["examples"]))
-        from lens_steer.report_text import write_markdown
-
-        (work / "report.md").write_text(write_markdown(report, summary), encoding="utf-8")
+        (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     return report
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lens_steer.report import Report
+from collections.abc import Sequence
+from typing import Any
 
 LABELS = {
     "correct": "complied, right",
@@ -16,9 +14,9 @@ LABELS = {
 }
 
 
-def write_markdown(report: Report, summary: dict[str, Any]) -> str:
-    """The report's text."""
-    n, direction = report.numbers, report.numbers["direction"]
+def write_markdown(numbers: dict[str, Any], examples: Sequence[dict[str, str]], summary: dict[str, Any]) -> str:
+    """The report's text from its numbers, its example generations and the calibration's geometry."""
+    n, direction = numbers, numbers["direction"]
     parts = [
         f"# Activation steering of `{n['model']}` on `{n['contrast']}`",
         "",
@@ -35,7 +33,7 @@ def write_markdown(report: Report, summary: dict[str, Any]) -> str:
         "## Norms",
         _norms(n["norms"]),
         "## Steering by rotation",
-        _steering(report),
+        _steering(n, examples),
         "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -111,9 +109,8 @@ def _norms(norms: dict[str, Any]) -> str:
     )
 
 
-def _steering(report: Report) -> str:
-    n = report.numbers
-    grades = list(report.outcomes[0].counts)
+def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
+    grades = list(n["outcomes"][0]["counts"])
     header = (
         "| condition | angle | class | " + " | ".join(LABELS[g] for g in grades) + " |\n|" + "---|" * (3 + len(grades)) + "\n"
     )
@@ -127,16 +124,16 @@ def _steering(report: Report) -> str:
         for o in shown
     )  # fmt: skip
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
-    examples = "\n".join(
+    shown_examples = "\n".join(
         f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
-        for e in report.examples
+        for e in examples
     )
     return (
         f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {best}° gives most answers graded "
         f"“{LABELS[grades[0]]}” to positive prompts. On *report*:\n\n{header}{rows}\n\n"
         "![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"
-        f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{examples}"
+        f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"
     )
 
 

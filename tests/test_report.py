@@ -11,7 +11,7 @@ import pytest
 import lens_steer as ls
 from lens_steer import report as report_module
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import core
+from lens_steer.figures import core, saving
 from lens_steer.prompts import Contrast, ContrastSet, Split
 from lens_steer.report import make_report
 
@@ -81,7 +81,7 @@ def test_redraw_gives_the_same_picture(written: Path, tmp_path: Path) -> None:
     for path in written.glob("*.*"):
         if path.suffix in (".csv", ".json"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    names = core.redraw(tmp_path)
+    names = saving.redraw(tmp_path)
     assert "class_norms" in names
     for name in names:
         assert (tmp_path / f"{name}.png").read_bytes() == (written / f"{name}.png").read_bytes(), name
@@ -114,6 +114,6 @@ def test_a_contrast_without_held_out_prompts_is_refused(qwen: Any, small: Contra
 def test_unknown_figures(tmp_path: Path) -> None:
     """A kind that does not exist, and data that cannot be read."""
     with pytest.raises(LensSteerError, match="figure kind 'pie' is unknown"):
-        core.draw(core.Drawing("pie", {}))
+        saving.draw(core.Drawing("pie", {}))
     with pytest.raises(LensSteerError, match="cannot be read"):
-        core.load(tmp_path, "absent")
+        saving.load(tmp_path, "absent")

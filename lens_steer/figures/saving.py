@@ -1,0 +1,101 @@
+"""Drawing a figure by its kind, saving it with the numbers beside the picture, and drawing it again from them alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lens_steer.artifacts import whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.figures import geometry, outcomes
+from lens_steer.figures.core import Drawing, Drawn, Value, styled
+
+FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
+    function.__name__: function
+    for function in (
+        geometry.cosine_matrix,
+        geometry.mean_cosine,
+        geometry.class_projections,
+        geometry.class_norms,
+        geometry.plane_path,
+        geometry.plane_share,
+        outcomes.outcomes_by_angle,
+    )
+}
+
+
+def draw(drawing: Drawing) -> Drawn:
+    """Draw a figure from its data; raises :class:`LensSteerError` for a kind that does not exist."""
+    if drawing.kind not in FIGURES:
+        raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(FIGURES))}")
+    return FIGURES[drawing.kind](drawing)
+
+
+def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) -> None:
+    """Draw a figure and write ``name.pdf``, ``.png``, ``.csv`` (the columns) and ``.json`` (kind, notes, and meta: how it was made)."""
+    import matplotlib.pyplot as plt
+
+    drawn, _ = draw(drawing)
+    with whole_folder(out) as work, styled():
+        drawn.savefig(work / f"{name}.pdf", metadata={"CreationDate": None})
+        drawn.savefig(work / f"{name}.png", metadata={"Software": None})
+        with (work / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(drawing.columns)
+            writer.writerows(zip(*drawing.columns.values(), strict=True))
+        record = {"kind": drawing.kind, "notes": dict(drawing.notes), "meta": dict(meta)}
+        (work / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    plt.close(drawn)
+
+
+def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:
+    """A saved figure's data and meta."""
+    path = Path(folder)
+    try:
+        record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
+        with (path / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+            header, *rows = list(csv.reader(stream))
+        kind, notes, meta = record["kind"], record["notes"], record["meta"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LensSteerError(f"figure {name!r} in {str(folder)!r} cannot be read: {error}") from None
+    columns = {title: [_value(row[i]) for row in rows] for i, title in enumerate(header)}
+    return Drawing(kind, columns, notes), meta
+
+
+def redraw(folder: str | Path) -> list[str]:
+    """Draw every figure of a folder again from its ``.csv`` and ``.json`` alone; returns their names.
+
+    Raises:
+        LensSteerError: no figure in the folder.
+    """
+    path = Path(folder)
+    names = [p.stem for p in sorted(path.glob("*.json")) if p.with_suffix(".csv").exists() and _is_figure(p)]
+    if not names:
+        raise LensSteerError(f"folder {str(folder)!r} holds no figure data (.csv with .json)")
+    for name in names:
+        drawing, meta = load(path, name)
+        save(drawing, name, path, meta)
+    return names
+
+
+def _is_figure(path: Path) -> bool:
+    try:
+        return "kind" in json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+
+
+def _value(text: str) -> Value:
+    if text == "":
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(text) if text.lstrip("-").isdigit() else (number if math.isfinite(number) else None)
