@@ -80,7 +80,7 @@ def load_model(
     config = _read_config(str(name), folder)
     mapped = hooked_config(config, str(name))
     torch_dtype = _dtype(dtype, config)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     tokenizer = _tokenizer(folder, chat_template)
     model = hooked_transformer(folder, config, mapped, torch_dtype, device, n_devices, tokenizer)
     add_norm_outputs(model)
@@ -171,6 +171,16 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
     if dtype not in ("float32", "bfloat16", "float16", "float64"):
         raise LensSteerError(f"dtype={dtype!r}: use float32, bfloat16, float16, float64 or auto")
     return getattr(torch, dtype)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, tried out; without one the first accelerator, else the CPU."""
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
+    return torch.device(wanted)
 
 
 def _tokenizer(folder: str, chat_template: str | None) -> Any:

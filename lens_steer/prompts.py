@@ -277,11 +277,18 @@ def _prompt(row: Any, where: str) -> Prompt:
         raise LensSteerError(f"{where}: {type(row).__name__} is neither a string nor an object with a prompt")
     response = row.get("response")
     if row.get("messages"):
-        messages = tuple({"role": str(m.get("role")), "content": str(m.get("content"))} for m in row["messages"])
-        if any(m["role"] not in ROLES for m in messages) or messages[-1]["role"] != "user":
-            raise LensSteerError(f"{where}: messages need roles of {ROLES} and must end with a user's")
-        return Prompt(messages, response)
+        return Prompt(_messages(row["messages"], where), response)
     text = next((row[key] for key in ("prompt", "instruction", "goal") if row.get(key)), None)
     if not isinstance(text, str):
         raise LensSteerError(f"{where}: no prompt found (looked for 'prompt', 'instruction', 'goal', 'messages')")
     return Prompt.of(text, system=row.get("system"), response=response)
+
+
+def _messages(found: Any, where: str) -> tuple[Message, ...]:
+    """Chat messages of a row, checked."""
+    well_formed = isinstance(found, list) and all(
+        isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in found
+    )
+    if not well_formed or found[-1]["role"] != "user":
+        raise LensSteerError(f"{where}: messages need roles of {ROLES} with a text content each, and must end with a user's")
+    return tuple({"role": m["role"], "content": m["content"]} for m in found)

@@ -128,6 +128,8 @@ def test_bad_folders_and_options(tmp_path: Path, tiny_folder: Path) -> None:
         ls.load_model(broken)
     with pytest.raises(LensSteerError, match="dtype='int8'"):
         ls.load_model(tiny_folder, dtype="int8")
+    with pytest.raises(LensSteerError, match="device='cuda:99' cannot be used here"):
+        ls.load_model(tiny_folder, device="cuda:99")
     with pytest.raises(LensSteerError, match="backend='jax'"):
         ls.load_model(tiny_folder, backend="jax")
 
