@@ -1,7 +1,6 @@
 """Loading a chat model as a HookedTransformer without weight processing, from an organism, a local folder or a hub name.
 
-``HookedTransformer.from_pretrained`` refuses local folders, so the configuration is built here from the Hugging Face one and the
-library's own weight converters are used. Activations then equal the Hugging Face model's.
+Activations equal the Hugging Face model's. How the model is built is in :mod:`lens_steer.hooked`.
 """
 
 from __future__ import annotations
