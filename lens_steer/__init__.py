@@ -14,16 +14,31 @@ if TYPE_CHECKING:
     from lens_steer.activations import record as record
     from lens_steer.artifacts import load_calibration as load_calibration
     from lens_steer.artifacts import save_calibration as save_calibration
+    from lens_steer.effects import EffectLog as EffectLog
     from lens_steer.errors import LensSteerError as LensSteerError
     from lens_steer.generation import generate as generate
+    from lens_steer.geometry.boundary import Boundary as Boundary
+    from lens_steer.geometry.boundary import boundary as boundary
     from lens_steer.geometry.calibration import Calibration as Calibration
     from lens_steer.geometry.calibration import calibrate as calibrate
-    from lens_steer.hooks import SteeringPlan as SteeringPlan
-    from lens_steer.hooks import adaptive_angular as adaptive_angular
-    from lens_steer.hooks import selective_steering as selective_steering
-    from lens_steer.hooks import standard_angular as standard_angular
     from lens_steer.hooks import steering as steering
+    from lens_steer.methods import act_add as act_add
+    from lens_steer.methods import adaptive_angular as adaptive_angular
+    from lens_steer.methods import directional_ablation as directional_ablation
+    from lens_steer.methods import fixed_coefficient as fixed_coefficient
+    from lens_steer.methods import mean_phase_rotation as mean_phase_rotation
+    from lens_steer.methods import mirror_projection as mirror_projection
+    from lens_steer.methods import phase_collapse as phase_collapse
+    from lens_steer.methods import projection_clamp as projection_clamp
+    from lens_steer.methods import selective_steering as selective_steering
+    from lens_steer.methods import standard_angular as standard_angular
+    from lens_steer.methods import target_projection as target_projection
+    from lens_steer.methods import unit_addition as unit_addition
+    from lens_steer.models import hf_twin as hf_twin
     from lens_steer.models import load_model as load_model
+    from lens_steer.plans import SteeringPlan as SteeringPlan
+    from lens_steer.plans import load_plan as load_plan
+    from lens_steer.plans import save_plan as save_plan
     from lens_steer.prompts import Contrast as Contrast
     from lens_steer.prompts import ContrastSet as ContrastSet
     from lens_steer.prompts import Prompt as Prompt
@@ -33,47 +48,77 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Activations": "activations",
+    "Boundary": "geometry.boundary",
     "Calibration": "geometry.calibration",
     "Contrast": "prompts",
     "ContrastSet": "prompts",
+    "EffectLog": "effects",
     "LensSteerError": "errors",
     "Prompt": "prompts",
     "PromptSet": "prompts",
-    "SteeringPlan": "hooks",
-    "adaptive_angular": "hooks",
+    "SteeringPlan": "plans",
+    "act_add": "methods",
+    "adaptive_angular": "methods",
+    "boundary": "geometry.boundary",
     "calibrate": "geometry.calibration",
+    "directional_ablation": "methods",
+    "fixed_coefficient": "methods",
     "generate": "generation",
+    "hf_twin": "models",
     "load_calibration": "artifacts",
     "load_contrast": "prompts",
     "load_model": "models",
+    "load_plan": "plans",
     "load_prompts": "prompts",
+    "mean_phase_rotation": "methods",
+    "mirror_projection": "methods",
+    "phase_collapse": "methods",
+    "projection_clamp": "methods",
     "record": "activations",
     "save_calibration": "artifacts",
-    "selective_steering": "hooks",
-    "standard_angular": "hooks",
+    "save_plan": "plans",
+    "selective_steering": "methods",
+    "standard_angular": "methods",
     "steering": "hooks",
+    "target_projection": "methods",
+    "unit_addition": "methods",
 }
 __all__ = [
     "Activations",
+    "Boundary",
     "Calibration",
     "Contrast",
     "ContrastSet",
+    "EffectLog",
     "LensSteerError",
     "Prompt",
     "PromptSet",
     "SteeringPlan",
+    "act_add",
     "adaptive_angular",
+    "boundary",
     "calibrate",
+    "directional_ablation",
+    "fixed_coefficient",
     "generate",
+    "hf_twin",
     "load_calibration",
     "load_contrast",
     "load_model",
+    "load_plan",
     "load_prompts",
+    "mean_phase_rotation",
+    "mirror_projection",
+    "phase_collapse",
+    "projection_clamp",
     "record",
     "save_calibration",
+    "save_plan",
     "selective_steering",
     "standard_angular",
     "steering",
+    "target_projection",
+    "unit_addition",
 ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,8 +15,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat, sites
+from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
-from lens_steer.models import info_of
+from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
+from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 
 Pooling = Literal["last", "response"]
@@ -72,6 +75,7 @@ def record(
     sites: str | Sequence[str] = "norm_out",
     *,
     pooling: Pooling = "last",
+    engine: str = "tl",
     progress: bool = True,
 ) -> Activations:
     """Record one vector per prompt and site.
@@ -84,6 +88,7 @@ def record(
         contrast: a split, or a contrast set, of which the fit split is read.
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
         pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed response.
+        engine: ``"tl"``: the model itself; ``"hf"``: its Hugging Face twin, with equal values.
 
     Raises:
         LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or activations that
@@ -95,47 +100,89 @@ def record(
     for name, side in (("positive", pair.positive), ("negative", pair.negative)):
         if not len(side):
             raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+    check_engine(engine)
     info = info_of(model)
-    names = _resolve(model, sites)
+    names = _resolve(info, sites)
     bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
     with bar:
-        recorded = [record_prompts(model, side, names, pooling=pooling, bar=bar) for side in (pair.positive, pair.negative)]
+        recorded = [
+            record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar) for side in (pair.positive, pair.negative)
+        ]
     return Activations(
-        names, recorded[0], recorded[1], pooling, info.name, info.architecture, int(model.cfg.n_layers), info.backend,
+        names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
         info.weight_processing, pair.hash,
     )  # fmt: skip
 
 
 def record_prompts(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", bar: Any = None
+    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = "tl", bar: Any = None
 ) -> Float[Tensor, "n_prompts n_sites d_model"]:
     """Activations of one prompt set at resolved site names; see :func:`record`."""
     info = info_of(model)
-    out = torch.empty(len(prompts), len(site_names), int(model.cfg.d_model))
+    out = torch.empty(len(prompts), len(site_names), info.d_model)
     responses = pooling == "response"
     if responses and any(not p.response for p in prompts):
         missing = next(i for i, p in enumerate(prompts) if not p.response)
         raise LensSteerError(
             f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
         )
-    stop = max(sites.blocks_of(site_names)) + 1
-    for batch in chat.batches(
-        info.tokenizer, prompts, n_ctx=int(model.cfg.n_ctx), with_response=responses, device=model.cfg.device
-    ):
-        rows = torch.tensor(batch.rows)
-        weights = _pool_weights(batch, responses)
-        hooks = [(name, partial(_collect, out=out, rows=rows, index=k, weights=weights)) for k, name in enumerate(site_names)]
-        with torch.inference_mode(), model.hooks(fwd_hooks=hooks):
-            model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=stop)
-        if bar is not None:
-            bar.update(len(rows))
+    check_rows(model, len(prompts))
+    with on_engine(model, engine) as runner:
+        forward = _forward_hf if info_of(runner).backend == "hf" else _forward_tl
+        for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)):
+            rows = torch.tensor(batch.rows)
+            weights = _pool_weights(batch, responses)
+            hooks = {n: partial(_collect, out=out, rows=rows, index=k, weights=weights) for k, n in enumerate(site_names)}
+            with running(batch), torch.inference_mode():
+                forward(runner, batch, hooks)
+            if bar is not None:
+                bar.update(len(rows))
     _check_finite(out, site_names, prompts.name)
     return out
 
 
-def _resolve(model: Any, spec: str | Sequence[str]) -> tuple[str, ...]:
-    info = info_of(model)
-    return sites.resolve(spec, n_layers=int(model.cfg.n_layers), architecture=info.architecture)
+def _forward_tl(model: Any, batch: chat.Batch, hooks: dict[str, Callable[..., None]]) -> None:
+    """One forward of a HookedTransformer or TransformerBridge, as far as the last hook needs."""
+    with model.hooks(fwd_hooks=list(hooks.items())):
+        model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
+
+
+class _Enough(Exception):
+    """Ends a Hugging Face forward after the last block that is needed."""
+
+
+def _forward_hf(model: Any, batch: chat.Batch, hooks: dict[str, Callable[..., None]]) -> None:
+    """The same of a Hugging Face model, by hooks on its modules."""
+    stop = max(sites.blocks_of(hooks)) + 1
+    with ExitStack() as stack, suppress(_Enough):
+        for name, hook in hooks.items():
+            site = sites.parse(name)
+            module = model.get_submodule(site.module(info_of(model).architecture))
+            if site.is_input:
+                handle = module.register_forward_pre_hook(partial(_collect_input, collect=hook), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(partial(_collect_output, collect=hook))
+            stack.callback(handle.remove)
+        if stop < info_of(model).n_layers:
+            stack.callback(blocks_of(model)[stop].register_forward_pre_hook(_stop).remove)
+        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
+        model.model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False)
+
+
+def _stop(module: Any, args: Any) -> None:
+    raise _Enough
+
+
+def _collect_output(module: Any, args: Any, output: Any, *, collect: Callable[..., None]) -> None:
+    collect(output[0] if isinstance(output, tuple) else output)
+
+
+def _collect_input(module: Any, args: Any, kwargs: dict[str, Any], *, collect: Callable[..., None]) -> None:
+    collect(args[0] if args else kwargs["hidden_states"])
+
+
+def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
+    return sites.resolve(spec, n_layers=info.n_layers, architecture=info.architecture)
 
 
 def _pool_weights(batch: chat.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:
@@ -150,7 +197,7 @@ def _pool_weights(batch: chat.Batch, responses: bool) -> Float[Tensor, "batch po
 
 def _collect(
     activation: Float[Tensor, "batch pos d_model"],
-    hook: Any,
+    hook: Any = None,
     *,
     out: Float[Tensor, "n_prompts n_sites d_model"],
     rows: Tensor,

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -186,17 +186,30 @@ def _check_tensors(tensors: dict[str, Tensor], facts: dict[str, Any], folder: st
         raise LensSteerError(f"calibration {folder!r}: the basis is not orthonormal (max|G − I| = {error:.1e}): calibrate again")
 
 
-def check_fits(calibration: Calibration, model: Any) -> None:
-    """Refuse a calibration that was made on another model.
+@runtime_checkable
+class MadeFor(Protocol):
+    """What knows the model that it was made for: a calibration, a plan."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+
+
+def check_fits(made: MadeFor, model: Any) -> None:
+    """Refuse a calibration or a plan that was made on another model.
 
     Raises:
         LensSteerError: d_model, the number of blocks or the architecture differ.
     """
     info = info_of(model)
-    mine = (calibration.d_model, calibration.n_layers, calibration.architecture)
-    its = (int(model.cfg.d_model), int(model.cfg.n_layers), info.architecture)
-    for name, a, b in zip(("d_model", "number of blocks", "architecture"), mine, its, strict=True):
+    for name in ("d_model", "n_layers", "architecture"):
+        a, b = getattr(made, name), getattr(info, name)
         if a != b:
             raise LensSteerError(
-                f"the calibration was made on {calibration.model!r} ({name} {a}) and the model {info.name!r} has {name} {b}: calibrate on this model"
+                f"the {type(made).__name__} was made on {made.model!r} ({name} {a}) and the model {info.name!r} has {name} {b}: calibrate on this model"
             )

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.errors import LensSteerError
+from lens_steer.method_table import METHOD_LINES
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering."
@@ -40,6 +41,7 @@ Template = Annotated[
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
 Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
+METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
 Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]
 
 
@@ -136,7 +138,7 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
     _emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
 
 
-@app.command()
+@app.command(epilog=METHOD_HELP)
 def steer(
     model: Model,
     calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
@@ -144,8 +146,29 @@ def steer(
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
-    angle: Annotated[str, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard and adaptive.")],
-    method: Annotated[str, typer.Option("--method", help="selective (SS), standard (SAS) or adaptive (AAS).")] = "selective",
+    method: Annotated[str, typer.Option("--method", help="One of the methods listed below.")] = "selective",
+    angle: Annotated[
+        str | None,
+        typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive and mean-phase."),
+    ] = None,
+    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, StTP or StMP.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")] = None,
+    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None,
+    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")
+    ] = None,
+    sites: Annotated[
+        str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")
+    ] = None,
+    positions: Annotated[
+        str | None, typer.Option("--positions", help="Tokens: all, prompt, generated, prompt[-1], generated[:5], joined by +.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same tokens, faster).")
+    ] = "tl",
+    effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
+    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -154,20 +177,32 @@ def steer(
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
     import lens_steer as ls
     from lens_steer.artifacts import whole_file
-    from lens_steer.hooks import METHODS, check_angle
+    from lens_steer.engines import check_engine
+    from lens_steer.methods import make_plan
 
-    degrees = check_angle(angle)
-    if method not in METHODS:
-        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    check_engine(engine)
     chosen = _prompts(prompts)
-    made = ls.load_calibration(calibration)
-    plan = METHODS[method](made, degrees)
+    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
+             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
+    plan = make_plan(method, ls.load_calibration(calibration), **{k: v for k, v in given.items() if v is not None})
+    log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
+        if save_plan is not None:
+            ls.save_plan(plan, save_plan)
         loaded = _load(model, dtype, device, chat_template)
-        with ls.steering(loaded, plan):
-            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, progress=True)
-        _write_generations(work, chosen, texts, plan.describe() | {"model": model})
-    _emit({"generations": str(out), "n": len(texts), **plan.describe()})
+        with ls.steering(loaded, plan, effects=log):
+            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
+        _write_generations(work, chosen, texts, plan.row() | {"model": model})
+    told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
+    _emit(
+        {
+            "generations": str(out),
+            "n": len(texts),
+            **plan.row(),
+            "first_steered_token": plan.describe()["first_steered_token"],
+            **told,
+        }
+    )
 
 
 @import_app.command("official")

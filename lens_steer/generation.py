@@ -10,8 +10,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.engines import check_rows, on_engine
 from lens_steer.errors import LensSteerError
-from lens_steer.models import info_of
+from lens_steer.models import device_of, info_of
+from lens_steer.positions import running
 from lens_steer.prompts import Prompt, PromptSet
 
 
@@ -21,6 +23,8 @@ def generate(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
+    engine: str = "tl",
+    kv_cache: bool = True,
     progress: bool = False,
 ) -> list[str]:
     """Greedy answers in the order of the prompts.
@@ -33,10 +37,13 @@ def generate(
         prompts: a prompt set, prompts, or plain strings (single user turns).
         max_new_tokens: of each answer.
         batch_size: prompts a batch at most.
+        engine: ``"tl"``: TransformerLens generates. ``"hf"``: the model's Hugging Face twin does, under the same plans as forward hooks; the same tokens, faster.
+        kv_cache: False computes every forward from the first token on.
         progress: show a bar.
 
     Raises:
-        LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1.
+        LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1, a plan
+            with a value a prompt for another number of prompts, an unknown engine.
     """
     if not len(prompts):
         raise LensSteerError("prompts is empty: give at least one")
@@ -46,24 +53,36 @@ def generate(
     tokenizer = info.tokenizer
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
     answers = [""] * len(chats)
-    batches = chat.batches(
-        tokenizer, chats, n_ctx=int(model.cfg.n_ctx), max_new_tokens=max_new_tokens, max_rows=batch_size,
-        device=model.cfg.device,
-    )  # fmt: skip
-    with tqdm(total=len(chats), desc="generate", unit="prompt", disable=not progress, leave=False) as bar:
-        for batch in batches:
-            new = _continue(model, batch, max_new_tokens)
+    check_rows(model, len(chats))
+    with (
+        on_engine(model, engine) as runner,
+        tqdm(total=len(chats), desc="generate", unit="prompt", disable=not progress, leave=False) as bar,
+    ):
+        for batch in chat.batches(
+            tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
+        ):
+            with running(batch), torch.inference_mode():
+                new = _continue(runner, batch, max_new_tokens, kv_cache)
             for row, ids in zip(batch.rows, new.tolist(), strict=True):
                 answers[row] = tokenizer.decode(_until_end(ids, info.end_tokens), skip_special_tokens=True)
             bar.update(len(batch.rows))
     return answers
 
 
-def _continue(model: Any, batch: chat.Batch, max_new_tokens: int) -> Int[Tensor, "batch new"]:
-    with torch.inference_mode():
+def _continue(model: Any, batch: chat.Batch, max_new_tokens: int, kv_cache: bool) -> Int[Tensor, "batch new"]:
+    info = info_of(model)
+    if info.backend == "hf":
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens),
+            pad_token_id=info.tokenizer.pad_token_id,
+        )  # fmt: skip
+        out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+    else:
         out = model.generate(
-            batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=list(info_of(model).end_tokens),
-            prepend_bos=False, padding_side="left", verbose=False, return_type="tokens",
+            batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=list(info.end_tokens),
+            use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens",
         )  # fmt: skip
     return out[:, batch.ids.shape[1] :]
 

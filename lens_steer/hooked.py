@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
-from lens_steer.errors import LensSteerError, first_line
+from lens_steer.errors import LensSteerError
+from lens_steer.huggingface import read_weights
 from lens_steer.sites import NORM_MODULES
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
-
-SMALL = 10_000  # blocks × width up to which loading takes a blink and shows no bar
 
 
 def hooked_transformer(
@@ -34,14 +30,9 @@ def hooked_transformer(
 ) -> HookedTransformer:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained import weight_conversions
-    from transformers import AutoModelForCausalLM
 
     cfg = HookedTransformerConfig.from_dict({**mapped, "dtype": dtype, "device": str(device), "n_devices": n_devices})
-    try:
-        with _quiet(small=config.num_hidden_layers * config.hidden_size <= SMALL):
-            source: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
+    source = read_weights(folder, config, dtype)
     convert = {
         "qwen2": weight_conversions.convert_qwen2_weights,
         "llama": weight_conversions.convert_llama_weights,
@@ -56,21 +47,6 @@ def hooked_transformer(
         )
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
     return model
-
-
-@contextmanager
-def _quiet(*, small: bool) -> Iterator[None]:
-    """No progress bar for what loads in a blink."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    if small:
-        hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
 
 
 def hooked_config(config: Any, name: str) -> dict[str, Any]:

@@ -1,41 +1,35 @@
-"""Steering plans and the typed hooks that carry them out.
+"""The typed hooks that carry a plan out, on a HookedTransformer, a TransformerBridge or a plain Hugging Face model.
 
-A :class:`SteeringPlan` binds one rotation to sites. ``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly
-those, also after an exception. A hook is :func:`functools.partial` over a pure operator.
+``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly those, also after an exception. A hook is :func:`functools.partial` over a
+pure operator and the clock that knows which of the running forward's tokens are steered.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lens_steer import sites
 from lens_steer.artifacts import check_fits
+from lens_steer.effects import EffectLog
+from lens_steer.engines import Active, active
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.calibration import Calibration
-from lens_steer.models import info_of
-from lens_steer.operators import rotation
+from lens_steer.models import blocks_of, embedding_of, info_of
+from lens_steer.operators.catalogue import Bound, bind, operator
+from lens_steer.plans import SteeringPlan, Step
+from lens_steer.positions import Clock
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
 
-Degrees = float | int | str  # what a plan accepts as an angle; checked and made a float
 
-OPERATORS: dict[str, Callable[..., Tensor]] = {
-    "selective": rotation.selective_rotation,
-    "standard": rotation.standard_angular,
-    "adaptive": rotation.adaptive_angular,
-}
-
-
+@runtime_checkable
 class SteeringHook(Protocol):
     """What TransformerLens calls at a hook point; returns the tensor that takes the activation's place."""
 
@@ -44,158 +38,162 @@ class SteeringHook(Protocol):
     ) -> Float[Tensor, "batch pos d_model"]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class SteeringPlan:
-    """One operator at some sites of one model: everything needed to steer.
+@contextmanager
+def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None) -> Iterator[Any]:
+    """Steer a model for the length of a ``with`` block.
 
-    Attributes:
-        method: ``selective``, ``standard`` or ``adaptive``.
-        angle: degrees; relative for ``selective``, absolute for the others.
-        basis: rows b1, b2.
-        sites: where, in network order.
-        calibration: what the plan was made from; it must fit the model.
-        threshold: the gate of ``adaptive``; None for the others.
-    """
-
-    method: str
-    angle: float
-    basis: Float[Tensor, "2 d_model"]
-    sites: tuple[str, ...]
-    calibration: Calibration
-    threshold: float | None = None
-
-    def __repr__(self) -> str:
-        return f"SteeringPlan({self.method}, {self.angle:g}°, {len(self.sites)} sites in {len(sites.blocks_of(self.sites))} blocks of {self.calibration.model})"
-
-    def describe(self) -> dict[str, Any]:
-        """The plan's parameters as plain values, as they are written beside every generation."""
-        facts: dict[str, Any] = {"method": self.method, "angle": self.angle, "n_sites": len(self.sites)}
-        return facts if self.threshold is None else facts | {"threshold": self.threshold}
-
-    def at(self, angle: Degrees) -> SteeringPlan:
-        """The same plan at another angle."""
-        return replace(self, angle=check_angle(angle))
-
-    def operator(self) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]:
-        """The plan's pure operator with its parameters filled in."""
-        extra = {} if self.threshold is None else {"threshold": self.threshold}
-        return partial(OPERATORS[self.method], basis=self.basis, angle=self.angle, **extra)
-
-
-def check_angle(angle: Any) -> float:
-    """An angle in degrees as a float.
-
-    Raises:
-        LensSteerError: not a finite number.
-
-    >>> check_angle("200")
-    200.0
-    """
-    try:
-        value = float(angle)
-    except (TypeError, ValueError):
-        raise LensSteerError(f"angle={angle!r} is not a number of degrees") from None
-    if not math.isfinite(value):
-        raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
-    return value
-
-
-def selective_steering(
-    calibration: Calibration, angle: Degrees, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
-) -> SteeringPlan:
-    """Rotate by a relative angle at the discriminative sites (Selective Steering, Eq. 10). 0 and 360 leave the model as it is.
+    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay. Plans of nested blocks act one
+    after the other, the outer first. Padding is never steered.
 
     Args:
-        calibration: the plane, and the discriminative sites that are steered.
-        angle: degrees.
-        at: other sites to steer instead.
-        basis: another orthonormal plane, for controls.
+        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        plan: made for this model.
+        effects: a log of what the plan did, site by site.
 
     Raises:
-        LensSteerError: no discriminative site, or an angle that is not a number.
+        LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the model does not have or
+            that cannot be written.
     """
-    return _plan("selective", calibration, angle, at, basis)
-
-
-def standard_angular(
-    calibration: Calibration, angle: Degrees, *, at: tuple[str, ...] | None = None, basis: Tensor | None = None
-) -> SteeringPlan:
-    """Set an absolute angle (Selective Steering, Eq. 2) at the discriminative sites, or at those given."""
-    return _plan("standard", calibration, angle, at, basis)
-
-
-def adaptive_angular(
-    calibration: Calibration,
-    angle: Degrees,
-    *,
-    threshold: float | int = 0.0,
-    at: tuple[str, ...] | None = None,
-    basis: Tensor | None = None,
-) -> SteeringPlan:
-    """Set an absolute angle where ``h·b1 > threshold``, at the discriminative sites or at those given."""
-    return replace(_plan("adaptive", calibration, angle, at, basis), threshold=float(threshold))
-
-
-METHODS: dict[str, Callable[..., SteeringPlan]] = {
-    "selective": selective_steering,
-    "standard": standard_angular,
-    "adaptive": adaptive_angular,
-}
-
-
-def _plan(
-    method: str, calibration: Calibration, angle: Degrees, at: tuple[str, ...] | None, basis: Tensor | None
-) -> SteeringPlan:
-    chosen = calibration.discriminative_sites if at is None else tuple(sorted(at, key=lambda n: sites.parse(n).order))
-    if not chosen:
+    info = info_of(model)
+    check_fits(plan, model)
+    if not plan.sites:
+        raise LensSteerError(f"the plan {plan.method!r} matches no site: make it with at=… naming some")
+    outside = [name for name in plan.sites if sites.parse(name).block >= info.n_layers]
+    if outside:
         raise LensSteerError(
-            f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so there is nothing to steer: "
-            "name the sites with at=…, or calibrate with other sites or the other rule"
+            f"the plan names {outside[0]!r}, and the model has {info.n_layers} blocks: make the plan on this model"
         )
-    if not any(sites.parse(name).block < calibration.n_layers for name in chosen):
-        raise LensSteerError(f"at={chosen!r} names no site of the model's {calibration.n_layers} blocks")
-    plane = calibration.basis if basis is None else basis
-    if plane.shape != calibration.basis.shape:
-        raise LensSteerError(f"basis has shape {tuple(plane.shape)}, the calibration needs {tuple(calibration.basis.shape)}")
-    return SteeringPlan(method, check_angle(angle), plane, chosen, calibration)
+    attach = _attach_module if info.backend == "hf" else _attach_point
+    clock = Clock(plan.positions)
+    entry = Active(plan.method, sum(len(s.sites) for s in plan.steps), plan.n_rows, partial(steering, plan=plan, effects=effects))
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(partial(_note_mask, clock=clock), with_kwargs=True).remove)
+        stack.callback(embedding_of(model).register_forward_pre_hook(partial(_note_tokens, clock=clock)).remove)
+        for step in plan.steps:
+            bound: dict[torch.device, Bound] = {}
+            for name in step.sites:
+                like = _like(model, name)
+                if like.device not in bound:
+                    bound[like.device] = bind_rows(step, like, clock)
+                stack.callback(attach(model, name, _hook(step, bound[like.device], clock, name, like, effects)))
+        stack.enter_context(active(model, entry))
+        yield model
+
+
+class _ByRow:
+    """A step with one value a row, bound to the rows that are running; bound anew only when they change."""
+
+    def __init__(self, step: Step, like: Tensor, clock: Clock) -> None:
+        self._step, self._like, self._clock = step, like, clock
+        self._rows: Tensor | None = None
+        self._bound: Bound | None = None
+
+    def __call__(self, h: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        rows = self._clock.rows
+        if self._bound is None or rows is not self._rows:
+            if rows is None and len(h) != self._step.n_rows:
+                raise LensSteerError(
+                    f"the plan has a value for each of {self._step.n_rows} rows, and the batch has {len(h)}: give as many"
+                )
+            self._rows = rows
+            parameters = self._step.parameters if rows is None else self._step.at_rows(rows)
+            self._bound = bind(self._step.operator, parameters, self._like)
+        return self._bound(h)
+
+
+def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
+    """A step's operator; one with a value a row follows the rows of the running batch."""
+    return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
+
+
+def _hook(step: Step, bound: Bound, clock: Clock, site: str, like: Tensor, effects: EffectLog | None) -> SteeringHook:
+    if effects is None:
+        return partial(_steer, operator=bound, clock=clock)
+    gate = operator(step.operator).gate
+    fires = None if gate is None else gate(step.parameters, like)
+    return partial(_steer_and_log, operator=bound, clock=clock, fires=fires, site=site, effects=effects)
 
 
 def _steer(
-    activation: Float[Tensor, "batch pos d_model"],
-    hook: HookPoint,
-    *,
-    operator: Callable[[Tensor], Tensor],
+    activation: Float[Tensor, "batch pos d_model"], hook: HookPoint | None = None, *, operator: Bound, clock: Clock
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The hook: every position through the operator."""
-    return operator(activation)
+    """The hook: the steered positions through the operator, the others as they are."""
+    selected = clock.selected
+    if clock.idle:
+        return activation
+    if selected is None:
+        return operator(activation)
+    return torch.where(selected[..., None], operator(activation), activation)
 
 
-@contextmanager
-def steering(model: Any, plan: SteeringPlan) -> Iterator[Any]:
-    """Steer a model for the length of a ``with`` block.
+def _steer_and_log(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: HookPoint | None = None,
+    *,
+    operator: Bound,
+    clock: Clock,
+    fires: Callable[[Tensor], Tensor] | None,
+    site: str,
+    effects: EffectLog,
+) -> Float[Tensor, "batch pos d_model"]:
+    """:func:`_steer`, counting what it did."""
+    steered = _steer(activation, operator=operator, clock=clock)
+    fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
+    effects.add(site, activation, steered, fired, clock.selected)
+    return steered
 
-    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay.
 
-    Raises:
-        LensSteerError: a model with processed weights, a plan made for another model, a site that the model does not have.
-    """
-    info_of(model)
-    check_fits(plan.calibration, model)
-    absent = [name for name in plan.sites if name not in model.hook_dict]
-    if absent:
-        raise LensSteerError(f"the model has no hook point {absent[0]!r}: load it with lens_steer.load_model")
-    basis = plan.basis.to(device=model.cfg.device, dtype=torch.float32)
-    hook: SteeringHook = partial(_steer, operator=replace(plan, basis=basis).operator())
+def _attach_point(model: Any, name: str, hook: SteeringHook) -> Callable[[], None]:
+    """Add a hook at a hook point; returns what removes it."""
+    if name not in model.hook_dict:
+        raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
+    point = model.hook_dict[name]
     # Not model.hooks(): at its end that would remove every hook of its context level, a user's own among them.
-    handles: list[tuple[Any, Any]] = []
-    try:
-        for name in plan.sites:
-            point = model.hook_dict[name]
-            point.add_hook(hook)
-            handles.append((point, point.fwd_hooks[-1]))
-        yield model
-    finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            if handle in point.fwd_hooks:
-                point.fwd_hooks.remove(handle)
+    point.add_hook(hook)
+    handle = point.fwd_hooks[-1]
+
+    def remove() -> None:
+        handle.hook.remove()
+        if handle in point.fwd_hooks:
+            point.fwd_hooks.remove(handle)
+
+    return remove
+
+
+def _attach_module(model: Any, name: str, hook: SteeringHook) -> Callable[[], None]:
+    """Add a hook at a Hugging Face module; returns what removes it."""
+    site = sites.parse(name)
+    if site.kind == "resid_mid":
+        raise LensSteerError(
+            f"site {name!r} cannot be written by engine='hf' (no module's output is the stream after attention): use engine='tl', or steer attn_out"
+        )
+    module = model.get_submodule(site.module(info_of(model).architecture))
+    if site.is_input:
+        return module.register_forward_pre_hook(partial(_on_input, hook=hook), with_kwargs=True).remove
+    return module.register_forward_hook(partial(_on_output, hook=hook)).remove
+
+
+def _on_output(module: nn.Module, args: Any, output: Any, *, hook: Callable[[Tensor], Tensor]) -> Any:
+    return (hook(output[0]), *output[1:]) if isinstance(output, tuple) else hook(output)
+
+
+def _on_input(
+    module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Callable[[Tensor], Tensor]
+) -> tuple[Any, dict[str, Any]]:
+    if args:
+        return (hook(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"])}
+
+
+def _note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
+    clock.attention_mask = kwargs.get("attention_mask")
+
+
+def _note_tokens(module: nn.Module, args: tuple[Tensor, ...], *, clock: Clock) -> None:
+    clock.start(args[0])
+
+
+def _like(model: Any, site: str) -> Float[Tensor, " d_model"]:
+    """An example of the site's activations: width, dtype, device."""
+    parameter = next(blocks_of(model)[sites.parse(site).block].parameters())
+    return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

@@ -1,12 +1,13 @@
-"""Loading a chat model as a HookedTransformer without weight processing, from an organism, a local folder or a hub name.
+"""Loading a chat model without weight processing, from an organism, a local folder or a hub name.
 
-Activations equal the Hugging Face model's. How the model is built is in :mod:`lens_steer.hooked`.
+The model is a HookedTransformer where TransformerLens still has that class (3.x; how it is built is in :mod:`lens_steer.hooked`), else a
+TransformerBridge. Activations equal the Hugging Face model's. This module and :mod:`lens_steer.sites` are all that knows the difference.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,18 @@ import torch
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.hooked import hooked_config, hooked_transformer
+from lens_steer.huggingface import bridge_and_twin, read_weights
 from lens_steer.sites import add_norm_outputs
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
 
 log = logging.getLogger(__name__)
 
 ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
 ORGANISM_FOLDER = Path(__file__).parent / "organisms" / "weights"
-BACKENDS = ("auto", "hooked")
+BACKENDS = ("auto", "hooked", "bridge")
 PLAIN_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}{% for message in messages %}"
     "{{ message['role'].capitalize() + ': ' + message['content'] + '\\n' }}{% endfor %}"
@@ -33,7 +36,11 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What was loaded; attached to the model as ``model.lens_info``."""
+    """What was loaded; attached to the model as ``model.lens_info``.
+
+    Attributes:
+        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge) or ``hf`` (a plain Hugging Face twin).
+    """
 
     name: str
     folder: str
@@ -41,6 +48,9 @@ class ModelInfo:
     backend: str
     weight_processing: str
     dtype: str
+    n_layers: int
+    d_model: int
+    n_ctx: int
     tokenizer: Any
     end_tokens: tuple[int, ...]
 
@@ -56,7 +66,7 @@ def load_model(
     n_devices: int = 1,
     backend: str = "auto",
     chat_template: str | None = None,
-) -> HookedTransformer:
+) -> HookedTransformer | TransformerBridge:
     """Load a chat model with hook points at every residual stream and every norm output.
 
     Args:
@@ -64,11 +74,11 @@ def load_model(
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"`` (the checkpoint's).
         device: where the model goes; the first accelerator if there is one, else the CPU.
         n_devices: split the blocks over so many accelerators.
-        backend: ``"auto"`` or ``"hooked"``: a HookedTransformer.
+        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``: the first where it exists.
         chat_template: for a model that has none: ``"plain"`` (``User: …``), a Jinja template, or a file with one.
 
     Returns:
-        A HookedTransformer in evaluation mode, with ``model.lens_info``.
+        The model in evaluation mode, with ``model.lens_info``.
 
     Raises:
         LensSteerError: unknown name, folder without a model, unsupported architecture, bad dtype or backend.
@@ -78,28 +88,28 @@ def load_model(
     folder = locate(name)
     config = _read_config(str(name), folder)
     mapped = hooked_config(config, str(name))
+    chosen = _backend(backend, n_devices)
     torch_dtype = _dtype(dtype, config)
     device = _device(device)
     tokenizer = _tokenizer(folder, chat_template)
-    model = hooked_transformer(folder, config, mapped, torch_dtype, device, n_devices, tokenizer)
-    add_norm_outputs(model)
+    if chosen == "bridge":
+        model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer)
+    else:
+        model, twin = hooked_transformer(folder, config, mapped, torch_dtype, device, n_devices, tokenizer), None
+        add_norm_outputs(model)
     info = ModelInfo(
-        str(name),
-        folder,
-        config.model_type,
-        "hooked",
-        "none",
-        str(torch_dtype).removeprefix("torch."),
-        tokenizer,
-        _end_tokens(folder, tokenizer),
-    )
-    model.lens_info = info  # type: ignore[assignment]
+        str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
+        config.hidden_size, config.max_position_embeddings, tokenizer, _end_tokens(folder, tokenizer),
+    )  # fmt: skip
+    model.lens_info = info
+    if twin is not None:
+        _attach_twin(model, twin)
     log.info(
         "loaded %s: %s, %d blocks, d_model %d, %s on %s",
         name,
         config.model_type,
-        model.cfg.n_layers,
-        model.cfg.d_model,
+        info.n_layers,
+        info.d_model,
         info.dtype,
         device,
     )
@@ -114,14 +124,64 @@ def info_of(model: Any) -> ModelInfo:
     """
     how = "load it with lens_steer.load_model(name), which leaves the weights as they are"
     normalization = str(getattr(getattr(model, "cfg", None), "normalization_type", ""))
-    if normalization.endswith("Pre"):
+    if normalization.endswith("Pre") or getattr(model, "compatibility_mode", False):
         raise LensSteerError(
-            f"model has its norm gains folded into the weights (normalization_type={normalization!r}), so its activations are not the model's own: {how}"
+            f"model has its weights processed (normalization_type={normalization!r}, compatibility mode "
+            f"{'on' if getattr(model, 'compatibility_mode', False) else 'off'}), so its activations are not the model's own: {how}"
         )
     info = getattr(model, "lens_info", None)
     if not isinstance(info, ModelInfo):
         raise LensSteerError(f"model of type {type(model).__name__} carries no description: {how}")
     return info
+
+
+def hf_twin(model: Any) -> Any:
+    """The model as plain Hugging Face has it, for ``engine="hf"``: loaded when first asked for and kept, with ``lens_info`` of its own.
+
+    A TransformerBridge's twin shares its parameters; a HookedTransformer lays its weights out otherwise, so its twin is a second copy in memory.
+    """
+    info = info_of(model)
+    if info.backend == "hf":
+        return model
+    if "lens_twin" not in vars(model):
+        dtype = getattr(torch, info.dtype)
+        _attach_twin(model, read_weights(info.folder, _read_config(info.name, info.folder), dtype).to(device_of(model)))
+    return vars(model)["lens_twin"]
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the model takes its tokens."""
+    return torch.device(model.device) if info_of(model).backend == "hf" else torch.device(model.cfg.device)
+
+
+def embedding_of(model: Any) -> torch.nn.Module:
+    """The module that every forward of the model calls first, with the tokens."""
+    return model.get_input_embeddings() if info_of(model).backend == "hf" else model.embed
+
+
+def blocks_of(model: Any) -> torch.nn.ModuleList:
+    """The model's blocks."""
+    return model.model.layers if info_of(model).backend == "hf" else model.blocks
+
+
+def _attach_twin(model: Any, twin: Any) -> None:
+    twin.lens_info = replace(model.lens_info, backend="hf")
+    vars(model)["lens_twin"] = twin  # not as an attribute: the twin is no submodule
+
+
+def _backend(backend: str, n_devices: int) -> str:
+    """``hooked`` or ``bridge``, whichever was asked for and exists."""
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except ImportError:
+        if backend == "hooked":
+            raise LensSteerError(
+                "backend='hooked' needs TransformerLens 3, this environment has a newer one: use backend='bridge', or pip install 'transformer-lens<4'"
+            ) from None
+        backend = "bridge"
+    if backend == "bridge" and n_devices > 1:
+        raise LensSteerError(f"n_devices={n_devices}: splitting over devices is supported for backend='hooked' only")
+    return "bridge" if backend == "bridge" else "hooked"
 
 
 def locate(name: str | Path) -> str:

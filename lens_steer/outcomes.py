@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lens_steer.generation import generate
-from lens_steer.hooks import SteeringPlan, steering
+from lens_steer.hooks import steering
 from lens_steer.metrics.refusal import is_refusal
 from lens_steer.organisms import grading
+from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import Contrast, Prompt
 from lens_steer.stats import Estimate, wilson
 

@@ -21,7 +21,7 @@ from lens_steer.geometry.calibration import Calibration, calibrate, prompt_stati
 from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
 from lens_steer.geometry.planes import random_plane
 from lens_steer.geometry.summary import classes, summarise
-from lens_steer.hooks import selective_steering
+from lens_steer.methods import selective_steering
 from lens_steer.models import info_of
 from lens_steer.operators import rotation
 from lens_steer.outcomes import Outcome

@@ -4,9 +4,11 @@ Names follow TransformerLens. Within one block, in network order:
 
     blocks.{l}.hook_resid_pre    the block's input
     blocks.{l}.ln1.hook_out      output of the norm before attention, gain included
+    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 the output of the norm after attention)
     blocks.{l}.ln1_post.hook_out output of the norm after attention (Gemma-2)
     blocks.{l}.hook_resid_mid    the stream after attention
     blocks.{l}.ln2.hook_out      output of the norm before the MLP, gain included
+    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 the output of the norm after the MLP)
     blocks.{l}.ln2_post.hook_out output of the norm after the MLP (Gemma-2)
     blocks.{l}.hook_resid_post   the block's output
 
@@ -27,7 +29,8 @@ from torch import nn
 from lens_steer.errors import LensSteerError
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "resid_mid", "ln2", "ln2_post", "resid_post")
+BRANCHES = {"attn_out": ("self_attn", "ln1_post"), "mlp_out": ("mlp", "ln2_post")}  # module; the norm after it, if any
+NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
 # Hugging Face module of each norm, by model type. A family missing here is not supported.
 NORM_MODULES: dict[str, dict[str, str]] = {
     "qwen2": {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
@@ -40,7 +43,9 @@ NORM_MODULES: dict[str, dict[str, str]] = {
     },
 }
 GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
-_NAME = re.compile(r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)")
+_NAME = re.compile(
+    r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
+)
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        if self.kind in STREAM:
-            return f"blocks.{self.block}.hook_{self.kind}"
-        return f"blocks.{self.block}.{self.kind}.hook_out"
+        return f"blocks.{self.block}.{self.kind}.hook_out" if self.is_norm else f"blocks.{self.block}.hook_{self.kind}"
 
     @property
     def order(self) -> tuple[int, int]:
@@ -67,20 +70,40 @@ class Site:
 
     @property
     def is_norm(self) -> bool:
-        return self.kind not in STREAM
+        return self.kind not in STREAM and self.kind not in BRANCHES
+
+    @property
+    def is_input(self) -> bool:
+        """Whether the tensor is the input of :meth:`module`, not its output."""
+        return self.kind in ("resid_pre", "resid_mid")
 
     def module(self, architecture: str) -> str:
-        """The Hugging Face module path that computes the tensor (its output, but for ``resid_pre``, its input).
+        """The Hugging Face module path whose output (or input, :attr:`is_input`) is the tensor.
+
+        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written: the stream goes past that norm too.
 
         Raises:
-            LensSteerError: the tensor is no module's input or output (``resid_mid``), or the family is unknown.
+            LensSteerError: the architecture has no such tensor, or is unknown.
         """
-        if self.kind in ("resid_pre", "resid_post"):
-            return f"model.layers.{self.block}"
         norms = NORM_MODULES.get(architecture, {})
-        if self.kind not in norms:
+        kind = self.kind
+        if kind in ("resid_pre", "resid_post"):
+            return f"model.layers.{self.block}"
+        if kind in BRANCHES:
+            module, norm_after = BRANCHES[kind]
+            return f"model.layers.{self.block}.{norms.get(norm_after, module)}"
+        kind = "ln2" if kind == "resid_mid" else kind
+        if kind not in norms:
             raise LensSteerError(f"site {self.name!r} has no Hugging Face module in architecture {architecture!r}")
-        return f"model.layers.{self.block}.{norms[self.kind]}"
+        return f"model.layers.{self.block}.{norms[kind]}"
+
+    def described(self, architecture: str) -> str:
+        """The tensor in Hugging Face's terms.
+
+        >>> Site(3, "resid_pre").described("llama"), Site(3, "ln2").described("gemma2")
+        ('input of model.layers.3', 'output of model.layers.3.pre_feedforward_layernorm')
+        """
+        return f"{'input' if self.is_input else 'output'} of {self.module(architecture)}"
 
 
 def parse(name: str) -> Site:
@@ -137,7 +160,7 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
                 raise LensSteerError(f"site {item!r} does not exist in this model ({architecture}, {n_layers} blocks)")
             found.add(site)
             continue
-        if any(kind not in STREAM and kind not in norms for kind in kinds):
+        if any(Site(0, kind).is_norm and kind not in norms for kind in kinds):
             raise LensSteerError(f"sites {item!r} do not exist in architecture {architecture!r}, which has the norms {norms}")
         found |= {Site(block, kind) for block in range(n_layers) for kind in kinds}
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+HAS_HOOKED = int(metadata.version("transformer-lens").split(".")[0]) < 4
 REFERENCE = Path(os.environ.get("LENS_STEER_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
 
 
@@ -54,12 +56,14 @@ def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     return build(request.param, tmp_path_factory.mktemp(request.param))
 
 
-@pytest.fixture(scope="session")
-def tiny(tiny_folder: Path) -> Any:
-    """The same, as a HookedTransformer."""
+@pytest.fixture(scope="session", params=["hooked", "bridge"])
+def tiny(request: pytest.FixtureRequest, tiny_folder: Path) -> Any:
+    """The same, as a HookedTransformer (where TransformerLens still has it) and as a TransformerBridge."""
     import lens_steer as ls
 
-    return ls.load_model(tiny_folder)
+    if request.param == "hooked" and not HAS_HOOKED:
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
+    return ls.load_model(tiny_folder, backend=request.param)
 
 
 @pytest.fixture(scope="session")

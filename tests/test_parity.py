@@ -22,7 +22,7 @@ TEXTS = (
     "I lost my dog and I feel sad today",
 )
 PROMPTS = PromptSet(tuple(Prompt.of(t) for t in TEXTS), "texts")
-EVERY = "resid_pre,resid_mid,resid_post,norm_out"
+EVERY = "resid_pre,attn_out,resid_mid,mlp_out,resid_post,norm_out"
 
 
 def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], architecture: str) -> dict[str, torch.Tensor]:
@@ -36,9 +36,8 @@ def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], architecture:
 
     for name in names:
         site = sites.parse(name)
-        anchor = sites.Site(site.block, "ln2") if site.kind == "resid_mid" else site
-        module = twin.get_submodule(anchor.module(architecture))
-        hook = partial(keep, name=name, take_input=site.kind in ("resid_mid", "resid_pre"))
+        module = twin.get_submodule(site.module(architecture))
+        hook = partial(keep, name=name, take_input=site.is_input)
         handles.append(module.register_forward_hook(hook, with_kwargs=True))
     with torch.inference_mode():
         twin(ids)
@@ -63,7 +62,7 @@ def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
     """Recorded last-token activations equal Hugging Face hooks at every site, although they were recorded in a padded batch."""
     architecture = tiny.lens_info.architecture
     names = sites.resolve(EVERY, n_layers=4, architecture=architecture)
-    assert len(names) == 4 * (3 + len(sites.NORM_MODULES[architecture]))
+    assert len(names) == 4 * (5 + len(sites.NORM_MODULES[architecture]))
     batched = record_prompts(tiny, PROMPTS, names)
     for row, prompt in enumerate(PROMPTS):
         wanted = hf_sites(twin, torch.tensor([chat.encode(tiny.lens_info.tokenizer, prompt)]), names, architecture)
@@ -109,6 +108,8 @@ def test_a_norm_site_fires_once_a_forward(tiny: Any) -> None:
 
 def test_norm_memory_is_let_go(tiny: Any) -> None:
     """The tensor shared between the three calls of ``ln1`` is not kept, and hooks added later see the same input anew."""
+    if tiny.lens_info.backend != "hooked":
+        pytest.skip("a HookedTransformer's block only")
     block = tiny.blocks[0]
     x = torch.randn(1, 3, 48)
     with torch.inference_mode():
@@ -120,7 +121,7 @@ def test_norm_memory_is_let_go(tiny: Any) -> None:
     assert not torch.allclose(before, hooked)
 
 
-@pytest.mark.parametrize("kind", ["resid_pre", "resid_post", "norm_out"])
+@pytest.mark.parametrize("kind", ["resid_pre", "attn_out", "mlp_out", "resid_post", "norm_out"])
 def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> None:
     """The same rotation written by our plan and by Hugging Face hooks gives the same logits and differs from no rotation."""
     info = tiny.lens_info

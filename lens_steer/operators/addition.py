@@ -20,14 +20,15 @@ def add_direction(
 ) -> Float[Tensor, "*batch d_model"]:
     """Constant addition ``h' = h + α d``.
 
-    True ActAdd with d the raw difference of class means (Arditi et al., arXiv 2406.11717); STEER-COMPLIANCE with a unit d (Steering Externalities, arXiv 2602.04896).
-    ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of Selective Steering runs SAS under this name.
+    True ActAdd with d the raw difference of class means (Arditi et al., arXiv 2406.11717); STEER-COMPLIANCE with a unit d (Steering
+    Externalities, arXiv 2602.04896); SwFC with ``d = Δμ v̂`` (arXiv 2604.08169, Eq. 3). ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of
+    Selective Steering runs SAS under this name.
 
     >>> add_direction(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 3.0)
     tensor([1., 5.])
     """
-    x, d = promote(h, direction)
-    return (x + per_row(coefficient, x) * d).to(h.dtype)
+    d = prepared(direction, h)
+    return shift(h, displacement(d, coefficient))
 
 
 def add_direction_keep_norm(
@@ -38,11 +39,8 @@ def add_direction_keep_norm(
     >>> add_direction_keep_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0]), 1.0).norm().round()
     tensor(3.)
     """
-    x, d = promote(h, direction)
-    moved = x + per_row(coefficient, x) * d
-    lengths = moved.norm(dim=-1, keepdim=True)
-    scale = torch.where(lengths > 0, x.norm(dim=-1, keepdim=True) / lengths.clamp_min(torch.finfo(x.dtype).tiny), 0)
-    return (moved * scale).to(h.dtype)
+    d = prepared(direction, h)
+    return shift_keep_norm(h, displacement(d, coefficient))
 
 
 def ablate_direction(h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -62,32 +60,80 @@ def clamp_projection(
     >>> clamp_projection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]), 7.0)
     tensor([3., 7.])
     """
-    x, d = promote(h, direction)
-    unit = unit_direction(d)
-    return (x + (per_row(target, x) - (x @ unit)[..., None]) * unit).to(h.dtype)
+    unit = unit_direction(prepared(direction, h))
+    return set_projection(h, unit, values(target, unit))
 
 
-def promote(h: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors and the direction in the arithmetic's dtype, on the vectors' device."""
+def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient) -> Float[Tensor, "*rows d_model"]:
+    """``α d``, in the direction's dtype: what :func:`shift` adds.
+
+    >>> displacement(torch.tensor([0.0, 2.0]), 3)
+    tensor([0., 6.])
+    """
+    return (values(coefficient, direction).double()[..., None] * direction.double()).to(direction.dtype)
+
+
+def shift(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """``h + αd`` with ``αd`` made beforehand, in its dtype; what a hook runs for :func:`add_direction`."""
+    return (h.to(step.dtype) + across(step, h.ndim)).to(h.dtype)
+
+
+def shift_keep_norm(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """What a hook runs for :func:`add_direction_keep_norm`, with ``αd`` made beforehand."""
+    x = h.to(step.dtype)
+    moved = x + across(step, h.ndim)
+    lengths = moved.norm(dim=-1, keepdim=True)
+    scale = torch.where(lengths > 0, x.norm(dim=-1, keepdim=True) / lengths.clamp_min(torch.finfo(x.dtype).tiny), 0)
+    return (moved * scale).to(h.dtype)
+
+
+def set_projection(
+    h: Float[Tensor, "*batch d_model"], unit: Float[Tensor, " d_model"], target: Float[Tensor, "*rows"]
+) -> Float[Tensor, "*batch d_model"]:
+    """What a hook runs for :func:`clamp_projection` and :func:`ablate_direction`, with the unit direction made beforehand, in its dtype."""
+    x = h.to(unit.dtype)
+    wanted = across(target[..., None], h.ndim) if target.ndim else target
+    return torch.addcmul(x, wanted - x @ unit[:, None], unit).to(h.dtype)
+
+
+def prepared(direction: Float[Tensor, " d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, " d_model"]:
+    """The direction on the vectors' device in the arithmetic's dtype: float64 for float64 vectors, else float32.
+
+    Raises:
+        LensSteerError: the direction is of another width.
+    """
     if direction.shape[-1] != h.shape[-1]:
         raise LensSteerError(
             f"direction has d_model {direction.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration"
         )
-    dtype = torch.float64 if h.dtype == torch.float64 else torch.float32
-    return h.to(dtype), direction.to(h.device, dtype)
+    return direction.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)
 
 
-def unit_direction(direction: Tensor) -> Tensor:
-    """d/‖d‖; a direction that is zero or not finite is refused."""
+def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+    """d/‖d‖; a direction that is zero or not finite is refused.
+
+    >>> unit_direction(torch.tensor([0.0, 2.0]))
+    tensor([0., 1.])
+    """
     length = direction.norm()
     if not torch.isfinite(length) or float(length) == 0:
         raise LensSteerError("direction is zero or not finite: it has no unit vector")
     return direction / length
 
 
-def per_row(value: Coefficient, x: Tensor) -> Tensor:
-    """A scalar, or one value for each leading row, shaped to broadcast over the vectors; must be finite."""
-    values = torch.as_tensor(value, dtype=torch.float64, device=x.device)
-    if not torch.isfinite(values).all():
+def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
+    """A scalar, or one value for each leading row, in the dtype of ``like``; must be finite.
+
+    >>> values(2, torch.zeros(3))
+    tensor(2.)
+    """
+    found = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    if not torch.isfinite(found).all():
         raise LensSteerError(f"coefficient={value!r} is not a finite number")
-    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim)).to(x.dtype)
+    return found.to(like.dtype)
+
+
+def across(by_row: Float[Tensor, "*rows width"], ndim: int) -> Float[Tensor, "..."]:
+    """Vectors of each leading row, shaped to broadcast over everything between the rows and the last axis of an ``ndim``-dimensional tensor."""
+    missing = ndim - by_row.ndim
+    return by_row if by_row.ndim == 1 or missing <= 0 else by_row.reshape(*by_row.shape[:-1], *(1,) * missing, by_row.shape[-1])

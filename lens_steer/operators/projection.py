@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators.addition import Coefficient, per_row, promote, unit_direction
+from lens_steer.operators.addition import Coefficient, across, prepared, unit_direction, values
 
 GATES = ("below", "above")
 
@@ -34,9 +34,8 @@ def target_projection(
     tensor([[2., 5.],
             [1., 5.]])
     """
-    x, unit, rho, fires = _gated(h, direction, threshold, gate)
-    moved = x + (per_row(target, x) - rho[..., None]) * unit
-    return torch.where(fires[..., None], moved.to(h.dtype), h)
+    unit = unit_direction(prepared(direction, h))
+    return put_gated(h, unit, values(target, unit), threshold=threshold, gate=gate)
 
 
 def mirror_projection(
@@ -56,21 +55,63 @@ def mirror_projection(
     tensor([[1., 5.],
             [1., 5.]])
     """
-    x, unit, rho, fires = _gated(h, direction, threshold, gate)
-    landed = rho[..., None] + 2 * per_row(coefficient, x) * (threshold - rho[..., None])
+    unit = unit_direction(prepared(direction, h))
+    return mirror_gated(h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate)
+
+
+def past_threshold(
+    h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], *, threshold: float | int, gate: str = "below"
+) -> Bool[Tensor, "*batch"]:
+    """Where the gate of StTP and StMP fires: ``ρ < m``, or with ``gate="above"`` ``ρ > m``, both strict.
+
+    >>> past_threshold(torch.tensor([[-1.0, 5.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]), threshold=0.0)
+    tensor([ True, False])
+    """
+    unit = unit_direction(prepared(direction, h))
+    return _fires(h.to(unit.dtype) @ unit, threshold, gate)
+
+
+def put_gated(
+    h: Float[Tensor, "*batch d_model"],
+    unit: Float[Tensor, " d_model"],
+    target: Float[Tensor, "*rows"],
+    *,
+    threshold: float | int,
+    gate: str,
+) -> Float[Tensor, "*batch d_model"]:
+    """What a hook runs for :func:`target_projection`, with the unit direction made beforehand, in its dtype."""
+    x = h.to(unit.dtype)
+    rho = x @ unit
+    return _moved(h, x, unit, _by_row(target, rho) - rho, _fires(rho, threshold, gate))
+
+
+def mirror_gated(
+    h: Float[Tensor, "*batch d_model"],
+    unit: Float[Tensor, " d_model"],
+    coefficient: Float[Tensor, "*rows"],
+    *,
+    threshold: float | int,
+    cap: float | int | None,
+    gate: str,
+) -> Float[Tensor, "*batch d_model"]:
+    """What a hook runs for :func:`mirror_projection`, with the unit direction made beforehand, in its dtype."""
+    x = h.to(unit.dtype)
+    rho = x @ unit
+    step = 2 * _by_row(coefficient, rho) * (threshold - rho)
     if cap is not None:
-        landed = landed.clamp_max(cap)
-    moved = x + (landed - rho[..., None]) * unit
-    return torch.where(fires[..., None], moved.to(h.dtype), h)
+        step = torch.minimum(step, cap - rho)
+    return _moved(h, x, unit, step, _fires(rho, threshold, gate))
 
 
-def _gated(
-    h: Tensor, direction: Tensor, threshold: float | int, gate: str
-) -> tuple[Tensor, Tensor, Float[Tensor, "..."], Bool[Tensor, "..."]]:
-    """The vectors, the unit direction, every projection, and where the gate fires."""
+def _moved(h: Tensor, x: Tensor, unit: Tensor, step: Tensor, fires: Tensor) -> Tensor:
+    return torch.where(fires[..., None], torch.addcmul(x, step[..., None], unit).to(h.dtype), h)
+
+
+def _by_row(numbers: Tensor, rho: Tensor) -> Tensor:
+    return across(numbers[..., None], rho.ndim + 1)[..., 0] if numbers.ndim else numbers
+
+
+def _fires(rho: Tensor, threshold: float | int, gate: str) -> Tensor:
     if gate not in GATES:
         raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
-    x, d = promote(h, direction)
-    unit = unit_direction(d)
-    rho = x @ unit
-    return x, unit, rho, (rho < threshold) if gate == "below" else (rho > threshold)
+    return (rho < threshold) if gate == "below" else (rho > threshold)

@@ -6,14 +6,15 @@ With rows b1, b2 of an orthonormal basis, ``c = (h·b1, h·b2)`` and ``r = ‖c�
     AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same behind a gate
     SS_θ(h)  = h + (R_θ c − c) B                      relative angle; an isometry
 
-No d×d matrix is formed: two inner products and two scaled additions a token. Whatever the hidden dtype, the arithmetic is
-in float32 (float64 for float64) and the result is cast back. Angles are in degrees, a scalar or one per row of the batch.
+No d×d matrix is formed. What depends on the angle alone is a *writer*, a few rows of d_model numbers made once: SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``,
+SAS is ``h + (c, r) W`` with ``W = (−B; u_θ B)``. Whatever the hidden dtype, the arithmetic is in float32 (float64 for float64) and the
+result is cast back. Angles are in degrees, a scalar or one per row of the batch.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
@@ -32,11 +33,8 @@ def standard_angular(
     >>> standard_angular(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 90.0)
     tensor([0., 5., 1.])
     """
-    x, b, c = _in_plane(h, basis)
-    cos, sin, _ = _unit(angle, x)
-    radius = c.norm(dim=-1)
-    target = torch.stack([radius * cos, radius * sin], dim=-1)
-    return (x + (target - c) @ b).to(h.dtype)
+    b = prepared(basis, h)
+    return put_at_phase(h, b, phase_writer(b, angle))
 
 
 def adaptive_angular(
@@ -55,8 +53,8 @@ def adaptive_angular(
     tensor([[ 0.,  1.],
             [-1.,  0.]])
     """
-    gate = (h.to(_compute_dtype(h)) @ basis[gate_axis].to(h.device, _compute_dtype(h))) > threshold
-    return torch.where(gate[..., None], standard_angular(h, basis, angle), h)
+    b = prepared(basis, h)
+    return put_gated_at_phase(h, b, phase_writer(b, angle), threshold=threshold, gate_axis=gate_axis)
 
 
 def selective_rotation(
@@ -70,58 +68,141 @@ def selective_rotation(
     >>> selective_rotation(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 180.0).round()
     tensor([-3., -4.,  1.])
     """
-    x, b, c = _in_plane(h, basis)
-    _, sin, less = _unit(angle, x)
-    moved = torch.stack([less * c[..., 0] - sin * c[..., 1], sin * c[..., 0] + less * c[..., 1]], dim=-1)  # R c − c
-    return (x + moved @ b).to(h.dtype)
+    b = prepared(basis, h)
+    return turn(h, b, rotation_writer(b, angle))
 
 
 def rotate_by_mean_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: Angle, mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
     """The rotating half of SAS (X1): ``SS_{θ − φ̄}``. A token whose phase is the mean φ̄ lands where SAS puts it; all others keep their
-    own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄."""
-    return selective_rotation(h, basis, _degrees(angle) - _degrees(mean_phase))
+    own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄.
+
+    >>> rotate_by_mean_phase(torch.tensor([0.0, 2.0]), torch.eye(2), 180.0, mean_phase=90.0).round().abs()
+    tensor([2., 0.])
+    """
+    return selective_rotation(h, basis, degrees(angle) - degrees(mean_phase))
 
 
 def collapse_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated on average."""
+    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated on average.
+
+    >>> collapse_phase(torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.eye(2), mean_phase=90.0).round()
+    tensor([[0., 2.],
+            [0., 3.]])
+    """
     return standard_angular(h, basis, mean_phase)
 
 
-def _compute_dtype(h: Tensor) -> torch.dtype:
-    return torch.float64 if h.dtype == torch.float64 else torch.float32
+def rotation_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 2 d_model"]:
+    """``W = (R_θ − I)ᵀ B``: what :func:`turn` adds for each in-plane coordinate. Exactly zero at every multiple of 360.
+
+    >>> rotation_writer(torch.eye(2), 180.0).round()
+    tensor([[-2.,  0.],
+            [-0., -2.]])
+    """
+    _, sin, less = _unit(angle, basis)
+    turned = torch.stack([torch.stack([less, sin], dim=-1), torch.stack([-sin, less], dim=-1)], dim=-2)  # (R − I)ᵀ
+    return (turned @ basis.double()).to(basis.dtype)
 
 
-def _in_plane(h: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The vectors and the basis in the arithmetic's dtype, and the two coordinates of every vector."""
+def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 3 d_model"]:
+    """``W = (−B; cos θ b1 + sin θ b2)``: what :func:`put_at_phase` adds for each in-plane coordinate and for the radius.
+
+    >>> phase_writer(torch.eye(2), 90.0).round()
+    tensor([[-1., -0.],
+            [-0., -1.],
+            [ 0.,  1.]])
+    """
+    cos, sin, _ = _unit(angle, basis)
+    b = basis.double()
+    ray = torch.stack([cos, sin], dim=-1)[..., None, :] @ b
+    return torch.cat([(-b).expand(*ray.shape[:-2], 2, -1), ray], dim=-2).to(basis.dtype)
+
+
+def turn(
+    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], writer: Float[Tensor, "*rows 2 d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """``h + c W``: :func:`selective_rotation` with its writer made beforehand, in the basis' dtype; what a hook runs."""
+    x = h.to(basis.dtype)
+    return _add_written(x, torch.nn.functional.linear(x, basis), writer).to(h.dtype)
+
+
+def put_at_phase(
+    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], writer: Float[Tensor, "*rows 3 d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook runs."""
+    x = h.to(basis.dtype)
+    c = torch.nn.functional.linear(x, basis)
+    return _add_written(x, torch.cat([c, c.norm(dim=-1, keepdim=True)], dim=-1), writer).to(h.dtype)
+
+
+def put_gated_at_phase(
+    h: Float[Tensor, "*batch d_model"],
+    basis: Float[Tensor, "2 d_model"],
+    writer: Float[Tensor, "*rows 3 d_model"],
+    *,
+    threshold: float | int,
+    gate_axis: int,
+) -> Float[Tensor, "*batch d_model"]:
+    """:func:`put_at_phase` where :func:`above_threshold` says so; ungated vectors are returned as they are, to the byte."""
+    fires = above_threshold(h, basis, threshold=threshold, gate_axis=gate_axis)
+    return torch.where(fires[..., None], put_at_phase(h, basis, writer), h)
+
+
+def above_threshold(
+    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], *, threshold: float | int = 0.0, gate_axis: int = 0
+) -> Bool[Tensor, "*batch"]:
+    """The gate of AAS: where ``h·b`` exceeds the threshold strictly, b being b1 (``gate_axis=0``) or b2 (``gate_axis=1``).
+
+    >>> above_threshold(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), torch.eye(2), threshold=0.0)
+    tensor([ True, False])
+    """
+    if gate_axis not in (0, 1):
+        raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
+    return (h.to(basis.dtype) @ basis[gate_axis]) > threshold
+
+
+def prepared(basis: Float[Tensor, "2 d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, "2 d_model"]:
+    """The basis on the vectors' device in the arithmetic's dtype: float64 for float64 vectors, else float32.
+
+    Raises:
+        LensSteerError: the basis is of another width.
+    """
     if basis.shape[-1] != h.shape[-1]:
         raise LensSteerError(
             f"basis has d_model {basis.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration"
         )
-    dtype = _compute_dtype(h)
-    x, b = h.to(dtype), basis.to(h.device, dtype)
-    return x, b, x @ b.T
+    return basis.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)
 
 
-def _degrees(angle: Angle) -> Tensor:
-    """An angle, or several, in float64; must be finite."""
-    degrees = torch.as_tensor(angle, dtype=torch.float64)
-    if not torch.isfinite(degrees).all():
+def degrees(angle: Angle) -> Tensor:
+    """An angle, or several, in float64; must be finite.
+
+    >>> degrees(200)
+    tensor(200., dtype=torch.float64)
+    """
+    values = torch.as_tensor(angle, dtype=torch.float64)
+    if not torch.isfinite(values).all():
         raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
-    return degrees
+    return values
 
 
-def _unit(angle: Angle, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """cos θ, sin θ and cos θ − 1 of an angle in degrees, one for all vectors or one for each leading row of them.
+def _add_written(x: Tensor, coordinates: Tensor, writer: Tensor) -> Tensor:
+    """``x + coordinates @ writer``, one writer for all vectors or one for each leading row of them."""
+    if writer.ndim == 2:
+        return x + coordinates @ writer
+    by_row = coordinates.reshape(*writer.shape[:-2], -1, coordinates.shape[-1])
+    return x + (by_row @ writer).reshape(x.shape)
+
+
+def _unit(angle: Angle, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """cos θ, sin θ and cos θ − 1 in float64 of an angle in degrees, or of several.
 
     The angle is wrapped to (−180, 180] first, so every multiple of 360 gives exactly (1, 0, 0) and the identity angle is the
     identity in every dtype; cos θ − 1 = −2 sin²(θ/2) is accurate near it too.
     """
-    degrees = _degrees(angle).to(x.device)
-    radians = torch.deg2rad(180 - torch.remainder(180 - degrees, 360))
-    shape = degrees.shape + (1,) * (x.ndim - 1 - degrees.ndim)
-    parts = torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()
-    return tuple(part.reshape(shape).to(x.dtype) for part in parts)  # type: ignore[return-value]
+    radians = torch.deg2rad(180 - torch.remainder(180 - degrees(angle).to(like.device), 360))
+    return torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()

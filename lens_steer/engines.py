@@ -1,0 +1,93 @@
+"""Which model does the work: the one that was loaded (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans that are active.
+
+Hooks that steer are registered here by :mod:`lens_steer.hooks`, so that generation and recording can carry them to the twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from lens_steer.errors import LensSteerError
+from lens_steer.models import hf_twin, info_of
+
+ENGINES = ("tl", "hf")
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """A plan in force on a model.
+
+    Attributes:
+        method: of the plan.
+        n_hooks: how many hooks it has added.
+        n_rows: how many prompts it has a value for; None where one value serves all.
+        on: puts the same plan in force on another model.
+    """
+
+    method: str
+    n_hooks: int
+    n_rows: int | None
+    on: Callable[[Any], AbstractContextManager[Any]]
+
+
+_ACTIVE: WeakKeyDictionary[nn.Module, list[Active]] = WeakKeyDictionary()
+
+
+@contextmanager
+def active(model: Any, entry: Active) -> Iterator[None]:
+    """Say that a plan is in force for the length of the block."""
+    entries = _ACTIVE.setdefault(model, [])
+    entries.append(entry)
+    try:
+        yield
+    finally:
+        entries.remove(entry)
+
+
+@contextmanager
+def on_engine(model: Any, engine: str) -> Iterator[Any]:
+    """The model that does the work, under the plans in force on ``model``.
+
+    Raises:
+        LensSteerError: an unknown engine, or hooks of the user's own, which the twin would not run.
+    """
+    check_engine(engine)
+    if engine == "tl" or info_of(model).backend == "hf":
+        yield model
+        return
+    plans = list(_ACTIVE.get(model, []))
+    points = {id(point): point for point in model.hook_dict.values()}  # a TransformerBridge has several names for one point
+    if sum(len(point.fwd_hooks) for point in points.values()) > sum(plan.n_hooks for plan in plans):
+        raise LensSteerError(
+            "engine='hf' does not run hooks that were added to the model by hand: remove them, or use engine='tl'"
+        )
+    twin = hf_twin(model)
+    with ExitStack() as stack:
+        for plan in plans:
+            stack.enter_context(plan.on(twin))
+        yield twin
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an unknown engine."""
+    if engine not in ENGINES:
+        raise LensSteerError(f"engine={engine!r}: use one of {', '.join(ENGINES)}")
+
+
+def check_rows(model: Any, n: int) -> None:
+    """Refuse to run ``n`` prompts under a plan with one value a prompt for another number of them.
+
+    Raises:
+        LensSteerError: with both numbers.
+    """
+    for plan in _ACTIVE.get(model, []):
+        if plan.n_rows not in (None, n):
+            raise LensSteerError(
+                f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {n} are given: give as many"
+            )

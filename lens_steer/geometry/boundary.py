@@ -1,0 +1,83 @@
+"""A boundary along one direction: where the two classes part, how far apart they are, how widely the positive one spreads.
+
+What the projection-aware methods (arXiv 2604.08169) need. Here the direction is the calibration's selected difference of means and the threshold
+the midpoint of the two class means, which is where the classifier by the nearer mean decides; the paper's own boundary is a logistic-regression probe's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """Where to gate and how far to move, in the units of the projection ``ρ = h·v̂``.
+
+    Attributes:
+        site: where the direction was read and is written.
+        direction: v̂, of unit length.
+        threshold: m.
+        mean_positive, std_positive: μ⁺ and σ⁺ (with n − 1) of the positive class's projections.
+        mean_negative, std_negative: of the negative class's.
+        model, architecture, n_layers: of the model.
+    """
+
+    site: str
+    direction: Float[Tensor, " d_model"]
+    threshold: float
+    mean_positive: float
+    std_positive: float
+    mean_negative: float
+    std_negative: float
+    model: str
+    architecture: str
+    n_layers: int
+
+    @property
+    def separation(self) -> float:
+        """Δμ = μ⁺ − μ⁻."""
+        return self.mean_positive - self.mean_negative
+
+    def __repr__(self) -> str:
+        return (
+            f"Boundary({self.site} of {self.model}: m {self.threshold:.4g}, μ⁺ {self.mean_positive:.4g} ± {self.std_positive:.2g}, "
+            f"μ⁻ {self.mean_negative:.4g} ± {self.std_negative:.2g})"
+        )
+
+
+def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
+    """The boundary on the calibration's selected direction at one site.
+
+    ``m = (μ⁺ + μ⁻)/2`` over the prompts of the fit split.
+
+    Args:
+        calibration: recorded by this project; an imported one has no projections.
+        site: where; the selected site unless named.
+
+    Raises:
+        LensSteerError: no projections, an unknown site, fewer than two prompts a class.
+    """
+    name = calibration.selected_site if site is None else site
+    found = calibration.statistics
+    if found is None:
+        raise LensSteerError(
+            f"the calibration of {calibration.model!r} was imported without its prompts' projections: calibrate on this model"
+        )
+    if name not in calibration.sites:
+        raise LensSteerError(f"site={name!r} was not recorded: recorded are {', '.join(calibration.sites[:3])}, …")
+    column = calibration.sites.index(name)
+    positive, negative = (p[:, column].double() for p in (found.projection_positive, found.projection_negative))
+    if min(len(positive), len(negative)) < 2:
+        raise LensSteerError("a spread needs at least two prompts of each class: calibrate on more prompts")
+    means = float(positive.mean()), float(negative.mean())
+    return Boundary(
+        name, calibration.basis[0].clone(), sum(means) / 2, means[0], float(torch.std(positive)), means[1],
+        float(torch.std(negative)), calibration.model, calibration.architecture, calibration.n_layers,
+    )  # fmt: skip

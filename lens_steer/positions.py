@@ -1,0 +1,197 @@
+"""Which tokens are steered, and where a running batch has its padding, its prompts and its answers.
+
+Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an index, or with a slice:
+
+    all                         every token (padding never)
+    prompt[-1]                  the last token of each prompt, which decides the first token of the answer
+    generated[:5]               the first five tokens of the answer, as inputs: they decide the second to the sixth
+    prompt[-1]+generated        everything that decides the answer's tokens
+    all[3]+all[7]               explicit positions, counted from the first token of each prompt
+
+A fixed response (teacher forcing) counts as generated. Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward
+of one's own says it with :func:`running`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+
+if TYPE_CHECKING:
+    from lens_steer.chat import Batch
+
+_TERM = re.compile(r"(all|prompt|generated)(?:\[(-?\d+)\]|\[(-?\d*):(-?\d*)\])?")
+HOW = "use all, prompt, generated, an index or a slice of one such as prompt[-1] or generated[:5], several joined by +"
+
+
+@dataclass(frozen=True)
+class Term:
+    """One contiguous run of tokens: ``region[start:stop]``; None is open."""
+
+    region: str
+    start: int | None
+    stop: int | None
+
+
+def parse(positions: str) -> tuple[Term, ...]:
+    """The terms of a specification.
+
+    Raises:
+        LensSteerError: anything else; an empty slice; a count from the end of a region whose end is not known.
+
+    >>> parse("prompt[-1]+generated[:5]")
+    (Term(region='prompt', start=-1, stop=None), Term(region='generated', start=None, stop=5))
+    """
+    terms = []
+    for part in positions.split("+"):
+        match = _TERM.fullmatch(part.strip())
+        if match is None:
+            raise LensSteerError(f"positions={positions!r}: {part.strip()!r} is not understood; {HOW}")
+        region, index, first, last = match.groups()
+        start, stop = (int(first) if first else None), (int(last) if last else None)
+        if index is not None:
+            start, stop = int(index), (int(index) + 1 or None)
+        if region != "prompt" and ((start or 0) < 0 or (stop or 0) < 0):
+            raise LensSteerError(f"positions={positions!r}: only a prompt can be counted from its end; {HOW}")
+        same_sign = start is not None and stop is not None and (start < 0) == (stop < 0)
+        if stop == 0 or (same_sign and start >= stop):  # type: ignore[operator]
+            raise LensSteerError(f"positions={positions!r}: {part.strip()!r} holds no token; {HOW}")
+        terms.append(Term(region, start, stop))
+    return tuple(terms)
+
+
+def normalized(positions: str | Sequence[int]) -> str:
+    """The specification as a plan keeps it; a sequence of integers is explicit positions.
+
+    >>> normalized((3, 7))
+    'all[3]+all[7]'
+    """
+    if not isinstance(positions, str):
+        positions = "+".join(f"all[{int(p)}]" for p in positions)
+    parse(positions)
+    return positions.replace(" ", "")
+
+
+def first_steered(positions: str) -> str:
+    """The first steered token in words.
+
+    >>> first_steered("prompt[-1]+generated")
+    'token -1 of the prompt'
+    """
+    term = min(parse(positions), key=lambda t: (t.region == "generated", t.start or 0))
+    if term.region == "all":
+        return f"token {term.start or 0}, counted from the prompt's first"
+    return f"token {term.start or 0} of the {'prompt' if term.region == 'prompt' else 'answer'}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a left-padded batch are.
+
+    Attributes:
+        rows: which rows of the whole list of prompts these are.
+        begins: column of each row's first token.
+        ends: column after each row's prompt.
+        width: columns that the batch began with.
+    """
+
+    rows: Int[Tensor, " batch"]
+    begins: Int[Tensor, " batch"]
+    ends: Int[Tensor, " batch"]
+    width: int
+
+    @staticmethod
+    def of(batch: Batch) -> Layout:
+        """The layout of a batch; its fixed responses, if any, are at the right end."""
+        mask = batch.mask
+        width = mask.shape[1]
+        responses = torch.tensor(batch.response_lengths, device=mask.device)
+        return Layout(torch.tensor(batch.rows, device=mask.device), width - mask.sum(dim=1), width - responses, width)
+
+
+_RUNNING: ContextVar[Layout | None] = ContextVar("running", default=None)
+
+
+@contextmanager
+def running(batch: Batch) -> Iterator[None]:
+    """Say what the forwards inside the block are fed, so that steering knows padding, prompts and answers apart."""
+    token = _RUNNING.set(Layout.of(batch))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+class Clock:
+    """Follows the forwards of one model and says, for the one now running, which columns are steered.
+
+    Called with the tokens at the start of every forward, as a hook before the embedding. A forward at least as wide as the batch began starts it anew
+    (generation without a cache does that at every step); a narrower one goes on where the last one stopped.
+    """
+
+    def __init__(self, positions: str) -> None:
+        self._terms = parse(positions)
+        self._layout: Layout | None = None
+        self._end = 0
+        self.attention_mask: Tensor | None = None  # of a forward of the user's own
+        self.rows: Int[Tensor, " batch"] | None = None
+        self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column
+        self.idle = False  # no column at all
+
+    def start(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Begin a forward."""
+        layout, width = _RUNNING.get(), tokens.shape[1]
+        self.idle = False
+        if layout is not self._layout:
+            self._layout, self._end = layout, 0
+        self.rows = None if layout is None else layout.rows
+        if layout is None:
+            self.selected = self._without_layout(tokens)
+            return
+        goes_on = self._end > 0 and (width == 1 or width < layout.width)
+        begin = self._end if goes_on else 0
+        self._end = begin + width
+        if begin >= layout.width and self._terms == (Term("all", None, None),):
+            self.selected = None  # beyond the prompts there is no padding
+            return
+        selected = self.columns(layout, begin, self._end)
+        self.selected = None if bool(selected.all()) else selected
+        self.idle = not bool(selected.any())
+
+    def columns(self, layout: Layout, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
+        """Which of the columns ``begin … end`` are steered, row by row."""
+        column = torch.arange(begin, end, device=layout.begins.device)[None]
+        begins, ends = layout.begins[:, None], layout.ends[:, None]
+        found = torch.zeros(len(layout.begins), end - begin, dtype=torch.bool, device=layout.begins.device)
+        for term in self._terms:
+            origin = ends if term.region == "generated" else begins
+            inside = column >= origin
+            if term.region == "prompt":
+                inside &= column < ends
+            if term.start is not None:
+                inside &= column >= (ends if term.start < 0 else origin) + term.start
+            if term.stop is not None:
+                inside &= column < (ends if term.stop < 0 else origin) + term.stop
+            found |= inside
+        return found
+
+    def _without_layout(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
+        mask, self.attention_mask = self.attention_mask, None
+        if self._terms != (Term("all", None, None),):
+            raise LensSteerError(
+                "the plan steers only some positions, and where this batch has its prompts is not known: run it through lens_steer.generate or "
+                "lens_steer.record, or inside 'with lens_steer.positions.running(batch):'"
+            )
+        if mask is None or mask.shape != tokens.shape or bool(mask.all()):
+            return None
+        return mask.bool()

@@ -1,0 +1,122 @@
+"""Which tokens a specification selects, against plain Python slicing of every row's own tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lens_steer.chat import Batch
+from lens_steer.errors import LensSteerError
+from lens_steer.positions import Clock, Layout, first_steered, normalized, parse, running
+
+BOUND = st.one_of(st.none(), st.integers(0, 6))
+SIGNED = st.one_of(st.none(), st.integers(-6, 6))
+
+
+def batch_of(prompts: list[int], responses: list[int]) -> Batch:
+    """Rows of so many prompt and response tokens, padded on the left."""
+    width = max(p + r for p, r in zip(prompts, responses, strict=True))
+    mask = torch.tensor([[0] * (width - p - r) + [1] * (p + r) for p, r in zip(prompts, responses, strict=True)])
+    return Batch(tuple(range(len(prompts))), mask.clone(), mask, tuple(responses))
+
+
+def by_hand(spec: tuple[str, int | None, int | None], prompt: int, response: int, generated: int, width: int) -> list[bool]:
+    """The same selection by slicing lists of columns."""
+    region, start, stop = spec
+    total = prompt + response
+    own = list(range(width - total, width + generated))
+    tokens = {"all": own, "prompt": own[:prompt], "generated": own[prompt:]}[region]
+    chosen = set(tokens[slice(start, stop)])
+    return [column in chosen for column in range(width + generated)]
+
+
+def written(spec: tuple[str, int | None, int | None]) -> str:
+    region, start, stop = spec
+    return f"{region}[{'' if start is None else start}:{'' if stop is None else stop}]"
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.integers(0, 5)), min_size=1, max_size=4),
+    st.integers(0, 4),
+    st.one_of(st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)),
+)
+@settings(deadline=None, max_examples=300)
+def test_columns_equal_python_slicing(rows: list[tuple[int, int]], generated: int, spec: tuple[str, int | None, int | None]) -> None:
+    """Prompts of any lengths, with and without fixed responses, seen in one forward or grown token by token."""
+    try:
+        clock = Clock(written(spec))
+    except LensSteerError:
+        return  # an empty slice, refused
+    batch = batch_of([p for p, _ in rows], [r for _, r in rows])
+    layout, width = Layout.of(batch), batch.mask.shape[1]
+    wanted = torch.tensor([by_hand(spec, p, r, generated, width) for p, r in rows])
+    assert torch.equal(clock.columns(layout, 0, width + generated), wanted)
+    grown = [clock.columns(layout, 0, width)] + [clock.columns(layout, width + k, width + k + 1) for k in range(generated)]
+    assert torch.equal(torch.cat(grown, dim=1), wanted)
+
+
+def test_a_clock_follows_generation_with_and_without_a_cache() -> None:
+    """With a cache the columns go on, without one every forward starts anew; a new batch starts anew too."""
+    batch = batch_of([3, 5], [0, 0])
+    clock = Clock("generated[1:]")
+    with running(batch):
+        seen = []
+        for width in (5, 1, 1, 1):
+            clock.start(torch.zeros(2, width, dtype=torch.long))
+            seen.append((clock.idle, clock.selected))
+        assert seen == [(True, seen[0][1]), (True, seen[1][1]), (False, None), (False, None)]
+        for width in (5, 6, 7):
+            clock.start(torch.zeros(2, width, dtype=torch.long))
+        assert clock.selected is not None
+        assert clock.selected.tolist() == [[False] * 6 + [True]] * 2
+    with running(batch):
+        clock.start(torch.zeros(2, 5, dtype=torch.long))
+        assert clock.idle
+
+
+def test_padding_is_never_selected() -> None:
+    """Nor with ``all``; a batch without padding is steered whole."""
+    clock = Clock("all")
+    with running(batch_of([2, 4], [0, 0])):
+        clock.start(torch.zeros(2, 4, dtype=torch.long))
+        assert clock.selected is not None
+        assert clock.selected.tolist() == [[False, False, True, True], [True] * 4]
+        clock.start(torch.zeros(2, 1, dtype=torch.long))
+        assert clock.selected is None
+    with running(batch_of([4, 4], [0, 0])):
+        clock.start(torch.zeros(2, 4, dtype=torch.long))
+        assert clock.selected is None
+
+
+def test_terms_are_joined() -> None:
+    """A union; spaces do not matter; integers are explicit positions."""
+    clock, layout = Clock("prompt[-1]+generated[:1]"), Layout.of(batch_of([2, 3], [2, 2]))
+    assert clock.columns(layout, 0, 5).tolist() == [[False, False, True, True, False]] * 2
+    assert normalized("prompt[-1] + generated") == "prompt[-1]+generated"
+    assert normalized([3, 7]) == "all[3]+all[7]"
+    assert first_steered("generated[2:]+prompt[-1]") == "token -1 of the prompt"
+    assert first_steered("generated[2:]") == "token 2 of the answer"
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "response", "prompt[", "prompt[1:2:3]", "all[-1]", "generated[-2:]", "prompt[2:2]", "prompt[-1:-3]", "prompt[:0]", "prompt+", "x[1]"]
+)
+def test_bad_specifications(bad: str) -> None:
+    """Each is named with what may stand there."""
+    with pytest.raises(LensSteerError, match="positions="):
+        parse(bad)
+
+
+def test_a_forward_of_ones_own_needs_a_layout() -> None:
+    """Positions relative to prompts cannot be guessed outside a running batch; ``all`` needs none."""
+    with pytest.raises(LensSteerError, match="is not known: run it through lens_steer.generate"):
+        Clock("generated").start(torch.zeros(1, 4, dtype=torch.long))
+    clock = Clock("all")
+    clock.attention_mask = torch.tensor([[0, 1, 1]])
+    clock.start(torch.zeros(1, 3, dtype=torch.long))
+    assert clock.selected is not None
+    assert clock.selected.tolist() == [[False, True, True]]
+    clock.start(torch.zeros(1, 3, dtype=torch.long))
+    assert clock.selected is None
