@@ -20,7 +20,7 @@ from lens_steer.artifacts import check_fits
 from lens_steer.effects import EffectLog
 from lens_steer.engines import Active, active
 from lens_steer.errors import LensSteerError
-from lens_steer.models import blocks_of, embedding_of, info_of
+from lens_steer.models import blocks_of, info_of
 from lens_steer.operators.catalogue import Bound, bind, operator
 from lens_steer.plans import SteeringPlan, Step
 from lens_steer.positions import Clock
@@ -68,7 +68,7 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
     entry = Active(plan.method, sum(len(s.sites) for s in plan.steps), plan.n_rows, partial(steering, plan=plan, effects=effects))
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(partial(_note_mask, clock=clock), with_kwargs=True).remove)
-        stack.callback(embedding_of(model).register_forward_pre_hook(partial(_note_tokens, clock=clock)).remove)
+        stack.callback(blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True).remove)
         for step in plan.steps:
             bound: dict[torch.device, Bound] = {}
             for name in step.sites:
@@ -189,8 +189,9 @@ def _note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: C
     clock.attention_mask = kwargs.get("attention_mask")
 
 
-def _note_tokens(module: nn.Module, args: tuple[Tensor, ...], *, clock: Clock) -> None:
-    clock.start(args[0])
+def _start(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
+    stream = args[0] if args else kwargs["hidden_states"]
+    clock.start(stream.shape[0], stream.shape[1])
 
 
 def _like(model: Any, site: str) -> Float[Tensor, " d_model"]:

@@ -154,11 +154,6 @@ def device_of(model: Any) -> torch.device:
     return torch.device(model.device) if info_of(model).backend == "hf" else torch.device(model.cfg.device)
 
 
-def embedding_of(model: Any) -> torch.nn.Module:
-    """The module that every forward of the model calls first, with the tokens."""
-    return model.get_input_embeddings() if info_of(model).backend == "hf" else model.embed
-
-
 def blocks_of(model: Any) -> torch.nn.ModuleList:
     """The model's blocks."""
     return model.model.layers if info_of(model).backend == "hf" else model.blocks

@@ -135,7 +135,7 @@ def running(batch: Batch) -> Iterator[None]:
 class Clock:
     """Follows the forwards of one model and says, for the one now running, which columns are steered.
 
-    Called with the tokens at the start of every forward, as a hook before the embedding. A forward at least as wide as the batch began starts it anew
+    Told the number of rows and columns at the start of every forward, by a hook before the first block. A forward at least as wide as the batch began starts it anew
     (generation without a cache does that at every step); a narrower one goes on where the last one stopped.
     """
 
@@ -148,15 +148,15 @@ class Clock:
         self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column
         self.idle = False  # no column at all
 
-    def start(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Begin a forward."""
-        layout, width = _RUNNING.get(), tokens.shape[1]
+    def start(self, rows: int, width: int) -> None:
+        """Begin a forward of so many rows and columns."""
+        layout = _RUNNING.get()
         self.idle = False
         if layout is not self._layout:
             self._layout, self._end = layout, 0
         self.rows = None if layout is None else layout.rows
         if layout is None:
-            self.selected = self._without_layout(tokens)
+            self.selected = self._without_layout(rows, width)
             return
         goes_on = self._end > 0 and (width == 1 or width < layout.width)
         begin = self._end if goes_on else 0
@@ -185,13 +185,13 @@ class Clock:
             found |= inside
         return found
 
-    def _without_layout(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
+    def _without_layout(self, rows: int, width: int) -> Bool[Tensor, "batch pos"] | None:
         mask, self.attention_mask = self.attention_mask, None
         if self._terms != (Term("all", None, None),):
             raise LensSteerError(
                 "the plan steers only some positions, and where this batch has its prompts is not known: run it through lens_steer.generate or "
                 "lens_steer.record, or inside 'with lens_steer.positions.running(batch):'"
             )
-        if mask is None or mask.shape != tokens.shape or bool(mask.all()):
+        if mask is None or mask.shape != (rows, width) or bool(mask.all()):
             return None
         return mask.bool()

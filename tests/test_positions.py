@@ -64,15 +64,15 @@ def test_a_clock_follows_generation_with_and_without_a_cache() -> None:
     with running(batch):
         seen = []
         for width in (5, 1, 1, 1):
-            clock.start(torch.zeros(2, width, dtype=torch.long))
+            clock.start(2, width)
             seen.append((clock.idle, clock.selected))
         assert seen == [(True, seen[0][1]), (True, seen[1][1]), (False, None), (False, None)]
         for width in (5, 6, 7):
-            clock.start(torch.zeros(2, width, dtype=torch.long))
+            clock.start(2, width)
         assert clock.selected is not None
         assert clock.selected.tolist() == [[False] * 6 + [True]] * 2
     with running(batch):
-        clock.start(torch.zeros(2, 5, dtype=torch.long))
+        clock.start(2, 5)
         assert clock.idle
 
 
@@ -80,13 +80,13 @@ def test_padding_is_never_selected() -> None:
     """Nor with ``all``; a batch without padding is steered whole."""
     clock = Clock("all")
     with running(batch_of([2, 4], [0, 0])):
-        clock.start(torch.zeros(2, 4, dtype=torch.long))
+        clock.start(2, 4)
         assert clock.selected is not None
         assert clock.selected.tolist() == [[False, False, True, True], [True] * 4]
-        clock.start(torch.zeros(2, 1, dtype=torch.long))
+        clock.start(2, 1)
         assert clock.selected is None
     with running(batch_of([4, 4], [0, 0])):
-        clock.start(torch.zeros(2, 4, dtype=torch.long))
+        clock.start(2, 4)
         assert clock.selected is None
 
 
@@ -112,11 +112,11 @@ def test_bad_specifications(bad: str) -> None:
 def test_a_forward_of_ones_own_needs_a_layout() -> None:
     """Positions relative to prompts cannot be guessed outside a running batch; ``all`` needs none."""
     with pytest.raises(LensSteerError, match="is not known: run it through lens_steer.generate"):
-        Clock("generated").start(torch.zeros(1, 4, dtype=torch.long))
+        Clock("generated").start(1, 4)
     clock = Clock("all")
     clock.attention_mask = torch.tensor([[0, 1, 1]])
-    clock.start(torch.zeros(1, 3, dtype=torch.long))
+    clock.start(1, 3)
     assert clock.selected is not None
     assert clock.selected.tolist() == [[False, True, True]]
-    clock.start(torch.zeros(1, 3, dtype=torch.long))
+    clock.start(1, 3)
     assert clock.selected is None

@@ -1,0 +1,232 @@
+"""One plan, several engines: HookedTransformer, TransformerBridge and Hugging Face give the same activations and the same tokens."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import lens_steer as ls
+from lens_steer import chat, positions, sites
+from lens_steer.activations import record_prompts
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.planes import random_plane
+from lens_steer.models import device_of, hf_twin
+from lens_steer.operators.catalogue import bind, effect
+from lens_steer.plans import Step
+from lens_steer.prompts import Contrast, PromptSet
+from tests.test_hooks import hook_count
+from tests.test_parity import EVERY, PROMPTS, TEXTS, relative
+
+N = len(PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def tiny_calibration(tiny: Any) -> Any:
+    """A calibration of the tiny model at every site."""
+    return ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), EVERY, progress=False))
+
+
+def plan_at(calibration: Any, kind: str, where: str = "all", angle: Any = 130) -> ls.SteeringPlan:
+    return ls.selective_steering(calibration, angle, at=kind, basis=random_plane(48, seed=3), positions=where)
+
+
+@pytest.mark.parametrize("pooling", ["last", "response"])
+def test_recorded_values_equal(tiny: Any, pooling: Any) -> None:
+    """Every site, last token and response mean, under a plan and without one."""
+    prompts = PromptSet(tuple(ls.Prompt.of(t, response="Sure. Take the hammer.") for t in TEXTS))
+    names = sites.resolve(EVERY, n_layers=4, architecture=tiny.lens_info.architecture)
+    calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
+    plain = record_prompts(tiny, prompts, names, pooling=pooling)
+    assert relative(record_prompts(tiny, prompts, names, pooling=pooling, engine="hf"), plain) < 1e-4
+    with ls.steering(tiny, plan_at(calibration, "norm_out", "prompt[2:]+generated[:3]")):
+        steered = record_prompts(tiny, prompts, names, pooling=pooling)
+        assert relative(record_prompts(tiny, prompts, names, pooling=pooling, engine="hf"), steered) < 1e-4
+    assert relative(steered, plain) > 1e-2
+
+
+def test_a_recording_stops_early(tiny: Any) -> None:
+    """Blocks after the last one needed do not run, on either engine."""
+    seen: list[int] = []
+    twin = hf_twin(tiny)
+    handles = [b.register_forward_hook(lambda m, a, o, k=k: seen.append(k)) for k, b in enumerate(twin.model.layers)]
+    record_prompts(tiny, PROMPTS, ["blocks.1.hook_resid_post"], engine="hf")
+    for handle in handles:
+        handle.remove()
+    assert set(seen) == {0, 1}
+
+
+@pytest.mark.parametrize("where", ["all", "prompt", "generated", "prompt[-1]+generated[:3]", "generated[2:]"])
+@pytest.mark.parametrize("kind", ["norm_out", "resid_pre", "attn_out,mlp_out"])
+def test_generated_tokens_equal(tiny: Any, tiny_calibration: Any, kind: str, where: str) -> None:
+    """Token for token: both engines, with and without a cache, batched and one by one."""
+    with ls.steering(tiny, plan_at(tiny_calibration, kind, where)):
+        together = ls.generate(tiny, PROMPTS, max_new_tokens=8)
+        assert ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="hf") == together
+        assert ls.generate(tiny, PROMPTS, max_new_tokens=8, kv_cache=False) == together
+        assert ls.generate(tiny, PROMPTS, max_new_tokens=8, kv_cache=False, engine="hf") == together
+        assert [ls.generate(tiny, PROMPTS[i : i + 1], max_new_tokens=8)[0] for i in range(N)] == together
+    assert hook_count(tiny) == 0
+
+
+def test_positions_matter(tiny: Any, tiny_calibration: Any) -> None:
+    """Prompt and answer steered together is everything; each alone is something else, and the first token obeys the prompt only."""
+    answers = {}
+    for where in ("all", "prompt+generated", "prompt", "generated", "prompt[-1]"):
+        with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", where)):
+            answers[where] = ls.generate(tiny, PROMPTS, max_new_tokens=8)
+    plain = ls.generate(tiny, PROMPTS, max_new_tokens=1)
+    assert answers["all"] == answers["prompt+generated"]
+    assert len({tuple(a) for a in answers.values()}) == 4
+    with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", "generated")):
+        assert ls.generate(tiny, PROMPTS, max_new_tokens=1) == plain
+
+
+def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration: Any) -> None:
+    """One forward over prompt and answer predicts, at every position, the token that was generated there."""
+    tokenizer = tiny.lens_info.tokenizer
+    for where in ("all", "generated[1:4]", "prompt[-1]"):
+        with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", where)):
+            for prompt in PROMPTS:
+                ids = torch.tensor([chat.encode(tokenizer, prompt)])
+                batch = chat.Batch((0,), ids, torch.ones_like(ids), (0,))
+                with torch.inference_mode(), positions.running(batch):
+                    out = tiny.generate(ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False,
+                                        padding_side="left", verbose=False, return_type="tokens")  # fmt: skip
+                forced = chat.Batch((0,), out, torch.ones_like(out), (8,))
+                with torch.inference_mode(), positions.running(forced):
+                    predicted = tiny(out).argmax(dim=-1)
+                assert torch.equal(predicted[0, ids.shape[1] - 1 : -1], out[0, ids.shape[1] :])
+
+
+def test_padding_is_left_alone(tiny: Any, tiny_calibration: Any) -> None:
+    """In a padded batch the pad columns of a steered site are byte-identical, in generate and in a forward of one's own."""
+    name = "blocks.1.ln1.hook_out"
+    batch = next(chat.batches(tiny.lens_info.tokenizer, PROMPTS, n_ctx=128))
+    pads = batch.mask == 0
+    assert pads.any()
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(activation: torch.Tensor, hook: Any, *, key: str) -> None:
+        kept[key] = activation.clone()
+
+    for key, inside in (("mask only", False), ("running", True)):
+        tiny.add_hook(name, partial(keep, key="before"))
+        with ls.steering(tiny, plan_at(tiny_calibration, name)), torch.inference_mode():
+            tiny.add_hook(name, partial(keep, key="after"))
+            if inside:
+                with positions.running(batch):
+                    tiny(batch.ids, attention_mask=batch.mask)
+            else:
+                tiny(batch.ids, attention_mask=batch.mask)
+        tiny.reset_hooks()
+        assert torch.equal(kept["before"][pads], kept["after"][pads]), key
+        assert not torch.isclose(kept["before"][~pads], kept["after"][~pads]).all(dim=-1).any(), key
+
+
+@pytest.mark.parametrize("engine", ["tl", "hf"])
+def test_one_angle_a_prompt(tiny: Any, tiny_calibration: Any, engine: str) -> None:
+    """One generation with four angles equals four generations with one."""
+    angles = [0.0, 90.0, 200.0, -40.0]
+    with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", angle=angles)):
+        together = ls.generate(tiny, PROMPTS, max_new_tokens=8, engine=engine)
+        small = ls.generate(tiny, PROMPTS, max_new_tokens=8, engine=engine, batch_size=2)
+        with pytest.raises(LensSteerError, match="a value for each of 4 prompts, and 2 are given"):
+            ls.generate(tiny, PROMPTS[:2], engine=engine)
+        if engine == "tl":
+            with pytest.raises(LensSteerError, match="each of 4 rows, and the batch has 1"):
+                tiny(torch.tensor([[5, 6, 7]]))
+    alone = []
+    for i, angle in enumerate(angles):
+        with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", angle=angle)):
+            alone += ls.generate(tiny, PROMPTS[i : i + 1], max_new_tokens=8, engine=engine)
+    assert together == small == alone
+
+
+def test_nested_plans_reach_the_twin_in_order(tiny: Any, tiny_calibration: Any) -> None:
+    """Two plans that do not commute give the same answers on both engines, and other answers the other way round."""
+    found = ls.boundary(tiny_calibration, "blocks.2.ln2.hook_out")
+    turn = ls.selective_steering(tiny_calibration, 130, at=found.site)
+    shift = ls.fixed_coefficient(found, 20)
+    answers = []
+    for outer, inner in ((turn, shift), (shift, turn)):
+        with ls.steering(tiny, outer), ls.steering(tiny, inner):
+            answers.append(ls.generate(tiny, PROMPTS, max_new_tokens=8))
+            assert ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="hf") == answers[-1]
+    assert answers[0] != answers[1]
+
+
+def test_the_twin_can_be_steered_by_itself(tiny: Any, tiny_calibration: Any) -> None:
+    """Hooks are added to it and removed, also after an error; a TransformerBridge's twin shares its parameters."""
+    twin = hf_twin(tiny)
+    before = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in twin.modules())
+    plan = plan_at(tiny_calibration, "norm_out,resid_pre")
+    with pytest.raises(RuntimeError, match="stop"), ls.steering(twin, plan):
+        assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in twin.modules()) > before
+        raise RuntimeError("stop")
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in twin.modules()) == before
+    assert hf_twin(tiny) is twin
+    assert hf_twin(twin) is twin
+    assert device_of(twin) == device_of(tiny)
+    if tiny.lens_info.backend == "bridge":
+        mine = {p.data_ptr() for p in tiny.parameters()}
+        assert all(p.data_ptr() in mine for p in twin.parameters())
+
+
+def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) -> None:
+    """Hooks of one's own, the stream after attention, an engine that does not exist; nothing is left behind."""
+    tiny.add_hook("blocks.0.hook_resid_post", lambda a, hook: a)
+    with pytest.raises(LensSteerError, match="added to the model by hand"):
+        ls.generate(tiny, ["Hi"], engine="hf")
+    tiny.reset_hooks()
+    with ls.steering(tiny, plan_at(tiny_calibration, "resid_mid")), pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
+        ls.generate(tiny, ["Hi"], engine="hf")
+    with pytest.raises(LensSteerError, match="engine='vllm': use one of tl, hf"):
+        ls.generate(tiny, ["Hi"], engine="vllm")
+    with pytest.raises(LensSteerError, match="engine='vllm'"):
+        ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), engine="vllm")
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4) == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf")
+
+
+def test_effects_count_the_steered_tokens_only(tiny: Any, tiny_calibration: Any) -> None:
+    """Both engines count alike; the sums are those of the operator on the recorded vectors."""
+    plan = ls.adaptive_angular(tiny_calibration, 90, threshold=0.1, at="blocks.2.ln2.hook_out", positions="prompt[-1]")
+    logs = []
+    for engine in ("tl", "hf"):
+        log = ls.EffectLog()
+        assert "nothing ran" in repr(log)
+        with ls.steering(tiny, plan, effects=log):
+            ls.generate(tiny, PROMPTS, max_new_tokens=3, engine=engine)
+        logs.append(log.rows()[0])
+        assert log.gate_fire_rate == log.rows()[0]["gate_fire_rate"]
+    h = record_prompts(tiny, PROMPTS, plan.sites)[:, 0]
+    moved, did = effect("adaptive", h, plan.steps[0].parameters)
+    assert torch.equal(moved, plan.operator(like=h)(h))
+    for row in logs:
+        assert row["tokens"] == N
+        assert row["gate_fire_rate"] == did.gate_fire_rate
+        for name in ("displacement", "radial", "angular"):
+            assert row[name] == pytest.approx(float(getattr(did, name).mean()), abs=1e-4)
+
+
+def test_a_dtype_of_half_precision_keeps_it(tiny_folder: Any) -> None:
+    """A bfloat16 model steered on either backend stays bfloat16, and the hook computes in float32."""
+    for backend in ("auto", "bridge"):
+        model = ls.load_model(tiny_folder, dtype="bfloat16", backend=backend)
+        step = Step("selective", ("blocks.1.ln1.hook_out",), {"basis": random_plane(48, seed=3), "angle": 130.0})
+        info = model.lens_info
+        plan = ls.SteeringPlan("selective", (step,), "all", info.name, info.architecture, 4, 48)
+        seen: dict[str, torch.Tensor] = {}
+        with torch.inference_mode(), ls.steering(model, plan):
+            model.add_hook(step.sites[0], lambda a, hook, seen=seen: seen.update(after=a.clone()))
+            model(torch.tensor([[7, 8, 9]]))
+            model.reset_hooks()
+        with torch.inference_mode():
+            model.add_hook(step.sites[0], lambda a, hook, seen=seen: seen.update(before=a.clone()))
+            model(torch.tensor([[7, 8, 9]]))
+            model.reset_hooks()
+        assert seen["after"].dtype == torch.bfloat16
+        exact = bind("selective", step.parameters, seen["before"])(seen["before"].float()).bfloat16()
+        assert torch.equal(seen["after"], exact)
