@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SteeringHook(Protocol):
-    """What TransformerLens calls at a hook point; returns the tensor that takes the activation's place."""
+    """What is called at a hook point (``hook``), or at a Hugging Face module (None); returns the tensor that takes the activation's place."""
 
     def __call__(
-        self, activation: Float[Tensor, "batch pos d_model"], *, hook: HookPoint
+        self, activation: Float[Tensor, "batch pos d_model"], *, hook: HookPoint | None
     ) -> Float[Tensor, "batch pos d_model"]: ...
 
 
@@ -173,16 +173,16 @@ def _attach_module(model: Any, name: str, hook: SteeringHook) -> Callable[[], No
     return module.register_forward_hook(partial(_on_output, hook=hook)).remove
 
 
-def _on_output(module: nn.Module, args: Any, output: Any, *, hook: Callable[[Tensor], Tensor]) -> Any:
-    return (hook(output[0]), *output[1:]) if isinstance(output, tuple) else hook(output)
+def _on_output(module: nn.Module, args: Any, output: Any, *, hook: SteeringHook) -> Any:
+    if isinstance(output, tuple):
+        return (hook(output[0], hook=None), *output[1:])
+    return hook(output, hook=None)
 
 
-def _on_input(
-    module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Callable[[Tensor], Tensor]
-) -> tuple[Any, dict[str, Any]]:
+def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: SteeringHook) -> tuple[Any, dict[str, Any]]:
     if args:
-        return (hook(args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"])}
+        return (hook(args[0], hook=None), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"], hook=None)}
 
 
 def _note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:

@@ -101,7 +101,7 @@ def load_model(
         str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
         config.hidden_size, config.max_position_embeddings, tokenizer, _end_tokens(folder, tokenizer),
     )  # fmt: skip
-    model.lens_info = info
+    vars(model)["lens_info"] = info
     if twin is not None:
         _attach_twin(model, twin)
     log.info(

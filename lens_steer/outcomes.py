@@ -28,13 +28,13 @@ class Outcome:
 
     Attributes:
         condition: ``no steering``, ``steering plane``, ``random plane``.
-        angle: degrees; None without steering.
+        angle: degrees (one a prompt, if the plan has several); None without an angle.
         side: ``positive`` (harmful) or ``negative`` (harmless).
         counts: number of answers by grade, zero ones included.
     """
 
     condition: str
-    angle: float | None
+    angle: float | list[float] | None
     side: str
     counts: dict[str, int]
 

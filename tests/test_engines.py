@@ -13,7 +13,7 @@ from lens_steer import chat, positions, sites
 from lens_steer.activations import record_prompts
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.models import device_of, hf_twin
+from lens_steer.models import device_of, hf_twin, info_of
 from lens_steer.operators.catalogue import bind, effect
 from lens_steer.plans import Step
 from lens_steer.prompts import Contrast, PromptSet
@@ -181,7 +181,10 @@ def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) ->
     with pytest.raises(LensSteerError, match="added to the model by hand"):
         ls.generate(tiny, ["Hi"], engine="hf")
     tiny.reset_hooks()
-    with ls.steering(tiny, plan_at(tiny_calibration, "resid_mid")), pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
+    with (
+        ls.steering(tiny, plan_at(tiny_calibration, "resid_mid")),
+        pytest.raises(LensSteerError, match="cannot be written by engine='hf'"),
+    ):
         ls.generate(tiny, ["Hi"], engine="hf")
     with pytest.raises(LensSteerError, match="engine='vllm': use one of tl, hf"):
         ls.generate(tiny, ["Hi"], engine="vllm")
@@ -214,10 +217,9 @@ def test_effects_count_the_steered_tokens_only(tiny: Any, tiny_calibration: Any)
 def test_a_dtype_of_half_precision_keeps_it(tiny_folder: Any) -> None:
     """A bfloat16 model steered on either backend stays bfloat16, and the hook computes in float32."""
     for backend in ("auto", "bridge"):
-        model = ls.load_model(tiny_folder, dtype="bfloat16", backend=backend)
+        model: Any = ls.load_model(tiny_folder, dtype="bfloat16", backend=backend)
         step = Step("selective", ("blocks.1.ln1.hook_out",), {"basis": random_plane(48, seed=3), "angle": 130.0})
-        info = model.lens_info
-        plan = ls.SteeringPlan("selective", (step,), "all", info.name, info.architecture, 4, 48)
+        plan = ls.SteeringPlan("selective", (step,), "all", "tiny", info_of(model).architecture, 4, 48)
         seen: dict[str, torch.Tensor] = {}
         with torch.inference_mode(), ls.steering(model, plan):
             model.add_hook(step.sites[0], lambda a, hook, seen=seen: seen.update(after=a.clone()))

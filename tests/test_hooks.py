@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.methods import METHODS, make_plan
+from tests.conftest import HAS_HOOKED
+from tests.tiny import build
 
 
 def hook_count(model: Any) -> int:
@@ -117,6 +120,15 @@ def test_another_models_calibration_is_refused(qwen: Any, calibration: Any) -> N
     assert hook_count(qwen) == 0
 
 
+def test_a_bridge_in_compatibility_mode_is_refused(calibration: Any, tmp_path: Path) -> None:
+    """It has folded and centred its weights in place."""
+    model = ls.load_model(build("qwen2", tmp_path), backend="bridge")
+    model.enable_compatibility_mode()  # type: ignore[operator]
+    with pytest.raises(LensSteerError, match=r"weights processed.*load_model"):
+        ls.steering(model, ls.selective_steering(calibration, 90)).__enter__()
+
+
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 def test_processed_weights_are_refused(calibration: Any) -> None:
     """A model with folded norms is refused with how to load it."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig

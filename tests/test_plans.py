@@ -65,7 +65,9 @@ def test_one_value_a_row_survives_saving(calibration: Any, tmp_path: Path) -> No
 
 def test_description(calibration: Any) -> None:
     """Tensors under both names, blocks, first steered token; everything is plain JSON."""
-    plan = ls.selective_steering(calibration, 90, at=("blocks.3.hook_resid_pre", "blocks.1.ln2.hook_out"), positions="prompt[-1]+generated")
+    plan = ls.selective_steering(
+        calibration, 90, at=("blocks.3.hook_resid_pre", "blocks.1.ln2.hook_out"), positions="prompt[-1]+generated"
+    )
     told = plan.describe()
     json.dumps(told)
     assert told["tensors"] == [
@@ -90,7 +92,9 @@ def test_act_add_adds_the_raw_difference(calibration: Any, h: Tensor) -> None:
         assert torch.allclose(several.operator(name, h)(h) - h, difference.expand_as(h), atol=1e-5)
     kept = ls.act_add(calibration, -2, keep_norm=True).operator(like=h)(h)
     assert torch.allclose(kept.norm(dim=-1), h.norm(dim=-1), atol=1e-9)
-    assert torch.allclose(torch.nn.functional.cosine_similarity(kept, moved, dim=-1), torch.ones(50, dtype=torch.float64), atol=1e-5)
+    assert torch.allclose(
+        torch.nn.functional.cosine_similarity(kept, moved, dim=-1), torch.ones(50, dtype=torch.float64), atol=1e-5
+    )
 
 
 def test_compliance_adds_each_sites_own_unit_candidate(calibration: Any, h: Tensor) -> None:
@@ -126,13 +130,17 @@ def test_ablation_everywhere(calibration: Any) -> None:
 
 def test_halves_of_sas(calibration: Any, h: Tensor) -> None:
     """X1 after X2 is SAS at every site; X1 is SS by the angle from the mean phase; the mean itself lands where SAS puts it."""
-    first, second, whole = ls.phase_collapse(calibration), ls.mean_phase_rotation(calibration, 200), ls.standard_angular(calibration, 200)
+    first, second, whole = (
+        ls.phase_collapse(calibration),
+        ls.mean_phase_rotation(calibration, 200),
+        ls.standard_angular(calibration, 200),
+    )
     assert first.sites == second.sites == whole.sites
     basis = calibration.basis.double()
     for name in whole.sites[::5]:
         composed = second.operator(name, h)(first.operator(name, h)(h))
         assert torch.allclose(composed, whole.operator(name, h)(h), atol=1e-6)
-        centre = sum(means(calibration, name)) / 2  # type: ignore[operator]
+        centre = torch.stack(means(calibration, name)).mean(dim=0)
         c = basis @ centre
         phase = math.degrees(math.atan2(float(c[1]), float(c[0])))
         assert torch.allclose(second.operator(name, h)(h), selective_rotation(h, basis, 200 - phase), atol=1e-6)

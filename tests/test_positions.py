@@ -43,7 +43,9 @@ def written(spec: tuple[str, int | None, int | None]) -> str:
     st.one_of(st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)),
 )
 @settings(deadline=None, max_examples=300)
-def test_columns_equal_python_slicing(rows: list[tuple[int, int]], generated: int, spec: tuple[str, int | None, int | None]) -> None:
+def test_columns_equal_python_slicing(
+    rows: list[tuple[int, int]], generated: int, spec: tuple[str, int | None, int | None]
+) -> None:
     """Prompts of any lengths, with and without fixed responses, seen in one forward or grown token by token."""
     try:
         clock = Clock(written(spec))
@@ -101,7 +103,20 @@ def test_terms_are_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "response", "prompt[", "prompt[1:2:3]", "all[-1]", "generated[-2:]", "prompt[2:2]", "prompt[-1:-3]", "prompt[:0]", "prompt+", "x[1]"]
+    "bad",
+    [
+        "",
+        "response",
+        "prompt[",
+        "prompt[1:2:3]",
+        "all[-1]",
+        "generated[-2:]",
+        "prompt[2:2]",
+        "prompt[-1:-3]",
+        "prompt[:0]",
+        "prompt+",
+        "x[1]",
+    ],
 )
 def test_bad_specifications(bad: str) -> None:
     """Each is named with what may stand there."""

@@ -62,9 +62,13 @@ def test_unknown_sites(spec: str | list[str], message: str) -> None:
 
 
 def test_sites_without_a_module() -> None:
-    """The stream after attention is nobody's output."""
+    """A norm that the family has not, a family that is not known, a module that is no norm."""
+    assert sites.Site(0, "resid_mid").described("qwen2") == "input of model.layers.0.post_attention_layernorm"
+    assert sites.Site(0, "attn_out").described("gemma2") == "output of model.layers.0.post_attention_layernorm"
     with pytest.raises(LensSteerError, match="has no Hugging Face module"):
-        sites.Site(0, "resid_mid").module("qwen2")
+        sites.Site(0, "ln1_post").module("qwen2")
+    with pytest.raises(LensSteerError, match="has no Hugging Face module"):
+        sites.Site(0, "ln1").module("mamba")
     with pytest.raises(LensSteerError, match="is not a norm of architecture"):
         sites.parse_module("model.layers.0.self_attn", "qwen2")
 

@@ -116,7 +116,7 @@ def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_mo
     tensor([0., 1.])
     """
     length = direction.norm()
-    if not torch.isfinite(length) or float(length) == 0:
+    if not torch.isfinite(length) or not bool(length):
         raise LensSteerError("direction is zero or not finite: it has no unit vector")
     return direction / length
 

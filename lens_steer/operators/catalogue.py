@@ -148,9 +148,10 @@ def _mean_phase(p: Parameters, like: Tensor) -> Bound:
     return _selective({"basis": p["basis"], "angle": rotation.degrees(p["angle"]) - rotation.degrees(p["mean_phase"])}, like)
 
 
-def _standard(p: Parameters, like: Tensor) -> Bound:
+def _standard(p: Parameters, like: Tensor) -> partial[Tensor]:
     basis = rotation.prepared(p["basis"], like)
-    return partial(rotation.put_at_phase, basis=basis, writer=rotation.phase_writer(basis, p["angle"]))
+    gram = rotation.gram_unless_identity(basis)
+    return partial(rotation.put_at_phase, basis=basis, writer=rotation.phase_writer(basis, p["angle"]), gram=gram)
 
 
 def _phase_collapse(p: Parameters, like: Tensor) -> Bound:
@@ -158,15 +159,8 @@ def _phase_collapse(p: Parameters, like: Tensor) -> Bound:
 
 
 def _adaptive(p: Parameters, like: Tensor) -> Bound:
-    basis = rotation.prepared(p["basis"], like)
-    writer = rotation.phase_writer(basis, p["angle"])
-    return partial(
-        rotation.put_gated_at_phase,
-        basis=basis,
-        writer=writer,
-        threshold=p.get("threshold", 0.0),
-        gate_axis=p.get("gate_axis", 0),
-    )
+    ungated = _standard({"basis": p["basis"], "angle": p["angle"]}, like).keywords
+    return partial(rotation.put_gated_at_phase, **ungated, threshold=p.get("threshold", 0.0), gate_axis=p.get("gate_axis", 0))
 
 
 def _adaptive_gate(p: Parameters, like: Tensor) -> Callable[[Tensor], Tensor]:

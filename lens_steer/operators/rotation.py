@@ -27,14 +27,15 @@ def standard_angular(
 ) -> Float[Tensor, "*batch d_model"]:
     """Put the in-plane part of every vector at one absolute angle, keeping its length.
 
-    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)``. Keeps ‖h‖ for an orthonormal basis; a vector orthogonal to the plane is left as it is.
+    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)`` with ``Ph = c B``. Keeps ‖h‖ for an orthonormal basis; for another one it is this formula as it stands, with
+    ``‖Ph‖² = c (B Bᵀ) cᵀ``. A vector orthogonal to the plane is left as it is.
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
     >>> standard_angular(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 90.0)
     tensor([0., 5., 1.])
     """
     b = prepared(basis, h)
-    return put_at_phase(h, b, phase_writer(b, angle))
+    return put_at_phase(h, b, phase_writer(b, angle), gram=gram_unless_identity(b))
 
 
 def adaptive_angular(
@@ -54,7 +55,9 @@ def adaptive_angular(
             [-1.,  0.]])
     """
     b = prepared(basis, h)
-    return put_gated_at_phase(h, b, phase_writer(b, angle), threshold=threshold, gate_axis=gate_axis)
+    return put_gated_at_phase(
+        h, b, phase_writer(b, angle), gram=gram_unless_identity(b), threshold=threshold, gate_axis=gate_axis
+    )
 
 
 def selective_rotation(
@@ -131,12 +134,17 @@ def turn(
 
 
 def put_at_phase(
-    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], writer: Float[Tensor, "*rows 3 d_model"]
+    h: Float[Tensor, "*batch d_model"],
+    basis: Float[Tensor, "2 d_model"],
+    writer: Float[Tensor, "*rows 3 d_model"],
+    *,
+    gram: Float[Tensor, "2 2"] | None,
 ) -> Float[Tensor, "*batch d_model"]:
     """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook runs."""
     x = h.to(basis.dtype)
     c = torch.nn.functional.linear(x, basis)
-    return _add_written(x, torch.cat([c, c.norm(dim=-1, keepdim=True)], dim=-1), writer).to(h.dtype)
+    radius = c.norm(dim=-1, keepdim=True) if gram is None else ((c @ gram) * c).sum(dim=-1, keepdim=True).clamp_min(0).sqrt()
+    return _add_written(x, torch.cat([c, radius], dim=-1), writer).to(h.dtype)
 
 
 def put_gated_at_phase(
@@ -144,12 +152,26 @@ def put_gated_at_phase(
     basis: Float[Tensor, "2 d_model"],
     writer: Float[Tensor, "*rows 3 d_model"],
     *,
+    gram: Float[Tensor, "2 2"] | None,
     threshold: float | int,
     gate_axis: int,
 ) -> Float[Tensor, "*batch d_model"]:
     """:func:`put_at_phase` where :func:`above_threshold` says so; ungated vectors are returned as they are, to the byte."""
     fires = above_threshold(h, basis, threshold=threshold, gate_axis=gate_axis)
-    return torch.where(fires[..., None], put_at_phase(h, basis, writer), h)
+    return torch.where(fires[..., None], put_at_phase(h, basis, writer, gram=gram), h)
+
+
+def gram_unless_identity(basis: Float[Tensor, "2 d_model"]) -> Float[Tensor, "2 2"] | None:
+    """``G = B Bᵀ``, or None where it is the identity to the rounding of the basis' dtype, so that ``‖Ph‖ = ‖c‖``; always G where gradients
+    to the basis are wanted.
+
+    >>> gram_unless_identity(torch.eye(3)[:2]) is None, gram_unless_identity(2 * torch.eye(2))
+    (True, tensor([[4., 0.],
+            [0., 4.]]))
+    """
+    gram = basis.double() @ basis.double().mT
+    error = (gram.detach() - torch.eye(2, dtype=gram.dtype, device=gram.device)).abs().max()
+    return None if not basis.requires_grad and float(error) <= 8 * torch.finfo(basis.dtype).eps else gram.to(basis.dtype)
 
 
 def above_threshold(

@@ -1,0 +1,90 @@
+"""Methods that know a boundary: fixed steps in units of the class separation, and the projection-aware operators (arXiv 2604.08169)."""
+
+from __future__ import annotations
+
+import logging
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.boundary import Boundary, boundary
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.methods.common import Number, Numbers, Positions, made, one_number
+from lens_steer.operators.projection import GATES
+from lens_steer.plans import SteeringPlan, Step, numbers
+
+log = logging.getLogger(__name__)
+
+CAP_IN_SIGMAS = 40.0  # of the released StMP
+
+
+def fixed_coefficient(
+    source: Calibration | Boundary, coefficient: Numbers = 1.0, *, positions: Positions = "all"
+) -> SteeringPlan:
+    """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
+
+    Source: arXiv 2604.08169, Eq. 3.
+    """
+    found = _boundary(source)
+    step = Step(
+        "add",
+        (found.site,),
+        {"direction": found.separation * found.direction, "coefficient": numbers("coefficient", coefficient)},
+    )
+    return made("swfc", found, [step], positions)
+
+
+def target_projection(
+    source: Calibration | Boundary, coefficient: Number = 0.0, *, gate: str = "below", positions: Positions = "all"
+) -> SteeringPlan:
+    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``.
+
+    Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
+    """
+    found, alpha = _boundary(source), one_number("coefficient", coefficient)
+    if _gate(gate) == "below":
+        target, wrong_way = found.mean_positive + alpha * found.std_positive, -1.0
+    else:
+        target, wrong_way = found.mean_negative + alpha * found.std_negative, 1.0
+    if (target - found.threshold) * wrong_way > 0:
+        log.warning(
+            "target projection %.4g lies on the gated side of the threshold %.4g: tokens are moved the wrong way",
+            target,
+            found.threshold,
+        )
+    step = Step(
+        "target", (found.site,), {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate}
+    )
+    return made("sttp", found, [step], positions)
+
+
+def mirror_projection(
+    source: Calibration | Boundary,
+    coefficient: Numbers = 1.0,
+    *,
+    gate: str = "below",
+    cap_in_sigmas: Number | None = CAP_IN_SIGMAS,
+    positions: Positions = "all",
+) -> SteeringPlan:
+    """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the boundary, 1 mirrored at it, above 1 beyond.
+
+    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap.
+
+    Source: arXiv 2604.08169, Eq. 5.
+    """
+    found = _boundary(source)
+    cap = None if cap_in_sigmas is None else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+    step = Step(
+        "mirror", (found.site,),
+        {"direction": found.direction, "threshold": found.threshold, "coefficient": numbers("coefficient", coefficient), "cap": cap,
+         "gate": _gate(gate)},
+    )  # fmt: skip
+    return made("stmp", found, [step], positions)
+
+
+def _boundary(source: Calibration | Boundary) -> Boundary:
+    return source if isinstance(source, Boundary) else boundary(source)
+
+
+def _gate(gate: str) -> str:
+    if gate not in GATES:
+        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
+    return gate
