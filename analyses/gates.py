@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lens_steer.artifacts import whole_file
+from analyses import tables
 from lens_steer.models import ORGANISM_FOLDER, ORGANISMS
-
-MARKERS = ("<!-- gates -->", "<!-- /gates -->")
 
 
 def measurements() -> dict[str, list[dict[str, Any]]]:
@@ -41,12 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write gates.md to")
     parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
     args = parser.parse_args()
-    with whole_file(args.out / "gates.md") as work:
-        work.write_text(table(), encoding="utf-8")
-    if args.readme is not None:
-        head, rest = args.readme.read_text(encoding="utf-8").split(MARKERS[0])
-        with whole_file(args.readme) as work:
-            work.write_text(f"{head}{MARKERS[0]}\n{table()}{MARKERS[1]}{rest.split(MARKERS[1])[1]}", encoding="utf-8")
+    tables.write("gates", table(), args.out, args.readme)
 
 
 if __name__ == "__main__":

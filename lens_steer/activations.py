@@ -212,7 +212,8 @@ def _collect(
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
-    bad = ~torch.isfinite(recorded).all(dim=-1)
+    # in pieces: the comparison needs room for a copy of what it is given
+    bad = torch.cat([~torch.isfinite(piece).all(dim=-1) for piece in recorded.split(256)])
     if bad.any():
         prompt, site = (int(i) for i in bad.nonzero()[0])
         raise LensSteerError(

@@ -11,8 +11,23 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer.cli_options import (
+    METHOD_HELP,
+    Contrast,
+    Device,
+    Dtype,
+    Engine,
+    Model,
+    Negative,
+    Out,
+    Positive,
+    Rule,
+    Seed,
+    Sites,
+    Split,
+    Template,
+)
 from lens_steer.errors import LensSteerError
-from lens_steer.method_table import METHOD_LINES
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering."
@@ -21,28 +36,6 @@ import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publ
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
-
-Model = Annotated[
-    str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")
-]
-Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
-Sites = Annotated[
-    str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")
-]
-Rule = Annotated[
-    str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
-Template = Annotated[
-    str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
-]
-Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
-Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
-Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
-METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
-Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]
 
 
 @app.callback()
@@ -64,18 +57,23 @@ def report(
     dtype: Dtype = "float32",
     device: Device = None,
     chat_template: Template = None,
+    engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
     from lens_steer.artifacts import check_writable
+    from lens_steer.engines import check_engine
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.report import make_report
 
     chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_rule(rule)
+    check_engine(engine)
     check_writable(out)
     loaded = _load(model, dtype, device, chat_template)
-    made = make_report(loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, command=_command())
+    made = make_report(
+        loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=_command()
+    )
     _emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
            "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip
 
@@ -94,17 +92,20 @@ def calibrate(
     dtype: Dtype = "float32",
     device: Device = None,
     chat_template: Template = None,
+    engine: Engine = "tl",
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
     import lens_steer as ls
     from lens_steer.artifacts import check_writable
+    from lens_steer.engines import check_engine
     from lens_steer.geometry.discriminative import check_rule
 
+    check_engine(engine)
     chosen = _contrast(contrast, positive, negative, split, seed)
     check_rule(rule)
     check_writable(out)
     loaded = _load(model, dtype, device, chat_template)
-    made = ls.calibrate(ls.record(loaded, chosen, sites), rule=rule, seed=seed)
+    made = ls.calibrate(ls.record(loaded, chosen, sites, engine=engine), rule=rule, seed=seed)
     ls.save_calibration(made, out)
     _emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
            "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
@@ -141,17 +142,19 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
 @app.command(epilog=METHOD_HELP)
 def steer(
     model: Model,
-    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
+    ] = None,
     method: Annotated[str, typer.Option("--method", help="One of the methods listed below.")] = "selective",
     angle: Annotated[
-        str | None,
-        typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive and mean-phase."),
+        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
     ] = None,
-    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, StTP or StMP.")] = None,
+    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")] = None,
     threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None,
     gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None,
@@ -164,11 +167,9 @@ def steer(
     positions: Annotated[
         str | None, typer.Option("--positions", help="Tokens: all, prompt, generated, prompt[-1], generated[:5], joined by +.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same tokens, faster).")
-    ] = "tl",
+    engine: Engine = "tl",
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
-    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to.")] = None,
+    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -178,28 +179,27 @@ def steer(
     import lens_steer as ls
     from lens_steer.artifacts import whole_file
     from lens_steer.engines import check_engine
-    from lens_steer.methods import make_plan
 
     check_engine(engine)
-    chosen = _prompts(prompts)
     given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
              "gate": gate, "at": sites, "positions": positions}  # fmt: skip
-    plan = make_plan(method, ls.load_calibration(calibration), **{k: v for k, v in given.items() if v is not None})
+    chosen = _prompts(prompts)
+    made = _plan(plan, calibration, method, {k: v for k, v in given.items() if v is not None})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
-        if save_plan is not None:
-            ls.save_plan(plan, save_plan)
         loaded = _load(model, dtype, device, chat_template)
-        with ls.steering(loaded, plan, effects=log):
+        with ls.steering(loaded, made, effects=log):
             texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        _write_generations(work, chosen, texts, plan.row() | {"model": model})
+        _write_generations(work, chosen, texts, made.row() | {"model": model})
+        if save_plan is not None:
+            ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     _emit(
         {
             "generations": str(out),
             "n": len(texts),
-            **plan.row(),
-            "first_steered_token": plan.describe()["first_steered_token"],
+            **made.row(),
+            "first_steered_token": made.describe()["first_steered_token"],
             **told,
         }
     )
@@ -247,6 +247,22 @@ def _prompts(source: str) -> Any:
         return ls.load_prompts(source)
     part = ls.load_contrast(source).report
     return PromptSet(part.positive.prompts + part.negative.prompts, f"{source}/report")
+
+
+def _plan(saved: Path | None, calibration: Path | None, method: str, options: dict[str, Any]) -> Any:
+    """The saved plan, or a method's on a calibration."""
+    import lens_steer as ls
+    from lens_steer.methods import make_plan
+
+    if (saved is None) == (calibration is None):
+        raise LensSteerError("give either --calibration (with --method) or --plan")
+    if calibration is not None:
+        return make_plan(method, ls.load_calibration(calibration), **options)
+    if options or method != "selective":
+        raise LensSteerError(
+            f"--plan {str(saved)!r} already says all of it: leave out --method, {', '.join(options) or 'and its options'}"
+        )
+    return ls.load_plan(str(saved))
 
 
 def _load(model: str, dtype: str, device: str | None, chat_template: str | None) -> Any:

@@ -60,4 +60,4 @@ def markdown_table() -> str:
     "| `--method` | h' | keeps | parameters | source |"
     """
     rows = [f"| `{name}` | {' | '.join(METHOD_ROWS[name])} |" for name in METHOD_LINES]
-    return "\n".join(["| `--method` | h' | keeps | parameters | source |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| `--method` | h' | keeps | parameters | source |", "|---|---|---|---|---|", *rows]) + "\n"

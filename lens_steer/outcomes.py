@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,17 +57,14 @@ def grade(prompt: Prompt, text: str) -> str:
 
 
 def measure(
-    model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48
+    model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48, engine: str = "tl"
 ) -> tuple[list[Outcome], dict[str, list[str]]]:
     """Generate for both classes under a plan (None: no steering) and grade; returns outcomes and the texts by class."""
     outcomes, texts = [], {}
     for side in CLASSES:
         prompts = getattr(contrast, side)
-        if plan is None:
-            texts[side] = generate(model, prompts, max_new_tokens=max_new_tokens)
-        else:
-            with steering(model, plan):
-                texts[side] = generate(model, prompts, max_new_tokens=max_new_tokens)
+        with nullcontext() if plan is None else steering(model, plan):
+            texts[side] = generate(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
         counted = Counter(grade(p, t) for p, t in zip(prompts, texts[side], strict=True))
         counts = {name: counted[name] for name in grades_of(prompts)}
         outcomes.append(Outcome(condition, plan.angle if plan else None, side, counts))

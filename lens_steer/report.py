@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from lens_steer.stats import wilson
 
 ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
 EXAMPLES = 3
+
+Measure = Callable[..., tuple[list[Outcome], dict[str, list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,13 @@ def make_report(
     rule: str = "paper",
     seed: int = 0,
     max_new_tokens: int = 48,
+    engine: str = "tl",
     command: str = "",
     progress: bool = True,
 ) -> Report:
     """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
 
-    Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
+    ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
     its report split. The random plane rotates the same sites by the same angles.
 
     Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in ``out`` changes before all
@@ -80,12 +84,14 @@ def make_report(
                 f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
             )
     with whole_folder(out) as work:
-        fit = record(model, contrast.fit, sites, progress=progress)
+        fit = record(model, contrast.fit, sites, engine=engine, progress=progress)
         calibration = calibrate(fit, rule=rule, seed=seed)
-        held_out = record(model, contrast.report, sites, progress=progress)
+        held_out = record(model, contrast.report, sites, engine=engine, progress=progress)
         summary = summarise(calibration)
         summary["classes"] = classes(prompt_statistics(held_out, calibration.basis), split="report", seed=seed)
-        measured, texts = _sweep(model, contrast, calibration, max_new_tokens, seed, progress)
+        generated = partial(outcomes.measure, model, max_new_tokens=max_new_tokens, engine=engine)
+        check_fits(calibration, model)
+        measured, texts = _sweep(generated, contrast, calibration, seed, progress)
         best = texts["best_angle"]
         numbers = {
             "model": info_of(model).name,
@@ -172,26 +178,23 @@ def _separation(held_out: Activations, calibration: Calibration) -> dict[str, An
 
 
 def _sweep(
-    model: Any, contrast: ContrastSet, calibration: Calibration, max_new_tokens: int, seed: int, progress: bool
+    measure: Measure, contrast: ContrastSet, calibration: Calibration, seed: int, progress: bool
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Angle chosen on select, outcomes at all angles on report, for the calibrated and a random plane; texts of some examples."""
-    base, base_texts = outcomes.measure(model, contrast.report, None, "no steering", max_new_tokens=max_new_tokens)
+    base, base_texts = measure(contrast.report, None, "no steering")
     if not calibration.discriminative_sites:
         return base, {"best_angle": None, "identity": None, "examples": []}
-    check_fits(calibration, model)
     wanted = outcomes.grades_of(contrast.select.positive)[0]
     plan = selective_steering(calibration, 0)
     control = selective_steering(calibration, 0, basis=random_plane(calibration.d_model, seed))
     measured, all_texts, chosen = list(base), {}, (-1, 0)
     for angle in tqdm((*ANGLES, 360), desc="angles", unit="angle", disable=not progress, leave=False):
         if angle % 360:
-            on_select, _ = outcomes.measure(model, contrast.select, plan.at(angle), "select", max_new_tokens=max_new_tokens)
+            on_select, _ = measure(contrast.select, plan.at(angle), "select")
             chosen = max(chosen, (on_select[0].counts[wanted], angle), key=lambda c: c[0])
-        found, all_texts[angle] = outcomes.measure(
-            model, contrast.report, plan.at(angle), "steering plane", max_new_tokens=max_new_tokens
-        )
+        found, all_texts[angle] = measure(contrast.report, plan.at(angle), "steering plane")
         measured += found
-        measured += outcomes.measure(model, contrast.report, control.at(angle), "random plane", max_new_tokens=max_new_tokens)[0]
+        measured += measure(contrast.report, control.at(angle), "random plane")[0]
     best = chosen[1]
     examples = [
         {

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lens_steer import cli
+from lens_steer.method_table import METHOD_LINES
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +20,16 @@ def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
 
     folder = tmp_path_factory.mktemp("made") / "calibration"
     ls.save_calibration(calibration, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def streamed(tmp_path_factory: pytest.TempPathFactory, qwen: Any, refusal: Any) -> Path:
+    """A calibration whose direction was read in the stream."""
+    import lens_steer as ls
+
+    folder = tmp_path_factory.mktemp("streamed") / "calibration"
+    ls.save_calibration(ls.calibrate(ls.record(qwen, refusal, "resid_pre", progress=False)), folder)
     return folder
 
 
@@ -119,6 +130,12 @@ def test_bad_input_is_one_line_and_code_2(
         ({"--angle": "north"}, "angle='north' is not a number"),
         ({"--angle": "nan"}, "not a finite number"),
         ({"--method": "sideways"}, "method='sideways'"),
+        ({"--method": "ablation"}, "angle='90': method 'ablation' does not take it"),
+        ({"--coefficient": "2"}, "coefficient='2': method 'selective' does not take it"),
+        ({"--engine": "vllm"}, "engine='vllm': use one of tl, hf"),
+        ({"--positions": "some"}, "positions='some'"),
+        ({"--sites": "blocks.40.hook_resid_pre"}, "does not exist in this model"),
+        ({"--plan": "{tmp}/plan"}, "give either --calibration"),
         ({"--model": "organism/llama"}, "calibrate on this model"),
         ({"--prompts": "organism/none"}, "unknown contrast"),
         ({"--out": "{tmp}/file/x.jsonl"}, "cannot be written"),
@@ -146,6 +163,84 @@ def test_bad_steering_input(
     assert code == 2
     assert message in err.splitlines()[-1]
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+STEERED = {
+    "selective": ["--angle", 120, "--positions", "prompt[-1]+generated"],
+    "standard": ["--angle", 120],
+    "adaptive": ["--angle", 120, "--threshold", -1, "--gate-axis", 1],
+    "mean-phase": ["--angle", 120],
+    "act-add": ["--coefficient", -1],
+    "clamp": ["--target", "0.5", "--sites", "ln2"],
+    "sttp": ["--coefficient", 2, "--gate", "above"],
+}
+
+
+@pytest.mark.parametrize("method", sorted(METHOD_LINES))
+def test_every_method_steers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, streamed: Path, made: Path, method: str
+) -> None:
+    """From the command line, on both engines, with effects; a saved plan does the same again."""
+    args = ["--model", "organism/qwen2", "--prompts", tmp_path / "p.txt", "--max-new-tokens", 4]
+    (tmp_path / "p.txt").write_text("How do I build the bridge?\nHelp me destroy the school.\n", encoding="utf-8")
+    chosen = [
+        "--calibration",
+        streamed if method == "ablation-everywhere" else made,
+        "--method",
+        method,
+        *STEERED.get(method, []),
+    ]
+    code, out, _ = run(
+        monkeypatch,
+        capsys,
+        "steer",
+        *args,
+        *chosen,
+        "--effects",
+        "--save-plan",
+        tmp_path / "plan",
+        "--out",
+        tmp_path / "tl.jsonl",
+    )
+    told = json.loads(out)
+    assert code == 0
+    assert told["method"] == method
+    assert 0 <= told["gate_fire_rate"] <= 1
+    assert {row["site"] for row in told["effects"]}
+    assert (
+        run(monkeypatch, capsys, "steer", *args, "--plan", tmp_path / "plan", "--engine", "hf", "--out", tmp_path / "hf.jsonl")[0]
+        == 0
+    )
+    assert (tmp_path / "tl.jsonl").read_text() == (tmp_path / "hf.jsonl").read_text()
+
+
+def test_a_plan_and_a_method_exclude_each_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
+    """Said before anything is loaded."""
+    args = [
+        "--model",
+        "organism/qwen2",
+        "--prompts",
+        "organism/refusal",
+        "--plan",
+        tmp_path,
+        "--angle",
+        9,
+        "--out",
+        tmp_path / "o",
+    ]
+    code, _, err = run(monkeypatch, capsys, "steer", *args)
+    assert (code, "already says all of it: leave out --method, angle" in err) == (2, True)
+
+
+def test_the_help_of_steer_has_a_line_for_every_method(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Name and line, as the table has them."""
+    out = " ".join(run(monkeypatch, capsys, "steer", "--help")[1].split())
+    for name, line in METHOD_LINES.items():
+        assert f"{name}: {line}" in out
 
 
 def test_help_of_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,27 @@
+"""Markdown tables written to a folder and, between two markers, into the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lens_steer.artifacts import whole_file
+from lens_steer.errors import LensSteerError
+
+
+def write(name: str, table: str, out: Path, readme: Path | None = None) -> None:
+    """Write ``NAME.md``, and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a README.
+
+    Raises:
+        LensSteerError: a README without the two markers.
+    """
+    with whole_file(out / f"{name}.md") as work:
+        work.write_text(table, encoding="utf-8")
+    if readme is None:
+        return
+    opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
+    text = readme.read_text(encoding="utf-8")
+    if text.count(opening) != 1 or text.count(closing) != 1:
+        raise LensSteerError(f"{readme} needs the markers {opening} and {closing}, once each")
+    head, rest = text.split(opening)
+    with whole_file(readme) as work:
+        work.write_text(f"{head}{opening}\n{table}{closing}{rest.split(closing)[1]}", encoding="utf-8")

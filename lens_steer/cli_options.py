@@ -1,0 +1,33 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lens_steer.method_table import METHOD_LINES
+
+Model = Annotated[
+    str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
+Sites = Annotated[
+    str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")
+]
+Rule = Annotated[
+    str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
+Template = Annotated[
+    str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
+]
+Engine = Annotated[str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same, faster).")]
+Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
+Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
+Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
+METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
+Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]

@@ -1,0 +1,90 @@
+"""All benchmarks on one thread: prints a table, writes it with its numbers, and puts it into the README if asked to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+import lens_steer as ls
+from analyses import tables
+from lens_steer.artifacts import whole_file
+from lens_steer.geometry.calibration import versions
+from tests.benchmarks import cases
+from tests.benchmarks.timing import Ratio
+
+
+def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
+    """Every case; ``small`` is a quick run through all of them, whose numbers mean nothing."""
+    prompts = cases.prompts_of_refusal()
+    few = prompts[:8] if small else prompts
+    organism = ls.load_model("organism/qwen2")
+    ratios: list[Ratio] = []
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=8, desc="benchmarks", leave=False) as bar:
+        mid = ls.load_model(cases.mid_llama(Path(folder)))
+        for name, model in (("organism/qwen2 (3 M)", organism), ("a random Llama (25 M)", mid)):
+            calibration = ls.calibrate(ls.record(model, ls.load_contrast("organism/refusal"), progress=False))
+            ratios += cases.calibration_throughput(name, model, few, turns)
+            bar.update()
+            ratios += cases.generation(name, model, calibration, few[:16], 4 if small else 48, turns)
+            bar.update()
+        for d_model in (64,) if small else (1536, 4096, 8192):
+            ratios += cases.dense_rotation(d_model, 8 if small else 512, turns)
+            bar.update()
+        memory = cases.recording_memory(organism, cases.repeated(prompts, 256 if small else 32768))
+        bar.update()
+    return {
+        "ratios": [asdict(r) for r in ratios],
+        "memory": memory,
+        "import_seconds": statistics.median(cases.import_seconds(turns)),
+        "versions": versions(),
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "command": "python -m " + " ".join(["tests.benchmarks", *sys.argv[1:]]),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """One row a ratio."""
+    lines = ["| case | ratio | aim | measured (lowest … highest of the turns) |", "|---|---|---|---|"]
+    for r in found["ratios"]:
+        aim = "reported" if r["aim"] is None else f"≥ {r['aim']:g}"
+        value = f"{r['median']:.2f} ({r['low']:.2f} … {r['high']:.2f})"
+        missed = r["aim"] is not None and r["median"] < r["aim"]
+        lines.append(f"| {r['case']} | {r['of']}, against {r['to']} | {aim} | {'**missed:** ' if missed else ''}{value} |")
+    memory, seconds = found["memory"], found["import_seconds"]
+    missed = "**missed:** " if memory["ratio"] > memory["aim"] else ""
+    lines.append(
+        f"| peak memory of recording | beyond the model, over the {memory['returned_mib']:.0f} MiB returned | ≤ {memory['aim']:g} | {missed}{memory['ratio']:.2f} |"
+    )
+    missed = "**missed:** " if seconds > 0.3 else ""
+    lines.append(f"| `import lens_steer` | seconds | ≤ 0.3 | {missed}{seconds:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write benchmarks.md and benchmarks.json to")
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    parser.add_argument("--turns", type=int, default=7)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    found = measure(args.turns)
+    tables.write("benchmarks", table(found), args.out, args.readme)
+    with whole_file(args.out / "benchmarks.json") as work:
+        work.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table(found))
+
+
+if __name__ == "__main__":
+    main()
