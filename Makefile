@@ -3,14 +3,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VENV4 ?= .venv-tl4
+INSTALLED4 := $(VENV4)/.installed
+TL4 ?= 4.3.0
+PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test lint gates notebooks clean
+.PHONY: report test test-tl4 bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(PIP) --constraint constraints.txt torch
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(INSTALLED4): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV4)
+	sed 's/^transformer-lens==.*/transformer-lens==$(TL4)/' constraints.txt > $(VENV4)/constraints.txt
+	$(VENV4)/bin/$(PIP) --constraint $(VENV4)/constraints.txt torch
+	$(VENV4)/bin/$(PIP) --constraint $(VENV4)/constraints.txt --editable '.[dev]'
 	touch $@
 
 report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 organism
@@ -19,17 +30,25 @@ report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 or
 test: $(INSTALLED)  ## the whole test suite
 	MPLBACKEND=Agg $(BIN)/python -m pytest
 
+test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
+	MPLBACKEND=Agg $(VENV4)/bin/python -m pytest tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
+	  tests/test_plans.py tests/test_cli.py tests/test_report.py
+
+bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
+	$(BIN)/python -m tests.benchmarks --out figures --readme README.md
+
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-gates: $(INSTALLED)  ## the organisms' gates table from their committed measurements
+tables: $(INSTALLED)  ## the gates (from the committed measurements) and the methods, into figures/ and the README
 	$(BIN)/python -m analyses.gates --out figures --readme README.md
+	$(BIN)/python -m analyses.methods --out figures --readme README.md
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV4) build dist *.egg-info

@@ -123,7 +123,7 @@ def _steer(
         return activation
     if selected is None:
         return operator(activation)
-    return torch.where(selected[..., None], operator(activation), activation)
+    return torch.where(selected[..., None].to(activation.device), operator(activation), activation)
 
 
 def _steer_and_log(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class SteeringPlan:
         steps: operators bound to sites.
         positions: which tokens; see :mod:`lens_steer.positions`.
         model, architecture, n_layers, d_model: of the model that the plan is for.
+        details: what the method was asked for, where the steps' own parameters no longer show it (StTP's α).
     """
 
     method: str
@@ -80,6 +81,7 @@ class SteeringPlan:
     architecture: str
     n_layers: int
     d_model: int
+    details: Mapping[str, float] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented
@@ -98,8 +100,8 @@ class SteeringPlan:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The numbers and names that all steps share, one value a row as a list."""
-        shared = {}
+        """The numbers and names that all steps share, one value a row as a list; and the details."""
+        shared: dict[str, Any] = dict(self.details)
         for name, value in self.steps[0].parameters.items():
             if isinstance(value, Tensor) and (value.ndim != 1 or name != operator(self.steps[0].operator).by_row):
                 continue  # a vector or a basis
@@ -197,6 +199,7 @@ def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
     facts = {
         "format_version": FORMAT_VERSION,
         **{name: getattr(plan, name) for name in ("method", "positions", "model", "architecture", "n_layers", "d_model")},
+        "details": dict(plan.details),
         "steps": steps,
     }
     with whole_folder(folder) as work:
@@ -227,6 +230,7 @@ def load_plan(folder: str | Path) -> SteeringPlan:
             facts["architecture"],
             facts["n_layers"],
             facts["d_model"],
+            facts["details"],
         )
     except FileNotFoundError as error:
         raise LensSteerError(f"plan {str(folder)!r} has no {Path(str(error.filename)).name}: write one with save_plan") from None

@@ -101,6 +101,24 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
                 assert torch.equal(predicted[0, ids.shape[1] - 1 : -1], out[0, ids.shape[1] :])
 
 
+def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibration: Any) -> None:
+    """The logits of every step of a cached generation on the twin, against one forward of the model over the finished text."""
+    ids = torch.tensor([chat.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
+    twin = hf_twin(tiny)
+    for where in ("all", "prompt[-1]+generated[:3]"):
+        plan = plan_at(tiny_calibration, "norm_out", where)
+        batch = chat.Batch((0,), ids, torch.ones_like(ids), (0,))
+        with torch.inference_mode(), positions.running(batch), ls.steering(twin, plan):
+            out = twin.generate(
+                ids, attention_mask=batch.mask, max_new_tokens=8, min_new_tokens=8, do_sample=False, output_logits=True,
+                return_dict_in_generate=True,
+            )  # fmt: skip
+        forced = chat.Batch((0,), out.sequences, torch.ones_like(out.sequences), (8,))
+        with torch.inference_mode(), positions.running(forced), ls.steering(tiny, plan):
+            logits = tiny(out.sequences)[0, ids.shape[1] - 1 : -1]
+        assert (logits - torch.cat(out.logits)).abs().max() < 1e-4
+
+
 def test_padding_is_left_alone(tiny: Any, tiny_calibration: Any) -> None:
     """In a padded batch the pad columns of a steered site are byte-identical, in generate and in a forward of one's own."""
     name = "blocks.1.ln1.hook_out"

@@ -20,10 +20,14 @@ Sites = str | Sequence[str] | None
 Positions = str | Sequence[int]
 
 
-def made(method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions) -> SteeringPlan:
+def made(
+    method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float
+) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
     width = source.d_model if isinstance(source, Calibration) else len(source.direction)
-    return SteeringPlan(method, tuple(steps), normalized(positions), source.model, source.architecture, source.n_layers, width)
+    return SteeringPlan(
+        method, tuple(steps), normalized(positions), source.model, source.architecture, source.n_layers, width, details
+    )
 
 
 def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def target_projection(
     step = Step(
         "target", (found.site,), {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate}
     )
-    return made("sttp", found, [step], positions)
+    return made("sttp", found, [step], positions, coefficient=alpha)
 
 
 def mirror_projection(

@@ -1,0 +1,49 @@
+"""The benchmarks run through, and say what they measured; no time is asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analyses import tables
+from lens_steer.errors import LensSteerError
+from lens_steer.method_table import markdown_table
+from tests.benchmarks.__main__ import measure, table
+from tests.benchmarks.timing import run
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_every_case_runs() -> None:
+    """Two models, three widths' worth of code, memory and import; each ratio is a positive number with its range."""
+    found = measure(1, small=True)
+    assert len(found["ratios"]) == 2 * (4 + 5) + 1
+    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"])
+    assert found["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
+    text = table(found)
+    assert text.count("\n") == 2 + len(found["ratios"]) + 2
+
+
+def test_turns_are_interleaved() -> None:
+    """Every variant once a turn, in rotating order, after one turn that does not count."""
+    order: list[str] = []
+    seconds = run({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+    assert order == ["b", "a", "a", "b", "b", "a", "a", "b"]
+
+
+def test_tables_go_between_their_markers(tmp_path: Path) -> None:
+    """The rest of the README stays; a README without markers is refused and left alone."""
+    readme = tmp_path / "README.md"
+    readme.write_text("head\n<!-- x -->\nold\n<!-- /x -->\ntail\n", encoding="utf-8")
+    tables.write("x", "| new |\n", tmp_path, readme)
+    assert readme.read_text(encoding="utf-8") == "head\n<!-- x -->\n| new |\n<!-- /x -->\ntail\n"
+    assert (tmp_path / "x.md").read_text(encoding="utf-8") == "| new |\n"
+    with pytest.raises(LensSteerError, match="needs the markers"):
+        tables.write("y", "z", tmp_path, readme)
+
+
+def test_the_readme_shows_every_method() -> None:
+    """No row of the table was typed by hand."""
+    assert markdown_table() in README.read_text(encoding="utf-8")
