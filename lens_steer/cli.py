@@ -205,6 +205,29 @@ def steer(
     )
 
 
+@app.command()
+def verify(
+    out: Out,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="Folder of a calibration, or of a published one; may be given several times."),
+    ] = None,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option("--device", help="Where half precision is computed: cpu, cuda, …")] = "cpu",
+) -> None:
+    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim."""
+    from lens_steer.artifacts import check_writable
+    from lens_steer.models import usable_device
+    from lens_steer.verify import verify as run
+    from lens_steer.verify import write
+
+    usable_device(device)
+    check_writable(out)
+    found = run(dict(map(_calibration, calibration or [])), seed=seed, device=device)
+    write(found, out, command=_command(), seed=seed)
+    _emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
+
+
 @import_app.command("official")
 def import_official_command(
     folder: Annotated[Path, typer.Argument(help="Folder with directions.pt, plane.pt and metadata.json.")], out: Out
@@ -247,6 +270,15 @@ def _prompts(source: str) -> Any:
         return ls.load_prompts(source)
     part = ls.load_contrast(source).report
     return PromptSet(part.positive.prompts + part.negative.prompts, f"{source}/report")
+
+
+def _calibration(folder: Path) -> tuple[str, Any]:
+    """A calibration of ours, or a published one, with the name it goes by."""
+    import lens_steer as ls
+    from lens_steer.interop.official import import_official
+
+    made = import_official(folder) if (folder / "plane.pt").exists() else ls.load_calibration(folder)
+    return made.model.rstrip("/").split("/")[-1], made
 
 
 def _plan(saved: Path | None, calibration: Path | None, method: str, options: dict[str, Any]) -> Any:

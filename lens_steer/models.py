@@ -90,7 +90,7 @@ def load_model(
     mapped = hooked_config(config, str(name))
     chosen = _backend(backend, n_devices)
     torch_dtype = _dtype(dtype, config)
-    device = _device(device)
+    device = usable_device(device)
     tokenizer = _tokenizer(folder, chat_template)
     if chosen == "bridge":
         model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer)
@@ -227,7 +227,7 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, tried out; without one the first accelerator, else the CPU."""
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

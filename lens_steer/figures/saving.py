@@ -11,7 +11,7 @@ from typing import Any
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import geometry, outcomes
+from lens_steer.figures import geometry, norms, outcomes
 from lens_steer.figures.core import Drawing, Drawn, Value, styled
 
 FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
@@ -24,6 +24,7 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         geometry.plane_path,
         geometry.plane_share,
         outcomes.outcomes_by_angle,
+        norms.norm_change,
     )
 }
 

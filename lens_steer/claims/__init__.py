@@ -1,0 +1,1 @@
+"""Published claims as records: stated, tested against a criterion fixed beforehand, and judged either way."""

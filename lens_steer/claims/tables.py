@@ -1,0 +1,55 @@
+"""Claims as a table: Markdown for a README, LaTeX (booktabs) for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lens_steer.claims.record import Claim, shown
+
+HEADS = ("claim", "verdict", "measured", "criterion", "n")
+
+
+def markdown(claims: Sequence[Claim]) -> str:
+    """One row a claim, grouped by level in the order given.
+
+    >>> markdown([Claim("a", "x keeps y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-1]
+    '| x keeps y | **HOLDS** | 0.5: q | at most 1 | 9 |'
+    """
+    lines = []
+    for level in dict.fromkeys(c.level for c in claims):
+        lines += [f"\n**Level: {level}**\n", f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+        for c in (c for c in claims if c.level == level):
+            cells = (c.statement, f"**{c.verdict}**", f"{_measured(c)}: {c.quantity}", c.criterion, str(c.n))
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def latex(claims: Sequence[Claim]) -> str:
+    r"""A booktabs table that can be ``\input``.
+
+    >>> print(latex([Claim("a", "x & y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[3])
+    x \& y & \textsc{holds} & 0.5 & at most 1 & 9 \\
+    """
+    rows = [
+        " & ".join((_tex(c.statement), rf"\textsc{{{c.verdict.lower()}}}", _tex(_measured(c)), _tex(c.criterion), str(c.n)))
+        + r" \\"
+        for c in claims
+    ]
+    head = " & ".join(HEADS) + r" \\"
+    return "\n".join([r"\begin{tabular}{p{6cm}llll}\toprule", head, r"\midrule", *rows, r"\bottomrule\end{tabular}"]) + "\n"
+
+
+def _measured(claim: Claim) -> str:
+    value = shown(claim.value)
+    return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"
+
+
+_TEX = {
+    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "‖": r"$\|$", "′": "'", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "·": r"$\cdot$",
+    "θ": r"$\theta$", "φ": r"$\varphi$", "ρ": r"$\rho$", "²": "$^2$", "≪": r"$\ll$", "°": r"$^\circ$", "∘": r"$\circ$", "|": r"$|$",
+    "⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "μ": r"$\mu$", "—": "---", "⁺": "$^+$", "⁻": "$^-$", "∓": r"$\mp$", "^": r"\^{}",
+}  # fmt: skip
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)

@@ -1,0 +1,90 @@
+"""Propositions 1 and 2 and what goes with them, put to the test: every claim as a record, a table and figures, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lens_steer.artifacts import whole_folder
+from lens_steer.claims import differences, formula, precision, tables
+from lens_steer.claims.record import Claim
+from lens_steer.figures import saving
+from lens_steer.figures.core import Drawing
+from lens_steer.geometry.calibration import Calibration, versions
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What one run found.
+
+    Attributes:
+        claims: every record.
+        drawings: the figures' data.
+    """
+
+    claims: tuple[Claim, ...]
+    drawings: Mapping[str, Drawing]
+
+    def __repr__(self) -> str:
+        counts = {v: sum(c.verdict == v for c in self.claims) for v in dict.fromkeys(c.verdict for c in self.claims)}
+        return f"Verification({len(self.claims)} claims: {', '.join(f'{n} {v}' for v, n in counts.items())})"
+
+    def claim(self, id_: str) -> Claim:
+        """One claim by its id."""
+        return next(c for c in self.claims if c.id == id_)
+
+
+def verify(
+    calibrations: Mapping[str, Calibration] | None = None, *, seed: int = 0, device: str = "cpu", progress: bool = True
+) -> Verification:
+    """Everything that needs no model: the formulas, bases with an error, rounding, and the planes that are given.
+
+    Args:
+        calibrations: by name; what was imported brings the plane as it was published.
+        seed: of every drawn vector and basis.
+        device: where half precision is computed.
+    """
+    claims: list[Claim] = []
+    with tqdm(total=5, desc="verify", unit="level", disable=not progress, leave=False) as bar:
+        claims += formula.proposition_claims(seed=seed)
+        bar.update()
+        claims += formula.basis_claims(seed=seed)
+        bar.update()
+        claims += differences.difference_claims(seed=seed)
+        bar.update()
+        basis = formula.orthonormal(512, seed)
+        h = formula.drawn_vectors(basis, 256, seed + 1)
+        h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
+        cells = precision.grid(basis, h, device=device)
+        claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
+        bar.update()
+        claims += precision.published_claims(calibrations or {}, seed=seed)
+        bar.update()
+    return Verification(tuple(claims), {"norm_change": norm_change_drawing(cells, len(h))})
+
+
+def norm_change_drawing(cells: Sequence[precision.Cell], n: int) -> Drawing:
+    """Norm change against angle, by operator and pair of dtypes."""
+    names = ("operator", "basis_dtype", "arithmetic", "angle", "largest", "mean")
+    return Drawing("norm_change", {name: [getattr(c, name) for c in cells] for name in names}, {"n": n})
+
+
+def write(found: Verification, out: str | Path, *, command: str = "", seed: int = 0) -> None:
+    """``propositions.json`` (one record a claim), ``propositions.md``, ``propositions.tex`` and the figures.
+
+    Raises:
+        LensSteerError: a folder that cannot be written.
+    """
+    meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
+    with whole_folder(out) as work:
+        for name, drawing in found.drawings.items():
+            saving.save(drawing, name, work, meta)
+        record = {"claims": [c.row() for c in found.claims], "meta": meta}
+        (work / "propositions.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (work / "propositions.md").write_text(tables.markdown(found.claims), encoding="utf-8")
+        (work / "propositions.tex").write_text(tables.latex(found.claims), encoding="utf-8")
