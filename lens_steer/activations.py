@@ -143,7 +143,8 @@ def record_prompts(
 
 def _forward_tl(model: Any, batch: chat.Batch, hooks: dict[str, Callable[..., None]]) -> None:
     """One forward of a HookedTransformer or TransformerBridge, as far as the last hook needs."""
-    with model.hooks(fwd_hooks=list(hooks.items())):
+    points = [(sites.point(name, info_of(model).architecture), hook) for name, hook in hooks.items()]
+    with model.hooks(fwd_hooks=points):
         model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
 
 

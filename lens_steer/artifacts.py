@@ -79,6 +79,8 @@ def check_writable(out: str | Path) -> None:
 def whole_file(out: str | Path) -> Iterator[Path]:
     """A temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`."""
     target = Path(out)
+    if target.is_dir():
+        raise LensSteerError(f"output file {str(out)!r} is a folder: name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)

@@ -37,6 +37,8 @@ figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Wor
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
 
+INTERRUPTED = 130  # what typer returns after Ctrl-C
+
 
 @app.callback()
 def _root() -> None:
@@ -150,7 +152,7 @@ def steer(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="One of the methods listed below.")] = "selective",
+    method: Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective).")] = None,
     angle: Annotated[
         str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
     ] = None,
@@ -177,10 +179,12 @@ def steer(
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
     import lens_steer as ls
-    from lens_steer.artifacts import whole_file
+    from lens_steer.artifacts import check_writable, whole_file
     from lens_steer.engines import check_engine
 
     check_engine(engine)
+    if save_plan is not None:
+        check_writable(save_plan)
     given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
              "gate": gate, "at": sites, "positions": positions}  # fmt: skip
     chosen = _prompts(prompts)
@@ -190,7 +194,7 @@ def steer(
         loaded = _load(model, dtype, device, chat_template)
         with ls.steering(loaded, made, effects=log):
             texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        _write_generations(work, chosen, texts, made.row() | {"model": model})
+        _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
         if save_plan is not None:
             ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
@@ -281,7 +285,7 @@ def _calibration(folder: Path) -> tuple[str, Any]:
     return made.model.rstrip("/").split("/")[-1], made
 
 
-def _plan(saved: Path | None, calibration: Path | None, method: str, options: dict[str, Any]) -> Any:
+def _plan(saved: Path | None, calibration: Path | None, method: str | None, options: dict[str, Any]) -> Any:
     """The saved plan, or a method's on a calibration."""
     import lens_steer as ls
     from lens_steer.methods import make_plan
@@ -289,11 +293,10 @@ def _plan(saved: Path | None, calibration: Path | None, method: str, options: di
     if (saved is None) == (calibration is None):
         raise LensSteerError("give either --calibration (with --method) or --plan")
     if calibration is not None:
-        return make_plan(method, ls.load_calibration(calibration), **options)
-    if options or method != "selective":
-        raise LensSteerError(
-            f"--plan {str(saved)!r} already says all of it: leave out --method, {', '.join(options) or 'and its options'}"
-        )
+        return make_plan(method or "selective", ls.load_calibration(calibration), **options)
+    given = [*(["method"] if method else []), *options]
+    if given:
+        raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
     return ls.load_plan(str(saved))
 
 
@@ -305,12 +308,12 @@ def _load(model: str, dtype: str, device: str | None, chat_template: str | None)
     return loaded
 
 
-def _write_generations(path: Path, prompts: Any, texts: list[str], facts: dict[str, Any]) -> None:
+def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
     from lens_steer.outcomes import grade
 
     with path.open("w", encoding="utf-8") as stream:
-        for prompt, text in zip(prompts, texts, strict=True):
-            row: dict[str, Any] = {"prompt": prompt.text, "text": text, **facts}
+        for prompt, text, own in zip(prompts, texts, facts, strict=True):
+            row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
             if prompt.task is not None:
                 row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -335,12 +338,14 @@ def main() -> None:
     except LensSteerError as error:
         code = _fail(str(error))
     except KeyboardInterrupt:
-        code = _fail("interrupted: nothing was half-written", 130)
+        code = INTERRUPTED
     except Exception as error:
         # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps its traceback
         if not hasattr(error, "format_message"):
             raise
         code = _fail(error.format_message())  # type: ignore[attr-defined]
+    if code == INTERRUPTED:
+        code = _fail("interrupted: nothing was half-written", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from lens_steer.errors import LensSteerError
-from lens_steer.models import hf_twin, info_of
+from lens_steer.models import fingerprint, hf_twin, info_of
 
 ENGINES = ("tl", "hf")
 
@@ -25,13 +25,15 @@ class Active:
 
     Attributes:
         method: of the plan.
-        n_hooks: how many hooks it has added.
+        handles: of the hooks it has added at sites.
+        followers: of the hooks it has added to follow forwards.
         n_rows: how many prompts it has a value for; None where one value serves all.
         on: puts the same plan in force on another model.
     """
 
     method: str
-    n_hooks: int
+    handles: tuple[object, ...]
+    followers: tuple[object, ...]
     n_rows: int | None
     on: Callable[[Any], AbstractContextManager[Any]]
 
@@ -62,16 +64,33 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
         yield model
         return
     plans = list(_ACTIVE.get(model, []))
-    points = {id(point): point for point in model.hook_dict.values()}  # a TransformerBridge has several names for one point
-    if sum(len(point.fwd_hooks) for point in points.values()) > sum(plan.n_hooks for plan in plans):
-        raise LensSteerError(
-            "engine='hf' does not run hooks that were added to the model by hand: remove them, or use engine='tl'"
-        )
+    _check_unchanged(model, plans)
     twin = hf_twin(model)
     with ExitStack() as stack:
         for plan in plans:
             stack.enter_context(plan.on(twin))
         yield twin
+
+
+def _check_unchanged(model: Any, plans: list[Active]) -> None:
+    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights."""
+    points = {id(point): point for point in model.hook_dict.values()}  # a TransformerBridge has several names for one point
+    there = {id(handle) for point in points.values() for handle in point.fwd_hooks}
+    ours = {id(handle) for plan in plans for handle in plan.handles}
+    versions, plain = fingerprint(model)
+    versions_loaded, plain_loaded = vars(model)["lens_fingerprint"]
+    if there - ours or plain > plain_loaded + sum(len(plan.followers) for plan in plans):
+        raise LensSteerError(
+            "engine='hf' does not run hooks that were added to the model by hand: remove them, or use engine='tl'"
+        )
+    if ours - there:
+        raise LensSteerError(
+            "the hooks of the active plan were removed (reset_hooks?): leave its 'with' block, or use engine='tl'"
+        )
+    if versions != versions_loaded and info_of(model).backend == "hooked":
+        raise LensSteerError(
+            "the model's weights were changed after loading, and engine='hf' reads them from the folder: use engine='tl'"
+        )
 
 
 def check_engine(engine: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from lens_steer.prompts import Prompt, PromptSet
 
 def generate(
     model: Any,
-    prompts: PromptSet | list[Prompt] | list[str],
+    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -34,7 +35,7 @@ def generate(
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        prompts: a prompt set, prompts, or plain strings (single user turns).
+        prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
         max_new_tokens: of each answer.
         batch_size: prompts a batch at most.
         engine: ``"tl"``: TransformerLens generates. ``"hf"``: the model's Hugging Face twin does, under the same plans as forward hooks; the same tokens, faster.
@@ -45,7 +46,9 @@ def generate(
         LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1, a plan
             with a value a prompt for another number of prompts, an unknown engine.
     """
-    if not len(prompts):
+    if isinstance(prompts, (str, Prompt)):
+        prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
+    if not prompts:
         raise LensSteerError("prompts is empty: give at least one")
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")

@@ -6,6 +6,7 @@ pure operator and the clock that knows which of the running forward's tokens are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,13 +21,16 @@ from lens_steer.artifacts import check_fits
 from lens_steer.effects import EffectLog
 from lens_steer.engines import Active, active
 from lens_steer.errors import LensSteerError
-from lens_steer.models import blocks_of, info_of
+from lens_steer.models import blocks_of, embedding_of, final_norm_of, info_of
 from lens_steer.operators.catalogue import Bound, bind, operator
 from lens_steer.plans import SteeringPlan, Step
 from lens_steer.positions import Clock
 
 if TYPE_CHECKING:
     from transformer_lens.hook_points import HookPoint
+
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -65,19 +69,31 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
         )
     attach = _attach_module if info.backend == "hf" else _attach_point
     clock = Clock(plan.positions)
-    entry = Active(plan.method, sum(len(s.sites) for s in plan.steps), plan.n_rows, partial(steering, plan=plan, effects=effects))
     with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(partial(_note_mask, clock=clock), with_kwargs=True).remove)
-        stack.callback(blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True).remove)
+        followers = [
+            model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
+            blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
+            final_norm_of(model).register_forward_pre_hook(partial(_refuse_what_is_not_finite, method=plan.method)),
+        ]
+        if effects is not None:
+            followers.append(embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock)))
+        for follower in followers:
+            stack.callback(follower.remove)
+        handles = []
         for step in plan.steps:
             bound: dict[torch.device, Bound] = {}
             for name in step.sites:
                 like = _like(model, name)
                 if like.device not in bound:
                     bound[like.device] = bind_rows(step, like, clock)
-                stack.callback(attach(model, name, _hook(step, bound[like.device], clock, name, like, effects)))
+                handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model))
+                stack.callback(remove)
+                handles.append(handle)
+        entry = Active(plan.method, tuple(handles), tuple(followers), plan.n_rows, partial(steering, plan=plan, effects=effects))
         stack.enter_context(active(model, entry))
         yield model
+        if clock.forwards and not clock.steered:
+            log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
 
 
 class _ByRow:
@@ -90,14 +106,15 @@ class _ByRow:
 
     def __call__(self, h: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         rows = self._clock.rows
+        if rows is None and len(h) != self._step.n_rows:
+            raise LensSteerError(
+                f"the plan has a value for each of {self._step.n_rows} rows, and the batch has {len(h)}: give as many"
+            )
         if self._bound is None or rows is not self._rows:
-            if rows is None and len(h) != self._step.n_rows:
-                raise LensSteerError(
-                    f"the plan has a value for each of {self._step.n_rows} rows, and the batch has {len(h)}: give as many"
-                )
             self._rows = rows
-            parameters = self._step.parameters if rows is None else self._step.at_rows(rows)
-            self._bound = bind(self._step.operator, parameters, self._like)
+            with torch.inference_mode(False):  # so that a later forward with gradients may use what is made here
+                parameters = self._step.parameters if rows is None else self._step.at_rows(rows)
+                self._bound = bind(self._step.operator, parameters, self._like)
         return self._bound(h)
 
 
@@ -106,18 +123,22 @@ def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
     return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
 
 
-def _hook(step: Step, bound: Bound, clock: Clock, site: str, like: Tensor, effects: EffectLog | None) -> SteeringHook:
+def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any) -> SteeringHook:
     if effects is None:
         return partial(_steer, operator=bound, clock=clock)
     gate = operator(step.operator).gate
-    fires = None if gate is None else gate(step.parameters, like)
-    return partial(_steer_and_log, operator=bound, clock=clock, fires=fires, site=site, effects=effects)
+    fires = None if gate is None else gate(step.parameters, _like(model, site))
+    return partial(
+        _steer_and_log, operator=bound, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
+    )
 
 
 def _steer(
     activation: Float[Tensor, "batch pos d_model"], hook: HookPoint | None = None, *, operator: Bound, clock: Clock
 ) -> Float[Tensor, "batch pos d_model"]:
     """The hook: the steered positions through the operator, the others as they are."""
+    if not clock.started:  # a forward that did not begin at the first block
+        clock.start(activation.shape[0], activation.shape[1])
     selected = clock.selected
     if clock.idle:
         return activation
@@ -135,16 +156,18 @@ def _steer_and_log(
     fires: Callable[[Tensor], Tensor] | None,
     site: str,
     effects: EffectLog,
+    end_tokens: tuple[int, ...],
 ) -> Float[Tensor, "batch pos d_model"]:
     """:func:`_steer`, counting what it did."""
     steered = _steer(activation, operator=operator, clock=clock)
     fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
-    effects.add(site, activation, steered, fired, clock.selected)
+    effects.add(site, activation, steered, fired, clock.counted(activation.shape[1], end_tokens))
     return steered
 
 
-def _attach_point(model: Any, name: str, hook: SteeringHook) -> Callable[[], None]:
-    """Add a hook at a hook point; returns what removes it."""
+def _attach_point(model: Any, name: str, hook: SteeringHook) -> tuple[object, Callable[[], None]]:
+    """Add a hook at a hook point; returns its handle and what removes it."""
+    name = sites.point(name, info_of(model).architecture)
     if name not in model.hook_dict:
         raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
     point = model.hook_dict[name]
@@ -157,11 +180,11 @@ def _attach_point(model: Any, name: str, hook: SteeringHook) -> Callable[[], Non
         if handle in point.fwd_hooks:
             point.fwd_hooks.remove(handle)
 
-    return remove
+    return handle, remove
 
 
-def _attach_module(model: Any, name: str, hook: SteeringHook) -> Callable[[], None]:
-    """Add a hook at a Hugging Face module; returns what removes it."""
+def _attach_module(model: Any, name: str, hook: SteeringHook) -> tuple[object, Callable[[], None]]:
+    """Add a hook at a Hugging Face module; returns its handle and what removes it."""
     site = sites.parse(name)
     if site.kind == "resid_mid":
         raise LensSteerError(
@@ -169,8 +192,10 @@ def _attach_module(model: Any, name: str, hook: SteeringHook) -> Callable[[], No
         )
     module = model.get_submodule(site.module(info_of(model).architecture))
     if site.is_input:
-        return module.register_forward_pre_hook(partial(_on_input, hook=hook), with_kwargs=True).remove
-    return module.register_forward_hook(partial(_on_output, hook=hook)).remove
+        handle = module.register_forward_pre_hook(partial(_on_input, hook=hook), with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(partial(_on_output, hook=hook))
+    return handle, handle.remove
 
 
 def _on_output(module: nn.Module, args: Any, output: Any, *, hook: SteeringHook) -> Any:
@@ -185,13 +210,27 @@ def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Ste
     return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"], hook=None)}
 
 
-def _note_mask(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
-    clock.attention_mask = kwargs.get("attention_mask")
+def _announce(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
+    positional = args[1] if len(args) > 1 and isinstance(args[1], Tensor) and info_of(module).backend == "hf" else None
+    clock.announce(kwargs.get("attention_mask", positional))
 
 
 def _start(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
     stream = args[0] if args else kwargs["hidden_states"]
-    clock.start(stream.shape[0], stream.shape[1])
+    clock.start(stream.shape[0], stream.shape[1], sites.cached_columns(kwargs))
+
+
+def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:
+    if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
+        clock.follow(args[0])
+
+
+def _refuse_what_is_not_finite(module: nn.Module, args: tuple[Any, ...], *, method: str) -> None:
+    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense."""
+    if not bool(torch.isfinite(args[0][:, -1]).all()):
+        raise LensSteerError(
+            f"under the plan {method!r} activations are not finite any more: steer less strongly, or load the model in float32 or bfloat16"
+        )
 
 
 def _like(model: Any, site: str) -> Float[Tensor, " d_model"]:

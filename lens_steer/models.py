@@ -104,6 +104,7 @@ def load_model(
     vars(model)["lens_info"] = info
     if twin is not None:
         _attach_twin(model, twin)
+    vars(model)["lens_fingerprint"] = fingerprint(model)
     log.info(
         "loaded %s: %s, %d blocks, d_model %d, %s on %s",
         name,
@@ -129,6 +130,11 @@ def info_of(model: Any) -> ModelInfo:
             f"model has its weights processed (normalization_type={normalization!r}, compatibility mode "
             f"{'on' if getattr(model, 'compatibility_mode', False) else 'off'}), so its activations are not the model's own: {how}"
         )
+    for flag in ("use_split_qkv_input", "use_attn_in"):
+        if getattr(getattr(model, "cfg", None), flag, False):
+            raise LensSteerError(
+                f"model has {flag} on, which splits its norm outputs by head: turn it off with model.set_{flag}(False)"
+            )
     info = getattr(model, "lens_info", None)
     if not isinstance(info, ModelInfo):
         raise LensSteerError(f"model of type {type(model).__name__} carries no description: {how}")
@@ -152,6 +158,31 @@ def hf_twin(model: Any) -> Any:
 def device_of(model: Any) -> torch.device:
     """Where the model takes its tokens."""
     return torch.device(model.device) if info_of(model).backend == "hf" else torch.device(model.cfg.device)
+
+
+def embedding_of(model: Any) -> torch.nn.Module:
+    """The module that turns tokens into vectors."""
+    return model.get_input_embeddings() if info_of(model).backend == "hf" else model.embed
+
+
+def final_norm_of(model: Any) -> torch.nn.Module:
+    """The norm before the unembedding."""
+    return model.model.norm if info_of(model).backend == "hf" else model.ln_final
+
+
+def fingerprint(model: Any) -> tuple[int, int]:
+    """Changes when a parameter is edited in place or replaced, or when a module gets or loses a hook of PyTorch's own (not a hook point's, nor
+    one of TransformerLens, whose Bridge adds some on its first forward)."""
+    from transformer_lens.hook_points import HookPoint
+
+    versions = sum(p._version + id(p) % 1_000_003 for p in model.parameters())
+    hooks = [
+        hook
+        for m in model.modules()
+        if not isinstance(m, HookPoint)
+        for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    ]
+    return versions, sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith("transformer_lens.") for h in hooks)
 
 
 def blocks_of(model: Any) -> torch.nn.ModuleList:

@@ -48,6 +48,12 @@ class Step:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __post_init__(self) -> None:
+        plain = {
+            n: v if isinstance(v, Tensor) and v.ndim == 2 else _checked(self.operator, n, v) for n, v in self.parameters.items()
+        }
+        object.__setattr__(self, "parameters", plain)
+
     @property
     def n_rows(self) -> int | None:
         """How many rows the step has a value for; None where one value serves every row."""
@@ -81,7 +87,7 @@ class SteeringPlan:
     architecture: str
     n_layers: int
     d_model: int
-    details: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, float | list[float]] = field(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented
@@ -161,9 +167,10 @@ class SteeringPlan:
             "first_steered_token": positions_.first_steered(self.positions),
         }  # fmt: skip
 
-    def row(self) -> dict[str, Any]:
-        """The plan in one line, as it stands beside every generation."""
-        return {"method": self.method, **self.parameters, "n_sites": len(self.sites), "positions": self.positions}
+    def row(self, prompt: int | None = None) -> dict[str, Any]:
+        """The plan in one line, as it stands beside every generation; for one prompt, with that prompt's own values."""
+        own = {k: v if prompt is None or not isinstance(v, list) else v[prompt] for k, v in self.parameters.items()}
+        return {"method": self.method, **own, "n_sites": len(self.sites), "positions": self.positions}
 
 
 def numbers(name: str, value: Any) -> float | Tensor:
@@ -218,10 +225,11 @@ def load_plan(folder: str | Path) -> SteeringPlan:
         facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
         tensors = load_file(path / TENSORS)
         version = facts["format_version"]
-        steps = [Step(s["operator"], tuple(s["sites"]), dict(s["parameters"])) for s in facts["steps"]]
+        read = [dict(s["parameters"]) for s in facts["steps"]]
         for key, tensor in tensors.items():
             index, name = key.split(".", 1)
-            steps[int(index)].parameters[name] = tensor  # type: ignore[index]
+            read[int(index)][name] = tensor
+        steps = [Step(s["operator"], tuple(s["sites"]), p) for s, p in zip(facts["steps"], read, strict=True)]
         plan = SteeringPlan(
             facts["method"],
             tuple(steps),
@@ -232,6 +240,8 @@ def load_plan(folder: str | Path) -> SteeringPlan:
             facts["d_model"],
             facts["details"],
         )
+    except LensSteerError:
+        raise
     except FileNotFoundError as error:
         raise LensSteerError(f"plan {str(folder)!r} has no {Path(str(error.filename)).name}: write one with save_plan") from None
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
@@ -248,6 +258,18 @@ def load_plan(folder: str | Path) -> SteeringPlan:
     for name in plan.sites:
         plan.operator(name)
     return plan
+
+
+def _checked(operator_name: str, name: str, value: Any) -> Any:
+    """A parameter as a step keeps it: vectors and names as they are, numbers finite, several as a float64 vector."""
+    if name in ("direction", "basis", "gate") or (name == "cap" and value is None):
+        return value
+    if name == "gate_axis":
+        return value
+    found = numbers(name, value)
+    if isinstance(found, Tensor) and name != operator(operator_name).by_row:
+        raise LensSteerError(f"{name}={value!r}: operator {operator_name!r} takes one number here")
+    return found
 
 
 def _same(a: Any, b: Any) -> bool:

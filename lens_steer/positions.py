@@ -77,7 +77,7 @@ def normalized(positions: str | Sequence[int]) -> str:
     'all[3]+all[7]'
     """
     if not isinstance(positions, str):
-        positions = "+".join(f"all[{int(p)}]" for p in positions)
+        positions = "+".join(f"all[{p}]" for p in positions)
     parse(positions)
     return positions.replace(" ", "")
 
@@ -88,7 +88,7 @@ def first_steered(positions: str) -> str:
     >>> first_steered("prompt[-1]+generated")
     'token -1 of the prompt'
     """
-    term = min(parse(positions), key=lambda t: (t.region == "generated", t.start or 0))
+    term = min(parse(positions), key=lambda t: (t.region == "generated", (t.start or 0) < 0, t.start or 0))
     if term.region == "all":
         return f"token {term.start or 0}, counted from the prompt's first"
     return f"token {term.start or 0} of the {'prompt' if term.region == 'prompt' else 'answer'}"
@@ -133,40 +133,40 @@ def running(batch: Batch) -> Iterator[None]:
 
 
 class Clock:
-    """Follows the forwards of one model and says, for the one now running, which columns are steered.
+    """Says, for the forward now running, which columns are steered.
 
-    Told the number of rows and columns at the start of every forward, by a hook before the first block. A forward at least as wide as the batch began starts it anew
-    (generation without a cache does that at every step); a narrower one goes on where the last one stopped.
+    Told rows, columns and how many columns a cache already holds at the start of every forward, by a hook before the first block.
     """
 
     def __init__(self, positions: str) -> None:
         self._terms = parse(positions)
-        self._layout: Layout | None = None
-        self._end = 0
+        self._generated: Tensor | None = None  # the answers' tokens so far, where they are followed
+        self.begin = 0
+        self.started = False
+        self.layout: Layout | None = None
         self.attention_mask: Tensor | None = None  # of a forward of the user's own
         self.rows: Int[Tensor, " batch"] | None = None
         self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column
         self.idle = False  # no column at all
+        self.forwards, self.steered = 0, 0
 
-    def start(self, rows: int, width: int) -> None:
-        """Begin a forward of so many rows and columns."""
-        layout = _RUNNING.get()
-        self.idle = False
-        if layout is not self._layout:
-            self._layout, self._end = layout, 0
-        self.rows = None if layout is None else layout.rows
-        if layout is None:
-            self.selected = self._without_layout(rows, width)
-            return
-        goes_on = self._end > 0 and (width == 1 or width < layout.width)
-        begin = self._end if goes_on else 0
-        self._end = begin + width
-        if begin >= layout.width and self._terms == (Term("all", None, None),):
-            self.selected = None  # beyond the prompts there is no padding
-            return
-        selected = self.columns(layout, begin, self._end)
-        self.selected = None if bool(selected.all()) else selected
-        self.idle = not bool(selected.any())
+    def announce(self, attention_mask: Tensor | None) -> None:
+        """A forward of the model is about to begin; until :meth:`start` nothing is known of it."""
+        self.attention_mask, self.started = attention_mask, False
+
+    def start(self, rows: int, width: int, cached: int = 0) -> None:
+        """Begin a forward of so many rows and columns, after so many that a cache holds."""
+        self.layout, self.begin, self.started, self.idle = _RUNNING.get(), cached, True, False
+        self.forwards += 1
+        if self.layout is None:
+            self.rows, self.selected = None, self._without_layout(rows, width)
+        elif cached >= self.layout.width and self._terms == (Term("all", None, None),):
+            self.rows, self.selected = self.layout.rows, None  # beyond the prompts there is no padding
+        else:
+            selected = self.columns(self.layout, cached, cached + width)
+            self.rows, self.selected = self.layout.rows, None if bool(selected.all()) else selected
+            self.idle = not bool(selected.any())
+        self.steered += not self.idle
 
     def columns(self, layout: Layout, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
         """Which of the columns ``begin … end`` are steered, row by row."""
@@ -185,13 +185,32 @@ class Clock:
             found |= inside
         return found
 
+    def follow(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Take note of the tokens that are fed, to know which answers have ended."""
+        layout = _RUNNING.get()
+        if layout is None or layout is not self.layout or self._generated is None or len(tokens) != len(self._generated):
+            self._generated = tokens[:, :0]
+        if layout is not None and tokens.shape[1] >= layout.width:
+            self._generated = tokens[:, layout.width :]
+        elif layout is not None:
+            self._generated = torch.cat([self._generated, tokens], dim=1)
+
+    def counted(self, width: int, end_tokens: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
+        """Which of the running forward's steered columns belong to answers that have not ended: a batch goes on until its last row ends."""
+        if self.layout is None or self._generated is None or not self._generated.shape[1]:
+            return self.selected
+        over = torch.isin(self._generated, torch.tensor(list(end_tokens), device=self._generated.device)).cumsum(dim=1) > 0
+        prompt = torch.zeros(len(over), self.layout.width, dtype=torch.bool, device=over.device)
+        alive = ~torch.cat([prompt, over], dim=1)[:, self.begin : self.begin + width]
+        return alive if self.selected is None else alive & self.selected
+
     def _without_layout(self, rows: int, width: int) -> Bool[Tensor, "batch pos"] | None:
-        mask, self.attention_mask = self.attention_mask, None
         if self._terms != (Term("all", None, None),):
             raise LensSteerError(
                 "the plan steers only some positions, and where this batch has its prompts is not known: run it through lens_steer.generate or "
                 "lens_steer.record, or inside 'with lens_steer.positions.running(batch):'"
             )
+        mask = self.attention_mask
         if mask is None or mask.shape != (rows, width) or bool(mask.all()):
             return None
         return mask.bool()

@@ -173,27 +173,50 @@ def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
     return tuple(sorted({parse(name).block for name in names}))
 
 
+def point(name: str, architecture: str) -> str:
+    """The hook point of a site. On Gemma-2 what a branch adds *is* the output of the norm after it: one tensor, one point under both names, so
+    that what reads and writes it comes in one order on every backend.
+
+    >>> point("blocks.1.hook_attn_out", "gemma2"), point("blocks.1.hook_attn_out", "llama")
+    ('blocks.1.ln1_post.hook_out', 'blocks.1.hook_attn_out')
+    """
+    site = parse(name)
+    after = BRANCHES[site.kind][1] if site.kind in BRANCHES else ""
+    return Site(site.block, after).name if after in NORM_MODULES.get(architecture, {}) else name
+
+
+def cached_columns(kwargs: dict[str, Any]) -> int:
+    """How many columns the key–value cache that a block is called with already holds: TransformerLens's entry, or Hugging Face's cache."""
+    entry, cache = kwargs.get("past_kv_cache_entry"), kwargs.get("past_key_values")
+    if entry is not None:
+        return int(entry.past_keys.shape[1])
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
 class _SharedNorm:
     """Forward hook that sends a norm's output through a hook point, once per forward.
 
-    A HookedTransformer block calls ``ln1`` three times with the very same tensor, for queries, keys and values. The second and
-    third call get the first one's result, so a hook fires once and costs once; after the third the result is let go.
+    A HookedTransformer block calls ``ln1`` three times with the very same tensor, for queries, keys and values. Within one call of the block
+    the second and third get the first one's result, so a hook fires once and costs once; outside of a block nothing is shared.
     """
 
     def __init__(self) -> None:
+        self._inside = False
         self._input: torch.Tensor | None = None
         self._output: torch.Tensor | None = None
-        self._served = 0
+
+    def enter(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        self._inside, self._input, self._output = True, None, None
+
+    def leave(self, block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._inside, self._input, self._output = False, None, None
 
     def __call__(self, norm: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        if self._input is args[0] and self._output is not None:
-            shared = self._output
-            self._served += 1
-            if self._served == 2:
-                self._input = self._output = None
-            return shared
+        if self._inside and self._input is args[0] and self._output is not None:
+            return self._output
         result: torch.Tensor = norm.hook_out(output)  # type: ignore[operator]
-        self._input, self._output, self._served = args[0], result, 0
+        if self._inside:
+            self._input, self._output = args[0], result
         return result
 
 
@@ -212,7 +235,13 @@ def add_norm_outputs(model: Any) -> None:
             if norm is None or hasattr(norm, "hook_out"):
                 continue
             norm.hook_out = HookPoint()
-            norm.register_forward_hook(_SharedNorm() if kind == "ln1" else _through_hook_point)
+            if kind == "ln1":
+                shared = _SharedNorm()
+                norm.register_forward_hook(shared)
+                block.register_forward_pre_hook(shared.enter)
+                block.register_forward_hook(shared.leave)
+            else:
+                norm.register_forward_hook(_through_hook_point)
             added = True
     if added:
         model.setup()

@@ -182,6 +182,15 @@ def test_gradients_flow(name: str) -> None:
     assert torch.autograd.gradcheck(run, (h.requires_grad_(), given_[key].clone().requires_grad_()))
 
 
+def test_the_gradient_at_the_centre_of_the_plane_is_finite() -> None:
+    """A vector orthogonal to the plane has no phase; the basis' gradient is finite all the same."""
+    basis = torch.eye(2, 4, dtype=torch.float64).requires_grad_()
+    h = torch.tensor([[0.0, 0.0, 1.0, 2.0], [1.0, 2.0, 0.0, 0.0]], dtype=torch.float64)
+    rotation.standard_angular(h, basis, 70.0).sum().backward()
+    assert basis.grad is not None
+    assert torch.isfinite(basis.grad).all()
+
+
 def test_complement_is_untouched_to_the_byte() -> None:
     """With the plane or the direction along axes, the other coordinates come back equal."""
     h = torch.randn(7, 9)

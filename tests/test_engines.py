@@ -149,13 +149,15 @@ def test_one_angle_a_prompt(tiny: Any, tiny_calibration: Any, engine: str) -> No
     """One generation with four angles equals four generations with one."""
     angles = [0.0, 90.0, 200.0, -40.0]
     with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", angle=angles)):
+        if engine == "tl":
+            tiny(torch.tensor([[5, 6, 7]] * 4))
+            for rows in (1, 8):
+                with pytest.raises(LensSteerError, match=f"each of 4 rows, and the batch has {rows}"):
+                    tiny(torch.tensor([[5, 6, 7]] * rows))
         together = ls.generate(tiny, PROMPTS, max_new_tokens=8, engine=engine)
         small = ls.generate(tiny, PROMPTS, max_new_tokens=8, engine=engine, batch_size=2)
         with pytest.raises(LensSteerError, match="a value for each of 4 prompts, and 2 are given"):
             ls.generate(tiny, PROMPTS[:2], engine=engine)
-        if engine == "tl":
-            with pytest.raises(LensSteerError, match="each of 4 rows, and the batch has 1"):
-                tiny(torch.tensor([[5, 6, 7]]))
     alone = []
     for i, angle in enumerate(angles):
         with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", angle=angle)):
@@ -191,6 +193,91 @@ def test_the_twin_can_be_steered_by_itself(tiny: Any, tiny_calibration: Any) -> 
     if tiny.lens_info.backend == "bridge":
         mine = {p.data_ptr() for p in tiny.parameters()}
         assert all(p.data_ptr() in mine for p in twin.parameters())
+
+
+def test_a_forward_from_the_middle_is_steered_for_what_it_is(tiny: Any, tiny_calibration: Any) -> None:
+    """``start_at_layer`` after a padded forward: the old padding is forgotten, positions that are not known are refused."""
+    if tiny.lens_info.backend != "hooked":
+        pytest.skip("start_at_layer is a HookedTransformer's")
+    ids, mask = torch.tensor([[3, 3, 7, 8]]), torch.tensor([[0, 0, 1, 1]])
+    stream = torch.randn(1, 4, 48, generator=torch.Generator().manual_seed(0))
+    plan = plan_at(tiny_calibration, "resid_post")
+    with torch.inference_mode():
+        with ls.steering(tiny, plan):
+            wanted = tiny(stream, start_at_layer=2)
+        with ls.steering(tiny, plan):
+            tiny(ids, attention_mask=mask)
+            assert torch.equal(tiny(stream, start_at_layer=2), wanted)
+        with ls.steering(tiny, plan_at(tiny_calibration, "resid_post", "generated")):
+            ls.generate(tiny, ["Hi"], max_new_tokens=1)
+            with pytest.raises(LensSteerError, match="is not known"):
+                tiny(stream, start_at_layer=2)
+
+
+def test_gradients_after_inference(tiny: Any, tiny_calibration: Any) -> None:
+    """A plan with one value a row serves a forward with gradients after one without."""
+    ids = torch.tensor([[5, 6, 7]] * 2)
+    with ls.steering(tiny, plan_at(tiny_calibration, "resid_post", angle=[10, 20])):
+        with torch.inference_mode():
+            tiny(ids)
+        tiny(ids).sum().backward()
+    tiny.zero_grad()
+
+
+def test_a_branch_and_the_norm_after_it_are_one_tensor(tiny: Any, tiny_calibration: Any) -> None:
+    """On Gemma-2 they are the same; what is written under one name is read under the other, alike on every engine."""
+    if tiny.lens_info.architecture != "gemma2":
+        pytest.skip("Gemma-2 only")
+    names = ["blocks.1.ln1_post.hook_out", "blocks.1.hook_attn_out", "blocks.1.hook_resid_mid"]
+    with (
+        ls.steering(tiny, plan_at(tiny_calibration, "attn_out")),
+        ls.steering(tiny, ls.directional_ablation(tiny_calibration, at="ln1_post")),
+    ):
+        here = record_prompts(tiny, PROMPTS, names)
+        there = record_prompts(tiny, PROMPTS, names, engine="hf")
+    assert relative(here, there) < 1e-4
+    assert torch.equal(here[:, 0], here[:, 1])
+
+
+def test_what_the_twin_cannot_know_is_refused(tiny_folder: Any) -> None:
+    """Plain hooks, hooks reset inside a plan, and weights edited after loading (a TransformerBridge's twin shares them)."""
+    for backend in ("auto", "bridge"):
+        model: Any = ls.load_model(tiny_folder, backend=backend)
+        calibration = ls.calibrate(ls.record(model, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
+        handle = model.blocks[1].register_forward_hook(lambda m, a, o: None)
+        with pytest.raises(LensSteerError, match="added to the model by hand"):
+            ls.generate(model, "Hi", engine="hf")
+        handle.remove()
+        with ls.steering(model, plan_at(calibration, "norm_out")):
+            model.reset_hooks()
+            with pytest.raises(LensSteerError, match=r"were removed \(reset_hooks\?\)"):
+                ls.generate(model, "Hi", engine="hf")
+        assert ls.generate(model, "Hi", max_new_tokens=2, engine="hf") == ls.generate(model, "Hi", max_new_tokens=2)
+        with torch.no_grad():
+            next(model.blocks[1].mlp.parameters()).mul_(-1)
+        if model.lens_info.backend == "hooked":
+            with pytest.raises(LensSteerError, match="weights were changed after loading"):
+                ls.generate(model, "Hi", engine="hf")
+        else:
+            assert ls.generate(model, "Hi", max_new_tokens=4, engine="hf") == ls.generate(model, "Hi", max_new_tokens=4)
+
+
+def test_a_steering_that_overflows_says_so(tiny_folder: Any) -> None:
+    """Instead of answering nonsense, on both engines; a coefficient too large for the arithmetic is refused at once."""
+    model: Any = ls.load_model(tiny_folder, dtype="float16")
+    calibration = ls.calibrate(ls.record(model, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False))
+    for engine in ("tl", "hf"):
+        with ls.steering(model, ls.act_add(calibration, 1e6)), pytest.raises(LensSteerError, match="steer less strongly"):
+            ls.generate(model, "Hi", engine=engine)
+    with pytest.raises(LensSteerError, match="not a finite number in float32"):
+        ls.steering(model, ls.act_add(calibration, 1e39)).__enter__()
+
+
+def test_a_plan_that_steers_nothing_is_told(tiny: Any, tiny_calibration: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Positions that no prompt has."""
+    with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", "all[999]")):
+        ls.generate(tiny, "Hi", max_new_tokens=2)
+    assert "steered no token" in caplog.text
 
 
 def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) -> None:
@@ -230,6 +317,25 @@ def test_effects_count_the_steered_tokens_only(tiny: Any, tiny_calibration: Any)
         assert row["gate_fire_rate"] == did.gate_fire_rate
         for name in ("displacement", "radial", "angular"):
             assert row[name] == pytest.approx(float(getattr(did, name).mean()), abs=1e-4)
+
+
+def test_effects_do_not_depend_on_the_batch(qwen: Any, calibration: Any, refusal: Any) -> None:
+    """Answers of different lengths: counted to their own ends, together as one by one, on both engines."""
+    prompts = [*refusal.report.positive[:2], *refusal.report.negative[:2]]
+    plan = ls.adaptive_angular(calibration, 130, at=calibration.discriminative_sites[:2], positions="generated")
+
+    def counted(groups: list[Any], engine: str) -> list[dict[str, Any]]:
+        log = ls.EffectLog()
+        with ls.steering(qwen, plan, effects=log):
+            for group in groups:
+                ls.generate(qwen, group, max_new_tokens=40, engine=engine)
+        return log.rows()
+
+    alone = counted([[p] for p in prompts], "tl")
+    for engine in ("tl", "hf"):
+        for here, there in zip(counted([prompts], engine), alone, strict=True):
+            assert here["tokens"] == there["tokens"]
+            assert here["displacement"] == pytest.approx(there["displacement"], rel=1e-3)
 
 
 def test_a_dtype_of_half_precision_keeps_it(tiny_folder: Any) -> None:

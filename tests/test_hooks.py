@@ -156,6 +156,22 @@ def test_generation_batched_equals_one_by_one(qwen: Any, refusal: Any, calibrati
     assert together == alone
 
 
+def test_split_norm_outputs_are_refused(calibration: Any, tmp_path: Path) -> None:
+    """An option of HookedTransformer that gives every head its own copy."""
+    model: Any = ls.load_model(build("qwen2", tmp_path))
+    if model.lens_info.backend != "hooked":
+        pytest.skip("a HookedTransformer's option")
+    model.set_use_split_qkv_input(True)
+    with pytest.raises(LensSteerError, match="use_split_qkv_input on"):
+        ls.generate(model, "Hi")
+
+
+def test_a_single_prompt_is_a_list_of_one(qwen: Any) -> None:
+    """A bare string is not taken for a list of characters."""
+    assert ls.generate(qwen, "Hi", max_new_tokens=4) == ls.generate(qwen, ["Hi"], max_new_tokens=4)
+    assert ls.generate(qwen, ls.Prompt.of("Hi"), max_new_tokens=4) == ls.generate(qwen, ["Hi"], max_new_tokens=4)
+
+
 def test_bad_generation_input(qwen: Any) -> None:
     """No prompts, no tokens, too long a prompt."""
     with pytest.raises(LensSteerError, match="prompts is empty"):

@@ -106,6 +106,17 @@ def test_a_norm_site_fires_once_a_forward(tiny: Any) -> None:
     assert sorted(calls) == sorted(2 * names)
 
 
+def test_a_norm_called_by_hand_is_steered_anew(tiny: Any) -> None:
+    """Outside of a block nothing is shared between calls."""
+    if tiny.lens_info.backend != "hooked":
+        pytest.skip("a HookedTransformer's norm only")
+    x = torch.randn(1, 3, 48)
+    plain = tiny.blocks[1].ln1(x)
+    with tiny.hooks(fwd_hooks=[("blocks.1.ln1.hook_out", lambda a, hook: 0 * a)]):
+        assert not tiny.blocks[1].ln1(x).any()
+    assert torch.equal(tiny.blocks[1].ln1(x), plain)
+
+
 def test_norm_memory_is_let_go(tiny: Any) -> None:
     """The tensor shared between the three calls of ``ln1`` is not kept, and hooks added later see the same input anew."""
     if tiny.lens_info.backend != "hooked":

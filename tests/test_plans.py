@@ -19,7 +19,7 @@ from lens_steer.geometry.boundary import boundary
 from lens_steer.method_table import METHOD_LINES, METHOD_ROWS
 from lens_steer.methods import METHODS, make_plan
 from lens_steer.operators.rotation import selective_rotation
-from lens_steer.plans import load_plan, save_plan
+from lens_steer.plans import Step, load_plan, save_plan
 from tests.test_hooks import plan_of
 
 
@@ -199,8 +199,11 @@ def test_bad_options(calibration: Any) -> None:
         ("site 'blocks.99.hook_resid_pre' does not exist", lambda: ls.act_add(calibration, at="blocks.99.hook_resid_pre")),
         ("was not recorded", lambda: ls.act_add(calibration, at="resid_post")),
         ("no direction: its class means are equal", lambda: ls.unit_addition(calibration, at="blocks.0.ln1.hook_out")),
-        (r"direction has shape \(3,\)", lambda: ls.act_add(calibration, direction=torch.ones(3))),
+        (r"direction of shape \(3,\) is not usable", lambda: ls.act_add(calibration, direction=torch.ones(3))),
         (r"basis has shape \(2, 5\)", lambda: ls.selective_steering(calibration, 1, basis=torch.eye(2, 5))),
+        ("basis is not orthonormal", lambda: ls.selective_steering(calibration, 1, basis=2 * calibration.basis)),
+        ("basis is not orthonormal", lambda: ls.selective_steering(calibration, 1, basis=torch.full((2, 128), math.nan))),
+        ("names its own sites", lambda: ls.directional_ablation(calibration, everywhere=True, at="ln2")),
         ("has no angle to change", lambda: ls.act_add(calibration).at(20)),
         ("is not steered", lambda: ls.act_add(calibration).operator("blocks.0.hook_resid_pre")),
         ("no class means", lambda: ls.act_add(replace(calibration, mean_positive=None))),
@@ -229,6 +232,26 @@ def test_bad_plans_on_disk(calibration: Any, tmp_path: Path) -> None:
         (tmp_path / "plan.json").write_text(damage)
         with pytest.raises(LensSteerError, match=message):
             load_plan(tmp_path)
-    save_plan(ls.selective_steering(calibration, 90, basis=torch.full((2, 128), math.nan)), tmp_path)
+    plan = ls.selective_steering(calibration, 90)
+    broken = replace(plan.steps[0], parameters={"basis": torch.full((2, 128), math.nan), "angle": 90.0})
+    save_plan(replace(plan, steps=(broken,)), tmp_path)
     with pytest.raises(LensSteerError, match="not finite"):
         load_plan(tmp_path)
+
+
+def test_a_list_is_one_value_a_row(calibration: Any, tmp_path: Path) -> None:
+    """In a step of one's own and in a file, numbers as text too; what is no number is named."""
+    step = Step("selective", calibration.discriminative_sites, {"basis": calibration.basis, "angle": [0, 90]})
+    assert (step.n_rows, step.parameters["angle"].tolist()) == (2, [0.0, 90.0])
+    save_plan(ls.selective_steering(calibration, 90), tmp_path)
+    facts = (tmp_path / "plan.json").read_text()
+    for written, angle in (("[0, 180]", [0.0, 180.0]), ('"130"', 130.0)):
+        (tmp_path / "plan.json").write_text(facts.replace('"angle": 90.0', f'"angle": {written}'))
+        assert load_plan(tmp_path).angle == angle
+    for written in ("null", "{}", "NaN", '"north"'):
+        (tmp_path / "plan.json").write_text(facts.replace('"angle": 90.0', f'"angle": {written}'))
+        with pytest.raises(LensSteerError, match="angle="):
+            load_plan(tmp_path)
+    several = ls.target_projection(calibration, [0, 6])
+    assert several.n_rows == 2
+    assert (several.row()["coefficient"], several.row(1)["coefficient"]) == ([0, 6], 6)

@@ -60,22 +60,39 @@ def test_columns_equal_python_slicing(
 
 
 def test_a_clock_follows_generation_with_and_without_a_cache() -> None:
-    """With a cache the columns go on, without one every forward starts anew; a new batch starts anew too."""
+    """With a cache the columns go on from what it holds, without one every forward starts anew, as often as one likes."""
     batch = batch_of([3, 5], [0, 0])
     clock = Clock("generated[1:]")
     with running(batch):
-        seen = []
-        for width in (5, 1, 1, 1):
-            clock.start(2, width)
-            seen.append((clock.idle, clock.selected))
-        assert seen == [(True, seen[0][1]), (True, seen[1][1]), (False, None), (False, None)]
+        for _ in range(2):
+            seen = []
+            for cached, width in ((0, 5), (5, 1), (6, 1), (7, 1)):
+                clock.start(2, width, cached)
+                seen.append((clock.idle, clock.selected is None))
+            assert seen == [(True, False), (True, False), (False, True), (False, True)]
         for width in (5, 6, 7):
             clock.start(2, width)
         assert clock.selected is not None
         assert clock.selected.tolist() == [[False] * 6 + [True]] * 2
-    with running(batch):
-        clock.start(2, 5)
+        clock.start(2, 4)  # a shorter forward of one's own is not taken for a continuation
         assert clock.idle
+
+
+def test_ended_answers_are_not_counted() -> None:
+    """From a row's end token on, while the batch goes on; with and without a cache."""
+    with running(batch_of([3, 5], [0, 0])):
+        for cached in (True, False):
+            clock, fed = Clock("all"), torch.tensor([[1] * 5 + [7, 9, 9], [1] * 5 + [8, 8, 7]])
+            counts = []
+            for step in range(4):
+                begin = 5 + step - 1 if step and cached else 0
+                tokens = fed[:, begin : 5 + step]
+                clock.follow(tokens)
+                clock.start(2, tokens.shape[1], begin)
+                counted = clock.counted(tokens.shape[1], (7,))
+                counts.append(None if counted is None else int(counted.sum()))
+            # 3 + 5 prompt tokens; the first answer ends at once, the second with its third token
+            assert counts == ([8, 1, 1, 0] if cached else [8, 9, 10, 10])
 
 
 def test_padding_is_never_selected() -> None:
@@ -85,7 +102,7 @@ def test_padding_is_never_selected() -> None:
         clock.start(2, 4)
         assert clock.selected is not None
         assert clock.selected.tolist() == [[False, False, True, True], [True] * 4]
-        clock.start(2, 1)
+        clock.start(2, 1, 4)
         assert clock.selected is None
     with running(batch_of([4, 4], [0, 0])):
         clock.start(2, 4)
@@ -99,6 +116,7 @@ def test_terms_are_joined() -> None:
     assert normalized("prompt[-1] + generated") == "prompt[-1]+generated"
     assert normalized([3, 7]) == "all[3]+all[7]"
     assert first_steered("generated[2:]+prompt[-1]") == "token -1 of the prompt"
+    assert first_steered("prompt[-1]+prompt[2:]") == "token 2 of the prompt"
     assert first_steered("generated[2:]") == "token 2 of the answer"
 
 
@@ -129,9 +147,11 @@ def test_a_forward_of_ones_own_needs_a_layout() -> None:
     with pytest.raises(LensSteerError, match="is not known: run it through lens_steer.generate"):
         Clock("generated").start(1, 4)
     clock = Clock("all")
-    clock.attention_mask = torch.tensor([[0, 1, 1]])
+    clock.announce(torch.tensor([[0, 1, 1]]))
     clock.start(1, 3)
     assert clock.selected is not None
     assert clock.selected.tolist() == [[False, True, True]]
+    clock.announce(None)
+    assert not clock.started
     clock.start(1, 3)
     assert clock.selected is None

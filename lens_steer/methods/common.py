@@ -21,7 +21,7 @@ Positions = str | Sequence[int]
 
 
 def made(
-    method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float
+    method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float | list[float]
 ) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
     width = source.d_model if isinstance(source, Calibration) else len(source.direction)

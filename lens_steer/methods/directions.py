@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,6 +71,8 @@ def directional_ablation(
     """
     unit = calibration.basis[0] if direction is None else _vector(calibration, direction)
     if everywhere:
+        if at is not None:
+            raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
         if direction is None and sites.parse(calibration.selected_site).is_norm:
             raise LensSteerError(
                 f"everywhere=True ablates in the residual stream, and the direction was read at {calibration.selected_site}, after a norm and its gain: "
@@ -110,6 +113,8 @@ def _differences(calibration: Calibration, at: Sites, direction: Tensor | None) 
 
 
 def _vector(calibration: Calibration, direction: Tensor) -> Tensor:
-    if direction.shape != (calibration.d_model,):
-        raise LensSteerError(f"direction has shape {tuple(direction.shape)}, the model needs ({calibration.d_model},)")
+    if direction.shape != (calibration.d_model,) or not bool(torch.isfinite(direction).all()) or not bool(direction.any()):
+        raise LensSteerError(
+            f"direction of shape {tuple(direction.shape)} is not usable: the model needs ({calibration.d_model},), finite and not zero"
+        )
     return direction

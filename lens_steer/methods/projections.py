@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import torch
+
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
@@ -33,27 +35,27 @@ def fixed_coefficient(
 
 
 def target_projection(
-    source: Calibration | Boundary, coefficient: Number = 0.0, *, gate: str = "below", positions: Positions = "all"
+    source: Calibration | Boundary, coefficient: Numbers = 0.0, *, gate: str = "below", positions: Positions = "all"
 ) -> SteeringPlan:
     """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``.
 
     Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
     """
-    found, alpha = _boundary(source), one_number("coefficient", coefficient)
+    found, alpha = _boundary(source), numbers("coefficient", coefficient)
     if _gate(gate) == "below":
         target, wrong_way = found.mean_positive + alpha * found.std_positive, -1.0
     else:
         target, wrong_way = found.mean_negative + alpha * found.std_negative, 1.0
-    if (target - found.threshold) * wrong_way > 0:
+    if bool(torch.as_tensor((target - found.threshold) * wrong_way > 0).any()):
         log.warning(
-            "target projection %.4g lies on the gated side of the threshold %.4g: tokens are moved the wrong way",
+            "target projection %s lies on the gated side of the threshold %.4g: tokens are moved the wrong way",
             target,
             found.threshold,
         )
     step = Step(
         "target", (found.site,), {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate}
     )
-    return made("sttp", found, [step], positions, coefficient=alpha)
+    return made("sttp", found, [step], positions, coefficient=alpha.tolist() if isinstance(alpha, torch.Tensor) else alpha)
 
 
 def mirror_projection(
@@ -72,6 +74,8 @@ def mirror_projection(
     """
     found = _boundary(source)
     cap = None if cap_in_sigmas is None else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+    if cap is not None and cap < found.threshold:
+        log.warning("cap %.4g lies below the threshold %.4g: tokens are moved the wrong way", cap, found.threshold)
     step = Step(
         "mirror", (found.site,),
         {"direction": found.direction, "threshold": found.threshold, "coefficient": numbers("coefficient", coefficient), "cap": cap,

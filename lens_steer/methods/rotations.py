@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.methods.common import Number, Numbers, Positions, Sites, chosen_sites, class_means, made, one_number, row_of
 from lens_steer.plans import SteeringPlan, Step, numbers
 
@@ -94,6 +95,8 @@ def _rotation(
     plane = calibration.basis if basis is None else basis
     if plane.shape != calibration.basis.shape:
         raise LensSteerError(f"basis has shape {tuple(plane.shape)}, the calibration needs {tuple(calibration.basis.shape)}")
+    if not gram_error(plane) <= MAX_GRAM_ERROR:
+        raise LensSteerError(f"basis is not orthonormal (max|G − I| = {gram_error(plane):.1e}): re-orthonormalise it first")
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **(gate or {})})
     return made(method, calibration, [step], positions)

@@ -127,10 +127,10 @@ def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
     >>> values(2, torch.zeros(3))
     tensor(2.)
     """
-    found = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    found = torch.as_tensor(value, dtype=torch.float64, device=like.device).to(like.dtype)
     if not torch.isfinite(found).all():
-        raise LensSteerError(f"coefficient={value!r} is not a finite number")
-    return found.to(like.dtype)
+        raise LensSteerError(f"coefficient={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}")
+    return found
 
 
 def across(by_row: Float[Tensor, "*rows width"], ndim: int) -> Float[Tensor, "..."]:

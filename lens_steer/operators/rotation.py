@@ -143,7 +143,7 @@ def put_at_phase(
     """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook runs."""
     x = h.to(basis.dtype)
     c = torch.nn.functional.linear(x, basis)
-    radius = c.norm(dim=-1, keepdim=True) if gram is None else ((c @ gram) * c).sum(dim=-1, keepdim=True).clamp_min(0).sqrt()
+    radius = c.norm(dim=-1, keepdim=True) if gram is None else _root(((c @ gram) * c).sum(dim=-1, keepdim=True))
     return _add_written(x, torch.cat([c, radius], dim=-1), writer).to(h.dtype)
 
 
@@ -210,6 +210,12 @@ def degrees(angle: Angle) -> Tensor:
     if not torch.isfinite(values).all():
         raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
     return values
+
+
+def _root(square: Tensor) -> Tensor:
+    """√ of what is not negative but for rounding; the gradient at zero is zero."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
 def _add_written(x: Tensor, coordinates: Tensor, writer: Tensor) -> Tensor:
