@@ -212,22 +212,39 @@ def steer(
 @app.command()
 def verify(
     out: Out,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name.")
+    ] = None,
     calibration: Annotated[
         list[Path] | None,
         typer.Option("--calibration", help="Folder of a calibration, or of a published one; may be given several times."),
     ] = None,
+    contrast: Contrast = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    split: Split = None,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option("--device", help="Where half precision is computed: cpu, cuda, …")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "tl",
 ) -> None:
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim."""
     from lens_steer.artifacts import check_writable
+    from lens_steer.engines import check_engine
     from lens_steer.models import usable_device
     from lens_steer.verify import verify as run
-    from lens_steer.verify import write
+    from lens_steer.verify import verify_model, write
 
-    usable_device(device)
+    check_engine(engine)
+    where = usable_device(device)
     check_writable(out)
-    found = run(dict(map(_calibration, calibration or [])), seed=seed, device=device)
+    given = dict(map(_calibration, calibration or []))
+    chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
+    loaded = _load(model, dtype, device, chat_template) if model else None
+    found = run(given, seed=seed, device=str(where))
+    if chosen is not None:
+        found += verify_model(loaded, chosen, seed=seed, engine=engine)
     write(found, out, command=_command(), seed=seed)
     _emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 

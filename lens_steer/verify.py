@@ -10,12 +10,15 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lens_steer.activations import record
 from lens_steer.artifacts import whole_folder
-from lens_steer.claims import differences, formula, precision, tables
+from lens_steer.claims import differences, formula, geometry, precision, recorded, tables
 from lens_steer.claims.record import Claim
+from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
-from lens_steer.geometry.calibration import Calibration, versions
+from lens_steer.geometry.calibration import Calibration, calibrate, versions
+from lens_steer.prompts import ContrastSet
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class Verification:
 
     claims: tuple[Claim, ...]
     drawings: Mapping[str, Drawing]
+
+    def __add__(self, other: Verification) -> Verification:
+        """Both runs as one."""
+        return Verification(self.claims + other.claims, {**self.drawings, **other.drawings})
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in dict.fromkeys(c.verdict for c in self.claims)}
@@ -64,8 +71,41 @@ def verify(
         claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
         bar.update()
         claims += precision.published_claims(calibrations or {}, seed=seed)
+        for name, calibration in (calibrations or {}).items():
+            claims += geometry.geometry_claims(name, calibration)
         bar.update()
     return Verification(tuple(claims), {"norm_change": norm_change_drawing(cells, len(h))})
+
+
+def verify_model(model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = "tl", progress: bool = True) -> Verification:
+    """What needs a model: recorded activations at every site and angle, later blocks' norms, the layers and the plane.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: with a fit split, from which direction, plane and sites come, and a report split, on which they are judged.
+
+    Raises:
+        LensSteerError: a contrast without report prompts, a calibration without a discriminative site.
+    """
+    if not len(contrast.report.positive) or not len(contrast.report.negative):
+        raise LensSteerError(f"the contrast {contrast.name!r} has no report prompts: give a split, such as --split 0.5,0.25,0.25")
+    calibration = calibrate(record(model, contrast.fit, engine=engine, progress=progress), seed=seed)
+    held_out = record(model, contrast.report, engine=engine, progress=progress)
+    drifts = recorded.downstream(model, contrast.report.positive, calibration, seed=seed)
+    claims = [
+        *recorded.recorded_claims(held_out, calibration),
+        *recorded.downstream_claims(drifts, held_out.model),
+        *geometry.geometry_claims(held_out.model, calibration),
+    ]
+    return Verification(tuple(claims), {"norm_drift": norm_drift_drawing(drifts)})
+
+
+def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:
+    """Change of later blocks' norms by block, for both rotations."""
+    names = ("operator", "site", "block", "mean", "low", "high")
+    return Drawing(
+        "norm_drift", {name: [getattr(d, name) for d in drifts] for name in names}, {"n": drifts[0].n if drifts else 0}
+    )
 
 
 def norm_change_drawing(cells: Sequence[precision.Cell], n: int) -> Drawing:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lens_steer.claims import differences, formula, precision, tables
 from lens_steer.claims.formula import OPERATORS, SAS, SS
+from lens_steer.claims.geometry import geometry_claims
 from lens_steer.claims.record import FAILS, HOLDS, Claim
+from lens_steer.errors import LensSteerError
 from lens_steer.interop.official import import_official
 from lens_steer.norms import Operator
 from lens_steer.operators import rotation
-from lens_steer.verify import Verification, verify, write
+from lens_steer.prompts import Contrast, ContrastSet, PromptSet, Split
+from lens_steer.verify import Verification, verify, verify_model, write
 
 
 def radius_of_the_whole(h: Tensor, basis: Tensor, angle: float) -> Tensor:
@@ -133,7 +139,36 @@ def test_published_planes(reference: Path) -> None:
         assert claim.verdict == "HOLDS UNDER re-orthonormalising"
         assert 1e-3 < claim.witness["as shipped"] < 0.1
         assert claim.witness["re-orthonormalised"] < 1e-6
+
+
+def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
+    """Counted from the released mask; candidates' phases and shares against numbers computed here with numpy."""
+    name = "Llama-3.2-3B-Instruct"
+    calibration = import_official(reference / "ss_raw" / name)
+    claims = {c.id: c for c in geometry_claims(name, calibration)}
     assert (claims[f"few-layers-{name}"].verdict, claims[f"few-layers-{name}"].witness["kept"]) == (FAILS, 21)
+    rows = [calibration.sites.index(s) for s in calibration.discriminative_sites]
+    c = calibration.candidates.double().numpy()[rows] @ calibration.basis.double().numpy().T
+    assert claims[f"one-plane-{name}"].value == pytest.approx(float(np.mean((c**2).sum(axis=1) >= 0.9)))
+    resultant = abs(np.exp(1j * np.arctan2(c[:, 1], c[:, 0])).mean())
+    assert claims[f"one-angle-{name}"].value == pytest.approx(float(np.degrees(np.sqrt(-2 * np.log(resultant)))))
+    assert geometry_claims(name, replace(calibration, discriminative_sites=(), discriminative_blocks=()))[0].value == 0.0
+
+
+def test_on_a_model(qwen: Any, refusal: Any, tmp_path: Path) -> None:
+    """Recorded norms are kept by the rotations and not by the others; later norms drift under both; classes collapse under SAS only."""
+    found = verify_model(qwen, refusal, progress=False)
+    got = verdicts(list(found.claims))
+    assert {got[f"norm-recorded-{op}"] for op in (SAS, SS, "AAS")} == {HOLDS}
+    assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {FAILS}
+    assert (got[f"classes-apart-{SS}-recorded"], got[f"classes-apart-{SAS}-recorded"]) == (HOLDS, FAILS)
+    drift = found.drawings["norm_drift"]
+    assert len(set(drift.columns["operator"])) == 2
+    assert all(low <= mean <= high for low, mean, high in zip(*(drift.columns[k] for k in ("low", "mean", "high")), strict=True))
+    write(found, tmp_path)
+    assert (tmp_path / "norm_drift.pdf").exists()
+    with pytest.raises(LensSteerError, match="no report prompts"):
+        verify_model(qwen, ContrastSet("x", Split(refusal.fit, refusal.select, Contrast(PromptSet(()), PromptSet(())))))
 
 
 def test_what_is_written(found: Verification, tmp_path: Path) -> None:

@@ -17,13 +17,11 @@ from lens_steer.claims.record import Claim, verdict
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import gram_error
 from lens_steer.norms import Operator, relative_change
-from lens_steer.stats import wilson
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PER_HOOK = 4e-3  # methods' own estimate of what rounding costs a hook at most: 0.4 %
 KEPT = 1e-6  # of ‖h'‖/‖h‖ − 1 with a plane kept in float32
 SAME_ORDER = 10.0  # changes within this factor are of the same order
-FEW = 0.1  # how the paper's |L_disc| ≪ L is read: at most a tenth
 COARSE = tuple(float(a) for a in range(0, 360, 30))
 
 
@@ -134,18 +132,7 @@ def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 
                     "largest |‖h'‖/‖h‖ − 1| as shipped", f"at most {KEPT:g}", before, vectors, found, witness=worst[op],
                 )
             )  # fmt: skip
-        claims.append(few_layers(name, len(calibration.discriminative_blocks), calibration.n_layers))
     return claims
-
-
-def few_layers(name: str, kept: int, blocks: int) -> Claim:
-    """The paper's |L_disc| ≪ L, read as at most a tenth."""
-    rate = wilson(kept, blocks)
-    return Claim(
-        f"few-layers-{name}", "far fewer layers are steered than the model has (|L_disc| ≪ L, Selective Steering, section 3)",
-        "blocks in L_disc / blocks", "geometry", f"{name}, one calibration", "share of the blocks", f"at most {FEW:g}", rate.value, blocks,
-        verdict(rate.value <= FEW), (rate.low, rate.high), {"kept": kept, "blocks": blocks},
-    )  # fmt: skip
 
 
 def _angle(angle: float, like: Tensor) -> Tensor:

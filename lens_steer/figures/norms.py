@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lens_steer.figures.core import BLUE, GREEN, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import BLUE, GREEN, ONE_COLUMN, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
 
 DTYPES = ("float32", "float16", "bfloat16")
 LOOKS = {"SAS": (VERMILION, "o", "-"), "SS": (BLUE, "s", "--"), "directional ablation": (GREEN, "^", ":")}
@@ -36,3 +36,22 @@ def norm_change(drawing: Drawing) -> Drawn:
         title=f"n = {drawing.notes['n']} vectors",
     )
     return fig, list(axes)
+
+
+@figure
+def norm_drift(drawing: Drawing) -> Drawn:
+    """Mean |‖h'‖/‖h‖ − 1| of every later block's output, with bootstrap intervals over prompts."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.4), layout="constrained")
+    for operator, (color, marker, line) in LOOKS.items():
+        rows = drawing.where(operator=operator)
+        if not rows["block"]:
+            continue
+        mean, low, high = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
+        blocks = [int(b) for b in rows["block"]]
+        ax.plot(blocks, mean, color=color, marker=marker, linestyle=line, markersize=3, label=operator)
+        ax.fill_between(blocks, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.set(xlabel="block", ylabel="mean change of the norm (%)", ylim=(0, None))
+    ax.legend(title=f"n = {drawing.notes['n']} prompts")
+    return fig, [ax]

@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         geometry.plane_share,
         outcomes.outcomes_by_angle,
         norms.norm_change,
+        norms.norm_drift,
     )
 }
 
