@@ -228,6 +228,7 @@ def verify(
     device: Device = None,
     chat_template: Template = None,
     engine: Engine = "tl",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim."""
     from lens_steer.artifacts import check_writable
@@ -244,7 +245,7 @@ def verify(
     loaded = _load(model, dtype, device, chat_template) if model else None
     found = run(given, seed=seed, device=str(where))
     if chosen is not None:
-        found += verify_model(loaded, chosen, seed=seed, engine=engine)
+        found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)
     write(found, out, command=_command(), seed=seed)
     _emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 

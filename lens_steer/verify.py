@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from lens_steer.activations import record
 from lens_steer.artifacts import whole_folder
-from lens_steer.claims import differences, formula, geometry, precision, recorded, tables
+from lens_steer.claims import differences, experiments, formula, geometry, precision, recorded, tables
 from lens_steer.claims.record import Claim
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
@@ -77,27 +77,64 @@ def verify(
     return Verification(tuple(claims), {"norm_change": norm_change_drawing(cells, len(h))})
 
 
-def verify_model(model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = "tl", progress: bool = True) -> Verification:
-    """What needs a model: recorded activations at every site and angle, later blocks' norms, the layers and the plane.
+def verify_model(
+    model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = "tl", max_new_tokens: int = 48, progress: bool = True
+) -> Verification:
+    """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the experiments on behaviour.
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        contrast: with a fit split, from which direction, plane and sites come, and a report split, on which they are judged.
+        contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a report split, on which all is judged.
+        engine: what records and generates; see :func:`lens_steer.generate`.
+        max_new_tokens: of each answer.
 
     Raises:
-        LensSteerError: a contrast without report prompts, a calibration without a discriminative site.
+        LensSteerError: a contrast without select or report prompts, a calibration without a discriminative site.
     """
-    if not len(contrast.report.positive) or not len(contrast.report.negative):
-        raise LensSteerError(f"the contrast {contrast.name!r} has no report prompts: give a split, such as --split 0.5,0.25,0.25")
-    calibration = calibrate(record(model, contrast.fit, engine=engine, progress=progress), seed=seed)
+    for name, part in (("select", contrast.select), ("report", contrast.report)):
+        if not len(part.positive) or not len(part.negative):
+            raise LensSteerError(
+                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
+            )
+    fit = record(model, contrast.fit, engine=engine, progress=progress)
+    calibration = calibrate(fit, seed=seed)
     held_out = record(model, contrast.report, engine=engine, progress=progress)
     drifts = recorded.downstream(model, contrast.report.positive, calibration, seed=seed)
+    measured = experiments.run(
+        model, contrast, calibration, fit, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress
+    )
+    behaviour = experiments.experiment_claims(measured, held_out.model, seed=seed)
     claims = [
         *recorded.recorded_claims(held_out, calibration),
         *recorded.downstream_claims(drifts, held_out.model),
         *geometry.geometry_claims(held_out.model, calibration),
+        *behaviour,
     ]
-    return Verification(tuple(claims), {"norm_drift": norm_drift_drawing(drifts)})
+    drawings = {
+        "norm_drift": norm_drift_drawing(drifts),
+        "paired_differences": differences_drawing(behaviour),
+        "conditions": conditions_drawing(measured),
+    }
+    return Verification(tuple(claims), drawings)
+
+
+def differences_drawing(claims: Sequence[Claim]) -> Drawing:
+    """Every question's paired difference, at the conditions' own best angles and at the nominal one."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("question", "first", "second", "at_nominal", "mean", "low", "high")}
+    by_id = {c.id: c for c in claims}
+    for key, first, second, *_ in experiments.QUESTIONS:
+        for at_nominal in (False, True):
+            claim = by_id[f"nominal-{key}" if at_nominal else key]
+            low, high = claim.interval or (0.0, 0.0)
+            for name, value in zip(columns, (key, first, second, at_nominal, claim.value, low, high), strict=True):
+                columns[name].append(value)
+    return Drawing("paired_differences", columns, {"n": claims[0].n})
+
+
+def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
+    """Every condition's rates, with intervals."""
+    table = experiments.rows(measured)
+    return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]}, {"n": len(measured[0].complied)})
 
 
 def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.claims import differences, formula, precision, tables
+from lens_steer.claims import differences, experiments, formula, precision, tables
 from lens_steer.claims.formula import OPERATORS, SAS, SS
 from lens_steer.claims.geometry import geometry_claims
 from lens_steer.claims.record import FAILS, HOLDS, Claim
 from lens_steer.errors import LensSteerError
+from lens_steer.figures import saving
 from lens_steer.interop.official import import_official
+from lens_steer.methods import selective_steering
 from lens_steer.norms import Operator
 from lens_steer.operators import rotation
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet, Split
@@ -155,20 +157,67 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
     assert geometry_claims(name, replace(calibration, discriminative_sites=(), discriminative_blocks=()))[0].value == 0.0
 
 
-def test_on_a_model(qwen: Any, refusal: Any, tmp_path: Path) -> None:
-    """Recorded norms are kept by the rotations and not by the others; later norms drift under both; classes collapse under SAS only."""
-    found = verify_model(qwen, refusal, progress=False)
-    got = verdicts(list(found.claims))
+@pytest.fixture(scope="module")
+def on_qwen(qwen: Any, refusal: Any) -> Verification:
+    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer."""
+    cut = [refusal.fit] + [Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))]
+    return verify_model(qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False)
+
+
+def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
+    """Recorded norms are kept by the rotations and not by the others; later norms have their intervals; the figures come back from their data."""
+    got = verdicts(list(on_qwen.claims))
     assert {got[f"norm-recorded-{op}"] for op in (SAS, SS, "AAS")} == {HOLDS}
     assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {FAILS}
-    assert (got[f"classes-apart-{SS}-recorded"], got[f"classes-apart-{SAS}-recorded"]) == (HOLDS, FAILS)
-    drift = found.drawings["norm_drift"]
-    assert len(set(drift.columns["operator"])) == 2
+    assert got[f"classes-apart-{SS}-recorded"] == HOLDS
+    drift = on_qwen.drawings["norm_drift"]
+    assert set(drift.columns["operator"]) == {SAS, SS}
     assert all(low <= mean <= high for low, mean, high in zip(*(drift.columns[k] for k in ("low", "mean", "high")), strict=True))
-    write(found, tmp_path)
-    assert (tmp_path / "norm_drift.pdf").exists()
-    with pytest.raises(LensSteerError, match="no report prompts"):
-        verify_model(qwen, ContrastSet("x", Split(refusal.fit, refusal.select, Contrast(PromptSet(()), PromptSet(())))))
+    write(on_qwen, tmp_path)
+    names = {"norm_drift", "paired_differences", "conditions"}
+    assert set(saving.redraw(tmp_path)) == names
+    assert (verify_model.__doc__ or "").startswith("What needs a model")
+
+
+def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
+    """At own best angles and at one; a reversed b2 is the same turn the other way round; X2 knows no angle."""
+    behaviour = [c for c in on_qwen.claims if c.level == "behaviour"]
+    assert len(behaviour) == 2 * len(experiments.QUESTIONS) + 1
+    assert all(c.interval is not None and c.interval[0] <= float(c.value or 0) <= c.interval[1] for c in behaviour)
+    got = {c.id: c for c in behaviour}
+    assert got["sign-of-b2"].value == 0
+    conditions = on_qwen.drawings["conditions"].rows()
+    assert conditions[0]["condition"] == "no steering"
+    collapse = [r for r in conditions if r["condition"] == "X2 (collapse)"]
+    assert collapse[0]["complied"] == collapse[1]["complied"]
+
+
+def test_a_difference_is_paired() -> None:
+    """The same prompts in both: two conditions that fail on the same ones differ by nothing, with no width."""
+    hits = np.array([True, False] * 10)
+    one = experiments.Measured("a", 30.0, False, hits, hits, np.concatenate([hits, hits]))
+    assert experiments.difference(one, replace(one, condition="b")) == (0.0, 0.0, 0.0)
+    mean, low, high = experiments.difference(one, replace(one, complied=np.zeros(20, dtype=bool)))
+    assert (mean, low > 0, high < 1) == (0.5, True, True)
+
+
+def test_the_mean_phase_is_put_in(calibration: Any) -> None:
+    """SAS with the class's mean phase sends the class mean where SS sends it."""
+    plan, turned = experiments.with_mean_phase(calibration, 70.0), selective_steering(calibration, 70.0)
+    for name in plan.sites[::4]:
+        mean = calibration.mean_positive[calibration.sites.index(name)].double()
+        assert torch.allclose(plan.operator(name, mean)(mean), turned.operator(name, mean)(mean), atol=1e-5)
+
+
+def test_a_contrast_without_select_prompts(qwen: Any, refusal: Any) -> None:
+    """Is refused before anything is recorded."""
+    nobody = Contrast(PromptSet(()), PromptSet(()))
+    for split, name in (
+        (Split(refusal.fit, nobody, refusal.report), "select"),
+        (Split(refusal.fit, refusal.select, nobody), "report"),
+    ):
+        with pytest.raises(LensSteerError, match=f"has no {name} prompts"):
+            verify_model(qwen, ContrastSet("x", split))
 
 
 def test_what_is_written(found: Verification, tmp_path: Path) -> None:
