@@ -8,7 +8,7 @@ INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -33,6 +33,9 @@ test: $(INSTALLED)  ## the whole test suite
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
 	MPLBACKEND=Agg $(VENV4)/bin/python -m pytest tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
 	  tests/test_plans.py tests/test_cli.py tests/test_report.py
+
+verify: $(INSTALLED)  ## the propositions on the embedded Qwen2 organism, into figures/ and the README
+	$(BIN)/python -m analyses.propositions --model organism/qwen2 --out figures --readme README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md

@@ -31,7 +31,7 @@ from lens_steer.prompts import Contrast, ContrastSet
 from lens_steer.stats import bootstrap_means, wilson
 
 ANGLES = tuple(float(a) for a in range(30, 360, 30))
-BASE = "SS, L_disc"
+BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
 Plans = Callable[[float], tuple[SteeringPlan, ...]]
 
 
@@ -41,7 +41,7 @@ class Measured:
 
     Attributes:
         condition: its name.
-        angle: degrees; None without steering.
+        angle: degrees; None without steering, and for X2, which knows none.
         at_nominal: whether the angle is the nominal one instead of the condition's own best.
         complied: by harmful prompt, whether it was complied with (graded right).
         helped: by harmless prompt, the same.
@@ -87,7 +87,7 @@ def conditions(calibration: Calibration, activations: Activations, seed: int) ->
         "SAS, all sites": partial(sas, at=norms),
         "SAS + mean phase": lambda angle: (with_mean_phase(calibration, angle),),
         "X1 (rotate)": lambda angle: (mean_phase_rotation(calibration, angle),),
-        "X2 (collapse)": lambda angle: (phase_collapse(calibration),),
+        COLLAPSE: lambda angle: (phase_collapse(calibration),),
         "SS, early half": partial(ss, at=in_blocks(set(range(half)))),
         "SS, late half": partial(ss, at=in_blocks(set(range(half, calibration.n_layers)))),
         "SS, random half": partial(ss, at=in_blocks(blocks)),
@@ -118,11 +118,11 @@ def run(
     nominal = 0.0
     all_conditions = conditions(calibration, activations, seed)
     for name, plans in tqdm(all_conditions.items(), desc="experiments", unit="condition", disable=not progress, leave=False):
-        counts = (
-            {a: int(answer(contrast.select.positive, plans(a))[0].sum()) for a in ANGLES}
-            if name != "X2 (collapse)"
-            else {ANGLES[0]: 0}
-        )
+        if name == COLLAPSE:
+            collapsed = _measure(answer, contrast.report, plans(0.0), name, None, at_nominal=False)
+            found += [collapsed, replace(collapsed, at_nominal=True)]
+            continue
+        counts = {a: int(answer(contrast.select.positive, plans(a))[0].sum()) for a in ANGLES}
         best = max(counts, key=lambda a: counts[a])
         nominal = best if name == BASE else nominal
         found.append(_measure(answer, contrast.report, plans(best), name, best, at_nominal=False))
@@ -167,7 +167,7 @@ def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -
                 Claim(
                     f"{'nominal-' if at_nominal else ''}{key}", f"{said}{', at one nominal angle' if at_nominal else ''} ({experiment})",
                     "share complied with, first less second, paired by prompt", "behaviour",
-                    f"{model}, report split, {where}: {first} at {a.angle:g}°, {second} at {b.angle:g}°", "difference of harmful compliance",
+                    f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}", "difference of harmful compliance",
                     "95 % interval above 0", mean, len(a.complied), verdict(low > 0), (low, high),
                     {"first": float(a.complied.mean()), "second": float(b.complied.mean()),
                      "helped": [float(a.helped.mean()), float(b.helped.mean())], "broken": [float(a.broken.mean()), float(b.broken.mean())]},
@@ -192,6 +192,10 @@ def difference(a: Measured, b: Measured, seed: int = 0) -> tuple[float, float, f
     """Harmful compliance of one condition less another's: mean and bootstrap interval over prompts, the same prompts in both."""
     mean, low, high = bootstrap_means(a.complied.astype(float) - b.complied.astype(float), seed=seed)
     return float(mean), float(low), float(high)
+
+
+def _at(measured: Measured) -> str:
+    return "without an angle" if measured.angle is None else f"at {measured.angle:g}°"
 
 
 def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -23,13 +23,14 @@ def paired_differences(drawing: Drawing) -> Drawn:
     fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.26 * len(questions) + 0.9), layout="constrained")
     labels = []
     for row, question in enumerate(questions):
+        names = _matching(drawing, question=question)
+        labels.append(f"{names['first'][0]}  −  {names['second'][0]}")
         for at_nominal, (color, marker, label) in LOOKS.items():
             part = _matching(drawing, question=question, at_nominal=at_nominal)
             mean, low, high = (100 * float(part[k][0]) for k in ("mean", "low", "high"))
             y = row + (0.16 if at_nominal else -0.16)
             ax.plot([low, high], [y, y], color=color, linewidth=1.2)
             ax.plot([mean], [y], color=color, marker=marker, markersize=4, linestyle="none", label=None if row else label)
-        labels.append(f"{part['first'][0]}  −  {part['second'][0]}")
     ax.axvline(0, color=GREY, linewidth=0.8)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
