@@ -70,4 +70,4 @@ for angle in (0, 60, 120, 180):
 # - Another plane: `ls.selective_steering(cal, 120, basis=random_plane(model.cfg.d_model, seed=0))` from `lens_steer.geometry.planes`.
 # - Another model: `organism/llama`, or a local Hugging Face folder.
 # - Your own prompts: `ls.load_contrast(positive="with.txt", negative="without.txt", split=(0.5, 0.25, 0.25))`.
-# - The absolute angle of Angular Steering: `ls.standard_angular(cal, 120)`.
+# - The absolute angle of Angular Steering: `ls.standard_angular(cal, 120)`; other methods: `ls.act_add(cal, -1)`, `ls.directional_ablation(cal)`, `ls.target_projection(cal)`.

@@ -63,6 +63,10 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
 
     Raises:
         LensSteerError: no projections, an unknown site, fewer than two prompts a class.
+
+    >>> from lens_steer import load_calibration
+    >>> boundary(load_calibration("figures/calibration")).separation > 0
+    True
     """
     name = calibration.selected_site if site is None else site
     found = calibration.statistics

@@ -48,6 +48,10 @@ def make_plan(method: str, calibration: Calibration, **options: Any) -> Steering
 
     Raises:
         LensSteerError: an unknown method, an option that it does not take, a required one that is missing.
+
+    >>> from lens_steer import load_calibration
+    >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient="2").row()["coefficient"]
+    2.0
     """
     if method not in METHODS:
         raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")

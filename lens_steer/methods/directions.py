@@ -28,6 +28,10 @@ def act_add(
     α = 1 moves a harmless prompt by one difference of means, α = −1 a harmful one back. ``keep_norm`` scales each sum to the vector's own length.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
+
+    >>> from lens_steer import load_calibration
+    >>> act_add(load_calibration("figures/calibration"), -1).row()["coefficient"]
+    -1.0
     """
     steps = [
         Step(
@@ -44,6 +48,10 @@ def unit_addition(
     """STEER-COMPLIANCE's form: ``h + α v`` with a unit v of its own at every steered site, here the site's candidate; at the discriminative sites.
 
     Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed answers, and α ≈ 1.3.
+
+    >>> from lens_steer import load_calibration
+    >>> unit_addition(load_calibration("figures/calibration")).row()["coefficient"]
+    1.3
     """
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     alpha = numbers("coefficient", coefficient)
@@ -68,6 +76,10 @@ def directional_ablation(
         LensSteerError: ``everywhere`` with a direction that was read at a norm's output.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
+
+    >>> from lens_steer import load_calibration
+    >>> directional_ablation(load_calibration("figures/calibration")).describe()["positions"]
+    'all'
     """
     unit = calibration.basis[0] if direction is None else _vector(calibration, direction)
     if everywhere:
@@ -89,6 +101,10 @@ def projection_clamp(
     """STEER-JSON's form: set every token's projection on the selected direction to a target, the positive class's mean there unless given.
 
     Source: Steering Externalities (arXiv 2602.04896), Eq. 4.
+
+    >>> from lens_steer import load_calibration
+    >>> projection_clamp(load_calibration("figures/calibration"), 2).row()["target"]
+    2.0
     """
     unit, steps = calibration.basis[0], []
     for name in chosen_sites(calibration, at, (calibration.selected_site,)):

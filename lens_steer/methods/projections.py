@@ -24,6 +24,10 @@ def fixed_coefficient(
     """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
 
     Source: arXiv 2604.08169, Eq. 3.
+
+    >>> from lens_steer import load_calibration
+    >>> fixed_coefficient(load_calibration("figures/calibration"), positions="prompt[-1]").positions
+    'prompt[-1]'
     """
     found = _boundary(source)
     step = Step(
@@ -40,6 +44,10 @@ def target_projection(
     """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``.
 
     Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
+
+    >>> from lens_steer import load_calibration
+    >>> target_projection(load_calibration("figures/calibration"), 6).row()["gate"]
+    'below'
     """
     found, alpha = _boundary(source), numbers("coefficient", coefficient)
     if _gate(gate) == "below":
@@ -71,6 +79,10 @@ def mirror_projection(
     The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap.
 
     Source: arXiv 2604.08169, Eq. 5.
+
+    >>> from lens_steer import load_calibration
+    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()["first_steered_token"]
+    'token 0 of the answer'
     """
     found = _boundary(source)
     cap = None if cap_in_sigmas is None else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive

@@ -30,6 +30,10 @@ def selective_steering(
         LensSteerError: no discriminative site, or an angle that is not a number.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 6 and 10.
+
+    >>> from lens_steer import load_calibration
+    >>> selective_steering(load_calibration("figures/calibration"), 200).angle
+    200.0
     """
     return _rotation("selective", calibration, angle, at, basis, positions)
 
@@ -40,6 +44,10 @@ def standard_angular(
     """SAS: set an absolute angle at the discriminative sites, or at those given (the paper's runs at every norm: ``at="norm_out"``).
 
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
+
+    >>> from lens_steer import load_calibration
+    >>> standard_angular(load_calibration("figures/calibration"), [0, 90]).n_rows
+    2
     """
     return _rotation("standard", calibration, angle, at, basis, positions)
 
@@ -54,7 +62,12 @@ def adaptive_angular(
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as :func:`standard_angular`."""
+    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as :func:`standard_angular`.
+
+    >>> from lens_steer import load_calibration
+    >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
+    1.0
+    """
     if gate_axis not in (0, 1):
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
@@ -67,6 +80,10 @@ def mean_phase_rotation(
     """X1, the rotating half of SAS: at each site rotate by θ − φ̄, so that the mean lands where SAS puts it and every token keeps its own phase about it.
 
     φ̄ is the in-plane phase of the site's mean activation: of both classes weighted alike, or of one (``phase_of="positive"``, ``"negative"``).
+
+    >>> from lens_steer import load_calibration
+    >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
+    'mean-phase'
     """
     phases = _mean_phases(calibration, at, phase_of)
     degrees = numbers("angle", angle)
@@ -77,7 +94,12 @@ def mean_phase_rotation(
 def phase_collapse(
     calibration: Calibration, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
 ) -> SteeringPlan:
-    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation` has it); lengths are kept."""
+    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation` has it); lengths are kept.
+
+    >>> from lens_steer import load_calibration
+    >>> phase_collapse(load_calibration("figures/calibration")).angle is None
+    True
+    """
     phases = _mean_phases(calibration, at, phase_of)
     steps = [Step("phase_collapse", (n,), {"basis": calibration.basis, "mean_phase": p}) for n, p in phases.items()]
     return made("phase-collapse", calibration, steps, positions)
