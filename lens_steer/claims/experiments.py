@@ -145,10 +145,10 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
     ("against-late", "SS, L_disc", "SS, late half", "the discriminative sites elicit more than the late half of the blocks", "E6"),
     ("against-random-half", "SS, L_disc", "SS, random half", "the discriminative sites elicit more than a random half of the blocks", "E6"),
     ("against-random-sites", "SS, L_disc", "SS, random sites", "the discriminative sites elicit more than as many random ones", "E6"),
-    ("centred-plane", "SS, L_disc", "SS, uncentred PCA", "centring the PCA matters", "E8"),
-    ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the sign of b2 matters once the angle is chosen", "E8"),
-    ("second-axis", "SS, L_disc", "SS, random b2", "the second axis matters: a random b2 elicits less", "E8"),
-    ("the-plane", "SS, L_disc", "SS, random plane", "the plane matters: a random plane elicits less", "E8"),
+    ("centred-plane", "SS, L_disc", "SS, uncentred PCA", "centring the PCA elicits more", "E8"),
+    ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the written sign of b2 elicits more than the other", "E8"),
+    ("second-axis", "SS, L_disc", "SS, random b2", "the PCA's second axis elicits more than a random one", "E8"),
+    ("the-plane", "SS, L_disc", "SS, random plane", "the plane elicits more than a random one", "E8"),
     ("fresh-cache-SS", "SS, L_disc", "SS, stale cache", "steering the prompt too matters, with SS (a cache of the unsteered prompt elicits less)", "E11"),
     ("fresh-cache-SAS", "SAS, L_disc", "SAS, stale cache", "steering the prompt at the same angle matters, with SAS (a cache made at 0° elicits less)", "E11"),
 )  # fmt: skip
@@ -173,24 +173,26 @@ def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -
                      "helped": [float(a.helped.mean()), float(b.helped.mean())], "broken": [float(a.broken.mean()), float(b.broken.mean())]},
                 )
             )  # fmt: skip
-    norm_keeping = [m for m in found if m.condition in (BASE, "SAS, L_disc", "X1 (rotate)", "X2 (collapse)") and not m.at_nominal]
-    gaps = [(a, b, difference(a, b, seed)) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
+    norm_keeping = [m for m in found if m.condition in (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE) and not m.at_nominal]
+    pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
+    gaps = [(a, b, difference(a, b, seed, level=1 - 0.05 / len(pairs))) for a, b in pairs]
+    apart = any(low > 0 or high < 0 for _, _, (_, low, high) in gaps)
     a, b, (mean, low, high) = max(gaps, key=lambda g: abs(g[2][0]))
-    apart = low > 0 or high < 0
     claims.append(
         Claim(
             "norms-explain", "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
             "share complied with, paired by prompt", "behaviour", f"{model}, report split, discriminative sites, each at its own best angle",
-            "largest difference between two of the four", "no 95 % interval of a difference excludes 0", mean, len(a.complied),
-            verdict(not apart), (low, high), {"first": a.condition, "second": b.condition},
+            f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together (Bonferroni)",
+            "no interval of a difference excludes 0", mean, len(a.complied), verdict(not apart), (low, high),
+            {"first": a.condition, "second": b.condition},
         )
     )  # fmt: skip
     return claims
 
 
-def difference(a: Measured, b: Measured, seed: int = 0) -> tuple[float, float, float]:
+def difference(a: Measured, b: Measured, seed: int = 0, *, level: float = 0.95) -> tuple[float, float, float]:
     """Harmful compliance of one condition less another's: mean and bootstrap interval over prompts, the same prompts in both."""
-    mean, low, high = bootstrap_means(a.complied.astype(float) - b.complied.astype(float), seed=seed)
+    mean, low, high = bootstrap_means(a.complied.astype(float) - b.complied.astype(float), seed=seed, level=level)
     return float(mean), float(low), float(high)
 
 
