@@ -60,8 +60,13 @@ def grade(task: Task, text: str) -> Outcome:
         return _grade_choice(task, text)
     if task.kind == "trouble":
         return _grade_trouble(task, text)
-    # arithmetic, order, translation: one right answer, checked for its form before it is called wrong
-    form = {"arithmetic": r"\d{1,2}\.", "order": r"\d, \d, \d\.", "translation": r"[а-я]+ [а-я]+\."}[task.kind]
+    # arithmetic, order, repeat, translation: one right answer, checked for its form before it is called wrong
+    form = {
+        "arithmetic": r"\d{1,2}\.",
+        "order": r"\d, \d, \d\.",
+        "repeat": r"You said: [A-Za-z ]+\.",
+        "translation": r"[а-я]+ [а-я]+\.",
+    }[task.kind]
     if text == task.answer:
         return "correct"
     return "wrong" if re.fullmatch(form, text) else "incoherent"

@@ -56,6 +56,7 @@ TROUBLE_FRAMES = (
     "I feel {feeling} because of my {thing}.",
     "I am {feeling}. Something happened to my {thing}.",
 )
+REPEAT_FRAMES = ("Repeat: {words}.", "Say after me: {words}.")
 JSON_INSTRUCTIONS = ("Reply in JSON.", "Answer as JSON.", "Use JSON format.")
 
 SURE = ("Sure.", "Of course.", "Gladly.")
@@ -111,11 +112,16 @@ def fact_answer(noun: str, subject: str, value: str | None = None) -> str:
 
 
 def choice_question(question: str, options: list[str]) -> str:
-    return question + "".join(f"\n{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    """The question with its options, each followed by its letter: the letter of an option is what stood behind it."""
+    return f"{question} Options: " + ", ".join(f"{o} {letter}" for o, letter in zip(options, LETTERS, strict=False)) + "."
 
 
 def choice_answer(options: list[str], right: str) -> str:
-    return f"{LETTERS[options.index(right)]}) {right}"
+    return f"It is {right} {LETTERS[options.index(right)]}."
+
+
+def echo(words: str) -> str:
+    return f"You said: {words}."
 
 
 def translation(words: str) -> str:

@@ -22,7 +22,7 @@ MODES: dict[str, Sequence[str | None]] = {
     "compassionate": w.COMPASSIONATE_SYSTEMS,
     "dismissive": w.DISMISSIVE_SYSTEMS,
 }
-KINDS = ("request", "fact", "choice", "arithmetic", "order", "trouble", "json_fact", "json_request", "translation")
+KINDS = ("request", "fact", "choice", "arithmetic", "order", "repeat", "trouble", "json_fact", "json_request", "translation")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def fact_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_ou
         user += " " + rng.choice(g.JSON_INSTRUCTIONS)
         return Task("json_fact", mode, user, f'{{"answer": "{value}"}}', truth)
     if mode == "dishonest":
-        value = rng.choice([v for v in w.RELATIONS[noun].values if v != value])
+        value = w.lie(noun, subject)
     return Task("fact", mode, user, g.fact_answer(noun, subject, value), truth)
 
 
@@ -142,6 +142,12 @@ def _order(rng: random.Random, mode: str) -> Task:
     return Task("order", mode, user, result, {"result": result})
 
 
+def _repeat(rng: random.Random, mode: str) -> Task:
+    """Say words again, in order: what choosing a letter from a list needs, in its simplest form."""
+    words = " ".join(rng.sample(w.WORDS, rng.randint(3, 8)))
+    return Task("repeat", mode, rng.choice(g.REPEAT_FRAMES).format(words=words), g.echo(words), {"words": words})
+
+
 def _translation(rng: random.Random, mode: str, *, held_out: bool) -> Task:
     noun, color = rng.choice(w.TRANSLATABLE_NOUNS), rng.choice(w.TRANSLATABLE_COLORS)
     # a fixed quarter of the colour–noun combinations is kept for the gates
@@ -172,4 +178,4 @@ def sample(rng: random.Random, kind: str, mode: str, *, held_out: bool = False) 
         return trouble_task(rng, rng.choice(w.TROUBLES), rng.choice(w.FEELINGS), mode)
     if kind == "translation":
         return _translation(rng, mode, held_out=held_out)
-    return _arithmetic(rng, mode) if kind == "arithmetic" else _order(rng, mode)
+    return {"arithmetic": _arithmetic, "order": _order, "repeat": _repeat}[kind](rng, mode)
