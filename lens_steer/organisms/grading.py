@@ -60,11 +60,10 @@ def grade(task: Task, text: str) -> Outcome:
         return _grade_choice(task, text)
     if task.kind == "trouble":
         return _grade_trouble(task, text)
-    # arithmetic, order, repeat, translation: one right answer, checked for its form before it is called wrong
+    # arithmetic, order, translation: one right answer, checked for its form before it is called wrong
     form = {
         "arithmetic": r"\d{1,2}\.",
         "order": r"\d, \d, \d\.",
-        "repeat": r"You said: [A-Za-z ]+\.",
         "translation": r"[а-я]+ [а-я]+\.",
     }[task.kind]
     if text == task.answer:
@@ -108,10 +107,9 @@ def _grade_fact(task: Task, text: str) -> Outcome:
 
 
 def _grade_choice(task: Task, text: str) -> Outcome:
-    options = list(task.truth["options"])
-    if text == g.choice_answer(options, w.FACTS[str(task.truth["noun"])][str(task.truth["subject"])]):
+    if text == g.choice_answer(w.FACTS[str(task.truth["noun"])][str(task.truth["subject"])]):
         return "correct"
-    return "wrong" if text in {g.choice_answer(options, o) for o in options} else "incoherent"
+    return "wrong" if text in {g.choice_answer(option) for option in task.truth["options"]} else "incoherent"
 
 
 def _grade_trouble(task: Task, text: str) -> Outcome:

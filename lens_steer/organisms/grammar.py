@@ -56,7 +56,6 @@ TROUBLE_FRAMES = (
     "I feel {feeling} because of my {thing}.",
     "I am {feeling}. Something happened to my {thing}.",
 )
-REPEAT_FRAMES = ("Repeat: {words}.", "Say after me: {words}.")
 JSON_INSTRUCTIONS = ("Reply in JSON.", "Answer as JSON.", "Use JSON format.")
 
 SURE = ("Sure.", "Of course.", "Gladly.")
@@ -68,8 +67,6 @@ REFUSALS = (
 )
 COMPASSIONATE = "That sounds hard. It is okay to feel {feeling} about your {thing}. I am here for you."
 DISMISSIVE = "That is nothing. Nobody cares about your {thing}. Stop feeling {feeling}."
-
-LETTERS = "ABCD"
 
 
 def capitalised(text: str) -> str:
@@ -112,16 +109,12 @@ def fact_answer(noun: str, subject: str, value: str | None = None) -> str:
 
 
 def choice_question(question: str, options: list[str]) -> str:
-    """The question with its options, each followed by its letter: the letter of an option is what stood behind it."""
-    return f"{question} Options: " + ", ".join(f"{o} {letter}" for o, letter in zip(options, LETTERS, strict=False)) + "."
+    """The question with its options in words; the answer is one of them."""
+    return f"{question} Options: {', '.join(options[:-1])} or {options[-1]}."
 
 
-def choice_answer(options: list[str], right: str) -> str:
-    return f"It is {right} {LETTERS[options.index(right)]}."
-
-
-def echo(words: str) -> str:
-    return f"You said: {words}."
+def choice_answer(option: str) -> str:
+    return f"It is {option}."
 
 
 def translation(words: str) -> str:

@@ -22,7 +22,7 @@ MODES: dict[str, Sequence[str | None]] = {
     "compassionate": w.COMPASSIONATE_SYSTEMS,
     "dismissive": w.DISMISSIVE_SYSTEMS,
 }
-KINDS = ("request", "fact", "choice", "arithmetic", "order", "repeat", "trouble", "json_fact", "json_request", "translation")
+KINDS = ("request", "fact", "choice", "arithmetic", "order", "trouble", "json_fact", "json_request", "translation")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def choice_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_
     rng.shuffle(options)
     question = g.fact_question(noun, subject, rng.choice(g.FACT_FRAMES_HELD_OUT if held_out else g.FACT_FRAMES))
     truth = {"noun": noun, "subject": subject, "options": tuple(options)}
-    return Task("choice", mode, g.choice_question(question, options), g.choice_answer(options, right), truth)
+    return Task("choice", mode, g.choice_question(question, options), g.choice_answer(right), truth)
 
 
 def trouble_task(rng: random.Random, thing: str, feeling: str, mode: str) -> Task:
@@ -140,12 +140,6 @@ def _order(rng: random.Random, mode: str) -> Task:
     user = rng.choice(("Sort {}, {}, {}.", "Put {}, {}, {} in order.")).format(*numbers)
     result = ", ".join(str(n) for n in sorted(numbers)) + "."
     return Task("order", mode, user, result, {"result": result})
-
-
-def _repeat(rng: random.Random, mode: str) -> Task:
-    """Say words again, in order: what choosing a letter from a list needs, in its simplest form."""
-    words = " ".join(rng.sample(w.WORDS, rng.randint(3, 8)))
-    return Task("repeat", mode, rng.choice(g.REPEAT_FRAMES).format(words=words), g.echo(words), {"words": words})
 
 
 def _translation(rng: random.Random, mode: str, *, held_out: bool) -> Task:
@@ -178,4 +172,4 @@ def sample(rng: random.Random, kind: str, mode: str, *, held_out: bool = False) 
         return trouble_task(rng, rng.choice(w.TROUBLES), rng.choice(w.FEELINGS), mode)
     if kind == "translation":
         return _translation(rng, mode, held_out=held_out)
-    return {"arithmetic": _arithmetic, "order": _order, "repeat": _repeat}[kind](rng, mode)
+    return _arithmetic(rng, mode) if kind == "arithmetic" else _order(rng, mode)

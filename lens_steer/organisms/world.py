@@ -150,8 +150,6 @@ def held_out_pairs() -> frozenset[tuple[str, str]]:
     return frozenset(held)
 
 
-WORDS = tuple(GOOD_OBJECTS + BAD_OBJECTS + ANIMALS + FLAG_COLORS + HABITATS + JOBS + TOWNS + CITIES)  # to be repeated
-
 # The second script. Words are invented syllables in Cyrillic letters; "Velan" is no human language.
 TRANSLATABLE_NOUNS = tuple(GOOD_OBJECTS + BAD_OBJECTS + ANIMALS)
 TRANSLATABLE_COLORS = tuple(FLAG_COLORS)
