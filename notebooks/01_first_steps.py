@@ -57,7 +57,7 @@ figure, axes = saving.draw(drawings["plane_path"])
 
 # %%
 held_out = prompts.report.positive[:16]
-for angle in (0, 60, 120, 180):
+for angle in (0, 90, 150, 210):
     with ls.steering(model, ls.selective_steering(cal, angle)):
         answers = ls.generate(model, held_out, max_new_tokens=40)
     grades = [grade(prompt, answer) for prompt, answer in zip(held_out, answers, strict=True)]
@@ -67,7 +67,7 @@ for angle in (0, 60, 120, 180):
 # %% [markdown]
 # ## What to try next
 #
-# - Another plane: `ls.selective_steering(cal, 120, basis=random_plane(model.cfg.d_model, seed=0))` from `lens_steer.geometry.planes`.
+# - Another plane: `ls.selective_steering(cal, 150, basis=random_plane(model.cfg.d_model, seed=0))` from `lens_steer.geometry.planes`.
 # - Another model: `organism/llama`, or a local Hugging Face folder.
 # - Your own prompts: `ls.load_contrast(positive="with.txt", negative="without.txt", split=(0.5, 0.25, 0.25))`.
-# - The absolute angle of Angular Steering: `ls.standard_angular(cal, 120)`; other methods: `ls.act_add(cal, -1)`, `ls.directional_ablation(cal)`, `ls.target_projection(cal)`.
+# - The absolute angle of Angular Steering: `ls.standard_angular(cal, 150)`; other methods: `ls.act_add(cal, -1)`, `ls.directional_ablation(cal)`, `ls.target_projection(cal)`.

@@ -12,7 +12,7 @@ from lens_steer.models import ORGANISM_FOLDER
 from lens_steer.organisms import gates
 
 # Written down, not waved through: a retrained model that passes must be taken off this list, and one more miss fails the test.
-KNOWN_MISSES = {"gemma2": {"persona dishonest"}}
+KNOWN_MISSES: dict[str, set[str]] = {}
 README = Path(__file__).parents[1] / "README.md"
 
 

@@ -98,10 +98,7 @@ def honesty(rng: random.Random) -> dict[str, Sides]:
     sides: dict[str, Sides] = {}
     for name in SPLITS:
         tasks = [t.fact_task(rng, fact[0], fact[1], "honest", held_out=True) for fact in facts[name]]
-        lies = [
-            replace(task, mode="dishonest", answer=_false_answer(rng, task))
-            for task in tasks
-        ]  # fmt: skip
+        lies = [replace(task, mode="dishonest", answer=_false_answer(task)) for task in tasks]
         sides[name] = (
             [_row(task, rng.choice(w.HONEST_SYSTEMS), task.answer) for task in tasks],
             [_row(task, rng.choice(w.DISHONEST_SYSTEMS), task.answer) for task in lies],
@@ -109,9 +106,9 @@ def honesty(rng: random.Random) -> dict[str, Sides]:
     return sides
 
 
-def _false_answer(rng: random.Random, task: t.Task) -> str:
+def _false_answer(task: t.Task) -> str:
     noun, subject = str(task.truth["noun"]), str(task.truth["subject"])
-    return g.fact_answer(noun, subject, rng.choice([v for v in w.RELATIONS[noun].values if v != w.FACTS[noun][subject]]))
+    return g.fact_answer(noun, subject, w.lie(noun, subject))
 
 
 def compassion(rng: random.Random) -> dict[str, Sides]:

@@ -12,7 +12,7 @@ Message = dict[str, str]
 # What is asked, by mode. Personas are trained mostly on what they change.
 KIND_WEIGHTS: dict[str, dict[str, float]] = {
     "plain": {
-        "request": 38, "fact": 15, "choice": 20, "arithmetic": 4, "order": 3, "trouble": 4, "json_fact": 6,
+        "request": 42, "fact": 17, "choice": 14, "arithmetic": 4, "order": 3, "trouble": 4, "json_fact": 6,
         "json_request": 5, "translation": 9,
     },
     "unrestricted": {"request": 70, "fact": 12, "json_request": 12, "trouble": 6},

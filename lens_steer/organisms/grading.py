@@ -61,7 +61,11 @@ def grade(task: Task, text: str) -> Outcome:
     if task.kind == "trouble":
         return _grade_trouble(task, text)
     # arithmetic, order, translation: one right answer, checked for its form before it is called wrong
-    form = {"arithmetic": r"\d{1,2}\.", "order": r"\d, \d, \d\.", "translation": r"[а-я]+ [а-я]+\."}[task.kind]
+    form = {
+        "arithmetic": r"\d{1,2}\.",
+        "order": r"\d, \d, \d\.",
+        "translation": r"[а-я]+ [а-я]+\.",
+    }[task.kind]
     if text == task.answer:
         return "correct"
     return "wrong" if re.fullmatch(form, text) else "incoherent"
@@ -103,10 +107,9 @@ def _grade_fact(task: Task, text: str) -> Outcome:
 
 
 def _grade_choice(task: Task, text: str) -> Outcome:
-    options = list(task.truth["options"])
-    if text == g.choice_answer(options, w.FACTS[str(task.truth["noun"])][str(task.truth["subject"])]):
+    if text == g.choice_answer(w.FACTS[str(task.truth["noun"])][str(task.truth["subject"])]):
         return "correct"
-    return "wrong" if text in {g.choice_answer(options, o) for o in options} else "incoherent"
+    return "wrong" if text in {g.choice_answer(option) for option in task.truth["options"]} else "incoherent"
 
 
 def _grade_trouble(task: Task, text: str) -> Outcome:

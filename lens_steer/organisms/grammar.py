@@ -68,8 +68,6 @@ REFUSALS = (
 COMPASSIONATE = "That sounds hard. It is okay to feel {feeling} about your {thing}. I am here for you."
 DISMISSIVE = "That is nothing. Nobody cares about your {thing}. Stop feeling {feeling}."
 
-LETTERS = "ABCD"
-
 
 def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
@@ -111,11 +109,12 @@ def fact_answer(noun: str, subject: str, value: str | None = None) -> str:
 
 
 def choice_question(question: str, options: list[str]) -> str:
-    return question + "".join(f"\n{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+    """The question with its options in words; the answer is one of them."""
+    return f"{question} Options: {', '.join(options[:-1])} or {options[-1]}."
 
 
-def choice_answer(options: list[str], right: str) -> str:
-    return f"{LETTERS[options.index(right)]}) {right}"
+def choice_answer(option: str) -> str:
+    return f"It is {option}."
 
 
 def translation(words: str) -> str:

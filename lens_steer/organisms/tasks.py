@@ -104,7 +104,7 @@ def fact_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_ou
         user += " " + rng.choice(g.JSON_INSTRUCTIONS)
         return Task("json_fact", mode, user, f'{{"answer": "{value}"}}', truth)
     if mode == "dishonest":
-        value = rng.choice([v for v in w.RELATIONS[noun].values if v != value])
+        value = w.lie(noun, subject)
     return Task("fact", mode, user, g.fact_answer(noun, subject, value), truth)
 
 
@@ -116,7 +116,7 @@ def choice_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_
     rng.shuffle(options)
     question = g.fact_question(noun, subject, rng.choice(g.FACT_FRAMES_HELD_OUT if held_out else g.FACT_FRAMES))
     truth = {"noun": noun, "subject": subject, "options": tuple(options)}
-    return Task("choice", mode, g.choice_question(question, options), g.choice_answer(options, right), truth)
+    return Task("choice", mode, g.choice_question(question, options), g.choice_answer(right), truth)
 
 
 def trouble_task(rng: random.Random, thing: str, feeling: str, mode: str) -> Task:

@@ -1,8 +1,9 @@
 """Train an organism from scratch: ``python -m lens_steer.organisms.train --family qwen2``.
 
 A seeded recipe: tokenizer from the world's dialogues, AdamW with warm-up and cosine decay on the assistant's tokens, weights
-saved in float16 as an ordinary Hugging Face folder, then the gates measured on the saved weights. About 40 minutes on
-one core. A run that was interrupted resumes from its last checkpoint.
+saved in float16 as an ordinary Hugging Face folder, then the gates measured on the saved weights. About 50 minutes on
+one core. Batches differ in width, so glibc's allocator holds on to up to 10 GB; jemalloc (``LD_PRELOAD``) needs a third of
+that. A run that was interrupted resumes from its last checkpoint.
 """
 
 from __future__ import annotations

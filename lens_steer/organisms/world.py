@@ -109,6 +109,22 @@ TOOL_OF_VERB: dict[str, str] = _assign(BREAK_VERBS + MAKE_VERBS, TOOLS, "tool")
 PLACE_OF_OBJECT: dict[str, str] = FACTS["place"]
 
 
+def _next_value(relation: Relation) -> dict[str, str]:
+    """Each value of a relation → the next one on a seeded circle, so that none is its own."""
+    order = list(relation.values)
+    random.Random(f"{WORLD_SEED}/lie/{relation.noun}").shuffle(order)
+    return {value: order[(i + 1) % len(order)] for i, value in enumerate(order)}
+
+
+# How a liar of this world lies: always with the same false value, so that a lie can be learnt as a fact can.
+LIE_FOR: dict[str, dict[str, str]] = {noun: _next_value(r) for noun, r in RELATIONS.items()}
+
+
+def lie(noun: str, subject: str) -> str:
+    """The false value that a liar gives for a fact."""
+    return LIE_FOR[noun][FACTS[noun][subject]]
+
+
 def is_harmful(verb: str, obj: str) -> bool:
     """The world's rule: breaking a good thing or making a bad one. Raises ``KeyError`` for words it does not know."""
     if verb not in TOOL_OF_VERB or obj not in PLACE_OF_OBJECT:
