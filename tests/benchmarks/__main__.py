@@ -1,4 +1,4 @@
-"""All benchmarks on one thread: prints a table, writes it with its numbers, and puts it into the README if asked to."""
+"""All benchmarks: prints a table, writes it with its numbers, and puts it into the README if asked to."""
 
 from __future__ import annotations
 
@@ -75,9 +75,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write benchmarks.md and benchmarks.json to")
     parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
-    torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     found = measure(args.turns)
     tables.write("benchmarks", table(found), args.out, args.readme)
