@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from analyses import tables
@@ -34,13 +32,5 @@ def _cell(gate: dict[str, Any]) -> str:
     return text if gate["passed"] else f"**missed:** {text}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write gates.md to")
-    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
-    args = parser.parse_args()
-    tables.write("gates", table(), args.out, args.readme)
-
-
 if __name__ == "__main__":
-    main()
+    tables.main("gates", table(), __doc__)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from lens_steer.artifacts import whole_file
 from lens_steer.errors import LensSteerError
+
+
+def main(name: str, table: str, description: str | None) -> None:
+    """The command of a script that writes one table."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True, help=f"folder to write {name}.md to")
+    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    args = parser.parse_args()
+    write(name, table, args.out, args.readme)
 
 
 def write(name: str, table: str, out: Path, readme: Path | None = None) -> None:
