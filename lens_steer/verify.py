@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_steer.activations import record
+from lens_steer.activations import record, record_prompts
 from lens_steer.artifacts import whole_folder
-from lens_steer.claims import differences, experiments, formula, geometry, precision, recorded, tables
+from lens_steer.claims import differences, experiments, formula, geometry, precision, questions, recorded, tables
 from lens_steer.claims.record import Claim
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate, versions
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.prompts import ContrastSet
+
+PAIRED = 48  # vectors of each class whose distances a figure shows
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,12 @@ def verify(
         for name, calibration in (calibrations or {}).items():
             claims += geometry.geometry_claims(name, calibration)
         bar.update()
-    return Verification(tuple(claims), {"norm_change": norm_change_drawing(cells, len(h))})
+    plane = formula.orthonormal(differences.D_MODEL, seed)
+    positive, negative = differences.two_classes(plane, seed)
+    return Verification(
+        tuple(claims),
+        {"norm_change": norm_change_drawing(cells, len(h)), **phase_drawings(positive, negative, plane, "two drawn classes")},
+    )
 
 
 def verify_model(
@@ -99,47 +111,89 @@ def verify_model(
     fit = record(model, contrast.fit, engine=engine, progress=progress)
     calibration = calibrate(fit, seed=seed)
     held_out = record(model, contrast.report, engine=engine, progress=progress)
-    drifts = recorded.downstream(model, contrast.report.positive, calibration, seed=seed)
+    harmful = contrast.report.positive
+    stream = recorded.stream_sites(calibration.n_layers)
+    plain = record_prompts(model, harmful, stream)
+    drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
+    tasks = organism_tasks(seed=seed) if all(p.task is not None for p in harmful) else None
     measured = experiments.run(
-        model, contrast, calibration, fit, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress
+        model, contrast, calibration, fit, tasks=tasks, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress
     )
-    behaviour = experiments.experiment_claims(measured, held_out.model, seed=seed)
+    behaviour = questions.experiment_claims(measured, held_out.model, seed=seed)
     claims = [
         *recorded.recorded_claims(held_out, calibration),
+        *recorded.growth_claims(plain, stream, held_out.model, seed=seed),
         *recorded.downstream_claims(drifts, held_out.model),
         *geometry.geometry_claims(held_out.model, calibration),
         *behaviour,
     ]
-    drawings = {
-        "norm_drift": norm_drift_drawing(drifts),
-        "paired_differences": differences_drawing(behaviour),
-        "conditions": conditions_drawing(measured),
-    }
-    return Verification(tuple(claims), drawings)
+    classes = tuple(x.double() for x in held_out.at(calibration.selected_site))
+    where = f"{held_out.model}, {calibration.selected_site}"
+    return Verification(
+        tuple(claims),
+        phase_drawings(classes[0], classes[1], calibration.basis.double(), where)
+        | {
+            "norm_drift": norm_drift_drawing(drifts),
+            "paired_differences": differences_drawing(behaviour, [q[0] for q in questions.QUESTIONS]),
+            "two_by_two": differences_drawing(behaviour, [q[0] for q in questions.QUESTIONS if q[4] == "E2"]),
+            "conditions": conditions_drawing(measured),
+        },
+    )
 
 
-def differences_drawing(claims: Sequence[Claim]) -> Drawing:
-    """Every question's paired difference, at the conditions' own best angles and at the nominal one."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("question", "first", "second", "at_nominal", "mean", "low", "high")}
+def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing:
+    """Some questions' paired differences by outcome, at the conditions' own best angles and at the nominal one."""
+    names = ("question", "outcome", "first", "second", "at_nominal", "mean", "low", "high", "n")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     by_id = {c.id: c for c in claims}
-    for key, first, second, *_ in experiments.QUESTIONS:
-        for at_nominal in (False, True):
-            claim = by_id[f"nominal-{key}" if at_nominal else key]
-            low, high = claim.interval or (0.0, 0.0)
-            for name, value in zip(columns, (key, first, second, at_nominal, claim.value, low, high), strict=True):
-                columns[name].append(value)
-    return Drawing("paired_differences", columns, {"n": claims[0].n})
+    pairs = {q[0]: (q[1], q[2]) for q in questions.QUESTIONS}
+    for key, outcome, at_nominal in product(keys, (o.name for o in questions.OUTCOMES), (False, True)):
+        claim = by_id.get(questions.claim_id(key, outcome, at_nominal=at_nominal))
+        if claim is None or claim.interval is None:
+            continue
+        for name, value in zip(
+            names, (key, outcome, *pairs[key], at_nominal, claim.value, *claim.interval, claim.n), strict=True
+        ):
+            columns[name].append(value)
+    return Drawing("paired_differences", columns, {"outcomes": list(dict.fromkeys(columns["outcome"]))})
 
 
 def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
-    """Every condition's rates, with intervals."""
+    """Every condition's rates and perplexity, with intervals."""
     table = experiments.rows(measured)
-    return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]}, {"n": len(measured[0].complied)})
+    return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]})
+
+
+def phase_drawings(
+    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"], basis: Float[Tensor, "2 d_model"], where: str
+) -> dict[str, Drawing]:  # fmt: skip
+    """What each rotation does to two classes: where they lie in the plane, and how far apart they are, before and after."""
+    moved = {"before": (positive, negative)}
+    for name in (formula.SAS, formula.SS):
+        operator = formula.OPERATORS[name]
+        moved[name] = (operator(positive, basis, differences.NOMINAL), operator(negative, basis, differences.NOMINAL))
+    inside: dict[str, list[Any]] = {name: [] for name in ("operator", "side", "x", "y")}
+    for name, classes in moved.items():
+        for side, h in zip(("positive", "negative"), classes, strict=True):
+            c = h @ basis.mT
+            for column, values in zip(inside.values(), ([name] * len(c), [side] * len(c), *c.T.tolist()), strict=True):
+                column += values
+    notes = {"where": where, "angle": differences.NOMINAL}
+    pairs: dict[str, list[Any]] = {name: [] for name in ("operator", "kind", "before", "after")}
+    few = {name: torch.cat([h[:PAIRED] for h in classes]) for name, classes in moved.items()}
+    side = torch.cat([torch.zeros(len(positive[:PAIRED])), torch.ones(len(negative[:PAIRED]))])
+    i, j = torch.triu_indices(len(side), len(side), offset=1)
+    kinds = ["between classes" if a != b else "within a class" for a, b in zip(side[i].tolist(), side[j].tolist(), strict=True)]
+    for name in (formula.SAS, formula.SS):
+        apart = [torch.cdist(h, h)[i, j].tolist() for h in (few["before"], few[name])]
+        for column, values in zip(pairs.values(), ([name] * len(kinds), kinds, *apart), strict=True):
+            column += values
+    return {"in_plane": Drawing("in_plane", inside, notes), "pairwise_distances": Drawing("pairwise_distances", pairs, notes)}
 
 
 def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:
-    """Change of later blocks' norms by block, for both rotations."""
-    names = ("operator", "site", "block", "mean", "low", "high")
+    """Change of the inputs of later norms over depth, for both rotations."""
+    names = ("operator", "site", "depth", "mean", "low", "high")
     return Drawing(
         "norm_drift", {name: [getattr(d, name) for d in drifts] for name in names}, {"n": drifts[0].n if drifts else 0}
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.claims import differences, experiments, formula, precision, tables
+from lens_steer.claims import differences, experiments, formula, precision, questions, recorded, tables
 from lens_steer.claims.formula import OPERATORS, SAS, SS
 from lens_steer.claims.geometry import geometry_claims
 from lens_steer.claims.record import FAILS, HOLDS, Claim
@@ -159,9 +159,11 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_qwen(qwen: Any, refusal: Any) -> Verification:
-    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer."""
+    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
     cut = [refusal.fit] + [Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))]
-    return verify_model(qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "ANGLES", (120.0, 150.0, 210.0, 240.0))
+        return verify_model(qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False)
 
 
 def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
@@ -170,11 +172,12 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
     assert {got[f"norm-recorded-{op}"] for op in (SAS, SS, "AAS")} == {HOLDS}
     assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {FAILS}
     assert got[f"classes-apart-{SS}-recorded"] == HOLDS
+    assert {"norms-grow-organism/qwen2", "norms-uneven-organism/qwen2"} <= set(got)
     drift = on_qwen.drawings["norm_drift"]
     assert set(drift.columns["operator"]) == {SAS, SS}
     assert all(low <= mean <= high for low, mean, high in zip(*(drift.columns[k] for k in ("low", "mean", "high")), strict=True))
     write(on_qwen, tmp_path)
-    names = {"norm_drift", "paired_differences", "conditions"}
+    names = {"norm_drift", "paired_differences", "two_by_two", "conditions", "in_plane", "pairwise_distances"}
     assert set(saving.redraw(tmp_path)) == names
     assert (verify_model.__doc__ or "").startswith("What needs a model")
 
@@ -182,7 +185,7 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
 def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
     """At own best angles and at one; a reversed b2 is the same turn the other way round; X2 knows no angle."""
     behaviour = [c for c in on_qwen.claims if c.level == "behaviour"]
-    assert len(behaviour) == 2 * len(experiments.QUESTIONS) + 1
+    assert len(behaviour) == 2 * len(questions.OUTCOMES) * len(questions.QUESTIONS) + 1
     assert all(c.interval is not None and c.interval[0] <= float(c.value or 0) <= c.interval[1] for c in behaviour)
     got = {c.id: c for c in behaviour}
     assert got["sign-of-b2"].value == 0
@@ -195,10 +198,29 @@ def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
 def test_a_difference_is_paired() -> None:
     """The same prompts in both: two conditions that fail on the same ones differ by nothing, with no width."""
     hits = np.array([True, False] * 10)
-    one = experiments.Measured("a", 30.0, False, hits, hits, np.concatenate([hits, hits]))
-    assert experiments.difference(one, replace(one, condition="b")) == (0.0, 0.0, 0.0)
-    mean, low, high = experiments.difference(one, replace(one, complied=np.zeros(20, dtype=bool)))
-    assert (mean, low > 0, high < 1) == (0.5, True, True)
+    both = np.concatenate([hits, hits])
+    one = experiments.Measured("a", 30.0, False, hits, hits, both, np.where(both, 1.5, np.nan), hits)
+    assert questions.difference(one, replace(one, condition="b")) == (0.0, 0.0, 0.0, 20)
+    mean, low, high, n = questions.difference(one, replace(one, complied=np.zeros(20, dtype=bool)))
+    assert (mean, low > 0, high < 1, n) == (0.5, True, True, 20)
+    wider = questions.difference(one, replace(one, complied=np.zeros(20, dtype=bool)), level=0.999)
+    assert wider[1] < low < high < wider[2]
+    # an empty answer has no perplexity: its prompt is left out, and where none is left there is no value
+    assert questions.difference(one, replace(one, surprise=one.surprise - 1), "surprise")[::3] == (1.0, 20)
+    assert questions.difference(one, replace(one, surprise=np.full(40, np.nan)), "surprise")[3] == 0
+
+
+def test_norms_over_depth_are_judged() -> None:
+    """A stream that doubles at one block only grows, unevenly; one that grows by as much at every block does not."""
+    names = recorded.stream_sites(4)
+    h = torch.randn(30, 1, 8)
+    h = h / h.norm(dim=-1, keepdim=True)
+    even = h * torch.tensor([1.0, 9, 2, 9, 3, 9, 4, 9, 5])[:, None]
+    sudden = h * torch.tensor([1.0, 9, 1, 9, 1, 9, 2, 9, 2])[:, None]
+    assert [c.verdict for c in recorded.growth_claims(even, names, "m")] == [HOLDS, FAILS]
+    assert [c.verdict for c in recorded.growth_claims(sudden, names, "m")] == [HOLDS, HOLDS]
+    flat = recorded.growth_claims(h.expand(-1, 9, -1).clone(), names, "m")
+    assert [(c.verdict, c.value) for c in flat] == [(FAILS, 1.0), (FAILS, 1.0)]
 
 
 def test_the_mean_phase_is_put_in(calibration: Any) -> None:

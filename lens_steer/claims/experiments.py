@@ -1,7 +1,8 @@
 """The experiments that decide: conditions that differ in one thing each, graded answers, differences paired by prompt.
 
 Every condition's own best angle is chosen on the select split (most harmful requests complied with); what is reported comes from the report split, at that
-angle and at the nominal one, which is the best of SS at L_disc. All rotations keep the norm, so what differs between them is not about norms.
+angle and at the nominal one, which is the best of SS at L_disc: compliance, perplexity of the answers under the unsteered model, and capability. All rotations keep
+the norm, so what differs between them is not about norms.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from lens_steer import outcomes, sites
 from lens_steer.activations import Activations
-from lens_steer.claims.record import Claim, verdict
 from lens_steer.generation import generate
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.planes import orthonormalise, random_plane
 from lens_steer.hooks import steering
 from lens_steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
+from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.plans import SteeringPlan
-from lens_steer.prompts import Contrast, ContrastSet
-from lens_steer.stats import bootstrap_means, wilson
+from lens_steer.prompts import Contrast, ContrastSet, PromptSet
+from lens_steer.stats import Estimate, bootstrap_mean, wilson
 
 ANGLES = tuple(float(a) for a in range(30, 360, 30))
 BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
@@ -46,6 +47,8 @@ class Measured:
         complied: by harmful prompt, whether it was complied with (graded right).
         helped: by harmless prompt, the same.
         broken: by prompt of both classes, whether the answer is incoherent.
+        surprise: by prompt of both classes, mean −log p a token of the answer under the unsteered model; NaN for an empty answer.
+        capable: by capability task, whether it was done right; empty where there is none for the model.
     """
 
     condition: str
@@ -54,6 +57,8 @@ class Measured:
     complied: Bool[np.ndarray, " n_harmful"]
     helped: Bool[np.ndarray, " n_harmless"]
     broken: Bool[np.ndarray, " n"]
+    surprise: Float[np.ndarray, " n"]
+    capable: Bool[np.ndarray, " n_tasks"]
 
 
 def conditions(calibration: Calibration, activations: Activations, seed: int) -> dict[str, Plans]:
@@ -109,130 +114,78 @@ def with_mean_phase(calibration: Calibration, angle: float) -> SteeringPlan:
 
 
 def run(
-    model: Any, contrast: ContrastSet, calibration: Calibration, activations: Activations, *, seed: int = 0, engine: str = "tl",
-    max_new_tokens: int = 48, progress: bool = True,
+    model: Any, contrast: ContrastSet, calibration: Calibration, activations: Activations, *, tasks: PromptSet | None = None, seed: int = 0,
+    engine: str = "tl", max_new_tokens: int = 48, progress: bool = True,
 ) -> list[Measured]:  # fmt: skip
-    """Every condition at its own best angle and at the nominal one, and no steering."""
-    answer = partial(_successes, model, max_new_tokens=max_new_tokens, engine=engine)
-    found = [_measure(answer, contrast.report, (), "no steering", None, at_nominal=False)]
+    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and measure capability."""
+    bench = Bench(model, contrast.report, tasks or PromptSet(()), engine, max_new_tokens)
+    found = [bench.measure((), "no steering", None, at_nominal=False)]
     nominal = 0.0
     all_conditions = conditions(calibration, activations, seed)
     for name, plans in tqdm(all_conditions.items(), desc="experiments", unit="condition", disable=not progress, leave=False):
         if name == COLLAPSE:
-            collapsed = _measure(answer, contrast.report, plans(0.0), name, None, at_nominal=False)
+            collapsed = bench.measure(plans(0.0), name, None, at_nominal=False)
             found += [collapsed, replace(collapsed, at_nominal=True)]
             continue
-        counts = {a: int(answer(contrast.select.positive, plans(a))[0].sum()) for a in ANGLES}
+        counts = {a: int((bench.answer(contrast.select.positive, plans(a))[1] == "best").sum()) for a in ANGLES}
         best = max(counts, key=lambda a: counts[a])
         nominal = best if name == BASE else nominal
-        found.append(_measure(answer, contrast.report, plans(best), name, best, at_nominal=False))
+        found.append(bench.measure(plans(best), name, best, at_nominal=False))
         if best == nominal:
             found.append(replace(found[-1], at_nominal=True))
         else:
-            found.append(_measure(answer, contrast.report, plans(nominal), name, nominal, at_nominal=True))
+            found.append(bench.measure(plans(nominal), name, nominal, at_nominal=True))
     return found
 
 
-QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
-    ("relative-angle", "SS, L_disc", "SAS, L_disc", "a relative angle (SS) elicits more than an absolute one (SAS) at the discriminative sites", "E2"),
-    ("relative-angle-everywhere", "SS, all sites", "SAS, all sites", "a relative angle (SS) elicits more than an absolute one (SAS) at all sites", "E2"),
-    ("selected-layers-SS", "SS, L_disc", "SS, all sites", "choosing the discriminative sites elicits more than all sites, with SS", "E2"),
-    ("selected-layers-SAS", "SAS, L_disc", "SAS, all sites", "choosing the discriminative sites elicits more than all sites, with SAS", "E2"),
-    ("phase-matched", "SS, L_disc", "SAS + mean phase", "SS still elicits more than SAS when SAS is given the class's mean phase", "E3"),
-    ("rotation-half", "SS, L_disc", "X1 (rotate)", "SS elicits more than X1, the rotating half of SAS", "E4"),
-    ("collapse-half", "SAS, L_disc", "X2 (collapse)", "SAS elicits more than X2, its collapsing half", "E4"),
-    ("against-early", "SS, L_disc", "SS, early half", "the discriminative sites elicit more than the early half of the blocks", "E6"),
-    ("against-late", "SS, L_disc", "SS, late half", "the discriminative sites elicit more than the late half of the blocks", "E6"),
-    ("against-random-half", "SS, L_disc", "SS, random half", "the discriminative sites elicit more than a random half of the blocks", "E6"),
-    ("against-random-sites", "SS, L_disc", "SS, random sites", "the discriminative sites elicit more than as many random ones", "E6"),
-    ("centred-plane", "SS, L_disc", "SS, uncentred PCA", "centring the PCA elicits more", "E8"),
-    ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the written sign of b2 elicits more than the other", "E8"),
-    ("second-axis", "SS, L_disc", "SS, random b2", "the PCA's second axis elicits more than a random one", "E8"),
-    ("the-plane", "SS, L_disc", "SS, random plane", "the plane elicits more than a random one", "E8"),
-    ("fresh-cache-SS", "SS, L_disc", "SS, stale cache", "steering the prompt too matters, with SS (a cache of the unsteered prompt elicits less)", "E11"),
-    ("fresh-cache-SAS", "SAS, L_disc", "SAS, stale cache", "steering the prompt at the same angle matters, with SAS (a cache made at 0° elicits less)", "E11"),
-)  # fmt: skip
+@dataclass(frozen=True)
+class Bench:
+    """What every condition is measured on."""
 
+    model: Any
+    contrast: Contrast
+    tasks: PromptSet
+    engine: str
+    max_new_tokens: int
 
-def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
-    """Each question as a difference of compliance paired by prompt: it holds if the 95 % interval lies above zero."""
-    claims = []
-    for at_nominal in (False, True):
-        by_name = {m.condition: m for m in found if m.at_nominal == at_nominal}
-        for key, first, second, said, experiment in QUESTIONS:
-            a, b = by_name[first], by_name[second]
-            mean, low, high = difference(a, b, seed)
-            where = "all at the nominal angle" if at_nominal else "each at its own best angle, chosen on select"
-            claims.append(
-                Claim(
-                    f"{'nominal-' if at_nominal else ''}{key}", f"{said}{', at one nominal angle' if at_nominal else ''} ({experiment})",
-                    "share complied with, first less second, paired by prompt", "behaviour",
-                    f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}", "difference of harmful compliance",
-                    "95 % interval above 0", mean, len(a.complied), verdict(low > 0), (low, high),
-                    {"first": float(a.complied.mean()), "second": float(b.complied.mean()),
-                     "helped": [float(a.helped.mean()), float(b.helped.mean())], "broken": [float(a.broken.mean()), float(b.broken.mean())]},
-                )
-            )  # fmt: skip
-    norm_keeping = [m for m in found if m.condition in (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE) and not m.at_nominal]
-    pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
-    gaps = [(a, b, difference(a, b, seed, level=1 - 0.05 / len(pairs))) for a, b in pairs]
-    apart = any(low > 0 or high < 0 for _, _, (_, low, high) in gaps)
-    a, b, (mean, low, high) = max(gaps, key=lambda g: abs(g[2][0]))
-    claims.append(
-        Claim(
-            "norms-explain", "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
-            "share complied with, paired by prompt", "behaviour", f"{model}, report split, discriminative sites, each at its own best angle",
-            f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together (Bonferroni)",
-            "no interval of a difference excludes 0", mean, len(a.complied), verdict(not apart), (low, high),
-            {"first": a.condition, "second": b.condition},
-        )
-    )  # fmt: skip
-    return claims
+    def measure(self, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool) -> Measured:
+        """Answers of both classes under the plans, graded, and re-scored without them; then the tasks."""
+        prompts = PromptSet(self.contrast.positive.prompts + self.contrast.negative.prompts)
+        texts, graded = self.answer(prompts, plans)
+        harmful = len(self.contrast.positive)
+        done = self.answer(self.tasks, plans)[1] if len(self.tasks) else np.array([], dtype="U6")
+        return Measured(
+            name, angle, at_nominal, graded[:harmful] == "best", graded[harmful:] == "best", graded == "broken",
+            mean_surprise(self.model, prompts, texts, engine=self.engine), done == "best",
+        )  # fmt: skip
 
-
-def difference(a: Measured, b: Measured, seed: int = 0, *, level: float = 0.95) -> tuple[float, float, float]:
-    """Harmful compliance of one condition less another's: mean and bootstrap interval over prompts, the same prompts in both."""
-    mean, low, high = bootstrap_means(a.complied.astype(float) - b.complied.astype(float), seed=seed, level=level)
-    return float(mean), float(low), float(high)
-
-
-def _at(measured: Measured) -> str:
-    return "without an angle" if measured.angle is None else f"at {measured.angle:g}°"
+    def answer(self, prompts: PromptSet, plans: tuple[SteeringPlan, ...]) -> tuple[list[str], np.ndarray]:
+        """Texts, and for each ``best`` (right; without a ground truth: not refused), ``broken`` (incoherent) or ``other``."""
+        with ExitStack() as stack:
+            for plan in plans:
+                stack.enter_context(steering(self.model, plan))
+            texts = generate(self.model, prompts, max_new_tokens=self.max_new_tokens, engine=self.engine)
+        names = {outcomes.grades_of(prompts)[0]: "best", "incoherent": "broken"}
+        return texts, np.array([names.get(outcomes.grade(p, t), "other") for p, t in zip(prompts, texts, strict=True)])
 
 
 def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One row a condition: rates with Wilson intervals, by class."""
+    """One row a condition: rates with Wilson intervals, perplexity with a bootstrap interval over prompts."""
     table = []
     for m in found:
         row: dict[str, Any] = {"condition": m.condition, "angle": m.angle, "at_nominal": m.at_nominal}
-        for name in ("complied", "helped", "broken"):
-            rate = wilson(int(getattr(m, name).sum()), len(getattr(m, name)))
-            row |= {name: rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high, f"{name}_n": rate.n}
+        for name in ("complied", "helped", "broken", "capable"):
+            hits = getattr(m, name)
+            rate = wilson(int(hits.sum()), len(hits)) if len(hits) else None
+            for end, value in zip(("", "_low", "_high", "_n"), _parts(rate), strict=True):
+                row[name + end] = value
+        said = m.surprise[~np.isnan(m.surprise)]
+        surprise = bootstrap_mean(said) if len(said) else None
+        for end, value in zip(("", "_low", "_high", "_n"), _parts(surprise), strict=True):
+            row[f"perplexity{end}"] = value if end == "_n" or value is None else float(np.exp(value))
         table.append(row)
     return table
 
 
-def _measure(
-    answer: Callable[..., tuple[np.ndarray, np.ndarray]],
-    contrast: Contrast,
-    plans: tuple[SteeringPlan, ...],
-    name: str,
-    angle: float | None,
-    *,
-    at_nominal: bool,
-) -> Measured:
-    (complied, broken), (helped, also) = answer(contrast.positive, plans), answer(contrast.negative, plans)
-    return Measured(name, angle, at_nominal, complied, helped, np.concatenate([broken, also]))
-
-
-def _successes(
-    model: Any, prompts: Any, plans: tuple[SteeringPlan, ...], *, max_new_tokens: int, engine: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which prompts were answered rightly (or, without a ground truth, not refused), and which incoherently."""
-    with ExitStack() as stack:
-        for plan in plans:
-            stack.enter_context(steering(model, plan))
-        texts = generate(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
-    graded = [outcomes.grade(p, t) for p, t in zip(prompts, texts, strict=True)]
-    best = outcomes.grades_of(prompts)[0]
-    return np.array([g == best for g in graded]), np.array([g == "incoherent" for g in graded])
+def _parts(estimate: Estimate | None) -> tuple[float | None, float | None, float | None, int]:
+    return (None, None, None, 0) if estimate is None else (estimate.value, estimate.low, estimate.high, estimate.n)

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.claims.formula import ABLATION, SAS, SS, drawn_vectors, orthonormal
+from lens_steer.claims.formula import AAS, ABLATION, ACTADD, SAS, SS, drawn_vectors, orthonormal
 from lens_steer.claims.record import Claim, verdict
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import gram_error
-from lens_steer.norms import Operator, relative_change
+from lens_steer.norms import Operator, relative_change, selective_bound
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PER_HOOK = 4e-3  # methods' own estimate of what rounding costs a hook at most: 0.4 %
@@ -47,7 +47,22 @@ def ablation_as_printed(
     return h - (h @ basis[0])[:, None] * basis[0]
 
 
-LITERAL: dict[str, Operator] = {SAS: sas_as_printed, SS: ss_as_printed, ABLATION: ablation_as_printed}
+def aas_as_printed(h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float) -> Float[Tensor, "n d_model"]:
+    """Eq. 2 where ``h·b1 > 0``, in the dtype of ``h``."""
+    return torch.where((h @ basis[0] > 0)[:, None], sas_as_printed(h, basis, angle), h)
+
+
+def addition_as_printed(
+    h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
+) -> Float[Tensor, "n d_model"]:
+    """``h + b1`` in the dtype of ``h``."""
+    return h + basis[0]
+
+
+LITERAL: dict[str, Operator] = {
+    SAS: sas_as_printed, AAS: aas_as_printed, SS: ss_as_printed, ACTADD: addition_as_printed, ABLATION: ablation_as_printed,
+}  # fmt: skip
+BOUND = "bound on SS"
 
 
 @dataclass(frozen=True)
@@ -68,8 +83,13 @@ def grid(
     angles: Sequence[float] = COARSE,
     device: str = "cpu",
 ) -> list[Cell]:
-    """Relative norm changes for every operator × dtype of the basis × dtype of the arithmetic × angle."""
+    """Relative norm changes for every operator × dtype of the basis × dtype of the arithmetic × angle, and what SS cannot exceed in exact arithmetic."""
     cells = []
+    for kept_name, kept in DTYPES.items():
+        for angle in angles:
+            share = selective_bound(h, basis.to(kept).double(), angle).clamp_max(1)
+            bound = 1 - (1 - share).sqrt()  # |Δ|/‖h‖² ≤ share, so |‖h'‖/‖h‖ − 1| ≤ this, the shrinking side being the larger
+            cells += [Cell(BOUND, kept_name, run, angle, float(bound.max()), float(bound.mean())) for run in DTYPES]
     for name, operator in LITERAL.items():
         for kept_name, kept in DTYPES.items():
             for run_name, run in DTYPES.items():

@@ -4,64 +4,97 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer.figures.core import BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, PURPLE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
 
 LOOKS = {False: (VERMILION, "o", "own best angle"), True: (BLUE, "s", "one nominal angle")}
+OUTCOMES = {
+    "complied": (100, "harmful requests complied with\n(points)"),
+    "surprise": (1, "log-perplexity of the answers\n(nats a token)"),
+    "capable": (100, "capability tasks done right\n(points)"),
+}
 RATES = {
     "complied": (VERMILION, "o", "harmful: complied"),
     "helped": (GREEN, "^", "harmless: right"),
+    "capable": (PURPLE, "D", "capability tasks: right"),
     "broken": (BLUE, "s", "incoherent"),
 }
 
 
 @figure
 def paired_differences(drawing: Drawing) -> Drawn:
-    """Difference of harmful compliance between two conditions, paired by prompt, with 95 % bootstrap intervals: own best angles and one nominal angle."""
+    """Differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel an outcome: own best angles and one nominal angle."""
     import matplotlib.pyplot as plt
 
-    questions = list(dict.fromkeys(drawing.columns["question"]))
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.26 * len(questions) + 0.9), layout="constrained")
-    labels = []
-    for row, question in enumerate(questions):
-        names = _matching(drawing, question=question)
-        labels.append(f"{names['first'][0]}  −  {names['second'][0]}")
-        for at_nominal, (color, marker, label) in LOOKS.items():
-            part = _matching(drawing, question=question, at_nominal=at_nominal)
-            mean, low, high = (100 * float(part[k][0]) for k in ("mean", "low", "high"))
-            y = row + (0.16 if at_nominal else -0.16)
-            ax.plot([low, high], [y, y], color=color, linewidth=1.2)
-            ax.plot([mean], [y], color=color, marker=marker, markersize=4, linestyle="none", label=None if row else label)
-    ax.axvline(0, color=GREY, linewidth=0.8)
-    ax.set_yticks(range(len(labels)), labels)
-    ax.invert_yaxis()
-    ax.set_xlabel(f"difference of harmful requests complied with (points, n = {drawing.notes['n']} prompts)")
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    return fig, [ax]
+    asked = list(dict.fromkeys(drawing.columns["question"]))
+    outcomes = drawing.notes["outcomes"]
+    fig, axes = plt.subplots(
+        1, len(outcomes), figsize=(TWO_COLUMNS, 0.24 * len(asked) + 1.1), sharey=True, layout="constrained", squeeze=False
+    )
+    for ax, outcome in zip(axes[0], outcomes, strict=True):
+        scale, title = OUTCOMES[outcome]
+        for row, question in enumerate(asked):
+            for at_nominal, (color, marker, label) in LOOKS.items():
+                part = _matching(drawing, question=question, outcome=outcome, at_nominal=at_nominal)
+                if not part["mean"]:
+                    continue
+                mean, low, high = (scale * float(part[k][0]) for k in ("mean", "low", "high"))
+                y = row + (0.16 if at_nominal else -0.16)
+                ax.plot([low, high], [y, y], color=color, linewidth=1.2)
+                ax.plot([mean], [y], color=color, marker=marker, markersize=3.5, linestyle="none", label=None if row else label)
+        ax.axvline(0, color=GREY, linewidth=0.8)
+        n = max(int(v) for v in _matching(drawing, outcome=outcome)["n"])
+        ax.set_xlabel(f"{title}, n = {n}")
+    pairs = [_matching(drawing, question=q) for q in asked]
+    axes[0][0].set_yticks(range(len(asked)), [f"{p['first'][0]}  −  {p['second'][0]}" for p in pairs])
+    axes[0][0].invert_yaxis()
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return fig, list(axes[0])
 
 
 @figure
 def conditions(drawing: Drawing) -> Drawn:
-    """Compliance, helpfulness and incoherence under every condition at its own best angle, with Wilson intervals."""
+    """Every condition at its own best angle: rates with Wilson intervals, and perplexity with a bootstrap interval over prompts."""
     import matplotlib.pyplot as plt
 
     part = _matching(drawing, at_nominal=False)
     names = [
         f"{c} ({float(a):g}°)" if a not in (None, "") else str(c) for c, a in zip(part["condition"], part["angle"], strict=True)
     ]
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.28 * len(names) + 0.9), layout="constrained")
-    for offset, (name, (color, marker, label)) in zip((-0.22, 0, 0.22), RATES.items(), strict=True):
-        for row in range(len(names)):
-            low, high = (100 * float(part[f"{name}_{end}"][row]) for end in ("low", "high"))
-            ax.plot([low, high], [row + offset] * 2, color=color, linewidth=1.2)
-            value = 100 * float(part[name][row])
-            ax.plot(
-                [value], [row + offset], color=color, marker=marker, markersize=4, linestyle="none", label=None if row else label
-            )
+    fig, (ax, beside) = plt.subplots(
+        1, 2, figsize=(TWO_COLUMNS, 0.3 * len(names) + 1.0), sharey=True, layout="constrained", width_ratios=(3, 1)
+    )
+    for offset, (name, (color, marker, label)) in zip((-0.27, -0.09, 0.09, 0.27), RATES.items(), strict=True):
+        _points(ax, part, name, offset, color, marker, label, 100)
+    _points(beside, part, "perplexity", 0.0, ORANGE, "v", None, 1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set(xlabel="share of answers (%)", xlim=(-2, 102))
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=3)
-    return fig, [ax]
+    n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("complied", "helped", "capable")}
+    ax.set(
+        xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks", xlim=(-2, 102),
+    )  # fmt: skip
+    beside.set(xlabel="perplexity of the answers,\nunsteered model")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    return fig, [ax, beside]
+
+
+def _points(
+    ax: Any, part: dict[str, list[Any]], name: str, offset: float, color: str, marker: str, label: str | None, scale: int
+) -> None:
+    """One quantity of every condition, with its interval, a little above or below the condition's line."""
+    for row, value in enumerate(part[name]):
+        if value in (None, ""):
+            continue
+        low, high = (scale * float(part[f"{name}_{end}"][row]) for end in ("low", "high"))
+        ax.plot([low, high], [row + offset] * 2, color=color, linewidth=1.2)
+        ax.plot(
+            [scale * float(value)],
+            [row + offset],
+            color=color,
+            marker=marker,
+            markersize=3.5,
+            linestyle="none",
+            label=label if not row else None,
+        )
 
 
 def _matching(drawing: Drawing, **wanted: object) -> dict[str, list[Any]]:

@@ -2,56 +2,70 @@
 
 from __future__ import annotations
 
-from lens_steer.figures.core import BLUE, GREEN, ONE_COLUMN, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ONE_COLUMN,
+    ORANGE,
+    PURPLE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    figure,
+)
 
 DTYPES = ("float32", "float16", "bfloat16")
-LOOKS = {"SAS": (VERMILION, "o", "-"), "SS": (BLUE, "s", "--"), "directional ablation": (GREEN, "^", ":")}
+LOOKS = {
+    "SAS": (VERMILION, "o", "-"), "AAS": (ORANGE, "D", "-."), "SS": (BLUE, "s", "--"), "ActAdd": (PURPLE, "v", ":"),
+    "directional ablation": (GREEN, "^", ":"), "bound on SS": (BLACK, "", (0, (1, 1))),
+}  # fmt: skip
+FLOOR = 1e-9  # a log scale needs one
 
 
 @figure
 def norm_change(drawing: Drawing) -> Drawn:
-    """Largest |‖h'‖/‖h‖ − 1| against the angle, on a log scale: one panel a dtype of the arithmetic, the basis rounded to it too."""
+    """Largest |‖h'‖/‖h‖ − 1| against the angle, on a log scale: columns by the basis's dtype, rows by that of the arithmetic; the bound on SS holds in exact arithmetic."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, len(DTYPES), figsize=(TWO_COLUMNS, 2.2), sharey=True, layout="constrained")
-    for ax, dtype in zip(axes, DTYPES, strict=True):
-        for operator, (color, marker, line) in LOOKS.items():
-            rows = drawing.where(operator=operator, basis_dtype=dtype, arithmetic=dtype)
-            values = [max(float(v), 1e-9) for v in rows["largest"]]
-            ax.plot(
-                [float(a) for a in rows["angle"]],
-                values,
-                color=color,
-                marker=marker,
-                linestyle=line,
-                markersize=3,
-                label=operator,
-            )
-        ax.set(title=f"{dtype} basis and arithmetic", xlabel="angle (degrees)", yscale="log", xticks=range(0, 361, 90))
-    axes[0].set_ylabel("largest |‖h'‖/‖h‖ − 1|")
+    fig, axes = plt.subplots(3, 3, figsize=(TWO_COLUMNS, 5.0), sharex=True, sharey=True, layout="constrained")
+    for row, arithmetic in enumerate(DTYPES):
+        for column, kept in enumerate(DTYPES):
+            ax = axes[row][column]
+            for operator, (color, marker, line) in LOOKS.items():
+                part = drawing.where(operator=operator, basis_dtype=kept, arithmetic=arithmetic)
+                values = [max(float(v), FLOOR) for v in part["largest"]]
+                angles = [float(a) for a in part["angle"]]
+                ax.plot(angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator)
+            ax.set(yscale="log", xticks=range(0, 361, 90), ylim=(FLOOR / 2, None))
+            if not row:
+                ax.set_title(f"{kept} basis")
+        axes[row][0].set_ylabel(f"{arithmetic} arithmetic\nlargest |‖h'‖/‖h‖ − 1|")
+    for ax in axes[-1]:
+        ax.set_xlabel("angle (degrees)")
     fig.legend(
-        *axes[0].get_legend_handles_labels(),
+        *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
         ncols=len(LOOKS),
-        title=f"n = {drawing.notes['n']} vectors",
+        title=f"n = {drawing.notes['n']} vectors; below {FLOOR:g} drawn at {FLOOR:g}",
     )
-    return fig, list(axes)
+    return fig, list(axes.flat)
 
 
 @figure
 def norm_drift(drawing: Drawing) -> Drawn:
-    """Mean |‖h'‖/‖h‖ − 1| of every later block's output, with bootstrap intervals over prompts."""
+    """Mean |‖h'‖/‖h‖ − 1| of what later norms read, with bootstrap intervals over prompts."""
     import matplotlib.pyplot as plt
 
     fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.4), layout="constrained")
-    for operator, (color, marker, line) in LOOKS.items():
+    for operator in ("SAS", "SS"):
+        color, marker, line = LOOKS[operator]
         rows = drawing.where(operator=operator)
-        if not rows["block"]:
-            continue
         mean, low, high = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
-        blocks = [int(b) for b in rows["block"]]
-        ax.plot(blocks, mean, color=color, marker=marker, linestyle=line, markersize=3, label=operator)
-        ax.fill_between(blocks, low, high, color=color, alpha=0.2, linewidth=0)
-    ax.set(xlabel="block", ylabel="mean change of the norm (%)", ylim=(0, None))
+        depth = [float(d) for d in rows["depth"]]
+        ax.plot(depth, mean, color=color, marker=marker, linestyle=line, markersize=3, label=operator)
+        ax.fill_between(depth, low, high, color=color, alpha=0.2, linewidth=0)
+    ax.set(xlabel="depth at which a norm reads the stream (blocks)", ylabel="mean change of its length (%)", ylim=(0, None))
     ax.legend(title=f"n = {drawing.notes['n']} prompts")
     return fig, [ax]

@@ -11,7 +11,7 @@ from typing import Any
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import experiments, geometry, norms, outcomes
+from lens_steer.figures import experiments, geometry, norms, outcomes, phases
 from lens_steer.figures.core import Drawing, Drawn, Value, styled
 
 FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
@@ -26,6 +26,8 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         outcomes.outcomes_by_angle,
         norms.norm_change,
         norms.norm_drift,
+        phases.in_plane,
+        phases.pairwise_distances,
         experiments.paired_differences,
         experiments.conditions,
     )

@@ -1,0 +1,88 @@
+"""Teacher forcing: the logits that decide each token of a fixed response, under whatever steering is active on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_steer import chat
+from lens_steer.engines import check_rows, on_engine
+from lens_steer.errors import LensSteerError
+from lens_steer.models import device_of, info_of
+from lens_steer.positions import running
+from lens_steer.prompts import Prompt, PromptSet
+
+MAX_LOGITS = 2**28  # numbers a batch at most: 1 GiB in float32
+
+
+def with_responses(prompts: PromptSet | Sequence[Prompt], responses: Sequence[str]) -> PromptSet:
+    """The prompts with these as their fixed responses.
+
+    >>> with_responses([Prompt.of("Hello")], ["Hi."])[0].response
+    'Hi.'
+
+    Raises:
+        LensSteerError: another number of responses than prompts.
+    """
+    if len(prompts) != len(responses):
+        raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
+    return PromptSet(
+        tuple(replace(p, response=r) for p, r in zip(prompts, responses, strict=True)), getattr(prompts, "name", "responses")
+    )
+
+
+def response_logits(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
+    """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token ids.
+
+    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first comes from the prompt's last token. The response is tokenised on its own, without the
+    end token; a prompt whose response is empty is left out. Every batch is a forward of its own, with no cache; logits exist at response positions only.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: each with its response.
+        engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
+        batch_size: prompts a batch at most.
+
+    Raises:
+        LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for another number of prompts.
+    """
+    info = info_of(model)
+    missing = [i for i, p in enumerate(prompts) if p.response is None]
+    if missing:
+        raise LensSteerError(
+            f"prompt {missing[0]} ({prompts[missing[0]].text[:40]!r}…) has no response: teacher forcing needs one"
+        )
+    check_rows(model, len(prompts))
+    with on_engine(model, engine) as runner:
+        per_token = max(1, MAX_LOGITS // int(runner.config.vocab_size if info_of(runner).backend == "hf" else model.cfg.d_vocab))
+        for batch in chat.batches(
+            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(runner),
+            max_tokens=min(chat.MAX_BATCH_TOKENS, per_token),
+        ):  # fmt: skip
+            longest = max(batch.response_lengths)
+            if not longest:
+                continue
+            with running(batch), torch.inference_mode():
+                logits = _last_logits(runner, batch, longest + 1)
+            for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
+                if length:
+                    yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
+
+
+def _last_logits(model: Any, batch: chat.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of the last ``keep`` columns; the others are never unembedded."""
+    if info_of(model).backend == "hf":
+        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
+        return model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False, logits_to_keep=keep).logits
+    handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
+    try:
+        return model(batch.ids, attention_mask=batch.mask, return_type="logits")
+    finally:
+        handle.remove()
