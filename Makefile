@@ -34,8 +34,8 @@ test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under Transfor
 	MPLBACKEND=Agg $(VENV4)/bin/python -m pytest tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
 	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py
 
-verify: $(INSTALLED)  ## the propositions on the embedded Qwen2 organism, into figures/ and the README
-	$(BIN)/python -m analyses.propositions --model organism/qwen2 --out figures --readme README.md
+verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and the README
+	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --readme README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md

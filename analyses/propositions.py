@@ -1,16 +1,17 @@
-"""The propositions of Selective Steering and what goes with them on a model: records, tables, figures, and the README's table."""
+"""The propositions of Selective Steering and what goes with them on models: records, tables, figures, and the README's tables."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lens_steer as ls
 from analyses import tables
-from lens_steer.claims.record import Claim
+from lens_steer.claims import questions
+from lens_steer.claims.record import HOLDS, Claim
 from lens_steer.claims.tables import markdown
 from lens_steer.verify import verify, verify_model, write
 
@@ -18,31 +19,85 @@ SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "norm-formula-ActAdd", "norm-formula-directional ablation", "identity-SS",
     "identity-SAS", "composition-adds-SS", "composition-adds-SAS", "isometry-SS", "isometry-SAS", "linear-SS", "linear-SAS",
     "classes-apart-SS-formula", "classes-apart-SAS-formula", "monotone-alignment", "gram-error-separates", "rounding-separates",
-    "norm-recorded-SS", "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "relative-angle", "nominal-relative-angle",
-    "phase-matched", "selected-layers-SS", "selected-layers-SAS", "against-late", "the-plane", "norms-explain",
+    "norm-recorded-SS", "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS",
 )  # fmt: skip
+SHOWN_OF_MODEL = ("norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane", "one-angle")
+BOTH_ANGLES = ("relative-angle", "relative-angle-everywhere", "selected-layers-SS", "selected-layers-SAS")
+BEST_ANGLE = (
+    "phase-matched",
+    "rotation-half",
+    "collapse-half",
+    "against-late",
+    "against-random-half",
+    "the-plane",
+    "fresh-cache-SS",
+)
+SCALES = {"complied": (100, "points"), "surprise": (1, "nats"), "capable": (100, "points")}
 
 
-def short(claims: Sequence[Claim]) -> str:
-    """The README's table: the claims that decide, one row each."""
+def short(claims: Sequence[Claim], model: str) -> str:
+    """The README's table on one model: the claims that decide, one row each."""
     by_id = {c.id: c for c in claims}
-    return markdown([by_id[i] for i in SHOWN if i in by_id])
+    wanted = (*SHOWN, *(f"{name}-{model}" for name in SHOWN_OF_MODEL))
+    return markdown([by_id[i] for i in wanted if i in by_id])
+
+
+def behaviour(found: Mapping[str, Sequence[Claim]]) -> str:
+    """One row a question, outcome and choice of angles; one column a model."""
+    by_model = {model: {c.id: c for c in claims} for model, claims in found.items()}
+    lines = ["| claim | in | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
+    for outcome, key, at_nominal in _shown_rows():
+        claims = [c.get(questions.claim_id(key, outcome, at_nominal=at_nominal)) for c in by_model.values()]
+        statement = next((c.statement for c in claims if c is not None), None)
+        if statement is not None:
+            scale, unit = SCALES[outcome]
+            lines.append(f"| {statement} | {unit} | " + " | ".join(_cell(c, scale) for c in claims) + " |")
+    explained = [c["norms-explain"] for c in by_model.values()]
+    lines.append(
+        f"| {explained[0].statement}: the largest difference | points | " + " | ".join(_cell(c, 100) for c in explained) + " |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _shown_rows() -> list[tuple[str, str, bool]]:
+    """Outcome, question, and whether at the nominal angle: compliance in full, what E2 costs at the conditions' own best angles."""
+    compliance = [("complied", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
+    costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
+    return compliance + [("complied", key, False) for key in BEST_ANGLE] + costs
+
+
+def _cell(claim: Claim | None, scale: int) -> str:
+    if claim is None or claim.interval is None:
+        return "—"
+    places = 0 if scale == 100 else 2
+    value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
+    text = f"{value} [{low}, {high}]"
+    return f"**{text}**" if claim.verdict == HOLDS else text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="organism/qwen2", help="organism/…, a Hugging Face folder, or a hub name")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["organism/qwen2"],
+        help="organism/…, Hugging Face folders, or hub names; the first one's go to --out itself",
+    )
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--readme", type=Path, help="put the short table between the markers of this file too")
+    parser.add_argument("--readme", type=Path, help="put the short tables between the markers of this file too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    model = ls.load_model(args.model)
-    found = verify(seed=args.seed) + verify_model(
-        model, ls.load_contrast(args.contrast, seed=args.seed), seed=args.seed, engine="hf"
-    )
-    write(found, args.out, command=shlex.join(["python", "-m", "analyses.propositions", *sys.argv[1:]]), seed=args.seed)
-    tables.write("verdicts", short(found.claims), args.out, args.readme)
+    command = shlex.join(["python", "-m", "analyses.propositions", *sys.argv[1:]])
+    without_model = verify(seed=args.seed)
+    found: dict[str, Sequence[Claim]] = {}
+    for i, name in enumerate(args.model):
+        model, contrast = ls.load_model(name), ls.load_contrast(args.contrast, seed=args.seed)
+        verification = without_model + verify_model(model, contrast, seed=args.seed, engine="hf")
+        write(verification, args.out / name.rstrip("/").split("/")[-1] if i else args.out, command=command, seed=args.seed)
+        found[name] = verification.claims
+    tables.write("verdicts", short(found[args.model[0]], args.model[0]), args.out, args.readme)
+    tables.write("behaviour", behaviour(found), args.out, args.readme)
 
 
 if __name__ == "__main__":

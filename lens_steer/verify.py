@@ -25,7 +25,7 @@ from lens_steer.geometry.calibration import Calibration, calibrate, versions
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.prompts import ContrastSet
 
-PAIRED = 48  # vectors of each class whose distances a figure shows
+PAIRED = 32  # vectors of each class whose distances a figure shows
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def phase_drawings(
     for name, classes in moved.items():
         for side, h in zip(("positive", "negative"), classes, strict=True):
             c = h @ basis.mT
-            for column, values in zip(inside.values(), ([name] * len(c), [side] * len(c), *c.T.tolist()), strict=True):
+            for column, values in zip(inside.values(), ([name] * len(c), [side] * len(c), *map(_short, c.T)), strict=True):
                 column += values
     notes = {"where": where, "angle": differences.NOMINAL}
     pairs: dict[str, list[Any]] = {name: [] for name in ("operator", "kind", "before", "after")}
@@ -185,10 +185,15 @@ def phase_drawings(
     i, j = torch.triu_indices(len(side), len(side), offset=1)
     kinds = ["between classes" if a != b else "within a class" for a, b in zip(side[i].tolist(), side[j].tolist(), strict=True)]
     for name in (formula.SAS, formula.SS):
-        apart = [torch.cdist(h, h)[i, j].tolist() for h in (few["before"], few[name])]
+        apart = [_short(torch.cdist(h, h)[i, j]) for h in (few["before"], few[name])]
         for column, values in zip(pairs.values(), ([name] * len(kinds), kinds, *apart), strict=True):
             column += values
     return {"in_plane": Drawing("in_plane", inside, notes), "pairwise_distances": Drawing("pairwise_distances", pairs, notes)}
+
+
+def _short(values: Float[Tensor, " n"]) -> list[float]:
+    """As many digits as a figure can show."""
+    return [float(f"{v:.6g}") for v in values.tolist()]
 
 
 def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:

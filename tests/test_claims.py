@@ -253,7 +253,8 @@ def test_what_is_written(found: Verification, tmp_path: Path) -> None:
     assert all(set(c) == fields for c in record["claims"])
     text = (tmp_path / "propositions.md").read_text(encoding="utf-8")
     assert all(c.statement.replace("|", "\\|") in text for c in found.claims)
-    assert (tmp_path / "propositions.tex").read_text(encoding="utf-8").count(r" \\") == len(found.claims) + 1
+    levels = len({c.level for c in found.claims})
+    assert (tmp_path / "propositions.tex").read_text(encoding="utf-8").count(r" \\") == len(found.claims) + levels + 1
     assert tables.latex(found.claims).isascii()
     assert (tmp_path / "norm_change.png").exists()
     assert "claims: " in repr(found)

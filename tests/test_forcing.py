@@ -87,7 +87,7 @@ def test_what_cannot_be_forced(qwen: Any) -> None:
 def test_capability_tasks(qwen: Any) -> None:
     """As many of each kind, the same for the same seed; the model that learnt them does them, a text about nothing does not."""
     tasks = organism_tasks(40, seed=1)
-    assert [sum(p.task.kind == kind for p in tasks) for kind in ORGANISM_KINDS] == [10] * 4
+    assert [sum(p.task is not None and p.task.kind == kind for p in tasks) for kind in ORGANISM_KINDS] == [10] * 4
     assert tasks.hash == organism_tasks(40, seed=1).hash != organism_tasks(40, seed=2).hash
     texts = ls.generate(qwen, tasks, max_new_tokens=16, engine="hf")
     right = [outcomes.grade(p, t) == "correct" for p, t in zip(tasks, texts, strict=True)]

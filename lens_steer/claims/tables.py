@@ -25,18 +25,22 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def latex(claims: Sequence[Claim]) -> str:
-    r"""A booktabs table that can be ``\input``.
+    r"""A table over as many pages as it takes, to be ``\input``; needs the packages array, booktabs and longtable.
 
-    >>> print(latex([Claim("a", "x & y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[3])
+    >>> print(latex([Claim("a", "x & y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-2])
     x \& y & \textsc{holds} & 0.5 & at most 1 & 9 \\
     """
-    rows = [
-        " & ".join((_tex(c.statement), rf"\textsc{{{c.verdict.lower()}}}", _tex(_measured(c)), _tex(c.criterion), str(c.n)))
-        + r" \\"
-        for c in claims
-    ]
     head = " & ".join(HEADS) + r" \\"
-    return "\n".join([r"\begin{tabular}{p{6cm}llll}\toprule", head, r"\midrule", *rows, r"\bottomrule\end{tabular}"]) + "\n"
+    lines = [
+        r"% needs \usepackage{array,booktabs,longtable}", r"{\small\begin{longtable}{*{4}{>{\raggedright\arraybackslash}p{3.4cm}}r}\toprule", head,
+        r"\midrule\endhead\bottomrule\endlastfoot",
+    ]  # fmt: skip
+    for level in dict.fromkeys(c.level for c in claims):
+        lines.append(rf"\multicolumn{{5}}{{l}}{{\emph{{{level}}}}} \\")
+        for c in (c for c in claims if c.level == level):
+            cells = (_tex(c.statement), rf"\textsc{{{c.verdict.lower()}}}", _tex(_measured(c)), _tex(c.criterion), str(c.n))
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\end{longtable}}"]) + "\n"
 
 
 def _measured(claim: Claim) -> str:
