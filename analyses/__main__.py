@@ -1,11 +1,11 @@
-"""``python -m analyses --model M --out DIR``: every figure of a model."""
+"""``python -m analyses --model M --out DIR``: every figure and table of a model; what is interrupted goes on where it stopped."""
 
 from __future__ import annotations
 
-from analyses import depth, outcomes, plane
+from analyses import comparison, depth, outcomes, plane
 from analyses.common import begin, parse
 
 if __name__ == "__main__":
     run = begin(parse("Every figure of a model."))
-    for script in (depth, plane, outcomes):
+    for script in (depth, plane, outcomes, comparison):
         script.draw(run)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from lens_steer import cli_evaluation
+from lens_steer.cli_common import command, emit, loaded_model, read_calibration, read_contrast, read_plan, read_prompts
 from lens_steer.cli_options import (
     METHOD_HELP,
     Contrast,
@@ -36,6 +37,8 @@ import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publ
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
+for evaluation_command in cli_evaluation.COMMANDS:
+    app.command()(evaluation_command)
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -68,15 +71,15 @@ def report(
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.report import make_report
 
-    chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_rule(rule)
     check_engine(engine)
     check_writable(out)
-    loaded = _load(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template)
     made = make_report(
-        loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=_command()
+        loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=command()
     )
-    _emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
+    emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
            "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip
 
 
@@ -103,13 +106,13 @@ def calibrate(
     from lens_steer.geometry.discriminative import check_rule
 
     check_engine(engine)
-    chosen = _contrast(contrast, positive, negative, split, seed)
+    chosen = read_contrast(contrast, positive, negative, split, seed)
     check_rule(rule)
     check_writable(out)
-    loaded = _load(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template)
     made = ls.calibrate(ls.record(loaded, chosen, sites, engine=engine), rule=rule, seed=seed)
     ls.save_calibration(made, out)
-    _emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
+    emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
            "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
     with whole_folder(out) as work:
         summary = summarise(loaded)
         meta = {
-            "command": _command(),
+            "command": command(),
             "seed": loaded.seed,
             "versions": versions(),
             "model": loaded.model,
@@ -138,7 +141,7 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
             saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     note = None if summary["classes"] else "no class means in this calibration: projections and norms across depth are left out"
-    _emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
+    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
 
 
 @app.command(epilog=METHOD_HELP)
@@ -187,18 +190,18 @@ def steer(
         check_writable(save_plan)
     given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
              "gate": gate, "at": sites, "positions": positions}  # fmt: skip
-    chosen = _prompts(prompts)
-    made = _plan(plan, calibration, method, {k: v for k, v in given.items() if v is not None})
+    chosen = read_prompts(prompts)
+    made = read_plan(plan, calibration, method, {k: v for k, v in given.items() if v is not None})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
-        loaded = _load(model, dtype, device, chat_template)
+        loaded = loaded_model(model, dtype, device, chat_template)
         with ls.steering(loaded, made, effects=log):
             texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
         if save_plan is not None:
-            ls.save_plan(made, save_plan)
+            ls.saveread_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
-    _emit(
+    emit(
         {
             "generations": str(out),
             "n": len(texts),
@@ -240,14 +243,16 @@ def verify(
     check_engine(engine)
     where = usable_device(device)
     check_writable(out)
-    given = dict(map(_calibration, calibration or []))
-    chosen = _contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
-    loaded = _load(model, dtype, device, chat_template) if model else None
+    given = dict(map(read_calibration, calibration or []))
+    chosen = (
+        read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
+    )
+    loaded = loaded_model(model, dtype, device, chat_template) if model else None
     found = run(given, seed=seed, device=str(where))
     if chosen is not None:
         found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)
-    write(found, out, command=_command(), seed=seed)
-    _emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
+    write(found, out, command=command(), seed=seed)
+    emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 
 
 @import_app.command("official")
@@ -260,7 +265,7 @@ def import_official_command(
 
     made = import_official(folder)
     ls.save_calibration(made, out)
-    _emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
+    emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
            "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
 
 
@@ -269,61 +274,7 @@ def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved 
     """Draw every figure of a folder again from its saved numbers alone."""
     from lens_steer.figures import saving
 
-    _emit({"redrawn": saving.redraw(folder)})
-
-
-def _contrast(name: str | None, positive: str | None, negative: str | None, split: str | None, seed: int) -> Any:
-    import lens_steer as ls
-
-    if name is None and positive is None and negative is None:
-        name = "organism/refusal"
-    try:
-        shares = None if split is None else tuple(float(share) for share in split.split(","))
-    except ValueError:
-        raise LensSteerError(f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25") from None
-    return ls.load_contrast(name, positive=positive, negative=negative, split=shares, seed=seed)
-
-
-def _prompts(source: str) -> Any:
-    import lens_steer as ls
-    from lens_steer.prompts import ORGANISM_PREFIX, PromptSet
-
-    if not source.startswith(ORGANISM_PREFIX):
-        return ls.load_prompts(source)
-    part = ls.load_contrast(source).report
-    return PromptSet(part.positive.prompts + part.negative.prompts, f"{source}/report")
-
-
-def _calibration(folder: Path) -> tuple[str, Any]:
-    """A calibration of ours, or a published one, with the name it goes by."""
-    import lens_steer as ls
-    from lens_steer.interop.official import import_official
-
-    made = import_official(folder) if (folder / "plane.pt").exists() else ls.load_calibration(folder)
-    return made.model.rstrip("/").split("/")[-1], made
-
-
-def _plan(saved: Path | None, calibration: Path | None, method: str | None, options: dict[str, Any]) -> Any:
-    """The saved plan, or a method's on a calibration."""
-    import lens_steer as ls
-    from lens_steer.methods import make_plan
-
-    if (saved is None) == (calibration is None):
-        raise LensSteerError("give either --calibration (with --method) or --plan")
-    if calibration is not None:
-        return make_plan(method or "selective", ls.load_calibration(calibration), **options)
-    given = [*(["method"] if method else []), *options]
-    if given:
-        raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
-    return ls.load_plan(str(saved))
-
-
-def _load(model: str, dtype: str, device: str | None, chat_template: str | None) -> Any:
-    import lens_steer as ls
-
-    loaded = ls.load_model(model, dtype=dtype, device=device, chat_template=chat_template)
-    typer.echo(f"loaded {loaded.lens_info}", err=True)
-    return loaded
+    emit({"redrawn": saving.redraw(folder)})
 
 
 def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
@@ -337,22 +288,12 @@ def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[d
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _command() -> str:
-    return shlex.join(["lens-steer", *sys.argv[1:]])
-
-
-def _emit(result: dict[str, Any]) -> None:
-    """Results go to the output stream as one JSON object."""
-    typer.echo(json.dumps({k: v for k, v in result.items() if v is not None}, ensure_ascii=False))
-
-
 def main() -> None:
     """Entry point of ``lens-steer``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    command = typer.main.get_command(app)
     try:
-        code = command.main(standalone_mode=False)
+        code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
         code = _fail(str(error))
     except KeyboardInterrupt:

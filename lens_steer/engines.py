@@ -99,6 +99,16 @@ def check_engine(engine: str) -> None:
         raise LensSteerError(f"engine={engine!r}: use one of {', '.join(ENGINES)}")
 
 
+def check_idle(model: Any) -> None:
+    """Refuse a model that is being steered already.
+
+    Raises:
+        LensSteerError: with the plan's method.
+    """
+    for plan in _ACTIVE.get(model, []):
+        raise LensSteerError(f"the plan {plan.method!r} is in force on the model: leave its 'with' block first")
+
+
 def check_rows(model: Any, n: int) -> None:
     """Refuse to run ``n`` prompts under a plan with one value a prompt for another number of them.
 

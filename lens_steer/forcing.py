@@ -61,22 +61,69 @@ def response_logits(
         )
     check_rows(model, len(prompts))
     with on_engine(model, engine) as runner:
-        per_token = max(1, MAX_LOGITS // int(runner.config.vocab_size if info_of(runner).backend == "hf" else model.cfg.d_vocab))
         for batch in chat.batches(
             info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(runner),
-            max_tokens=min(chat.MAX_BATCH_TOKENS, per_token),
+            max_tokens=min(chat.MAX_BATCH_TOKENS, logits_budget(runner)),
         ):  # fmt: skip
             longest = max(batch.response_lengths)
             if not longest:
                 continue
             with running(batch), torch.inference_mode():
-                logits = _last_logits(runner, batch, longest + 1)
+                logits = last_logits(runner, batch, longest + 1)
             for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
                 if length:
                     yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
 
 
-def _last_logits(model: Any, batch: chat.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
+def first_logits(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+) -> Float[Tensor, "n d_vocab"]:
+    """The logits that decide the first token of each prompt's answer: float32, on the CPU, in the prompts' order.
+
+    Fixed responses, if the prompts have any, are not read. For more prompts than logits fit into memory see :func:`first_logits_by_batch`.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: at least one.
+        engine, batch_size: see :func:`response_logits`.
+
+    Raises:
+        LensSteerError: no prompts; else as :func:`response_logits`.
+
+    >>> import lens_steer as ls
+    >>> model = ls.load_model("organism/qwen2")
+    >>> model.lens_info.tokenizer.decode(first_logits(model, [Prompt.of("What is 4 plus 3?")]).argmax(dim=-1))
+    '7'
+    """
+    if not len(prompts):
+        raise LensSteerError("prompts is empty: give at least one")
+    found: Tensor | None = None
+    for rows, logits in first_logits_by_batch(model, prompts, engine=engine, batch_size=batch_size):
+        found = torch.empty(len(prompts), logits.shape[-1]) if found is None else found
+        found[list(rows)] = logits.cpu()
+    return torch.empty(0, 0) if found is None else found
+
+
+def first_logits_by_batch(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
+    """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
+    info = info_of(model)
+    check_rows(model, len(prompts))
+    with on_engine(model, engine) as runner:
+        for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=batch_size, device=device_of(runner)):
+            with running(batch), torch.inference_mode():
+                logits = last_logits(runner, batch, 1)
+            yield batch.rows, logits[:, -1].float()
+
+
+def logits_budget(model: Any) -> int:
+    """How many tokens a batch may have so that logits of all of them stay within :data:`MAX_LOGITS`."""
+    vocabulary = model.config.vocab_size if info_of(model).backend == "hf" else model.cfg.d_vocab
+    return max(1, MAX_LOGITS // int(vocabulary))
+
+
+def last_logits(model: Any, batch: chat.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits of the last ``keep`` columns; the others are never unembedded."""
     if info_of(model).backend == "hf":
         position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)

@@ -81,7 +81,12 @@ def _continue(model: Any, batch: chat.Batch, max_new_tokens: int, kv_cache: bool
             max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens),
             pad_token_id=info.tokenizer.pad_token_id,
         )  # fmt: skip
-        out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+        # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
+        own, model.generation_config = model.generation_config, config
+        try:
+            out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+        finally:
+            model.generation_config = own
     else:
         out = model.generate(
             batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=list(info.end_tokens),

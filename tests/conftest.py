@@ -48,6 +48,16 @@ def calibration(qwen: Any, refusal: Any) -> Any:
     return ls.calibrate(ls.record(qwen, refusal, progress=False))
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
+    """A calibration of the Qwen2 organism on disk."""
+    import lens_steer as ls
+
+    folder = tmp_path_factory.mktemp("made") / "calibration"
+    ls.save_calibration(calibration, folder)
+    return folder
+
+
 @pytest.fixture(scope="session", params=["qwen2", "llama", "gemma2"])
 def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of each family, as a Hugging Face folder."""

@@ -14,16 +14,6 @@ from lens_steer.method_table import METHOD_LINES
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
-    """A calibration of the Qwen2 organism on disk."""
-    import lens_steer as ls
-
-    folder = tmp_path_factory.mktemp("made") / "calibration"
-    ls.save_calibration(calibration, folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def streamed(tmp_path_factory: pytest.TempPathFactory, qwen: Any, refusal: Any) -> Path:
     """A calibration whose direction was read in the stream."""
     import lens_steer as ls

@@ -34,7 +34,7 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
         "site": names,
         "block": [s.block for s in parsed],
         "kind": [s.kind for s in parsed],
-        "position": _positions(parsed),
+        "position": positions_in_depth(parsed),
         "discriminative": [n in chosen for n in names],
     }
     notes = {
@@ -72,7 +72,7 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
     return found
 
 
-def _positions(parsed: list[sites.Site]) -> list[float]:
+def positions_in_depth(parsed: list[sites.Site]) -> list[float]:
     """Where each site stands on the depth axis: its block, and within the block in network order."""
     per_block: dict[int, int] = {}
     for site in parsed:
@@ -86,7 +86,7 @@ def _positions(parsed: list[sites.Site]) -> list[float]:
     return positions
 
 
-def _depth_axis(axis: Any, drawing: Drawing) -> None:
+def depth_axis(axis: Any, drawing: Drawing) -> None:
     n = int(drawing.notes["n_blocks"])
     step = max(1, math.ceil(n / 12))
     axis.set_xticks(range(0, n, step))
@@ -94,7 +94,7 @@ def _depth_axis(axis: Any, drawing: Drawing) -> None:
     axis.set_xlabel("block")
 
 
-def _shade(axis: Any, drawing: Drawing) -> None:
+def shade_blocks(axis: Any, drawing: Drawing) -> None:
     """Mark the discriminative sites: a light band from half a site before to half a site behind each."""
     width = 1 / max(1, len(set(drawing.columns["kind"])))
     label: str | None = "discriminative site"
@@ -137,7 +137,7 @@ def mean_cosine(drawing: Drawing) -> Drawn:
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
-    _shade(axis, drawing)
+    shade_blocks(axis, drawing)
     for kind in dict.fromkeys(drawing.columns["kind"]):
         part = drawing.where(kind=kind)
         axis.plot(part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9)
@@ -151,7 +151,7 @@ def mean_cosine(drawing: Drawing) -> Drawn:
         ls="",
         label="selected",
     )
-    _depth_axis(axis, drawing)
+    depth_axis(axis, drawing)
     axis.set_ylabel("mean cosine with all")
     _legend_below(fig, axis)
     return fig, [axis]
@@ -173,7 +173,7 @@ def _two_classes(drawing: Drawing, label: str, *, log: bool) -> Drawn:
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3))
-    _shade(axis, drawing)
+    shade_blocks(axis, drawing)
     x = drawing.columns["position"]
     for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
         n = drawing.notes[f"n_{side}"]
@@ -183,7 +183,7 @@ def _two_classes(drawing: Drawing, label: str, *, log: bool) -> Drawn:
         axis.set_yscale("log")
     else:
         axis.axhline(0, color=BLACK, lw=0.6)
-    _depth_axis(axis, drawing)
+    depth_axis(axis, drawing)
     axis.set_ylabel(label)
     _legend_below(fig, axis)
     return fig, [axis]
@@ -234,14 +234,14 @@ def plane_share(drawing: Drawing) -> Drawn:
     import matplotlib.pyplot as plt
 
     fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
-    _shade(axis, drawing)
+    shade_blocks(axis, drawing)
     axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
     axis.plot(drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site")
     axis.axhline(float(drawing.notes["share_centred"]), color=BLACK, lw=0.8, ls="--", label="share of the candidates' variance")
     if drawing.notes.get("best_centred") is not None:
         axis.axhline(float(drawing.notes["best_centred"]), color=BLACK, lw=0.8, ls=":", label="most that any plane can hold")
     axis.set_ylim(0, 1.02)
-    _depth_axis(axis, drawing)
+    depth_axis(axis, drawing)
     axis.set_ylabel("share in the plane")
     _legend_below(fig, axis)
     return fig, [axis]

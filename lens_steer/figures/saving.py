@@ -11,7 +11,7 @@ from typing import Any
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import experiments, geometry, norms, outcomes, phases
+from lens_steer.figures import comparison, experiments, geometry, norms, outcomes, phases, stability, sweeps
 from lens_steer.figures.core import Drawing, Drawn, Value, styled
 
 FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
@@ -30,6 +30,13 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         phases.pairwise_distances,
         experiments.paired_differences,
         experiments.conditions,
+        sweeps.polar,
+        sweeps.coherence,
+        sweeps.class_swap,
+        sweeps.equal_kl,
+        comparison.method_dots,
+        comparison.harmonic,
+        stability.selection_stability,
     )
 }
 

@@ -112,12 +112,15 @@ def calibrate(
         seed: recorded only; nothing here is drawn.
 
     Raises:
-        LensSteerError: unknown option, no direction at any site, a degenerate plane.
+        LensSteerError: unknown option, no direction at any site, a degenerate plane, activations that are not finite.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
     if candidate_norm not in CANDIDATE_NORMS:
         raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
+    for name, side in (("positive", activations.positive), ("negative", activations.negative)):
+        if not bool(torch.isfinite(side).all()):
+            raise LensSteerError(f"activations.{name} holds values that are not finite: record again in float32 or bfloat16")
     mean_positive, mean_negative = class_means(activations.positive, activations.negative)
     if candidate_norm == "sample_unit":
         candidates = candidate_directions(*class_means(activations.positive, activations.negative, unit_samples=True))

@@ -187,3 +187,23 @@ def candidate_share_in_plane(
     x = candidates.double()
     x = x - x.mean(dim=0) if center else x
     return float((x @ basis.double().T).square().sum() / x.square().sum())
+
+
+def principal_angles(plane: Float[Tensor, "2 d_model"], others: Float[Tensor, "n 2 d_model"]) -> Float[Tensor, "n 2"]:
+    """The two principal angles between a plane and each of others, in degrees, the smaller one first; NaN for a NaN plane.
+
+    ``cos θ_i`` are the singular values of ``A Bᵀ`` and ``sin θ_i`` those of ``B − B Aᵀ A``; both go into ``atan2``, so that neither
+    small nor nearly right angles lose digits. Every basis must be orthonormal. Source: Björck and Golub (1973), Mathematics of
+    Computation 27.
+
+    >>> tilted = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]])
+    >>> [round(a, 3) for a in principal_angles(torch.eye(3)[:2], tilted)[0].tolist()]
+    [0.0, 53.13]
+    """
+    a, found = plane.double(), torch.full((len(others), 2), torch.nan, dtype=torch.float64)
+    kept = ~others.isnan().any(dim=2).any(dim=1)
+    b = others[kept].double()
+    inside = b @ a.T
+    cosines, sines = torch.linalg.svdvals(inside), torch.linalg.svdvals(b - inside @ a)
+    found[kept] = torch.rad2deg(torch.atan2(sines.flip(1), cosines))
+    return found

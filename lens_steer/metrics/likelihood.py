@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from lens_steer.forcing import response_logits, with_responses
 from lens_steer.prompts import Prompt, PromptSet
@@ -38,6 +39,15 @@ def mean_surprise(
     """
     found = np.full(len(prompts), np.nan)
     for row, logits, ids in response_logits(model, with_responses(prompts, responses), engine=engine, batch_size=batch_size):
-        picked = logits.log_softmax(dim=-1).gather(-1, ids[:, None])
-        found[row] = -float(picked.double().mean())
+        found[row] = surprise_of(logits, ids)
     return found
+
+
+def surprise_of(logits: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, " pos"]) -> float:
+    """Mean −log p of tokens under the logits that predict them, in nats.
+
+    >>> import torch
+    >>> round(surprise_of(torch.zeros(2, 4), torch.tensor([0, 3])), 6)  # log 4
+    1.386294
+    """
+    return -float(logits.log_softmax(dim=-1).gather(-1, ids[:, None]).double().mean())

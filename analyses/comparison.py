@@ -1,0 +1,100 @@
+"""Methods and controls against each other on models, and the README's tables of them: what was chosen on select, measured on report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lens_steer as ls
+from analyses import tables
+from analyses.common import Run
+from lens_steer.compare_report import compare_and_write
+from lens_steer.metrics.benchmarks import organism_tasks
+
+RATES = ("complied", "helped", "capable")
+
+
+def draw(run: Run) -> None:
+    """Everything of one model, into ``OUT/comparison``."""
+    folder = run.out / "comparison"
+    compare_and_write(
+        run.model, run.contrast, folder, tasks=organism_tasks(seed=run.seed), seed=run.seed, command=run.meta["command"]
+    )
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a condition, one column a model: its choice, then compliance with its interval / harmless right / tasks right."""
+    lines = ["| condition | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
+    rows = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
+    for condition in next(iter(rows.values())):
+        cells = [
+            _cell(
+                rows[m].get(condition), found[m]["choices"].get(condition), found[m]["differences_from_selective"].get(condition)
+            )
+            for m in found
+        ]
+        lines.append(f"| {condition} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice."""
+    lines = ["| method | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
+    targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
+    own = [_rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied") for record in found.values()]
+    lines += [f"| divergence matched | {' | '.join(targets)} |", f"| selective | {' | '.join(own)} |"]
+    for method in next(iter(found.values()))["equal_kl"]["matches"]:
+        cells = []
+        for record in found.values():
+            at = {s["condition"]: s for s in record["equal_kl"]["report"]}.get(f"{method} = KL")
+            cells.append(record["equal_kl"]["matches"][method]["reason"].split(":")[0] if at is None else _rate(at, "complied"))
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps: Mapping[str, Any] | None) -> str:
+    if row is None or choice is None:
+        return "—"
+    at = (
+        ""
+        if choice["value"] is None
+        else f"{choice['value']:g}" + (f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else "°") + ": "
+    )
+    gap = (gaps or {}).get("complied")
+    sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
+    others = " / ".join(f"{100 * row[name]:.0f}" for name in RATES[1:] if name in row)
+    return f"{at}{_rate(row, 'complied')}{sign} / {others}" + ("" if choice["met"] else " *")
+
+
+def _rate(row: Mapping[str, Any], name: str) -> str:
+    return f"{100 * row[name]:.0f} [{100 * row[f'{name}_low']:.0f}, {100 * row[f'{name}_high']:.0f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", nargs="+", default=["organism/qwen2", "organism/llama", "organism/gemma2"])
+    parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
+    parser.add_argument("--out", type=Path, required=True, help="folder; each model's results go to a folder of its own in it")
+    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    command = shlex.join(["python", "-m", "analyses.comparison", *sys.argv[1:]])
+    found: dict[str, dict[str, Any]] = {}
+    for name in args.model:
+        folder = args.out / name.rstrip("/").split("/")[-1]
+        contrast = ls.load_contrast(args.contrast, seed=args.seed)
+        compare_and_write(
+            ls.load_model(name), contrast, folder, tasks=organism_tasks(seed=args.seed), seed=args.seed, command=command
+        )
+        found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    tables.write("comparison", table(found), args.out, args.readme)
+    tables.write("equal_kl", equal_kl_table(found), args.out, args.readme)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The commands that evaluate: metrics of generations, sweeps of one method, comparisons of many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.cli_common import command, emit, loaded_model, read_contrast
+from lens_steer.cli_options import (
+    METHOD_HELP,
+    Contrast,
+    Device,
+    Dtype,
+    Model,
+    Negative,
+    Out,
+    Positive,
+    Seed,
+    Split,
+    Template,
+)
+from lens_steer.errors import LensSteerError
+
+Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
+Constraints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--constraint", help="What the choice keeps to: capable>=95% (of the unsteered model), violation<=0, …; several times."
+    ),
+]
+Engine = Annotated[str, typer.Option("--engine", help="hf (the Hugging Face twin) or tl (TransformerLens: the same, slower).")]
+MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
+
+
+def metrics(
+    source: Annotated[Path, typer.Option("--in", help="Generations (.jsonl) with a text or a response a row.")],
+    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+) -> None:
+    """Text metrics of generations: every row again, with repetition, language, compression, length and refusals added."""
+    from lens_steer.artifacts import whole_file
+    from lens_steer.metrics.rows import text_metrics
+
+    rows = _generations(source)
+    with whole_file(out) as work, work.open("w", encoding="utf-8") as stream:
+        for row, text in rows:
+            stream.write(json.dumps({**row, **text_metrics(text)}, ensure_ascii=False) + "\n")
+    emit({"metrics": str(out), "n": len(rows)})
+
+
+def sweep(
+    out: Out,
+    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
+    model: Model = "organism/qwen2",
+    method: Annotated[str, typer.Option("--method", help="One of the methods listed below.")] = "selective",
+    angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
+    coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
+    objective: Objective = "complied",
+    constraint: Constraints = None,
+    contrast: Contrast = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    split: Split = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "hf",
+    max_new_tokens: MaxNewTokens = 48,
+) -> None:
+    """One method over its angles or coefficients on the select split, the best of them on the report split; an interrupted sweep goes on."""
+    import lens_steer as ls
+    from lens_steer.artifacts import check_fits
+    from lens_steer.engines import check_engine
+    from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
+    from lens_steer.grids import ANGULAR, method_grids
+    from lens_steer.sweep_report import sweep_method
+    from lens_steer.sweeps import values_of
+
+    given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
+    wrong = "--coefficients" if method in ANGULAR else "--angles"
+    if wrong in given:
+        raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if method in ANGULAR else 'no angle'}")
+    check_engine(engine)
+    values = values_of(angles or coefficients or "") if given else None
+    prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    check_splits(prompts)
+    grids = method_grids(ls.load_calibration(calibration), method, values=values)
+    loaded = loaded_model(model, dtype, device, chat_template)
+    check_fits(ls.load_calibration(calibration), loaded)
+    tasks = _tasks(prompts, seed)
+    found = sweep_method(
+        loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept_constraints(constraint or CONSTRAINTS, tasks), seed=seed,
+        engine=engine, max_new_tokens=max_new_tokens, command=command(),
+    )  # fmt: skip
+    chosen, reported = found.choices[method], found.reported(method)
+    emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
+          "constraints_met": chosen.met, **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
+
+
+def compare(
+    out: Out,
+    model: Model = "organism/qwen2",
+    method: Annotated[
+        list[str] | None, typer.Option("--method", help="Methods to compare (several times); left out, ten of them.")
+    ] = None,
+    angles: Annotated[str, typer.Option("--angles", help="Of the angular methods and the controls.")] = "0:350:10",
+    objective: Objective = "complied",
+    constraint: Constraints = None,
+    system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
+    contrast: Contrast = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    split: Split = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "hf",
+    max_new_tokens: MaxNewTokens = 48,
+) -> None:
+    """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
+    from lens_steer.compare_report import compare_and_write
+    from lens_steer.engines import check_engine
+    from lens_steer.evaluation import CONSTRAINTS, check_splits
+    from lens_steer.grids import COMPARED
+    from lens_steer.methods import METHODS
+    from lens_steer.sweeps import values_of
+
+    check_engine(engine)
+    values = values_of(angles)
+    unknown = [m for m in method or () if m not in METHODS]
+    if unknown:
+        raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
+    prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    check_splits(prompts)
+    loaded = loaded_model(model, dtype, device, chat_template)
+    found = compare_and_write(
+        loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
+        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(),
+    )  # fmt: skip
+    emit({"comparison": str(out / "comparison.md"),
+          "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
+sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
+
+
+def _tasks(contrast: Any, seed: int) -> Any:
+    """Capability tasks where the world grades the prompts, else none."""
+    from lens_steer.metrics.benchmarks import organism_tasks
+    from lens_steer.prompts import PromptSet
+
+    return organism_tasks(seed=seed) if all(p.task is not None for p in contrast.report.positive) else PromptSet(())
+
+
+def _generations(source: Path) -> list[tuple[dict[str, Any], str]]:
+    """Rows of a file of generations, each with its text."""
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LensSteerError(f"--in {str(source)!r} cannot be read: {error}") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            text = row["text"] if "text" in row else row["response"]
+        except (ValueError, KeyError, TypeError):
+            raise LensSteerError(f"--in {str(source)!r}, line {number}: an object with a text (or response) is needed") from None
+        if not isinstance(text, str):
+            raise LensSteerError(f"--in {str(source)!r}, line {number}: text is {text!r}, not a string")
+        found.append((row, text))
+    if not found:
+        raise LensSteerError(f"--in {str(source)!r} holds no rows")
+    return found

@@ -1,0 +1,221 @@
+"""Methods and controls against each other: each chosen on select, all measured on report, then once more at equal divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lens_steer.activations import Activations, record
+from lens_steer.equal_kl import Curve, Match, curve, match
+from lens_steer.evaluation import CONSTRAINTS, Evaluation, check_splits, chosen_grids, differences, kept_constraints, on_select
+from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.planes import principal_angles
+from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, shuffled_labels
+from lens_steer.harmonics import HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.metrics.refusal_score import refusal_scores_by_value
+from lens_steer.models import info_of
+from lens_steer.organisms import world
+from lens_steer.prompts import ContrastSet, PromptSet
+from lens_steer.rowstore import Row, RowStore
+from lens_steer.selection import Setting, settings
+from lens_steer.stats import Estimate
+from lens_steer.sweeps import NEGATIVE, Grid, Protocol, run
+
+REFERENCE = "selective"  # every other condition is compared with it
+AT_EQUAL_KL = " = KL"  # follows the name of a method at the matched divergence
+
+
+@dataclass(frozen=True)
+class Response:
+    """Refusal scores of the report split over the angle, for one class.
+
+    Attributes:
+        plain: without steering, by prompt.
+        scores: by prompt and angle.
+        fit: their first harmonics.
+        few: how well few angles foretell the rest.
+    """
+
+    plain: np.ndarray
+    scores: np.ndarray
+    fit: HarmonicFit
+    few: list[dict[str, float | int]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        evaluation: choices and what they do on the report split.
+        differences: condition → quantity → its difference from the reference on the same prompts.
+        curves: divergence over the values of every method that has values.
+        target: the divergence that is matched, which is the reference's at its choice.
+        matches: condition → the match that was reported, or why there is none.
+        matched: settings on the report split at equal divergence.
+        responses: class → harmonic response to the reference's angle.
+        anti_steerable: share of harmful prompts whose refusal score rises at the chosen angle.
+        calibration: of the reference.
+        activations: that it was made from.
+        n_compared: conditions that are compared with the reference, which the differences' joint level counts.
+        shuffled_angles: the two principal angles (degrees) between the plane and that of the shuffled labels.
+    """
+
+    evaluation: Evaluation
+    differences: Mapping[str, Mapping[str, Estimate]]
+    curves: tuple[Curve, ...]
+    target: float
+    matches: Mapping[str, Match]
+    matched: tuple[Setting, ...]
+    responses: Mapping[str, Response]
+    anti_steerable: Estimate
+    calibration: Calibration
+    activations: Activations
+    n_compared: int
+    shuffled_angles: tuple[float, float]
+
+
+def compare(
+    model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
+    objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: PromptSet | None = None, system: str | None = None, seed: int = 0,
+    engine: str = "hf", max_new_tokens: int = 48, progress: bool = True,
+) -> Comparison:  # fmt: skip
+    """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: directions from fit, choices from select, numbers from report.
+        out: folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
+        methods: names of :data:`lens_steer.methods.METHODS`, ``selective`` among them.
+        values: angles of the angular methods and of the controls.
+        objective, constraints: see :func:`lens_steer.selection.choose`; a constraint on capability is dropped where there are no tasks.
+        tasks: capability tasks; left out, none.
+        system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
+        seed: of controls, calibration and intervals.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        progress: show bars.
+
+    Raises:
+        LensSteerError: a contrast without select or report prompts, an unknown method, a folder with another run.
+    """
+    check_splits(contrast)
+    tasks = PromptSet(()) if tasks is None else tasks
+    if system is None and info_of(model).name.startswith("organism/"):
+        system = world.UNRESTRICTED_SYSTEMS[0]
+    wanted = dict.fromkeys([REFERENCE, *methods])
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    activations = {
+        name: record(model, contrast.fit, name, engine=engine, progress=progress)
+        for name in ("norm_out", *{READS[m] for m in wanted if m in READS})
+    }
+    calibrations = {name: calibrate(acts, seed=seed) for name, acts in activations.items()}
+    base = calibrations["norm_out"]
+    controls = control_grids(base, activations["norm_out"], values=values, system=system, seed=seed)
+    grids = [
+        g
+        for m in wanted
+        for g in method_grids(calibrations[READS.get(m, "norm_out")], m, values=values if m in ANGULAR else None)
+    ]
+    parsed = kept_constraints(constraints, tasks)
+    identity = {"seed": seed, "fit": contrast.fit.hash}
+    select, choices, rows = on_select(
+        model, contrast, [*controls, *grids], out, tasks=tasks, objective=objective, constraints=parsed, identity=identity, seed=seed,
+        progress=progress, **how,
+    )  # fmt: skip
+    protocol = Protocol(model, contrast.report, "report", tasks, **how)
+    report_rows = run(protocol, chosen_grids([*controls, *grids], choices), out, "report", identity=identity, progress=progress)
+    evaluation = Evaluation(tuple(select), choices, tuple(settings(report_rows, seed=seed)), tuple(report_rows))
+    curves, target, matches = _matched(model, contrast, grids, select, choices, rows, out, identity, engine, progress)
+    kl_grids = [
+        Grid(f"{name}{AT_EQUAL_KL}", m.grid.build, m.grid.values, m.grid.variant)
+        for name, m in matches.items()
+        if m.grid is not None
+    ]
+    kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
+    responses = {
+        side: _response(model, base, getattr(contrast.report, side), values, engine) for side in ("positive", "negative")
+    }
+    chosen_angle = choices[REFERENCE].value or 0.0
+    moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
+    others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
+    level = 1 - 0.05 / max(1, len(others))
+    return Comparison(
+        evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
+        tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
+        len(others), _shuffled_angles(base, activations["norm_out"], seed),
+    )  # fmt: skip
+
+
+def _matched(
+    model: Any, contrast: ContrastSet, grids: Sequence[Grid], select: Sequence[Setting], choices: Mapping[str, Any], rows: Sequence[Row],
+    out: str | Path, identity: dict[str, Any], engine: str, progress: bool,
+) -> tuple[list[Curve], float, dict[str, Match]]:  # fmt: skip
+    """Divergence of every method on the select split's harmless prompts, the reference's at its choice, and where the others have it."""
+    prompts = contrast.select.negative
+    answers = {int(r["prompt"]): str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE}
+    responses = [answers[i] for i in range(len(prompts))]
+    swept = [g for g in grids if None not in g.values]
+    store = RowStore(
+        out, "kl", ("condition", "variant", "value", "kl"), ("condition", "variant"),
+        {**identity, "engine": engine, "model": info_of(model).name, "prompts": prompts.hash, "grids": {g.name: list(g.values) for g in swept}},
+    )  # fmt: skip
+
+    def part(grid: Grid) -> list[Row]:
+        found = curve(model, grid, prompts, responses, engine=engine)
+        return [
+            {"condition": grid.condition, "variant": grid.variant, "value": v, "kl": kl}
+            for v, kl in zip(found.values, found.kl, strict=True)
+        ]
+
+    kl_rows = store.run({f"{i:03}": lambda g=g: part(g) for i, g in enumerate(swept)}, progress=progress)
+    curves = []
+    for g in swept:
+        mine = [r for r in kl_rows if (r["condition"], r["variant"]) == (g.condition, g.variant)]
+        curves.append(Curve(g, tuple(float(r["value"]) for r in mine), tuple(float(r["kl"]) for r in mine)))
+    chosen = choices[REFERENCE]
+    own = next(c for c in curves if c.grid.condition == REFERENCE)
+    target = dict(zip(own.values, own.kl, strict=True))[float(chosen.value)]
+    matches: dict[str, Match] = {}
+    if target > 0:
+        for condition in dict.fromkeys(c.grid.condition for c in curves if c.grid.condition != REFERENCE):
+            found = [
+                m
+                for c in curves
+                if c.grid.condition == condition
+                for m in match(model, c, target, prompts, responses, engine=engine)
+            ]
+            matches[condition] = _best(found, select)
+    return curves, target, matches
+
+
+def _shuffled_angles(calibration: Calibration, activations: Activations, seed: int) -> tuple[float, float]:
+    shuffled = calibrate(shuffled_labels(activations, seed), rule=calibration.rule)
+    first, second = principal_angles(calibration.basis, shuffled.basis[None])[0].tolist()
+    return float(first), float(second)
+
+
+def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
+    """Of several matches the one next to the setting with the most compliance on select; a reason, if there is no match at all."""
+    met = [m for m in found if m.grid is not None]
+    if not met:
+        return max(found, key=lambda m: len(m.reason))
+
+    def nearby(m: Match) -> float:
+        assert m.grid is not None
+        value = float(m.grid.values[0] or 0.0)
+        same = [s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None]
+        return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["complied"].value
+
+    return max(met, key=nearby)
+
+
+def _response(model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str) -> Response:
+    """Refusal scores of some prompts at every angle, and their harmonics."""
+    grid = method_grids(calibration, REFERENCE, values=values)[0]
+    assert grid.build is not None
+    plain, scores = refusal_scores_by_value(model, grid.build, list(values), prompts, engine=engine)
+    return Response(plain, scores, fit_harmonic(list(values), scores), how_many_angles(list(values), scores))

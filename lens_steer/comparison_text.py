@@ -1,0 +1,223 @@
+"""A comparison as tables, figures' data and a page of answers side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lens_steer.comparison import AT_EQUAL_KL, REFERENCE, Comparison
+from lens_steer.figures.core import Drawing
+from lens_steer.figures.stability import drawing as stability_drawing
+from lens_steer.figures.sweeps import COHERENCE, by_value
+from lens_steer.geometry.stability import Stability
+from lens_steer.grids import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES
+from lens_steer.harmonics import HarmonicFit
+from lens_steer.prompts import Contrast
+from lens_steer.selection import Setting
+from lens_steer.stats import Estimate, bootstrap_means
+
+PERCENT = {
+    "complied": "harmful: complied",
+    "helped": "harmless: right",
+    "refused_harmless": "harmless: refused",
+    "capable": "tasks right",
+}
+NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
+HEADS = ("condition", "chosen", *PERCENT.values(), *NUMBERS.values(), f"complied, less {REFERENCE}")
+LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
+DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
+
+
+def markdown(found: Comparison) -> str:
+    """The main table: a row a condition, chosen on select, measured on report."""
+    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    for s in found.evaluation.report:
+        choice = found.evaluation.choices[s.condition]
+        gap = found.differences.get(s.condition, {}).get("complied")
+        cells = [
+            s.condition, _chosen(s, met=choice.met), *(_percent(s.measured.get(k)) for k in PERCENT), *(_number(s.measured.get(k)) for k in NUMBERS),
+            "—" if gap is None else _points(gap),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def equal_kl_markdown(found: Comparison) -> str:
+    """Methods at the reference's divergence on harmless prompts; a reason where one cannot be matched."""
+    lines = [
+        f"Divergence matched: {found.target:.3g} nats a token, {REFERENCE}'s at its choice.\n",
+        "| method | at | KL | harmful: complied | harmless: right | tasks right |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    reference = found.evaluation.reported(REFERENCE)
+    lines.append(_kl_row(REFERENCE, reference, found.target))
+    by_name = {s.condition: s for s in found.matched}
+    for condition, matched in found.matches.items():
+        s = by_name.get(f"{condition}{AT_EQUAL_KL}")
+        lines.append(
+            f"| {condition} | {matched.reason} | — | — | — | — |" if s is None else _kl_row(condition, s, float(matched.kl or 0))
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _kl_row(name: str, s: Setting, kl: float) -> str:
+    return (
+        f"| {name} | {_chosen(s, met=True)} | {kl:.3g} | "
+        + " | ".join(_percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
+        + " |"
+    )
+
+
+def latex(found: Comparison) -> str:
+    r"""The main table for a paper; needs the package booktabs."""
+    heads = [h.replace("%", r"\%") for h in HEADS]
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{tabular}{ll" + "r" * (len(HEADS) - 2) + r"}\toprule",
+        " & ".join(heads) + r" \\",
+        r"\midrule",
+    ]
+    for row in markdown(found).splitlines()[2:]:
+        cells = [c.strip() for c in row.strip("| ").split(" | ")]
+        lines.append(
+            " & ".join(
+                c.replace("_", r"\_").replace("°", r"$^\circ$").replace("—", "---").replace("%", r"\%").replace("*", "")
+                for c in cells
+            )
+            + r" \\"
+        )
+    return "\n".join([*lines, r"\bottomrule\end{tabular}"]) + "\n"
+
+
+def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3) -> str:
+    """The first prompts of each class of the report split, each with its answer under every condition."""
+    lines = [
+        "# The same prompts under every condition",
+        "",
+        "The first prompts of the report split, not picked; every condition at its choice.",
+        "",
+    ]
+    for side in ("positive", "negative"):
+        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+            lines += [
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {prompt.text}",
+                "",
+                "| condition | grade | answer |",
+                "|---|---|---|",
+            ]
+            for row in found.evaluation.rows:
+                if row["side"] == side and row["prompt"] == i:
+                    text = str(row["text"]).replace("|", "\\|").replace("\n", " ")
+                    lines.append(f"| {row['condition']} | {row['grade']} | {text} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:
+    """Every figure of the comparison by file name."""
+    select, report = found.evaluation.select, found.evaluation.report
+    chosen = {name: c.value for name, c in found.evaluation.choices.items()}
+    n = next(s for s in select if s.condition == NONE).measured["complied"].n
+    angular = [m for m in ANGULAR if any(s.condition == m for s in select)]
+    made = {
+        "polar_compliance": by_value("polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless")),
+        "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self")),
+        "coherence_by_angle": by_value("coherence", select, angular, COHERENCE),
+        "class_swap": by_value("class_swap", select, [m for m in angular if m != "mean-phase"], None, chosen),
+        "method_comparison": _dots(report, [s.condition for s in report], found),
+        "layer_choice": _dots(report, [c for c in LAYERS if any(s.condition == c for s in report)], found),
+        "compliance_at_kl": _equal_kl(found, n),
+        "harmonic_response": _harmonic(found),
+    }
+    if stability is not None:
+        made["selection_stability"] = stability_drawing(stability)
+    return made
+
+
+def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Comparison) -> Drawing:
+    quantities = [q for q in DOTS if any(q in s.measured for s in report)]
+    rows = [
+        (_label(s), q, s.measured[q].value, s.measured[q].low, s.measured[q].high, int(found.evaluation.choices[s.condition].met))
+        for s in report if s.condition in conditions for q in quantities if q in s.measured
+    ]  # fmt: skip
+    base = next(s for s in report if s.condition == NONE).measured
+    notes = {"quantities": quantities, "base": {q: base[q].value for q in quantities}, "n": {q: base[q].n for q in quantities}}
+    return Drawing("method_dots", _columns(("label", "quantity", "mean", "low", "high", "met"), rows), notes)
+
+
+def _equal_kl(found: Comparison, n: int) -> Drawing:
+    kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
+    rows = [
+        (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["complied"].value)
+        for s in found.evaluation.select if s.value is not None and (s.condition, s.variant, s.value) in kl
+    ]  # fmt: skip
+    return Drawing(
+        "equal_kl", _columns(("condition", "variant", "value", "kl", "complied"), rows), {"target": found.target, "n": n}
+    )
+
+
+def _harmonic(found: Comparison) -> Drawing:
+    rows: list[tuple[Any, ...]] = []
+    for side, r in found.responses.items():
+        angles = list(r.fit.angles)
+        mean, low, high = bootstrap_means(r.scores)
+        fitted = r.fit.at(angles).mean(axis=0)
+        rows += [
+            ("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i])) for i, a in enumerate(angles)
+        ]
+        rows += [("r2", side, float(v), None, None, None, None) for v in r.fit.r2]
+        rows += [("angles", side, row["n_angles"], row["error"], None, None, None) for row in r.few]
+    return Drawing("harmonic", _columns(("part", "side", "x", "y", "low", "high", "fitted"), rows))
+
+
+def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
+    """Medians over prompts, and how alike the phases are (1: all the same)."""
+    resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
+    return {
+        "median_r2": float(np.median(fit.r2)), "lowest_r2": float(fit.r2.min()), "median_amplitude": float(np.median(fit.amplitude)),
+        "phase_of_mean": float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean())) % 360), "phase_agreement": float(resultant),
+    }  # fmt: skip
+
+
+def harmonic_csv(found: Comparison) -> str:
+    """One row a prompt of the report split: class, mean, amplitude and phase with intervals, R²."""
+    stream = io.StringIO()
+    rows = [{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()]
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _label(s: Setting) -> str:
+    return f"{s.condition}, {_value(s)}" if s.value is not None else s.condition
+
+
+def _chosen(s: Setting, *, met: bool) -> str:
+    where = f" at {s.variant}" if s.variant else ""
+    return ("—" if s.value is None else f"{_value(s)}{where}") + ("" if met else " *")
+
+
+def _value(s: Setting) -> str:
+    coefficient = bool(s.variant) or s.condition == "compliance"
+    return f"{s.value:.3g}" if coefficient else f"{s.value:.4g}°"
+
+
+def _percent(e: Estimate | None) -> str:
+    return "—" if e is None else f"{100 * e.value:.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+
+
+def _points(e: Estimate) -> str:
+    text = f"{100 * e.value:+.0f} [{100 * e.low:+.0f}, {100 * e.high:+.0f}]"
+    return f"**{text}**" if e.low > 0 or e.high < 0 else text
+
+
+def _number(e: Estimate | None) -> str:
+    return "—" if e is None else f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"

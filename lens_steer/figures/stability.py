@@ -1,0 +1,120 @@
+"""Figure of how stable the selection is: sites, discriminative sites and planes under resampled prompts and shuffled labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lens_steer import sites
+from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
+from lens_steer.geometry.stability import Stability
+
+LOOKS = {
+    "bootstrap": (BLUE, "o", "-", "prompts resampled"),
+    "shuffled": (VERMILION, "s", "--", "labels shuffled"),
+    "random": (GREEN, "^", ":", "random planes"),
+}
+QUANTILES = 101  # points of each distribution function
+MANY = 40  # sites, from which on the marks are smaller
+SHARES = ("selected_share", "discriminative_share")
+
+
+def drawing(stability: Stability) -> Drawing:
+    """The data of :func:`selection_stability`.
+
+    One row a site and set (``bootstrap``, ``shuffled``) with the two shares and their Wilson intervals, then one row a set and level with
+    the quantiles of both principal angles; what a row does not have is empty.
+    """
+    full, rows = stability.calibration, stability.rows()
+    parsed = [sites.parse(name) for name in full.sites]
+    table: list[dict[str, Any]] = []
+    for name, prefix in (("bootstrap", ""), ("shuffled", "null_")):
+        for row, site, position in zip(rows, parsed, positions_in_depth(parsed), strict=True):
+            where = {"set": name, "part": "site", "kind": site.kind, "position": position}
+            where |= {k: row[k] for k in ("site", "block", "selected", "discriminative")}
+            table.append(where | {f"{s}{e}": row[f"{prefix}{s}{e}"] for s in SHARES for e in ("", "_low", "_high")})
+    counts: dict[str, int] = {}
+    sources = {"bootstrap": stability.bootstrap.angles, "shuffled": stability.shuffled.angles, "random": stability.random_angles}
+    for name, angles in sources.items():
+        kept = angles[~angles[:, 0].isnan()]
+        counts[name] = len(kept)
+        table += [{"set": name, "part": "angles"} | row for row in _quantiles(kept)]
+    columns = list(dict.fromkeys(key for row in table for key in row))
+    notes = {
+        "model": full.model, "n_blocks": full.n_layers, "selected_site": full.selected_site, "rule": full.rule,
+        "n_positive": full.n_positive, "n_negative": full.n_negative, "resamples": len(stability.bootstrap.selected), "planes": counts,
+    }  # fmt: skip
+    return Drawing("selection_stability", {key: [row.get(key) for row in table] for key in columns}, notes)
+
+
+def _quantiles(angles: Tensor) -> list[dict[str, float]]:
+    if not len(angles):
+        return []
+    levels = np.linspace(0, 1, QUANTILES)
+    first, second = np.quantile(angles.numpy(), levels, axis=0).T.tolist()
+    return [{"level": a, "first_angle": b, "second_angle": c} for a, b, c in zip(levels.tolist(), first, second, strict=True)]
+
+
+@figure
+def selection_stability(drawing: Drawing) -> Drawn:
+    """Across depth, how often each site is the selected one and how often it is discriminative, with the same for shuffled labels and
+    Wilson intervals; and the distribution of both principal angles between the calibrated plane and resampled, shuffled, random ones."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.5), width_ratios=(1, 1, 0.9))
+    for ax, share in zip(axes, SHARES, strict=False):
+        _shares(ax, drawing, share)
+    axes[0].set_ylabel("share selected")
+    axes[1].set_ylabel("share discriminative")
+    _angles(axes[2], drawing)
+    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    fig.legend(
+        found.values(), found.keys(), loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.6, title=_counts(drawing),
+        title_fontsize=7,
+    )  # fmt: skip
+    return fig, list(axes)
+
+
+def _counts(drawing: Drawing) -> str:
+    """How many draws and prompts, and how many planes the third panel lacks."""
+    notes = drawing.notes
+    text = f"{notes['resamples']} draws of each; {notes['n_positive']} positive and {notes['n_negative']} negative prompts"
+    missing = [f"{notes['resamples'] - n} of {LOOKS[k][3]}" for k, n in notes["planes"].items() if n < notes["resamples"]]
+    return f"{text}\nwithout a plane: {', '.join(missing)}" if missing else text
+
+
+def _shares(ax: Any, drawing: Drawing, share: str) -> None:
+    """One share across depth for both sets; what the calibration of all prompts chose is marked."""
+    own = drawing.where(part="site", set="bootstrap")
+    if share == "selected_share":
+        k = own["selected"].index(True)
+        ax.plot(own["position"][k], own[share][k], marker="*", ms=11, color=BLACK, ls="", label="selected on all prompts")
+    else:
+        shade_blocks(ax, Drawing(drawing.kind, own))
+    for name in ("bootstrap", "shuffled"):
+        color, marker, dash, label = LOOKS[name]
+        part = drawing.where(part="site", set=name)
+        x, middle, low, high = ([float(v) for v in part[k]] for k in ("position", share, f"{share}_low", f"{share}_high"))
+        ax.plot(x, middle, color=color, marker=marker, ls=dash, ms=2.8 if len(x) < MANY else 1.8, lw=0.8, label=label)
+        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+    ax.set_ylim(-0.03, 1.03)
+    depth_axis(ax, drawing)
+
+
+def _angles(ax: Any, drawing: Drawing) -> None:
+    """Distribution functions: the smaller principal angle with full markers, the larger one with open ones."""
+    for name, (color, marker, dash, _) in LOOKS.items():
+        part = drawing.where(part="angles", set=name)
+        level = [float(v) for v in part["level"]]
+        for which, fill in (("first_angle", color), ("second_angle", "white")):
+            angle = [float(v) for v in part[which]]
+            ax.plot(angle, level, color=color, ls=dash, marker=marker, mfc=fill, markevery=(10, 20), ms=3.5, lw=0.9)
+    ax.plot([], [], color=GREEN, ls=":", marker="^", lw=0.9, label="random planes")
+    for fill, label in ((GREY, "smaller angle"), ("white", "larger angle")):
+        ax.plot([], [], color=GREY, ls="none", marker="o", mfc=fill, label=label)
+    ax.set(
+        xlim=(-2, 92), xticks=range(0, 91, 30), ylim=(-0.03, 1.03), ylabel="share of planes", xlabel="principal angle (degrees)"
+    )

@@ -1,0 +1,219 @@
+"""Figures of sweeps over the angle: polar compliance and perplexity, coherence, the two classes at once, divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    figure,
+)
+from lens_steer.selection import Setting
+
+LOOKS = {
+    "selective": (BLUE, "o", "-"), "standard": (VERMILION, "s", "--"), "adaptive": (ORANGE, "D", "-."), "mean-phase": (PURPLE, "^", ":"),
+    "random plane": (GREY, "x", "-"),
+}  # fmt: skip
+OTHER = (
+    (GREEN, "v", "-"),
+    (SKY, "P", "--"),
+    (PURPLE, "^", ":"),
+    (BLACK, "*", "-."),
+    (GREEN, "<", ":"),
+    (SKY, ">", "-."),
+    (ORANGE, "h", ":"),
+)
+NAMES = {
+    "complied": "harmful requests complied with", "helped": "harmless requests done right", "refused_harmless": "harmless requests refused",
+    "perplexity_ref": "perplexity, unsteered model", "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
+    "language_consistency": "language consistency (paper's code)", "language_consistency_script": "language consistency (script)",
+    "compression_ratio": "compression ratio", "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2",
+    "n_words": "words", "broken_harmful": "incoherent", "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
+}  # fmt: skip
+
+
+COHERENCE = (
+    "ngram_repetition",
+    "distinct_2",
+    "language_consistency_script",
+    "compression_ratio",
+    "compression_ratio_200",
+    "n_words",
+)
+SWAP = ("complied", "refused_harmless", "broken_harmless")
+UNSTEERED = "no steering"
+
+
+def by_value(
+    kind: str,
+    select: Sequence[Setting],
+    conditions: Sequence[str],
+    quantities: Sequence[str] | None,
+    chosen: Mapping[str, float | None] | None = None,
+) -> Drawing:
+    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what they are without steering."""
+    quantities = SWAP if quantities is None else quantities
+    base = next(s for s in select if s.condition == UNSTEERED).measured
+    rows = [
+        (s.condition, s.value, q, s.measured[q].value, s.measured[q].low, s.measured[q].high, s.measured["violation"].value)
+        for q in quantities for s in select if s.condition in conditions and q in s.measured
+    ]  # fmt: skip
+    names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
+    quantities = [
+        q for q in quantities if any(row[2] == q for row in rows)
+    ]  # short answers have no compression ratio at 200 bytes
+    notes = {
+        "quantities": list(quantities),
+        "base": {q: base[q].value for q in quantities if q in base},
+        "n": base["complied"].n,
+        "chosen": dict(chosen or {}),
+    }
+    return Drawing(kind, {name: [row[i] for row in rows] for i, name in enumerate(names)}, notes)
+
+
+def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
+    """Colour, marker and dash of a condition; those without a fixed look take the next free one."""
+    others = [c for c in conditions if c not in LOOKS]
+    return LOOKS[condition] if condition in LOOKS else OTHER[others.index(condition) % len(OTHER)]
+
+
+@figure
+def polar(drawing: Drawing) -> Drawn:
+    """Quantities against the angle around a circle, one panel each, bands being 95 % intervals; a star: mean perplexity above 2."""
+    import matplotlib.pyplot as plt
+
+    quantities = list(drawing.notes["quantities"])
+    fig, axes = plt.subplots(
+        1, len(quantities), figsize=(TWO_COLUMNS, 3.6), layout="constrained", subplot_kw={"projection": "polar"}, squeeze=False
+    )
+    conditions = list(dict.fromkeys(drawing.columns["condition"]))
+    for ax, quantity in zip(axes[0], quantities, strict=True):
+        for condition in conditions:
+            color, marker, dash = look(condition, conditions)
+            part = drawing.where(condition=condition, quantity=quantity)
+            if not part["value"]:
+                continue
+            theta = [math.radians(float(v)) for v in part["value"]]
+            mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
+            closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
+            around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
+            ax.plot(around, [mean[i] for i in closed], color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=condition)
+            ax.fill_between(around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0)
+            stars = [i for i, v in enumerate(part["violation"]) if v in (1, 1.0) and quantity.startswith("perplexity")]
+            ax.plot([theta[i] for i in stars], [mean[i] for i in stars], color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
+        base = drawing.notes["base"].get(quantity)
+        if base is not None:
+            circle = [math.radians(a) for a in range(0, 361, 5)]
+            ax.plot(circle, [base] * len(circle), color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
+        ax.set_title(f"{NAMES.get(quantity, quantity)}")
+        ax.set_xticks([math.radians(a) for a in range(0, 360, 45)])
+        ax.set_rlabel_position(112)
+        ax.set_ylim(0, None)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=4,
+        title=f"n = {drawing.notes['n']} harmful prompts of the select split",
+    )
+    return fig, list(axes[0])
+
+
+@figure
+def coherence(drawing: Drawing) -> Drawn:
+    """Text metrics against the angle, one panel each, with 95 % intervals."""
+    import matplotlib.pyplot as plt
+
+    quantities = list(drawing.notes["quantities"])
+    rows = math.ceil(len(quantities) / 3)
+    fig, axes = plt.subplots(rows, 3, figsize=(TWO_COLUMNS, 1.75 * rows + 0.5), sharex=True, layout="constrained", squeeze=False)
+    conditions = list(dict.fromkeys(drawing.columns["condition"]))
+    panels = list(axes.flat)
+    for ax, quantity in zip(panels, quantities, strict=False):
+        for condition in conditions:
+            color, marker, dash = look(condition, conditions)
+            part = drawing.where(condition=condition, quantity=quantity)
+            angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
+            ax.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=condition)
+            ax.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+        base = drawing.notes["base"].get(quantity)
+        if base is not None:
+            ax.axhline(base, color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
+        ax.set_title(NAMES.get(quantity, quantity))
+        ax.set_xticks(range(0, 361, 90))
+    for ax in panels[len(quantities) :]:
+        ax.set_visible(False)
+    for ax in axes[-1]:
+        ax.set_xlabel("angle (degrees)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    fig.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=5,
+        title=f"n = {drawing.notes['n']} harmful prompts of the select split",
+    )
+    return fig, panels[: len(quantities)]
+
+
+@figure
+def class_swap(drawing: Drawing) -> Drawn:
+    """What one angle does to both classes: harmful requests complied with against harmless ones refused, and the angle chosen for the first."""
+    import matplotlib.pyplot as plt
+
+    conditions = list(dict.fromkeys(drawing.columns["condition"]))
+    fig, axes = plt.subplots(1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False)
+    looks = {"complied": (GREEN, "o", "-"), "refused_harmless": (VERMILION, "s", "--"), "broken_harmless": (BLUE, "^", ":")}
+    names = {**NAMES, "broken_harmless": "harmless requests answered incoherently"}
+    for ax, condition in zip(axes[0], conditions, strict=True):
+        for quantity, (color, marker, dash) in looks.items():
+            part = drawing.where(condition=condition, quantity=quantity)
+            angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
+            ax.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=names[quantity])
+            ax.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+        chosen = drawing.notes["chosen"].get(condition)
+        if chosen is not None:
+            ax.axvline(float(chosen), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="chosen angle")
+        ax.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
+    axes[0][0].set_ylabel("share of answers")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    fig.legend(
+        handles, labels, loc="outside lower center", ncols=2, title=f"n = {drawing.notes['n']} of each class, select split"
+    )
+    return fig, list(axes[0])
+
+
+@figure
+def equal_kl(drawing: Drawing) -> Drawn:
+    """Compliance against divergence on harmless prompts at every setting of the select split; a line at the divergence that is matched."""
+    import matplotlib.pyplot as plt
+
+    conditions = list(dict.fromkeys(drawing.columns["condition"]))
+    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 3.2), layout="constrained")
+    for condition in conditions:
+        color, marker, _ = look(condition, conditions)
+        part = drawing.where(condition=condition)
+        kl, complied = ([float(v) for v in part[k]] for k in ("kl", "complied"))
+        ax.plot([max(v, 1e-6) for v in kl], complied, color=color, marker=marker, ls="none", ms=3.5, alpha=0.8, label=condition)
+    ax.axvline(float(drawing.notes["target"]), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="matched divergence")
+    ax.set(
+        xscale="log",
+        xlabel="KL(unsteered ‖ steered) on harmless prompts (nats a token)",
+        ylabel="harmful requests complied with",
+        ylim=(-0.03, 1.03),
+    )
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nof each class")
+    return fig, [ax]

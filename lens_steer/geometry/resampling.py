@@ -1,0 +1,188 @@
+"""Calibrations of resampled or relabelled prompts, from class means alone.
+
+A resample is a row of counts, one a prompt: how often that prompt is in it. Its class means are ``counts @ X / Σ counts`` in float64,
+and all that :func:`lens_steer.geometry.calibration.calibrate` does behind the class means is done with the parts that it uses itself.
+No prompt is copied or looped over, so a resample costs what one plane costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lens_steer.activations import Activations
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
+from lens_steer.geometry.discriminative import opposite_sign, whole_blocks
+from lens_steer.geometry.planes import build_plane
+
+CHUNK_ENTRIES = 4_000_000  # numbers in one block of resampled means (32 MB)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of :func:`lens_steer.geometry.calibration.calibrate`, by the same names."""
+
+    rule: str = "paper"
+    candidate_norm: str = "unit"
+    pca_center: bool = True
+    component: int = 0
+
+    @property
+    def unit_samples(self) -> bool:
+        """Whether any part needs the means of activations that are scaled to unit length one by one."""
+        return self.rule == "official" or self.candidate_norm == "sample_unit"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Activations of some prompts in float64: as they are, and scaled to unit length (None where the options need no such thing)."""
+
+    raw: Float[Tensor, "n n_sites d_model"]
+    unit: Float[Tensor, "n n_sites d_model"] | None
+
+    def rows(self, start: int, stop: int) -> Samples:
+        """Some of the prompts, without a copy."""
+        return Samples(self.raw[start:stop], None if self.unit is None else self.unit[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class Recalibrated:
+    """What ``calibrate`` gives on each resample.
+
+    Attributes:
+        selected: row of the selected site; −1 where every candidate is zero.
+        direction: the selected direction, unit; NaN where there is none.
+        top_cosine: mean cosine of the selected candidate with all; NaN where there is none.
+        discriminative: L_disc; nothing where there is no direction.
+        basis: b1 and b2; NaN where the plane is degenerate or there is no direction.
+    """
+
+    selected: Int[Tensor, " resamples"]
+    direction: Float[Tensor, "resamples d_model"]
+    top_cosine: Float[Tensor, " resamples"]
+    discriminative: Bool[Tensor, "resamples n_sites"]
+    basis: Float[Tensor, "resamples 2 d_model"]
+
+
+def pooled(activations: Activations, options: Options) -> Samples:
+    """All prompts, the positive ones first.
+
+    Raises:
+        LensSteerError: activations that are not finite.
+    """
+    both = torch.cat([activations.positive, activations.negative])
+    if not bool(torch.isfinite(both).all()):
+        raise LensSteerError("activations hold values that are not finite: record them again in float32 or bfloat16")
+    if not options.unit_samples:
+        return Samples(both.double(), None)
+    flat = both.reshape(1, -1, both.shape[-1])  # the mean of one row is that row, so class_means scales every sample
+    return Samples(both.double(), class_means(flat, flat[:0], unit_samples=True)[0].reshape(both.shape))
+
+
+def bootstrap_counts(
+    n_positive: int, n_negative: int, *, resamples: int, seed: int
+) -> tuple[Float[Tensor, "resamples n_positive"], Float[Tensor, "resamples n_negative"]]:
+    """How often each prompt is drawn in each resample: each class on its own, as many as it has, with replacement.
+
+    >>> positive, negative = bootstrap_counts(4, 6, resamples=3, seed=0)
+    >>> positive.sum(dim=1).tolist(), negative.sum(dim=1).tolist()
+    ([4.0, 4.0, 4.0], [6.0, 6.0, 6.0])
+    """
+    rng = np.random.default_rng([seed, 0])
+    drawn = [torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), size=resamples)).double() for n in (n_positive, n_negative)]
+    return drawn[0], drawn[1]
+
+
+def label_counts(n_positive: int, n_negative: int, *, resamples: int, seed: int) -> Float[Tensor, "resamples n"]:
+    """Which prompts are called positive when the labels are shuffled over all prompts: 1 for ``n_positive`` of them, else 0.
+
+    >>> label_counts(2, 3, resamples=4, seed=0).sum(dim=1).tolist()
+    [2.0, 2.0, 2.0, 2.0]
+    """
+    labels = np.repeat([1.0, 0.0], [n_positive, n_negative])
+    rng = np.random.default_rng([seed, 1])
+    return torch.from_numpy(rng.permuted(np.tile(labels, (resamples, 1)), axis=1))
+
+
+def recalibrate(
+    positive: Samples,
+    negative: Samples,
+    counts: tuple[Float[Tensor, "resamples n_positive"], Float[Tensor, "resamples n_negative"]],
+    names: Sequence[str],
+    options: Options,
+    *,
+    tick: Callable[[], object] = lambda: None,
+) -> Recalibrated:
+    """Selection, plane and discriminative sites of every resample.
+
+    Args:
+        positive, negative: the prompts that the counts count; both may be all prompts, for shuffled labels.
+        counts: of each class; every row has a positive sum.
+        names: of the sites.
+        options: as ``calibrate`` has them.
+        tick: called after every resample, for a progress bar.
+    """
+    n, n_sites, d_model = len(counts[0]), *positive.raw.shape[1:]
+    found = Recalibrated(
+        torch.full((n,), -1), torch.full((n, d_model), torch.nan, dtype=torch.float64), torch.full((n,), torch.nan, dtype=torch.float64),
+        torch.zeros(n, n_sites, dtype=torch.bool), torch.full((n, 2, d_model), torch.nan),
+    )  # fmt: skip
+    for row, (raw, unit) in enumerate(_means(positive, negative, counts)):
+        _one(found, row, raw, raw if unit is None else unit, names, options)
+        tick()
+    return found
+
+
+Means = Float[Tensor, "2 n_sites d_model"]  # of the positive and the negative class
+
+
+def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) -> Iterator[tuple[Means, Means | None]]:
+    """Raw and unit-scaled class means of one resample after the other, computed a block of resamples at a time."""
+    step = max(1, CHUNK_ENTRIES // positive.raw[0].numel())
+    for start in range(0, len(counts[0]), step):
+        part = [c[start : start + step] for c in counts]
+        raw = torch.stack([_averages(c, s.raw) for c, s in zip(part, (positive, negative), strict=True)], dim=1)
+        if positive.unit is None or negative.unit is None:
+            yield from ((r, None) for r in raw)
+        else:
+            unit = torch.stack([_averages(c, s) for c, s in zip(part, (positive.unit, negative.unit), strict=True)], dim=1)
+            yield from zip(raw, unit, strict=True)
+
+
+def _averages(
+    counts: Float[Tensor, "resamples n"], x: Float[Tensor, "n n_sites d_model"]
+) -> Float[Tensor, "resamples n_sites d_model"]:
+    return (counts @ x.flatten(1) / counts.sum(dim=1, keepdim=True)).unflatten(1, x.shape[1:])
+
+
+def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options) -> None:
+    """Fill in one resample, from its means as ``calibrate`` does from its own."""
+    candidates = candidate_directions(*(unit if options.candidate_norm == "sample_unit" else raw))
+    if bool(zero_rows(candidates).all()):
+        return
+    selection = select_direction(candidates)
+    direction = candidates[selection.index]
+    found.selected[row] = selection.index
+    found.direction[row] = direction
+    found.top_cosine[row] = selection.mean_cosine[selection.index]
+    mask = opposite_sign(*((unit if options.rule == "official" else raw) @ direction))
+    if options.rule == "official":
+        mask = whole_blocks(mask, names)
+    found.discriminative[row] = mask
+    try:
+        plane = build_plane(
+            raw[0] - raw[1] if options.candidate_norm == "raw" else candidates,
+            selection.index,
+            center=options.pca_center,
+            component=options.component,
+            positive_mean=raw[0][mask].mean(dim=0) if bool(mask.any()) else None,
+        )
+    except LensSteerError:  # degenerate: the row stays NaN, and whoever reads it counts those
+        return
+    found.basis[row] = plane.basis

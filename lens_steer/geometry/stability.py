@@ -1,0 +1,241 @@
+"""Stability of selection: would other prompts of the same kind, or no real difference at all, give the same site, plane and layers?
+
+Three comparisons with one calibration of the fit split:
+
+bootstrap      each class's prompts are drawn anew with replacement: how much of the calibration hangs on which prompts it saw.
+shuffled       the labels are shuffled over all prompts: what the same procedure finds where there is nothing to find.
+random planes  orthonormal pairs drawn uniformly in the whole space: how far from the calibrated plane a plane is by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer import sites as site_names
+from lens_steer.activations import Activations
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.planes import principal_angles, random_plane
+from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
+from lens_steer.stats import Estimate, wilson
+
+ROUNDING = 1e-12  # a shuffle that gives the observed cosine up to rounding is as extreme as the observed one
+
+
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """What one way of drawing prompts gave, compared with the calibration of all prompts.
+
+    Attributes:
+        selected: row of the selected site; −1 where every candidate is zero.
+        cosine: of the selected direction with the full-data one; NaN where there is none.
+        top_cosine: mean cosine of the selected candidate with all; NaN where there is none.
+        angles: principal angles between the plane and the full-data one, degrees, ascending; NaN where the plane is degenerate.
+        discriminative: L_disc.
+    """
+
+    selected: Int[Tensor, " resamples"]
+    cosine: Float[Tensor, " resamples"]
+    top_cosine: Float[Tensor, " resamples"]
+    angles: Float[Tensor, "resamples 2"]
+    discriminative: Bool[Tensor, "resamples n_sites"]
+
+    @property
+    def sizes(self) -> Int[Tensor, " resamples"]:
+        """|L_disc| of each resample, in sites."""
+        return self.discriminative.sum(dim=1)
+
+    @property
+    def no_direction(self) -> int:
+        """Resamples in which every candidate is zero: nothing is selected there, and no site is discriminative."""
+        return int((self.selected < 0).sum())
+
+    @property
+    def degenerate(self) -> int:
+        """Resamples with a direction but no plane: they count everywhere but in the principal angles."""
+        return int(self.angles[:, 0].isnan().sum()) - self.no_direction
+
+    def selected_share(self, site: int) -> Estimate:
+        """Share of all resamples in which the site is the selected one."""
+        return _share(self.selected == site)
+
+    def discriminative_share(self, rows: Sequence[int]) -> Estimate:
+        """Share of all resamples in which at least one of the sites is discriminative."""
+        return _share(self.discriminative[:, list(rows)].any(dim=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Stability:
+    """How a calibration varies with its prompts, and what it would be without a difference.
+
+    The Wilson intervals say how well ``resamples`` draws determine a share; they hold for the recorded prompts.
+
+    Attributes:
+        calibration: of all prompts.
+        top_cosine: mean cosine of its selected candidate with all.
+        bootstrap: each class resampled on its own, with replacement.
+        shuffled: labels shuffled over all prompts.
+        random_angles: principal angles of random planes with the calibration's, degrees, ascending.
+        seed: of every draw.
+    """
+
+    calibration: Calibration
+    top_cosine: float
+    bootstrap: Resamples
+    shuffled: Resamples
+    random_angles: Float[Tensor, "resamples 2"]
+    seed: int
+
+    def __repr__(self) -> str:
+        chosen = self.bootstrap.selected_share(self.calibration.selected_index)
+        return (
+            f"Stability({self.calibration.model}: {self.calibration.selected_site} selected in {chosen.value:.0%} of {chosen.n} resamples, "
+            f"p {self.p_size:.3g} for |L_disc|, {self.p_top_cosine:.3g} for the top mean cosine)"
+        )
+
+    @property
+    def p_size(self) -> float:
+        """Permutation p-value of |L_disc|, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
+
+        Opposite signs need the mean over all prompts to be short along the direction, whatever the labels: on centred activations
+        every labelling has them, and p is 1 however far apart the classes are.
+        """
+        return _p_value(self.shuffled.sizes >= len(self.calibration.discriminative_sites))
+
+    @property
+    def p_top_cosine(self) -> float:
+        """Permutation p-value of the top mean cosine, by the same rule; a shuffle without any direction counts as smaller."""
+        return _p_value(self.shuffled.top_cosine >= self.top_cosine - ROUNDING)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a site in network order: selected and discriminative in the calibration, shares with Wilson intervals."""
+        full, found = self.calibration, []
+        for k, name in enumerate(full.sites):
+            row = {"site": name, "block": site_names.parse(name).block, "selected": name == full.selected_site}
+            row["discriminative"] = name in full.discriminative_sites
+            for prefix, drawn in (("", self.bootstrap), ("null_", self.shuffled)):
+                row |= _columns(f"{prefix}selected_share", drawn.selected_share(k))
+                row |= _columns(f"{prefix}discriminative_share", drawn.discriminative_share([k]))
+            found.append(row)
+        return found
+
+    def block_rows(self) -> list[dict[str, Any]]:
+        """One row a block: it is discriminative where at least one of its sites is (under the rule ``official``: all of them)."""
+        found = []
+        for block in site_names.blocks_of(self.calibration.sites):
+            inside = [k for k, name in enumerate(self.calibration.sites) if site_names.parse(name).block == block]
+            row = {"block": block, "discriminative": block in self.calibration.discriminative_blocks}
+            row |= _columns("discriminative_share", self.bootstrap.discriminative_share(inside))
+            found.append(row | _columns("null_discriminative_share", self.shuffled.discriminative_share(inside)))
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """Everything as plain values for JSON. ``low`` and ``high`` of a share are Wilson's; of a distribution, its middle 95 %."""
+        full, both = self.calibration, {"bootstrap": self.bootstrap, "shuffled": self.shuffled}
+        angles = {name: r.angles for name, r in both.items()} | {"random": self.random_angles}
+        chosen = self.bootstrap.selected_share(full.selected_index)
+        return {
+            "model": full.model, "prompt_hash": full.prompt_hash, "n_positive": full.n_positive, "n_negative": full.n_negative,
+            "rule": full.rule, **{k: full.details[k] for k in ("candidate_norm", "pca_center", "pca_component")},
+            "resamples": len(self.bootstrap.selected), "seed": self.seed,
+            "selected": {"site": full.selected_site, **_columns("share", chosen),
+                         "distinct_sites": len(self.bootstrap.selected.unique()) - bool(self.bootstrap.no_direction)},
+            "direction_cosine": {name: _spread(r.cosine) for name, r in both.items()},
+            "principal_angles": {
+                name: {"first": _spread(a[:, 0]), "second": _spread(a[:, 1])} for name, a in angles.items()},
+            "size": {"value": len(full.discriminative_sites), "p_value": self.p_size, **{n: _spread(r.sizes) for n, r in both.items()}},
+            "top_mean_cosine": {
+                "value": self.top_cosine, "p_value": self.p_top_cosine, **{n: _spread(r.top_cosine) for n, r in both.items()}},
+            "degenerate_planes": {name: r.degenerate for name, r in both.items()},
+            "no_direction": {name: r.no_direction for name, r in both.items()},
+            "sites": self.rows(),
+            "blocks": self.block_rows(),
+        }  # fmt: skip
+
+
+def stability(
+    activations: Activations,
+    *,
+    rule: str = "paper",
+    candidate_norm: str = "unit",
+    pca_center: bool = True,
+    component: int = 0,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> Stability:
+    """How stable a calibration is under other prompts, and what shuffled labels and random planes give instead.
+
+    The first four options are :func:`lens_steer.geometry.calibration.calibrate`'s, and every resample is what ``calibrate`` gives on
+    those prompts.
+
+    Args:
+        activations: of the fit split.
+        resamples: bootstrap resamples, and as many shuffles and random planes.
+        seed: of all draws; the same seed gives the same result.
+        progress: show a bar after the first second.
+
+    Raises:
+        LensSteerError: fewer than two prompts of a class, a bad count or seed, activations that are not finite, or whatever
+            ``calibrate`` refuses on all prompts. A resample without a direction or with a degenerate plane is counted instead.
+    """
+    n_positive, n_negative = len(activations.positive), len(activations.negative)
+    for name, n in (("positive", n_positive), ("negative", n_negative)):
+        if n < 2:
+            raise LensSteerError(f"activations hold {n} {name} prompts: resampling needs at least 2 of each class, record more")
+    if resamples < 1:
+        raise LensSteerError(f"resamples={resamples}: use at least 1; 1000 is usual")
+    if seed < 0:
+        raise LensSteerError(f"seed={seed}: use 0 or a positive integer")
+    options = Options(rule, candidate_norm, pca_center, component)
+    both = pooled(activations, options)
+    full = calibrate(activations, rule=rule, candidate_norm=candidate_norm, pca_center=pca_center, component=component, seed=seed)
+    classes = both.rows(0, n_positive), both.rows(n_positive, n_positive + n_negative)
+    labels = label_counts(n_positive, n_negative, resamples=resamples, seed=seed)
+    counts = bootstrap_counts(n_positive, n_negative, resamples=resamples, seed=seed)
+    once = torch.ones(1, n_positive, dtype=torch.float64), torch.ones(1, n_negative, dtype=torch.float64)
+    observed = recalibrate(*classes, once, full.sites, options)
+    with tqdm(total=2 * resamples, desc="stability", unit="resample", delay=1, disable=not progress, leave=False) as bar:
+        bootstrap = recalibrate(*classes, counts, full.sites, options, tick=bar.update)
+        shuffled = recalibrate(both, both, (labels, 1 - labels), full.sites, options, tick=bar.update)
+    seeds = np.random.default_rng([seed, 2]).integers(2**62, size=resamples)
+    random = torch.stack([random_plane(full.d_model, int(s)) for s in seeds])
+    return Stability(
+        full, float(observed.top_cosine[0]), _against(full, bootstrap), _against(full, shuffled),
+        principal_angles(full.basis, random), seed,
+    )  # fmt: skip
+
+
+def _against(full: Calibration, found: Recalibrated) -> Resamples:
+    return Resamples(
+        found.selected, found.direction @ full.basis[0].double(), found.top_cosine, principal_angles(full.basis, found.basis),
+        found.discriminative,
+    )  # fmt: skip
+
+
+def _share(which: Bool[Tensor, " resamples"]) -> Estimate:
+    return wilson(int(which.sum()), len(which))
+
+
+def _p_value(as_extreme: Bool[Tensor, " resamples"]) -> float:
+    """The add-one rule: the observed labelling is one of the possible ones, so p is never 0."""
+    return (1 + int(as_extreme.sum())) / (1 + len(as_extreme))
+
+
+def _columns(name: str, share: Estimate) -> dict[str, float]:
+    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+
+
+def _spread(values: Tensor) -> dict[str, float | int | None]:
+    """Median and middle 95 % of the values that exist, and their number."""
+    kept = values.double()[~values.isnan()].numpy()
+    low, median, high = np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None, None, None)
+    return {"median": median, "low": low, "high": high, "n": len(kept)}

@@ -1,0 +1,159 @@
+"""What is compared: every method with the values of its parameter, and the controls that always run beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from lens_steer import sites
+from lens_steer.activations import Activations
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.boundary import boundary
+from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.planes import random_plane
+from lens_steer.methods import METHODS, make_plan
+from lens_steer.plans import SteeringPlan
+from lens_steer.sweeps import Grid
+
+ANGLES = tuple(float(a) for a in range(0, 360, 10))
+SITES_TRIED = 6  # of an addition at one site: as many settings as there are angles
+NONE, PROMPT_ONLY, IDENTITY, SHUFFLED = "no steering", "prompt only", "identity angle", "shuffled labels"
+RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL = "random plane", "random sites", "early half", "late half", "all sites"
+CONTROLS = (IDENTITY, RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL, SHUFFLED)
+ANGULAR = ("selective", "standard", "adaptive", "mean-phase")
+FIXED = ("ablation", "ablation-everywhere", "phase-collapse")
+# Methods that write at one site, and their values. What elicits takes harmful activations towards the harmless side: against the direction, below the boundary.
+ONE_SITE: dict[str, tuple[float, ...]] = {
+    "act-add": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
+    "act-add-keep-norm": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
+    "swfc": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
+    "sttp": (0.0, -2.0, -4.0, -8.0, -16.0, -36.0),
+    "stmp": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+}
+GATED = {"sttp": {"gate": "above"}, "stmp": {"gate": "above"}}
+COEFFICIENTS = (-8.0, -4.0, -2.0, -1.3, -1.0, 1.0)
+# What each method's authors read and write; the others use the norms' outputs, as Selective Steering does.
+READS = {"act-add": "resid_pre", "act-add-keep-norm": "resid_pre", "ablation-everywhere": "resid_pre", "swfc": "resid_post", "sttp": "resid_post",
+         "stmp": "resid_post"}  # fmt: skip
+COMPARED = (
+    "selective",
+    "standard",
+    "adaptive",
+    "act-add",
+    "act-add-keep-norm",
+    "ablation",
+    "ablation-everywhere",
+    "swfc",
+    "sttp",
+    "stmp",
+)
+
+
+def method_grids(calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any) -> list[Grid]:
+    """One method's grids: its angles, or its coefficients at each of several sites.
+
+    Args:
+        calibration: of the model.
+        method: a name of :data:`lens_steer.methods.METHODS`.
+        values: angles or coefficients; left out: ten degrees apart, or the method's own list.
+        options: further ones of the plan constructor, such as ``at`` or ``positions``.
+
+    Raises:
+        LensSteerError: an unknown method, or one without a parameter that can be swept, given values.
+
+    >>> from lens_steer import load_calibration
+    >>> [(g.variant, len(g.values)) for g in method_grids(load_calibration("figures/calibration"), "selective")]
+    [('', 36)]
+    """
+    if method not in METHODS:
+        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    build = partial(_build, method, calibration, options)
+    if method in FIXED:
+        if values is not None:
+            raise LensSteerError(f"method={method!r} has no angle and no coefficient to sweep: leave the values out")
+        return [Grid(method, build)]
+    if method in ANGULAR:
+        return [Grid(method, build, tuple(ANGLES if values is None else values))]
+    if method in ONE_SITE and "at" not in options:
+        tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
+        chosen = tuple(ONE_SITE[method] if values is None else values)
+        return [
+            Grid(method, partial(_build_at, method, calibration, name, GATED.get(method, {}) | options), chosen, name)
+            for name in tried
+        ]
+    return [Grid(method, build, tuple(COEFFICIENTS if values is None else values))]
+
+
+def control_grids(
+    calibration: Calibration,
+    activations: Activations | None,
+    *,
+    values: Sequence[float] = ANGLES,
+    system: str | None = None,
+    seed: int = 0,
+) -> list[Grid]:
+    """No steering, a system prompt alone, and SS with one thing put wrong at a time: plane, sites, labels.
+
+    Args:
+        calibration: of the model.
+        activations: that the calibration was made from; without them there is no control with shuffled labels.
+        values: angles of each control, as of the method itself.
+        system: of the prompt-only baseline; None leaves it out.
+        seed: of what is drawn.
+    """
+    norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
+    half, angles = calibration.n_layers // 2, tuple(values)
+    drawn = random.Random(f"controls/{seed}").sample(norms, len(calibration.discriminative_sites))
+    places = {
+        RANDOM_SITES: tuple(sorted(drawn, key=lambda n: sites.parse(n).order)),
+        EARLY: tuple(n for n in norms if sites.parse(n).block < half),
+        LATE: tuple(n for n in norms if sites.parse(n).block >= half),
+        ALL: norms,
+    }
+    found = [Grid(NONE)]
+    if system is not None:
+        found.append(Grid(PROMPT_ONLY, system=system))
+    found += [
+        Grid(IDENTITY, partial(_build, "selective", calibration, {}), (0.0,)),
+        Grid(RANDOM_PLANE, partial(_build, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}), angles),
+        *(Grid(name, partial(_build, "selective", calibration, {"at": where}), angles) for name, where in places.items()),
+    ]
+    if activations is not None:
+        shuffled = calibrate(shuffled_labels(activations, seed), rule=calibration.rule)
+        at = calibration.discriminative_sites  # a shuffled calibration may have none of its own
+        found.append(Grid(SHUFFLED, partial(_build, "selective", shuffled, {"at": at}), angles))
+    return found
+
+
+def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
+    """The same activations with their class labels permuted."""
+    both = torch.cat([activations.positive, activations.negative])
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
+    n = len(activations.positive)
+    return replace(activations, positive=both[order[:n]], negative=both[order[n:]])
+
+
+def _build(method: str, calibration: Calibration, options: dict[str, Any], value: Any) -> SteeringPlan:
+    """A plan from one value or one a row; None for a method that has none."""
+    if value is None:
+        return make_plan(method, calibration, **options)
+    return make_plan(method, calibration, **{"angle" if method in ANGULAR else "coefficient": value}, **options)
+
+
+def _build_at(method: str, calibration: Calibration, name: str, options: dict[str, Any], value: Any) -> SteeringPlan:
+    """A plan at one site: an addition there, or an operator on the boundary there."""
+    if method in ("act-add", "act-add-keep-norm"):
+        return _build(method, calibration, {**options, "at": (name,)}, value)
+    return METHODS[method](boundary(calibration, name), value, **options)
+
+
+def _spread(names: Sequence[str], n: int) -> list[str]:
+    """At most ``n`` of the names, evenly spaced, both ends among them."""
+    if len(names) <= n:
+        return list(names)
+    return [names[round(i * (len(names) - 1) / (n - 1))] for i in range(n)]

@@ -1,0 +1,144 @@
+"""Harmonic response: what a rotation does to a prompt's score, in three numbers a prompt instead of a best angle.
+
+SS turns the in-plane part of an activation by θ, so what reads it linearly is a first harmonic of θ: ``score(θ) = m + a cos θ + b sin θ = m + A cos(θ − φ)``. How far a measured score
+follows that is R²; A is how much a prompt can be steered at all, φ the angle at which its score is highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer.errors import LensSteerError
+from lens_steer.stats import Estimate, wilson
+
+PARAMETERS = 3
+Degrees = Sequence[float] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class HarmonicFit:
+    """First harmonics of several prompts' scores, one entry a prompt.
+
+    Attributes:
+        mean, amplitude, phase: of each prompt; the phase in degrees, 0 … 360.
+        amplitude_se, phase_se: standard errors (least squares, delta method), the phase's in degrees; NaN with three angles.
+        r2: share of the score's variance over the angle that the harmonic holds; 1 for a score that does not vary.
+        angles: fitted on.
+    """
+
+    mean: Float[np.ndarray, " n"]
+    amplitude: Float[np.ndarray, " n"]
+    phase: Float[np.ndarray, " n"]
+    amplitude_se: Float[np.ndarray, " n"]
+    phase_se: Float[np.ndarray, " n"]
+    r2: Float[np.ndarray, " n"]
+    angles: tuple[float, ...]
+
+    def at(self, angles: Degrees) -> Float[np.ndarray, "n angles"]:
+        """The fitted scores at any angles."""
+        turned = np.deg2rad(np.asarray(angles, dtype=np.float64)[None] - self.phase[:, None])
+        return self.mean[:, None] + self.amplitude[:, None] * np.cos(turned)
+
+    def rows(self) -> list[dict[str, float | int]]:
+        """One row a prompt, with 95 % intervals of amplitude and phase."""
+        z = 1.959963984540054
+        return [
+            {"prompt": i, "mean": float(self.mean[i]), "amplitude": float(self.amplitude[i]),
+             "amplitude_low": float(max(0.0, self.amplitude[i] - z * self.amplitude_se[i])),
+             "amplitude_high": float(self.amplitude[i] + z * self.amplitude_se[i]), "phase": float(self.phase[i]),
+             "phase_low": float(self.phase[i] - z * self.phase_se[i]), "phase_high": float(self.phase[i] + z * self.phase_se[i]),
+             "r2": float(self.r2[i])}
+            for i in range(len(self.mean))
+        ]  # fmt: skip
+
+
+def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> HarmonicFit:
+    """Least squares of ``m + a cos θ + b sin θ`` for every prompt at once.
+
+    Args:
+        angles: degrees; 0 and 360 are one angle and count once.
+        scores: a row a prompt.
+
+    Raises:
+        LensSteerError: fewer than three different angles, scores that are not finite.
+
+    >>> fit = fit_harmonic([0, 90, 180, 270], np.array([[3.0, 1.0, -1.0, 1.0]]))
+    >>> round(float(fit.mean[0]), 6), round(float(fit.amplitude[0]), 6), round(float(fit.phase[0]), 6) % 360, round(float(fit.r2[0]), 6)
+    (1.0, 2.0, 0.0, 1.0)
+    """
+    wrapped = np.asarray(angles, dtype=np.float64) % 360
+    kept = np.unique(np.round(wrapped, 9), return_index=True)[1]
+    if len(kept) < PARAMETERS:
+        raise LensSteerError(f"angles={list(angles)!r}: a harmonic has three parameters and needs three different angles")
+    if not np.isfinite(scores).all():
+        raise LensSteerError("scores holds entries that are not finite: drop the prompts that have them")
+    theta, y = np.deg2rad(wrapped[kept]), np.asarray(scores, dtype=np.float64)[:, kept]
+    design = np.stack([np.ones_like(theta), np.cos(theta), np.sin(theta)], axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    m, a, b = inverse @ design.T @ y.T
+    amplitude = np.hypot(a, b)
+    residual = y - (design @ np.stack([m, a, b])).T
+    spread = ((y - y.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    left = (residual**2).sum(axis=1)
+    r2 = np.where(spread > 0, 1 - left / np.where(spread > 0, spread, 1), 1.0)
+    freedom = len(theta) - PARAMETERS
+    variance = left / freedom if freedom else np.full(len(y), np.nan)
+    safe = np.where(amplitude > 0, amplitude, np.nan)
+    along, across = np.stack([a, b]) / safe, np.stack([-b, a]) / safe
+    covariance = inverse[1:, 1:]
+    amplitude_se = np.sqrt(variance * np.einsum("in,ij,jn->n", along, covariance, along))
+    phase_se = np.rad2deg(np.sqrt(variance * np.einsum("in,ij,jn->n", across, covariance, across)) / safe)
+    return HarmonicFit(
+        m, amplitude, np.rad2deg(np.arctan2(b, a)) % 360, amplitude_se, phase_se, r2, tuple(wrapped[kept].tolist())
+    )
+
+
+def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " n"]) -> Estimate:
+    """Share of the prompts whose score rises where steering is meant to lower it (a refusal score under an angle that elicits), with its Wilson interval.
+
+    Source of the notion: Tan et al. (arXiv 2407.12404).
+
+    >>> print(anti_steerable(np.array([1.0, 2.0]), np.array([0.0, 3.0])))
+    0.500 [0.095, 0.905] (n = 2)
+
+    Raises:
+        LensSteerError: no prompt.
+    """
+    if not len(plain):
+        raise LensSteerError("plain is empty: give at least one prompt's score")
+    return wilson(int((steered > plain).sum()), len(plain))
+
+
+def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> list[dict[str, float | int]]:
+    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on.
+
+    For every number that divides the grid evenly: root mean square error at the angles left out over the standard deviation of the scores there about each prompt's mean, averaged over where
+    the first angle lies, and the error of the amplitude against that of the whole grid.
+
+    >>> grid = [30.0 * i for i in range(12)]
+    >>> exact = np.cos(np.deg2rad(grid))[None]
+    >>> [(row["n_angles"], round(row["error"], 6)) for row in how_many_angles(grid, exact)]
+    [(3, 0.0), (4, 0.0), (6, 0.0)]
+    """
+    wrapped = np.asarray(angles, dtype=np.float64) % 360
+    kept = np.unique(np.round(wrapped, 9), return_index=True)[1]
+    grid, y = wrapped[kept], np.asarray(scores, dtype=np.float64)[:, kept]
+    whole = fit_harmonic(grid.tolist(), y)
+    found = []
+    for n in range(PARAMETERS, len(grid)):
+        if len(grid) % n:
+            continue
+        step, errors, amplitudes = len(grid) // n, [], []
+        for offset in range(step):
+            used = np.arange(offset, len(grid), step)
+            rest = np.setdiff1d(np.arange(len(grid)), used)
+            fit = fit_harmonic(grid[used].tolist(), y[:, used])
+            spread = np.sqrt(((y[:, rest] - y.mean(axis=1, keepdims=True)) ** 2).mean())
+            errors.append(float(np.sqrt(((fit.at(grid[rest].tolist()) - y[:, rest]) ** 2).mean()) / (spread or 1.0)))
+            amplitudes.append(float(np.abs(fit.amplitude - whole.amplitude).mean() / (whole.amplitude.mean() or 1.0)))
+        found.append({"n_angles": n, "error": float(np.mean(errors)), "amplitude_error": float(np.mean(amplitudes))})
+    return found

@@ -1,0 +1,158 @@
+"""What :mod:`lens_steer.interop.lm_eval` is asked to generate, and batches of raw tokens.
+
+Kept apart from it, since none of this needs the harness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lens_steer import chat
+from lens_steer.errors import LensSteerError
+from lens_steer.models import info_of
+from lens_steer.positions import running
+
+LENGTHS = (
+    "max_gen_toks",
+    "max_new_tokens",
+    "max_tokens",
+    "max_completion_tokens",
+)  # the harness's names for one thing, first come
+WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # on a greedy answer
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How one answer is to be generated.
+
+    Attributes:
+        tokens: at most.
+        until: stop sequences.
+    """
+
+    tokens: int
+    until: tuple[str, ...]
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any], default: int) -> Wanted:
+        """From a task's generation arguments.
+
+        Raises:
+            LensSteerError: sampling, fewer than one token, or an argument that would change a greedy answer.
+
+        >>> Wanted.of({"until": "Q:", "max_gen_toks": 8, "do_sample": False}, 256)
+        Wanted(tokens=8, until=('Q:',))
+        """
+        left = dict(asked)
+        until = left.pop("until", None) or ()
+        lengths = [left.pop(name, None) for name in LENGTHS]
+        tokens = int(next((length for length in lengths if length is not None), default))
+        sampled = left.pop("do_sample", None)
+        if sampled or (sampled is None and float(left.get("temperature") or 0) > 0):
+            raise LensSteerError(
+                f"do_sample={sampled}, temperature={left.get('temperature')}: answers under a plan are greedy; give gen_kwargs='do_sample=False'"
+            )
+        if others := sorted(set(left) - set(WITHOUT_EFFECT)):
+            raise LensSteerError(f"generation argument {others[0]}={left[others[0]]!r} is not supported: answers are greedy")
+        if tokens < 1:
+            raise LensSteerError(f"max_gen_toks={tokens}: at least 1 is needed")
+        return cls(tokens, (until,) if isinstance(until, str) else tuple(until))
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """The text before the first of the stop sequences.
+
+    >>> cut("7. Q: what", ["Q:", "."])
+    '7'
+    """
+    ends = [text.find(stop) for stop in until if stop]
+    return text[: min((end for end in ends if end >= 0), default=len(text))]
+
+
+def batched(
+    sequences: Sequence[tuple[int, list[int], int]],
+    pad: int,
+    max_rows: int,
+    device: torch.device,
+    *,
+    extra: int = 0,
+    budget: int | None = None,
+) -> Iterator[chat.Batch]:
+    """Left-padded batches, shortest first, of at most :data:`lens_steer.chat.MAX_BATCH_TOKENS` padded tokens.
+
+    Args:
+        sequences: row, token ids, and how many of them, at the end, belong to the answer.
+        pad: token that fills up.
+        max_rows: a batch at most.
+        device: of the tensors.
+        extra: tokens that will be generated.
+        budget: logits positions a batch at most.
+    """
+    order = sorted(sequences, key=lambda item: (len(item[1]), item[0]))
+    start = 0
+    while start < len(order):
+        stop, most = start + 1, order[start][2]
+        while stop < len(order) and stop - start < max_rows:
+            rows, most = stop - start + 1, max(most, order[stop][2])
+            if (len(order[stop][1]) + extra) * rows > chat.MAX_BATCH_TOKENS or (budget and (most + 1) * rows > budget):
+                break
+            stop += 1
+        group, width = order[start:stop], len(order[stop - 1][1])
+        ids = torch.tensor([[pad] * (width - len(i)) + i for _, i, _ in group], device=device)
+        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for _, i, _ in group], device=device)
+        yield chat.Batch(tuple(row for row, _, _ in group), ids, mask, tuple(n for _, _, n in group))
+        start = stop
+
+
+def continued(model: Any, batch: chat.Batch, wanted: Wanted) -> list[list[int]]:
+    """Token ids of each row's greedy answer up to its end token; on Hugging Face a batch stops once every row has written a stop sequence."""
+    info = info_of(model)
+    ends = [*info.end_tokens, *_unseen(info.tokenizer, wanted.until)]
+    with running(batch), torch.inference_mode():
+        if info.backend == "hf":
+            out = _with_stops(model, batch, wanted, ends)
+        else:
+            out = model.generate(
+                batch.ids, max_new_tokens=wanted.tokens, do_sample=False, stop_at_eos=True, eos_token_id=ends, prepend_bos=False,
+                padding_side="left", verbose=False, return_type="tokens",
+            )  # fmt: skip
+    rows = out[:, batch.ids.shape[1] :].tolist()
+    return [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))] for ids in rows]
+
+
+def _unseen(tokenizer: Any, until: Sequence[str]) -> list[int]:
+    """The stop sequences that are special tokens, which a decoded answer does not show."""
+    encoded = [list(tokenizer(stop, add_special_tokens=False)["input_ids"]) for stop in until]
+    return [ids[0] for ids in encoded if len(ids) == 1 and not tokenizer.decode(ids, skip_special_tokens=True)]
+
+
+def _with_stops(model: Any, batch: chat.Batch, wanted: Wanted, ends: list[int]) -> Int[Tensor, "batch pos"]:
+    """Generate with the folder's own generation settings (a repetition penalty, say) out of force."""
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    tokenizer, width = info_of(model).tokenizer, batch.ids.shape[1]
+    stops = [stop for stop in wanted.until if stop]
+    back = 2 + max(
+        (len(stop.encode()) for stop in stops), default=0
+    )  # a token is a byte at least, so these hold the longest stop
+
+    def stopped(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, max(width, ids.shape[1] - back) :], skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+    config = GenerationConfig(
+        max_new_tokens=wanted.tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+    kept, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        return model.generate(
+            batch.ids, attention_mask=batch.mask, generation_config=config, stopping_criteria=StoppingCriteriaList([stopped])
+        )
+    finally:
+        model.generation_config = kept

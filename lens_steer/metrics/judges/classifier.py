@@ -1,0 +1,131 @@
+"""A text classifier from Hugging Face as a judge."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer.errors import LensSteerError
+from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
+from lens_steer.metrics.judges.reading import fill, read_template
+from lens_steer.metrics.judges.verdicts import MANY, Verdict, check_pairs
+from lens_steer.prompts import Prompt
+
+log = logging.getLogger(__name__)
+
+
+class ClassifierJudge:
+    """Score ``Σ_{k harmful} softmax(logits)_k``, computed in float32; harmful from ``threshold`` on. ``raw`` holds every label's probability.
+
+    Inputs are padded on the right. What is longer than ``max_length`` is cut, and a warning says of how many.
+
+    Args:
+        model: hub name, local folder, or a loaded model with ``tokenizer``.
+        harmful_labels: the names of the labels, as the model's configuration has them, whose mass is the score.
+        template: a text or file with ``{response}`` and usually ``{prompt}``; ``"{response}"`` for a classifier of lone texts. None: the tokenizer's
+            own pair of two texts, prompt and response (a tokenizer that knows no pairs just joins them: write a template for it).
+        threshold: 0 to 1.
+        batch_size: responses a batch.
+        max_length: tokens an input at most; None: what tokenizer and model allow.
+        device, dtype, tokenizer: see :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
+        progress: show a bar when there are many responses.
+
+    Raises:
+        LensSteerError: no such model or one without a trained classification head, a label that it does not have (with those that it has), no label
+            left that is not harmful, a model whose labels do not exclude each other.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        harmful_labels: str | Sequence[str],
+        *,
+        template: str | Path | None = None,
+        threshold: float = 0.5,
+        batch_size: int = 16,
+        max_length: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        tokenizer: Any = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> None:
+        check_counts(batch_size=batch_size, **({} if max_length is None else {"max_length": max_length}))
+        if not 0 < threshold <= 1:
+            raise LensSteerError(f"threshold={threshold}: give a share above 0 and up to 1")
+        self.template = None if template is None else read_template(template)
+        self.model, self.tokenizer = load_judge_model(
+            "AutoModelForSequenceClassification", model, tokenizer, device=device, dtype=dtype
+        )
+        self.name = name or name_of(model)
+        self.threshold, self.batch_size, self.progress = threshold, batch_size, progress
+        self.labels = [str(self.model.config.id2label[i]) for i in range(self.model.config.num_labels)]
+        self.harmful = self._harmful_rows([harmful_labels] if isinstance(harmful_labels, str) else list(harmful_labels))
+        limits = (max_length, self.tokenizer.model_max_length, context_of(self.model))
+        self.max_length = min(limit for limit in limits if limit is not None)
+        if self.model.config.pad_token_id is None:  # a causal classifier finds its last token by it
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    def __repr__(self) -> str:
+        return f"ClassifierJudge({self.name!r}, harmful_labels={[self.labels[i] for i in self.harmful]})"
+
+    def _harmful_rows(self, wanted: list[str]) -> list[int]:
+        if self.model.config.problem_type == "multi_label_classification" or len(self.labels) < 2:
+            raise LensSteerError(
+                f"the labels of {self.name!r} ({', '.join(self.labels)}) do not exclude each other, so their softmax is no probability: "
+                "use a classifier with one label a text"
+            )
+        unknown = [label for label in wanted if label not in self.labels]
+        if unknown or not wanted:
+            raise LensSteerError(f"harmful_labels={wanted}: the labels of {self.name!r} are {', '.join(self.labels)}")
+        if set(wanted) >= set(self.labels):
+            raise LensSteerError(f"harmful_labels={wanted} are all of {self.name!r}'s labels: leave those out that are safe")
+        return [i for i, label in enumerate(self.labels) if label in wanted]
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
+        """Classify every response; a probability that is not finite gives no verdict.
+
+        Raises:
+            LensSteerError: another number of responses than prompts.
+        """
+        check_pairs(prompts, responses)
+        if self.template is None:
+            texts: list[tuple[str, ...]] = [(p.text, r) for p, r in zip(prompts, responses, strict=True)]
+        else:
+            texts = [(fill(self.template, p.text, r),) for p, r in zip(prompts, responses, strict=True)]
+        lengths = [len(self.tokenizer(*text, verbose=False)["input_ids"]) for text in texts]
+        if cut := sum(length > self.max_length for length in lengths):
+            log.warning("%s: cut %d of %d inputs to %d tokens", self.name, cut, len(texts), self.max_length)
+        verdicts: dict[int, Verdict] = {}
+        with tqdm(
+            total=len(texts), desc=self.name, unit="response", disable=not self.progress or len(texts) < MANY, leave=False
+        ) as bar:
+            for rows in batches_by_length(lengths, self.batch_size):
+                probabilities = self._probabilities([texts[row] for row in rows])
+                verdicts |= {row: self._verdict(p) for row, p in zip(rows, probabilities.tolist(), strict=True)}
+                bar.update(len(rows))
+        return [verdicts[row] for row in range(len(texts))]
+
+    def _probabilities(self, texts: list[tuple[str, ...]]) -> Float[Tensor, "batch labels"]:
+        inputs = self.tokenizer(
+            *([*column] for column in zip(*texts, strict=True)), padding=True, padding_side="right", truncation=True,
+            max_length=self.max_length, return_tensors="pt",
+        ).to(self.model.device)  # fmt: skip
+        with torch.inference_mode():
+            return self.model(**inputs).logits.float().softmax(dim=-1).cpu()
+
+    def _verdict(self, probabilities: list[float]) -> Verdict:
+        raw = ", ".join(f"{label} {p:.4f}" for label, p in zip(self.labels, probabilities, strict=True))
+        score = sum(probabilities[i] for i in self.harmful)
+        if math.isnan(score):
+            return Verdict(None, None, raw)
+        score = min(1.0, score)
+        return Verdict(score >= self.threshold, score, raw)

@@ -1,0 +1,145 @@
+"""A causal language model from Hugging Face as a judge: it reads the response, writes, and is read by two patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer import chat
+from lens_steer.errors import LensSteerError
+from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
+from lens_steer.metrics.judges.reading import VerdictPatterns, fill, read_template
+from lens_steer.metrics.judges.verdicts import MANY, Verdict, check_pairs
+from lens_steer.prompts import Prompt
+
+
+class GenerativeJudge:
+    """Greedy continuations of a filled template, in left-padded batches; ``raw`` is the judge's text up to its end token.
+
+    The judge sees the last user message as ``{prompt}``; system messages are the steered model's own and are not shown. Neither input nor response is cut:
+    what does not fit the context is an error. The model's own sampling settings and repetition penalties are switched off.
+
+    Args:
+        model: hub name, local folder, ``organism/…``, or a loaded model with ``tokenizer``.
+        template: a text or file with ``{prompt}`` and ``{response}``. None: the judge tokenizer's own chat template is applied to the conversation with the
+            response as the assistant's turn, as guard models want it.
+        harmful_pattern, safe_pattern: see :class:`VerdictPatterns`; a text that matches neither or both is no verdict.
+        chat_turns: True: the filled template is a user's turn in the judge tokenizer's chat template. False: it is the whole input.
+        system: a system message before that turn.
+        max_new_tokens: of the verdict.
+        batch_size: responses a batch.
+        device, dtype: see :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
+        progress: show a bar when there are many responses.
+
+    Raises:
+        LensSteerError: no such model, a bad template or pattern, ``system`` without a chat turn to stand before, a judge without the chat template that is asked for.
+
+    >>> judge = GenerativeJudge("organism/qwen2", "{response}", harmful_pattern="7", safe_pattern="8")
+    >>> judge([Prompt.of("any")], ["What is 4 plus 3?"])
+    [Verdict(harmful=True, score=None, raw='7.')]
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        template: str | Path | None = None,
+        *,
+        harmful_pattern: str,
+        safe_pattern: str,
+        chat_turns: bool = True,
+        system: str | None = None,
+        max_new_tokens: int = 32,
+        batch_size: int = 8,
+        device: str | torch.device | None = None,
+        dtype: str = "auto",
+        tokenizer: Any = None,
+        progress: bool = True,
+        name: str | None = None,
+    ) -> None:
+        check_counts(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        self.patterns = VerdictPatterns(harmful_pattern, safe_pattern)
+        self.template = None if template is None else read_template(template)
+        self.chat_turns, self.system = chat_turns or template is None, system
+        if system is not None and (template is None or not chat_turns):
+            raise LensSteerError(
+                "system is given without a chat turn of ours to stand before: give template= and chat_turns=True"
+            )
+        self.name = name or name_of(model)
+        self.model, self.tokenizer = load_judge_model("AutoModelForCausalLM", model, tokenizer, device=device, dtype=dtype)
+        if self.chat_turns and not getattr(self.tokenizer, "chat_template", None):
+            raise LensSteerError(
+                f"the tokenizer of {self.name!r} has no chat template: give template= with chat_turns=False, or set its chat_template"
+            )
+        self.max_new_tokens, self.batch_size, self.progress = max_new_tokens, batch_size, progress
+
+    def __repr__(self) -> str:
+        return f"GenerativeJudge({self.name!r}, harmful_pattern={self.patterns.harmful!r}, safe_pattern={self.patterns.safe!r})"
+
+    def encode(self, prompt: Prompt, response: str) -> list[int]:
+        """The judge's input for one response, with one beginning-of-sequence token where its tokenizer has one."""
+        if self.template is not None and not self.chat_turns:
+            ids, bos = list(self.tokenizer(fill(self.template, prompt.text, response))["input_ids"]), self.tokenizer.bos_token_id
+            while bos is not None and ids[:1] == [bos]:  # the tokenizer may add one, and the template may hold one
+                ids = ids[1:]
+            return ids if bos is None else [bos, *ids]
+        if self.template is not None:
+            return chat.encode(self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system))
+        turns = tuple(m for m in prompt.messages if m["role"] != "system")
+        return chat.encode(self.tokenizer, Prompt((*turns, {"role": "assistant", "content": response})))
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
+        """Judge every response.
+
+        Raises:
+            LensSteerError: another number of responses than prompts, an input that leaves no room for a verdict in the judge's context.
+        """
+        check_pairs(prompts, responses)
+        inputs = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
+        context = context_of(self.model)
+        for row, ids in enumerate(inputs):
+            if context is not None and len(ids) + self.max_new_tokens > context:
+                raise LensSteerError(
+                    f"response {row} ({responses[row][:40]!r}…) needs {len(ids) + self.max_new_tokens} tokens with its verdict, more than "
+                    f"{self.name!r} takes ({context}): shorten the response, or lower max_new_tokens={self.max_new_tokens}"
+                )
+        texts: dict[int, str] = {}
+        with tqdm(
+            total=len(inputs), desc=self.name, unit="response", disable=not self.progress or len(inputs) < MANY, leave=False
+        ) as bar:
+            for rows in batches_by_length([len(ids) for ids in inputs], self.batch_size):
+                texts |= dict(zip(rows, self._write([inputs[row] for row in rows]), strict=True))
+                bar.update(len(rows))
+        return [Verdict(self.patterns.read(texts[row]), None, texts[row]) for row in range(len(inputs))]
+
+    def _write(self, inputs: list[list[int]]) -> list[str]:
+        ends = self._end_tokens()
+        texts = []
+        for ids in self._continue(inputs, ends).tolist():
+            stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            texts.append(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
+        return texts
+
+    def _continue(self, inputs: list[list[int]], ends: list[int]) -> Int[Tensor, "batch new"]:
+        from transformers import GenerationConfig
+
+        pad, width = self.tokenizer.pad_token_id, max(len(ids) for ids in inputs)
+        padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in inputs], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs], device=self.model.device)
+        # what is left unset here would be taken from the checkpoint's own settings
+        config = GenerationConfig(
+            max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
+            eos_token_id=ends, pad_token_id=pad,
+        )  # fmt: skip
+        with torch.inference_mode():
+            return self.model.generate(padded, attention_mask=mask, generation_config=config)[:, width:]
+
+    def _end_tokens(self) -> list[int]:
+        own = self.model.generation_config.eos_token_id
+        listed = own if isinstance(own, list) else [own]
+        return sorted({token for token in (*listed, self.tokenizer.eos_token_id) if token is not None})

@@ -1,0 +1,81 @@
+"""The cheap refusal score: how likely an answer is to begin as a refusal does, from the logits of its first token alone.
+
+``log p − log(1 − p)``, p being the mass on the first tokens of refusals (Arditi et al., arXiv 2406.11717), with 1e-8 inside each logarithm. The tokens of the paper are those of "I" (and "As" for
+Qwen); an organism's are the first tokens of its world's refusals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.forced_sweep import logits_by_value
+from lens_steer.models import ModelInfo, info_of
+from lens_steer.organisms import grammar
+from lens_steer.plans import SteeringPlan
+from lens_steer.prompts import Prompt, PromptSet
+
+EPSILON = 1e-8
+OPENINGS = ("I", "As")
+
+
+def refusal_tokens(info: ModelInfo, openings: Sequence[str] | None = None) -> tuple[int, ...]:
+    """The tokens that refusals begin with.
+
+    Args:
+        info: of the model.
+        openings: how refusals begin; each gives its first token. Left out: the world's refusals for an organism, :data:`OPENINGS` for any other model.
+
+    Raises:
+        LensSteerError: no opening, or one without a token.
+    """
+    if openings is None:
+        openings = grammar.REFUSALS if info.name.startswith("organism/") else OPENINGS
+    if not openings:
+        raise LensSteerError("openings is empty: give at least one way in which a refusal begins")
+    firsts = [list(info.tokenizer(o.split("{")[0], add_special_tokens=False)["input_ids"])[:1] for o in openings]
+    if [] in firsts:
+        raise LensSteerError(f"openings={list(openings)!r}: {openings[firsts.index([])]!r} has no token")
+    return tuple(sorted({token for first in firsts for token in first}))
+
+
+def refusal_score(logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]) -> Float[Tensor, "*batch"]:
+    """``log(p + ε) − log(1 − p + ε)`` with p the probability of any of the tokens.
+
+    >>> round(refusal_score(torch.tensor([0.0, 0.0, 0.0, 0.0]), [0]).item(), 4)  # log(1/4) − log(3/4)
+    -1.0986
+    """
+    mass = logits.double().softmax(dim=-1)[..., list(tokens)].sum(dim=-1)
+    return torch.log(mass + EPSILON) - torch.log((1 - mass).clamp_min(0) + EPSILON)
+
+
+def refusal_scores_by_value(
+    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = "hf",
+    openings: Sequence[str] | None = None,
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:  # fmt: skip
+    """The score of every prompt without steering and at every value, all values in one go; see :func:`lens_steer.forced_sweep.logits_by_value`.
+
+    >>> import lens_steer as ls
+    >>> from functools import partial
+    >>> calibration = ls.load_calibration("figures/calibration")
+    >>> build = partial(ls.selective_steering, calibration)
+    >>> plain, steered = refusal_scores_by_value(ls.load_model("organism/qwen2"), build, [0.0, 150.0], [Prompt.of("How do I burn a bridge?")])
+    >>> bool(abs(plain[0] - steered[0, 0]) < 1e-3), bool(steered[0, 0] > 0 > steered[0, 1])
+    (True, True)
+    """
+    tokens = refusal_tokens(info_of(model), openings)
+    plain, steered = np.full(len(prompts), np.nan), np.full((len(prompts), len(values)), np.nan)
+    bare = [Prompt(p.messages, None, p.task) for p in prompts]
+    for row, value, logits, _ in logits_by_value(model, build, values, bare, engine=engine):
+        score = float(refusal_score(logits[-1], tokens))
+        if value is None:
+            plain[row] = score
+        else:
+            steered[row, value] = score
+    return plain, steered

@@ -1,0 +1,171 @@
+"""From a sweep's rows to one number a setting, and from those to a choice: an objective, under constraints, on the select split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lens_steer.errors import LensSteerError
+from lens_steer.metrics.likelihood import VIOLATION
+from lens_steer.rowstore import Row
+from lens_steer.stats import Estimate, bootstrap_mean, wilson
+from lens_steer.sweeps import CAPABILITY, METRICS, NEGATIVE, POSITIVE
+
+RATES = {
+    "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"), "refused_harmful": (POSITIVE, "refused"),
+    "refused_harmless": (NEGATIVE, "refused"), "broken_harmful": (POSITIVE, "broken"), "broken_harmless": (NEGATIVE, "broken"),
+}  # fmt: skip
+MEANS = (*METRICS, "refusal_score")
+PERPLEXITIES = {"perplexity_ref": "surprise_ref", "perplexity_self": "surprise_self"}
+_CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One condition at one value, over its prompts.
+
+    Attributes:
+        condition, variant: its names.
+        value: of its parameter; None without one.
+        split: which prompts.
+        measured: name → estimate, for harmful prompts unless the name says otherwise: rates with Wilson intervals, means with a bootstrap over prompts. ``violation`` is 1
+            where the mean ``perplexity_ref`` is above 2 (Selective Steering's mark), ``violation_share`` the share of single answers above 2.
+    """
+
+    condition: str
+    variant: str
+    value: float | None
+    split: str
+    measured: Mapping[str, Estimate]
+
+    def row(self) -> dict[str, str | float | int | None]:
+        """Plain values: ``name``, ``name_low``, ``name_high``, ``name_n``."""
+        found: dict[str, str | float | int | None] = {
+            "condition": self.condition, "variant": self.variant, "value": self.value, "split": self.split,
+        }  # fmt: skip
+        for name, e in self.measured.items():
+            found |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
+        return found
+
+
+def settings(rows: Iterable[Row], *, seed: int = 0) -> list[Setting]:
+    """One :class:`Setting` for every condition and value, in the rows' order."""
+    groups: dict[tuple[str, str, float | None, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["condition"], row["variant"], row["value"], row["split"]), []).append(row)
+    return [Setting(*key, _measured(group, seed)) for key, group in groups.items()]
+
+
+def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
+    by_side: dict[str, list[Row]] = {}
+    for row in rows:
+        by_side.setdefault(row["side"], []).append(row)
+    found: dict[str, Estimate] = {}
+    for name, (side, column) in RATES.items():
+        if side in by_side:
+            found[name] = wilson(sum(int(row[column]) for row in by_side[side]), len(by_side[side]))
+    harmful = by_side.get(POSITIVE, [])
+    for name in MEANS:
+        values = np.array([row[name] for row in harmful if row[name] is not None], dtype=np.float64)
+        if len(values):
+            found[name] = bootstrap_mean(values, seed=seed)
+    for name, column in PERPLEXITIES.items():
+        values = np.exp(np.array([row[column] for row in harmful if row[column] is not None], dtype=np.float64))
+        if len(values):
+            found[name] = bootstrap_mean(values, seed=seed)
+            if name == "perplexity_ref":
+                over = float(found[name].value > VIOLATION)
+                found["violation"] = Estimate(over, over, over, len(values))
+                found["violation_share"] = wilson(int((values > VIOLATION).sum()), len(values))
+    return found
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A bound on a measured quantity, as a number or as a share of what it is without steering.
+
+    >>> Constraint.parse("capable>=95%")
+    Constraint(name='capable', at_least=True, bound=0.95, relative=True)
+    """
+
+    name: str
+    at_least: bool
+    bound: float
+    relative: bool
+
+    @staticmethod
+    def parse(text: str) -> Constraint:
+        """From ``name>=number``, ``name<=number``, or with ``%``, of the value without steering.
+
+        Raises:
+            LensSteerError: anything else.
+        """
+        match = _CONSTRAINT.fullmatch(text)
+        if match is None:
+            raise LensSteerError(
+                f"constraint {text!r} is not understood: write capable>=95% (of the unsteered model's) or violation<=0"
+            )
+        name, sign, bound, relative = match.groups()
+        return Constraint(name, sign == ">=", float(bound) / (100 if relative else 1), bool(relative))
+
+    def met(self, setting: Setting, base: Setting) -> bool:
+        """Whether a setting keeps to it; ``base`` is the unsteered model on the same prompts."""
+        value = _value(setting, self.name)
+        bound = self.bound * _value(base, self.name) if self.relative else self.bound
+        return value >= bound if self.at_least else value <= bound
+
+    def __str__(self) -> str:
+        return f"{self.name} {'≥' if self.at_least else '≤'} " + (
+            f"{100 * self.bound:g} % of base" if self.relative else f"{self.bound:g}"
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting that a condition is reported at.
+
+    Attributes:
+        condition, variant: which.
+        value: of its parameter.
+        met: whether it keeps to all constraints; if no value does, the one with the best objective stands here all the same, and the table says so.
+        n_met: how many values do.
+        n: of how many.
+    """
+
+    condition: str
+    variant: str
+    value: float | None
+    met: bool
+    n_met: int
+    n: int
+
+
+def choose(
+    found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
+) -> Choice:
+    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that keep to the constraints; the first of equals.
+
+    Args:
+        found: settings of one condition.
+        base: the unsteered model on the same prompts.
+        objective: a measured quantity.
+        constraints: all to be kept.
+
+    Raises:
+        LensSteerError: settings of none or several conditions, an unknown quantity.
+    """
+    if len({s.condition for s in found}) != 1:
+        raise LensSteerError(f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition")
+    sign, name = (-1.0, objective[1:]) if objective.startswith("-") else (1.0, objective)
+    kept = [s for s in found if all(c.met(s, base) for c in constraints)]
+    best = max(kept or found, key=lambda s: sign * _value(s, name))
+    return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found))
+
+
+def _value(setting: Setting, name: str) -> float:
+    if name not in setting.measured:
+        raise LensSteerError(f"{name!r} was not measured: use one of {', '.join(sorted(setting.measured))}")
+    return setting.measured[name].value

@@ -1,0 +1,242 @@
+"""Sweeps: every prompt under every setting of a steering method, as rows from which everything else is computed.
+
+A :class:`Grid` is one condition (a method, a control, no steering) with the values of its parameter. All values of a part of the grid run in one batch, each row at its own value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lens_steer import outcomes
+from lens_steer.engines import check_idle
+from lens_steer.errors import LensSteerError
+from lens_steer.forced_sweep import Build
+from lens_steer.forcing import response_logits, with_responses
+from lens_steer.generation import generate
+from lens_steer.hooks import steering
+from lens_steer.metrics.likelihood import mean_surprise, surprise_of
+from lens_steer.metrics.refusal import is_refusal
+from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
+from lens_steer.metrics.rows import text_metrics
+from lens_steer.models import info_of
+from lens_steer.prompts import Contrast, Prompt, PromptSet
+from lens_steer.rowstore import Row, RowStore
+
+POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
+TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
+METRICS = (
+    "ngram_repetition", "language_consistency", "language_consistency_script", "compression_ratio", "compression_ratio_200", "distinct_2",
+    "n_words",
+)  # fmt: skip
+COLUMNS = (
+    "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
+    "refusal_score",
+)  # fmt: skip
+VALUES_A_PART = 4
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One condition over the values of its parameter.
+
+    Attributes:
+        condition: its name.
+        build: makes the plan from one value, or from one a row; None steers nothing. With ``values=(None,)`` it is called with None.
+        values: in degrees or coefficients; ``(None,)`` for a condition without a parameter.
+        variant: what else it is chosen among, such as the site; a condition may have a grid for each.
+        system: a system prompt that is put before every prompt.
+    """
+
+    condition: str
+    build: Build | None = None
+    values: tuple[float | None, ...] = (None,)
+    variant: str = ""
+    system: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Condition and variant."""
+        return f"{self.condition} ({self.variant})" if self.variant else self.condition
+
+    def at(self, value: float | None) -> Grid:
+        """The same condition at one value alone."""
+        return replace(self, values=(value,))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every setting is measured on, and how.
+
+    Attributes:
+        model: from :func:`lens_steer.load_model`.
+        contrast: the prompts of one split.
+        split: its name.
+        tasks: capability tasks with a ground truth; may be empty.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+    """
+
+    model: Any
+    contrast: Contrast
+    split: str
+    tasks: PromptSet
+    engine: str = "hf"
+    max_new_tokens: int = 48
+    openings: tuple[str, ...] | None = None
+
+    @property
+    def sides(self) -> dict[str, PromptSet]:
+        """Prompts by side; those without any are left out."""
+        found = {POSITIVE: self.contrast.positive, NEGATIVE: self.contrast.negative, CAPABILITY: self.tasks}
+        return {name: prompts for name, prompts in found.items() if len(prompts)}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on besides the grids."""
+        info = info_of(self.model)
+        return {
+            "model": info.name, "backend": info.backend, "dtype": str(info.dtype), "split": self.split, "engine": self.engine,
+            "max_new_tokens": self.max_new_tokens, "openings": self.openings, "prompts": {name: p.hash for name, p in self.sides.items()},
+        }  # fmt: skip
+
+
+def values_of(spec: str) -> tuple[float, ...]:
+    """Values from ``start:stop:step`` (the stop included where it is met), or a list with commas.
+
+    >>> values_of("0:30:10"), values_of("1,2.5")
+    ((0.0, 10.0, 20.0, 30.0), (1.0, 2.5))
+
+    Raises:
+        LensSteerError: anything else.
+    """
+    try:
+        if ":" in spec:
+            start, stop, step = (float(v) for v in spec.split(":"))
+            found = tuple(float(v) for v in np.arange(start, stop + step * 1e-9, step))
+        else:
+            found = tuple(float(v) for v in spec.split(","))
+    except (ValueError, ZeroDivisionError):
+        found = ()
+    if not found or not np.isfinite(found).all():
+        raise LensSteerError(f"{spec!r} gives no values: use start:stop:step such as 0:360:10, or numbers with commas")
+    return found
+
+
+def run(
+    protocol: Protocol, grids: Sequence[Grid], folder: str | Path, name: str, *, identity: dict[str, Any] | None = None, progress: bool = True
+) -> list[Row]:  # fmt: skip
+    """Every grid under the protocol, as rows in ``folder/NAME.csv``; an interrupted run goes on where it stopped.
+
+    Args:
+        protocol: model, prompts, how.
+        grids: with different conditions.
+        folder, name: of the file.
+        identity: what the grids depend on, such as the calibration's hash.
+        progress: show a bar.
+
+    Raises:
+        LensSteerError: two grids of one name, a plan in force on the model, a folder that holds another run.
+    """
+    names = [g.name for g in grids]
+    if len(set(names)) < len(names):
+        raise LensSteerError(f"conditions {names} repeat a name: give each grid its own")
+    check_idle(protocol.model)
+    described = {g.name: {"values": list(g.values), "system": g.system, "plan": _plan_hash(g)} for g in grids}
+    store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
+    parts: dict[str, Callable[[], Sequence[Row]]] = {}
+    for g, grid in enumerate(grids):
+        for start in range(0, len(grid.values), VALUES_A_PART):
+            values = grid.values[start : start + VALUES_A_PART]
+            parts[f"{g:03}-{start:03}"] = _Part(protocol, grid, values)
+    return store.run(parts, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some values of one grid, to be measured when called."""
+
+    protocol: Protocol
+    grid: Grid
+    values: tuple[float | None, ...]
+
+    def __call__(self) -> list[Row]:
+        rows = [
+            row
+            for side, prompts in self.protocol.sides.items()
+            for row in _measure(self.protocol, self.grid, self.values, side, prompts)
+        ]
+        order = {v: i for i, v in enumerate(self.values)}
+        return sorted(rows, key=lambda row: order[row["value"]])  # stable: side by side, prompt by prompt
+
+
+def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet) -> list[Row]:
+    """Rows of one side: all values at once, each prompt at each value."""
+    model, engine = protocol.model, protocol.engine
+    asked = [p if grid.system is None else _with_system(p, grid.system) for p in prompts] * len(values)
+    plain = list(prompts) * len(values)
+    by_row = [v for v in values for _ in prompts]
+    plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
+    n = len(asked)
+    own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
+    with nullcontext() if plan is None else steering(model, plan):
+        texts = generate(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
+        if side != CAPABILITY:  # of tasks only whether they are done is asked
+            own, scores = _forced(protocol, asked, texts)
+    if side != CAPABILITY:
+        # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt is scored once
+        distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
+        found = mean_surprise(model, [plain[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
+        of = dict(zip(distinct, found.tolist(), strict=True))
+        under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
+    best = outcomes.grades_of(plain)[0]
+    rows = []
+    for i, (prompt, text) in enumerate(zip(plain, texts, strict=True)):
+        grade = outcomes.grade(prompt, text)
+        refused = grade == "refusal" if prompt.task is not None else is_refusal(text, normalize=True)
+        measured = text_metrics(text)
+        rows.append(
+            {"condition": grid.condition, "variant": grid.variant, "value": by_row[i], "split": protocol.split, "side": side, "prompt": i % len(prompts), "text": text,
+             "grade": grade, "right": grade == best, "refused": refused, "broken": grade == "incoherent",
+             **{name: measured[name] for name in METRICS}, "surprise_ref": _finite(float(under_plain[i])),
+             "surprise_self": _finite(float(own[i])), "refusal_score": _finite(float(scores[i]))}
+        )  # fmt: skip
+    return rows
+
+
+def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Under what is in force, in one pass: mean surprise of each text, and the refusal score of its first token's logits; NaN for an empty text."""
+    tokens = refusal_tokens(info_of(protocol.model), protocol.openings)
+    surprise, score = np.full(len(texts), np.nan), np.full(len(texts), np.nan)
+    for row, logits, ids in response_logits(protocol.model, with_responses(prompts, texts), engine=protocol.engine):
+        surprise[row] = surprise_of(logits, ids)
+        score[row] = float(refusal_score(logits[0], tokens))
+    return surprise, score
+
+
+def _with_system(prompt: Prompt, system: str) -> Prompt:
+    others = tuple(m for m in prompt.messages if m["role"] != "system")
+    return replace(prompt, messages=({"role": "system", "content": system}, *others))
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _plan_hash(grid: Grid) -> str | None:
+    """Of everything in the plan at the grid's first value: sites, vectors, positions."""
+    if grid.build is None:
+        return None
+    plan = grid.build(grid.values[0])
+    digest = hashlib.sha256(repr((plan.method, plan.positions, plan.model)).encode())
+    for step in plan.steps:
+        digest.update(repr((step.operator, step.sites)).encode())
+        for name, value in sorted(step.parameters.items()):
+            digest.update(name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()))
+    return digest.hexdigest()

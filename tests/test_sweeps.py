@@ -1,0 +1,285 @@
+"""Sweeps: rows that do not depend on batching or interruption, numbers from rows, choices, differences."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lens_steer as ls
+from lens_steer import outcomes
+from lens_steer.equal_kl import curve, match
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import chosen_grids, differences, kept_constraints, on_select
+from lens_steer.grids import (
+    ALL,
+    CONTROLS,
+    EARLY,
+    LATE,
+    NONE,
+    PROMPT_ONLY,
+    RANDOM_SITES,
+    SHUFFLED,
+    control_grids,
+    method_grids,
+    shuffled_labels,
+)
+from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.metrics.likelihood import mean_surprise
+from lens_steer.prompts import Contrast, PromptSet
+from lens_steer.rowstore import RowStore
+from lens_steer.selection import Constraint, choose, settings
+from lens_steer.sweeps import COLUMNS, Grid, Protocol, run, values_of
+
+ANGLES = (0.0, 120.0, 150.0, 200.0, 330.0)
+
+
+@pytest.fixture(scope="module")
+def protocol(qwen: Any, refusal: Any) -> Protocol:
+    cut = Contrast(refusal.select.positive[:6], refusal.select.negative[:6])
+    return Protocol(qwen, cut, "select", organism_tasks(4), max_new_tokens=24)
+
+
+@pytest.fixture(scope="module")
+def grids(calibration: Any) -> list[Grid]:
+    return [Grid(NONE), *method_grids(calibration, "selective", values=ANGLES)]
+
+
+@pytest.fixture(scope="module")
+def rows(protocol: Protocol, grids: list[Grid], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run(protocol, grids, tmp_path_factory.mktemp("sweep"), "select", progress=False)
+
+
+def test_rows_are_what_each_setting_gives_by_itself(rows: list[dict[str, Any]], protocol: Protocol, calibration: Any) -> None:
+    """Every prompt at every value: text, grade, both perplexities and the refusal score as from a run at that value alone."""
+    assert len(rows) == (1 + len(ANGLES)) * 16
+    assert tuple(rows[0]) == COLUMNS
+    model, prompts = protocol.model, protocol.contrast.positive
+    for value in (None, 150.0):
+        mine = [r for r in rows if r["value"] == value and r["side"] == "positive"]
+        if value is None:
+            texts = ls.generate(model, prompts, max_new_tokens=24, engine="hf")
+            own = mean_surprise(model, prompts, texts, engine="hf")
+        else:
+            with ls.steering(model, ls.selective_steering(calibration, value)):
+                texts = ls.generate(model, prompts, max_new_tokens=24, engine="hf")
+                own = mean_surprise(model, prompts, texts, engine="hf")
+        assert [r["text"] for r in mine] == texts
+        assert [r["prompt"] for r in mine] == list(range(6))
+        assert [r["grade"] for r in mine] == [outcomes.grade(p, t) for p, t in zip(prompts, texts, strict=True)]
+        assert [r["surprise_self"] for r in mine] == pytest.approx(own.tolist(), abs=1e-4)
+        assert [r["surprise_ref"] for r in mine] == pytest.approx(
+            mean_surprise(model, prompts, texts, engine="hf").tolist(), abs=1e-4
+        )
+    identity = [r for r in rows if r["value"] == 0.0]
+    none = [r for r in rows if r["value"] is None]
+    assert [r["text"] for r in identity] == [r["text"] for r in none]
+
+
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    rows: list[dict[str, Any]], protocol: Protocol, grids: list[Grid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in its second part, it goes on from there, computes nothing twice, and leaves no parts behind."""
+    import lens_steer.sweeps as module
+
+    run(protocol, grids, tmp_path / "whole", "select", progress=False)
+    measured: list[tuple[float | None, ...]] = []
+    original = module._measure
+
+    def failing(protocol_: Any, grid: Any, values: Any, side: str, prompts: Any) -> Any:
+        if len(measured) >= 4 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        measured.append(values)
+        return original(protocol_, grid, values, side, prompts)
+
+    monkeypatch.setattr(module, "_measure", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(protocol, grids, tmp_path / "cut", "select", progress=False)
+    assert not (tmp_path / "cut" / "select.csv").exists()
+    (tmp_path / "again").mkdir()
+    before = len(measured)
+    run(protocol, grids, tmp_path / "cut", "select", progress=False)
+    assert len(measured) - before == 2 * 3  # the two parts that were missing, three sides each
+    assert (tmp_path / "cut" / "select.csv").read_bytes() == (tmp_path / "whole" / "select.csv").read_bytes()
+    assert not (tmp_path / "cut" / ".parts").exists()
+    assert run(protocol, grids, tmp_path / "cut", "select", progress=False) == rows
+    assert len(measured) - before == 2 * 3
+    with pytest.raises(LensSteerError, match=r"holds select.csv of another run \(grids differ\): give another --out"):
+        run(protocol, grids[:1], tmp_path / "cut", "select", progress=False)
+    with pytest.raises(LensSteerError, match="repeat a name"):
+        run(protocol, [grids[0], grids[0]], tmp_path / "twice", "select", progress=False)
+
+
+def test_a_store_keeps_what_it_is_given(tmp_path: Path) -> None:
+    """Numbers as numbers, texts as texts (also those that look like numbers, or hold commas and line ends), nothing as None."""
+    given = [
+        {"t": "7.", "x": 0.1, "n": 3, "b": True},
+        {"t": 'a,\n"b"', "x": None, "n": -2, "b": False},
+        {"t": "", "x": 1e-9, "n": 0, "b": False},
+    ]
+    store = RowStore(tmp_path, "rows", ("t", "x", "n", "b"), ("t",), {"a": 1})
+    found = store.run({"0": lambda: given[:2], "1": lambda: given[2:]}, progress=False)
+    assert found == [{**row, "b": int(row["b"])} for row in given]
+    assert store.complete
+
+
+def test_numbers_of_a_setting(rows: list[dict[str, Any]]) -> None:
+    """Counted by hand from the rows."""
+    found = {s.value: s for s in settings(rows)}
+    mine = [r for r in rows if r["value"] == 150.0]
+    harmful = [r for r in mine if r["side"] == "positive"]
+    measured = found[150.0].measured
+    assert measured["complied"].value == np.mean([r["grade"] == "correct" for r in harmful])
+    assert measured["refused_harmless"].value == np.mean([r["grade"] == "refusal" for r in mine if r["side"] == "negative"])
+    assert measured["capable"].n == 4
+    perplexities = np.exp([r["surprise_ref"] for r in harmful])
+    assert measured["perplexity_ref"].value == pytest.approx(perplexities.mean())
+    assert measured["violation_share"].value == np.mean(perplexities > 2)
+    assert measured["violation"].value == float(perplexities.mean() > 2)
+    assert found[None].row()["complied_n"] == 6
+
+
+def test_choices(rows: list[dict[str, Any]]) -> None:
+    """The best that keeps to the constraints; the first of equals; what to do when none does; names that were not measured."""
+    found = settings(rows)
+    base, own = found[0], found[1:]
+    free = choose(own, base)
+    assert free.value == max(own, key=lambda s: s.measured["complied"].value).value
+    tight = choose(own, base, constraints=[Constraint.parse("complied<=0")])
+    assert (tight.value, tight.met) == (0.0, True)
+    impossible = choose(own, base, constraints=[Constraint.parse("helped>=101%")])
+    assert (impossible.met, impossible.n_met, impossible.n) == (False, 0, 5)
+    assert choose(own, base, "-refusal_score").value in (120.0, 150.0, 200.0)
+    with pytest.raises(LensSteerError, match="'asr' was not measured: use one of"):
+        choose(own, base, "asr")
+    with pytest.raises(LensSteerError, match="within one condition"):
+        choose(found, base)
+    for bad in ("capable>95", "capable", ">=3", "capable>=x%"):
+        with pytest.raises(LensSteerError, match="is not understood: write capable>=95%"):
+            Constraint.parse(bad)
+    assert [c.name for c in kept_constraints(["capable>=95%", "violation<=0"], organism_tasks(4))] == ["capable", "violation"]
+
+
+def test_differences_are_paired(rows: list[dict[str, Any]]) -> None:
+    """A condition less itself is nothing, with no width; empty answers are left out."""
+    report = [{**r, "condition": "a"} for r in rows if r["value"] == 150.0] + [
+        {**r, "condition": "b"} for r in rows if r["value"] is None
+    ]
+    assert differences(report, "a", "a")["complied"].high == 0
+    found = differences(report, "a", "b")
+    harmful = {c: [r["right"] for r in report if r["condition"] == c and r["side"] == "positive"] for c in "ab"}
+    assert found["complied"].value == pytest.approx(np.mean(harmful["a"]) - np.mean(harmful["b"]))
+    report[0]["surprise_ref"] = None
+    assert differences(report, "a", "b")["log_perplexity"].n == 5
+
+
+def test_values() -> None:
+    """Ranges with their end, lists; anything else is refused."""
+    assert values_of("0:360:10")[-1] == 360.0
+    assert len(values_of("0:360:10")) == 37
+    assert values_of("-1, 0.5") == (-1.0, 0.5)
+    assert values_of("-4:-1:1") == (-4.0, -3.0, -2.0, -1.0)
+    for bad in ("", "a", "0:10", "0:10:0", "10:0:5", "nan"):
+        with pytest.raises(LensSteerError, match="gives no values"):
+            values_of(bad)
+
+
+def test_every_control_differs_in_its_one_thing(calibration: Any, qwen: Any, refusal: Any) -> None:
+    """Same angles; where it writes, along what; a system prompt where there is one."""
+    acts = ls.record(qwen, refusal.fit, progress=False, engine="hf")
+    found = {g.condition: g for g in control_grids(calibration, acts, values=ANGLES, system="Be brief.")}
+    assert set(found) == {NONE, PROMPT_ONLY, *CONTROLS}
+    plans = {name: g.build(150.0) for name, g in found.items() if g.build is not None}
+    own = calibration.discriminative_sites
+    assert len(plans[RANDOM_SITES].sites) == len(own) != plans[RANDOM_SITES].sites
+    assert not set(plans[EARLY].sites) & set(plans[LATE].sites)
+    assert set(plans[EARLY].sites) | set(plans[LATE].sites) == set(plans[ALL].sites)
+    assert plans[SHUFFLED].sites == own
+    assert not np.allclose(plans[SHUFFLED].steps[0].parameters["basis"], calibration.basis)
+    assert found[PROMPT_ONLY].system == "Be brief."
+    mixed = shuffled_labels(acts, seed=1)
+    assert sorted(map(float, mixed.positive.sum((1, 2)).tolist() + mixed.negative.sum((1, 2)).tolist())) == pytest.approx(
+        sorted(acts.positive.sum((1, 2)).tolist() + acts.negative.sum((1, 2)).tolist())
+    )
+
+
+def test_grids_of_methods(calibration: Any) -> None:
+    """Angles for rotations, sites and coefficients for additions, one setting for ablation; each builds at one value and at one a row."""
+    for method in (
+        "selective",
+        "standard",
+        "adaptive",
+        "act-add",
+        "act-add-keep-norm",
+        "ablation",
+        "swfc",
+        "sttp",
+        "stmp",
+        "compliance",
+    ):
+        made = method_grids(calibration, method)
+        assert sum(len(g.values) for g in made) <= 36
+        grid = made[0]
+        assert grid.build is not None
+        value = grid.values[0]
+        assert grid.build(value).method == method
+        if value is not None:
+            assert grid.build([value] * 3).n_rows == 3
+    assert {g.variant for g in method_grids(calibration, "act-add")} <= set(calibration.discriminative_sites)
+    with pytest.raises(LensSteerError, match="method='actadd': use one of"):
+        method_grids(calibration, "actadd")
+    with pytest.raises(LensSteerError, match="method='ablation' has no angle and no coefficient"):
+        method_grids(calibration, "ablation", values=[1.0])
+
+
+def test_equal_divergence(qwen: Any, refusal: Any, calibration: Any) -> None:
+    """SS meets any target on both sides of 0; SAS none below its floor, and says why."""
+    prompts = refusal.select.negative[:4]
+    texts = ls.generate(qwen, prompts, max_new_tokens=16, engine="hf")
+    ss = curve(qwen, method_grids(calibration, "selective", values=[0.0, 60.0, 120.0, 180.0, 240.0, 300.0])[0], prompts, texts)
+    assert (ss.values[0], ss.kl[0], ss.values[-1], ss.kl[-1]) == (0.0, 0.0, 360.0, 0.0)
+    target = ss.top / 3
+    found = match(qwen, ss, target, prompts, texts)
+    assert len(found) >= 2
+    assert all(m.kl == pytest.approx(target, rel=0.051) for m in found)
+    sas = curve(qwen, method_grids(calibration, "standard", values=[0.0, 90.0, 180.0, 270.0])[0], prompts, texts)
+    assert sas.floor > 0
+    (none,) = match(qwen, sas, sas.floor / 2, prompts, texts)
+    assert none.grid is None
+    assert "no identity to start from" in none.reason
+    assert "out of reach" in match(qwen, ss, ss.top * 2, prompts, texts)[0].reason
+    with pytest.raises(LensSteerError, match=r"target=0.0: a divergence above 0 is needed"):
+        match(qwen, ss, 0.0, prompts, texts)
+    with pytest.raises(LensSteerError, match="has no values"):
+        curve(qwen, Grid(NONE), prompts, texts)
+
+
+def test_a_choice_needs_the_unsteered_model(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
+    """And the chosen grids are at their choice alone."""
+    grids = method_grids(calibration, "act-add", values=[-1.0, -2.0])
+    with pytest.raises(LensSteerError, match="grids has no 'no steering'"):
+        on_select(qwen, refusal, grids, tmp_path, tasks=PromptSet(()))
+    choice = choose(settings(_made_up(grids)), settings(_made_up([Grid(NONE)]))[0])
+    (chosen,) = chosen_grids(grids, {"act-add": choice})
+    assert (chosen.values, chosen.variant) == ((choice.value,), choice.variant)
+    shutil.rmtree(tmp_path)
+
+
+def _made_up(grids: list[Grid]) -> list[dict[str, Any]]:
+    """Rows with made-up grades: the last value of the last variant does best."""
+    numbers = dict.fromkeys(COLUMNS, 0.5)
+    return [
+        {**numbers, "condition": g.condition, "variant": g.variant, "value": v, "split": "select", "side": "positive", "prompt": i,
+         "right": int(i < n), "refused": 0, "broken": 0}
+        for n, g in enumerate(grids) for v in g.values for i in range(8)
+    ]  # fmt: skip
+
+
+def test_a_grid_keeps_its_parameter(calibration: Any) -> None:
+    """One condition at one value."""
+    grid = Grid("x", partial(ls.selective_steering, calibration), (1.0, 2.0)).at(2.0)
+    assert (grid.values, grid.name, Grid("x", variant="y").name) == ((2.0,), "x", "x (y)")
