@@ -8,13 +8,13 @@ INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify compare bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt torch
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals]'
 	touch $@
 
 $(INSTALLED4): pyproject.toml constraints.txt
@@ -36,6 +36,9 @@ test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under Transfor
 
 verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and the README
 	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --readme README.md
+
+compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and the README
+	$(BIN)/python -m analyses.comparison --out figures/comparison --readme README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md

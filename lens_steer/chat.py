@@ -81,9 +81,10 @@ def batches(
     with_response: bool = False,
     max_tokens: int = MAX_BATCH_TOKENS,
     max_rows: int = 128,
+    max_logits: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Cut prompts into left-padded batches, shortest first, each of at most ``max_tokens`` padded tokens.
+    """Cut prompts into left-padded batches, shortest first, within the limits of :func:`padded`.
 
     Everything is tokenised and checked before the first batch is given out.
 
@@ -100,27 +101,48 @@ def batches(
                 f"prompt {row} ({prompt.text[:40]!r}…) needs {total} tokens with its answer, more than the model's context of {n_ctx}: shorten it"
             )
         encoded.append((row, ids + response, len(response)))
-    encoded.sort(key=lambda item: (len(item[1]), item[0]))
-    return _padded(encoded, tokenizer.pad_token_id, max_new_tokens, max_tokens, max_rows, device)
+    return padded(
+        encoded,
+        tokenizer.pad_token_id,
+        extra=max_new_tokens,
+        max_tokens=max_tokens,
+        max_rows=max_rows,
+        max_logits=max_logits,
+        device=device,
+    )
 
 
-def _padded(
-    encoded: Sequence[tuple[int, list[int], int]],
+def padded(
+    sequences: Sequence[tuple[int, list[int], int]],
     pad: int,
-    extra: int,
-    max_tokens: int,
-    max_rows: int,
-    device: torch.device | str,
+    *,
+    extra: int = 0,
+    max_tokens: int = MAX_BATCH_TOKENS,
+    max_rows: int = 128,
+    max_logits: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
+    """Left-padded batches, shortest first.
+
+    Args:
+        sequences: row, token ids, and how many of them, at the end, belong to the answer.
+        pad: token that fills up.
+        extra: tokens that will be generated.
+        max_tokens: padded and generated tokens a batch at most.
+        max_rows: sequences a batch at most.
+        max_logits: positions a batch at most whose logits are kept: an answer's, and the one before it.
+        device: of the tensors.
+    """
+    order = sorted(sequences, key=lambda item: (len(item[1]), item[0]))
     start = 0
-    while start < len(encoded):
-        stop = start + 1
-        while (
-            stop < len(encoded) and stop - start < max_rows and (len(encoded[stop][1]) + extra) * (stop - start + 1) <= max_tokens
-        ):
+    while start < len(order):
+        stop, longest = start + 1, order[start][2]
+        while stop < len(order) and stop - start < max_rows:
+            rows, longest = stop - start + 1, max(longest, order[stop][2])
+            if (len(order[stop][1]) + extra) * rows > max_tokens or (max_logits and (longest + 1) * rows > max_logits):
+                break
             stop += 1
-        group = encoded[start:stop]
-        width = len(group[-1][1])
+        group, width = order[start:stop], len(order[stop - 1][1])
         ids = torch.tensor([[pad] * (width - len(i)) + i for _, i, _ in group], device=device)
         mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for _, i, _ in group], device=device)
         yield Batch(tuple(row for row, _, _ in group), ids, mask, tuple(n for _, _, n in group))

@@ -42,9 +42,10 @@ def metrics(
 ) -> None:
     """Text metrics of generations: every row again, with repetition, language, compression, length and refusals added."""
     from lens_steer.artifacts import whole_file
+    from lens_steer.jsonl import read_lines
     from lens_steer.metrics.rows import text_metrics
 
-    rows = _generations(source)
+    rows = read_lines(source, "generations", _generation)
     with whole_file(out) as work, work.open("w", encoding="utf-8") as stream:
         for row, text in rows:
             stream.write(json.dumps({**row, **text_metrics(text)}, ensure_ascii=False) + "\n")
@@ -158,24 +159,11 @@ def _tasks(contrast: Any, seed: int) -> Any:
     return organism_tasks(seed=seed) if all(p.task is not None for p in contrast.report.positive) else PromptSet(())
 
 
-def _generations(source: Path) -> list[tuple[dict[str, Any], str]]:
-    """Rows of a file of generations, each with its text."""
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LensSteerError(f"--in {str(source)!r} cannot be read: {error}") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text = row["text"] if "text" in row else row["response"]
-        except (ValueError, KeyError, TypeError):
-            raise LensSteerError(f"--in {str(source)!r}, line {number}: an object with a text (or response) is needed") from None
-        if not isinstance(text, str):
-            raise LensSteerError(f"--in {str(source)!r}, line {number}: text is {text!r}, not a string")
-        found.append((row, text))
-    if not found:
-        raise LensSteerError(f"--in {str(source)!r} holds no rows")
-    return found
+def _generation(row: Any) -> tuple[dict[str, Any], str]:
+    """A row of a file of generations, with its text."""
+    if not isinstance(row, dict) or not ("text" in row or "response" in row):
+        raise LensSteerError("an object with a text (or response) is needed")
+    text = row["text"] if "text" in row else row["response"]
+    if not isinstance(text, str):
+        raise LensSteerError(f"text is {text!r}, not a string")
+    return row, text

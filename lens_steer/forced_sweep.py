@@ -56,13 +56,13 @@ def logits_by_value(
     with on_engine(model, engine) as runner:
         for batch in chat.batches(
             info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=MAX_ROWS, device=device_of(runner),
-            max_tokens=min(chat.MAX_BATCH_TOKENS, logits_budget(runner)),
+            max_logits=logits_budget(runner),
         ):  # fmt: skip
             keep = max(batch.response_lengths) + 1
             with running(batch), torch.inference_mode(), _kept_input(runner, first) as kept:
                 plain = last_logits(runner, batch, keep)
             yield from _rows(batch, plain, [None] * len(batch.rows))
-            step = max(1, MAX_ROWS // len(batch.rows))
+            step = max(1, min(MAX_ROWS, logits_budget(runner) // keep) // len(batch.rows))
             for start in range(0, len(values), step):
                 indices = range(start, min(start + step, len(values)))
                 wide = _repeated(batch, len(indices))

@@ -63,7 +63,7 @@ def response_logits(
     with on_engine(model, engine) as runner:
         for batch in chat.batches(
             info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(runner),
-            max_tokens=min(chat.MAX_BATCH_TOKENS, logits_budget(runner)),
+            max_logits=logits_budget(runner),
         ):  # fmt: skip
             longest = max(batch.response_lengths)
             if not longest:
@@ -118,7 +118,7 @@ def first_logits_by_batch(
 
 
 def logits_budget(model: Any) -> int:
-    """How many tokens a batch may have so that logits of all of them stay within :data:`MAX_LOGITS`."""
+    """At how many positions a batch may keep logits, so that they stay within :data:`MAX_LOGITS` numbers."""
     vocabulary = model.config.vocab_size if info_of(model).backend == "hf" else model.cfg.d_vocab
     return max(1, MAX_LOGITS // int(vocabulary))
 

@@ -245,7 +245,7 @@ def _file_rows(path: Path) -> Iterable[Any]:
         raise LensSteerError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from None
     try:
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold other line ends
         if path.suffix == ".json":
             rows = json.loads(text)
             if not isinstance(rows, list):

@@ -49,8 +49,8 @@ def test_metrics_of_every_reference_row(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "holds no rows"),
-        ('{"text": "a"}\nnot json\n', "line 2: an object with a text (or response) is needed"),
+        ("", "holds no generations"),
+        ('{"text": "a"}\nnot json\n', "line 2: not valid JSON"),
         ('{"prompt": "a"}\n', "line 1: an object with a text (or response) is needed"),
         ('{"text": null}\n', "line 1: text is None, not a string"),
     ],

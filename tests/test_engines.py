@@ -356,3 +356,17 @@ def test_a_dtype_of_half_precision_keeps_it(tiny_folder: Any) -> None:
         assert seen["after"].dtype == torch.bfloat16
         exact = bind("selective", step.parameters, seen["before"])(seen["before"].float()).bfloat16()
         assert torch.equal(seen["after"], exact)
+
+
+def test_a_checkpoints_own_generation_settings_are_set_aside(tiny_folder: Any, tmp_path: Any) -> None:
+    """Both engines answer greedily, whatever the folder asks for; the twin has its settings back afterwards."""
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "penal")
+    settings = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 5.0}), encoding="utf-8")
+    plain, model = ls.load_model(tiny_folder), ls.load_model(folder)
+    wanted = ls.generate(plain, TEXTS, max_new_tokens=12, engine="hf")
+    assert ls.generate(model, TEXTS, max_new_tokens=12, engine="hf") == wanted == ls.generate(model, TEXTS, max_new_tokens=12)
+    assert hf_twin(model).generation_config.repetition_penalty == 5.0

@@ -13,11 +13,12 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer import chat
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import response_logits, with_responses
 from lens_steer.geometry.planes import random_plane
 from lens_steer.interop.lm_eval import SteeredLM, _with_harness
-from lens_steer.interop.lm_eval_generation import Wanted, batched, cut
+from lens_steer.interop.lm_eval_generation import Wanted, cut
 from lens_steer.prompts import Contrast, Prompt
 from tests.test_choices import plain_hooks
 from tests.test_parity import PROMPTS
@@ -303,10 +304,9 @@ def test_generation_arguments() -> None:
 def test_batches_of_tokens() -> None:
     """Left-padded, shortest first, within the rows and the logits allowed; a row that is too much alone runs alone."""
     rows = [(0, [1] * 5, 2), (1, [2] * 3, 0), (2, [3] * 3, 1), (3, [4] * 9, 8)]
-    device = torch.device("cpu")
-    whole = list(batched(rows, 0, 64, device))
+    whole = list(chat.padded(rows, 0))
     assert [b.rows for b in whole] == [(1, 2, 0, 3)] and whole[0].response_lengths == (0, 1, 2, 8)
     assert whole[0].ids[0].tolist() == [0] * 6 + [2] * 3 and whole[0].mask[0].tolist() == [0] * 6 + [1] * 3
-    assert [b.rows for b in batched(rows, 0, 2, device)] == [(1, 2), (0, 3)]
-    assert [b.rows for b in batched(rows, 0, 64, device, budget=4)] == [(1, 2), (0,), (3,)]
-    assert [b.rows for b in batched(rows, 0, 64, device, extra=4096)] == [(1,), (2,), (0,), (3,)]
+    assert [b.rows for b in chat.padded(rows, 0, max_rows=2)] == [(1, 2), (0, 3)]
+    assert [b.rows for b in chat.padded(rows, 0, max_logits=4)] == [(1, 2), (0,), (3,)]
+    assert [b.rows for b in chat.padded(rows, 0, extra=4096)] == [(1,), (2,), (0,), (3,)]

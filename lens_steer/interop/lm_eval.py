@@ -23,7 +23,7 @@ from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import last_logits, logits_budget
 from lens_steer.hooks import steering
-from lens_steer.interop.lm_eval_generation import Wanted, batched, continued, cut
+from lens_steer.interop.lm_eval_generation import Wanted, continued, cut
 from lens_steer.models import device_of, info_of
 from lens_steer.plans import SteeringPlan
 from lens_steer.positions import running
@@ -160,7 +160,9 @@ class SteeredLM:
         ):
             for kind in dict.fromkeys(wanted):
                 rows = [(row, ids, 0) for row, ids in enumerate(encoded) if wanted[row] == kind]
-                for batch in batched(rows, self.tokenizer.pad_token_id, self.batch_size, device_of(runner), extra=kind.tokens):
+                for batch in chat.padded(
+                    rows, self.tokenizer.pad_token_id, extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
+                ):
                     for row, ids in zip(batch.rows, continued(runner, batch, kind), strict=True):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
                         self.cache_hook.add_partial("generate_until", requests[row].args, answers[row])
@@ -182,8 +184,12 @@ class SteeredLM:
         found: list[Scored] = [(0.0, False)] * len(requests)
         with self._steered() as runner, tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm, leave=False) as bar:
             rows = [(i, list(ids), length - 1) for i, (ids, length) in enumerate(keys)]
-            for batch in batched(
-                rows, self.tokenizer.pad_token_id, self.batch_size, device_of(runner), budget=logits_budget(runner)
+            for batch in chat.padded(
+                rows,
+                self.tokenizer.pad_token_id,
+                max_rows=self.batch_size,
+                max_logits=logits_budget(runner),
+                device=device_of(runner),
             ):
                 with running(batch), torch.inference_mode():
                     logits = last_logits(runner, batch, max(batch.response_lengths) + 1)

@@ -1,11 +1,11 @@
-"""What :mod:`lens_steer.interop.lm_eval` is asked to generate, and batches of raw tokens.
+"""What :mod:`lens_steer.interop.lm_eval` is asked to generate, and how it is done.
 
 Kept apart from it, since none of this needs the harness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,41 +73,6 @@ def cut(text: str, until: Sequence[str]) -> str:
     """
     ends = [text.find(stop) for stop in until if stop]
     return text[: min((end for end in ends if end >= 0), default=len(text))]
-
-
-def batched(
-    sequences: Sequence[tuple[int, list[int], int]],
-    pad: int,
-    max_rows: int,
-    device: torch.device,
-    *,
-    extra: int = 0,
-    budget: int | None = None,
-) -> Iterator[chat.Batch]:
-    """Left-padded batches, shortest first, of at most :data:`lens_steer.chat.MAX_BATCH_TOKENS` padded tokens.
-
-    Args:
-        sequences: row, token ids, and how many of them, at the end, belong to the answer.
-        pad: token that fills up.
-        max_rows: a batch at most.
-        device: of the tensors.
-        extra: tokens that will be generated.
-        budget: logits positions a batch at most.
-    """
-    order = sorted(sequences, key=lambda item: (len(item[1]), item[0]))
-    start = 0
-    while start < len(order):
-        stop, most = start + 1, order[start][2]
-        while stop < len(order) and stop - start < max_rows:
-            rows, most = stop - start + 1, max(most, order[stop][2])
-            if (len(order[stop][1]) + extra) * rows > chat.MAX_BATCH_TOKENS or (budget and (most + 1) * rows > budget):
-                break
-            stop += 1
-        group, width = order[start:stop], len(order[stop - 1][1])
-        ids = torch.tensor([[pad] * (width - len(i)) + i for _, i, _ in group], device=device)
-        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for _, i, _ in group], device=device)
-        yield chat.Batch(tuple(row for row, _, _ in group), ids, mask, tuple(n for _, _, n in group))
-        start = stop
 
 
 def continued(model: Any, batch: chat.Batch, wanted: Wanted) -> list[list[int]]:
