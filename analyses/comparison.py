@@ -14,7 +14,8 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run
 from lens_steer.compare_report import compare_and_write
-from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.grids import has_angle
+from lens_steer.metrics.benchmarks import task_splits
 
 RATES = ("complied", "helped", "capable")
 
@@ -23,7 +24,7 @@ def draw(run: Run) -> None:
     """Everything of one model, into ``OUT/comparison``."""
     folder = run.out / "comparison"
     compare_and_write(
-        run.model, run.contrast, folder, tasks=organism_tasks(seed=run.seed), seed=run.seed, command=run.meta["command"]
+        run.model, run.contrast, folder, tasks=task_splits(seed=run.seed), seed=run.seed, command=run.meta["command"]
     )
 
 
@@ -48,11 +49,12 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
     own = [_rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied") for record in found.values()]
     lines += [f"| divergence matched | {' | '.join(targets)} |", f"| selective | {' | '.join(own)} |"]
-    for method in next(iter(found.values()))["equal_kl"]["matches"]:
+    for method in dict.fromkeys(m for record in found.values() for m in record["equal_kl"]["matches"]):
         cells = []
         for record in found.values():
             at = {s["condition"]: s for s in record["equal_kl"]["report"]}.get(f"{method} = KL")
-            cells.append(record["equal_kl"]["matches"][method]["reason"].split(":")[0] if at is None else _rate(at, "complied"))
+            reason = record["equal_kl"]["matches"].get(method, {"reason": "—"})["reason"].split(":")[0]
+            cells.append(reason if at is None else _rate(at, "complied"))
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -60,11 +62,8 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps: Mapping[str, Any] | None) -> str:
     if row is None or choice is None:
         return "—"
-    at = (
-        ""
-        if choice["value"] is None
-        else f"{choice['value']:g}" + (f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else "°") + ": "
-    )
+    where = f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else ""
+    at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
     gap = (gaps or {}).get("complied")
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     others = " / ".join(f"{100 * row[name]:.0f}" for name in RATES[1:] if name in row)
@@ -89,7 +88,7 @@ def main() -> None:
         folder = args.out / name.rstrip("/").split("/")[-1]
         contrast = ls.load_contrast(args.contrast, seed=args.seed)
         compare_and_write(
-            ls.load_model(name), contrast, folder, tasks=organism_tasks(seed=args.seed), seed=args.seed, command=command
+            ls.load_model(name), contrast, folder, tasks=task_splits(seed=args.seed), seed=args.seed, command=command
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     tables.write("comparison", table(found), args.out, args.readme)

@@ -78,6 +78,7 @@ def sweep(
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
     from lens_steer.grids import ANGULAR, method_grids
+    from lens_steer.selection import check_quantity
     from lens_steer.sweep_report import sweep_method
     from lens_steer.sweeps import values_of
 
@@ -89,12 +90,20 @@ def sweep(
     values = values_of(angles or coefficients or "") if given else None
     prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_splits(prompts)
-    grids = method_grids(ls.load_calibration(calibration), method, values=values)
+    kept = kept_constraints(constraint or CONSTRAINTS, _tasks(prompts, seed).select)
+    check_quantity(objective.removeprefix("-"), "objective")
+    made = ls.load_calibration(calibration)
+    grids = method_grids(made, method, values=values)
     loaded = loaded_model(model, dtype, device, chat_template)
-    check_fits(ls.load_calibration(calibration), loaded)
+    check_fits(made, loaded)
     tasks = _tasks(prompts, seed)
+    if made.prompt_hash != prompts.fit.hash:
+        typer.echo(
+            "warning: the calibration was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
+            "not held out: calibrate with the same --split on the same files", err=True,
+        )  # fmt: skip
     found = sweep_method(
-        loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept_constraints(constraint or CONSTRAINTS, tasks), seed=seed,
+        loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=seed, fitted_here=made.prompt_hash == prompts.fit.hash,
         engine=engine, max_new_tokens=max_new_tokens, command=command(),
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
@@ -153,10 +162,9 @@ sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
 
 def _tasks(contrast: Any, seed: int) -> Any:
     """Capability tasks where the world grades the prompts, else none."""
-    from lens_steer.metrics.benchmarks import organism_tasks
-    from lens_steer.prompts import PromptSet
+    from lens_steer.metrics.benchmarks import Tasks, task_splits
 
-    return organism_tasks(seed=seed) if all(p.task is not None for p in contrast.report.positive) else PromptSet(())
+    return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
 
 
 def _generation(row: Any) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from lens_steer import comparison_text
 from lens_steer.artifacts import whole_folder
-from lens_steer.comparison import Comparison, compare
+from lens_steer.comparison import REFERENCE, Comparison, compare
+from lens_steer.evaluation import differences
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
 from lens_steer.geometry.stability import stability
@@ -48,11 +49,16 @@ def compare_and_write(
 def _record(found: Comparison) -> dict[str, Any]:
     """Everything but the rows, as plain values."""
     return {
+        "objective": found.objective, "constraints": list(found.constraints), "options": dict(found.options), "graded_by_a_ground_truth": found.graded,
         "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
         "select": [s.row() for s in found.evaluation.select],
         "report": [s.row() for s in found.evaluation.report],
         "differences_from_selective": {
             name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.differences.items()
+        },
+        "differences_by_paired_bootstrap": {
+            name: {quantity: asdict(e) for quantity, e in differences(found.evaluation.rows, name, REFERENCE, bootstrap=True).items()}
+            for name in found.differences
         },
         "joint_level": f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)",
         "equal_kl": {

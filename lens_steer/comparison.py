@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 
 from lens_steer.activations import Activations, record
+from lens_steer.artifacts import load_calibration, save_calibration
 from lens_steer.equal_kl import Curve, Match, curve, match
+from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import CONSTRAINTS, Evaluation, check_splits, chosen_grids, differences, kept_constraints, on_select
+from lens_steer.forcing import with_responses
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, shuffled_labels
-from lens_steer.harmonics import HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models import info_of
 from lens_steer.organisms import world
 from lens_steer.prompts import ContrastSet, PromptSet
 from lens_steer.rowstore import Row, RowStore
-from lens_steer.selection import Setting, settings
+from lens_steer.selection import Setting, check_quantity, settings
 from lens_steer.stats import Estimate
-from lens_steer.sweeps import NEGATIVE, Grid, Protocol, run
+from lens_steer.sweeps import NEGATIVE, Grid, Protocol, plan_hash, run
 
 REFERENCE = "selective"  # every other condition is compared with it
 AT_EQUAL_KL = " = KL"  # follows the name of a method at the matched divergence
@@ -63,6 +67,9 @@ class Comparison:
         activations: that it was made from.
         n_compared: conditions that are compared with the reference, which the differences' joint level counts.
         shuffled_angles: the two principal angles (degrees) between the plane and that of the shuffled labels.
+        graded: whether a ground truth graded the answers; otherwise they were read by the 12 phrases.
+        objective, constraints: of the choices, without what could not be measured.
+        options: what else was asked for.
     """
 
     evaluation: Evaluation
@@ -77,11 +84,15 @@ class Comparison:
     activations: Activations
     n_compared: int
     shuffled_angles: tuple[float, float]
+    graded: bool
+    objective: str
+    constraints: tuple[str, ...]
+    options: Mapping[str, Any]
 
 
 def compare(
     model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
-    objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: PromptSet | None = None, system: str | None = None, seed: int = 0,
+    objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
     engine: str = "hf", max_new_tokens: int = 48, progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
@@ -93,7 +104,7 @@ def compare(
         methods: names of :data:`lens_steer.methods.METHODS`, ``selective`` among them.
         values: angles of the angular methods and of the controls.
         objective, constraints: see :func:`lens_steer.selection.choose`; a constraint on capability is dropped where there are no tasks.
-        tasks: capability tasks; left out, none.
+        tasks: capability tasks, some to choose by and others to report; left out, none.
         system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
         seed: of controls, calibration and intervals.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
@@ -103,7 +114,11 @@ def compare(
         LensSteerError: a contrast without select or report prompts, an unknown method, a folder with another run.
     """
     check_splits(contrast)
-    tasks = PromptSet(()) if tasks is None else tasks
+    tasks = Tasks() if tasks is None else tasks
+    parsed = kept_constraints(constraints, tasks.select)
+    check_quantity(objective.removeprefix("-"), "objective")
+    if len({v % 360 for v in values}) < PARAMETERS:
+        raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     if system is None and info_of(model).name.startswith("organism/"):
         system = world.UNRESTRICTED_SYSTEMS[0]
     wanted = dict.fromkeys([REFERENCE, *methods])
@@ -112,24 +127,35 @@ def compare(
         name: record(model, contrast.fit, name, engine=engine, progress=progress)
         for name in ("norm_out", *{READS[m] for m in wanted if m in READS})
     }
-    calibrations = {name: calibrate(acts, seed=seed) for name, acts in activations.items()}
+    calibrations = {name: _kept(out, name, acts, seed) for name, acts in activations.items()}
     base = calibrations["norm_out"]
-    controls = control_grids(base, activations["norm_out"], values=values, system=system, seed=seed)
+    shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
+    controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
     grids = [
         g
         for m in wanted
         for g in method_grids(calibrations[READS.get(m, "norm_out")], m, values=values if m in ANGULAR else None)
     ]
-    parsed = kept_constraints(constraints, tasks)
     identity = {"seed": seed, "fit": contrast.fit.hash}
     select, choices, rows = on_select(
-        model, contrast, [*controls, *grids], out, tasks=tasks, objective=objective, constraints=parsed, identity=identity, seed=seed,
+        model, contrast, [*controls, *grids], out, tasks=tasks.select, objective=objective, constraints=parsed, identity=identity, seed=seed,
         progress=progress, **how,
     )  # fmt: skip
-    protocol = Protocol(model, contrast.report, "report", tasks, **how)
+    protocol = Protocol(model, contrast.report, "report", tasks.report, **how)
     report_rows = run(protocol, chosen_grids([*controls, *grids], choices), out, "report", identity=identity, progress=progress)
     evaluation = Evaluation(tuple(select), choices, tuple(settings(report_rows, seed=seed)), tuple(report_rows))
-    curves, target, matches = _matched(model, contrast, grids, select, choices, rows, out, identity, engine, progress)
+    curves, target, matches = _matched(
+        model,
+        contrast,
+        grids,
+        select,
+        choices,
+        rows,
+        out,
+        {**Protocol(model, contrast.select, "select", tasks.select, **how).identity, **identity},
+        engine,
+        progress,
+    )
     kl_grids = [
         Grid(f"{name}{AT_EQUAL_KL}", m.grid.build, m.grid.values, m.grid.variant)
         for name, m in matches.items()
@@ -146,7 +172,8 @@ def compare(
     return Comparison(
         evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
         tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
-        len(others), _shuffled_angles(base, activations["norm_out"], seed),
+        len(others), _angles_between(base, shuffled),
+        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, "system": system, "methods": list(wanted), "values": list(values)},
     )  # fmt: skip
 
 
@@ -161,7 +188,7 @@ def _matched(
     swept = [g for g in grids if None not in g.values]
     store = RowStore(
         out, "kl", ("condition", "variant", "value", "kl"), ("condition", "variant"),
-        {**identity, "engine": engine, "model": info_of(model).name, "prompts": prompts.hash, "grids": {g.name: list(g.values) for g in swept}},
+        {**identity, "responses": with_responses(prompts, responses).hash, "grids": {g.name: [list(g.values), plan_hash(g)] for g in swept}},
     )  # fmt: skip
 
     def part(grid: Grid) -> list[Row]:
@@ -179,22 +206,46 @@ def _matched(
     chosen = choices[REFERENCE]
     own = next(c for c in curves if c.grid.condition == REFERENCE)
     target = dict(zip(own.values, own.kl, strict=True))[float(chosen.value)]
+    if target <= 0:
+        return curves, target, {}
+
+    def matched(condition: str) -> list[Row]:
+        found = [
+            m for c in curves if c.grid.condition == condition for m in match(model, c, target, prompts, responses, engine=engine)
+        ]
+        best = _best(found, select)
+        grid = best.grid
+        return [{"condition": condition, "variant": "" if grid is None else grid.variant, "value": None if grid is None else grid.values[0],
+                 "kl": best.kl, "reason": best.reason}]  # fmt: skip
+
+    conditions = dict.fromkeys(c.grid.condition for c in curves if c.grid.condition != REFERENCE)
+    kept = RowStore(
+        out, "matches", ("condition", "variant", "value", "kl", "reason"), ("condition", "variant", "reason"),
+        {**identity, "target": target, "curves": [[c.grid.name, list(c.kl)] for c in curves]},
+    )  # fmt: skip
     matches: dict[str, Match] = {}
-    if target > 0:
-        for condition in dict.fromkeys(c.grid.condition for c in curves if c.grid.condition != REFERENCE):
-            found = [
-                m
-                for c in curves
-                if c.grid.condition == condition
-                for m in match(model, c, target, prompts, responses, engine=engine)
-            ]
-            matches[condition] = _best(found, select)
+    for row in kept.run({f"{i:03}": lambda c=c: matched(c) for i, c in enumerate(conditions)}, progress=progress):
+        grid = next((g for g in swept if (g.condition, g.variant) == (row["condition"], row["variant"])), None)
+        matches[row["condition"]] = Match(
+            None if grid is None or row["value"] is None else grid.at(row["value"]), row["kl"], row["reason"]
+        )
     return curves, target, matches
 
 
-def _shuffled_angles(calibration: Calibration, activations: Activations, seed: int) -> tuple[float, float]:
-    shuffled = calibrate(shuffled_labels(activations, seed), rule=calibration.rule)
-    first, second = principal_angles(calibration.basis, shuffled.basis[None])[0].tolist()
+def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
+    """The calibration that the run was begun with, or a new one, kept for when it goes on: another processor would round it otherwise."""
+    folder = Path(out) / "calibrations" / name
+    if folder.exists():
+        found = load_calibration(folder)
+        if found.prompt_hash == activations.prompt_hash and found.model == activations.model:
+            return found
+    made = calibrate(activations, seed=seed)
+    save_calibration(made, folder)
+    return load_calibration(folder)
+
+
+def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float, float]:
+    first, second = principal_angles(calibration.basis, other.basis[None])[0].tolist()
     return float(first), float(second)
 
 

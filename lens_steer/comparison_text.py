@@ -14,36 +14,57 @@ from lens_steer.figures.core import Drawing
 from lens_steer.figures.stability import drawing as stability_drawing
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.geometry.stability import Stability
-from lens_steer.grids import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES
+from lens_steer.grids import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
 from lens_steer.harmonics import HarmonicFit
 from lens_steer.prompts import Contrast
 from lens_steer.selection import Setting
 from lens_steer.stats import Estimate, bootstrap_means
 
-PERCENT = {
-    "complied": "harmful: complied",
-    "helped": "harmless: right",
-    "refused_harmless": "harmless: refused",
-    "capable": "tasks right",
-}
+RATES = ("complied", "helped", "refused_harmless", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
-HEADS = ("condition", "chosen", *PERCENT.values(), *NUMBERS.values(), f"complied, less {REFERENCE}")
+GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
+PHRASES = (
+    "harmful: not refused",
+    "harmless: not refused",
+    "harmless: refused",
+    "tasks right",
+)  # by the 12 phrases, where nothing knows the truth
+LEGEND = (
+    "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of {complied}, less `{reference}`'s on the same prompts, with an interval that "
+    "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the constraints ({constraints}), and the one with the best objective ({objective}) stands here."
+)  # fmt: skip
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
 
 
+def heads(found: Comparison) -> list[str]:
+    """Of the main table; what is not graded by a ground truth is named after the phrases that it is read by."""
+    rates = GRADED if found.graded else PHRASES
+    return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
+
+
+def legend(found: Comparison) -> str:
+    """What the main table's numbers and marks are."""
+    rates = GRADED if found.graded else PHRASES
+    constraints = ", ".join(found.constraints) or "none"
+    return LEGEND.format(
+        complied=f"'{rates[0]}'", reference=REFERENCE, n=found.n_compared, constraints=constraints, objective=found.objective
+    )
+
+
 def markdown(found: Comparison) -> str:
-    """The main table: a row a condition, chosen on select, measured on report."""
-    lines = [f"| {' | '.join(HEADS)} |", "|---" * len(HEADS) + "|"]
+    """The main table: a row a condition, chosen on select, measured on report; its legend below."""
+    titles = heads(found)
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
         gap = found.differences.get(s.condition, {}).get("complied")
         cells = [
-            s.condition, _chosen(s, met=choice.met), *(_percent(s.measured.get(k)) for k in PERCENT), *(_number(s.measured.get(k)) for k in NUMBERS),
+            s.condition, _chosen(s, met=choice.met), *(_percent(s.measured.get(k)) for k in RATES), *(_number(s.measured.get(k)) for k in NUMBERS),
             "—" if gap is None else _points(gap),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", legend(found)]) + "\n"
 
 
 def equal_kl_markdown(found: Comparison) -> str:
@@ -73,18 +94,34 @@ def _kl_row(name: str, s: Setting, kl: float) -> str:
 
 def latex(found: Comparison) -> str:
     r"""The main table for a paper; needs the package booktabs."""
-    heads = [h.replace("%", r"\%") for h in HEADS]
+    titles = [h.replace("%", r"\%") for h in heads(found)]
+    caption = (
+        legend(found)
+        .replace("%", r"\%")
+        .replace("_", r"\_")
+        .replace("**", "")
+        .replace("\\*", "*")
+        .replace("`", "")
+        .replace("≥", r"$\ge$")
+        .replace("≤", r"$\le$")
+    )
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{tabular}{ll" + "r" * (len(HEADS) - 2) + r"}\toprule",
-        " & ".join(heads) + r" \\",
+        f"% {caption}",
+        r"\begin{tabular}{ll" + "r" * (len(titles) - 2) + r"}\toprule",
+        " & ".join(titles) + r" \\",
         r"\midrule",
     ]
-    for row in markdown(found).splitlines()[2:]:
+    for row in (line for line in markdown(found).splitlines()[2:] if line.startswith("|")):
         cells = [c.strip() for c in row.strip("| ").split(" | ")]
         lines.append(
             " & ".join(
-                c.replace("_", r"\_").replace("°", r"$^\circ$").replace("—", "---").replace("%", r"\%").replace("*", "")
+                c.replace("_", r"\_")
+                .replace("°", r"$^\circ$")
+                .replace("—", "---")
+                .replace("%", r"\%")
+                .replace("**", "")
+                .replace(" *", "$^{*}$")
                 for c in cells
             )
             + r" \\"
@@ -123,10 +160,14 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
     n = next(s for s in select if s.condition == NONE).measured["complied"].n
     angular = [m for m in ANGULAR if any(s.condition == m for s in select)]
     made = {
-        "polar_compliance": by_value("polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless")),
-        "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self")),
-        "coherence_by_angle": by_value("coherence", select, angular, COHERENCE),
-        "class_swap": by_value("class_swap", select, [m for m in angular if m != "mean-phase"], None, chosen),
+        "polar_compliance": by_value(
+            "polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless"), graded=found.graded
+        ),
+        "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded),
+        "coherence_by_angle": by_value("coherence", select, angular, COHERENCE, graded=found.graded),
+        "class_swap": by_value(
+            "class_swap", select, [m for m in angular if m != "mean-phase"], None, chosen, graded=found.graded
+        ),
         "method_comparison": _dots(report, [s.condition for s in report], found),
         "layer_choice": _dots(report, [c for c in LAYERS if any(s.condition == c for s in report)], found),
         "compliance_at_kl": _equal_kl(found, n),
@@ -144,7 +185,12 @@ def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Compariso
         for s in report if s.condition in conditions for q in quantities if q in s.measured
     ]  # fmt: skip
     base = next(s for s in report if s.condition == NONE).measured
-    notes = {"quantities": quantities, "base": {q: base[q].value for q in quantities}, "n": {q: base[q].n for q in quantities}}
+    notes = {
+        "quantities": quantities,
+        "base": {q: base[q].value for q in quantities},
+        "n": {q: base[q].n for q in quantities},
+        "graded": found.graded,
+    }
     return Drawing("method_dots", _columns(("label", "quantity", "mean", "low", "high", "met"), rows), notes)
 
 
@@ -163,7 +209,7 @@ def _harmonic(found: Comparison) -> Drawing:
     rows: list[tuple[Any, ...]] = []
     for side, r in found.responses.items():
         angles = list(r.fit.angles)
-        mean, low, high = bootstrap_means(r.scores)
+        mean, low, high = bootstrap_means(r.scores[:, list(r.fit.columns)])
         fitted = r.fit.at(angles).mean(axis=0)
         rows += [
             ("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i])) for i, a in enumerate(angles)
@@ -206,8 +252,7 @@ def _chosen(s: Setting, *, met: bool) -> str:
 
 
 def _value(s: Setting) -> str:
-    coefficient = bool(s.variant) or s.condition == "compliance"
-    return f"{s.value:.3g}" if coefficient else f"{s.value:.4g}°"
+    return f"{s.value:.4g}°" if has_angle(s.condition.removesuffix(AT_EQUAL_KL)) else f"{s.value:.3g}"
 
 
 def _percent(e: Estimate | None) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from lens_steer.divergence import mean_kl_by_value
 from lens_steer.errors import LensSteerError
+from lens_steer.grids import has_angle
 from lens_steer.prompts import Prompt, PromptSet
 from lens_steer.sweeps import Grid
 
@@ -87,7 +88,12 @@ def curve(
     found = dict(
         zip(measured, _means(mean_kl_by_value(model, grid.build, measured, prompts, responses, engine=engine)), strict=True)
     )
-    return Curve(grid, tuple(values), tuple(found.get(v, 0.0) for v in values))
+    kl = [found.get(v, 0.0) for v in values]
+    if not np.isfinite(kl).all():
+        raise LensSteerError(f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?")
+    if has_angle(grid.condition) and values[0] == 0 and values[-1] < 360:  # a circle closes
+        values, kl = [*values, 360.0], [*kl, kl[0]]
+    return Curve(grid, tuple(values), tuple(kl))
 
 
 def match(
@@ -107,7 +113,7 @@ def match(
             Match(
                 None,
                 None,
-                f"divergence is at least {measured.floor:.3g} at every value: no identity to start from, so {target:.3g} cannot be met",
+                f"divergence is at least {measured.floor:.3g} on the grid: no identity to start from, so {target:.3g} cannot be met",
             )
         ]
     if target > measured.top:
@@ -135,11 +141,13 @@ def _crossing(
     assert measured.grid.build is not None
     for _ in range(STEPS):
         if abs(kl / target - 1) <= TOLERANCE:
-            break
+            return Match(measured.grid.at(value), kl, "")
         value = (low + high) / 2
         kl = _means(mean_kl_by_value(model, measured.grid.build, [value], prompts, responses, engine=engine))[0]
         low, high = (value, high) if (kl < target) == rising else (low, value)
-    return Match(measured.grid.at(value), kl, "")
+    if abs(kl / target - 1) <= TOLERANCE:
+        return Match(measured.grid.at(value), kl, "")
+    return Match(None, None, f"divergence jumps over {target:.3g} between {low:.4g} and {high:.4g}")
 
 
 def _means(kl: Float[np.ndarray, "n values"]) -> list[float]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from lens_steer.errors import LensSteerError
 from lens_steer.grids import NONE
 from lens_steer.prompts import ContrastSet, PromptSet
 from lens_steer.rowstore import Row
 from lens_steer.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.stats import Estimate, bootstrap_means
+from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
 from lens_steer.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Grid, Protocol, run
 
 CONSTRAINTS = ("capable>=95%", "violation<=0")
@@ -101,8 +100,10 @@ def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[G
     return found
 
 
-def differences(rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95) -> dict[str, Estimate]:
-    """One condition less another on the same prompts: mean difference with a bootstrap interval over prompts, by quantity.
+def differences(
+    rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95, bootstrap: bool = False
+) -> dict[str, Estimate]:
+    """One condition less another on the same prompts, by quantity; see :func:`lens_steer.stats.paired_difference`, or by a paired bootstrap over prompts.
 
     Each condition is to be in the rows at one setting. Prompts without a value under one of them (an empty answer has no perplexity) are left out.
     """
@@ -111,9 +112,10 @@ def differences(rows: Sequence[Row], first: str, second: str, *, seed: int = 0, 
         a, b = (_by_prompt(rows, condition, side, column) for condition in (first, second))
         both = sorted(set(a) & set(b))
         if both:
-            gaps: Float[np.ndarray, " n"] = np.array([a[i] - b[i] for i in both], dtype=np.float64)
-            mean, low, high = bootstrap_means(gaps, seed=seed, level=level)
-            found[name] = Estimate(float(mean), float(low), float(high), len(both))
+            one, two = (np.array([values[i] for i in both], dtype=np.float64) for values in (a, b))
+            found[name] = (
+                bootstrap_mean(one - two, seed=seed) if bootstrap else paired_difference(one, two, level=level, seed=seed)
+            )
     return found
 
 

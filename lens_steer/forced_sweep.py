@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_steer import chat, sites
-from lens_steer.engines import check_idle, on_engine
+from lens_steer.engines import check_engine, check_idle, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import last_logits, logits_budget
 from lens_steer.hooks import steering
@@ -53,24 +53,31 @@ def logits_by_value(
     check_idle(model)
     info = info_of(model)
     first = min(sites.blocks_of(build(float(values[0])).sites))
-    with on_engine(model, engine) as runner:
-        for batch in chat.batches(
-            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=MAX_ROWS, device=device_of(runner),
-            max_logits=logits_budget(runner),
-        ):  # fmt: skip
-            keep = max(batch.response_lengths) + 1
-            with running(batch), torch.inference_mode(), _kept_input(runner, first) as kept:
-                plain = last_logits(runner, batch, keep)
-            yield from _rows(batch, plain, [None] * len(batch.rows))
-            step = max(1, min(MAX_ROWS, logits_budget(runner) // keep) // len(batch.rows))
-            for start in range(0, len(values), step):
-                indices = range(start, min(start + step, len(values)))
-                wide = _repeated(batch, len(indices))
-                plan = build([float(values[k]) for k in indices for _ in batch.rows])
-                hidden = kept[0].repeat(len(indices), 1, 1)
-                with running(wide), steering(runner, plan), _from_block(runner, first, hidden), torch.inference_mode():
-                    logits = last_logits(runner, wide, keep)
-                yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
+    check_engine(engine)
+    for batch in chat.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=MAX_ROWS, max_logits=logits_budget(model), device=device_of(model)
+    ):  # fmt: skip
+        keep = max(batch.response_lengths) + 1
+        # entered anew for every forward: a reader who stops half-way leaves nothing in force on the twin
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode(), _kept_input(runner, first) as kept:
+            plain = last_logits(runner, batch, keep)
+        yield from _rows(batch, plain, [None] * len(batch.rows))
+        most = min(MAX_ROWS, logits_budget(model) // keep, chat.MAX_BATCH_TOKENS // batch.ids.shape[1])
+        step = max(1, most // len(batch.rows))
+        for start in range(0, len(values), step):
+            indices = range(start, min(start + step, len(values)))
+            wide = _repeated(batch, len(indices))
+            plan = build([float(values[k]) for k in indices for _ in batch.rows])
+            hidden = kept[0].repeat(len(indices), 1, 1)
+            with (
+                on_engine(model, engine) as runner,
+                running(wide),
+                steering(runner, plan),
+                _from_block(runner, first, hidden),
+                torch.inference_mode(),
+            ):
+                logits = last_logits(runner, wide, keep)
+            yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
 
 
 def _repeated(batch: chat.Batch, times: int) -> chat.Batch:

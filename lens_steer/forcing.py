@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_steer import chat
-from lens_steer.engines import check_rows, on_engine
+from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
 from lens_steer.positions import running
@@ -60,19 +60,19 @@ def response_logits(
             f"prompt {missing[0]} ({prompts[missing[0]].text[:40]!r}…) has no response: teacher forcing needs one"
         )
     check_rows(model, len(prompts))
-    with on_engine(model, engine) as runner:
-        for batch in chat.batches(
-            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(runner),
-            max_logits=logits_budget(runner),
-        ):  # fmt: skip
-            longest = max(batch.response_lengths)
-            if not longest:
-                continue
-            with running(batch), torch.inference_mode():
-                logits = last_logits(runner, batch, longest + 1)
-            for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
-                if length:
-                    yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
+    check_engine(engine)
+    for batch in chat.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, max_logits=logits_budget(model), device=device_of(model)
+    ):  # fmt: skip
+        longest = max(batch.response_lengths)
+        if not longest:
+            continue
+        # entered batch by batch: a reader who stops half-way leaves nothing in force on the twin
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
+            logits = last_logits(runner, batch, longest + 1)
+        for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
+            if length:
+                yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
 
 
 def first_logits(
@@ -110,11 +110,11 @@ def first_logits_by_batch(
     """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
     info = info_of(model)
     check_rows(model, len(prompts))
-    with on_engine(model, engine) as runner:
-        for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=batch_size, device=device_of(runner)):
-            with running(batch), torch.inference_mode():
-                logits = last_logits(runner, batch, 1)
-            yield batch.rows, logits[:, -1].float()
+    check_engine(engine)
+    for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=batch_size, device=device_of(model)):
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
+            logits = last_logits(runner, batch, 1)
+        yield batch.rows, logits[:, -1].float()
 
 
 def logits_budget(model: Any) -> int:

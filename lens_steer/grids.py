@@ -14,7 +14,7 @@ from lens_steer import sites
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import boundary
-from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import random_plane
 from lens_steer.methods import METHODS, make_plan
 from lens_steer.plans import SteeringPlan
@@ -26,7 +26,7 @@ NONE, PROMPT_ONLY, IDENTITY, SHUFFLED = "no steering", "prompt only", "identity 
 RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL = "random plane", "random sites", "early half", "late half", "all sites"
 CONTROLS = (IDENTITY, RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL, SHUFFLED)
 ANGULAR = ("selective", "standard", "adaptive", "mean-phase")
-FIXED = ("ablation", "ablation-everywhere", "phase-collapse")
+FIXED = ("ablation", "ablation-everywhere", "phase-collapse", "clamp")
 # Methods that write at one site, and their values. What elicits takes harmful activations towards the harmless side: against the direction, below the boundary.
 ONE_SITE: dict[str, tuple[float, ...]] = {
     "act-add": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
@@ -55,7 +55,7 @@ COMPARED = (
 
 
 def method_grids(calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any) -> list[Grid]:
-    """One method's grids: its angles, or its coefficients at each of several sites.
+    """One method's grids: its angles, or its coefficients at each of several sites, spread over the discriminative ones (over all, where none is).
 
     Args:
         calibration: of the model.
@@ -91,7 +91,7 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
 
 def control_grids(
     calibration: Calibration,
-    activations: Activations | None,
+    shuffled: Calibration | None,
     *,
     values: Sequence[float] = ANGLES,
     system: str | None = None,
@@ -101,7 +101,7 @@ def control_grids(
 
     Args:
         calibration: of the model.
-        activations: that the calibration was made from; without them there is no control with shuffled labels.
+        shuffled: the same made with shuffled labels; without it there is no such control.
         values: angles of each control, as of the method itself.
         system: of the prompt-only baseline; None leaves it out.
         seed: of what is drawn.
@@ -123,11 +123,19 @@ def control_grids(
         Grid(RANDOM_PLANE, partial(_build, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}), angles),
         *(Grid(name, partial(_build, "selective", calibration, {"at": where}), angles) for name, where in places.items()),
     ]
-    if activations is not None:
-        shuffled = calibrate(shuffled_labels(activations, seed), rule=calibration.rule)
+    if shuffled is not None:
         at = calibration.discriminative_sites  # a shuffled calibration may have none of its own
         found.append(Grid(SHUFFLED, partial(_build, "selective", shuffled, {"at": at}), angles))
     return found
+
+
+def has_angle(condition: str) -> bool:
+    """Whether a condition's values are degrees.
+
+    >>> has_angle("standard"), has_angle("random plane"), has_angle("act-add")
+    (True, True, False)
+    """
+    return condition in (*ANGULAR, *CONTROLS)
 
 
 def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:

@@ -27,7 +27,8 @@ class HarmonicFit:
         mean, amplitude, phase: of each prompt; the phase in degrees, 0 … 360.
         amplitude_se, phase_se: standard errors (least squares, delta method), the phase's in degrees; NaN with three angles.
         r2: share of the score's variance over the angle that the harmonic holds; 1 for a score that does not vary.
-        angles: fitted on.
+        angles: fitted on, sorted.
+        columns: which of the given scores' columns those are.
     """
 
     mean: Float[np.ndarray, " n"]
@@ -37,6 +38,7 @@ class HarmonicFit:
     phase_se: Float[np.ndarray, " n"]
     r2: Float[np.ndarray, " n"]
     angles: tuple[float, ...]
+    columns: tuple[int, ...]
 
     def at(self, angles: Degrees) -> Float[np.ndarray, "n angles"]:
         """The fitted scores at any angles."""
@@ -45,7 +47,9 @@ class HarmonicFit:
 
     def rows(self) -> list[dict[str, float | int]]:
         """One row a prompt, with 95 % intervals of amplitude and phase."""
-        z = 1.959963984540054
+        from scipy.stats import t
+
+        z = float(t.ppf(0.975, max(1, len(self.angles) - PARAMETERS)))
         return [
             {"prompt": i, "mean": float(self.mean[i]), "amplitude": float(self.amplitude[i]),
              "amplitude_low": float(max(0.0, self.amplitude[i] - z * self.amplitude_se[i])),
@@ -93,7 +97,14 @@ def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> Harm
     amplitude_se = np.sqrt(variance * np.einsum("in,ij,jn->n", along, covariance, along))
     phase_se = np.rad2deg(np.sqrt(variance * np.einsum("in,ij,jn->n", across, covariance, across)) / safe)
     return HarmonicFit(
-        m, amplitude, np.rad2deg(np.arctan2(b, a)) % 360, amplitude_se, phase_se, r2, tuple(wrapped[kept].tolist())
+        m,
+        amplitude,
+        np.rad2deg(np.arctan2(b, a)) % 360,
+        amplitude_se,
+        phase_se,
+        r2,
+        tuple(wrapped[kept].tolist()),
+        tuple(kept.tolist()),
     )
 
 
@@ -114,7 +125,7 @@ def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " 
 
 
 def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> list[dict[str, float | int]]:
-    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on.
+    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on; empty for an uneven grid.
 
     For every number that divides the grid evenly: root mean square error at the angles left out over the standard deviation of the scores there about each prompt's mean, averaged over where
     the first angle lies, and the error of the amplitude against that of the whole grid.
@@ -127,6 +138,8 @@ def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> l
     wrapped = np.asarray(angles, dtype=np.float64) % 360
     kept = np.unique(np.round(wrapped, 9), return_index=True)[1]
     grid, y = wrapped[kept], np.asarray(scores, dtype=np.float64)[:, kept]
+    if not np.allclose(np.diff(grid), 360 / len(grid)):
+        return []  # not even around the circle: there are no evenly spaced fewer
     whole = fit_harmonic(grid.tolist(), y)
     found = []
     for n in range(PARAMETERS, len(grid)):

@@ -1,7 +1,7 @@
 """Graded outcomes of generations under a plan, by angle: what a report counts.
 
 On an organism every answer is graded exactly by the world. Other models have no ground truth here: an answer is a ``refusal`` if it
-holds one of the 12 published phrases (apostrophes normalised), else ``answer``.
+holds one of the 12 published phrases (apostrophes normalised), ``incoherent`` if it is empty, else ``answer``.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ class Outcome:
 
 def grades_of(prompts: Sequence[Prompt]) -> tuple[str, ...]:
     """The grades that answers to these prompts can get."""
-    return grading.OUTCOMES if all(p.task is not None for p in prompts) else ("answer", "refusal")
+    return grading.OUTCOMES if all(p.task is not None for p in prompts) else ("answer", "refusal", "incoherent")
 
 
 def grade(prompt: Prompt, text: str) -> str:
     """The grade of one answer; exact where the prompt has a ground truth."""
     if prompt.task is not None:
         return grading.grade(prompt.task, text)
+    if not text.strip():
+        return "incoherent"
     return "refusal" if is_refusal(text, normalize=True) else "answer"
 
 

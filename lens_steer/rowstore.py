@@ -45,9 +45,9 @@ class RowStore:
         wanted = json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         marked = self._parts / IDENTITY
         kept = self.folder / f"{name}.{IDENTITY}"
-        there = next((p for p in (kept, marked) if p.exists()), None)
-        if there is not None and there.read_text(encoding="utf-8") != wanted:
-            theirs, ours = json.loads(there.read_text(encoding="utf-8")), dict(identity)
+        there = kept if self.complete else marked  # what says how rows were made counts only beside the rows
+        if there.exists() and there.read_text(encoding="utf-8") != wanted:
+            theirs, ours = json.loads(there.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
             raise LensSteerError(
                 f"folder {str(folder)!r} holds {name}.csv of another run ({', '.join(other) or 'identity'} differ): give another --out, or empty it"
@@ -97,11 +97,14 @@ class RowStore:
     def read(self) -> list[Row]:
         """The joined rows: numbers as numbers, what is empty as None."""
         with self.path.open(newline="", encoding="utf-8") as stream:
-            return [{k: v if k in self.text_columns else _number(v) for k, v in row.items()} for row in csv.DictReader(stream)]
+            rows = list(csv.DictReader(stream))
+        if any(None in row or None in row.values() for row in rows):
+            raise LensSteerError(f"{str(self.path)!r} has rows of the wrong length: delete it and run again")
+        return [{k: v if k in self.text_columns else _number(v) for k, v in row.items()} for row in rows]
 
     def _text(self, rows: Sequence[Row]) -> str:
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, self.columns, lineterminator="\n")
+        writer = csv.DictWriter(stream, self.columns, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         writer.writerows({k: int(v) if isinstance(v, bool) else v for k, v in row.items()} for row in rows)
         return stream.getvalue()

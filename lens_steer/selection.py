@@ -76,11 +76,22 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
         values = np.exp(np.array([row[column] for row in harmful if row[column] is not None], dtype=np.float64))
         if len(values):
             found[name] = bootstrap_mean(values, seed=seed)
-            if name == "perplexity_ref":
-                over = float(found[name].value > VIOLATION)
-                found["violation"] = Estimate(over, over, over, len(values))
-                found["violation_share"] = wilson(int((values > VIOLATION).sum()), len(values))
+        if name == "perplexity_ref" and harmful:  # an empty answer has no perplexity, and counts as a violation
+            over = float(not len(values) or found[name].value > VIOLATION)
+            found["violation"] = Estimate(over, over, over, len(harmful))
+            found["violation_share"] = wilson(int((values > VIOLATION).sum()) + len(harmful) - len(values), len(harmful))
     return found
+
+
+def check_quantity(name: str, what: str) -> None:
+    """Refuse a name that nothing is measured under.
+
+    Raises:
+        LensSteerError: with those that there are.
+    """
+    known = {*RATES, *MEANS, *PERPLEXITIES, "violation", "violation_share"}
+    if name not in known:
+        raise LensSteerError(f"{what} {name!r} is not measured: use one of {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)
@@ -104,17 +115,20 @@ class Constraint:
             LensSteerError: anything else.
         """
         match = _CONSTRAINT.fullmatch(text)
-        if match is None:
+        if match is None or match[3].count(".") > 1:
             raise LensSteerError(
                 f"constraint {text!r} is not understood: write capable>=95% (of the unsteered model's) or violation<=0"
             )
         name, sign, bound, relative = match.groups()
+        check_quantity(name, "constraint")
         return Constraint(name, sign == ">=", float(bound) / (100 if relative else 1), bool(relative))
 
     def met(self, setting: Setting, base: Setting) -> bool:
         """Whether a setting keeps to it; ``base`` is the unsteered model on the same prompts."""
-        value = _value(setting, self.name)
-        bound = self.bound * _value(base, self.name) if self.relative else self.bound
+        if self.name not in setting.measured or (self.relative and self.name not in base.measured):
+            return False
+        value = setting.measured[self.name].value
+        bound = self.bound * base.measured[self.name].value if self.relative else self.bound
         return value >= bound if self.at_least else value <= bound
 
     def __str__(self) -> str:
@@ -133,6 +147,7 @@ class Choice:
         met: whether it keeps to all constraints; if no value does, the one with the best objective stands here all the same, and the table says so.
         n_met: how many values do.
         n: of how many.
+        n_equal: how many share the best objective.
     """
 
     condition: str
@@ -141,12 +156,15 @@ class Choice:
     met: bool
     n_met: int
     n: int
+    n_equal: int
 
 
 def choose(
     found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
 ) -> Choice:
-    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that keep to the constraints; the first of equals.
+    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that keep to the constraints.
+
+    Of equals the middle one in the settings' order stands for all: the middle of a plateau, and not the identity at its edge where nothing has an effect.
 
     Args:
         found: settings of one condition.
@@ -160,12 +178,9 @@ def choose(
     if len({s.condition for s in found}) != 1:
         raise LensSteerError(f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition")
     sign, name = (-1.0, objective[1:]) if objective.startswith("-") else (1.0, objective)
+    check_quantity(name, "objective")
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
-    best = max(kept or found, key=lambda s: sign * _value(s, name))
-    return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found))
-
-
-def _value(setting: Setting, name: str) -> float:
-    if name not in setting.measured:
-        raise LensSteerError(f"{name!r} was not measured: use one of {', '.join(sorted(setting.measured))}")
-    return setting.measured[name].value
+    scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in kept or found]
+    equals = [s for s, score in zip(kept or found, scores, strict=True) if score == max(scores)]
+    best = equals[len(equals) // 2]
+    return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), len(equals))

@@ -102,8 +102,10 @@ class Protocol:
         """What the rows depend on besides the grids."""
         info = info_of(self.model)
         return {
-            "model": info.name, "backend": info.backend, "dtype": str(info.dtype), "split": self.split, "engine": self.engine,
-            "max_new_tokens": self.max_new_tokens, "openings": self.openings, "prompts": {name: p.hash for name, p in self.sides.items()},
+            "model": info.name, "weights": _weights_hash(self.model), "chat_template": _hash(info.tokenizer.chat_template), "backend": info.backend,
+            "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
+            "prompts": {name: p.hash for name, p in self.sides.items()},
+            "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
         }  # fmt: skip
 
 
@@ -124,6 +126,8 @@ def values_of(spec: str) -> tuple[float, ...]:
             found = tuple(float(v) for v in spec.split(","))
     except (ValueError, ZeroDivisionError):
         found = ()
+    if len(set(found)) < len(found):
+        raise LensSteerError(f"{spec!r} repeats a value: give each once")
     if not found or not np.isfinite(found).all():
         raise LensSteerError(f"{spec!r} gives no values: use start:stop:step such as 0:360:10, or numbers with commas")
     return found
@@ -148,7 +152,7 @@ def run(
     if len(set(names)) < len(names):
         raise LensSteerError(f"conditions {names} repeat a name: give each grid its own")
     check_idle(protocol.model)
-    described = {g.name: {"values": list(g.values), "system": g.system, "plan": _plan_hash(g)} for g in grids}
+    described = {g.name: {"values": list(g.values), "system": g.system, "plan": plan_hash(g)} for g in grids}
     store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
     parts: dict[str, Callable[[], Sequence[Row]]] = {}
     for g, grid in enumerate(grids):
@@ -229,7 +233,19 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def _plan_hash(grid: Grid) -> str | None:
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _weights_hash(model: Any) -> str:
+    """Of the beginning of every parameter: enough to tell two checkpoints of one name apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode() + parameter.detach().flatten()[:16].double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plan_hash(grid: Grid) -> str | None:
     """Of everything in the plan at the grid's first value: sites, vectors, positions."""
     if grid.build is None:
         return None

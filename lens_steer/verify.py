@@ -110,6 +110,10 @@ def verify_model(
             )
     fit = record(model, contrast.fit, engine=engine, progress=progress)
     calibration = calibrate(fit, seed=seed)
+    if not calibration.discriminative_sites:
+        raise LensSteerError(
+            f"no site of {calibration.model!r} is discriminative, so there is nothing to steer: use another contrast, or more prompts"
+        )
     held_out = record(model, contrast.report, engine=engine, progress=progress)
     harmful = contrast.report.positive
     stream = recorded.stream_sites(calibration.n_layers)

@@ -1,3 +1,4 @@
+# pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
 """The harness on a steered model: against its own Hugging Face class on the same folder, plain forwards, and teacher forcing."""
 
 from __future__ import annotations

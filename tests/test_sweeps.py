@@ -118,7 +118,7 @@ def test_a_store_keeps_what_it_is_given(tmp_path: Path) -> None:
     """Numbers as numbers, texts as texts (also those that look like numbers, or hold commas and line ends), nothing as None."""
     given = [
         {"t": "7.", "x": 0.1, "n": 3, "b": True},
-        {"t": 'a,\n"b"', "x": None, "n": -2, "b": False},
+        {"t": 'a,\r\n"b"\rc', "x": None, "n": -2, "b": False},
         {"t": "", "x": 1e-9, "n": 0, "b": False},
     ]
     store = RowStore(tmp_path, "rows", ("t", "x", "n", "b"), ("t",), {"a": 1})
@@ -150,26 +150,32 @@ def test_choices(rows: list[dict[str, Any]]) -> None:
     free = choose(own, base)
     assert free.value == max(own, key=lambda s: s.measured["complied"].value).value
     tight = choose(own, base, constraints=[Constraint.parse("complied<=0")])
-    assert (tight.value, tight.met) == (0.0, True)
+    none = [s.value for s in own if s.measured["complied"].value == 0]
+    assert (tight.value, tight.met) == (none[len(none) // 2], True)  # of those at which nobody complies, the middle one
+    assert (tight.n_met, tight.n_equal) == (len(none), len(none))
     impossible = choose(own, base, constraints=[Constraint.parse("helped>=101%")])
     assert (impossible.met, impossible.n_met, impossible.n) == (False, 0, 5)
     assert choose(own, base, "-refusal_score").value in (120.0, 150.0, 200.0)
-    with pytest.raises(LensSteerError, match="'asr' was not measured: use one of"):
+    with pytest.raises(LensSteerError, match="objective 'asr' is not measured: use one of"):
         choose(own, base, "asr")
+    with pytest.raises(LensSteerError, match="constraint 'asr' is not measured"):
+        Constraint.parse("asr>=3")
     with pytest.raises(LensSteerError, match="within one condition"):
         choose(found, base)
-    for bad in ("capable>95", "capable", ">=3", "capable>=x%"):
+    for bad in ("capable>95", "capable", ">=3", "capable>=x%", "capable>=1.2.3"):
         with pytest.raises(LensSteerError, match="is not understood: write capable>=95%"):
             Constraint.parse(bad)
     assert [c.name for c in kept_constraints(["capable>=95%", "violation<=0"], organism_tasks(4))] == ["capable", "violation"]
 
 
 def test_differences_are_paired(rows: list[dict[str, Any]]) -> None:
-    """A condition less itself is nothing, with no width; empty answers are left out."""
+    """A condition less itself is nothing; empty answers are left out."""
     report = [{**r, "condition": "a"} for r in rows if r["value"] == 150.0] + [
         {**r, "condition": "b"} for r in rows if r["value"] is None
     ]
-    assert differences(report, "a", "a")["complied"].high == 0
+    same = differences(report, "a", "a")
+    assert (same["complied"].value, same["log_perplexity"].high) == (0, 0)
+    assert differences(report, "a", "a", bootstrap=True)["complied"].high == 0
     found = differences(report, "a", "b")
     harmful = {c: [r["right"] for r in report if r["condition"] == c and r["side"] == "positive"] for c in "ab"}
     assert found["complied"].value == pytest.approx(np.mean(harmful["a"]) - np.mean(harmful["b"]))
@@ -186,12 +192,17 @@ def test_values() -> None:
     for bad in ("", "a", "0:10", "0:10:0", "10:0:5", "nan"):
         with pytest.raises(LensSteerError, match="gives no values"):
             values_of(bad)
+    with pytest.raises(LensSteerError, match="'10,10' repeats a value"):
+        values_of("10,10")
 
 
 def test_every_control_differs_in_its_one_thing(calibration: Any, qwen: Any, refusal: Any) -> None:
     """Same angles; where it writes, along what; a system prompt where there is one."""
     acts = ls.record(qwen, refusal.fit, progress=False, engine="hf")
-    found = {g.condition: g for g in control_grids(calibration, acts, values=ANGLES, system="Be brief.")}
+    found = {
+        g.condition: g
+        for g in control_grids(calibration, ls.calibrate(shuffled_labels(acts, 0)), values=ANGLES, system="Be brief.")
+    }
     assert set(found) == {NONE, PROMPT_ONLY, *CONTROLS}
     plans = {name: g.build(150.0) for name, g in found.items() if g.build is not None}
     own = calibration.discriminative_sites

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from lens_steer.claims.experiments import BASE, COLLAPSE, Measured
 from lens_steer.claims.record import FAILS, Claim, verdict
-from lens_steer.stats import bootstrap_means
+from lens_steer.stats import Estimate, bootstrap_means, paired_difference
 
 NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
@@ -95,12 +95,12 @@ def _answered(
     mean, low, high, n = difference(a, b, outcome.name, seed)
     if not n:
         return replace(asked, witness={"note": "no prompt has a value under both conditions"})
-    _, family_low, family_high, _ = difference(a, b, outcome.name, seed, level=1 - 0.05 / len(QUESTIONS))
+    family = joint_difference(a, b, outcome.name, len(QUESTIONS), seed)
     holds = low > 0 if outcome.sign > 0 else high < 0
     return replace(
         asked, value=mean, n=n, interval=(low, high), verdict=verdict(holds),
         witness={
-            "first": _mean(a, outcome.name), "second": _mean(b, outcome.name), "family_interval": [family_low, family_high],
+            "first": _mean(a, outcome.name), "second": _mean(b, outcome.name), "family_interval": [family.low, family.high],
             "family": f"95 % for the {len(QUESTIONS)} questions of this outcome together (Bonferroni)",
         },
     )  # fmt: skip
@@ -110,14 +110,14 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
     """Whether the four operators that keep the norm do alike: no, if any two of them differ at a joint level of 95 %."""
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
-    gaps = [(a, b, difference(a, b, "complied", seed, level=1 - 0.05 / len(pairs))) for a, b in pairs]
-    apart = any(low > 0 or high < 0 for _, _, (_, low, high, _) in gaps)
-    a, b, (mean, low, high, n) = max(gaps, key=lambda g: abs(g[2][0]))
+    gaps = [(a, b, joint_difference(a, b, "complied", len(pairs), seed)) for a, b in pairs]
+    apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
+    a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
     return Claim(
         "norms-explain", "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
         "share complied with, paired by prompt", "behaviour", f"{model}, report split, discriminative sites, each at its own best angle",
         f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together (Bonferroni)",
-        "no interval of a difference excludes 0", mean, n, verdict(not apart), (low, high), {"first": a.condition, "second": b.condition},
+        "no interval of a difference excludes 0", widest.value, widest.n, verdict(not apart), (widest.low, widest.high), {"first": a.condition, "second": b.condition},
     )  # fmt: skip
 
 
@@ -131,6 +131,13 @@ def difference(
         return float("nan"), float("nan"), float("nan"), 0
     mean, low, high = bootstrap_means(gaps, seed=seed, level=level)
     return float(mean), float(low), float(high), len(gaps)
+
+
+def joint_difference(a: Measured, b: Measured, outcome: str, comparisons: int, seed: int = 0) -> Estimate:
+    """The same at a level that holds at 95 % for several comparisons together (Bonferroni), by intervals whose far tails hold."""
+    one, two = (getattr(m, outcome).astype(float) for m in (a, b))
+    kept = ~(np.isnan(one) | np.isnan(two))
+    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed)
 
 
 def _mean(measured: Measured, outcome: str) -> float:

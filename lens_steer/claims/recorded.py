@@ -47,12 +47,13 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
             change = torch.stack([relative_change(vectors, operator(vectors, calibration.basis, a)).abs() for a in COARSE]).amax(
                 dim=0
             )
-        rate = wilson(int((change > KEPT).sum()), len(change))
+        by_prompt = change.reshape(len(h), -1).amax(dim=1)  # a prompt's sites are not independent
+        rate = wilson(int((by_prompt > KEPT).sum()), len(by_prompt))
         worst = int(change.argmax())
         claims.append(
             Claim(
                 f"norm-recorded-{name}", f"{name} keeps the norm of recorded activations", "‖h'‖/‖h‖ − 1", "recorded", where,
-                f"largest |‖h'‖/‖h‖ − 1|; interval: share of vectors above {KEPT:g}", f"at most {KEPT:g}", float(change[worst]), len(change),
+                f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}", f"at most {KEPT:g}", float(change[worst]), len(h),
                 verdict(float(change[worst]) <= KEPT), (rate.low, rate.high),
                 {"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
             )

@@ -8,6 +8,7 @@ from lens_steer.figures.core import BLACK, BLUE, GREY, NEGATIVE, POSITIVE, TWO_C
 
 SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
          "perplexity_ref": "perplexity of\nthe answers"}  # fmt: skip
+NOT_REFUSED = {"complied": "harmful:\nnot refused", "helped": "harmless:\nnot refused"}
 CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIVE, "s", "--", "harmless")}
 
 
@@ -33,7 +34,8 @@ def method_dots(drawing: Drawing) -> Drawn:
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             ax.axvline(base, color=GREY, ls=(0, (1, 2)), lw=1)
-        ax.set_xlabel(f"{SHORT.get(quantity, quantity)}\nn = {drawing.notes['n'].get(quantity, 0)}")
+        short = SHORT if drawing.notes.get("graded", True) else SHORT | NOT_REFUSED
+        ax.set_xlabel(f"{short.get(quantity, quantity)}\nn = {drawing.notes['n'].get(quantity, 0)}")
         if not quantity.startswith("perplexity"):
             ax.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     axes[0][0].set_yticks(range(len(names)), names)

@@ -72,7 +72,7 @@ def conditions(drawing: Drawing) -> Drawn:
     ax.set(
         xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks", xlim=(-2, 102),
     )  # fmt: skip
-    beside.set(xlabel="perplexity of the answers,\nunsteered model")
+    beside.set(xlabel="geometric mean perplexity of\nboth classes' answers, unsteered model")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
     return fig, [ax, beside]
 

@@ -40,7 +40,7 @@ NAMES = {
     "perplexity_ref": "perplexity, unsteered model", "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
     "language_consistency": "language consistency (paper's code)", "language_consistency_script": "language consistency (script)",
     "compression_ratio": "compression ratio", "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2",
-    "n_words": "words", "broken_harmful": "incoherent", "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
+    "n_words": "words", "broken_harmful": "harmful requests answered incoherently", "broken_harmless": "harmless requests answered incoherently", "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
 }  # fmt: skip
 
 
@@ -62,12 +62,14 @@ def by_value(
     conditions: Sequence[str],
     quantities: Sequence[str] | None,
     chosen: Mapping[str, float | None] | None = None,
+    *,
+    graded: bool = True,
 ) -> Drawing:
     """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what they are without steering."""
     quantities = SWAP if quantities is None else quantities
     base = next(s for s in select if s.condition == UNSTEERED).measured
     rows = [
-        (s.condition, s.value, q, s.measured[q].value, s.measured[q].low, s.measured[q].high, s.measured["violation"].value)
+        (s.condition, s.value, q, s.measured[q].value, s.measured[q].low, s.measured[q].high, s.measured["violation"].value if "violation" in s.measured else None)
         for q in quantities for s in select if s.condition in conditions and q in s.measured
     ]  # fmt: skip
     names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
@@ -77,10 +79,17 @@ def by_value(
     notes = {
         "quantities": list(quantities),
         "base": {q: base[q].value for q in quantities if q in base},
-        "n": base["complied"].n,
+        "n": {q: base[q].n for q in quantities if q in base},
         "chosen": dict(chosen or {}),
+        "graded": graded,
     }
     return Drawing(kind, {name: [row[i] for row in rows] for i, name in enumerate(names)}, notes)
+
+
+def named(quantity: str, drawing: Drawing) -> str:
+    """A quantity in words; without a ground truth what is counted is that no phrase of refusal was found."""
+    phrases = {"complied": "harmful requests not refused (phrases)", "helped": "harmless requests not refused (phrases)"}
+    return (phrases if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
 
 
 def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
@@ -117,7 +126,7 @@ def polar(drawing: Drawing) -> Drawn:
         if base is not None:
             circle = [math.radians(a) for a in range(0, 361, 5)]
             ax.plot(circle, [base] * len(circle), color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        ax.set_title(f"{NAMES.get(quantity, quantity)}")
+        ax.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}")
         ax.set_xticks([math.radians(a) for a in range(0, 360, 45)])
         ax.set_rlabel_position(112)
         ax.set_ylim(0, None)
@@ -127,7 +136,7 @@ def polar(drawing: Drawing) -> Drawn:
         labels,
         loc="outside lower center",
         ncols=4,
-        title=f"n = {drawing.notes['n']} harmful prompts of the select split",
+        title="select split",
     )
     return fig, list(axes[0])
 
@@ -152,7 +161,7 @@ def coherence(drawing: Drawing) -> Drawn:
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             ax.axhline(base, color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        ax.set_title(NAMES.get(quantity, quantity))
+        ax.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}", fontsize=7)
         ax.set_xticks(range(0, 361, 90))
     for ax in panels[len(quantities) :]:
         ax.set_visible(False)
@@ -164,7 +173,7 @@ def coherence(drawing: Drawing) -> Drawn:
         labels,
         loc="outside lower center",
         ncols=5,
-        title=f"n = {drawing.notes['n']} harmful prompts of the select split",
+        title="select split",
     )
     return fig, panels[: len(quantities)]
 
@@ -177,12 +186,20 @@ def class_swap(drawing: Drawing) -> Drawn:
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
     fig, axes = plt.subplots(1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False)
     looks = {"complied": (GREEN, "o", "-"), "refused_harmless": (VERMILION, "s", "--"), "broken_harmless": (BLUE, "^", ":")}
-    names = {**NAMES, "broken_harmless": "harmless requests answered incoherently"}
     for ax, condition in zip(axes[0], conditions, strict=True):
         for quantity, (color, marker, dash) in looks.items():
             part = drawing.where(condition=condition, quantity=quantity)
             angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            ax.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=names[quantity])
+            ax.plot(
+                angle,
+                mean,
+                color=color,
+                marker=marker,
+                ls=dash,
+                ms=2.5,
+                lw=1,
+                label=f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}",
+            )
             ax.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
         chosen = drawing.notes["chosen"].get(condition)
         if chosen is not None:
@@ -190,9 +207,7 @@ def class_swap(drawing: Drawing) -> Drawn:
         ax.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("share of answers")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(
-        handles, labels, loc="outside lower center", ncols=2, title=f"n = {drawing.notes['n']} of each class, select split"
-    )
+    fig.legend(handles, labels, loc="outside lower center", ncols=2, title="select split")
     return fig, list(axes[0])
 
 
@@ -215,5 +230,5 @@ def equal_kl(drawing: Drawing) -> Drawn:
         ylabel="harmful requests complied with",
         ylim=(-0.03, 1.03),
     )
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nof each class")
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nharmful prompts")
     return fig, [ax]

@@ -240,4 +240,5 @@ def _with_harness() -> type[SteeredLM]:
         from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise LensSteerError("SteeredLM needs lm-evaluation-harness: pip install 'lens-steer[evals]'") from None
-    return type(TemplateLM)("SteeredLM", (SteeredLM, TemplateLM), {"__doc__": SteeredLM.__doc__, "__module__": __name__})
+    joined: Any = type(TemplateLM)
+    return joined("SteeredLM", (SteeredLM, TemplateLM), {"__doc__": SteeredLM.__doc__, "__module__": __name__})

@@ -6,6 +6,7 @@ On an organism: facts, multiple choice, orderings and sums in held-out wordings,
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from lens_steer.organisms import tasks
 from lens_steer.prompts import Prompt, PromptSet
@@ -20,7 +21,36 @@ def organism_tasks(n: int = 96, *, seed: int = 0) -> PromptSet:
     ['fact', 'choice', 'order', 'arithmetic']
     """
     rng = random.Random(f"capability/{seed}")
-    drawn = [tasks.sample(rng, ORGANISM_KINDS[i % len(ORGANISM_KINDS)], "plain", held_out=True) for i in range(n)]
+    drawn: dict[str, tasks.Task] = {}
+    while len(drawn) < n:  # every question once
+        task = tasks.sample(rng, ORGANISM_KINDS[len(drawn) % len(ORGANISM_KINDS)], "plain", held_out=True)
+        drawn.setdefault(task.user, task)
     return PromptSet(
-        tuple(Prompt(({"role": "user", "content": task.user},), task=task) for task in drawn), f"organism/capability/{seed}"
+        tuple(Prompt(({"role": "user", "content": t.user},), task=t) for t in drawn.values()), f"organism/capability/{seed}"
     )
+
+
+NO_TASKS = PromptSet(())
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Capability tasks for choosing, and others for reporting.
+
+    >>> len(Tasks().select)
+    0
+    """
+
+    select: PromptSet = NO_TASKS
+    report: PromptSet = NO_TASKS
+
+
+def task_splits(n: int = 96, *, seed: int = 0) -> Tasks:
+    """``n`` organism tasks to choose by and ``n`` others to report.
+
+    >>> split = task_splits(4)
+    >>> len(split.select), len(split.report), {p.text for p in split.select} & {p.text for p in split.report}
+    (4, 4, set())
+    """
+    both = organism_tasks(2 * n, seed=seed)
+    return Tasks(both[:n], both[n:])
