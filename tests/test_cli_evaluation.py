@@ -96,9 +96,23 @@ def test_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     before = (tmp_path / "select.csv").read_bytes()
     assert run(monkeypatch, capsys, *args)[0] == 0
     assert (tmp_path / "select.csv").read_bytes() == before
+    assert record["calibrated_on_this_fit_split"] is True
     code, _, error = run(monkeypatch, capsys, *args[:6], "0,90", *args[7:])
     assert code == 2
     assert "another run (grids differ)" in error
+
+
+def test_a_sweep_on_other_prompts_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path], made: Path
+) -> None:
+    """What the calibration was fitted on may be among what is reported: a warning, and a word in the record."""
+    code, _, error = run(
+        monkeypatch, capsys, "sweep", "--calibration", made, "--positive", files[0], "--negative", files[1], "--angles", "0,120", "--out", tmp_path,
+        "--max-new-tokens", 8,
+    )  # fmt: skip
+    assert code == 0
+    assert "made from other prompts than this contrast's fit split" in error
+    assert json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["calibrated_on_this_fit_split"] is False
 
 
 def test_compare_on_files(

@@ -93,3 +93,13 @@ def test_capability_tasks(qwen: Any) -> None:
     right = [outcomes.grade(p, t) == "correct" for p, t in zip(tasks, texts, strict=True)]
     assert sum(right) >= 36
     assert not any(outcomes.grade(p, "Hello.") == "correct" for p in tasks)
+
+
+def test_a_reader_who_stops_leaves_nothing_in_force(qwen: Any, calibration: Any, refusal: Any) -> None:
+    """A generator that was read once and kept does not go on steering the twin."""
+    prompts = refusal.report.positive[:4]
+    plain = ls.generate(qwen, prompts, max_new_tokens=8, engine="hf")
+    with ls.steering(qwen, ls.selective_steering(calibration, 150.0)):
+        kept = response_logits(qwen, with_responses(prompts, ["Sure."] * 4), engine="hf", batch_size=1)
+        next(kept)
+    assert ls.generate(qwen, prompts, max_new_tokens=8, engine="hf") == plain

@@ -12,7 +12,7 @@ import pytest
 from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.refusal import PHRASES, is_refusal
-from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, wilson
+from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, paired_difference, wilson
 
 
 @pytest.mark.parametrize("architecture", list(sites.NORM_MODULES))
@@ -146,3 +146,21 @@ def test_every_public_name_exists() -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+def test_paired_differences_cover() -> None:
+    """Newcombe's interval holds the true difference about as often as it says, also far out and for correlated answers; a bootstrap serves what is not 0 or 1."""
+    rng = np.random.default_rng(0)
+    for level, p_both, p_first, p_second in ((0.95, 0.4, 0.2, 0.1), (0.99, 0.05, 0.1, 0.1), (0.95, 0.0, 0.05, 0.05)):
+        drawn = rng.multinomial(1, [p_both, p_first, p_second, 1 - p_both - p_first - p_second], size=(1500, 64))
+        first, second = (drawn[..., 0] + drawn[..., 1]).astype(float), (drawn[..., 0] + drawn[..., 2]).astype(float)
+        found = [paired_difference(a, b, level=level) for a, b in zip(first, second, strict=True)]
+        covered = np.mean([e.low <= p_first - p_second <= e.high for e in found])
+        assert covered >= level - 0.01
+        assert found[0].value == first[0].mean() - second[0].mean()
+    alike = paired_difference(np.ones(64), np.ones(64))
+    assert alike.low < alike.value == 0 < alike.high < 0.1
+    a, b = np.arange(10.0), np.arange(10.0) + 1
+    assert paired_difference(a, b).high == -1
+    with pytest.raises(ValueError, match="0 and 0 values: the same units are needed in both, at least one"):
+        paired_difference(np.ones(0), np.ones(0))
