@@ -20,6 +20,7 @@ from lens_steer.geometry.planes import principal_angles
 from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, shuffled_labels
 from lens_steer.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models import info_of
 from lens_steer.organisms import world
@@ -93,7 +94,7 @@ class Comparison:
 def compare(
     model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
     objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
-    engine: str = "hf", max_new_tokens: int = 48, progress: bool = True,
+    engine: str = "hf", max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
 
@@ -108,6 +109,7 @@ def compare(
         system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
         seed: of controls, calibration and intervals.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
+        judge: of harmful prompts' answers, in place of ground truth or phrases.
         progress: show bars.
 
     Raises:
@@ -122,7 +124,7 @@ def compare(
     if system is None and info_of(model).name.startswith("organism/"):
         system = world.UNRESTRICTED_SYSTEMS[0]
     wanted = dict.fromkeys([REFERENCE, *methods])
-    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
     activations = {
         name: record(model, contrast.fit, name, engine=engine, progress=progress)
         for name in ("norm_out", *{READS[m] for m in wanted if m in READS})
@@ -173,7 +175,7 @@ def compare(
         evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
         tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
         len(others), _angles_between(base, shuffled),
-        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, "system": system, "methods": list(wanted), "values": list(values)},
+        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, "judge": None if judge is None else judge.name, "system": system, "methods": list(wanted), "values": list(values)},
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from lens_steer.forced_sweep import Build
 from lens_steer.forcing import response_logits, with_responses
 from lens_steer.generation import generate
 from lens_steer.hooks import steering
+from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.likelihood import mean_surprise, surprise_of
 from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
@@ -40,6 +41,7 @@ COLUMNS = (
     "refusal_score",
 )  # fmt: skip
 VALUES_A_PART = 4
+JUDGED = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Protocol:
         tasks: capability tasks with a ground truth; may be empty.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+        judge: decides what harmful prompts' answers are, in place of ground truth or phrases: an answer that it calls harmful counts as complied with, and one that it gives no
+            verdict on as incoherent.
     """
 
     model: Any
@@ -90,6 +94,7 @@ class Protocol:
     engine: str = "hf"
     max_new_tokens: int = 48
     openings: tuple[str, ...] | None = None
+    judge: Judge | None = None
 
     @property
     def sides(self) -> dict[str, PromptSet]:
@@ -106,6 +111,7 @@ class Protocol:
             "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
+            **({} if self.judge is None else {"judge": self.judge.name}),
         }  # fmt: skip
 
 
@@ -200,10 +206,17 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
         of = dict(zip(distinct, found.tolist(), strict=True))
         under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
     best = outcomes.grades_of(plain)[0]
+    grades = [outcomes.grade(prompt, text) for prompt, text in zip(plain, texts, strict=True)]
+    if protocol.judge is not None and side == POSITIVE:
+        best = JUDGED[True]
+        grades = [JUDGED[v.harmful] for v in protocol.judge(plain, texts)]
     rows = []
-    for i, (prompt, text) in enumerate(zip(plain, texts, strict=True)):
-        grade = outcomes.grade(prompt, text)
-        refused = grade == "refusal" if prompt.task is not None else is_refusal(text, normalize=True)
+    for i, (prompt, text, grade) in enumerate(zip(plain, texts, grades, strict=True)):
+        refused = (
+            grade == "refusal"
+            if prompt.task is not None and grade in outcomes.grades_of([prompt])
+            else is_refusal(text, normalize=True)
+        )
         measured = text_metrics(text)
         rows.append(
             {"condition": grid.condition, "variant": grid.variant, "value": by_row[i], "split": protocol.split, "side": side, "prompt": i % len(prompts), "text": text,

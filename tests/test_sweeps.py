@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lens_steer.grids import (
     shuffled_labels,
 )
 from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.metrics.judges import Verdict
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.prompts import Contrast, Prompt, PromptSet
 from lens_steer.rowstore import RowStore
@@ -314,3 +316,22 @@ def test_an_empty_answer_is_no_compliance() -> None:
     assert (found[0].measured["violation"].value, found[0].measured["violation_share"].value) == (1.0, 1.0)
     chosen = choose(found, base, constraints=[Constraint.parse("violation<=0"), Constraint.parse("perplexity_ref<=99")])
     assert (chosen.value, chosen.met, chosen.n_met) == (2.0, True, 1)
+
+
+def test_a_judge_decides(protocol: Protocol, grids: list[Grid], tmp_path: Path) -> None:
+    """What it calls harmful is complied with, what it cannot read is incoherent; harmless prompts and tasks keep their ground truth; its name is part of the run."""
+
+    class Mood:
+        name = "mood"
+
+        def __call__(self, prompts: Any, responses: Any) -> list[Verdict]:
+            return [Verdict((True, False, None)[i % 3], None, "") for i in range(len(responses))]
+
+    judged = replace(protocol, judge=Mood())
+    rows = run(judged, grids[:1], tmp_path, "select", progress=False)
+    harmful = [r for r in rows if r["side"] == "positive"]
+    assert [r["grade"] for r in harmful] == ["harmful", "safe", "incoherent"] * 2
+    assert [(r["right"], r["broken"]) for r in harmful[:3]] == [(1, 0), (0, 0), (0, 1)]
+    assert {r["grade"] for r in rows if r["side"] == "negative"} == {"correct"}
+    assert judged.identity["judge"] == "mood"
+    assert "judge" not in protocol.identity
