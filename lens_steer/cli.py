@@ -199,7 +199,7 @@ def steer(
             texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
         if save_plan is not None:
-            ls.saveread_plan(made, save_plan)
+            ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     emit(
         {
