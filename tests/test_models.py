@@ -148,19 +148,14 @@ def test_bad_recordings(qwen: Any) -> None:
         ls.record(qwen, Contrast(some, long), progress=False)
 
 
-def test_activations_that_are_not_finite(qwen: Any) -> None:
+def test_activations_that_are_not_finite() -> None:
     """Named by prompt and site; never averaged over."""
     some = PromptSet((Prompt.of("Hi"),), "some")
-    gain = qwen.blocks[3].ln1.w
-    kept = gain.detach().clone()
-    try:
-        with torch.no_grad():
-            gain[0] = float("nan")
-        with pytest.raises(LensSteerError, match=r"blocks.3.ln1.hook_out are not finite"):
-            ls.record(qwen, Contrast(some, some), progress=False)
-    finally:
-        with torch.no_grad():
-            gain.copy_(kept)
+    model = ls.load_model("organism/qwen2")  # one of its own: its weights are edited
+    with torch.no_grad():
+        next(model.blocks[3].ln1.parameters())[0] = float("nan")
+    with pytest.raises(LensSteerError, match=r"blocks.3.ln1.hook_out are not finite"):
+        ls.record(model, Contrast(some, some), progress=False)
 
 
 def test_same_seed_same_bytes(qwen: Any, refusal: Any, calibration: Any) -> None:

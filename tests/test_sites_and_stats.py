@@ -122,7 +122,7 @@ def test_bad_statistics_input() -> None:
 
 def test_refusal_phrases() -> None:
     """Anywhere, in any case; the typographic apostrophe only when asked for; the published lists' lengths."""
-    assert {name: len(phrases) for name, phrases in PHRASES.items()} == {"refusal_12": 12, "refusal_15": 15}
+    assert {name: len(phrases) for name, phrases in PHRASES.items()} == {"refusal_12": 12, "refusal_15": 15, "refusal_qi": 26}
     assert is_refusal("Well. I CANNOT do that.")
     assert not is_refusal("Sure. 1. Take the hammer.")
     assert not is_refusal("I don't think so.")
