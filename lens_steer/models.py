@@ -170,9 +170,12 @@ def final_norm_of(model: Any) -> torch.nn.Module:
     return model.model.norm if info_of(model).backend == "hf" else model.ln_final
 
 
+LIBRARIES = ("transformer_lens.", "transformers.")
+
+
 def fingerprint(model: Any) -> tuple[int, int]:
     """Changes when a parameter is edited in place or replaced, or when a module gets or loses a hook of PyTorch's own (not a hook point's, nor
-    one of TransformerLens, whose Bridge adds some on its first forward)."""
+    one of the libraries': TransformerLens's Bridge adds some on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs)."""
     from transformer_lens.hook_points import HookPoint
 
     versions = sum(p._version + id(p) % 1_000_003 for p in model.parameters())
@@ -182,7 +185,7 @@ def fingerprint(model: Any) -> tuple[int, int]:
         if not isinstance(m, HookPoint)
         for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     ]
-    return versions, sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith("transformer_lens.") for h in hooks)
+    return versions, sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith(LIBRARIES) for h in hooks)
 
 
 def blocks_of(model: Any) -> torch.nn.ModuleList:

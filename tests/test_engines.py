@@ -370,3 +370,9 @@ def test_a_checkpoints_own_generation_settings_are_set_aside(tiny_folder: Any, t
     wanted = ls.generate(plain, TEXTS, max_new_tokens=12, engine="hf")
     assert ls.generate(model, TEXTS, max_new_tokens=12, engine="hf") == wanted == ls.generate(model, TEXTS, max_new_tokens=12)
     assert hf_twin(model).generation_config.repetition_penalty == 5.0
+
+
+def test_a_cache_run_leaves_the_twin_usable(tiny: Any) -> None:
+    """What the libraries hook for themselves (Transformers captures outputs under a Bridge's ``run_with_cache``) is no hook of the user's."""
+    tiny.run_with_cache(torch.tensor([[5, 6, 7]]), names_filter=["blocks.1.hook_resid_post"])
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf") == ls.generate(tiny, ["Hi"], max_new_tokens=4)
