@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ def parse(description: str | None) -> argparse.Namespace:
     parser.add_argument("--model", default="organism/qwen2", help="organism/…, a Hugging Face folder, or a hub name")
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def parse_models(description: str | None, models: Sequence[str]) -> argparse.Namespace:
+    """The options of a script that goes through several models and fills tables of the README."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", nargs="+", default=list(models), help="organism/…, Hugging Face folders, or hub names")
+    parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lens_steer as ls
 from analyses import tables
-from analyses.common import Run
+from analyses.common import Run, parse_models
 from lens_steer.compare_report import compare_and_write
 from lens_steer.grids import has_angle
 from lens_steer.metrics.benchmarks import task_splits
@@ -75,13 +73,7 @@ def _rate(row: Mapping[str, Any], name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", nargs="+", default=["organism/qwen2", "organism/llama", "organism/gemma2"])
-    parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
-    parser.add_argument("--out", type=Path, required=True, help="folder; each model's results go to a folder of its own in it")
-    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
     command = shlex.join(["python", "-m", "analyses.comparison", *sys.argv[1:]])
     found: dict[str, dict[str, Any]] = {}
     for name in args.model:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import lens_steer as ls
 from analyses import tables
+from analyses.common import parse_models
 from lens_steer.claims import questions
 from lens_steer.claims.record import HOLDS, Claim
 from lens_steer.claims.tables import markdown
@@ -76,18 +75,7 @@ def _cell(claim: Claim | None, scale: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        default=["organism/qwen2"],
-        help="organism/…, Hugging Face folders, or hub names; the first one's go to --out itself",
-    )
-    parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--readme", type=Path, help="put the short tables between the markers of this file too")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parse_models(__doc__, ["organism/qwen2"])
     command = shlex.join(["python", "-m", "analyses.propositions", *sys.argv[1:]])
     without_model = verify(seed=args.seed)
     found: dict[str, Sequence[Claim]] = {}
