@@ -34,6 +34,7 @@ class Activations:
         pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens).
         model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
+        groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
     """
 
     sites: tuple[str, ...]
@@ -46,6 +47,8 @@ class Activations:
     backend: str
     weight_processing: str
     prompt_hash: str
+    groups_positive: tuple[str, ...] = ()
+    groups_negative: tuple[str, ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -110,7 +113,7 @@ def record(
         ]
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
-        info.weight_processing, pair.hash,
+        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
     )  # fmt: skip
 
 

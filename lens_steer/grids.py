@@ -143,7 +143,9 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     both = torch.cat([activations.positive, activations.negative])
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
     n = len(activations.positive)
-    return replace(activations, positive=both[order[:n]], negative=both[order[n:]])
+    groups = (*activations.groups_positive, *activations.groups_negative)
+    first, second = (tuple(groups[i] for i in part) if groups else () for part in (order[:n].tolist(), order[n:].tolist()))
+    return replace(activations, positive=both[order[:n]], negative=both[order[n:]], groups_positive=first, groups_negative=second)
 
 
 def _build(method: str, calibration: Calibration, options: dict[str, Any], value: Any) -> SteeringPlan:

@@ -1,6 +1,6 @@
 """Prompt sets, contrast sets and their splits, and the readers of prompt files.
 
-A prompts file is ``.jsonl`` (``prompt`` per row; ``system``, ``messages``, ``response`` optional), ``.json`` (a list of strings, or of
+A prompts file is ``.jsonl`` (``prompt`` per row; ``system``, ``messages``, ``response``, ``scenario`` optional), ``.json`` (a list of strings, or of
 objects with ``prompt`` or, as Alpaca has it, ``instruction``; Alpaca rows with a non-empty ``input`` are left out and counted), ``.csv``
 (``prompt`` column, or ``goal`` as AdvBench has it), ``.txt`` (one prompt a line), a folder written by ``datasets.save_to_disk``, or
 ``hf:NAME`` for a Hugging Face data set.
@@ -12,14 +12,14 @@ import csv
 import hashlib
 import json
 import logging
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError
 from lens_steer.organisms.tasks import Task
+from lens_steer.splits import deal
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,23 @@ class Prompt:
         messages: ``{"role", "content"}`` in order; roles are system, user, assistant.
         response: a fixed answer, for teacher forcing and for response-averaged activations.
         task: the organism's ground truth, where there is one.
+        scenario: what it is a variant of, where several prompts are: variants of one scenario never stand on both sides of a split.
     """
 
     messages: tuple[Message, ...]
     response: str | None = None
     task: Task | None = field(default=None, compare=False)
+    scenario: str | None = field(default=None, compare=False)
 
     @property
     def text(self) -> str:
         """The last user message."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    @property
+    def group(self) -> str:
+        """What it belongs together with: the scenario's name, or the last user message, whatever the system prompt."""
+        return self.text if self.scenario is None else self.scenario
 
     @classmethod
     def of(cls, text: str, *, system: str | None = None, response: str | None = None) -> Prompt:
@@ -150,7 +157,8 @@ def load_contrast(
         name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
             ``"organism/compliance"``; these come with their split.
         positive, negative: prompts with and without the feature: files (see the module's text) or prompt sets.
-        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``. Without it every row of the files goes to fit.
+        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``. Without it every row of the files goes to fit. Rows with the same ``scenario``, or
+            without one the same text, stay together, on both sides.
         seed: of the shuffle before a split, and of an organism's wording.
 
     Raises:
@@ -170,23 +178,23 @@ def load_contrast(
     for side_name, side in zip(("positive", "negative"), sides, strict=True):
         if not len(side):
             raise LensSteerError(f"{side_name} holds no prompts: a contrast needs at least one on each side")
-    parts = [_shares(side, split, seed) for side in sides]
+    placed: dict[str, int] = {}
+    parts = [_dealt(side, split, seed, placed) for side in sides]
     contrasts = [Contrast(parts[0][i], parts[1][i]) for i in range(3)]
     return ContrastSet(f"{sides[0].name}/{sides[1].name}", Split(*contrasts))
 
 
-def _shares(prompts: PromptSet, split: Sequence[float | int] | None, seed: int) -> tuple[PromptSet, PromptSet, PromptSet]:
+def _dealt(
+    prompts: PromptSet, split: Sequence[float | int] | None, seed: int, placed: dict[str, int]
+) -> tuple[PromptSet, PromptSet, PromptSet]:
+    """One side's splits; ``placed`` holds where the other side's groups went, and is added to."""
     empty = PromptSet((), prompts.name)
     if split is None:
         return prompts, empty, empty
-    if len(split) != 3 or any(share < 0 for share in split) or split[0] <= 0:
-        raise LensSteerError(f"split={tuple(split)}: give three shares fit, select, report, such as 0.5,0.25,0.25")
-    order = list(range(len(prompts)))
-    random.Random(f"split/{seed}").shuffle(order)
-    first = round(len(order) * split[0] / sum(split))
-    second = first + round(len(order) * split[1] / sum(split))
-    cuts = (order[:first], order[first:second], order[second:])
-    fit, select, report = (PromptSet(tuple(prompts.prompts[i] for i in sorted(c)), prompts.name) for c in cuts)
+    of = deal([p.group for p in prompts], split, seed=seed, placed=placed)
+    fit, select, report = (
+        PromptSet(tuple(p for p, o in zip(prompts, of, strict=True) if o == i), prompts.name) for i in range(3)
+    )
     if not len(fit):
         raise LensSteerError(f"split={tuple(split)} leaves no prompt of {len(prompts)} for fit: give more prompts")
     return fit, select, report
@@ -275,13 +283,14 @@ def _prompt(row: Any, where: str) -> Prompt:
         return Prompt.of(row)
     if not isinstance(row, Mapping):
         raise LensSteerError(f"{where}: {type(row).__name__} is neither a string nor an object with a prompt")
-    response = row.get("response")
+    response, scenario = row.get("response"), row.get("scenario")
+    scenario = None if scenario is None else str(scenario)
     if row.get("messages"):
-        return Prompt(_messages(row["messages"], where), response)
+        return Prompt(_messages(row["messages"], where), response, scenario=scenario)
     text = next((row[key] for key in ("prompt", "instruction", "goal") if row.get(key)), None)
     if not isinstance(text, str):
         raise LensSteerError(f"{where}: no prompt found (looked for 'prompt', 'instruction', 'goal', 'messages')")
-    return Prompt.of(text, system=row.get("system"), response=response)
+    return replace(Prompt.of(text, system=row.get("system"), response=response), scenario=scenario)
 
 
 def _messages(found: Any, where: str) -> tuple[Message, ...]:

@@ -127,3 +127,16 @@ def test_hash_depends_on_content_and_order() -> None:
     a, b = Prompt.of("a"), Prompt.of("b")
     assert PromptSet((a, b), "x").hash == PromptSet((Prompt.of("a"), b), "y").hash
     assert len({PromptSet(p).hash for p in ((a, b), (b, a), (a,), (Prompt.of("a", response="r"), b))}) == 4
+
+
+def test_variants_of_a_scenario_stay_in_one_split(tmp_path: Path) -> None:
+    """The same text or the same scenario, on either side or twice on one, is never on both sides of a split."""
+    rows = [{"prompt": f"question {i}", "system": s} for i in range(20) for s in ("calmly", "gladly")]
+    named = [{"prompt": f"said otherwise {i}", "scenario": f"question {i}"} for i in range(20)]
+    for name, table in (("a", rows), ("b", list(reversed(named)))):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in table), encoding="utf-8")
+    made = load_contrast(positive=tmp_path / "a.jsonl", negative=tmp_path / "b.jsonl", split=(0.5, 0.25, 0.25))
+    groups = [{p.group for side in (c.positive, c.negative) for p in side} for c in (made.fit, made.select, made.report)]
+    assert [len(g) for g in groups] == [10, 5, 5]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert [len(c.positive) for c in (made.fit, made.select, made.report)] == [20, 10, 10]
