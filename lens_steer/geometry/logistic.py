@@ -91,7 +91,7 @@ def fit(
         except ConvergenceWarning as warning:
             raise LensSteerError(f"the logistic regression at C={C} does not converge ({warning}): take a smaller C") from None
     weight = (model.coef_[0] @ samples.basis) / samples.scale
-    return weight, float(model.intercept_[0] - weight @ samples.mean)
+    return weight, float(np.asarray(model.intercept_)[0] - weight @ samples.mean)
 
 
 def probabilities(
