@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lens_steer.activations import record as record
     from lens_steer.artifacts import load_calibration as load_calibration
     from lens_steer.artifacts import save_calibration as save_calibration
+    from lens_steer.conversation import Dialogue as Dialogue
+    from lens_steer.conversation import converse as converse
     from lens_steer.effects import EffectLog as EffectLog
     from lens_steer.errors import LensSteerError as LensSteerError
     from lens_steer.generation import generate as generate
@@ -36,15 +38,22 @@ if TYPE_CHECKING:
     from lens_steer.methods import unit_addition as unit_addition
     from lens_steer.models import hf_twin as hf_twin
     from lens_steer.models import load_model as load_model
+    from lens_steer.monitoring import Monitor as Monitor
+    from lens_steer.monitoring import monitor as monitor
     from lens_steer.plans import SteeringPlan as SteeringPlan
     from lens_steer.plans import load_plan as load_plan
     from lens_steer.plans import save_plan as save_plan
+    from lens_steer.probe_files import load_probe as load_probe
+    from lens_steer.probe_files import save_probe as save_probe
+    from lens_steer.probes import Probe as Probe
+    from lens_steer.probes import fit_probe as fit_probe
     from lens_steer.prompts import Contrast as Contrast
     from lens_steer.prompts import ContrastSet as ContrastSet
     from lens_steer.prompts import Prompt as Prompt
     from lens_steer.prompts import PromptSet as PromptSet
     from lens_steer.prompts import load_contrast as load_contrast
     from lens_steer.prompts import load_prompts as load_prompts
+    from lens_steer.token_activations import record_tokens as record_tokens
 
 _HOMES = {
     "Activations": "activations",
@@ -52,8 +61,11 @@ _HOMES = {
     "Calibration": "geometry.calibration",
     "Contrast": "prompts",
     "ContrastSet": "prompts",
+    "Dialogue": "conversation",
     "EffectLog": "effects",
     "LensSteerError": "errors",
+    "Monitor": "monitoring",
+    "Probe": "probes",
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "SteeringPlan": "plans",
@@ -61,7 +73,9 @@ _HOMES = {
     "adaptive_angular": "methods",
     "boundary": "geometry.boundary",
     "calibrate": "geometry.calibration",
+    "converse": "conversation",
     "directional_ablation": "methods",
+    "fit_probe": "probes",
     "fixed_coefficient": "methods",
     "generate": "generation",
     "hf_twin": "models",
@@ -69,14 +83,18 @@ _HOMES = {
     "load_contrast": "prompts",
     "load_model": "models",
     "load_plan": "plans",
+    "load_probe": "probe_files",
     "load_prompts": "prompts",
     "mean_phase_rotation": "methods",
     "mirror_projection": "methods",
+    "monitor": "monitoring",
     "phase_collapse": "methods",
     "projection_clamp": "methods",
     "record": "activations",
+    "record_tokens": "token_activations",
     "save_calibration": "artifacts",
     "save_plan": "plans",
+    "save_probe": "probe_files",
     "selective_steering": "methods",
     "standard_angular": "methods",
     "steering": "hooks",
@@ -89,8 +107,11 @@ __all__ = [
     "Calibration",
     "Contrast",
     "ContrastSet",
+    "Dialogue",
     "EffectLog",
     "LensSteerError",
+    "Monitor",
+    "Probe",
     "Prompt",
     "PromptSet",
     "SteeringPlan",
@@ -98,7 +119,9 @@ __all__ = [
     "adaptive_angular",
     "boundary",
     "calibrate",
+    "converse",
     "directional_ablation",
+    "fit_probe",
     "fixed_coefficient",
     "generate",
     "hf_twin",
@@ -106,14 +129,18 @@ __all__ = [
     "load_contrast",
     "load_model",
     "load_plan",
+    "load_probe",
     "load_prompts",
     "mean_phase_rotation",
     "mirror_projection",
+    "monitor",
     "phase_collapse",
     "projection_clamp",
     "record",
+    "record_tokens",
     "save_calibration",
     "save_plan",
+    "save_probe",
     "selective_steering",
     "standard_angular",
     "steering",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 
-Pooling = Literal["last", "response"]
+Pooling = Literal["last", "response", "token", "prompt token"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ class Activations:
 
     Attributes:
         sites: names in network order.
-        positive, negative: one vector a prompt and site.
-        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens).
+        positive, negative: one vector a prompt and site, or a token and site.
+        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a prompt; ``token`` (every token of the fixed response) or
+            ``prompt token`` (of the prompt), each a row a token, from :func:`lens_steer.token_activations.record_tokens`.
         model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
@@ -55,9 +56,10 @@ class Activations:
         return self.positive.shape[-1]
 
     def __repr__(self) -> str:
+        what = {"last": "last token", "response": "response tokens averaged"}.get(self.pooling, f"single {self.pooling}s")
         return (
             f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
-            f"{self.model}, d_model {self.d_model}, {self.pooling} token{'s' if self.pooling == 'response' else ''})"
+            f"{self.model}, d_model {self.d_model}, {what})"
         )
 
     def at(self, site: str) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
@@ -98,11 +100,9 @@ def record(
             are not finite.
     """
     if pooling not in ("last", "response"):
-        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'")
+        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
     pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
-    for name, side in (("positive", pair.positive), ("negative", pair.negative)):
-        if not len(side):
-            raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+    check_sides(pair)
     check_engine(engine)
     info = info_of(model)
     names = _resolve(info, sites)
@@ -124,14 +124,10 @@ def record_prompts(
     info = info_of(model)
     out = torch.empty(len(prompts), len(site_names), info.d_model)
     responses = pooling == "response"
-    if responses and any(not p.response for p in prompts):
-        missing = next(i for i, p in enumerate(prompts) if not p.response)
-        raise LensSteerError(
-            f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
-        )
+    if responses:
+        check_responses(prompts)
     check_rows(model, len(prompts))
     with on_engine(model, engine) as runner:
-        forward = _forward_hf if info_of(runner).backend == "hf" else _forward_tl
         for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)):
             rows = torch.tensor(batch.rows)
             weights = _pool_weights(batch, responses)
@@ -144,8 +140,33 @@ def record_prompts(
     return out
 
 
-def _forward_tl(model: Any, batch: chat.Batch, hooks: dict[str, Callable[..., None]]) -> None:
-    """One forward of a HookedTransformer or TransformerBridge, as far as the last hook needs."""
+def check_responses(prompts: PromptSet) -> None:
+    """Refuse prompts without a fixed response.
+
+    Raises:
+        LensSteerError: naming the first one.
+    """
+    missing = next((i for i, p in enumerate(prompts) if not p.response), None)
+    if missing is not None:
+        raise LensSteerError(
+            f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
+        )
+
+
+def check_sides(pair: Contrast) -> None:
+    """Refuse a contrast with an empty side."""
+    for name, side in (("positive", pair.positive), ("negative", pair.negative)):
+        if not len(side):
+            raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+
+
+def forward(model: Any, batch: chat.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """One forward of a batch, as far as the last site needs; each site's hook gets its activations."""
+    (_forward_hf if info_of(model).backend == "hf" else _forward_tl)(model, batch, hooks)
+
+
+def _forward_tl(model: Any, batch: chat.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """Of a HookedTransformer or TransformerBridge."""
     points = [(sites.point(name, info_of(model).architecture), hook) for name, hook in hooks.items()]
     with model.hooks(fwd_hooks=points):
         model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
@@ -155,8 +176,8 @@ class _Enough(Exception):
     """Ends a Hugging Face forward after the last block that is needed."""
 
 
-def _forward_hf(model: Any, batch: chat.Batch, hooks: dict[str, Callable[..., None]]) -> None:
-    """The same of a Hugging Face model, by hooks on its modules."""
+def _forward_hf(model: Any, batch: chat.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """Of a Hugging Face model, by hooks on its modules."""
     stop = max(sites.blocks_of(hooks)) + 1
     with ExitStack() as stack, suppress(_Enough):
         for name, hook in hooks.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,17 @@ class Batch:
         ids: token ids, padded on the left.
         mask: 1 for a token, 0 for padding.
         response_lengths: tokens of each fixed response at the right end (0 without one).
+        offset: where rows hold several turns: 0, 1, … for the tokens of an answer, and for a token that is no answer's its distance to the start of the answer that
+            follows (−1 stands right before it).
+        call: the same object for all batches of one call.
     """
 
     rows: tuple[int, ...]
     ids: Int[Tensor, "batch pos"]
     mask: Int[Tensor, "batch pos"]
     response_lengths: tuple[int, ...]
+    offset: Int[Tensor, "batch pos"] | None = None
+    call: object = None
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
@@ -116,6 +121,8 @@ def padded(
     sequences: Sequence[tuple[int, list[int], int]],
     pad: int,
     *,
+    offsets: Mapping[int, list[int]] | None = None,
+    call: object = None,
     extra: int = 0,
     max_tokens: int = MAX_BATCH_TOKENS,
     max_rows: int = 128,
@@ -127,6 +134,8 @@ def padded(
     Args:
         sequences: row, token ids, and how many of them, at the end, belong to the answer.
         pad: token that fills up.
+        offsets: of each row's tokens, where rows hold several turns; see :class:`Batch`.
+        call: stands for the call that the batches belong to; a new one unless given.
         extra: tokens that will be generated.
         max_tokens: padded and generated tokens a batch at most.
         max_rows: sequences a batch at most.
@@ -134,6 +143,7 @@ def padded(
         device: of the tensors.
     """
     order = sorted(sequences, key=lambda item: (len(item[1]), item[0]))
+    call = object() if call is None else call
     start = 0
     while start < len(order):
         stop, longest = start + 1, order[start][2]
@@ -145,5 +155,8 @@ def padded(
         group, width = order[start:stop], len(order[stop - 1][1])
         ids = torch.tensor([[pad] * (width - len(i)) + i for _, i, _ in group], device=device)
         mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for _, i, _ in group], device=device)
-        yield Batch(tuple(row for row, _, _ in group), ids, mask, tuple(n for _, _, n in group))
+        rows, offset = tuple(row for row, _, _ in group), None
+        if offsets is not None:
+            offset = torch.tensor([[-width] * (width - len(offsets[r])) + offsets[r] for r in rows], device=device)
+        yield Batch(rows, ids, mask, tuple(n for _, _, n in group), offset, call)
         start = stop

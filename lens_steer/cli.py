@@ -6,12 +6,12 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lens_steer import cli_evaluation
-from lens_steer.cli_common import command, emit, loaded_model, read_calibration, read_contrast, read_plan, read_prompts
+from lens_steer import cli_evaluation, cli_probes, cli_steering
+from lens_steer.cli_common import command, emit, loaded_model, read_calibration, read_contrast
 from lens_steer.cli_options import (
     METHOD_HELP,
     Contrast,
@@ -37,8 +37,9 @@ import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publ
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
-for evaluation_command in cli_evaluation.COMMANDS:
-    app.command()(evaluation_command)
+app.command(epilog=METHOD_HELP)(cli_steering.steer)
+for further_command in (*cli_evaluation.COMMANDS, *cli_probes.COMMANDS):
+    app.command()(further_command)
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -93,6 +94,9 @@ def calibrate(
     split: Split = None,
     sites: Sites = "norm_out",
     rule: Rule = "paper",
+    direction: Annotated[
+        str, typer.Option("--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
+    ] = "difference",
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -104,13 +108,15 @@ def calibrate(
     from lens_steer.artifacts import check_writable
     from lens_steer.engines import check_engine
     from lens_steer.geometry.discriminative import check_rule
+    from lens_steer.geometry.estimators import check_classes
 
     check_engine(engine)
     chosen = read_contrast(contrast, positive, negative, split, seed)
     check_rule(rule)
+    check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
     check_writable(out)
     loaded = loaded_model(model, dtype, device, chat_template)
-    made = ls.calibrate(ls.record(loaded, chosen, sites, engine=engine), rule=rule, seed=seed)
+    made = ls.calibrate(ls.record(loaded, chosen, sites, engine=engine), rule=rule, direction=direction, seed=seed)
     ls.save_calibration(made, out)
     emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
            "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
@@ -142,74 +148,6 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     note = None if summary["classes"] else "no class means in this calibration: projections and norms across depth are left out"
     emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
-
-
-@app.command(epilog=METHOD_HELP)
-def steer(
-    model: Model,
-    prompts: Annotated[
-        str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
-    ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective).")] = None,
-    angle: Annotated[
-        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
-    ] = None,
-    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")] = None,
-    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None,
-    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")
-    ] = None,
-    sites: Annotated[
-        str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")
-    ] = None,
-    positions: Annotated[
-        str | None, typer.Option("--positions", help="Tokens: all, prompt, generated, prompt[-1], generated[:5], joined by +.")
-    ] = None,
-    engine: Engine = "tl",
-    effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
-    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    chat_template: Template = None,
-) -> None:
-    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
-    import lens_steer as ls
-    from lens_steer.artifacts import check_writable, whole_file
-    from lens_steer.engines import check_engine
-
-    check_engine(engine)
-    if save_plan is not None:
-        check_writable(save_plan)
-    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
-             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
-    chosen = read_prompts(prompts)
-    made = read_plan(plan, calibration, method, {k: v for k, v in given.items() if v is not None})
-    log = ls.EffectLog() if effects else None
-    with whole_file(out) as work:
-        loaded = loaded_model(model, dtype, device, chat_template)
-        with ls.steering(loaded, made, effects=log):
-            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
-        if save_plan is not None:
-            ls.save_plan(made, save_plan)
-    told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
-    emit(
-        {
-            "generations": str(out),
-            "n": len(texts),
-            **made.row(),
-            "first_steered_token": made.describe()["first_steered_token"],
-            **told,
-        }
-    )
 
 
 @app.command()
@@ -275,17 +213,6 @@ def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved 
     from lens_steer.figures import saving
 
     emit({"redrawn": saving.redraw(folder)})
-
-
-def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
-    from lens_steer.outcomes import grade
-
-    with path.open("w", encoding="utf-8") as stream:
-        for prompt, text, own in zip(prompts, texts, facts, strict=True):
-            row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
-            if prompt.task is not None:
-                row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
-            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def main() -> None:

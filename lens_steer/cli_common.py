@@ -44,19 +44,42 @@ def read_calibration(folder: Path) -> tuple[str, Any]:
     return made.model.rstrip("/").split("/")[-1], made
 
 
-def read_plan(saved: Path | None, calibration: Path | None, method: str | None, options: dict[str, Any]) -> Any:
-    """The saved plan, or a method's on a calibration."""
+def read_plan(
+    saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, options: dict[str, Any]
+) -> Any:
+    """The saved plan, or a method's on a calibration or a probe."""
     import lens_steer as ls
     from lens_steer.methods import make_plan
 
-    if (saved is None) == (calibration is None):
-        raise LensSteerError("give either --calibration (with --method) or --plan")
-    if calibration is not None:
-        return make_plan(method or "selective", ls.load_calibration(calibration), **options)
+    if sum(v is not None for v in (saved, calibration, probe)) != 1:
+        raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
+    if saved is None:
+        return make_plan(method or default_method(probe), read_source(calibration, probe), **options)
     given = [*(["method"] if method else []), *options]
     if given:
         raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
     return ls.load_plan(str(saved))
+
+
+def read_source(calibration: Path | None, probe: Path | None) -> Any:
+    """The calibration or the probe that was given."""
+    import lens_steer as ls
+
+    if (calibration is None) == (probe is None):
+        raise LensSteerError("give either --calibration or --probe")
+    return ls.load_calibration(str(calibration)) if probe is None else ls.load_probe(probe)
+
+
+def default_method(probe: Path | None) -> str:
+    """What is meant where no method is named."""
+    return "selective" if probe is None else "sttp"
+
+
+def judge_named(spec: str | None) -> Any:
+    """The judge of ``--judge``; None without one."""
+    from lens_steer.metrics.judges.spec import judge_of
+
+    return None if spec is None else judge_of(spec)
 
 
 def loaded_model(model: str, dtype: str, device: str | None, chat_template: str | None) -> Any:

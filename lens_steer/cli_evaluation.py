@@ -9,16 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import command, emit, loaded_model, read_contrast
+from lens_steer.cli_common import command, default_method, emit, judge_named, loaded_model, read_contrast, read_source
 from lens_steer.cli_options import (
     METHOD_HELP,
     Contrast,
     Device,
     Dtype,
+    JudgeOption,
     Model,
     Negative,
     Out,
     Positive,
+    Probe,
     Seed,
     Split,
     Template,
@@ -54,9 +56,12 @@ def metrics(
 
 def sweep(
     out: Out,
-    calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration made on this model.")],
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
+    probe: Probe = None,
     model: Model = "organism/qwen2",
-    method: Annotated[str, typer.Option("--method", help="One of the methods listed below.")] = "selective",
+    method: Annotated[
+        str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")
+    ] = None,
     angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
     objective: Objective = "complied",
@@ -71,17 +76,20 @@ def sweep(
     chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
+    judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them on the report split; an interrupted sweep goes on."""
-    import lens_steer as ls
     from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
-    from lens_steer.grids import ANGULAR, method_grids
+    from lens_steer.grids import ANGULAR, method_grids, probe_grid
+    from lens_steer.methods import method_name
+    from lens_steer.probe_files import check_probe
     from lens_steer.selection import check_quantity
     from lens_steer.sweep_report import sweep_method
     from lens_steer.sweeps import values_of
 
+    method = method_name(method or default_method(probe))
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
     wrong = "--coefficients" if method in ANGULAR else "--angles"
     if wrong in given:
@@ -92,19 +100,21 @@ def sweep(
     check_splits(prompts)
     kept = kept_constraints(constraint or CONSTRAINTS, _tasks(prompts, seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
-    made = ls.load_calibration(calibration)
-    grids = method_grids(made, method, values=values)
+    made = read_source(calibration, probe)
+    grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
     loaded = loaded_model(model, dtype, device, chat_template)
     check_fits(made, loaded)
+    if probe is not None:
+        check_probe(made, loaded)
     tasks = _tasks(prompts, seed)
     if made.prompt_hash != prompts.fit.hash:
         typer.echo(
-            "warning: the calibration was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
+            f"warning: the {'calibration' if probe is None else 'probe'} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
             "not held out: calibrate with the same --split on the same files", err=True,
         )  # fmt: skip
     found = sweep_method(
         loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=seed, fitted_here=made.prompt_hash == prompts.fit.hash,
-        engine=engine, max_new_tokens=max_new_tokens, command=command(),
+        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=judge_named(judge),
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
@@ -131,6 +141,7 @@ def compare(
     chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
+    judge: JudgeOption = None,
 ) -> None:
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
     from lens_steer.compare_report import compare_and_write
@@ -150,7 +161,7 @@ def compare(
     loaded = loaded_model(model, dtype, device, chat_template)
     found = compare_and_write(
         loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
-        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(),
+        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=judge_named(judge),
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip

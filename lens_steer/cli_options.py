@@ -29,5 +29,15 @@ Engine = Annotated[str, typer.Option("--engine", help="tl (TransformerLens) or h
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
 Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
+Probe = Annotated[
+    Path | None, typer.Option("--probe", help="Folder of one site's probe, in place of a calibration (for swfc, sttp, stmp).")
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        help="Of the answers, in place of ground truth or phrases: world, refusal_12, …, or a .json file (see metrics.judges.spec).",
+    ),
+]
 METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
 Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]

@@ -64,12 +64,17 @@ def generate(
         for batch in chat.batches(
             tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
         ):
-            with running(batch), torch.inference_mode():
-                new = _continue(runner, batch, max_new_tokens, kv_cache)
-            for row, ids in zip(batch.rows, new.tolist(), strict=True):
-                answers[row] = tokenizer.decode(_until_end(ids, info.end_tokens), skip_special_tokens=True)
+            for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
+                answers[row] = tokenizer.decode(ids, skip_special_tokens=True)
             bar.update(len(batch.rows))
     return answers
+
+
+def answer_ids(model: Any, batch: chat.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:
+    """Token ids of each row's greedy answer, without the end token, on the model that is given (its twin: see :func:`lens_steer.engines.on_engine`)."""
+    with running(batch), torch.inference_mode():
+        new = _continue(model, batch, max_new_tokens, kv_cache)
+    return [_until_end(ids, info_of(model).end_tokens) for ids in new.tolist()]
 
 
 def _continue(model: Any, batch: chat.Batch, max_new_tokens: int, kv_cache: bool) -> Int[Tensor, "batch new"]:

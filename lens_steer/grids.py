@@ -13,10 +13,10 @@ import torch
 from lens_steer import sites
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.boundary import boundary
+from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import random_plane
-from lens_steer.methods import METHODS, make_plan
+from lens_steer.methods import BY_BOUNDARY, METHODS, make_plan, method_name
 from lens_steer.plans import SteeringPlan
 from lens_steer.sweeps import Grid
 
@@ -35,6 +35,10 @@ ONE_SITE: dict[str, tuple[float, ...]] = {
     "sttp": (0.0, -2.0, -4.0, -8.0, -16.0, -36.0),
     "stmp": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
 }
+# The same towards the positive side, from below the boundary, to somewhat beyond the best ones of the paper (4, 36 and 4).
+TOWARDS_POSITIVE: dict[str, tuple[float, ...]] = {
+    "swfc": (0.5, 1.0, 2.0, 4.0, 6.0, 8.0), "sttp": (0.0, 6.0, 12.0, 24.0, 36.0, 48.0), "stmp": (0.5, 1.0, 2.0, 3.0, 4.0, 6.0),
+}  # fmt: skip
 GATED = {"sttp": {"gate": "above"}, "stmp": {"gate": "above"}}
 COEFFICIENTS = (-8.0, -4.0, -2.0, -1.3, -1.0, 1.0)
 # What each method's authors read and write; the others use the norms' outputs, as Selective Steering does.
@@ -70,8 +74,7 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
     >>> [(g.variant, len(g.values)) for g in method_grids(load_calibration("figures/calibration"), "selective")]
     [('', 36)]
     """
-    if method not in METHODS:
-        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    method = method_name(method)
     build = partial(_build, method, calibration, options)
     if method in FIXED:
         if values is not None:
@@ -87,6 +90,21 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
             for name in tried
         ]
     return [Grid(method, build, tuple(COEFFICIENTS if values is None else values))]
+
+
+def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None = None, **options: Any) -> Grid:
+    """A boundary's grid: one of the methods that take one, over its coefficients at the boundary's site.
+
+    Moves towards the positive class unless ``gate`` says otherwise.
+
+    Raises:
+        LensSteerError: a method that needs a calibration.
+    """
+    method = method_name(method)
+    build = partial(_build, method, source, options)
+    if method not in BY_BOUNDARY:
+        raise LensSteerError(f"method {method!r} needs a calibration, and a probe was given: use one of {', '.join(BY_BOUNDARY)}")
+    return Grid(method, build, tuple(TOWARDS_POSITIVE[method] if values is None else values), source.site)
 
 
 def control_grids(
@@ -148,7 +166,7 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     return replace(activations, positive=both[order[:n]], negative=both[order[n:]], groups_positive=first, groups_negative=second)
 
 
-def _build(method: str, calibration: Calibration, options: dict[str, Any], value: Any) -> SteeringPlan:
+def _build(method: str, calibration: Calibration | Boundary, options: dict[str, Any], value: Any) -> SteeringPlan:
     """A plan from one value or one a row; None for a method that has none."""
     if value is None:
         return make_plan(method, calibration, **options)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lens_steer import sites
 from lens_steer.artifacts import check_fits
@@ -67,23 +68,19 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
         raise LensSteerError(
             f"the plan names {outside[0]!r}, and the model has {info.n_layers} blocks: make the plan on this model"
         )
-    attach = _attach_module if info.backend == "hf" else _attach_point
     clock = Clock(plan.positions)
     with ExitStack() as stack:
         followers = [
-            model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
-            blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
+            *clocked(model, clock, tokens=effects is not None),
             final_norm_of(model).register_forward_pre_hook(partial(_refuse_what_is_not_finite, method=plan.method)),
         ]
-        if effects is not None:
-            followers.append(embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock)))
         for follower in followers:
             stack.callback(follower.remove)
         handles = []
         for step in plan.steps:
             bound: dict[torch.device, Bound] = {}
             for name in step.sites:
-                like = _like(model, name)
+                like = example(model, name)
                 if like.device not in bound:
                     bound[like.device] = bind_rows(step, like, clock)
                 handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model))
@@ -127,7 +124,7 @@ def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog 
     if effects is None:
         return partial(_steer, operator=bound, clock=clock)
     gate = operator(step.operator).gate
-    fires = None if gate is None else gate(step.parameters, _like(model, site))
+    fires = None if gate is None else gate(step.parameters, example(model, site))
     return partial(
         _steer_and_log, operator=bound, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
     )
@@ -165,8 +162,31 @@ def _steer_and_log(
     return steered
 
 
-def _attach_point(model: Any, name: str, hook: SteeringHook) -> tuple[object, Callable[[], None]]:
-    """Add a hook at a hook point; returns its handle and what removes it."""
+def clocked(model: Any, clock: Clock, *, tokens: bool) -> list[RemovableHandle]:
+    """Tell a clock of every forward that begins, and with ``tokens`` what it is fed; returns the handles of the hooks that do."""
+    return [
+        model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
+        blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
+        *([embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock))] if tokens else []),
+    ]
+
+
+def attach(model: Any, name: str, hook: Callable[..., Any], *, reads: bool = False) -> tuple[object, Callable[[], None]]:
+    """Add a hook at a site, after those that are there; returns its handle and what removes it.
+
+    Args:
+        model: of any backend.
+        name: of the site.
+        hook: a :class:`SteeringHook`, or with ``reads`` one that returns None and leaves the activation as it is.
+        reads: whether it only reads.
+
+    Raises:
+        LensSteerError: the model has no such hook point, or a hook that writes at a site that a Hugging Face model can only be read at.
+    """
+    return _attach_module(model, name, hook, reads) if info_of(model).backend == "hf" else _attach_point(model, name, hook)
+
+
+def _attach_point(model: Any, name: str, hook: Callable[..., Any]) -> tuple[object, Callable[[], None]]:
     name = sites.point(name, info_of(model).architecture)
     if name not in model.hook_dict:
         raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
@@ -183,19 +203,26 @@ def _attach_point(model: Any, name: str, hook: SteeringHook) -> tuple[object, Ca
     return handle, remove
 
 
-def _attach_module(model: Any, name: str, hook: SteeringHook) -> tuple[object, Callable[[], None]]:
-    """Add a hook at a Hugging Face module; returns its handle and what removes it."""
+def _attach_module(model: Any, name: str, hook: Callable[..., Any], reads: bool) -> tuple[object, Callable[[], None]]:
     site = sites.parse(name)
-    if site.kind == "resid_mid":
+    if site.kind == "resid_mid" and not reads:
         raise LensSteerError(
             f"site {name!r} cannot be written by engine='hf' (no module's output is the stream after attention): use engine='tl', or steer attn_out"
         )
     module = model.get_submodule(site.module(info_of(model).architecture))
     if site.is_input:
-        handle = module.register_forward_pre_hook(partial(_on_input, hook=hook), with_kwargs=True)
+        handle = module.register_forward_pre_hook(partial(_read_input if reads else _on_input, hook=hook), with_kwargs=True)
     else:
-        handle = module.register_forward_hook(partial(_on_output, hook=hook))
+        handle = module.register_forward_hook(partial(_read_output if reads else _on_output, hook=hook))
     return handle, handle.remove
+
+
+def _read_output(module: nn.Module, args: Any, output: Any, *, hook: Callable[..., None]) -> None:
+    hook(output[0] if isinstance(output, tuple) else output, hook=None)
+
+
+def _read_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Callable[..., None]) -> None:
+    hook(args[0] if args else kwargs["hidden_states"], hook=None)
 
 
 def _on_output(module: nn.Module, args: Any, output: Any, *, hook: SteeringHook) -> Any:
@@ -233,7 +260,7 @@ def _refuse_what_is_not_finite(module: nn.Module, args: tuple[Any, ...], *, meth
         )
 
 
-def _like(model: Any, site: str) -> Float[Tensor, " d_model"]:
+def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
     """An example of the site's activations: width, dtype, device."""
     parameter = next(blocks_of(model)[sites.parse(site).block].parameters())
     return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

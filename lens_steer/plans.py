@@ -262,7 +262,7 @@ def load_plan(folder: str | Path) -> SteeringPlan:
 
 def _checked(operator_name: str, name: str, value: Any) -> Any:
     """A parameter as a step keeps it: vectors and names as they are, numbers finite, several as a float64 vector."""
-    if name in ("direction", "basis", "gate", "gate_axis") or (name == "cap" and value is None):
+    if name in ("direction", "along", "basis", "gate", "gate_axis") or (name == "cap" and value is None):
         return value
     found = numbers(name, value)
     if isinstance(found, Tensor) and name != operator(operator_name).by_row:

@@ -8,8 +8,11 @@ Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or
     prompt[-1]+generated        everything that decides the answer's tokens
     all[3]+all[7]               explicit positions, counted from the first token of each prompt
 
-A fixed response (teacher forcing) counts as generated. Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward
-of one's own says it with :func:`running`.
+``response`` is another word for ``generated``: a fixed response (teacher forcing) counts as generated. In a conversation (:func:`lens_steer.converse`) every turn has a
+prompt and an answer of its own: ``generated[:5]`` is the first five tokens of each answer, ``prompt[-1]`` the token before each answer; what is counted from the front of
+``prompt`` or ``all`` is counted from the conversation's first token.
+
+Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward of one's own says it with :func:`running`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,13 +74,14 @@ def parse(positions: str) -> tuple[Term, ...]:
 
 
 def normalized(positions: str | Sequence[int]) -> str:
-    """The specification as a plan keeps it; a sequence of integers is explicit positions.
+    """The specification as a plan keeps it; a sequence of integers is explicit positions, ``response`` is read as ``generated``.
 
-    >>> normalized((3, 7))
-    'all[3]+all[7]'
+    >>> normalized((3, 7)), normalized("prompt[-1] + response[:2]")
+    ('all[3]+all[7]', 'prompt[-1]+generated[:2]')
     """
     if not isinstance(positions, str):
         positions = "+".join(f"all[{p}]" for p in positions)
+    positions = re.sub(r"\bresponse\b", "generated", positions)
     parse(positions)
     return positions.replace(" ", "")
 
@@ -103,12 +107,16 @@ class Layout:
         begins: column of each row's first token.
         ends: column after each row's prompt.
         width: columns that the batch began with.
+        offset: of those columns, where a row holds several turns; see :class:`lens_steer.chat.Batch`. None: one prompt, one answer.
+        call: the same object for all batches of one call.
     """
 
     rows: Int[Tensor, " batch"]
     begins: Int[Tensor, " batch"]
     ends: Int[Tensor, " batch"]
     width: int
+    offset: Int[Tensor, "batch pos"] | None = None
+    call: object = field(default_factory=object)
 
     @staticmethod
     def of(batch: Batch) -> Layout:
@@ -116,7 +124,18 @@ class Layout:
         mask = batch.mask
         width = mask.shape[1]
         responses = torch.tensor(batch.response_lengths, device=mask.device)
-        return Layout(torch.tensor(batch.rows, device=mask.device), width - mask.sum(dim=1), width - responses, width)
+        rows, call = torch.tensor(batch.rows, device=mask.device), object() if batch.call is None else batch.call
+        return Layout(rows, width - mask.sum(dim=1), width - responses, width, batch.offset, call)
+
+    def counts(self, begin: int, end: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Two counts of each of the columns ``begin … end``: from the row's first token (negative for padding), and from the start of its answer, where 0, 1, … are the
+        answer's tokens and −1, −2, … those before it, backwards."""
+        column = torch.arange(begin, end, device=self.begins.device)[None]
+        offset = column - self.ends[:, None]
+        if self.offset is not None and begin < self.width:
+            known = self.offset[:, begin : min(end, self.width)]
+            offset = torch.cat([known, offset[:, known.shape[1] :]], dim=1)
+        return column - self.begins[:, None], offset
 
 
 _RUNNING: ContextVar[Layout | None] = ContextVar("running", default=None)
@@ -140,7 +159,7 @@ class Clock:
 
     def __init__(self, positions: str) -> None:
         self._terms = parse(positions)
-        self._generated: Tensor | None = None  # the answers' tokens so far, where they are followed
+        self._fed: Int[Tensor, "batch pos"] | None = None  # the tokens of all columns so far, where they are followed
         self.begin = 0
         self.started = False
         self.layout: Layout | None = None
@@ -153,6 +172,8 @@ class Clock:
     def announce(self, attention_mask: Tensor | None) -> None:
         """A forward of the model is about to begin; until :meth:`start` nothing is known of it."""
         self.attention_mask, self.started = attention_mask, False
+        if _RUNNING.get() is None:
+            self._fed = None
 
     def start(self, rows: int, width: int, cached: int = 0) -> None:
         """Begin a forward of so many rows and columns, after so many that a cache holds."""
@@ -170,36 +191,45 @@ class Clock:
 
     def columns(self, layout: Layout, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
         """Which of the columns ``begin … end`` are steered, row by row."""
-        column = torch.arange(begin, end, device=layout.begins.device)[None]
-        begins, ends = layout.begins[:, None], layout.ends[:, None]
-        found = torch.zeros(len(layout.begins), end - begin, dtype=torch.bool, device=layout.begins.device)
+        position, offset = layout.counts(begin, end)
+        found = torch.zeros_like(position, dtype=torch.bool)
         for term in self._terms:
-            origin = ends if term.region == "generated" else begins
-            inside = column >= origin
+            forward = offset if term.region == "generated" else position
+            inside = forward >= 0
             if term.region == "prompt":
-                inside &= column < ends
+                inside &= offset < 0
             if term.start is not None:
-                inside &= column >= (ends if term.start < 0 else origin) + term.start
+                inside &= (offset if term.start < 0 else forward) >= term.start
             if term.stop is not None:
-                inside &= column < (ends if term.stop < 0 else origin) + term.stop
+                inside &= (offset if term.stop < 0 else forward) < term.stop
             found |= inside
         return found
 
     def follow(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Take note of the tokens that are fed, to know which answers have ended."""
-        layout = _RUNNING.get()
-        if layout is None or layout is not self.layout or self._generated is None or len(tokens) != len(self._generated):
-            self._generated = tokens[:, :0]
-        if layout is not None and tokens.shape[1] >= layout.width:
-            self._generated = tokens[:, layout.width :]
-        elif layout is not None:
-            self._generated = torch.cat([self._generated, tokens], dim=1)
+        """Take note of the tokens that are fed, to know which they are and which answers have ended."""
+        layout, fed = _RUNNING.get(), self._fed
+        if (
+            layout is None
+            or layout is not self.layout
+            or fed is None
+            or len(tokens) != len(fed)
+            or tokens.shape[1] >= layout.width
+        ):
+            self._fed = tokens
+        else:
+            self._fed = torch.cat([fed, tokens], dim=1)
+
+    def tokens(self, width: int) -> Int[Tensor, "batch pos"] | None:
+        """The tokens of the running forward of so many columns; None where they are not known, as in a forward that is fed vectors."""
+        end = self.begin + width
+        return None if self._fed is None or self._fed.shape[1] < end else self._fed[:, self.begin : end]
 
     def counted(self, width: int, end_tokens: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
         """Which of the running forward's steered columns belong to answers that have not ended: a batch goes on until its last row ends."""
-        if self.layout is None or self._generated is None or not self._generated.shape[1]:
+        if self.layout is None or self._fed is None or self._fed.shape[1] <= self.layout.width:
             return self.selected
-        over = torch.isin(self._generated, torch.tensor(list(end_tokens), device=self._generated.device)).cumsum(dim=1) > 0
+        generated = self._fed[:, self.layout.width :]
+        over = torch.isin(generated, torch.tensor(list(end_tokens), device=generated.device)).cumsum(dim=1) > 0
         prompt = torch.zeros(len(over), self.layout.width, dtype=torch.bool, device=over.device)
         alive = ~torch.cat([prompt, over], dim=1)[:, self.begin : self.begin + width]
         return alive if self.selected is None else alive & self.selected

@@ -65,6 +65,16 @@ class Prompt:
         return cls((*head, {"role": "user", "content": text}), response)
 
 
+def with_system(prompt: Prompt, system: str) -> Prompt:
+    """The prompt under this system message, in place of any other.
+
+    >>> with_system(Prompt.of("Hello", system="Be brief."), "Be kind.").messages[0]["content"]
+    'Be kind.'
+    """
+    others = tuple(m for m in prompt.messages if m["role"] != "system")
+    return replace(prompt, messages=({"role": "system", "content": system}, *others))
+
+
 @dataclass(frozen=True)
 class PromptSet(Sequence[Prompt]):
     """An ordered set of prompts with a name and a content hash."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Z_95 = 1.959963984540054
 
@@ -41,7 +41,11 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"successes={successes}, n={n}: a rate needs n > 0 and 0 <= successes <= n")
-    p = successes / n
+    return _wilson(successes / n, n, z)
+
+
+def _wilson(p: float, n: int, z: float) -> Estimate:
+    """The interval of a share of n trials that need not be a whole number of them."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
@@ -134,6 +138,80 @@ def paired_difference(
     below = math.sqrt(max(0.0, down_one**2 - 2 * phi * down_one * up_two + up_two**2))
     above = math.sqrt(max(0.0, up_one**2 - 2 * phi * up_one * down_two + down_two**2))
     return Estimate(difference, max(-1.0, difference - below), min(1.0, difference + above), n)
+
+
+def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimate:
+    """A share of rows, with the Wilson interval of as many trials as there are groups: rows of one group may all fail together.
+
+    >>> print(grouped_rate(np.array([True, True, True, False]), ["a", "a", "b", "b"]))
+    0.750 [0.198, 0.973] (n = 2)
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not len(hits):
+        raise ValueError("hits has no rows: a rate needs at least one")
+    return _wilson(float(np.mean(hits)), len(set(groups)), Z_95)
+
+
+def grouped_mean(values: Float[np.ndarray, " n"], groups: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Mean over the rows, with a percentile bootstrap interval that draws whole groups.
+
+    >>> print(grouped_mean(np.array([1.0, 1.0, 3.0]), ["a", "a", "b"], resamples=200))
+    1.667 [1.000, 3.000] (n = 2)
+
+    Raises:
+        ValueError: no rows.
+    """
+    if not len(values):
+        raise ValueError("values has no rows: a mean needs at least one")
+    names, of = np.unique(np.asarray(groups), return_inverse=True)
+    sums, sizes = np.bincount(of, weights=values), np.bincount(of)
+    counts = _resample_counts(len(names), resamples, seed)
+    low, high = np.quantile((counts @ sums) / (counts @ sizes), [0.025, 0.975])
+    return Estimate(float(np.mean(values)), float(low), float(high), len(names))
+
+
+def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], z: float = Z_95) -> Estimate:
+    """Area under the ROC curve: the probability that a positive score is above a negative one, ties counted half, with Newcombe's interval.
+
+    The interval's ends θ solve ``|θ − θ̂| = z √V(θ)`` with ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``,
+    ``n* = (m + n)/2``; as the variance is taken at θ and not at θ̂, it has a width where the classes are apart, θ̂ = 1.
+
+    Returns:
+        the area, its interval, and the number m + n of scores.
+
+    Source: Newcombe (2006), Statistics in Medicine 25, 559–573, method 5.
+
+    Raises:
+        ValueError: no score of a class, or one that is not finite.
+
+    >>> print(auroc(np.array([2.0, 3.0, 4.0]), np.array([0.0, 1.0, 2.0])))
+    0.944 [0.448, 0.997] (n = 6)
+    """
+    first, second = np.asarray(positive, dtype=np.float64), np.asarray(negative, dtype=np.float64)
+    m, n = len(first), len(second)
+    if not m or not n:
+        raise ValueError(f"{m} positive and {n} negative scores: an area needs at least one of each")
+    if not np.isfinite(first).all() or not np.isfinite(second).all():
+        raise ValueError("scores hold entries that are not finite: drop or mend them first")
+    ordered = np.sort(second)
+    below = np.searchsorted(ordered, first, side="left") + np.searchsorted(ordered, first, side="right")
+    value = int(below.sum()) / (2 * m * n)
+
+    def inside(theta: float) -> bool:
+        pairs = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return (theta - value) ** 2 <= z * z * theta * (1 - theta) / (m * n) * pairs
+
+    return Estimate(value, _edge(inside, 0.0, value), _edge(inside, 1.0, value), m + n)
+
+
+def _edge(inside: Callable[[float], bool], outer: float, inner: float) -> float:
+    """Where an interval around ``inner`` ends on the way to ``outer``, by bisection."""
+    for _ in range(60):
+        middle = (outer + inner) / 2
+        outer, inner = (outer, middle) if inside(middle) else (middle, inner)
+    return outer
 
 
 def _resample_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:

@@ -6,9 +6,9 @@ A :class:`Grid` is one condition (a method, a control, no steering) with the val
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.models import info_of
-from lens_steer.prompts import Contrast, Prompt, PromptSet
+from lens_steer.prompts import Contrast, Prompt, PromptSet, with_system
 from lens_steer.rowstore import Row, RowStore
 
 POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
@@ -40,7 +40,7 @@ COLUMNS = (
     "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
     "refusal_score",
 )  # fmt: skip
-VALUES_A_PART = 4
+VALUES_A_PART = 6
 JUDGED = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 
 
@@ -83,8 +83,9 @@ class Protocol:
         tasks: capability tasks with a ground truth; may be empty.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
-        judge: decides what harmful prompts' answers are, in place of ground truth or phrases: an answer that it calls harmful counts as complied with, and one that it gives no
-            verdict on as incoherent.
+        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is incoherent.
+        judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless said otherwise.
+        reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each of the side's, in place of them.
     """
 
     model: Any
@@ -95,6 +96,8 @@ class Protocol:
     max_new_tokens: int = 48
     openings: tuple[str, ...] | None = None
     judge: Judge | None = None
+    judged: Mapping[str, bool] = field(default_factory=lambda: {POSITIVE: True})
+    reference: Mapping[str, PromptSet] = field(default_factory=dict)
 
     @property
     def sides(self) -> dict[str, PromptSet]:
@@ -111,7 +114,8 @@ class Protocol:
             "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
-            **({} if self.judge is None else {"judge": self.judge.name}),
+            **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
+            **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
         }  # fmt: skip
 
 
@@ -189,8 +193,8 @@ class _Part:
 def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet) -> list[Row]:
     """Rows of one side: all values at once, each prompt at each value."""
     model, engine = protocol.model, protocol.engine
-    asked = [p if grid.system is None else _with_system(p, grid.system) for p in prompts] * len(values)
-    plain = list(prompts) * len(values)
+    asked = [p if grid.system is None else with_system(p, grid.system) for p in prompts] * len(values)
+    plain, reference = list(prompts) * len(values), protocol.reference.get(side, prompts)
     by_row = [v for v in values for _ in prompts]
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
@@ -202,13 +206,13 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
     if side != CAPABILITY:
         # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt is scored once
         distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
-        found = mean_surprise(model, [plain[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
+        found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
         of = dict(zip(distinct, found.tolist(), strict=True))
         under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
     best = outcomes.grades_of(plain)[0]
     grades = [outcomes.grade(prompt, text) for prompt, text in zip(plain, texts, strict=True)]
-    if protocol.judge is not None and side == POSITIVE:
-        best = JUDGED[True]
+    if protocol.judge is not None and side in protocol.judged:
+        best = JUDGED[protocol.judged[side]]
         grades = [JUDGED[v.harmful] for v in protocol.judge(plain, texts)]
     rows = []
     for i, (prompt, text, grade) in enumerate(zip(plain, texts, grades, strict=True)):
@@ -235,11 +239,6 @@ def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str])
         surprise[row] = surprise_of(logits, ids)
         score[row] = float(refusal_score(logits[0], tokens))
     return surprise, score
-
-
-def _with_system(prompt: Prompt, system: str) -> Prompt:
-    others = tuple(m for m in prompt.messages if m["role"] != "system")
-    return replace(prompt, messages=({"role": "system", "content": system}, *others))
 
 
 def _finite(value: float) -> float | None:

@@ -125,7 +125,7 @@ def test_bad_input_is_one_line_and_code_2(
         ({"--engine": "vllm"}, "engine='vllm': use one of tl, hf"),
         ({"--positions": "some"}, "positions='some'"),
         ({"--sites": "blocks.40.hook_resid_pre"}, "does not exist in this model"),
-        ({"--plan": "{tmp}/plan"}, "give either --calibration"),
+        ({"--plan": "{tmp}/plan"}, "give one of --calibration, --probe (with --method) and --plan"),
         ({"--model": "organism/llama"}, "calibrate on this model"),
         ({"--prompts": "organism/none"}, "unknown contrast"),
         ({"--out": "{tmp}/file/x.jsonl"}, "cannot be written"),

@@ -119,6 +119,24 @@ def test_mirror_cap_is_honoured_and_active() -> None:
     assert out[:, 0].tolist() == [6.0, 3.5, 2.0]
 
 
+@given(SEEDS, st.integers(3, 24), st.sampled_from(["below", "above"]))
+@settings(deadline=None, max_examples=40)
+def test_along_moves_the_same_tokens_as_far(seed: int, d_model: int, gate: str) -> None:
+    """Along another vector: the same tokens move, by as much, and nowhere but along it; along the direction itself nothing is different."""
+    h, d = draw(seed, d_model, (40,))
+    other = draw(seed + 1, d_model)[1]
+    for operator, extra in (
+        (projection.target_projection, {"target": 0.7}),
+        (projection.mirror_projection, {"coefficient": 1.5, "cap": 4.0}),
+    ):
+        plain = operator(h, d, threshold=0.2, gate=gate, **extra) - h
+        moved = operator(h, d, threshold=0.2, gate=gate, along=other, **extra) - h
+        assert torch.equal(plain.any(dim=-1), moved.any(dim=-1))
+        assert torch.allclose(plain.norm(dim=-1), moved.norm(dim=-1), atol=1e-11)
+        assert torch.allclose(complement(moved, other), torch.zeros_like(moved), atol=1e-10)
+        assert torch.allclose(operator(h, d, threshold=0.2, gate=gate, along=3 * d, **extra) - h, plain, atol=1e-11)
+
+
 def test_gate_is_strict() -> None:
     """A token exactly at the threshold is not moved."""
     v = torch.tensor([1.0, 0.0])

@@ -11,7 +11,21 @@ from typing import Any
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.figures import comparison, experiments, geometry, norms, outcomes, phases, stability, sweeps
+from lens_steer.figures import (
+    comparison,
+    directions,
+    experiments,
+    geometry,
+    norms,
+    outcomes,
+    phases,
+    probe_plane,
+    probe_tokens,
+    probes,
+    stability,
+    sweeps,
+    traits,
+)
 from lens_steer.figures.core import Drawing, Drawn, Value, styled
 
 FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
@@ -37,6 +51,13 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         comparison.method_dots,
         comparison.harmonic,
         stability.selection_stability,
+        directions.direction_estimators,
+        probes.probe_depth,
+        probes.reliability,
+        probe_tokens.probe_projections,
+        probe_plane.boundary_plane,
+        traits.trait_depth,
+        traits.trait_conditions,
     )
 }
 

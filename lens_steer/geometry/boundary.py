@@ -41,6 +41,10 @@ class Boundary:
     n_layers: int
 
     @property
+    def d_model(self) -> int:
+        return len(self.direction)
+
+    @property
     def separation(self) -> float:
         """Δμ = μ⁺ − μ⁻."""
         return self.mean_positive - self.mean_negative

@@ -15,6 +15,7 @@ from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import discriminative_sites
+from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.planes import build_plane
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
@@ -40,7 +41,8 @@ class Calibration:
     """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
 
     Attributes:
-        candidates: unit difference of class means at each site, float32; a zero one stays zero.
+        candidates: unit direction at each site, float32, the difference of class means unless ``details["direction"]`` names another
+            estimator; a zero one stays zero.
         basis: rows b1 (the selected direction) and b2, float32, orthonormal to 1e-6.
         mean_positive, mean_negative: raw class means; None where a published calibration never had them.
         mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are discriminative.
@@ -98,7 +100,9 @@ def calibrate(
     candidate_norm: str = "unit",
     pca_center: bool = True,
     component: int = 0,
+    direction: str = "difference",
     seed: int = 0,
+    progress: bool = True,
 ) -> Calibration:
     """Candidate directions, the selected one, the steering plane and the discriminative sites.
 
@@ -109,26 +113,36 @@ def calibrate(
             differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled samples (Angular Steering's).
         pca_center: centre the candidates first (the released code does; the paper does not say).
         component: principal component for b2, for when the first is parallel to b1.
+        direction: estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`; another than the difference of
+            class means changes the candidates, and selection, plane and L_disc through them alone.
         seed: recorded only; nothing here is drawn.
+        progress: show a bar where an estimator takes longer than a second.
 
     Raises:
-        LensSteerError: unknown option, no direction at any site, a degenerate plane, activations that are not finite.
+        LensSteerError: unknown option, a ``candidate_norm`` that the estimator has not, no direction at any site, a degenerate plane, activations that are not finite.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
     if candidate_norm not in CANDIDATE_NORMS:
         raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
+    check_estimator(direction)
+    if direction != "difference" and candidate_norm != "unit":
+        raise LensSteerError(
+            f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with direction={direction!r} use candidate_norm='unit'"
+        )
     for name, side in (("positive", activations.positive), ("negative", activations.negative)):
         if not bool(torch.isfinite(side).all()):
             raise LensSteerError(f"activations.{name} holds values that are not finite: record again in float32 or bfloat16")
     mean_positive, mean_negative = class_means(activations.positive, activations.negative)
     if candidate_norm == "sample_unit":
         candidates = candidate_directions(*class_means(activations.positive, activations.negative, unit_samples=True))
-    else:
+    elif direction == "difference":
         candidates = candidate_directions(mean_positive, mean_negative)
+    else:
+        candidates = site_directions(direction, activations.positive, activations.negative, progress=progress)
     selection = select_direction(candidates)
-    direction = candidates[selection.index]
-    chosen = discriminative_sites(activations.positive, activations.negative, direction, activations.sites, rule=rule)
+    selected = candidates[selection.index]
+    chosen = discriminative_sites(activations.positive, activations.negative, selected, activations.sites, rule=rule)
     plane = build_plane(
         mean_positive - mean_negative if candidate_norm == "raw" else candidates,
         selection.index,
@@ -161,6 +175,7 @@ def calibrate(
         versions=versions(),
         details={
             "pooling": activations.pooling,
+            "direction": direction,
             "candidate_norm": candidate_norm,
             "pca_center": pca_center,
             "pca_component": component,

@@ -13,6 +13,7 @@ from inspect import signature
 from typing import Any
 
 from lens_steer.errors import LensSteerError
+from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.methods.directions import act_add, directional_ablation, projection_clamp, unit_addition
 from lens_steer.methods.projections import fixed_coefficient, mirror_projection, target_projection
@@ -41,10 +42,27 @@ METHODS: dict[str, Callable[..., SteeringPlan]] = {
     "sttp": target_projection,
     "stmp": mirror_projection,
 }
+ALIASES = {"fixed_coefficient": "swfc", "target_projection": "sttp", "mirror_projection": "stmp"}
+BY_BOUNDARY = ("swfc", "sttp", "stmp")  # those that take a probe
 
 
-def make_plan(method: str, calibration: Calibration, **options: Any) -> SteeringPlan:
-    """A plan by the method's name, with only the options that are given.
+def method_name(method: str) -> str:
+    """A method's name in :data:`METHODS`, from that or from the function's.
+
+    Raises:
+        LensSteerError: an unknown method.
+
+    >>> method_name("target_projection")
+    'sttp'
+    """
+    found = ALIASES.get(method, method)
+    if found not in METHODS:
+        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    return found
+
+
+def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
+    """A plan by the method's name, with only the options that are given; a probe or another boundary serves those of :data:`BY_BOUNDARY`.
 
     Raises:
         LensSteerError: an unknown method, an option that it does not take, a required one that is missing.
@@ -53,8 +71,9 @@ def make_plan(method: str, calibration: Calibration, **options: Any) -> Steering
     >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient="2").row()["coefficient"]
     2.0
     """
-    if method not in METHODS:
-        raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
+    method = method_name(method)
+    if isinstance(calibration, Boundary) and method not in BY_BOUNDARY:
+        raise LensSteerError(f"method {method!r} needs a calibration, and a probe was given: use one of {', '.join(BY_BOUNDARY)}")
     known = dict(list(signature(METHODS[method]).parameters.items())[1:])  # the first is the calibration
     for name, value in options.items():
         if name not in known:

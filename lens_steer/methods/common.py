@@ -24,9 +24,8 @@ def made(
     method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float | list[float]
 ) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
-    width = source.d_model if isinstance(source, Calibration) else len(source.direction)
     return SteeringPlan(
-        method, tuple(steps), normalized(positions), source.model, source.architecture, source.n_layers, width, details
+        method, tuple(steps), normalized(positions), source.model, source.architecture, source.n_layers, source.d_model, details
     )
 
 

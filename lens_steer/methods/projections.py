@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary, boundary
@@ -15,13 +17,17 @@ from lens_steer.plans import SteeringPlan, Step, numbers
 
 log = logging.getLogger(__name__)
 
+Along = Float[Tensor, " d_model"] | None
 CAP_IN_SIGMAS = 40.0  # of the released StMP
 
 
 def fixed_coefficient(
-    source: Calibration | Boundary, coefficient: Numbers = 1.0, *, positions: Positions = "all"
+    source: Calibration | Boundary, coefficient: Numbers = 1.0, *, positions: Positions = "all", along: Along = None
 ) -> SteeringPlan:
     """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
+
+    ``source`` is a probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose own boundary is the midpoint of the class means. ``along`` is written along
+    in place of the direction, by steps of the same size: a control.
 
     Source: arXiv 2604.08169, Eq. 3.
 
@@ -33,15 +39,19 @@ def fixed_coefficient(
     step = Step(
         "add",
         (found.site,),
-        {"direction": found.separation * found.direction, "coefficient": numbers("coefficient", coefficient)},
+        {
+            "direction": found.separation * (found.direction if along is None else along / along.norm()),
+            "coefficient": numbers("coefficient", coefficient),
+        },
     )
     return made("swfc", found, [step], positions)
 
 
 def target_projection(
-    source: Calibration | Boundary, coefficient: Numbers = 0.0, *, gate: str = "below", positions: Positions = "all"
-) -> SteeringPlan:
-    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``.
+    source: Calibration | Boundary, coefficient: Numbers = 0.0, *, gate: str = "below", positions: Positions = "all", along: Along = None,
+) -> SteeringPlan:  # fmt: skip
+    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``. For ``source`` and ``along`` see
+    :func:`fixed_coefficient`.
 
     Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
 
@@ -61,9 +71,11 @@ def target_projection(
             found.threshold,
         )
     step = Step(
-        "target", (found.site,), {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate}
+        "target",
+        (found.site,),
+        {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate, **_along(along)},
     )
-    return made("sttp", found, [step], positions, coefficient=alpha.tolist() if isinstance(alpha, torch.Tensor) else alpha)
+    return made("sttp", found, [step], positions, coefficient=alpha.tolist() if isinstance(alpha, Tensor) else alpha)
 
 
 def mirror_projection(
@@ -73,10 +85,12 @@ def mirror_projection(
     gate: str = "below",
     cap_in_sigmas: Number | None = CAP_IN_SIGMAS,
     positions: Positions = "all",
+    along: Along = None,
 ) -> SteeringPlan:
     """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the boundary, 1 mirrored at it, above 1 beyond.
 
-    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap.
+    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap. For
+    ``source`` and ``along`` see :func:`fixed_coefficient`.
 
     Source: arXiv 2604.08169, Eq. 5.
 
@@ -91,9 +105,13 @@ def mirror_projection(
     step = Step(
         "mirror", (found.site,),
         {"direction": found.direction, "threshold": found.threshold, "coefficient": numbers("coefficient", coefficient), "cap": cap,
-         "gate": _gate(gate)},
+         "gate": _gate(gate), **_along(along)},
     )  # fmt: skip
     return made("stmp", found, [step], positions)
+
+
+def _along(along: Along) -> dict[str, Tensor]:
+    return {} if along is None else {"along": along}
 
 
 def _boundary(source: Calibration | Boundary) -> Boundary:

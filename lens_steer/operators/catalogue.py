@@ -178,8 +178,12 @@ def _add_keep_norm(p: Parameters, like: Tensor) -> Bound:
     )
 
 
-def _unit(p: Parameters, like: Tensor) -> Tensor:
-    return addition.unit_direction(addition.prepared(p["direction"], like))
+def _unit(p: Parameters, like: Tensor, name: str = "direction") -> Tensor:
+    return addition.unit_direction(addition.prepared(p[name], like))
+
+
+def _along(p: Parameters, like: Tensor) -> Tensor | None:
+    return None if p.get("along") is None else _unit(p, like, "along")
 
 
 def _clamp(p: Parameters, like: Tensor) -> Bound:
@@ -190,7 +194,9 @@ def _clamp(p: Parameters, like: Tensor) -> Bound:
 def _target(p: Parameters, like: Tensor) -> Bound:
     unit = _unit(p, like)
     target = addition.values(p["target"], unit)
-    return partial(projection.put_gated, unit=unit, target=target, threshold=p["threshold"], gate=p.get("gate", "below"))
+    return partial(
+        projection.put_gated, unit=unit, target=target, threshold=p["threshold"], gate=p.get("gate", "below"), along=_along(p, like),
+    )  # fmt: skip
 
 
 def _mirror(p: Parameters, like: Tensor) -> Bound:
@@ -198,7 +204,7 @@ def _mirror(p: Parameters, like: Tensor) -> Bound:
     coefficient = addition.values(p.get("coefficient", 1.0), unit)
     return partial(
         projection.mirror_gated, unit=unit, coefficient=coefficient, threshold=p["threshold"], cap=p.get("cap"),
-        gate=p.get("gate", "below"),
+        gate=p.get("gate", "below"), along=_along(p, like),
     )  # fmt: skip
 
 
@@ -219,7 +225,14 @@ OPERATORS: dict[str, Operator] = {
         Operator("add_keep_norm", _add_keep_norm, ("direction", "coefficient"), by_row="coefficient"),
         Operator("ablate", _clamp, ("direction",)),
         Operator("clamp", _clamp, ("direction", "target"), by_row="target"),
-        Operator("target", _target, ("direction", "threshold", "target"), ("gate",), "target", _projection_gate),
-        Operator("mirror", _mirror, ("direction", "threshold"), ("coefficient", "cap", "gate"), "coefficient", _projection_gate),
+        Operator("target", _target, ("direction", "threshold", "target"), ("gate", "along"), "target", _projection_gate),
+        Operator(
+            "mirror",
+            _mirror,
+            ("direction", "threshold"),
+            ("coefficient", "cap", "gate", "along"),
+            "coefficient",
+            _projection_gate,
+        ),
     )
 }

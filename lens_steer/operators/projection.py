@@ -5,7 +5,7 @@ With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m
     StTP   ρ' = s                        to a target
     StMP   ρ' = ρ + 2α (m − ρ)           mirrored at the threshold for α = 1, to it for α = ½
 
-The orthogonal complement is never touched, an ungated token is returned as it is.
+The orthogonal complement is never touched, an ungated token is returned as it is. ``along`` moves the same tokens by the same steps along another unit vector: a control.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ def target_projection(
     threshold: float | int,
     target: Coefficient,
     gate: str = "below",
+    along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
     """StTP: gated tokens get the projection s, ``h' = h + (s − ρ) v̂``. Idempotent where s is not on the gated side. Source: Eq. 4.
 
@@ -35,7 +36,7 @@ def target_projection(
             [1., 5.]])
     """
     unit = unit_direction(prepared(direction, h))
-    return put_gated(h, unit, values(target, unit), threshold=threshold, gate=gate)
+    return put_gated(h, unit, values(target, unit), threshold=threshold, gate=gate, along=_written(along, h))
 
 
 def mirror_projection(
@@ -46,6 +47,7 @@ def mirror_projection(
     coefficient: Coefficient = 1.0,
     cap: float | int | None = None,
     gate: str = "below",
+    along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
     """StMP: gated tokens are carried across the threshold, ``h' = h + 2α (m − ρ) v̂``. Idempotent for α ≥ ½. Source: Eq. 5.
 
@@ -56,7 +58,7 @@ def mirror_projection(
             [1., 5.]])
     """
     unit = unit_direction(prepared(direction, h))
-    return mirror_gated(h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate)
+    return mirror_gated(h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate, along=_written(along, h))
 
 
 def past_threshold(
@@ -78,11 +80,12 @@ def put_gated(
     *,
     threshold: float | int,
     gate: str,
+    along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
     """What a hook runs for :func:`target_projection`, with the unit direction made beforehand, in its dtype."""
     x = h.to(unit.dtype)
     rho = x @ unit
-    return _moved(h, x, unit, _by_row(target, rho) - rho, _fires(rho, threshold, gate))
+    return _moved(h, x, unit if along is None else along, _by_row(target, rho) - rho, _fires(rho, threshold, gate))
 
 
 def mirror_gated(
@@ -93,6 +96,7 @@ def mirror_gated(
     threshold: float | int,
     cap: float | int | None,
     gate: str,
+    along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
     """What a hook runs for :func:`mirror_projection`, with the unit direction made beforehand, in its dtype."""
     x = h.to(unit.dtype)
@@ -100,11 +104,15 @@ def mirror_gated(
     step = 2 * _by_row(coefficient, rho) * (threshold - rho)
     if cap is not None:
         step = torch.minimum(step, cap - rho)
-    return _moved(h, x, unit, step, _fires(rho, threshold, gate))
+    return _moved(h, x, unit if along is None else along, step, _fires(rho, threshold, gate))
 
 
 def _moved(h: Tensor, x: Tensor, unit: Tensor, step: Tensor, fires: Tensor) -> Tensor:
     return torch.where(fires[..., None], torch.addcmul(x, step[..., None], unit).to(h.dtype), h)
+
+
+def _written(along: Tensor | None, h: Tensor) -> Tensor | None:
+    return None if along is None else unit_direction(prepared(along, h))
 
 
 def _by_row(numbers: Tensor, rho: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+"""The commands that fit probes and steer traits with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lens_steer.cli_common import command, emit, judge_named, loaded_model, read_contrast, read_prompts
+from lens_steer.cli_options import (
+    Contrast,
+    Device,
+    Dtype,
+    Engine,
+    JudgeOption,
+    Model,
+    Negative,
+    Out,
+    Positive,
+    Seed,
+    Split,
+    Template,
+)
+from lens_steer.errors import LensSteerError
+
+
+def probe(
+    out: Out,
+    model: Model = "organism/qwen2",
+    positive: Positive = None,
+    negative: Negative = None,
+    contrast: Contrast = None,
+    split: Split = None,
+    sites: Annotated[
+        str, typer.Option("--sites", help="resid_post, norm_out, resid, one kind (ln1, …), or names separated by commas.")
+    ] = "resid_post",
+    pooling: Annotated[
+        str, typer.Option("--pooling", help="last (last prompt token) or response (mean over each row's response).")
+    ] = "last",
+    penalty: Annotated[
+        str, typer.Option("--C", help="Inverse strength of the L2 penalty, or cv: chosen by cross-validation.")
+    ] = "1",
+    standardize: Annotated[bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")] = False,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "tl",
+) -> None:
+    """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
+    from lens_steer.engines import check_engine
+    from lens_steer.probe_report import probe_and_write
+
+    check_engine(engine)
+    try:
+        C = None if penalty == "cv" else float(penalty)
+    except ValueError:
+        raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv") from None
+    if C is not None and not C > 0:
+        raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv")
+    if pooling not in ("last", "response"):
+        raise LensSteerError(f"--pooling {pooling!r}: use last or response")
+    chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    loaded = loaded_model(model, dtype, device, chat_template)
+    found = probe_and_write(
+        loaded,
+        chosen,
+        out,
+        sites=sites,
+        pooling=pooling,
+        C=C,
+        standardize=standardize,
+        seed=seed,
+        engine=engine,
+        command=command(),
+    )
+    best = found.best
+    emit({"probes": str(out / "probes.csv"), "n_sites": len(found.results), "best_site": best.probe.site,
+          **{name: best.measured[name].value for name in ("accuracy", "auroc", "selectivity")}})  # fmt: skip
+
+
+def traits(
+    out: Out,
+    model: Model = "organism/qwen2",
+    trait: Annotated[
+        str, typer.Option("--trait", help="honesty or compassion on organisms; with scenarios, the trait's name.")
+    ] = "honesty",
+    scenarios: Annotated[
+        str | None, typer.Option("--scenarios", help="Prompts file of one's own scenarios, for any model.")
+    ] = None,
+    aligned_system: Annotated[
+        list[str] | None, typer.Option("--aligned-system", help="System prompt with the trait; several are taken in turn.")
+    ] = None,
+    malicious_system: Annotated[
+        list[str] | None, typer.Option("--malicious-system", help="System prompt against it; several are taken in turn.")
+    ] = None,
+    judge: JudgeOption = None,
+    split: Split = None,
+    sites: Annotated[str, typer.Option("--sites", help="Where probes are fitted and one is steered.")] = "resid_post",
+    dialogues: Annotated[int, typer.Option("--dialogues", help="Dialogues of 5 to 10 turns; 0 leaves them out.")] = 12,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "hf",
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of every answer at most (24 on organisms, 256 otherwise).")
+    ] = None,
+) -> None:
+    """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported on report; an interrupted search goes on."""
+    from lens_steer.engines import check_engine
+    from lens_steer.trait_report import steer_trait
+    from lens_steer.traits import SHARES, organism_trait, scenario_trait
+
+    check_engine(engine)
+    own = {"--aligned-system": aligned_system, "--malicious-system": malicious_system, "--judge": judge}
+    if scenarios is None:
+        given = [name for name, value in (own | {"--split": split}).items() if value]
+        if given:
+            raise LensSteerError(f"{given[0]} belongs to --scenarios: give both, or neither for the organisms' {trait}")
+        if not model.startswith("organism/"):
+            raise LensSteerError(
+                f"--model {model}: give --scenarios, --aligned-system, --malicious-system and --judge; only organisms have traits of their own"
+            )
+        wanted = organism_trait(trait, seed=seed)
+    else:
+        missing = [name for name, value in own.items() if not value]
+        if missing:
+            raise LensSteerError(f"--scenarios needs {', '.join(missing)} too")
+        shares = [float(v) for v in split.split(",")] if split else SHARES
+        wanted = scenario_trait(
+            trait,
+            read_prompts(scenarios),
+            aligned_system or (),
+            malicious_system or (),
+            judge_named(judge),
+            split=shares,
+            seed=seed,
+        )
+    loaded = loaded_model(model, dtype, device, chat_template)
+    found = steer_trait(
+        loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=max_new_tokens or (24 if scenarios is None else 256), n_dialogues=dialogues, seed=seed,
+        command=command(),
+    )  # fmt: skip
+    reported = {name: found.pooled.reported(name).measured["complied"].value for name in found.pooled.choices}
+    emit({"traits": str(out / "traits.csv"), "trait": reported,
+          "chosen": {name: {"site": c.variant, "coefficient": c.value, "met": c.met} for name, c in found.pooled.choices.items()}})  # fmt: skip
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (probe, traits)

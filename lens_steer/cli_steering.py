@@ -1,0 +1,96 @@
+"""The command that generates under a steering plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.cli_common import emit, loaded_model, read_plan, read_prompts
+from lens_steer.cli_options import Device, Dtype, Engine, Model, Probe, Template
+
+
+def steer(
+    model: Model,
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
+    ] = None,
+    probe: Probe = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")
+    ] = None,
+    angle: Annotated[
+        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
+    ] = None,
+    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")] = None,
+    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None,
+    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None,
+    gate: Annotated[
+        str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")
+    ] = None,
+    sites: Annotated[
+        str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")
+    ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option("--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
+    ] = None,
+    engine: Engine = "tl",
+    effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
+    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+) -> None:
+    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
+    import lens_steer as ls
+    from lens_steer.artifacts import check_writable, whole_file
+    from lens_steer.engines import check_engine
+
+    check_engine(engine)
+    if save_plan is not None:
+        check_writable(save_plan)
+    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
+             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
+    chosen = read_prompts(prompts)
+    made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
+    log = ls.EffectLog() if effects else None
+    with whole_file(out) as work:
+        loaded = loaded_model(model, dtype, device, chat_template)
+        if probe is not None:
+            ls.load_probe(probe, loaded)
+        with ls.steering(loaded, made, effects=log):
+            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
+        _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
+        if save_plan is not None:
+            ls.save_plan(made, save_plan)
+    told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
+    emit(
+        {
+            "generations": str(out),
+            "n": len(texts),
+            **made.row(),
+            "first_steered_token": made.describe()["first_steered_token"],
+            **told,
+        }
+    )
+
+
+def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
+    from lens_steer.outcomes import grade
+
+    with path.open("w", encoding="utf-8") as stream:
+        for prompt, text, own in zip(prompts, texts, facts, strict=True):
+            row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
+            if prompt.task is not None:
+                row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -1,0 +1,248 @@
+"""Figures of probes across depth: how well they tell the classes apart, how much of that is memory, along what direction; and their calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lens_steer import sites
+from lens_steer.errors import LensSteerError
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ONE_COLUMN,
+    ORANGE,
+    PURPLE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    figure,
+)
+from lens_steer.figures.geometry import KIND_LABELS, KIND_MARKERS, depth_axis, positions_in_depth
+from lens_steer.probing import ProbeScan
+
+MAX_SHOWN = 4  # sites side by side in one figure
+MANY = 40  # sites, from which on the marks are smaller
+# panel → its label and quantities, each with colour, dash and name
+PANELS: dict[str, dict[str, tuple[str, Any, str]]] = {
+    "on held-out prompts": {"accuracy": (BLUE, "-", "accuracy"), "auroc": (ORANGE, "--", "AUROC")},
+    "selectivity": {
+        "selectivity": (GREEN, "-", "over shuffled labels"), "selectivity_scenario": (PURPLE, "--", "over random labels of scenarios"),
+    },
+    "cosine of the probe's normal": {
+        "cosine_to_difference": (BLACK, "-", "with the difference of means"), "cosine_to_fisher": (VERMILION, "--", "with Fisher's direction"),
+    },
+}  # fmt: skip
+KIND_MORE = {"attn_out": ("<", "attention's output"), "mlp_out": (">", "MLP's output")}
+POOLINGS = {
+    "last": "last prompt tokens",
+    "response": "responses, averaged over tokens",
+    "token": "tokens",
+    "prompt token": "tokens",
+}
+SITE_LOOKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"))
+
+
+def spread(scan: ProbeScan, n: int = MAX_SHOWN) -> tuple[str, ...]:
+    """Names of n sites with a probe, evenly spread over depth, the best one among them; all where there are no more."""
+    names = [r.probe.site for r in scan.results]
+    if len(names) <= n:
+        return tuple(names)
+    best = names.index(scan.best.probe.site)
+    at = [round(i * (len(names) - 1) / max(1, n - 1)) for i in range(n)]
+    at[min(range(n), key=lambda i: abs(at[i] - best))] = best
+    return tuple(names[i] for i in at)
+
+
+def check_shown(shown: Sequence[str]) -> tuple[str, ...]:
+    """The sites that one figure shows side by side.
+
+    Raises:
+        LensSteerError: none, or more than fit beside each other.
+    """
+    names = tuple(dict.fromkeys(shown))
+    if not 1 <= len(names) <= MAX_SHOWN:
+        raise LensSteerError(f"shown={list(names)}: name 1 to {MAX_SHOWN} sites, as many as fit side by side in a figure")
+    return names
+
+
+def site_label(name: str) -> str:
+    """A site in words.
+
+    >>> site_label("blocks.6.hook_resid_post")
+    'block 6, stream after block'
+    """
+    site = sites.parse(name)
+    return f"block {site.block}, {_look(site.kind)[1]}"
+
+
+def probe_depth_drawing(scan: ProbeScan) -> Drawing:
+    """The data of :func:`probe_depth`: the scan's rows in network order, with where each site stands in depth."""
+    rows = sorted(scan.rows(), key=lambda row: sites.parse(row["site"]).order)
+    parsed = [sites.parse(row["site"]) for row in rows]
+    table = [
+        {"site": site.name, "block": site.block, "kind": site.kind, "position": position} | row
+        for site, position, row in zip(parsed, positions_in_depth(parsed), rows, strict=True)
+    ]
+    best = scan.best.probe
+    notes = {
+        "model": best.model, "n_blocks": best.n_layers, "best_site": best.site, "pooling": best.pooling,
+        "n_positive": best.n_positive, "n_negative": best.n_negative, "n_scenarios": scan.best.measured["accuracy"].n,
+    }  # fmt: skip
+    finite = [{k: None if v == float("inf") else v for k, v in row.items()} for row in table]
+    return Drawing("probe_depth", {key: [row[key] for row in finite] for key in table[0]}, notes)
+
+
+@figure
+def probe_depth(drawing: Drawing) -> Drawn:
+    """Across depth: held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal, with 95 % bands; kinds of sites differ by marker."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import offset_copy
+
+    kinds = list(dict.fromkeys(str(k) for k in drawing.columns["kind"]))
+    fig, axes = plt.subplots(1, len(PANELS), figsize=(TWO_COLUMNS, 2.9 + 0.2 * (len(kinds) > 1)))
+    for ax, (label, quantities) in zip(axes, PANELS.items(), strict=True):
+        drawn = [name for name in quantities if any(v is not None for v in drawing.columns[name])]
+        for name in drawn:
+            for kind in kinds:
+                _series(ax, drawing, name, kind, quantities[name])
+        _without(ax, drawing)
+        depth_axis(ax, drawing)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set_ylabel(label)
+    axes[0].axhline(0.5, color=GREY, lw=0.6, zorder=0)
+    axes[0].set_ylim(top=1.06)
+    axes[1].axhline(0, color=GREY, lw=0.6, zorder=0)
+    axes[1].set_ylim(top=max(0.55, axes[1].get_ylim()[1]))
+    axes[2].set_ylim(min(-0.04, axes[2].get_ylim()[0]), 1.04)
+    axes[2].axhline(0, color=GREY, lw=0.6, zorder=0)
+    best = list(drawing.columns["site"]).index(drawing.notes["best_site"])
+    above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # so that it hides no marker
+    highest = max(drawing.columns[name][best] for name in ("accuracy", "auroc"))
+    axes[0].plot([drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5)
+    fig.legend(
+        handles=_legend(axes[0], drawing), loc="outside lower center", ncols=3, columnspacing=1.6, handlelength=2.8,
+        title=_depth_counts(drawing), title_fontsize=7,
+    )  # fmt: skip
+    if len(kinds) > 1:
+        handles = [axes[0].plot([], [], color=GREY, ls="", marker=_look(k)[0], label=_look(k)[1])[0] for k in kinds]
+        fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(kinds)), columnspacing=1.6)
+    return fig, list(axes)
+
+
+def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, Any, str]) -> None:
+    """One quantity at the sites of one kind; where the boundary does not lie between the class means, the marker is open."""
+    color, dash, _ = look
+    rows = [r for r in Drawing(drawing.kind, drawing.where(kind=kind)).rows() if r[name] is not None]
+    x: list[Any] = [r["position"] for r in rows]
+    y, low, high = ([float(r[f"{name}{end}"] or 0) for r in rows] for end in ("", "_low", "_high"))
+    size = 3.0 if len(drawing.columns["site"]) < MANY else 1.8
+    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+    ax.plot(x, y, color=color, ls=dash, lw=0.9)
+    if len(x) == 1:  # a band has no width there
+        ax.vlines(x, low, high, color=color, ls=dash, lw=0.9)
+    for between in (True, False):
+        own = [(a, b) for a, b, r in zip(x, y, rows, strict=True) if bool(r["between"]) == between]
+        fill = {"ms": size} if between else {"ms": size + 1, "mfc": "white"}
+        ax.plot([a for a, _ in own], [b for _, b in own], color=color, ls="", marker=_look(kind)[0], **fill)
+
+
+def _without(ax: Any, drawing: Drawing) -> None:
+    """Mark the sites that have no probe on the axis."""
+    x = [p for p, value in zip(drawing.columns["position"], drawing.columns["accuracy"], strict=True) if value is None]
+    if x:  # an empty line outside of the data's coordinates upsets the layout
+        ax.plot(x, [0.02] * len(x), "x", color=GREY, ms=4, transform=ax.get_xaxis_transform())
+
+
+def _legend(ax: Any, drawing: Drawing) -> list[Any]:
+    """A column a panel, and under them the marks that occur."""
+    marker = _look(str(drawing.columns["kind"][0]))[0] if len(set(drawing.columns["kind"])) == 1 else None
+    columns = [
+        [
+            ax.plot([], [], color=color, ls=dash, marker=marker, ms=3, lw=0.9, label=label)[0]
+            for name, (color, dash, label) in panel.items()
+            if any(v is not None for v in drawing.columns[name])
+        ]
+        for panel in PANELS.values()
+    ]
+    marks = [ax.plot([], [], "*", color=BLACK, ms=7, label="best site")[0]]
+    if False in drawing.columns["between"]:
+        marks.append(ax.plot([], [], "o", color=GREY, mfc="white", label="open: boundary not between the means")[0])
+    if None in drawing.columns["accuracy"]:
+        marks.append(ax.plot([], [], "x", color=GREY, ms=4, label="no probe: samples all the same")[0])
+    for i, mark in enumerate(marks):
+        columns[i].append(mark)
+    height = max(map(len, columns))
+    blank = [ax.plot([], [], ls="", label=" ")[0] for _ in range(3 * height)]
+    return [h for column in columns for h in (*column, *(blank.pop() for _ in range(height - len(column))))]
+
+
+def _depth_counts(drawing: Drawing) -> str:
+    notes = drawing.notes
+    return (
+        f"fit on {notes['n_positive']} + {notes['n_negative']} {POOLINGS[notes['pooling']]}; "
+        f"held out: {notes['n_scenarios']} scenarios; bands: 95 % intervals"
+    )
+
+
+def _look(kind: str) -> tuple[str, str]:
+    return (KIND_MARKERS[kind], KIND_LABELS[kind]) if kind in KIND_MARKERS else KIND_MORE[kind]
+
+
+def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
+    """The data of :func:`reliability`: one row a site and bin that is not empty.
+
+    Raises:
+        LensSteerError: no site, too many, or one without a probe.
+    """
+    names = check_shown(shown)
+    results = [scan.at(name) for name in names]
+    table = [
+        {"site": r.probe.site, "low": b.low, "high": b.high, "predicted": b.predicted, "observed": b.observed.value,
+         "observed_low": b.observed.low, "observed_high": b.observed.high, "n": b.observed.n}
+        for r in results
+        for b in r.reliability
+    ]  # fmt: skip
+    brier = {r.probe.site: [r.measured["brier"].value, r.measured["brier"].low, r.measured["brier"].high] for r in results}
+    notes = {"model": results[0].probe.model, "brier": brier, "n": sum(b.observed.n for b in results[0].reliability)}
+    return Drawing("reliability", {key: [row[key] for row in table] for key in table[0]}, notes)
+
+
+@figure
+def reliability(drawing: Drawing) -> Drawn:
+    """Share of the positive class against predicted probability, with Wilson intervals, beside the diagonal; the Brier score; below, how many prompts each bin holds."""
+    import matplotlib.pyplot as plt
+
+    names = list(drawing.notes["brier"])
+    narrow = len(names) <= MAX_SHOWN // 2
+    fig, axes = plt.subplots(
+        2, len(names), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False
+    )  # fmt: skip
+    handles = []
+    for (curve, counts), name, (color, marker) in zip(axes.T, names, SITE_LOOKS, strict=False):
+        part = drawing.where(site=name)
+        low, high, x, y, down, up, n = (
+            [float(v) for v in part[k]] for k in ("low", "high", "predicted", "observed", "observed_low", "observed_high", "n")
+        )
+        curve.plot([0, 1], [0, 1], color=GREY, lw=0.7, ls=":")
+        curve.vlines(x, down, up, color=color, lw=0.9, clip_on=False)
+        value, least, most = drawing.notes["brier"][name]
+        label = f"{site_label(name)}: Brier {value:.3f} [{least:.3f}, {most:.3f}]"
+        handles += curve.plot(x, y, color=color, marker=marker, ls="-", lw=0.7, ms=4, label=label, clip_on=False)
+        counts.bar(
+            low, n, width=[b - a for a, b in zip(low, high, strict=True)], align="edge", color=color, alpha=0.45, ec=color, lw=0.6
+        )
+        curve.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=site_label(name).replace(", ", "\n"))
+        counts.set(xlabel="predicted probability", xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
+    axes[0][0].set_ylabel("share positive")
+    axes[1][0].set_ylabel("prompts")
+    handles.append(axes[0][0].plot([], [], color=GREY, ls=":", lw=0.7, label="as predicted")[0])
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=1 if narrow else 2, handlelength=2.2, title_fontsize=7,
+        title=f"{drawing.notes['n']} held-out samples a site; bars: 95 % intervals (Wilson)",
+    )  # fmt: skip
+    return fig, [ax for row in axes for ax in row]

@@ -1,0 +1,122 @@
+"""Figures of a trait: where in depth it can be recovered, and what every condition gains and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lens_steer import sites
+from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, PURPLE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.grids import NONE
+
+if TYPE_CHECKING:
+    from lens_steer.trait_report import TraitReport
+
+LOOKS = {"swfc": (BLUE, "s", "-", "SwFC"), "sttp": (VERMILION, "o", "--", "StTP"), "stmp": (GREEN, "^", "-.", "StMP")}
+DOTS = {
+    "trait": (VERMILION, "o", "trait, malicious prompt"), "aligned_trait": (BLUE, "s", "trait, aligned prompt"), "coherence": (GREEN, "^", "coherence"),
+    "capability": (PURPLE, "D", "capability"),
+}  # fmt: skip
+KINDS = ("no steering", "method", "random direction", "token-calibrated")
+
+
+def drawings(report: TraitReport, rows: Sequence[Mapping[str, Any]]) -> dict[str, Drawing]:
+    """The figures of a report, by name."""
+    return {"trait_depth": depth_drawing(report), "trait_conditions": conditions_drawing(rows)}
+
+
+def depth_drawing(report: TraitReport) -> Drawing:
+    """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent settings, and among all."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    base = next(s for s in report.pooled.select if s.condition == NONE)
+    bound = 1 - 0.9 * (1 - base.measured["broken_harmless"].value)
+    for s in report.pooled.select:
+        if s.condition == NONE:
+            continue
+        method, mode = s.condition.split(", ")
+        row = best.setdefault(
+            (method, mode, s.variant), {"recovered": None, "recovered_low": None, "recovered_high": None, "any": None}
+        )
+        e = s.measured["complied"]
+        row["any"] = e.value if row["any"] is None else max(row["any"], e.value)
+        if s.measured["broken_harmful"].value <= bound and (row["recovered"] is None or e.value > row["recovered"]):
+            row |= {"recovered": e.value, "recovered_low": e.low, "recovered_high": e.high}
+    table = [
+        {"method": m, "mode": mode, "site": site, "block": sites.parse(site).block, **row}
+        for (m, mode, site), row in best.items()
+    ]
+    names = list(table[0])
+    n = base.measured["complied"].n
+    return Drawing(
+        "trait_depth",
+        {k: [r[k] for r in table] for k in names},
+        {"n": n, "unsteered": base.measured["complied"].value, "aligned": base.measured["helped"].value},
+    )
+
+
+def conditions_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Every condition's rates on the report split."""
+    kept = [r for r in rows if r["kind"] in KINDS]
+    names = ["condition", "kind", *(f"{k}{e}" for k in DOTS for e in ("", "_low", "_high"))]
+    return Drawing("trait_conditions", {k: [r[k] for r in kept] for k in names})
+
+
+@figure
+def trait_depth(drawing: Drawing) -> Drawn:
+    """Share of answers with the trait under the malicious prompt, by the block that is steered, at the best coefficient there; one panel a position mode."""
+    import matplotlib.pyplot as plt
+
+    modes = list(dict.fromkeys(drawing.columns["mode"]))
+    fig, axes = plt.subplots(1, len(modes), figsize=(TWO_COLUMNS, 2.4), sharey=True, squeeze=False, layout="constrained")
+    for ax, mode in zip(axes[0], modes, strict=True):
+        for method, (color, marker, dash, label) in LOOKS.items():
+            part = drawing.where(method=method, mode=mode)
+            kept = [i for i, v in enumerate(part["recovered"]) if v is not None]
+            x = [part["block"][i] for i in kept]
+            y, low, high = ([100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high"))
+            ax.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
+            ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+            ax.plot(
+                part["block"],
+                [100 * float(v) for v in part["any"]],
+                color=color,
+                marker=marker,
+                mfc="white",
+                ls="none",
+                ms=3,
+                label=f"{label}, any",
+            )
+        for value, text in (("unsteered", "no steering"), ("aligned", "aligned prompt")):
+            ax.axhline(100 * float(drawing.notes[value]), color=GREY if value == "unsteered" else BLACK, ls=":", lw=1, label=text)
+        ax.set(title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104))
+        ax.locator_params(axis="x", integer=True)
+    axes[0][0].set_ylabel("answers with the trait (%)")
+    fig.legend(
+        *axes[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        title=f"select split, n = {drawing.notes['n']} scenarios",
+    )
+    return fig, list(axes[0])
+
+
+@figure
+def trait_conditions(drawing: Drawing) -> Drawn:
+    """Trait, trait under the aligned prompt, coherence and capability of every condition, with their intervals."""
+    import matplotlib.pyplot as plt
+
+    rows = drawing.rows()
+    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
+    for offset, (name, (color, marker, label)) in enumerate(DOTS.items()):
+        kept = [(i, r) for i, r in enumerate(rows) if r[name] is not None]
+        y = [i + 0.17 * (offset - 1.5) for i, _ in kept]
+        value, low, high = ([100 * float(r[f"{name}{e}"]) for _, r in kept] for e in ("", "_low", "_high"))  # type: ignore[arg-type]
+        error = [[v - a for v, a in zip(value, low, strict=True)], [b - v for v, b in zip(value, high, strict=True)]]
+        ax.errorbar(value, y, xerr=error, color=color, marker=marker, ls="none", ms=3.5, lw=0.8, label=label)
+    ax.set(yticks=range(len(rows)), yticklabels=[str(r["condition"]) for r in rows], xlim=(-3, 103), xlabel="share (%)")
+    ax.invert_yaxis()
+    for i in range(len(rows) - 1):
+        if rows[i]["kind"] != rows[i + 1]["kind"]:
+            ax.axhline(i + 0.5, color=GREY, lw=0.5)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig, [ax]

@@ -1,0 +1,177 @@
+"""A trait from calibration to table: probes, search, what the gate buys, single tokens against averages, dialogues; written as rows, tables and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lens_steer import trait_dialogues, trait_table
+from lens_steer.artifacts import check_writable, whole_file, whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.figures import saving
+from lens_steer.figures import traits as drawn
+from lens_steer.forcing import with_responses
+from lens_steer.geometry.calibration import versions
+from lens_steer.grids import NONE
+from lens_steer.models import info_of
+from lens_steer.probe_files import save_probe
+from lens_steer.probes import Probe
+from lens_steer.prompts import Contrast, PromptSet
+from lens_steer.rowstore import Row
+from lens_steer.stats import Estimate, grouped_mean
+from lens_steer.sweeps import NEGATIVE, POSITIVE
+from lens_steer.token_activations import record_tokens
+from lens_steer.trait_search import TraitResult, plan_of, search
+from lens_steer.traits import Trait, TraitCalibration, calibrate_trait, token_probes
+
+DIALOGUES = 12
+TOKEN = "token-calibrated"
+
+
+@dataclass(frozen=True, eq=False)
+class TraitReport:
+    """All that was found.
+
+    Attributes:
+        calibrated: probes and the answers they were fitted on.
+        pooled: the search with probes of averaged answers.
+        token: the search at the same sites with probes of single tokens.
+        token_probes: those.
+        gates: (``pooled`` or ``token``, site, ``aligned`` or ``misaligned``) → share of the tokens of the unsteered model's held-out answers for which the gate fires.
+        dialogues: one row an answer; empty without dialogues.
+    """
+
+    calibrated: TraitCalibration
+    pooled: TraitResult
+    token: TraitResult
+    token_probes: Mapping[str, Probe]
+    gates: Mapping[tuple[str, str, str], Estimate]
+    dialogues: tuple[Mapping[str, Any], ...]
+
+
+def steer_trait(
+    model: Any, trait: Trait, out: str | Path, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = "hf", max_new_tokens: int = 48,
+    n_dialogues: int = DIALOGUES, values: Mapping[str, Sequence[float]] | None = None, seed: int = 0, command: str = "", progress: bool = True,
+) -> TraitReport:  # fmt: skip
+    """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and the figures.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        trait: what is to be recovered.
+        out: folder; an interrupted run goes on from what lies there.
+        sites, C: of the probes.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        n_dialogues: 0 leaves them out.
+        values: coefficients by method; left out, :data:`lens_steer.grids.TOWARDS_POSITIVE`.
+        seed: of dialogues, the random direction and intervals.
+        command: how this was called, for the record.
+        progress: show bars.
+
+    Raises:
+        LensSteerError: a folder that cannot be written or holds another run; a context too short for dialogues; else as the search.
+    """
+    check_writable(out)
+    if n_dialogues < 0:
+        raise LensSteerError(f"n_dialogues={n_dialogues}: 0 or more are possible")
+    aligned, malicious = trait.contrast.report.positive, trait.contrast.report.negative
+    made = (
+        trait_dialogues.scripts(model, aligned, malicious, n_dialogues, max_new_tokens=max_new_tokens, seed=seed)
+        if n_dialogues
+        else []
+    )
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    calibrated = calibrate_trait(model, trait, sites=sites, C=C, progress=progress, **how)
+    pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
+    gated = list(dict.fromkeys(c.variant for name, c in pooled.choices.items() if not name.startswith("swfc")))
+    by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
+    token = search(
+        model,
+        trait,
+        by_token,
+        out,
+        name="traits_token",
+        methods=("sttp", "stmp"),
+        seed=seed,
+        values=values,
+        progress=progress,
+        controls=False,
+        **how,
+    )
+    gates = {
+        (kind, site, side): share
+        for kind, probes in (("pooled", {s: calibrated.probes[s] for s in gated}), ("token", by_token))
+        for (site, side), share in fire_rates(model, trait, probes, pooled.rows, engine=engine, seed=seed).items()
+    }
+    plans = {name: plan_of(choice, calibrated.probes) for name, choice in pooled.choices.items()}
+    rows = trait_dialogues.talk(model, made, plans, trait.judge, **how) if made else []
+    report = TraitReport(calibrated, pooled, token, by_token, gates, tuple(rows))
+    write(report, trait, out, meta={"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "trait": trait.name,
+          "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")}, "judge": trait.judge and trait.judge.name,
+          "C": C, **how})  # fmt: skip
+    return report
+
+
+def fire_rates(
+    model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = "hf", seed: int = 0
+) -> dict[tuple[str, str], Estimate]:
+    """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered answers of the report split; by prompt."""
+    split = trait.contrast.report
+    sides = []
+    for prompts, side in (
+        (split.positive, NEGATIVE),
+        (split.negative, POSITIVE),
+    ):  # in the search's rows the malicious side is the positive one
+        texts = [str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == side]
+        answered = with_responses(prompts, texts)
+        sides.append(PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name))
+    if not all(map(len, sides)):
+        return {}
+    tokens = record_tokens(model, Contrast(sides[0], sides[1]), list(probes), engine=engine)
+    found = {}
+    for site, probe in probes.items():
+        for name, values, groups in zip(
+            ("aligned", "misaligned"), tokens.at(site), (tokens.groups_positive, tokens.groups_negative), strict=True
+        ):
+            fired = (probe.project(values) < probe.threshold).double().numpy()
+            found[site, name] = grouped_mean(np.asarray(fired), groups, seed=seed)
+    return found
+
+
+def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[str, Any]) -> None:
+    """Tables, rows, probes and figures of a report into a folder, whole or not at all."""
+    import csv
+
+    rows = trait_table.rows(report, seed=int(meta["seed"]))
+    with whole_folder(out) as work:
+        with (work / "traits.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (work / "traits.md").write_text(trait_table.markdown(rows, report, trait.name), encoding="utf-8")
+        (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
+        record = {
+            "meta": dict(meta), "rows": rows, "level": report.pooled.level, "cosine_of_averaged_and_token_probe": token_cosines(report),
+            "choices": {k: asdict(c) for k, c in {**report.pooled.choices, **{f"{n}, {TOKEN}": c for n, c in report.token.choices.items()}}.items()},
+        }  # fmt: skip
+        (work / "traits.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for site, probe in report.calibrated.probes.items():
+            save_probe(probe, work / "probes" / site)
+        for name, drawing in drawn.drawings(report, rows).items():
+            saving.save(drawing, name, work, dict(meta))
+    if report.dialogues:
+        with whole_file(Path(out) / "dialogues.jsonl") as work:
+            work.write_text("".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in report.dialogues), encoding="utf-8")
+
+
+def token_cosines(report: TraitReport) -> dict[str, float]:
+    """Site → cosine of the direction fitted on averages with the one fitted on single tokens."""
+    return {
+        site: float(torch.dot(report.calibrated.probes[site].direction, probe.direction))
+        for site, probe in report.token_probes.items()
+    }
