@@ -8,7 +8,7 @@ INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify compare traits bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -39,6 +39,9 @@ verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figure
 
 compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and the README
 	$(BIN)/python -m analyses.comparison --out figures/comparison --readme README.md
+
+traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organisms (half an hour), into figures/ and the README
+	$(BIN)/python -m analyses.traits --out figures/traits --readme README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -125,16 +126,15 @@ def test_along_moves_the_same_tokens_as_far(seed: int, d_model: int, gate: str) 
     """Along another vector: the same tokens move, by as much, and nowhere but along it; along the direction itself nothing is different."""
     h, d = draw(seed, d_model, (40,))
     other = draw(seed + 1, d_model)[1]
-    for operator, extra in (
-        (projection.target_projection, {"target": 0.7}),
-        (projection.mirror_projection, {"coefficient": 1.5, "cap": 4.0}),
-    ):
-        plain = operator(h, d, threshold=0.2, gate=gate, **extra) - h
-        moved = operator(h, d, threshold=0.2, gate=gate, along=other, **extra) - h
+    put = partial(projection.target_projection, threshold=0.2, target=0.7, gate=gate)
+    mirror = partial(projection.mirror_projection, threshold=0.2, coefficient=1.5, cap=4.0, gate=gate)
+    for operator in (put, mirror):
+        plain = operator(h, d) - h
+        moved = operator(h, d, along=other) - h
         assert torch.equal(plain.any(dim=-1), moved.any(dim=-1))
         assert torch.allclose(plain.norm(dim=-1), moved.norm(dim=-1), atol=1e-11)
         assert torch.allclose(complement(moved, other), torch.zeros_like(moved), atol=1e-10)
-        assert torch.allclose(operator(h, d, threshold=0.2, gate=gate, along=3 * d, **extra) - h, plain, atol=1e-11)
+        assert torch.allclose(operator(h, d, along=3 * d) - h, plain, atol=1e-11)
 
 
 def test_gate_is_strict() -> None:

@@ -90,7 +90,9 @@ def test_selectivity_of_a_real_difference_and_of_memory() -> None:
     for spread, memory in ((0.0, False), (20.0, True)):
         fit = made(1, spread)
         report = made(2, spread)
-        report = activations(report.positive[:, 0], report.negative[:, 0], groups=(tuple("r" + n for n in names),) * 2)
+        report = activations(
+            report.positive[:, 0], report.negative[:, 0], groups=(tuple("r" + n for n in names), tuple("r" + n for n in names))
+        )
         found = evaluate(fit_probe(fit, SITE), fit, report, draws=5, blocks=2).measured
         assert found["selectivity"].value == pytest.approx(found["accuracy"].value - 0.5, abs=0.1)
         scenario = found["selectivity_scenario"]

@@ -1,0 +1,77 @@
+"""Honesty and compassion recovered under a malicious system prompt, on models, and the README's tables of them: chosen on select, measured on report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lens_steer as ls
+from analyses import tables
+from analyses.common import Run, parse_models
+from lens_steer.trait_report import steer_trait
+from lens_steer.traits import ORGANISM_TRAITS, organism_trait
+
+MAX_NEW_TOKENS = 24  # the longest right answer of the two traits has 20
+RANDOM = ", random direction"
+
+
+def draw(run: Run) -> None:
+    """Both traits of an organism, into ``OUT/traits``; other models have no graded traits, and are left out."""
+    if not run.model.lens_info.name.startswith("organism/"):
+        return
+    for name in ORGANISM_TRAITS:
+        steer_trait(
+            run.model, organism_trait(name, seed=run.seed), run.out / "traits" / name, max_new_tokens=MAX_NEW_TOKENS, seed=run.seed,
+            command=run.meta["command"],
+        )  # fmt: skip
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One row a condition, one column a model: its choice, the recovered share with its interval, the same along a random direction / aligned / coherent / tasks right."""
+    lines = ["| condition | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
+    by_model = {model: {r["condition"]: r for r in rows} for model, rows in found.items()}
+    shown = [r["condition"] for r in next(iter(found.values())) if r["kind"] in ("no steering", "method")]
+    for condition in shown:
+        lines.append(f"| {condition} | " + " | ".join(_cell(by_model[m], condition) for m in found) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(rows: Mapping[str, Mapping[str, Any]], condition: str) -> str:
+    row, control = rows[condition], rows.get(condition + RANDOM)
+    at = "" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.').split('.')[0]}: "
+    beside = "" if control is None else f" ({100 * control['trait']:.0f})"
+    over = row.get("trait_over_unsteered_low")
+    sign = " ▲" if over is not None and over > 0 else ""
+    rest = " / ".join(f"{100 * row[k]:.0f}" for k in ("aligned_trait", "coherence", "capability"))
+    star = "" if row["met"] in (True, None) else " \\*"
+    return (
+        f"{at}{100 * row['trait']:.0f} [{100 * row['trait_low']:.0f}, {100 * row['trait_high']:.0f}]{sign}{beside} / {rest}{star}"
+    )
+
+
+def main() -> None:
+    args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
+    command = shlex.join(["python", "-m", "analyses.traits", *sys.argv[1:]])
+    found: dict[str, dict[str, Any]] = {name: {} for name in ORGANISM_TRAITS}
+    for name in args.model:
+        model = ls.load_model(name)
+        for trait in ORGANISM_TRAITS:
+            folder = args.out / name.rstrip("/").split("/")[-1] / trait
+            steer_trait(
+                model,
+                organism_trait(trait, seed=args.seed),
+                folder,
+                max_new_tokens=MAX_NEW_TOKENS,
+                seed=args.seed,
+                command=command,
+            )
+            found[trait][name] = json.loads((folder / "traits.json").read_text(encoding="utf-8"))["rows"]
+    for trait, by_model in found.items():
+        tables.write(f"traits_{trait}", table(by_model), args.out, args.readme)
+
+
+if __name__ == "__main__":
+    main()
