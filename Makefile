@@ -8,7 +8,7 @@ INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare traits bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify compare traits probes bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -39,6 +39,10 @@ verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figure
 
 compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and the README
 	$(BIN)/python -m analyses.comparison --out figures/comparison --readme README.md
+
+probes: $(INSTALLED)  ## probes across depth and other estimators of the direction on the embedded Qwen2 organism, into figures/ and the README
+	$(BIN)/python -m analyses.probes --out figures
+	$(BIN)/python -m analyses.directions --out figures --readme README.md
 
 traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organisms (half an hour), into figures/ and the README
 	$(BIN)/python -m analyses.traits --out figures/traits --readme README.md

@@ -36,13 +36,15 @@ class Run:
         }
 
 
-def parse(description: str | None) -> argparse.Namespace:
-    """The options of every script."""
+def parse(description: str | None, *, readme: bool = False) -> argparse.Namespace:
+    """The options of every script; ``readme`` adds that of one which fills a table of the README."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="organism/qwen2", help="organism/…, a Hugging Face folder, or a hub name")
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
+    if readme:
+        parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
     return parser.parse_args()
 
 
