@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 VENV4 ?= .venv-tl4
 INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
+# One worker a core, at most four, each with one thread: two threads a worker would fight for the cores
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
 .PHONY: report test test-tl4 verify compare traits probes bench lint tables notebooks clean
@@ -28,11 +30,12 @@ report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 or
 	$(BIN)/lens-steer report --model organism/qwen2 --out figures
 
 test: $(INSTALLED)  ## the whole test suite
-	MPLBACKEND=Agg $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST)
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
-	MPLBACKEND=Agg $(VENV4)/bin/python -m pytest tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
-	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
+	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py \
+	  tests/test_conversation.py tests/test_monitoring.py tests/test_probes.py
 
 verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and the README
 	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --readme README.md

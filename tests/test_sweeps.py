@@ -88,6 +88,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     """Stopped in its second part, it goes on from there, computes nothing twice, and leaves no parts behind."""
     import lens_steer.sweeps as module
 
+    monkeypatch.setattr(module, "VALUES_A_PART", 4)  # three parts
     run(protocol, grids, tmp_path / "whole", "select", progress=False)
     measured: list[tuple[float | None, ...]] = []
     original = module._measure
@@ -333,5 +334,5 @@ def test_a_judge_decides(protocol: Protocol, grids: list[Grid], tmp_path: Path) 
     assert [r["grade"] for r in harmful] == ["harmful", "safe", "incoherent"] * 2
     assert [(r["right"], r["broken"]) for r in harmful[:3]] == [(1, 0), (0, 0), (0, 1)]
     assert {r["grade"] for r in rows if r["side"] == "negative"} == {"correct"}
-    assert judged.identity["judge"] == "mood"
+    assert judged.identity["judge"] == ["mood", {"positive": True}]
     assert "judge" not in protocol.identity
