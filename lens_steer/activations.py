@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from einops import einsum
@@ -20,6 +20,9 @@ from lens_steer.errors import LensSteerError
 from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
+
+if TYPE_CHECKING:
+    from lens_steer.moments import Moments
 
 Pooling = Literal["last", "response", "token", "prompt token"]
 
@@ -73,7 +76,25 @@ class Activations:
         index = self.sites.index(site)
         return self.positive[:, index], self.negative[:, index]
 
+    @property
+    def n_positive(self) -> int:
+        return len(self.positive)
 
+    @property
+    def n_negative(self) -> int:
+        return len(self.negative)
+
+
+@overload
+def record(
+    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["all"] = ...,
+    progress: bool = ...,
+) -> Activations: ...  # fmt: skip
+@overload
+def record(
+    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["moments"],
+    progress: bool = ...,
+) -> Moments: ...  # fmt: skip
 def record(
     model: Any,
     contrast: ContrastSet | Contrast,
@@ -81,8 +102,9 @@ def record(
     *,
     pooling: Pooling = "last",
     engine: str = "tl",
+    keep: str = "all",
     progress: bool = True,
-) -> Activations:
+) -> Activations | Moments:
     """Record one vector per prompt and site.
 
     Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding; only
@@ -94,6 +116,7 @@ def record(
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
         pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed response.
         engine: ``"tl"``: the model itself; ``"hf"``: its Hugging Face twin, with equal values.
+        keep: ``"all"``: every vector; ``"moments"``: class means alone, in memory that does not grow with the number of prompts (:class:`lens_steer.moments.Moments`).
 
     Raises:
         LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or activations that
@@ -106,8 +129,14 @@ def record(
     check_engine(engine)
     info = info_of(model)
     names = _resolve(info, sites)
+    if keep not in ("all", "moments"):
+        raise LensSteerError(f"keep={keep!r}: use 'all' or 'moments'")
     bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
     with bar:
+        if keep == "moments":
+            from lens_steer.moments import record_moments
+
+            return record_moments(model, pair, names, pooling=pooling, engine=engine, bar=bar)
         recorded = [
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar) for side in (pair.positive, pair.negative)
         ]
@@ -121,8 +150,22 @@ def record_prompts(
     model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = "tl", bar: Any = None
 ) -> Float[Tensor, "n_prompts n_sites d_model"]:
     """Activations of one prompt set at resolved site names; see :func:`record`."""
+    out = torch.empty(len(prompts), len(site_names), info_of(model).d_model)
+
+    def store(rows: Tensor, index: int, values: Tensor) -> None:
+        out[rows, index] = values
+
+    stream(model, prompts, site_names, store, pooling=pooling, engine=engine, bar=bar)
+    _check_finite(out, site_names, prompts.name)
+    return out
+
+
+def stream(
+    model: Any, prompts: PromptSet, site_names: Sequence[str], keep: Callable[[Tensor, int, Tensor], None], *, pooling: Pooling = "last", engine: str = "tl",
+    bar: Any = None,
+) -> None:  # fmt: skip
+    """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""
     info = info_of(model)
-    out = torch.empty(len(prompts), len(site_names), info.d_model)
     responses = pooling == "response"
     if responses:
         check_responses(prompts)
@@ -131,13 +174,11 @@ def record_prompts(
         for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)):
             rows = torch.tensor(batch.rows)
             weights = _pool_weights(batch, responses)
-            hooks = {n: partial(_collect, out=out, rows=rows, index=k, weights=weights) for k, n in enumerate(site_names)}
+            hooks = {n: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, n in enumerate(site_names)}
             with running(batch), torch.inference_mode():
                 forward(runner, batch, hooks)
             if bar is not None:
                 bar.update(len(rows))
-    _check_finite(out, site_names, prompts.name)
-    return out
 
 
 def check_responses(prompts: PromptSet) -> None:
@@ -224,16 +265,14 @@ def _collect(
     activation: Float[Tensor, "batch pos d_model"],
     hook: Any = None,
     *,
-    out: Float[Tensor, "n_prompts n_sites d_model"],
-    rows: Tensor,
-    index: int,
+    keep: Callable[[Tensor], None],
     weights: Float[Tensor, "batch pos"] | None,
 ) -> None:
-    """Forward hook: keep the last token, or the weighted mean over tokens, in float32."""
+    """Forward hook: hand on the last token, or the weighted mean over tokens, in float32."""
     if weights is None:
-        out[rows, index] = activation[:, -1].float().cpu()
+        keep(activation[:, -1].float().cpu())
     else:
-        out[rows, index] = einsum(activation.float().cpu(), weights, "batch pos d_model, batch pos -> batch d_model")
+        keep(einsum(activation.float().cpu(), weights, "batch pos d_model, batch pos -> batch d_model"))
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:

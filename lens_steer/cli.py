@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lens_steer import cli_evaluation, cli_probes, cli_steering
+from lens_steer import cli_divergence, cli_evaluation, cli_export, cli_import, cli_probes, cli_resources, cli_steering
 from lens_steer.cli_common import command, emit, loaded_model, read_calibration, read_contrast
 from lens_steer.cli_options import (
     METHOD_HELP,
@@ -37,9 +37,12 @@ import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Publ
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
+app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
-for further_command in (*cli_evaluation.COMMANDS, *cli_probes.COMMANDS):
+for further_command in (*cli_evaluation.COMMANDS, *cli_probes.COMMANDS, *cli_divergence.COMMANDS, *cli_resources.COMMANDS):
     app.command()(further_command)
+for import_name, import_command in cli_import.COMMANDS.items():
+    import_app.command(import_name)(import_command)
 
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -97,6 +100,9 @@ def calibrate(
     direction: Annotated[
         str, typer.Option("--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
     ] = "difference",
+    keep: Annotated[
+        str, typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts.")
+    ] = "all",
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
@@ -114,9 +120,14 @@ def calibrate(
     chosen = read_contrast(contrast, positive, negative, split, seed)
     check_rule(rule)
     check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
+    if keep not in ("all", "moments"):
+        raise LensSteerError(f"--keep {keep!r}: use all or moments")
+    if keep == "moments" and direction != "difference":
+        raise LensSteerError(f"--direction {direction} needs the activations themselves: leave out --keep moments")
     check_writable(out)
     loaded = loaded_model(model, dtype, device, chat_template)
-    made = ls.calibrate(ls.record(loaded, chosen, sites, engine=engine), rule=rule, direction=direction, seed=seed)
+    recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
+    made = ls.calibrate(recorded, rule=rule, direction=direction, seed=seed)
     ls.save_calibration(made, out)
     emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
            "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
@@ -191,20 +202,6 @@ def verify(
         found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)
     write(found, out, command=command(), seed=seed)
     emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
-
-
-@import_app.command("official")
-def import_official_command(
-    folder: Annotated[Path, typer.Argument(help="Folder with directions.pt, plane.pt and metadata.json.")], out: Out
-) -> None:
-    """A published Selective Steering calibration; archives are read as plain tensors only."""
-    import lens_steer as ls
-    from lens_steer.interop.official import import_official
-
-    made = import_official(folder)
-    ls.save_calibration(made, out)
-    emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
-           "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
 
 
 @figures_app.command("redraw")

@@ -12,10 +12,12 @@ import typer
 from lens_steer.cli_common import command, default_method, emit, judge_named, loaded_model, read_contrast, read_source
 from lens_steer.cli_options import (
     METHOD_HELP,
+    CalibrationFolder,
     Contrast,
     Device,
     Dtype,
     JudgeOption,
+    Method,
     Model,
     Negative,
     Out,
@@ -56,12 +58,10 @@ def metrics(
 
 def sweep(
     out: Out,
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
+    calibration: CalibrationFolder = None,
     probe: Probe = None,
     model: Model = "organism/qwen2",
-    method: Annotated[
-        str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")
-    ] = None,
+    method: Method = None,
     angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
     objective: Objective = "complied",

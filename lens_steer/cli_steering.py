@@ -9,7 +9,25 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli_common import emit, loaded_model, read_plan, read_prompts
-from lens_steer.cli_options import Device, Dtype, Engine, Model, Probe, Template
+from lens_steer.cli_options import (
+    Angle,
+    At,
+    CalibrationFolder,
+    Coefficient,
+    Device,
+    Dtype,
+    Engine,
+    Gate,
+    GateAxis,
+    Method,
+    Model,
+    PlanFolder,
+    Positions,
+    Probe,
+    Target,
+    Template,
+    Threshold,
+)
 
 
 def steer(
@@ -18,31 +36,18 @@ def steer(
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
-    calibration: Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")] = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
-    ] = None,
+    calibration: CalibrationFolder = None,
+    plan: PlanFolder = None,
     probe: Probe = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")
-    ] = None,
-    angle: Annotated[
-        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
-    ] = None,
-    coefficient: Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")] = None,
-    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None,
-    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None,
-    gate: Annotated[
-        str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")
-    ] = None,
-    sites: Annotated[
-        str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")
-    ] = None,
-    positions: Annotated[
-        str | None,
-        typer.Option("--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
-    ] = None,
+    method: Method = None,
+    angle: Angle = None,
+    coefficient: Coefficient = None,
+    target: Target = None,
+    threshold: Threshold = None,
+    gate_axis: GateAxis = None,
+    gate: Gate = None,
+    sites: At = None,
+    positions: Positions = None,
     engine: Engine = "tl",
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,

@@ -59,7 +59,7 @@ def logits_by_value(
     ):  # fmt: skip
         keep = max(batch.response_lengths) + 1
         # entered anew for every forward: a reader who stops half-way leaves nothing in force on the twin
-        with on_engine(model, engine) as runner, running(batch), torch.inference_mode(), _kept_input(runner, first) as kept:
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode(), kept_input(runner, first) as kept:
             plain = last_logits(runner, batch, keep)
         yield from _rows(batch, plain, [None] * len(batch.rows))
         most = min(MAX_ROWS, logits_budget(model) // keep, chat.MAX_BATCH_TOKENS // batch.ids.shape[1])
@@ -73,7 +73,7 @@ def logits_by_value(
                 on_engine(model, engine) as runner,
                 running(wide),
                 steering(runner, plan),
-                _from_block(runner, first, hidden),
+                from_block(runner, first, hidden),
                 torch.inference_mode(),
             ):
                 logits = last_logits(runner, wide, keep)
@@ -100,7 +100,7 @@ def _rows(
 
 
 @contextmanager
-def _kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
+def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
     """The stream before a block, as the forward inside the ``with`` has it."""
     kept: list[Tensor] = []
     handle = blocks_of(model)[block].register_forward_pre_hook(
@@ -113,7 +113,7 @@ def _kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
+def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
     """Forwards inside the ``with`` begin at a block, with this stream: the blocks before it pass on what they are given."""
 
     def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

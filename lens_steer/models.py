@@ -86,7 +86,7 @@ def load_model(
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
     folder = locate(name)
-    config = _read_config(str(name), folder)
+    config = read_config(str(name), folder)
     mapped = hooked_config(config, str(name))
     chosen = _backend(backend, n_devices)
     torch_dtype = _dtype(dtype, config)
@@ -151,7 +151,7 @@ def hf_twin(model: Any) -> Any:
         return model
     if "lens_twin" not in vars(model):
         dtype = getattr(torch, info.dtype)
-        _attach_twin(model, read_weights(info.folder, _read_config(info.name, info.folder), dtype).to(device_of(model)))
+        _attach_twin(model, read_weights(info.folder, read_config(info.name, info.folder), dtype).to(device_of(model)))
     return vars(model)["lens_twin"]
 
 
@@ -236,7 +236,7 @@ def locate(name: str | Path) -> str:
     return text
 
 
-def _read_config(name: str, folder: str) -> Any:
+def read_config(name: str, folder: str) -> Any:
     from transformers import AutoConfig
 
     try:

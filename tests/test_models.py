@@ -184,3 +184,21 @@ def test_every_end_token_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> No
     assert model.lens_info.end_tokens == tuple(sorted(config["eos_token_id"]))
     wanted = tokenizer.decode(tokens[: tokens.index(tokens[3])], skip_special_tokens=True)
     assert ls.generate(model, ["Hi"], max_new_tokens=8) == [wanted]
+
+
+@pytest.mark.parametrize("option", ["attention_bias", "mlp_bias", "use_sliding_window"])
+def test_what_the_mapping_does_not_cover_is_refused(option: str) -> None:
+    """Biases that the library's converters would leave out, and a window, are refused by name before any weight is read."""
+    from transformers import LlamaConfig, Qwen2Config
+
+    from lens_steer.hooked import hooked_config
+
+    config = Qwen2Config() if option == "use_sliding_window" else LlamaConfig()
+    setattr(config, option, True)
+    message = (
+        "uses a sliding attention window"
+        if option == "use_sliding_window"
+        else f"has {option}=True.*load it with backend='bridge'"
+    )
+    with pytest.raises(LensSteerError, match=message):
+        hooked_config(config, "some/model")

@@ -14,7 +14,9 @@ from lens_steer.errors import LensSteerError
 from lens_steer.figures import (
     comparison,
     directions,
+    divergence,
     experiments,
+    externalities,
     geometry,
     norms,
     outcomes,
@@ -52,12 +54,19 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         comparison.harmonic,
         stability.selection_stability,
         directions.direction_estimators,
+        divergence.kl_by_position,
         probes.probe_depth,
         probes.reliability,
         probe_tokens.probe_projections,
         probe_plane.boundary_plane,
         traits.trait_depth,
         traits.trait_conditions,
+        externalities.externality_strength,
+        externalities.externality_attack,
+        externalities.externality_kl,
+        externalities.externality_prefix,
+        externalities.externality_depth,
+        externalities.externality_angles,
     )
 }
 

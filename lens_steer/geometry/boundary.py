@@ -76,7 +76,8 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     found = calibration.statistics
     if found is None:
         raise LensSteerError(
-            f"the calibration of {calibration.model!r} was imported without its prompts' projections: calibrate on this model"
+            f"the calibration of {calibration.model!r} has no projections of its prompts (imported, or made from moments): calibrate on this model with record(…, keep='all'), "
+            "or read the boundaries in a second pass with lens_steer.geometry.streamed.boundaries"
         )
     if name not in calibration.sites:
         raise LensSteerError(f"site={name!r} was not recorded: recorded are {', '.join(calibration.sites[:3])}, …")

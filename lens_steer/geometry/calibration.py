@@ -14,9 +14,10 @@ from torch import Tensor
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
-from lens_steer.geometry.discriminative import discriminative_sites
+from lens_steer.geometry.discriminative import by_means, check_rule
 from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.planes import build_plane
+from lens_steer.moments import Moments
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
@@ -94,7 +95,7 @@ class Calibration:
 
 
 def calibrate(
-    activations: Activations,
+    activations: Activations | Moments,
     *,
     rule: str = "paper",
     candidate_norm: str = "unit",
@@ -107,7 +108,7 @@ def calibrate(
     """Candidate directions, the selected one, the steering plane and the discriminative sites.
 
     Args:
-        activations: of the fit split.
+        activations: of the fit split; or their moments alone, from which no per-prompt statistics and no other estimator can be had.
         rule: ``paper`` (raw class means, per site) or ``official`` (unit-scaled samples, whole blocks) for L_disc.
         candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code), ``raw``
             differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled samples (Angular Steering's).
@@ -130,19 +131,30 @@ def calibrate(
         raise LensSteerError(
             f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with direction={direction!r} use candidate_norm='unit'"
         )
-    for name, side in (("positive", activations.positive), ("negative", activations.negative)):
-        if not bool(torch.isfinite(side).all()):
+    check_rule(rule)
+    full = activations if isinstance(activations, Activations) else None
+    if full is None and direction != "difference":
+        raise LensSteerError(f"direction={direction!r} needs the activations themselves: record them with keep='all'")
+    for name in ("positive", "negative") if full is not None else ():
+        if not bool(torch.isfinite(getattr(full, name)).all()):
             raise LensSteerError(f"activations.{name} holds values that are not finite: record again in float32 or bfloat16")
-    mean_positive, mean_negative = class_means(activations.positive, activations.negative)
+
+    def means(*, unit_samples: bool = False) -> tuple[Tensor, Tensor]:
+        if isinstance(activations, Activations):
+            return class_means(activations.positive, activations.negative, unit_samples=unit_samples)
+        return activations.means(unit_samples=unit_samples)
+
+    mean_positive, mean_negative = means()
     if candidate_norm == "sample_unit":
-        candidates = candidate_directions(*class_means(activations.positive, activations.negative, unit_samples=True))
-    elif direction == "difference":
+        candidates = candidate_directions(*means(unit_samples=True))
+    elif full is None or direction == "difference":
         candidates = candidate_directions(mean_positive, mean_negative)
     else:
-        candidates = site_directions(direction, activations.positive, activations.negative, progress=progress)
+        candidates = site_directions(direction, full.positive, full.negative, progress=progress)
     selection = select_direction(candidates)
     selected = candidates[selection.index]
-    chosen = discriminative_sites(activations.positive, activations.negative, selected, activations.sites, rule=rule)
+    deciding = means(unit_samples=True) if rule == "official" else (mean_positive, mean_negative)
+    chosen = by_means(*deciding, selected, activations.sites, rule=rule)
     plane = build_plane(
         mean_positive - mean_negative if candidate_norm == "raw" else candidates,
         selection.index,
@@ -163,15 +175,15 @@ def calibrate(
         backend=activations.backend,
         weight_processing=activations.weight_processing,
         rule=rule,
-        n_positive=len(activations.positive),
-        n_negative=len(activations.negative),
+        n_positive=activations.n_positive,
+        n_negative=activations.n_negative,
         prompt_hash=activations.prompt_hash,
         seed=seed,
         mean_positive=mean_positive.float(),
         mean_negative=mean_negative.float(),
         mean_projection_positive=chosen.projection_positive.float(),
         mean_projection_negative=chosen.projection_negative.float(),
-        statistics=prompt_statistics(activations, plane.basis),
+        statistics=None if full is None else prompt_statistics(full, plane.basis),
         versions=versions(),
         details={
             "pooling": activations.pooling,

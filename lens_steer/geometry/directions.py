@@ -43,10 +43,17 @@ def class_means(
     means = []
     for sample in (positive, negative):
         x = sample.double()
-        if unit_samples:
-            x = x / (x.norm(dim=-1, keepdim=True) + 1e-8)
-        means.append(x.mean(dim=0))
+        means.append((unit_samples_of(x) if unit_samples else x).mean(dim=0))
     return means[0], means[1]
+
+
+def unit_samples_of(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """Vectors scaled to unit length one by one, with the released code's eps of 1e-8.
+
+    >>> unit_samples_of(torch.tensor([[0.0, 4.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    return x / (x.norm(dim=-1, keepdim=True) + 1e-8)
 
 
 def candidate_directions(

@@ -78,7 +78,19 @@ def discriminative_sites(
         LensSteerError: unknown rule.
     """
     check_rule(rule)
-    means = class_means(positive, negative, unit_samples=rule == "official")
+    return by_means(*class_means(positive, negative, unit_samples=rule == "official"), direction, names, rule=rule)
+
+
+def by_means(
+    mean_positive: Float[Tensor, "n_sites d_model"],
+    mean_negative: Float[Tensor, "n_sites d_model"],
+    direction: Float[Tensor, " d_model"],
+    names: Sequence[str],
+    *,
+    rule: str,
+) -> Discriminative:
+    """:func:`discriminative_sites` from the class means that the rule asks for."""
+    means = mean_positive, mean_negative
     unit = direction.double() / direction.double().norm()
     projections = means[0] @ unit, means[1] @ unit
     mask = opposite_sign(*projections)

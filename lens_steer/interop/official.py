@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from lens_steer import sites
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, first_line
 from lens_steer.geometry.calibration import Calibration, versions
 from lens_steer.geometry.directions import unit_rows, zero_rows
 from lens_steer.geometry.planes import orthonormalise
 
 ARCHIVES = ("directions.pt", "plane.pt")
+BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error)  # fmt: skip
 
 
 def load_archive(path: Path) -> Any:
@@ -39,12 +41,12 @@ def load_archive(path: Path) -> Any:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0][:160]
+        reason = first_line(error)[:160]
         raise LensSteerError(
             f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {str(error).splitlines()[0][:160]}") from None
+    except BROKEN as error:
+        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {first_line(error)[:160]}") from None
 
 
 def import_official(folder: str | Path) -> Calibration:

@@ -20,7 +20,7 @@ import lens_steer as ls
 from analyses import tables
 from lens_steer.artifacts import whole_file
 from lens_steer.geometry.calibration import versions
-from tests.benchmarks import cases, sweep_cases
+from tests.benchmarks import cases, merged_cases, sweep_cases
 from tests.benchmarks.timing import Ratio
 
 
@@ -30,13 +30,15 @@ def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
     few = prompts[:8] if small else prompts
     organism = ls.load_model("organism/qwen2")
     ratios: list[Ratio] = []
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=10, desc="benchmarks", leave=False) as bar:
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=12, desc="benchmarks", leave=False) as bar:
         mid = ls.load_model(cases.mid_llama(Path(folder)))
         for name, model in (("organism/qwen2 (3 M)", organism), ("a random Llama (25 M)", mid)):
             calibration = ls.calibrate(ls.record(model, ls.load_contrast("organism/refusal"), progress=False))
             ratios += cases.calibration_throughput(name, model, few, turns)
             bar.update()
             ratios += cases.generation(name, model, calibration, few[:16], 4 if small else 48, turns)
+            bar.update()
+            ratios += merged_cases.merged_generation(name, model, calibration, few[:16], 4 if small else 48, turns)
             bar.update()
             ratios += sweep_cases.forced_sweep(name, model, calibration, few[:16], 4 if small else 36, turns)
             ratios += sweep_cases.generation_sweep(

@@ -1,0 +1,145 @@
+"""The command that measures how far a steering plan moves every token of fixed responses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.cli_common import command, emit, loaded_model, read_plan
+from lens_steer.cli_options import (
+    METHOD_HELP,
+    Angle,
+    At,
+    CalibrationFolder,
+    Coefficient,
+    Device,
+    Dtype,
+    Engine,
+    Gate,
+    GateAxis,
+    Method,
+    Model,
+    Out,
+    PlanFolder,
+    Positions,
+    Probe,
+    Seed,
+    Target,
+    Template,
+    Threshold,
+)
+from lens_steer.errors import LensSteerError
+
+
+def divergence(
+    out: Out,
+    responses: Annotated[
+        Path, typer.Option("--responses", help="File (.jsonl) with a prompt (or messages) and a response a row.")
+    ],
+    model: Model = "organism/qwen2",
+    calibration: CalibrationFolder = None,
+    plan: PlanFolder = None,
+    probe: Probe = None,
+    method: Method = None,
+    angle: Angle = None,
+    coefficient: Coefficient = None,
+    target: Target = None,
+    threshold: Threshold = None,
+    gate_axis: GateAxis = None,
+    gate: Gate = None,
+    sites: At = None,
+    positions: Positions = None,
+    max_position: Annotated[
+        int | None,
+        typer.Option("--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."),
+    ] = None,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    chat_template: Template = None,
+    engine: Engine = "hf",
+) -> None:
+    """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
+    import lens_steer as ls
+    from lens_steer.artifacts import whole_folder
+    from lens_steer.engines import check_engine
+    from lens_steer.token_divergence import check_max_position, token_divergence
+
+    check_engine(engine)
+    check_max_position(max_position)
+    prompts = _read_responses(responses)
+    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
+             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
+    made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
+    with whole_folder(out) as work:
+        loaded = loaded_model(model, dtype, device, chat_template)
+        if probe is not None:
+            ls.load_probe(probe, loaded)
+        found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)
+        told = _write(work, found, made, loaded, prompts, seed=seed, max_position=max_position, engine=engine)
+    emit(
+        {
+            "divergence": str(out / "divergence.csv"),
+            "n": found.n_prompts,
+            "empty": found.n_empty,
+            "tokens": len(found),
+            **told,
+            **made.row(),
+        }
+    )
+
+
+def _read_responses(source: Path) -> Any:
+    """The prompts of a file, each with its response."""
+    import lens_steer as ls
+
+    prompts = ls.load_prompts(source)
+    for number, prompt in enumerate(prompts, start=1):
+        if not isinstance(prompt.response, str):
+            missing = "no response" if prompt.response is None else f"the response {prompt.response!r}, which is no text"
+            raise LensSteerError(
+                f"responses file {str(source)!r}, row {number} ({prompt.text[:40]!r}…) has {missing}: give every row a prompt and a response"
+            )
+    return prompts
+
+
+def _write(
+    work: Path, found: Any, plan: Any, model: Any, prompts: Any, *, seed: int, max_position: int | None, engine: str
+) -> dict[str, float]:
+    """``divergence.csv``, ``divergence.json``, the figure; returns the means over prompts."""
+    import numpy as np
+
+    from lens_steer.figures import saving
+    from lens_steer.figures.divergence import drawing
+    from lens_steer.geometry.calibration import versions
+    from lens_steer.stats import bootstrap_mean
+    from lens_steer.unembedding import MEASURES
+
+    with (work / "divergence.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ("row", "position", "token", *MEASURES), extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found.rows())
+    meta = {"command": command(), "seed": seed, "versions": versions(), "model": model.lens_info.name, "dtype": model.lens_info.dtype,
+            "engine": engine, "prompt_hash": prompts.hash}  # fmt: skip
+    by_prompt = {m: found.per_prompt(m) for m in MEASURES}
+    means = {m: bootstrap_mean(v[np.isfinite(v)], seed=seed) for m, v in by_prompt.items()}
+    by_position = {m: found.by_position(m, seed=seed, max_position=max_position) for m in MEASURES}
+    record = {
+        "n": found.n_prompts, "empty": found.n_empty, "tokens": len(found), "plan": plan.describe(),
+        "mean_by_prompt": {m: asdict(e) for m, e in means.items()},
+        "by_position": {m: [{"position": t, **asdict(e)} for t, e in enumerate(es)] for m, es in by_position.items()},
+        "max_position": max_position, "meta": meta,
+    }  # fmt: skip
+    (work / "divergence.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    saving.save(drawing({plan.method: found}, seed=seed, max_position=max_position), "kl_by_position", work, meta)
+    return {m: means[m].value for m in ("kl", "kl_reverse")}
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (divergence,)
+divergence.__doc__ = f"{divergence.__doc__}\n\n{METHOD_HELP}"

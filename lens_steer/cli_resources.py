@@ -1,0 +1,80 @@
+"""The command that says what a study would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lens_steer.cli_common import emit, read_prompts
+from lens_steer.cli_options import Device, Model, Sites
+from lens_steer.errors import LensSteerError
+
+
+def plan_resources(
+    model: Model = "organism/qwen2",
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Prompts file, tokenised to know their length (needs the tokenizer alone).")
+    ] = None,
+    n_prompts: Annotated[int | None, typer.Option("--n-prompts", help="How many prompts, without a file.")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option("--prompt-tokens", help="Tokens of each with its chat template, without a file.")
+    ] = None,
+    sites: Sites = "norm_out",
+    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16, int8, int4.")] = "float32",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Answers at once.")] = 128,
+    tflops: Annotated[
+        float | None, typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
+    from lens_steer import sites as sites_
+    from lens_steer.models import locate, read_config, usable_device
+    from lens_steer.resources import Shape, estimate, measured_flops
+
+    if (prompts is None) == (n_prompts is None):
+        raise LensSteerError("give either --prompts or --n-prompts (with --prompt-tokens)")
+    folder = locate(model)
+    config = read_config(model, folder)
+    shape = Shape.of(config)
+    if prompts is None:
+        if prompt_tokens is None:
+            raise LensSteerError("--n-prompts needs --prompt-tokens too")
+        count, tokens = n_prompts or 0, prompt_tokens
+    else:
+        from transformers import AutoTokenizer
+
+        from lens_steer.chat import encode
+
+        chosen, tokenizer = read_prompts(prompts), AutoTokenizer.from_pretrained(folder)
+        count = len(chosen)
+        tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
+    names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)
+    speed = measured_flops(usable_device(device)) if tflops is None else tflops * 1e12
+    found = estimate(
+        shape,
+        n_prompts=count,
+        prompt_tokens=tokens,
+        n_sites=len(names),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        dtype=dtype,
+        flops=speed,
+    )
+    emit(
+        {
+            "model": model,
+            "n_prompts": count,
+            "prompt_tokens": tokens,
+            "n_sites": len(names),
+            "dtype": dtype,
+            "tflops": round(speed / 1e12, 3),
+            **found.row(),
+        }
+    )
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (plan_resources,)

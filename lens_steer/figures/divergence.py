@@ -1,0 +1,87 @@
+"""Figure of how steering moves next-token distributions along a response: divergence and entropy by position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lens_steer.figures.core import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    figure,
+)
+from lens_steer.token_divergence import TokenDivergence
+
+LOOKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
+PANELS = {
+    "divergence (nats a token)": {"kl": "KL(original ‖ steered)", "kl_reverse": "KL(steered ‖ original)"},
+    "entropy (nats)": {"entropy": "original", "entropy_steered": "steered"},
+}
+DASHES = ("-", "--")  # of a panel's two measures; the first has full markers
+MARKS = 12  # on a line, about
+
+
+def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_position: int | None = None) -> Drawing:
+    """The data of :func:`kl_by_position`: one row a series, position and measure, with the mean over prompts, its interval and their number.
+
+    Args:
+        series: name → what was measured, in the order of the legend.
+        seed, max_position: see :meth:`lens_steer.token_divergence.TokenDivergence.by_position`.
+    """
+    rows = [
+        (name, position, measure, e.value, e.low, e.high, e.n)
+        for name, found in series.items()
+        for measures in PANELS.values()
+        for measure in measures
+        for position, e in enumerate(found.by_position(measure, seed=seed, max_position=max_position))
+    ]
+    names = ("series", "position", "measure", "value", "low", "high", "n")
+    return Drawing("kl_by_position", {name: [row[i] for row in rows] for i, name in enumerate(names)})
+
+
+@figure
+def kl_by_position(drawing: Drawing) -> Drawn:
+    """Divergence in both directions and entropy before and after steering, by position in the response, with bootstrap bands over prompts."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    names = list(dict.fromkeys(drawing.columns["series"]))
+    looks = [LOOKS[k % len(LOOKS)] for k in range(len(names))]
+    last = max(drawing.columns["position"])
+    fig, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5 + 0.15 * (-(-len(names) // 2))), layout="constrained")
+    for ax, (label, measures) in zip(axes, PANELS.items(), strict=True):
+        for name, look in zip(names, looks, strict=True):
+            for measure, dash in zip(measures, DASHES, strict=True):
+                _line(ax, drawing.where(series=name, measure=measure), *look, dash)
+        ax.set(xlabel="position in the response", ylabel=label, xlim=(-0.02 * last - 0.3, last + 0.02 * last + 0.3))
+        ax.set_ylim(0, None)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        lines = [plt.Line2D([], [], color=GREY, ls=dash) for dash in DASHES]
+        ax.legend(lines, measures.values(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=2.6)
+    handles = [plt.Line2D([], [], color=color, marker=marker) for color, marker in looks]
+    fig.legend(handles, [_counted(drawing, n) for n in names], loc="outside lower center", ncols=min(2, len(names)))
+    return fig, list(axes)
+
+
+def _line(ax: Any, part: dict[str, list[Any]], color: str, marker: str, dash: str) -> None:
+    x, value, low, high = ([float(v) for v in part[k]] for k in ("position", "value", "low", "high"))
+    fill = color if dash == DASHES[0] else "white"
+    ax.plot(x, value, color=color, marker=marker, mfc=fill, ls=dash, ms=3, lw=1, markevery=max(1, len(x) // MARKS), clip_on=False)
+    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+    if len(x) == 1:  # too narrow for a band
+        ax.vlines(x, low, high, color=color, lw=1)
+
+
+def _counted(drawing: Drawing, name: str) -> str:
+    """A series with the number of prompts at its first position, and at its last one where those are fewer."""
+    part = drawing.where(series=name, measure="kl")
+    first, last, position = part["n"][0], part["n"][-1], part["position"][-1]
+    return f"{name}: n = {first} prompts" + (f", {last} at position {position}" if last < first else "")

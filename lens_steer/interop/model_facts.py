@@ -1,0 +1,63 @@
+"""What an importer needs to know of a model: its family, its number of blocks and its width, from the configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lens_steer.errors import LensSteerError, first_line
+from lens_steer.models import locate
+from lens_steer.sites import NORM_MODULES
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Of a model that was not loaded.
+
+    Attributes:
+        name: as it was asked for.
+        architecture: Hugging Face's ``model_type``.
+        n_layers, d_model: blocks and width.
+    """
+
+    name: str
+    architecture: str
+    n_layers: int
+    d_model: int
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Read a model's configuration: an organism, a local folder, or a hub name that can be reached.
+
+    Raises:
+        LensSteerError: no such model, or no configuration to be read.
+
+    >>> model_facts("organism/qwen2").architecture
+    'qwen2'
+    """
+    from transformers import AutoConfig
+
+    folder = locate(name)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+        return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
+    except (OSError, ValueError, AttributeError) as error:
+        raise LensSteerError(
+            f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, or give architecture and n_layers instead"
+        ) from None
+
+
+def guessed_architecture(name: str) -> str:
+    """The family that a model's name says.
+
+    Raises:
+        LensSteerError: a name that says none of the supported ones.
+
+    >>> guessed_architecture("Qwen2.5-3B-Instruct"), guessed_architecture("google/gemma-2-9b-it")
+    ('qwen2', 'gemma2')
+    """
+    plain = name.lower().replace("-", "").replace("_", "")
+    found = [family for family in NORM_MODULES if family in plain]
+    if len(found) != 1:
+        raise LensSteerError(f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})")
+    return found[0]

@@ -1,0 +1,127 @@
+"""What a study would take: sizes from a configuration, against models that are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lens_steer as ls
+from lens_steer.errors import LensSteerError
+from lens_steer.models import locate, read_config
+from lens_steer.resources import Shape, estimate, measured_flops
+from tests.test_cli import run
+
+
+@pytest.mark.parametrize("name", ["organism/qwen2", "organism/llama", "organism/gemma2"])
+def test_parameters_of_the_organisms(name: str) -> None:
+    """As many as the committed weights hold; a tied unembedding is counted once."""
+    from safetensors import safe_open
+
+    folder = Path(locate(name))
+    counted = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as stored:
+            counted += sum(stored.get_tensor(key).numel() for key in stored.keys())  # noqa: SIM118
+    assert Shape.of(read_config(name, str(folder))).parameters == counted
+
+
+def test_parameters_of_random_models(tiny_folder: Path, twin: Any) -> None:
+    """Every family, with grouped heads."""
+    assert Shape.of(read_config("tiny", str(tiny_folder))).parameters == sum(p.numel() for p in twin.parameters())
+
+
+def test_parameters_of_a_large_model() -> None:
+    """Llama 3 70B, from its published shape: 70,553,706,496 parameters."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=128256, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, tie_word_embeddings=False,
+    )  # fmt: skip
+    assert Shape.of(config).parameters == 70_553_706_496
+
+
+def test_bytes_are_those_that_are_used(tiny_folder: Path, twin: Any, refusal: Any, qwen: Any) -> None:
+    """The cache of a real forward and the activations of a real recording."""
+    shape = Shape.of(read_config("tiny", str(tiny_folder)))
+    rows, length = 3, 7  # within Gemma-2's window
+    with torch.inference_mode():
+        cache = twin(torch.ones(rows, length, dtype=torch.long), use_cache=True).past_key_values
+    used = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    reckoned = estimate(shape, n_prompts=rows, prompt_tokens=length - 1, n_sites=1, max_new_tokens=1, batch_size=8)
+    assert reckoned.cache == used
+    acts = ls.record(qwen, refusal.select, "norm_out", progress=False)
+    kept = sum(t.numel() * t.element_size() for t in (acts.positive, acts.negative))
+    own = Shape.of(read_config("organism/qwen2", locate("organism/qwen2")))
+    n = len(acts.positive) + len(acts.negative)
+    assert estimate(own, n_prompts=n, prompt_tokens=20, n_sites=len(acts.sites)).recorded == kept
+    lean = ls.record(qwen, refusal.select, "norm_out", keep="moments", progress=False)
+    means = (lean.mean_positive, lean.mean_negative, lean.unit_mean_positive, lean.unit_mean_negative)
+    assert estimate(own, n_prompts=n, prompt_tokens=20, n_sites=len(acts.sites)).moments == sum(
+        t.numel() * t.element_size() for t in means
+    )
+
+
+def test_work_grows_as_it_must() -> None:
+    """Linear in prompts; int4 takes an eighth of float32; a lower bound on time is work over speed."""
+    shape = Shape(4, 64, 128, 4, 2, 16, 1000, 2, True, True)
+    one, two = (estimate(shape, n_prompts=n, prompt_tokens=30, n_sites=4, batch_size=1, flops=1e9) for n in (10, 20))
+    assert two.record_flop == 2 * one.record_flop
+    assert two.cache == one.cache
+    assert one.record_seconds == one.record_flop / 1e9
+    assert estimate(shape, n_prompts=10, prompt_tokens=30, n_sites=4, dtype="int4").weights * 8 == one.weights
+    assert measured_flops() > 1e8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"n_prompts": 0}, "n_prompts=0: at least 1"), ({"prompt_tokens": 0}, "prompt_tokens=0: at least 1"), ({"dtype": "fp8"}, "dtype='fp8': use one of float32")],
+)  # fmt: skip
+def test_bad_input(options: dict[str, Any], message: str) -> None:
+    shape = Shape(2, 8, 8, 1, 1, 8, 10, 2, False, True)
+    given: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1, **options}
+    with pytest.raises(LensSteerError, match=message):
+        estimate(shape, **given)
+
+
+def test_architectures_that_are_not_mapped() -> None:
+    from transformers import GPT2Config
+
+    with pytest.raises(LensSteerError, match="architecture 'gpt2' is not mapped: supported are"):
+        Shape.of(GPT2Config())
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """From counts or from a file, without loading anything; refused without either."""
+    code, out, err = run(
+        monkeypatch,
+        capsys,
+        "plan-resources",
+        "--n-prompts",
+        "100",
+        "--prompt-tokens",
+        "30",
+        "--sites",
+        "resid_post",
+        "--dtype",
+        "bfloat16",
+        "--tflops",
+        "1",
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["parameters"], found["weights"], found["n_sites"]) == (2857088, 2857088 * 2, 12)
+    assert found["record_seconds"] == pytest.approx(found["record_flop"] / 1e12)
+    (tmp_path / "p.txt").write_text("Hello\nHow do I build the bridge?\n", encoding="utf-8")
+    code, out, err = run(monkeypatch, capsys, "plan-resources", "--prompts", tmp_path / "p.txt", "--tflops", "1")
+    assert code == 0, err
+    assert json.loads(out)["n_prompts"] == 2
+    for args, message in (
+        ((), "give either --prompts or --n-prompts"),
+        (("--n-prompts", "5"), "--n-prompts needs --prompt-tokens too"),
+    ):
+        code, _, err = run(monkeypatch, capsys, "plan-resources", *args)
+        assert (code, message in err) == (2, True)
