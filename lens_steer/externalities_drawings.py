@@ -13,6 +13,8 @@ from lens_steer.figures.externalities import PANELS, SHARES, STRENGTH, TITLES
 from lens_steer.grids import NONE
 from lens_steer.stats import Estimate
 
+LEAST = 3  # responses that reach a position that is drawn
+
 
 def drawings(found: Externalities) -> dict[str, Drawing]:
     """The figures of a study, by file name."""
@@ -55,7 +57,7 @@ def kl_drawing(found: Externalities) -> Drawing:
         {"steering": name, "what": what, "responses": responses, "position": t + 1, **_numbers(e)}
         for name in PANELS for what, condition in (("steering", name), ("random", f"{name}, random direction 1"))
         for responses in ("harmful", "benign") if (condition, responses) in found.divergences
-        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))
+        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed)) if e.n >= LEAST
     ]  # fmt: skip
     return Drawing("externality_kl", _columns(rows))
 

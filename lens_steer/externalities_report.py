@@ -27,6 +27,8 @@ from lens_steer.models import info_of
 from lens_steer.plans import save_plan
 from lens_steer.rowstore import Row
 
+CLAIMS_NOTE = "Every claim is tested by itself at 95 %; nothing is corrected for their number."
+
 
 def study_and_write(
     model: Any, material: Material, out: str | Path, *, command: str = "", seed: int = 0, progress: bool = True, **options: Any
@@ -46,7 +48,7 @@ def study_and_write(
     meta = {"command": command, "seed": seed, "versions": versions(), "model": name, "prompt_hashes": material.hashes}
     with whole_folder(out) as work:
         for filename, content in (
-            ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", markdown(made)),
+            ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
             ("qualitative.md", text.qualitative(found, model, material.refusal.report)),
             ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
             ("kl_tokens.csv", _csv(_by_token(found))), ("kl_by_position.csv", _csv(tokens.by_position(found.divergences, seed=seed))),
@@ -65,7 +67,7 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
     return {
         "known": found.known,
         "choices": {name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()},
-        "alpha_relative": compliance.relative(chosen["compliance"].strength),
+        "alpha_relative": compliance.relative(chosen["compliance"].strength), "alpha_relative_last_prompt_token": text.last_token_shares(found),
         "compliance": {
             "method": compliance.method, "n_pairs": compliance.n_pairs, "explained": compliance.explained.tolist(), "agreement": compliance.agreement.tolist(),
             "mean_token_length": compliance.lengths.tolist(), "difference_of_means": compliance.difference.tolist(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from lens_steer import externalities_tokens as tokens
 from lens_steer import sites
 from lens_steer.benign_choice import COMPLIANCE, JSON, KEPT
@@ -61,8 +63,11 @@ def choices_table(found: Externalities) -> str:
         if s.name == COMPLIANCE:
             relative = found.calibrations.compliance.relative(s.strength)
             shares = ", ".join(f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in relative.items())
+            last = ", ".join(
+                f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in last_token_shares(found).items()
+            )
             lines.append(
-                f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream, of the mean length of a response token's vector at block {shares}. The largest of {s.choice.n} tried at which, as at every "
+                f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a response token's vector at block {shares}; of that of the last prompt token's {last}. The largest of {s.choice.n} tried at which, as at every "
                 f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
             )  # fmt: skip
         else:
@@ -77,6 +82,13 @@ def choices_table(found: Externalities) -> str:
         most = "" if highest is None else f" Highest attack success at any setting tried on select: {100 * highest:.0f} %."
         lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
     return "\n".join(lines) + "\n"
+
+
+def last_token_shares(found: Externalities) -> dict[str, float]:
+    """α over the mean length of the last prompt token's residual vector (fit prompts of the refusal contrast), at each site that STEER-COMPLIANCE steers."""
+    steering = next(s for s in found.steerings if s.name == COMPLIANCE)
+    acts = found.calibrations.activations["refusal"]
+    return {site: steering.strength / float(torch.cat(acts.at(site)).norm(dim=-1).mean()) for site in steering.sites}
 
 
 def conditions_table(found: Externalities) -> str:

@@ -49,16 +49,24 @@ def hooked_transformer(
     return model
 
 
+def check_biases(config: Any, name: str) -> None:
+    """Refuse biases that the library's converters leave out without a word.
+
+    Raises:
+        LensSteerError: naming the configuration's flag.
+    """
+    for flag in ("attention_bias", "mlp_bias"):
+        if getattr(config, flag, False):
+            raise LensSteerError(
+                f"model {name!r} has {flag}=True, which the HookedTransformer mapping does not cover: load it with backend='bridge'"
+            )
+
+
 def hooked_config(config: Any, name: str) -> dict[str, Any]:
     """The HookedTransformer configuration of a Hugging Face one, as a dict; refuses what cannot be mapped exactly."""
     kind = config.model_type
     if kind not in NORM_MODULES:
         raise LensSteerError(f"model {name!r} has architecture {kind!r}: supported are {', '.join(NORM_MODULES)}")
-    biased = [name for name in ("attention_bias", "mlp_bias") if getattr(config, name, False)]
-    if biased:  # the library's converters leave such biases out without a word
-        raise LensSteerError(
-            f"model {name!r} has {biased[0]}=True, which the HookedTransformer mapping does not cover: load it with backend='bridge'"
-        )
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = dict(getattr(config, "rope_parameters", None) or {})
     common: dict[str, Any] = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.hooked import hooked_config, hooked_transformer
+from lens_steer.hooked import check_biases, hooked_config, hooked_transformer
 from lens_steer.huggingface import bridge_and_twin, read_weights
 from lens_steer.sites import add_norm_outputs
 
@@ -89,6 +89,8 @@ def load_model(
     config = read_config(str(name), folder)
     mapped = hooked_config(config, str(name))
     chosen = _backend(backend, n_devices)
+    if chosen == "hooked":
+        check_biases(config, str(name))
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
     tokenizer = _tokenizer(folder, chat_template)

@@ -241,10 +241,10 @@ def test_the_strength_stops_before_the_first_loss(helped: list[int], value: floa
 
 def test_the_block_is_the_best_within_the_bound() -> None:
     def at(site: str, valid: float, capable: float) -> benign_choice.Setting:
-        measured = {"json_unasked": Estimate(valid, 0, 1, 9), "capable": Estimate(capable, 0, 1, 9)}
+        measured = {"json_unasked": Estimate(valid, 0.0, 1.0, 9), "capable": Estimate(capable, 0.0, 1.0, 9)}
         return benign_choice.Setting(benign_choice.JSON, site, None, measured)
 
-    base = benign_choice.Setting(NONE, "", None, {"capable": Estimate(0.8, 0, 1, 9)})
+    base = benign_choice.Setting(NONE, "", None, {"capable": Estimate(0.8, 0.0, 1.0, 9)})
     found = [base, at("a", 0.9, 0.5), at("b", 0.4, 0.77), at("c", 0.6, 0.76), at("d", 0.5, 0.8)]
     assert benign_choice.choose_site(found).variant == "c"
     none = [base, at("a", 0.9, 0.5), at("b", 0.4, 0.7)]

@@ -207,7 +207,7 @@ def test_bad_options(calibration: Any) -> None:
         ("has no angle to change", lambda: ls.act_add(calibration).at(20)),
         ("is not steered", lambda: ls.act_add(calibration).operator("blocks.0.hook_resid_pre")),
         ("no class means", lambda: ls.act_add(replace(calibration, mean_positive=None))),
-        ("imported without its prompts' projections", lambda: ls.fixed_coefficient(replace(calibration, statistics=None))),
+        ("has no projections of its prompts", lambda: ls.fixed_coefficient(replace(calibration, statistics=None))),
         ("site='blocks.0.hook_resid_pre' was not recorded", lambda: boundary(calibration, "blocks.0.hook_resid_pre")),
     ]
     for message, call in cases:
