@@ -10,7 +10,7 @@ TL4 ?= 4.3.0
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare traits probes bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -49,6 +49,9 @@ probes: $(INSTALLED)  ## probes across depth and other estimators of the directi
 
 traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organisms (half an hour), into figures/ and the README
 	$(BIN)/python -m analyses.traits --out figures/traits --readme README.md
+
+externalities: $(INSTALLED)  ## side effects of benign steering on the embedded organisms (a quarter of an hour), into figures/ and the README
+	$(BIN)/python -m analyses.externalities --out figures/externalities --readme README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md
