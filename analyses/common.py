@@ -28,12 +28,22 @@ class Run:
     def meta(self) -> dict[str, Any]:
         """How the figures of this run were made, as it is written beside them."""
         return {
-            "command": shlex.join(["python", "-m", *sys.argv]),
+            "command": shlex.join(["python", "-m", _module(sys.argv[0]), *sys.argv[1:]]),
             "seed": self.seed,
             "versions": versions(),
             "model": self.model.lens_info.name,
             "prompt_hashes": {s: getattr(self.contrast, s).hash for s in ("fit", "select", "report")},
         }
+
+
+def _module(path: str) -> str:
+    """The script's name for ``python -m``, from the path that it is run by.
+
+    >>> _module("somewhere/analyses/depth.py"), _module("somewhere/analyses/__main__.py")
+    ('analyses.depth', 'analyses')
+    """
+    stem = Path(path).stem
+    return "analyses" if stem == "__main__" else f"analyses.{stem}"
 
 
 def parse(description: str | None, *, readme: bool = False) -> argparse.Namespace:
