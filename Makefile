@@ -61,9 +61,10 @@ lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-tables: $(INSTALLED)  ## the gates (from the committed measurements) and the methods, into figures/ and the README
+tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the README
 	$(BIN)/python -m analyses.gates --out figures --readme README.md
 	$(BIN)/python -m analyses.methods --out figures --readme README.md
+	$(BIN)/python -m analyses.resources --out figures --readme README.md
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[notebook]'

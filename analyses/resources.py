@@ -1,0 +1,74 @@
+"""What a study would take: reckoned from configurations alone, for a 70-billion-parameter model, and beside what the embedded models really take."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import lens_steer as ls
+from analyses import tables
+from lens_steer.chat import encode
+from lens_steer.models import info_of, locate, read_config
+from lens_steer.resources import GIB, Shape, estimate, measured_flops
+
+# Llama 3.3 70B, from its published configuration
+LARGE = Shape(
+    n_layers=80, d_model=8192, d_mlp=28672, n_heads=64, n_kv_heads=8, d_head=128, d_vocab=128256, norms=2, qkv_bias=False, tied=False
+)  # fmt: skip
+STUDY = {"n_prompts": 1040, "prompt_tokens": 60, "max_new_tokens": 256, "batch_size": 16}
+TFLOPS = 400  # of a current accelerator in bfloat16, at full use
+ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
+
+
+def large_table() -> str:
+    """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
+    lines = [
+        f"| weights in | weights | twice while a HookedTransformer is built | activations of {STUDY['n_prompts']} prompts at all norm outputs | the same as moments | cache | "
+        f"recording at {TFLOPS} TFLOP/s, at least | answering once, at least |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for dtype in ("bfloat16", "int4"):
+        e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12)
+        memory = " | ".join(f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
+        lines.append(f"| {dtype} | {memory} | {e.record_seconds:.0f} s | {e.generate_seconds:.0f} s |")
+    return "\n".join(lines) + "\n"
+
+
+def measured_table() -> str:
+    """The embedded models: parameters and bytes as reckoned and as counted, and how far above the bound recording takes."""
+    contrast = ls.load_contrast("organism/refusal").fit
+    prompts = [*contrast.positive, *contrast.negative]
+    lines = [
+        "| model | parameters, reckoned | counted | activations, reckoned | counted | recording over its lower bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in ORGANISMS:
+        model = ls.load_model(name)
+        shape = Shape.of(read_config(name, locate(name)))
+        tokens = round(sum(len(encode(info_of(model).tokenizer, p)) for p in prompts) / len(prompts))
+        begin = time.perf_counter()
+        acts = ls.record(model, contrast, engine="hf", progress=False)
+        seconds = time.perf_counter() - begin
+        counted = sum(t.numel() * t.element_size() for t in (acts.positive, acts.negative))
+        e = estimate(shape, n_prompts=len(prompts), prompt_tokens=tokens, n_sites=len(acts.sites), flops=measured_flops())
+        parameters = sum(p.numel() for p in ls.hf_twin(model).parameters())
+        lines.append(
+            f"| {name} | {e.parameters:,} | {parameters:,} | {e.recorded:,} B | {counted:,} B | {seconds / (e.record_seconds or 1):.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
+    args = parser.parse_args()
+    found: dict[str, Any] = {"resources_large": large_table(), "resources_measured": measured_table()}
+    for name, table in found.items():
+        tables.write(name, table, args.out, args.readme)
+
+
+if __name__ == "__main__":
+    main()
