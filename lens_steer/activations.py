@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from einops import einsum
@@ -18,11 +18,9 @@ from lens_steer import chat, sites
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
+from lens_steer.moments import Moments, Sums
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
-
-if TYPE_CHECKING:
-    from lens_steer.moments import Moments
 
 Pooling = Literal["last", "response", "token", "prompt token"]
 
@@ -134,15 +132,26 @@ def record(
     bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
     with bar:
         if keep == "moments":
-            from lens_steer.moments import record_moments
-
-            return record_moments(model, pair, names, pooling=pooling, engine=engine, bar=bar)
+            return _moments(model, pair, names, pooling, engine, bar)
         recorded = [
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar) for side in (pair.positive, pair.negative)
         ]
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
         info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+    )  # fmt: skip
+
+
+def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Pooling, engine: str, bar: Any) -> Moments:
+    """Class means at every site, batch by batch."""
+    info, means = info_of(model), []
+    for side in (pair.positive, pair.negative):
+        sums = Sums(len(names), info.d_model)
+        stream(model, side, names, sums.keep, pooling=pooling, engine=engine, bar=bar)
+        means.append(sums.means(names, side.name))
+    return Moments(
+        names, means[0][0], means[1][0], means[0][1], means[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
+        info.n_layers, info.backend, info.weight_processing, pair.hash,
     )  # fmt: skip
 
 

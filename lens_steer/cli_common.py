@@ -18,11 +18,17 @@ def read_contrast(name: str | None, positive: str | None, negative: str | None, 
 
     if name is None and positive is None and negative is None:
         name = "organism/refusal"
+    return ls.load_contrast(
+        name, positive=positive, negative=negative, split=None if split is None else shares_of(split), seed=seed
+    )
+
+
+def shares_of(split: str) -> tuple[float, ...]:
+    """The numbers of ``--split``."""
     try:
-        shares = None if split is None else tuple(float(share) for share in split.split(","))
+        return tuple(float(share) for share in split.split(","))
     except ValueError:
         raise LensSteerError(f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25") from None
-    return ls.load_contrast(name, positive=positive, negative=negative, split=shares, seed=seed)
 
 
 def read_prompts(source: str) -> Any:

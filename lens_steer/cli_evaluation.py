@@ -95,6 +95,7 @@ def sweep(
     if wrong in given:
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if method in ANGULAR else 'no angle'}")
     check_engine(engine)
+    decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
     prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_splits(prompts)
@@ -114,7 +115,7 @@ def sweep(
         )  # fmt: skip
     found = sweep_method(
         loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=seed, fitted_here=made.prompt_hash == prompts.fit.hash,
-        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=judge_named(judge),
+        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
@@ -152,6 +153,7 @@ def compare(
     from lens_steer.sweeps import values_of
 
     check_engine(engine)
+    decides = judge_named(judge)
     values = values_of(angles)
     unknown = [m for m in method or () if m not in METHODS]
     if unknown:
@@ -161,7 +163,7 @@ def compare(
     loaded = loaded_model(model, dtype, device, chat_template)
     found = compare_and_write(
         loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
-        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=judge_named(judge),
+        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.cli_common import command, emit, judge_named, loaded_model, read_contrast, read_prompts
+from lens_steer.cli_common import command, emit, judge_named, loaded_model, read_contrast, read_prompts, shares_of
 from lens_steer.cli_options import (
     Contrast,
     Device,
@@ -114,6 +114,9 @@ def traits(
     from lens_steer.traits import SHARES, organism_trait, scenario_trait
 
     check_engine(engine)
+    length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256
+    if length < 1 or dialogues < 0:
+        raise LensSteerError(f"--max-new-tokens {length}, --dialogues {dialogues}: at least 1 and 0 are needed")
     own = {"--aligned-system": aligned_system, "--malicious-system": malicious_system, "--judge": judge}
     if scenarios is None:
         given = [name for name, value in (own | {"--split": split}).items() if value]
@@ -128,7 +131,7 @@ def traits(
         missing = [name for name, value in own.items() if not value]
         if missing:
             raise LensSteerError(f"--scenarios needs {', '.join(missing)} too")
-        shares = [float(v) for v in split.split(",")] if split else SHARES
+        shares = SHARES if split is None else shares_of(split)
         wanted = scenario_trait(
             trait,
             read_prompts(scenarios),
@@ -140,7 +143,7 @@ def traits(
         )
     loaded = loaded_model(model, dtype, device, chat_template)
     found = steer_trait(
-        loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=max_new_tokens or (24 if scenarios is None else 256), n_dialogues=dialogues, seed=seed,
+        loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=length, n_dialogues=dialogues, seed=seed,
         command=command(),
     )  # fmt: skip
     reported = {name: found.pooled.reported(name).measured["complied"].value for name in found.pooled.choices}

@@ -25,7 +25,7 @@ def read_weights(folder: str, config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet(small=config.num_hidden_layers * config.hidden_size <= SMALL):
+        with without_bar(small=config.num_hidden_layers * config.hidden_size <= SMALL):
             return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
@@ -48,8 +48,8 @@ def bridge_and_twin(folder: str, config: Any, dtype: torch.dtype, device: torch.
 
 
 @contextmanager
-def _quiet(*, small: bool) -> Iterator[None]:
-    """No progress bar for what loads in a blink."""
+def without_bar(*, small: bool) -> Iterator[None]:
+    """No progress bar for what is read or written in a blink."""
     from transformers.utils import logging as hf_logging
 
     shown = hf_logging.is_progress_bar_enabled()

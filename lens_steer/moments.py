@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.activations import Pooling, stream
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.directions import unit_samples_of
-from lens_steer.models import info_of
-from lens_steer.prompts import Contrast
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,7 @@ class Moments:
     unit_mean_negative: Float[Tensor, "n_sites d_model"]
     n_positive: int
     n_negative: int
-    pooling: Pooling
+    pooling: str
     model: str
     architecture: str
     n_layers: int
@@ -57,27 +51,38 @@ class Moments:
         return f"Moments({self.n_positive} positive, {self.n_negative} negative, {len(self.sites)} sites of {self.model}, d_model {self.mean_positive.shape[-1]})"
 
 
-def record_moments(
-    model: Any, pair: Contrast, names: Sequence[str], *, pooling: Pooling = "last", engine: str = "tl", bar: Any = None
-) -> Moments:
-    """Means of both classes at resolved site names; see :func:`lens_steer.record` with ``keep="moments"``."""
-    info, found = info_of(model), []
-    for side in (pair.positive, pair.negative):
-        sums = torch.zeros(2, len(names), info.d_model, dtype=torch.float64)
-        stream(model, side, names, partial(_add, sums), pooling=pooling, engine=engine, bar=bar)
-        bad = ~torch.isfinite(sums).all(dim=-1).all(dim=0)
+class Sums:
+    """Sums over the prompts of one class, in memory that does not grow with them."""
+
+    def __init__(self, n_sites: int, d_model: int) -> None:
+        self._sums = torch.zeros(2, n_sites, d_model, dtype=torch.float64)
+        self._n = 0
+
+    def keep(self, rows: Tensor, index: int, values: Float[Tensor, "batch d_model"]) -> None:
+        """Add one batch's vectors at one site."""
+        x = values.double()
+        self._sums[0, index] += x.sum(dim=0)
+        self._sums[1, index] += unit_samples_of(x).sum(dim=0)
+        self._n += len(x) if index == 0 else 0
+
+    def means(self, names: Sequence[str], source: str) -> Float[Tensor, "2 n_sites d_model"]:
+        """Of the raw vectors and of the unit ones.
+
+        Raises:
+            LensSteerError: a sum that is not finite.
+        """
+        bad = ~torch.isfinite(self._sums).all(dim=-1).all(dim=0)
         if bool(bad.any()):
             raise LensSteerError(
-                f"activations of {side.name!r} at {names[int(bad.nonzero()[0])]} are not finite: load the model in float32 or bfloat16, and check its weights"
+                f"activations of {source!r} at {names[int(bad.nonzero()[0])]} are not finite: load the model in float32 or bfloat16, and check its weights"
             )
-        found.append(sums / len(side))
-    return Moments(
-        tuple(names), found[0][0], found[1][0], found[0][1], found[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
-        info.n_layers, info.backend, info.weight_processing, pair.hash,
-    )  # fmt: skip
+        return self._sums / self._n
 
 
-def _add(sums: Float[Tensor, "2 n_sites d_model"], rows: Tensor, index: int, values: Float[Tensor, "batch d_model"]) -> None:
-    x = values.double()
-    sums[0, index] += x.sum(dim=0)
-    sums[1, index] += unit_samples_of(x).sum(dim=0)
+def unit_samples_of(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """Vectors scaled to unit length one by one, with the released code's eps of 1e-8.
+
+    >>> unit_samples_of(torch.tensor([[0.0, 4.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+    return x / (x.norm(dim=-1, keepdim=True) + 1e-8)

@@ -31,7 +31,6 @@ from lens_steer.trait_search import TraitResult, plan_of, search
 from lens_steer.traits import Trait, TraitCalibration, calibrate_trait, token_probes
 
 DIALOGUES = 12
-TOKEN = "token-calibrated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +156,7 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
         (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
         record = {
             "meta": dict(meta), "rows": rows, "level": report.pooled.level, "cosine_of_averaged_and_token_probe": token_cosines(report),
-            "choices": {k: asdict(c) for k, c in {**report.pooled.choices, **{f"{n}, {TOKEN}": c for n, c in report.token.choices.items()}}.items()},
+            "choices": {k: asdict(c) for k, c in {**report.pooled.choices, **{n + trait_table.TOKEN: c for n, c in report.token.choices.items()}}.items()},
         }  # fmt: skip
         (work / "traits.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for site, probe in report.calibrated.probes.items():

@@ -41,6 +41,7 @@ class TraitResult:
         select: every setting on the select split.
         choices: by condition, such as ``stmp, all``.
         equal: by condition, the choice that harms aligned answers least among settings that recover at least ``level``.
+        bound: on the share of incoherent answers, that choices keep to.
         level: the share that every condition can recover that recovers anything; None where none does.
         report: no steering, each choice, each choice along a random direction, and each choice at equal trait.
         rows: of the report split, one a prompt and setting.
@@ -49,6 +50,7 @@ class TraitResult:
     select: tuple[Setting, ...]
     choices: Mapping[str, Choice]
     equal: Mapping[str, Choice]
+    bound: Constraint
     level: float | None
     report: tuple[Setting, ...]
     rows: tuple[Row, ...]
@@ -123,7 +125,7 @@ def search(
         model, steered.report, "report", trait.tasks.report, reference=_reference(steered.report, trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
-    return TraitResult(tuple(select), steering, equal, level, tuple(settings(rows, seed=seed)), tuple(rows))
+    return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
 
 
 def plan_of(choice: Choice, probes: Mapping[str, Probe]) -> SteeringPlan:

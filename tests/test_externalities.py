@@ -8,15 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import lens_steer as ls
 from analyses import externalities as analysis
 from lens_steer import externalities_tokens as tokens
-from lens_steer.benign import ComplianceCalibration
-from lens_steer.benign_calibration import calibrate_compliance
 from lens_steer.claims.record import HOLDS, REPORTED
 from lens_steer.errors import LensSteerError
 from lens_steer.externalities import Externalities, study
@@ -76,26 +73,6 @@ def found(qwen: Any, material: Material, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("externalities")
     made, claimed = study_and_write(qwen, material, out, **OPTIONS)
     return made, claimed, out
-
-
-@pytest.fixture(scope="module")
-def compliance(qwen: Any) -> ComplianceCalibration:
-    fit = ls.load_contrast("organism/compliance").fit
-    return calibrate_compliance(qwen, Contrast(fit.positive[:12], fit.negative[:12]), progress=False)
-
-
-def divergence(rows: list[list[float]]) -> Any:
-    """A divergence with these values, prompt by prompt."""
-    from lens_steer.token_divergence import TokenDivergence
-
-    row = np.array([i for i, r in enumerate(rows) for _ in r])
-    kl = np.array([v for r in rows for v in r])
-    same = dict.fromkeys(
-        ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered"), kl
-    )
-    return TokenDivergence(
-        row=row, position=np.array([t for r in rows for t in range(len(r))]), token=("a",) * len(kl), token_id=row, n_prompts=len(rows), n_empty=0, **same
-    )  # fmt: skip
 
 
 def test_controls_write_where_the_steering_does(found: tuple[Externalities, list[Any], Path]) -> None:

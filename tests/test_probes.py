@@ -127,7 +127,7 @@ def test_counts_are_copies() -> None:
 
 def test_boundary_and_probability_agree() -> None:
     """Half on the boundary; swapped classes turn the normal round; a shift of the data shifts the boundary alone."""
-    unit, acts = planted(3)
+    acts = planted(3)[1]
     probe = fit_probe(acts, SITE)
     on = probe.threshold * probe.direction + (torch.eye(D)[5] - probe.direction[5] * probe.direction)
     assert float(probe.probability(on)) == pytest.approx(0.5, abs=1e-4)
@@ -139,7 +139,6 @@ def test_boundary_and_probability_agree() -> None:
     moved = fit_probe(activations(acts.positive[:, 0] + shift, acts.negative[:, 0] + shift), SITE)
     torch.testing.assert_close(moved.direction, probe.direction, atol=1e-4, rtol=0)
     assert moved.threshold == pytest.approx(probe.threshold + float(shift @ probe.direction), abs=1e-3)
-    assert unit.shape == (D,)
 
 
 @pytest.mark.parametrize(("n", "rare"), [(4, 4), (30, 4), (200, 200)])
@@ -164,9 +163,7 @@ def test_the_penalty_is_chosen_without_leaks() -> None:
     honest = choose_penalty(x, labels, [str(g) for g in of])
     leaking = choose_penalty(x, labels, [str(i) for i in range(160)])
     assert honest <= 1e-3 < leaking
-    unit, acts = planted(4)
-    assert fit_probe(acts, SITE, C=None).C in PENALTIES
-    assert unit.shape == (D,)
+    assert fit_probe(planted(4)[1], SITE, C=None).C in PENALTIES
 
 
 def test_reliability_bins_hold_every_prompt() -> None:

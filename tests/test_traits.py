@@ -244,6 +244,26 @@ def test_the_command_on_a_local_folder(
         (("--trait", "wit"), "trait='wit': the organisms have honesty, compassion"),
         (("--model", "some/folder"), "give --scenarios, --aligned-system, --malicious-system and --judge"),
         (("--engine", "onnx"), "engine='onnx'"),
+        (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12: at least 1 and 0 are needed"),
+        (
+            ("--scenarios", "organism/refusal", "--aligned-system", "a", "--malicious-system", "b", "--judge", "nobody"),
+            "judge 'nobody' is neither",
+        ),
+        (
+            (
+                "--scenarios",
+                "organism/refusal",
+                "--aligned-system",
+                "a",
+                "--malicious-system",
+                "b",
+                "--judge",
+                "world",
+                "--split",
+                "a,b",
+            ),
+            "--split 'a,b': give three shares",
+        ),
     ],
 )
 def test_bad_commands(

@@ -29,7 +29,6 @@ def depth_drawing(report: TraitReport) -> Drawing:
     """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent settings, and among all."""
     best: dict[tuple[str, str, str], dict[str, Any]] = {}
     base = next(s for s in report.pooled.select if s.condition == NONE)
-    bound = 1 - 0.9 * (1 - base.measured["broken_harmless"].value)
     for s in report.pooled.select:
         if s.condition == NONE:
             continue
@@ -39,7 +38,7 @@ def depth_drawing(report: TraitReport) -> Drawing:
         )
         e = s.measured["complied"]
         row["any"] = e.value if row["any"] is None else max(row["any"], e.value)
-        if s.measured["broken_harmful"].value <= bound and (row["recovered"] is None or e.value > row["recovered"]):
+        if report.pooled.bound.met(s, base) and (row["recovered"] is None or e.value > row["recovered"]):
             row |= {"recovered": e.value, "recovered_low": e.low, "recovered_high": e.high}
     table = [
         {"method": m, "mode": mode, "site": site, "block": sites.parse(site).block, **row}

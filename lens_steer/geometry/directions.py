@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.moments import unit_samples_of
 
 ZERO_RELATIVE = 1e-6  # a difference of means shorter than this share of the median counts as no direction at all
 
@@ -45,15 +46,6 @@ def class_means(
         x = sample.double()
         means.append((unit_samples_of(x) if unit_samples else x).mean(dim=0))
     return means[0], means[1]
-
-
-def unit_samples_of(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """Vectors scaled to unit length one by one, with the released code's eps of 1e-8.
-
-    >>> unit_samples_of(torch.tensor([[0.0, 4.0]])).tolist()
-    [[0.0, 1.0]]
-    """
-    return x / (x.norm(dim=-1, keepdim=True) + 1e-8)
 
 
 def candidate_directions(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from torch import Tensor, nn
 from lens_steer import chat
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.huggingface import SMALL, read_weights
+from lens_steer.huggingface import SMALL, read_weights, without_bar
 from lens_steer.interop.certificate import Certificate, Trial, certify, check_trial, prompts_for, require, write_certificate
 from lens_steer.interop.folding import Folded, fold
 from lens_steer.interop.layers import BIAS_FLAGS, EMBEDDING, UNEMBEDDING, part_of
@@ -60,7 +58,7 @@ def export_merged(
     with whole_folder(folder) as work:
         steered = merged_model(folded, model)
         small = info.n_layers * info.d_model <= SMALL
-        with _no_bar(small):
+        with without_bar(small=small):
             steered.save_pretrained(work)
         for weights in work.glob("*.safetensors"):
             weights.chmod(0o644)
@@ -135,18 +133,3 @@ def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
                 f"the tokenizer of {info_of(model).name!r} comes back from disk with other tokens for {prompt.text[:40]!r}: "
                 "export an adapter, and keep the model's own tokenizer"
             )
-
-
-@contextmanager
-def _no_bar(small: bool) -> Iterator[None]:
-    """No progress bar for what is written in a blink."""
-    from transformers.utils import logging as hf_logging
-
-    shown = hf_logging.is_progress_bar_enabled()
-    if small:
-        hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
