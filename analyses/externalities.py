@@ -14,9 +14,9 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
 from lens_steer.claims.record import shown
-from lens_steer.externalities_conditions import FIRST, REST
-from lens_steer.externalities_material import organism_material
-from lens_steer.externalities_report import study_and_write
+from lens_steer.externalities.conditions import FIRST, REST
+from lens_steer.externalities.material import organism_material
+from lens_steer.externalities.report import study_and_write
 from lens_steer.models import info_of
 
 log = logging.getLogger(__name__)

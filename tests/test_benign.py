@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import benign_choice, benign_grading
-from lens_steer.benign import ComplianceCalibration, JsonCalibration, paper_blocks
-from lens_steer.benign_calibration import calibrate_compliance, calibrate_json, oriented_component
+from lens_steer.benign import choice as benign_choice
+from lens_steer.benign import grading as benign_grading
+from lens_steer.benign.calibration import calibrate_compliance, calibrate_json, oriented_component
+from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration, paper_blocks
 from lens_steer.errors import LensSteerError
 from lens_steer.grids import NONE
 from lens_steer.organisms import grammar, tasks, world

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lens_steer import cli
+from lens_steer.cli import app as cli
 from lens_steer.method_table import METHOD_LINES
 
 

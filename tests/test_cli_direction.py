@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lens_steer import cli
+from lens_steer.cli import app as cli
 from lens_steer.geometry.estimators import ESTIMATORS
 
 

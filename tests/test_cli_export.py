@@ -28,7 +28,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prompts: Path, qwen: Any) -> Any:
     """The command with quick certificates, on the model that is loaded already."""
-    monkeypatch.setattr("lens_steer.cli_export.loaded_model", lambda *options: qwen)
+    monkeypatch.setattr("lens_steer.cli.export.loaded_model", lambda *options: qwen)
 
     def call(*args: object, code: int = 0) -> tuple[dict[str, Any], str]:
         found, out, err = run(monkeypatch, capsys, "export", *args, "--prompts", prompts, "--max-new-tokens", 4)

@@ -13,12 +13,11 @@ import torch
 
 import lens_steer as ls
 from analyses import externalities as analysis
-from lens_steer import externalities_tokens as tokens
 from lens_steer.claims.record import HOLDS, REPORTED
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import Externalities, study
-from lens_steer.externalities_claims import claims
-from lens_steer.externalities_conditions import (
+from lens_steer.externalities import tokens
+from lens_steer.externalities.claims import claims
+from lens_steer.externalities.conditions import (
     CONTROL,
     INSIDE,
     OUTSIDE,
@@ -27,13 +26,14 @@ from lens_steer.externalities_conditions import (
     ROTATION,
     controls,
 )
-from lens_steer.externalities_controls import refusal_bases, split
-from lens_steer.externalities_material import (
+from lens_steer.externalities.controls import refusal_bases, split
+from lens_steer.externalities.material import (
     Material,
     harmful_responses,
     organism_material,
 )
-from lens_steer.externalities_report import study_and_write
+from lens_steer.externalities.report import study_and_write
+from lens_steer.externalities.study import Externalities, study
 from lens_steer.grids import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
@@ -163,7 +163,8 @@ def test_a_study_goes_on_with_the_same_bytes(
     qwen: Any, found: tuple[Externalities, list[Any], Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off after the first rows and begun again: the same rows, without making the first ones anew; another seed in the same folder is refused."""
-    from lens_steer import externalities, sweeps
+    from lens_steer import sweeps
+    from lens_steer.externalities import study as externalities
 
     def stop(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt

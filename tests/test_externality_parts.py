@@ -9,21 +9,21 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import externalities_tokens as tokens
-from lens_steer.benign import ComplianceCalibration
-from lens_steer.benign_calibration import calibrate_compliance
+from lens_steer.benign.calibration import calibrate_compliance
+from lens_steer.benign.steerings import ComplianceCalibration
 from lens_steer.chat import batches
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities_conditions import (
+from lens_steer.externalities import tokens
+from lens_steer.externalities.conditions import (
     CONTROL,
     FAMILIES,
     against_refusal,
     first_decided,
     positions_of,
 )
-from lens_steer.externalities_controls import divergence_of, match_rotation, parts, random_like, refusal_bases, rotation
-from lens_steer.externalities_depth import _jackknifed, _mean_gap, projections, random_cosine
-from lens_steer.externalities_material import (
+from lens_steer.externalities.controls import divergence_of, match_rotation, parts, random_like, refusal_bases, rotation
+from lens_steer.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
+from lens_steer.externalities.material import (
     in_the_splits_of,
     organism_material,
     own_answers,

@@ -286,7 +286,7 @@ def honest(qwen: Any) -> Any:
 def test_steering_with_a_probe_recovers_honesty(qwen: Any, honest: Any, engine: str) -> None:
     """Under a dishonest system prompt the model lies; carried far beyond the probe's boundary it tells the truth more often than along a random direction."""
     from lens_steer.outcomes import grade
-    from lens_steer.trait_search import random_direction
+    from lens_steer.traits.search import random_direction
 
     prompts = ls.load_contrast("organism/honesty").report.negative[:16]
 

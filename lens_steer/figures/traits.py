@@ -10,7 +10,7 @@ from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, PURPLE, TWO_COLUMN
 from lens_steer.grids import NONE
 
 if TYPE_CHECKING:
-    from lens_steer.trait_report import TraitReport
+    from lens_steer.traits.report import TraitReport
 
 LOOKS = {"swfc": (BLUE, "s", "-", "SwFC"), "sttp": (VERMILION, "o", "--", "StTP"), "stmp": (GREEN, "^", "-.", "StMP")}
 DOTS = {

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from lens_steer import externalities_depth as depth
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import check_writable
-from lens_steer.benign import ComplianceCalibration, JsonCalibration
-from lens_steer.benign_calibration import calibrate_compliance, calibrate_json
-from lens_steer.benign_choice import (
+from lens_steer.benign.calibration import calibrate_compliance, calibrate_json
+from lens_steer.benign.choice import (
     COMPLIANCE,
     JSON,
     SHARES,
@@ -29,10 +27,12 @@ from lens_steer.benign_choice import (
     compliance_settings,
     json_settings,
 )
-from lens_steer.benign_grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration
 from lens_steer.equal_kl import Match
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities_conditions import (
+from lens_steer.externalities import depth
+from lens_steer.externalities.conditions import (
     CONTROL,
     KS,
     RANDOM,
@@ -46,9 +46,9 @@ from lens_steer.externalities_conditions import (
     controls,
     prefixes,
 )
-from lens_steer.externalities_controls import divergence_of, match_rotation, refusal_bases
-from lens_steer.externalities_material import Material, harmful_responses, own_answers
-from lens_steer.externalities_tokens import BENIGN, HARMFUL, Divergences, divergences
+from lens_steer.externalities.controls import divergence_of, match_rotation, refusal_bases
+from lens_steer.externalities.material import Material, harmful_responses, own_answers
+from lens_steer.externalities.tokens import BENIGN, HARMFUL, Divergences, divergences
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes import Probe, fit_probe
@@ -89,7 +89,7 @@ class Externalities:
         matches: steering → its divergence on the select split's benign answers, and the rotation that has the same.
         conditions: no steering, the positive control, each steering, its controls.
         prefixes: each steering and the positive control at fewer tokens.
-        rows: of the report split, annotated (:func:`lens_steer.benign_grading.annotated`): harmful, harmless, tasks.
+        rows: of the report split, annotated (:func:`lens_steer.benign.grading.annotated`): harmful, harmless, tasks.
         json_rows: prompts that ask for JSON (positive) and that do not.
         responses: ``harmful`` and ``benign`` prompts with fixed responses.
         divergences: (condition, set of responses) → by token.
@@ -156,11 +156,11 @@ def study(
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        material: prompts and responses; :func:`lens_steer.externalities_material.organism_material`, or one's own (its text says what needs a ground truth).
+        material: prompts and responses; :func:`lens_steer.externalities.material.organism_material`, or one's own (its text says what needs a ground truth).
         out: folder.
-        method: of STEER-COMPLIANCE's component; see :func:`lens_steer.benign_calibration.oriented_component`.
+        method: of STEER-COMPLIANCE's component; see :func:`lens_steer.benign.calibration.oriented_component`.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
-        shares: strengths of STEER-COMPLIANCE that are tried; see :data:`lens_steer.benign_choice.SHARES`.
+        shares: strengths of STEER-COMPLIANCE that are tried; see :data:`lens_steer.benign.choice.SHARES`.
         blocks: that STEER-COMPLIANCE steers; left out, those at the paper's relative depths.
         json_sites: where STEER-JSON is tried; left out, every block's output.
         n_random: random directions for each steering.

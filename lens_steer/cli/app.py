@@ -10,9 +10,15 @@ from typing import Annotated
 
 import typer
 
-from lens_steer import cli_divergence, cli_evaluation, cli_export, cli_import, cli_probes, cli_resources, cli_steering
-from lens_steer.cli_common import command, emit, loaded_model, read_calibration, read_contrast
-from lens_steer.cli_options import (
+from lens_steer.cli import divergence as cli_divergence
+from lens_steer.cli import evaluation as cli_evaluation
+from lens_steer.cli import export as cli_export
+from lens_steer.cli import importing as cli_import
+from lens_steer.cli import probes as cli_probes
+from lens_steer.cli import resources as cli_resources
+from lens_steer.cli import steering as cli_steering
+from lens_steer.cli.common import command, emit, loaded_model, read_calibration, read_contrast
+from lens_steer.cli.options import (
     METHOD_HELP,
     Contrast,
     Device,

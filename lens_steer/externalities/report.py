@@ -10,16 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lens_steer import externalities_text as text
-from lens_steer import externalities_tokens as tokens
 from lens_steer.artifacts import whole_folder
 from lens_steer.claims.record import Claim
 from lens_steer.claims.tables import markdown
-from lens_steer.externalities import Externalities, study
-from lens_steer.externalities_claims import claims
-from lens_steer.externalities_depth import random_cosine
-from lens_steer.externalities_drawings import drawings
-from lens_steer.externalities_material import Material
+from lens_steer.externalities import text, tokens
+from lens_steer.externalities.claims import claims
+from lens_steer.externalities.depth import random_cosine
+from lens_steer.externalities.drawings import drawings
+from lens_steer.externalities.material import Material
+from lens_steer.externalities.study import Externalities, study
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
 from lens_steer.grids import NONE

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import emit
-from lens_steer.cli_options import Out
+from lens_steer.cli.common import emit
+from lens_steer.cli.options import Out
 from lens_steer.errors import LensSteerError
 
 MadeOn = Annotated[

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lens_steer import trait_dialogues, trait_table
 from lens_steer.artifacts import check_writable, whole_file, whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
@@ -27,8 +26,10 @@ from lens_steer.rowstore import Row
 from lens_steer.stats import Estimate, grouped_mean
 from lens_steer.sweeps import NEGATIVE, POSITIVE
 from lens_steer.token_activations import record_tokens
-from lens_steer.trait_search import TraitResult, plan_of, search
-from lens_steer.traits import Trait, TraitCalibration, calibrate_trait, token_probes
+from lens_steer.traits import dialogues as trait_dialogues
+from lens_steer.traits import table as trait_table
+from lens_steer.traits.calibration import Trait, TraitCalibration, calibrate_trait, token_probes
+from lens_steer.traits.search import TraitResult, plan_of, search
 
 DIALOGUES = 12
 

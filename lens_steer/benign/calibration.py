@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lens_steer import chat
 from lens_steer.activations import Activations, check_sides, forward, record
-from lens_steer.benign import METHODS, ComplianceCalibration, JsonCalibration, paper_blocks
+from lens_steer.benign.steerings import METHODS, ComplianceCalibration, JsonCalibration, paper_blocks
 from lens_steer.engines import check_engine, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.cli_common import command, emit, judge_named, loaded_model, read_contrast, read_prompts, shares_of
-from lens_steer.cli_options import (
+from lens_steer.cli.common import command, emit, judge_named, loaded_model, read_contrast, read_prompts, shares_of
+from lens_steer.cli.options import (
     Contrast,
     Device,
     Dtype,
@@ -110,8 +110,8 @@ def traits(
 ) -> None:
     """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported on report; an interrupted search goes on."""
     from lens_steer.engines import check_engine
-    from lens_steer.trait_report import steer_trait
-    from lens_steer.traits import SHARES, organism_trait, scenario_trait
+    from lens_steer.traits.calibration import SHARES, organism_trait, scenario_trait
+    from lens_steer.traits.report import steer_trait
 
     check_engine(engine)
     length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lens_steer.benign_grading import graded
+from lens_steer.benign.grading import graded
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import check_splits
 from lens_steer.forcing import with_responses

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lens_steer import sites
 from lens_steer.activations import Activations, record_prompts
-from lens_steer.benign import Benign, ComplianceCalibration
-from lens_steer.benign_calibration import oriented_component
-from lens_steer.externalities_controls import Vectors, split
+from lens_steer.benign.calibration import oriented_component
+from lens_steer.benign.steerings import Benign, ComplianceCalibration
+from lens_steer.externalities.controls import Vectors, split
 from lens_steer.hooks import steering
 from lens_steer.plans import SteeringPlan
 from lens_steer.probes import Probe
@@ -81,7 +81,7 @@ def angles(
         source: its calibration.
         own: the activations that it was made from.
         refusal: of harmful and harmless prompts at the same sites.
-        bases: by site; see :func:`lens_steer.externalities_controls.refusal_bases`.
+        bases: by site; see :func:`lens_steer.externalities.controls.refusal_bases`.
         steered: sites that it writes to.
         seed: of the groups.
     """

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lens_steer.benign import ComplianceCalibration, JsonCalibration
-from lens_steer.benign_grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration
 from lens_steer.errors import LensSteerError
 from lens_steer.grids import NONE
 from lens_steer.metrics.benchmarks import NO_TASKS
@@ -32,7 +32,7 @@ class Setting:
     Attributes:
         value: α; None for JSON, which has none.
         site: where JSON is steered; empty for compliance.
-        measured: name → share, as :data:`lens_steer.benign_grading.RATES` and, for JSON, :data:`~lens_steer.benign_grading.JSON_RATES` have it.
+        measured: name → share, as :data:`lens_steer.benign.grading.RATES` and, for JSON, :data:`~lens_steer.benign.grading.JSON_RATES` have it.
     """
 
     condition: str

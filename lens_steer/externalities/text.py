@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from lens_steer import externalities_tokens as tokens
 from lens_steer import sites
-from lens_steer.benign_choice import COMPLIANCE, JSON, KEPT
+from lens_steer.benign.choice import COMPLIANCE, JSON, KEPT
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import Externalities
-from lens_steer.externalities_conditions import (
+from lens_steer.externalities import tokens
+from lens_steer.externalities.conditions import (
     CONTROL,
     FAMILIES,
     FIRST,
@@ -23,7 +22,8 @@ from lens_steer.externalities_conditions import (
     first_decided,
     positions_of,
 )
-from lens_steer.externalities_depth import random_cosine
+from lens_steer.externalities.depth import random_cosine
+from lens_steer.externalities.study import Externalities
 from lens_steer.grids import NONE
 from lens_steer.positions import first_steered
 from lens_steer.prompts import Contrast

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lens_steer.benign_choice import COMPLIANCE, JSON
+from lens_steer.benign.choice import COMPLIANCE, JSON
 from lens_steer.claims.record import FAILS, REPORTED, Claim, verdict
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import Externalities
-from lens_steer.externalities_conditions import (
+from lens_steer.externalities.conditions import (
     AGAINST,
     CONTROL,
     INSIDE,
@@ -23,8 +22,9 @@ from lens_steer.externalities_conditions import (
     ROTATION,
     WITH_PROMPT,
 )
-from lens_steer.externalities_depth import random_cosine
-from lens_steer.externalities_tokens import BENIGN, HARMFUL, START, excess, gap, slopes, start
+from lens_steer.externalities.depth import random_cosine
+from lens_steer.externalities.study import Externalities
+from lens_steer.externalities.tokens import BENIGN, HARMFUL, START, excess, gap, slopes, start
 from lens_steer.grids import NONE
 from lens_steer.stats import Estimate, bootstrap_mean
 

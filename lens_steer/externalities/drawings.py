@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lens_steer import sites
-from lens_steer.externalities import Externalities
-from lens_steer.externalities_conditions import CONTROL
-from lens_steer.externalities_depth import random_cosine
+from lens_steer.externalities.conditions import CONTROL
+from lens_steer.externalities.depth import random_cosine
+from lens_steer.externalities.study import Externalities
 from lens_steer.figures.core import Drawing
 from lens_steer.figures.externalities import PANELS, SHARES, STRENGTH, TITLES
 from lens_steer.grids import NONE

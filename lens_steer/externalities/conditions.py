@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lens_steer.benign import Benign, ComplianceCalibration, JsonCalibration
-from lens_steer.benign_choice import COMPLIANCE
+from lens_steer.benign.choice import COMPLIANCE
+from lens_steer.benign.steerings import Benign, ComplianceCalibration, JsonCalibration
 from lens_steer.equal_kl import Match
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities_controls import Vectors, parts, random_like, refusal_bases, rotation
+from lens_steer.externalities.controls import Vectors, parts, random_like, refusal_bases, rotation
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.grids import NONE
 from lens_steer.methods import target_projection

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import emit, loaded_model, read_plan, read_prompts
-from lens_steer.cli_options import (
+from lens_steer.cli.common import emit, loaded_model, read_plan, read_prompts
+from lens_steer.cli.options import (
     Angle,
     At,
     CalibrationFolder,

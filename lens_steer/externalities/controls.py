@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.benign import Benign
+from lens_steer.benign.steerings import Benign
 from lens_steer.divergence import mean_kl_by_value
 from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError

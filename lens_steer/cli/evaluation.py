@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import command, default_method, emit, judge_named, loaded_model, read_contrast, read_source
-from lens_steer.cli_options import (
+from lens_steer.cli.common import command, default_method, emit, judge_named, loaded_model, read_contrast, read_source
+from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
     Contrast,

@@ -25,7 +25,7 @@ from lens_steer.prompts import Contrast, ContrastSet, Split
 from lens_steer.rowstore import Row
 from lens_steer.selection import Choice, Constraint, Setting, choose, settings
 from lens_steer.sweeps import NEGATIVE, POSITIVE, Grid, Protocol, run
-from lens_steer.traits import Trait
+from lens_steer.traits.calibration import Trait
 
 METHODS = ("swfc", "sttp", "stmp")
 POSITIONS = {"all": "all", "response": "generated"}  # the paper's position modes, in this project's words

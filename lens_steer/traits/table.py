@@ -13,11 +13,11 @@ from lens_steer.rowstore import Row
 from lens_steer.selection import Choice, Setting
 from lens_steer.stats import Estimate, bootstrap_mean
 from lens_steer.sweeps import NEGATIVE
-from lens_steer.trait_dialogues import ALIGNED, MALICIOUS, over_dialogues
-from lens_steer.trait_search import EQUAL, RANDOM, TraitResult
+from lens_steer.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
+from lens_steer.traits.search import EQUAL, RANDOM, TraitResult
 
 if TYPE_CHECKING:
-    from lens_steer.trait_report import TraitReport
+    from lens_steer.traits.report import TraitReport
 
 ESTIMATES = (
     "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability", "perplexity", "gate_aligned", "gate_misaligned",

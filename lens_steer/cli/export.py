@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import emit, loaded_model, read_plan, read_prompts
-from lens_steer.cli_options import METHOD_HELP, Device, Dtype, Model, Out, Probe, Template
+from lens_steer.cli.common import emit, loaded_model, read_plan, read_prompts
+from lens_steer.cli.options import METHOD_HELP, Device, Dtype, Model, Out, Probe, Template
 from lens_steer.errors import LensSteerError
 
 NOTE = (

@@ -73,7 +73,7 @@ class ComplianceCalibration(Benign):
     """STEER-COMPLIANCE: ``h + α v̂`` at several blocks.
 
     Attributes:
-        method: ``center`` or ``pairwise``; see :func:`lens_steer.benign_calibration.oriented_component`.
+        method: ``center`` or ``pairwise``; see :func:`lens_steer.benign.calibration.oriented_component`.
         steered: the sites that are steered.
         explained: share of the variance that the component has.
         agreement: share of the pairs whose complying member projects higher.

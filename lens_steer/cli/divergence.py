@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli_common import command, emit, loaded_model, read_plan
-from lens_steer.cli_options import (
+from lens_steer.cli.common import command, emit, loaded_model, read_plan
+from lens_steer.cli.options import (
     METHOD_HELP,
     Angle,
     At,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.cli_common import emit, read_prompts
-from lens_steer.cli_options import Device, Model, Sites
+from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.options import Device, Model, Sites
 from lens_steer.errors import LensSteerError
 
 
