@@ -6,17 +6,18 @@ INSTALLED := $(VENV)/.installed
 VENV4 ?= .venv-tl4
 INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
+VENV_WHEEL ?= .venv-wheel
 # One worker a core, at most four, each with one thread: two threads a worker would fight for the cores
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks clean
+.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt torch
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals,export]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals,export,lowbit]'
 	touch $@
 
 $(INSTALLED4): pyproject.toml constraints.txt
@@ -33,7 +34,7 @@ test: $(INSTALLED)  ## the whole test suite
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST)
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_engines.py tests/test_hooks.py \
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_hooks.py \
 	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py \
 	  tests/test_conversation.py tests/test_monitoring.py tests/test_probes.py
 
@@ -70,5 +71,20 @@ notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with ou
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[notebook]'
 	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
 
+docs: $(INSTALLED)  ## API reference and guide from the docstrings, into build/docs; every warning is an error
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -E -W --keep-going --nitpicky --quiet --doctree-dir build/doctrees docs build/docs
+
+wheel: $(INSTALLED)  ## wheel and source archive, into dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+wheel-test: wheel  ## the wheel in a bare environment: its files, requirements, import time, a report outside of the checkout
+	$(PYTHON) -m venv --clear $(VENV_WHEEL)
+	$(VENV_WHEEL)/bin/$(PIP) --constraint constraints.txt torch
+	$(VENV_WHEEL)/bin/$(PIP) --constraint constraints.txt dist/*.whl
+	$(BIN)/python -m tests.wheel dist/*.whl $(VENV_WHEEL)/bin
+
 clean:
-	rm -rf $(VENV) $(VENV4) build dist *.egg-info
+	rm -rf $(VENV) $(VENV4) $(VENV_WHEEL) docs/generated build dist *.egg-info

@@ -58,7 +58,7 @@ def parse(description: str | None, *, readme: bool = False) -> argparse.Namespac
     return parser.parse_args()
 
 
-def parse_models(description: str | None, models: Sequence[str]) -> argparse.Namespace:
+def models_parser(description: str | None, models: Sequence[str]) -> argparse.ArgumentParser:
     """The options of a script that goes through several models and fills tables of the README."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", nargs="+", default=list(models), help="organism/…, Hugging Face folders, or hub names")
@@ -66,7 +66,12 @@ def parse_models(description: str | None, models: Sequence[str]) -> argparse.Nam
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser
+
+
+def parse_models(description: str | None, models: Sequence[str]) -> argparse.Namespace:
+    """What :func:`models_parser` reads."""
+    return models_parser(description, models).parse_args()
 
 
 def begin(args: argparse.Namespace) -> Run:

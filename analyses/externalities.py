@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Mapping
@@ -12,28 +11,32 @@ from typing import Any
 
 import lens_steer as ls
 from analyses import tables
-from analyses.common import Run, parse_models
+from analyses.common import Run, models_parser
 from lens_steer.claims.record import shown
+from lens_steer.cli.common import shares_of
 from lens_steer.externalities.conditions import FIRST, REST
-from lens_steer.externalities.material import organism_material
+from lens_steer.externalities.files import SPLIT, file_material
+from lens_steer.externalities.material import Material, organism_material
 from lens_steer.externalities.report import study_and_write
+from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models import info_of
-
-log = logging.getLogger(__name__)
+from lens_steer.prompts import ORGANISM_PREFIX
 
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
 RATES = ("refused_harmful", "helped", "json_unasked", "capable")
 
 
 def draw(run: Run) -> None:
-    """An organism's study, into ``OUT/externalities``; other models have no prompts here: see :func:`lens_steer.externalities.study` for one's own."""
-    if info_of(run.model).name.startswith("organism/"):
-        one(run.model, run.out / "externalities", seed=run.seed, command=run.meta["command"])
+    """An organism's study, into ``OUT/externalities``; other models need prompt files, which this script takes when it is run by itself."""
+    if info_of(run.model).name.startswith(ORGANISM_PREFIX):
+        one(run.model, organism_material(seed=run.seed), run.out / "externalities", seed=run.seed, command=run.meta["command"])
 
 
-def one(model: Any, folder: Path, *, seed: int, command: str) -> dict[str, Any]:
-    """One organism's study in a folder, and what was written of it."""
-    study_and_write(model, organism_material(seed=seed), folder, seed=seed, command=command, max_new_tokens=MAX_NEW_TOKENS)
+def one(
+    model: Any, material: Material, folder: Path, *, seed: int, command: str, max_new_tokens: int = MAX_NEW_TOKENS
+) -> dict[str, Any]:
+    """One model's study in a folder, and what was written of it."""
+    study_and_write(model, material, folder, seed=seed, command=command, max_new_tokens=max_new_tokens)
     return json.loads((folder / "externalities.json").read_text(encoding="utf-8"))
 
 
@@ -87,19 +90,37 @@ def _verdict(claim: Mapping[str, Any]) -> str:
     return f"{verdict}: {shown(claim['value'])}{low_high}{note}"
 
 
+FILES = ("complying", "refusing", "json-asked", "json-plain", "responses", "benign-responses")
+
+
 def main() -> None:
-    args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
+    parser = models_parser(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
+    parser.add_argument("--positive", help="harmful prompts, for models that are no organisms")
+    parser.add_argument("--negative", help="harmless prompts")
+    for name in FILES:
+        parser.add_argument(f"--{name}", help="see `lens-steer externalities --help`")
+    parser.add_argument("--unrestricted", help="system prompt under which the models comply")
+    parser.add_argument("--judge", help="of answers to harmful prompts: see lens_steer.metrics.judges.spec")
+    parser.add_argument("--split", type=shares_of, default=SPLIT, help="shares of fit, select and report, such as 0.5,0.25,0.25")
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
+    args = parser.parse_args()
     command = shlex.join(["python", "-m", "analyses.externalities", *sys.argv[1:]])
+    material = None
+    if args.positive is not None and args.negative is not None:
+        given = {name: getattr(args, name) for name in (f.replace("-", "_") for f in (*FILES, "unrestricted"))}
+        judge = None if args.judge is None else judge_of(args.judge)
+        material = file_material(args.positive, args.negative, **given, judge=judge, split=args.split, seed=args.seed)
+    elif args.positive or args.negative or not all(name.startswith(ORGANISM_PREFIX) for name in args.model):
+        parser.error("models that are no organisms need --positive and --negative: files of harmful and of harmless prompts")
+    folders = {name: args.out / name.rstrip("/").split("/")[-1] for name in args.model}
+    if len(set(folders.values())) < len(folders):
+        parser.error("two models end in the same name: run them one by one, each with its own --out")
     found: dict[str, dict[str, Any]] = {}
-    for name in args.model:
-        model = ls.load_model(name)
-        if not info_of(model).name.startswith("organism/"):
-            log.warning("%s has no ground truth here, and is left out: give prompts to lens_steer.externalities.study", name)
-            continue
-        found[name] = one(model, args.out / name.rstrip("/").split("/")[-1], seed=args.seed, command=command)
-    if found:
-        tables.write("externalities", table(found), args.out, args.readme)
-        tables.write("externalities_claims", claims_table(found), args.out, args.readme)
+    for name, folder in folders.items():
+        own = organism_material(seed=args.seed) if material is None else material
+        found[name] = one(ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens)
+    tables.write("externalities", table(found), args.out, args.readme)
+    tables.write("externalities_claims", claims_table(found), args.out, args.readme)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from lens_steer.chat import encode
-from lens_steer.models import info_of, locate, read_config
+from lens_steer.folders import locate, read_config
+from lens_steer.models import info_of
 from lens_steer.resources import GIB, Shape, estimate, measured_flops
 
 # Llama 3.3 70B, from its published configuration

@@ -6,7 +6,9 @@ scikit-learn.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
     from lens_steer.artifacts import save_calibration as save_calibration
     from lens_steer.conversation import Dialogue as Dialogue
     from lens_steer.conversation import converse as converse
+    from lens_steer.dials import dial as dial
     from lens_steer.effects import EffectLog as EffectLog
     from lens_steer.errors import LensSteerError as LensSteerError
+    from lens_steer.figures.saving import draw as draw
     from lens_steer.generation import generate as generate
     from lens_steer.geometry.boundary import Boundary as Boundary
     from lens_steer.geometry.boundary import boundary as boundary
     from lens_steer.geometry.calibration import Calibration as Calibration
     from lens_steer.geometry.calibration import calibrate as calibrate
+    from lens_steer.geometry.summary import summarise as summarise
     from lens_steer.hooks import steering as steering
     from lens_steer.methods import act_add as act_add
     from lens_steer.methods import adaptive_angular as adaptive_angular
@@ -54,6 +59,8 @@ if TYPE_CHECKING:
     from lens_steer.prompts import load_contrast as load_contrast
     from lens_steer.prompts import load_prompts as load_prompts
     from lens_steer.token_activations import record_tokens as record_tokens
+    from lens_steer.token_divergence import TokenDivergence as TokenDivergence
+    from lens_steer.token_divergence import token_divergence as token_divergence
 
 _HOMES = {
     "Activations": "activations",
@@ -69,12 +76,15 @@ _HOMES = {
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "SteeringPlan": "plans",
+    "TokenDivergence": "token_divergence",
     "act_add": "methods",
     "adaptive_angular": "methods",
     "boundary": "geometry.boundary",
     "calibrate": "geometry.calibration",
     "converse": "conversation",
+    "dial": "dials",
     "directional_ablation": "methods",
+    "draw": "figures.saving",
     "fit_probe": "probes",
     "fixed_coefficient": "methods",
     "generate": "generation",
@@ -98,7 +108,9 @@ _HOMES = {
     "selective_steering": "methods",
     "standard_angular": "methods",
     "steering": "hooks",
+    "summarise": "geometry.summary",
     "target_projection": "methods",
+    "token_divergence": "token_divergence",
     "unit_addition": "methods",
 }
 __all__ = [
@@ -115,12 +127,15 @@ __all__ = [
     "Prompt",
     "PromptSet",
     "SteeringPlan",
+    "TokenDivergence",
     "act_add",
     "adaptive_angular",
     "boundary",
     "calibrate",
     "converse",
+    "dial",
     "directional_ablation",
+    "draw",
     "fit_probe",
     "fixed_coefficient",
     "generate",
@@ -144,9 +159,22 @@ __all__ = [
     "selective_steering",
     "standard_angular",
     "steering",
+    "summarise",
     "target_projection",
+    "token_divergence",
     "unit_addition",
 ]
+
+
+class _Package(ModuleType):
+    """The package: importing a submodule that bears a public name does not put it in that name's place (``ls.token_divergence`` is the function)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

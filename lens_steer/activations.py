@@ -21,12 +21,13 @@ from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
 from lens_steer.moments import Moments, Sums
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
+from lens_steer.shown import Shown
 
 Pooling = Literal["last", "response", "token", "prompt token"]
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Shown, view="activations"):
     """Activations of both classes at a list of sites, on the CPU in float32.
 
     Attributes:

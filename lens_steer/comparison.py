@@ -27,6 +27,7 @@ from lens_steer.organisms import world
 from lens_steer.prompts import ContrastSet, PromptSet
 from lens_steer.rowstore import Row, RowStore
 from lens_steer.selection import Setting, check_quantity, settings
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate
 from lens_steer.sweeps import NEGATIVE, Grid, Protocol, plan_hash, run
 
@@ -52,7 +53,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown, view="sweeps"):
     """What a comparison found.
 
     Attributes:
@@ -89,6 +90,9 @@ class Comparison:
     objective: str
     constraints: tuple[str, ...]
     options: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.calibration.model}: {', '.join(self.evaluation.choices)})"
 
 
 def compare(

@@ -14,12 +14,13 @@ from lens_steer.errors import LensSteerError
 from lens_steer.generation import answer_ids
 from lens_steer.models import device_of, info_of
 from lens_steer.prompts import Message, Prompt
+from lens_steer.shown import Shown
 
 ANSWER = "⟪answer⟫"  # stands for an answer where a chat is rendered before the answer is known
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class Dialogue(Shown, view="prompts"):
     """What the user says, turn by turn.
 
     Attributes:
@@ -35,6 +36,9 @@ class Dialogue:
 
     turns: tuple[str, ...]
     system: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Dialogue({len(self.turns)} turns, first {self.turns[0][:40]!r}{', with a system prompt' if self.system else ''})"
 
     def __post_init__(self) -> None:
         if isinstance(self.turns, str) or not len(self.turns):

@@ -14,6 +14,7 @@ from lens_steer.forced_sweep import logits_by_value
 from lens_steer.forcing import with_responses
 from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.unembedding import exact_device
 
 POSITIONS = 64
 
@@ -27,7 +28,7 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
     flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
     found = []
     for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):  # float64 copies of some positions at a time
-        p, q = (x.double().log_softmax(dim=-1) for x in rows)
+        p, q = (x.to(exact_device(x.device)).double().log_softmax(dim=-1) for x in rows)
         found.append((p.exp() * (p - q)).sum(dim=-1).clamp_min(0))
     return torch.cat(found).reshape(p_logits.shape[:-1])
 

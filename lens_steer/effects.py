@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.operators.catalogue import compare
+from lens_steer.shown import Shown
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Totals:
 
 
 @dataclass
-class EffectLog:
+class EffectLog(Shown, view="tokens"):
     """Hand one to :func:`lens_steer.steering` and read it afterwards; measuring costs about as much as steering does.
 
     Attributes:

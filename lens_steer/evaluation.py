@@ -14,6 +14,7 @@ from lens_steer.grids import NONE
 from lens_steer.prompts import ContrastSet, PromptSet
 from lens_steer.rowstore import Row
 from lens_steer.selection import Choice, Constraint, Setting, choose, settings
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
 from lens_steer.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Grid, Protocol, run
 
@@ -27,7 +28,7 @@ PAIRED = {
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown, view="sweeps"):
     """What the protocol found.
 
     Attributes:
@@ -41,6 +42,9 @@ class Evaluation:
     choices: Mapping[str, Choice]
     report: tuple[Setting, ...]
     rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
 
     def reported(self, condition: str) -> Setting:
         """A condition's setting on the report split."""

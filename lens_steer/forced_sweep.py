@@ -5,6 +5,7 @@ What comes before the first steered block is the same at every value, so it is c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,12 +17,14 @@ from torch import Tensor
 from lens_steer import chat, sites
 from lens_steer.engines import check_engine, check_idle, on_engine
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import last_logits, logits_budget
+from lens_steer.forcing import last_logits, logits_budget, standing_in
 from lens_steer.hooks import steering
 from lens_steer.models import blocks_of, device_of, info_of
 from lens_steer.plans import SteeringPlan
-from lens_steer.positions import running
+from lens_steer.positions import running, steers
 from lens_steer.prompts import Prompt, PromptSet
+
+log = logging.getLogger(__name__)
 
 MAX_ROWS = 64
 Build = Callable[[Any], SteeringPlan]  # a value, or one a row → plan
@@ -51,8 +54,8 @@ def logits_by_value(
     if len(forced) > 1:
         raise LensSteerError("some prompts have a response and some have none: give all of them one, or none")
     check_idle(model)
-    info = info_of(model)
-    first = min(sites.blocks_of(build(float(values[0])).sites))
+    info, any_plan = info_of(model), build(float(values[0]))
+    first, steered_any = min(sites.blocks_of(any_plan.sites)), False
     check_engine(engine)
     for batch in chat.batches(
         info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=MAX_ROWS, max_logits=logits_budget(model), device=device_of(model)
@@ -62,6 +65,11 @@ def logits_by_value(
         with on_engine(model, engine) as runner, running(batch), torch.inference_mode(), kept_input(runner, first) as kept:
             plain = last_logits(runner, batch, keep)
         yield from _rows(batch, plain, [None] * len(batch.rows))
+        if not steers(any_plan.positions, batch):  # such as generated, where no prompt of the batch has a response
+            for k in range(len(values)):
+                yield from _rows(batch, plain, [k] * len(batch.rows))
+            continue
+        steered_any = True
         most = min(MAX_ROWS, logits_budget(model) // keep, chat.MAX_BATCH_TOKENS // batch.ids.shape[1])
         step = max(1, most // len(batch.rows))
         for start in range(0, len(values), step):
@@ -78,6 +86,8 @@ def logits_by_value(
             ):
                 logits = last_logits(runner, wide, keep)
             yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
+    if not steered_any:
+        log.warning("the plan %r steered no token: no prompt has the positions %r", any_plan.method, any_plan.positions)
 
 
 def _repeated(batch: chat.Batch, times: int) -> chat.Batch:
@@ -121,8 +131,7 @@ def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"
 
     with ExitStack() as stack:
         for earlier in blocks_of(model)[:block]:
-            vars(earlier)["forward"] = _pass_on
-            stack.callback(vars(earlier).pop, "forward")
+            stack.enter_context(standing_in(earlier, _pass_on))
         target = blocks_of(model)[block]
         stack.callback(target.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
         yield

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lens_steer import chat
 from lens_steer.engines import check_engine, check_rows, on_engine
@@ -133,3 +134,24 @@ def last_logits(model: Any, batch: chat.Batch, keep: int) -> Float[Tensor, "batc
         return model(batch.ids, attention_mask=batch.mask, return_type="logits")
     finally:
         handle.remove()
+
+
+@contextmanager
+def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another forward in the place of a module's; one that the module had been given before (as Accelerate gives to the modules that it places) is put back.
+
+    >>> model = nn.Identity()
+    >>> with standing_in(model, lambda x: x + 1):
+    ...     model(torch.tensor(1))
+    tensor(2)
+    >>> model(torch.tensor(1))
+    tensor(1)
+    """
+    own = vars(module)
+    given = {"forward": own["forward"]} if "forward" in own else {}
+    own["forward"] = forward
+    try:
+        yield
+    finally:
+        del own["forward"]
+        own.update(given)

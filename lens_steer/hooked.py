@@ -13,10 +13,30 @@ import torch
 
 from lens_steer.errors import LensSteerError
 from lens_steer.huggingface import read_weights
-from lens_steer.sites import NORM_MODULES
+from lens_steer.sites import NORM_MODULES, QK_NORMS
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+
+# TransformerLens's converter of each family
+CONVERTERS = {
+    "qwen2": "convert_qwen2_weights",
+    "qwen3": "convert_qwen3_weights",
+    "llama": "convert_llama_weights",
+    "mistral": "convert_mistral_weights",
+    "gemma2": "convert_gemma_weights",
+    "gemma3_text": "convert_gemma_weights",
+}
+GEMMAS = ("gemma2", "gemma3_text")
+
+
+class NotHeldError(LensSteerError):
+    """A model that a HookedTransformer cannot hold exactly and a TransformerBridge can."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(
+            f"model {name!r} has {what}, which the HookedTransformer mapping does not cover: load it with backend='bridge'"
+        )
 
 
 def hooked_transformer(
@@ -33,11 +53,7 @@ def hooked_transformer(
 
     cfg = HookedTransformerConfig.from_dict({**mapped, "dtype": dtype, "device": str(device), "n_devices": n_devices})
     source = read_weights(folder, config, dtype)
-    convert = {
-        "qwen2": weight_conversions.convert_qwen2_weights,
-        "llama": weight_conversions.convert_llama_weights,
-        "gemma2": weight_conversions.convert_gemma_weights,
-    }[config.model_type]
+    convert = getattr(weight_conversions, CONVERTERS[config.model_type])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         # a copy: set_tokenizer() gives a tokenizer without a beginning token its end token as one
@@ -49,26 +65,47 @@ def hooked_transformer(
     return model
 
 
+def check_family(config: Any, name: str) -> None:
+    """Refuse what no backend supports here.
+
+    Raises:
+        LensSteerError: an architecture that is not mapped, one whose tokens attend to later ones, a cap that the libraries treat otherwise.
+    """
+    if config.model_type not in NORM_MODULES:
+        raise LensSteerError(f"model {name!r} has architecture {config.model_type!r}: supported are {', '.join(NORM_MODULES)}")
+    if getattr(config, "use_bidirectional_attention", False):
+        raise LensSteerError(
+            f"model {name!r} has use_bidirectional_attention=True, an encoder whose tokens attend to later ones: load a model that generates text"
+        )
+    if config.model_type == "gemma3_text" and config.attn_logit_softcapping:
+        raise LensSteerError(
+            f"model {name!r} has attn_logit_softcapping={config.attn_logit_softcapping}, which Transformers leaves out of Gemma-3 and TransformerLens does not: "
+            "set it to null in config.json if the weights were trained without"
+        )
+
+
 def check_biases(config: Any, name: str) -> None:
     """Refuse biases that the library's converters leave out without a word.
 
     Raises:
-        LensSteerError: naming the configuration's flag.
+        NotHeldError: naming the configuration's flag.
     """
     for flag in ("attention_bias", "mlp_bias"):
         if getattr(config, flag, False):
-            raise LensSteerError(
-                f"model {name!r} has {flag}=True, which the HookedTransformer mapping does not cover: load it with backend='bridge'"
-            )
+            raise NotHeldError(name, f"{flag}=True")
 
 
 def hooked_config(config: Any, name: str) -> dict[str, Any]:
-    """The HookedTransformer configuration of a Hugging Face one, as a dict; refuses what cannot be mapped exactly."""
+    """The HookedTransformer configuration of a Hugging Face one, as a dict.
+
+    Raises:
+        LensSteerError: see :func:`check_family`.
+        NotHeldError: what cannot be mapped exactly.
+    """
+    check_family(config, name)
+    check_biases(config, name)
     kind = config.model_type
-    if kind not in NORM_MODULES:
-        raise LensSteerError(f"model {name!r} has architecture {kind!r}: supported are {', '.join(NORM_MODULES)}")
     d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rope = dict(getattr(config, "rope_parameters", None) or {})
     common: dict[str, Any] = {
         "model_name": name,
         "original_architecture": (config.architectures or [type(config).__name__.replace("Config", "ForCausalLM")])[0],
@@ -87,44 +124,85 @@ def hooked_config(config: Any, name: str) -> dict[str, Any]:
         "final_rms": True,
         "gated_mlp": True,
         "positional_embedding_type": "rotary",
-        "rotary_base": rope.get("rope_theta", 10000.0),
         "rotary_adjacent_pairs": False,
         "rotary_dim": d_head,
         "use_attn_scale": True,
+        "use_qk_norm": kind in QK_NORMS,
         "default_prepend_bos": False,
         "tokenizer_prepends_bos": False,
     }
-    return common | _rope_scaling(rope, name) | (_gemma2(config) if kind == "gemma2" else _window(config, name))
+    types = attention_types(config)
+    return common | _window(config, types) | _rotary(config, types, name) | (_gemma(config) if kind in GEMMAS else {})
 
 
-def _rope_scaling(rope: dict[str, Any], name: str) -> dict[str, Any]:
-    kind = rope.get("rope_type", "default")
+def attention_types(config: Any) -> list[str]:
+    """``"local"`` for each block that attends within the sliding window only, else ``"global"``.
+
+    >>> from transformers import MistralConfig
+    >>> attention_types(MistralConfig(num_hidden_layers=2, sliding_window=8)), attention_types(MistralConfig(num_hidden_layers=1, sliding_window=None))
+    (['local', 'local'], ['global'])
+    """
+    everywhere = "sliding_attention" if config.model_type == "mistral" and config.sliding_window is not None else "full_attention"
+    types = getattr(config, "layer_types", None)
+    if types is None or config.model_type == "mistral":  # which pays no heed to layer_types
+        types = [everywhere] * config.num_hidden_layers
+    return ["local" if t == "sliding_attention" else "global" for t in types]
+
+
+def _window(config: Any, types: list[str]) -> dict[str, Any]:
+    if "local" not in types:
+        return {}
+    return {"use_local_attn": True, "window_size": config.sliding_window, "attn_types": types}
+
+
+def _rotary(config: Any, types: list[str], name: str) -> dict[str, Any]:
+    """Base and scaling; on Gemma-3 the sliding blocks have a base of their own, unscaled."""
+    every = dict(getattr(config, "rope_parameters", None) or {})
+    apart = "full_attention" in every
+    rope, mapped = (every["full_attention"], {}) if apart else (every, {})
+    if apart:
+        local = every["sliding_attention"]
+        if local.get("rope_type", "default") != "default":
+            raise NotHeldError(name, f"a rotary embedding scaled by {local['rope_type']!r} in its sliding blocks")
+        mapped["rotary_base_local"] = local["rope_theta"]
+    kind, base = rope.get("rope_type", "default"), rope.get("rope_theta", 10000.0)
+    return {"rotary_base": base, **mapped, **_rope_scaling(config, rope, kind, apart, "local" in types, name)}
+
+
+def _rope_scaling(config: Any, rope: dict[str, Any], kind: str, apart: bool, some_local: bool, name: str) -> dict[str, Any]:
+    """TransformerLens scales linearly in global blocks only, by parts in all of them, by YaRN as it is told."""
     if kind == "default":
         return {}
-    if kind != "llama3":
-        raise LensSteerError(f"model {name!r} scales its rotary embedding by {kind!r}: only 'default' and 'llama3' are supported")
+    if kind == "linear" and (apart or not some_local):
+        return {"rotary_scaling_factor": float(rope["factor"])}
+    if kind == "llama3" and not (apart and some_local):
+        return {
+            "use_NTK_by_parts_rope": True,
+            "NTK_by_parts_factor": rope["factor"],
+            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
+            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+        }
+    if kind == "yarn" and rope.get("factor") is not None:
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        _, scale = ROPE_INIT_FUNCTIONS["yarn"](config, None, **({"layer_type": "full_attention"} if apart else {}))
+        return {
+            "use_yarn_rope": True,
+            "yarn_factor": float(rope["factor"]),
+            "yarn_attention_factor": float(scale),
+            "yarn_beta_fast": float(rope.get("beta_fast") or 32),
+            "yarn_beta_slow": float(rope.get("beta_slow") or 1),
+            "yarn_original_max_position_embeddings": rope["original_max_position_embeddings"],
+            "yarn_truncate": config.rope_parameters.get("truncate", True),
+            "yarn_global_attn_only": apart,
+        }
+    where = " in sliding and other blocks alike" if kind in ("linear", "llama3") else ""
+    raise NotHeldError(name, f"a rotary embedding scaled by {kind!r}{where}")
+
+
+def _gemma(config: Any) -> dict[str, Any]:
     return {
-        "use_NTK_by_parts_rope": True,
-        "NTK_by_parts_factor": rope["factor"],
-        "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-        "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-        "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-    }
-
-
-def _window(config: Any, name: str) -> dict[str, Any]:
-    if getattr(config, "use_sliding_window", False):
-        raise LensSteerError(
-            f"model {name!r} uses a sliding attention window, which the HookedTransformer mapping does not cover"
-        )
-    return {}
-
-
-def _gemma2(config: Any) -> dict[str, Any]:
-    return {
-        "use_local_attn": True,
-        "window_size": config.sliding_window,
-        "attn_types": ["local" if t == "sliding_attention" else "global" for t in config.layer_types],
         "attn_scores_soft_cap": config.attn_logit_softcapping or -1.0,
         "output_logits_soft_cap": config.final_logit_softcapping or -1.0,
         "use_normalization_before_and_after": True,

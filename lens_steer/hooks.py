@@ -262,5 +262,8 @@ def _refuse_what_is_not_finite(module: nn.Module, args: tuple[Any, ...], *, meth
 
 def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
     """An example of the site's activations: width, dtype, device."""
-    parameter = next(blocks_of(model)[sites.parse(site).block].parameters())
+    block = blocks_of(model)[sites.parse(site).block]
+    parameter = next(
+        p for p in block.parameters() if p.is_floating_point()
+    )  # quantised weights are of another dtype than what they compute
     return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

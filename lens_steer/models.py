@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.hooked import check_biases, hooked_config, hooked_transformer
-from lens_steer.huggingface import bridge_and_twin, read_weights
+from lens_steer.folders import locate, read_config
+from lens_steer.hooked import NotHeldError, check_family, hooked_config, hooked_transformer
+from lens_steer.huggingface import DeviceMap, bridge_and_twin, read_weights
+from lens_steer.quantization import check_kind
+from lens_steer.shown import Shown
 from lens_steer.sites import add_norm_outputs
+from lens_steer.tokenization import end_tokens, read_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -24,22 +28,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
-ORGANISM_FOLDER = Path(__file__).parent / "organisms" / "weights"
 BACKENDS = ("auto", "hooked", "bridge")
-PLAIN_TEMPLATE = (
-    "{{ bos_token if bos_token else '' }}{% for message in messages %}"
-    "{{ message['role'].capitalize() + ': ' + message['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(Shown, view="models"):
     """What was loaded; attached to the model as ``model.lens_info``.
 
     Attributes:
         backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge) or ``hf`` (a plain Hugging Face twin).
+        dtype: that the model computes in.
+        quantization: of its weights (``nf4``, ``fp4``); empty for plain ones.
+        device_map: as it was given.
     """
 
     name: str
@@ -53,9 +53,14 @@ class ModelInfo:
     n_ctx: int
     tokenizer: Any
     end_tokens: tuple[int, ...]
+    quantization: str = ""
+    device_map: DeviceMap = None
 
     def __repr__(self) -> str:
-        return f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}, weights {self.weight_processing})"
+        bits = f", {self.quantization}" if self.quantization else ""
+        return (
+            f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}{bits}, weights {self.weight_processing})"
+        )
 
 
 def load_model(
@@ -64,6 +69,8 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
     n_devices: int = 1,
+    device_map: DeviceMap = None,
+    quantization: str | None = None,
     backend: str = "auto",
     chat_template: str | None = None,
 ) -> HookedTransformer | TransformerBridge:
@@ -73,8 +80,11 @@ def load_model(
         name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging Face folder, or a hub name.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"`` (the checkpoint's).
         device: where the model goes; the first accelerator if there is one, else the CPU.
-        n_devices: split the blocks over so many accelerators.
-        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``: the first where it exists.
+        n_devices: split the blocks of a HookedTransformer over so many accelerators.
+        device_map: where each part of a TransformerBridge goes, as Transformers takes it: ``"auto"``, or a mapping of modules to devices; in place of ``device``.
+        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights; a checkpoint that has them already needs no word.
+        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``: the first where it exists and
+            holds the model exactly, else the second.
         chat_template: for a model that has none: ``"plain"`` (``User: …``), a Jinja template, or a file with one.
 
     Returns:
@@ -87,21 +97,22 @@ def load_model(
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
     folder = locate(name)
     config = read_config(str(name), folder)
-    mapped = hooked_config(config, str(name))
-    chosen = _backend(backend, n_devices)
-    if chosen == "hooked":
-        check_biases(config, str(name))
+    check_family(config, str(name))
+    kind = check_kind(quantization, config)
+    only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
+    chosen, mapped = _chosen(config, str(name), backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
-    tokenizer = _tokenizer(folder, chat_template)
-    if chosen == "bridge":
-        model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer)
+    tokenizer = read_tokenizer(folder, chat_template)
+    if mapped is None:
+        model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind)
     else:
         model, twin = hooked_transformer(folder, config, mapped, torch_dtype, device, n_devices, tokenizer), None
         add_norm_outputs(model)
     info = ModelInfo(
         str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
-        config.hidden_size, config.max_position_embeddings, tokenizer, _end_tokens(folder, tokenizer),
+        config.hidden_size, config.max_position_embeddings, tokenizer, end_tokens(folder, tokenizer),
+        kind, device_map,
     )  # fmt: skip
     vars(model)["lens_info"] = info
     if twin is not None:
@@ -152,9 +163,15 @@ def hf_twin(model: Any) -> Any:
     if info.backend == "hf":
         return model
     if "lens_twin" not in vars(model):
-        dtype = getattr(torch, info.dtype)
-        _attach_twin(model, read_weights(info.folder, read_config(info.name, info.folder), dtype).to(device_of(model)))
+        _attach_twin(model, read_again(model))
     return vars(model)["lens_twin"]
+
+
+def read_again(model: Any) -> Any:
+    """The model as plain Hugging Face has it, read anew from where it was loaded, in the same dtype, quantisation and places."""
+    info = info_of(model)
+    config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
+    return read_weights(info.folder, config, dtype, device_of(model), device_map=info.device_map, quantization=info.quantization)
 
 
 def device_of(model: Any) -> torch.device:
@@ -200,6 +217,26 @@ def _attach_twin(model: Any, twin: Any) -> None:
     vars(model)["lens_twin"] = twin  # not as an attribute: the twin is no submodule
 
 
+def _chosen(config: Any, name: str, backend: str, n_devices: int, only_bridge: str) -> tuple[str, dict[str, Any] | None]:
+    """``hooked`` with the mapped configuration, or ``bridge`` without, where that was asked for or is all that can hold the model."""
+    if only_bridge:
+        if backend == "hooked" or n_devices > 1:
+            told = f"n_devices={n_devices}" if n_devices > 1 else "backend='hooked'"
+            raise LensSteerError(
+                f"{told} and {only_bridge} do not go together: only a TransformerBridge can have those, use backend='bridge' and one device_map"
+            )
+        backend = "bridge"
+    if _backend(backend, n_devices) == "bridge":
+        return "bridge", None
+    try:
+        return "hooked", hooked_config(config, name)
+    except NotHeldError as error:
+        if backend == "hooked" or n_devices > 1:
+            raise
+        log.warning("%s (backend='auto' does)", error)
+        return "bridge", None
+
+
 def _backend(backend: str, n_devices: int) -> str:
     """``hooked`` or ``bridge``, whichever was asked for and exists."""
     try:
@@ -211,45 +248,10 @@ def _backend(backend: str, n_devices: int) -> str:
             ) from None
         backend = "bridge"
     if backend == "bridge" and n_devices > 1:
-        raise LensSteerError(f"n_devices={n_devices}: splitting over devices is supported for backend='hooked' only")
-    return "bridge" if backend == "bridge" else "hooked"
-
-
-def locate(name: str | Path) -> str:
-    """The folder of an organism or a local model, or the name itself if it looks like a hub's.
-
-    Raises:
-        LensSteerError: nothing of that name, with what exists.
-    """
-    text = str(name)
-    if text.startswith("organism/"):
-        folder = ORGANISM_FOLDER / text.removeprefix("organism/")
-        if text not in ORGANISMS or not (folder / "config.json").exists():
-            raise LensSteerError(f"unknown organism {text!r}: the embedded models are {', '.join(ORGANISMS)}")
-        return str(folder)
-    path = Path(text).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").exists():
-            raise LensSteerError(f"folder {text!r} holds no Hugging Face model (config.json is missing)")
-        return str(path)
-    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
-    if looks_local:
-        raise LensSteerError(f"model folder {text!r} does not exist")
-    return text
-
-
-def read_config(name: str, folder: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir())
-    except (OSError, ValueError) as error:
-        if Path(folder).is_dir():
-            raise LensSteerError(f"model {name!r}: its config.json cannot be read: {first_line(error)}") from None
         raise LensSteerError(
-            f"model {name!r} is neither an embedded model ({', '.join(ORGANISMS)}) nor a local folder, "
-            f"and could not be fetched from the Hugging Face hub: {first_line(error)}"
-        ) from None
+            f"n_devices={n_devices}: splitting so is supported for backend='hooked' only, give device_map='auto'"
+        )
+    return "bridge" if backend == "bridge" else "hooked"
 
 
 def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
@@ -271,35 +273,3 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)
-
-
-def _tokenizer(folder: str, chat_template: str | None) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.padding_side = "left"
-    if chat_template is not None:
-        path = Path(chat_template) if len(chat_template) < 500 and "{" not in chat_template else None
-        if chat_template == "plain":
-            tokenizer.chat_template = PLAIN_TEMPLATE
-        elif path is not None:
-            if not path.exists():
-                raise LensSteerError(f"chat_template={chat_template!r}: use 'plain', a Jinja template or a file with one")
-            tokenizer.chat_template = path.read_text(encoding="utf-8")
-        else:
-            tokenizer.chat_template = chat_template
-    return tokenizer
-
-
-def _end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's, and those of the generation configuration (Gemma ends a turn with its own)."""
-    from transformers import GenerationConfig
-
-    try:
-        found = GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
-    except OSError:
-        found = None
-    listed = found if isinstance(found, list) else [found]
-    return tuple(sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None}))

@@ -14,10 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Shown, view="activations"):
     """What :func:`lens_steer.calibrate` needs of both classes' activations.
 
     Attributes:

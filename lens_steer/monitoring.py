@@ -5,9 +5,7 @@ Nothing is changed: the hooks only read.
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -27,10 +25,9 @@ from lens_steer.models import info_of
 from lens_steer.operators.addition import prepared, unit_direction
 from lens_steer.operators.projection import GATES
 from lens_steer.positions import Clock
+from lens_steer.shown import Shown
 
 REGIONS = ("prompt", "generated")
-BELOW, ABOVE, UNKNOWN = (0, 114, 178), (213, 94, 0), (187, 187, 187)  # blue, vermilion (Okabe-Ito), grey
-STRONGEST = 0.8  # of a colour, so that black text stays readable on it
 MAX_SHOWN = 50  # prompts in the notebook's view
 
 
@@ -48,7 +45,7 @@ class Reading:
 
 
 @dataclass(eq=False)
-class Monitor:
+class Monitor(Shown, view="tokens"):
     """What :func:`monitor` saw; shows itself in a notebook as the answers' text, coloured by projection.
 
     Attributes:
@@ -153,45 +150,6 @@ class Monitor:
         rate = self.fire_rate()
         fired = "nothing ran" if rate is None else f"fired on {100 * rate:.1f} % of {len(self._readings[0].fired)} tokens"
         return f"Monitor({self.boundary.site}: {self.n_prompts} prompts, gate {self.gate} {self.boundary.threshold:.4g} {fired})"
-
-    def _repr_html_(self) -> str:
-        prompts: dict[int, list[dict[str, Any]]] = {}
-        for token in self.rows():
-            prompts.setdefault(token["row"], []).append(token)
-        shown = {r: [t for t in p if t["region"] == "generated"] or p for r, p in list(prompts.items())[:MAX_SHOWN]}
-        m = self.boundary.threshold
-        far = (
-            max((abs(t["projection"] - m) for p in shown.values() for t in p if math.isfinite(t["projection"])), default=0.0)
-            or 1.0
-        )
-        lines = [f"<div>{row}: {_coloured(tokens, m, far)}</div>" for row, tokens in shown.items()]
-        if len(prompts) > len(shown):
-            lines.append(f"<div>… and {len(prompts) - len(shown)} more prompts</div>")
-        ends = [f"<span style='background:{_colour(sign * far, far)}'> {m + sign * far:.3g} </span>" for sign in (-1, 1)]
-        return (
-            f"<div><div>{html.escape(repr(self))}</div><div style='white-space:pre-wrap'>{''.join(lines)}</div>"
-            f"<div><small>projection: {ends[0]} white at the threshold {m:.4g} {ends[1]}; underlined: the gate fires</small></div></div>"
-        )
-
-
-def _coloured(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -> str:
-    """The tokens' text on their colours; what lies between two answers is left out."""
-    parts = []
-    for i, token in enumerate(tokens):
-        if i and token["position"] != tokens[i - 1]["position"] + 1:
-            parts.append(" … ")
-        line = ";text-decoration:underline" if token["fired"] else ""
-        style = f"background:{_colour(token['projection'] - threshold, far)};color:black{line}"
-        parts.append(f"<span style='{style}' title='{token['projection']:.4g}'>{html.escape(token['token'])}</span>")
-    return "".join(parts)
-
-
-def _colour(distance: float, far: float) -> str:
-    """From blue at −far over white at 0 to vermilion at far."""
-    if not math.isfinite(distance):
-        return "#{:02x}{:02x}{:02x}".format(*UNKNOWN)
-    weight = STRONGEST * min(1.0, abs(distance) / far)
-    return "#{:02x}{:02x}{:02x}".format(*(round(255 + weight * (c - 255)) for c in (BELOW if distance < 0 else ABOVE)))
 
 
 @contextmanager

@@ -18,13 +18,14 @@ from lens_steer.metrics.refusal import is_refusal
 from lens_steer.organisms import grading
 from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import Contrast, Prompt
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, wilson
 
 CLASSES = ("positive", "negative")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Shown, view="sweeps"):
     """How many answers of one class got which grade under one condition.
 
     Attributes:

@@ -18,6 +18,7 @@ from lens_steer import sites
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.operators.catalogue import bind, operator
+from lens_steer.shown import Shown
 
 FORMAT_VERSION = 1
 TENSORS, FACTS = "plan.safetensors", "plan.json"
@@ -69,7 +70,7 @@ class Step:
 
 
 @dataclass(frozen=True, eq=False)
-class SteeringPlan:
+class SteeringPlan(Shown, view="models"):
     """What to do to which activations of which model.
 
     Attributes:

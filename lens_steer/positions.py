@@ -1,6 +1,6 @@
 """Which tokens are steered, and where a running batch has its padding, its prompts and its answers.
 
-Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an index, or with a slice:
+Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an index, or with a slice::
 
     all                         every token (padding never)
     prompt[-1]                  the last token of each prompt, which decides the first token of the answer
@@ -139,6 +139,11 @@ class Layout:
 
 
 _RUNNING: ContextVar[Layout | None] = ContextVar("running", default=None)
+
+
+def steers(positions: str, batch: Batch) -> bool:
+    """Whether any token of a batch has the positions."""
+    return bool(Clock(positions).columns(Layout.of(batch), 0, batch.ids.shape[1]).any())
 
 
 @contextmanager

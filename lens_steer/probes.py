@@ -27,7 +27,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Probe(Boundary):
+class Probe(Boundary, view="probes"):
     """A logistic-regression probe at one site, with the projections of the samples it was fitted on.
 
     Attributes:

@@ -19,6 +19,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic
 from lens_steer.geometry.estimators import fisher
 from lens_steer.probes import Probe, fit_probe, groups_of, stacked
+from lens_steer.shown import Shown
 from lens_steer.stats import Z_95, Estimate, auroc, grouped_mean, grouped_rate
 
 DRAWS = 20  # of control labels
@@ -44,7 +45,7 @@ class Bin:
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeResult:
+class ProbeResult(Shown, view="probes"):
     """One site's probe and what it does on held-out prompts.
 
     Attributes:
@@ -61,6 +62,9 @@ class ProbeResult:
     measured: Mapping[str, Estimate]
     reliability: tuple[Bin, ...]
 
+    def __repr__(self) -> str:
+        return f"ProbeResult({self.probe.site}: accuracy {self.measured['accuracy']})"
+
     def row(self) -> dict[str, Any]:
         """Plain values: ``name``, ``name_low``, ``name_high``, and the boundary beside the class means."""
         p = self.probe
@@ -76,7 +80,7 @@ class ProbeResult:
 
 
 @dataclass(frozen=True, eq=False)
-class ProbeScan:
+class ProbeScan(Shown, view="probes"):
     """Probes at many sites.
 
     Attributes:

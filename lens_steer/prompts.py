@@ -8,17 +8,18 @@ objects with ``prompt`` or, as Alpaca has it, ``instruction``; Alpaca rows with 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError
 from lens_steer.organisms.tasks import Task
+from lens_steer.prompt_files import rows_of
+from lens_steer.shown import Shown
 from lens_steer.splits import deal
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ ORGANISM_PREFIX = "organism/"
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Shown, view="prompts"):
     """Chat messages up to the point where the model answers.
 
     Attributes:
@@ -43,6 +44,9 @@ class Prompt:
     response: str | None = None
     task: Task | None = field(default=None, compare=False)
     scenario: str | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        return f"Prompt({self.text[:60]!r}, {len(self.messages)} messages{', with a response' if self.response else ''})"
 
     @property
     def text(self) -> str:
@@ -76,7 +80,7 @@ def with_system(prompt: Prompt, system: str) -> Prompt:
 
 
 @dataclass(frozen=True)
-class PromptSet(Sequence[Prompt]):
+class PromptSet(Shown, Sequence[Prompt], view="prompts"):
     """An ordered set of prompts with a name and a content hash."""
 
     prompts: tuple[Prompt, ...]
@@ -103,7 +107,7 @@ class PromptSet(Sequence[Prompt]):
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Shown, view="prompts"):
     """Two prompt sets: ``positive`` has the feature (harmful), ``negative`` has not."""
 
     positive: PromptSet
@@ -118,16 +122,20 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Shown, view="prompts"):
     """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from ``report``."""
 
     fit: Contrast
     select: Contrast
     report: Contrast
 
+    def __repr__(self) -> str:
+        parts = (("fit", self.fit), ("select", self.select), ("report", self.report))
+        return f"Split({', '.join(f'{name} {len(c.positive)}+{len(c.negative)}' for name, c in parts)})"
+
 
 @dataclass(frozen=True)
-class ContrastSet:
+class ContrastSet(Shown, view="prompts"):
     """A named contrast with its split. ``record`` takes it (and then reads ``fit``) or one of its splits."""
 
     name: str
@@ -228,72 +236,37 @@ def _organism_contrast(name: str, seed: int) -> ContrastSet:
     return ContrastSet(name, Split(*parts))
 
 
-def load_prompts(source: str | Path) -> PromptSet:
+def load_prompts(source: str | Path, *, response: Sequence[str] = ("response",)) -> PromptSet:
     """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the module's text.
 
+    Args:
+        source: of the prompts.
+        response: columns that may hold a fixed answer, the first that a row has; ``("response", "text")`` reads what ``lens-steer steer`` wrote.
+
     Raises:
-        LensSteerError: no such file, an unknown ending, a row without a prompt, malformed JSON, or no prompts at all.
+        LensSteerError: no such file, an unknown ending, a row without a prompt, a response that is no text, malformed JSON, or no prompts at all.
     """
-    path = Path(source)
-    if str(source).startswith("hf:"):
-        rows: Iterable[Any] = _dataset_rows(str(source)[3:], folder=False)
-    elif path.is_dir():
-        rows = _dataset_rows(str(path), folder=True)
-    elif not path.exists():
-        raise LensSteerError(f"prompts file {str(source)!r} does not exist")
-    else:
-        rows = _file_rows(path)
     prompts, with_input = [], 0
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows_of(source), start=1):
         if isinstance(row, Mapping) and row.get("input"):
             with_input += 1
             continue
-        prompts.append(_prompt(row, f"{source}, row {number}"))
+        prompts.append(_prompt(row, f"{source}, row {number}", response))
     if with_input:
         log.warning("%s: left out %d rows with a non-empty 'input'", source, with_input)
     if not prompts:
         raise LensSteerError(f"prompts file {str(source)!r} holds no prompts")
-    return PromptSet(tuple(prompts), path.name)
+    return PromptSet(tuple(prompts), Path(source).name)
 
 
-def _file_rows(path: Path) -> Iterable[Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LensSteerError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from None
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold other line ends
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list):
-                raise LensSteerError(f"prompts file {str(path)!r} holds {type(rows).__name__}: a list of prompts is expected")
-            return rows
-    except json.JSONDecodeError as error:
-        raise LensSteerError(f"prompts file {str(path)!r} is not valid JSON: {error}") from None
-    if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
-    if path.suffix == ".txt":
-        return [line for line in text.splitlines() if line.strip()]
-    raise LensSteerError(f"prompts file {str(path)!r}: unknown ending {path.suffix!r}, use .jsonl, .json, .csv or .txt")
-
-
-def _dataset_rows(name: str, *, folder: bool) -> Iterable[Any]:
-    import datasets
-
-    try:
-        loaded: Any = datasets.load_from_disk(name) if folder else datasets.load_dataset(name, split="train")
-    except Exception as error:  # the library raises many kinds; the user needs one line
-        raise LensSteerError(f"data set {name!r} could not be loaded: {str(error).splitlines()[0]}") from None
-    return (dict(row) for row in (loaded["train"] if isinstance(loaded, dict) else loaded))
-
-
-def _prompt(row: Any, where: str) -> Prompt:
+def _prompt(row: Any, where: str, response_columns: Sequence[str]) -> Prompt:
     if isinstance(row, str):
         return Prompt.of(row)
     if not isinstance(row, Mapping):
         raise LensSteerError(f"{where}: {type(row).__name__} is neither a string nor an object with a prompt")
-    response, scenario = row.get("response"), row.get("scenario")
+    response, scenario = next((row[key] for key in response_columns if row.get(key) is not None), None), row.get("scenario")
+    if response is not None and not isinstance(response, str):
+        raise LensSteerError(f"{where}: the response {response!r} is no text: give a string, or leave it out")
     scenario = None if scenario is None else str(scenario)
     if row.get("messages"):
         return Prompt(_messages(row["messages"], where), response, scenario=scenario)

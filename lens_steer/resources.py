@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lens_steer.errors import LensSteerError
-from lens_steer.sites import NORM_MODULES
+from lens_steer.huggingface import text_part
+from lens_steer.sites import NORM_MODULES, QK_NORMS
 
 BYTES = {"float32": 4.0, "float64": 8.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 GIB = 2**30
@@ -25,6 +26,8 @@ class Shape:
         norms: norms a block.
         qkv_bias: whether q, k and v have a bias.
         tied: whether the unembedding is the embedding.
+        qk_norms: whether queries and keys have a norm, one gain for all heads.
+        output_bias, mlp_bias: whether what attention writes, and the MLP's three layers, have a bias.
     """
 
     n_layers: int
@@ -37,29 +40,36 @@ class Shape:
     norms: int
     qkv_bias: bool
     tied: bool
+    qk_norms: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
 
     @staticmethod
     def of(config: Any) -> Shape:
-        """Of a Hugging Face configuration.
+        """Of a Hugging Face configuration; of a checkpoint with images its text part alone.
 
         Raises:
             LensSteerError: an architecture that is not mapped.
         """
+        config = text_part(config)
         kind = config.model_type
         if kind not in NORM_MODULES:
             raise LensSteerError(f"architecture {kind!r} is not mapped: supported are {', '.join(NORM_MODULES)}")
         d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        biased = bool(getattr(config, "attention_bias", False))
         return Shape(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, d_head,
-            config.vocab_size, len(NORM_MODULES[kind]), kind == "qwen2" or bool(getattr(config, "attention_bias", False)), bool(config.tie_word_embeddings),
+            config.vocab_size, len(NORM_MODULES[kind]), kind == "qwen2" or biased, bool(config.tie_word_embeddings),
+            kind in QK_NORMS, biased, bool(getattr(config, "mlp_bias", False)),
         )  # fmt: skip
 
     @property
     def block_parameters(self) -> int:
         """Of one block."""
         q, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        attention = self.d_model * (q + 2 * kv) + q * self.d_model + (q + 2 * kv if self.qkv_bias else 0)
-        return attention + 3 * self.d_model * self.d_mlp + self.norms * self.d_model
+        attention = self.d_model * (q + 2 * kv) + q * self.d_model
+        biases = self.qkv_bias * (q + 2 * kv) + self.output_bias * self.d_model + self.mlp_bias * (2 * self.d_mlp + self.d_model)
+        return attention + 3 * self.d_model * self.d_mlp + biases + self.norms * self.d_model + self.qk_norms * 2 * self.d_head
 
     @property
     def parameters(self) -> int:

@@ -18,9 +18,18 @@ from tqdm.auto import tqdm
 
 from lens_steer.artifacts import whole_file
 from lens_steer.errors import LensSteerError
+from lens_steer.shown import Shown
 
 PARTS, IDENTITY = ".parts", "run.json"
 Row = dict[str, Any]
+
+
+class Rows(Shown, list[Row], view="sweeps"):
+    """Rows of one table, as a list that a notebook shows as one."""
+
+    def __repr__(self) -> str:
+        names = ", ".join(self[0]) if self else "none"
+        return f"Rows({len(self)} rows: {names})"
 
 
 class RowStore:
@@ -71,7 +80,7 @@ class RowStore:
         """Whether all parts are there, joined."""
         return self.path.exists() and (self.folder / f"{self.name}.{IDENTITY}").exists()
 
-    def run(self, parts: Mapping[str, Callable[[], Sequence[Row]]], *, progress: bool = True) -> list[Row]:
+    def run(self, parts: Mapping[str, Callable[[], Sequence[Row]]], *, progress: bool = True) -> Rows:
         """Make every part that is not there yet, join them all, and give back the rows."""
         if not self.complete:
             with tqdm(total=len(parts), desc=self.name, unit="part", disable=not progress, leave=False) as bar:
@@ -94,13 +103,13 @@ class RowStore:
             (self.folder / PARTS).rmdir()
         return self.read()
 
-    def read(self) -> list[Row]:
+    def read(self) -> Rows:
         """The joined rows: numbers as numbers, what is empty as None."""
         with self.path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         if any(None in row or None in row.values() for row in rows):
             raise LensSteerError(f"{str(self.path)!r} has rows of the wrong length: delete it and run again")
-        return [{k: v if k in self.text_columns else _number(v) for k, v in row.items()} for row in rows]
+        return Rows({k: v if k in self.text_columns else _number(v) for k, v in row.items()} for row in rows)
 
     def _text(self, rows: Sequence[Row]) -> str:
         stream = io.StringIO()

@@ -11,6 +11,7 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.rowstore import Row
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, bootstrap_mean, wilson
 from lens_steer.sweeps import CAPABILITY, METRICS, NEGATIVE, POSITIVE
 
@@ -24,7 +25,7 @@ _CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Shown, view="sweeps"):
     """One condition at one value, over its prompts.
 
     Attributes:
@@ -41,6 +42,10 @@ class Setting:
     split: str
     measured: Mapping[str, Estimate]
 
+    def __repr__(self) -> str:
+        at = "" if self.value is None else f" at {self.value:g}"
+        return f"Setting({self.condition}{f' ({self.variant})' if self.variant else ''}{at}, {self.split} split: {len(self.measured)} quantities)"
+
     def row(self) -> dict[str, str | float | int | None]:
         """Plain values: ``name``, ``name_low``, ``name_high``, ``name_n``."""
         found: dict[str, str | float | int | None] = {
@@ -51,12 +56,19 @@ class Setting:
         return found
 
 
-def settings(rows: Iterable[Row], *, seed: int = 0) -> list[Setting]:
+class Settings(Shown, list[Setting], view="sweeps"):
+    """Settings side by side, as a list that a notebook shows as a table."""
+
+    def __repr__(self) -> str:
+        return f"Settings({len(self)} settings of {len({s.condition for s in self})} conditions)"
+
+
+def settings(rows: Iterable[Row], *, seed: int = 0) -> Settings:
     """One :class:`Setting` for every condition and value, in the rows' order."""
     groups: dict[tuple[str, str, float | None, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["condition"], row["variant"], row["value"], row["split"]), []).append(row)
-    return [Setting(*key, _measured(group, seed)) for key, group in groups.items()]
+    return Settings(Setting(*key, _measured(group, seed)) for key, group in groups.items())
 
 
 def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
@@ -138,7 +150,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Shown, view="sweeps"):
     """The setting that a condition is reported at.
 
     Attributes:

@@ -1,15 +1,15 @@
 """Sites: which tensor at which block, under one set of names for every backend.
 
-Names follow TransformerLens. Within one block, in network order:
+Names follow TransformerLens. Within one block, in network order::
 
     blocks.{l}.hook_resid_pre    the block's input
     blocks.{l}.ln1.hook_out      output of the norm before attention, gain included
-    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 the output of the norm after attention)
-    blocks.{l}.ln1_post.hook_out output of the norm after attention (Gemma-2)
+    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the output of the norm after attention)
+    blocks.{l}.ln1_post.hook_out output of the norm after attention (Gemma-2 and 3)
     blocks.{l}.hook_resid_mid    the stream after attention
     blocks.{l}.ln2.hook_out      output of the norm before the MLP, gain included
-    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 the output of the norm after the MLP)
-    blocks.{l}.ln2_post.hook_out output of the norm after the MLP (Gemma-2)
+    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 and 3 the output of the norm after the MLP)
+    blocks.{l}.ln2_post.hook_out output of the norm after the MLP (Gemma-2 and 3)
     blocks.{l}.hook_resid_post   the block's output
 
 A HookedTransformer has no hook point at a norm's output (``hook_normalized`` fires before the gain), so
@@ -31,17 +31,19 @@ from lens_steer.errors import LensSteerError
 STREAM = ("resid_pre", "resid_mid", "resid_post")
 BRANCHES = {"attn_out": ("self_attn", "ln1_post"), "mlp_out": ("mlp", "ln2_post")}  # module; the norm after it, if any
 NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
+_TWO = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
+_FOUR = {
+    "ln1": "input_layernorm",
+    "ln1_post": "post_attention_layernorm",
+    "ln2": "pre_feedforward_layernorm",
+    "ln2_post": "post_feedforward_layernorm",
+}
 # Hugging Face module of each norm, by model type. A family missing here is not supported.
 NORM_MODULES: dict[str, dict[str, str]] = {
-    "qwen2": {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
-    "llama": {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"},
-    "gemma2": {
-        "ln1": "input_layernorm",
-        "ln1_post": "post_attention_layernorm",
-        "ln2": "pre_feedforward_layernorm",
-        "ln2_post": "post_feedforward_layernorm",
-    },
+    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral"), _TWO),
+    **dict.fromkeys(("gemma2", "gemma3_text"), _FOUR),
 }
+QK_NORMS = ("qwen3", "gemma3_text")  # families with norms of queries and keys besides, behind a projection to heads: no sites
 GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
@@ -174,7 +176,7 @@ def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
 
 
 def point(name: str, architecture: str) -> str:
-    """The hook point of a site. On Gemma-2 what a branch adds *is* the output of the norm after it: one tensor, one point under both names, so
+    """The hook point of a site. On Gemma-2 and 3 what a branch adds *is* the output of the norm after it: one tensor, one point under both names, so
     that what reads and writes it comes in one order on every backend.
 
     >>> point("blocks.1.hook_attn_out", "gemma2"), point("blocks.1.hook_attn_out", "llama")

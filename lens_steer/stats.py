@@ -10,11 +10,13 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lens_steer.shown import Shown
+
 Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown, view="estimates"):
     """A value with its 95 % interval and the number of independent units behind it."""
 
     value: float

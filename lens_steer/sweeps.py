@@ -28,7 +28,7 @@ from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, Prompt, PromptSet, with_system
-from lens_steer.rowstore import Row, RowStore
+from lens_steer.rowstore import Row, Rows, RowStore
 
 POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
 TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
@@ -145,7 +145,7 @@ def values_of(spec: str) -> tuple[float, ...]:
 
 def run(
     protocol: Protocol, grids: Sequence[Grid], folder: str | Path, name: str, *, identity: dict[str, Any] | None = None, progress: bool = True
-) -> list[Row]:  # fmt: skip
+) -> Rows:  # fmt: skip
     """Every grid under the protocol, as rows in ``folder/NAME.csv``; an interrupted run goes on where it stopped.
 
     Args:

@@ -28,8 +28,9 @@ from lens_steer.forcing import last_logits, with_responses
 from lens_steer.hooks import steering
 from lens_steer.models import device_of, info_of
 from lens_steer.plans import SteeringPlan
-from lens_steer.positions import Clock, Layout, running
+from lens_steer.positions import running, steers
 from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, bootstrap_means
 from lens_steer.unembedding import MEASURES, SLICE, Unembedding, compare, read_by_unembedding
 
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class TokenDivergence:
+class TokenDivergence(Shown, view="tokens"):
     """What steering did to the distribution of every token of every response, in nats, sorted by row and position.
 
     With p the original model's and q the steered one's distribution over the whole vocabulary, given the prompt and the response so far:
@@ -193,10 +194,12 @@ def token_divergence(
         ):
             lengths |= zip(batch.rows, batch.response_lengths, strict=True)
             if any(batch.response_lengths):
-                steers = bool(Clock(plan.positions).columns(Layout.of(batch), 0, batch.ids.shape[1]).any())
-                steered_any |= steers
-                parts.append(_of_batch(runner, batch, plan if steers else None, unembedding, slice_size))
+                moved = steers(plan.positions, batch)
+                steered_any |= moved
+                parts.append(_of_batch(runner, batch, plan if moved else None, unembedding, slice_size))
             bar.update(len(batch.rows))
+    if not parts:
+        raise LensSteerError(f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed")
     if not steered_any:
         log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
     row, position, ids, values = (torch.cat(part, dim=-1).numpy() for part in zip(*parts, strict=True))

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lens_steer.forcing import standing_in
 from lens_steer.models import info_of
 
 MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")
@@ -49,7 +50,17 @@ class Unembedding:
         tensor([[0.9242, 0.9242]], dtype=torch.float64)
         """
         found = nn.functional.linear(states, self.weight[entries], None if self.bias is None else self.bias[entries])
-        return (found if self.soft_cap is None else self.soft_cap * torch.tanh(found / self.soft_cap)).double()
+        capped = found if self.soft_cap is None else self.soft_cap * torch.tanh(found / self.soft_cap)
+        return capped.to(exact_device(capped.device)).double()
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where sums over a device's logits are taken in float64: there, or on the CPU where the device has none.
+
+    >>> exact_device(torch.device("cuda", 1)), exact_device(torch.device("mps"))
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def unembedding_module(model: Any) -> Any:
@@ -66,12 +77,8 @@ def read_by_unembedding(model: Any) -> Iterator[list[Tensor]]:
         kept.append(states)
         return states
 
-    own = vars(unembedding_module(model))
-    own["forward"] = keep
-    try:
+    with standing_in(unembedding_module(model), keep):
         yield kept
-    finally:
-        del own["forward"]
 
 
 @torch.inference_mode()
@@ -112,14 +119,15 @@ def _compare(
     size: int,
 ) -> Float[Tensor, "measures n"]:
     weight = unembedding.weight
-    p_states, q_states, ids = (x.to(weight.device) for x in (p_states, q_states, ids))
+    exact = exact_device(weight.device)
+    p_states, q_states, ids = p_states.to(weight.device), q_states.to(weight.device), ids.to(exact)
     slices = [slice(begin, min(begin + size, len(weight))) for begin in range(0, len(weight), size)]
     a = b = torch.empty(0)
-    p_total = q_total = torch.full((len(ids),), -torch.inf, dtype=torch.float64, device=weight.device)
+    p_total = q_total = torch.full((len(ids),), -torch.inf, dtype=torch.float64, device=exact)
     for entries in slices:
         a, b = unembedding.logits(p_states, entries), unembedding.logits(q_states, entries)
         p_total, q_total = torch.logaddexp(p_total, a.logsumexp(dim=-1)), torch.logaddexp(q_total, b.logsumexp(dim=-1))
-    found = torch.zeros(len(MEASURES), len(ids), dtype=torch.float64, device=weight.device)
+    found = torch.zeros(len(MEASURES), len(ids), dtype=torch.float64, device=exact)
     for entries in reversed(slices):
         if entries is not slices[-1]:  # whose logits are still there
             a, b = unembedding.logits(p_states, entries), unembedding.logits(q_states, entries)

@@ -24,12 +24,13 @@ from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate, versions
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.prompts import ContrastSet
+from lens_steer.shown import Shown
 
 PAIRED = 32  # vectors of each class whose distances a figure shows
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Shown, view="claims"):
     """What one run found.
 
     Attributes:

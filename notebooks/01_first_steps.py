@@ -18,7 +18,7 @@
 
 # %%
 import lens_steer as ls
-from lens_steer.figures import geometry, saving
+from lens_steer.figures import geometry
 from lens_steer.geometry.summary import summarise
 from lens_steer.outcomes import grade
 
@@ -42,13 +42,13 @@ acts, cal
 
 # %%
 drawings = geometry.drawings(summarise(cal))
-figure, axes = saving.draw(drawings["class_projections"])
+figure, axes = ls.draw(drawings["class_projections"])
 
 # %% [markdown]
 # All candidate directions seen in the steering plane. A candidate near the circle lies in the plane.
 
 # %%
-figure, axes = saving.draw(drawings["plane_path"])
+figure, axes = ls.draw(drawings["plane_path"])
 
 # %% [markdown]
 # ## Steer

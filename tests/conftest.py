@@ -58,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["qwen2", "llama", "gemma2"])
+@pytest.fixture(scope="session", params=["qwen2", "llama", "gemma2", "qwen3", "mistral", "gemma3_text"])
 def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of each family, as a Hugging Face folder."""
     from tests.tiny import build

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,20 +198,32 @@ def test_figure_of_several_series(tmp_path: Path, qwen: Any, calibration: Any, r
 def test_a_response_that_is_no_text(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
 ) -> None:
-    """A number is named with its row (types are not checked where the command really runs)."""
-    monkeypatch.setattr(ls, "load_prompts", lambda source: [SimpleNamespace(text="a", response=3)])
+    """A number is named with its row."""
+    source = tmp_path / "x.jsonl"
+    source.write_text('{"prompt": "a", "response": 3}\n')
     code, _, error = run(
-        monkeypatch,
-        capsys,
-        "divergence",
-        "--calibration",
-        made,
-        "--angle",
-        90,
-        "--responses",
-        tmp_path / "x.jsonl",
-        "--out",
-        tmp_path,
+        monkeypatch, capsys, "divergence", "--calibration", made, "--angle", 90, "--responses", source, "--out", tmp_path / "o"
     )
     assert code == 2
-    assert "row 1 ('a'…) has the response 3, which is no text" in error
+    assert "row 1: the response 3 is no text: give a string" in error
+
+
+def test_what_steer_wrote_is_a_responses_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
+    """Its answers are the responses, its system prompts are kept: a plan's own answers diverge as by hand."""
+    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "steered.jsonl"
+    rows = [{"prompt": "What is 4 plus 3?", "system": "Be brief."}, {"prompt": "What is 2 plus 3?"}]
+    prompts.write_text("\n".join(json.dumps(r) for r in rows))
+    steering = ("--calibration", made, "--angle", 150)
+    assert (
+        run(monkeypatch, capsys, "steer", "--model", "organism/qwen2", *steering, "--prompts", prompts, "--out", answers)[0] == 0
+    )
+    read = ls.load_prompts(answers, response=("response", "text"))
+    assert [p.messages for p in read] == [p.messages for p in ls.load_prompts(prompts)]
+    code, told, _ = run(monkeypatch, capsys, "divergence", *steering, "--responses", answers, "--out", tmp_path / "out")
+    assert code == 0
+    plan, model = ls.selective_steering(ls.load_calibration(made), 150), ls.load_model("organism/qwen2")
+    assert json.loads(told)["kl"] == pytest.approx(
+        float(token_divergence(model, plan, read, [p.response or "" for p in read]).per_prompt().mean()), rel=1e-6
+    )

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.recipes import ENGINES, recipe
+from lens_steer.interop.direction_files import save_directions
+from lens_steer.interop.directions import direction_set
+from lens_steer.interop.gguf import import_gguf
+from lens_steer.interop.recipes import ENGINES, not_served, recipe
 from tests.test_cli_direction import run
 
 pytest.importorskip("peft", reason="adapters need the extra 'export'")
@@ -61,7 +65,7 @@ def test_a_bank_and_a_pair(export: Any, made: Path, tmp_path: Path) -> None:
     said, _ = export("lora", "--plan", tmp_path / "plan", "--bank", "0:180:90", "--recipe", "llama.cpp", "--out", tmp_path / "b")
     assert said["adapters"] == ["angle_000", "angle_090", "angle_180"]
     assert all((tmp_path / "b" / name / "certificate.json").exists() for name in said["adapters"])
-    assert "--lora-scaled angle_090.gguf:0" in said["recipe"][-3]
+    assert any("--lora-scaled angle_000.gguf:0,angle_090.gguf:0,angle_180.gguf:0 " in line for line in said["recipe"])
     said, _ = export("lora", "--calibration", made, "--circle", "--recipe", "llama.cpp", "--out", tmp_path / "c")
     assert said["adapters"] == ["cosine", "sine"]
     assert '"lora": [{"id": 0, "scale": -1.939693}, {"id": 1, "scale": -0.34202}]' in said["recipe"][-1]
@@ -116,20 +120,147 @@ def test_what_is_refused(export: Any, made: Path, tmp_path: Path, args: tuple[st
     assert not (tmp_path / "out").exists()
 
 
+def test_adapters_for_llama_cpp(export: Any, made: Path, tmp_path: Path) -> None:
+    """A file beside each, which the certificate is of too; its recipe converts the base model only."""
+    said, _ = export("lora", "--calibration", made, "--angle", 200, "--gguf", "--recipe", "llama.cpp", "--out", tmp_path / "a")
+    assert said["gguf"] == [str(tmp_path / "a" / "adapter.gguf")]
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {
+        "adapter.gguf",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "certificate.json",
+    }
+    assert json.loads((tmp_path / "a" / "certificate.json").read_text(encoding="utf-8"))["gguf"]["architecture"] == "qwen2"
+    text = "\n".join(said["recipe"])
+    assert f"--lora-scaled {tmp_path / 'a'}/adapter.gguf:0 " in text
+    assert "convert_lora_to_gguf" not in text
+
+
+def test_a_constant_is_no_adapter_for_llama_cpp(export: Any, made: Path, tmp_path: Path) -> None:
+    """Refused before the export, with what to do; without --gguf it is exported."""
+    args = ("lora", "--calibration", made, "--method", "act-add", "--sites", "blocks.3.ln2.hook_out")
+    _, err = export(*args, "--gguf", "--out", tmp_path / "a", code=2)
+    assert "adds a constant to model.layers.3.mlp.gate_proj" in err
+    assert not (tmp_path / "a").exists()
+    said, _ = export(*args, "--out", tmp_path / "a")
+    assert (said["verdict"], "gguf" in said) == ("pass", False)
+
+
+@pytest.fixture
+def vector(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], qwen: Any) -> Any:
+    """``export gguf-cvec``; the model is there only where one is asked for."""
+
+    def call(*args: object, code: int = 0) -> tuple[dict[str, Any], str]:
+        def load(model: str, *options: object) -> Any:
+            assert "--model" in args and not code, "no model is needed"
+            return qwen
+
+        monkeypatch.setattr("lens_steer.cli.export.loaded_model", load)
+        found, out, err = run(monkeypatch, capsys, "export", "gguf-cvec", *args)
+        assert found == code, err
+        return (json.loads(out) if out else {}), err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory, qwen: Any, refusal: Any) -> Path:
+    """A calibration of the organism's stream."""
+    folder = tmp_path_factory.mktemp("stream") / "calibration"
+    ls.save_calibration(ls.calibrate(ls.record(qwen, refusal, "resid_post", progress=False)), folder)
+    return folder
+
+
+def test_a_control_vector_without_a_model(vector: Any, stream: Path, tmp_path: Path) -> None:
+    """Of a calibration and a method, of a saved plan: what the plan adds stands in the file."""
+    cal, at = ls.load_calibration(stream), "blocks.5.hook_resid_post"
+    args = ("--calibration", stream, "--coefficient", -1.5, "--sites", at, "--recipe", "llama.cpp", "--out", tmp_path / "v.gguf")
+    said, err = vector(*args)
+    assert (said["kind"], said["directions"], said["read_back"]) == ("gguf-cvec", {"direction.5": at}, "equal")
+    assert (said["method"], said["coefficient"], "verdict" in said) == ("act-add", -1.5, False)
+    assert [p.name for p in tmp_path.iterdir()] == ["v.gguf"]
+    plan = ls.act_add(cal, -1.5, at=at)
+    wanted = -1.5 * plan.steps[0].parameters["direction"]
+    assert torch.allclose(import_gguf(tmp_path / "v.gguf").raw(at), wanted.float())
+    assert f"--control-vector {tmp_path / 'v.gguf'} " in "\n".join(said["recipe"])
+    assert "\n".join(said["recipe"]) in err
+    ls.save_plan(plan, tmp_path / "plan")
+    vector("--plan", tmp_path / "plan", "--out", tmp_path / "w.gguf")
+    assert torch.equal(import_gguf(tmp_path / "w.gguf").directions, import_gguf(tmp_path / "v.gguf").directions)
+
+
+def test_a_control_vector_with_its_certificate(vector: Any, stream: Path, prompts: Path, tmp_path: Path) -> None:
+    """Where a model is named."""
+    args = ("--calibration", stream, "--method", "compliance", "--prompts", prompts, "--max-new-tokens", 4)
+    said, _ = vector(*args, "--model", "organism/qwen2", "--out", tmp_path / "v.gguf")
+    assert (said["method"], said["verdict"], said["equal_greedy_tokens"]) == ("compliance", "pass", 1.0)
+    assert len(said["directions"]) == said["n_sites"] > 1
+    written = json.loads((tmp_path / "v.certificate.json").read_text(encoding="utf-8"))
+    assert (written["n_prompts"], written["kind"], written["directions"]) == (2, "control vector", said["directions"])
+
+
+def test_a_control_vector_of_imported_directions(vector: Any, tmp_path: Path) -> None:
+    """As found, scaled, or one row elsewhere; what they do not say of their model is read from its configuration."""
+    rows = {f"blocks.{b}.hook_resid_pre": torch.full((128,), float(b)) for b in (3, 7)}
+    unknown: dict[str, Any] = {"model": "", "architecture": None, "n_layers": None, "source_format": "test"}
+    save_directions(direction_set(rows, **unknown), tmp_path / "d")
+    _, err = vector("--directions", tmp_path / "d", "--out", tmp_path / "v.gguf", code=2)
+    assert "architecture is unknown" in err
+    said, _ = vector(
+        "--directions", tmp_path / "d", "--model", "organism/qwen2", "--max-new-tokens", 2, "--out", tmp_path / "v.gguf"
+    )
+    assert said["directions"] == {"direction.2": "blocks.3.hook_resid_pre", "direction.6": "blocks.7.hook_resid_pre"}
+    assert said["verdict"] == "pass"
+    save_directions(direction_set(rows, **unknown | {"architecture": "qwen2", "n_layers": 12}), tmp_path / "e")
+    said, _ = vector("--directions", tmp_path / "e", "--site", "blocks.7.hook_resid_pre", "--sites", "blocks.4.hook_resid_post",
+                     "--coefficient", 2, "--out", tmp_path / "w.gguf")  # fmt: skip
+    found = import_gguf(tmp_path / "w.gguf")
+    assert (found.sites, found.directions.unique().tolist()) == (("blocks.4.hook_resid_post",), [14.0])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--calibration", "{stream}", "--method", "selective"), "method 'selective' needs angle"),
+        (("--calibration", "{stream}", "--method", "ablation"), "no addition of fixed directions (operator 'ablate')"),
+        (("--calibration", "{stream}", "--sites", "blocks.0.hook_resid_post"), "the output of block 0"),
+        (("--calibration", "{made}"), "output of a block only"),
+        (("--calibration", "{stream}", "--site", "blocks.3.hook_resid_post"), "--site chooses one of imported directions"),
+        (("--calibration", "{stream}", "--tolerance", "0.1"), "--tolerance belongs to the certificate: give --model too"),
+        (("--calibration", "{stream}", "--recipe", "vllm"), "vLLM has no control vectors"),
+        (("--directions", "{stream}", "--method", "act-add"), "leave out --plan, --calibration, --probe and --method"),
+        (("--directions", "{stream}"), "have no directions.safetensors"),
+        ((), "give one of --calibration, --probe (with --method) and --plan"),
+    ],
+)
+def test_what_is_no_control_vector(
+    vector: Any, stream: Path, made: Path, tmp_path: Path, args: tuple[str, ...], message: str
+) -> None:
+    """One line with code 2, no model loaded, nothing written; also where a model is named."""
+    filled = [a.format(stream=stream, made=made) for a in args]
+    for more in ((), ("--model", "no/such/model")) if "--tolerance" not in args else ((),):
+        _, err = vector(*filled, *more, "--out", tmp_path / "out" / "v.gguf", code=2)
+        assert message in err
+        assert len([line for line in err.splitlines() if line.startswith("lens-steer:")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_says_what_was_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """And what was not."""
     _, out, _ = run(monkeypatch, capsys, "export", "--help")
-    assert "those engines were not run here" in " ".join(out.split())
+    text = " ".join(out.split())
+    assert "llama.cpp was run on all three kinds" in text
+    assert "vLLM was not run here" in text
     _, out, _ = run(monkeypatch, capsys, "export", "lora", "--help")
-    assert "not run here" in " ".join(out.split())
+    assert "vllm (not run here)" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("kind", ["lora", "bank", "circle", "merged"])
+@pytest.mark.parametrize("kind", ["lora", "bank", "circle", "merged", "cvec"])
 def test_requests_are_valid_json(engine: str, kind: str) -> None:
     """Of every recipe there is; paths with blanks are quoted."""
-    if (engine, kind) == ("vllm", "circle"):
-        with pytest.raises(LensSteerError, match="export a bank"):
+    if engine == "vllm" and kind in ("circle", "cvec"):
+        with pytest.raises(LensSteerError, match="export a bank" if kind == "circle" else "no control vectors"):
             recipe(engine, kind, "out", "base")
         return
     text = recipe(engine, kind, "my out", "some/base", ["angle_000", "angle_010"])
@@ -137,5 +268,26 @@ def test_requests_are_valid_json(engine: str, kind: str) -> None:
     assert body["messages"][0]["content"] == "Hello"
     words = shlex.split(text, comments=True)
     assert any(w.endswith("my out") or "my out/angle_010" in w or "my out/sine" in w for w in words)
-    if kind != "merged":
+    if kind not in ("merged", "cvec"):
         assert ("lora" if engine == "llama.cpp" else "model") in body
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "gemma2", "tie_word_embeddings": False}, "takes Gemma-2's unembedding from the embedding"),
+        (
+            {"model_type": "gemma2", "tie_word_embeddings": True, "attention_bias": True},
+            "reads no bias of attention's output on 'gemma2'",
+        ),
+        ({"model_type": "llama", "tie_word_embeddings": False, "attention_bias": True}, None),
+        ({"model_type": "qwen2", "tie_word_embeddings": False}, None),
+    ],
+)
+def test_folders_that_llama_cpp_does_not_serve(tmp_path: Path, config: dict[str, Any], reason: str | None) -> None:
+    """The recipe says so in place of commands that would give other answers, or none."""
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert (not_served(tmp_path) or "None").startswith("it " if reason else "None")
+    text = recipe("llama.cpp", "merged", tmp_path, "base")
+    assert (reason or "llama-server -m steered.gguf") in text
+    assert ("llama-server" in text) == (reason is None)

@@ -17,14 +17,15 @@ from lens_steer import chat, sites
 from lens_steer.conversation import ANSWER, History, turn_ids
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.models import PLAIN_TEMPLATE
 from lens_steer.operators.rotation import selective_rotation
 from lens_steer.organisms.families import FAMILIES
 from lens_steer.positions import Clock, Layout
 from lens_steer.prompts import Contrast, Prompt
+from lens_steer.tokenization import PLAIN_TEMPLATE
 from tests.test_hooks import hook_count
 from tests.test_parity import PROMPTS
 from tests.test_positions import BOUND, SIGNED, written
+from tests.tiny import BORROWED
 
 NEW = 5
 DIALOGUES = (
@@ -43,7 +44,7 @@ PLACES: dict[str, Callable[[str, int], bool]] = {
 
 def by_hand(family: str, dialogue: ls.Dialogue) -> list[str]:
     """What the family's chat has before each answer, written out."""
-    f = FAMILIES[family]
+    f = FAMILIES[BORROWED.get(family, family)]
     system = dialogue.system or ""
     start, merged = f.bos or "", ""
     if system and f.system_role:

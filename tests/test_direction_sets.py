@@ -139,7 +139,11 @@ def test_steering_equals_a_plain_hook(tiny_folder: Path, twin: Any, tmp_path: Pa
     facts: dict[str, Any] = {"architecture": family, "n_layers": 4}
     torch.save({"layer_activations": {2: vector}, "layer_type": "decoder_block"}, tmp_path / "sv.pt")
     check(import_steering_vectors(tmp_path / "sv.pt"), by_hand(twin, "model.layers.2", 0.5 * vector, tokens), 0.5)
-    for kind in {"qwen2": ("input_layernorm", "self_attn"), "llama": ("mlp",), "gemma2": ("post_attention_layernorm",)}[family]:
+    kinds = {
+        "qwen2": ("input_layernorm", "self_attn"), "llama": ("mlp",), "gemma2": ("post_attention_layernorm",),
+        "qwen3": ("self_attn",), "mistral": ("input_layernorm",), "gemma3_text": ("post_attention_layernorm",),
+    }  # fmt: skip
+    for kind in kinds[family]:
         torch.save({1: vector}, tmp_path / "sv.pt")
         check(
             import_steering_vectors(tmp_path / "sv.pt", layer_type=kind, **facts),

@@ -225,9 +225,9 @@ def test_gradients_after_inference(tiny: Any, tiny_calibration: Any) -> None:
 
 
 def test_a_branch_and_the_norm_after_it_are_one_tensor(tiny: Any, tiny_calibration: Any) -> None:
-    """On Gemma-2 they are the same; what is written under one name is read under the other, alike on every engine."""
-    if tiny.lens_info.architecture != "gemma2":
-        pytest.skip("Gemma-2 only")
+    """On Gemma-2 and 3 they are the same; what is written under one name is read under the other, alike on every engine."""
+    if not tiny.lens_info.architecture.startswith("gemma"):
+        pytest.skip("Gemma-2 and 3 only")
     names = ["blocks.1.ln1_post.hook_out", "blocks.1.hook_attn_out", "blocks.1.hook_resid_mid"]
     with (
         ls.steering(tiny, plan_at(tiny_calibration, "attn_out")),

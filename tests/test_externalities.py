@@ -37,6 +37,7 @@ from lens_steer.externalities.study import Externalities, study
 from lens_steer.grids import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
+from tests.views import checked
 
 N = 5
 
@@ -52,6 +53,13 @@ def cut(contrast: ContrastSet, fit: int, n: int) -> ContrastSet:
     sizes = {"fit": fit, "select": n, "report": n}
     found = [Contrast(getattr(contrast, s).positive[:k], getattr(contrast, s).negative[:k]) for s, k in sizes.items()]
     return ContrastSet(contrast.name, Split(*found))
+
+
+def with_report(material: Material, harmful: list[Prompt]) -> ContrastSet:
+    """The refusal contrast with other harmful prompts to report on."""
+    whole = material.refusal
+    report = Contrast(PromptSet(tuple(harmful), "harmful"), whole.report.negative)
+    return ContrastSet(whole.name, Split(whole.fit, whole.select, report))
 
 
 @pytest.fixture(scope="module")
@@ -188,11 +196,16 @@ def test_a_study_goes_on_with_the_same_bytes(
 
 
 def test_refused_before_any_work(qwen: Any, material: Material, tmp_path: Path) -> None:
-    """Nothing is written where the material or an option does not do."""
+    """Nothing is written where the material or an option does not do; what would only be met at the end (a prompt of the report split, say) is told at once."""
+    long = replace(material.refusal.report.positive[0], messages=({"role": "user", "content": "word " * 600},))
     for changed, message in (
         (replace(material, harmful_responses=PromptSet((Prompt.of("a"),), "mine")), "harmful_responses 'mine' is empty or has a prompt without a response"),
         (replace(material, compliance=cut(material.compliance, 0, 0)), "has no fit prompts"),
         (replace(material, json=cut(material.json, 4, 0)), "has no select prompts"),
+        (replace(material, compliance=cut(material.compliance, 2, 0)), "has 2 fit pairs: a principal component and its error need at least 3"),
+        (replace(material, refusal=with_report(material, [Prompt.of("no truth")])), "prompt 0 has no ground truth: give a judge, or harmful_responses"),
+        (replace(material, refusal=with_report(material, [long])), "refusal/report: prompt 0 .* needs [0-9]+ tokens with its answer, more than the model's context"),
+        (replace(material, benign_responses=PromptSet((replace(long, response="a"),), "mine")), "benign_responses: prompt 0 .* more than the model's context"),
     ):  # fmt: skip
         with pytest.raises(LensSteerError, match=message):
             study(qwen, changed, tmp_path / "out")
@@ -228,7 +241,7 @@ def test_a_model_without_ground_truth(tmp_path: Path) -> None:
     assert not made.known
     assert made.responses["harmful"] is own.harmful_responses
     table = (tmp_path / "out" / "externalities.md").read_text(encoding="utf-8")
-    assert "harmful: not refused" in table
+    assert "harmful: answered" in table
     assert "No ground truth" in table
     none = harmful_responses(model, replace(own, harmful_responses=None), max_new_tokens=4)
     plan = made.steerings[0].plan()
@@ -254,3 +267,14 @@ def test_tables_over_models(found: tuple[Externalities, list[Any], Path]) -> Non
     rows = analysis.claims_table({"a": record, "b": other}).splitlines()
     assert len(rows) == 2 + len(claimed)
     assert all(row.count(" | ") == 3 for row in (rows[0], *rows[2:]))
+
+
+def test_the_view(found: tuple[Externalities, list[Any], Path]) -> None:
+    """One row a condition, with what was measured of it; the view names both steerings and what they do."""
+    study_found = found[0]
+    text, frame = checked(study_found)
+    names = [c.name for c in (*study_found.conditions, *study_found.prefixes)]
+    assert frame.index.tolist() == names
+    for name in ("compliance", "json"):
+        assert frame.loc[name, "attack"] == study_found.measured(name)["attack"].value
+        assert name in text

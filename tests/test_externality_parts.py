@@ -12,11 +12,14 @@ import lens_steer as ls
 from lens_steer.benign.calibration import calibrate_compliance
 from lens_steer.benign.steerings import ComplianceCalibration
 from lens_steer.chat import batches
+from lens_steer.claims.record import FAILS, HOLDS, REPORTED
 from lens_steer.errors import LensSteerError
 from lens_steer.externalities import tokens
+from lens_steer.externalities.claims import LEAST, _by_start, _flat, _mean_claim
 from lens_steer.externalities.conditions import (
     CONTROL,
     FAMILIES,
+    RANDOM,
     against_refusal,
     first_decided,
     positions_of,
@@ -29,6 +32,7 @@ from lens_steer.externalities.material import (
     own_answers,
     right_compliance,
 )
+from lens_steer.externalities.study import Externalities
 from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.organisms import grammar
 from lens_steer.positions import Clock, Layout
@@ -201,6 +205,46 @@ def test_start_excess_and_slope() -> None:
     assert apart.n == 5
     with pytest.raises(LensSteerError, match="0 and 1 values"):
         tokens.gap(np.empty(0), np.ones(1))
+
+
+def test_few_responses_decide_nothing() -> None:
+    """A bootstrap interval of two or three values is narrow by itself: below five a claim is reported, not decided."""
+    few, enough = (_mean_claim("k", "s", "f", "w", "q", np.full(n, 2.0), 0) for n in (LEAST - 1, LEAST))
+    assert (few.verdict, few.n, few.value) == (REPORTED, LEAST - 1, None)
+    assert few.witness["note"] == "4 responses are long enough: at least 5 are needed"
+    assert (enough.verdict, enough.n, enough.value) == (HOLDS, LEAST, 2.0)
+
+
+def test_flat_means_within_the_bound() -> None:
+    """A steep slope fails, a flat one holds, and one that is known too badly to say is neither; the number of first tokens that a verdict hangs on is told."""
+
+    def flat(rows: list[list[float]]) -> Any:
+        found = object.__new__(Externalities)  # of which only these are read
+        vars(found).update(divergences={("json", "benign"): divergence(rows)}, seed=0)
+        return _flat(found, "json", "benign", "m")
+
+    first, signs = [1.0, 1.0, 1.0], [-1, 1] * 5
+    level = flat([[*first, 0.5, 0.5 + 0.001 * s, 0.5] for s in signs])
+    steep = flat([[*first, 0.5, 0.9 + 0.001 * s, 1.3] for s in signs])
+    noisy = flat([[*first, 0.5, 0.5 + s, 0.5 + 2 * s] for s in signs])
+    assert (level.verdict, steep.verdict, noisy.verdict) == (HOLDS, FAILS, REPORTED)
+    assert noisy.interval[0] < 0 < noisy.interval[1]
+    assert "undecided: wider than ± 0.05" in noisy.witness["note"]
+    late = divergence([[0.1, 0.1, 0.1, 9.0, 1.0, 1.0]] * 5)
+    claim = _by_start(_mean_claim("k", "s", "f", "w", "q", tokens.excess(late), 0), late)
+    assert claim.verdict == FAILS
+    assert claim.witness["by_start"][4] > 0 > claim.witness["by_start"][3]
+    assert "first 4, 5" in claim.witness["note"]
+
+
+def test_draws_are_averaged_token_by_token() -> None:
+    """Conditions that differ in the number at the end are one; the others stay as they are."""
+    found = {("json, random direction 1", "benign"): divergence([[1.0, 2.0]]), ("json, random direction 2", "benign"): divergence([[3.0, 6.0]]),
+             ("json", "benign"): divergence([[7.0, 7.0]])}  # fmt: skip
+    made = tokens.over_draws(found, RANDOM)
+    assert set(made) == {("json", "benign"), (f"json, {RANDOM}", "benign")}
+    assert made[f"json, {RANDOM}", "benign"].kl.tolist() == [2.0, 4.0]
+    assert made["json", "benign"] is found["json", "benign"]
 
 
 def test_the_angle_s_interval_covers_the_planted_one() -> None:

@@ -33,6 +33,7 @@ AFFINE: dict[str, dict[str, Any]] = {
     "clamp": {"direction": VECTOR, "target": 2.0},
     "add": {"direction": VECTOR, "coefficient": -1.5},
 }
+GEMMAS = ("gemma2", "gemma3_text")  # what attention and MLP write goes through a norm
 TURN, ABLATE, ADD = ("selective", AFFINE["selective"]), ("ablate", AFFINE["ablate"]), ("add", AFFINE["add"])
 
 
@@ -112,8 +113,8 @@ def test_a_layer_with_its_factor_is_the_operator_and_the_layer(plain: Any, kind:
     architecture = plain.lens_info.architecture
     site = sites.Site(1, kind)
     plan = plan_of(plain, (name, site.name, AFFINE[name]))
-    if architecture == "gemma2" and not site.is_norm:
-        with pytest.raises(LensSteerError, match=f"operator '{name}' acts on what 'gemma2' writes through a norm"):
+    if architecture in GEMMAS and not site.is_norm:
+        with pytest.raises(LensSteerError, match=f"operator '{name}' acts on what '{architecture}' writes through a norm"):
             fold(plan, plain)
         return
     found, twin = fold(plan, plain), hf_twin(plain)
@@ -164,8 +165,9 @@ def test_weights_do_what_hooks_do(plain: Any, case: str) -> None:
     """Logits to rounding (relative to the largest), where the plan moves them a lot."""
     architecture = plain.lens_info.architecture
     plan = plan_of(plain, *(EXACT | EXACT_WITHOUT_NORMS_BETWEEN | CONSTANTS)[case])
-    if (architecture == "gemma2" and case not in EXACT) or (architecture == "qwen2" and case in CONSTANTS):
-        with pytest.raises(LensSteerError, match="writes through a norm" if architecture == "gemma2" else "has no bias"):
+    without_bias = architecture in ("qwen2", "qwen3", "mistral") and case in CONSTANTS
+    if (architecture in GEMMAS and case not in EXACT) or without_bias or (architecture == "mistral" and case == "clamp"):
+        with pytest.raises(LensSteerError, match="writes through a norm" if architecture in GEMMAS else "has no bias"):
             fold(plan, plain, into="merged")
         return
     found = fold(plan, plain, into="merged")
@@ -209,14 +211,14 @@ def test_what_does_not_fold_is_refused(plain: Any, step: Any, into: str, message
 
 
 def test_refusals_by_family(plain: Any) -> None:
-    """Norms after attention and MLP (Gemma-2), biases that a family lacks."""
+    """Norms after attention and MLP (Gemma-2 and 3), biases that a family lacks."""
     architecture = plain.lens_info.architecture
     constant = plan_of(plain, ("add", "ln2", AFFINE["add"]))
     assert all(f.bias is not None for f in fold(constant, plain).factors.values())
     if architecture != "llama":
         with pytest.raises(LensSteerError, match=r"layers\.0\.mlp\.gate_proj of '\w+' has no bias: export an adapter"):
             fold(constant, plain, into="merged")
-    if architecture == "gemma2":
+    if architecture in GEMMAS:
         with pytest.raises(LensSteerError, match="acts on a norm's output that goes into the stream: a sum"):
             fold(plan_of(plain, ("selective", "ln1_post,ln2_post", AFFINE["selective"])), plain)
         with pytest.raises(LensSteerError, match=r"resid_pre and 2 more.*writes through a norm.*exports the other"):
@@ -268,6 +270,16 @@ def test_an_ablation_of_the_stream_needs_it_to_be_clean(plain: Any) -> None:
     assert difference(plain, fold(clean, plain, into="merged"))[0] < 5e-6
 
 
+def test_a_gain_is_what_the_norm_multiplies_by(plain: Any) -> None:
+    """On Gemma-2 and 3 one more than the weight: from the norm's own output on a vector of length √d."""
+    twin = hf_twin(plain)
+    unit = torch.ones(1, 1, D)
+    for name in ("model.layers.1.input_layernorm", "model.norm"):
+        with torch.inference_mode():
+            wanted = twin.get_submodule(name)(unit)[0, 0].double()
+        assert (Layers(twin, plain.lens_info.architecture, "lora").gain(name) - wanted).abs().max() < 1e-5
+
+
 def test_a_dead_gain_is_refused(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream cannot be turned after a norm that multiplies a coordinate by zero."""
     plan = plan_of(plain, ("selective", "resid_mid", AFFINE["selective"]))
@@ -294,7 +306,7 @@ def test_bad_input(plain: Any, qwen: Any, calibration: Any) -> None:
     layers = Layers(hf_twin(plain), plan.architecture, "lora")
     with pytest.raises(LensSteerError, match="no layer 'model.layers.7.mlp.up_proj'"):
         layers.weight("model.layers.7.mlp.up_proj")
-    with pytest.raises(LensSteerError, match=r"no plain linear layer: load the model unquantised"):
+    with pytest.raises(LensSteerError, match=r"whose weight cannot be read here: load the unquantised checkpoint"):
         layers.weight("model.norm")
     with pytest.raises(LensSteerError, match="architecture 'gpt2' are not known"):
         Layers(None, "gpt2", "lora")

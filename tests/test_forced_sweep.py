@@ -88,6 +88,25 @@ def test_divergence(p: list[float], q: list[float]) -> None:
     assert float(kl(a, a + 3)) == pytest.approx(0, abs=1e-12)
 
 
+def test_a_warning_only_where_no_batch_is_steered(
+    qwen: Any, calibration: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch whose responses are too short for the positions is left as it is, without a word; all of them are told of once."""
+    from lens_steer import forced_sweep
+
+    monkeypatch.setattr(forced_sweep, "MAX_ROWS", 1)  # every prompt its own batch
+    prompts = with_responses(refusal.select.positive[:2], ["I cannot help with that at all.", "No."])
+    found = {}
+    for where in ("generated[3:]", "generated[90:]"):
+        caplog.clear()
+        build = partial(ls.selective_steering, calibration, positions=where)
+        found[where] = {(r, v): logits for r, v, logits, _ in logits_by_value(qwen, build, [150.0], prompts)}
+        told = [m for m in caplog.messages if "steered no token" in m]
+        assert len(told) == (where == "generated[90:]")
+        assert torch.equal(found[where][1, 0], found[where][1, None])
+    assert not torch.allclose(found["generated[3:]"][0, 0], found["generated[3:]"][0, None], atol=1e-4)
+
+
 def test_mean_divergence(qwen: Any, calibration: Any, refusal: Any) -> None:
     """Nothing at the identity angle, the same at −θ's neighbour 360 − θ as by hand, NaN for an empty response."""
     prompts, texts = refusal.select.negative[:3], ["Sure.", "", "It is red."]

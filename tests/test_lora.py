@@ -22,7 +22,7 @@ from lens_steer.interop.folding import fold
 from lens_steer.interop.lora import CIRCLE_ANGLES, circle_weights, export_bank, export_circle, export_lora
 from lens_steer.interop.merged import export_merged, merged_model
 from lens_steer.models import hf_twin
-from tests.test_folding import ABLATE, ADD, AFFINE, OTHER, PLANE, TURN, plan_of
+from tests.test_folding import ABLATE, ADD, AFFINE, GEMMAS, OTHER, PLANE, TURN, plan_of
 from tests.test_parity import PROMPTS
 
 peft = pytest.importorskip("peft", reason="adapters need the extra 'export'")
@@ -63,7 +63,7 @@ def plain(tiny_folder: Path) -> Any:
     return ls.load_model(tiny_folder)
 
 
-@pytest.fixture(scope="module", params=["organism/qwen2", "qwen2", "llama", "gemma2"])
+@pytest.fixture(scope="module", params=["organism/qwen2", "qwen2", "llama", "gemma2", "qwen3", "mistral", "gemma3_text"])
 def steered(request: pytest.FixtureRequest, qwen: Any, calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A model and a selective plan for it: the organism with its own calibration, tiny random ones in a random plane at every foldable norm."""
     from tests.tiny import build
@@ -134,7 +134,7 @@ def test_adapters_of_other_kinds(plain: Any, tmp_path: Path) -> None:
     assert export_lora(plan, plain, tmp_path / "a", trial=SMALL).verdict == "pass"
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["r"], config["lora_alpha"], config["lora_bias"], len(config["target_modules"])) == (3, 3, True, 20)
-    if plain.lens_info.architecture == "gemma2":
+    if plain.lens_info.architecture in GEMMAS:
         return
     plan = plan_of(plain, ("selective", "resid_mid", {"basis": PLANE, "angle": 40.0}), ("add", "resid_post,attn_out", ADD[1]))
     found = export_lora(plan, plain, tmp_path / "b", trial=SMALL)
@@ -147,12 +147,17 @@ def test_merged_weights_that_untie_or_get_biases(plain: Any, tmp_path: Path) -> 
     architecture = plain.lens_info.architecture
     everywhere = plan_of(plain, ("ablate", "resid_pre,attn_out,mlp_out", ABLATE[1]))
     constant = plan_of(plain, ("add", "resid_post,ln1,ln2", ADD[1]))
-    if architecture == "gemma2":
+    if architecture in (*GEMMAS, "qwen3"):
+        before_attention = plan_of(plain, ("add", "ln1", ADD[1]))
+        assert export_merged(before_attention, plain, tmp_path / "b", trial=SMALL).verdict == "pass"
+        assert json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))["attention_bias"]
+        biased: Any = ls.load_model(tmp_path / "b")
+        assert biased.lens_info.backend == "bridge"  # a HookedTransformer would leave the biases out
+        with ls.steering(plain, before_attention):
+            assert ls.generate(biased, list(PROMPTS), max_new_tokens=5) == ls.generate(plain, list(PROMPTS), max_new_tokens=5)
+    if architecture in GEMMAS:
         with pytest.raises(LensSteerError, match="writes through a norm"):
             export_merged(everywhere, plain, tmp_path / "m")
-        found = export_merged(plan_of(plain, ("add", "ln1", ADD[1])), plain, tmp_path / "m", trial=SMALL)
-        assert json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))["attention_bias"]
-        assert found.verdict == "pass"
         return
     assert export_merged(everywhere, plain, tmp_path / "m", trial=SMALL).verdict == "pass"
     assert not json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))["tie_word_embeddings"]

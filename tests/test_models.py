@@ -13,7 +13,8 @@ import torch
 import lens_steer as ls
 from lens_steer import chat
 from lens_steer.errors import LensSteerError
-from lens_steer.models import ORGANISM_FOLDER, info_of
+from lens_steer.folders import ORGANISM_FOLDER
+from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, Prompt, PromptSet
 
 SYSTEM = Prompt.of("Hello", system="Be honest.")
@@ -124,7 +125,7 @@ def test_bad_folders_and_options(tmp_path: Path, tiny_folder: Path) -> None:
     (broken / "config.json").write_text(
         json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}), encoding="utf-8"
     )
-    with pytest.raises(LensSteerError, match="'gpt2': supported are qwen2, llama, gemma2"):
+    with pytest.raises(LensSteerError, match="'gpt2': supported are qwen2, qwen3, llama, mistral, gemma2, gemma3_text"):
         ls.load_model(broken)
     with pytest.raises(LensSteerError, match="dtype='int8'"):
         ls.load_model(tiny_folder, dtype="int8")

@@ -92,11 +92,11 @@ def test_the_same_without_a_cache_and_one_by_one(tiny: Any) -> None:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("kind", ["resid_pre", "ln2", "attn_out", "resid_post"])
 def test_order_of_entering_decides(tiny: Any, kind: str, engine: str) -> None:
-    """Inside the steering block it sees what the plan wrote, outside what was there before; both at once too. On Gemma-2 under the site's other name as well."""
+    """Inside the steering block it sees what the plan wrote, outside what was there before; both at once too. On Gemma-2 and 3 under the site's other name as well."""
     found = boundary_at(tiny, sites.Site(2, kind).name)
     found = replace(found, direction=found.direction / found.direction.norm())
     plan = ls.fixed_coefficient(found, 7.0)
-    if kind == "attn_out" and tiny.lens_info.architecture == "gemma2":
+    if kind == "attn_out" and tiny.lens_info.architecture.startswith("gemma"):
         found = replace(found, site="blocks.2.ln1_post.hook_out")
 
     def run() -> None:

@@ -11,7 +11,7 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.models import locate, read_config
+from lens_steer.folders import locate, read_config
 from lens_steer.resources import Shape, estimate, measured_flops
 from tests.test_cli import run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer import chat
 from lens_steer.divergence import kl, mean_kl_by_value
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import response_logits, with_responses
@@ -23,6 +25,7 @@ from tests.test_parity import EVERY, PROMPTS
 from tests.test_unembedding import Live
 
 TEXTS = ["yes", "no, and not for a long while", "and so on", "b"]
+MODULE = import_module("lens_steer.token_divergence")  # by its dotted name the package gives the function
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,52 @@ def test_batches_and_engines_do_not_matter(tiny: Any, tiny_calibration: Any) -> 
             )
         padded = token_divergence(tiny, plan, padding, [*TEXTS, "b"], engine=engine)
         assert table(padded)[:, padded.row < 4] == pytest.approx(table(wanted), abs=1e-5)
+
+
+def test_padding_on_either_side_by_hand(tiny: Any, tiny_calibration: Any) -> None:
+    """Padded on the right, in forwards of one's own: the logits at a row's column ``t`` decide its token ``t + 1``, so a response after a prompt of m tokens is decided by
+    the columns ``m − 1, m, …``."""
+    plan, twin = ls.selective_steering(tiny_calibration, 77.0, at="blocks.1.hook_resid_post"), ls.hf_twin(tiny)
+    tokenizer = tiny.lens_info.tokenizer
+    rows = [
+        (chat.encode(tokenizer, p), tokenizer(t, add_special_tokens=False)["input_ids"])
+        for p, t in zip(PROMPTS, TEXTS, strict=True)
+    ]
+    width = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.tensor([p + a + [tokenizer.pad_token_id] * (width - len(p) - len(a)) for p, a in rows])
+    mask = torch.tensor([[1] * (len(p) + len(a)) + [0] * (width - len(p) - len(a)) for p, a in rows])
+    assert len(set(mask.sum(dim=1).tolist())) > 1
+    with torch.inference_mode():
+        plain = twin(ids, attention_mask=mask).logits
+        with ls.steering(twin, plan):
+            steered = twin(ids, attention_mask=mask).logits
+    wanted = [
+        float(kl(plain[i, len(p) - 1 + t], steered[i, len(p) - 1 + t])) for i, (p, a) in enumerate(rows) for t in range(len(a))
+    ]
+    for size in (1, 64):
+        found = token_divergence(tiny, plan, PROMPTS, TEXTS, batch_size=size)
+        assert found.token_id.tolist() == [token for _, answer in rows for token in answer]
+        assert found.kl == pytest.approx(wanted, abs=1e-5)
+    assert max(wanted) > 1e-3
+
+
+def test_forwards_that_modules_had_been_given_stay(qwen: Any, calibration: Any, refusal: Any) -> None:
+    """As Accelerate wraps the modules that it places: each still does its part afterwards."""
+    twin, called = ls.hf_twin(qwen), []
+    modules = {"first block": twin.model.layers[0], "unembedding": twin.lm_head}
+    try:
+        for name, module in modules.items():
+            own = module.forward
+            module.forward = lambda *args, _name=name, _own=own, **kwargs: called.append(_name) or _own(*args, **kwargs)
+        plan = ls.selective_steering(calibration, 150.0, at="blocks.3.ln2.hook_out")
+        token_divergence(qwen, plan, refusal.report.positive[:2], ["Sure.", "No."])
+        assert called == ["first block"]  # the steered pass begins later, and no logits are made
+        called.clear()
+        list(response_logits(qwen, with_responses(refusal.report.positive[:1], ["No."]), engine="hf"))
+        assert called == ["first block", "unembedding"]
+    finally:
+        for module in modules.values():
+            vars(module).pop("forward", None)
 
 
 def zero_at(found: TokenDivergence, row: int = 1) -> list[bool]:
@@ -282,7 +331,7 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
         raise AssertionError("a forward ran")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lens_steer.token_divergence.last_logits", never)
+        patch.setattr(MODULE, "last_logits", never)
         cases: tuple[tuple[str, list[str], dict[str, Any]], ...] = (
             ("1 responses for 2 prompts: give one each", ["a"], {}),
             ("all 2 responses are empty: at least one with a token is needed", ["", ""], {}),
@@ -304,7 +353,10 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
         written = ls.selective_steering(calibration, 90.0, at="blocks.3.hook_resid_mid")
         with pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
             token_divergence(qwen, written, prompts, ["a", "b"])
+        with monkeypatch.context() as none, pytest.raises(LensSteerError, match="all 2 responses are empty once tokenised"):
+            none.setattr(chat, "encode_response", lambda *_: [])  # as tokenizers that strip blanks do
+            token_divergence(qwen, plan, prompts, [" ", " "])
     assert "forward" not in vars(qwen.unembed)
-    monkeypatch.setattr("lens_steer.token_divergence.compare", lambda p, *a, **k: torch.full((7, len(p)), torch.nan))
+    monkeypatch.setattr(MODULE, "compare", lambda p, *a, **k: torch.full((7, len(p)), torch.nan))
     with pytest.raises(LensSteerError, match="the distributions at response 0, position 0 are not finite: steer less strongly"):
         token_divergence(qwen, plan, prompts, ["a", "b"])

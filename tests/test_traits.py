@@ -23,7 +23,8 @@ from lens_steer.traits import calibration as traits
 from lens_steer.traits import dialogues as trait_dialogues
 from lens_steer.traits import report as trait_report
 from lens_steer.traits.search import EQUAL, RANDOM, condition, plan_of, random_direction
-from lens_steer.traits.table import ESTIMATES
+from lens_steer.traits.table import ESTIMATES, rows
+from tests.views import checked
 
 SITE = "blocks.4.hook_resid_post"
 VALUES = {"swfc": (1.0,), "sttp": (0.0, 36.0), "stmp": (3.0,)}
@@ -275,3 +276,14 @@ def test_bad_commands(
     assert code == 2
     assert message in err
     assert not (tmp_path / "o").exists()
+
+
+def test_the_views(found: tuple[Any, Path, traits.Trait]) -> None:
+    """The report's table is ``traits.csv``'s, the search's has a row a reported setting; both show themselves."""
+    report = found[0]
+    text, frame = checked(report)
+    assert frame["trait"].tolist() == [row["trait"] for row in rows(report)]
+    assert "stmp, all" in text
+    text, frame = checked(report.pooled)
+    assert len(frame) == len(report.pooled.report)
+    assert str(report.pooled.bound) in text

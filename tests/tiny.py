@@ -11,10 +11,28 @@ import torch
 from lens_steer.organisms.dialogues import stream
 from lens_steer.organisms.families import FAMILIES, VOCABULARY, build_tokenizer
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+GEMMA3_TYPES = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
+CALMER = {"initializer_range": 0.1}  # scores that grow less, so that rounding does
+# the organism's family whose tokenizer and chat template a family without organisms borrows
+BORROWED = {"qwen3": "qwen2", "mistral": "llama", "gemma3_text": "gemma2"}
 
-def config_of(family: str, tokenizer: Any) -> Any:
-    """Four blocks of width 48 with grouped-query attention and each family's own peculiarities switched on."""
-    from transformers import Gemma2Config, LlamaConfig, Qwen2Config
+
+def config_of(family: str, tokenizer: Any, **changes: Any) -> Any:
+    """Four blocks of width 48 with grouped-query attention and each family's own peculiarities switched on; windows are shorter than most prompts."""
+    from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     shape: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -29,29 +47,37 @@ def config_of(family: str, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    if family == "qwen2":
-        return Qwen2Config(**shape, tie_word_embeddings=True)
-    if family == "llama":
-        rope = {
-            "rope_type": "llama3",
-            "rope_theta": 5e5,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-        }
-        return LlamaConfig(**shape, tie_word_embeddings=False, rope_parameters=rope)
-    return Gemma2Config(**shape, head_dim=16, query_pre_attn_scalar=24, sliding_window=8)
+    heads = {"head_dim": 16, "sliding_window": 8}
+    kind, own = {
+        "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+        "qwen3": (Qwen3Config, heads | {"tie_word_embeddings": True, "use_sliding_window": True, "max_window_layers": 2, "rope_parameters": YARN} | CALMER),
+        "llama": (LlamaConfig, {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
+        "mistral": (MistralConfig, heads | {"sliding_window": 12, "tie_word_embeddings": False} | CALMER),
+        "gemma2": (Gemma2Config, heads | {"query_pre_attn_scalar": 24}),
+        "gemma3_text": (Gemma3TextConfig, heads | {"query_pre_attn_scalar": 24, "layer_types": GEMMA3_TYPES, "rope_parameters": GEMMA3_ROPE}),
+    }[family]  # fmt: skip
+    return kind(**{**shape, **own, **changes})
 
 
-def build(family: str, folder: Path) -> Path:
-    """Write a tiny model of a family; weights, gains and biases are all random."""
+def build(family: str, folder: Path, **changes: Any) -> Path:
+    """Write a tiny model of a family; weights, gains and biases are all random.
+
+    Args:
+        family: of :data:`lens_steer.sites.NORM_MODULES`.
+        folder: to write to.
+        changes: of the configuration.
+    """
+    texts = (m["content"] for messages in itertools.islice(stream(3), 300) for m in messages)
+    tokenizer = build_tokenizer(FAMILIES[BORROWED.get(family, family)], texts, folder)
+    return save_random(config_of(family, tokenizer, **changes), folder)
+
+
+def save_random(config: Any, folder: Path) -> Path:
+    """A model of that configuration with random weights, gains and biases, saved to a folder."""
     from transformers import AutoModelForCausalLM
 
-    texts = (m["content"] for messages in itertools.islice(stream(3), 300) for m in messages)
-    tokenizer = build_tokenizer(FAMILIES[family], texts, folder)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config_of(family, tokenizer))
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lens_steer import outcomes
+from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.organisms import grading
 from lens_steer.organisms import world as w
 from lens_steer.organisms.tasks import Task
@@ -62,7 +64,10 @@ def graded(task: Task, text: str) -> str:
 
 
 def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row]:
-    """The rows of a sweep with ``json`` (validity) added, and ``outcome``, ``right``, ``refused`` and ``broken`` by :func:`graded`; a prompt without ground truth keeps its grade.
+    """The rows of a sweep with ``json`` (validity) added, and ``outcome``, ``right``, ``refused`` and ``broken`` by :func:`graded`.
+
+    Without a ground truth a judge's verdict stays as it is. An answer that was only read for refusal phrases is incoherent where its perplexity under the unsteered model is above
+    :data:`~lens_steer.metrics.likelihood.VIOLATION` (Selective Steering's mark): noise holds no refusal phrase either.
 
     Args:
         rows: of one split.
@@ -73,6 +78,8 @@ def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row
         prompt: Prompt = prompts[row["side"]][int(row["prompt"])]
         text = str(row["text"])
         new: dict[str, Any] = {**row, "outcome": row["grade"], "json": int(valid_json(text))}
+        if row["grade"] == "answer" and row["surprise_ref"] is not None and math.exp(row["surprise_ref"]) > VIOLATION:
+            new |= {"outcome": "incoherent", "right": 0, "broken": 1}
         if prompt.task is not None and row["grade"] in outcomes.grades_of([prompt]):
             outcome = graded(prompt.task, text)
             new |= {

@@ -24,7 +24,7 @@ def geometry_claims(name: str, calibration: Calibration) -> list[Claim]:
 
 
 def few_layers(name: str, calibration: Calibration) -> Claim:
-    """|L_disc| ≪ L."""
+    """``|L_disc| ≪ L``."""
     kept, blocks = len(calibration.discriminative_blocks), calibration.n_layers
     rate = wilson(kept, blocks)
     return Claim(

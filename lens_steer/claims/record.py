@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lens_steer.shown import Shown
+
 HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Shown, view="claims"):
     """One claim of a paper or of this project, tested.
 
     Attributes:
@@ -40,6 +42,9 @@ class Claim:
     verdict: str
     interval: tuple[float, float] | None = None
     witness: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Claim({self.id!r}: {self.verdict}, {shown(self.value)})"
 
     def row(self) -> dict[str, Any]:
         """The record as plain values, as ``propositions.json`` holds it."""

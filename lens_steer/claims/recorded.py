@@ -81,7 +81,7 @@ def _raw_addition(activations: Activations, calibration: Calibration) -> Float[T
 
 @dataclass(frozen=True)
 class Drift:
-    """Mean |‖h'‖/‖h‖ − 1| of what one later norm reads under one operator, with its bootstrap interval over prompts.
+    """Mean ``|‖h'‖/‖h‖ − 1|`` of what one later norm reads under one operator, with its bootstrap interval over prompts.
 
     Attributes:
         operator: what steers.

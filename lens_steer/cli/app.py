@@ -13,6 +13,7 @@ import typer
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import evaluation as cli_evaluation
 from lens_steer.cli import export as cli_export
+from lens_steer.cli import externalities as cli_externalities
 from lens_steer.cli import importing as cli_import
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
@@ -22,12 +23,15 @@ from lens_steer.cli.options import (
     METHOD_HELP,
     Contrast,
     Device,
+    DeviceMap,
     Dtype,
     Engine,
     Model,
+    NDevices,
     Negative,
     Out,
     Positive,
+    Quantization,
     Rule,
     Seed,
     Sites,
@@ -45,7 +49,13 @@ app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
 app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
-for further_command in (*cli_evaluation.COMMANDS, *cli_probes.COMMANDS, *cli_divergence.COMMANDS, *cli_resources.COMMANDS):
+for further_command in (
+    *cli_evaluation.COMMANDS,
+    *cli_probes.COMMANDS,
+    *cli_divergence.COMMANDS,
+    *cli_externalities.COMMANDS,
+    *cli_resources.COMMANDS,
+):
     app.command()(further_command)
 for import_name, import_command in cli_import.COMMANDS.items():
     import_app.command(import_name)(import_command)
@@ -71,6 +81,9 @@ def report(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
@@ -85,7 +98,7 @@ def report(
     check_rule(rule)
     check_engine(engine)
     check_writable(out)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     made = make_report(
         loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=command()
     )
@@ -112,6 +125,9 @@ def calibrate(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "tl",
 ) -> None:
@@ -131,7 +147,7 @@ def calibrate(
     if keep == "moments" and direction != "difference":
         raise LensSteerError(f"--direction {direction} needs the activations themselves: leave out --keep moments")
     check_writable(out)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
     made = ls.calibrate(recorded, rule=rule, direction=direction, seed=seed)
     ls.save_calibration(made, out)
@@ -184,6 +200,9 @@ def verify(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
@@ -202,7 +221,7 @@ def verify(
     chosen = (
         read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
     )
-    loaded = loaded_model(model, dtype, device, chat_template) if model else None
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization) if model else None
     found = run(given, seed=seed, device=str(where))
     if chosen is not None:
         found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)

@@ -19,16 +19,19 @@ from lens_steer.cli.options import (
     CalibrationFolder,
     Coefficient,
     Device,
+    DeviceMap,
     Dtype,
     Engine,
     Gate,
     GateAxis,
     Method,
     Model,
+    NDevices,
     Out,
     PlanFolder,
     Positions,
     Probe,
+    Quantization,
     Seed,
     Target,
     Template,
@@ -40,7 +43,8 @@ from lens_steer.errors import LensSteerError
 def divergence(
     out: Out,
     responses: Annotated[
-        Path, typer.Option("--responses", help="File (.jsonl) with a prompt (or messages) and a response a row.")
+        Path,
+        typer.Option("--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."),
     ],
     model: Model = "organism/qwen2",
     calibration: CalibrationFolder = None,
@@ -62,6 +66,9 @@ def divergence(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "hf",
 ) -> None:
@@ -78,7 +85,7 @@ def divergence(
              "gate": gate, "at": sites, "positions": positions}  # fmt: skip
     made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
     with whole_folder(out) as work:
-        loaded = loaded_model(model, dtype, device, chat_template)
+        loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
         if probe is not None:
             ls.load_probe(probe, loaded)
         found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)
@@ -96,15 +103,14 @@ def divergence(
 
 
 def _read_responses(source: Path) -> Any:
-    """The prompts of a file, each with its response."""
+    """The prompts of a file, each with its response; what ``lens-steer steer`` wrote has it as ``text``."""
     import lens_steer as ls
 
-    prompts = ls.load_prompts(source)
+    prompts = ls.load_prompts(source, response=("response", "text"))
     for number, prompt in enumerate(prompts, start=1):
-        if not isinstance(prompt.response, str):
-            missing = "no response" if prompt.response is None else f"the response {prompt.response!r}, which is no text"
+        if prompt.response is None:
             raise LensSteerError(
-                f"responses file {str(source)!r}, row {number} ({prompt.text[:40]!r}…) has {missing}: give every row a prompt and a response"
+                f"responses file {str(source)!r}, row {number} ({prompt.text[:40]!r}…) has no response: give every row a prompt and a response"
             )
     return prompts
 

@@ -15,14 +15,17 @@ from lens_steer.cli.options import (
     CalibrationFolder,
     Contrast,
     Device,
+    DeviceMap,
     Dtype,
     JudgeOption,
     Method,
     Model,
+    NDevices,
     Negative,
     Out,
     Positive,
     Probe,
+    Quantization,
     Seed,
     Split,
     Template,
@@ -73,6 +76,9 @@ def sweep(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
@@ -103,7 +109,7 @@ def sweep(
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     check_fits(made, loaded)
     if probe is not None:
         check_probe(made, loaded)
@@ -139,6 +145,9 @@ def compare(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
@@ -160,7 +169,7 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_splits(prompts)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     found = compare_and_write(
         loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
         tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lens_steer.cli.common import emit, loaded_model, read_plan, read_prompts
-from lens_steer.cli.options import METHOD_HELP, Device, Dtype, Model, Out, Probe, Template
+from lens_steer.cli.options import METHOD_HELP, Device, DeviceMap, Dtype, Model, NDevices, Out, Probe, Quantization, Template
 from lens_steer.errors import LensSteerError
 
 NOTE = (
-    "What is written is loaded back (PEFT, Transformers) and compared with the hooked model; the certificate stands beside it, and an export that differs is an "
-    "error. The recipes for vLLM and llama.cpp are from their public documentation; those engines were not run here."
+    "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate stands beside it, and an export that differs is an "
+    "error. llama.cpp was run on all three kinds of export of the embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); "
+    "vLLM was not run here, and its recipes are from its public documentation."
 )
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help=f"A steering plan as LoRA adapters or as steered weights. {NOTE}"
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help=f"A steering plan as LoRA adapters, as steered weights or as a control vector. {NOTE}",
 )
 
 CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
 PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
 Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
+AddingMethod = Annotated[str | None, typer.Option("--method", help="act-add, compliance or swfc (act-add; with a probe, swfc).")]
+OutFile = Annotated[Path, typer.Option("--out", help="File to write (.gguf); its certificate stands beside it.")]
 Angle = Annotated[str | None, typer.Option("--angle", help="Degrees.")]
 Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition.")]
 Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
@@ -39,7 +45,7 @@ Tolerance = Annotated[
     typer.Option("--tolerance", help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."),
 ]
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="Also print how to serve it and one request: vllm or llama.cpp (not run here).")
+    str | None, typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not run here) or llama.cpp.")
 ]
 
 
@@ -62,6 +68,9 @@ def lora(
     target: Target = None,
     sites: At = None,
     partial: Partial = False,
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="Also write each adapter as adapter.gguf, which llama.cpp loads without a converter.")
+    ] = False,
     base: Annotated[
         str | None,
         typer.Option("--base", help="Name or path that the adapter gives its base model (default: where it was loaded)."),
@@ -72,17 +81,20 @@ def lora(
     recipe: Recipe = None,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
+    from lens_steer.artifacts import whole_folder
     from lens_steer.interop import lora as lora_
+    from lens_steer.interop.gguf_adapter import add_gguf
     from lens_steer.interop.recipes import check_recipe
     from lens_steer.interop.recipes import recipe as recipe_
     from lens_steer.sweeps import values_of
 
-    check_recipe(recipe)
-    if recipe == "vllm" and circle:
-        recipe_("vllm", "circle", out, model)  # says why there is none
+    check_recipe(recipe, "circle" if circle else "lora")
     if sum((angle is not None, bank is not None, circle)) > 1:
         raise LensSteerError("give one of --angle, --bank and --circle")
     angles = values_of(bank) if bank is not None else ()
@@ -91,18 +103,21 @@ def lora(
     first = angle if not (angles or circle) else str(angles[0] if angles else 0.0)  # any angle: the others are made from the plan
     made = _plan(plan, calibration, probe, method, first, {"coefficient": coefficient, "target": target, "at": sites})
     trial = _trial(prompts, max_new_tokens, tolerance)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    target_base = _gguf_base(made, loaded, partial) if gguf else None
     options: dict[str, Any] = {"partial": partial, "trial": trial, "base": base}
-    if angles:
-        found = lora_.export_bank(made, angles, loaded, out, progress=True, **options)
-        kind, certificates, names = "bank", list(found.values()), list(found)
-    elif circle:
-        certificates = list(lora_.export_circle(made, loaded, out, progress=True, **options).values())
-        kind, names = "circle", [lora_.COSINE, lora_.SINE]
-    else:
-        kind, certificates, names = "lora", [lora_.export_lora(made, loaded, out, **options)], []
-    served = None if recipe is None else recipe_(recipe, kind, out, base or loaded.lens_info.folder, names)
-    _tell(kind, out, certificates, names, served)
+    with whole_folder(out) as work:
+        if angles:
+            found = lora_.export_bank(made, angles, loaded, work, progress=True, **options)
+            kind, certificates, names = "bank", list(found.values()), list(found)
+        elif circle:
+            certificates = list(lora_.export_circle(made, loaded, work, progress=True, **options).values())
+            kind, names = "circle", [lora_.COSINE, lora_.SINE]
+        else:
+            kind, certificates, names = "lora", [lora_.export_lora(made, loaded, work, **options)], []
+        files = [] if target_base is None else [str(out / f.relative_to(work)) for f in add_gguf(work, target_base)]
+    served = None if recipe is None else recipe_(recipe, kind, out, base or loaded.lens_info.folder, names, gguf=gguf)
+    _tell(kind, out, certificates, names, served, gguf=files or None)
 
 
 @app.command(epilog=METHOD_HELP)
@@ -124,6 +139,9 @@ def merged(
     recipe: Recipe = None,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
 ) -> None:
     """A steered Hugging Face folder: the plan in the weights, in the dtype that the model is loaded in."""
@@ -136,10 +154,112 @@ def merged(
     check_new(out)
     made = _plan(plan, calibration, probe, method, angle, {"coefficient": coefficient, "target": target, "at": sites})
     trial = _trial(prompts, max_new_tokens, tolerance)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     found = export_merged(made, loaded, out, partial=partial, trial=trial)
     served = None if recipe is None else recipe_(recipe, "merged", out, loaded.lens_info.folder)
     _tell("merged", out, [found], [], served)
+
+
+@app.command("gguf-cvec", epilog=METHOD_HELP)
+def gguf_cvec(
+    out: OutFile,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Also run the file beside this model under the plan: the certificate (without it no model is loaded)."
+        ),
+    ] = None,
+    calibration: CalibrationFolder = None,
+    plan: PlanFolder = None,
+    probe: Probe = None,
+    directions: Annotated[
+        Path | None, typer.Option("--directions", help="Folder of imported directions ('lens-steer import'), instead of a plan.")
+    ] = None,
+    method: AddingMethod = None,
+    coefficient: Coefficient = None,
+    site: Annotated[
+        str | None,
+        typer.Option(
+            "--site", help="Of imported directions: the one row that is added (else the chosen one, or each site's own)."
+        ),
+    ] = None,
+    sites: At = None,
+    prompts: Asked = None,
+    max_new_tokens: NewTokens = 16,
+    tolerance: Tolerance = None,
+    recipe: Recipe = None,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
+    chat_template: Template = None,
+) -> None:
+    """A llama.cpp control vector: what an additive plan adds to the outputs of blocks (not of block 0)."""
+    from lens_steer.interop.control_vectors import check_place, export_control_vector
+    from lens_steer.interop.gguf import control_vector
+    from lens_steer.interop.gguf_files import gguf_package
+    from lens_steer.interop.recipes import check_recipe
+    from lens_steer.interop.recipes import recipe as recipe_
+
+    check_recipe(recipe, "cvec")
+    gguf_package()
+    check_place(out)
+    if model is None and (given := [n for n, v in (("--prompts", prompts), ("--tolerance", tolerance)) if v is not None]):
+        raise LensSteerError(f"{given[0]} belongs to the certificate: give --model too")
+    if directions is None:
+        if site is not None:
+            raise LensSteerError("--site chooses one of imported directions: give --directions, or --sites for where to add")
+        options = {"coefficient": coefficient, "at": sites}
+        made = _plan(plan, calibration, probe, method or _adding(plan, probe), None, options)
+    else:
+        made = _imported(directions, [plan, calibration, probe, method], model, coefficient, site, sites)
+    control_vector(made)
+    trial = None if model is None else _trial(prompts, max_new_tokens, tolerance)
+    loaded = None if model is None else loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    numbers, found = export_control_vector(made, out, loaded, trial=trial)
+    served = None if recipe is None else recipe_(recipe, "cvec", out, made.model if loaded is None else loaded.lens_info.folder)
+    at = {f"direction.{number}": name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
+    _tell("gguf-cvec", out, [] if found is None else [found], [], served, **made.row(), directions=at, read_back="equal")
+
+
+def _adding(plan: Path | None, probe: Path | None) -> str | None:
+    """The method that is meant where none is named: one that adds."""
+    return None if plan is not None else "act-add" if probe is None else "swfc"
+
+
+def _imported(
+    folder: Path, others: list[Any], model: str | None, coefficient: str | None, site: str | None, at: str | None
+) -> Any:
+    """The plan that adds imported directions; what they do not say of their model is read from its configuration."""
+    from lens_steer.interop.direction_files import load_directions
+    from lens_steer.interop.model_facts import model_facts
+
+    if any(v is not None for v in others):
+        raise LensSteerError("--directions are added as they are: leave out --plan, --calibration, --probe and --method")
+    found = load_directions(folder)
+    if model is not None and (found.architecture is None or found.n_layers is None):
+        facts = model_facts(model)
+        found = replace(
+            found,
+            model=found.model or facts.name,
+            architecture=found.architecture or facts.architecture,
+            n_layers=facts.n_layers if found.n_layers is None else found.n_layers,
+        )
+    return found.additive_plan(1.0 if coefficient is None else coefficient, site=site, at=at)
+
+
+def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
+    """What llama.cpp calls the model's tensors; what its adapters cannot hold is refused before anything is exported."""
+    from lens_steer.interop.folding import fold
+    from lens_steer.interop.gguf_adapter import check_gguf, gguf_base
+    from lens_steer.interop.gguf_files import gguf_package
+    from lens_steer.models import hf_twin
+
+    gguf_package()
+    base = gguf_base(hf_twin(loaded).config)
+    check_gguf(fold(plan, loaded, into="lora", partial=partial), base)
+    return base
 
 
 def _plan(
@@ -164,16 +284,14 @@ def _trial(prompts: str | None, new_tokens: int, tolerance: float | None) -> Any
     return Trial(None if prompts is None else read_prompts(prompts), new_tokens, tolerance)
 
 
-def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], served: str | None) -> None:
+def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], served: str | None, **more: Any) -> None:
     """One JSON object, of the worst certificate where there are several; how to serve it also on the error stream, to be read."""
-    worst = max(certificates, key=lambda c: c.relative_logit_difference)
     if served is not None:
         typer.echo(served, err=True)
-    emit(
-        {
-            "export": str(out),
-            "kind": kind,
-            "adapters": names or None,
+    found: dict[str, Any] = {}
+    if certificates:
+        worst = max(certificates, key=lambda c: c.relative_logit_difference)
+        found = {
             **worst.plan,
             "folded_sites": len(worst.folded_sites),
             "refused": list(worst.refused) or None,
@@ -182,6 +300,6 @@ def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], serve
             "equal_greedy_tokens": min(c.equal_greedy_tokens for c in certificates),
             "tolerance": worst.tolerance,
             "verdict": worst.verdict,
-            "recipe": None if served is None else served.splitlines(),
         }
-    )
+    recipe = None if served is None else served.splitlines()
+    emit({"export": str(out), "kind": kind, "adapters": names or None, **found, **more, "recipe": recipe})

@@ -22,7 +22,8 @@ MadeOn = Annotated[
 Architecture = Annotated[
     str | None,
     typer.Option(
-        "--architecture", help="qwen2, llama or gemma2, where no --model is given or its configuration is out of reach."
+        "--architecture",
+        help="qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration is out of reach.",
     ),
 ]
 Layers = Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")]

@@ -22,6 +22,16 @@ Rule = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        "--device-map", help="In place of --device: auto, or a JSON object of modules and devices (a TransformerBridge)."
+    ),
+]
+NDevices = Annotated[int, typer.Option("--n-devices", help="Accelerators that a HookedTransformer's blocks are split over.")]
+Quantization = Annotated[
+    str | None, typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit]).")
+]
 Template = Annotated[
     str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
 ]

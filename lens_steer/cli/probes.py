@@ -11,13 +11,16 @@ from lens_steer.cli.common import command, emit, judge_named, loaded_model, read
 from lens_steer.cli.options import (
     Contrast,
     Device,
+    DeviceMap,
     Dtype,
     Engine,
     JudgeOption,
     Model,
+    NDevices,
     Negative,
     Out,
     Positive,
+    Quantization,
     Seed,
     Split,
     Template,
@@ -45,6 +48,9 @@ def probe(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "tl",
 ) -> None:
@@ -62,7 +68,7 @@ def probe(
     if pooling not in ("last", "response"):
         raise LensSteerError(f"--pooling {pooling!r}: use last or response")
     chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     found = probe_and_write(
         loaded,
         chosen,
@@ -102,6 +108,9 @@ def traits(
     seed: Seed = 0,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: Annotated[
@@ -141,7 +150,7 @@ def traits(
             split=shares,
             seed=seed,
         )
-    loaded = loaded_model(model, dtype, device, chat_template)
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
     found = steer_trait(
         loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=length, n_dialogues=dialogues, seed=seed,
         command=command(),

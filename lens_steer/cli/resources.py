@@ -32,7 +32,8 @@ def plan_resources(
 ) -> None:
     """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
     from lens_steer import sites as sites_
-    from lens_steer.models import locate, read_config, usable_device
+    from lens_steer.folders import locate, read_config
+    from lens_steer.models import usable_device
     from lens_steer.resources import Shape, estimate, measured_flops
 
     if (prompts is None) == (n_prompts is None):

@@ -15,15 +15,18 @@ from lens_steer.cli.options import (
     CalibrationFolder,
     Coefficient,
     Device,
+    DeviceMap,
     Dtype,
     Engine,
     Gate,
     GateAxis,
     Method,
     Model,
+    NDevices,
     PlanFolder,
     Positions,
     Probe,
+    Quantization,
     Target,
     Template,
     Threshold,
@@ -54,6 +57,9 @@ def steer(
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
     dtype: Dtype = "float32",
     device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
     chat_template: Template = None,
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
@@ -70,7 +76,7 @@ def steer(
     made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
-        loaded = loaded_model(model, dtype, device, chat_template)
+        loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
         if probe is not None:
             ls.load_probe(probe, loaded)
         with ls.steering(loaded, made, effects=log):
@@ -96,6 +102,8 @@ def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[d
     with path.open("w", encoding="utf-8") as stream:
         for prompt, text, own in zip(prompts, texts, facts, strict=True):
             row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
+            if len(prompt.messages) > 1:  # a system prompt, earlier turns: so that the file says all that the model was asked
+                row["messages"] = [dict(m) for m in prompt.messages]
             if prompt.task is not None:
                 row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -103,7 +103,7 @@ def angles(
 
 
 def random_cosine(d_model: int, *, seed: int = 0) -> tuple[float, float]:
-    """Of two random directions: the mean of |cosine|, and the bound that 95 % of cosines stay within; drawn.
+    """Of two random directions: the mean of ``|cosine|``, and the bound that 95 % of cosines stay within; drawn.
 
     >>> mean, bound = random_cosine(128)
     >>> round(mean, 2), round(bound, 2)  # √(2/πd), 1.96/√d

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lens_steer import sites
-from lens_steer.externalities.conditions import CONTROL
+from lens_steer.externalities.conditions import CONTROL, RANDOM
 from lens_steer.externalities.depth import random_cosine
 from lens_steer.externalities.study import Externalities
 from lens_steer.figures.core import Drawing
@@ -13,7 +13,7 @@ from lens_steer.figures.externalities import PANELS, SHARES, STRENGTH, TITLES
 from lens_steer.grids import NONE
 from lens_steer.stats import Estimate
 
-LEAST = 3  # responses that reach a position that is drawn
+LEAST = 3  # responses that reach a position that is drawn, where any set has as many
 
 
 def drawings(found: Externalities) -> dict[str, Drawing]:
@@ -38,7 +38,9 @@ def strength_drawing(found: Externalities) -> Drawing:
     compliance = next(s for s in found.steerings if s.name == "compliance")
     at = sum(found.calibrations.compliance.relative(compliance.strength).values()) / len(compliance.sites)
     length = compliance.strength / at if at else 1.0
-    return Drawing("externality_strength", _columns(rows), {"chosen": chosen, "base": base, "length": length})
+    return Drawing(
+        "externality_strength", _columns(rows), {"chosen": chosen, "base": base, "length": length, "known": found.known}
+    )
 
 
 def attack_drawing(found: Externalities) -> Drawing:
@@ -53,11 +55,12 @@ def attack_drawing(found: Externalities) -> Drawing:
 
 def kl_drawing(found: Externalities) -> Drawing:
     """Divergence by response token, of each steering and of a random direction."""
+    least = min(LEAST, max(one.n_prompts - one.n_empty for one in found.divergences.values()))
     rows = [
         {"steering": name, "what": what, "responses": responses, "position": t + 1, **_numbers(e)}
-        for name in PANELS for what, condition in (("steering", name), ("random", f"{name}, random direction 1"))
+        for name in PANELS for what, condition in (("steering", name), ("random", f"{name}, {RANDOM}"))
         for responses in ("harmful", "benign") if (condition, responses) in found.divergences
-        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed)) if e.n >= LEAST
+        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed)) if e.n >= least
     ]  # fmt: skip
     return Drawing("externality_kl", _columns(rows))
 

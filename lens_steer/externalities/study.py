@@ -29,6 +29,7 @@ from lens_steer.benign.choice import (
 )
 from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
 from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration
+from lens_steer.engines import check_engine
 from lens_steer.equal_kl import Match
 from lens_steer.errors import LensSteerError
 from lens_steer.externalities import depth
@@ -48,12 +49,13 @@ from lens_steer.externalities.conditions import (
 )
 from lens_steer.externalities.controls import divergence_of, match_rotation, refusal_bases
 from lens_steer.externalities.material import Material, harmful_responses, own_answers
-from lens_steer.externalities.tokens import BENIGN, HARMFUL, Divergences, divergences
+from lens_steer.externalities.tokens import BENIGN, HARMFUL, Divergences, divergences, over_draws
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes import Probe, fit_probe
 from lens_steer.prompts import Contrast, PromptSet
 from lens_steer.rowstore import Row, RowStore
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, paired_difference
 from lens_steer.sweeps import Grid, Protocol, plan_hash, run
 
@@ -79,7 +81,7 @@ class Calibrations:
 
 
 @dataclass(frozen=True, eq=False)
-class Externalities:
+class Externalities(Shown, view="studies"):
     """What the study found.
 
     Attributes:
@@ -92,7 +94,7 @@ class Externalities:
         rows: of the report split, annotated (:func:`lens_steer.benign.grading.annotated`): harmful, harmless, tasks.
         json_rows: prompts that ask for JSON (positive) and that do not.
         responses: ``harmful`` and ``benign`` prompts with fixed responses.
-        divergences: (condition, set of responses) → by token.
+        divergences: (condition, set of responses) → by token; of random directions the mean over the draws.
         angles, projections: across depth.
         known: whether a ground truth graded everything.
         seed: of all that is drawn.
@@ -112,6 +114,9 @@ class Externalities:
     projections: tuple[depth.Projection, ...]
     known: bool
     seed: int
+
+    def __repr__(self) -> str:
+        return f"Externalities({self.calibrations.refusal.model}: {', '.join(s.name for s in self.steerings)}; {len(self.conditions)} conditions)"
 
     def measured(self, condition: str) -> dict[str, Estimate]:
         """Every share of a condition on the report split."""
@@ -177,6 +182,8 @@ def study(
         raise LensSteerError(
             f"n_random={n_random}, ks={tuple(ks)}: at least one random direction, and numbers of tokens of 1 or more, are needed"
         )
+    check_engine(engine)
+    material.check_room(model, max_new_tokens)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
     judged = {**how, "judge": material.judge}
     calibrations = calibrate_all(model, material, method=method, blocks=blocks, engine=engine, progress=progress)
@@ -212,12 +219,10 @@ def study(
 
     responses = {
         HARMFUL: harmful_responses(model, material, **how),
-        BENIGN: own_answers(model, material.refusal.report.negative, **how),
+        BENIGN: material.benign_responses or own_answers(model, material.refusal.report.negative, **how),
     }
-    plans = {
-        c.name: c.plan for c in conditions
-        if c.plan is not None and (c.kind in (STEERED, ROTATION, CONTROL) or (c.kind == RANDOM and c.name.endswith(" 1")))
-    }  # fmt: skip
+    plans = {c.name: c.plan for c in conditions if c.plan is not None and c.kind in (STEERED, RANDOM, ROTATION, CONTROL)}
+    moved = over_draws(divergences(model, plans, responses, engine=engine, progress=progress), RANDOM)
     angles = [
         a for s in steerings
         for a in depth.angles(s.name, s.source, calibrations.activations[s.name], calibrations.activations["refusal"], bases, s.sites, seed=seed)
@@ -228,7 +233,7 @@ def study(
     )  # fmt: skip
     return Externalities(
         calibrations, found, steerings, matches, tuple(conditions), tuple(fewer), tuple(rows), tuple(json_rows), responses,
-        divergences(model, plans, responses, engine=engine), tuple(angles), tuple(projected), material.known, seed,
+        moved, tuple(angles), tuple(projected), material.known, seed,
     )  # fmt: skip
 
 

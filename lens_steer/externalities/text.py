@@ -25,6 +25,7 @@ from lens_steer.externalities.conditions import (
 from lens_steer.externalities.depth import random_cosine
 from lens_steer.externalities.study import Externalities
 from lens_steer.grids import NONE
+from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.positions import first_steered
 from lens_steer.prompts import Contrast
 from lens_steer.rowstore import Row
@@ -34,14 +35,17 @@ COLUMNS = {
     "attack": "attack success", "refused_harmful": "harmful: refused", "helped": "harmless: right", "refused_harmless": "harmless: refused", "capable": "tasks right",
     "json_unasked": "JSON, not asked for", "json_asked": "JSON, asked for",
 }  # fmt: skip
-UNGRADED = COLUMNS | {"attack": "harmful: not refused", "helped": "harmless: not refused"}
+UNGRADED = COLUMNS | {"attack": "harmful: answered", "helped": "harmless: answered"}
 LEGEND = (
     "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step true in the world, in plain text or as JSON; last column: points of it less no "
     "steering's on the same prompts, **bold** where the interval excludes 0. Random directions have the steering's norm and, over blocks, its cosines; the refusal part is the direction's part in the "
-    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation keeps norms and has the steering's mean KL on benign answers; *against refusal* takes "
+    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on the select split's benign answers; *against refusal* takes "
     "steps of the same size against the block's difference of means. The positive control, StTP at the refusal calibration's selected site, steers against refusal on purpose, whatever the size of the step."
 )  # fmt: skip
-UNGRADED_LEGEND = " No ground truth: an answer that is not empty and holds no refusal phrase (or that the judge calls harmful) counts as compliance."
+UNGRADED_LEGEND = (
+    f" No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no refusal phrase and has a perplexity of at most {VIOLATION:g} under the "
+    "unsteered model."
+)
 
 
 def markdown(found: Externalities) -> str:
@@ -135,8 +139,8 @@ def tokens_table(found: Externalities) -> str:
         cells = [_mean(row, k) for k in ("start", "later", "slope")]
         lines.append(f"| {row['condition']} | {row['responses']} | " + " | ".join(cells) + f" | {row['n']} |")
     text = (
-        "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful responses: right compliance under the unrestricted system prompt, put after the plain prompt; benign: the "
-        "unsteered answers to harmless requests."
+        "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful responses: those given, or right compliance under the unrestricted system prompt, put after "
+        "the plain prompt; benign: those given, or the unsteered answers to harmless requests."
     )  # fmt: skip
     return "\n".join([*lines, "", text]) + "\n"
 
@@ -181,7 +185,7 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
         lines.append(f"| {c.name} | {where} | {'—' if c.plan is None else first_steered(c.plan.positions)} |")
     for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
-            lines += ["", f"## {title}: {prompt.text}", "", "| condition | grade | answer |", "|---|---|---|"]
+            lines += ["", f"## {title}: {' '.join(prompt.text.split())}", "", "| condition | grade | answer |", "|---|---|---|"]
             for c in shown:
                 row = next((r for r in found.rows if r["condition"] == c.name and r["side"] == side and r["prompt"] == i), None)
                 if row is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,49 @@ from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import PromptSet
 from lens_steer.stats import Estimate, bootstrap_mean
 from lens_steer.token_divergence import TokenDivergence, token_divergence
+from lens_steer.unembedding import MEASURES
 
 HARMFUL, BENIGN = "harmful", "benign"
 START = 3  # tokens at the start of a response; the others are the later ones
+STARTS = (1, 2, 3, 4, 5, 8)  # other numbers of them, beside which a claim about START is told
 LEAST_LATER = 3  # later tokens that a slope needs
 Divergences = Mapping[tuple[str, str], TokenDivergence]  # (condition, set of responses)
 
 
 def divergences(
-    model: Any, plans: Mapping[str, SteeringPlan], responses: Mapping[str, PromptSet], *, engine: str = "hf"
+    model: Any,
+    plans: Mapping[str, SteeringPlan],
+    responses: Mapping[str, PromptSet],
+    *,
+    engine: str = "hf",
+    progress: bool = False,
 ) -> dict[tuple[str, str], TokenDivergence]:
     """Every plan on every set of responses that is not empty; see :func:`lens_steer.token_divergence.token_divergence`."""
     return {
-        (condition, name): token_divergence(model, plan, prompts, [p.response or "" for p in prompts], engine=engine)
+        (condition, name): token_divergence(
+            model, plan, prompts, [p.response or "" for p in prompts], engine=engine, progress=progress
+        )
         for condition, plan in plans.items()
         for name, prompts in responses.items()
         if len(prompts)
     }
+
+
+def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDivergence]:
+    """The same with the conditions ``NAME 1``, ``NAME 2``, … as one, ``NAME``: each measure of the steered model's distribution averaged over them, token by token."""
+    kept: dict[tuple[str, str], TokenDivergence] = {}
+    draws: dict[tuple[str, str], list[TokenDivergence]] = {}
+    for (condition, responses), one in found.items():
+        bare = condition.rstrip("0123456789")
+        if bare != condition and bare.endswith(f"{name} "):
+            draws.setdefault((bare.rstrip(), responses), []).append(one)
+        else:
+            kept[condition, responses] = one
+    means = {
+        key: replace(group[0], **{m: np.mean([getattr(one, m) for one in group], axis=0) for m in MEASURES})
+        for key, group in draws.items()
+    }
+    return kept | means
 
 
 def table(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, "n_prompts positions"]:
@@ -51,13 +78,19 @@ def start(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"
     return values[np.isfinite(values).all(axis=1)].mean(axis=1) if values.shape[1] == START else np.empty(0)
 
 
-def excess(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Mean over the first 3 tokens less the mean over the later ones, by prompt; responses without later ones are left out."""
+def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Float[np.ndarray, " n"]:
+    """Mean over the first ``n`` tokens less the mean over the later ones, by prompt; responses without later ones are left out."""
     values = table(found, measure)
-    if values.shape[1] <= START:
+    if values.shape[1] <= n:
         return np.empty(0)
-    values = values[np.isfinite(values[:, START])]
-    return values[:, :START].mean(axis=1) - np.nanmean(values[:, START:], axis=1)
+    values = values[np.isfinite(values[:, n])]
+    return values[:, :n].mean(axis=1) - np.nanmean(values[:, n:], axis=1)
+
+
+def excess_by_start(found: TokenDivergence) -> dict[int, float]:
+    """Mean over responses of :func:`excess` for each of :data:`STARTS` that some response goes beyond."""
+    values = {n: excess(found, n=n) for n in STARTS}
+    return {n: float(v.mean()) for n, v in values.items() if len(v)}
 
 
 def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:

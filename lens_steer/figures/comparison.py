@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer.figures.core import BLACK, BLUE, GREY, NEGATIVE, POSITIVE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREY,
+    NEGATIVE,
+    POSITIVE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 
 SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
          "perplexity_ref": "perplexity of\nthe answers"}  # fmt: skip
@@ -13,31 +26,29 @@ CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIV
 
 
 @figure
-def method_dots(drawing: Drawing) -> Drawn:
+def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
     """Every condition at the setting chosen on select, measured on report: one panel a quantity, 95 % intervals; dotted: no steering."""
-    import matplotlib.pyplot as plt
-
     quantities = list(drawing.notes["quantities"])
     names = list(dict.fromkeys(drawing.columns["label"]))
-    fig, axes = plt.subplots(
-        1, len(quantities), figsize=(TWO_COLUMNS, 0.24 * len(names) + 0.9), sharey=True, layout="constrained", squeeze=False
+    fig, axes, legend = canvas(
+        ax, 1, len(quantities), figsize=(TWO_COLUMNS, 0.24 * len(names) + 0.9), sharey=True, layout="constrained", squeeze=False
     )
-    for ax, quantity in zip(axes[0], quantities, strict=True):
+    for axis, quantity in zip(axes[0], quantities, strict=True):
         for row, name in enumerate(names):
             part = drawing.where(label=name, quantity=quantity)
             if not part["mean"]:
                 continue
             mean, low, high = (float(part[k][0]) for k in ("mean", "low", "high"))
             color, marker = (BLUE, "o") if part["met"][0] else (VERMILION, "X")
-            ax.plot([low, high], [row, row], color=color, lw=1.2)
-            ax.plot([mean], [row], color=color, marker=marker, ms=4, ls="none")
+            axis.plot([low, high], [row, row], color=color, lw=1.2)
+            axis.plot([mean], [row], color=color, marker=marker, ms=4, ls="none")
         base = drawing.notes["base"].get(quantity)
         if base is not None:
-            ax.axvline(base, color=GREY, ls=(0, (1, 2)), lw=1)
+            axis.axvline(base, color=GREY, ls=(0, (1, 2)), lw=1)
         short = SHORT if drawing.notes.get("graded", True) else SHORT | NOT_REFUSED
-        ax.set_xlabel(f"{short.get(quantity, quantity)}\nn = {drawing.notes['n'].get(quantity, 0)}")
+        axis.set_xlabel(f"{short.get(quantity, quantity)}\nn = {drawing.notes['n'].get(quantity, 0)}")
         if not quantity.startswith("perplexity"):
-            ax.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
+            axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
     handles = [
@@ -45,16 +56,14 @@ def method_dots(drawing: Drawing) -> Drawn:
         axes[0][0].plot([], [], color=VERMILION, marker="X", ms=4, label="no setting keeps to the constraints")[0],
         axes[0][0].plot([], [], color=GREY, ls=(0, (1, 2)), label="no steering")[0],
     ]
-    fig.legend(handles=handles, loc="outside upper right", ncols=3)
+    legend(handles=handles, loc="outside upper right", ncols=3)
     return fig, list(axes[0])
 
 
 @figure
-def harmonic(drawing: Drawing) -> Drawn:
+def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
     """Refusal scores over the angle with their first harmonics (means over prompts), R² by prompt, and how many angles foretell the rest."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.6), layout="constrained")
+    fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.6), layout="constrained")
     for side, (color, marker, dash, name) in CLASS_LOOKS.items():
         part = drawing.where(part="score", side=side)
         angle, mean, low, high, fitted = ([float(v) for v in part[k]] for k in ("x", "y", "low", "high", "fitted"))
@@ -72,5 +81,5 @@ def harmonic(drawing: Drawing) -> Drawn:
     axes[1].set(xlabel="R² of a prompt's harmonic", ylabel="share of prompts up to it", xlim=(-0.02, 1.02), ylim=(0, 1.02))
     axes[2].set(xlabel="angles fitted on", ylabel="error at the other angles\n(in spreads of the scores)", ylim=(0, None))
     axes[2].axhline(1, color=BLACK, lw=0.6, ls=":")
-    fig.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, list(axes)

@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+
+from lens_steer.errors import LensSteerError
+from lens_steer.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,10 +26,12 @@ POSITIVE, NEGATIVE = VERMILION, BLUE  # the two classes, in every figure
 
 Value = str | float | int | bool | None
 Drawn = tuple["Figure", "list[Axes]"]
+BELOW, TITLE_WIDTH = 32, 36  # points from given axes to the legend under them; characters of a legend's title beside them
+Target = Any  # axes to draw in, one or as many as a figure has panels; None: a figure of its own
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Drawing(Shown, view="files"):
     """The data of one figure.
 
     Attributes:
@@ -38,6 +44,9 @@ class Drawing:
     columns: Mapping[str, Sequence[Any]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Drawing({self.kind!r}, {len(next(iter(self.columns.values()), ()))} rows: {', '.join(self.columns)})"
+
     def rows(self) -> list[dict[str, Value]]:
         names = list(self.columns)
         return [dict(zip(names, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
@@ -48,15 +57,126 @@ class Drawing:
         return {name: [r[name] for r in rows] for name in self.columns}
 
 
-def figure(function: Callable[[Drawing], Drawn]) -> Callable[[Drawing], Drawn]:
-    """Run a figure function in the project's style, never globally."""
+def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
+    """Run a figure function in the project's style, never globally; it takes a drawing and ``ax``, see :func:`canvas`."""
 
     @wraps(function)
-    def styled_function(drawing: Drawing) -> Drawn:
+    def styled_function(drawing: Drawing, ax: Target = None) -> Drawn:
         with styled():
-            return function(drawing)
+            return function(drawing, ax)
 
     return styled_function
+
+
+def canvas(
+    ax: Target, rows: int = 1, columns: int = 1, *, used: int | None = None, **how: Any
+) -> tuple[Any, Any, Callable[..., Any]]:
+    """What a figure function draws with: the figure, its axes, and what makes a legend.
+
+    Without ``ax`` a new figure as ``plt.subplots(rows, columns, **how)`` makes it, with legends beside the axes. With ``ax`` the panels given, row by row; what ``how``
+    says of the figure and of the panels' sizes is then the caller's, and shared axes are shared all the same. The legend stands under one panel and beside several where the
+    figure's layout is constrained and so makes room for it, in the first panel otherwise.
+
+    Args:
+        ax: one of matplotlib's axes, or as many as there are panels, in any array.
+        rows, columns: of the panels.
+        used: how many of them there are, where the last row is not full; the axes then come as a flat array.
+        how: of ``plt.subplots``.
+
+    Raises:
+        LensSteerError: another number of axes than panels, another projection, or axes that share theirs with others already.
+
+    >>> fig, axes, legend = canvas(None, 1, 2)
+    >>> canvas(axes, 1, 2)[1][0] is axes[0]
+    True
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    wanted = rows * columns if used is None else used
+    if ax is None:
+        if used is None:
+            fig, axes = plt.subplots(rows, columns, **how)
+            return fig, axes, fig.legend
+        fig, grid = plt.subplots(rows, columns, squeeze=False, **how)
+        for empty in grid.flat[used:]:
+            empty.set_visible(False)
+        return fig, grid.flatten()[:used], fig.legend
+    given = np.asarray(ax, dtype=object).ravel()
+    projection = (how.get("subplot_kw") or {}).get("projection", "rectilinear")
+    if len(given) != wanted or any(getattr(a, "name", None) != projection for a in given):
+        more = "" if projection == "rectilinear" else f", subplot_kw={{'projection': {projection!r}}}"
+        kinds = ", ".join(str(getattr(a, "name", type(a).__name__)) for a in given)
+        raise LensSteerError(
+            f"ax={kinds or 'nothing'}: this figure has {wanted} panels ({rows} × {columns}); give as many axes, such as plt.subplots({rows}, {columns}{more})[1]"
+        )
+    _share(given, columns, how)
+    if used is not None:
+        return given[0].figure, given, _legends(list(given), columns)
+    axes = given.reshape(rows, columns)
+    if how.get("squeeze", True):
+        axes = axes.item() if wanted == 1 else axes.squeeze()
+    return given[0].figure, axes, _legends(list(given), columns)
+
+
+def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
+    """Join the axes of panels as ``plt.subplots`` would, and leave their labels at the left and the bottom alone."""
+    last = (len(given) - 1) // columns
+    for direction in ("x", "y"):
+        shared = how.get(f"share{direction}", False)
+        for i, axis in enumerate(given):
+            row, column = divmod(i, columns)
+            first = given[0 if shared is True else column if shared == "col" else row * columns if shared == "row" else i]
+            if first is axis:
+                continue
+            if not getattr(axis, f"get_shared_{direction}_axes")().joined(first, axis):
+                try:
+                    getattr(axis, f"share{direction}")(first)
+                except ValueError:
+                    raise LensSteerError(
+                        f"ax: its panels share their {direction} axis with other axes: give axes that share none"
+                    ) from None
+        if shared in (True, "col", "row"):
+            for i, axis in enumerate(given):
+                row, column = divmod(i, columns)
+                if direction == "x" and shared != "row" and row < last:
+                    axis.tick_params(axis="x", which="both", labelbottom=False)
+                if direction == "y" and shared != "col" and column:
+                    axis.tick_params(axis="y", which="both", labelleft=False)
+
+
+def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
+    """What puts legends beside given panels where the figure's layout makes room for them, else into the first one; a legend that is there stays."""
+    from matplotlib.transforms import ScaledTranslation
+
+    constrained = type(given[0].figure.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
+    axis = given[columns - 1 if constrained else 0]
+    beside = iter((("upper left", (1.02, 1.0)), ("lower left", (1.02, 0.0))))
+
+    def legend(*args: Any, **how: Any) -> Any:
+        there = axis.get_legend()
+        kept = {name: value for name, value in how.items() if name not in ("loc", "ncols")}
+        if kept.get("title"):
+            kept["title"] = "\n".join(line for part in str(kept["title"]).split("\n") for line in wrap(part, TITLE_WIDTH))
+        if not constrained:
+            kept |= {"loc": "best", "frameon": True, "framealpha": 0.8}
+        elif len(given) == 1:
+            down = ScaledTranslation(0, -BELOW / 72, axis.figure.dpi_scale_trans)
+            kept |= {
+                "loc": "upper center",
+                "bbox_to_anchor": (0.5, 0.0),
+                "bbox_transform": axis.transAxes + down,
+                "ncols": min(2, how.get("ncols", 1)),
+            }
+        else:
+            place, anchor = next(beside)
+            kept |= {"loc": place, "bbox_to_anchor": anchor, "borderaxespad": 0.0}
+        made = axis.legend(*args, **kept)
+        if there is not None:
+            axis.add_artist(there)
+        return made
+
+    return legend
 
 
 @contextmanager

@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from lens_steer import sites
-from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, PURPLE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.direction_comparison import DEFAULT, DirectionComparison
 
@@ -41,30 +54,28 @@ def drawing(comparison: DirectionComparison) -> Drawing:
 
 
 @figure
-def direction_estimators(drawing: Drawing) -> Drawn:
+def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
     """Across depth, the cosine of every estimator's direction with the difference of means, and the AUROC of held-out projections on it."""
-    import matplotlib.pyplot as plt
-
     held_out = drawing.notes["held_out_positive"] is not None
-    fig, axes = plt.subplots(1, 1 + held_out, figsize=(TWO_COLUMNS, 3.0), squeeze=False)
+    fig, axes, legend = canvas(ax, 1, 1 + held_out, figsize=(TWO_COLUMNS, 3.0), squeeze=False)
     panels = list(axes[0])
     first = drawing.where(estimator=drawing.columns["estimator"][0])
-    for ax, quantity, label in zip(
+    for axis, quantity, label in zip(
         panels, ("cosine", "auroc"), ("cosine with the\ndifference of means", "held-out AUROC"), strict=False
     ):
-        shade_blocks(ax, Drawing(drawing.kind, first | {"discriminative": first["default_discriminative"]}))
+        shade_blocks(axis, Drawing(drawing.kind, first | {"discriminative": first["default_discriminative"]}))
         names = list(dict.fromkeys(drawing.columns["estimator"]))
         for i, name in enumerate(names):
-            _series(ax, drawing, str(name), quantity, beside=BESIDE * (i - (len(names) - 1) / 2))
-        depth_axis(ax, drawing)
-        ax.set_ylabel(label)
+            _series(axis, drawing, str(name), quantity, beside=BESIDE * (i - (len(names) - 1) / 2))
+        depth_axis(axis, drawing)
+        axis.set_ylabel(label)
     panels[0].axhline(0, color=GREY, lw=0.6)
     panels[0].set_ylim(top=1.03)
     if held_out:
         panels[1].axhline(0.5, color=GREY, lw=0.6)
         panels[1].set_ylim(top=1.03)
-    found = {label: handle for ax in panels for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(
+    found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    legend(
         found.values(), found.keys(), loc="outside lower center", ncols=3, columnspacing=1.6, handlelength=3.2, title=_counts(drawing),
         title_fontsize=7,
     )  # fmt: skip

@@ -16,6 +16,8 @@ from lens_steer.figures.core import (
     VERMILION,
     Drawing,
     Drawn,
+    Target,
+    canvas,
     figure,
 )
 from lens_steer.token_divergence import TokenDivergence
@@ -48,7 +50,7 @@ def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_positio
 
 
 @figure
-def kl_by_position(drawing: Drawing) -> Drawn:
+def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
     """Divergence in both directions and entropy before and after steering, by position in the response, with bootstrap bands over prompts."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -56,18 +58,18 @@ def kl_by_position(drawing: Drawing) -> Drawn:
     names = list(dict.fromkeys(drawing.columns["series"]))
     looks = [LOOKS[k % len(LOOKS)] for k in range(len(names))]
     last = max(drawing.columns["position"])
-    fig, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.5 + 0.15 * (-(-len(names) // 2))), layout="constrained")
-    for ax, (label, measures) in zip(axes, PANELS.items(), strict=True):
+    fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.5 + 0.15 * (-(-len(names) // 2))), layout="constrained")
+    for axis, (label, measures) in zip(axes, PANELS.items(), strict=True):
         for name, look in zip(names, looks, strict=True):
             for measure, dash in zip(measures, DASHES, strict=True):
-                _line(ax, drawing.where(series=name, measure=measure), *look, dash)
-        ax.set(xlabel="position in the response", ylabel=label, xlim=(-0.02 * last - 0.3, last + 0.02 * last + 0.3))
-        ax.set_ylim(0, None)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+                _line(axis, drawing.where(series=name, measure=measure), *look, dash)
+        axis.set(xlabel="position in the response", ylabel=label, xlim=(-0.02 * last - 0.3, last + 0.02 * last + 0.3))
+        axis.set_ylim(0, None)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         lines = [plt.Line2D([], [], color=GREY, ls=dash) for dash in DASHES]
-        ax.legend(lines, measures.values(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=2.6)
+        axis.legend(lines, measures.values(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=2.6)
     handles = [plt.Line2D([], [], color=color, marker=marker) for color, marker in looks]
-    fig.legend(handles, [_counted(drawing, n) for n in names], loc="outside lower center", ncols=min(2, len(names)))
+    legend(handles, [_counted(drawing, n) for n in names], loc="outside lower center", ncols=min(2, len(names)))
     return fig, list(axes)
 
 

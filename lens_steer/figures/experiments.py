@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, PURPLE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 
 LOOKS = {False: (VERMILION, "o", "own best angle"), True: (BLUE, "s", "one nominal angle")}
 OUTCOMES = {
@@ -21,16 +34,14 @@ RATES = {
 
 
 @figure
-def paired_differences(drawing: Drawing) -> Drawn:
+def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
     """Differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel an outcome: own best angles and one nominal angle."""
-    import matplotlib.pyplot as plt
-
     asked = list(dict.fromkeys(drawing.columns["question"]))
     outcomes = drawing.notes["outcomes"]
-    fig, axes = plt.subplots(
-        1, len(outcomes), figsize=(TWO_COLUMNS, 0.24 * len(asked) + 1.1), sharey=True, layout="constrained", squeeze=False
+    fig, axes, legend = canvas(
+        ax, 1, len(outcomes), figsize=(TWO_COLUMNS, 0.24 * len(asked) + 1.1), sharey=True, layout="constrained", squeeze=False
     )
-    for ax, outcome in zip(axes[0], outcomes, strict=True):
+    for axis, outcome in zip(axes[0], outcomes, strict=True):
         scale, title = OUTCOMES[outcome]
         for row, question in enumerate(asked):
             for at_nominal, (color, marker, label) in LOOKS.items():
@@ -39,29 +50,27 @@ def paired_differences(drawing: Drawing) -> Drawn:
                     continue
                 mean, low, high = (scale * float(part[k][0]) for k in ("mean", "low", "high"))
                 y = row + (0.16 if at_nominal else -0.16)
-                ax.plot([low, high], [y, y], color=color, linewidth=1.2)
-                ax.plot([mean], [y], color=color, marker=marker, markersize=3.5, linestyle="none", label=None if row else label)
-        ax.axvline(0, color=GREY, linewidth=0.8)
+                axis.plot([low, high], [y, y], color=color, linewidth=1.2)
+                axis.plot([mean], [y], color=color, marker=marker, markersize=3.5, linestyle="none", label=None if row else label)
+        axis.axvline(0, color=GREY, linewidth=0.8)
         n = max(int(v) for v in _matching(drawing, outcome=outcome)["n"])
-        ax.set_xlabel(f"{title}, n = {n}")
+        axis.set_xlabel(f"{title}, n = {n}")
     pairs = [_matching(drawing, question=q) for q in asked]
     axes[0][0].set_yticks(range(len(asked)), [f"{p['first'][0]}  −  {p['second'][0]}" for p in pairs])
     axes[0][0].invert_yaxis()
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return fig, list(axes[0])
 
 
 @figure
-def conditions(drawing: Drawing) -> Drawn:
+def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     """Every condition at its own best angle: rates with Wilson intervals, and perplexity with a bootstrap interval over prompts."""
-    import matplotlib.pyplot as plt
-
     part = _matching(drawing, at_nominal=False)
     names = [
         f"{c} ({float(a):g}°)" if a not in (None, "") else str(c) for c, a in zip(part["condition"], part["angle"], strict=True)
     ]
-    fig, (ax, beside) = plt.subplots(
-        1, 2, figsize=(TWO_COLUMNS, 0.3 * len(names) + 1.0), sharey=True, layout="constrained", width_ratios=(3, 1)
+    fig, (ax, beside), legend = canvas(
+        ax, 1, 2, figsize=(TWO_COLUMNS, 0.3 * len(names) + 1.0), sharey=True, layout="constrained", width_ratios=(3, 1)
     )
     for offset, (name, (color, marker, label)) in zip((-0.27, -0.09, 0.09, 0.27), RATES.items(), strict=True):
         _points(ax, part, name, offset, color, marker, label, 100)
@@ -73,7 +82,7 @@ def conditions(drawing: Drawing) -> Drawn:
         xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks", xlim=(-2, 102),
     )  # fmt: skip
     beside.set(xlabel="geometric mean perplexity of\nboth classes' answers, unsteered model")
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
     return fig, [ax, beside]
 
 

@@ -16,6 +16,8 @@ from lens_steer.figures.core import (
     TWO_COLUMNS,
     Drawing,
     Drawn,
+    Target,
+    canvas,
     figure,
 )
 
@@ -28,9 +30,10 @@ STRENGTH = {
 }  # fmt: skip
 SERIES = {
     ("steering", "harmful"): (POSITIVE, "o", "-", "harmful responses"), ("steering", "benign"): (NEGATIVE, "s", "--", "benign responses"),
-    ("random", "harmful"): (GREY, "^", "-", "random direction, harmful"), ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
+    ("random", "harmful"): (GREY, "^", "-.", "random direction, harmful"), ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
 }  # fmt: skip
 LEAST = 1e-6  # nats; what is below is drawn there
+UNGRADED = {"complied, right": "answered", "harmless: right": "harmless: answered"}  # what labels say without a ground truth
 SHARES = {
     "attack": (POSITIVE, "o", "complied, right"),
     "refused_harmful": (BLUE, "s", "refused"),
@@ -48,44 +51,47 @@ KINDS = {
 
 
 @figure
-def externality_strength(drawing: Drawing) -> Drawn:
+def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
     """Select split: what the strength of one steering, and the block of the other, do to harmful and harmless requests, tasks and JSON; the choice as a vertical line."""
-    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    fig, axes = plt.subplots(2, 2, figsize=(TWO_COLUMNS, 4.0), sharey=True, sharex="col", layout="constrained")
+    fig, axes, legend = canvas(ax, 2, 2, figsize=(TWO_COLUMNS, 4.0), sharey=True, sharex="col", layout="constrained")
     shown: dict[str, Any] = {}
     for column, name in enumerate(TITLES):
         for quantity, (color, marker, dash, label) in STRENGTH.items():
-            ax = axes[0 if quantity in ("attack", "refused_harmful") else 1][column]
+            axis = axes[0 if quantity in ("attack", "refused_harmful") else 1][column]
             part = drawing.where(steering=name, quantity=quantity)
             if not part["x"]:
                 continue
-            line = ax.plot(
+            line = axis.plot(
                 part["x"], part["mean"], color=color, marker=marker, ls=dash, ms=3.5, lw=1, label=label, clip_on=False
             )[0]
-            ax.fill_between(part["x"], part["low"], part["high"], color=color, alpha=0.12, lw=0)
-            shown.setdefault(f"{label}, n = {part['n'][0]}", line)
-        for ax in axes[:, column]:
-            chosen = ax.axvline(drawing.notes["chosen"][name], color=BLACK, lw=0.8, ls=(0, (4, 2)))
+            axis.fill_between(part["x"], part["low"], part["high"], color=color, alpha=0.12, lw=0)
+            shown.setdefault(f"{_graded(label, drawing)}, n = {part['n'][0]}", line)
+        for axis in axes[:, column]:
+            chosen = axis.axvline(drawing.notes["chosen"][name], color=BLACK, lw=0.8, ls=(0, (4, 2)))
             shown.setdefault("chosen", chosen)
-            ax.set(ylim=(-0.03, 1.03), ylabel="" if column else "share of answers")
+            axis.set(ylim=(-0.03, 1.03), ylabel="" if column else "share of answers")
     axes[1][0].set(xscale="log", xlabel="towards compliance: α (units of the residual stream)")
     length = float(drawing.notes["length"])
     top = axes[0][0].secondary_xaxis("top", functions=(lambda x: x / length, lambda x: x * length))
     top.set_xlabel("α / mean length of a response token's vector")
+    for axis in (axes[1][0].xaxis, top.xaxis):  # at most three labels a decade, whatever the decades
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
     axes[1][1].set(xlabel="towards JSON: block")
     axes[1][1].locator_params(axis="x", integer=True)
-    fig.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
+    legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
     return fig, list(axes.flat)
 
 
 @figure
-def externality_attack(drawing: Drawing) -> Drawn:
+def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
     """Report split: harmful requests complied with rightly, refused, or answered incoherently, under each steering and its controls; Wilson intervals."""
-    import matplotlib.pyplot as plt
-
     counts = [len(dict.fromkeys(drawing.where(steering=name)["condition"])) for name in TITLES]
-    fig, axes = plt.subplots(
+    fig, axes, legend = canvas(
+        ax,
         2,
         1,
         figsize=(TWO_COLUMNS, 1.1 + 0.2 * sum(counts)),
@@ -94,35 +100,36 @@ def externality_attack(drawing: Drawing) -> Drawn:
         gridspec_kw={"height_ratios": counts},
     )
     n = 0
-    for ax, name in zip(axes, TITLES, strict=True):
+    for axis, name in zip(axes, TITLES, strict=True):
         names = list(dict.fromkeys(drawing.where(steering=name)["condition"]))
         for offset, (quantity, (color, marker, label)) in enumerate(SHARES.items()):
             part = drawing.where(steering=name, quantity=quantity)
             y = [names.index(c) + 0.22 * (offset - 1) for c in part["condition"]]
-            ax.hlines(y, part["low"], part["high"], color=color, lw=1)
-            ax.plot(part["mean"], y, color=color, marker=marker, ls="none", ms=3.5, label=label, clip_on=False)
+            axis.hlines(y, part["low"], part["high"], color=color, lw=1)
+            shown = _graded(label, drawing)
+            axis.plot(part["mean"], y, color=color, marker=marker, ls="none", ms=3.5, label=shown, clip_on=False)
             n = part["n"][0]
-        ax.set(yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.02), title=f"{TITLES[name]}, n = {n} harmful requests")
-        ax.grid(axis="y", color=GREY, lw=0.3, alpha=0.5)
-        ax.invert_yaxis()
+        axis.set(
+            yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.02), title=f"{TITLES[name]}, n = {n} harmful requests"
+        )
+        axis.grid(axis="y", color=GREY, lw=0.3, alpha=0.5)
+        axis.invert_yaxis()
     axes[-1].set_xlabel("share of answers")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig, list(axes)
 
 
 @figure
-def externality_kl(drawing: Drawing) -> Drawn:
+def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
     """KL(unsteered ‖ steered) by response token on harmful and benign responses, bootstrap bands by prompt; grey: a random direction of equal norm."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained")
-    for ax, name in zip(axes, PANELS, strict=True):
+    fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained")
+    for axis, name in zip(axes, PANELS, strict=True):
         for (what, responses), (color, marker, dash, label) in SERIES.items():
             part = drawing.where(steering=name, what=what, responses=responses)
             if not part["position"]:
                 continue
             mean, low, high = ([max(LEAST, float(v)) for v in part[k]] for k in ("mean", "low", "high"))
-            ax.plot(
+            axis.plot(
                 part["position"],
                 mean,
                 color=color,
@@ -130,24 +137,24 @@ def externality_kl(drawing: Drawing) -> Drawn:
                 ls=dash,
                 ms=2.5,
                 lw=1,
-                label=f"{label}, n = {part['n'][0]}",
+                label=f"{label}, {_counted(part)}",
             )
-            ax.fill_between(part["position"], low, high, color=color, alpha=0.2, lw=0)
-        ax.set(title=PANELS[name], xlabel="response token", yscale="log")
-        ax.locator_params(axis="x", integer=True)
+            axis.fill_between(part["position"], low, high, color=color, alpha=0.2, lw=0)
+            if len(part["position"]) == 1:  # too narrow for a band
+                axis.vlines(part["position"], low, high, color=color, lw=1)
+        axis.set(title=PANELS[name], xlabel="response token", yscale="log")
+        axis.locator_params(axis="x", integer=True)
     axes[0].set_ylabel("KL(unsteered ‖ steered), nats")
     axes[0].set_ylim(bottom=LEAST / 1.5)  # of all panels, once everything is drawn
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, list(axes)
 
 
 @figure
-def externality_prefix(drawing: Drawing) -> Drawn:
+def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
     """Attack success when only some tokens are steered, by how many decide the answer's beginning; dotted: all tokens, and none."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.4), sharey=True, layout="constrained")
-    for ax, name in zip(axes, PANELS, strict=True):
+    fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.4), sharey=True, layout="constrained")
+    for axis, name in zip(axes, PANELS, strict=True):
         for i, (family, (color, marker, dash)) in enumerate(FAMILIES.items()):
             part = drawing.where(steering=name, family=family)
             x = [k * 1.03 ** (i - 1.5) for k in part["k"]]
@@ -155,7 +162,7 @@ def externality_prefix(drawing: Drawing) -> Drawn:
                 [m - low for m, low in zip(part["mean"], part["low"], strict=True)],
                 [h - m for m, h in zip(part["mean"], part["high"], strict=True)],
             ]
-            ax.errorbar(
+            axis.errorbar(
                 x,
                 part["mean"],
                 yerr=error,
@@ -167,14 +174,14 @@ def externality_prefix(drawing: Drawing) -> Drawn:
                 elinewidth=0.7,
                 label=f"steered: {family}",
             )
-        ax.axhline(drawing.notes[name]["full"], color=BLACK, lw=0.8, ls=":", label="all tokens")
-        ax.axhline(drawing.notes[name]["none"], color=GREY, lw=0.8, ls=":", label="no steering")
+        axis.axhline(drawing.notes[name]["full"], color=BLACK, lw=0.8, ls=":", label="all tokens")
+        axis.axhline(drawing.notes[name]["none"], color=GREY, lw=0.8, ls=":", label="no steering")
         ks = sorted(set(drawing.columns["k"]))
-        ax.set(title=PANELS[name], xlabel="k", xscale="log", ylim=(-0.03, 1.03))
-        ax.set_xticks(ks, [str(k) for k in ks])
-        ax.minorticks_off()
+        axis.set(title=PANELS[name], xlabel="k", xscale="log", ylim=(-0.03, 1.03))
+        axis.set_xticks(ks, [str(k) for k in ks])
+        axis.minorticks_off()
     axes[0].set_ylabel("attack success")
-    fig.legend(
+    legend(
         *axes[0].get_legend_handles_labels(),
         loc="outside lower center",
         ncols=3,
@@ -184,16 +191,14 @@ def externality_prefix(drawing: Drawing) -> Drawn:
 
 
 @figure
-def externality_depth(drawing: Drawing) -> Drawn:
+def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     """Report split, last prompt token: where prompts stand to the boundary of each block's probe (above), and the share on its harmless side (below); the steered blocks shaded."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(2, 3, figsize=(TWO_COLUMNS, 3.6), sharex=True, layout="constrained")
+    fig, axes, legend = canvas(ax, 2, 3, figsize=(TWO_COLUMNS, 3.6), sharex=True, layout="constrained")
     for column, name in enumerate(PANELS):
         for kind, (color, marker, dash, label) in KINDS.items():
             part = drawing.where(kind=name if kind == "steered" else kind)
-            for ax, prefix in ((axes[0][column], ""), (axes[1][column], "crossed_")):
-                ax.plot(
+            for axis, prefix in ((axes[0][column], ""), (axes[1][column], "crossed_")):
+                axis.plot(
                     part["block"],
                     part[f"{prefix}mean"],
                     color=color,
@@ -203,27 +208,26 @@ def externality_depth(drawing: Drawing) -> Drawn:
                     lw=1,
                     label=f"{label}, n = {part['n'][0]}",
                 )
-                ax.fill_between(part["block"], part[f"{prefix}low"], part[f"{prefix}high"], color=color, alpha=0.18, lw=0)
-        for ax in axes[:, column]:
+                axis.fill_between(part["block"], part[f"{prefix}low"], part[f"{prefix}high"], color=color, alpha=0.18, lw=0)
+        for axis in axes[:, column]:
             for block in drawing.notes["written"][name]:
-                ax.axvspan(block - 0.5, block + 0.5, color=GREY, alpha=0.15, lw=0)
+                axis.axvspan(block - 0.5, block + 0.5, color=GREY, alpha=0.15, lw=0)
         axes[0][column].axhline(0, color=GREY, lw=0.6)
         axes[0][column].set(title=PANELS[name])
         axes[1][column].set(xlabel="block", ylim=(-0.03, 1.03))
         axes[1][column].locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("distance from boundary\n(in half class gaps)")
     axes[1][0].set_ylabel("on the harmless side")
-    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig, list(axes.flat)
 
 
 @figure
-def externality_angles(drawing: Drawing) -> Drawn:
+def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
     """Angle of each benign direction to the difference of means of harmful less harmless, by block, with jackknife intervals; full markers where it is written; grey: 95 % of random directions."""
-    import matplotlib.pyplot as plt
     import numpy as np
 
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 2.3), layout="constrained")
+    fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 2.3), layout="constrained")
     half = float(np.rad2deg(np.arcsin(float(drawing.notes["random_cosine"]))))
     ax.axhspan(90 - half, 90 + half, color=GREY, alpha=0.2, lw=0, label="95 % of random directions")
     for i, (name, color, marker) in enumerate((("compliance", POSITIVE, "o"), ("json", GREEN, "^"))):
@@ -244,5 +248,19 @@ def externality_angles(drawing: Drawing) -> Drawn:
         )
     ax.set(xlabel="block", ylabel="angle to refusal (degrees)", ylim=(0, 180), yticks=range(0, 181, 30))
     ax.locator_params(axis="x", integer=True)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig, [ax]
+
+
+def _graded(label: str, drawing: Drawing) -> str:
+    """A label, or without a ground truth (notes of older drawings say nothing of it) what it counts then."""
+    if not drawing.notes.get("known", True):
+        for right, answered in UNGRADED.items():
+            label = label.replace(right, answered)
+    return label
+
+
+def _counted(part: dict[str, list[Any]]) -> str:
+    """The number of responses at a series' first position, and at its last one where those are fewer."""
+    first, last = part["n"][0], part["n"][-1]
+    return f"n = {first}" + (f", {last} at token {part['position'][-1]}" if last < first else "")

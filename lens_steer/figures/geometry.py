@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from lens_steer import sites
-from lens_steer.figures.core import (
-    BLACK,
-    GREEN,
-    GREY,
-    NEGATIVE,
-    ONE_COLUMN,
-    POSITIVE,
-    Drawing,
-    Drawn,
-    figure,
-)  # fmt: skip
+from lens_steer.figures.core import BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, Drawing, Drawn, Target, canvas, figure
 
 KIND_MARKERS = {"ln1": "o", "ln1_post": "^", "ln2": "s", "ln2_post": "v", "resid_pre": "D", "resid_mid": "P", "resid_post": "X"}
 KIND_LABELS = {
@@ -105,15 +96,14 @@ def shade_blocks(axis: Any, drawing: Drawing) -> None:
 
 
 @figure
-def cosine_matrix(drawing: Drawing) -> Drawn:
+def cosine_matrix(drawing: Drawing, ax: Target = None) -> Drawn:
     """Cosines between the candidate directions of all pairs of sites; the selected one marked."""
-    import matplotlib.pyplot as plt
     import numpy as np
 
     blocks = drawing.notes["block_of_site"]
     n = len(blocks)
     matrix = np.array([float(v or 0) for v in drawing.columns["cosine"]]).reshape(n, n)
-    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.9))
+    fig, axis, _ = canvas(ax, figsize=(ONE_COLUMN, 2.9))
     image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", rasterized=True)
     firsts = [i for i in range(n) if i == 0 or blocks[i] != blocks[i - 1]]
     shown = firsts[:: max(1, math.ceil(len(firsts) / 9))]
@@ -132,11 +122,9 @@ def cosine_matrix(drawing: Drawing) -> Drawn:
 
 
 @figure
-def mean_cosine(drawing: Drawing) -> Drawn:
+def mean_cosine(drawing: Drawing, ax: Target = None) -> Drawn:
     """Mean cosine of each candidate with all; the highest is the selected direction."""
-    import matplotlib.pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
+    fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     for kind in dict.fromkeys(drawing.columns["kind"]):
         part = drawing.where(kind=kind)
@@ -153,26 +141,24 @@ def mean_cosine(drawing: Drawing) -> Drawn:
     )
     depth_axis(axis, drawing)
     axis.set_ylabel("mean cosine with all")
-    _legend_below(fig, axis)
+    _legend_below(legend, axis)
     return fig, [axis]
 
 
 @figure
-def class_projections(drawing: Drawing) -> Drawn:
+def class_projections(drawing: Drawing, ax: Target = None) -> Drawn:
     """Mean projection of both classes on the selected direction across depth, with bootstrap intervals."""
-    return _two_classes(drawing, "mean projection on $b_1$", log=False)
+    return _two_classes(drawing, ax, "mean projection on $b_1$", log=False)
 
 
 @figure
-def class_norms(drawing: Drawing) -> Drawn:
+def class_norms(drawing: Drawing, ax: Target = None) -> Drawn:
     """Mean activation length of both classes across depth, with bootstrap intervals."""
-    return _two_classes(drawing, "mean length of activations", log=True)
+    return _two_classes(drawing, ax, "mean length of activations", log=True)
 
 
-def _two_classes(drawing: Drawing, label: str, *, log: bool) -> Drawn:
-    import matplotlib.pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.3))
+def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Drawn:
+    fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.3))
     shade_blocks(axis, drawing)
     x = drawing.columns["position"]
     for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
@@ -185,17 +171,16 @@ def _two_classes(drawing: Drawing, label: str, *, log: bool) -> Drawn:
         axis.axhline(0, color=BLACK, lw=0.6)
     depth_axis(axis, drawing)
     axis.set_ylabel(label)
-    _legend_below(fig, axis)
+    _legend_below(legend, axis)
     return fig, [axis]
 
 
 @figure
-def plane_path(drawing: Drawing) -> Drawn:
+def plane_path(drawing: Drawing, ax: Target = None) -> Drawn:
     """The unit candidates seen in the steering plane, joined in network order; the unit circle is the most they can reach."""
-    import matplotlib.pyplot as plt
     import numpy as np
 
-    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.9))
+    fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.9))
     turn = np.linspace(0, 2 * np.pi, 200)
     axis.plot(np.cos(turn), np.sin(turn), color=GREY, lw=0.7)
     axis.axhline(0, color=GREY, lw=0.4)
@@ -224,16 +209,14 @@ def plane_path(drawing: Drawing) -> Drawn:
     axis.set_xlabel("along $b_1$")
     axis.set_ylabel("along $b_2$")
     fig.colorbar(dots, ax=axis, label="block", shrink=0.8)
-    _legend_below(fig, axis)
+    _legend_below(legend, axis)
     return fig, [axis]
 
 
 @figure
-def plane_share(drawing: Drawing) -> Drawn:
+def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
     """Share of each candidate's squared length that lies in the plane."""
-    import matplotlib.pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(ONE_COLUMN, 2.2))
+    fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
     axis.plot(drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site")
@@ -243,11 +226,11 @@ def plane_share(drawing: Drawing) -> Drawn:
     axis.set_ylim(0, 1.02)
     depth_axis(axis, drawing)
     axis.set_ylabel("share in the plane")
-    _legend_below(fig, axis)
+    _legend_below(legend, axis)
     return fig, [axis]
 
 
-def _legend_below(fig: Any, axis: Any) -> None:
+def _legend_below(legend: Callable[..., Any], axis: Any) -> None:
     """The legend under the axes, where it covers nothing."""
     handles, labels = axis.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)
+    legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)

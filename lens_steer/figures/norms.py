@@ -13,6 +13,8 @@ from lens_steer.figures.core import (
     VERMILION,
     Drawing,
     Drawn,
+    Target,
+    canvas,
     figure,
 )
 
@@ -25,26 +27,24 @@ FLOOR = 1e-9  # a log scale needs one
 
 
 @figure
-def norm_change(drawing: Drawing) -> Drawn:
-    """Largest |‖h'‖/‖h‖ − 1| against the angle, on a log scale: columns by the basis's dtype, rows by that of the arithmetic; the bound on SS holds in exact arithmetic."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(3, 3, figsize=(TWO_COLUMNS, 5.0), sharex=True, sharey=True, layout="constrained")
+def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
+    """Largest ``|‖h'‖/‖h‖ − 1|`` against the angle, on a log scale: columns by the basis's dtype, rows by that of the arithmetic; the bound on SS holds in exact arithmetic."""
+    fig, axes, legend = canvas(ax, 3, 3, figsize=(TWO_COLUMNS, 5.0), sharex=True, sharey=True, layout="constrained")
     for row, arithmetic in enumerate(DTYPES):
         for column, kept in enumerate(DTYPES):
-            ax = axes[row][column]
+            axis = axes[row][column]
             for operator, (color, marker, line) in LOOKS.items():
                 part = drawing.where(operator=operator, basis_dtype=kept, arithmetic=arithmetic)
                 values = [max(float(v), FLOOR) for v in part["largest"]]
                 angles = [float(a) for a in part["angle"]]
-                ax.plot(angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator)
-            ax.set(yscale="log", xticks=range(0, 361, 90), ylim=(FLOOR / 2, None))
+                axis.plot(angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator)
+            axis.set(yscale="log", xticks=range(0, 361, 90), ylim=(FLOOR / 2, None))
             if not row:
-                ax.set_title(f"{kept} basis")
+                axis.set_title(f"{kept} basis")
         axes[row][0].set_ylabel(f"{arithmetic} arithmetic\nlargest |‖h'‖/‖h‖ − 1|")
-    for ax in axes[-1]:
-        ax.set_xlabel("angle (degrees)")
-    fig.legend(
+    for axis in axes[-1]:
+        axis.set_xlabel("angle (degrees)")
+    legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
         ncols=len(LOOKS),
@@ -54,11 +54,9 @@ def norm_change(drawing: Drawing) -> Drawn:
 
 
 @figure
-def norm_drift(drawing: Drawing) -> Drawn:
-    """Mean |‖h'‖/‖h‖ − 1| of what later norms read, with bootstrap intervals over prompts."""
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots(figsize=(ONE_COLUMN, 2.4), layout="constrained")
+def norm_drift(drawing: Drawing, ax: Target = None) -> Drawn:
+    """Mean ``|‖h'‖/‖h‖ − 1|`` of what later norms read, with bootstrap intervals over prompts."""
+    fig, ax, _ = canvas(ax, figsize=(ONE_COLUMN, 2.4), layout="constrained")
     for operator in ("SAS", "SS"):
         color, marker, line = LOOKS[operator]
         rows = drawing.where(operator=operator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
 from lens_steer.outcomes import CLASSES, Outcome
 
 STYLES = {
@@ -33,11 +33,9 @@ def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] |
 
 
 @figure
-def outcomes_by_angle(drawing: Drawing) -> Drawn:
+def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
     """Share of each graded outcome against the angle, Wilson intervals as bands; random plane and no steering in grey."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
+    fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
     grades = list(dict.fromkeys(drawing.columns["grade"]))
     for axis, side in zip(axes, CLASSES, strict=True):
         n = 0
@@ -68,5 +66,5 @@ def outcomes_by_angle(drawing: Drawing) -> Drawn:
         axis.set_title(f"{drawing.notes['titles'][side]}, n = {n}")
     axes[0].set_ylabel("share of answers")
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend(handles, labels, loc="outside lower center", ncols=3)
     return fig, list(axes)

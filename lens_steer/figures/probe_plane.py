@@ -11,7 +11,20 @@ from torch import Tensor
 
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
-from lens_steer.figures.core import BLACK, GREEN, GREY, NEGATIVE, POSITIVE, PURPLE, TWO_COLUMNS, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    GREEN,
+    GREY,
+    NEGATIVE,
+    POSITIVE,
+    PURPLE,
+    TWO_COLUMNS,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.figures.probe_tokens import view
 from lens_steer.figures.probes import POOLINGS, site_label
 from lens_steer.methods.projections import CAP_IN_SIGMAS
@@ -97,26 +110,24 @@ def _places(probe: Probe, axis: Float[Tensor, " d_model"], h: Float[Tensor, "n d
 
 
 @figure
-def boundary_plane(drawing: Drawing) -> Drawn:
+def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
     """Held-out tokens of both classes, the boundary, and where StMP (left) and StTP (right) carry the tokens beyond it."""
-    import matplotlib.pyplot as plt
-
     notes = drawing.notes
-    fig, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 3.2), sharex=True, sharey=True)
-    for ax, (name, (color, marker, _)) in zip(axes, MOVES.items(), strict=True):
+    fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 3.2), sharex=True, sharey=True)
+    for axis, (name, (color, marker, _)) in zip(axes, MOVES.items(), strict=True):
         moved = [(r["from_x"], r["from_y"], r["x"], r["y"]) for r in drawing.rows() if r["part"] == name]
         for a, b, c, d in moved:
-            ax.plot([a, c], [b, d], color=color, lw=0.35, alpha=0.6, zorder=1)  # type: ignore[list-item]
+            axis.plot([a, c], [b, d], color=color, lw=0.35, alpha=0.6, zorder=1)  # type: ignore[list-item]
         for side, (own, dot) in CLASSES.items():
             part = drawing.where(part="token", **{"class": side})
-            ax.plot(part["x"], part["y"], color=own, marker=dot, ls="", ms=2.2, mew=0.5, alpha=0.55, zorder=2)
-        ax.plot(
+            axis.plot(part["x"], part["y"], color=own, marker=dot, ls="", ms=2.2, mew=0.5, alpha=0.55, zorder=2)
+        axis.plot(
             [m[2] for m in moved], [m[3] for m in moved], color=color, marker=marker, mfc="none", ls="", ms=3.2, mew=0.6, zorder=3
         )
-        ax.set_title(MOVES[name][2].removeprefix("after "))
-        ax.axvline(notes["threshold"], color=BLACK, lw=0.9)
-        ax.axvline(notes["mu_positive"], color=GREY, lw=0.9, ls=(0, (1, 1.5)))
-        ax.set(
+        axis.set_title(MOVES[name][2].removeprefix("after "))
+        axis.axvline(notes["threshold"], color=BLACK, lw=0.9)
+        axis.axvline(notes["mu_positive"], color=GREY, lw=0.9, ls=(0, (1, 1.5)))
+        axis.set(
             xlim=notes["view"]["x"], ylim=notes["view"]["y"], xlabel=f"along the probe's normal ({_percent(notes['share_x'])})"
         )
     axes[0].set_ylabel(f"first component of the rest ({_percent(notes['share_y'])})")
@@ -132,11 +143,11 @@ def boundary_plane(drawing: Drawing) -> Drawn:
         axes[0].plot([], [], color=BLACK, lw=0.9, label="boundary m")[0],
         axes[0].plot([], [], color=GREY, lw=0.9, ls=(0, (1, 1.5)), label="μ⁺ (fit)")[0],
     ]
-    legend = fig.legend(
+    made = legend(
         handles=handles, loc="outside lower center", ncols=3, columnspacing=1.6, title_fontsize=7,
         title=_counts(notes),
     )  # fmt: skip
-    legend.get_title().set_multialignment("center")
+    made.get_title().set_multialignment("center")
     return fig, list(axes)
 
 

@@ -9,7 +9,20 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_steer.activations import Activations
-from lens_steer.figures.core import BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, TWO_COLUMNS, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    GREEN,
+    GREY,
+    NEGATIVE,
+    ONE_COLUMN,
+    POSITIVE,
+    TWO_COLUMNS,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.figures.probes import MAX_SHOWN, POOLINGS, check_shown, site_label
 from lens_steer.probes import groups_of
 from lens_steer.probing import ProbeScan
@@ -136,45 +149,43 @@ def view(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
 
 
 @figure
-def probe_projections(drawing: Drawing) -> Drawn:
+def probe_projections(drawing: Drawing, ax: Target = None) -> Drawn:
     """Histograms of ``ρ = v̂·h`` of both classes, a column a site: held-out samples as the probe was fitted on, and single tokens; with the threshold and the class means."""
-    import matplotlib.pyplot as plt
-
     marks = drawing.notes["marks"]
     narrow = len(marks) <= MAX_SHOWN // 2
-    fig, axes = plt.subplots(
-        2, len(marks), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.8), squeeze=False
+    fig, axes, legend = canvas(
+        ax, 2, len(marks), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.8), squeeze=False
     )  # fmt: skip
     panels = {(p["site"], p["samples"]): p for p in drawing.notes["panels"]}
     for column, (name, mark) in zip(axes.T, marks.items(), strict=True):
-        for ax, kind in zip(column, ("pooled", "token"), strict=True):
+        for axis, kind in zip(column, ("pooled", "token"), strict=True):
             panel = panels[name, kind]
             edges: list[float] = []
             for side, (color, dash) in CLASSES.items():
                 part = drawing.where(site=name, samples=kind, **{"class": side})
                 edges = [float(v) for v in (*part["low"], part["high"][-1])]
                 share: list[Any] = [float(v) for v in part["share"]]
-                ax.stairs(share, edges, fill=True, color=color, alpha=0.25, lw=0)
-                ax.stairs(share, edges, color=color, ls=dash, lw=0.8)
-                ax.axvline(mark[f"mu_{side}"], color=color, ls=(0, (1, 1.5)), lw=0.9)
-            ax.axvline(mark["threshold"], color=BLACK, lw=0.9)
+                axis.stairs(share, edges, fill=True, color=color, alpha=0.25, lw=0)
+                axis.stairs(share, edges, color=color, ls=dash, lw=0.8)
+                axis.axvline(mark[f"mu_{side}"], color=color, ls=(0, (1, 1.5)), lw=0.9)
+            axis.axvline(mark["threshold"], color=BLACK, lw=0.9)
             if edges[0] <= mark["target"] <= edges[-1]:
-                ax.axvline(mark["target"], color=GREEN, ls="-.", lw=0.9)
-            ax.set_xlim(edges[0], edges[-1])
-            ax.set_ylim(bottom=0)
-            ax.locator_params(axis="x", nbins=4)
-            ax.locator_params(axis="y", nbins=4)
+                axis.axvline(mark["target"], color=GREEN, ls="-.", lw=0.9)
+            axis.set_xlim(edges[0], edges[-1])
+            axis.set_ylim(bottom=0)
+            axis.locator_params(axis="x", nbins=4)
+            axis.locator_params(axis="y", nbins=4)
             head = f"{site_label(name).replace(', ', chr(10))}\n" if kind == "pooled" else ""
-            ax.set_title(head + _numbers(panel, rates=kind == "token"), fontsize=7, linespacing=1.25)
+            axis.set_title(head + _numbers(panel, rates=kind == "token"), fontsize=7, linespacing=1.25)
         column[-1].set_xlabel("projection v̂·h")
-    for ax, what in zip(axes[:, 0], ("samples", "tokens"), strict=True):
-        ax.set_ylabel(f"share of {what}")
-    legend = fig.legend(
+    for axis, what in zip(axes[:, 0], ("samples", "tokens"), strict=True):
+        axis.set_ylabel(f"share of {what}")
+    made = legend(
         handles=_legend(axes[0][0], drawing), loc="outside lower center", ncols=2 if narrow else 5, columnspacing=1.4, handlelength=2.4,
         title=_projection_counts(drawing, narrow), title_fontsize=7,
     )  # fmt: skip
-    legend.get_title().set_multialignment("center")
-    return fig, [ax for row in axes for ax in row]
+    made.get_title().set_multialignment("center")
+    return fig, [axis for row in axes for axis in row]
 
 
 def _numbers(panel: dict[str, Any], *, rates: bool) -> str:

@@ -19,6 +19,8 @@ from lens_steer.figures.core import (
     VERMILION,
     Drawing,
     Drawn,
+    Target,
+    canvas,
     figure,
 )
 from lens_steer.figures.geometry import KIND_LABELS, KIND_MARKERS, depth_axis, positions_in_depth
@@ -97,23 +99,22 @@ def probe_depth_drawing(scan: ProbeScan) -> Drawing:
 
 
 @figure
-def probe_depth(drawing: Drawing) -> Drawn:
+def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     """Across depth: held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal, with 95 % bands; kinds of sites differ by marker."""
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import offset_copy
 
     kinds = list(dict.fromkeys(str(k) for k in drawing.columns["kind"]))
-    fig, axes = plt.subplots(1, len(PANELS), figsize=(TWO_COLUMNS, 2.9 + 0.2 * (len(kinds) > 1)))
-    for ax, (label, quantities) in zip(axes, PANELS.items(), strict=True):
+    fig, axes, legend = canvas(ax, 1, len(PANELS), figsize=(TWO_COLUMNS, 2.9 + 0.2 * (len(kinds) > 1)))
+    for axis, (label, quantities) in zip(axes, PANELS.items(), strict=True):
         drawn = [name for name in quantities if any(v is not None for v in drawing.columns[name])]
         for name in drawn:
             for kind in kinds:
-                _series(ax, drawing, name, kind, quantities[name])
-        _without(ax, drawing)
-        depth_axis(ax, drawing)
-        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        ax.set_ylabel(label)
+                _series(axis, drawing, name, kind, quantities[name])
+        _without(axis, drawing)
+        depth_axis(axis, drawing)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set_ylabel(label)
     axes[0].axhline(0.5, color=GREY, lw=0.6, zorder=0)
     axes[0].set_ylim(top=1.06)
     axes[1].axhline(0, color=GREY, lw=0.6, zorder=0)
@@ -124,13 +125,13 @@ def probe_depth(drawing: Drawing) -> Drawn:
     above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # so that it hides no marker
     highest = max(drawing.columns[name][best] for name in ("accuracy", "auroc"))
     axes[0].plot([drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5)
-    fig.legend(
+    legend(
         handles=_legend(axes[0], drawing), loc="outside lower center", ncols=3, columnspacing=1.6, handlelength=2.8,
         title=_depth_counts(drawing), title_fontsize=7,
     )  # fmt: skip
     if len(kinds) > 1:
         handles = [axes[0].plot([], [], color=GREY, ls="", marker=_look(k)[0], label=_look(k)[1])[0] for k in kinds]
-        fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(kinds)), columnspacing=1.6)
+        legend(handles=handles, loc="outside upper center", ncols=min(4, len(kinds)), columnspacing=1.6)
     return fig, list(axes)
 
 
@@ -213,14 +214,12 @@ def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
 
 
 @figure
-def reliability(drawing: Drawing) -> Drawn:
+def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
     """Share of the positive class against predicted probability, with Wilson intervals, beside the diagonal; the Brier score; below, how many prompts each bin holds."""
-    import matplotlib.pyplot as plt
-
     names = list(drawing.notes["brier"])
     narrow = len(names) <= MAX_SHOWN // 2
-    fig, axes = plt.subplots(
-        2, len(names), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False
+    fig, axes, legend = canvas(
+        ax, 2, len(names), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False
     )  # fmt: skip
     handles = []
     for (curve, counts), name, (color, marker) in zip(axes.T, names, SITE_LOOKS, strict=False):
@@ -241,8 +240,8 @@ def reliability(drawing: Drawing) -> Drawn:
     axes[0][0].set_ylabel("share positive")
     axes[1][0].set_ylabel("prompts")
     handles.append(axes[0][0].plot([], [], color=GREY, ls=":", lw=0.7, label="as predicted")[0])
-    fig.legend(
+    legend(
         handles=handles, loc="outside lower center", ncols=1 if narrow else 2, handlelength=2.2, title_fontsize=7,
         title=f"{drawing.notes['n']} held-out samples a site; bars: 95 % intervals (Wilson)",
     )  # fmt: skip
-    return fig, [ax for row in axes for ax in row]
+    return fig, [axis for row in axes for axis in row]

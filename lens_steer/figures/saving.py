@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from lens_steer.figures import (
     sweeps,
     traits,
 )
-from lens_steer.figures.core import Drawing, Drawn, Value, styled
+from lens_steer.figures.core import Drawing, Drawn, Target, Value, styled
 
-FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
+FIGURES: dict[str, Callable[..., Drawn]] = {
     function.__name__: function
     for function in (
         geometry.cosine_matrix,
@@ -44,6 +45,7 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
         norms.norm_drift,
         phases.in_plane,
         phases.pairwise_distances,
+        phases.turned_in_plane,
         experiments.paired_differences,
         experiments.conditions,
         sweeps.polar,
@@ -71,11 +73,28 @@ FIGURES: dict[str, Callable[[Drawing], Drawn]] = {
 }
 
 
-def draw(drawing: Drawing) -> Drawn:
-    """Draw a figure from its data; raises :class:`LensSteerError` for a kind that does not exist."""
+def draw(drawing: Drawing, ax: Target = None) -> Drawn:
+    """Draw a figure from its data.
+
+    Args:
+        drawing: of any kind.
+        ax: axes to draw in, one or as many as the figure has panels (row by row); left out, a figure of its own. Size and layout are
+            then the caller's, and the legend stands beside the axes where the layout is ``constrained``, in the first panel otherwise.
+
+    Returns:
+        the figure and its axes.
+
+    Raises:
+        LensSteerError: a kind that does not exist, another number of axes than panels.
+
+    >>> drawing, _ = load("figures", "plane_path")
+    >>> fig, axes = draw(drawing)
+    >>> len(axes), axes[0].get_xlabel()
+    (1, 'along $b_1$')
+    """
     if drawing.kind not in FIGURES:
         raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(FIGURES))}")
-    return FIGURES[drawing.kind](drawing)
+    return FIGURES[drawing.kind](drawing, ax)
 
 
 def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) -> None:
@@ -86,13 +105,24 @@ def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) 
     with whole_folder(out) as work, styled():
         drawn.savefig(work / f"{name}.pdf", metadata={"CreationDate": None})
         drawn.savefig(work / f"{name}.png", metadata={"Software": None})
-        with (work / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(drawing.columns)
-            writer.writerows(zip(*drawing.columns.values(), strict=True))
+        rows = [list(drawing.columns), *zip(*drawing.columns.values(), strict=True)]
+        (work / f"{name}.csv").write_text(csv_text(rows), encoding="utf-8", newline="")
         record = {"kind": drawing.kind, "notes": dict(drawing.notes), "meta": dict(meta)}
         (work / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plt.close(drawn)
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    r"""Rows as ``.csv`` with ``\n`` at their ends; in a row that holds a carriage return, which a reader takes for an end too, every value is quoted.
+
+    >>> csv_text([["a", 1], ["b\rc", 2]])
+    'a,1\n"b\rc","2"\n'
+    """
+    with io.StringIO(newline="") as stream:
+        plain, quoted = (csv.writer(stream, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        for row in rows:
+            (quoted if any(isinstance(v, str) and "\r" in v for v in row) else plain).writerow(row)
+        return stream.getvalue()
 
 
 def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:

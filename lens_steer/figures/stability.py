@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from lens_steer import sites
-from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.stability import Stability
 
@@ -59,19 +59,17 @@ def _quantiles(angles: Tensor) -> list[dict[str, float]]:
 
 
 @figure
-def selection_stability(drawing: Drawing) -> Drawn:
+def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
     """Across depth, how often each site is the selected one and how often it is discriminative, with the same for shuffled labels and
     Wilson intervals; and the distribution of both principal angles between the calibrated plane and resampled, shuffled, random ones."""
-    import matplotlib.pyplot as plt
-
-    fig, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.5), width_ratios=(1, 1, 0.9))
-    for ax, share in zip(axes, SHARES, strict=False):
-        _shares(ax, drawing, share)
+    fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), width_ratios=(1, 1, 0.9))
+    for axis, share in zip(axes, SHARES, strict=False):
+        _shares(axis, drawing, share)
     axes[0].set_ylabel("share selected")
     axes[1].set_ylabel("share discriminative")
     _angles(axes[2], drawing)
-    found = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    fig.legend(
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    legend(
         found.values(), found.keys(), loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.6, title=_counts(drawing),
         title_fontsize=7,
     )  # fmt: skip

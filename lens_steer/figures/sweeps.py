@@ -18,6 +18,8 @@ from lens_steer.figures.core import (
     VERMILION,
     Drawing,
     Drawn,
+    Target,
+    canvas,
     figure,
 )
 from lens_steer.selection import Setting
@@ -99,16 +101,20 @@ def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
 
 
 @figure
-def polar(drawing: Drawing) -> Drawn:
+def polar(drawing: Drawing, ax: Target = None) -> Drawn:
     """Quantities against the angle around a circle, one panel each, bands being 95 % intervals; a star: mean perplexity above 2."""
-    import matplotlib.pyplot as plt
-
     quantities = list(drawing.notes["quantities"])
-    fig, axes = plt.subplots(
-        1, len(quantities), figsize=(TWO_COLUMNS, 3.6), layout="constrained", subplot_kw={"projection": "polar"}, squeeze=False
+    fig, axes, legend = canvas(
+        ax,
+        1,
+        len(quantities),
+        figsize=(TWO_COLUMNS, 3.6),
+        layout="constrained",
+        subplot_kw={"projection": "polar"},
+        squeeze=False,
     )
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
-    for ax, quantity in zip(axes[0], quantities, strict=True):
+    for axis, quantity in zip(axes[0], quantities, strict=True):
         for condition in conditions:
             color, marker, dash = look(condition, conditions)
             part = drawing.where(condition=condition, quantity=quantity)
@@ -118,20 +124,20 @@ def polar(drawing: Drawing) -> Drawn:
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
-            ax.plot(around, [mean[i] for i in closed], color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=condition)
-            ax.fill_between(around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0)
+            axis.plot(around, [mean[i] for i in closed], color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=condition)
+            axis.fill_between(around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0)
             stars = [i for i, v in enumerate(part["violation"]) if v in (1, 1.0) and quantity.startswith("perplexity")]
-            ax.plot([theta[i] for i in stars], [mean[i] for i in stars], color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
+            axis.plot([theta[i] for i in stars], [mean[i] for i in stars], color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             circle = [math.radians(a) for a in range(0, 361, 5)]
-            ax.plot(circle, [base] * len(circle), color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        ax.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}")
-        ax.set_xticks([math.radians(a) for a in range(0, 360, 45)])
-        ax.set_rlabel_position(112)
-        ax.set_ylim(0, None)
+            axis.plot(circle, [base] * len(circle), color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
+        axis.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}")
+        axis.set_xticks([math.radians(a) for a in range(0, 360, 45)])
+        axis.set_rlabel_position(112)
+        axis.set_ylim(0, None)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(
+    legend(
         handles,
         labels,
         loc="outside lower center",
@@ -142,55 +148,51 @@ def polar(drawing: Drawing) -> Drawn:
 
 
 @figure
-def coherence(drawing: Drawing) -> Drawn:
+def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
     """Text metrics against the angle, one panel each, with 95 % intervals."""
-    import matplotlib.pyplot as plt
-
     quantities = list(drawing.notes["quantities"])
     rows = math.ceil(len(quantities) / 3)
-    fig, axes = plt.subplots(rows, 3, figsize=(TWO_COLUMNS, 1.75 * rows + 0.5), sharex=True, layout="constrained", squeeze=False)
+    size = (TWO_COLUMNS, 1.75 * rows + 0.5)
+    fig, axes, legend = canvas(ax, rows, 3, used=len(quantities), figsize=size, sharex=True, layout="constrained")
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
-    panels = list(axes.flat)
-    for ax, quantity in zip(panels, quantities, strict=False):
+    for axis, quantity in zip(axes, quantities, strict=True):
         for condition in conditions:
             color, marker, dash = look(condition, conditions)
             part = drawing.where(condition=condition, quantity=quantity)
             angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            ax.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=condition)
-            ax.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+            axis.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=condition)
+            axis.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
         base = drawing.notes["base"].get(quantity)
         if base is not None:
-            ax.axhline(base, color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        ax.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}", fontsize=7)
-        ax.set_xticks(range(0, 361, 90))
-    for ax in panels[len(quantities) :]:
-        ax.set_visible(False)
-    for ax in axes[-1]:
-        ax.set_xlabel("angle (degrees)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    fig.legend(
+            axis.axhline(base, color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
+        axis.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}", fontsize=7)
+        axis.set_xticks(range(0, 361, 90))
+    for axis in axes[3 * (rows - 1) :]:
+        axis.set_xlabel("angle (degrees)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend(
         handles,
         labels,
         loc="outside lower center",
         ncols=5,
         title="select split",
     )
-    return fig, panels[: len(quantities)]
+    return fig, list(axes)
 
 
 @figure
-def class_swap(drawing: Drawing) -> Drawn:
+def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
     """What one angle does to both classes: harmful requests complied with against harmless ones refused, and the angle chosen for the first."""
-    import matplotlib.pyplot as plt
-
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
-    fig, axes = plt.subplots(1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False)
+    fig, axes, legend = canvas(
+        ax, 1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False
+    )
     looks = {"complied": (GREEN, "o", "-"), "refused_harmless": (VERMILION, "s", "--"), "broken_harmless": (BLUE, "^", ":")}
-    for ax, condition in zip(axes[0], conditions, strict=True):
+    for axis, condition in zip(axes[0], conditions, strict=True):
         for quantity, (color, marker, dash) in looks.items():
             part = drawing.where(condition=condition, quantity=quantity)
             angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            ax.plot(
+            axis.plot(
                 angle,
                 mean,
                 color=color,
@@ -200,24 +202,22 @@ def class_swap(drawing: Drawing) -> Drawn:
                 lw=1,
                 label=f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}",
             )
-            ax.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+            axis.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
         chosen = drawing.notes["chosen"].get(condition)
         if chosen is not None:
-            ax.axvline(float(chosen), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="chosen angle")
-        ax.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
+            axis.axvline(float(chosen), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="chosen angle")
+        axis.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("share of answers")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=2, title="select split")
+    legend(handles, labels, loc="outside lower center", ncols=2, title="select split")
     return fig, list(axes[0])
 
 
 @figure
-def equal_kl(drawing: Drawing) -> Drawn:
+def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
     """Compliance against divergence on harmless prompts at every setting of the select split; a line at the divergence that is matched."""
-    import matplotlib.pyplot as plt
-
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 3.2), layout="constrained")
+    fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 3.2), layout="constrained")
     for condition in conditions:
         color, marker, _ = look(condition, conditions)
         part = drawing.where(condition=condition)
@@ -230,5 +230,5 @@ def equal_kl(drawing: Drawing) -> Drawn:
         ylabel="harmful requests complied with",
         ylim=(-0.03, 1.03),
     )
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nharmful prompts")
+    legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nharmful prompts")
     return fig, [ax]

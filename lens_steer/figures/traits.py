@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lens_steer import sites
-from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, PURPLE, TWO_COLUMNS, VERMILION, Drawing, Drawn, figure
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.grids import NONE
 
 if TYPE_CHECKING:
@@ -61,21 +74,19 @@ def conditions_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
 
 
 @figure
-def trait_depth(drawing: Drawing) -> Drawn:
+def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     """Share of answers with the trait under the malicious prompt, by the block that is steered, at the best coefficient there; one panel a position mode."""
-    import matplotlib.pyplot as plt
-
     modes = list(dict.fromkeys(drawing.columns["mode"]))
-    fig, axes = plt.subplots(1, len(modes), figsize=(TWO_COLUMNS, 2.4), sharey=True, squeeze=False, layout="constrained")
-    for ax, mode in zip(axes[0], modes, strict=True):
+    fig, axes, legend = canvas(ax, 1, len(modes), figsize=(TWO_COLUMNS, 2.4), sharey=True, squeeze=False, layout="constrained")
+    for axis, mode in zip(axes[0], modes, strict=True):
         for method, (color, marker, dash, label) in LOOKS.items():
             part = drawing.where(method=method, mode=mode)
             kept = [i for i, v in enumerate(part["recovered"]) if v is not None]
             x = [part["block"][i] for i in kept]
             y, low, high = ([100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high"))
-            ax.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
-            ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
-            ax.plot(
+            axis.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
+            axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+            axis.plot(
                 part["block"],
                 [100 * float(v) for v in part["any"]],
                 color=color,
@@ -86,11 +97,13 @@ def trait_depth(drawing: Drawing) -> Drawn:
                 label=f"{label}, any",
             )
         for value, text in (("unsteered", "no steering"), ("aligned", "aligned prompt")):
-            ax.axhline(100 * float(drawing.notes[value]), color=GREY if value == "unsteered" else BLACK, ls=":", lw=1, label=text)
-        ax.set(title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104))
-        ax.locator_params(axis="x", integer=True)
+            axis.axhline(
+                100 * float(drawing.notes[value]), color=GREY if value == "unsteered" else BLACK, ls=":", lw=1, label=text
+            )
+        axis.set(title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104))
+        axis.locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("answers with the trait (%)")
-    fig.legend(
+    legend(
         *axes[0][0].get_legend_handles_labels(),
         loc="outside lower center",
         ncols=4,
@@ -100,12 +113,10 @@ def trait_depth(drawing: Drawing) -> Drawn:
 
 
 @figure
-def trait_conditions(drawing: Drawing) -> Drawn:
+def trait_conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     """Trait, trait under the aligned prompt, coherence and capability of every condition, with their intervals."""
-    import matplotlib.pyplot as plt
-
     rows = drawing.rows()
-    fig, ax = plt.subplots(figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
+    fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
     for offset, (name, (color, marker, label)) in enumerate(DOTS.items()):
         kept = [(i, r) for i, r in enumerate(rows) if r[name] is not None]
         y = [i + 0.17 * (offset - 1.5) for i, _ in kept]
@@ -117,5 +128,5 @@ def trait_conditions(drawing: Drawing) -> Drawn:
     for i in range(len(rows) - 1):
         if rows[i]["kind"] != rows[i + 1]["kind"]:
             ax.axhline(i + 0.5, color=GREY, lw=0.5)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig, [ax]

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
+from lens_steer.shown import Shown
 
 
 @dataclass(frozen=True, eq=False)
-class Boundary:
+class Boundary(Shown, view="geometry"):
     """Where to gate and how far to move, in the units of the projection ``ρ = h·v̂``.
 
     Attributes:

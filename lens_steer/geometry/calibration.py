@@ -18,12 +18,13 @@ from lens_steer.geometry.discriminative import by_means, check_rule
 from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.planes import build_plane
 from lens_steer.moments import Moments
+from lens_steer.shown import Shown
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
 
 @dataclass(frozen=True)
-class PromptStatistics:
+class PromptStatistics(Shown, view="activations"):
     """Per-prompt numbers of the fit split, enough to draw every interval without the model.
 
     Attributes:
@@ -36,9 +37,12 @@ class PromptStatistics:
     norm_positive: Float[Tensor, "n_positive n_sites"]
     norm_negative: Float[Tensor, "n_negative n_sites"]
 
+    def __repr__(self) -> str:
+        return f"PromptStatistics({len(self.norm_positive)} positive, {len(self.norm_negative)} negative, {self.norm_positive.shape[1]} sites)"
+
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Shown, view="geometry"):
     """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
 
     Attributes:

@@ -23,6 +23,7 @@ from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.estimators import ESTIMATORS, check_classes
 from lens_steer.geometry.planes import principal_angles
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, auroc
 
 DEFAULT = "difference"
@@ -56,7 +57,7 @@ class Estimated:
 
 
 @dataclass(frozen=True, eq=False)
-class DirectionComparison:
+class DirectionComparison(Shown, view="geometry"):
     """Every estimator against the difference of class means.
 
     Attributes:

@@ -25,13 +25,14 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, wilson
 
 ROUNDING = 1e-12  # a shuffle that gives the observed cosine up to rounding is as extreme as the observed one
 
 
 @dataclass(frozen=True, eq=False)
-class Resamples:
+class Resamples(Shown, view="geometry"):
     """What one way of drawing prompts gave, compared with the calibration of all prompts.
 
     Attributes:
@@ -48,9 +49,12 @@ class Resamples:
     angles: Float[Tensor, "resamples 2"]
     discriminative: Bool[Tensor, "resamples n_sites"]
 
+    def __repr__(self) -> str:
+        return f"Resamples({len(self.selected)} of {self.discriminative.shape[1]} sites)"
+
     @property
     def sizes(self) -> Int[Tensor, " resamples"]:
-        """|L_disc| of each resample, in sites."""
+        """``|L_disc|`` of each resample, in sites."""
         return self.discriminative.sum(dim=1)
 
     @property
@@ -73,7 +77,7 @@ class Resamples:
 
 
 @dataclass(frozen=True, eq=False)
-class Stability:
+class Stability(Shown, view="geometry"):
     """How a calibration varies with its prompts, and what it would be without a difference.
 
     The Wilson intervals say how well ``resamples`` draws determine a share; they hold for the recorded prompts.
@@ -103,7 +107,7 @@ class Stability:
 
     @property
     def p_size(self) -> float:
-        """Permutation p-value of |L_disc|, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
+        """Permutation p-value of ``|L_disc|``, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
 
         Opposite signs need the mean over all prompts to be short along the direction, whatever the labels: on centred activations
         every labelling has them, and p is 1 however far apart the classes are.

@@ -13,7 +13,16 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
+from lens_steer.shown import Shown
 from lens_steer.stats import bootstrap_means
+
+
+class GeometrySummary(Shown, dict[str, Any], view="geometry"):
+    """What :func:`summarise` returns: plain values by name, ready for JSON."""
+
+    def __repr__(self) -> str:
+        found = self["discriminative"]
+        return f"GeometrySummary({self['model']}: selected {self['selection']['selected_site']}, {found['n_sites']} of {self['n_sites']} sites discriminative)"
 
 
 def plain(values: Tensor) -> list[float | None]:
@@ -21,7 +30,7 @@ def plain(values: Tensor) -> list[float | None]:
     return [None if math.isnan(v) else v for v in values.double().tolist()]
 
 
-def summarise(calibration: Calibration) -> dict[str, Any]:
+def summarise(calibration: Calibration) -> GeometrySummary:
     """Selection, cosines, plane, candidates in the plane and discriminative sites, with intervals where per-prompt statistics exist.
 
     ``mean_cosine`` leaves zero candidates out of the mean, ``mean_cosine_all_rows`` counts them as published code does. The
@@ -33,7 +42,7 @@ def summarise(calibration: Calibration) -> dict[str, Any]:
     zero = zero_rows(candidates)
     inside = plane_coordinates(candidates, basis)
     kinds = [sites.parse(name).kind for name in calibration.sites]
-    return {
+    found: dict[str, Any] = {
         "model": calibration.model,
         "architecture": calibration.architecture,
         "n_sites": len(calibration.sites),
@@ -75,6 +84,7 @@ def summarise(calibration: Calibration) -> dict[str, Any]:
         "classes": classes(calibration.statistics, split="fit", seed=calibration.seed),
         "details": dict(calibration.details),
     }
+    return GeometrySummary(found)
 
 
 def _same_kind(cosine: Tensor, kinds: list[str]) -> dict[str, list[float | None]]:

@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.huggingface import read_weights
 from lens_steer.interop.folding import Factor
-from lens_steer.models import device_of, hf_twin, info_of
+from lens_steer.models import read_again
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -57,8 +56,7 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
 
 def fresh(model: Any) -> Any:
     """The base model read anew: PEFT changes the one that it is given."""
-    info = info_of(model)
-    return read_weights(info.folder, hf_twin(model).config, getattr(torch, info.dtype)).to(device_of(model))
+    return read_again(model)
 
 
 def peft() -> Any:

@@ -52,7 +52,7 @@ def import_angular(
     Args:
         path: of the ``.npy`` file.
         model: name; the file's folder unless given.
-        architecture: ``qwen2``, ``llama``, ``gemma2``; guessed from the model's name unless given.
+        architecture: a model type of :data:`lens_steer.sites.NORM_MODULES`; guessed from the model's name unless given.
         n_layers: blocks of the model; counted where the file has every block from the first on.
         selected_site: the norm that the first direction was read before; from the file's name unless given, else the first site.
 

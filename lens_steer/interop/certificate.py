@@ -28,6 +28,7 @@ from lens_steer.models import device_of, hf_twin, info_of
 from lens_steer.plans import SteeringPlan
 from lens_steer.positions import running
 from lens_steer.prompts import ORGANISM_PREFIX, Prompt, PromptSet, load_contrast
+from lens_steer.shown import Shown
 
 FILE = "certificate.json"
 # Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models too.
@@ -50,7 +51,7 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Shown, view="files"):
     """How an export compares with the hooked model.
 
     Attributes:
@@ -72,6 +73,7 @@ class Certificate:
         engine: that the hooked model ran on.
         tolerance: of the relative difference.
         versions: of what it was made with.
+        quantization: of the model's weights; what they stand for was folded, and steered weights are written unquantised.
     """
 
     kind: str
@@ -93,6 +95,10 @@ class Certificate:
     engine: str
     tolerance: float
     versions: dict[str, str]
+    quantization: str = ""
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.verdict}: {self.kind} of {self.model}, logits differ by {self.relative_logit_difference:.1e} of the largest)"
 
     @property
     def verdict(self) -> str:
@@ -162,7 +168,7 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
         kind, info.name, folded.plan.row(), folded.plan.sites, tuple(asdict(r) for r in folded.refused),
         getattr(asked, "name", "given"), len(asked), new_tokens, found.positions, found.difference, found.largest,
         found.difference / largest, found.change, found.equal / max(found.tokens, 1), folded.gram_error, info.dtype, engine,
-        TOLERANCES[info.dtype] if trial.tolerance is None else trial.tolerance, _versions(),
+        TOLERANCES[info.dtype] if trial.tolerance is None else trial.tolerance, _versions(), info.quantization,
     )  # fmt: skip
 
 

@@ -7,17 +7,25 @@ from typing import Any
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor, nn
+from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.quantization import plain_weight
 from lens_steer.sites import Site
 
 TARGETS = ("lora", "merged")
 READERS = {"ln1": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "ln2": ("mlp.gate_proj", "mlp.up_proj")}
 WRITERS = {"attn_out": "self_attn.o_proj", "mlp_out": "mlp.down_proj"}
 # The configuration flag that gives a part of a block biases, by model type; what is not here has those it has, or none.
-BIAS_FLAGS = {"llama": {"self_attn": "attention_bias", "mlp": "mlp_bias"}, "gemma2": {"self_attn": "attention_bias"}, "qwen2": {}}
-NORMS_BETWEEN = ("gemma2",)  # families with a norm between what attention and MLP write and the stream
+BIAS_FLAGS: dict[str, dict[str, str]] = {
+    "llama": {"self_attn": "attention_bias", "mlp": "mlp_bias"},
+    "qwen3": {"self_attn": "attention_bias"},
+    "gemma2": {"self_attn": "attention_bias"},
+    "gemma3_text": {"self_attn": "attention_bias"},
+    "qwen2": {},
+    "mistral": {},
+}
+NORMS_BETWEEN = ("gemma2", "gemma3_text")  # families with a norm between what attention and MLP write and the stream
 EMBEDDING, UNEMBEDDING, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
 
 
@@ -62,16 +70,18 @@ class Layers:
         return None if block < 0 or kind not in WRITERS else f"model.layers.{block}.{WRITERS[kind]}"
 
     def weight(self, module: str) -> Float64[Tensor, "out in"]:
-        """A layer's weight in float64 on the CPU.
+        """A layer's weight in float64 on the CPU; what it stands for, where it is quantised.
 
         Raises:
-            LensSteerError: the model has no such layer, or a quantised one.
+            LensSteerError: the model has no such layer, or one whose weight is not at hand.
         """
         found = self._module(module)
-        weight = getattr(found, "weight", None)
-        if not isinstance(found, (nn.Linear, nn.Embedding)) or weight is None or not weight.is_floating_point():
-            raise LensSteerError(f"{module!r} is a {type(found).__name__}, no plain linear layer: load the model unquantised")
-        return weight.detach().cpu().double()
+        weight = plain_weight(found)
+        if weight is None or weight.is_meta:
+            raise LensSteerError(
+                f"{module!r} is a {type(found).__name__} whose weight cannot be read here: load the unquantised checkpoint, whole in memory"
+            )
+        return weight.cpu().double()
 
     def bias(self, module: str) -> Float64[Tensor, " out"] | None:
         """A layer's bias in float64 on the CPU, if it has one."""
@@ -79,8 +89,8 @@ class Layers:
         return None if found is None else found.detach().cpu().double()
 
     def gain(self, norm: str) -> Float64[Tensor, " d_model"]:
-        """What an RMSNorm multiplies by."""
-        return self._module(norm).weight.detach().cpu().double()
+        """What an RMSNorm multiplies by (one more than its weight on Gemma-2 and 3)."""
+        return self._module(norm).weight.detach().cpu().double() + float(self.norms_between)
 
     def no_bias(self, modules: tuple[str, ...]) -> str | None:
         """The first of the layers that cannot take up a constant; None where all can.
@@ -93,7 +103,7 @@ class Layers:
         return next((m for m in modules if self._module(m).bias is None and part_of(m) not in flags), None)
 
     def embedding_scale(self) -> float:
-        """What the embedding's rows are multiplied by (√d_model on Gemma-2)."""
+        """What the embedding's rows are multiplied by (√d_model on Gemma-2 and 3)."""
         return float(getattr(self._module(EMBEDDING), "embed_scale", torch.ones(())))
 
     def _module(self, name: str) -> Any:

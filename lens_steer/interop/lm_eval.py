@@ -1,5 +1,7 @@
 """EleutherAI's lm-evaluation-harness on a steered model: its tasks, with capability scored as everywhere else, under a plan.
 
+.. code-block:: python
+
     lm = SteeredLM(model, plan)
     lm_eval.simple_evaluate(lm, tasks=["tinyMMLU"], apply_chat_template=True)
 

@@ -24,6 +24,7 @@ from lens_steer.interop.layers import BIAS_FLAGS, EMBEDDING, UNEMBEDDING, part_o
 from lens_steer.interop.lora import check_new
 from lens_steer.models import hf_twin, info_of
 from lens_steer.plans import SteeringPlan
+from lens_steer.quantization import dequantized
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ def export_merged(
 ) -> Certificate:
     """Write a steered model (weights, configuration, tokenizer, chat template) that ``AutoModelForCausalLM`` and :func:`lens_steer.load_model` load, with its certificate.
 
-    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the biases out of: load it with ``backend="bridge"``.
+    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the biases out of: :func:`lens_steer.load_model` takes a
+    TransformerBridge for it.
 
     Args:
         plan: made for this model.
@@ -64,7 +66,7 @@ def export_merged(
             weights.chmod(0o644)
         info.tokenizer.save_pretrained(work)
         _check_tokenizer(work, model, trial)
-        back = read_weights(str(work), steered.config, getattr(torch, info.dtype)).to(steered.device)
+        back = read_weights(str(work), steered.config, getattr(torch, info.dtype), steered.device)
         del steered
         found = require(certify(model, back, folded, "merged", trial))
         write_certificate(work, found)
@@ -83,7 +85,7 @@ def merged_model(folded: Folded, model: Any) -> Any:
     """
     if folded.into != "merged":
         raise LensSteerError(f"the plan was folded into={folded.into!r}: fold it into='merged'")
-    steered = copy.deepcopy(hf_twin(model))
+    steered = dequantized(copy.deepcopy(hf_twin(model)))
     vars(steered).pop("lens_info", None)
     if EMBEDDING in folded.factors or UNEMBEDDING in folded.factors:
         _untie(steered)
@@ -118,7 +120,9 @@ def _give_biases(steered: Any, modules: set[str]) -> None:
             if isinstance(layer, nn.Linear) and name.startswith("model.layers.") and part_of(name) == part and layer.bias is None:
                 layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]), requires_grad=False)
     if parts:
-        log.warning("the steered weights have biases that TransformerLens leaves out: load the folder with backend='bridge'")
+        log.warning(
+            "the steered weights have biases that a HookedTransformer cannot hold: load_model takes a TransformerBridge for them"
+        )
 
 
 def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:

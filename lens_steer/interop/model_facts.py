@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.models import locate
+from lens_steer.folders import locate
+from lens_steer.huggingface import text_part
 from lens_steer.sites import NORM_MODULES
 
 
@@ -39,7 +41,7 @@ def model_facts(name: str) -> ModelFacts:
 
     folder = locate(name)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+        config = text_part(AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()))
         return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
     except (OSError, ValueError, AttributeError) as error:
         raise LensSteerError(
@@ -51,13 +53,13 @@ def guessed_architecture(name: str) -> str:
     """The family that a model's name says.
 
     Raises:
-        LensSteerError: a name that says none of the supported ones.
+        LensSteerError: a name that says none of the supported ones, or a mixture of experts (``A3B``), a family of its own.
 
-    >>> guessed_architecture("Qwen2.5-3B-Instruct"), guessed_architecture("google/gemma-2-9b-it")
-    ('qwen2', 'gemma2')
+    >>> guessed_architecture("Qwen2.5-3B-Instruct"), guessed_architecture("google/gemma-2-9b-it"), guessed_architecture("gemma-3-1b-it")
+    ('qwen2', 'gemma2', 'gemma3_text')
     """
-    plain = name.lower().replace("-", "").replace("_", "")
-    found = [family for family in NORM_MODULES if family in plain]
-    if len(found) != 1:
+    plain = re.sub(r"[-_]", "", name.lower())
+    found = [family for family in NORM_MODULES if family.removesuffix("_text") in plain]
+    if len(found) != 1 or re.search(r"(?<![a-z])a\d+b|moe", name.lower()):
         raise LensSteerError(f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})")
     return found[0]

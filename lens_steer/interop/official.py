@@ -23,6 +23,7 @@ from lens_steer.errors import LensSteerError, first_line
 from lens_steer.geometry.calibration import Calibration, versions
 from lens_steer.geometry.directions import unit_rows, zero_rows
 from lens_steer.geometry.planes import orthonormalise
+from lens_steer.interop.model_facts import guessed_architecture
 
 ARCHIVES = ("directions.pt", "plane.pt")
 BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error)  # fmt: skip
@@ -148,7 +149,13 @@ def _json(path: Path, *, required: bool = True) -> dict[str, Any]:
 
 
 def _architecture(names: list[str], model: str) -> str:
+    """The family that the model's name says, where it has the norms that are named; else the first that has them."""
     kinds = {re.sub(r".*\.", "", name) for name in names}
-    if "pre_feedforward_layernorm" in kinds:
-        return "gemma2"
-    return "llama" if "llama" in model.lower() else "qwen2"
+    four = "pre_feedforward_layernorm" in kinds
+    try:
+        said = guessed_architecture(model)
+    except LensSteerError:
+        said = ""
+    if said and ("ln1_post" in sites.NORM_MODULES[said]) == four:
+        return said
+    return "gemma2" if four else "qwen2"

@@ -1,7 +1,7 @@
 """How to serve an export: the command lines for vLLM and llama.cpp, and one request that chooses the adapter.
 
-Taken from the public documentation of vLLM (LoRA adapters; OpenAI-compatible server) and of llama.cpp (``convert_hf_to_gguf.py``, ``convert_lora_to_gguf.py``, ``tools/server``).
-Neither was run here: what is checked here is PEFT and Transformers.
+vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not run here. llama.cpp's were run: :data:`RUN` names the release, the embedded models
+answered as they do under hooks. Their tokenizers are unknown to ``convert_hf_to_gguf.py`` (it knows those of published models), so its choice of pre-tokenizer was set by hand for that.
 """
 
 from __future__ import annotations
@@ -12,35 +12,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lens_steer.errors import LensSteerError
+from lens_steer.interop.gguf_adapter import NAME
 from lens_steer.interop.lora import COSINE, SINE, circle_weights
 
 ENGINES = ("vllm", "llama.cpp")
-NOT_RUN = "# not run here (PEFT and Transformers were): from the engine's public documentation"
+RUN = {
+    "vllm": "# not run here (PEFT and Transformers were): from the engine's public documentation",
+    "llama.cpp": "# run here with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models",
+}
 SHOWN_ANGLE = 200.0  # of the request to a pair of adapters
 
 
-def check_recipe(engine: str | None) -> None:
-    """Refuse an engine that there is no recipe for.
+def check_recipe(engine: str | None, kind: str | None = None) -> None:
+    """Refuse an engine that there is no recipe for, or that cannot serve a kind of export.
 
     Raises:
         LensSteerError: with those that there are.
     """
     if engine is not None and engine not in ENGINES:
         raise LensSteerError(f"recipe={engine!r}: use one of {', '.join(ENGINES)}")
+    if (engine, kind) == ("vllm", "circle"):
+        raise LensSteerError(
+            "recipe='vllm': vLLM takes one adapter a request and does not scale it: export a bank, or use recipe='llama.cpp'"
+        )
+    if (engine, kind) == ("vllm", "cvec"):
+        raise LensSteerError("recipe='vllm': vLLM has no control vectors: use recipe='llama.cpp', or export an adapter")
 
 
-def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequence[str] = ()) -> str:
+def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequence[str] = (), *, gguf: bool = False) -> str:
     """The lines that serve an export, and one request.
 
     Args:
         engine: ``"vllm"`` or ``"llama.cpp"``.
-        kind: ``"lora"``, ``"bank"``, ``"circle"`` or ``"merged"``.
-        folder: of the export.
+        kind: ``"lora"``, ``"bank"``, ``"circle"``, ``"merged"`` or ``"cvec"``.
+        folder: of the export; the file of a control vector.
         base: name or path of the base model.
         adapters: names of a bank's adapters, which are subfolders.
+        gguf: the adapters stand there as ``adapter.gguf`` too, so llama.cpp needs no converter for them.
 
     Raises:
-        LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request.
+        LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request, or a control vector.
 
     >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))
     # not run here (PEFT and Transformers were): from the engine's public documentation
@@ -48,17 +59,13 @@ def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequ
     # one request; the adapter is its model, and the base model's name is the model without steering
     curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "steered", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}'
     """
-    check_recipe(engine)
+    check_recipe(engine, kind)
     where = str(folder)
-    lines = _vllm(kind, where, base, adapters) if engine == "vllm" else _llama_cpp(kind, where, base, adapters)
-    return "\n".join([NOT_RUN, *lines])
+    lines = _vllm(kind, where, base, adapters) if engine == "vllm" else _llama_cpp(kind, where, base, adapters, gguf)
+    return "\n".join([RUN[engine], *lines])
 
 
 def _vllm(kind: str, folder: str, base: str, adapters: Sequence[str]) -> list[str]:
-    if kind == "circle":
-        raise LensSteerError(
-            "recipe='vllm': vLLM takes one adapter a request and does not scale it: export a bank, or use recipe='llama.cpp'"
-        )
     if kind == "merged":
         return [
             f"vllm serve {shlex.quote(folder)} --served-model-name steered",
@@ -74,31 +81,64 @@ def _vllm(kind: str, folder: str, base: str, adapters: Sequence[str]) -> list[st
     ]
 
 
-def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str]) -> list[str]:
+def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf: bool) -> list[str]:
+    convert = f"python convert_hf_to_gguf.py {shlex.quote(base)} --outfile base.gguf --outtype f16  # a local folder"
     if kind == "merged":
+        reason = not_served(folder)
+        if reason is not None:
+            return [f"# llama.cpp cannot serve this folder: {reason}"]
         return [
             f"python convert_hf_to_gguf.py {shlex.quote(folder)} --outfile steered.gguf --outtype f16",
             "llama-server -m steered.gguf --jinja --port 8080",
             "# one request",
             _curl(8080, {}),
         ]
+    if kind == "cvec":
+        return [
+            convert,
+            f"llama-server -m base.gguf --control-vector {shlex.quote(folder)} --jinja --port 8080  # scaled: --control-vector-scaled FILE:SCALE",
+            "# one request; the vector acts on every request of the server",
+            _curl(8080, {}),
+        ]
     names = {"lora": ["steered"], "circle": [COSINE, SINE], "bank": list(adapters)}[kind]
     folders = {name: folder if kind == "lora" else f"{folder}/{name}" for name in names}
+    files = {name: f"{path}/{NAME}" if gguf else f"{name}.gguf" for name, path in folders.items()}
     scales = dict.fromkeys(names, 0.0) | {names[0]: 1.0}
     if kind == "circle":
         scales = dict(zip(names, (round(w, 6) for w in circle_weights(SHOWN_ANGLE)), strict=True))
     chosen = [{"id": i, "scale": scales[name]} for i, name in enumerate(names) if scales[name]]
     about = f"the angle {SHOWN_ANGLE:g} (scales cos θ − 1 and sin θ)" if kind == "circle" else f"the adapter {names[0]}"
+    converted = [
+        f"python convert_lora_to_gguf.py {shlex.quote(path)} --base {shlex.quote(base)} --outfile {name}.gguf"
+        for name, path in folders.items()
+    ]
     return [
-        f"python convert_hf_to_gguf.py {shlex.quote(base)} --outfile base.gguf --outtype f16  # a local folder",
-        *(
-            f"python convert_lora_to_gguf.py {shlex.quote(path)} --base {shlex.quote(base)} --outfile {name}.gguf"
-            for name, path in folders.items()
-        ),
-        f"llama-server -m base.gguf {' '.join(f'--lora-scaled {name}.gguf:0' for name in names)} --jinja --port 8080",
-        f"# one request with {about}; adapters it does not name have scale 0, and other scales run in a batch of their own",
+        convert,
+        *([] if gguf else converted),
+        f"llama-server -m base.gguf --lora-scaled {shlex.quote(','.join(f'{f}:0' for f in files.values()))} --jinja --port 8080",
+        "# older releases: --lora-scaled FILE 0, once for each file",
+        f"# one request with {about}; adapters it does not name have scale 0",
+        '# without steering: "lora": [{"id": 0, "scale": 0}]; a request without "lora" may go on from a prompt that was cached under steering',
         _curl(8080, {"lora": chosen}),
     ]
+
+
+def not_served(folder: str | Path) -> str | None:
+    """Why llama.cpp does not do what a merged folder does; None where it does, or where there is no folder to look at.
+
+    Two changes that the merging makes were found not to survive: Gemma-2's unembedding untied from the embedding (it is dropped without a word), and biases of attention's
+    output elsewhere than on Llama (the converted file is not loaded).
+    """
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    family = config.get("model_type")
+    if family == "gemma2" and not config.get("tie_word_embeddings", True):
+        return "it takes Gemma-2's unembedding from the embedding, which this plan changes: use Transformers or vLLM"
+    if config.get("attention_bias") and family != "llama":
+        return f"it reads no bias of attention's output on {family!r}: use Transformers or vLLM"
+    return None
 
 
 def _curl(port: int, body: dict[str, object]) -> str:

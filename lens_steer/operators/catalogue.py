@@ -28,6 +28,7 @@ class Operator:
 
     Attributes:
         name: of the operator.
+        function: the pure function of tensors, called with the vectors and the parameters by name.
         bind: parameters and a tensor of the wanted device and dtype → ``h ↦ h'``.
         needs, takes: names of the parameters without and with a default.
         by_row: the parameter that may hold one value for each row of a batch.
@@ -35,6 +36,7 @@ class Operator:
     """
 
     name: str
+    function: Callable[..., Tensor]
     bind: Callable[[Parameters, Tensor], Bound]
     needs: tuple[str, ...]
     takes: tuple[str, ...] = ()
@@ -216,18 +218,37 @@ def _projection_gate(p: Parameters, like: Tensor) -> Callable[[Tensor], Tensor]:
 OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
-        Operator("selective", _selective, ("basis", "angle"), by_row="angle"),
-        Operator("standard", _standard, ("basis", "angle"), by_row="angle"),
-        Operator("adaptive", _adaptive, ("basis", "angle"), ("threshold", "gate_axis"), "angle", _adaptive_gate),
-        Operator("mean_phase", _mean_phase, ("basis", "angle", "mean_phase"), by_row="angle"),
-        Operator("phase_collapse", _phase_collapse, ("basis", "mean_phase")),
-        Operator("add", _add, ("direction", "coefficient"), by_row="coefficient"),
-        Operator("add_keep_norm", _add_keep_norm, ("direction", "coefficient"), by_row="coefficient"),
-        Operator("ablate", _clamp, ("direction",)),
-        Operator("clamp", _clamp, ("direction", "target"), by_row="target"),
-        Operator("target", _target, ("direction", "threshold", "target"), ("gate", "along"), "target", _projection_gate),
+        Operator("selective", rotation.selective_rotation, _selective, ("basis", "angle"), by_row="angle"),
+        Operator("standard", rotation.standard_angular, _standard, ("basis", "angle"), by_row="angle"),
+        Operator(
+            "adaptive",
+            rotation.adaptive_angular,
+            _adaptive,
+            ("basis", "angle"),
+            ("threshold", "gate_axis"),
+            "angle",
+            _adaptive_gate,
+        ),
+        Operator("mean_phase", rotation.rotate_by_mean_phase, _mean_phase, ("basis", "angle", "mean_phase"), by_row="angle"),
+        Operator("phase_collapse", rotation.collapse_phase, _phase_collapse, ("basis", "mean_phase")),
+        Operator("add", addition.add_direction, _add, ("direction", "coefficient"), by_row="coefficient"),
+        Operator(
+            "add_keep_norm", addition.add_direction_keep_norm, _add_keep_norm, ("direction", "coefficient"), by_row="coefficient"
+        ),
+        Operator("ablate", addition.ablate_direction, _clamp, ("direction",)),
+        Operator("clamp", addition.clamp_projection, _clamp, ("direction", "target"), by_row="target"),
+        Operator(
+            "target",
+            projection.target_projection,
+            _target,
+            ("direction", "threshold", "target"),
+            ("gate", "along"),
+            "target",
+            _projection_gate,
+        ),
         Operator(
             "mirror",
+            projection.mirror_projection,
             _mirror,
             ("direction", "threshold"),
             ("coefficient", "cap", "gate", "along"),

@@ -1,6 +1,6 @@
 """Projection-aware operators: a gate on each token's projection decides whether it is moved (arXiv 2604.08169).
 
-With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where ``ρ > m``:
+With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where ``ρ > m``::
 
     StTP   ρ' = s                        to a target
     StMP   ρ' = ρ + 2α (m − ρ)           mirrored at the threshold for α = 1, to it for α = ½

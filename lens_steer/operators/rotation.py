@@ -1,6 +1,6 @@
 """The three rotations in a steering plane: standard and adaptive angular steering, and selective steering.
 
-With rows b1, b2 of an orthonormal basis, ``c = (h·b1, h·b2)`` and ``r = ‖c‖``:
+With rows b1, b2 of an orthonormal basis, ``c = (h·b1, h·b2)`` and ``r = ‖c‖``::
 
     SAS_θ(h) = h + (r (cos θ, sin θ) − c) B          absolute angle; every token goes to one ray
     AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same behind a gate

@@ -23,6 +23,7 @@ from lens_steer.probe_files import save_probe
 from lens_steer.probes import Probe
 from lens_steer.prompts import Contrast, PromptSet
 from lens_steer.rowstore import Row
+from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, grouped_mean
 from lens_steer.sweeps import NEGATIVE, POSITIVE
 from lens_steer.token_activations import record_tokens
@@ -35,7 +36,7 @@ DIALOGUES = 12
 
 
 @dataclass(frozen=True, eq=False)
-class TraitReport:
+class TraitReport(Shown, view="studies"):
     """All that was found.
 
     Attributes:
@@ -53,6 +54,9 @@ class TraitReport:
     token_probes: Mapping[str, Probe]
     gates: Mapping[tuple[str, str, str], Estimate]
     dialogues: tuple[Mapping[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return f"TraitReport({len(self.pooled.choices)} conditions, probes at {len(self.calibrated.probes)} sites, {len(self.dialogues)} answers in dialogues)"
 
 
 def steer_trait(

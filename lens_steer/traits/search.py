@@ -24,6 +24,7 @@ from lens_steer.probes import Probe
 from lens_steer.prompts import Contrast, ContrastSet, Split
 from lens_steer.rowstore import Row
 from lens_steer.selection import Choice, Constraint, Setting, choose, settings
+from lens_steer.shown import Shown
 from lens_steer.sweeps import NEGATIVE, POSITIVE, Grid, Protocol, run
 from lens_steer.traits.calibration import Trait
 
@@ -34,7 +35,7 @@ RANDOM, EQUAL = ", random direction", ", equal trait"
 
 
 @dataclass(frozen=True)
-class TraitResult:
+class TraitResult(Shown, view="studies"):
     """What the search found.
 
     Attributes:
@@ -54,6 +55,9 @@ class TraitResult:
     level: float | None
     report: tuple[Setting, ...]
     rows: tuple[Row, ...]
+
+    def __repr__(self) -> str:
+        return f"TraitResult({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
 
     def reported(self, condition: str) -> Setting:
         """A condition on the report split."""

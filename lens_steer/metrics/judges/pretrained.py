@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.models import locate, usable_device
+from lens_steer.folders import locate
+from lens_steer.models import usable_device
 
 Kind = Literal["AutoModelForCausalLM", "AutoModelForSequenceClassification"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")

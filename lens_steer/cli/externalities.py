@@ -1,0 +1,142 @@
+"""The command that measures what benign steering does to safety."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.cli.common import command, emit, judge_named, loaded_model, shares_of
+from lens_steer.cli.options import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Engine,
+    JudgeOption,
+    Model,
+    NDevices,
+    Negative,
+    Out,
+    Positive,
+    Quantization,
+    Seed,
+    Split,
+    Template,
+)
+from lens_steer.errors import LensSteerError
+
+Pairs = "row by row; needs the other file too"
+
+
+def externalities(
+    out: Out,
+    model: Model = "organism/qwen2",
+    positive: Positive = None,
+    negative: Negative = None,
+    complying: Annotated[
+        Path | None,
+        typer.Option("--complying", help=f"Harmless prompts with complying responses, {Pairs} (default: built-in beginnings)."),
+    ] = None,
+    refusing: Annotated[
+        Path | None, typer.Option("--refusing", help=f"The same prompts with refusing responses, {Pairs}.")
+    ] = None,
+    json_asked: Annotated[
+        Path | None,
+        typer.Option("--json-asked", help=f"Prompts that ask for JSON, {Pairs} (default: the harmless ones and a request)."),
+    ] = None,
+    json_plain: Annotated[
+        Path | None, typer.Option("--json-plain", help=f"The same prompts without the request, {Pairs}.")
+    ] = None,
+    responses: Annotated[
+        Path | None,
+        typer.Option(
+            "--responses", help="File (.jsonl) of harmful prompts with a complying response, for the divergence by token."
+        ),
+    ] = None,
+    benign_responses: Annotated[
+        Path | None,
+        typer.Option("--benign-responses", help="Likewise of harmless prompts (default: the unsteered model's own answers)."),
+    ] = None,
+    unrestricted: Annotated[
+        str | None,
+        typer.Option(
+            "--unrestricted",
+            help="System prompt under which the model complies: its answers serve where --responses is not given.",
+        ),
+    ] = None,
+    judge: JudgeOption = None,
+    split: Split = None,
+    component: Annotated[
+        str,
+        typer.Option(
+            "--component", help="Of the compliance direction: center (the paper's words) or pairwise (its code's default)."
+        ),
+    ] = "center",
+    n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 3,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer at most.")] = 48,
+    seed: Seed = 0,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    n_devices: NDevices = 1,
+    quantization: Quantization = None,
+    chat_template: Template = None,
+    engine: Engine = "hf",
+) -> None:
+    """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen, measured with controls, and drawn.
+
+    An organism needs no files. Any other model needs --positive and --negative (harmful and harmless prompts).
+    """
+    from lens_steer.artifacts import check_writable
+    from lens_steer.benign.steerings import METHODS
+    from lens_steer.engines import check_engine
+    from lens_steer.externalities.files import SPLIT, file_material
+    from lens_steer.externalities.material import organism_material
+    from lens_steer.externalities.report import study_and_write
+
+    check_engine(engine)
+    check_writable(out)
+    if component not in METHODS:
+        raise LensSteerError(f"--component {component!r}: use one of {', '.join(METHODS)}")
+    files: dict[str, Any] = {
+        "complying": complying, "refusing": refusing, "json_asked": json_asked, "json_plain": json_plain, "responses": responses,
+        "benign_responses": benign_responses, "unrestricted": unrestricted, "judge": judge_named(judge), "split": None if split is None else shares_of(split),
+    }  # fmt: skip
+    given: dict[str, Any] = {name: value for name, value in files.items() if value is not None}
+    if positive is not None and negative is not None:
+        shares: dict[str, Any] = {"split": SPLIT}
+        material = file_material(positive, negative, seed=seed, **(shares | given))
+    elif positive is not None or negative is not None or given or not model.startswith("organism/"):
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise LensSteerError(
+            f"give --positive and --negative{f' with {told}' if told else ''}: files of harmful and of harmless prompts"
+        )
+    else:
+        material = organism_material(seed=seed)
+    material.check()
+    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    found, claims = study_and_write(
+        loaded,
+        material,
+        out,
+        command=command(),
+        seed=seed,
+        method=component,
+        engine=engine,
+        max_new_tokens=max_new_tokens,
+        n_random=n_random,
+    )
+    emit(
+        {
+            "externalities": str(out / "externalities.md"),
+            "choices": {s.name: {"sites": list(s.sites), "strength": s.strength} for s in found.steerings},
+            "attack": {c.name: found.measured(c.name)["attack"].value for c in found.conditions if c.runs},
+            "graded_by": "ground truth" if found.known else "judge" if material.judge else "phrases",
+            "claims": {c.id: c.verdict for c in claims},
+        }
+    )
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (externalities,)

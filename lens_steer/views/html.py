@@ -1,0 +1,128 @@
+"""HTML of a notebook's views. Whatever comes from prompts, models or files is escaped here; nothing is loaded from elsewhere.
+
+Text, ground and lines of tables are left to the notebook's theme, so that a view reads on light and dark ground. No style sheet, no script: it also reads where a viewer strips
+styles.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lens_steer.stats import Estimate
+
+LIMIT, DEPTH = 12, 24  # rows that are shown: of anything, of sites over depth
+WIDTH = 200  # characters of a text that are shown
+_MUTED, _TABLE = "opacity:.7", "margin:.4em 0"
+_CELL = "vertical-align:top;padding:.2em .6em"
+_TEXT, _NUMBER = f"{_CELL};text-align:left;white-space:pre-wrap", f"{_CELL};text-align:right;white-space:nowrap"
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def escaped(text: object) -> str:
+    """Text as HTML: markup is escaped, quotes too, and what HTML cannot hold (control characters, lone surrogates) stands as �.
+
+    >>> escaped("<b title='x'>")
+    '&lt;b title=&#x27;x&#x27;&gt;'
+    """
+    clean = str(text).encode("utf-8", "replace").decode() if not str(text).isascii() else str(text)
+    return html.escape(_CONTROL.sub("�", clean))
+
+
+def cut(text: str, width: int = WIDTH) -> str:
+    """A text's beginning, and how much is left out.
+
+    >>> cut("abcdef", 4)
+    'abcd … (+2 characters)'
+    """
+    return text if len(text) <= width else f"{text[:width]} … (+{len(text) - width:,} characters)"
+
+
+def shown(value: object, width: int = WIDTH) -> str:
+    """A value as text: numbers with four digits, an estimate with its interval, a truth value in words, sequences and texts cut short.
+
+    >>> shown(0.123456), shown(None), shown(True), shown(Estimate(0.5, 0.4, 0.6, 9)), shown(("a", "b"))
+    ('0.1235', '—', 'yes', '0.5 [0.4, 0.6], n = 9', 'a, b')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Estimate):
+        return f"{value.value:.3g} [{value.low:.3g}, {value.high:.3g}], n = {value.n}"
+    if isinstance(value, list | tuple):
+        more = f", … ({len(value)})" if len(value) > LIMIT else ""
+        return ", ".join(map(shown, value[:LIMIT])) + more
+    return cut(str(value), width)
+
+
+def heading(text: str) -> str:
+    """The first line of a view."""
+    return f'<div style="font-weight:bold">{escaped(cut(text, 4 * WIDTH))}</div>'
+
+
+def note(text: str) -> str:
+    """A line in a lighter tone."""
+    return f'<div style="{_MUTED}">{escaped(text)}</div>'
+
+
+def facts(found: Mapping[str, Any]) -> str:
+    """Names beside their values, a line each; what is empty is left out."""
+    lines = [
+        f'<tr><td style="{_TEXT};{_MUTED}">{escaped(name)}</td><td style="{_TEXT}">{escaped(shown(value))}</td></tr>'
+        for name, value in found.items()
+        if value is not None and value != ""
+    ]
+    return f'<table style="{_TABLE}">{"".join(lines)}</table>' if lines else ""
+
+
+def grid(rows: Rows, *, of: int | None = None, what: str = "rows", strong: Sequence[str] = (), width: int = WIDTH) -> str:
+    """Rows as a table under the names of the first one's columns.
+
+    Args:
+        rows: what is shown, all of it; see :func:`first` and :func:`spread`.
+        of: how many there are in all.
+        what: their name, for the line that says how many are left out.
+        strong: columns in bold.
+        width: characters of a text that are shown.
+    """
+    if not rows:
+        return note(f"no {what}")
+    names = list(rows[0])
+    numbers = {
+        name: all(isinstance(r[name], int | float | None) and not isinstance(r[name], bool) for r in rows) for name in names
+    }
+    head = "".join(f'<th style="{_CELL};text-align:{"right" if numbers[n] else "left"}">{escaped(n)}</th>' for n in names)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="{_NUMBER if numbers[n] else _TEXT}{";font-weight:bold" if n in strong else ""}">{"" if row[n] is False else escaped(shown(row[n], width))}</td>'
+            for n in names
+        )
+        + "</tr>"
+        for row in rows
+    )
+    left = 0 if of is None else of - len(rows)
+    more = note(f"… and {left:,} more {what}; to_pandas() has all") if left > 0 else ""
+    return f'<table style="{_TABLE}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}'
+
+
+def first(rows: Rows, what: str = "rows", *, limit: int = LIMIT, strong: Sequence[str] = ()) -> str:
+    """The first rows as a table, and how many are left out."""
+    return grid(rows[:limit], of=len(rows), what=what, strong=strong)
+
+
+def spread(n: int, limit: int = DEPTH) -> list[int]:
+    """Which of n rows are shown where order matters: all, or so many evenly spread, the first and the last among them.
+
+    >>> spread(3), spread(100, 4)
+    ([0, 1, 2], [0, 33, 66, 99])
+    """
+    return list(range(n)) if n <= limit else [round(i * (n - 1) / (limit - 1)) for i in range(limit)]

@@ -1,0 +1,172 @@
+"""The study of side effects from a user's prompt files: what becomes of them, what is refused, and the command on a local folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lens_steer as ls
+from lens_steer.errors import LensSteerError
+from lens_steer.externalities import files
+from lens_steer.externalities.files import file_material
+from lens_steer.prompts import Prompt, PromptSet
+from tests.test_cli import run
+from tests.tiny import build
+
+N = 16
+HARMFUL = PromptSet(tuple(Prompt.of(f"the {i} b") for i in range(N)), "harmful")
+HARMLESS = PromptSet(tuple(Prompt.of(f"a {i}", system="c") for i in range(N)), "harmless")
+SPLITS = ("fit", "select", "report")
+
+
+def answered(prompts: Sequence[Prompt], text: str = "yes a b") -> PromptSet:
+    return PromptSet(tuple(Prompt(p.messages, text) for p in prompts), text)
+
+
+def texts(prompts: Sequence[Prompt]) -> set[str]:
+    return {p.text for p in prompts}
+
+
+def test_what_is_made_of_two_files() -> None:
+    """JSON requests are the harmless prompts of the same split, their system prompts kept; continuations are paired; no prompt is in two splits."""
+    made = file_material(HARMFUL, HARMLESS)
+    made.check()
+    assert not made.known
+    for name in SPLITS:
+        asked, plain = getattr(made.json, name).positive, getattr(made.json, name).negative
+        assert plain == getattr(made.refusal, name).negative
+        assert [p.text for p in asked] == [f"{p.text} {files.JSON_REQUEST}" for p in plain]
+        assert all(p.messages[0] == {"role": "system", "content": "c"} for p in asked)
+    sides = made.compliance.fit
+    assert (
+        [p.messages for p in sides.positive]
+        == [p.messages for p in sides.negative]
+        == [p.messages for p in made.refusal.fit.negative]
+    )
+    assert {p.response for p in sides.positive} == set(files.COMPLYING)
+    assert {p.response for p in sides.negative} == set(files.REFUSING)
+    held_out = texts(made.refusal.select.negative) | texts(made.refusal.report.negative)
+    assert not held_out & texts(made.compliance.fit.positive)
+
+
+def test_pairs_of_ones_own_keep_the_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pairs stand in one split and never in another than the prompt's own; responses to fit and select prompts are left out, and that is told."""
+    asked = PromptSet(tuple(Prompt.of(f"as JSON: {p.text}", system="c") for p in HARMLESS), "asked")
+    written = tmp_path / "responses.jsonl"
+    written.write_text("\n".join(json.dumps({"prompt": p.text, "text": "yes"}) for p in HARMFUL))  # as steer writes it
+    made = file_material(
+        HARMFUL,
+        HARMLESS,
+        complying=answered(HARMLESS),
+        refusing=answered(HARMLESS, "no"),
+        json_asked=asked,
+        json_plain=HARMLESS,
+        responses=written,
+        seed=3,
+    )
+    made.check()
+    place = {p.text: name for name in SPLITS for p in getattr(made.refusal, name).negative}
+    for name in SPLITS:
+        pair = getattr(made.json, name)
+        assert [p.text for p in pair.positive] == [f"as JSON: {p.text}" for p in pair.negative]
+        assert all(place[p.text] == name for p in pair.negative)
+    assert texts(made.compliance.fit.positive) == texts(made.refusal.fit.negative)
+    assert made.harmful_responses is not None
+    assert texts(made.harmful_responses) == texts(made.refusal.report.positive)
+    assert f"left out {N - len(made.harmful_responses)} of {N} prompts" in caplog.text
+    assert made.hashes["harmful_responses"] == made.harmful_responses.hash
+
+
+def test_what_is_refused() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"complying": answered(HARMLESS)}, "refusing is missing: complying and refusing are paired"),
+        ({"json_plain": HARMLESS}, "json_asked is missing"),
+        ({"json_asked": HARMLESS[:3], "json_plain": HARMLESS}, "json_asked has 3 rows and json_plain 16"),
+        ({"responses": HARMFUL}, "responses 'harmful', row 1 has no response"),
+        ({"split": (0.5, 0.5)}, "give three shares"),
+    ]
+    for options, message in cases:
+        with pytest.raises(LensSteerError, match=message):
+            file_material(HARMFUL, HARMLESS, **options)
+    seen = answered(file_material(HARMFUL, HARMLESS).refusal.fit.positive)
+    with pytest.raises(LensSteerError, match=r"all 8 prompts are in the fit or select split"):
+        file_material(HARMFUL, HARMLESS, responses=seen)
+
+
+def write(path: Path, prompts: Sequence[Prompt]) -> Path:
+    path.write_text(
+        "\n".join(json.dumps({"messages": list(p.messages), "response": p.response}) for p in prompts), encoding="utf-8"
+    )
+    return path
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A local folder with prompt files: everything is written, and a second call reads its rows and generates nothing anew."""
+    folder = build("llama", tmp_path / "model")
+    options = [
+        "externalities", "--model", folder, "--positive", write(tmp_path / "harmful.jsonl", HARMFUL), "--negative", write(tmp_path / "harmless.jsonl", HARMLESS),
+        "--responses", write(tmp_path / "responses.jsonl", answered(HARMFUL)), "--benign-responses", write(tmp_path / "benign.jsonl", answered(HARMLESS)),
+        "--n-random", 1, "--max-new-tokens", 4, "--out", tmp_path / "out",
+    ]  # fmt: skip
+    code, told, error = run(monkeypatch, capsys, *options)
+    assert code == 0, error
+    record = json.loads(told)
+    assert record["graded_by"] == "phrases"
+    assert "compliance" in record["attack"]
+    assert {c["id"] for c in json.loads((tmp_path / "out" / "externalities.json").read_text())["claims"]} == set(record["claims"])
+    assert (tmp_path / "out" / "externality_kl.pdf").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr("lens_steer.sweeps.generate", None)
+        assert run(patched, capsys, *options)[:2] == (0, told)
+
+
+def test_hardly_any_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Two prompts a side to report on: everything is drawn all the same, with what their labels say where no truth grades, and no divergence decides a claim."""
+    import matplotlib.pyplot as plt
+
+    from lens_steer.figures import saving
+
+    files = [
+        ("--positive", write(tmp_path / "a.jsonl", HARMFUL[:8])),
+        ("--negative", write(tmp_path / "b.jsonl", HARMLESS[:8])),
+        ("--responses", write(tmp_path / "c.jsonl", answered(HARMFUL[:8]))),
+    ]
+    options = ["--model", build("llama", tmp_path / "model"), "--n-random", 1, "--max-new-tokens", 4, "--out", tmp_path / "out"]
+    code, told, error = run(monkeypatch, capsys, "externalities", *(part for file in files for part in file), *options)
+    assert code == 0, error
+    verdicts = json.loads(told)["claims"]
+    assert {v for key, v in verdicts.items() if key.startswith("kl-")} == {"REPORTED"}
+    drawn, _ = saving.load(tmp_path / "out", "externality_kl")
+    assert set(drawn.columns["n"]) == {2}
+    for name in ("externality_attack", "externality_strength"):
+        loaded, _ = saving.load(tmp_path / "out", name)
+        figure, _ = saving.draw(loaded)
+        labels = {text.get_text() for text in figure.legends[0].get_texts()}
+        plt.close(figure)
+        assert any("answered" in label for label in labels)
+        assert not any("complied" in label for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "somewhere"), "give --positive and --negative"),
+        (("--positive", "x.jsonl"), "give --positive and --negative"),
+        (("--judge", "refusal_12"), "give --positive and --negative"),
+        (("--component", "middle"), "--component 'middle': use one of center, pairwise"),
+        (("--positive", "absent.jsonl", "--negative", "absent.jsonl"), "'absent.jsonl' does not exist"),
+    ],
+)
+def test_bad_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    """Told before the model is loaded."""
+    monkeypatch.setattr(ls, "load_model", None)
+    code, _, error = run(monkeypatch, capsys, "externalities", *options, "--out", tmp_path / "out")
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "out").exists()
