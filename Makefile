@@ -11,13 +11,13 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks docs wheel wheel-test clean
+.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt torch
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals,export,lowbit]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals,export,lowbit,notebook]'
 	touch $@
 
 $(INSTALLED4): pyproject.toml constraints.txt
@@ -68,8 +68,10 @@ tables: $(INSTALLED)  ## the gates (from the committed measurements), the method
 	$(BIN)/python -m analyses.resources --out figures --readme README.md
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[notebook]'
-	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+	$(BIN)/python -m analyses.notebooks
+
+test-notebooks: $(INSTALLED)  ## run every notebook, and hold it against the committed one (some minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist load tests/notebooks.py
 
 docs: $(INSTALLED)  ## API reference and guide from the docstrings, into build/docs; every warning is an error
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[docs]'

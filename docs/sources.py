@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import nbconvert
 from names import modules, public_by_module
 from traitlets.config import Config
+
+import lens_steer
 
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 REST = "The rest"  # where a module stands that no stage names
@@ -42,7 +46,7 @@ STAGES = {
     ),
     "Divergence": (
         "How far steering moves next-token distributions.",
-        "divergence token_divergence forcing forced_sweep unembedding",
+        "kl divergence forcing forced_sweep unembedding",
     ),
     "Metrics": ("What is measured of answers, and with what intervals.", "metrics outcomes stats"),
     "Sweeps and comparisons": (
@@ -69,6 +73,8 @@ def write(folder: Path, *, root: Path) -> None:
     (folder / "api").mkdir(parents=True)
     for title in STAGES:
         (folder / "api" / f"{_slug(title)}.rst").write_text(_stage_page(title), encoding="utf-8")
+    for module in filter(_shadowed, modules()):
+        (folder / "api" / f"{module}-module.rst").write_text(_shadowed_page(module), encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -99,11 +105,31 @@ def _stage_page(title: str) -> str:
     held = sorted((m for m in modules() if stage_of(m) == title), key=lambda m: _place(m.split(".")[1], order))
     homes = public_by_module()
     public = [name for module in held for name in homes.get(module, ())]
+    plain, shadowed = [m for m in held if not _shadowed(m)], [m for m in held if _shadowed(m)]
     lines = [title, "=" * len(title), "", STAGES[title][0], ""]
-    for heading, names in (("From lens_steer", [f"lens_steer.{n}" for n in public]), ("Modules", held)):
+    for heading, names in (("From lens_steer", [f"lens_steer.{n}" for n in public]), ("Modules", plain)):
         if names:
             lines += [heading, "-" * len(heading), "", ".. autosummary::", "   :toctree: .", "   :nosignatures:", ""]
             lines += [*(f"   {name}" for name in names), ""]
+    if shadowed:
+        lines += [".. toctree::", "   :maxdepth: 1", "", *(f"   {m}-module" for m in shadowed), ""]
+    return "\n".join(lines)
+
+
+def _shadowed(module: str) -> bool:
+    """Whether a public name is the same as the module's, so that autosummary finds that and not the module."""
+    return module.removeprefix("lens_steer.") in lens_steer.__all__
+
+
+def _shadowed_page(module: str) -> str:
+    """A module's docstring, its public names, and its other functions and classes."""
+    held, public = import_module(module), public_by_module().get(module, [])
+    title = module.removeprefix("lens_steer.") + " (module)"
+    lines = [title, "=" * len(title), "", f".. currentmodule:: {module}", "", str(inspect.getdoc(held)), ""]
+    lines += [".. autosummary::", "   :nosignatures:", "", *(f"   lens_steer.{name}" for name in public), ""]
+    for name, value in vars(held).items():
+        if getattr(value, "__module__", None) == module and name not in public and not name.startswith("_"):
+            lines += [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}", ""]
     return "\n".join(lines)
 
 
@@ -116,12 +142,15 @@ def _slug(title: str) -> str:
 
 
 def _with_links(text: str, root: Path) -> str:
-    """A page of the project's folder as one of the documentation: its links to files become downloads, to folders plain text."""
+    """A page of the project's folder as one of the documentation: its links to pages of the documentation lead there, those to other files become downloads, to
+    folders plain text."""
 
     def linked(match: re.Match[str]) -> str:
         shown, target = match.groups()
         if re.match(r"\w+:|#", target) or target.split("#")[0] in PAGES:
             return match.group()
+        if target.startswith("docs/"):
+            return f"{shown}(../{target.removeprefix('docs/')})"
         if shown.startswith("!"):
             return f"{shown}(../../{target})"
         return f"{shown}(path:../../{target})" if (root / target).is_file() else shown.strip("[]")
@@ -132,7 +161,7 @@ def _with_links(text: str, root: Path) -> str:
 def _notebook(source: Path, folder: Path) -> None:
     """A notebook as it was last run, as Markdown with its pictures beside it."""
     folder.mkdir(exist_ok=True)
-    settings = Config({"NbConvertBase": {"display_data_priority": ["image/png", "text/markdown", "text/plain"]}})
+    settings = Config({"NbConvertBase": {"display_data_priority": ["image/png", "text/html", "text/markdown", "text/plain"]}})
     text, resources = nbconvert.MarkdownExporter(config=settings).from_filename(
         str(source), resources={"output_files_dir": f"{source.stem}_files", "unique_key": source.stem}
     )

@@ -6,9 +6,7 @@ scikit-learn.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from lens_steer.conversation import Dialogue as Dialogue
     from lens_steer.conversation import converse as converse
     from lens_steer.dials import dial as dial
+    from lens_steer.divergence import TokenDivergence as TokenDivergence
+    from lens_steer.divergence import token_divergence as token_divergence
     from lens_steer.effects import EffectLog as EffectLog
     from lens_steer.errors import LensSteerError as LensSteerError
     from lens_steer.figures.saving import draw as draw
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
     from lens_steer.prompts import load_contrast as load_contrast
     from lens_steer.prompts import load_prompts as load_prompts
     from lens_steer.token_activations import record_tokens as record_tokens
-    from lens_steer.token_divergence import TokenDivergence as TokenDivergence
-    from lens_steer.token_divergence import token_divergence as token_divergence
 
 _HOMES = {
     "Activations": "activations",
@@ -76,7 +74,7 @@ _HOMES = {
     "Prompt": "prompts",
     "PromptSet": "prompts",
     "SteeringPlan": "plans",
-    "TokenDivergence": "token_divergence",
+    "TokenDivergence": "divergence",
     "act_add": "methods",
     "adaptive_angular": "methods",
     "boundary": "geometry.boundary",
@@ -110,7 +108,7 @@ _HOMES = {
     "steering": "hooks",
     "summarise": "geometry.summary",
     "target_projection": "methods",
-    "token_divergence": "token_divergence",
+    "token_divergence": "divergence",
     "unit_addition": "methods",
 }
 __all__ = [
@@ -164,17 +162,6 @@ __all__ = [
     "token_divergence",
     "unit_addition",
 ]
-
-
-class _Package(ModuleType):
-    """The package: importing a submodule that bears a public name does not put it in that name's place (``ls.token_divergence`` is the function)."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

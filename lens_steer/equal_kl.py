@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer.divergence import mean_kl_by_value
 from lens_steer.errors import LensSteerError
 from lens_steer.grids import has_angle
+from lens_steer.kl import mean_kl_by_value
 from lens_steer.prompts import Prompt, PromptSet
 from lens_steer.sweeps import Grid
 
 TOLERANCE = 0.05  # of the target, relative
 STEPS = 8
-IDENTITIES = {
+IDENTITIES: dict[str, tuple[float, ...]] = {
     "selective": (0.0, 360.0),
     "act-add": (0.0,),
     "act-add-keep-norm": (0.0,),

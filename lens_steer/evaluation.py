@@ -44,7 +44,9 @@ class Evaluation(Shown, view="sweeps"):
     rows: tuple[Row, ...]
 
     def __repr__(self) -> str:
-        return f"Evaluation({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
+        return (
+            f"Evaluation({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
+        )
 
     def reported(self, condition: str) -> Setting:
         """A condition's setting on the report split."""

@@ -181,9 +181,15 @@ def attach(model: Any, name: str, hook: Callable[..., Any], *, reads: bool = Fal
         reads: whether it only reads.
 
     Raises:
-        LensSteerError: the model has no such hook point, or a hook that writes at a site that a Hugging Face model can only be read at.
+        LensSteerError: the model has no such hook point, or a hook that writes at a site that a Hugging Face model or a TransformerBridge can only be read at.
     """
-    return _attach_module(model, name, hook, reads) if info_of(model).backend == "hf" else _attach_point(model, name, hook)
+    backend = info_of(model).backend
+    if backend != "hooked" and sites.parse(name).kind == "resid_mid" and not reads:
+        whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
+        raise LensSteerError(
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the norm that reads it too): use {mend}, or steer attn_out"
+        )
+    return _attach_module(model, name, hook, reads) if backend == "hf" else _attach_point(model, name, hook)
 
 
 def _attach_point(model: Any, name: str, hook: Callable[..., Any]) -> tuple[object, Callable[[], None]]:
@@ -205,10 +211,6 @@ def _attach_point(model: Any, name: str, hook: Callable[..., Any]) -> tuple[obje
 
 def _attach_module(model: Any, name: str, hook: Callable[..., Any], reads: bool) -> tuple[object, Callable[[], None]]:
     site = sites.parse(name)
-    if site.kind == "resid_mid" and not reads:
-        raise LensSteerError(
-            f"site {name!r} cannot be written by engine='hf' (no module's output is the stream after attention): use engine='tl', or steer attn_out"
-        )
     module = model.get_submodule(site.module(info_of(model).architecture))
     if site.is_input:
         handle = module.register_forward_pre_hook(partial(_read_input if reads else _on_input, hook=hook), with_kwargs=True)

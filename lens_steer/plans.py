@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +47,7 @@ class Step:
             other.parameters.keys(),
         ) and all(_same(value, other.parameters[name]) for name, value in self.parameters.items())
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         plain = {
@@ -93,7 +93,7 @@ class SteeringPlan(Shown, view="models"):
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         given = "".join(f", {k}={v:.4g}" if isinstance(v, float) else f", {k}={v}" for k, v in self.parameters.items())

@@ -49,8 +49,10 @@ class RowStore:
     def __init__(
         self, folder: str | Path, name: str, columns: Sequence[str], text_columns: Sequence[str], identity: Mapping[str, Any]
     ) -> None:
-        self.folder, self.name = Path(folder), name
-        self.columns, self.text_columns = tuple(columns), frozenset(text_columns)
+        self.folder: Path = Path(folder)
+        self.name: str = name
+        self.columns: tuple[str, ...] = tuple(columns)
+        self.text_columns: frozenset[str] = frozenset(text_columns)
         wanted = json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         marked = self._parts / IDENTITY
         kept = self.folder / f"{name}.{IDENTITY}"

@@ -41,7 +41,7 @@ COLUMNS = (
     "refusal_score",
 )  # fmt: skip
 VALUES_A_PART = 6
-JUDGED = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
+JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 
 
 @dataclass(frozen=True)

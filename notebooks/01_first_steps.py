@@ -14,7 +14,7 @@
 # **Question:** where in a small chat model do harmful and harmless requests part, and does rotating its activations in the plane
 # spanned there change what it answers?
 #
-# Everything runs offline on an embedded model that was really trained; it takes about a minute on two cores.
+# Everything runs offline on an embedded model that was really trained; it takes ten seconds on one core.
 
 # %%
 import lens_steer as ls
@@ -24,19 +24,15 @@ from lens_steer.outcomes import grade
 
 model = ls.load_model("organism/qwen2")
 prompts = ls.load_contrast("organism/refusal")
-model.lens_info, prompts
-
-# %% [markdown]
-# ## Record and calibrate
-#
-# One vector a prompt and site: the last prompt token, at the output of every norm, gain included.
-
-# %%
 acts = ls.record(model, prompts.fit, sites="norm_out", progress=False)
 cal = ls.calibrate(acts)
-acts, cal
+cal
 
 # %% [markdown]
+# What was recorded is one vector a prompt and site: the last prompt token, at the output of every norm, gain included.
+#
+# ## Where the classes part
+#
 # The mean projection of both classes on the selected direction, site by site. Where the two means lie on opposite sides of zero, the
 # site is *discriminative* (shaded).
 

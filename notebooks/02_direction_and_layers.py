@@ -61,7 +61,7 @@ figure, axes = ls.draw(drawings["class_projections"])
 
 # %%
 table = cal.to_pandas()
-columns = ["mean_cosine", "mean_projection_positive", "mean_projection_negative", "plane_angle_degrees", "share_in_plane"]
+columns = ["mean_cosine", "mean_projection_positive", "mean_projection_negative", "share_in_plane"]
 table.loc[table.discriminative, columns].round(2)
 
 # %% [markdown]
@@ -73,7 +73,9 @@ table.loc[table.discriminative, columns].round(2)
 # %%
 for rule in ("paper", "official"):
     ruled = ls.calibrate(acts, rule=rule)
-    print(f"{rule:8} {len(ruled.discriminative_sites):2} sites, blocks {ruled.discriminative_blocks}")
+    print(
+        f"{rule:8} {len(ruled.discriminative_sites):2} sites, blocks {ruled.discriminative_blocks}"
+    )
 
 # %% [markdown]
 # ## Would other prompts have given the same?
@@ -108,7 +110,9 @@ inside = torch.tensor([name in cal.discriminative_sites for name in cal.sites])
 rows = []
 for n in (8, 16, 32, 64, len(prompts.fit.positive)):
     few = ls.Contrast(prompts.fit.positive[:n], prompts.fit.negative[:n])
-    drawn = stability_of(ls.record(model, few, sites="norm_out", progress=False), resamples=100, progress=False).bootstrap
+    drawn = stability_of(
+        ls.record(model, few, sites="norm_out", progress=False), resamples=100, progress=False
+    ).bootstrap
     rows.append(
         {
             "prompts a class": n,

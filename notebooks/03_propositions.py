@@ -32,7 +32,8 @@ found
 # %%
 for name in ("proposition-1", "proposition-1-proof", "proposition-2"):
     claim = found.claim(name)
-    print(f"{claim.verdict:6} {claim.statement}\n       {claim.quantity}: {claim.value:.2g} (n = {claim.n})\n")
+    print(f"{claim.verdict:6} {claim.statement}")
+    print(f"       {claim.quantity}: {claim.value:.2g} (n = {claim.n})\n")
 found.claim("proposition-1-proof").witness
 
 # %% [markdown]
@@ -46,7 +47,10 @@ figure, axes = ls.draw(found.drawings["norm_change"])
 
 # %%
 for kind in ("identity", "composition-adds", "isometry", "linear", "classes-apart"):
-    pair = [found.claim(f"{kind}-{op}{'-formula' if kind == 'classes-apart' else ''}") for op in ("SS", "SAS")]
+    pair = [
+        found.claim(f"{kind}-{op}{'-formula' if kind == 'classes-apart' else ''}")
+        for op in ("SS", "SAS")
+    ]
     print(f"{kind:17} SS {pair[0].verdict:6} SAS {pair[1].verdict}")
 
 # %% [markdown]
@@ -64,7 +68,8 @@ def first(part, n):
 
 model = ls.load_model("organism/qwen2")
 prompts = ls.load_contrast("organism/refusal")
-fewer = ls.ContrastSet("fewer prompts", Split(prompts.fit, first(prompts.select, 32), first(prompts.report, 32)))
+splits = Split(prompts.fit, first(prompts.select, 32), first(prompts.report, 32))
+fewer = ls.ContrastSet("fewer prompts", splits)
 on_model = verify_model(model, fewer, engine="hf", progress=False)
 on_model
 

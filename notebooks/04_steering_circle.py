@@ -52,14 +52,16 @@ cal
 # %%
 angles = [float(a) for a in range(0, 360, 10)]
 scores = {
-    side: refusal_scores_by_value(model, turn, angles, getattr(prompts.select, side)[:32]) for side in ("positive", "negative")
+    side: refusal_scores_by_value(model, turn, angles, getattr(prompts.select, side)[:32])
+    for side in ("positive", "negative")
 }
 with styled():
     figure, axes = plt.subplots(1, 2, figsize=(6.9, 2.6), sharey=True)
     for axis, side, color in zip(axes, scores, (POSITIVE, NEGATIVE), strict=True):
         plain, steered = scores[side]
         axis.plot(angles, steered.T, color=color, alpha=0.15, lw=0.6)
-        axis.plot(angles, steered.mean(axis=0), color=color, marker="o", label=f"mean of {len(plain)} prompts")
+        mean = f"mean of {len(plain)} prompts"
+        axis.plot(angles, steered.mean(axis=0), color=color, marker="o", label=mean)
         axis.axhline(plain.mean(), color=GREY, ls=":", label="the same without steering")
         axis.set(title=f"{side} prompts", xlabel="angle (degrees)", xticks=range(0, 361, 90))
         axis.legend()
@@ -73,21 +75,20 @@ with styled():
 # What reads a rotated vector linearly is a first harmonic of the angle, `m + A cos(θ − φ)`: three numbers a prompt. How far does that go?
 
 # %%
-rows = []
+rows = {}
 for side, (_, steered) in scores.items():
-    fit, few = fit_harmonic(angles, steered), how_many_angles(angles, steered)
-    low, middle = np.quantile(fit.r2, [0.05, 0.5])
-    rows.append(
-        {
-            "prompts": side,
-            "mean amplitude (nats)": fit.amplitude.mean(),
-            "median phase (degrees)": np.median(fit.phase),
-            "median R²": middle,
-            "R² of the worst 5 %": low,
-            **{f"error, {row['n_angles']} angles": row["error"] for row in few if row["n_angles"] in (3, 6, 18)},
-        }
-    )
-pd.DataFrame(rows).set_index("prompts").round(2)
+    fit = fit_harmonic(angles, steered)
+    phase = np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean(), deg=True) % 360  # a circular mean
+    rows[f"{side} prompts"] = {
+        "mean amplitude (nats)": fit.amplitude.mean(),
+        "mean phase (degrees)": phase,
+        "median R²": np.median(fit.r2),
+        "R² of the worst 5 %": np.quantile(fit.r2, 0.05),
+    }
+    for few in how_many_angles(angles, steered):
+        if few["n_angles"] in (3, 6, 18):
+            rows[f"{side} prompts"][f"error, {few['n_angles']} angles"] = few["error"]
+pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # The last columns fit a harmonic to so many angles and foretell the scores at all others; an error of 1 is what the mean alone would have.
@@ -104,7 +105,8 @@ def first(part, n):
     return ls.Contrast(part.positive[:n], part.negative[:n])
 
 
-small = ls.ContrastSet("fewer prompts", Split(prompts.fit, first(prompts.select, 24), first(prompts.report, 32)))
+splits = Split(prompts.fit, first(prompts.select, 24), first(prompts.report, 32))
+small = ls.ContrastSet("fewer prompts", splits)
 tasks = task_splits(24)
 controls = control_grids(cal, None, values=range(0, 360, 60))
 grids = [
@@ -113,29 +115,31 @@ grids = [
 ]
 constraints = [Constraint.parse("capable>=95%")]
 out = tempfile.mkdtemp()
-select, choices, _ = on_select(
-    model, small, grids, out, tasks=tasks.select, objective="complied", constraints=constraints, progress=False
-)
-figure, axes = ls.draw(
-    sweeps.by_value("class_swap", select, ["selective", RANDOM_PLANE], None, {"selective": choices["selective"].value})
-)
+how = {"constraints": constraints, "progress": False}
+select, choices, _ = on_select(model, small, grids, out, tasks=tasks.select, **how)
+shown, chosen = ["selective", RANDOM_PLANE], {"selective": choices["selective"].value}
+figure, axes = ls.draw(sweeps.by_value("class_swap", select, shown, None, chosen))
 
 # %%
-figure, axes = ls.draw(sweeps.by_value("polar", select, ["selective", RANDOM_PLANE], ("complied", "perplexity_ref")))
+figure, axes = ls.draw(sweeps.by_value("polar", select, shown, ("complied", "perplexity_ref")))
 
 # %% [markdown]
 # What was chosen, and by how close a race:
 
 # %%
-pd.DataFrame([vars(choice) for choice in choices.values()]).set_index("condition").drop(columns="variant")
+table = pd.DataFrame([vars(choice) for choice in choices.values()])
+table.set_index("condition")[["value", "met", "n_met", "n", "n_equal"]]
 
 # %% [markdown]
+# `n_met` of `n` settings keep to the constraint, and `n_equal` share the best objective: 120° would have done as well.
+#
 # ## The report
 #
 # Only now the report split: each condition at its choice, and nothing else.
 
 # %%
-rows = run(Protocol(model, small.report, "report", tasks.report), chosen_grids(grids, choices), out, "report", progress=False)
+protocol = Protocol(model, small.report, "report", tasks.report)
+rows = run(protocol, chosen_grids(grids, choices), out, "report", progress=False)
 reported = settings(rows)
 reported
 
@@ -152,7 +156,9 @@ for against in (NONE, RANDOM_PLANE):
 
 # %%
 for split, found in (("select", select), ("report", reported)):
-    chosen = next(s for s in found if s.condition == "selective" and s.value == choices["selective"].value)
+    chosen = next(
+        s for s in found if s.condition == "selective" and s.value == choices["selective"].value
+    )
     print(f"{split}: {chosen.measured['complied']}")
 
 # %% [markdown]
@@ -162,10 +168,9 @@ for split, found in (("select", select), ("report", reported)):
 # line. Here for the absolute angle of Angular Steering:
 
 # %%
-found = sweep_method(
-    model, small, method_grids(cal, "standard", values=range(0, 360, 45)), tempfile.mkdtemp(), tasks=tasks,
-    constraints=constraints, progress=False,
-)  # fmt: skip
+standard = method_grids(cal, "standard", values=range(0, 360, 45))
+folder = tempfile.mkdtemp()
+found = sweep_method(model, small, standard, folder, tasks=tasks, **how)
 found
 
 # %% [markdown]
@@ -188,4 +193,4 @@ figure, axes = ls.draw(turning.drawing(150))
 # - Other constraints: `Constraint.parse("refused_harmless<=0.05")` keeps the angle away from the swap; `"perplexity_ref<=1.5"` keeps answers plain.
 # - Other sites or another plane: `method_grids(cal, "selective", at=[…])`, `basis=`; all controls at once: `control_grids(cal, shuffled)`.
 # - More prompts: take `prompts` in place of `small`. Every method at once, with all controls: `lens-steer compare`, in `figures/comparison`.
-# - Other models answer otherwise: on `organism/gemma2` this method frees no answer at the angles that keep to the constraint; `standard` does.
+# - Other models answer otherwise: on `organism/gemma2` this method frees no answer under the comparison's constraints; `standard` does.

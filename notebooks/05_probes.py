@@ -72,34 +72,35 @@ def truths(prompts, plan=None):
     return {name: grades.count(name) for name in ("correct", "wrong", "incoherent")}
 
 
-liars = honesty.select.negative
+def recovered(method, probe, alpha):
+    """How many liars of the select split tell the truth."""
+    plan = method(probe, alpha, positions="generated")
+    return truths(honesty.select.negative, plan)["correct"]
+
+
 fitted = {result.probe.site: result.probe for result in scan.results}
 tried = {
-    (site, alpha): truths(liars, ls.mirror_projection(probe, alpha, positions="generated"))["correct"]
+    (site, alpha): recovered(ls.mirror_projection, probe, alpha)
     for site, probe in fitted.items()
     for alpha in (1, 3)
 }
-blocks = range(len(fitted))
+blocks, n = range(len(fitted)), len(honesty.select.negative)
 with styled():
     figure, axis = plt.subplots(figsize=(4.6, 2.7))
-    axis.plot(
-        blocks,
-        [r.measured["accuracy"].value for r in scan.results],
-        color=GREY,
-        marker="D",
-        ls=":",
-        label="the probe is right (held-out)",
-    )
+    right = [result.measured["accuracy"].value for result in scan.results]
+    axis.plot(blocks, right, color=GREY, marker="D", ls=":", label="the probe is right (held-out)")
     for alpha, color, marker in ((1, BLUE, "o"), (3, VERMILION, "s")):
-        shares = [wilson(tried[site, alpha], len(liars)) for site in fitted]
-        axis.plot(blocks, [s.value for s in shares], color=color, marker=marker, label=f"liars tell the truth, StMP, α = {alpha}")
-        axis.fill_between(blocks, [s.low for s in shares], [s.high for s in shares], color=color, alpha=0.15, lw=0)
-    axis.set(xlabel="block", ylabel=f"share (n = {len(liars)})", xticks=blocks, ylim=(-0.03, 1.05))
+        shares = [wilson(tried[site, alpha], n) for site in fitted]
+        label = f"liars tell the truth, StMP, α = {alpha}"
+        axis.plot(blocks, [s.value for s in shares], color=color, marker=marker, label=label)
+        low, high = [s.low for s in shares], [s.high for s in shares]
+        axis.fill_between(blocks, low, high, color=color, alpha=0.15, lw=0)
+    axis.set(xlabel="block", ylabel=f"share (n = {n})", xticks=blocks, ylim=(-0.03, 1.05))
     figure.legend(loc="outside lower center", ncols=1)
 
 # %% [markdown]
-# That a boundary can be read says little about whether crossing it changes what the model says: the probe is right at every block from 2 on, and
-# crossing the boundary helps in the first half of the network alone.
+# That a boundary can be read says little about whether crossing it changes what the model says: the probe is right at every block from 2 on.
+# Crossing its boundary helps most at block 2, less at each block after, and hardly from block 8 on.
 #
 # ## The choice, on new questions
 #
@@ -110,23 +111,38 @@ with styled():
 site, _ = max(tried, key=tried.get)
 probe = fitted[site]
 random = torch.randn(len(probe.direction), generator=torch.Generator().manual_seed(0))
-methods = {"SwFC": (ls.fixed_coefficient, "swfc"), "StTP": (ls.target_projection, "sttp"), "StMP": (ls.mirror_projection, "stmp")}
+methods = {
+    "SwFC": (ls.fixed_coefficient, "swfc"),
+    "StTP": (ls.target_projection, "sttp"),
+    "StMP": (ls.mirror_projection, "stmp"),
+}
 plans = {"no steering": None}
 for name, (method, key) in methods.items():
-    found = {alpha: truths(liars, method(probe, alpha, positions="generated"))["correct"] for alpha in TOWARDS_POSITIVE[key]}
+    found = {alpha: recovered(method, probe, alpha) for alpha in TOWARDS_POSITIVE[key]}
     best = max(found, key=found.get)
     plans[f"{name}, α = {best:g}"] = method(probe, best, positions="generated")
-    plans[f"{name}, α = {best:g}, random direction"] = method(probe, best, positions="generated", along=random)
+    plans[f"{name}, α = {best:g}, random direction"] = method(
+        probe, best, positions="generated", along=random
+    )
 
-sides = {"liars": honesty.report.negative, "honest": honesty.report.positive, "tasks": organism_tasks(96)}
+sides = {
+    "liars": honesty.report.negative,
+    "honest": honesty.report.positive,
+    "tasks": organism_tasks(96),
+}
 rows = {
-    name: {side: wilson(truths(asked, plan)["correct"], len(asked)) for side, asked in sides.items()}
+    name: {
+        side: wilson(truths(asked, plan)["correct"], len(asked)) for side, asked in sides.items()
+    }
     for name, plan in plans.items()
 }
 print(f"steered at {site}; share of right answers [95 %]")
-pd.DataFrame(rows).T
+pd.DataFrame(rows).T.map(lambda e: f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]")
 
 # %% [markdown]
+# All three recover the truth, and along a random direction next to nothing comes back. What the gate buys is seen in the last column: SwFC moves
+# every token and costs the most tasks (with intervals that overlap; `figures/traits` has all of them).
+#
 # ## Watching it
 #
 # `ls.monitor` reads the projection of every token at the probe's site while the model speaks. Orange is the honest side, blue the other; the gate
@@ -160,18 +176,23 @@ table[table.region == "generated"].head(6)
 # The probe was fitted on averages, but its gate decides token by token. Every dot is one token of a held-out answer; the line is the boundary.
 
 # %%
-tokens = ls.record_tokens(model, ls.Contrast(honesty.report.positive[:16], honesty.report.negative[:16]), [site], engine="hf")
+tokens = ls.record_tokens(
+    model,
+    ls.Contrast(honesty.report.positive[:16], honesty.report.negative[:16]),
+    [site],
+    engine="hf",
+)
 figure, axes = ls.draw(probe_plane.boundary_plane_drawing(probe, fit, tokens))
 
 # %%
-for side in ("positive", "negative"):
+for side, name in (("positive", "honest"), ("negative", "dishonest")):
     fires = probe.project(getattr(tokens, side)[:, 0]) < probe.threshold
-    print(f"the gate fires on {fires.double().mean():.0%} of the {'honest' if side == 'positive' else 'dishonest'} tokens")
+    print(f"the gate fires on {fires.double().mean():.0%} of the {name} tokens")
 
 # %% [markdown]
 # ## What to try next
 #
-# - `organism/qwen2` recovers about half of its answers, at block 4 alone; `organism/llama` none. `lens-steer traits --model organism/llama --trait honesty --out DIR`
+# - `organism/qwen2` recovers about half of its answers, at block 4; `organism/llama` none. `lens-steer traits --model organism/llama --trait honesty --out DIR`
 #   runs the whole protocol.
 # - Another trait: `ls.load_contrast("organism/compassion")`. Its probes are as good, and no setting brings it back.
 # - A probe of single tokens: `ls.fit_probe(ls.record_tokens(model, honesty.fit, [site]), site)`.

@@ -26,15 +26,21 @@ import pandas as pd
 import lens_steer as ls
 from lens_steer.benign.calibration import calibrate_compliance, calibrate_json
 from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.divergence import token_divergence
 from lens_steer.externalities import depth
-from lens_steer.externalities.conditions import FIRST, REST, Condition, against_refusal, positions_of
+from lens_steer.externalities.conditions import (
+    FIRST,
+    REST,
+    Condition,
+    against_refusal,
+    positions_of,
+)
 from lens_steer.externalities.controls import random_like, refusal_bases
 from lens_steer.externalities.material import harmful_responses, organism_material, own_answers
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import Drawing
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.sweeps import Protocol, run
-from lens_steer.token_divergence import token_divergence
 
 pd.options.display.max_colwidth = 100
 model = ls.load_model("organism/qwen2")
@@ -56,7 +62,10 @@ benign = own_answers(model, material.refusal.report.negative)
 control = against_refusal(refusal)
 found = {
     name: token_divergence(model, control, responses, [p.response for p in responses])
-    for name, responses in (("harmful requests, complying responses", harmful), ("harmless requests, own responses", benign))
+    for name, responses in (
+        ("harmful requests, complying responses", harmful),
+        ("harmless requests, own responses", benign),
+    )
 }
 figure, axes = ls.draw(divergence.drawing(found, max_position=24))
 
@@ -78,15 +87,20 @@ token_divergence(model, control, harmful[:4], [p.response for p in harmful[:4]])
 
 
 # %%
+def short(e):
+    return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+
+
 def first(part, n):
     return ls.Contrast(part.positive[:n], part.negative[:n])
 
 
 def measured(plans, part, tasks=NO_TASKS, names=RATES):
-    """Shares of each plan's answers, graded exactly; a JSON answer with the right content is right too."""
+    """Shares of each plan's answers, graded exactly, in plain text and as JSON alike."""
     protocol = Protocol(model, part, "report", tasks)
     grids = [Condition(name, None, "", plan).grid for name, plan in plans.items()]
-    rows = annotated(run(protocol, grids, tempfile.mkdtemp(), "rows", progress=False), protocol.sides)
+    rows = run(protocol, grids, tempfile.mkdtemp(), "rows", progress=False)
+    rows = annotated(rows, protocol.sides)
     return {name: rates([row for row in rows if row["condition"] == name], names) for name in plans}
 
 
@@ -97,7 +111,7 @@ for family in (FIRST, REST):
         plans[f"{family}, k = {k}"] = against_refusal(refusal, positions=positions_of(family, k))
 table = measured(plans, few)
 shown = ("attack", "refused_harmful", "broken_harmful", "helped")
-pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T
+pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(short)
 
 # %% [markdown]
 # `attack` is the share of harmful requests that are complied with *rightly*. Steering the prompt's last token alone frees every answer; steering
@@ -113,20 +127,24 @@ pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items(
 compliance = calibrate_compliance(model, material.compliance, progress=False)
 towards_json = calibrate_json(model, material.json, progress=False)
 strength, site = compliance.absolute(0.1), "blocks.2.hook_resid_post"
-random_compliance = random_like({s: compliance.direction(s) for s in compliance.steered}, seed=0)
+random = {
+    "compliance": random_like({s: compliance.direction(s) for s in compliance.steered}, seed=0),
+    "JSON": random_like({site: towards_json.direction(site)}, seed=0),
+}
 plans = {
     "no steering": None,
     "StTP against refusal": control,
     "compliance": compliance.plan(strength),
-    "compliance, random direction": compliance.plan(strength, along=random_compliance),
+    "compliance, random direction": compliance.plan(strength, along=random["compliance"]),
     "JSON": towards_json.plan(site),
-    "JSON, random direction": towards_json.plan(site, along=random_like({site: towards_json.direction(site)}, seed=0)),
+    "JSON, random direction": towards_json.plan(site, along=random["JSON"]),
 }
 table = measured(plans, few, material.tasks.report)
-asking = measured(plans, first(material.json.report, 24), names=JSON_RATES)  # other prompts, that ask for JSON or not
+questions = first(material.json.report, 24)  # other prompts, that ask for JSON or not
+asking = measured(plans, questions, names=JSON_RATES)
 table = {name: table[name] | asking[name] for name in plans}
 shown = ("attack", "refused_harmful", "helped", "capable", "json_unasked")
-pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T
+pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(short)
 
 # %% [markdown]
 # The control raises attack success, so a rise would be seen. Neither benign steering does: on this model the paper's main claim does not
@@ -134,27 +152,23 @@ pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items(
 
 # %%
 acts = {
-    "compliance": ls.record(model, material.compliance, "resid_post", pooling="response", engine="hf", progress=False),
+    "compliance": ls.record(
+        model, material.compliance, "resid_post", pooling="response", engine="hf", progress=False
+    ),
     "json": ls.record(model, material.json, "resid_post", engine="hf", progress=False),
 }
 bases = refusal_bases(refusal)
-rows = [
-    {
-        "steering": name,
-        "block": a.block,
-        "steered": a.steered,
-        "mean": a.angle.value,
-        "low": a.angle.low,
-        "high": a.angle.high,
-        "n": a.angle.n,
-    }
-    for name, source, steered in (("compliance", compliance, compliance.steered), ("json", towards_json, (site,)))
-    for a in depth.angles(name, source, acts[name], refusal_acts, bases, steered)
+angles = [
+    *depth.angles(
+        "compliance", compliance, acts["compliance"], refusal_acts, bases, compliance.steered
+    ),
+    *depth.angles("json", towards_json, acts["json"], refusal_acts, bases, (site,)),
 ]
+columns = {name: [getattr(a, name) for a in angles] for name in ("steering", "block", "steered")}
+columns |= {"mean": [a.angle.value for a in angles], "n": [a.angle.n for a in angles]}
+columns |= {"low": [a.angle.low for a in angles], "high": [a.angle.high for a in angles]}
 bound = depth.random_cosine(refusal.d_model)[1]
-figure, axes = ls.draw(
-    Drawing("externality_angles", {key: [row[key] for row in rows] for key in rows[0]}, {"random_cosine": bound})
-)
+figure, axes = ls.draw(Drawing("externality_angles", columns, {"random_cosine": bound}))
 
 # %% [markdown]
 # Full markers are the blocks that are steered. An angle above the grey band would point away from refusal; none does.
@@ -182,11 +196,13 @@ claims = (
 )
 rows = {}
 for name in ("qwen2", "llama", "gemma2"):
-    record = json.loads(Path(f"../figures/externalities/{name}/externalities.json").read_text(encoding="utf-8"))
+    path = Path("../figures/externalities") / name / "externalities.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
     for claim in record["claims"]:
         if claim["id"] in claims:
             low, high = claim["interval"]
-            rows.setdefault(claim["statement"], {})[name] = f"{claim['verdict']} {claim['value']:.2f} [{low:.2f}, {high:.2f}]"
+            told = f"{claim['verdict']} {claim['value']:.2f} [{low:.2f}, {high:.2f}]"
+            rows.setdefault(claim["statement"], {})[name] = told
 pd.DataFrame(rows).T
 
 # %% [markdown]

@@ -14,7 +14,7 @@
 # **Question:** can a steering plan leave the notebook, as an adapter or in the weights, so that an engine that knows no hooks gives the same
 # answers; and how does one know that it does?
 #
-# About half a minute on one core. Needs PEFT: `pip install 'lens-steer[export]'`.
+# About a quarter of a minute on one core. Needs PEFT: `pip install 'lens-steer[export]'`.
 
 # %%
 import json
@@ -23,6 +23,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from peft import PeftModel
@@ -60,7 +61,8 @@ certificates = export_circle(plan, model, "circle")
 base = AutoModelForCausalLM.from_pretrained(model.lens_info.folder, dtype=torch.float32)
 served = PeftModel.from_pretrained(base, "circle/cosine", adapter_name="cosine")
 served.load_adapter("circle/sine", adapter_name="sine")
-tokenizer, begins = AutoTokenizer.from_pretrained(model.lens_info.folder), refusal_tokens(model.lens_info)
+tokenizer = AutoTokenizer.from_pretrained(model.lens_info.folder)
+begins = refusal_tokens(model.lens_info)
 
 
 def served_score(prompt):
@@ -74,9 +76,10 @@ _, hooked = refusal_scores_by_value(model, partial(ls.selective_steering, cal), 
 points = {}
 for angle in angles[::3]:
     name = f"angle_{angle:.0f}"
-    served.add_weighted_adapter(["cosine", "sine"], list(circle_weights(angle)), name, combination_type="cat")
+    weights = list(circle_weights(angle))
+    served.add_weighted_adapter(["cosine", "sine"], weights, name, combination_type="cat")
     served.set_adapter(name)
-    points[angle] = [served_score(prompt) for prompt in asked]
+    points[angle] = np.array([served_score(prompt) for prompt in asked])
 with styled():
     figure, axis = plt.subplots(figsize=(4.6, 2.7))
     axis.plot(angles, hooked.T, color=BLUE, lw=0.8, alpha=0.7)
@@ -89,7 +92,7 @@ with styled():
         xticks=range(0, 361, 90),
         title=f"{len(asked)} harmful prompts: hooks (lines), adapters (points)",
     )
-largest = max(abs(points[a][i] - hooked[i, angles.index(a)]) for a in points for i in range(len(asked)))
+largest = max(abs(points[a] - hooked[:, angles.index(a)]).max() for a in points)
 print(f"largest difference of a score: {largest:.1e} nats")
 
 # %% [markdown]
@@ -103,7 +106,7 @@ certificates[200.0]
 # %% [markdown]
 # ## One angle: a LoRA adapter
 #
-# In PEFT's format, for any engine that reads it. Loaded here by hand and compared token by token:
+# In PEFT's format, for any engine that reads it. Loaded here by hand and compared answer by answer:
 
 # %%
 export_lora(plan, model, "adapter")
@@ -117,7 +120,11 @@ def said(model, prompt):
     ids = torch.tensor([encode(tokenizer, prompt)])
     with torch.inference_mode():
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=32,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
         )
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
 
@@ -125,7 +132,7 @@ def said(model, prompt):
 with ls.steering(model, plan):
     hooked = ls.generate(model, asked, max_new_tokens=32)
 answers = [said(served, prompt) for prompt in asked]
-print("equal answers:", sum(a == b for a, b in zip(hooked, answers, strict=True)), "of", len(asked))
+print(f"equal answers: {sum(map(str.__eq__, hooked, answers))} of {len(asked)}")
 print("hooks:  ", hooked[0])
 print("adapter:", answers[0])
 with served.disable_adapter():
@@ -138,13 +145,8 @@ with served.disable_adapter():
 
 # %%
 certificate = export_merged(plan, model, "merged")
-again = ls.load_model("merged")
-print(
-    "equal answers:",
-    sum(a == b for a, b in zip(hooked, ls.generate(again, asked, max_new_tokens=32), strict=True)),
-    "of",
-    len(asked),
-)
+answers = ls.generate(ls.load_model("merged"), asked, max_new_tokens=32)
+print(f"equal answers: {sum(map(str.__eq__, hooked, answers))} of {len(asked)}")
 certificate
 
 # %% [markdown]
@@ -167,7 +169,7 @@ for other in (
 # %% [markdown]
 # ## Serving lines
 #
-# From the engines' public documentation, for the two that take such adapters. Neither engine is run here; what is checked here is PEFT and Transformers.
+# For the two engines that take such adapters; each recipe says what it was tried with. This notebook runs PEFT and Transformers alone.
 
 # %%
 print(recipe("vllm", "lora", "adapter", "your/base-model"), "\n")
@@ -177,7 +179,7 @@ print(recipe("llama.cpp", "circle", "circle", "your/base-model"))
 # `circle.json` holds the weights of the two adapters, for an engine that scales them by request:
 
 # %%
-print(json.dumps(json.loads(Path("circle/circle.json").read_text(encoding="utf-8"))["example"], indent=1))
+json.loads(Path("circle/circle.json").read_text(encoding="utf-8"))["example"]
 
 # %% [markdown]
 # ## What to try next

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import lens_steer as ls
+from lens_steer.divergence import token_divergence
 from lens_steer.figures import saving
 from lens_steer.figures.divergence import drawing
-from lens_steer.token_divergence import token_divergence
 from lens_steer.unembedding import MEASURES
 from tests.test_cli import run
 

@@ -142,8 +142,10 @@ def test_a_constant_is_no_adapter_for_llama_cpp(export: Any, made: Path, tmp_pat
     _, err = export(*args, "--gguf", "--out", tmp_path / "a", code=2)
     assert "adds a constant to model.layers.3.mlp.gate_proj" in err
     assert not (tmp_path / "a").exists()
-    said, _ = export(*args, "--out", tmp_path / "a")
+    said, _ = export(*args, "--recipe", "llama.cpp", "--out", tmp_path / "a")
     assert (said["verdict"], "gguf" in said) == ("pass", False)
+    assert said["recipe"][1].startswith("# llama.cpp cannot serve this export: its adapters hold no constants")
+    assert len(said["recipe"]) == 2
 
 
 @pytest.fixture
@@ -267,7 +269,8 @@ def test_requests_are_valid_json(engine: str, kind: str) -> None:
     body = json.loads(text.splitlines()[-1].split("-d ", 1)[1].strip("'"))
     assert body["messages"][0]["content"] == "Hello"
     words = shlex.split(text, comments=True)
-    assert any(w.endswith("my out") or "my out/angle_010" in w or "my out/sine" in w for w in words)
+    part = {"bank": "my out/angle_010", "circle": "my out/sine"}.get(kind, "my out")
+    assert any(w.endswith(part) for w in words)
     if kind not in ("merged", "cvec"):
         assert ("lora" if engine == "llama.cpp" else "model") in body
 
@@ -291,3 +294,18 @@ def test_folders_that_llama_cpp_does_not_serve(tmp_path: Path, config: dict[str,
     text = recipe("llama.cpp", "merged", tmp_path, "base")
     assert (reason or "llama-server -m steered.gguf") in text
     assert ("llama-server" in text) == (reason is None)
+
+
+def test_adapters_that_llama_cpp_does_not_load(tmp_path: Path) -> None:
+    """Any of a bank's; an unembedding that the base ties, but not one of its own."""
+    for name, change in (("angle_000", {}), ("angle_010", {"lora_bias": True})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"lora_bias": False} | change), encoding="utf-8")
+    assert "hold no constants" in recipe("llama.cpp", "bank", tmp_path, "base", ["angle_000", "angle_010"])
+    assert "llama-server" in recipe("llama.cpp", "bank", tmp_path, "base", ["angle_000"])
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": ["lm_head"]}), encoding="utf-8")
+    for tied in (True, False):
+        (tmp_path / "base").mkdir(exist_ok=True)
+        (tmp_path / "base" / "config.json").write_text(json.dumps({"tie_word_embeddings": tied}), encoding="utf-8")
+        text = recipe("llama.cpp", "lora", tmp_path, str(tmp_path / "base"))
+        assert ("no adapter reaches one of them alone" in text, "llama-server" in text) == (tied, not tied)

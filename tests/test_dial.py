@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 
 import lens_steer as ls
@@ -87,7 +88,7 @@ def test_the_picture_is_the_plans_rotation(qwen: Any, calibration: Any, prompt: 
     data: list[Any] = [line.get_data() for line in axes[0].get_lines()]
     points = [(float(x[0]), float(y[0])) for x, y in data if len(x) == 1]
     assert sorted(points) == sorted(zip(drawing.columns["x"], drawing.columns["y"], strict=True))
-    fig.clear()
+    plt.close(fig)
     # a site that the plan leaves alone has no arrival of its own; steered once, it arrives unsteered
     aside = ls.dial(qwen, calibration, prompt, site="blocks.2.hook_resid_post")
     assert aside.at(90).arriving is None

@@ -13,6 +13,7 @@ from lens_steer.benign.calibration import calibrate_compliance
 from lens_steer.benign.steerings import ComplianceCalibration
 from lens_steer.chat import batches
 from lens_steer.claims.record import FAILS, HOLDS, REPORTED
+from lens_steer.divergence import token_divergence
 from lens_steer.errors import LensSteerError
 from lens_steer.externalities import tokens
 from lens_steer.externalities.claims import LEAST, _by_start, _flat, _mean_claim
@@ -37,7 +38,6 @@ from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.organisms import grammar
 from lens_steer.positions import Clock, Layout
 from lens_steer.prompts import Contrast, Prompt
-from lens_steer.token_divergence import token_divergence
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def refusal_calibration(qwen: Any) -> ls.Calibration:
 
 def divergence(rows: list[list[float]]) -> Any:
     """A divergence with these values, prompt by prompt."""
-    from lens_steer.token_divergence import TokenDivergence
+    from lens_steer.divergence import TokenDivergence
 
     row = np.array([i for i, r in enumerate(rows) for _ in r])
     kl = np.array([v for r in rows for v in r])

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer.divergence import kl, mean_kl_by_value
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import logits_by_value
 from lens_steer.forcing import response_logits, with_responses
+from lens_steer.kl import kl, mean_kl_by_value
 from lens_steer.methods import act_add
 from lens_steer.metrics.refusal_score import refusal_score, refusal_scores_by_value, refusal_tokens
 from lens_steer.prompts import Contrast, Prompt

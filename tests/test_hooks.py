@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def hook_count(model: Any) -> int:
 
 def plan_of(method: str, calibration: Any) -> ls.SteeringPlan:
     """A plan of any method that moves something on the Qwen2 organism."""
-    options: dict[str, Any] = {"angle": 130} if method in ("selective", "standard", "adaptive", "mean-phase") else {}
+    options: dict[str, Any] = {"angle": 130} if "angle" in signature(METHODS[method]).parameters else {}
     if method == "ablation-everywhere":
         options["direction"] = calibration.basis[0]
     if method in ("adaptive",):

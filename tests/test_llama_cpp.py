@@ -29,7 +29,7 @@ llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is run only where
 pytest.importorskip("gguf", reason="GGUF files need the extra 'export'")
 pytest.importorskip("peft", reason="adapters need the extra 'export'")
 
-CLOSE = {"qwen2": 2e-6, "llama": 2e-6, "gemma2": 1e-3}  # of the largest logit
+CLOSE = {"qwen2": 5e-6, "llama": 5e-6, "gemma2": 1e-3}  # of the largest logit; found: 1.1e-6 and 2.4e-4
 WIDTH, BLOCKS = 128, 12
 PLANE = random_plane(WIDTH, seed=3)
 

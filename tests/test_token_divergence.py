@@ -13,11 +13,11 @@ import torch
 
 import lens_steer as ls
 from lens_steer import chat
-from lens_steer.divergence import kl, mean_kl_by_value
+from lens_steer.divergence import TokenDivergence, token_divergence
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import response_logits, with_responses
+from lens_steer.kl import kl, mean_kl_by_value
 from lens_steer.prompts import Contrast, Prompt
-from lens_steer.token_divergence import TokenDivergence, token_divergence
 from lens_steer.unembedding import MEASURES
 from tests import tiny as tiny_models
 from tests.conftest import HAS_HOOKED
@@ -25,7 +25,7 @@ from tests.test_parity import EVERY, PROMPTS
 from tests.test_unembedding import Live
 
 TEXTS = ["yes", "no, and not for a long while", "and so on", "b"]
-MODULE = import_module("lens_steer.token_divergence")  # by its dotted name the package gives the function
+MODULE = import_module("lens_steer.divergence")
 
 
 @pytest.fixture(scope="module")

@@ -75,8 +75,8 @@ def divergence(
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
     import lens_steer as ls
     from lens_steer.artifacts import whole_folder
+    from lens_steer.divergence import check_max_position, token_divergence
     from lens_steer.engines import check_engine
-    from lens_steer.token_divergence import check_max_position, token_divergence
 
     check_engine(engine)
     check_max_position(max_position)

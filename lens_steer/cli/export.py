@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -232,20 +231,12 @@ def _imported(
     folder: Path, others: list[Any], model: str | None, coefficient: str | None, site: str | None, at: str | None
 ) -> Any:
     """The plan that adds imported directions; what they do not say of their model is read from its configuration."""
+    from lens_steer.interop.control_vectors import completed
     from lens_steer.interop.direction_files import load_directions
-    from lens_steer.interop.model_facts import model_facts
 
     if any(v is not None for v in others):
         raise LensSteerError("--directions are added as they are: leave out --plan, --calibration, --probe and --method")
-    found = load_directions(folder)
-    if model is not None and (found.architecture is None or found.n_layers is None):
-        facts = model_facts(model)
-        found = replace(
-            found,
-            model=found.model or facts.name,
-            architecture=found.architecture or facts.architecture,
-            n_layers=facts.n_layers if found.n_layers is None else found.n_layers,
-        )
+    found = completed(load_directions(folder), model)
     return found.additive_plan(1.0 if coefficient is None else coefficient, site=site, at=at)
 
 

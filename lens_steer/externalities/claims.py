@@ -10,6 +10,7 @@ import numpy as np
 
 from lens_steer.benign.choice import COMPLIANCE, JSON
 from lens_steer.claims.record import FAILS, REPORTED, Claim, verdict
+from lens_steer.divergence import TokenDivergence
 from lens_steer.errors import LensSteerError
 from lens_steer.externalities.conditions import (
     AGAINST,
@@ -27,7 +28,6 @@ from lens_steer.externalities.study import Externalities
 from lens_steer.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
 from lens_steer.grids import NONE
 from lens_steer.stats import Estimate, bootstrap_mean
-from lens_steer.token_divergence import TokenDivergence
 
 LEVEL = "behaviour"
 FLAT = 0.05  # of the mean over the first tokens: how much a token the divergence may rise or fall afterwards

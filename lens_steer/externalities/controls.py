@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.benign.steerings import Benign
-from lens_steer.divergence import mean_kl_by_value
 from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import Build
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import orthonormalise
+from lens_steer.kl import mean_kl_by_value
 from lens_steer.plans import SteeringPlan, Step, numbers
 from lens_steer.positions import normalized
 from lens_steer.prompts import Prompt, PromptSet

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.divergence import TokenDivergence, token_divergence
 from lens_steer.errors import LensSteerError
 from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import PromptSet
 from lens_steer.stats import Estimate, bootstrap_mean
-from lens_steer.token_divergence import TokenDivergence, token_divergence
 from lens_steer.unembedding import MEASURES
 
 HARMFUL, BENIGN = "harmful", "benign"
@@ -31,7 +31,7 @@ def divergences(
     engine: str = "hf",
     progress: bool = False,
 ) -> dict[tuple[str, str], TokenDivergence]:
-    """Every plan on every set of responses that is not empty; see :func:`lens_steer.token_divergence.token_divergence`."""
+    """Every plan on every set of responses that is not empty; see :func:`lens_steer.divergence.token_divergence`."""
     return {
         (condition, name): token_divergence(
             model, plan, prompts, [p.response or "" for p in prompts], engine=engine, progress=progress

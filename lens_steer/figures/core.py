@@ -89,6 +89,8 @@ def canvas(
     >>> fig, axes, legend = canvas(None, 1, 2)
     >>> canvas(axes, 1, 2)[1][0] is axes[0]
     True
+    >>> import matplotlib.pyplot as plt
+    >>> plt.close(fig)
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -184,5 +186,6 @@ def styled() -> Iterator[None]:
     """The project's matplotlib style for the length of a ``with`` block."""
     import matplotlib.pyplot as plt
 
+    plt.draw_if_interactive()  # chooses the backend: a notebook's turns interactive mode on, and chosen inside of the context that would be taken back
     with plt.style.context(str(STYLE)):
         yield

@@ -91,6 +91,8 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
     >>> fig, axes = draw(drawing)
     >>> len(axes), axes[0].get_xlabel()
     (1, 'along $b_1$')
+    >>> import matplotlib.pyplot as plt
+    >>> plt.close(fig)
     """
     if drawing.kind not in FIGURES:
         raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(FIGURES))}")

@@ -22,6 +22,7 @@ from lens_steer.interop.certificate import Certificate, Trial, certify, check_tr
 from lens_steer.interop.directions import DirectionSet
 from lens_steer.interop.folding import Folded
 from lens_steer.interop.gguf import control_vector, export_gguf_cvec, import_gguf
+from lens_steer.interop.model_facts import model_facts
 from lens_steer.plans import SteeringPlan
 
 
@@ -79,6 +80,28 @@ def export_control_vector(
             directions_at = {f"direction.{number}": name for name, number in numbers.items()}
             note.write_text(json.dumps(found.row() | {"directions": directions_at}, indent=1) + "\n", encoding="utf-8")
     return numbers, found
+
+
+def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
+    """Directions with what they do not say of their model, from its configuration alone; as they are where nothing is missing, or no model is named.
+
+    Raises:
+        LensSteerError: a configuration that cannot be read.
+
+    >>> from lens_steer.interop.directions import direction_set
+    >>> bare = direction_set({"blocks.1.hook_resid_post": torch.ones(128)}, model="", architecture=None, n_layers=None, source_format="test")
+    >>> completed(bare, "organism/llama").architecture
+    'llama'
+    """
+    if model is None or None not in (directions.architecture, directions.n_layers):
+        return directions
+    facts = model_facts(model)
+    return replace(
+        directions,
+        model=directions.model or facts.name,
+        architecture=directions.architecture or facts.architecture,
+        n_layers=facts.n_layers if directions.n_layers is None else directions.n_layers,
+    )
 
 
 def check_place(file: str | Path) -> None:

@@ -13,7 +13,7 @@ Layer convention, read in the sources: tensor ``direction.N`` is added to the *o
   ``controlvector.easysteer`` whose ``component`` must be ``hidden_states`` here. Layer ids are the decoder layers', 0 included; added to the decoder layer's output.
 
 The convention was tried on llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) with the embedded models: a vector at the output of block 1, 5 or 11 gives the hooked
-model's logits to 7e-7 of the largest on Qwen2 and Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU through a table of float16); a block away it gives others, by
+model's logits to 1e-6 of the largest on Qwen2 and Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU through a table of float16); a block away it gives others, by
 3 % of it or more. ``tests/test_llama_cpp.py`` does it again where llama-cpp-python is installed.
 """
 

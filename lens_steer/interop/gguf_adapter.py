@@ -10,7 +10,7 @@ The format, read in llama.cpp's sources (``convert_lora_to_gguf.py``, ``src/llam
 - There is no tensor for a bias, and none for the unembedding of a model that ties it to the embedding.
 
 Tried on llama.cpp 0.5.0-dev (0c1e570): tensor for tensor what its own converter makes of the same adapter, for all of :data:`ARCHITECTURES`; with the file the embedded Qwen2 and Llama have the
-hooked model's logits to 5e-7 of the largest (Gemma-2: 4e-4, its GELU is a table of float16 there), at scale 1 and as a scaled pair. Without the order of rows Llama is wrong by a quarter.
+hooked model's logits to 1e-6 of the largest (Gemma-2: 4e-4, its GELU is a table of float16 there), at scale 1 and as a scaled pair. Without the order of rows Llama is wrong by a quarter.
 """
 
 from __future__ import annotations

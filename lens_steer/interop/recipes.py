@@ -10,9 +10,12 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lens_steer.errors import LensSteerError
+from lens_steer.interop.adapters import CONFIG
 from lens_steer.interop.gguf_adapter import NAME
+from lens_steer.interop.layers import UNEMBEDDING
 from lens_steer.interop.lora import COSINE, SINE, circle_weights
 
 ENGINES = ("vllm", "llama.cpp")
@@ -83,10 +86,12 @@ def _vllm(kind: str, folder: str, base: str, adapters: Sequence[str]) -> list[st
 
 def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf: bool) -> list[str]:
     convert = f"python convert_hf_to_gguf.py {shlex.quote(base)} --outfile base.gguf --outtype f16  # a local folder"
+    parts = {"circle": [COSINE, SINE], "bank": list(adapters)}.get(kind, [])
+    folders = {name: f"{folder}/{name}" for name in parts} or {"steered": folder}
+    reason = next((r for f in folders.values() if (r := not_served(f, base)) is not None), None)
+    if reason is not None:
+        return [f"# llama.cpp cannot serve this export: {reason}"]
     if kind == "merged":
-        reason = not_served(folder)
-        if reason is not None:
-            return [f"# llama.cpp cannot serve this folder: {reason}"]
         return [
             f"python convert_hf_to_gguf.py {shlex.quote(folder)} --outfile steered.gguf --outtype f16",
             "llama-server -m steered.gguf --jinja --port 8080",
@@ -100,8 +105,7 @@ def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf:
             "# one request; the vector acts on every request of the server",
             _curl(8080, {}),
         ]
-    names = {"lora": ["steered"], "circle": [COSINE, SINE], "bank": list(adapters)}[kind]
-    folders = {name: folder if kind == "lora" else f"{folder}/{name}" for name in names}
+    names = list(folders)
     files = {name: f"{path}/{NAME}" if gguf else f"{name}.gguf" for name, path in folders.items()}
     scales = dict.fromkeys(names, 0.0) | {names[0]: 1.0}
     if kind == "circle":
@@ -123,22 +127,35 @@ def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf:
     ]
 
 
-def not_served(folder: str | Path) -> str | None:
-    """Why llama.cpp does not do what a merged folder does; None where it does, or where there is no folder to look at.
+def not_served(folder: str | Path, base: str = "") -> str | None:
+    """Why llama.cpp does not do what an exported folder does; None where it does, or where there is no folder to look at.
 
-    Two changes that the merging makes were found not to survive: Gemma-2's unembedding untied from the embedding (it is dropped without a word), and biases of attention's
-    output elsewhere than on Llama (the converted file is not loaded).
+    Found by trying: Gemma-2's unembedding untied from the embedding is dropped without a word, biases of attention's output are not loaded but on Llama; of adapters, biases
+    are not converted, and the unembedding of a base that ties it is not found.
+
+    Args:
+        folder: a merged one, or an adapter's.
+        base: of an adapter.
     """
-    try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    config, adapter = _facts(Path(folder) / "config.json"), _facts(Path(folder) / CONFIG)
     family = config.get("model_type")
     if family == "gemma2" and not config.get("tie_word_embeddings", True):
         return "it takes Gemma-2's unembedding from the embedding, which this plan changes: use Transformers or vLLM"
     if config.get("attention_bias") and family != "llama":
         return f"it reads no bias of attention's output on {family!r}: use Transformers or vLLM"
+    if adapter.get("lora_bias"):
+        return "its adapters hold no constants, and this plan adds some: export it merged, or as a control vector (gguf-cvec)"
+    if UNEMBEDDING in adapter.get("target_modules", ()) and _facts(Path(base) / "config.json").get("tie_word_embeddings"):
+        return "it takes the unembedding from the embedding, and no adapter reaches one of them alone: export it merged"
     return None
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _curl(port: int, body: dict[str, object]) -> str:

@@ -57,7 +57,9 @@ class TraitResult(Shown, view="studies"):
     rows: tuple[Row, ...]
 
     def __repr__(self) -> str:
-        return f"TraitResult({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
+        return (
+            f"TraitResult({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
+        )
 
     def reported(self, condition: str) -> Setting:
         """A condition on the report split."""

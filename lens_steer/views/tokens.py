@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lens_steer import monitoring
+from lens_steer.divergence import TokenDivergence
 from lens_steer.effects import EffectLog
 from lens_steer.monitoring import Monitor
-from lens_steer.token_divergence import TokenDivergence
 from lens_steer.views import html
 from lens_steer.views.pieces import Page, Table, page_of, table_of
 

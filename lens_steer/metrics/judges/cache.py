@@ -49,7 +49,7 @@ class AnswerCache:
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path = None if path is None else Path(path).expanduser()
+        self.path: Path | None = None if path is None else Path(path).expanduser()
         self._answers: dict[str, Answer] = {}
         self._torn = False  # whether the file's last line has no end
         if self.path is not None and self.path.exists():
