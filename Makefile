@@ -11,7 +11,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-tl4 verify compare traits probes externalities bench lint tables notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-tl4 verify compare traits probes externalities bench lint tables notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -30,8 +30,11 @@ $(INSTALLED4): pyproject.toml constraints.txt
 report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 organism
 	$(BIN)/lens-steer report --model organism/qwen2 --out figures
 
-test: $(INSTALLED)  ## the whole test suite
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST)
+test: $(INSTALLED)  ## the test suite, without what is slow
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST) -m 'not slow'
+
+test-slow: $(INSTALLED)  ## the rest of it: every parity test on three more families
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python $(PYTEST) -m slow
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_hooks.py \

@@ -6,6 +6,7 @@ taken: they quantise weights alone, so a layer stays linear and folding stays ex
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from lens_steer.errors import LensSteerError
 
 KINDS = ("nf4", "fp4")
+# TransformerLens imports bitsandbytes where it is installed, and on a CPU that tells of a kernel that is not used here
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def check_kind(kind: str | None, config: Any = None) -> str:

@@ -14,7 +14,7 @@
 # **Question:** what does every angle of a rotation do to refusals, which angle would an honest protocol choose, and does that angle do on new
 # prompts what it did on those that chose it?
 #
-# About a minute on one core.
+# About forty seconds on one core.
 
 # %%
 import tempfile

@@ -58,7 +58,16 @@ def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["qwen2", "llama", "gemma2", "qwen3", "mistral", "gemma3_text"])
+LATER = (
+    "qwen3",
+    "mistral",
+    "gemma3_text",
+)  # what sets them apart is in test_families.py; everything else of them is slow by its number
+
+
+@pytest.fixture(
+    scope="session", params=["qwen2", "llama", "gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+)
 def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of each family, as a Hugging Face folder."""
     from tests.tiny import build

@@ -165,6 +165,7 @@ def test_figure_of_several_series(tmp_path: Path, qwen: Any, calibration: Any, r
     """Every series in both panels, two lines each that go through the means; the legend tells them apart and says how many prompts there are."""
     import matplotlib.pyplot as plt
 
+    plt.close("all")  # of other tests
     series = {
         name: token_divergence(
             qwen, ls.selective_steering(calibration, 150.0), side[:3], ["Sure, here is how.", "No.", "I am sorry."]

@@ -135,6 +135,10 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
     nothing = AffineMap.identity(len(direction))
     if name == "add":
         return AffineMap(nothing.up, nothing.down, float(parameters["coefficient"]) * direction)
+    if name not in ("ablate", "clamp"):
+        raise LensSteerError(
+            f"operator {name!r} has no affine map here: write it in affine_map, or say in NOT_AFFINE why it has none"
+        )
     unit = direction / direction.norm()
     return AffineMap(-unit[:, None], unit[None], float(parameters.get("target", 0.0)) * unit)
 
