@@ -48,6 +48,18 @@ def vectors(*numbers: int, dtype: Any = np.float32) -> dict[str, Any]:
     return {f"direction.{n}": generator.standard_normal(WIDTH).astype(dtype) for n in numbers}
 
 
+@pytest.mark.parametrize(
+    ("hint", "architecture"), [("llama", "mistral"), ("mistral", "mistral"), ("gemma3", "gemma3_text"), ("elsewhere", "qwen3")]
+)
+def test_a_hint_by_either_name(tmp_path: Path, hint: str, architecture: str) -> None:
+    """Hugging Face's model type, as repeng writes it, or llama.cpp's name of the architecture; what neither knows is the user's word."""
+    made = import_gguf(written(tmp_path / "v.gguf", vectors(1), hint=hint), architecture=architecture)
+    assert made.architecture == architecture
+    if hint != "elsewhere":
+        with pytest.raises(LensSteerError, match=f"made on a model of architecture {hint!r}, not 'gemma2'"):
+            import_gguf(tmp_path / "v.gguf", architecture="gemma2")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_written_and_read_back(tmp_path: Path, dtype: torch.dtype) -> None:
     """Equal in float32 at the same sites, with the model; a block's input is the output of the block before."""

@@ -30,7 +30,7 @@ import torch
 from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.directions import Detail, DirectionSet, direction_set, directions_of
-from lens_steer.interop.gguf_files import OWN, read_gguf, write_gguf
+from lens_steer.interop.gguf_files import ARCHITECTURES, OWN, read_gguf, write_gguf
 from lens_steer.plans import SteeringPlan
 
 WHAT = "a control vector is a .gguf file with tensors direction.N"
@@ -68,7 +68,11 @@ def import_gguf(
     if unknown:
         raise LensSteerError(f"{str(path)!r} holds the tensor {unknown[0]!r}: {WHAT}")
     hint, own = str(fields.get(f"{ARCHITECTURE}.model_hint", "")), _own(fields, str(path))
-    if architecture is not None and hint in sites.NORM_MODULES and hint != architecture:
+    theirs = (
+        architecture,
+        ARCHITECTURES.get(architecture or ""),
+    )  # the model type, as repeng writes it; llama.cpp's name, as its own generator does
+    if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
             f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its own model"
         )

@@ -31,20 +31,11 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.adapters import ADAPTER, CONFIG
 from lens_steer.interop.certificate import FILE
 from lens_steer.interop.folding import Folded
-from lens_steer.interop.gguf_files import OWN, gguf_package, read_gguf, write_gguf
+from lens_steer.interop.gguf_files import ARCHITECTURES, OWN, gguf_package, read_gguf, write_gguf
 from lens_steer.interop.layers import UNEMBEDDING
 
 NAME = "adapter.gguf"
 WHAT = "a LoRA adapter is a .gguf file with tensors ….lora_a and ….lora_b"
-# llama.cpp's architecture by Hugging Face's model type
-ARCHITECTURES = {
-    "gemma2": "gemma2",
-    "gemma3_text": "gemma3",
-    "llama": "llama",
-    "mistral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-}
 REORDERED = ("llama",)  # those whose queries and keys have another order of rows
 ALWAYS_TIED = ("gemma2",)  # those whose unembedding llama.cpp takes from the embedding whatever the folder says
 _PREFIX, _SIDES = "base_model.model.", (".lora_A.weight", ".lora_B.weight")

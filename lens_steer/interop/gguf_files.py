@@ -17,6 +17,15 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.source_files import existing, head
 
 OWN = "lens_steer"  # the key of what only this project writes
+# llama.cpp's architecture by Hugging Face's model type
+ARCHITECTURES = {
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
 
 
 @dataclass(frozen=True, eq=False)
