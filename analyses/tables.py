@@ -1,4 +1,4 @@
-"""Markdown tables written to a folder and, between two markers, into the README."""
+"""Tables written to a folder as Markdown and LaTeX, and the Markdown, between two markers, into the README."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lens_steer.artifacts import whole_file
 from lens_steer.errors import LensSteerError
+from lens_steer.latex import from_markdown
 
 
 def main(name: str, table: str, description: str | None) -> None:
@@ -19,13 +20,15 @@ def main(name: str, table: str, description: str | None) -> None:
 
 
 def write(name: str, table: str, out: Path, readme: Path | None = None) -> None:
-    """Write ``NAME.md``, and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a README.
+    r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a README.
 
     Raises:
         LensSteerError: a README without the two markers.
     """
     with whole_file(out / f"{name}.md") as work:
         work.write_text(table, encoding="utf-8")
+    with whole_file(out / f"{name}.tex") as work:
+        work.write_text(from_markdown(table), encoding="utf-8")
     if readme is None:
         return
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"

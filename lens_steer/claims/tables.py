@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lens_steer.claims.record import Claim, shown
+from lens_steer.latex import escaped
 
 HEADS = ("claim", "verdict", "measured", "criterion", "n")
 
@@ -38,7 +39,13 @@ def latex(claims: Sequence[Claim]) -> str:
     for level in dict.fromkeys(c.level for c in claims):
         lines.append(rf"\multicolumn{{5}}{{l}}{{\emph{{{level}}}}} \\")
         for c in (c for c in claims if c.level == level):
-            cells = (_tex(c.statement), rf"\textsc{{{c.verdict.lower()}}}", _tex(_measured(c)), _tex(c.criterion), str(c.n))
+            cells = (
+                escaped(c.statement),
+                rf"\textsc{{{c.verdict.lower()}}}",
+                escaped(_measured(c)),
+                escaped(c.criterion),
+                str(c.n),
+            )
             lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\end{longtable}}"]) + "\n"
 
@@ -46,14 +53,3 @@ def latex(claims: Sequence[Claim]) -> str:
 def _measured(claim: Claim) -> str:
     value = shown(claim.value)
     return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"
-
-
-_TEX = {
-    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "‖": r"$\|$", "′": "'", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "·": r"$\cdot$",
-    "θ": r"$\theta$", "φ": r"$\varphi$", "ρ": r"$\rho$", "²": "$^2$", "≪": r"$\ll$", "°": r"$^\circ$", "∘": r"$\circ$", "|": r"$|$",
-    "⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "μ": r"$\mu$", "—": "---", "⁺": "$^+$", "⁻": "$^-$", "∓": r"$\mp$", "^": r"\^{}",
-}  # fmt: skip
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)

@@ -1,0 +1,86 @@
+"""LaTeX of what is written as Markdown: every table of the README comes out whole, with nothing left that LaTeX would read as a command."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lens_steer.errors import LensSteerError
+from lens_steer.latex import cell, escaped, from_markdown
+
+README = Path(__file__).parents[1] / "README.md"
+TABLES = re.findall(r"<!-- (\w+) -->", README.read_text(encoding="utf-8"))
+FOLDERS = (".", "comparison", "traits", "externalities")
+HEAD = r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{array,booktabs,longtable}\begin{document}"
+
+
+def markdown(name: str) -> str:
+    text = README.read_text(encoding="utf-8")
+    return text[text.index(f"<!-- {name} -->") : text.index(f"<!-- /{name} -->")]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_of_the_readme(name: str) -> None:
+    """As many rows and cells as there, in ASCII and Latin-1; the committed file is what its Markdown gives."""
+    source = markdown(name)
+    made = from_markdown(source)
+    rows = [line for line in made.splitlines() if line.endswith(r" \\")]
+    assert len(rows) == sum(line.startswith("|") for line in source.splitlines()) - 1 or "\n\n|" in source
+    assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+    assert all(ord(c) < 256 for c in made)
+    assert (README.parent / "figures" / f"{name}.tex").exists() or name.startswith(
+        ("comparison", "equal_kl", "traits", "externalities")
+    )
+
+
+@given(st.text(alphabet=st.sampled_from("ab &%_#{}$~^\\<>|θ≤"), max_size=12))
+def test_nothing_is_left_to_read_as_a_command(text: str) -> None:
+    """Without what the escapes themselves write, no character of LaTeX's own stands in it, and braces and dollars are balanced."""
+    found = escaped(text)
+    bare = re.sub(r"\\(?:textbackslash|textasciitilde)\{\}|\\\^\{\}|\$[^$]*\$(?<!\\\$)|\\[{}$&%_#]", "", found.replace(r"\$", ""))
+    assert not set(bare) & set("&%_#{}$~^\\<>|")
+
+
+def test_marks_become_commands() -> None:
+    assert cell("**a_b** *c* `d_e` [f](g.md) h \\| i") == r"\textbf{a\_b} \emph{c} \texttt{d\_e} f h $|$ i"
+    assert escaped("v̂ and φ̂") == r"$\hat{v}$ and $\hat{\varphi}$"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "is no Markdown table"),
+        ("| a | b |\n| c | d |\n", "is no Markdown table"),
+        ("| a | b |\n|---|---|\n| 1 |\n", "1 cells in row 1, and 2 in its head"),
+    ],
+)
+def test_what_is_no_table(text: str, message: str) -> None:
+    with pytest.raises(LensSteerError, match=message):
+        from_markdown(text)
+
+
+@pytest.mark.slow
+def test_latex_reads_them(tmp_path: Path) -> None:
+    """All of them in one document, where LaTeX is installed."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    parts = []
+    for name in TABLES:
+        (tmp_path / f"{name}.tex").write_text(from_markdown(markdown(name)), encoding="utf-8")
+        parts.append(rf"\input{{{name}}}")
+    (tmp_path / "all.tex").write_text("\n".join([HEAD, *parts, r"\end{document}"]), encoding="utf-8")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
