@@ -15,6 +15,7 @@ from tests.benchmarks.timing import run
 README = Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.slow
 def test_every_case_runs() -> None:
     """Two models, three widths' worth of code, memory and import; each ratio is a positive number with its range."""
     found = measure(1, small=True)
