@@ -38,11 +38,13 @@ def test_tables_go_between_their_markers(tmp_path: Path) -> None:
     """The rest of the README stays; a README without markers is refused and left alone."""
     readme = tmp_path / "README.md"
     readme.write_text("head\n<!-- x -->\nold\n<!-- /x -->\ntail\n", encoding="utf-8")
-    tables.write("x", "| new |\n", tmp_path, readme)
-    assert readme.read_text(encoding="utf-8") == "head\n<!-- x -->\n| new |\n<!-- /x -->\ntail\n"
-    assert (tmp_path / "x.md").read_text(encoding="utf-8") == "| new |\n"
+    table = "| new |\n|---|\n| 1 |\n"
+    tables.write("x", table, tmp_path, readme)
+    assert readme.read_text(encoding="utf-8") == f"head\n<!-- x -->\n{table}<!-- /x -->\ntail\n"
+    assert (tmp_path / "x.md").read_text(encoding="utf-8") == table
+    assert r"new \\" in (tmp_path / "x.tex").read_text(encoding="utf-8")
     with pytest.raises(LensSteerError, match="needs the markers"):
-        tables.write("y", "z", tmp_path, readme)
+        tables.write("y", table, tmp_path, readme)
 
 
 def test_the_readme_shows_every_method() -> None:
