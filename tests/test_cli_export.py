@@ -32,7 +32,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], prompts: Path, qwen: Any) -> Any:
     """The command with quick certificates, on the model that is loaded already."""
-    monkeypatch.setattr("lens_steer.cli.export.loaded_model", lambda *options: qwen)
+    monkeypatch.setattr("lens_steer.cli.loading.Load.__call__", lambda load, model: qwen)
 
     def call(*args: object, code: int = 0) -> tuple[dict[str, Any], str]:
         found, out, err = run(monkeypatch, capsys, "export", *args, "--prompts", prompts, "--max-new-tokens", 4)
@@ -153,11 +153,11 @@ def vector(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     """``export gguf-cvec``; the model is there only where one is asked for."""
 
     def call(*args: object, code: int = 0) -> tuple[dict[str, Any], str]:
-        def load(model: str, *options: object) -> Any:
+        def loaded(load: object, model: str) -> Any:
             assert "--model" in args and not code, "no model is needed"
             return qwen
 
-        monkeypatch.setattr("lens_steer.cli.export.loaded_model", load)
+        monkeypatch.setattr("lens_steer.cli.loading.Load.__call__", loaded)
         found, out, err = run(monkeypatch, capsys, "export", "gguf-cvec", *args)
         assert found == code, err
         return (json.loads(out) if out else {}), err

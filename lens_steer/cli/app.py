@@ -18,25 +18,20 @@ from lens_steer.cli import importing as cli_import
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
-from lens_steer.cli.common import command, emit, loaded_model, read_calibration, read_contrast
+from lens_steer.cli.common import command, emit, read_calibration, read_contrast
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
     METHOD_HELP,
     Contrast,
-    Device,
-    DeviceMap,
-    Dtype,
     Engine,
     Model,
-    NDevices,
     Negative,
     Out,
     Positive,
-    Quantization,
     Rule,
     Seed,
     Sites,
     Split,
-    Template,
 )
 from lens_steer.errors import LensSteerError
 
@@ -69,7 +64,9 @@ def _root() -> None:
 
 
 @app.command()
+@loading
 def report(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     contrast: Contrast = None,
@@ -79,12 +76,6 @@ def report(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
@@ -98,7 +89,7 @@ def report(
     check_rule(rule)
     check_engine(engine)
     check_writable(out)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     made = make_report(
         loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=command()
     )
@@ -107,7 +98,9 @@ def report(
 
 
 @app.command()
+@loading
 def calibrate(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     positive: Positive = None,
@@ -123,12 +116,6 @@ def calibrate(
         str, typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "tl",
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
@@ -147,7 +134,7 @@ def calibrate(
     if keep == "moments" and direction != "difference":
         raise LensSteerError(f"--direction {direction} needs the activations themselves: leave out --keep moments")
     check_writable(out)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
     made = ls.calibrate(recorded, rule=rule, direction=direction, seed=seed)
     ls.save_calibration(made, out)
@@ -184,7 +171,9 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
 
 
 @app.command()
+@loading
 def verify(
+    load: Load,
     out: Out,
     model: Annotated[
         str | None, typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name.")
@@ -198,12 +187,6 @@ def verify(
     negative: Negative = None,
     split: Split = None,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
@@ -215,13 +198,13 @@ def verify(
     from lens_steer.verify import verify_model, write
 
     check_engine(engine)
-    where = usable_device(device)
+    where = usable_device(load.device)
     check_writable(out)
     given = dict(map(read_calibration, calibration or []))
     chosen = (
         read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
     )
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization) if model else None
+    loaded = load(model) if model else None
     found = run(given, seed=seed, device=str(where))
     if chosen is not None:
         found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)

@@ -88,36 +88,6 @@ def judge_named(spec: str | None) -> Any:
     return None if spec is None else judge_of(spec)
 
 
-def loaded_model(
-    model: str,
-    dtype: str,
-    device: str | None,
-    chat_template: str | None,
-    device_map: str | None = None,
-    n_devices: int = 1,
-    quantization: str | None = None,
-) -> Any:
-    import lens_steer as ls
-
-    loaded = ls.load_model(
-        model, dtype=dtype, device=device, chat_template=chat_template, device_map=parts_of(device_map), n_devices=n_devices, quantization=quantization
-    )  # fmt: skip
-    typer.echo(f"loaded {loaded.lens_info}", err=True)
-    return loaded
-
-
-def parts_of(device_map: str | None) -> Any:
-    """The value of ``--device-map``: a word as it is, a JSON object as a mapping."""
-    if device_map is None or not device_map.lstrip().startswith("{"):
-        return device_map
-    try:
-        return json.loads(device_map)
-    except ValueError as error:
-        raise LensSteerError(
-            f'--device-map {device_map!r} is no JSON object ({error}): give auto, or such as {{"": 0}}'
-        ) from None
-
-
 def command() -> str:
     return shlex.join(["lens-steer", *sys.argv[1:]])
 

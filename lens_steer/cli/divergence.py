@@ -11,36 +11,33 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit, loaded_model, read_plan
+from lens_steer.cli.common import command, emit, read_plan
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
     METHOD_HELP,
     Angle,
     At,
     CalibrationFolder,
     Coefficient,
-    Device,
-    DeviceMap,
-    Dtype,
     Engine,
     Gate,
     GateAxis,
     Method,
     Model,
-    NDevices,
     Out,
     PlanFolder,
     Positions,
     Probe,
-    Quantization,
     Seed,
     Target,
-    Template,
     Threshold,
 )
 from lens_steer.errors import LensSteerError
 
 
+@loading
 def divergence(
+    load: Load,
     out: Out,
     responses: Annotated[
         Path,
@@ -64,12 +61,6 @@ def divergence(
         typer.Option("--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."),
     ] = None,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "hf",
 ) -> None:
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
@@ -85,7 +76,7 @@ def divergence(
              "gate": gate, "at": sites, "positions": positions}  # fmt: skip
     made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
     with whole_folder(out) as work:
-        loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+        loaded = load(model)
         if probe is not None:
             ls.load_probe(probe, loaded)
         found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)

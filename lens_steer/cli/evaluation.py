@@ -9,26 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, default_method, emit, judge_named, loaded_model, read_contrast, read_source
+from lens_steer.cli.common import command, default_method, emit, judge_named, read_contrast, read_source
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
     Contrast,
-    Device,
-    DeviceMap,
-    Dtype,
     JudgeOption,
     Method,
     Model,
-    NDevices,
     Negative,
     Out,
     Positive,
     Probe,
-    Quantization,
     Seed,
     Split,
-    Template,
 )
 from lens_steer.errors import LensSteerError
 
@@ -59,7 +54,9 @@ def metrics(
     emit({"metrics": str(out), "n": len(rows)})
 
 
+@loading
 def sweep(
+    load: Load,
     out: Out,
     calibration: CalibrationFolder = None,
     probe: Probe = None,
@@ -74,12 +71,6 @@ def sweep(
     negative: Negative = None,
     split: Split = None,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -109,7 +100,7 @@ def sweep(
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     check_fits(made, loaded)
     if probe is not None:
         check_probe(made, loaded)
@@ -128,7 +119,9 @@ def sweep(
           "constraints_met": chosen.met, **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
 
 
+@loading
 def compare(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
@@ -143,12 +136,6 @@ def compare(
     negative: Negative = None,
     split: Split = None,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -169,7 +156,7 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
     check_splits(prompts)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     found = compare_and_write(
         loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
         tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,

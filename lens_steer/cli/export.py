@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import emit, loaded_model, read_plan, read_prompts
-from lens_steer.cli.options import METHOD_HELP, Device, DeviceMap, Dtype, Model, NDevices, Out, Probe, Quantization, Template
+from lens_steer.cli.common import emit, read_plan, read_prompts
+from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.options import METHOD_HELP, Model, Out, Probe
 from lens_steer.errors import LensSteerError
 
 NOTE = (
@@ -49,7 +50,9 @@ Recipe = Annotated[
 
 
 @app.command(epilog=METHOD_HELP)
+@loading
 def lora(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     calibration: CalibrationFolder = None,
@@ -78,12 +81,6 @@ def lora(
     max_new_tokens: NewTokens = 16,
     tolerance: Tolerance = None,
     recipe: Recipe = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
     from lens_steer.artifacts import whole_folder
@@ -102,7 +99,7 @@ def lora(
     first = angle if not (angles or circle) else str(angles[0] if angles else 0.0)  # any angle: the others are made from the plan
     made = _plan(plan, calibration, probe, method, first, {"coefficient": coefficient, "target": target, "at": sites})
     trial = _trial(prompts, max_new_tokens, tolerance)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     target_base = _gguf_base(made, loaded, partial) if gguf else None
     options: dict[str, Any] = {"partial": partial, "trial": trial, "base": base}
     with whole_folder(out) as work:
@@ -120,7 +117,9 @@ def lora(
 
 
 @app.command(epilog=METHOD_HELP)
+@loading
 def merged(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     calibration: CalibrationFolder = None,
@@ -136,12 +135,6 @@ def merged(
     max_new_tokens: NewTokens = 16,
     tolerance: Tolerance = None,
     recipe: Recipe = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
 ) -> None:
     """A steered Hugging Face folder: the plan in the weights, in the dtype that the model is loaded in."""
     from lens_steer.interop.lora import check_new
@@ -153,14 +146,16 @@ def merged(
     check_new(out)
     made = _plan(plan, calibration, probe, method, angle, {"coefficient": coefficient, "target": target, "at": sites})
     trial = _trial(prompts, max_new_tokens, tolerance)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     found = export_merged(made, loaded, out, partial=partial, trial=trial)
     served = None if recipe is None else recipe_(recipe, "merged", out, loaded.lens_info.folder)
     _tell("merged", out, [found], [], served)
 
 
 @app.command("gguf-cvec", epilog=METHOD_HELP)
+@loading
 def gguf_cvec(
+    load: Load,
     out: OutFile,
     model: Annotated[
         str | None,
@@ -187,12 +182,6 @@ def gguf_cvec(
     max_new_tokens: NewTokens = 16,
     tolerance: Tolerance = None,
     recipe: Recipe = None,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
 ) -> None:
     """A llama.cpp control vector: what an additive plan adds to the outputs of blocks (not of block 0)."""
     from lens_steer.interop.control_vectors import check_place, export_control_vector
@@ -215,7 +204,7 @@ def gguf_cvec(
         made = _imported(directions, [plan, calibration, probe, method], model, coefficient, site, sites)
     control_vector(made)
     trial = None if model is None else _trial(prompts, max_new_tokens, tolerance)
-    loaded = None if model is None else loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = None if model is None else load(model)
     numbers, found = export_control_vector(made, out, loaded, trial=trial)
     served = None if recipe is None else recipe_(recipe, "cvec", out, made.model if loaded is None else loaded.lens_info.folder)
     at = {f"direction.{number}": name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}

@@ -8,29 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit, judge_named, loaded_model, shares_of
+from lens_steer.cli.common import command, emit, judge_named, shares_of
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
-    Device,
-    DeviceMap,
-    Dtype,
     Engine,
     JudgeOption,
     Model,
-    NDevices,
     Negative,
     Out,
     Positive,
-    Quantization,
     Seed,
     Split,
-    Template,
 )
 from lens_steer.errors import LensSteerError
 
 Pairs = "row by row; needs the other file too"
 
 
+@loading
 def externalities(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     positive: Positive = None,
@@ -77,12 +74,6 @@ def externalities(
     n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer at most.")] = 48,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "hf",
 ) -> None:
     """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen, measured with controls, and drawn.
@@ -116,7 +107,7 @@ def externalities(
     else:
         material = organism_material(seed=seed)
     material.check()
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     found, claims = study_and_write(
         loaded,
         material,

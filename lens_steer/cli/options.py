@@ -20,21 +20,7 @@ Rule = Annotated[
     str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
-DeviceMap = Annotated[
-    str | None,
-    typer.Option(
-        "--device-map", help="In place of --device: auto, or a JSON object of modules and devices (a TransformerBridge)."
-    ),
-]
-NDevices = Annotated[int, typer.Option("--n-devices", help="Accelerators that a HookedTransformer's blocks are split over.")]
-Quantization = Annotated[
-    str | None, typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit]).")
-]
-Template = Annotated[
-    str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
-]
 Engine = Annotated[str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same, faster).")]
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]

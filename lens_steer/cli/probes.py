@@ -7,28 +7,25 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.cli.common import command, emit, judge_named, loaded_model, read_contrast, read_prompts, shares_of
+from lens_steer.cli.common import command, emit, judge_named, read_contrast, read_prompts, shares_of
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
     Contrast,
-    Device,
-    DeviceMap,
-    Dtype,
     Engine,
     JudgeOption,
     Model,
-    NDevices,
     Negative,
     Out,
     Positive,
-    Quantization,
     Seed,
     Split,
-    Template,
 )
 from lens_steer.errors import LensSteerError
 
 
+@loading
 def probe(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     positive: Positive = None,
@@ -46,12 +43,6 @@ def probe(
     ] = "1",
     standardize: Annotated[bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")] = False,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "tl",
 ) -> None:
     """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
@@ -68,7 +59,7 @@ def probe(
     if pooling not in ("last", "response"):
         raise LensSteerError(f"--pooling {pooling!r}: use last or response")
     chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     found = probe_and_write(
         loaded,
         chosen,
@@ -86,7 +77,9 @@ def probe(
           **{name: best.measured[name].value for name in ("accuracy", "auroc", "selectivity")}})  # fmt: skip
 
 
+@loading
 def traits(
+    load: Load,
     out: Out,
     model: Model = "organism/qwen2",
     trait: Annotated[
@@ -106,12 +99,6 @@ def traits(
     sites: Annotated[str, typer.Option("--sites", help="Where probes are fitted and one is steered.")] = "resid_post",
     dialogues: Annotated[int, typer.Option("--dialogues", help="Dialogues of 5 to 10 turns; 0 leaves them out.")] = 12,
     seed: Seed = 0,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
     engine: Engine = "hf",
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Length of every answer at most (24 on organisms, 256 otherwise).")
@@ -150,7 +137,7 @@ def traits(
             split=shares,
             seed=seed,
         )
-    loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+    loaded = load(model)
     found = steer_trait(
         loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=length, n_dialogues=dialogues, seed=seed,
         command=command(),

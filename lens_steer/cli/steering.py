@@ -8,32 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import emit, loaded_model, read_plan, read_prompts
+from lens_steer.cli.common import emit, read_plan, read_prompts
+from lens_steer.cli.loading import Load, loading
 from lens_steer.cli.options import (
     Angle,
     At,
     CalibrationFolder,
     Coefficient,
-    Device,
-    DeviceMap,
-    Dtype,
     Engine,
     Gate,
     GateAxis,
     Method,
     Model,
-    NDevices,
     PlanFolder,
     Positions,
     Probe,
-    Quantization,
     Target,
-    Template,
     Threshold,
 )
 
 
+@loading
 def steer(
+    load: Load,
     model: Model,
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
@@ -55,12 +52,6 @@ def steer(
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
-    dtype: Dtype = "float32",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    n_devices: NDevices = 1,
-    quantization: Quantization = None,
-    chat_template: Template = None,
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
     import lens_steer as ls
@@ -76,7 +67,7 @@ def steer(
     made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
-        loaded = loaded_model(model, dtype, device, chat_template, device_map, n_devices, quantization)
+        loaded = load(model)
         if probe is not None:
             ls.load_probe(probe, loaded)
         with ls.steering(loaded, made, effects=log):
