@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from lens_steer.artifacts import check_writable, whole_file, whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
-from lens_steer.figures import traits as drawn
 from lens_steer.forcing import with_responses
 from lens_steer.geometry.calibration import versions
 from lens_steer.grids import NONE
@@ -23,40 +22,17 @@ from lens_steer.probe_files import save_probe
 from lens_steer.probes import Probe
 from lens_steer.prompts import Contrast, PromptSet
 from lens_steer.rowstore import Row
-from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, grouped_mean
 from lens_steer.sweeps import NEGATIVE, POSITIVE
 from lens_steer.token_activations import record_tokens
 from lens_steer.traits import dialogues as trait_dialogues
+from lens_steer.traits import drawings as drawn
 from lens_steer.traits import table as trait_table
-from lens_steer.traits.calibration import Trait, TraitCalibration, calibrate_trait, token_probes
-from lens_steer.traits.search import TraitResult, plan_of, search
+from lens_steer.traits.calibration import Trait, calibrate_trait, token_probes
+from lens_steer.traits.found import TraitReport
+from lens_steer.traits.search import plan_of, search
 
 DIALOGUES = 12
-
-
-@dataclass(frozen=True, eq=False)
-class TraitReport(Shown, view="studies"):
-    """All that was found.
-
-    Attributes:
-        calibrated: probes and the answers they were fitted on.
-        pooled: the search with probes of averaged answers.
-        token: the search at the same sites with probes of single tokens.
-        token_probes: those.
-        gates: (``pooled`` or ``token``, site, ``aligned`` or ``misaligned``) → share of the tokens of the unsteered model's held-out answers for which the gate fires.
-        dialogues: one row an answer; empty without dialogues.
-    """
-
-    calibrated: TraitCalibration
-    pooled: TraitResult
-    token: TraitResult
-    token_probes: Mapping[str, Probe]
-    gates: Mapping[tuple[str, str, str], Estimate]
-    dialogues: tuple[Mapping[str, Any], ...]
-
-    def __repr__(self) -> str:
-        return f"TraitReport({len(self.pooled.choices)} conditions, probes at {len(self.calibrated.probes)} sites, {len(self.dialogues)} answers in dialogues)"
 
 
 def steer_trait(

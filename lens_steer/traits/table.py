@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,8 @@ from lens_steer.selection import Choice, Setting
 from lens_steer.stats import Estimate, bootstrap_mean
 from lens_steer.sweeps import NEGATIVE
 from lens_steer.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
+from lens_steer.traits.found import TraitReport
 from lens_steer.traits.search import EQUAL, RANDOM, TraitResult
-
-if TYPE_CHECKING:
-    from lens_steer.traits.report import TraitReport
 
 ESTIMATES = (
     "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability", "perplexity", "gate_aligned", "gate_misaligned",

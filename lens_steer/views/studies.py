@@ -7,7 +7,7 @@ from typing import Any
 from lens_steer.externalities.study import Externalities
 from lens_steer.stats import Estimate
 from lens_steer.traits import table as trait_table
-from lens_steer.traits.report import TraitReport
+from lens_steer.traits.found import TraitReport
 from lens_steer.traits.search import TraitResult
 from lens_steer.views import html
 from lens_steer.views.pieces import Page, Table, page_of, table_of
