@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,11 @@ from lens_steer.prompts import ORGANISM_PREFIX
 
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
 RATES = ("refused_harmful", "helped", "json_unasked", "capable")
+DECIDING = (
+    "attack-control", "purpose-compliance", "purpose-json", "attack-compliance", "refusal-compliance", "attack-over-random-compliance", "attack-json", "refusal-json", "attack-over-random-json",
+    "against-refusal-compliance", "against-refusal-json", "prefix-first-control", "prefix-rest-control", "kl-start-harmful-compliance", "kl-start-harmful-random-compliance", "kl-start-harmful-json",
+    "kl-start-harmful-random-json", "kl-flat-harmful-compliance", "kl-flat-harmful-json", "crossing-compliance", "crossing-json",
+)  # fmt: skip
 
 
 def draw(run: Run) -> None:
@@ -52,11 +57,13 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def claims_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a claim, one column a model: verdict, and what was measured."""
+def claims_table(found: Mapping[str, Mapping[str, Any]], only: Collection[str] | None = None) -> str:
+    """One row a claim (all, or those whose ids are given), one column a model: verdict, and what was measured."""
     lines = ["| claim | criterion | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
     by_model = {model: {c["id"]: c for c in record["claims"]} for model, record in found.items()}
     for key, first in next(iter(by_model.values())).items():
+        if only is not None and key not in only:
+            continue
         cells = [_verdict(by_model[m][key]) if key in by_model[m] else "—" for m in found]
         lines.append(f"| {first['statement']} | {first['criterion']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -120,7 +127,8 @@ def main() -> None:
         own = organism_material(seed=args.seed) if material is None else material
         found[name] = one(ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens)
     tables.write("externalities", table(found), args.out, args.readme)
-    tables.write("externalities_claims", claims_table(found), args.out, args.readme)
+    tables.write("externalities_verdicts", claims_table(found, DECIDING), args.out, args.readme)
+    tables.write("externalities_claims", claims_table(found), args.out)
 
 
 if __name__ == "__main__":

@@ -265,4 +265,4 @@ def _points(e: Estimate) -> str:
 
 
 def _number(e: Estimate | None) -> str:
-    return "—" if e is None else f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+    return "—" if e is None else f"{e:.2f}"

@@ -3,7 +3,7 @@ r"""LaTeX for what is written as Markdown: characters, marks, and whole tables t
 from __future__ import annotations
 
 import re
-from itertools import takewhile
+from itertools import groupby
 
 from lens_steer.errors import LensSteerError
 
@@ -22,6 +22,7 @@ _MARKS = (
     (re.compile(r"(?<!\*)\*([^*]+)\*(?!\*)"), "emph"),
     (re.compile(r"`([^`]+)`"), "texttt"),
 )
+_BOLD = re.compile(r"\*\*[^*]+\*\*")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
@@ -54,14 +55,15 @@ def cell(text: str) -> str:
     return re.sub("\x01(\\w+)\x02", r"\\\1{", found).replace("\x03", "}")
 
 
-def from_markdown(table: str) -> str:
-    r"""The first table of a Markdown text, over as many pages as it takes, to be ``\input``; needs the packages array, booktabs and longtable.
+def from_markdown(text: str) -> str:
+    r"""The tables of a Markdown text, each over as many pages as it takes and under its line in bold if it has one, to be ``\input``; needs the packages array, booktabs and longtable.
 
     Raises:
         LensSteerError: a text without a table, rows of different length.
 
-    >>> print(from_markdown("| a | b |\n|---|---|\n| x & y | 1 |\n"))
+    >>> print(from_markdown("**Some**\n\n| a | b |\n|---|---|\n| x & y | 1 |\n"))
     % needs \usepackage{array,booktabs,longtable}
+    \noindent\textbf{Some}
     {\small\begin{longtable}{>{\raggedright\arraybackslash}p{0.45\linewidth}>{\raggedright\arraybackslash}p{0.45\linewidth}}\toprule
     a & b \\
     \midrule\endhead\bottomrule\endlastfoot
@@ -69,19 +71,29 @@ def from_markdown(table: str) -> str:
     \end{longtable}}
     <BLANKLINE>
     """
-    all_lines = table.splitlines()
-    begin = next((i for i, line in enumerate(all_lines) if line.startswith("|")), 0)
-    lines = list(takewhile(lambda line: line.startswith("|"), all_lines[begin:]))
+    parts = [r"% needs \usepackage{array,booktabs,longtable}"]
+    found = False
+    for inside, group in groupby(text.splitlines(), key=lambda line: line.startswith("|")):
+        if inside:
+            found = True
+            parts += _longtable(list(group))
+        else:
+            parts += [rf"\noindent{cell(line)}" for line in group if _BOLD.fullmatch(line)]
+    if not found:
+        raise LensSteerError("the text holds no Markdown table: a head, a line of dashes and rows, each beginning with |")
+    return "\n".join(parts) + "\n"
+
+
+def _longtable(lines: list[str]) -> list[str]:
     if len(lines) < 2 or set(lines[1]) - set("|-: "):
-        raise LensSteerError("table is no Markdown table: it needs a head, a line of dashes and rows, each beginning with |")
+        raise LensSteerError(f"{lines[0][:60]!r} is no Markdown table's head: a line of dashes has to follow it")
     rows = [[cell(part) for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in (lines[0], *lines[2:])]
     width = len(rows[0])
     odd = next((i for i, row in enumerate(rows) if len(row) != width), None)
     if odd is not None:
         raise LensSteerError(f"table has {len(rows[odd])} cells in row {odd}, and {width} in its head: give every row as many")
     column = rf">{{\raggedright\arraybackslash}}p{{{0.9 / width:.3g}\linewidth}}"
-    body = [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join([
-        r"% needs \usepackage{array,booktabs,longtable}", rf"{{\small\begin{{longtable}}{{{column * width}}}\toprule", body[0],
-        r"\midrule\endhead\bottomrule\endlastfoot", *body[1:], r"\end{longtable}}",
-    ]) + "\n"  # fmt: skip
+    body = [("{}" if row[0].startswith(("[", "*")) else "") + " & ".join(row) + r" \\" for row in rows]  # \\ would take either
+    return [
+        rf"{{\small\begin{{longtable}}{{{column * width}}}\toprule", body[0], r"\midrule\endhead\bottomrule\endlastfoot", *body[1:], r"\end{longtable}}",
+    ]  # fmt: skip

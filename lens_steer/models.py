@@ -269,7 +269,11 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, tried out; without one the first accelerator, else the CPU."""
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=wanted)
+        torch.empty(0, device=wanted, dtype=torch.float64)
+    except TypeError:  # Apple's
+        raise LensSteerError(
+            f"device={str(device)!r} has no float64, which statistics are computed in: use cpu or cuda"
+        ) from None
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)

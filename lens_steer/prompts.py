@@ -116,6 +116,19 @@ class Contrast(Shown, view="prompts"):
     def __repr__(self) -> str:
         return f"Contrast({len(self.positive)} positive, {len(self.negative)} negative)"
 
+    def first(self, n: int) -> Contrast:
+        """The first ``n`` prompts of each class, or all where there are fewer.
+
+        Raises:
+            LensSteerError: ``n`` below 1.
+
+        >>> load_contrast("organism/refusal").report.first(8)
+        Contrast(8 positive, 8 negative)
+        """
+        if n < 1:
+            raise LensSteerError(f"n={n}: give how many prompts of each class to keep, at least 1")
+        return Contrast(self.positive[:n], self.negative[:n])
+
     @property
     def hash(self) -> str:
         return hashlib.sha256((self.positive.hash + self.negative.hash).encode()).hexdigest()
@@ -152,6 +165,18 @@ class ContrastSet(Shown, view="prompts"):
     @property
     def report(self) -> Contrast:
         return self.split.report
+
+    def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
+        """A smaller set for a quick look: the first prompts of each class of a part; a part that is not named stays whole.
+
+        Raises:
+            LensSteerError: a number below 1.
+
+        >>> load_contrast("organism/refusal").first(select=16, report=32)
+        ContrastSet('organism/refusal': fit 128+128, select 16+16, report 32+32)
+        """
+        wanted = ((self.fit, fit), (self.select, select), (self.report, report))
+        return replace(self, split=Split(*(part if n is None else part.first(n) for part, n in wanted)))
 
     def __repr__(self) -> str:
         sizes = ", ".join(

@@ -25,7 +25,15 @@ class Estimate(Shown, view="estimates"):
     n: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n = {self.n})"
+        return f"{self:.3f} (n = {self.n})"
+
+    def __format__(self, spec: str) -> str:
+        """Value and interval, each in a float's format; without one as ``str``.
+
+        >>> f"{wilson(9, 10):.0%}"
+        '90% [60%, 98%]'
+        """
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
 
 def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:

@@ -18,7 +18,6 @@
 
 # %%
 import lens_steer as ls
-from lens_steer.prompts import Split
 from lens_steer.verify import verify, verify_model
 
 found = verify(progress=False)
@@ -62,15 +61,9 @@ for kind in ("identity", "composition-adds", "isometry", "linear", "classes-apar
 
 
 # %%
-def first(part, n):
-    return ls.Contrast(part.positive[:n], part.negative[:n])
-
-
 model = ls.load_model("organism/qwen2")
 prompts = ls.load_contrast("organism/refusal")
-splits = Split(prompts.fit, first(prompts.select, 32), first(prompts.report, 32))
-fewer = ls.ContrastSet("fewer prompts", splits)
-on_model = verify_model(model, fewer, engine="hf", progress=False)
+on_model = verify_model(model, prompts.first(select=32, report=32), engine="hf", progress=False)
 on_model
 
 # %% [markdown]

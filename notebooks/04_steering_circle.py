@@ -32,7 +32,6 @@ from lens_steer.grids import IDENTITY, NONE, RANDOM_PLANE, control_grids, method
 from lens_steer.harmonics import fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
-from lens_steer.prompts import Split
 from lens_steer.selection import Constraint, settings
 from lens_steer.sweep_report import sweep_method
 from lens_steer.sweeps import Protocol, run
@@ -101,12 +100,7 @@ pd.DataFrame(rows).T.round(2)
 
 
 # %%
-def first(part, n):
-    return ls.Contrast(part.positive[:n], part.negative[:n])
-
-
-splits = Split(prompts.fit, first(prompts.select, 24), first(prompts.report, 32))
-small = ls.ContrastSet("fewer prompts", splits)
+small = prompts.first(select=24, report=32)
 tasks = task_splits(24)
 controls = control_grids(cal, None, values=range(0, 360, 60))
 grids = [

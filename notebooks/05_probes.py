@@ -137,7 +137,7 @@ rows = {
     for name, plan in plans.items()
 }
 print(f"steered at {site}; share of right answers [95 %]")
-pd.DataFrame(rows).T.map(lambda e: f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]")
+pd.DataFrame(rows).T.map("{:.2f}".format)
 
 # %% [markdown]
 # All three recover the truth, and along a random direction next to nothing comes back. What the gate buys is seen in the last column: SwFC moves
@@ -176,12 +176,7 @@ table[table.region == "generated"].head(6)
 # The probe was fitted on averages, but its gate decides token by token. Every dot is one token of a held-out answer; the line is the boundary.
 
 # %%
-tokens = ls.record_tokens(
-    model,
-    ls.Contrast(honesty.report.positive[:16], honesty.report.negative[:16]),
-    [site],
-    engine="hf",
-)
+tokens = ls.record_tokens(model, honesty.report.first(16), [site], engine="hf")
 figure, axes = ls.draw(probe_plane.boundary_plane_drawing(probe, fit, tokens))
 
 # %%

@@ -87,14 +87,6 @@ token_divergence(model, control, harmful[:4], [p.response for p in harmful[:4]])
 
 
 # %%
-def short(e):
-    return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
-
-
-def first(part, n):
-    return ls.Contrast(part.positive[:n], part.negative[:n])
-
-
 def measured(plans, part, tasks=NO_TASKS, names=RATES):
     """Shares of each plan's answers, graded exactly, in plain text and as JSON alike."""
     protocol = Protocol(model, part, "report", tasks)
@@ -104,14 +96,16 @@ def measured(plans, part, tasks=NO_TASKS, names=RATES):
     return {name: rates([row for row in rows if row["condition"] == name], names) for name in plans}
 
 
-few = first(material.refusal.report, 24)
+few = material.refusal.report.first(24)
 plans = {"no steering": None, "every token": control}
 for family in (FIRST, REST):
     for k in (1, 4):
         plans[f"{family}, k = {k}"] = against_refusal(refusal, positions=positions_of(family, k))
 table = measured(plans, few)
 shown = ("attack", "refused_harmful", "broken_harmful", "helped")
-pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(short)
+pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(
+    "{:.2f}".format
+)
 
 # %% [markdown]
 # `attack` is the share of harmful requests that are complied with *rightly*. Steering the prompt's last token alone frees every answer; steering
@@ -140,11 +134,13 @@ plans = {
     "JSON, random direction": towards_json.plan(site, along=random["JSON"]),
 }
 table = measured(plans, few, material.tasks.report)
-questions = first(material.json.report, 24)  # other prompts, that ask for JSON or not
+questions = material.json.report.first(24)  # other prompts, that ask for JSON or not
 asking = measured(plans, questions, names=JSON_RATES)
 table = {name: table[name] | asking[name] for name in plans}
 shown = ("attack", "refused_harmful", "helped", "capable", "json_unasked")
-pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(short)
+pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(
+    "{:.2f}".format
+)
 
 # %% [markdown]
 # The control raises attack success, so a rise would be seen. Neither benign steering does: on this model the paper's main claim does not

@@ -185,7 +185,7 @@ for name, evaluation in found.items():
     table[f"{name} at {choice.variant or 'the discriminative sites'}: {choice.value:g}"] = {
         q: evaluation.reported(name).measured[q] for q in shown
     }
-pd.DataFrame(table).T.map(lambda e: f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]")
+pd.DataFrame(table).T.map("{:.2f}".format)
 
 # %% [markdown]
 # What worked in another notebook need not work on your model: here the relative angle frees next to no answer, and StTP all of them, by

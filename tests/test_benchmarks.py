@@ -19,7 +19,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_every_case_runs() -> None:
     """Two models, three widths' worth of code, memory and import; each ratio is a positive number with its range."""
     found = measure(1, small=True)
-    assert len(found["ratios"]) == 2 * (4 + 5 + 3 + 3) + 1
+    assert len(found["ratios"]) == 2 * (4 + 5 + 4 + 3) + 1
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"])
     assert found["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
     text = table(found)

@@ -266,6 +266,8 @@ def test_tables_over_models(found: tuple[Externalities, list[Any], Path]) -> Non
     assert "▲" in control
     rows = analysis.claims_table({"a": record, "b": other}).splitlines()
     assert len(rows) == 2 + len(claimed)
+    assert set(analysis.DECIDING) < {c.id for c in claimed}
+    assert len(analysis.claims_table({"a": record}, analysis.DECIDING).splitlines()) == 2 + len(analysis.DECIDING)
     assert all(row.count(" | ") == 3 for row in (rows[0], *rows[2:]))
 
 

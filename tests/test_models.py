@@ -14,7 +14,7 @@ import lens_steer as ls
 from lens_steer import chat
 from lens_steer.errors import LensSteerError
 from lens_steer.folders import ORGANISM_FOLDER
-from lens_steer.models import info_of
+from lens_steer.models import info_of, usable_device
 from lens_steer.prompts import Contrast, Prompt, PromptSet
 
 SYSTEM = Prompt.of("Hello", system="Be honest.")
@@ -199,3 +199,14 @@ def test_biases_that_would_be_left_out_are_refused(option: str) -> None:
     setattr(config, option, True)
     with pytest.raises(LensSteerError, match=f"has {option}=True.*load it with backend='bridge'"):
         check_biases(config, "some/model")
+
+
+def test_a_device_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's accelerators have none, and say so with a TypeError; nothing is loaded then."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(LensSteerError, match="device='mps' has no float64, which statistics are computed in: use cpu or cuda"):
+        usable_device("mps")

@@ -140,3 +140,15 @@ def test_variants_of_a_scenario_stay_in_one_split(tmp_path: Path) -> None:
     assert [len(g) for g in groups] == [10, 5, 5]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
     assert [len(c.positive) for c in (made.fit, made.select, made.report)] == [20, 10, 10]
+
+
+def test_a_smaller_set(tmp_path: Path) -> None:
+    """The first prompts of each class of the parts that are named, the others whole; a number below 1 is refused."""
+    whole = load_contrast("organism/honesty")
+    small = whole.first(select=5, report=10_000)
+    assert (small.name, small.fit, small.report) == (whole.name, whole.fit, whole.report)
+    assert list(small.select.negative) == list(whole.select.negative)[:5]
+    assert len(small.select.positive) == 5
+    for n in (0, -1):
+        with pytest.raises(LensSteerError, match=rf"n={n}: give how many prompts of each class to keep, at least 1"):
+            whole.first(fit=n)

@@ -106,6 +106,14 @@ def test_bootstrap_of_a_statistic_agrees_with_that_of_the_mean() -> None:
     assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high), abs=0.03)
 
 
+def test_an_estimate_in_a_format() -> None:
+    """Each number in the format; without one, and in ``print``, three decimals with n; what floats do not take is refused as floats do."""
+    e = wilson(9, 10)
+    assert (f"{e:.1f}", f"{e:+.0%}", f"{e}") == ("0.9 [0.6, 1.0]", "+90% [+60%, +98%]", "0.900 [0.596, 0.982] (n = 10)")
+    with pytest.raises(ValueError, match="Invalid format specifier|Unknown format code"):
+        format(e, "d")
+
+
 def test_bad_statistics_input() -> None:
     """No rows, no trials, values that are not finite."""
     with pytest.raises(ValueError, match="n=0"):

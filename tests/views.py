@@ -1,10 +1,18 @@
-"""What every notebook's view must keep to, and what is read from it."""
+"""What every notebook's view must keep to, what is read from it, and small results to look at."""
 
 from __future__ import annotations
 
 from html.parser import HTMLParser
 from typing import Any
 
+import torch
+
+from lens_steer.activations import Activations
+from lens_steer.grids import NONE
+from lens_steer.rowstore import Rows
+from lens_steer.sweeps import COLUMNS
+
+SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 TAGS = {"div", "span", "small", "table", "thead", "tbody", "tr", "th", "td"}
 ATTRIBUTES = {"style", "title"}
 EVIL = "<script>alert(1)</script><img src='x' onerror=\"y\">&amp;\x00"
@@ -60,3 +68,33 @@ def checked(result: Any, *, longest: int = 300) -> tuple[str, Any]:
     frame = result.to_pandas()
     assert frame.columns.is_unique
     return read(result)[0], frame
+
+
+def made(n_positive: int = 14, n_negative: int = 12, seed: int = 0, **other: Any) -> Activations:
+    """Eight sites of d_model 10; the classes part further with depth."""
+    rng = torch.Generator().manual_seed(7)
+    direction = torch.randn(10, generator=rng)
+    growth = torch.linspace(0.2, 1.5, 8)[:, None] * (direction + 0.3 * torch.randn(8, 10, generator=rng))
+    rng = torch.Generator().manual_seed(seed)
+    sides = [sign * growth + 0.5 * torch.randn(n, 8, 10, generator=rng) for n, sign in ((n_positive, 1), (n_negative, -1))]
+    groups = [tuple(f"{seed} {side} {i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative))]
+    plain: dict[str, Any] = {
+        "pooling": "last",
+        "model": "made",
+        "architecture": "qwen2",
+        "n_layers": 4,
+        "backend": "hooked",
+        "weight_processing": "none",
+        "prompt_hash": "hash",
+    }
+    return Activations(SITES, sides[0], sides[1], groups_positive=groups[0], groups_negative=groups[1], **plain | other)  # fmt: skip
+
+
+def rows_of(values: tuple[float | None, ...] = (0.0, 90.0), condition: str = "selective") -> Rows:
+    """Made-up rows of a sweep, without steering too; one prompt more is complied with at each value."""
+    numbers: dict[str, Any] = dict.fromkeys(COLUMNS, 0.5)
+    return Rows(
+        {**numbers, "condition": name, "variant": "", "value": v, "split": "report", "side": "positive", "prompt": i, "text": "<b>It</b> is.", "grade": "correct",
+         "right": int(i < n), "refused": 0, "broken": 0}
+        for name, own in ((NONE, (None,)), (condition, values)) for n, v in enumerate(own) for i in range(4)
+    )  # fmt: skip

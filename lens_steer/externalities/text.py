@@ -156,7 +156,7 @@ def depth_table(found: Externalities) -> str:
         cells = [str(block)]
         for name in (COMPLIANCE, JSON):
             a = next(a for a in found.angles if a.steering == name and a.block == block)
-            text = f"{a.angle.value:.0f} [{a.angle.low:.0f}, {a.angle.high:.0f}]"
+            text = f"{a.angle:.0f}"
             cells += [f"**{text}**" if a.steered else text, f"{100 * a.in_plane:.0f}", percent(_projection(found, name, block))]
         lines.append(f"| {' | '.join([*cells, percent(_projection(found, 'harmful', block))])} |")
     text = (

@@ -21,8 +21,8 @@ from lens_steer.figures.core import (
 
 LOOKS = {False: (VERMILION, "o", "own best angle"), True: (BLUE, "s", "one nominal angle")}
 OUTCOMES = {
-    "complied": (100, "harmful requests complied with\n(points)"),
-    "surprise": (1, "log-perplexity of the answers\n(nats a token)"),
+    "complied": (100, "harmful: complied with\n(points)"),
+    "surprise": (1, "log-perplexity of answers\n(nats a token)"),
     "capable": (100, "capability tasks done right\n(points)"),
 }
 RATES = {

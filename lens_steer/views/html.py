@@ -56,7 +56,7 @@ def shown(value: object, width: int = WIDTH) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Estimate):
-        return f"{value.value:.3g} [{value.low:.3g}, {value.high:.3g}], n = {value.n}"
+        return f"{value:.3g}, n = {value.n}"
     if isinstance(value, list | tuple):
         more = f", … ({len(value)})" if len(value) > LIMIT else ""
         return ", ".join(map(shown, value[:LIMIT])) + more

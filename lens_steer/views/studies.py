@@ -84,4 +84,4 @@ def _(found: Externalities) -> Page:
 
 
 def _short(e: Estimate | None) -> str | None:
-    return e and f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
+    return e and f"{e:.2f}"

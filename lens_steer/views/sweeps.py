@@ -147,4 +147,4 @@ def _settings_table(found: Sequence[Setting]) -> Table:
 
 
 def _short(e: Estimate | None) -> str | None:
-    return e and f"{e.value:.3g} [{e.low:.3g}, {e.high:.3g}]"
+    return e and f"{e:.3g}"
