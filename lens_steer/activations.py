@@ -286,8 +286,10 @@ def _collect(
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
-    # in pieces: the comparison needs room for a copy of what it is given
-    bad = torch.cat([~torch.isfinite(piece).all(dim=-1) for piece in recorded.split(256)])
+    # in pieces, since the comparison needs room for a copy of what it is given, and into one tensor: what stays between pieces would keep the allocator from using their room again
+    bad = torch.empty(recorded.shape[:2], dtype=torch.bool)
+    for piece, found in zip(recorded.split(256), bad.split(256), strict=True):
+        found.copy_(~torch.isfinite(piece).all(dim=-1))
     if bad.any():
         prompt, site = (int(i) for i in bad.nonzero()[0])
         raise LensSteerError(
