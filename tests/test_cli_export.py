@@ -252,9 +252,9 @@ def test_help_says_what_was_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     _, out, _ = run(monkeypatch, capsys, "export", "--help")
     text = " ".join(out.split())
     assert "llama.cpp was run on all three kinds" in text
-    assert "vLLM was not run here" in text
+    assert "vLLM was not tried" in text
     _, out, _ = run(monkeypatch, capsys, "export", "lora", "--help")
-    assert "vllm (not run here)" in " ".join(out.split())
+    assert "vllm (not tried)" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -15,7 +15,7 @@ from lens_steer.errors import LensSteerError
 NOTE = (
     "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate stands beside it, and an export that differs is an "
     "error. llama.cpp was run on all three kinds of export of the embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); "
-    "vLLM was not run here, and its recipes are from its public documentation."
+    "vLLM was not tried, and its recipes are from its public documentation."
 )
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +45,7 @@ Tolerance = Annotated[
     typer.Option("--tolerance", help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."),
 ]
 Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not run here) or llama.cpp.")
+    str | None, typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not tried) or llama.cpp.")
 ]
 
 

@@ -1,6 +1,6 @@
 """How to serve an export: the command lines for vLLM and llama.cpp, and one request that chooses the adapter.
 
-vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not run here. llama.cpp's were run: :data:`RUN` names the release, the embedded models
+vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not tried. llama.cpp's were: :data:`RUN` names the release, the embedded models
 answered as they do under hooks. Their tokenizers are unknown to ``convert_hf_to_gguf.py`` (it knows those of published models), so its choice of pre-tokenizer was set by hand for that.
 """
 
@@ -20,8 +20,8 @@ from lens_steer.interop.lora import COSINE, SINE, circle_weights
 
 ENGINES = ("vllm", "llama.cpp")
 RUN = {
-    "vllm": "# not run here (PEFT and Transformers were): from the engine's public documentation",
-    "llama.cpp": "# run here with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models",
+    "vllm": "# not tried (PEFT and Transformers were): from the engine's public documentation",
+    "llama.cpp": "# tried with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models",
 }
 SHOWN_ANGLE = 200.0  # of the request to a pair of adapters
 
@@ -57,7 +57,7 @@ def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequ
         LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request, or a control vector.
 
     >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))
-    # not run here (PEFT and Transformers were): from the engine's public documentation
+    # not tried (PEFT and Transformers were): from the engine's public documentation
     vllm serve Qwen/Qwen2.5-1.5B-Instruct --enable-lora --max-loras 1 --lora-modules steered=out
     # one request; the adapter is its model, and the base model's name is the model without steering
     curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "steered", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}'
