@@ -40,13 +40,11 @@ class Shown:
         >>> wilson(9, 10).to_pandas().round(3).values.tolist()
         [[0.9, 0.596, 0.982, 10.0]]
         """
-        import_module(f"lens_steer.views.{self._view}")
-        from lens_steer.views.pieces import table_of
-
-        return table_of(self).frame()
+        return self._looks().table_of(self).frame()
 
     def _repr_html_(self) -> str:
-        import_module(f"lens_steer.views.{self._view}")
-        from lens_steer.views.pieces import page_of
+        return self._looks().page_of(self).html()
 
-        return page_of(self).html()
+    def _looks(self) -> Any:
+        """The module that knows how the type is shown."""
+        return import_module(f"lens_steer.views.{self._view}")

@@ -10,7 +10,8 @@ import typer
 
 import lens_steer as ls
 from lens_steer.cli import app as cli
-from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
 
 OPTIONS = {"--dtype", "--device", "--device-map", "--n-devices", "--quantization", "--chat-template"}
 
@@ -41,7 +42,7 @@ def test_load_gets_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ls, "load_model", loaded)
 
-    @loading
+    @grouped
     def command(load: Load, number: int = 1) -> None:
         seen["number"] = number
         load("somewhere")

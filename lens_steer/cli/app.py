@@ -18,21 +18,18 @@ from lens_steer.cli import importing as cli_import
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
-from lens_steer.cli.common import command, emit, read_calibration, read_contrast
-from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.common import command, emit, read_calibration
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
-    Contrast,
     Engine,
     Model,
-    Negative,
     Out,
-    Positive,
     Rule,
-    Seed,
     Sites,
-    Split,
 )
+from lens_steer.cli.prompting import Prompts
 from lens_steer.errors import LensSteerError
 
 app = typer.Typer(
@@ -64,18 +61,14 @@ def _root() -> None:
 
 
 @app.command()
-@loading
+@grouped
 def report(
+    prompts: Prompts,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
-    contrast: Contrast = None,
-    positive: Positive = None,
-    negative: Negative = None,
-    split: Split = None,
     sites: Sites = "norm_out",
     rule: Rule = "paper",
-    seed: Seed = 0,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
@@ -85,28 +78,33 @@ def report(
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.report import make_report
 
-    chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    chosen = prompts.read()
     check_rule(rule)
     check_engine(engine)
     check_writable(out)
     loaded = load(model)
     made = make_report(
-        loaded, chosen, out, sites=sites, rule=rule, seed=seed, max_new_tokens=max_new_tokens, engine=engine, command=command()
+        loaded,
+        chosen,
+        out,
+        sites=sites,
+        rule=rule,
+        seed=prompts.seed,
+        max_new_tokens=max_new_tokens,
+        engine=engine,
+        command=command(),
     )
     emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
            "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip
 
 
 @app.command()
-@loading
+@grouped
 def calibrate(
+    prompts: Prompts,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
-    positive: Positive = None,
-    negative: Negative = None,
-    contrast: Contrast = None,
-    split: Split = None,
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     direction: Annotated[
@@ -115,7 +113,6 @@ def calibrate(
     keep: Annotated[
         str, typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
-    seed: Seed = 0,
     engine: Engine = "tl",
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
@@ -126,7 +123,7 @@ def calibrate(
     from lens_steer.geometry.estimators import check_classes
 
     check_engine(engine)
-    chosen = read_contrast(contrast, positive, negative, split, seed)
+    chosen = prompts.read(split=None)
     check_rule(rule)
     check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
     if keep not in ("all", "moments"):
@@ -136,7 +133,7 @@ def calibrate(
     check_writable(out)
     loaded = load(model)
     recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
-    made = ls.calibrate(recorded, rule=rule, direction=direction, seed=seed)
+    made = ls.calibrate(recorded, rule=rule, direction=direction, seed=prompts.seed)
     ls.save_calibration(made, out)
     emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
            "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
@@ -171,8 +168,9 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
 
 
 @app.command()
-@loading
+@grouped
 def verify(
+    prompts: Prompts,
     load: Load,
     out: Out,
     model: Annotated[
@@ -182,11 +180,6 @@ def verify(
         list[Path] | None,
         typer.Option("--calibration", help="Folder of a calibration, or of a published one; may be given several times."),
     ] = None,
-    contrast: Contrast = None,
-    positive: Positive = None,
-    negative: Negative = None,
-    split: Split = None,
-    seed: Seed = 0,
     engine: Engine = "tl",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
@@ -201,14 +194,12 @@ def verify(
     where = usable_device(load.device)
     check_writable(out)
     given = dict(map(read_calibration, calibration or []))
-    chosen = (
-        read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed) if model else None
-    )
+    chosen = prompts.read() if model else None
     loaded = load(model) if model else None
-    found = run(given, seed=seed, device=str(where))
+    found = run(given, seed=prompts.seed, device=str(where))
     if chosen is not None:
-        found += verify_model(loaded, chosen, seed=seed, engine=engine, max_new_tokens=max_new_tokens)
-    write(found, out, command=command(), seed=seed)
+        found += verify_model(loaded, chosen, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens)
+    write(found, out, command=command(), seed=prompts.seed)
     emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 
 

@@ -1,4 +1,4 @@
-"""What several commands do with their options: read prompts and calibrations, load the model, print the result."""
+"""What several commands do with their options: read prompts and calibrations, print the result."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from typing import Any
 import typer
 
 from lens_steer.errors import LensSteerError
-
-
-def read_contrast(name: str | None, positive: str | None, negative: str | None, split: str | None, seed: int) -> Any:
-    import lens_steer as ls
-
-    if name is None and positive is None and negative is None:
-        name = "organism/refusal"
-    return ls.load_contrast(
-        name, positive=positive, negative=negative, split=None if split is None else shares_of(split), seed=seed
-    )
 
 
 def shares_of(split: str) -> tuple[float, ...]:
@@ -48,37 +38,6 @@ def read_calibration(folder: Path) -> tuple[str, Any]:
 
     made = import_official(folder) if (folder / "plane.pt").exists() else ls.load_calibration(folder)
     return made.model.rstrip("/").split("/")[-1], made
-
-
-def read_plan(
-    saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, options: dict[str, Any]
-) -> Any:
-    """The saved plan, or a method's on a calibration or a probe."""
-    import lens_steer as ls
-    from lens_steer.methods import make_plan
-
-    if sum(v is not None for v in (saved, calibration, probe)) != 1:
-        raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
-    if saved is None:
-        return make_plan(method or default_method(probe), read_source(calibration, probe), **options)
-    given = [*(["method"] if method else []), *options]
-    if given:
-        raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
-    return ls.load_plan(str(saved))
-
-
-def read_source(calibration: Path | None, probe: Path | None) -> Any:
-    """The calibration or the probe that was given."""
-    import lens_steer as ls
-
-    if (calibration is None) == (probe is None):
-        raise LensSteerError("give either --calibration or --probe")
-    return ls.load_calibration(str(calibration)) if probe is None else ls.load_probe(probe)
-
-
-def default_method(probe: Path | None) -> str:
-    """What is meant where no method is named."""
-    return "selective" if probe is None else "sttp"
 
 
 def judge_named(spec: str | None) -> Any:

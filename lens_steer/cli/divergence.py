@@ -11,32 +11,17 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit, read_plan
-from lens_steer.cli.loading import Load, loading
-from lens_steer.cli.options import (
-    METHOD_HELP,
-    Angle,
-    At,
-    CalibrationFolder,
-    Coefficient,
-    Engine,
-    Gate,
-    GateAxis,
-    Method,
-    Model,
-    Out,
-    PlanFolder,
-    Positions,
-    Probe,
-    Seed,
-    Target,
-    Threshold,
-)
+from lens_steer.cli.common import command, emit
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
+from lens_steer.cli.options import METHOD_HELP, Engine, Model, Out, Seed
+from lens_steer.cli.planning import Planned
 from lens_steer.errors import LensSteerError
 
 
-@loading
+@grouped
 def divergence(
+    planned: Planned,
     load: Load,
     out: Out,
     responses: Annotated[
@@ -44,18 +29,6 @@ def divergence(
         typer.Option("--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."),
     ],
     model: Model = "organism/qwen2",
-    calibration: CalibrationFolder = None,
-    plan: PlanFolder = None,
-    probe: Probe = None,
-    method: Method = None,
-    angle: Angle = None,
-    coefficient: Coefficient = None,
-    target: Target = None,
-    threshold: Threshold = None,
-    gate_axis: GateAxis = None,
-    gate: Gate = None,
-    sites: At = None,
-    positions: Positions = None,
     max_position: Annotated[
         int | None,
         typer.Option("--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."),
@@ -64,7 +37,6 @@ def divergence(
     engine: Engine = "hf",
 ) -> None:
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
-    import lens_steer as ls
     from lens_steer.artifacts import whole_folder
     from lens_steer.divergence import check_max_position, token_divergence
     from lens_steer.engines import check_engine
@@ -72,13 +44,10 @@ def divergence(
     check_engine(engine)
     check_max_position(max_position)
     prompts = _read_responses(responses)
-    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
-             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
-    made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
+    made = planned.read()
     with whole_folder(out) as work:
         loaded = load(model)
-        if probe is not None:
-            ls.load_probe(probe, loaded)
+        planned.check(loaded)
         found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)
         told = _write(work, found, made, loaded, prompts, seed=seed, max_position=max_position, engine=engine)
     emit(

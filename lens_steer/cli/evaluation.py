@@ -9,22 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, default_method, emit, judge_named, read_contrast, read_source
-from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.common import command, emit, judge_named
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
-    Contrast,
     JudgeOption,
     Method,
     Model,
-    Negative,
     Out,
-    Positive,
     Probe,
-    Seed,
-    Split,
 )
+from lens_steer.cli.planning import default_method, read_source
+from lens_steer.cli.prompting import Prompts
 from lens_steer.errors import LensSteerError
 
 Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
@@ -54,8 +52,9 @@ def metrics(
     emit({"metrics": str(out), "n": len(rows)})
 
 
-@loading
+@grouped
 def sweep(
+    prompts: Prompts,
     load: Load,
     out: Out,
     calibration: CalibrationFolder = None,
@@ -66,11 +65,6 @@ def sweep(
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
     objective: Objective = "complied",
     constraint: Constraints = None,
-    contrast: Contrast = None,
-    positive: Positive = None,
-    negative: Negative = None,
-    split: Split = None,
-    seed: Seed = 0,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -94,9 +88,9 @@ def sweep(
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
-    prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
-    check_splits(prompts)
-    kept = kept_constraints(constraint or CONSTRAINTS, _tasks(prompts, seed).select)
+    contrast = prompts.read()
+    check_splits(contrast)
+    kept = kept_constraints(constraint or CONSTRAINTS, _tasks(contrast, prompts.seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
@@ -104,14 +98,14 @@ def sweep(
     check_fits(made, loaded)
     if probe is not None:
         check_probe(made, loaded)
-    tasks = _tasks(prompts, seed)
-    if made.prompt_hash != prompts.fit.hash:
+    tasks = _tasks(contrast, prompts.seed)
+    if made.prompt_hash != contrast.fit.hash:
         typer.echo(
             f"warning: the {'calibration' if probe is None else 'probe'} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
             "not held out: calibrate with the same --split on the same files", err=True,
         )  # fmt: skip
     found = sweep_method(
-        loaded, prompts, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=seed, fitted_here=made.prompt_hash == prompts.fit.hash,
+        loaded, contrast, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
         engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
@@ -119,8 +113,9 @@ def sweep(
           "constraints_met": chosen.met, **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
 
 
-@loading
+@grouped
 def compare(
+    prompts: Prompts,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
@@ -131,11 +126,6 @@ def compare(
     objective: Objective = "complied",
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
-    contrast: Contrast = None,
-    positive: Positive = None,
-    negative: Negative = None,
-    split: Split = None,
-    seed: Seed = 0,
     engine: Engine = "hf",
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -154,12 +144,12 @@ def compare(
     unknown = [m for m in method or () if m not in METHODS]
     if unknown:
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
-    prompts = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
-    check_splits(prompts)
+    contrast = prompts.read()
+    check_splits(contrast)
     loaded = load(model)
     found = compare_and_write(
-        loaded, prompts, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
-        tasks=_tasks(prompts, seed), system=system, seed=seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
+        tasks=_tasks(contrast, prompts.seed), system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import emit, read_plan, read_prompts
-from lens_steer.cli.loading import Load, loading
-from lens_steer.cli.options import METHOD_HELP, Model, Out, Probe
+from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.groups import Group, grouped
+from lens_steer.cli.loading import Load
+from lens_steer.cli.options import METHOD_HELP, CalibrationFolder, Method, Model, Out, Probe
+from lens_steer.cli.planning import At, Coefficient, PlanFolder, Target, read_plan
 from lens_steer.errors import LensSteerError
 
 NOTE = (
@@ -23,52 +26,86 @@ app = typer.Typer(
     help=f"A steering plan as LoRA adapters, as steered weights or as a control vector. {NOTE}",
 )
 
-CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
-PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
-Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
 AddingMethod = Annotated[str | None, typer.Option("--method", help="act-add, compliance or swfc (act-add; with a probe, swfc).")]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write (.gguf); its certificate stands beside it.")]
-Angle = Annotated[str | None, typer.Option("--angle", help="Degrees.")]
-Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition.")]
-Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
-At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Export what folds, and say in the certificate what was left out.")]
-Asked = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts", help="Prompts file (or an organism's contrast) that the certificate is of (default: a few built-in ones)."
-    ),
-]
-NewTokens = Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer of the certificate at most.")]
-Tolerance = Annotated[
-    float | None,
-    typer.Option("--tolerance", help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."),
-]
-Recipe = Annotated[
-    str | None, typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not tried) or llama.cpp.")
-]
+
+
+@dataclass(frozen=True)
+class Folding(Group):
+    """What is exported."""
+
+    calibration: CalibrationFolder = None
+    plan: PlanFolder = None
+    probe: Probe = None
+    method: Method = None
+    angle: Annotated[str | None, typer.Option("--angle", help="Degrees.")] = None
+    coefficient: Coefficient = None
+    target: Target = None
+    sites: At = None
+
+    def read(self) -> Any:
+        """The saved plan, at another angle if one is given, or a method's."""
+        at = {} if self.sites is None else {"at": self.sites}
+        source = (self.calibration, self.probe, self.method)
+        if self.plan is None:
+            return read_plan(None, *source, self.given("angle", "coefficient", "target") | at)
+        made = read_plan(self.plan, *source, self.given("coefficient", "target") | at)
+        return made if self.angle is None else made.at(self.angle)
+
+
+@dataclass(frozen=True)
+class Trying(Group):
+    """What the certificate is of, and how the export is served."""
+
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            "--prompts",
+            help="Prompts file (or an organism's contrast) that the certificate is of (default: a few built-in ones).",
+        ),
+    ] = None
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", help="Length of every answer of the certificate at most.")
+    ] = 16
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance", help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."
+        ),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not tried) or llama.cpp."),
+    ] = None
+
+    def trial(self) -> Any:
+        """What is tried."""
+        from lens_steer.interop.certificate import Trial
+
+        return Trial(None if self.prompts is None else read_prompts(self.prompts), self.max_new_tokens, self.tolerance)
+
+    def served(self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False) -> str | None:
+        """The lines that serve it; None where no engine was named."""
+        from lens_steer.interop.recipes import recipe
+
+        return None if self.recipe is None else recipe(self.recipe, kind, out, base, adapters or [], gguf=gguf)
 
 
 @app.command(epilog=METHOD_HELP)
-@loading
+@grouped
 def lora(
+    folding: Folding,
+    trying: Trying,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
-    calibration: CalibrationFolder = None,
-    plan: PlanFolder = None,
-    probe: Probe = None,
-    method: Method = None,
-    angle: Angle = None,
     bank: Annotated[
         str | None, typer.Option("--bank", help="An adapter for each of these angles: 0:360:10, or numbers with commas.")
     ] = None,
     circle: Annotated[
         bool, typer.Option("--circle", help="Two adapters that give every angle of a selective rotation, scaled.")
     ] = False,
-    coefficient: Coefficient = None,
-    target: Target = None,
-    sites: At = None,
     partial: Partial = False,
     gguf: Annotated[
         bool, typer.Option("--gguf", help="Also write each adapter as adapter.gguf, which llama.cpp loads without a converter.")
@@ -77,28 +114,23 @@ def lora(
         str | None,
         typer.Option("--base", help="Name or path that the adapter gives its base model (default: where it was loaded)."),
     ] = None,
-    prompts: Asked = None,
-    max_new_tokens: NewTokens = 16,
-    tolerance: Tolerance = None,
-    recipe: Recipe = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
     from lens_steer.artifacts import whole_folder
     from lens_steer.interop import lora as lora_
     from lens_steer.interop.gguf_adapter import add_gguf
     from lens_steer.interop.recipes import check_recipe
-    from lens_steer.interop.recipes import recipe as recipe_
     from lens_steer.sweeps import values_of
 
-    check_recipe(recipe, "circle" if circle else "lora")
-    if sum((angle is not None, bank is not None, circle)) > 1:
+    check_recipe(trying.recipe, "circle" if circle else "lora")
+    if sum((folding.angle is not None, bank is not None, circle)) > 1:
         raise LensSteerError("give one of --angle, --bank and --circle")
     angles = values_of(bank) if bank is not None else ()
     lora_.peft()
     lora_.check_new(out)
-    first = angle if not (angles or circle) else str(angles[0] if angles else 0.0)  # any angle: the others are made from the plan
-    made = _plan(plan, calibration, probe, method, first, {"coefficient": coefficient, "target": target, "at": sites})
-    trial = _trial(prompts, max_new_tokens, tolerance)
+    if angles or circle:  # any angle: the others are made from the plan
+        folding = replace(folding, angle=str(angles[0] if angles else 0.0))
+    made, trial = folding.read(), trying.trial()
     loaded = load(model)
     target_base = _gguf_base(made, loaded, partial) if gguf else None
     options: dict[str, Any] = {"partial": partial, "trial": trial, "base": base}
@@ -112,49 +144,37 @@ def lora(
         else:
             kind, certificates, names = "lora", [lora_.export_lora(made, loaded, work, **options)], []
         files = [] if target_base is None else [str(out / f.relative_to(work)) for f in add_gguf(work, target_base)]
-    served = None if recipe is None else recipe_(recipe, kind, out, base or loaded.lens_info.folder, names, gguf=gguf)
+    served = trying.served(kind, out, base or loaded.lens_info.folder, names, gguf=gguf)
     _tell(kind, out, certificates, names, served, gguf=files or None)
 
 
 @app.command(epilog=METHOD_HELP)
-@loading
+@grouped
 def merged(
+    folding: Folding,
+    trying: Trying,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
-    calibration: CalibrationFolder = None,
-    plan: PlanFolder = None,
-    probe: Probe = None,
-    method: Method = None,
-    angle: Angle = None,
-    coefficient: Coefficient = None,
-    target: Target = None,
-    sites: At = None,
     partial: Partial = False,
-    prompts: Asked = None,
-    max_new_tokens: NewTokens = 16,
-    tolerance: Tolerance = None,
-    recipe: Recipe = None,
 ) -> None:
     """A steered Hugging Face folder: the plan in the weights, in the dtype that the model is loaded in."""
     from lens_steer.interop.lora import check_new
     from lens_steer.interop.merged import export_merged
     from lens_steer.interop.recipes import check_recipe
-    from lens_steer.interop.recipes import recipe as recipe_
 
-    check_recipe(recipe)
+    check_recipe(trying.recipe)
     check_new(out)
-    made = _plan(plan, calibration, probe, method, angle, {"coefficient": coefficient, "target": target, "at": sites})
-    trial = _trial(prompts, max_new_tokens, tolerance)
+    made, trial = folding.read(), trying.trial()
     loaded = load(model)
     found = export_merged(made, loaded, out, partial=partial, trial=trial)
-    served = None if recipe is None else recipe_(recipe, "merged", out, loaded.lens_info.folder)
-    _tell("merged", out, [found], [], served)
+    _tell("merged", out, [found], [], trying.served("merged", out, loaded.lens_info.folder))
 
 
 @app.command("gguf-cvec", epilog=METHOD_HELP)
-@loading
+@grouped
 def gguf_cvec(
+    trying: Trying,
     load: Load,
     out: OutFile,
     model: Annotated[
@@ -178,42 +198,34 @@ def gguf_cvec(
         ),
     ] = None,
     sites: At = None,
-    prompts: Asked = None,
-    max_new_tokens: NewTokens = 16,
-    tolerance: Tolerance = None,
-    recipe: Recipe = None,
 ) -> None:
     """A llama.cpp control vector: what an additive plan adds to the outputs of blocks (not of block 0)."""
     from lens_steer.interop.control_vectors import check_place, export_control_vector
     from lens_steer.interop.gguf import control_vector
     from lens_steer.interop.gguf_files import gguf_package
     from lens_steer.interop.recipes import check_recipe
-    from lens_steer.interop.recipes import recipe as recipe_
 
-    check_recipe(recipe, "cvec")
+    check_recipe(trying.recipe, "cvec")
     gguf_package()
     check_place(out)
-    if model is None and (given := [n for n, v in (("--prompts", prompts), ("--tolerance", tolerance)) if v is not None]):
+    if model is None and (
+        given := [n for n, v in (("--prompts", trying.prompts), ("--tolerance", trying.tolerance)) if v is not None]
+    ):
         raise LensSteerError(f"{given[0]} belongs to the certificate: give --model too")
     if directions is None:
         if site is not None:
             raise LensSteerError("--site chooses one of imported directions: give --directions, or --sites for where to add")
-        options = {"coefficient": coefficient, "at": sites}
-        made = _plan(plan, calibration, probe, method or _adding(plan, probe), None, options)
+        adding = method or (None if plan is not None else "act-add" if probe is None else "swfc")
+        made = Folding(calibration, plan, probe, adding, coefficient=coefficient, sites=sites).read()
     else:
         made = _imported(directions, [plan, calibration, probe, method], model, coefficient, site, sites)
     control_vector(made)
-    trial = None if model is None else _trial(prompts, max_new_tokens, tolerance)
+    trial = None if model is None else trying.trial()
     loaded = None if model is None else load(model)
     numbers, found = export_control_vector(made, out, loaded, trial=trial)
-    served = None if recipe is None else recipe_(recipe, "cvec", out, made.model if loaded is None else loaded.lens_info.folder)
+    served = trying.served("cvec", out, made.model if loaded is None else loaded.lens_info.folder)
     at = {f"direction.{number}": name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
     _tell("gguf-cvec", out, [] if found is None else [found], [], served, **made.row(), directions=at, read_back="equal")
-
-
-def _adding(plan: Path | None, probe: Path | None) -> str | None:
-    """The method that is meant where none is named: one that adds."""
-    return None if plan is not None else "act-add" if probe is None else "swfc"
 
 
 def _imported(
@@ -240,28 +252,6 @@ def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
     base = gguf_base(hf_twin(loaded).config)
     check_gguf(fold(plan, loaded, into="lora", partial=partial), base)
     return base
-
-
-def _plan(
-    plan: Path | None,
-    calibration: Path | None,
-    probe: Path | None,
-    method: str | None,
-    angle: str | None,
-    options: dict[str, Any],
-) -> Any:
-    """The saved plan, at another angle if one is given, or a method's."""
-    given = {k: v for k, v in options.items() if v is not None}
-    if plan is None:
-        return read_plan(None, calibration, probe, method, given | ({} if angle is None else {"angle": angle}))
-    made = read_plan(plan, calibration, probe, method, given)
-    return made if angle is None else made.at(angle)
-
-
-def _trial(prompts: str | None, new_tokens: int, tolerance: float | None) -> Any:
-    from lens_steer.interop.certificate import Trial
-
-    return Trial(None if prompts is None else read_prompts(prompts), new_tokens, tolerance)
 
 
 def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], served: str | None, **more: Any) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli.common import command, emit, judge_named, shares_of
-from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     Engine,
     JudgeOption,
@@ -25,7 +26,7 @@ from lens_steer.errors import LensSteerError
 Pairs = "row by row; needs the other file too"
 
 
-@loading
+@grouped
 def externalities(
     load: Load,
     out: Out,

@@ -3,43 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lens_steer.cli.common import emit
+from lens_steer.cli.groups import Group, grouped
 from lens_steer.cli.options import Out
 from lens_steer.errors import LensSteerError
 
-MadeOn = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="The model it was made on: a folder or a hub name whose configuration is read, and checked against the file.",
-    ),
-]
-Architecture = Annotated[
-    str | None,
-    typer.Option(
-        "--architecture",
-        help="qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration is out of reach.",
-    ),
-]
-Layers = Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")]
-Coefficient = Annotated[
-    str | None,
-    typer.Option("--coefficient", help="Also write OUT/plan for 'steer --plan': this many times the direction, added."),
-]
-Ablate = Annotated[
-    bool, typer.Option("--ablate", help="Write OUT/plan to remove the direction from the whole stream instead of adding it.")
-]
-Site = Annotated[
-    str | None,
-    typer.Option("--site", help="In the plan: the one row whose direction is used (else the chosen one, or each site's own)."),
-]
-At = Annotated[str | None, typer.Option("--at", help="In the plan: the sites to steer (else those the directions belong to).")]
-Positions = Annotated[str, typer.Option("--positions", help="In the plan: the tokens to steer, as in steer --positions.")]
+
+@dataclass(frozen=True)
+class MadeOn(Group):
+    """The model that something was made on."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The model it was made on: a folder or a hub name whose configuration is read, and checked against the file.",
+        ),
+    ] = None
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            "--architecture",
+            help="qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration is out of reach.",
+        ),
+    ] = None
+    n_layers: Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")] = None
+
+    def facts(self) -> dict[str, Any]:
+        """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed or out of reach."""
+        from lens_steer.interop.model_facts import model_facts
+
+        if self.n_layers is not None and self.n_layers < 1:
+            raise LensSteerError(f"--n-layers {self.n_layers}: a model has at least one block")
+        if self.model is None or (self.architecture is not None and self.n_layers is not None):
+            return {"model": self.model or "", "architecture": self.architecture, "n_layers": self.n_layers}
+        found = model_facts(self.model)
+        told = (("--architecture", self.architecture, found.architecture), ("--n-layers", self.n_layers, found.n_layers))
+        for name, given, read in told:
+            if given not in (None, read):
+                raise LensSteerError(f"{name} {given}: the configuration of {self.model!r} says {read}")
+        return {"model": self.model, "architecture": found.architecture, "n_layers": found.n_layers}
+
+    def check_width(self, d_model: int) -> None:
+        """Refuse directions of another width than the model's."""
+        from lens_steer.interop.model_facts import model_facts
+
+        try:
+            found = model_facts(self.model) if self.model is not None else None
+        except LensSteerError:
+            return  # its configuration was given in its place; steering compares the widths
+        if found is not None and found.d_model != d_model:
+            raise LensSteerError(
+                f"the directions have d_model {d_model} and the model {self.model!r} has {found.d_model}: name the model that they were made on"
+            )
+
+
+@dataclass(frozen=True)
+class AsPlan(Group):
+    """The plan that is made of imported directions, if one is asked for."""
+
+    coefficient: Annotated[
+        str | None,
+        typer.Option("--coefficient", help="Also write OUT/plan for 'steer --plan': this many times the direction, added."),
+    ] = None
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Write OUT/plan to remove the direction from the whole stream instead of adding it.")
+    ] = False
+    site: Annotated[
+        str | None,
+        typer.Option(
+            "--site", help="In the plan: the one row whose direction is used (else the chosen one, or each site's own)."
+        ),
+    ] = None
+    at: Annotated[
+        str | None, typer.Option("--at", help="In the plan: the sites to steer (else those the directions belong to).")
+    ] = None
+    positions: Annotated[str, typer.Option("--positions", help="In the plan: the tokens to steer, as in steer --positions.")] = (
+        "all"
+    )
+
+    def of(self, found: Any, out: Path) -> Any:
+        """The plan, or None."""
+        planned = self.coefficient is not None or self.ablate
+        if self.coefficient is not None and self.ablate:
+            raise LensSteerError("--coefficient adds the direction and --ablate removes it: give one of the two")
+        if not planned and (given := [f"--{name}" for name in self.given("site", "at")]):
+            raise LensSteerError(f"{given[0]} belongs to a plan: give --coefficient or --ablate too")
+        if not planned and (out / "plan").exists():
+            raise LensSteerError(
+                f"{str(out)!r} holds a plan already, which would not belong to these directions: name another --out"
+            )
+        if self.ablate:
+            return found.ablation_plan(site=self.site, at=self.at, everywhere=self.at is None, positions=self.positions)
+        if self.coefficient is None:
+            return None
+        return found.additive_plan(self.coefficient, site=self.site, at=self.at, positions=self.positions)
 
 
 def official(
@@ -55,12 +119,11 @@ def official(
            "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
 
 
+@grouped
 def angular(
+    made_on: MadeOn,
     file: Annotated[Path, typer.Argument(help="A steering_config-*.npy.")],
     out: Out,
-    model: MadeOn = None,
-    architecture: Architecture = None,
-    n_layers: Layers = None,
     selected_site: Annotated[
         str | None,
         typer.Option("--selected-site", help="The norm that the first direction was read before (else from the file's name)."),
@@ -70,15 +133,17 @@ def angular(
     import lens_steer as ls
     from lens_steer.interop.angular import import_angular
 
-    facts = _facts(model, architecture, n_layers)
-    made = import_angular(file, **facts, selected_site=selected_site)
-    _check_width(made.d_model, model)
+    made = import_angular(file, **made_on.facts(), selected_site=selected_site)
+    made_on.check_width(made.d_model)
     ls.save_calibration(made, out)
     emit({"calibration": str(out), "model": made.model, "n_sites": len(made.sites), "selected_site": made.selected_site,
            **{name: made.details[name] for name in ("selected_site_from", "published_dtype", "published_gram_error")}})  # fmt: skip
 
 
+@grouped
 def refusal_direction(
+    made_on: MadeOn,
+    as_plan: AsPlan,
     folder: Annotated[
         Path, typer.Argument(help="A run: direction.pt, direction_metadata.json, generate_directions/mean_diffs.pt.")
     ],
@@ -89,118 +154,52 @@ def refusal_direction(
     layer: Annotated[
         int | None, typer.Option("--layer", help="Block whose input the direction was read at (else the run's choice).")
     ] = None,
-    model: MadeOn = None,
-    architecture: Architecture = None,
-    n_layers: Layers = None,
-    coefficient: Coefficient = None,
-    ablate: Ablate = False,
-    site: Site = None,
-    at: At = None,
-    positions: Positions = "all",
 ) -> None:
     """A run of refusal_direction (Arditi et al.): the mean differences of one position, and the chosen direction."""
     from lens_steer.interop.refusal_direction import import_refusal_direction
 
-    found = import_refusal_direction(folder, position=position, layer=layer, **_facts(model, architecture, n_layers))
-    _write(found, out, model, coefficient, ablate, site, at, positions)
+    found = import_refusal_direction(folder, position=position, layer=layer, **made_on.facts())
+    _write(found, out, made_on, as_plan)
 
 
+@grouped
 def steering_vectors(
+    made_on: MadeOn,
+    as_plan: AsPlan,
     file: Annotated[Path, typer.Argument(help="A SteeringVector: .safetensors, or what torch.save wrote.")],
     out: Out,
     layer_type: Annotated[
         str | None, typer.Option("--layer-type", help="decoder_block, self_attn, mlp, input_layernorm, … (else the file's).")
     ] = None,
-    model: MadeOn = None,
-    architecture: Architecture = None,
-    n_layers: Layers = None,
-    coefficient: Coefficient = None,
-    ablate: Ablate = False,
-    site: Site = None,
-    at: At = None,
-    positions: Positions = "all",
 ) -> None:
     """A SteeringVector of the steering-vectors library."""
     from lens_steer.interop.steering_vectors import import_steering_vectors
 
-    found = import_steering_vectors(file, layer_type=layer_type, **_facts(model, architecture, n_layers))
-    _write(found, out, model, coefficient, ablate, site, at, positions)
+    found = import_steering_vectors(file, layer_type=layer_type, **made_on.facts())
+    _write(found, out, made_on, as_plan)
 
 
+@grouped
 def gguf(
+    made_on: MadeOn,
+    as_plan: AsPlan,
     file: Annotated[Path, typer.Argument(help="A control vector: .gguf of repeng, llama.cpp or EasySteer.")],
     out: Out,
-    model: MadeOn = None,
-    architecture: Architecture = None,
-    n_layers: Layers = None,
-    coefficient: Coefficient = None,
-    ablate: Ablate = False,
-    site: Site = None,
-    at: At = None,
-    positions: Positions = "all",
 ) -> None:
     """A control vector: direction N belongs to the output of block N, blocks counted from 0."""
     from lens_steer.interop.gguf import import_gguf
 
-    _write(import_gguf(file, **_facts(model, architecture, n_layers)), out, model, coefficient, ablate, site, at, positions)
+    _write(import_gguf(file, **made_on.facts()), out, made_on, as_plan)
 
 
-def _facts(model: str | None, architecture: str | None, n_layers: int | None) -> dict[str, Any]:
-    """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed or out of reach."""
-    from lens_steer.interop.model_facts import model_facts
-
-    if n_layers is not None and n_layers < 1:
-        raise LensSteerError(f"--n-layers {n_layers}: a model has at least one block")
-    if model is None or (architecture is not None and n_layers is not None):
-        return {"model": model or "", "architecture": architecture, "n_layers": n_layers}
-    found = model_facts(model)
-    for name, given, read in (("--architecture", architecture, found.architecture), ("--n-layers", n_layers, found.n_layers)):
-        if given not in (None, read):
-            raise LensSteerError(f"{name} {given}: the configuration of {model!r} says {read}")
-    return {"model": model, "architecture": found.architecture, "n_layers": found.n_layers}
-
-
-def _check_width(d_model: int, model: str | None) -> None:
-    from lens_steer.interop.model_facts import model_facts
-
-    try:
-        found = model_facts(model) if model is not None else None
-    except LensSteerError:
-        return  # its configuration was given in its place; steering compares the widths
-    if found is not None and found.d_model != d_model:
-        raise LensSteerError(
-            f"the directions have d_model {d_model} and the model {model!r} has {found.d_model}: name the model that they were made on"
-        )
-
-
-def _write(
-    found: Any,
-    out: Path,
-    model: str | None,
-    coefficient: str | None,
-    ablate: bool,
-    site: str | None,
-    at: str | None,
-    positions: str,
-) -> None:
+def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
     """The directions, and the plan if one is asked for, whole or not at all."""
     import lens_steer as ls
     from lens_steer.artifacts import whole_folder
     from lens_steer.interop.direction_files import save_directions
 
-    _check_width(found.d_model, model)
-    planned = coefficient is not None or ablate
-    if coefficient is not None and ablate:
-        raise LensSteerError("--coefficient adds the direction and --ablate removes it: give one of the two")
-    if not planned and (given := [name for name, value in (("--site", site), ("--at", at)) if value is not None]):
-        raise LensSteerError(f"{given[0]} belongs to a plan: give --coefficient or --ablate too")
-    if not planned and (out / "plan").exists():
-        raise LensSteerError(f"{str(out)!r} holds a plan already, which would not belong to these directions: name another --out")
-    plan = None
-    if ablate:
-        plan = found.ablation_plan(site=site, at=at, everywhere=at is None, positions=positions)
-    elif coefficient is not None:
-        plan = found.additive_plan(coefficient, site=site, at=at, positions=positions)
+    made_on.check_width(found.d_model)
+    plan = as_plan.of(found, out)
     with whole_folder(out) as work:
         save_directions(found, work)
         if plan is not None:

@@ -1,23 +1,21 @@
-"""The options of every command that loads a model, written once."""
+"""The options of every command that loads a model."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from lens_steer.cli.groups import Group
 from lens_steer.cli.options import Device
 from lens_steer.errors import LensSteerError
 
 
 @dataclass(frozen=True)
-class Load:
-    """Loads a model as the options say; every field is an option."""
+class Load(Group):
+    """Loads a model as the options say."""
 
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "float32"
     device: Device = None
@@ -46,29 +44,6 @@ class Load:
         loaded = ls.load_model(model, **options | {"device_map": parts_of(self.device_map)})
         typer.echo(f"loaded {loaded.lens_info}", err=True)
         return loaded
-
-
-def loading(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, after its own, the options of :class:`Load` in place of its parameter ``load``."""
-    own, hints, options = (
-        inspect.signature(command),
-        get_type_hints(command, include_extras=True),
-        get_type_hints(Load, include_extras=True),
-    )
-    parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own.parameters.values() if p.name != "load"]
-    parameters += [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=options[f.name])
-        for f in fields(Load)
-    ]
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        load = Load(**{name: given.pop(name) for name in options})
-        command(**given, load=load)
-
-    vars(run)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    return run
 
 
 def parts_of(device_map: str | None) -> Any:

@@ -24,7 +24,6 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (de
 Engine = Annotated[str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same, faster).")]
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
-Contrast = Annotated[str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")]
 Probe = Annotated[
     Path | None, typer.Option("--probe", help="Folder of one site's probe, in place of a calibration (for swfc, sttp, stmp).")
 ]
@@ -35,22 +34,7 @@ JudgeOption = Annotated[
         help="Of the answers, in place of ground truth or phrases: world, refusal_12, …, or a .json file (see metrics.judges.spec).",
     ),
 ]
-# Of a steering plan: where it comes from and what a method is asked for
-Angle = Annotated[
-    str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
-]
-Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")]
-Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
-Threshold = Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")]
-GateAxis = Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")]
-Gate = Annotated[str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")]
-At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
-Positions = Annotated[
-    str | None,
-    typer.Option("--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
-]
 Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
 CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
-PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
 METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
 Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]

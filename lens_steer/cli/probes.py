@@ -7,31 +7,27 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.cli.common import command, emit, judge_named, read_contrast, read_prompts, shares_of
-from lens_steer.cli.loading import Load, loading
+from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
-    Contrast,
     Engine,
     JudgeOption,
     Model,
-    Negative,
     Out,
-    Positive,
     Seed,
     Split,
 )
+from lens_steer.cli.prompting import Prompts
 from lens_steer.errors import LensSteerError
 
 
-@loading
+@grouped
 def probe(
+    prompts: Prompts,
     load: Load,
     out: Out,
     model: Model = "organism/qwen2",
-    positive: Positive = None,
-    negative: Negative = None,
-    contrast: Contrast = None,
-    split: Split = None,
     sites: Annotated[
         str, typer.Option("--sites", help="resid_post, norm_out, resid, one kind (ln1, …), or names separated by commas.")
     ] = "resid_post",
@@ -42,7 +38,6 @@ def probe(
         str, typer.Option("--C", help="Inverse strength of the L2 penalty, or cv: chosen by cross-validation.")
     ] = "1",
     standardize: Annotated[bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")] = False,
-    seed: Seed = 0,
     engine: Engine = "tl",
 ) -> None:
     """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
@@ -58,7 +53,7 @@ def probe(
         raise LensSteerError(f"--C {penalty!r}: give a number above 0, or cv")
     if pooling not in ("last", "response"):
         raise LensSteerError(f"--pooling {pooling!r}: use last or response")
-    chosen = read_contrast(contrast, positive, negative, split or ("0.5,0.25,0.25" if positive else None), seed)
+    chosen = prompts.read()
     loaded = load(model)
     found = probe_and_write(
         loaded,
@@ -68,7 +63,7 @@ def probe(
         pooling=pooling,
         C=C,
         standardize=standardize,
-        seed=seed,
+        seed=prompts.seed,
         engine=engine,
         command=command(),
     )
@@ -77,7 +72,7 @@ def probe(
           **{name: best.measured[name].value for name in ("accuracy", "auroc", "selectivity")}})  # fmt: skip
 
 
-@loading
+@grouped
 def traits(
     load: Load,
     out: Out,

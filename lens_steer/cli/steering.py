@@ -8,46 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import emit, read_plan, read_prompts
-from lens_steer.cli.loading import Load, loading
-from lens_steer.cli.options import (
-    Angle,
-    At,
-    CalibrationFolder,
-    Coefficient,
-    Engine,
-    Gate,
-    GateAxis,
-    Method,
-    Model,
-    PlanFolder,
-    Positions,
-    Probe,
-    Target,
-    Threshold,
-)
+from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
+from lens_steer.cli.options import Engine, Model
+from lens_steer.cli.planning import Planned
 
 
-@loading
+@grouped
 def steer(
+    planned: Planned,
     load: Load,
     model: Model,
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
-    calibration: CalibrationFolder = None,
-    plan: PlanFolder = None,
-    probe: Probe = None,
-    method: Method = None,
-    angle: Angle = None,
-    coefficient: Coefficient = None,
-    target: Target = None,
-    threshold: Threshold = None,
-    gate_axis: GateAxis = None,
-    gate: Gate = None,
-    sites: At = None,
-    positions: Positions = None,
     engine: Engine = "tl",
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
@@ -61,15 +37,12 @@ def steer(
     check_engine(engine)
     if save_plan is not None:
         check_writable(save_plan)
-    given = {"angle": angle, "coefficient": coefficient, "target": target, "threshold": threshold, "gate_axis": gate_axis,
-             "gate": gate, "at": sites, "positions": positions}  # fmt: skip
     chosen = read_prompts(prompts)
-    made = read_plan(plan, calibration, probe, method, {k: v for k, v in given.items() if v is not None})
+    made = planned.read()
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
-        if probe is not None:
-            ls.load_probe(probe, loaded)
+        planned.check(loaded)
         with ls.steering(loaded, made, effects=log):
             texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])

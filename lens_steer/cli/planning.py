@@ -1,0 +1,91 @@
+"""The options that say what steers: a calibration, a probe or a saved plan, and what a method is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lens_steer.cli.groups import Group
+from lens_steer.cli.options import CalibrationFolder, Method, Probe
+from lens_steer.errors import LensSteerError
+
+PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
+Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")]
+Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
+At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
+_OF_A_METHOD = ("angle", "coefficient", "target", "threshold", "gate_axis", "gate", "positions")
+
+
+@dataclass(frozen=True)
+class Planned(Group):
+    """What steers."""
+
+    calibration: CalibrationFolder = None
+    plan: PlanFolder = None
+    probe: Probe = None
+    method: Method = None
+    angle: Annotated[
+        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
+    ] = None
+    coefficient: Coefficient = None
+    target: Target = None
+    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None
+    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None
+    gate: Annotated[str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")] = (
+        None
+    )
+    sites: At = None
+    positions: Annotated[
+        str | None,
+        typer.Option("--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
+    ] = None
+
+    def read(self) -> Any:
+        """The plan.
+
+        Raises:
+            LensSteerError: not exactly one of calibration, probe and plan; options beside a saved plan; what the method says of them.
+        """
+        at = {} if self.sites is None else {"at": self.sites}
+        return read_plan(self.plan, self.calibration, self.probe, self.method, self.given(*_OF_A_METHOD) | at)
+
+    def check(self, model: Any) -> None:
+        """Refuse a probe that was fitted on another model."""
+        import lens_steer as ls
+
+        if self.probe is not None:
+            ls.load_probe(self.probe, model)
+
+
+def read_plan(
+    saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, options: dict[str, Any]
+) -> Any:
+    """The saved plan, or a method's on a calibration or a probe."""
+    import lens_steer as ls
+    from lens_steer.methods import make_plan
+
+    if sum(v is not None for v in (saved, calibration, probe)) != 1:
+        raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
+    if saved is None:
+        return make_plan(method or default_method(probe), read_source(calibration, probe), **options)
+    given = [*(["method"] if method else []), *options]
+    if given:
+        raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
+    return ls.load_plan(str(saved))
+
+
+def read_source(calibration: Path | None, probe: Path | None) -> Any:
+    """The calibration or the probe that was given."""
+    import lens_steer as ls
+
+    if (calibration is None) == (probe is None):
+        raise LensSteerError("give either --calibration or --probe")
+    return ls.load_calibration(str(calibration)) if probe is None else ls.load_probe(probe)
+
+
+def default_method(probe: Path | None) -> str:
+    """What is meant where no method is named."""
+    return "selective" if probe is None else "sttp"
