@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lens_steer.comparison import AT_EQUAL_KL, REFERENCE, Comparison
+from lens_steer.figures.comparison import harmonic_drawing
 from lens_steer.figures.core import Drawing
 from lens_steer.figures.stability import drawing as stability_drawing
 from lens_steer.figures.sweeps import COHERENCE, by_value
@@ -18,7 +19,7 @@ from lens_steer.grids import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RAND
 from lens_steer.harmonics import HarmonicFit
 from lens_steer.prompts import Contrast
 from lens_steer.selection import Setting
-from lens_steer.stats import Estimate, bootstrap_means
+from lens_steer.stats import Estimate
 
 RATES = ("complied", "helped", "refused_harmless", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
@@ -171,7 +172,10 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
         "method_comparison": _dots(report, [s.condition for s in report], found),
         "layer_choice": _dots(report, [c for c in LAYERS if any(s.condition == c for s in report)], found),
         "compliance_at_kl": _equal_kl(found, n),
-        "harmonic_response": _harmonic(found),
+        "harmonic_response": harmonic_drawing(
+            found.responses["positive"].fit.angles,
+            {side: r.scores[:, list(r.fit.columns)] for side, r in found.responses.items()},
+        ),
     }
     if stability is not None:
         made["selection_stability"] = stability_drawing(stability)
@@ -203,20 +207,6 @@ def _equal_kl(found: Comparison, n: int) -> Drawing:
     return Drawing(
         "equal_kl", _columns(("condition", "variant", "value", "kl", "complied"), rows), {"target": found.target, "n": n}
     )
-
-
-def _harmonic(found: Comparison) -> Drawing:
-    rows: list[tuple[Any, ...]] = []
-    for side, r in found.responses.items():
-        angles = list(r.fit.angles)
-        mean, low, high = bootstrap_means(r.scores[:, list(r.fit.columns)])
-        fitted = r.fit.at(angles).mean(axis=0)
-        rows += [
-            ("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i])) for i, a in enumerate(angles)
-        ]
-        rows += [("r2", side, float(v), None, None, None, None) for v in r.fit.r2]
-        rows += [("angles", side, row["n_angles"], row["error"], None, None, None) for row in r.few]
-    return Drawing("harmonic", _columns(("part", "side", "x", "y", "low", "high", "fitted"), rows))
 
 
 def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:

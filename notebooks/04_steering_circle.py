@@ -27,6 +27,7 @@ from matplotlib import pyplot as plt
 import lens_steer as ls
 from lens_steer.evaluation import chosen_grids, differences, on_select
 from lens_steer.figures import sweeps
+from lens_steer.figures.comparison import harmonic_drawing
 from lens_steer.figures.core import GREY, NEGATIVE, POSITIVE, styled
 from lens_steer.grids import IDENTITY, NONE, RANDOM_PLANE, control_grids, method_grids
 from lens_steer.harmonics import fit_harmonic, how_many_angles
@@ -91,8 +92,13 @@ pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # The last columns fit a harmonic to so many angles and foretell the scores at all others; an error of 1 is what the mean alone would have.
-# From six angles on more of them help no more: what is left is not harmonic.
-#
+# From six angles on more of them help no more: what is left is not harmonic. The same as a figure, with every prompt's R²:
+
+# %%
+steered = {side: by_angle for side, (_, by_angle) in scores.items()}
+figure, axes = ls.draw(harmonic_drawing(angles, steered))
+
+# %% [markdown]
 # ## The protocol
 #
 # Scores of first tokens are no answers. For those: every setting on the *select* split, a choice by an objective under constraints, and the

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from lens_steer.figures.core import (
     BLACK,
@@ -18,6 +22,8 @@ from lens_steer.figures.core import (
     canvas,
     figure,
 )
+from lens_steer.harmonics import Degrees, fit_harmonic, how_many_angles
+from lens_steer.stats import bootstrap_means
 
 SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
          "perplexity_ref": "perplexity of\nthe answers"}  # fmt: skip
@@ -58,6 +64,34 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
     ]
     legend(handles=handles, loc="outside upper right", ncols=3)
     return fig, list(axes[0])
+
+
+def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n angles"]]) -> Drawing:
+    """What :func:`harmonic` draws: scores over the angle with 95 % intervals over prompts, their first harmonics, R² by prompt, how many angles foretell the rest.
+
+    Args:
+        angles: degrees; one that comes back after a whole turn counts once.
+        scores: class (``positive`` or ``negative``) → scores by prompt and angle, nats.
+
+    Raises:
+        LensSteerError: fewer than three angles, scores that do not fit them; see :func:`lens_steer.harmonics.fit_harmonic`.
+
+    >>> grid = [30.0 * i for i in range(12)]
+    >>> found = harmonic_drawing(grid, {"positive": np.cos(np.deg2rad(grid))[None]})
+    >>> [(kind, len(found.where(part=kind)["x"])) for kind in ("score", "r2", "angles")]
+    [('score', 12), ('r2', 1), ('angles', 3)]
+    """
+    rows: list[tuple[Any, ...]] = []
+    for side, own in scores.items():
+        fit = fit_harmonic(angles, own)
+        grid, kept = list(fit.angles), own[:, list(fit.columns)]
+        mean, low, high = bootstrap_means(kept)
+        fitted = fit.at(grid).mean(axis=0)
+        rows += [("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i])) for i, a in enumerate(grid)]
+        rows += [("r2", side, float(v), None, None, None, None) for v in fit.r2]
+        rows += [("angles", side, row["n_angles"], row["error"], None, None, None) for row in how_many_angles(angles, own)]
+    names = ("part", "side", "x", "y", "low", "high", "fitted")
+    return Drawing("harmonic", {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
 
 @figure
