@@ -11,7 +11,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-tl4 verify compare traits probes externalities bench lint tables notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-tl4 verify compare traits probes externalities bench lint tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -72,6 +72,9 @@ tables: $(INSTALLED)  ## the gates (from the committed measurements), the method
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
 	$(BIN)/python -m analyses.notebooks
+
+lab: $(INSTALLED)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
 
 test-notebooks: $(INSTALLED)  ## run every notebook, and hold it against the committed one (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist load tests/notebooks.py

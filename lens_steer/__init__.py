@@ -165,6 +165,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lens-steer")
     if name not in _HOMES:
         raise AttributeError(f"module 'lens_steer' has no attribute {name!r}")
     return getattr(import_module(f"lens_steer.{_HOMES[name]}"), name)

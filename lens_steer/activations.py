@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from lens_steer import chat, sites
 from lens_steer.engines import check_engine, check_rows, on_engine
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
 from lens_steer.moments import Moments, Sums
 from lens_steer.positions import running
@@ -123,6 +123,9 @@ def record(
     """
     if pooling not in ("last", "response"):
         raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
+    expect(
+        "contrast", contrast, (ContrastSet, Contrast), "prompts of two classes, such as ls.load_contrast(positive=…, negative=…)"
+    )
     pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
     check_sides(pair)
     check_engine(engine)

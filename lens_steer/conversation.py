@@ -71,7 +71,7 @@ class History:
 
 def converse(
     model: Any,
-    dialogues: Sequence[Dialogue] | Dialogue,
+    dialogues: Sequence[Dialogue] | Sequence[str] | Dialogue | str,
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -88,7 +88,7 @@ def converse(
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not; a plan with a value a row has one a dialogue.
-        dialogues: one alone is a list of one.
+        dialogues: one alone is a list of one; a string is a dialogue of one turn.
         max_new_tokens: of each answer.
         batch_size: dialogues a batch at most.
         engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
@@ -105,8 +105,9 @@ def converse(
     >>> converse(load_model("organism/qwen2"), Dialogue(("What is 4 plus 3?", "What is 5 plus 1?")))
     [['7.', '6.']]
     """
-    dialogues = [dialogues] if isinstance(dialogues, Dialogue) else dialogues
-    if not len(dialogues):
+    given = [dialogues] if isinstance(dialogues, (Dialogue, str)) else dialogues
+    dialogues = [Dialogue((d,)) if isinstance(d, str) else d for d in given]
+    if not dialogues:
         raise LensSteerError("dialogues is empty: give at least one")
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")

@@ -14,7 +14,7 @@ from lens_steer import sites
 from lens_steer.activations import record_prompts
 from lens_steer.artifacts import check_fits
 from lens_steer.engines import check_engine, check_idle
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.generation import generate
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.hooks import steering
@@ -235,6 +235,7 @@ def _checked(
     model: Any, calibration: Calibration, prompt: Prompt | str, method: str, angle: Any, step: Any, site: str | None, options: dict[str, Any], engine: str
 ) -> tuple[Prompt, str, dict[str, Any], str]:  # fmt: skip
     """Prompt, method, options and site of a dial, checked before anything runs."""
+    expect("prompt", prompt, (Prompt, str), "a dial shows one prompt")
     name = method_name(method)
     if "angle" not in signature(METHODS[name]).parameters:
         turning = [m for m, build in METHODS.items() if "angle" in signature(build).parameters]

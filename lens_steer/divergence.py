@@ -139,7 +139,7 @@ def check_max_position(max_position: int | None) -> None:
 
 
 def token_divergence(
-    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = "hf", batch_size: int = 64,
+    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str], *, engine: str = "hf", batch_size: int = 64,
     slice_size: int = SLICE, progress: bool = False,
 ) -> TokenDivergence:  # fmt: skip
     """Divergence of the steered from the original model at every token of fixed responses, by teacher forcing.

@@ -109,6 +109,11 @@ def check_idle(model: Any) -> None:
         raise LensSteerError(f"the plan {plan.method!r} is in force on the model: leave its 'with' block first")
 
 
+def steered(model: Any) -> bool:
+    """Whether a plan is in force on a model."""
+    return bool(_ACTIVE.get(model))
+
+
 def check_rows(model: Any, n: int) -> None:
     """Refuse to run ``n`` prompts under a plan with one value a prompt for another number of them.
 

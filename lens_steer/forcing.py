@@ -21,8 +21,8 @@ from lens_steer.prompts import Prompt, PromptSet
 MAX_LOGITS = 2**28  # numbers a batch at most: 1 GiB in float32
 
 
-def with_responses(prompts: PromptSet | Sequence[Prompt], responses: Sequence[str]) -> PromptSet:
-    """The prompts with these as their fixed responses.
+def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str]) -> PromptSet:
+    """The prompts (strings are single user turns) with these as their fixed responses.
 
     >>> with_responses([Prompt.of("Hello")], ["Hi."])[0].response
     'Hi.'
@@ -33,7 +33,8 @@ def with_responses(prompts: PromptSet | Sequence[Prompt], responses: Sequence[st
     if len(prompts) != len(responses):
         raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
     return PromptSet(
-        tuple(replace(p, response=r) for p, r in zip(prompts, responses, strict=True)), getattr(prompts, "name", "responses")
+        tuple(replace(p if isinstance(p, Prompt) else Prompt.of(p), response=r) for p, r in zip(prompts, responses, strict=True)),
+        getattr(prompts, "name", "responses"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat
-from lens_steer.engines import check_rows, on_engine
+from lens_steer.engines import check_rows, on_engine, steered
 from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
 from lens_steer.positions import running
 from lens_steer.prompts import Prompt, PromptSet
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -31,7 +34,7 @@ def generate(
     """Greedy answers in the order of the prompts.
 
     Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache; an answer ends at the model's
-    end-of-turn token. Batched answers equal the answers one by one.
+    end-of-turn token, or is cut off at ``max_new_tokens``; where unsteered answers are, a warning is logged. Batched answers equal the answers one by one.
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
@@ -49,13 +52,15 @@ def generate(
     if isinstance(prompts, (str, Prompt)):
         prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
     if not prompts:
-        raise LensSteerError("prompts is empty: give at least one")
+        raise LensSteerError(
+            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where load_contrast was given split=(0.5, 0.25, 0.25))"
+        )
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
     info = info_of(model)
     tokenizer = info.tokenizer
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
-    answers = [""] * len(chats)
+    answers, cut = [""] * len(chats), 0
     check_rows(model, len(chats))
     with (
         on_engine(model, engine) as runner,
@@ -66,7 +71,17 @@ def generate(
         ):
             for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
                 answers[row] = tokenizer.decode(ids, skip_special_tokens=True)
+                cut += len(ids) == max_new_tokens
             bar.update(len(batch.rows))
+    if cut and not steered(
+        model
+    ):  # a steered answer may well never end; that an unsteered one is cut off says that there is too little room for any
+        log.warning(
+            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
+            cut,
+            len(chats),
+            max_new_tokens,
+        )
     return answers
 
 

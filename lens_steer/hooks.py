@@ -21,7 +21,7 @@ from lens_steer import sites
 from lens_steer.artifacts import check_fits
 from lens_steer.effects import EffectLog
 from lens_steer.engines import Active, active
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.models import blocks_of, embedding_of, final_norm_of, info_of
 from lens_steer.operators.catalogue import Bound, bind, operator
 from lens_steer.plans import SteeringPlan, Step
@@ -59,6 +59,12 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
         LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the model does not have or
             that cannot be written.
     """
+    expect(
+        "plan",
+        plan,
+        SteeringPlan,
+        "steering(model, plan) takes one plan, such as ls.selective_steering(calibration, 150); nest blocks for several",
+    )
     info = info_of(model)
     check_fits(plan, model)
     if not plan.sites:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lens_steer import sites
 from lens_steer.artifacts import check_fits
 from lens_steer.engines import Active, active
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.hooks import attach, clocked, example
 from lens_steer.models import info_of
@@ -182,6 +182,7 @@ def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[
     >>> [token["token"] for token in seen.of(0) if token["region"] == "generated"]
     ['7', '.']
     """
+    expect("boundary", boundary, Boundary, "make it with ls.boundary(calibration) or ls.fit_probe(acts, site)")
     if gate not in GATES:
         raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
     found = Monitor(boundary, gate, info_of(model).tokenizer)

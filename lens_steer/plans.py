@@ -184,7 +184,10 @@ def numbers(name: str, value: Any) -> float | Tensor:
     (200.0, tensor([ 0., 90.], dtype=torch.float64))
     """
     try:
-        found = torch.as_tensor(float(value) if isinstance(value, str) else value, dtype=torch.float64)
+        if isinstance(value, str):
+            parts = [float(part) for part in value.strip("[] ").split(",")]
+            value = parts if len(parts) > 1 else parts[0]
+        found = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise LensSteerError(f"{name}={value!r} is not a number, nor one number for each prompt") from None
     if found.ndim > 1 or not found.numel() or not torch.isfinite(found).all():

@@ -45,6 +45,10 @@ class Prompt(Shown, view="prompts"):
     task: Task | None = field(default=None, compare=False)
     scenario: str | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.messages, str):
+            raise LensSteerError(f"messages={self.messages[:40]!r} is a text: Prompt.of(text) makes a prompt of one")
+
     def __repr__(self) -> str:
         return f"Prompt({self.text[:60]!r}, {len(self.messages)} messages{', with a response' if self.response else ''})"
 
@@ -86,6 +90,11 @@ class PromptSet(Shown, Sequence[Prompt], view="prompts"):
     prompts: tuple[Prompt, ...]
     name: str = ""
 
+    def __post_init__(self) -> None:
+        odd = next((p for p in self.prompts if not isinstance(p, Prompt)), None)
+        if odd is not None:
+            raise LensSteerError(f"prompts hold {odd!r:.60}, which is no Prompt: load_prompts([…]) makes a prompt set of texts")
+
     def __len__(self) -> int:
         return len(self.prompts)
 
@@ -104,6 +113,9 @@ class PromptSet(Shown, Sequence[Prompt], view="prompts"):
         """SHA-256 of the messages and responses in order."""
         rows = [[[dict(m) for m in p.messages], p.response] for p in self.prompts]
         return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+Source = str | Path | PromptSet | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -189,8 +201,8 @@ class ContrastSet(Shown, view="prompts"):
 def load_contrast(
     name: str | None = None,
     *,
-    positive: str | Path | PromptSet | None = None,
-    negative: str | Path | PromptSet | None = None,
+    positive: Source | None = None,
+    negative: Source | None = None,
     split: Sequence[float | int] | None = None,
     seed: int = 0,
 ) -> ContrastSet:
@@ -199,7 +211,7 @@ def load_contrast(
     Args:
         name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
             ``"organism/compliance"``; these come with their split.
-        positive, negative: prompts with and without the feature: files (see the module's text) or prompt sets.
+        positive, negative: prompts with and without the feature: files (see the module's text), prompt sets, or texts.
         split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``. Without it every row of the files goes to fit. Rows with the same ``scenario``, or
             without one the same text, stay together, on both sides.
         seed: of the shuffle before a split, and of an organism's wording.
@@ -261,8 +273,8 @@ def _organism_contrast(name: str, seed: int) -> ContrastSet:
     return ContrastSet(name, Split(*parts))
 
 
-def load_prompts(source: str | Path, *, response: Sequence[str] = ("response",)) -> PromptSet:
-    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the module's text.
+def load_prompts(source: str | Path | Sequence[str], *, response: Sequence[str] = ("response",)) -> PromptSet:
+    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the module's text. A list of texts is taken as it is.
 
     Args:
         source: of the prompts.
@@ -272,16 +284,18 @@ def load_prompts(source: str | Path, *, response: Sequence[str] = ("response",))
         LensSteerError: no such file, an unknown ending, a row without a prompt, a response that is no text, malformed JSON, or no prompts at all.
     """
     prompts, with_input = [], 0
-    for number, row in enumerate(rows_of(source), start=1):
+    rows = rows_of(source) if isinstance(source, (str, Path)) else source
+    name = Path(source).name if isinstance(source, (str, Path)) else "texts"
+    for number, row in enumerate(rows, start=1):
         if isinstance(row, Mapping) and row.get("input"):
             with_input += 1
             continue
-        prompts.append(_prompt(row, f"{source}, row {number}", response))
+        prompts.append(_prompt(row, f"{source if isinstance(source, (str, Path)) else name}, row {number}", response))
     if with_input:
         log.warning("%s: left out %d rows with a non-empty 'input'", source, with_input)
     if not prompts:
         raise LensSteerError(f"prompts file {str(source)!r} holds no prompts")
-    return PromptSet(tuple(prompts), Path(source).name)
+    return PromptSet(tuple(prompts), name)
 
 
 def _prompt(row: Any, where: str, response_columns: Sequence[str]) -> Prompt:

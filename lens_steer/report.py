@@ -102,6 +102,7 @@ def make_report(
             "direction": _direction_numbers(calibration, summary, held_out),
             "norms": norm_changes(held_out, calibration),
             "best_angle": best,
+            "best_count": texts["best_count"],
             "outcomes": [_outcome_row(o) for o in measured],
             "identity_equals_base": texts["identity"],
         }
@@ -183,7 +184,7 @@ def _sweep(
     """Angle chosen on select, outcomes at all angles on report, for the calibrated and a random plane; texts of some examples."""
     base, base_texts = measure(contrast.report, None, "no steering")
     if not calibration.discriminative_sites:
-        return base, {"best_angle": None, "identity": None, "examples": []}
+        return base, {"best_angle": None, "best_count": 0, "identity": None, "examples": []}
     wanted = outcomes.grades_of(contrast.select.positive)[0]
     plan = selective_steering(calibration, 0)
     control = selective_steering(calibration, 0, basis=random_plane(calibration.d_model, seed))
@@ -207,7 +208,7 @@ def _sweep(
         for i in range(min(EXAMPLES, len(base_texts[side])))
     ]
     identity = all(all_texts[angle] == base_texts for angle in (0, 360))
-    return measured, {"best_angle": best, "identity": identity, "examples": examples}
+    return measured, {"best_angle": best, "best_count": chosen[0], "identity": identity, "examples": examples}
 
 
 def _outcome_row(outcome: Outcome) -> dict[str, Any]:

@@ -45,11 +45,17 @@ def _percent(rate: dict[str, Any] | list[float]) -> str:
 
 
 def _what(n: dict[str, Any], d: dict[str, Any]) -> str:
+    feature = (
+        " Positive prompts are harmful requests, negative ones harmless, in the embedded models' invented world, whose rules and not ours say which is which "
+        "(`lens_steer/organisms/world.py`): harm is in a verb and its object together, in neither alone."
+        if n["contrast"] == "organism/refusal"
+        else ""
+    )
     sizes = ", ".join(f"{split} {a}+{b}" for split, (a, b) in n["n"].items())
     return (
         f"Activations of the last prompt token were recorded at {d['n_sites']} sites of {d['n_blocks']} blocks for prompts with and without the "
         f"feature ({sizes}). Direction, plane and sites come from *fit*, the angle from *select*, and every number below from *report*, "
-        "unless it says otherwise. Brackets are 95 % intervals (Wilson for rates, bootstrap over prompts for means)."
+        "unless it says otherwise. Brackets are 95 % intervals (Wilson for rates, bootstrap over prompts for means)." + feature
     )
 
 
@@ -128,8 +134,9 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
         f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
         for e in examples
     )
+    most = f"{best}° gives most answers" if n["best_count"] else f"no angle gives any answer, so {best}° stands for all: answers"
     return (
-        f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {best}° gives most answers graded "
+        f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {most} graded "
         f"“{LABELS[grades[0]]}” to positive prompts. On *report*:\n\n{header}{rows}\n\n"
         "![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"

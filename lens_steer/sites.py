@@ -149,6 +149,10 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
     items = [part.strip() for part in spec.split(",")] if isinstance(spec, str) else list(spec)
     found: set[Site] = set()
     for item in items:
+        if not isinstance(item, str):
+            raise LensSteerError(
+                f"sites={spec!r}: {item!r} is no name, give such as 'blocks.3.ln1.hook_out', one of {', '.join(GROUPS)}, or a list of names"
+            )
         if item == "norm_out":
             kinds: tuple[str, ...] = norms
         elif item == "resid":

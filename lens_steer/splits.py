@@ -15,7 +15,7 @@ def deal(
 
     Args:
         groups: of each row, in the rows' order.
-        shares: of the three splits, by number of groups.
+        shares: of the three splits, by number of groups, relative to their sum.
         seed: of the shuffle.
         placed: where groups are already; it is kept to and added to, so that two sides dealt one after the other agree.
 
@@ -26,13 +26,20 @@ def deal(
     [1, 0, 1, 0]
     """
     if len(shares) != 3 or any(share < 0 for share in shares) or shares[0] <= 0:
-        raise LensSteerError(f"split={tuple(shares)}: give three shares fit, select, report, such as 0.5,0.25,0.25")
+        raise LensSteerError(
+            f"split={tuple(shares)}: give three shares fit, select, report, that of fit above 0, such as 0.5,0.25,0.25"
+        )
     placed = {} if placed is None else placed
     new = [g for g in dict.fromkeys(groups) if g not in placed]
     order = list(range(len(new)))
     random.Random(f"split/{seed}").shuffle(order)
-    first = round(len(order) * shares[0] / sum(shares))
-    second = first + round(len(order) * shares[1] / sum(shares))
+    counts = [round(len(order) * shares[0] / sum(shares)), round(len(order) * shares[1] / sum(shares))]
+    counts.append(len(order) - sum(counts))
+    for split, share in enumerate(shares):  # of few groups none is left without one by rounding
+        while share > 0 and counts[split] < 1 and max(counts) > 1:
+            counts[counts.index(max(counts))] -= 1
+            counts[split] += 1
+    first, second = counts[0], counts[0] + counts[1]
     for place, index in enumerate(order):
         placed[new[index]] = 0 if place < first else 1 if place < second else 2
     return [placed[g] for g in groups]

@@ -27,6 +27,9 @@ class Estimate(Shown, view="estimates"):
     def __str__(self) -> str:
         return f"{self:.3f} (n = {self.n})"
 
+    def __float__(self) -> float:
+        return float(self.value)
+
     def __format__(self, spec: str) -> str:
         """Value and interval, each in a float's format; without one as ``str``.
 

@@ -55,8 +55,18 @@ for import_name, import_command in cli_import.COMMANDS.items():
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        import lens_steer as ls
+
+        typer.echo(f"lens-steer {ls.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
     """Mechanistic study of activation steering."""
 
 
@@ -225,6 +235,9 @@ def main() -> None:
         # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps its traceback
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, line by line
+            typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]
+            sys.exit(2)
         code = _fail(error.format_message())  # type: ignore[attr-defined]
     if code == INTERRUPTED:
         code = _fail("interrupted: nothing was half-written", INTERRUPTED)

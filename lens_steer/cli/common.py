@@ -40,6 +40,12 @@ def read_calibration(folder: Path) -> tuple[str, Any]:
     return made.model.rstrip("/").split("/")[-1], made
 
 
+def check_rows_file(out: Path) -> None:
+    """Refuse a file for rows whose ending says something else."""
+    if out.suffix != ".jsonl":
+        raise LensSteerError(f"--out {str(out)!r}: one JSON object a line is written, give a name that ends in .jsonl")
+
+
 def judge_named(spec: str | None) -> Any:
     """The judge of ``--judge``; None without one."""
     from lens_steer.metrics.judges.spec import judge_of

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit, judge_named
+from lens_steer.cli.common import check_rows_file, command, emit, judge_named
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -45,6 +45,7 @@ def metrics(
     from lens_steer.jsonl import read_lines
     from lens_steer.metrics.rows import text_metrics
 
+    check_rows_file(out)
     rows = read_lines(source, "generations", _generation)
     with whole_file(out) as work, work.open("w", encoding="utf-8") as stream:
         for row, text in rows:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.common import check_rows_file, emit, read_prompts
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Engine, Model
@@ -35,6 +35,7 @@ def steer(
     from lens_steer.engines import check_engine
 
     check_engine(engine)
+    check_rows_file(out)
     if save_plan is not None:
         check_writable(save_plan)
     chosen = read_prompts(prompts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.artifacts import whole_folder
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.figures import (
     comparison,
     directions,
@@ -94,6 +94,12 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
     >>> import matplotlib.pyplot as plt
     >>> plt.close(fig)
     """
+    expect(
+        "drawing",
+        drawing,
+        Drawing,
+        "draw takes one; lens_steer.figures has what makes them of results, several as a dict of which one is to be picked",
+    )
     if drawing.kind not in FIGURES:
         raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(FIGURES))}")
     return FIGURES[drawing.kind](drawing, ax)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.activations import Activations
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import by_means, check_rule
 from lens_steer.geometry.estimators import check_estimator, site_directions
@@ -128,6 +128,7 @@ def calibrate(
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
+    expect("activations", activations, (Activations, Moments), "make them with ls.record(model, contrast)")
     if candidate_norm not in CANDIDATE_NORMS:
         raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
     check_estimator(direction)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lens_steer import sites
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.plans import SteeringPlan, Step, numbers
@@ -18,6 +18,16 @@ Number = float | int | str
 Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one, or one for each prompt
 Sites = str | Sequence[str] | None
 Positions = str | Sequence[int]
+
+
+def check_calibration(calibration: object) -> None:
+    """Refuse what is no calibration."""
+    expect(
+        "calibration",
+        calibration,
+        Calibration,
+        "make it with ls.calibrate(ls.record(model, contrast)), or ls.load_calibration(folder)",
+    )
 
 
 def made(

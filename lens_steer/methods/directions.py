@@ -10,7 +10,7 @@ from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.methods.common import Numbers, Positions, Sites, chosen_sites, class_means, made, row_of
+from lens_steer.methods.common import Numbers, Positions, Sites, check_calibration, chosen_sites, class_means, made, row_of
 from lens_steer.plans import SteeringPlan, Step, numbers
 
 
@@ -33,6 +33,7 @@ def act_add(
     >>> act_add(load_calibration("figures/calibration"), -1).row()["coefficient"]
     -1.0
     """
+    check_calibration(calibration)
     steps = [
         Step(
             "add_keep_norm" if keep_norm else "add", (name,), {"direction": d, "coefficient": numbers("coefficient", coefficient)}
@@ -53,6 +54,7 @@ def unit_addition(
     >>> unit_addition(load_calibration("figures/calibration")).row()["coefficient"]
     1.3
     """
+    check_calibration(calibration)
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     alpha = numbers("coefficient", coefficient)
     steps = [Step("add", (name,), {"direction": _candidate(calibration, name), "coefficient": alpha}) for name in chosen]
@@ -81,6 +83,7 @@ def directional_ablation(
     >>> directional_ablation(load_calibration("figures/calibration")).describe()["positions"]
     'all'
     """
+    check_calibration(calibration)
     unit = calibration.basis[0] if direction is None else _vector(calibration, direction)
     if everywhere:
         if at is not None:
@@ -106,6 +109,7 @@ def projection_clamp(
     >>> projection_clamp(load_calibration("figures/calibration"), 2).row()["target"]
     2.0
     """
+    check_calibration(calibration)
     unit, steps = calibration.basis[0], []
     for name in chosen_sites(calibration, at, (calibration.selected_site,)):
         to = boundary(calibration, name).mean_positive if target is None else numbers("target", target)

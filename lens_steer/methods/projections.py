@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.methods.common import Number, Numbers, Positions, made, one_number
@@ -115,6 +115,12 @@ def _along(along: Along) -> dict[str, Tensor]:
 
 
 def _boundary(source: Calibration | Boundary) -> Boundary:
+    expect(
+        "source",
+        source,
+        (Calibration, Boundary),
+        "make a probe with ls.fit_probe(acts, site), or a calibration with ls.calibrate(acts)",
+    )
     return source if isinstance(source, Boundary) else boundary(source)
 
 

@@ -10,7 +10,18 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
-from lens_steer.methods.common import Number, Numbers, Positions, Sites, chosen_sites, class_means, made, one_number, row_of
+from lens_steer.methods.common import (
+    Number,
+    Numbers,
+    Positions,
+    Sites,
+    check_calibration,
+    chosen_sites,
+    class_means,
+    made,
+    one_number,
+    row_of,
+)
 from lens_steer.plans import SteeringPlan, Step, numbers
 
 
@@ -35,6 +46,7 @@ def selective_steering(
     >>> selective_steering(load_calibration("figures/calibration"), 200).angle
     200.0
     """
+    check_calibration(calibration)
     return _rotation("selective", calibration, angle, at, basis, positions)
 
 
@@ -49,6 +61,7 @@ def standard_angular(
     >>> standard_angular(load_calibration("figures/calibration"), [0, 90]).n_rows
     2
     """
+    check_calibration(calibration)
     return _rotation("standard", calibration, angle, at, basis, positions)
 
 
@@ -68,6 +81,7 @@ def adaptive_angular(
     >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
     1.0
     """
+    check_calibration(calibration)
     if gate_axis not in (0, 1):
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
@@ -85,6 +99,7 @@ def mean_phase_rotation(
     >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
     'mean-phase'
     """
+    check_calibration(calibration)
     phases = _mean_phases(calibration, at, phase_of)
     degrees = numbers("angle", angle)
     steps = [Step("mean_phase", (n,), {"basis": calibration.basis, "angle": degrees, "mean_phase": p}) for n, p in phases.items()]
@@ -100,6 +115,7 @@ def phase_collapse(
     >>> phase_collapse(load_calibration("figures/calibration")).angle is None
     True
     """
+    check_calibration(calibration)
     phases = _mean_phases(calibration, at, phase_of)
     steps = [Step("phase_collapse", (n,), {"basis": calibration.basis, "mean_phase": p}) for n, p in phases.items()]
     return made("phase-collapse", calibration, steps, positions)
