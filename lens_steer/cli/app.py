@@ -55,12 +55,13 @@ for import_name, import_command in cli_import.COMMANDS.items():
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         import lens_steer as ls
 
         typer.echo(f"lens-steer {ls.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
