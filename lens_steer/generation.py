@@ -49,6 +49,37 @@ def generate(
         LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1, a plan
             with a value a prompt for another number of prompts, an unknown engine.
     """
+    texts, cut = answers(
+        model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, kv_cache=kv_cache, progress=progress
+    )
+    if any(cut) and not steered(
+        model
+    ):  # a steered answer may well never end; an unsteered one that is cut off had too little room
+        log.warning(
+            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
+            sum(cut),
+            len(cut),
+            max_new_tokens,
+        )
+    return texts
+
+
+def answers(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    engine: str = "tl",
+    kv_cache: bool = True,
+    progress: bool = False,
+) -> tuple[list[str], list[bool]]:
+    """The answers of :func:`generate`, and of each whether it was cut off at ``max_new_tokens``.
+
+    >>> from lens_steer import load_model
+    >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
+    (['7'], [True])
+    """
     if isinstance(prompts, (str, Prompt)):
         prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
     if not prompts:
@@ -60,7 +91,7 @@ def generate(
     info = info_of(model)
     tokenizer = info.tokenizer
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
-    answers, cut = [""] * len(chats), 0
+    texts, cut = [""] * len(chats), [False] * len(chats)
     check_rows(model, len(chats))
     with (
         on_engine(model, engine) as runner,
@@ -70,19 +101,10 @@ def generate(
             tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
         ):
             for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
-                answers[row] = tokenizer.decode(ids, skip_special_tokens=True)
-                cut += len(ids) == max_new_tokens
+                texts[row] = tokenizer.decode(ids, skip_special_tokens=True)
+                cut[row] = len(ids) == max_new_tokens
             bar.update(len(batch.rows))
-    if cut and not steered(
-        model
-    ):  # a steered answer may well never end; that an unsteered one is cut off says that there is too little room for any
-        log.warning(
-            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
-            cut,
-            len(chats),
-            max_new_tokens,
-        )
-    return answers
+    return texts, cut
 
 
 def answer_ids(model: Any, batch: chat.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:

@@ -130,3 +130,16 @@ def test_rows_in_another_format(command: list[str], tmp_path: Path, monkeypatch:
     assert stopped.value.code == 2
     assert "one JSON object a line is written, give a name that ends in .jsonl" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_cut_off_answers_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``steer`` marks them row by row, and tells their number."""
+    (tmp_path / "p.txt").write_text("What is 4 plus 3?\nHello\n", encoding="utf-8")
+    args = ["--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "o.jsonl"), "--max-new-tokens", "2", "--angle", "0", "--engine", "hf"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["lens-steer", "steer", "--model", "organism/qwen2", "--calibration", "figures/calibration", *args])  # fmt: skip
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["text"] == "7."
+    assert json.loads(capsys.readouterr().out)["cut_off"] == sum("cut_off" in row for row in rows) >= 1

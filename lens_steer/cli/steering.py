@@ -33,6 +33,7 @@ def steer(
     import lens_steer as ls
     from lens_steer.artifacts import check_writable, whole_file
     from lens_steer.engines import check_engine
+    from lens_steer.generation import answers
 
     check_engine(engine)
     check_rows_file(out)
@@ -45,8 +46,9 @@ def steer(
         loaded = load(model)
         planned.check(loaded)
         with ls.steering(loaded, made, effects=log):
-            texts = ls.generate(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        _write_generations(work, chosen, texts, [made.row(i) | {"model": model} for i in range(len(texts))])
+            texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
+        facts = [made.row(i) | {"model": model} | ({"cut_off": True} if cut[i] else {}) for i in range(len(texts))]
+        _write_generations(work, chosen, texts, facts)
         if save_plan is not None:
             ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
@@ -54,6 +56,7 @@ def steer(
         {
             "generations": str(out),
             "n": len(texts),
+            "cut_off": sum(cut) or None,
             **made.row(),
             "first_steered_token": made.describe()["first_steered_token"],
             **told,
