@@ -220,7 +220,7 @@ def test_a_plan_and_a_method_exclude_each_other(
         "--angle",
         9,
         "--out",
-        tmp_path / "o",
+        tmp_path / "o.jsonl",
     ]
     code, _, err = run(monkeypatch, capsys, "steer", *args)
     assert (code, "already says all of it: leave out angle" in err) == (2, True)

@@ -42,7 +42,7 @@ def read_calibration(folder: Path) -> tuple[str, Any]:
 
 def check_rows_file(out: Path) -> None:
     """Refuse a file for rows whose ending says something else."""
-    if out.suffix != ".jsonl":
+    if out.suffix != ".jsonl" and not out.is_dir():
         raise LensSteerError(f"--out {str(out)!r}: one JSON object a line is written, give a name that ends in .jsonl")
 
 
