@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -58,7 +56,6 @@ for kind in ("identity", "composition-adds", "isometry", "linear", "classes-apar
 # Recorded activations, norms of later blocks, and answers. Each condition's own best angle comes from the select split; everything shown from the report split.
 # To be quick, 32 prompts of each class choose here and 32 others report: half of what there is. The intervals are wider for it;
 # `make verify` takes all prompts and wrote `figures/propositions.md`.
-
 
 # %%
 model = ls.load_model("organism/qwen2")

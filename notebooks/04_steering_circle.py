@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -103,7 +101,6 @@ figure, axes = ls.draw(harmonic_drawing(angles, steered))
 #
 # Scores of first tokens are no answers. For those: every setting on the *select* split, a choice by an objective under constraints, and the
 # chosen setting alone on the *report* split. A random plane at the same sites runs beside it.
-
 
 # %%
 small = prompts.first(select=24, report=32)

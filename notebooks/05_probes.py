@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -48,6 +46,7 @@ fit, report = (
 )
 scan = probe_depth(fit, report, draws=10, progress=False)
 figure, axes = ls.draw(probes.probe_depth_drawing(scan))
+
 
 # %% [markdown]
 # From block 2 on the probe is right on every held-out question. *Selectivity* takes off what probes of shuffled labels are right by (chance), or

@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -78,6 +76,7 @@ figure, axes = ls.draw(divergence.drawing(found, max_position=24))
 
 # %%
 token_divergence(model, control, harmful[:4], [p.response for p in harmful[:4]])
+
 
 # %% [markdown]
 # ## The first token sets the mode

@@ -1,7 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -157,6 +155,7 @@ print(f"lowest on the circle: {means.min():.1f} at {angles[means.argmin()]:g}°"
 # %% [markdown]
 # A score above 0 says that most answers would still begin as a refusal: on this model no angle is likely to free many answers. Generating shows.
 #
+
 # %% [markdown]
 # ## Steer, choose, report
 #

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +155,16 @@ def test_the_command(copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.undo()
     with pytest.raises(LensSteerError, match=r"notebook '99' does not exist: there are 01_first_steps, 02_"):
         notebooks.sources(["99"])
+
+
+def test_saving_in_jupyterlab_leaves_the_source_alone(tmp_path: Path) -> None:
+    """What is paired there is written back without versions or other facts of a machine."""
+    for name in ("01_first_steps.py", "01_first_steps.ipynb", "jupytext.toml"):
+        shutil.copy(SOURCES[0].parent / name, tmp_path)
+    notebook, source = tmp_path / "01_first_steps.ipynb", tmp_path / "01_first_steps.py"
+    os.utime(source, (1, 1))  # the notebook is the newer one
+    done = subprocess.run(
+        [sys.executable, "-m", "jupytext", "--sync", str(notebook)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "Unchanged" in done.stdout
+    assert source.read_text(encoding="utf-8") == SOURCES[0].read_text(encoding="utf-8")
