@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,7 +111,7 @@ def sweep(
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
-          "constraints_met": chosen.met, **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
+          "constraints_met": chosen.met, "kept_out": _kept_out(found, method, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
 
 
 @grouped
@@ -158,6 +158,24 @@ def compare(
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
 sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
+
+
+def _kept_out(found: Any, method: str, objective: str, constraints: Sequence[Any]) -> dict[str, Any] | None:
+    """The setting that would have been chosen without constraints, and what it does not keep to; None where it is the chosen one."""
+    from lens_steer.grids import NONE
+    from lens_steer.selection import choose
+
+    base = next(s for s in found.select if s.condition == NONE)
+    own = [s for s in found.select if s.condition == method]
+    free, chosen, name = choose(own, base, objective), found.choices[method], objective.removeprefix("-")
+    if (free.variant, free.value) == (chosen.variant, chosen.value):
+        return None
+    best = next(s for s in own if (s.variant, s.value) == (free.variant, free.value))
+    broken = [c for c in constraints if not c.met(best, base)]
+    if not broken:
+        return None
+    return {"variant": free.variant, "value": free.value, name: best.measured[name].value,
+            "by": {str(c): best.measured[c.name].value if c.name in best.measured else None for c in broken}}  # fmt: skip
 
 
 def _tasks(contrast: Any, seed: int) -> Any:
