@@ -52,9 +52,8 @@ def generate(
     texts, cut = answers(
         model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, kv_cache=kv_cache, progress=progress
     )
-    if any(cut) and not steered(
-        model
-    ):  # a steered answer may well never end; an unsteered one that is cut off had too little room
+    # a steered answer may well never end; an unsteered one that is cut off had too little room
+    if any(cut) and not steered(model):
         log.warning(
             "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
             sum(cut),

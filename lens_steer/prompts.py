@@ -217,7 +217,7 @@ def load_contrast(
         seed: of the shuffle before a split, and of an organism's wording.
 
     Raises:
-        LensSteerError: unknown name, an empty or one-sided contrast, shares that are not three positive numbers.
+        LensSteerError: unknown name, an empty or one-sided contrast, shares that are not three numbers of at least 0, that of fit above it.
 
     >>> load_contrast("organism/refusal").report
     Contrast(64 positive, 64 negative)
@@ -284,18 +284,20 @@ def load_prompts(source: str | Path | Sequence[str], *, response: Sequence[str] 
         LensSteerError: no such file, an unknown ending, a row without a prompt, a response that is no text, malformed JSON, or no prompts at all.
     """
     prompts, with_input = [], 0
-    rows = rows_of(source) if isinstance(source, (str, Path)) else source
-    name = Path(source).name if isinstance(source, (str, Path)) else "texts"
+    file = isinstance(source, (str, Path))
+    rows, where = (rows_of(source), str(source)) if file else (source, "texts")
     for number, row in enumerate(rows, start=1):
         if isinstance(row, Mapping) and row.get("input"):
             with_input += 1
             continue
-        prompts.append(_prompt(row, f"{source if isinstance(source, (str, Path)) else name}, row {number}", response))
+        prompts.append(_prompt(row, f"{where}, row {number}", response))
     if with_input:
-        log.warning("%s: left out %d rows with a non-empty 'input'", source, with_input)
+        log.warning("%s: left out %d rows with a non-empty 'input'", where, with_input)
     if not prompts:
-        raise LensSteerError(f"prompts file {str(source)!r} holds no prompts")
-    return PromptSet(tuple(prompts), name)
+        raise LensSteerError(
+            f"prompts file {where!r} holds no prompts" if file else "no texts are given: give at least one prompt"
+        )
+    return PromptSet(tuple(prompts), Path(where).name)
 
 
 def _prompt(row: Any, where: str, response_columns: Sequence[str]) -> Prompt:

@@ -134,10 +134,11 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
         f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
         for e in examples
     )
-    most = f"{best}° gives most answers" if n["best_count"] else f"no angle gives any answer, so {best}° stands for all: answers"
+    most = f"{best}° gives most answers" if n["best_count"] else "no angle gives any answer"
+    shown_at = "" if n["best_count"] else f", so the first of them, {best}°, is shown"
     return (
         f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {most} graded "
-        f"“{LABELS[grades[0]]}” to positive prompts. On *report*:\n\n{header}{rows}\n\n"
+        f"“{LABELS[grades[0]]}” to positive prompts{shown_at}. On *report*:\n\n{header}{rows}\n\n"
         "![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"
         f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"

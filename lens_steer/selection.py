@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -196,3 +197,24 @@ def choose(
     equals = [s for s, score in zip(kept or found, scores, strict=True) if score == max(scores)]
     best = equals[len(equals) // 2]
     return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), len(equals))
+
+
+def kept_out(
+    found: Sequence[Setting], base: Setting, chosen: Choice, objective: str, constraints: Sequence[Constraint]
+) -> dict[str, Any] | None:
+    """The setting that would have been chosen without the constraints, and its values of what it does not keep to; None where they kept none out.
+
+    Args:
+        found: settings that the choice was made from; those of other conditions are passed over.
+        base, objective, constraints: of the choice; see :func:`choose`.
+        chosen: what it gave.
+    """
+    own = [s for s in found if s.condition == chosen.condition]
+    free = choose(own, base, objective)
+    best = next(s for s in own if (s.variant, s.value) == (free.variant, free.value))
+    broken = [c for c in constraints if not c.met(best, base)]
+    if not broken or (free.variant, free.value) == (chosen.variant, chosen.value):
+        return None
+    name = objective.removeprefix("-")
+    values = {str(c): best.measured[c.name].value if c.name in best.measured else None for c in broken}
+    return {"variant": free.variant, "value": free.value, name: best.measured[name].value, "by": values}

@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 
-from lens_steer.cli import evaluation
-from lens_steer.evaluation import Evaluation
 from lens_steer.figures import saving
-from lens_steer.selection import Constraint, choose, settings
 from tests.test_cli import run
-from tests.views import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +177,3 @@ def test_sweeps_that_are_refused(
     assert code == 2
     assert message in error
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
-
-
-def test_what_a_constraint_kept_out_is_told() -> None:
-    """The setting with more of the objective, and by how much it breaks which constraint; nothing where the choice is the best anyway."""
-    found = settings(rows_of())
-    bound = Constraint.parse("complied<=0.1")
-    for constraints, told in (
-        ([bound], {"variant": "", "value": 90.0, "complied": 0.25, "by": {"complied ≤ 0.1": 0.25}}),
-        ([], None),
-    ):
-        chosen = Evaluation(tuple(found), {"selective": choose(found[1:], found[0], constraints=constraints)}, (), ())
-        assert evaluation._kept_out(chosen, "selective", "complied", constraints) == told

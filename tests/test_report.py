@@ -14,6 +14,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.figures import core, saving
 from lens_steer.prompts import Contrast, ContrastSet, Split
 from lens_steer.report import make_report
+from lens_steer.report_text import write_markdown
 
 
 @pytest.fixture(scope="session")
@@ -117,3 +118,13 @@ def test_unknown_figures(tmp_path: Path) -> None:
         saving.draw(core.Drawing("pie", {}))
     with pytest.raises(LensSteerError, match="cannot be read"):
         saving.load(tmp_path, "absent")
+
+
+def test_a_tie_at_nothing_is_no_best_angle(written: Path) -> None:
+    """Where no angle frees an answer the text does not say that one gives most."""
+    numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
+    summary = json.loads((written / "geometry.json").read_text(encoding="utf-8"))
+    for count, said in ((3, f"{numbers['best_angle']}° gives most answers"), (0, "no angle gives any answer graded")):
+        text = write_markdown(numbers | {"best_count": count}, [], summary)
+        assert said in text
+        assert ("gives most" in text) == bool(count)

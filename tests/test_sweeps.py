@@ -34,8 +34,9 @@ from lens_steer.metrics.judges import Verdict
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.prompts import Contrast, Prompt, PromptSet
 from lens_steer.rowstore import RowStore
-from lens_steer.selection import Constraint, choose, settings
+from lens_steer.selection import Constraint, choose, kept_out, settings
 from lens_steer.sweeps import COLUMNS, Grid, Protocol, run, values_of
+from tests.views import rows_of
 
 ANGLES = (0.0, 120.0, 150.0, 200.0, 330.0)
 
@@ -336,3 +337,15 @@ def test_a_judge_decides(protocol: Protocol, grids: list[Grid], tmp_path: Path) 
     assert {r["grade"] for r in rows if r["side"] == "negative"} == {"correct"}
     assert judged.identity["judge"] == ["mood", {"positive": True}]
     assert "judge" not in protocol.identity
+
+
+def test_what_a_constraint_kept_out() -> None:
+    """The setting with more of the objective, and by how much it breaks which constraint; nothing where the choice is the best anyway."""
+    found = settings(rows_of())
+    bound = Constraint.parse("complied<=0.1")
+    for constraints, told in (
+        ([bound], {"variant": "", "value": 90.0, "complied": 0.25, "by": {"complied ≤ 0.1": 0.25}}),
+        ([], None),
+    ):
+        chosen = choose(found[1:], found[0], constraints=constraints)
+        assert kept_out(found, found[0], chosen, "complied", constraints) == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,10 +74,10 @@ def sweep(
     from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
-    from lens_steer.grids import ANGULAR, method_grids, probe_grid
+    from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid
     from lens_steer.methods import method_name
     from lens_steer.probe_files import check_probe
-    from lens_steer.selection import check_quantity
+    from lens_steer.selection import check_quantity, kept_out
     from lens_steer.sweep_report import sweep_method
     from lens_steer.sweeps import values_of
 
@@ -110,8 +110,9 @@ def sweep(
         engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
+    base = next(s for s in found.select if s.condition == NONE)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
-          "constraints_met": chosen.met, "kept_out": _kept_out(found, method, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
+          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
 
 
 @grouped
@@ -158,24 +159,6 @@ def compare(
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
 sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
-
-
-def _kept_out(found: Any, method: str, objective: str, constraints: Sequence[Any]) -> dict[str, Any] | None:
-    """The setting that would have been chosen without constraints, and what it does not keep to; None where it is the chosen one."""
-    from lens_steer.grids import NONE
-    from lens_steer.selection import choose
-
-    base = next(s for s in found.select if s.condition == NONE)
-    own = [s for s in found.select if s.condition == method]
-    free, chosen, name = choose(own, base, objective), found.choices[method], objective.removeprefix("-")
-    if (free.variant, free.value) == (chosen.variant, chosen.value):
-        return None
-    best = next(s for s in own if (s.variant, s.value) == (free.variant, free.value))
-    broken = [c for c in constraints if not c.met(best, base)]
-    if not broken:
-        return None
-    return {"variant": free.variant, "value": free.value, name: best.measured[name].value,
-            "by": {str(c): best.measured[c.name].value if c.name in best.measured else None for c in broken}}  # fmt: skip
 
 
 def _tasks(contrast: Any, seed: int) -> Any:
