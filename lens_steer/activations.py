@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat, sites
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
@@ -100,7 +101,7 @@ def record(
     sites: str | Sequence[str] = "norm_out",
     *,
     pooling: Pooling = "last",
-    engine: str = "tl",
+    engine: str = ENGINE,
     keep: str = "all",
     progress: bool = True,
 ) -> Activations | Moments:
@@ -160,7 +161,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
 
 
 def record_prompts(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = "tl", bar: Any = None
+    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = ENGINE, bar: Any = None
 ) -> Float[Tensor, "n_prompts n_sites d_model"]:
     """Activations of one prompt set at resolved site names; see :func:`record`."""
     out = torch.empty(len(prompts), len(site_names), info_of(model).d_model)
@@ -174,7 +175,7 @@ def record_prompts(
 
 
 def stream(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], keep: Callable[[Tensor, int, Tensor], None], *, pooling: Pooling = "last", engine: str = "tl",
+    model: Any, prompts: PromptSet, site_names: Sequence[str], keep: Callable[[Tensor, int, Tensor], None], *, pooling: Pooling = "last", engine: str = ENGINE,
     bar: Any = None,
 ) -> None:  # fmt: skip
     """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""

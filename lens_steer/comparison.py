@@ -11,6 +11,7 @@ import numpy as np
 
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import load_calibration, save_calibration
+from lens_steer.defaults import ENGINE
 from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import CONSTRAINTS, Evaluation, check_splits, chosen_grids, differences, kept_constraints, on_select
@@ -98,7 +99,7 @@ class Comparison(Shown, view="sweeps"):
 def compare(
     model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
     objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
-    engine: str = "hf", max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
+    engine: str = ENGINE, max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
 

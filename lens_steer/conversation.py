@@ -9,6 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.generation import answer_ids
@@ -75,7 +76,7 @@ def converse(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
-    engine: str = "tl",
+    engine: str = ENGINE,
     progress: bool = False,
 ) -> list[list[str]]:
     """Greedy answers to every turn of every dialogue, under whatever steering is active on the model.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lens_steer import sites
 from lens_steer.activations import record_prompts
 from lens_steer.artifacts import check_fits
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_idle
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.generation import generate
@@ -172,7 +173,7 @@ def dial(
     step: float | int = 10,
     site: str | None = None,
     max_new_tokens: int = 48,
-    engine: str = "tl",
+    engine: str = ENGINE,
     grade: Grade | None = graded,
     **options: Any,
 ) -> Dial:

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat, sites
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_idle, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import from_block, kept_input
@@ -139,7 +140,7 @@ def check_max_position(max_position: int | None) -> None:
 
 
 def token_divergence(
-    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str], *, engine: str = "hf", batch_size: int = 64,
+    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64,
     slice_size: int = SLICE, progress: bool = False,
 ) -> TokenDivergence:  # fmt: skip
     """Divergence of the steered from the original model at every token of fixed responses, by teacher forcing.

@@ -13,10 +13,9 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from lens_steer.defaults import ENGINES
 from lens_steer.errors import LensSteerError
 from lens_steer.models import fingerprint, hf_twin, info_of
-
-ENGINES = ("tl", "hf")
 
 
 @dataclass(frozen=True, eq=False)

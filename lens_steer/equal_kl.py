@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.grids import has_angle
 from lens_steer.kl import mean_kl_by_value
@@ -73,7 +74,7 @@ class Match:
 
 
 def curve(
-    model: Any, grid: Grid, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = "hf"
+    model: Any, grid: Grid, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE
 ) -> Curve:
     """Divergence at every value of a grid.
 
@@ -97,7 +98,7 @@ def curve(
 
 
 def match(
-    model: Any, measured: Curve, target: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = "hf"
+    model: Any, measured: Curve, target: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE
 ) -> list[Match]:  # fmt: skip
     """The values at which the divergence crosses the target, one for each branch of the curve; a single match with a reason where there is none.
 

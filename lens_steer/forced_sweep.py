@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_steer import chat, sites
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_idle, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import last_logits, logits_budget, standing_in
@@ -31,7 +32,7 @@ Build = Callable[[Any], SteeringPlan]  # a value, or one a row → plan
 
 
 def logits_by_value(
-    model: Any, build: Build, values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = "hf"
+    model: Any, build: Build, values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE
 ) -> Iterator[tuple[int, int | None, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
     """Row, index of the value (None: no steering), float32 logits and the tokens that they predict.
 

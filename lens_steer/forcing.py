@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lens_steer import chat
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
@@ -39,7 +40,7 @@ def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], respon
 
 
 def response_logits(
-    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
     """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token ids.
 
@@ -78,7 +79,7 @@ def response_logits(
 
 
 def first_logits(
-    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Float[Tensor, "n d_vocab"]:
     """The logits that decide the first token of each prompt's answer: float32, on the CPU, in the prompts' order.
 
@@ -107,7 +108,7 @@ def first_logits(
 
 
 def first_logits_by_batch(
-    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = "tl", batch_size: int = 64
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
     """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
     info = info_of(model)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_rows, on_engine, steered
 from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
@@ -27,7 +28,7 @@ def generate(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
-    engine: str = "tl",
+    engine: str = ENGINE,
     kv_cache: bool = True,
     progress: bool = False,
 ) -> list[str]:
@@ -41,7 +42,7 @@ def generate(
         prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
         max_new_tokens: of each answer.
         batch_size: prompts a batch at most.
-        engine: ``"tl"``: TransformerLens generates. ``"hf"``: the model's Hugging Face twin does, under the same plans as forward hooks; the same tokens, faster.
+        engine: ``"hf"``: the model's Hugging Face twin generates, under the same plans as forward hooks. ``"tl"``: TransformerLens does; in float32 the same tokens, slower.
         kv_cache: False computes every forward from the first token on.
         progress: show a bar.
 
@@ -69,7 +70,7 @@ def answers(
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
-    engine: str = "tl",
+    engine: str = ENGINE,
     kv_cache: bool = True,
     progress: bool = False,
 ) -> tuple[list[str], list[bool]]:

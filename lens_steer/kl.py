@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_steer.defaults import ENGINE
 from lens_steer.forced_sweep import logits_by_value
 from lens_steer.forcing import with_responses
 from lens_steer.plans import SteeringPlan
@@ -35,7 +36,7 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
 
 def mean_kl_by_value(
     model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *,
-    engine: str = "hf",
+    engine: str = ENGINE,
 ) -> Float[np.ndarray, "n values"]:  # fmt: skip
     """Mean over each response's tokens of ``KL(unsteered ‖ steered)``, at every value; NaN for an empty response.
 

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from lens_steer.defaults import ENGINE
 from lens_steer.generation import generate
 from lens_steer.hooks import steering
 from lens_steer.metrics.refusal import is_refusal
@@ -60,7 +61,7 @@ def grade(prompt: Prompt, text: str) -> str:
 
 
 def measure(
-    model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48, engine: str = "tl"
+    model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48, engine: str = ENGINE
 ) -> tuple[list[Outcome], dict[str, list[str]]]:
     """Generate for both classes under a plan (None: no steering) and grade; returns outcomes and the texts by class."""
     outcomes, texts = [], {}

@@ -12,6 +12,7 @@ from typing import Any
 from lens_steer import sites as sites_
 from lens_steer.activations import Pooling, check_responses, record
 from lens_steer.artifacts import whole_folder
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import probe_plane, probe_tokens, probes, saving
@@ -44,7 +45,7 @@ def probe_and_write(
     draws: int = DRAWS,
     blocks: int = BLOCKS,
     seed: int = 0,
-    engine: str = "tl",
+    engine: str = ENGINE,
     command: str = "",
     progress: bool = True,
 ) -> ProbeScan:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from lens_steer import outcomes
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import check_fits, save_calibration, whole_folder
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
@@ -62,7 +63,7 @@ def make_report(
     rule: str = "paper",
     seed: int = 0,
     max_new_tokens: int = 48,
-    engine: str = "tl",
+    engine: str = ENGINE,
     command: str = "",
     progress: bool = True,
 ) -> Report:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lens_steer import outcomes
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_idle
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import Build
@@ -92,7 +93,7 @@ class Protocol:
     contrast: Contrast
     split: str
     tasks: PromptSet
-    engine: str = "hf"
+    engine: str = ENGINE
     max_new_tokens: int = 48
     openings: tuple[str, ...] | None = None
     judge: Judge | None = None

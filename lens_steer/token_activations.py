@@ -14,6 +14,7 @@ from torch import Tensor
 from lens_steer import chat
 from lens_steer import sites as sites_
 from lens_steer.activations import Activations, check_responses, check_sides, forward
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
@@ -43,7 +44,7 @@ class _Rows:
 
 
 def record_tokens(
-    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str], *, region: str = "response", engine: str = "tl"
+    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str], *, region: str = "response", engine: str = ENGINE
 ) -> Activations:
     """One vector for every token and site, prompt by prompt; the groups say which prompt a token is of.
 

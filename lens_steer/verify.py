@@ -18,6 +18,7 @@ from lens_steer.activations import record, record_prompts
 from lens_steer.artifacts import whole_folder
 from lens_steer.claims import differences, experiments, formula, geometry, precision, questions, recorded, tables
 from lens_steer.claims.record import Claim
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
@@ -91,7 +92,7 @@ def verify(
 
 
 def verify_model(
-    model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = "tl", max_new_tokens: int = 48, progress: bool = True
+    model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True
 ) -> Verification:
     """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the experiments on behaviour.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lens_steer import chat
 from lens_steer.activations import Activations, check_sides, forward, record
 from lens_steer.benign.steerings import METHODS, ComplianceCalibration, JsonCalibration, paper_blocks
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means
@@ -55,7 +56,7 @@ def oriented_component(
 
 
 def calibrate_compliance(
-    model: Any, contrast: ContrastSet | Contrast, *, method: str = "center", blocks: Sequence[int] | None = None, engine: str = "hf", progress: bool = True,
+    model: Any, contrast: ContrastSet | Contrast, *, method: str = "center", blocks: Sequence[int] | None = None, engine: str = ENGINE, progress: bool = True,
 ) -> ComplianceCalibration:  # fmt: skip
     """Directions of STEER-COMPLIANCE from the same prompts with a complying and with a refusing continuation.
 
@@ -97,7 +98,9 @@ def calibrate_compliance(
     )  # fmt: skip
 
 
-def calibrate_json(model: Any, contrast: ContrastSet | Contrast, *, engine: str = "hf", progress: bool = True) -> JsonCalibration:
+def calibrate_json(
+    model: Any, contrast: ContrastSet | Contrast, *, engine: str = ENGINE, progress: bool = True
+) -> JsonCalibration:
     """Directions of STEER-JSON from instructions with and without a request for JSON.
 
     At every block's output and the last prompt token: ``v = mean(x_i⁺ − x_i⁻)``, ``u = v/‖v‖``, ``z̄ = mean⟨x_i⁺, u⟩``.
@@ -132,7 +135,7 @@ def calibrate_json(model: Any, contrast: ContrastSet | Contrast, *, engine: str 
 
 
 def response_lengths(
-    model: Any, prompts: Sequence[Prompt], names: Sequence[str], *, engine: str = "hf"
+    model: Any, prompts: Sequence[Prompt], names: Sequence[str], *, engine: str = ENGINE
 ) -> Float[Tensor, " n_sites"]:
     """Mean length of a response token's vector at each site, over all tokens of all fixed responses."""
     info, total, count = info_of(model), torch.zeros(len(names), dtype=torch.float64), 0

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lens_steer import outcomes, sites
 from lens_steer.activations import Activations
+from lens_steer.defaults import ENGINE
 from lens_steer.generation import generate
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.planes import orthonormalise, random_plane
@@ -115,7 +116,7 @@ def with_mean_phase(calibration: Calibration, angle: float) -> SteeringPlan:
 
 def run(
     model: Any, contrast: ContrastSet, calibration: Calibration, activations: Activations, *, tasks: PromptSet | None = None, seed: int = 0,
-    engine: str = "tl", max_new_tokens: int = 48, progress: bool = True,
+    engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True,
 ) -> list[Measured]:  # fmt: skip
     """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and measure capability."""
     bench = Bench(model, contrast.report, tasks or PromptSet(()), engine, max_new_tokens)

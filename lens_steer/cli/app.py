@@ -30,6 +30,7 @@ from lens_steer.cli.options import (
     Sites,
 )
 from lens_steer.cli.prompting import Prompts
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def report(
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
     rule: Rule = "paper",
-    engine: Engine = "tl",
+    engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
@@ -124,7 +125,7 @@ def calibrate(
     keep: Annotated[
         str, typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
-    engine: Engine = "tl",
+    engine: Engine = ENGINE,
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
     import lens_steer as ls
@@ -191,7 +192,7 @@ def verify(
         list[Path] | None,
         typer.Option("--calibration", help="Folder of a calibration, or of a published one; may be given several times."),
     ] = None,
-    engine: Engine = "tl",
+    engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim."""

@@ -16,6 +16,7 @@ from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import METHOD_HELP, Engine, Model, Out, Seed
 from lens_steer.cli.planning import Planned
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 
@@ -34,7 +35,7 @@ def divergence(
         typer.Option("--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."),
     ] = None,
     seed: Seed = 0,
-    engine: Engine = "hf",
+    engine: Engine = ENGINE,
 ) -> None:
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
     from lens_steer.artifacts import whole_folder

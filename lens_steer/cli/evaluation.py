@@ -15,6 +15,7 @@ from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
+    Engine,
     JudgeOption,
     Method,
     Model,
@@ -23,6 +24,7 @@ from lens_steer.cli.options import (
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
@@ -32,7 +34,6 @@ Constraints = Annotated[
         "--constraint", help="What the choice keeps to: capable>=95% (of the unsteered model), violation<=0, …; several times."
     ),
 ]
-Engine = Annotated[str, typer.Option("--engine", help="hf (the Hugging Face twin) or tl (TransformerLens: the same, slower).")]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 
 
@@ -66,7 +67,7 @@ def sweep(
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
     objective: Objective = "complied",
     constraint: Constraints = None,
-    engine: Engine = "hf",
+    engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
 ) -> None:
@@ -128,7 +129,7 @@ def compare(
     objective: Objective = "complied",
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
-    engine: Engine = "hf",
+    engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
 ) -> None:

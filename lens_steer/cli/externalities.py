@@ -21,6 +21,7 @@ from lens_steer.cli.options import (
     Seed,
     Split,
 )
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 Pairs = "row by row; needs the other file too"
@@ -75,7 +76,7 @@ def externalities(
     n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 3,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer at most.")] = 48,
     seed: Seed = 0,
-    engine: Engine = "hf",
+    engine: Engine = ENGINE,
 ) -> None:
     """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen, measured with controls, and drawn.
 

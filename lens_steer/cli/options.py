@@ -21,7 +21,7 @@ Rule = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
-Engine = Annotated[str, typer.Option("--engine", help="tl (TransformerLens) or hf (its Hugging Face twin: the same, faster).")]
+Engine = Annotated[str, typer.Option("--engine", help="hf (the Hugging Face twin) or tl (TransformerLens: the same, slower).")]
 Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
 Probe = Annotated[

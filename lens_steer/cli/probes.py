@@ -19,6 +19,7 @@ from lens_steer.cli.options import (
     Split,
 )
 from lens_steer.cli.prompting import Prompts
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 
@@ -38,7 +39,7 @@ def probe(
         str, typer.Option("--C", help="Inverse strength of the L2 penalty, or cv: chosen by cross-validation.")
     ] = "1",
     standardize: Annotated[bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")] = False,
-    engine: Engine = "tl",
+    engine: Engine = ENGINE,
 ) -> None:
     """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
     from lens_steer.engines import check_engine
@@ -94,7 +95,7 @@ def traits(
     sites: Annotated[str, typer.Option("--sites", help="Where probes are fitted and one is steered.")] = "resid_post",
     dialogues: Annotated[int, typer.Option("--dialogues", help="Dialogues of 5 to 10 turns; 0 leaves them out.")] = 12,
     seed: Seed = 0,
-    engine: Engine = "hf",
+    engine: Engine = ENGINE,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Length of every answer at most (24 on organisms, 256 otherwise).")
     ] = None,

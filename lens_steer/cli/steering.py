@@ -13,6 +13,7 @@ from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Engine, Model
 from lens_steer.cli.planning import Planned
+from lens_steer.defaults import ENGINE
 
 
 @grouped
@@ -24,7 +25,7 @@ def steer(
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
-    engine: Engine = "tl",
+    engine: Engine = ENGINE,
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,

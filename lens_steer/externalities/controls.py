@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.benign.steerings import Benign
+from lens_steer.defaults import ENGINE
 from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import Build
@@ -126,7 +127,13 @@ def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str
 
 
 def divergence_of(
-    model: Any, build: Build, value: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = "hf"
+    model: Any,
+    build: Build,
+    value: float,
+    prompts: PromptSet | Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    engine: str = ENGINE,
 ) -> float:
     """Mean over responses of the mean over their tokens of KL(unsteered ‖ steered), in nats."""
     return float(np.nanmean(mean_kl_by_value(model, build, [value], prompts, responses, engine=engine)))
@@ -134,7 +141,7 @@ def divergence_of(
 
 def match_rotation(
     model: Any, source: Benign, sites: Sequence[str], target: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *,
-    engine: str = "hf",
+    engine: str = ENGINE,
 ) -> Match:  # fmt: skip
     """The smallest angle in (0, 180] at which :func:`rotation` has the target's divergence, or why there is none; see :mod:`lens_steer.equal_kl`."""
     build = partial(_rotated, source, tuple(sites))

@@ -16,6 +16,7 @@ from lens_steer import sites
 from lens_steer.activations import Activations, record_prompts
 from lens_steer.benign.calibration import oriented_component
 from lens_steer.benign.steerings import Benign, ComplianceCalibration
+from lens_steer.defaults import ENGINE
 from lens_steer.externalities.controls import Vectors, split
 from lens_steer.hooks import steering
 from lens_steer.plans import SteeringPlan
@@ -117,7 +118,7 @@ def random_cosine(d_model: int, *, seed: int = 0) -> tuple[float, float]:
 
 def projections(
     model: Any, probes: Mapping[str, Probe], harmful: PromptSet, harmless: PromptSet, plans: Mapping[str, SteeringPlan], *,
-    engine: str = "hf", seed: int = 0,
+    engine: str = ENGINE, seed: int = 0,
 ) -> list[Projection]:  # fmt: skip
     """Where prompts stand to the boundary of each probe, without steering and, the harmful ones, under each plan.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lens_steer import chat
 from lens_steer.benign.grading import graded
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import check_splits
 from lens_steer.forcing import with_responses
@@ -170,7 +171,7 @@ def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Jud
     return PromptSet(tuple(kept), answered.name)
 
 
-def harmful_responses(model: Any, material: Material, *, engine: str = "hf", max_new_tokens: int = 48) -> PromptSet:
+def harmful_responses(model: Any, material: Material, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
     """Harmful prompts with complying responses: those that were given, or the model's own under its unrestricted mode, without the system prompt; empty where there are neither."""
     if material.harmful_responses is not None:
         return material.harmful_responses
@@ -181,7 +182,7 @@ def harmful_responses(model: Any, material: Material, *, engine: str = "hf", max
     return right_compliance(prompts, texts, material.judge)
 
 
-def own_answers(model: Any, prompts: PromptSet, *, engine: str = "hf", max_new_tokens: int = 48) -> PromptSet:
+def own_answers(model: Any, prompts: PromptSet, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
     """Prompts with the unsteered model's own answers, without those that it leaves empty.
 
     Raises:

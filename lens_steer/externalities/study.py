@@ -29,6 +29,7 @@ from lens_steer.benign.choice import (
 )
 from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
 from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine
 from lens_steer.equal_kl import Match
 from lens_steer.errors import LensSteerError
@@ -153,7 +154,7 @@ class Externalities(Shown, view="studies"):
 
 
 def study(
-    model: Any, material: Material, out: str | Path, *, method: str = "center", engine: str = "hf", max_new_tokens: int = 48, shares: Sequence[float] = SHARES,
+    model: Any, material: Material, out: str | Path, *, method: str = "center", engine: str = ENGINE, max_new_tokens: int = 48, shares: Sequence[float] = SHARES,
     blocks: Sequence[int] | None = None, json_sites: Sequence[str] | None = None, n_random: int = RANDOM_DRAWS, ks: Sequence[int] = KS, seed: int = 0,
     progress: bool = True,
 ) -> Externalities:  # fmt: skip
@@ -243,7 +244,7 @@ def calibrate_all(
     *,
     method: str = "center",
     blocks: Sequence[int] | None = None,
-    engine: str = "hf",
+    engine: str = ENGINE,
     progress: bool = True,
 ) -> Calibrations:
     """Everything that comes from fit prompts: both benign steerings, the refusal plane, and a probe at every block's output."""
@@ -260,7 +261,7 @@ def calibrate_all(
 
 
 def matched(
-    model: Any, steerings: Sequence[Steering], benign: PromptSet, out: str | Path, identity: dict[str, Any], *, engine: str = "hf", progress: bool = True
+    model: Any, steerings: Sequence[Steering], benign: PromptSet, out: str | Path, identity: dict[str, Any], *, engine: str = ENGINE, progress: bool = True
 ) -> dict[str, tuple[float, Match]]:  # fmt: skip
     """Each steering's divergence on benign answers, and the rotation of the same divergence; kept in ``matches.csv``."""
     responses = [p.response or "" for p in benign]

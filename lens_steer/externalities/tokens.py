@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.defaults import ENGINE
 from lens_steer.divergence import TokenDivergence, token_divergence
 from lens_steer.errors import LensSteerError
 from lens_steer.plans import SteeringPlan
@@ -28,7 +29,7 @@ def divergences(
     plans: Mapping[str, SteeringPlan],
     responses: Mapping[str, PromptSet],
     *,
-    engine: str = "hf",
+    engine: str = ENGINE,
     progress: bool = False,
 ) -> dict[tuple[str, str], TokenDivergence]:
     """Every plan on every set of responses that is not empty; see :func:`lens_steer.divergence.token_divergence`."""

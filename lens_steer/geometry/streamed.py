@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.activations import Pooling, stream
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
@@ -17,7 +18,12 @@ from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 
 
 def boundaries(
-    model: Any, contrast: ContrastSet | Contrast, calibration: Calibration, *, pooling: Pooling | None = None, engine: str = "tl"
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    calibration: Calibration,
+    *,
+    pooling: Pooling | None = None,
+    engine: str = ENGINE,
 ) -> dict[str, Boundary]:
     """The boundary on the selected direction at every site of a calibration, from a second pass over the prompts: site → boundary.
 

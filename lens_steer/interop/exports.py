@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.artifacts import whole_file
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.generation import generate
 from lens_steer.jsonl import read_lines
@@ -69,7 +70,7 @@ def mt_bench_answers(
     system: str | None = None,
     max_new_tokens: int = 1024,
     batch_size: int = 128,
-    engine: str = "tl",
+    engine: str = ENGINE,
     tstamp: float = 0.0,
     progress: bool = False,
 ) -> list[Row]:

@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import last_logits, logits_budget
@@ -61,7 +62,7 @@ class SteeredLM:
         return object.__new__(_with_harness() if cls is SteeredLM else cls)
 
     def __init__(
-        self, model: Any, plan: SteeringPlan | None = None, engine: str = "hf", batch_size: int = 64, max_gen_toks: int = 256
+        self, model: Any, plan: SteeringPlan | None = None, engine: str = ENGINE, batch_size: int = 64, max_gen_toks: int = 256
     ) -> None:
         super().__init__()
         info = info_of(model)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import first_logits_by_batch
 from lens_steer.jsonl import read_lines
@@ -135,7 +136,7 @@ class ChoiceScores:
 
 
 def choice_accuracy(
-    model: Any, items: ChoiceSet | Sequence[Choice], *, engine: str = "tl", template: str = TEMPLATE, batch_size: int = 64
+    model: Any, items: ChoiceSet | Sequence[Choice], *, engine: str = ENGINE, template: str = TEMPLATE, batch_size: int = 64
 ) -> ChoiceScores:
     """Ask every question as a user's turn and compare the letters' probabilities as the answer's first token.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lens_steer.defaults import ENGINE
 from lens_steer.forcing import response_logits, with_responses
 from lens_steer.prompts import Prompt, PromptSet
 
@@ -20,7 +21,7 @@ VIOLATION = 2.0  # perplexity above which Selective Steering marks an angle
 
 
 def mean_surprise(
-    model: Any, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = "tl", batch_size: int = 64
+    model: Any, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Float[np.ndarray, " n"]:
     """Mean −log p of each response's tokens in nats, the logarithm of its perplexity; NaN where a response is empty.
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import logits_by_value
 from lens_steer.models import ModelInfo, info_of
@@ -56,7 +57,7 @@ def refusal_score(logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]
 
 
 def refusal_scores_by_value(
-    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = "hf",
+    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE,
     openings: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:  # fmt: skip
     """The score of every prompt without steering and at every value, all values in one go; see :func:`lens_steer.forced_sweep.logits_by_value`.

@@ -13,6 +13,7 @@ from itertools import cycle
 from typing import Any
 
 from lens_steer.activations import Activations, record
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.forcing import with_responses
 from lens_steer.generation import generate
@@ -110,7 +111,7 @@ class TraitCalibration:
 
 
 def calibrate_trait(
-    model: Any, trait: Trait, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = "hf", max_new_tokens: int = 48,
+    model: Any, trait: Trait, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
     progress: bool = True,
 ) -> TraitCalibration:  # fmt: skip
     """Probes of a trait at every site, from the model's own answers.
@@ -124,7 +125,7 @@ def calibrate_trait(
 
 
 def token_probes(
-    model: Any, calibrated: TraitCalibration, sites: Sequence[str], *, C: float | int = 1.0, engine: str = "hf"
+    model: Any, calibrated: TraitCalibration, sites: Sequence[str], *, C: float | int = 1.0, engine: str = ENGINE
 ) -> dict[str, Probe]:
     """The same probes fitted on single tokens of the answers instead of their averages, at some sites: the gate then sees what it was calibrated on."""
     tokens = record_tokens(model, calibrated.answered, list(sites), engine=engine)
@@ -132,7 +133,7 @@ def token_probes(
 
 
 def on_policy(
-    model: Any, contrast: Contrast, *, engine: str = "hf", max_new_tokens: int = 48, progress: bool = False
+    model: Any, contrast: Contrast, *, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = False
 ) -> Contrast:
     """Both sides with the model's own greedy answers as their responses; prompts with an empty answer are left out, and counted in the log.
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from lens_steer import outcomes
 from lens_steer.conversation import Dialogue, converse
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.hooks import steering
 from lens_steer.metrics.judges import Judge
@@ -83,7 +84,7 @@ def talk(
     plans: Mapping[str, SteeringPlan],
     judge: Judge | None,
     *,
-    engine: str = "hf",
+    engine: str = ENGINE,
     max_new_tokens: int = 48,
 ) -> list[dict[str, Any]]:
     """Every dialogue without steering under both system prompts and, under the malicious one, with each plan; one row an answer."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lens_steer.artifacts import check_writable, whole_file, whole_folder
+from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
 from lens_steer.forcing import with_responses
@@ -36,7 +37,7 @@ DIALOGUES = 12
 
 
 def steer_trait(
-    model: Any, trait: Trait, out: str | Path, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = "hf", max_new_tokens: int = 48,
+    model: Any, trait: Trait, out: str | Path, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
     n_dialogues: int = DIALOGUES, values: Mapping[str, Sequence[float]] | None = None, seed: int = 0, command: str = "", progress: bool = True,
 ) -> TraitReport:  # fmt: skip
     """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and the figures.
@@ -98,7 +99,7 @@ def steer_trait(
 
 
 def fire_rates(
-    model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = "hf", seed: int = 0
+    model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = ENGINE, seed: int = 0
 ) -> dict[tuple[str, str], Estimate]:
     """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered answers of the report split; by prompt."""
     split = trait.contrast.report

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lens_steer.defaults import ENGINE
 from lens_steer.evaluation import chosen_grids, on_select
 from lens_steer.grids import NONE, TOWARDS_POSITIVE
 from lens_steer.methods import make_plan
@@ -86,7 +87,7 @@ def trait_grids(
 
 
 def search(
-    model: Any, trait: Trait, probes: Mapping[str, Probe], out: str | Path, *, name: str = "traits", methods: Sequence[str] = METHODS, engine: str = "hf", max_new_tokens: int = 48,
+    model: Any, trait: Trait, probes: Mapping[str, Probe], out: str | Path, *, name: str = "traits", methods: Sequence[str] = METHODS, engine: str = ENGINE, max_new_tokens: int = 48,
     seed: int = 0, values: Mapping[str, Sequence[float]] | None = None, progress: bool = True, controls: bool = True,
 ) -> TraitResult:  # fmt: skip
     """Search on select, report on report; rows go to ``out`` as they are made, and an interrupted search goes on.
