@@ -72,7 +72,7 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
 
 
 def _check_unchanged(model: Any, plans: list[Active]) -> None:
-    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights."""
+    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights that it does not share."""
     points = {id(point): point for point in model.hook_dict.values()}  # a TransformerBridge has several names for one point
     there = {id(handle) for point in points.values() for handle in point.fwd_hooks}
     ours = {id(handle) for plan in plans for handle in plan.handles}
@@ -88,7 +88,7 @@ def _check_unchanged(model: Any, plans: list[Active]) -> None:
         )
     if versions != versions_loaded and info_of(model).backend == "hooked":
         raise LensSteerError(
-            "the model's weights were changed after loading, and engine='hf' reads them from the folder: use engine='tl'"
+            "weights of the model were replaced, moved or changed after loading, which its Hugging Face twin does not see: use engine='tl'"
         )
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lens_steer.errors import LensSteerError
-from lens_steer.huggingface import read_weights
 from lens_steer.sites import NORM_MODULES, QK_NORMS
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class NotHeldError(LensSteerError):
 
 
 def hooked_transformer(
-    folder: str,
+    source: Any,
     config: Any,
     mapped: dict[str, Any],
     dtype: torch.dtype,
@@ -48,19 +47,36 @@ def hooked_transformer(
     n_devices: int,
     tokenizer: Any,
 ) -> HookedTransformer:
+    """A HookedTransformer whose weights are those of a plain Hugging Face model: views of them wherever the layout allows.
+
+    The library's converters rearrange by views, so nothing is copied but what the two hold otherwise: Gemma's embedding (times √d_model) and gains (plus 1).
+    Biases that the family does not have are zeros of the HookedTransformer's own. A change in place of a shared weight is a change of both models.
+
+    Args:
+        source: the Hugging Face model, on ``device``, or on the CPU where the blocks are split over several (which copies them).
+        config: its configuration.
+        mapped: the configuration of :func:`hooked_config`.
+        dtype, device, n_devices: of the model.
+        tokenizer: of the model.
+    """
+    from accelerate import init_empty_weights
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.pretrained import weight_conversions
 
-    cfg = HookedTransformerConfig.from_dict({**mapped, "dtype": dtype, "device": str(device), "n_devices": n_devices})
-    source = read_weights(folder, config, dtype)
-    convert = getattr(weight_conversions, CONVERTERS[config.model_type])
+    placed = {"dtype": dtype, "device": str(device), "n_devices": n_devices, "init_weights": False}
+    cfg = HookedTransformerConfig.from_dict(mapped | placed)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        # a copy: set_tokenizer() gives a tokenizer without a beginning token its end token as one
-        model = HookedTransformer(cfg, tokenizer=copy.deepcopy(tokenizer), move_to_device=False, default_padding_side="left")
-        model.load_and_process_state_dict(
-            convert(source, cfg), fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-        )
+        with init_empty_weights(include_buffers=False):
+            # a copy: set_tokenizer() gives a tokenizer without a beginning token its end token as one
+            model = HookedTransformer(cfg, tokenizer=copy.deepcopy(tokenizer), move_to_device=False, default_padding_side="left")
+        weights = getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg)
+        own = {name: torch.nn.Parameter(tensor.detach().to(dtype)) for name, tensor in weights.items()}
+        left = set(model.load_state_dict(own, strict=False, assign=True).missing_keys) & set(dict(model.named_parameters()))
+        if left:
+            raise LensSteerError(
+                f"the HookedTransformer has {min(left)!r}, for which {config.model_type!r} has no weight: use backend='bridge'"
+            )
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
     return model
 

@@ -107,7 +107,10 @@ def load_model(
     if mapped is None:
         model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind)
     else:
-        model, twin = hooked_transformer(folder, config, mapped, torch_dtype, device, n_devices, tokenizer), None
+        split = n_devices > 1  # over accelerators, each with weights of its own
+        source = read_weights(folder, config, torch_dtype, "cpu" if split else device)
+        model = hooked_transformer(source, config, mapped, torch_dtype, device, n_devices, tokenizer)
+        twin = None if split else source
         add_norm_outputs(model)
     info = ModelInfo(
         str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
@@ -155,9 +158,10 @@ def info_of(model: Any) -> ModelInfo:
 
 
 def hf_twin(model: Any) -> Any:
-    """The model as plain Hugging Face has it, for ``engine="hf"``: loaded when first asked for and kept, with ``lens_info`` of its own.
+    """The model as plain Hugging Face has it, for ``engine="hf"``, with ``lens_info`` of its own.
 
-    A TransformerBridge's twin shares its parameters; a HookedTransformer lays its weights out otherwise, so its twin is a second copy in memory.
+    It shares the model's weights, so that it costs no memory and a change in place is seen by both: a TransformerBridge's twin all of them, a HookedTransformer's all
+    but what is laid out otherwise (see :func:`lens_steer.hooked.hooked_transformer`). Of a model whose blocks are split over accelerators it is a copy, read when first asked for.
     """
     info = info_of(model)
     if info.backend == "hf":
@@ -193,18 +197,25 @@ LIBRARIES = ("transformer_lens.", "transformers.")
 
 
 def fingerprint(model: Any) -> tuple[int, int]:
-    """Changes when a parameter is edited in place or replaced, or when a module gets or loses a hook of PyTorch's own (not a hook point's, nor
-    one of the libraries': TransformerLens's Bridge adds some on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs)."""
+    """Changes when a parameter is replaced, or edited in place where the twin would not see it, or when a module gets or loses a hook of PyTorch's own (not a hook
+    point's, nor one of the libraries': TransformerLens's Bridge adds some on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs)."""
     from transformer_lens.hook_points import HookPoint
 
-    versions = sum(p._version + id(p) % 1_000_003 for p in model.parameters())
+    twin = vars(model).get("lens_twin")
+    shared = set() if twin is None else {_storage(p) for p in twin.parameters()}
+    weights = hash(tuple((id(p), _storage(p), 0 if _storage(p) in shared else p._version) for p in model.parameters()))
     hooks = [
         hook
         for m in model.modules()
         if not isinstance(m, HookPoint)
         for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     ]
-    return versions, sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith(LIBRARIES) for h in hooks)
+    return weights, sum(not str(getattr(getattr(h, "func", h), "__module__", "")).startswith(LIBRARIES) for h in hooks)
+
+
+def _storage(parameter: torch.Tensor) -> int:
+    """Where the memory that a parameter is a view of lies."""
+    return parameter.untyped_storage().data_ptr()
 
 
 def blocks_of(model: Any) -> torch.nn.ModuleList:

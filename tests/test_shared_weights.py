@@ -1,0 +1,103 @@
+"""One set of weights for the model and its Hugging Face twin: equal to the library's own conversion to the bit, views wherever the layout allows, kept apart where it does not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lens_steer as ls
+from lens_steer.errors import LensSteerError
+from lens_steer.folders import read_config
+from lens_steer.hooked import CONVERTERS, GEMMAS, hooked_config
+from lens_steer.huggingface import read_weights
+from lens_steer.models import hf_twin
+from tests.conftest import HAS_HOOKED
+from tests.tiny import build
+
+pytestmark = pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+OWN_ON_GEMMA = (".w", "W_E")  # stored as 1 + w, and times sqrt(d_model)
+
+
+@pytest.fixture(scope="module", params=list(CONVERTERS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def converted(folder: Path, dtype: torch.dtype) -> Any:
+    """The model as the library makes it from a state dict, without processing, with weights of its own."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained import weight_conversions
+
+    config = read_config(str(folder), str(folder))
+    cfg = HookedTransformerConfig.from_dict(
+        {**hooked_config(config, str(folder)), "dtype": dtype, "device": "cpu", "d_vocab": config.vocab_size}
+    )
+    source = read_weights(str(folder), config, dtype)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(cfg, move_to_device=False)
+        model.load_and_process_state_dict(
+            getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg),
+            fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False,
+        )  # fmt: skip
+    return model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_the_librarys_own_to_the_bit(folder: Path, dtype: torch.dtype) -> None:
+    """Every tensor, the rotary tables too, and so the logits."""
+    model, wanted = ls.load_model(folder, dtype=dtype, backend="hooked"), converted(folder, dtype)
+    found, theirs = model.state_dict(), wanted.state_dict()
+    assert found.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+    ids = torch.tensor([[5, 9, 7, 30, 12]])
+    with torch.inference_mode():
+        assert torch.equal(model(ids), wanted(ids))
+    assert all(p.requires_grad and not p.is_meta for p in model.parameters())
+    assert not any(b.is_meta for b in model.buffers())
+
+
+def test_the_twin_has_the_same_memory(folder: Path) -> None:
+    """All but the zeros that only one of them has, and on Gemma what is stored otherwise; a change in place of a shared one is seen by both."""
+    model: Any = ls.load_model(folder, backend="hooked")
+    twin = hf_twin(model)
+    theirs = {p.untyped_storage().data_ptr() for p in twin.parameters()}
+    for name, p in model.named_parameters():
+        other = "b_" in name and not (model.lens_info.architecture == "qwen2" and name.rsplit("_", 1)[1] in "QKV")
+        other |= model.lens_info.architecture in GEMMAS and name.endswith(OWN_ON_GEMMA)
+        assert (p.untyped_storage().data_ptr() in theirs) != other, name
+        assert not other or "b_" not in name or not p.any(), name
+    with torch.no_grad():
+        model.blocks[1].attn.W_O.mul_(-2)
+        model.blocks[2].mlp.W_gate[:, 3] = 1.0
+    assert (twin.model.layers[2].mlp.gate_proj.weight[3] == 1).all()
+    options: dict[str, Any] = {"max_new_tokens": 6}
+    assert ls.generate(model, ["Hi"], engine="hf", **options) == ls.generate(model, ["Hi"], engine="tl", **options)
+
+
+def test_what_only_one_of_them_sees_is_refused(folder: Path) -> None:
+    """A bias that Hugging Face does not have, a weight put in another's place, the model moved to another dtype."""
+    for change in (
+        lambda m: m.blocks[0].attn.b_O.add_(1),
+        lambda m: setattr(m.blocks[0].mlp, "W_in", torch.nn.Parameter(m.blocks[0].mlp.W_in.detach().clone())),
+        lambda m: m.double(),
+    ):
+        model: Any = ls.load_model(folder, backend="hooked")
+        with torch.no_grad():
+            change(model)
+        with pytest.raises(LensSteerError, match=r"replaced, moved or changed after loading.*: use engine='tl'"):
+            ls.generate(model, ["Hi"], max_new_tokens=2, engine="hf")
+
+
+def test_gradients_are_apart(folder: Path) -> None:
+    """A backward pass through one leaves the other's gradients alone."""
+    model: Any = ls.load_model(folder, backend="hooked")
+    model(torch.tensor([[5, 6, 7]])).sum().backward()
+    assert model.embed.W_E.grad is not None
+    assert all(p.grad is None for p in hf_twin(model).parameters())
