@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lens_steer.prompts import PromptSet as PromptSet
     from lens_steer.prompts import load_contrast as load_contrast
     from lens_steer.prompts import load_prompts as load_prompts
+    from lens_steer.rendered import tokens as tokens
     from lens_steer.token_activations import record_tokens as record_tokens
 
 _HOMES = {
@@ -109,6 +110,7 @@ _HOMES = {
     "summarise": "geometry.summary",
     "target_projection": "methods",
     "token_divergence": "divergence",
+    "tokens": "rendered",
     "unit_addition": "methods",
 }
 __all__ = [
@@ -160,6 +162,7 @@ __all__ = [
     "summarise",
     "target_projection",
     "token_divergence",
+    "tokens",
     "unit_addition",
 ]
 

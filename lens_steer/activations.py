@@ -23,6 +23,7 @@ from lens_steer.moments import Moments, Sums
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 from lens_steer.shown import Shown
+from lens_steer.templates import ChatTemplate
 
 Pooling = Literal["last", "response", "token", "prompt token"]
 
@@ -39,6 +40,7 @@ class Activations(Shown, view="activations"):
         model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
+        template: the chat template that the prompts were rendered with, its arguments and its date.
     """
 
     sites: tuple[str, ...]
@@ -53,6 +55,7 @@ class Activations(Shown, view="activations"):
     prompt_hash: str
     groups_positive: tuple[str, ...] = ()
     groups_negative: tuple[str, ...] = ()
+    template: ChatTemplate | None = None
 
     @property
     def d_model(self) -> int:
@@ -143,7 +146,7 @@ def record(
         ]
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
-        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative), template=info.template,
     )  # fmt: skip
 
 
@@ -156,7 +159,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         means.append(sums.means(names, side.name))
     return Moments(
         names, means[0][0], means[1][0], means[0][1], means[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
-        info.n_layers, info.backend, info.weight_processing, pair.hash,
+        info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.models import info_of
+from lens_steer.templates import ChatTemplate, tell_difference
 
 FORMAT_VERSION = 1
 TENSORS, FACTS = "calibration.safetensors", "calibration.json"
@@ -116,6 +117,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "mean_projection_positive": listed(calibration.mean_projection_positive),
         "mean_projection_negative": listed(calibration.mean_projection_negative),
         "versions": dict(calibration.versions),
+        "template": None if calibration.template is None else calibration.template.row(),
         "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
     }
     with whole_folder(folder) as work:
@@ -165,6 +167,7 @@ def load_calibration(folder: str | Path) -> Calibration:
         statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
         versions=facts["versions"],
         details=facts["details"],
+        template=ChatTemplate.read(facts.get("template")),
         **{name: tensors.get(name) for name in _OPTIONAL},
         **{name: facts[name] for name in _FACTS},
     )
@@ -203,7 +206,7 @@ class MadeFor(Protocol):
 
 
 def check_fits(made: MadeFor, model: Any) -> None:
-    """Refuse a calibration or a plan that was made on another model.
+    """Refuse a calibration or a plan that was made on another model; tell (once, logged) where its prompts had another chat template, other arguments or another date.
 
     Raises:
         LensSteerError: d_model, the number of blocks or the architecture differ.
@@ -215,3 +218,4 @@ def check_fits(made: MadeFor, model: Any) -> None:
             raise LensSteerError(
                 f"the {type(made).__name__} was made on {made.model!r} ({name} {a}) and the model {info.name!r} has {name} {b}: calibrate on this model"
             )
+    tell_difference(made, info.template, vars(model).setdefault("lens_told", set()))

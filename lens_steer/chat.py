@@ -1,8 +1,9 @@
-"""Chat prompts to left-padded token batches, with exactly one beginning-of-sequence token."""
+"""Chat prompts to left-padded token batches; token ids are exactly the chat template's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, first_line
 from lens_steer.prompts import Prompt
+from lens_steer.templates import template_of
+from lens_steer.tokenization import pad_id
 
 MAX_BATCH_TOKENS = 8192
+MARK = "⟪system⟫"  # stands for a system message to see whether a template writes it
 
 
 @dataclass(frozen=True)
@@ -39,37 +43,67 @@ class Batch:
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
-    """The chat as text up to where the model answers, in the tokenizer's own template.
+    """The chat as text up to where the model answers, in the tokenizer's own template, with the arguments and the date that were laid down for it.
 
-    A template that knows no system role (Gemma's raises) gets the system text at the head of the first user message.
+    A template that refuses a system role (Gemma's raises) gets the system text at the head of the first user message.
 
     Raises:
-        LensSteerError: the tokenizer has no chat template, or the template refuses the messages.
+        LensSteerError: the tokenizer has no chat template, or the template refuses the messages or leaves out the system message.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise LensSteerError(
             "the model has no chat template: load it with load_model(name, chat_template='plain') for 'User: …' turns, "
             "or give chat_template a Jinja template or a file with one"
         )
+    variables = template_of(tokenizer).variables
     messages = [dict(m) for m in prompt.messages]
+    with_system = messages[0]["role"] == "system" and len(messages) > 1
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:
-        if messages[0]["role"] != "system" or len(messages) < 2:
-            raise LensSteerError(f"the chat template refuses the messages: {error}") from None
-    merged = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-    return tokenizer.apply_chat_template([merged, *messages[2:]], tokenize=False, add_generation_prompt=True)
+        text = _applied(tokenizer, messages, variables)
+    except Exception as error:  # the template's own, of any kind
+        if not with_system:
+            raise LensSteerError(f"the chat template refuses the messages: {first_line(error)}") from None
+        merged = {"role": messages[1]["role"], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+        try:
+            return _applied(tokenizer, [merged, *messages[2:]], variables)
+        except Exception as further:
+            raise LensSteerError(f"the chat template refuses the messages: {first_line(further)}") from None
+    if with_system and MARK not in _applied(tokenizer, [{"role": "system", "content": MARK}, *messages[1:]], variables):
+        raise LensSteerError(
+            "the chat template leaves out the system message: give prompts without one, put its text into the user message, or give another chat_template"
+        )
+    return text
 
 
 def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of the rendered chat; one beginning-of-sequence token where the tokenizer has one, never two."""
-    ids = list(tokenizer(render(tokenizer, prompt), add_special_tokens=False)["input_ids"])
-    bos = tokenizer.bos_token_id
-    if bos is None:
-        return ids
-    while len(ids) > 1 and ids[0] == bos and ids[1] == bos:
-        ids = ids[1:]
-    return ids if ids and ids[0] == bos else [bos, *ids]
+    """Token ids of the rendered chat: those of ``apply_chat_template(tokenize=True, add_generation_prompt=True)``, nothing added and nothing taken away.
+
+    Under ``chat_template="plain"``, which writes no special tokens, they are those of ``tokenizer(text)``.
+    """
+    text = render(tokenizer, prompt)
+    return list(tokenizer(text, add_special_tokens=template_of(tokenizer).plain, truncation=False)["input_ids"])
+
+
+def opening(tokenizer: Any) -> str:
+    """How every chat begins in the tokenizer's template, by which a rendered one is known; empty without a template, or where chats begin as any text may.
+
+    >>> from lens_steer.folders import locate
+    >>> from lens_steer.tokenization import read_tokenizer
+    >>> opening(read_tokenizer(locate("organism/qwen2")))
+    '<|im_start|>'
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    texts = []
+    for prompt in (Prompt.of("a"), Prompt.of("b"), Prompt.of("a", system="c"), Prompt.of("a", system="d")):
+        with suppress(LensSteerError):  # a template without a system role has chats without one alone
+            texts.append(render(tokenizer, prompt))
+    shortest = min(texts, key=len, default="")
+    return next((shortest[:n] for n in range(len(shortest), 0, -1) if all(t.startswith(shortest[:n]) for t in texts)), "")
+
+
+def _applied(tokenizer: Any, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
 
 
 def encode_response(tokenizer: Any, prompt: Prompt) -> list[int]:
@@ -108,7 +142,7 @@ def batches(
         encoded.append((row, ids + response, len(response)))
     return padded(
         encoded,
-        tokenizer.pad_token_id,
+        pad_id(tokenizer),
         extra=max_new_tokens,
         max_tokens=max_tokens,
         max_rows=max_rows,

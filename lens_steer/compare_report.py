@@ -31,7 +31,7 @@ def compare_and_write(
     """
     found = compare(model, contrast, out, seed=seed, progress=progress, **options)
     selection = stability(found.activations, rule=found.calibration.rule, seed=seed, progress=progress)
-    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name,
+    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
     with whole_folder(out) as work:
         for name, drawing in comparison_text.drawings(found, selection).items():

@@ -16,6 +16,7 @@ from lens_steer.generation import answer_ids
 from lens_steer.models import device_of, info_of
 from lens_steer.prompts import Message, Prompt
 from lens_steer.shown import Shown
+from lens_steer.tokenization import pad_id
 
 ANSWER = "⟪answer⟫"  # stands for an answer where a chat is rendered before the answer is known
 
@@ -129,7 +130,7 @@ def converse(
                 histories[row] = histories[row].asked(asked[row][turn])
                 _check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
             for batch in chat.padded(
-                [(row, histories[row].ids, 0) for row in due], info.tokenizer.pad_token_id,
+                [(row, histories[row].ids, 0) for row in due], pad_id(info.tokenizer),
                 offsets={row: histories[row].offsets for row in due}, call=call, extra=max_new_tokens, max_rows=batch_size,
                 device=device_of(runner),
             ):  # fmt: skip

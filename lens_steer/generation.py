@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.models import device_of, info_of
 from lens_steer.positions import running
 from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.tokenization import pad_id
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +122,8 @@ def _continue(model: Any, batch: chat.Batch, max_new_tokens: int, kv_cache: bool
         from transformers import GenerationConfig
 
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens),
-            pad_token_id=info.tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens) or None,
+            pad_token_id=pad_id(info.tokenizer),
         )  # fmt: skip
         # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
         own, model.generation_config = model.generation_config, config
@@ -130,11 +132,34 @@ def _continue(model: Any, batch: chat.Batch, max_new_tokens: int, kv_cache: bool
         finally:
             model.generation_config = own
     else:
-        out = model.generate(
-            batch.ids, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=True, eos_token_id=list(info.end_tokens),
-            use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens",
-        )  # fmt: skip
+        with told_apart(model, batch) as (padded, further):
+            out = model.generate(
+                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(info.end_tokens), eos_token_id=list(info.end_tokens),
+                use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
+            )  # fmt: skip
     return out[:, batch.ids.shape[1] :]
+
+
+@contextmanager
+def told_apart(model: Any, batch: chat.Batch) -> Iterator[tuple[Int[Tensor, "batch pos"], dict[str, Any]]]:
+    """A batch's ids, and what else to hand to TransformerLens's ``generate``, so that it masks the padding and nothing but the padding.
+
+    A TransformerBridge takes the mask. A HookedTransformer takes none: it masks whatever at a row's beginning equals its tokenizer's padding token, which is wrong for rows that
+    begin with that token themselves (a checkpoint whose padding token is its beginning token). So its padding token is, for the while, one that no row begins with.
+    """
+    if info_of(model).backend != "hooked":
+        yield batch.ids, {"attention_mask": batch.mask}
+        return
+    mask = batch.mask.bool()
+    beginnings = set(batch.ids[torch.arange(len(mask), device=mask.device), mask.int().argmax(dim=1)].tolist())
+    pad = next(token for token in range(len(beginnings) + 1) if token not in beginnings)
+    tokenizer = model.tokenizer
+    kept = tokenizer.pad_token
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    try:
+        yield batch.ids.masked_fill(~mask, pad), {}
+    finally:
+        tokenizer.pad_token = kept
 
 
 def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:

@@ -7,6 +7,7 @@ TransformerBridge. Activations equal the Hugging Face model's. This module and :
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lens_steer.huggingface import DeviceMap, bridge_and_twin, read_weights
 from lens_steer.quantization import check_kind
 from lens_steer.shown import Shown
 from lens_steer.sites import add_norm_outputs
+from lens_steer.templates import ChatTemplate, template_of
 from lens_steer.tokenization import end_tokens, read_tokenizer
 
 if TYPE_CHECKING:
@@ -56,6 +58,11 @@ class ModelInfo(Shown, view="models"):
     quantization: str = ""
     device_map: DeviceMap = None
 
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template, with its arguments and its date."""
+        return template_of(self.tokenizer)
+
     def __repr__(self) -> str:
         bits = f", {self.quantization}" if self.quantization else ""
         return (
@@ -73,6 +80,8 @@ def load_model(
     quantization: str | None = None,
     backend: str = "auto",
     chat_template: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
 ) -> HookedTransformer | TransformerBridge:
     """Load a chat model with hook points at every residual stream and every norm output.
 
@@ -85,13 +94,16 @@ def load_model(
         quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights; a checkpoint that has them already needs no word.
         backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``: the first where it exists and
             holds the model exactly, else the second.
-        chat_template: for a model that has none: ``"plain"`` (``User: …``), a Jinja template, or a file with one.
+        chat_template: for a model that has none, or in place of its own: ``"plain"`` (``User: …``, with the special tokens that the tokenizer adds to any text), a Jinja template,
+            or a file with one.
+        template_args: what the chat template is given beside the messages, such as ``{"enable_thinking": False}``.
+        template_date: ``YYYY-MM-DD``, for a template that writes the date; :data:`lens_steer.templates.DATE` unless given, so that prompts are the same on every day.
 
     Returns:
         The model in evaluation mode, with ``model.lens_info``.
 
     Raises:
-        LensSteerError: unknown name, folder without a model, unsupported architecture, bad dtype or backend.
+        LensSteerError: unknown name, folder without a model or a tokenizer, a template argument or date that the template has no use for, unsupported architecture, bad dtype or backend.
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
@@ -103,7 +115,7 @@ def load_model(
     chosen, mapped = _chosen(config, str(name), backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
-    tokenizer = read_tokenizer(folder, chat_template)
+    tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     if mapped is None:
         model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind)
     else:

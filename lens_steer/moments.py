@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.shown import Shown
+from lens_steer.templates import ChatTemplate
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class Moments(Shown, view="activations"):
         mean_positive, mean_negative: of the raw vectors, float64.
         unit_mean_positive, unit_mean_negative: of the vectors scaled to unit length one by one.
         n_positive, n_negative: prompts.
-        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash: see :class:`lens_steer.activations.Activations`.
+        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template: see :class:`lens_steer.activations.Activations`.
     """
 
     sites: tuple[str, ...]
@@ -43,6 +44,7 @@ class Moments(Shown, view="activations"):
     backend: str
     weight_processing: str
     prompt_hash: str
+    template: ChatTemplate | None = None
 
     def means(self, *, unit_samples: bool = False) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""

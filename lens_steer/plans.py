@@ -19,6 +19,7 @@ from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.operators.catalogue import bind, operator
 from lens_steer.shown import Shown
+from lens_steer.templates import ChatTemplate
 
 FORMAT_VERSION = 1
 TENSORS, FACTS = "plan.safetensors", "plan.json"
@@ -79,6 +80,7 @@ class SteeringPlan(Shown, view="models"):
         positions: which tokens; see :mod:`lens_steer.positions`.
         model, architecture, n_layers, d_model: of the model that the plan is for.
         details: what the method was asked for, where the steps' own parameters no longer show it (StTP's α).
+        template: the chat template of the prompts that its vectors come from, where that is known.
     """
 
     method: str
@@ -89,6 +91,7 @@ class SteeringPlan(Shown, view="models"):
     n_layers: int
     d_model: int
     details: Mapping[str, float | list[float]] = field(default_factory=dict)
+    template: ChatTemplate | None = None
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented
@@ -211,6 +214,7 @@ def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
         "format_version": FORMAT_VERSION,
         **{name: getattr(plan, name) for name in ("method", "positions", "model", "architecture", "n_layers", "d_model")},
         "details": dict(plan.details),
+        "template": None if plan.template is None else plan.template.row(),
         "steps": steps,
     }
     with whole_folder(folder) as work:
@@ -243,6 +247,7 @@ def load_plan(folder: str | Path) -> SteeringPlan:
             facts["n_layers"],
             facts["d_model"],
             facts["details"],
+            ChatTemplate.read(facts.get("template")),
         )
     except LensSteerError:
         raise

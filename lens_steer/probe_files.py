@@ -15,6 +15,7 @@ from lens_steer.artifacts import check_fits, whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.models import info_of
 from lens_steer.probes import Probe
+from lens_steer.templates import ChatTemplate
 
 FORMAT_VERSION = 1
 TENSORS, FACTS = "probe.safetensors", "probe.json"
@@ -47,6 +48,7 @@ def save_probe(probe: Probe, folder: str | Path) -> None:
         **{name: getattr(probe, attribute) for name, attribute in _NUMBERS.items()},
         "delta_mu": probe.separation,
         "n": probe.n_positive + probe.n_negative,
+        "template": None if probe.template is None else probe.template.row(),
     }
     tensors = {
         "direction": probe.direction.contiguous(), "weight": probe.weight.contiguous(), "bias": torch.tensor(probe.bias, dtype=torch.float64),
@@ -77,6 +79,7 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
         probe = Probe(
             direction=tensors["direction"], weight=tensors["weight"], bias=float(tensors["bias"]),
             **{attribute: float(facts[name]) for name, attribute in _NUMBERS.items()}, **{name: facts[name] for name in _REST},
+            template=ChatTemplate.read(facts.get("template")),
         )  # fmt: skip
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise LensSteerError(

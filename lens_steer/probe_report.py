@@ -87,7 +87,7 @@ def probe_and_write(
         part = Contrast(*(_evenly(side, TOKEN_PROMPTS) for side in (contrast.report.positive, contrast.report.negative)))
         region = "response" if pooling == "response" else "prompt"
         tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
-        meta = {"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name,
+        meta = {"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
                 "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),

@@ -108,7 +108,7 @@ def make_report(
             "identity_equals_base": texts["identity"],
         }
         meta = {
-            "command": command, "seed": seed, "versions": versions(), "model": info_of(model).name,
+            "command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
         }  # fmt: skip
         drawings = geometry.drawings(summary)

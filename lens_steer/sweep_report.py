@@ -59,7 +59,7 @@ def sweep_method(
         progress=progress,
     )
     found = Evaluation(tuple(select), choices, tuple(settings(rows, seed=seed)), tuple(rows))
-    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name,
+    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:

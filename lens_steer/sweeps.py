@@ -30,6 +30,7 @@ from lens_steer.metrics.rows import text_metrics
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, Prompt, PromptSet, with_system
 from lens_steer.rowstore import Row, Rows, RowStore
+from lens_steer.templates import ChatTemplate
 
 POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
 TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
@@ -111,7 +112,7 @@ class Protocol:
         """What the rows depend on besides the grids."""
         info = info_of(self.model)
         return {
-            "model": info.name, "weights": _weights_hash(self.model), "chat_template": _hash(info.tokenizer.chat_template), "backend": info.backend,
+            "model": info.name, "weights": _weights_hash(self.model), "chat_template": _hash(info.tokenizer.chat_template), **_applied(info.template), "backend": info.backend,
             "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
@@ -248,6 +249,11 @@ def _finite(value: float) -> float | None:
 
 def _hash(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _applied(template: ChatTemplate) -> dict[str, Any]:
+    """What a chat template is applied with, where there is anything, so that a sweep without goes on from what an earlier release wrote."""
+    return {"template_args": dict(template.args), "template_date": template.date} if template.args or template.date else {}
 
 
 def _weights_hash(model: Any) -> str:

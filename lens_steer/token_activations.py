@@ -72,7 +72,7 @@ def record_tokens(
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
         names, found[0][0], found[1][0], REGIONS[region], info.name, info.architecture, info.n_layers, info.backend, info.weight_processing,  # type: ignore[arg-type]
-        pair.hash, found[0][1], found[1][1],
+        pair.hash, found[0][1], found[1][1], template=info.template,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate, versions
 from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.models import info_of
 from lens_steer.prompts import ContrastSet
 from lens_steer.shown import Shown
 
@@ -216,13 +217,15 @@ def norm_change_drawing(cells: Sequence[precision.Cell], n: int) -> Drawing:
     return Drawing("norm_change", {name: [getattr(c, name) for c in cells] for name in names}, {"n": n})
 
 
-def write(found: Verification, out: str | Path, *, command: str = "", seed: int = 0) -> None:
+def write(found: Verification, out: str | Path, *, command: str = "", seed: int = 0, model: Any = None) -> None:
     """``propositions.json`` (one record a claim), ``propositions.md``, ``propositions.tex`` and the figures.
 
     Raises:
         LensSteerError: a folder that cannot be written.
     """
     meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
+    if model is not None:
+        meta |= {"model": info_of(model).name, "chat_template": info_of(model).template.row()}
     with whole_folder(out) as work:
         for name, drawing in found.drawings.items():
             saving.save(drawing, name, work, meta)

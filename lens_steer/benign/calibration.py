@@ -94,7 +94,7 @@ def calibrate_compliance(
     return ComplianceCalibration(
         acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture, n_layers,
         method, steered, torch.tensor([s for _, s in found]), (gaps > 0).float().mean(dim=0),
-        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine),
+        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), template=acts.template,
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def calibrate_json(
     lengths = torch.cat([acts.positive, acts.negative]).norm(dim=-1).mean(dim=0)
     return JsonCalibration(
         acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture,
-        acts.n_layers, target, without, lengths,
+        acts.n_layers, target, without, lengths, template=acts.template,
     )  # fmt: skip
 
 

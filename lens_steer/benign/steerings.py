@@ -7,7 +7,7 @@ l and adds to the *input* of block l, which is the output of the block before: t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.methods.common import Numbers, Positions
 from lens_steer.plans import SteeringPlan, Step, numbers
 from lens_steer.positions import normalized
+from lens_steer.templates import ChatTemplate
 
 PAPER_BLOCKS, PAPER_DEPTH = (15, 17, 18, 19, 20, 21, 22, 23, 24), 32
 METHODS = ("center", "pairwise")
@@ -35,6 +36,7 @@ class Benign:
         n_pairs: of prompts.
         prompt_hash: of the prompts.
         model, architecture, n_layers: of the model.
+        template: the chat template of the prompts, where it was recorded.
     """
 
     sites: tuple[str, ...]
@@ -46,6 +48,7 @@ class Benign:
     model: str
     architecture: str
     n_layers: int
+    template: ChatTemplate | None = field(default=None, kw_only=True)
 
     def row(self, site: str) -> int:
         """Where a site, or for a block's input the output of the same block, stands in the tables.
@@ -64,8 +67,9 @@ class Benign:
 
     def _made(self, method: str, steps: Sequence[Step], positions: Positions) -> SteeringPlan:
         return SteeringPlan(
-            method, tuple(steps), normalized(positions), self.model, self.architecture, self.n_layers, self.directions.shape[1]
-        )
+            method, tuple(steps), normalized(positions), self.model, self.architecture, self.n_layers, self.directions.shape[1],
+            template=self.template,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

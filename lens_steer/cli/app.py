@@ -18,6 +18,7 @@ from lens_steer.cli import importing as cli_import
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
+from lens_steer.cli import tokens as cli_tokens
 from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
@@ -48,6 +49,7 @@ for further_command in (
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,
     *cli_resources.COMMANDS,
+    *cli_tokens.COMMANDS,
 ):
     app.command()(further_command)
 for import_name, import_command in cli_import.COMMANDS.items():
@@ -170,6 +172,7 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
             "versions": versions(),
             "model": loaded.model,
             "prompt_hash": loaded.prompt_hash,
+            "chat_template": loaded.template and loaded.template.row(),
         }
         drawings = drawn.drawings(summary)
         for name, drawing in drawings.items():
@@ -211,7 +214,7 @@ def verify(
     found = run(given, seed=prompts.seed, device=str(where))
     if chosen is not None:
         found += verify_model(loaded, chosen, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens)
-    write(found, out, command=command(), seed=prompts.seed)
+    write(found, out, command=command(), seed=prompts.seed, model=loaded)
     emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 
 

@@ -92,7 +92,7 @@ def _write(
         writer = csv.DictWriter(stream, ("row", "position", "token", *MEASURES), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(found.rows())
-    meta = {"command": command(), "seed": seed, "versions": versions(), "model": model.lens_info.name, "dtype": model.lens_info.dtype,
+    meta = {"command": command(), "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(), "dtype": model.lens_info.dtype,
             "engine": engine, "prompt_hash": prompts.hash}  # fmt: skip
     by_prompt = {m: found.per_prompt(m) for m in MEASURES}
     means = {m: bootstrap_mean(v[np.isfinite(v)], seed=seed) for m, v in by_prompt.items()}

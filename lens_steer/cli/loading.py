@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -11,10 +13,39 @@ import typer
 from lens_steer.cli.groups import Group
 from lens_steer.cli.options import Device
 from lens_steer.errors import LensSteerError
+from lens_steer.templates import DATE
 
 
 @dataclass(frozen=True)
-class Load(Group):
+class Template(Group):
+    """The chat template of a model and what it is given: all that token ids depend on beside the tokenizer."""
+
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            "--chat-template", help="For a model that has none, or in place of its own: plain, a Jinja template, or a file."
+        ),
+    ] = None
+    template_args: Annotated[
+        str | None,
+        typer.Option("--template-args", help='JSON object that the chat template is given, such as {"enable_thinking": false}.'),
+    ] = None
+    template_date: Annotated[
+        str | None,
+        typer.Option("--template-date", help=f"YYYY-MM-DD, for a chat template that writes the date (default {DATE})."),
+    ] = None
+
+    def tokenizer(self, model: str) -> Any:
+        """The tokenizer of a name or folder with the template as the options say; no weights are read."""
+        from lens_steer.folders import locate
+        from lens_steer.tokenization import read_tokenizer
+
+        with as_options():
+            return read_tokenizer(locate(model), self.chat_template, args_of(self.template_args), self.template_date)
+
+
+@dataclass(frozen=True)
+class Load(Template):
     """Loads a model as the options say."""
 
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "float32"
@@ -32,18 +63,54 @@ class Load(Group):
         str | None,
         typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit])."),
     ] = None
-    chat_template: Annotated[
-        str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
-    ] = None
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""
         import lens_steer as ls
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
-        loaded = ls.load_model(model, **options | {"device_map": parts_of(self.device_map)})
+        read = {"device_map": parts_of(self.device_map), "template_args": args_of(self.template_args)}
+        with as_options():
+            loaded = ls.load_model(model, **options | read)
         typer.echo(f"loaded {loaded.lens_info}", err=True)
         return loaded
+
+
+def args_of(template_args: str | None) -> dict[str, Any] | None:
+    """The value of ``--template-args``.
+
+    Raises:
+        LensSteerError: no JSON object.
+
+    >>> args_of('{"enable_thinking": false}')
+    {'enable_thinking': False}
+    """
+    if template_args is None:
+        return None
+    mend = 'give such as {"enable_thinking": false}'
+    try:
+        found = json.loads(template_args)
+    except ValueError as error:
+        raise LensSteerError(f"--template-args {template_args!r} is no JSON object ({error}): {mend}") from None
+    if not isinstance(found, dict):
+        raise LensSteerError(f"--template-args {template_args!r} is no JSON object: {mend}")
+    return found
+
+
+@contextmanager
+def as_options() -> Iterator[None]:
+    """What is said of the template's arguments is said of the options that give them."""
+    names = {"template_args": "--template-args", "template_date": "--template-date", "chat_template": "--chat-template"}
+    try:
+        yield
+    except LensSteerError as error:
+        text = str(error)
+        for argument, option in names.items():
+            if text.startswith(argument):
+                text = option + text.removeprefix(argument)
+        if text == str(error):
+            raise
+        raise LensSteerError(text) from None
 
 
 def parts_of(device_map: str | None) -> Any:

@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Template
 from lens_steer.cli.options import Device, Model, Sites
 from lens_steer.errors import LensSteerError
 
 
+@grouped
 def plan_resources(
+    template: Template,
     model: Model = "organism/qwen2",
     prompts: Annotated[
         str | None, typer.Option("--prompts", help="Prompts file, tokenised to know their length (needs the tokenizer alone).")
@@ -46,11 +50,9 @@ def plan_resources(
             raise LensSteerError("--n-prompts needs --prompt-tokens too")
         count, tokens = n_prompts or 0, prompt_tokens
     else:
-        from transformers import AutoTokenizer
-
         from lens_steer.chat import encode
 
-        chosen, tokenizer = read_prompts(prompts), AutoTokenizer.from_pretrained(folder)
+        chosen, tokenizer = read_prompts(prompts), template.tokenizer(model)
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
     names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)

@@ -48,7 +48,12 @@ def steer(
         planned.check(loaded)
         with ls.steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        facts = [made.row(i) | {"model": model} | ({"cut_off": True} if cut[i] else {}) for i in range(len(texts))]
+        facts = [
+            made.row(i)
+            | {"model": model, "chat_template": loaded.lens_info.template.short}
+            | ({"cut_off": True} if cut[i] else {})
+            for i in range(len(texts))
+        ]
         _write_generations(work, chosen, texts, facts)
         if save_plan is not None:
             ls.save_plan(made, save_plan)

@@ -123,6 +123,7 @@ def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str
         source.architecture,
         source.n_layers,
         source.directions.shape[1],
+        template=source.template,
     )
 
 

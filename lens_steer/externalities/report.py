@@ -44,7 +44,14 @@ def study_and_write(
     found = study(model, material, out, seed=seed, progress=progress, **options)
     name = info_of(model).name
     made = claims(found, name)
-    meta = {"command": command, "seed": seed, "versions": versions(), "model": name, "prompt_hashes": material.hashes}
+    meta = {
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+        "model": name,
+        "chat_template": info_of(model).template.row(),
+        "prompt_hashes": material.hashes,
+    }
     with whole_folder(out) as work:
         for filename, content in (
             ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),

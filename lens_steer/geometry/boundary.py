@@ -6,7 +6,7 @@ the midpoint of the two class means, which is where the classifier by the nearer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.shown import Shown
+from lens_steer.templates import ChatTemplate
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,7 @@ class Boundary(Shown, view="geometry"):
         mean_positive, std_positive: μ⁺ and σ⁺ (with n − 1) of the positive class's projections.
         mean_negative, std_negative: of the negative class's.
         model, architecture, n_layers: of the model.
+        template: the chat template of the prompts, where it was recorded.
     """
 
     site: str
@@ -40,6 +42,7 @@ class Boundary(Shown, view="geometry"):
     model: str
     architecture: str
     n_layers: int
+    template: ChatTemplate | None = field(default=None, kw_only=True)
 
     @property
     def d_model(self) -> int:
@@ -90,4 +93,5 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     return Boundary(
         name, calibration.basis[0].clone(), sum(means) / 2, means[0], float(torch.std(positive)), means[1],
         float(torch.std(negative)), calibration.model, calibration.architecture, calibration.n_layers,
+        template=calibration.template,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.planes import build_plane
 from lens_steer.moments import Moments
 from lens_steer.shown import Shown
+from lens_steer.templates import ChatTemplate
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
@@ -55,6 +56,7 @@ class Calibration(Shown, view="geometry"):
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: ``paper``, ``official`` or ``imported``.
         details: options and measurements that are told but not needed to steer.
+        template: the chat template of the prompts with its arguments and date; None where that was not recorded.
     """
 
     candidates: Float[Tensor, "n_sites d_model"]
@@ -82,6 +84,7 @@ class Calibration(Shown, view="geometry"):
     published_basis: Float[Tensor, "2 d_model"] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
+    template: ChatTemplate | None = None
 
     @property
     def d_model(self) -> int:
@@ -189,6 +192,7 @@ def calibrate(
         mean_projection_positive=chosen.projection_positive.float(),
         mean_projection_negative=chosen.projection_negative.float(),
         statistics=None if full is None else prompt_statistics(full, plane.basis),
+        template=activations.template,
         versions=versions(),
         details={
             "pooling": activations.pooling,

@@ -48,7 +48,7 @@ def boundaries(
         (mean_positive, std_positive), (mean_negative, std_negative) = ((float(m[k]), float(s[k])) for m, s in classes)
         found[name] = Boundary(
             name, calibration.basis[0].clone(), (mean_positive + mean_negative) / 2, mean_positive, std_positive, mean_negative, std_negative,
-            calibration.model, calibration.architecture, calibration.n_layers,
+            calibration.model, calibration.architecture, calibration.n_layers, template=calibration.template,
         )  # fmt: skip
     return found
 

@@ -29,6 +29,7 @@ from lens_steer.plans import SteeringPlan
 from lens_steer.positions import running
 from lens_steer.prompts import ORGANISM_PREFIX, Prompt, PromptSet, load_contrast
 from lens_steer.shown import Shown
+from lens_steer.tokenization import pad_id
 
 FILE = "certificate.json"
 # Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models too.
@@ -74,6 +75,7 @@ class Certificate(Shown, view="files"):
         tolerance: of the relative difference.
         versions: of what it was made with.
         quantization: of the model's weights; what they stand for was folded, and steered weights are written unquantised.
+        chat_template: that the prompts were rendered with, its arguments and its date.
     """
 
     kind: str
@@ -96,6 +98,7 @@ class Certificate(Shown, view="files"):
     tolerance: float
     versions: dict[str, str]
     quantization: str = ""
+    chat_template: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"Certificate({self.verdict}: {self.kind} of {self.model}, logits differ by {self.relative_logit_difference:.1e} of the largest)"
@@ -156,7 +159,7 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
         found.compare_tokens(answers, answer_ids(exported, batch, new_tokens))
         prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
         rows = [(i, p + a, len(a)) for i, (p, a) in enumerate(zip(prompt_ids, answers, strict=True))]
-        for forced in chat.padded(rows, info.tokenizer.pad_token_id, max_tokens=10**9, device=device_of(model)):
+        for forced in chat.padded(rows, pad_id(info.tokenizer), max_tokens=10**9, device=device_of(model)):
             keep = max(forced.response_lengths) + 1
             with torch.inference_mode():
                 with steering(model, folded.plan), on_engine(model, engine) as runner, running(forced):
@@ -169,6 +172,7 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
         getattr(asked, "name", "given"), len(asked), new_tokens, found.positions, found.difference, found.largest,
         found.difference / largest, found.change, found.equal / max(found.tokens, 1), folded.gram_error, info.dtype, engine,
         TOLERANCES[info.dtype] if trial.tolerance is None else trial.tolerance, _versions(), info.quantization,
+        chat_template=info.template.row(),
     )  # fmt: skip
 
 

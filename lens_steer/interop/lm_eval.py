@@ -6,7 +6,8 @@
     lm_eval.simple_evaluate(lm, tasks=["tinyMMLU"], apply_chat_template=True)
 
 Needs ``pip install 'lens-steer[evals]'``; without it this module imports, and :class:`SteeredLM` says so. Texts are tokenised as the harness's own ``HFLM`` does: context and
-continuation together, spaces at the end of the context counted to the continuation, one beginning-of-sequence token where the tokenizer or the chat template has one.
+continuation together, spaces at the end of the context counted to the continuation. A rendered chat has the chat template's own tokens (``HFLM`` adds the tokenizer's to them), any other text
+those that the tokenizer adds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from lens_steer.models import device_of, info_of
 from lens_steer.plans import SteeringPlan
 from lens_steer.positions import running
 from lens_steer.prompts import Prompt
+from lens_steer.templates import template_of
+from lens_steer.tokenization import pad_id, plain_ids
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +78,15 @@ class SteeredLM:
             )
         self.model, self.plan, self.engine, self.batch_size = model, plan, engine, batch_size
         self.tokenizer, self.max_length, self.max_gen_toks = info.tokenizer, info.n_ctx, max_gen_toks
+        self._opening = "" if info.template.plain else chat.opening(info.tokenizer)
         self._device = device_of(model)
         with self._steered():  # what cannot be steered is refused before any task is read
             pass
 
     @property
     def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        """The token that ends a text; the first one where the tokenizer has none, since the harness asks for one."""
+        return next((t for t in (self.tokenizer.eos_token_id, *info_of(self.model).end_tokens) if t is not None), 0)
 
     @property
     def prefix_token_id(self) -> int:
@@ -101,12 +106,12 @@ class SteeredLM:
         return {"lens_model": info.name, "model_dtype": info.dtype, "lens_engine": self.engine, "lens_plan": plan}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; a text that begins with the beginning-of-sequence token, as a rendered chat may, gets no second one."""
-        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+        """Token ids; a rendered chat has its template's own special tokens, and a text that begins with the beginning token gets no second one."""
+        if add_special_tokens is None and self._opening and string.startswith(self._opening):
             add_special_tokens = False
-        return list(
-            self.tokenizer.encode(string, **({} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}))
-        )
+        if add_special_tokens is None:
+            return plain_ids(self.tokenizer, string)
+        return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The chat as text; a template without a system role gets the system text at the head of the first user message (``HFLM`` leaves it out).
@@ -122,7 +127,11 @@ class SteeredLM:
             return chat.render(self.tokenizer, Prompt(tuple(chat_history)))
         try:
             return self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=False, continue_final_message=True
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=False,
+                continue_final_message=True,
+                **template_of(self.tokenizer).variables,
             )
         except Exception:  # the template's own, of any kind; what it cannot do is said by chat.render
             return chat.render(self.tokenizer, Prompt(tuple(chat_history[:-1]))) + chat_history[-1]["content"]
@@ -164,7 +173,7 @@ class SteeredLM:
             for kind in dict.fromkeys(wanted):
                 rows = [(row, ids, 0) for row, ids in enumerate(encoded) if wanted[row] == kind]
                 for batch in chat.padded(
-                    rows, self.tokenizer.pad_token_id, extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
+                    rows, pad_id(self.tokenizer), extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
                 ):
                     for row, ids in zip(batch.rows, continued(runner, batch, kind), strict=True):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
@@ -189,7 +198,7 @@ class SteeredLM:
             rows = [(i, list(ids), length - 1) for i, (ids, length) in enumerate(keys)]
             for batch in chat.padded(
                 rows,
-                self.tokenizer.pad_token_id,
+                pad_id(self.tokenizer),
                 max_rows=self.batch_size,
                 max_logits=logits_budget(runner),
                 device=device_of(runner),

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from lens_steer import chat
 from lens_steer.errors import LensSteerError
+from lens_steer.generation import told_apart
 from lens_steer.models import info_of
 from lens_steer.positions import running
+from lens_steer.tokenization import pad_id
 
 LENGTHS = (
     "max_gen_toks",
@@ -83,10 +85,11 @@ def continued(model: Any, batch: chat.Batch, wanted: Wanted) -> list[list[int]]:
         if info.backend == "hf":
             out = _with_stops(model, batch, wanted, ends)
         else:
-            out = model.generate(
-                batch.ids, max_new_tokens=wanted.tokens, do_sample=False, stop_at_eos=True, eos_token_id=ends, prepend_bos=False,
-                padding_side="left", verbose=False, return_type="tokens",
-            )  # fmt: skip
+            with told_apart(model, batch) as (padded, further):
+                out = model.generate(
+                    padded, max_new_tokens=wanted.tokens, do_sample=False, stop_at_eos=bool(ends), eos_token_id=ends, prepend_bos=False,
+                    padding_side="left", verbose=False, return_type="tokens", **further,
+                )  # fmt: skip
     rows = out[:, batch.ids.shape[1] :].tolist()
     return [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))] for ids in rows]
 
@@ -112,7 +115,7 @@ def _with_stops(model: Any, batch: chat.Batch, wanted: Wanted, ends: list[int]) 
         return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
 
     config = GenerationConfig(
-        max_new_tokens=wanted.tokens, do_sample=False, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+        max_new_tokens=wanted.tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=pad_id(tokenizer)
     )
     kept, model.generation_config = model.generation_config, GenerationConfig()
     try:

@@ -25,6 +25,7 @@ from lens_steer.interop.lora import check_new
 from lens_steer.models import hf_twin, info_of
 from lens_steer.plans import SteeringPlan
 from lens_steer.quantization import dequantized
+from lens_steer.templates import fix_template
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
     from transformers import AutoTokenizer
 
     back: Any = AutoTokenizer.from_pretrained(work, local_files_only=True)
-    own = info_of(model).tokenizer
+    own, template = info_of(model).tokenizer, info_of(model).template
+    fix_template(back, template.args, template.date)
     for prompt in prompts_for(model, trial.prompts if trial else None):
         if chat.encode(back, prompt) != chat.encode(own, prompt):
             raise LensSteerError(

@@ -35,7 +35,15 @@ def made(
 ) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
     return SteeringPlan(
-        method, tuple(steps), normalized(positions), source.model, source.architecture, source.n_layers, source.d_model, details
+        method,
+        tuple(steps),
+        normalized(positions),
+        source.model,
+        source.architecture,
+        source.n_layers,
+        source.d_model,
+        details,
+        source.template,
     )
 
 

@@ -92,7 +92,7 @@ def steer_trait(
     plans = {name: plan_of(choice, calibrated.probes) for name, choice in pooled.choices.items()}
     rows = trait_dialogues.talk(model, made, plans, trait.judge, **how) if made else []
     report = TraitReport(calibrated, pooled, token, by_token, gates, tuple(rows))
-    write(report, trait, out, meta={"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "trait": trait.name,
+    write(report, trait, out, meta={"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(), "trait": trait.name,
           "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")}, "judge": trait.judge and trait.judge.name,
           "C": C, **how})  # fmt: skip
     return report

@@ -17,6 +17,7 @@ from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts
 from lens_steer.metrics.judges.reading import VerdictPatterns, fill, read_template
 from lens_steer.metrics.judges.verdicts import MANY, Verdict, check_pairs
 from lens_steer.prompts import Prompt
+from lens_steer.tokenization import pad_id, plain_ids
 
 
 class GenerativeJudge:
@@ -82,12 +83,9 @@ class GenerativeJudge:
         return f"GenerativeJudge({self.name!r}, harmful_pattern={self.patterns.harmful!r}, safe_pattern={self.patterns.safe!r})"
 
     def encode(self, prompt: Prompt, response: str) -> list[int]:
-        """The judge's input for one response, with one beginning-of-sequence token where its tokenizer has one."""
+        """The judge's input for one response: the chat template's ids, or those that its tokenizer gives the filled template (no second beginning token)."""
         if self.template is not None and not self.chat_turns:
-            ids, bos = list(self.tokenizer(fill(self.template, prompt.text, response))["input_ids"]), self.tokenizer.bos_token_id
-            while bos is not None and ids[:1] == [bos]:  # the tokenizer may add one, and the template may hold one
-                ids = ids[1:]
-            return ids if bos is None else [bos, *ids]
+            return plain_ids(self.tokenizer, fill(self.template, prompt.text, response))
         if self.template is not None:
             return chat.encode(self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system))
         turns = tuple(m for m in prompt.messages if m["role"] != "system")
@@ -128,7 +126,7 @@ class GenerativeJudge:
     def _continue(self, inputs: list[list[int]], ends: list[int]) -> Int[Tensor, "batch new"]:
         from transformers import GenerationConfig
 
-        pad, width = self.tokenizer.pad_token_id, max(len(ids) for ids in inputs)
+        pad, width = pad_id(self.tokenizer), max(len(ids) for ids in inputs)
         padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in inputs], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs], device=self.model.device)
         # what is left unset here would be taken from the checkpoint's own settings

@@ -1,0 +1,38 @@
+"""The command that shows what a model gets: rendered text and token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lens_steer.cli.common import emit, read_prompts
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Template
+from lens_steer.cli.options import Model
+from lens_steer.errors import LensSteerError
+
+
+@grouped
+def tokens(
+    template: Template,
+    model: Model,
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is read.")
+    ],
+    limit: Annotated[int | None, typer.Option("--limit", help="The first so many prompts.")] = None,
+) -> None:
+    """Prompts as the model gets them: rendered text, token ids and tokens; needs configuration and tokenizer, no weights."""
+    from lens_steer.rendered import tokens as shown
+
+    if limit is not None and limit < 1:
+        raise LensSteerError(f"--limit {limit}: at least 1 is needed")
+    chosen = read_prompts(prompts)
+    tokenizer = template.tokenizer(model)
+    found = shown(tokenizer, chosen[:limit])
+    applied = {k: v for k, v in tokenizer.lens_template.row().items() if k != "text"}
+    emit({"model": model, "template": applied, "n": len(found), "prompts": [one.row() for one in found]})
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (tokens,)
