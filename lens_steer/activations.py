@@ -39,6 +39,7 @@ class Activations(Shown, view="activations"):
         model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
+        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
     """
 
     sites: tuple[str, ...]
@@ -53,6 +54,8 @@ class Activations(Shown, view="activations"):
     prompt_hash: str
     groups_positive: tuple[str, ...] = ()
     groups_negative: tuple[str, ...] = ()
+    hashes_positive: tuple[str, ...] = ()
+    hashes_negative: tuple[str, ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -144,6 +147,7 @@ def record(
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
         info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        pair.positive.hashes, pair.negative.hashes,
     )  # fmt: skip
 
 
@@ -156,7 +160,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         means.append(sums.means(names, side.name))
     return Moments(
         names, means[0][0], means[1][0], means[0][1], means[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
-        info.n_layers, info.backend, info.weight_processing, pair.hash,
+        info.n_layers, info.backend, info.weight_processing, pair.hash, pair.positive.hashes, pair.negative.hashes,
     )  # fmt: skip
 
 

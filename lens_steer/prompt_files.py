@@ -96,7 +96,7 @@ def _json_lines(text: str, where: str) -> list[Any]:
                 row = len(found) + 1
                 place = f"row {row}" if row == number else f"row {row} (line {number})"
                 raise LensSteerError(
-                    f"prompts file {where!r}, {place}: not valid JSON ({error}): write one object a line"
+                    f"prompts file {where!r}, {place}: not valid JSON ({error.msg} at column {error.colno}): write one object a line"
                 ) from None
     return found
 

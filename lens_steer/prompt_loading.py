@@ -143,16 +143,18 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
         raise LensSteerError(f"{where}: the response {response!r} is no text: give a string, or leave it out")
     scenario = None if scenario is None else str(scenario)
     messages = None if asked else row.get(MESSAGES)
-    value = messages or row.get(column)
+    if column == MESSAGES:
+        messages = row.get(column)
     if column not in row and not messages:
         raise LensSteerError(f"{where}: no prompt found in the column {column!r}, which is read")
+    value = messages or row.get(column)
     if _blank(value):
         return None
-    if column == MESSAGES or not isinstance(value, str):
-        if not isinstance(value, list) and value is not messages and column != MESSAGES:
-            raise LensSteerError(f"{where}: {column} is {value!r:.40}, no text: give a string, or a list of messages")
+    if messages or isinstance(value, list):
         prompt = Prompt(_messages(value, where), response, scenario=scenario)
         return prompt if prompt.text.strip() else None
+    if not isinstance(value, str):
+        raise LensSteerError(f"{where}: {column} is {value!r:.40}, no text: give a string, or a list of messages")
     return replace(Prompt.of(value, system=row.get("system"), response=response), scenario=scenario)
 
 

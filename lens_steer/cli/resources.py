@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lens_steer.cli.common import emit, read_prompts
-from lens_steer.cli.options import Device, Model, Sites
+from lens_steer.cli.options import Column, Device, Limit, Model, Sites
 from lens_steer.errors import LensSteerError
 
 
@@ -29,6 +29,8 @@ def plan_resources(
         float | None, typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine.")
     ] = None,
     device: Device = None,
+    column: Column = None,
+    limit: Limit = None,
 ) -> None:
     """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
     from lens_steer import sites as sites_
@@ -50,7 +52,7 @@ def plan_resources(
 
         from lens_steer.chat import encode
 
-        chosen, tokenizer = read_prompts(prompts), AutoTokenizer.from_pretrained(folder)
+        chosen, tokenizer = read_prompts(prompts, column=column, limit=limit), AutoTokenizer.from_pretrained(folder)
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
     names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)

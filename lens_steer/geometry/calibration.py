@@ -54,6 +54,7 @@ class Calibration(Shown, view="geometry"):
         statistics: per-prompt projections and norms; None for an imported calibration.
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: ``paper``, ``official`` or ``imported``.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
         details: options and measurements that are told but not needed to steer.
     """
 
@@ -80,6 +81,8 @@ class Calibration(Shown, view="geometry"):
     statistics: PromptStatistics | None = None
     published_candidates: Float[Tensor, "n_sites d_model"] | None = None
     published_basis: Float[Tensor, "2 d_model"] | None = None
+    prompt_hashes_positive: tuple[str, ...] = ()
+    prompt_hashes_negative: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
 
@@ -189,6 +192,8 @@ def calibrate(
         mean_projection_positive=chosen.projection_positive.float(),
         mean_projection_negative=chosen.projection_negative.float(),
         statistics=None if full is None else prompt_statistics(full, plane.basis),
+        prompt_hashes_positive=activations.hashes_positive,
+        prompt_hashes_negative=activations.hashes_negative,
         versions=versions(),
         details={
             "pooling": activations.pooling,
