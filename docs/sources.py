@@ -21,7 +21,10 @@ REST = "The rest"  # where a module stands that no stage names
 
 # title: (what it is about, its modules and packages)
 STAGES = {
-    "Prompts": ("Prompt sets, contrasts, their splits, and the readers of files.", "prompts prompt_files splits jsonl"),
+    "Prompts": (
+        "Prompt sets, contrasts, their splits, and the readers of files.",
+        "prompts prompt_sets prompt_loading prompt_files prompt_datasets prompt_checks contrast_sets contrast_loading splits jsonl",
+    ),
     "Models and sites": (
         "Loading without weight processing, the names of tensors, chat rendering, and which tokens are steered.",
         "models hooked huggingface sites tokenization chat positions engines",

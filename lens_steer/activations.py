@@ -41,6 +41,7 @@ class Activations(Shown, view="activations"):
         prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
         template: the chat template that the prompts were rendered with, its arguments and its date.
+        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
     """
 
     sites: tuple[str, ...]
@@ -56,6 +57,8 @@ class Activations(Shown, view="activations"):
     groups_positive: tuple[str, ...] = ()
     groups_negative: tuple[str, ...] = ()
     template: ChatTemplate | None = None
+    hashes_positive: tuple[str, ...] = ()
+    hashes_negative: tuple[str, ...] = ()
 
     @property
     def d_model(self) -> int:
@@ -146,7 +149,8 @@ def record(
         ]
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
-        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative), template=info.template,
+        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        template=info.template, hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
     )  # fmt: skip
 
 
@@ -160,6 +164,7 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
     return Moments(
         names, means[0][0], means[1][0], means[0][1], means[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
         info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
+        hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
     )  # fmt: skip
 
 

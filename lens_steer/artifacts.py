@@ -32,6 +32,7 @@ _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
     "prompt_hash", "seed",
 )  # fmt: skip
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
 
 
 @contextmanager
@@ -116,6 +117,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "discriminative_blocks": list(calibration.discriminative_blocks),
         "mean_projection_positive": listed(calibration.mean_projection_positive),
         "mean_projection_negative": listed(calibration.mean_projection_negative),
+        **{name: list(getattr(calibration, name)) for name in _HASHES if getattr(calibration, name)},
         "versions": dict(calibration.versions),
         "template": None if calibration.template is None else calibration.template.row(),
         "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
@@ -165,6 +167,7 @@ def load_calibration(folder: str | Path) -> Calibration:
         mean_projection_positive=vector("mean_projection_positive"),
         mean_projection_negative=vector("mean_projection_negative"),
         statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
+        **{name: tuple(facts.get(name) or ()) for name in _HASHES},
         versions=facts["versions"],
         details=facts["details"],
         template=ChatTemplate.read(facts.get("template")),

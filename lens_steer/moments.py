@@ -27,7 +27,7 @@ class Moments(Shown, view="activations"):
         mean_positive, mean_negative: of the raw vectors, float64.
         unit_mean_positive, unit_mean_negative: of the vectors scaled to unit length one by one.
         n_positive, n_negative: prompts.
-        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template: see :class:`lens_steer.activations.Activations`.
+        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template, hashes_positive, hashes_negative: see :class:`lens_steer.activations.Activations`.
     """
 
     sites: tuple[str, ...]
@@ -45,6 +45,8 @@ class Moments(Shown, view="activations"):
     weight_processing: str
     prompt_hash: str
     template: ChatTemplate | None = None
+    hashes_positive: tuple[str, ...] = ()
+    hashes_negative: tuple[str, ...] = ()
 
     def means(self, *, unit_samples: bool = False) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""

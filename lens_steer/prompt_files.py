@@ -1,59 +1,160 @@
-"""Prompts files as rows: one string or mapping a prompt, from ``.jsonl``, ``.json``, ``.csv``, ``.txt``, a saved data set folder, or ``hf:NAME``."""
+"""Prompts files as rows: one string or mapping a prompt, from a text file, a table, a saved data set folder, or ``hf:NAME``."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, first_line
+
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
+DELIMITERS = ",;\t"
+EXTRA = "pip install 'lens-steer[data]'"
 
 
-def rows_of(source: str | Path) -> Iterable[Any]:
+@dataclass(frozen=True)
+class Table:
+    """The rows of a source.
+
+    Attributes:
+        name: what messages call it.
+        rows: strings or mappings, in order.
+        columns: of the mappings, in the order in which they first appear; empty where the rows are texts.
+    """
+
+    name: str
+    rows: tuple[Any, ...]
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, rows: Any, columns: Any = ()) -> Table:
+        """With the rows' own columns after those that are known beforehand.
+
+        >>> Table.of("x", [{"a": 1}, "text", {"b": 2, "a": 3}]).columns
+        ('a', 'b')
+        """
+        held = tuple(rows)
+        own = dict.fromkeys(str(key) for row in held if isinstance(row, Mapping) for key in row)
+        return cls(name, held, tuple(dict.fromkeys((*columns, *own))))
+
+
+def read_table(source: str | Path) -> Table:
     """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, not UTF-8, malformed JSON, a data set that cannot be loaded.
+        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing, a data
+            set that cannot be loaded or that lacks the split.
     """
-    path = Path(source)
-    if str(source).startswith("hf:"):
-        return _dataset_rows(str(source)[3:], folder=False)
+    from lens_steer.prompt_datasets import HUB, hub_table, saved_table
+
+    text = str(source)
+    if text.startswith(HUB):
+        return hub_table(text)
+    path = Path(source).expanduser()
     if path.is_dir():
-        return _dataset_rows(str(path), folder=True)
+        return saved_table(path, None)
     if not path.exists():
-        raise LensSteerError(f"prompts file {str(source)!r} does not exist")
-    return _file_rows(path)
+        folder, at, split = text.rpartition("@")
+        if at and Path(folder).expanduser().is_dir():
+            return saved_table(Path(folder).expanduser(), split)
+        raise LensSteerError(f"prompts file {text!r} does not exist")
+    return _file_table(path)
 
 
-def _file_rows(path: Path) -> Iterable[Any]:
+def _file_table(path: Path) -> Table:
+    name, ending = f"prompts file {str(path)!r}", path.suffix.lower()
+    if ending not in ENDINGS:
+        raise LensSteerError(f"{name}: unknown ending {path.suffix!r}, use {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    if ending == ".parquet":
+        return _parquet(path, name)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise LensSteerError(f"prompts file {str(path)!r} cannot be read as UTF-8 text: {error}") from None
+        raise LensSteerError(f"{name} cannot be read as UTF-8 text: {error}") from None
+    if ending == ".jsonl":
+        return Table.of(name, _json_lines(text, str(path)))
+    if ending == ".json":
+        return Table.of(name, _json_rows(text, name))
+    if ending == ".txt":
+        return Table.of(name, [line.rstrip("\n") for line in io.StringIO(text, newline=None) if line.strip()])
+    return _delimited(text, name, preferred="\t" if ending == ".tsv" else ",")
+
+
+def _json_lines(text: str, where: str) -> list[Any]:
+    """One JSON value a line; not splitlines(), since a text may hold other line ends."""
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                row = len(found) + 1
+                place = f"row {row}" if row == number else f"row {row} (line {number})"
+                raise LensSteerError(
+                    f"prompts file {where!r}, {place}: not valid JSON ({error.msg} at column {error.colno}): write one object a line"
+                ) from None
+    return found
+
+
+def _json_rows(text: str, name: str) -> list[Any]:
+    """A list, or the one list that an object holds."""
     try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.split("\n") if line.strip()]  # a text may hold other line ends
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list):
-                raise LensSteerError(f"prompts file {str(path)!r} holds {type(rows).__name__}: a list of prompts is expected")
-            return rows
+        held = json.loads(text)
     except json.JSONDecodeError as error:
-        raise LensSteerError(f"prompts file {str(path)!r} is not valid JSON: {error}") from None
-    if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
-    if path.suffix == ".txt":
-        return [line for line in text.splitlines() if line.strip()]
-    raise LensSteerError(f"prompts file {str(path)!r}: unknown ending {path.suffix!r}, use .jsonl, .json, .csv or .txt")
+        raise LensSteerError(f"{name} is not valid JSON: {error}") from None
+    if isinstance(held, list):
+        return held
+    if not isinstance(held, dict):
+        raise LensSteerError(f"{name} holds {type(held).__name__}: a list of prompts is expected")
+    lists = [value for value in held.values() if isinstance(value, list)]
+    if len(lists) != 1:
+        keys = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in list(held.items())[:12]) or "no keys"
+        raise LensSteerError(f"{name} holds an object with {keys}: a list of prompts is expected, or an object with one list")
+    return lists[0]
 
 
-def _dataset_rows(name: str, *, folder: bool) -> Iterable[Any]:
-    import datasets
+def delimiter_of(header: str, preferred: str = ",") -> str:
+    """What a table's first line is separated by: of comma, semicolon and tab the one that makes most columns of it.
 
+    >>> delimiter_of('id;"a, b";prompt'), delimiter_of("prompt")
+    (';', ',')
+    """
+    candidates = (preferred, *(d for d in DELIMITERS if d != preferred))
+    return max(candidates, key=lambda d: len(next(csv.reader([header], delimiter=d), [])))
+
+
+def _delimited(text: str, name: str, *, preferred: str) -> Table:
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=delimiter_of(text.partition("\n")[0].rstrip("\r"), preferred)
+    )
+    rows: list[Any] = []
     try:
-        loaded: Any = datasets.load_from_disk(name) if folder else datasets.load_dataset(name, split="train")
-    except Exception as error:  # the library raises many kinds; the user needs one line
-        raise LensSteerError(f"data set {name!r} could not be loaded: {str(error).splitlines()[0]}") from None
-    return (dict(row) for row in (loaded["train"] if isinstance(loaded, dict) else loaded))
+        for number, row in enumerate(reader, start=1):
+            more = [field for field in row.pop(None, None) or () if field.strip()]  # pyright: ignore[reportCallIssue, reportArgumentType]
+            if more:
+                width = len(reader.fieldnames or ())
+                raise LensSteerError(
+                    f"{name}, row {number}: {width + len(more)} fields where the header has {width}: put quotes around texts with a"
+                    f" {reader.reader.dialect.delimiter!r}"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise LensSteerError(f"{name}, row {len(rows) + 1}: not a table of separated values: {error}") from None
+    return Table.of(name, rows, reader.fieldnames or ())
+
+
+def _parquet(path: Path, name: str) -> Table:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise LensSteerError(f"{name} needs the package pyarrow, which is not installed here: {EXTRA}") from None
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise LensSteerError(f"{name} cannot be read as Parquet: {first_line(error)}") from None
+    return Table.of(name, table.to_pylist(), table.column_names)

@@ -1,11 +1,29 @@
-"""Dealing prompts to the fit, select and report splits, with what belongs together kept together."""
+"""Dealing prompts to the fit, select and report splits, with what belongs together kept together; and drawing some of many."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
 from lens_steer.errors import LensSteerError
+
+FIRST = ",first"
+
+
+def check_shares(shares: Sequence[float | int]) -> None:
+    """Refuse shares that split nothing.
+
+    Raises:
+        LensSteerError: not three finite numbers of at least 0, or all of them 0.
+
+    >>> check_shares((0, 0.5, 0.5))
+    """
+    if len(shares) != 3 or not all(math.isfinite(share) and share >= 0 for share in shares) or not any(shares):
+        raise LensSteerError(
+            f"split={tuple(shares)}: give three shares fit, select, report of at least 0, such as 0.5,0.25,0.25"
+            " (0 for fit where a calibration is at hand)"
+        )
 
 
 def deal(
@@ -15,20 +33,17 @@ def deal(
 
     Args:
         groups: of each row, in the rows' order.
-        shares: of the three splits, by number of groups, relative to their sum.
+        shares: of the three splits, by number of groups, relative to their sum; a split with share 0 gets none.
         seed: of the shuffle.
         placed: where groups are already; it is kept to and added to, so that two sides dealt one after the other agree.
 
     Raises:
-        LensSteerError: shares that are not three numbers of at least 0, the first above it.
+        LensSteerError: shares that are not three numbers of at least 0, or all 0.
 
     >>> deal(["a", "b", "a", "c"], (0.5, 0.5, 0), seed=1)
     [1, 0, 1, 0]
     """
-    if len(shares) != 3 or any(share < 0 for share in shares) or shares[0] <= 0:
-        raise LensSteerError(
-            f"split={tuple(shares)}: give three shares fit, select, report, that of fit above 0, such as 0.5,0.25,0.25"
-        )
+    check_shares(shares)
     placed = {} if placed is None else placed
     new = [g for g in dict.fromkeys(groups) if g not in placed]
     order = list(range(len(new)))
@@ -43,3 +58,37 @@ def deal(
     for place, index in enumerate(order):
         placed[new[index]] = 0 if place < first else 1 if place < second else 2
     return [placed[g] for g in groups]
+
+
+def parse_limit(limit: int | str) -> tuple[int, bool]:
+    """How many, and whether the first of them in place of a draw.
+
+    Raises:
+        LensSteerError: neither a whole number of at least 1 nor one followed by ``,first``.
+
+    >>> parse_limit(128), parse_limit("32,first")
+    ((128, False), (32, True))
+    """
+    text = str(limit).replace(" ", "")
+    number = text.removesuffix(FIRST)
+    if not (number.isascii() and number.isdigit() and int(number) >= 1):
+        raise LensSteerError(f"limit={limit!r}: give a number of prompts of at least 1, or 'N,first' for the first N")
+    return int(number), text.endswith(FIRST)
+
+
+def draw(n: int, limit: int | str, *, seed: int = 0) -> list[int]:
+    """Which of ``n`` rows a limit keeps, in order: a draw without replacement, or the first; all of them where there are no more.
+
+    The draw depends on ``n``, the limit and the seed alone: two files that are paired row by row stay paired, and a larger limit holds what a smaller one does.
+
+    Raises:
+        LensSteerError: see :func:`parse_limit`.
+
+    >>> draw(10, 3), draw(10, "3,first"), draw(2, 3)
+    ([1, 4, 8], [0, 1, 2], [0, 1])
+    """
+    count, first = parse_limit(limit)
+    order = list(range(n))
+    if not first:
+        random.Random(f"limit/{seed}").shuffle(order)
+    return sorted(order[:count])

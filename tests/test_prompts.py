@@ -54,9 +54,10 @@ def test_jsonl_with_system_messages_and_response(tmp_path: Path) -> None:
         ("a.json", "{", "not valid JSON"),
         ("a.json", '{"prompt": "x"}', "a list of prompts is expected"),
         ("a.json", "[1]", "row 1: int is neither"),
-        ("a.jsonl", '{"question": "x"}', "row 1: no prompt found"),
+        ("a.jsonl", '{"reply": "x"}', "no column of a known name .* its columns are 'reply'"),
         ("a.jsonl", '{"prompt": ', "not valid JSON"),
-        ("a.csv", "question\nx\n", "no prompt found"),
+        ("a.jsonl", '{"prompt": "x"}\n{"other": "x"}', "row 2: no prompt found in the column 'prompt'"),
+        ("a.csv", "reply\nx\n", "its columns are 'reply'"),
         ("a.xml", "<x/>", "unknown ending '.xml'"),
         ("a.jsonl", '{"messages": "no"}', "messages need roles"),
         ("a.jsonl", '{"messages": [1]}', "messages need roles"),
@@ -117,7 +118,7 @@ def test_bad_contrasts(tmp_path: Path) -> None:
         load_contrast("organism/refusal", positive=some)
     with pytest.raises(LensSteerError, match=r"unknown contrast 'organism/x': known are organism/refusal"):
         load_contrast("organism/x")
-    for split in ((1, 2), (0, 1, 1), (-1, 1, 1)):
+    for split in ((1, 2), (0, 0, 0), (-1, 1, 1), (float("nan"), 1, 1)):
         with pytest.raises(LensSteerError, match="three shares"):
             load_contrast(positive=some, negative=some, split=split)
 

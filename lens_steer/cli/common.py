@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from lens_steer.errors import LensSteerError
+
+log = logging.getLogger(__name__)
 
 
 def shares_of(split: str) -> tuple[float, ...]:
@@ -21,14 +25,42 @@ def shares_of(split: str) -> tuple[float, ...]:
         raise LensSteerError(f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25") from None
 
 
-def read_prompts(source: str) -> Any:
-    import lens_steer as ls
-    from lens_steer.prompts import ORGANISM_PREFIX, PromptSet
+def read_prompts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    limit: str | None = None,
+    seed: int = 0,
+    response: Sequence[str] = ("response",),
+) -> Any:
+    """The prompts of a file, or of an organism's report split; what was read is told first, then what is worth knowing about it."""
+    from lens_steer.prompts import ORGANISM_PREFIX, PromptSet, read_contrast, read_prompt_set
 
-    if not source.startswith(ORGANISM_PREFIX):
-        return ls.load_prompts(source)
-    part = ls.load_contrast(source).report
+    if not str(source).startswith(ORGANISM_PREFIX):
+        prompts = read_prompt_set(source, column=column, limit=limit, seed=seed, response=response)
+        tell(f"read {prompts.reading}", prompts.reading.cautions if prompts.reading else ())
+        return prompts
+    part = read_contrast(str(source), column=column, limit=limit, seed=seed).report
+    tell(f"read {source}: report {len(part.positive)}+{len(part.negative)}")
     return PromptSet(part.positive.prompts + part.negative.prompts, f"{source}/report")
+
+
+def tell(line: str, cautions: Sequence[str] = ()) -> None:
+    """A line on the error stream, and the warnings that go with it."""
+    typer.echo(line, err=True)
+    for caution in cautions:
+        log.warning("%s", caution)
+
+
+def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = "calibration") -> bool:
+    """Whether prompts by part are among those that a calibration was made from, which is told; False where it does not know its prompts."""
+    from lens_steer.prompts import fitted_overlap
+
+    seen = (*getattr(made, "prompt_hashes_positive", ()), *getattr(made, "prompt_hashes_negative", ()))
+    found = fitted_overlap(seen, parts, source)
+    if found is not None:
+        typer.echo(f"warning: {found}", err=True)
+    return found is not None
 
 
 def read_calibration(folder: Path) -> tuple[str, Any]:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit
+from lens_steer.cli.common import command, emit, read_prompts
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import METHOD_HELP, Engine, Model, Out, Seed
+from lens_steer.cli.options import METHOD_HELP, Column, Engine, Limit, Model, Out, Seed
 from lens_steer.cli.planning import Planned
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
@@ -36,6 +36,8 @@ def divergence(
     ] = None,
     seed: Seed = 0,
     engine: Engine = ENGINE,
+    column: Column = None,
+    limit: Limit = None,
 ) -> None:
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
     from lens_steer.artifacts import whole_folder
@@ -44,7 +46,7 @@ def divergence(
 
     check_engine(engine)
     check_max_position(max_position)
-    prompts = _read_responses(responses)
+    prompts = _read_responses(responses, column=column, limit=limit, seed=seed)
     made = planned.read()
     with whole_folder(out) as work:
         loaded = load(model)
@@ -63,11 +65,9 @@ def divergence(
     )
 
 
-def _read_responses(source: Path) -> Any:
+def _read_responses(source: Path, **how: Any) -> Any:
     """The prompts of a file, each with its response; what ``lens-steer steer`` wrote has it as ``text``."""
-    import lens_steer as ls
-
-    prompts = ls.load_prompts(source, response=("response", "text"))
+    prompts = read_prompts(source, response=("response", "text"), **how)
     for number, prompt in enumerate(prompts, start=1):
         if prompt.response is None:
             raise LensSteerError(

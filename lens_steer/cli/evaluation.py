@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import check_rows_file, command, emit, judge_named
+from lens_steer.cli.common import check_rows_file, command, emit, judge_named, tell_fitted_on
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -90,22 +90,18 @@ def sweep(
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
-    contrast = prompts.read()
+    contrast = prompts.read(fit=False)
     check_splits(contrast)
     kept = kept_constraints(constraint or CONSTRAINTS, _tasks(contrast, prompts.seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
+    _tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     loaded = load(model)
     check_fits(made, loaded)
     if probe is not None:
         check_probe(made, loaded)
     tasks = _tasks(contrast, prompts.seed)
-    if made.prompt_hash != contrast.fit.hash:
-        typer.echo(
-            f"warning: the {'calibration' if probe is None else 'probe'} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
-            "not held out: calibrate with the same --split on the same files", err=True,
-        )  # fmt: skip
     found = sweep_method(
         loaded, contrast, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
         engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
@@ -160,6 +156,17 @@ def compare(
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
 sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
+
+
+def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
+    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that they are not those of fit."""
+    parts = {name: (part.positive, part.negative) for name, part in (("select", contrast.select), ("report", contrast.report))}
+    tell_fitted_on(made, parts, what)
+    if not getattr(made, "prompt_hashes_positive", ()) and made.prompt_hash != contrast.fit.hash:
+        typer.echo(
+            f"warning: the {what} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
+            "not held out: calibrate with the same --split on the same files", err=True,
+        )  # fmt: skip
 
 
 def _tasks(contrast: Any, seed: int) -> Any:

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import command, emit, judge_named, shares_of
+from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
+    Columns,
     Engine,
     JudgeOption,
+    Limit,
     Model,
     Negative,
     Out,
@@ -67,6 +69,8 @@ def externalities(
     ] = None,
     judge: JudgeOption = None,
     split: Split = None,
+    column: Columns = None,
+    limit: Limit = None,
     component: Annotated[
         str,
         typer.Option(
@@ -100,7 +104,12 @@ def externalities(
     given: dict[str, Any] = {name: value for name, value in files.items() if value is not None}
     if positive is not None and negative is not None:
         shares: dict[str, Any] = {"split": SPLIT}
-        material = file_material(positive, negative, seed=seed, **(shares | given))
+        columns = (column or [None])[:1] + (column or [None])[-1:]
+        sides = [
+            read_prompts(source, column=name, limit=limit, seed=seed)
+            for source, name in zip((positive, negative), columns, strict=True)
+        ]
+        material = file_material(sides[0], sides[1], seed=seed, **(shares | given))
     elif positive is not None or negative is not None or given or not model.startswith("organism/"):
         told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise LensSteerError(

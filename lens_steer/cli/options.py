@@ -22,8 +22,31 @@ Rule = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]
 Engine = Annotated[str, typer.Option("--engine", help="hf (the Hugging Face twin) or tl (TransformerLens: the same, slower).")]
-Positive = Annotated[str | None, typer.Option("--positive", help="Prompts with the feature (.jsonl, .json, .csv, .txt).")]
+Positive = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        help="Prompts with the feature: a file (.jsonl .json .csv .tsv .txt .parquet), a saved data set FOLDER[@SPLIT], or hf:NAME[:CONFIG][@SPLIT].",
+    ),
+]
 Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without it.")]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column", help="Column of the prompts (default: prompt, instruction, goal, behavior, … in any case; which is told)."
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Column of the prompts; given twice, of the positive and of the negative files (default: prompt, instruction, goal, behavior, … in any case; which is told).",
+    ),
+]
+Limit = Annotated[
+    str | None,
+    typer.Option("--limit", help="At most N prompts of a file, drawn with the seed before the split; N,first: the first N."),
+]
 Probe = Annotated[
     Path | None, typer.Option("--probe", help="Folder of one site's probe, in place of a calibration (for swfc, sttp, stmp).")
 ]
@@ -37,4 +60,9 @@ JudgeOption = Annotated[
 Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
 CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
 METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
-Split = Annotated[str | None, typer.Option("--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25; 0,0.5,0.5 where a calibration is given."
+    ),
+]

@@ -1,4 +1,4 @@
-"""The options that say which prompts: an organism's contrast, or two files and how they are split."""
+"""The options that say which prompts: an organism's contrast, or files and how they are read and split."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import shares_of
+from lens_steer.cli.common import shares_of, tell
 from lens_steer.cli.groups import Group
-from lens_steer.cli.options import Negative, Positive, Seed, Split
+from lens_steer.cli.options import Columns, Limit, Negative, Positive, Seed, Split
+from lens_steer.errors import LensSteerError
 
 HELD_OUT = "0.5,0.25,0.25"  # of files, where prompts are needed that nothing was fitted on
 
@@ -23,23 +24,48 @@ class Prompts(Group):
     ] = None
     positive: Positive = None
     negative: Negative = None
+    select_positive: Annotated[
+        str | None, typer.Option("--select-positive", help="Those of the select split, in a file of their own.")
+    ] = None
+    select_negative: Annotated[str | None, typer.Option("--select-negative", help="Likewise without the feature.")] = None
+    report_positive: Annotated[
+        str | None, typer.Option("--report-positive", help="Those of the report split, in a file of their own.")
+    ] = None
+    report_negative: Annotated[str | None, typer.Option("--report-negative", help="Likewise without the feature.")] = None
+    column: Columns = None
+    limit: Limit = None
     split: Split = None
     seed: Seed = 0
 
-    def read(self, *, split: str | None = HELD_OUT) -> Any:
-        """The contrast set; without any of the options the organisms' refusal contrast.
+    def read(self, *, split: str | None = HELD_OUT, fit: bool = True) -> Any:
+        """The contrast set; without any of the options the organisms' refusal contrast. What was read is told first.
 
         Args:
-            split: of files where none was given.
-        """
-        import lens_steer as ls
+            split: of files where none was given; parts that have files of their own get no share of it.
+            fit: whether prompts to fit on are needed.
 
-        named = "organism/refusal" if self.contrast is None and self.positive is None and self.negative is None else self.contrast
-        shares = self.split or (split if self.positive else None)
-        return ls.load_contrast(
-            named,
-            positive=self.positive,
-            negative=self.negative,
-            split=None if shares is None else shares_of(shares),
-            seed=self.seed,
-        )
+        Raises:
+            LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast` raises.
+        """
+        from lens_steer.prompts import read_contrast
+
+        files = self.given("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")
+        named = "organism/refusal" if self.contrast is None and not files else self.contrast
+        if self.split is not None and not files:
+            shares_of(self.split)
+            raise LensSteerError(f"--split {self.split}: an organism's contrast comes with its split; leave it out")
+        shares = shares_of(self.split) if self.split is not None else self._default_shares(split, files)
+        found = read_contrast(named, **files, split=shares, column=self.column or None, limit=self.limit, seed=self.seed)
+        if fit and not (len(found.fit.positive) and len(found.fit.negative)):
+            mend = "give --positive and --negative" if self.positive is None else f"--split {self.split} leaves none for it"
+            raise LensSteerError(f"this command fits directions of its own, and there is no prompt to fit on: {mend}")
+        tell(found.told, found.cautions)
+        return found
+
+    def _default_shares(self, split: str | None, files: dict[str, Any]) -> tuple[float, ...] | None:
+        """Of files; None where all of them go to fit."""
+        if split is None or self.positive is None:
+            return None
+        own = ("", "select_positive", "report_positive")
+        shares = tuple(0.0 if role in files else share for role, share in zip(own, shares_of(split), strict=True))
+        return shares if any(shares[1:]) else None

@@ -10,7 +10,7 @@ import typer
 from lens_steer.cli.common import emit, read_prompts
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Template
-from lens_steer.cli.options import Device, Model, Sites
+from lens_steer.cli.options import Column, Device, Limit, Model, Sites
 from lens_steer.errors import LensSteerError
 
 
@@ -33,6 +33,8 @@ def plan_resources(
         float | None, typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine.")
     ] = None,
     device: Device = None,
+    column: Column = None,
+    limit: Limit = None,
 ) -> None:
     """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
     from lens_steer import sites as sites_
@@ -52,7 +54,7 @@ def plan_resources(
     else:
         from lens_steer.chat import encode
 
-        chosen, tokenizer = read_prompts(prompts), template.tokenizer(model)
+        chosen, tokenizer = read_prompts(prompts, column=column, limit=limit), template.tokenizer(model)
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
     names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)

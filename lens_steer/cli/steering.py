@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer.cli.common import check_rows_file, emit, read_prompts
+from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitted_on
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Engine, Model
+from lens_steer.cli.options import Column, Engine, Limit, Model
 from lens_steer.cli.planning import Planned
 from lens_steer.defaults import ENGINE
 
@@ -27,6 +27,8 @@ def steer(
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
     engine: Engine = ENGINE,
     effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
+    column: Column = None,
+    limit: Limit = None,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
 ) -> None:
@@ -40,8 +42,10 @@ def steer(
     check_rows_file(out)
     if save_plan is not None:
         check_writable(save_plan)
-    chosen = read_prompts(prompts)
+    chosen = read_prompts(prompts, column=column, limit=limit)
     made = planned.read()
+    if planned.calibration is not None:
+        tell_fitted_on(ls.load_calibration(planned.calibration), {"": [chosen]})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)

@@ -55,6 +55,7 @@ class Calibration(Shown, view="geometry"):
         statistics: per-prompt projections and norms; None for an imported calibration.
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: ``paper``, ``official`` or ``imported``.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
         details: options and measurements that are told but not needed to steer.
         template: the chat template of the prompts with its arguments and date; None where that was not recorded.
     """
@@ -82,6 +83,8 @@ class Calibration(Shown, view="geometry"):
     statistics: PromptStatistics | None = None
     published_candidates: Float[Tensor, "n_sites d_model"] | None = None
     published_basis: Float[Tensor, "2 d_model"] | None = None
+    prompt_hashes_positive: tuple[str, ...] = ()
+    prompt_hashes_negative: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
     template: ChatTemplate | None = None
@@ -193,6 +196,8 @@ def calibrate(
         mean_projection_negative=chosen.projection_negative.float(),
         statistics=None if full is None else prompt_statistics(full, plane.basis),
         template=activations.template,
+        prompt_hashes_positive=activations.hashes_positive,
+        prompt_hashes_negative=activations.hashes_negative,
         versions=versions(),
         details={
             "pooling": activations.pooling,
