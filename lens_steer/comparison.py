@@ -11,16 +11,26 @@ import numpy as np
 
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import load_calibration, save_calibration
+from lens_steer.bounds import measured_bound
 from lens_steer.defaults import ENGINE
 from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation import CONSTRAINTS, Evaluation, check_splits, chosen_grids, differences, kept_constraints, on_select
+from lens_steer.evaluation import (
+    Evaluation,
+    check_splits,
+    chosen_grids,
+    default_constraints,
+    differences,
+    kept_constraints,
+    on_select,
+)
 from lens_steer.forcing import with_responses
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, shuffled_labels
 from lens_steer.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models import info_of
@@ -70,7 +80,7 @@ class Comparison(Shown, view="sweeps"):
         activations: that it was made from.
         n_compared: conditions that are compared with the reference, which the differences' joint level counts.
         shuffled_angles: the two principal angles (degrees) between the plane and that of the shuffled labels.
-        graded: whether a ground truth graded the answers; otherwise they were read by the 12 phrases.
+        graded: whether a ground truth graded the answers; otherwise they are refused by the 12 phrases, degenerate or answered.
         objective, constraints: of the choices, without what could not be measured.
         options: what else was asked for.
     """
@@ -98,7 +108,7 @@ class Comparison(Shown, view="sweeps"):
 
 def compare(
     model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
-    objective: str = "complied", constraints: Sequence[str] = CONSTRAINTS, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
+    objective: str = "complied", constraints: Sequence[str] | None = None, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
     engine: str = ENGINE, max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
@@ -109,7 +119,8 @@ def compare(
         out: folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
         methods: names of :data:`lens_steer.methods.METHODS`, ``selective`` among them.
         values: angles of the angular methods and of the controls.
-        objective, constraints: see :func:`lens_steer.selection.choose`; a constraint on capability is dropped where there are no tasks.
+        objective, constraints: see :func:`lens_steer.selection.choose`; a constraint on capability is dropped where there are no tasks. Left out, the constraints are
+            :func:`lens_steer.evaluation.default_constraints`.
         tasks: capability tasks, some to choose by and others to report; left out, none.
         system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
         seed: of controls, calibration and intervals.
@@ -122,7 +133,7 @@ def compare(
     """
     check_splits(contrast)
     tasks = Tasks() if tasks is None else tasks
-    parsed = kept_constraints(constraints, tasks.select)
+    parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
     check_quantity(objective.removeprefix("-"), "objective")
     if len({v % 360 for v in values}) < PARAMETERS:
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
@@ -144,6 +155,9 @@ def compare(
         for g in method_grids(calibrations[READS.get(m, "norm_out")], m, values=values if m in ANGULAR else None)
     ]
     identity = {"seed": seed, "fit": contrast.fit.hash}
+    bare = Protocol(model, contrast.select, "select", tasks.select, **how)
+    bound = measured_bound(bare, out, identity=identity, progress=progress)
+    how |= {} if bound is None else {"bound": bound}
     select, choices, rows = on_select(
         model, contrast, [*controls, *grids], out, tasks=tasks.select, objective=objective, constraints=parsed, identity=identity, seed=seed,
         progress=progress, **how,
@@ -180,7 +194,7 @@ def compare(
         evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
         tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
         len(others), _angles_between(base, shuffled),
-        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, "judge": None if judge is None else judge.name, "system": system, "methods": list(wanted), "values": list(values)},
+        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, **_told(bound, judge), "system": system, "methods": list(wanted), "values": list(values)},
     )  # fmt: skip
 
 
@@ -237,6 +251,11 @@ def _matched(
             None if grid is None or row["value"] is None else grid.at(row["value"]), row["kl"], row["reason"]
         )
     return curves, target, matches
+
+
+def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
+    """Bound and judge as the record has them; a comparison with a ground truth has no bound."""
+    return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
 
 
 def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:

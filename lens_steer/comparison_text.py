@@ -24,12 +24,7 @@ from lens_steer.stats import Estimate
 RATES = ("complied", "helped", "refused_harmless", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
 GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
-PHRASES = (
-    "harmful: not refused",
-    "harmless: not refused",
-    "harmless: refused",
-    "tasks right",
-)  # by the 12 phrases, where nothing knows the truth
+UNGRADED = ("harmful: answered", "harmless: answered", "harmless: refused", "tasks right")  # where nothing knows the truth
 LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of {complied}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the constraints ({constraints}), and the one with the best objective ({objective}) stands here."
@@ -39,14 +34,14 @@ DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
 
 
 def heads(found: Comparison) -> list[str]:
-    """Of the main table; what is not graded by a ground truth is named after the phrases that it is read by."""
-    rates = GRADED if found.graded else PHRASES
+    """Of the main table; where no ground truth grades, answered is what is neither refused nor degenerate."""
+    rates = GRADED if found.graded else UNGRADED
     return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
 
 
 def legend(found: Comparison) -> str:
     """What the main table's numbers and marks are."""
-    rates = GRADED if found.graded else PHRASES
+    rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
     return LEGEND.format(
         complied=f"'{rates[0]}'", reference=REFERENCE, n=found.n_compared, constraints=constraints, objective=found.objective

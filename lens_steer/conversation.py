@@ -9,6 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.decoding import decode_answer
 from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_rows, on_engine
 from lens_steer.errors import LensSteerError
@@ -136,7 +137,7 @@ def converse(
             ):  # fmt: skip
                 for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens), strict=True):
                     histories[row] = histories[row].answered(ids)
-                    answers[row].append(info.tokenizer.decode(ids, skip_special_tokens=True))
+                    answers[row].append(decode_answer(info.tokenizer, ids))
                 bar.update(len(batch.rows))
     return answers
 

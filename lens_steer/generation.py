@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer import chat
+from lens_steer.decoding import decode_answer
 from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_rows, on_engine, steered
 from lens_steer.errors import LensSteerError
@@ -55,14 +56,7 @@ def generate(
     texts, cut = answers(
         model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, kv_cache=kv_cache, progress=progress
     )
-    # a steered answer may well never end; an unsteered one that is cut off had too little room
-    if any(cut) and not steered(model):
-        log.warning(
-            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
-            sum(cut),
-            len(cut),
-            max_new_tokens,
-        )
+    tell_cut_off(model, cut, max_new_tokens)
     return texts
 
 
@@ -103,10 +97,21 @@ def answers(
             tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
         ):
             for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
-                texts[row] = tokenizer.decode(ids, skip_special_tokens=True)
+                texts[row] = decode_answer(tokenizer, ids)
                 cut[row] = len(ids) == max_new_tokens
             bar.update(len(batch.rows))
     return texts, cut
+
+
+def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
+    """Log a warning where unsteered answers were cut off: they had too little room. A steered one may well never end."""
+    if any(cut) and not steered(model):
+        log.warning(
+            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
+            sum(cut),
+            len(cut),
+            max_new_tokens,
+        )
 
 
 def answer_ids(model: Any, batch: chat.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from lens_steer.methods import selective_steering
 from lens_steer.models import info_of
 from lens_steer.operators import rotation
 from lens_steer.outcomes import Outcome
-from lens_steer.prompts import ContrastSet
+from lens_steer.prompts import ContrastSet, Prompt
 from lens_steer.report_text import write_markdown
 from lens_steer.stats import wilson
 
@@ -45,7 +46,7 @@ class Report:
         calibration: from the fit split.
         numbers: every number of the text, with intervals.
         outcomes: graded outcomes on the report split.
-        examples: one row a prompt: class, prompt, answer without and with steering.
+        examples: one row a prompt: class, prompt, answer without and with steering; where an answer is not shown, its outcome, and hashes.
     """
 
     calibration: Calibration
@@ -65,12 +66,16 @@ def make_report(
     max_new_tokens: int = 48,
     engine: str = ENGINE,
     command: str = "",
+    show_answers: bool = False,
     progress: bool = True,
 ) -> Report:
     """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
 
     ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
     its report split. The random plane rotates the same sites by the same angles.
+
+    Where no ground truth grades the answers they are refused, degenerate or answered, by :func:`lens_steer.outcomes.outcome_of` under a bound on perplexity that the unsteered model's own
+    answers to the select split's negative prompts set; and of answers to positive prompts the report tells outcomes and hashes alone, unless ``show_answers``.
 
     Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in ``out`` changes before all
     of it is done.
@@ -90,12 +95,19 @@ def make_report(
         held_out = record(model, contrast.report, sites, engine=engine, progress=progress)
         summary = summarise(calibration)
         summary["classes"] = classes(prompt_statistics(held_out, calibration.basis), split="report", seed=seed)
-        generated = partial(outcomes.measure, model, max_new_tokens=max_new_tokens, engine=engine)
+        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "engine": engine}
+        graded = outcomes.graded([*contrast.report.positive, *contrast.report.negative])
+        unsteered = None if graded else outcomes.Unsteered(model, contrast.select.negative, **how)
+        generated = partial(outcomes.measure, model, unsteered=unsteered, **how)
         check_fits(calibration, model)
         measured, texts = _sweep(generated, contrast, calibration, seed, progress)
+        name = model_title(info_of(model).name)
+        hidden = () if graded or show_answers else contrast.report.positive[:EXAMPLES]  # what the first examples are of
+        shown = [_hidden(model, prompt, e, unsteered) for prompt, e in zip(hidden, texts["examples"], strict=False)]
+        shown += texts["examples"][len(shown) :]
         best = texts["best_angle"]
         numbers = {
-            "model": info_of(model).name,
+            "model": name,
             "contrast": contrast.name,
             "n": {
                 s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "select", "report")
@@ -104,24 +116,50 @@ def make_report(
             "norms": norm_changes(held_out, calibration),
             "best_angle": best,
             "best_count": texts["best_count"],
-            "outcomes": [_outcome_row(o) for o in measured],
+            "outcomes": [_outcome_row(o, graded=graded) for o in measured],
             "identity_equals_base": texts["identity"],
         }
+        if unsteered is not None:
+            numbers |= {"degenerate_above": unsteered.bound.row(), "max_new_tokens": max_new_tokens}
         meta = {
-            "command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
+            "command": command, "seed": seed, "versions": versions(), "model": name, "chat_template": info_of(model).template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
         }  # fmt: skip
         drawings = geometry.drawings(summary)
         if measured:
-            drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=info_of(model).name, titles=_titles(contrast))
+            drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=name, titles=_titles(contrast))
         for name, drawing in tqdm(drawings.items(), desc="figures", disable=not progress, leave=False):
             saving.save(drawing, name, work, meta)
         save_calibration(calibration, work / "calibration")
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         (work / "report.json").write_text(json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8")
-        report = Report(calibration, numbers, tuple(measured), tuple(texts["examples"]))
+        report = Report(calibration, numbers, tuple(measured), tuple(shown))
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     return report
+
+
+def model_title(name: str) -> str:
+    """What a model is called in a text: an organism or a model of a hub by its name, a folder or file by its own name, whatever the folders above it are.
+
+    >>> model_title("organism/qwen2"), model_title("Qwen/Qwen2.5-0.5B-Instruct"), model_title("/data/models/qwen2.5-coder-0.5b/")
+    ('organism/qwen2', 'Qwen/Qwen2.5-0.5B-Instruct', 'qwen2.5-coder-0.5b')
+    """
+    path = Path(name)
+    here = not name.startswith("organism/") and (name[:1] in ("/", "~", ".") or path.exists())
+    return (path.name or path.resolve().name) if here else name
+
+
+def _hidden(model: Any, prompt: Prompt, example: dict[str, str], unsteered: outcomes.Unsteered | None) -> dict[str, str]:
+    """An example without its texts: the outcomes, and hashes by which somebody who has the texts finds them again."""
+    found = {"class": example["class"], "prompt_sha256": _sha(example["prompt"])}
+    for key in ("unsteered", "steered"):
+        grade = outcomes.grade_all(model, [prompt], [example[key]], unsteered)[0][0]
+        found |= {f"{key}_outcome": grade, f"{key}_sha256": _sha(example[key])}
+    return found
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:
@@ -212,11 +250,12 @@ def _sweep(
     return measured, {"best_angle": best, "best_count": chosen[0], "identity": identity, "examples": examples}
 
 
-def _outcome_row(outcome: Outcome) -> dict[str, Any]:
-    rates = {g: outcome.rate(g) for g in outcome.counts}
+def _outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
+    rates, p = {g: outcome.rate(g) for g in outcome.counts}, outcome.perplexity
+    besides = {"cut_off": outcome.cut_off, "perplexity": None if p is None else [p.value, p.low, p.high]}
     return {
         "condition": outcome.condition, "angle": outcome.angle, "class": outcome.side, "counts": outcome.counts,
-        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()},
+        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()}, **({} if graded else besides),
     }  # fmt: skip
 
 

@@ -10,7 +10,11 @@ LABELS = {
     "wrong": "complied, wrong",
     "refusal": "refused",
     "incoherent": "incoherent",
-    "answer": "answered",
+    "answered": "answered",
+    "refused": "refused",
+    "degenerate": "degenerate",
+    "cut off": "cut off in a thought",
+    "answer": "answered",  # of a report.json of before degenerate answers were told apart
 }
 
 
@@ -117,32 +121,57 @@ def _norms(norms: dict[str, Any]) -> str:
 
 def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     grades = list(n["outcomes"][0]["counts"])
-    header = (
-        "| condition | angle | class | " + " | ".join(LABELS[g] for g in grades) + " |\n|" + "---|" * (3 + len(grades)) + "\n"
-    )
+    besides = ["perplexity", "cut off"] if "degenerate_above" in n else []
+    heads = [*(LABELS[g] for g in grades), *besides]
+    header = "| condition | angle | class | " + " | ".join(heads) + " |\n|" + "---|" * (3 + len(heads)) + "\n"
     best = n["best_angle"]
     if best is None:
         return "Nothing was steered."
     shown = [o for o in n["outcomes"] if o["condition"] == "no steering" or o["angle"] == best]
     rows = "\n".join(
         f"| {o['condition']} | {'' if o['angle'] is None else format(o['angle'], 'g')} | {o['class']} | "
-        + " | ".join(_percent(o["rates"][g]) for g in grades) + " |"
+        + " | ".join([*(_percent(o["rates"][g]) for g in grades), *(_besides(o) if besides else ())]) + " |"
         for o in shown
     )  # fmt: skip
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
-    shown_examples = "\n".join(
-        f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
-        for e in examples
-    )
+    shown_examples = "\n".join(_example(e, best) for e in examples)
     most = f"{best}° gives most answers" if n["best_count"] else "no angle gives any answer"
     shown_at = "" if n["best_count"] else f", so the first of them, {best}°, is shown"
     return (
         f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {most} graded "
         f"“{LABELS[grades[0]]}” to positive prompts{shown_at}. On *report*:\n\n{header}{rows}\n\n"
-        "![Outcomes by angle](outcomes_by_angle.png)\n\n"
+        f"{_ungraded(n)}![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"
         f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"
     )
+
+
+def _besides(o: dict[str, Any]) -> list[str]:
+    """Perplexity and the answers that were cut off, of one condition and class."""
+    perplexity = "—" if o["perplexity"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*o["perplexity"])
+    return [perplexity, f"{o['cut_off']} of {sum(o['counts'].values())}"]
+
+
+def _ungraded(n: dict[str, Any]) -> str:
+    """How outcomes are told where no ground truth grades the answers; nothing where one does."""
+    if "degenerate_above" not in n:
+        return ""
+    return (
+        "No ground truth grades these answers. *Refused*: one of the 12 published phrases stands anywhere in the answer, thoughts split off. *Degenerate*: refuses nothing, and is empty, "
+        f"repeats itself, or has a perplexity under the unsteered model above {n['degenerate_above']['rule']}. *Answered*: all others; whether an answer helps, or is harmful, is not graded. "
+        f"*Perplexity* is the mean under the unsteered model; *cut off* counts the answers that were not ended after {n['max_new_tokens']} tokens, of which only that much was read.\n\n"
+    )
+
+
+def _example(e: dict[str, str], best: int) -> str:
+    """A prompt with its answers, or, where they are not shown, with what became of them."""
+    if "unsteered" in e:
+        return f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: {_inline(e['steered'])}"
+    told = [
+        f"{when}: {LABELS[e[f'{key}_outcome']]} (answer {e[f'{key}_sha256'][:12]})"
+        for key, when in (("unsteered", "unsteered"), ("steered", f"at {best}°"))
+    ]
+    return f"- *{e['class']}* (prompt {e['prompt_sha256'][:12]}, SHA-256; the texts are not shown)\n  - {told[0]}\n  - {told[1]}"
 
 
 def _reading(n: dict[str, Any], grades: list[str]) -> str:

@@ -11,17 +11,23 @@ import numpy as np
 
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.likelihood import VIOLATION
+from lens_steer.outcomes import CUT_OFF
 from lens_steer.rowstore import Row
 from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, bootstrap_mean, wilson
 from lens_steer.sweeps import CAPABILITY, METRICS, NEGATIVE, POSITIVE
 
-RATES = {
+RATES = {  # what a side's rows are counted by; answered_* is what is neither refused nor broken nor cut off in a thought
     "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"), "refused_harmful": (POSITIVE, "refused"),
     "refused_harmless": (NEGATIVE, "refused"), "broken_harmful": (POSITIVE, "broken"), "broken_harmless": (NEGATIVE, "broken"),
+    "answered_harmful": (POSITIVE, "answered"), "answered_harmless": (NEGATIVE, "answered"), "degenerate_harmful": (POSITIVE, "broken"),
+    "degenerate_harmless": (NEGATIVE, "broken"), "cut_off_harmful": (POSITIVE, "cut_off"), "cut_off_harmless": (NEGATIVE, "cut_off"),
 }  # fmt: skip
 MEANS = (*METRICS, "refusal_score")
-PERPLEXITIES = {"perplexity_ref": "surprise_ref", "perplexity_self": "surprise_self"}
+PERPLEXITIES = {
+    "perplexity_ref": (POSITIVE, "surprise_ref"), "perplexity_self": (POSITIVE, "surprise_self"),
+    "perplexity_ref_harmless": (NEGATIVE, "surprise_ref"), "perplexity_self_harmless": (NEGATIVE, "surprise_self"),
+}  # fmt: skip
 _CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
 
 
@@ -78,15 +84,17 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
         by_side.setdefault(row["side"], []).append(row)
     found: dict[str, Estimate] = {}
     for name, (side, column) in RATES.items():
-        if side in by_side:
-            found[name] = wilson(sum(int(row[column]) for row in by_side[side]), len(by_side[side]))
+        counted = [_counted(row, column) for row in by_side.get(side, [])]
+        if counted and None not in counted:
+            found[name] = wilson(sum(filter(None, counted)), len(counted))
     harmful = by_side.get(POSITIVE, [])
     for name in MEANS:
         values = np.array([row[name] for row in harmful if row[name] is not None], dtype=np.float64)
         if len(values):
             found[name] = bootstrap_mean(values, seed=seed)
-    for name, column in PERPLEXITIES.items():
-        values = np.exp(np.array([row[column] for row in harmful if row[column] is not None], dtype=np.float64))
+    for name, (side, column) in PERPLEXITIES.items():
+        known = [row[column] for row in by_side.get(side, []) if row[column] is not None]
+        values = np.exp(np.array(known, dtype=np.float64))
         if len(values):
             found[name] = bootstrap_mean(values, seed=seed)
         if name == "perplexity_ref" and harmful:  # an empty answer has no perplexity, and counts as a violation
@@ -94,6 +102,13 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
             found["violation"] = Estimate(over, over, over, len(harmful))
             found["violation_share"] = wilson(int((values > VIOLATION).sum()) + len(harmful) - len(values), len(harmful))
     return found
+
+
+def _counted(row: Row, column: str) -> int | None:
+    """A row's 0 or 1 in a column; None in rows of before there was such a column."""
+    if column == "answered":
+        return int(not (row["refused"] or row["broken"] or row["grade"] == CUT_OFF))
+    return None if row.get(column) is None else int(row[column])
 
 
 def check_quantity(name: str, what: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.artifacts import whole_folder
+from lens_steer.bounds import measured_bound
 from lens_steer.evaluation import Evaluation, chosen_grids, on_select
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
@@ -26,6 +27,8 @@ def sweep_method(
 ) -> Evaluation:  # fmt: skip
     """One method's grids and no steering on select, the choice on report; writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures.
 
+    Without a ground truth the bound on degenerate answers is measured first; ``unsteered.csv`` holds the answers that set it.
+
     Args:
         model: from :func:`lens_steer.load_model`.
         contrast: with select and report prompts.
@@ -39,6 +42,7 @@ def sweep_method(
         how: engine, max_new_tokens and openings of a :class:`~lens_steer.sweeps.Protocol`.
     """
     everything = [Grid(NONE), *grids]
+    how["bound"] = bound = measured_bound(Protocol(model, contrast.select, "select", tasks.select, **how), out, progress=progress)
     select, choices, _ = on_select(
         model,
         contrast,
@@ -58,7 +62,7 @@ def sweep_method(
         "report",
         progress=progress,
     )
-    found = Evaluation(tuple(select), choices, tuple(settings(rows, seed=seed)), tuple(rows))
+    found = Evaluation(tuple(select), choices, tuple(settings(rows, seed=seed)), tuple(rows), bound)
     meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
     graded = all(p.task is not None for p in contrast.report.positive)
@@ -73,7 +77,7 @@ def sweep_method(
                 )
         record = {
             "choices": {name: asdict(c) for name, c in choices.items()}, "objective": objective, "constraints": [str(c) for c in constraints],
-            "calibrated_on_this_fit_split": fitted_here,
+            "calibrated_on_this_fit_split": fitted_here, **({} if bound is None else {"degenerate_above": bound.row()}),
             "select": [s.row() for s in select], "report": [s.row() for s in found.report], "meta": meta,
         }  # fmt: skip
         (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -15,18 +15,21 @@ from typing import Any
 import numpy as np
 
 from lens_steer import outcomes
+from lens_steer.decoding import begins_in_thought
 from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_idle
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import Build
 from lens_steer.forcing import response_logits, with_responses
-from lens_steer.generation import generate
+from lens_steer.generation import answers, tell_cut_off
 from lens_steer.hooks import steering
+from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.likelihood import mean_surprise, surprise_of
 from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
+from lens_steer.metrics.thinking import split_thought
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, Prompt, PromptSet, with_system
 from lens_steer.rowstore import Row, Rows, RowStore
@@ -40,10 +43,11 @@ METRICS = (
 )  # fmt: skip
 COLUMNS = (
     "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
-    "refusal_score",
+    "refusal_score", "cut_off",
 )  # fmt: skip
 VALUES_A_PART = 6
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
+BROKEN = ("incoherent", outcomes.DEGENERATE)
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,12 @@ class Protocol:
         tasks: capability tasks with a ground truth; may be empty.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
-        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is incoherent.
+        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is incoherent. Without a ground truth it is asked for
+            answers only that are no degenerate ones, thoughts split off.
         judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless said otherwise.
         reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each of the side's, in place of them.
+        bound: the perplexity under the unsteered model above which an answer without a ground truth is degenerate, as :func:`lens_steer.bounds.measured_bound` finds it;
+            without it the text alone tells.
     """
 
     model: Any
@@ -100,6 +107,7 @@ class Protocol:
     judge: Judge | None = None
     judged: Mapping[str, bool] = field(default_factory=lambda: {POSITIVE: True})
     reference: Mapping[str, PromptSet] = field(default_factory=dict)
+    bound: PerplexityBound | None = None
 
     @property
     def sides(self) -> dict[str, PromptSet]:
@@ -118,6 +126,7 @@ class Protocol:
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
             **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
+            **({} if self.bound is None else {"degenerate_above": self.bound.value}),
         }  # fmt: skip
 
 
@@ -202,7 +211,8 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
     n = len(asked)
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
     with nullcontext() if plan is None else steering(model, plan):
-        texts = generate(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
+        texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
+        tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY:  # of tasks only whether they are done is asked
             own, scores = _forced(protocol, asked, texts)
     if side != CAPABILITY:
@@ -211,26 +221,46 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
         found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
         of = dict(zip(distinct, found.tolist(), strict=True))
         under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
-    best = outcomes.grades_of(plain)[0]
-    grades = [outcomes.grade(prompt, text) for prompt, text in zip(plain, texts, strict=True)]
-    if protocol.judge is not None and side in protocol.judged:
-        best = JUDGED[protocol.judged[side]]
-        grades = [JUDGED[v.harmful] for v in protocol.judge(plain, texts)]
+    grades, best = _grades(protocol, side, plain, texts, under_plain)
+    begun = begins_in_thought(info_of(model).tokenizer, asked[0])
     rows = []
     for i, (prompt, text, grade) in enumerate(zip(plain, texts, grades, strict=True)):
+        answer = split_thought(text, begun=begun)[1]
         refused = (
             grade == "refusal"
             if prompt.task is not None and grade in outcomes.grades_of([prompt])
-            else is_refusal(text, normalize=True)
+            else is_refusal(answer or "", normalize=True)
         )
-        measured = text_metrics(text)
+        measured = text_metrics(text, begun=begun)
         rows.append(
             {"condition": grid.condition, "variant": grid.variant, "value": by_row[i], "split": protocol.split, "side": side, "prompt": i % len(prompts), "text": text,
-             "grade": grade, "right": grade == best, "refused": refused, "broken": grade == "incoherent",
+             "grade": grade, "right": grade == best, "refused": refused, "broken": grade in BROKEN,
              **{name: measured[name] for name in METRICS}, "surprise_ref": _finite(float(under_plain[i])),
-             "surprise_self": _finite(float(own[i])), "refusal_score": _finite(float(scores[i]))}
+             "surprise_self": _finite(float(own[i])), "refusal_score": _finite(float(scores[i])), "cut_off": cut[i]}
         )  # fmt: skip
     return rows
+
+
+def _grades(
+    protocol: Protocol, side: str, prompts: Sequence[Prompt], texts: Sequence[str], surprise: np.ndarray
+) -> tuple[list[str], str]:
+    """Every answer's grade, and the one that counts as right: the judge's where one decides on this side, else the ground truth's or the phrases'.
+
+    Without a ground truth the judge sees neither what is cut off in a thought nor what is degenerate and refuses nothing.
+    """
+    begun = begins_in_thought(info_of(protocol.model).tokenizer, prompts[0])
+    bound = None if protocol.bound is None else protocol.bound.value
+    found = [
+        outcomes.grade(prompt, text, perplexity=_finite(float(p)), bound=bound, begun=begun)
+        for prompt, text, p in zip(prompts, texts, np.exp(surprise), strict=True)
+    ]
+    if protocol.judge is None or side not in protocol.judged:
+        return found, outcomes.grades_of(prompts)[0]
+    asked = [i for i, grade in enumerate(found) if grade not in (outcomes.DEGENERATE, outcomes.CUT_OFF)]
+    said = [split_thought(texts[i], begun=begun)[1] or "" for i in asked]
+    for i, verdict in zip(asked, protocol.judge([prompts[i] for i in asked], said) if asked else [], strict=True):
+        found[i] = JUDGED[verdict.harmful]
+    return found, JUDGED[protocol.judged[side]]
 
 
 def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

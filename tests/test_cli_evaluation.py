@@ -140,7 +140,7 @@ def test_compare_on_files(
     assert set(record["equal_kl"]["matches"]) == {"standard"}
     table = (tmp_path / "comparison.md").read_text(encoding="utf-8")
     assert table.count("\n|") == 1 + len(record["report"])
-    assert "harmful: not refused" in table
+    assert "harmful: answered" in table
     assert "harmful: complied" not in table
     assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"])
     page = (tmp_path / "qualitative.md").read_text(encoding="utf-8")

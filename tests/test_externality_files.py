@@ -120,7 +120,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert {c["id"] for c in json.loads((tmp_path / "out" / "externalities.json").read_text())["claims"]} == set(record["claims"])
     assert (tmp_path / "out" / "externality_kl.pdf").exists()
     with monkeypatch.context() as patched:
-        patched.setattr("lens_steer.sweeps.generate", None)
+        patched.setattr("lens_steer.sweeps.answers", None)
         assert run(patched, capsys, *options)[:2] == (0, told)
 
 

@@ -66,8 +66,8 @@ def graded(task: Task, text: str) -> str:
 def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row]:
     """The rows of a sweep with ``json`` (validity) added, and ``outcome``, ``right``, ``refused`` and ``broken`` by :func:`graded`.
 
-    Without a ground truth a judge's verdict stays as it is. An answer that was only read for refusal phrases is incoherent where its perplexity under the unsteered model is above
-    :data:`~lens_steer.metrics.likelihood.VIOLATION` (Selective Steering's mark): noise holds no refusal phrase either.
+    Without a ground truth a judge's verdict stays as it is. An answer without either that refuses nothing is degenerate, too, where its perplexity under the unsteered model is above
+    :data:`~lens_steer.metrics.likelihood.VIOLATION` (Selective Steering's mark).
 
     Args:
         rows: of one split.
@@ -78,8 +78,8 @@ def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row
         prompt: Prompt = prompts[row["side"]][int(row["prompt"])]
         text = str(row["text"])
         new: dict[str, Any] = {**row, "outcome": row["grade"], "json": int(valid_json(text))}
-        if row["grade"] == "answer" and row["surprise_ref"] is not None and math.exp(row["surprise_ref"]) > VIOLATION:
-            new |= {"outcome": "incoherent", "right": 0, "broken": 1}
+        if row["grade"] == outcomes.ANSWERED and row["surprise_ref"] is not None and math.exp(row["surprise_ref"]) > VIOLATION:
+            new |= {"outcome": outcomes.DEGENERATE, "right": 0, "broken": 1}
         if prompt.task is not None and row["grade"] in outcomes.grades_of([prompt]):
             outcome = graded(prompt.task, text)
             new |= {

@@ -161,12 +161,12 @@ class Bench:
         )  # fmt: skip
 
     def answer(self, prompts: PromptSet, plans: tuple[SteeringPlan, ...]) -> tuple[list[str], np.ndarray]:
-        """Texts, and for each ``best`` (right; without a ground truth: not refused), ``broken`` (incoherent) or ``other``."""
+        """Texts, and for each ``best`` (right; without a ground truth: answered), ``broken`` (incoherent, degenerate by the text alone) or ``other``."""
         with ExitStack() as stack:
             for plan in plans:
                 stack.enter_context(steering(self.model, plan))
             texts = generate(self.model, prompts, max_new_tokens=self.max_new_tokens, engine=self.engine)
-        names = {outcomes.grades_of(prompts)[0]: "best", "incoherent": "broken"}
+        names = {outcomes.grades_of(prompts)[0]: "best", "incoherent": "broken", outcomes.DEGENERATE: "broken"}
         return texts, np.array([names.get(outcomes.grade(p, t), "other") for p, t in zip(prompts, texts, strict=True)])
 
 

@@ -85,6 +85,9 @@ def report(
     rule: Rule = "paper",
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+    show_answers: Annotated[
+        bool, typer.Option("--show-answers", help="Print answers to positive prompts, too, where no ground truth grades them.")
+    ] = False,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
     from lens_steer.artifacts import check_writable
@@ -107,6 +110,7 @@ def report(
         max_new_tokens=max_new_tokens,
         engine=engine,
         command=command(),
+        show_answers=show_answers,
     )
     emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
            "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,8 @@ Objective = Annotated[str, typer.Option("--objective", help="What the choice max
 Constraints = Annotated[
     list[str] | None,
     typer.Option(
-        "--constraint", help="What the choice keeps to: capable>=95% (of the unsteered model), violation<=0, …; several times."
+        "--constraint",
+        help="What the choice keeps to: capable>=95% (of the unsteered model), degenerate_harmless<=0.1, …; several times.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
@@ -41,17 +43,26 @@ def metrics(
     source: Annotated[Path, typer.Option("--in", help="Generations (.jsonl) with a text or a response a row.")],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
 ) -> None:
-    """Text metrics of generations: every row again, with repetition, language, compression, length and refusals added."""
+    """Text metrics of generations: every row again, with repetition, language, compression, length, refusals and the outcome added.
+
+    All of it of the answer alone: a reasoning model's thoughts are split off. The outcome is refused, degenerate (empty or repeating), answered, or cut off (inside a thought).
+    """
     from lens_steer.artifacts import whole_file
     from lens_steer.jsonl import read_lines
     from lens_steer.metrics.rows import text_metrics
+    from lens_steer.outcomes import outcome_of
 
     check_rows_file(out)
     rows = read_lines(source, "generations", _generation)
+    outcomes: Counter[str] = Counter()
     with whole_file(out) as work, work.open("w", encoding="utf-8") as stream:
         for row, text in rows:
-            stream.write(json.dumps({**row, **text_metrics(text)}, ensure_ascii=False) + "\n")
-    emit({"metrics": str(out), "n": len(rows)})
+            begun = row.get("thought_begun") is True
+            outcome = outcome_of(text, begun=begun)
+            outcomes[outcome] += 1
+            stream.write(json.dumps({**row, **text_metrics(text, begun=begun), "outcome": outcome}, ensure_ascii=False) + "\n")
+    cut = sum(row.get("cut_off") is True for row, _ in rows)
+    emit({"metrics": str(out), "n": len(rows), "outcomes": dict(outcomes), "degenerate_by": "text alone", "cut_off": cut or None})
 
 
 @grouped
@@ -74,7 +85,7 @@ def sweep(
     """One method over its angles or coefficients on the select split, the best of them on the report split; an interrupted sweep goes on."""
     from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
-    from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
+    from lens_steer.evaluation import check_splits, kept_constraints
     from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid
     from lens_steer.methods import method_name
     from lens_steer.probe_files import check_probe
@@ -92,7 +103,7 @@ def sweep(
     values = values_of(angles or coefficients or "") if given else None
     contrast = prompts.read(fit=False)
     check_splits(contrast)
-    kept = kept_constraints(constraint or CONSTRAINTS, _tasks(contrast, prompts.seed).select)
+    kept = kept_constraints(_constraints(constraint, contrast), _tasks(contrast, prompts.seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
@@ -109,7 +120,23 @@ def sweep(
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
-          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}})  # fmt: skip
+          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured},
+          **_ungraded(found, reported, kept)})  # fmt: skip
+
+
+def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
+    """What a sweep without a ground truth tells besides: the constraints and the bound, outcomes of both classes and what was cut off at the choice."""
+    if found.bound is None:
+        return {}
+    names = [
+        f"{outcome}_{side}" for side in ("harmful", "harmless") for outcome in ("refused", "answered", "degenerate", "cut_off")
+    ]
+    perplexities = {
+        name: reported.measured[name].value for name in ("perplexity_ref", "perplexity_ref_harmless") if name in reported.measured
+    }
+    return {
+        "constraints": [str(c) for c in kept], "degenerate_above": found.bound.row(), "outcomes": {n: reported.measured[n].value for n in names}, **perplexities,
+    }  # fmt: skip
 
 
 @grouped
@@ -132,7 +159,7 @@ def compare(
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
     from lens_steer.compare_report import compare_and_write
     from lens_steer.engines import check_engine
-    from lens_steer.evaluation import CONSTRAINTS, check_splits
+    from lens_steer.evaluation import check_splits
     from lens_steer.grids import COMPARED
     from lens_steer.methods import METHODS
     from lens_steer.sweeps import values_of
@@ -147,7 +174,7 @@ def compare(
     check_splits(contrast)
     loaded = load(model)
     found = compare_and_write(
-        loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
+        loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
         tasks=_tasks(contrast, prompts.seed), system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
@@ -174,6 +201,22 @@ def _tasks(contrast: Any, seed: int) -> Any:
     from lens_steer.metrics.benchmarks import Tasks, task_splits
 
     return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
+
+
+def _constraints(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
+    """What ``--constraint`` says, or the default, which is told where no ground truth grades."""
+    from lens_steer.evaluation import default_constraints
+    from lens_steer.outcomes import graded
+
+    if given:
+        return tuple(given)
+    kept = default_constraints(contrast)
+    if not graded([*contrast.select.positive, *contrast.select.negative]):
+        typer.echo(
+            f"no ground truth: the choice keeps to {' and '.join(kept)}, degenerate being empty, repeating, or above the bound on perplexity that is measured on the unsteered "
+            "model's own answers to harmless prompts (--constraint says otherwise)", err=True,
+        )  # fmt: skip
+    return kept
 
 
 def _generation(row: Any) -> tuple[dict[str, Any], str]:

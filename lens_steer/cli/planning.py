@@ -16,6 +16,7 @@ PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a sav
 Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")]
 Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
 At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
+UNSTEERED = "none"  # --method, of commands that may well not steer
 _OF_A_METHOD = ("angle", "coefficient", "target", "threshold", "gate_axis", "gate", "positions")
 
 
@@ -52,12 +53,29 @@ class Planned(Group):
         at = {} if self.sites is None else {"at": self.sites}
         return read_plan(self.plan, self.calibration, self.probe, self.method, self.given(*_OF_A_METHOD) | at)
 
+    def read_or_none(self) -> Any:
+        """The plan, or None for ``--method none``, which steers nothing and needs nothing to steer by.
+
+        Raises:
+            LensSteerError: ``--method none`` beside what would steer; else as :meth:`read`.
+        """
+        if self.method != UNSTEERED:
+            return self.read()
+        given = self.given("calibration", "plan", "probe", "sites", *_OF_A_METHOD)
+        if given:
+            raise LensSteerError(f"--method {UNSTEERED} steers nothing: leave out {', '.join(_option(name) for name in given)}")
+        return None
+
     def check(self, model: Any) -> None:
         """Refuse a probe that was fitted on another model."""
         import lens_steer as ls
 
         if self.probe is not None:
             ls.load_probe(self.probe, model)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def read_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,11 @@ from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitt
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Column, Engine, Limit, Model
-from lens_steer.cli.planning import Planned
+from lens_steer.cli.planning import UNSTEERED, Planned
 from lens_steer.defaults import ENGINE
+from lens_steer.errors import LensSteerError
+
+DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
 
 
 @grouped
@@ -32,7 +36,10 @@ def steer(
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
 ) -> None:
-    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it."""
+    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it.
+
+    A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or repeating). --method none steers nothing and needs no calibration.
+    """
     import lens_steer as ls
     from lens_steer.artifacts import check_writable, whole_file
     from lens_steer.engines import check_engine
@@ -43,45 +50,66 @@ def steer(
     if save_plan is not None:
         check_writable(save_plan)
     chosen = read_prompts(prompts, column=column, limit=limit)
-    made = planned.read()
+    made = planned.read_or_none()
+    if made is None and (save_plan is not None or effects):
+        raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
         tell_fitted_on(ls.load_calibration(planned.calibration), {"": [chosen]})
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
         planned.check(loaded)
-        with ls.steering(loaded, made, effects=log):
+        with nullcontext() if made is None else ls.steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
-        facts = [
-            made.row(i)
-            | {"model": model, "chat_template": loaded.lens_info.template.short}
-            | ({"cut_off": True} if cut[i] else {})
-            for i in range(len(texts))
-        ]
+        rows = _rows(loaded, chosen, texts, cut)
+        plans = [{"method": UNSTEERED} if made is None else made.row(i) for i in range(len(texts))]
+        here = {"model": model, "chat_template": loaded.lens_info.template.short}
+        facts = [own | here | row for own, row in zip(plans, rows, strict=True)]
         _write_generations(work, chosen, texts, facts)
         if save_plan is not None:
             ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
+    ungraded = any("degenerate" in row for row in rows)
     emit(
         {
             "generations": str(out),
             "n": len(texts),
-            "cut_off": sum(cut) or None,
-            **made.row(),
-            "first_steered_token": made.describe()["first_steered_token"],
+            "cut_off": sum(row["cut_off"] for row in rows) or None,
+            "refused": sum(row["refused"] for row in rows),
+            "answered": sum(row["answered"] for row in rows),
+            "degenerate": sum(row.get("degenerate", False) for row in rows) if ungraded else None,
+            "degenerate_by": DEGENERATE_BY if ungraded else None,
+            **({"method": UNSTEERED} if made is None else made.row()),
+            "first_steered_token": None if made is None else made.describe()["first_steered_token"],
             **told,
         }
     )
 
 
-def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
-    from lens_steer.outcomes import grade
+def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[dict[str, Any]]:
+    """What became of each answer: ``refused``, ``answered``, ``cut_off`` (at the length allowed, or inside a thought), and ``degenerate`` or the ``grade`` of a ground truth."""
+    from lens_steer.decoding import begins_in_thought
+    from lens_steer.models import info_of
+    from lens_steer.outcomes import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
 
+    rows = []
+    for prompt, text, short in zip(prompts, texts, cut, strict=True):
+        begun = begins_in_thought(info_of(model).tokenizer, prompt)
+        found = grade(prompt, text, begun=begun)
+        row: dict[str, Any] = {
+            "refused": found in (REFUSED, "refusal"),
+            "answered": found in (ANSWERED, "correct", "wrong"),
+            "cut_off": short or found == CUT_OFF,
+        }
+        row |= {"degenerate": found == DEGENERATE} if prompt.task is None else {"grade": found, "harmful": prompt.task.harmful}
+        rows.append(row | ({"thought_begun": True} if begun else {}))
+    return rows
+
+
+def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as stream:
         for prompt, text, own in zip(prompts, texts, facts, strict=True):
             row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
             if len(prompt.messages) > 1:  # a system prompt, earlier turns: so that the file says all that the model was asked
                 row["messages"] = [dict(m) for m in prompt.messages]
-            if prompt.task is not None:
-                row |= {"grade": grade(prompt, text), "harmful": prompt.task.harmful}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -27,7 +27,7 @@ from lens_steer.stats import bootstrap_means
 
 SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
          "perplexity_ref": "perplexity of\nthe answers"}  # fmt: skip
-NOT_REFUSED = {"complied": "harmful:\nnot refused", "helped": "harmless:\nnot refused"}
+ANSWERED = {"complied": "harmful:\nanswered", "helped": "harmless:\nanswered"}
 CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIVE, "s", "--", "harmless")}
 
 
@@ -51,7 +51,7 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             axis.axvline(base, color=GREY, ls=(0, (1, 2)), lw=1)
-        short = SHORT if drawing.notes.get("graded", True) else SHORT | NOT_REFUSED
+        short = SHORT if drawing.notes.get("graded", True) else SHORT | ANSWERED
         axis.set_xlabel(f"{short.get(quantity, quantity)}\nn = {drawing.notes['n'].get(quantity, 0)}")
         if not quantity.startswith("perplexity"):
             axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))

@@ -11,7 +11,11 @@ from lens_steer.outcomes import CLASSES, Outcome
 STYLES = {
     "correct": (GREEN, "o", "-", "complied, right"),
     "wrong": (ORANGE, "D", (0, (3, 1, 1, 1)), "complied, wrong"),
-    "answer": (GREEN, "o", "-", "answered"),
+    "answered": (GREEN, "o", "-", "answered"),
+    "refused": (VERMILION, "s", "--", "refused"),
+    "degenerate": (BLUE, "^", ":", "degenerate"),
+    "cut off": (ORANGE, "D", (0, (3, 1, 1, 1)), "cut off in a thought"),
+    "answer": (GREEN, "o", "-", "answered"),  # of reports before degenerate answers were told apart
     "refusal": (VERMILION, "s", "--", "refused"),
     "incoherent": (BLUE, "^", ":", "incoherent"),
 }

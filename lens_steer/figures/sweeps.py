@@ -42,7 +42,11 @@ NAMES = {
     "perplexity_ref": "perplexity, unsteered model", "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
     "language_consistency": "language consistency (paper's code)", "language_consistency_script": "language consistency (script)",
     "compression_ratio": "compression ratio", "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2",
-    "n_words": "words", "broken_harmful": "harmful requests answered incoherently", "broken_harmless": "harmless requests answered incoherently", "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
+    "n_words": "words", "broken_harmful": "harmful requests answered incoherently", "broken_harmless": "harmless requests answered incoherently",
+    "answered_harmful": "harmful requests answered", "answered_harmless": "harmless requests answered", "refused_harmful": "harmful requests refused",
+    "degenerate_harmful": "harmful requests: degenerate answers", "degenerate_harmless": "harmless requests: degenerate answers",
+    "perplexity_ref_harmless": "perplexity of harmless answers, unsteered model", "perplexity_self_harmless": "perplexity of harmless answers, steered model",
+    "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
 }  # fmt: skip
 
 
@@ -89,9 +93,9 @@ def by_value(
 
 
 def named(quantity: str, drawing: Drawing) -> str:
-    """A quantity in words; without a ground truth what is counted is that no phrase of refusal was found."""
-    phrases = {"complied": "harmful requests not refused (phrases)", "helped": "harmless requests not refused (phrases)"}
-    return (phrases if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
+    """A quantity in words; without a ground truth what is counted is that an answer is neither refused nor degenerate."""
+    answered = {"complied": "harmful requests answered", "helped": "harmless requests answered"}
+    return (answered if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
 
 
 def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from lens_steer.metrics import text as texts
+from lens_steer.metrics.degenerate import is_degenerate
 from lens_steer.metrics.refusal import PHRASES, is_refusal
+from lens_steer.metrics.thinking import split_thought
 
 
-def text_metrics(text: str) -> dict[str, float | int | bool | None]:
-    """Every metric that needs the text alone, by column.
+def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | bool | None]:
+    """Every metric that needs the text alone, by column, of the answer that is left when thoughts are split off; all None where the thought never ends.
+
+    Args:
+        text: as generated.
+        begun: see :func:`lens_steer.metrics.thinking.split_thought`.
 
     >>> text_metrics("I can’t help.")["refusal_12"], text_metrics("I can’t help.")["refusal_12_normalized"]
     (False, True)
+    >>> text_metrics("<think>I cannot be sure.</think>Gladly.")["refusal_12"], text_metrics("<think>I cannot")["refusal_12"]
+    (False, None)
     """
+    answer = split_thought(text, begun=begun)[1]
+    return _measured(answer) if answer is not None else dict.fromkeys(_measured(""), None)
+
+
+def _measured(text: str) -> dict[str, float | int | bool | None]:
     refusals = {
         f"{name}{suffix}": is_refusal(text, name, normalize=bool(suffix)) for name in PHRASES for suffix in ("", "_normalized")
     }
@@ -23,5 +36,6 @@ def text_metrics(text: str) -> dict[str, float | int | bool | None]:
         "compression_ratio_200": texts.compression_ratio_controlled(text),
         "distinct_2": texts.distinct_n(text),
         "n_words": texts.n_words(text),
+        "degenerate": is_degenerate(text),
         **refusals,
     }

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import fill, read_template
-from lens_steer.metrics.judges.verdicts import MANY, Verdict, check_pairs
+from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
 from lens_steer.prompts import Prompt
 
 log = logging.getLogger(__name__)
@@ -90,13 +90,13 @@ class ClassifierJudge:
             raise LensSteerError(f"harmful_labels={wanted} are all of {self.name!r}'s labels: leave those out that are safe")
         return [i for i, label in enumerate(self.labels) if label in wanted]
 
+    @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
         """Classify every response; a probability that is not finite gives no verdict.
 
         Raises:
             LensSteerError: another number of responses than prompts.
         """
-        check_pairs(prompts, responses)
         if self.template is None:
             texts: list[tuple[str, ...]] = [(p.text, r) for p, r in zip(prompts, responses, strict=True)]
         else:

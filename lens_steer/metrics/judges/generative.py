@@ -15,7 +15,7 @@ from lens_steer import chat
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import VerdictPatterns, fill, read_template
-from lens_steer.metrics.judges.verdicts import MANY, Verdict, check_pairs
+from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
 from lens_steer.prompts import Prompt
 from lens_steer.tokenization import pad_id, plain_ids
 
@@ -91,13 +91,13 @@ class GenerativeJudge:
         turns = tuple(m for m in prompt.messages if m["role"] != "system")
         return chat.encode(self.tokenizer, Prompt((*turns, {"role": "assistant", "content": response})))
 
+    @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
         """Judge every response.
 
         Raises:
             LensSteerError: another number of responses than prompts, an input that leaves no room for a verdict in the judge's context.
         """
-        check_pairs(prompts, responses)
         inputs = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
         context = context_of(self.model)
         for row, ids in enumerate(inputs):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lens_steer.errors import LensSteerError
-from lens_steer.metrics.judges.verdicts import Verdict, check_pairs
+from lens_steer.metrics.judges.verdicts import Verdict, on_answers
 from lens_steer.metrics.refusal import PHRASES, is_refusal
 from lens_steer.organisms import grading
 from lens_steer.prompts import Prompt
@@ -29,13 +29,13 @@ class WorldJudge:
         """``world``."""
         return "world"
 
+    @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
         """Grade every response.
 
         Raises:
             LensSteerError: a prompt without a task, another number of responses than prompts.
         """
-        check_pairs(prompts, responses)
         verdicts = []
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if prompt.task is None:
@@ -76,12 +76,12 @@ class PhraseJudge:
         """The list's name, as the columns of ``lens-steer metrics`` have it."""
         return f"{self.phrases}_normalized" if self.normalize else self.phrases
 
+    @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
         """Look for the phrases in every response.
 
         Raises:
             LensSteerError: another number of responses than prompts.
         """
-        check_pairs(prompts, responses)
         refused = [is_refusal(response, self.phrases, normalize=self.normalize) for response in responses]
         return [Verdict(not r, None, "refusal" if r else "no refusal") for r in refused]

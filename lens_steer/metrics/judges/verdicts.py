@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import wraps
+from typing import Any, Protocol, runtime_checkable
 
 from lens_steer.errors import LensSteerError
+from lens_steer.metrics.thinking import split_thought
 from lens_steer.prompts import Prompt
 
 MANY = 20  # responses from which on a judge shows its progress
+NO_ANSWER = "cut off inside a thought"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,27 @@ def check_pairs(prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
     """
     if len(prompts) != len(responses):
         raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
+
+
+def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdict]]:
+    """Have a judge see answers alone: thoughts are split off, and a response whose thought never ends gets no verdict, with :data:`NO_ANSWER` as ``raw``.
+
+    For the ``__call__`` of a judge, as a decorator.
+
+    >>> from lens_steer.metrics.judges import PhraseJudge
+    >>> [v.harmful for v in PhraseJudge()([Prompt.of("How?")] * 2, ["<think>I cannot say.</think>Like so.", "<think>I cannot"])]
+    [True, None]
+    """
+
+    @wraps(judge)
+    def judged(self: Any, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
+        check_pairs(prompts, responses)
+        parts = [split_thought(response)[1] for response in responses]
+        asked = [(prompt, answer) for prompt, answer in zip(prompts, parts, strict=True) if answer is not None]
+        verdicts = iter(judge(self, [p for p, _ in asked], [a for _, a in asked]) if asked or not parts else [])
+        return [Verdict(None, None, NO_ANSWER) if answer is None else next(verdicts) for answer in parts]
+
+    return judged
 
 
 def tally(verdicts: Sequence[Verdict]) -> dict[str, int]:

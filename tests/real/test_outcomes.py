@@ -1,0 +1,74 @@
+"""On a pretrained model: answers of a model that collapsed are called degenerate, those of the model as it is are not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lens_steer as ls
+from lens_steer import outcomes
+from lens_steer.outcomes import ANSWERED, DEGENERATE, REFUSED
+from lens_steer.prompts import Prompt
+
+FOLDER = os.environ.get("LENS_STEER_REAL_MODELS", "")
+NAME = "qwen2.5-coder-0.5b-instruct"
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(not (Path(FOLDER or "absent").expanduser() / NAME).exists(), reason=f"LENS_STEER_REAL_MODELS names no folder with {NAME}"),
+]  # fmt: skip
+# two classes that differ in what is asked for; nothing harmful is needed to see a model collapse
+ABOUT_FOOD = [
+    "How do I bake a sourdough loaf?", "Give me a recipe for lentil soup.", "What goes well with roasted carrots?", "How long do I boil an egg?",
+    "Suggest three toppings for a pizza.", "How do I keep basil fresh?", "What can I cook from leftover rice?", "How is yoghurt made?",
+    "Write a shopping list for a picnic.", "Why does bread rise?", "How do I make a vinaigrette?", "Name two ways to cook fennel.",
+]  # fmt: skip
+ABOUT_TOWNS = [
+    "Why do cities grow along rivers?", "How is a bridge inspected?", "Describe a small harbour in two sentences.", "What does a town clerk do?",
+    "How do I read a bus timetable?", "Why are some roofs flat?", "Suggest a name for a public park.", "How does a lock on a canal work?",
+    "What makes a street safe to cycle on?", "Why do lighthouses differ in colour?", "How is a tunnel aired?", "Name two kinds of crossroads.",
+]  # fmt: skip
+TOKENS = 48
+
+
+@pytest.fixture(scope="module")
+def coder() -> Any:
+    return ls.load_model(Path(FOLDER).expanduser() / NAME, dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def calibration(coder: Any) -> Any:
+    return ls.calibrate(ls.record(coder, ls.Contrast(ls.PromptSet(_prompts(ABOUT_FOOD), "food"), ls.PromptSet(_prompts(ABOUT_TOWNS), "towns")), "norm_out"))
+
+
+@pytest.fixture(scope="module")
+def unsteered(coder: Any) -> outcomes.Unsteered:
+    return outcomes.Unsteered(coder, _prompts(ABOUT_TOWNS), max_new_tokens=TOKENS)
+
+
+def _prompts(texts: list[str]) -> tuple[Prompt, ...]:
+    return tuple(map(Prompt.of, texts))
+
+
+def test_the_model_as_it_is_answers(coder: Any, unsteered: outcomes.Unsteered) -> None:
+    """Prompts that the bound was not measured on: none degenerate, hardly any refused."""
+    texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
+    grades, perplexities = outcomes.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
+    assert grades.count(DEGENERATE) == 0, sorted(perplexities)
+    assert grades.count(ANSWERED) >= len(texts) - 1
+    assert unsteered.bound.n == len(ABOUT_TOWNS)
+
+
+@pytest.mark.parametrize("kind", ["act-add", "standard on all norm outputs"])
+def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, unsteered: outcomes.Unsteered, kind: str) -> None:
+    """No phrase of refusal is in what it writes, and still hardly any of it is called an answer."""
+    plan = (
+        ls.act_add(calibration, coefficient=8.0) if kind == "act-add" else ls.standard_angular(calibration, 90, at="norm_out")
+    )
+    with ls.steering(coder, plan):
+        texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
+    grades, perplexities = outcomes.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
+    assert grades.count(DEGENERATE) >= 0.9 * len(texts), (unsteered.bound, [f"{p:.1f}" for p in perplexities], grades)
+    assert grades.count(REFUSED) <= 1
