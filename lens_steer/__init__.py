@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lens_steer.geometry.boundary import boundary as boundary
     from lens_steer.geometry.calibration import Calibration as Calibration
     from lens_steer.geometry.calibration import calibrate as calibrate
+    from lens_steer.geometry.rules import discriminative_by_rule as discriminative_by_rule
+    from lens_steer.geometry.rules import with_rule as with_rule
     from lens_steer.geometry.summary import summarise as summarise
     from lens_steer.hooks import steering as steering
     from lens_steer.methods import act_add as act_add
@@ -83,6 +85,7 @@ _HOMES = {
     "converse": "conversation",
     "dial": "dials",
     "directional_ablation": "methods",
+    "discriminative_by_rule": "geometry.rules",
     "draw": "figures.saving",
     "fit_probe": "probes",
     "fixed_coefficient": "methods",
@@ -112,6 +115,7 @@ _HOMES = {
     "token_divergence": "divergence",
     "tokens": "rendered",
     "unit_addition": "methods",
+    "with_rule": "geometry.rules",
 }
 __all__ = [
     "Activations",
@@ -135,6 +139,7 @@ __all__ = [
     "converse",
     "dial",
     "directional_ablation",
+    "discriminative_by_rule",
     "draw",
     "fit_probe",
     "fixed_coefficient",
@@ -164,6 +169,7 @@ __all__ = [
     "token_divergence",
     "tokens",
     "unit_addition",
+    "with_rule",
 ]
 
 

@@ -19,7 +19,7 @@ from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_engine, check_rows, on_engine
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.models import ModelInfo, blocks_of, device_of, info_of
-from lens_steer.moments import Moments, Sums
+from lens_steer.moments import Moments, StreamMeans, Sums
 from lens_steer.positions import running
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 from lens_steer.shown import Shown
@@ -42,6 +42,8 @@ class Activations(Shown, view="activations"):
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.prompts.Prompt.group`); empty where that is not known.
         template: the chat template that the prompts were rendered with, its arguments and its date.
         hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
+        stream: class means of every block's input, which are recorded in the same pass where the sites are norms' outputs in every block; not of other prompts, so whoever
+            takes some of the prompts, or labels them anew, leaves it out.
     """
 
     sites: tuple[str, ...]
@@ -59,6 +61,7 @@ class Activations(Shown, view="activations"):
     template: ChatTemplate | None = None
     hashes_positive: tuple[str, ...] = ()
     hashes_negative: tuple[str, ...] = ()
+    stream: StreamMeans | None = None
 
     @property
     def d_model(self) -> int:
@@ -144,40 +147,62 @@ def record(
     with bar:
         if keep == "moments":
             return _moments(model, pair, names, pooling, engine, bar)
+        beside = _stream_sites(info, names)
+        sums = [Sums(len(beside), info.d_model) for _ in range(2)]
         recorded = [
-            record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar) for side in (pair.positive, pair.negative)
+            record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
+            for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
         ]
+    means = [kept.means(beside, side.name)[0] for side, kept in zip((pair.positive, pair.negative), sums, strict=True) if beside]
     return Activations(
         names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
         info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
         template=info.template, hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        stream=StreamMeans(beside, *means) if beside else None,
     )  # fmt: skip
 
 
 def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Pooling, engine: str, bar: Any) -> Moments:
     """Class means at every site, batch by batch."""
     info, means = info_of(model), []
+    beside, n = _stream_sites(info, names), len(names)
+    everything = (*names, *beside)
     for side in (pair.positive, pair.negative):
-        sums = Sums(len(names), info.d_model)
-        stream(model, side, names, sums.keep, pooling=pooling, engine=engine, bar=bar)
-        means.append(sums.means(names, side.name))
+        sums = Sums(len(everything), info.d_model)
+        stream(model, side, everything, sums.keep, pooling=pooling, engine=engine, bar=bar)
+        means.append(sums.means(everything, side.name))
+    positive, negative = means
     return Moments(
-        names, means[0][0], means[1][0], means[0][1], means[1][1], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
+        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
         info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
         hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
     )  # fmt: skip
 
 
+def _stream_sites(info: ModelInfo, names: Sequence[str]) -> tuple[str, ...]:
+    """Every block's input, where the sites are norms' outputs in every block and nothing of the stream is among them."""
+    parsed = [sites.parse(name) for name in names]
+    if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(range(info.n_layers)):
+        return ()
+    return _resolve(info, "resid_pre")
+
+
 def record_prompts(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = ENGINE, bar: Any = None
-) -> Float[Tensor, "n_prompts n_sites d_model"]:
-    """Activations of one prompt set at resolved site names; see :func:`record`."""
-    out = torch.empty(len(prompts), len(site_names), info_of(model).d_model)
+    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = ENGINE, bar: Any = None,
+    beside: tuple[Sequence[str], Sums] | None = None,
+) -> Float[Tensor, "n_prompts n_sites d_model"]:  # fmt: skip
+    """Activations of one prompt set at resolved site names; see :func:`record`. ``beside``: further sites of which only sums are kept."""
+    out, n = torch.empty(len(prompts), len(site_names), info_of(model).d_model), len(site_names)
 
     def store(rows: Tensor, index: int, values: Tensor) -> None:
-        out[rows, index] = values
+        if index < n or beside is None:
+            out[rows, index] = values
+        else:
+            beside[1].keep(rows, index - n, values)
 
-    stream(model, prompts, site_names, store, pooling=pooling, engine=engine, bar=bar)
+    further = () if beside is None else beside[0]
+    stream(model, prompts, (*site_names, *further), store, pooling=pooling, engine=engine, bar=bar)
     _check_finite(out, site_names, prompts.name)
     return out
 

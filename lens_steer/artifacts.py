@@ -27,7 +27,21 @@ from lens_steer.templates import ChatTemplate, tell_difference
 FORMAT_VERSION = 1
 TENSORS, FACTS = "calibration.safetensors", "calibration.json"
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
-_OPTIONAL = ("mean_positive", "mean_negative", "published_candidates", "published_basis")
+_OPTIONAL = (
+    "mean_positive",
+    "mean_negative",
+    "published_candidates",
+    "published_basis",
+    "stream_mean_positive",
+    "stream_mean_negative",
+)
+_BY_SITE = (
+    "mean_projection_positive",
+    "mean_projection_negative",
+    "membership",
+    "auroc",
+    "cohens_d",
+)  # absent in older folders, or in imported ones
 _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
     "prompt_hash", "seed",
@@ -107,7 +121,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         tensors |= {name: getattr(calibration.statistics, name) for name in _STATISTICS}
 
     def listed(values: Tensor | None) -> list[float] | None:
-        return None if values is None else [float(v) for v in values]
+        return None if values is None else [float(v) if math.isfinite(v) else None for v in values]
 
     facts: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -115,9 +129,10 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "sites": list(calibration.sites),
         "discriminative_sites": list(calibration.discriminative_sites),
         "discriminative_blocks": list(calibration.discriminative_blocks),
-        "mean_projection_positive": listed(calibration.mean_projection_positive),
-        "mean_projection_negative": listed(calibration.mean_projection_negative),
+        **{name: listed(getattr(calibration, name)) for name in _BY_SITE},
         **{name: list(getattr(calibration, name)) for name in _HASHES if getattr(calibration, name)},
+        "bound": calibration.bound,
+        "stream_sites": list(calibration.stream_sites),
         "versions": dict(calibration.versions),
         "template": None if calibration.template is None else calibration.template.row(),
         "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
@@ -156,7 +171,9 @@ def load_calibration(folder: str | Path) -> Calibration:
     _check_tensors(tensors, facts, str(folder))
 
     def vector(name: str) -> Tensor | None:
-        return None if facts.get(name) is None else torch.tensor(facts[name], dtype=torch.float32)
+        if (listed := facts.get(name)) is None:
+            return None
+        return torch.tensor([math.nan if v is None else v for v in listed], dtype=torch.float32)
 
     return Calibration(
         candidates=tensors["candidates"],
@@ -164,13 +181,14 @@ def load_calibration(folder: str | Path) -> Calibration:
         sites=tuple(facts["sites"]),
         discriminative_sites=tuple(facts["discriminative_sites"]),
         discriminative_blocks=tuple(facts["discriminative_blocks"]),
-        mean_projection_positive=vector("mean_projection_positive"),
-        mean_projection_negative=vector("mean_projection_negative"),
+        bound=facts.get("bound"),
+        stream_sites=tuple(facts.get("stream_sites", ())),
         statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
         **{name: tuple(facts.get(name) or ()) for name in _HASHES},
         versions=facts["versions"],
         details=facts["details"],
         template=ChatTemplate.read(facts.get("template")),
+        **{name: vector(name) for name in _BY_SITE},
         **{name: tensors.get(name) for name in _OPTIONAL},
         **{name: facts[name] for name in _FACTS},
     )

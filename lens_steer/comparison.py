@@ -26,8 +26,9 @@ from lens_steer.evaluation import (
 )
 from lens_steer.forcing import with_responses
 from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles
-from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, shuffled_labels
+from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -108,8 +109,8 @@ class Comparison(Shown, view="sweeps"):
 
 def compare(
     model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
-    objective: str = "complied", constraints: Sequence[str] | None = None, tasks: Tasks | None = None, system: str | None = None, seed: int = 0,
-    engine: str = ENGINE, max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
+    objective: str = "complied", constraints: Sequence[str] | None = None, tasks: Tasks | None = None, system: str | None = None, rules: Sequence[str] = (),
+    seed: int = 0, engine: str = ENGINE, max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
 ) -> Comparison:  # fmt: skip
     """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
 
@@ -123,6 +124,7 @@ def compare(
             :func:`lens_steer.evaluation.default_constraints`.
         tasks: capability tasks, some to choose by and others to report; left out, none.
         system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
+        rules: of L_disc: the reference at each rule's sites is a condition besides; see :func:`lens_steer.grids.rule_grids`.
         seed: of controls, calibration and intervals.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         judge: of harmful prompts' answers, in place of ground truth or phrases.
@@ -135,6 +137,8 @@ def compare(
     tasks = Tasks() if tasks is None else tasks
     parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
     check_quantity(objective.removeprefix("-"), "objective")
+    for rule in rules:
+        check_rule(rule)
     if len({v % 360 for v in values}) < PARAMETERS:
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     if system is None and info_of(model).name.startswith("organism/"):
@@ -154,6 +158,8 @@ def compare(
         for m in wanted
         for g in method_grids(calibrations[READS.get(m, "norm_out")], m, values=values if m in ANGULAR else None)
     ]
+    by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
+    grids += by_rule
     identity = {"seed": seed, "fit": contrast.fit.hash}
     bare = Protocol(model, contrast.select, "select", tasks.select, **how)
     bound = measured_bound(bare, out, identity=identity, progress=progress)
@@ -194,7 +200,8 @@ def compare(
         evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
         tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
         len(others), _angles_between(base, shuffled),
-        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, **_told(bound, judge), "system": system, "methods": list(wanted), "values": list(values)},
+        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, **_told(bound, judge), "system": system, "methods": list(wanted), "values": list(values),
+         **({"rules": list(rules), "rules_left_out": left_out} if rules else {})},
     )  # fmt: skip
 
 

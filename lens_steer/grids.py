@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +15,9 @@ from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.discriminative import BOUNDS, RULES
 from lens_steer.geometry.planes import random_plane
+from lens_steer.geometry.rules import with_rule
 from lens_steer.methods import BY_BOUNDARY, METHODS, make_plan, method_name
 from lens_steer.plans import SteeringPlan
 from lens_steer.sweeps import Grid
@@ -44,6 +46,14 @@ COEFFICIENTS = (-8.0, -4.0, -2.0, -1.3, -1.0, 1.0)
 # What each method's authors read and write; the others use the norms' outputs, as Selective Steering does.
 READS = {"act-add": "resid_pre", "act-add-keep-norm": "resid_pre", "ablation-everywhere": "resid_pre", "swfc": "resid_post", "sttp": "resid_post",
          "stmp": "resid_post"}  # fmt: skip
+AT_DISCRIMINATIVE = (
+    *ANGULAR,
+    "phase-collapse",
+    "compliance",
+)  # methods that write at the discriminative sites, whichever rule gives them
+# The bounds that a rule is swept over, so that one is chosen on select like an angle.
+RULE_BOUNDS: dict[str, tuple[float, ...]] = {"effect": (0.5, 1.0, 2.0, 3.0), "auroc": (0.8, 0.9, 0.95, 0.99)}
+_MEASURES = {"effect": "d", "auroc": "AUROC"}
 COMPARED = (
     "selective",
     "standard",
@@ -90,6 +100,63 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
             for name in tried
         ]
     return [Grid(method, build, tuple(COEFFICIENTS if values is None else values))]
+
+
+def rule_condition(method: str, rule: str) -> str:
+    """The name of a method's condition at another rule's sites."""
+    return f"{method} ({rule})"
+
+
+def rule_grids(
+    calibration: Calibration, method: str, rules: Sequence[str], *, values: Sequence[float] | None = None,
+    bounds: Mapping[str, Sequence[float]] = RULE_BOUNDS, **options: Any,
+) -> tuple[list[Grid], list[str]]:  # fmt: skip
+    """A method at the discriminative sites of other rules: a condition for each rule, a variant for each bound of it and its number of sites.
+
+    Args:
+        calibration: whose direction and plane are used; it says which sites a rule gives (:func:`lens_steer.geometry.rules.discriminative_by_rule`).
+        method: one of :data:`AT_DISCRIMINATIVE`.
+        rules: of :data:`lens_steer.geometry.discriminative.RULES`.
+        values, options: see :func:`method_grids`.
+        bounds: rule → bounds that are tried.
+
+    Returns:
+        the grids, and a line for what was left out: a rule or bound without a site, a bound that gives the same sites as a lower one, the calibration's own rule.
+
+    Raises:
+        LensSteerError: a method that does not write at discriminative sites, an unknown rule, or what a rule lacks in the calibration.
+
+    >>> from lens_steer import load_calibration
+    >>> grids, left_out = rule_grids(load_calibration("figures/calibration"), "selective", ["paper", "centred", "effect"])
+    >>> [g.name for g in grids][:2], left_out[0]
+    (['selective (centred) (13 sites)', 'selective (effect) (d > 0.5, 10 sites)'], "rule 'paper' is the calibration's own: condition 'selective' has it")
+    """
+    method = method_name(method)
+    if method not in AT_DISCRIMINATIVE:
+        raise LensSteerError(
+            f"rules={list(rules)!r}: method {method!r} does not write at the discriminative sites; use one of {', '.join(AT_DISCRIMINATIVE)}"
+        )
+    grids: list[Grid] = []
+    left_out: list[str] = []
+    for rule in dict.fromkeys(rules):
+        if rule == calibration.rule and rule not in BOUNDS:
+            left_out.append(f"rule {rule!r} is the calibration's own: condition {method!r} has it")
+            continue
+        before: dict[tuple[str, ...], float | None] = {}
+        for bound in sorted(bounds.get(rule, (BOUNDS[rule],))) if rule in BOUNDS else (None,):
+            other = with_rule(calibration, rule, bound=bound, membership=False)
+            found, where = other.discriminative_sites, "" if bound is None else f" at a bound of {bound:g}"
+            if not found:
+                left_out.append(f"rule {rule!r}{where} has no site")
+            elif found in before:
+                left_out.append(f"rule {rule!r}{where} has the same {len(found)} sites as at {before[found]:g}")
+            else:
+                before[found] = bound
+                limit = "" if bound is None else f"{_MEASURES[rule]} > {bound:g}, "
+                variant = f"{limit}{len(found)} site{'s' if len(found) > 1 else ''}"
+                made = method_grids(other, method, values=values, **options)
+                grids += [replace(g, condition=rule_condition(method, rule), variant=variant) for g in made]
+    return grids, left_out
 
 
 def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None = None, **options: Any) -> Grid:
@@ -153,7 +220,7 @@ def has_angle(condition: str) -> bool:
     >>> has_angle("standard"), has_angle("random plane"), has_angle("act-add")
     (True, True, False)
     """
-    return condition in (*ANGULAR, *CONTROLS)
+    return condition in (*ANGULAR, *CONTROLS, *(rule_condition(m, rule) for m in ANGULAR for rule in RULES))
 
 
 def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
@@ -163,7 +230,14 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     n = len(activations.positive)
     groups = (*activations.groups_positive, *activations.groups_negative)
     first, second = (tuple(groups[i] for i in part) if groups else () for part in (order[:n].tolist(), order[n:].tolist()))
-    return replace(activations, positive=both[order[:n]], negative=both[order[n:]], groups_positive=first, groups_negative=second)
+    return replace(
+        activations,
+        positive=both[order[:n]],
+        negative=both[order[n:]],
+        groups_positive=first,
+        groups_negative=second,
+        stream=None,
+    )
 
 
 def _build(method: str, calibration: Calibration | Boundary, options: dict[str, Any], value: Any) -> SteeringPlan:

@@ -19,6 +19,20 @@ from lens_steer.templates import ChatTemplate
 
 
 @dataclass(frozen=True, eq=False)
+class StreamMeans:
+    """Class means of the residual stream at the blocks' inputs, recorded beside norms' outputs: what a method needs that works on the stream itself.
+
+    Attributes:
+        sites: names in network order.
+        mean_positive, mean_negative: of the raw vectors, float64.
+    """
+
+    sites: tuple[str, ...]
+    mean_positive: Float[Tensor, "n_stream d_model"]
+    mean_negative: Float[Tensor, "n_stream d_model"]
+
+
+@dataclass(frozen=True, eq=False)
 class Moments(Shown, view="activations"):
     """What :func:`lens_steer.calibrate` needs of both classes' activations.
 
@@ -27,7 +41,7 @@ class Moments(Shown, view="activations"):
         mean_positive, mean_negative: of the raw vectors, float64.
         unit_mean_positive, unit_mean_negative: of the vectors scaled to unit length one by one.
         n_positive, n_negative: prompts.
-        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template, hashes_positive, hashes_negative: see :class:`lens_steer.activations.Activations`.
+        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template, hashes_positive, hashes_negative, stream: see :class:`lens_steer.activations.Activations`.
     """
 
     sites: tuple[str, ...]
@@ -47,6 +61,7 @@ class Moments(Shown, view="activations"):
     template: ChatTemplate | None = None
     hashes_positive: tuple[str, ...] = ()
     hashes_negative: tuple[str, ...] = ()
+    stream: StreamMeans | None = None
 
     def means(self, *, unit_samples: bool = False) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""

@@ -186,7 +186,12 @@ def norm_changes(activations: Activations, calibration: Calibration) -> dict[str
 
 def _direction_numbers(calibration: Calibration, summary: dict[str, Any], held_out: Activations) -> dict[str, Any]:
     again = discriminative_sites(
-        held_out.positive, held_out.negative, calibration.basis[0], held_out.sites, rule=calibration.rule
+        held_out.positive,
+        held_out.negative,
+        calibration.basis[0],
+        held_out.sites,
+        rule=calibration.rule,
+        bound=calibration.bound,
     )
     chosen = set(calibration.discriminative_sites)
     kept = len(chosen & set(again.sites))

@@ -29,8 +29,9 @@ def write_markdown(numbers: dict[str, Any], examples: Sequence[dict[str, str]], 
         _direction(direction, summary),
         "![Cosines of candidate directions](cosine_matrix.png) ![Mean cosine](mean_cosine.png)",
         "## Where the classes part",
-        _discriminative(direction),
-        "![Projections of both classes](class_projections.png) ![Norms of both classes](class_norms.png)",
+        _discriminative(direction, summary),
+        "![Projections of both classes](class_projections.png) ![Norms of both classes](class_norms.png)"
+        + (" ![Membership by site](site_membership.png)" if summary["discriminative"].get("membership") else ""),
         "## The steering plane",
         _plane(direction, summary),
         "![Candidates in the plane](plane_path.png) ![Share in the plane](plane_share.png)",
@@ -78,19 +79,42 @@ def _direction(d: dict[str, Any], summary: dict[str, Any]) -> str:
     )
 
 
-def _discriminative(d: dict[str, Any]) -> str:
+def _discriminative(d: dict[str, Any], summary: dict[str, Any]) -> str:
     if not d["discriminative_sites"]:
         return (
-            f"By the {d['rule']} rule no site separates the classes by sign along the selected direction, so there is nothing that "
+            f"By the {d['rule']} rule no site separates the classes along the selected direction, so there is nothing that "
             "selective steering would steer."
         )
     blocks = ", ".join(map(str, d["discriminative_blocks"]))
     held = d["discriminative_on_held_out"]
     return (
-        f"By the {d['rule']} rule, the class means lie on opposite sides of zero at {d['discriminative_sites']} of {d['n_sites']} sites, in "
+        f"By the {d['rule']} rule, {_by_rule(d['rule'])} at {d['discriminative_sites']} of {d['n_sites']} sites, in "
         f"{len(d['discriminative_blocks'])} of {d['n_blocks']} blocks ({blocks}). On held-out prompts {round(held['value'] * held['n'])} of these "
         f"{held['n']} sites do so again. At the selected site the sign of a single prompt's projection is its class's for "
         f"{_percent(d['held_out_separation']['positive'])} of positive and {_percent(d['held_out_separation']['negative'])} of negative prompts."
+        + _sureness(summary["discriminative"])
+    )
+
+
+def _by_rule(rule: str) -> str:
+    """What a rule says of the classes at its sites."""
+    return {
+        "centred": "the class means lie on opposite sides of the midpoint of all sites' means",
+        "effect": "the classes' projections are further apart than the bound on Cohen's d",
+        "auroc": "the area under the ROC curve of the classes' projections is above the bound",
+    }.get(rule, "the class means lie on opposite sides of zero")
+
+
+def _sureness(found: dict[str, Any]) -> str:
+    """How much of the answer hangs on which prompts the fit split has; nothing where that was not measured."""
+    sure = found.get("sureness")
+    if sure is None:
+        return ""
+    others = ", ".join(f"{rule} {n}" for rule, n in found["n_sites_by_rule"].items())
+    caution = "".join(f" **Caution:** {line}." for line in found["cautions"])
+    return (
+        f" Over bootstrap resamples of the fit prompts {sure['probability_above_0.95']} of {sure['n']} sites are in this set with a probability above 0.95, "
+        f"{sure['probability_below_0.05']} below 0.05, and {sure['between']} between. Sites by rule: {others}.{caution}"
     )
 
 

@@ -120,12 +120,18 @@ def test_clamp_and_ablation_set_the_projection(calibration: Any, h: Tensor) -> N
 
 
 def test_ablation_everywhere(calibration: Any) -> None:
-    """At every block's input and both branches; refused for a direction read after a norm."""
+    """At every block's input and both branches, along the stream's direction; refused for one read after a norm with nothing of the stream beside it."""
     plan = ls.directional_ablation(calibration, everywhere=True, direction=torch.ones(128))
     assert len(plan.sites) == 3 * 12
     assert plan.sites[:3] == ("blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_mlp_out")
-    with pytest.raises(LensSteerError, match="after a norm and its gain: calibrate with sites='resid_pre'"):
-        ls.directional_ablation(calibration, everywhere=True)
+    assert torch.equal(
+        ls.directional_ablation(calibration, everywhere=True).steps[0].parameters["direction"], calibration.stream_direction[1]
+    )
+    bare = replace(calibration, stream_mean_positive=None, stream_mean_negative=None)
+    with pytest.raises(
+        LensSteerError, match="after a norm and its gain, with nothing of the stream recorded beside it: calibrate again"
+    ):
+        ls.directional_ablation(bare, everywhere=True)
 
 
 def test_halves_of_sas(calibration: Any, h: Tensor) -> None:

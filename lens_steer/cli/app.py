@@ -125,6 +125,9 @@ def calibrate(
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
     rule: Rule = "paper",
+    bound: Annotated[
+        float | None, typer.Option("--bound", help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9).")
+    ] = None,
     direction: Annotated[
         str, typer.Option("--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
     ] = "difference",
@@ -137,24 +140,30 @@ def calibrate(
     import lens_steer as ls
     from lens_steer.artifacts import check_writable
     from lens_steer.engines import check_engine
-    from lens_steer.geometry.discriminative import check_rule
+    from lens_steer.geometry.discriminative import BOUNDS, check_rule
     from lens_steer.geometry.estimators import check_classes
+    from lens_steer.geometry.rules import cautions, discriminative_by_rule, site_rows, sureness
 
     check_engine(engine)
+    check_rule(rule, bound)
     chosen = prompts.read(split=None)
-    check_rule(rule)
     check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
     if keep not in ("all", "moments"):
         raise LensSteerError(f"--keep {keep!r}: use all or moments")
     if keep == "moments" and direction != "difference":
         raise LensSteerError(f"--direction {direction} needs the activations themselves: leave out --keep moments")
+    if keep == "moments" and rule in BOUNDS:
+        raise LensSteerError(f"--rule {rule} goes by single prompts' projections: leave out --keep moments")
     check_writable(out)
     loaded = load(model)
     recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
-    made = ls.calibrate(recorded, rule=rule, direction=direction, seed=prompts.seed)
+    made = ls.calibrate(recorded, rule=rule, bound=bound, direction=direction, seed=prompts.seed)
     ls.save_calibration(made, out)
-    emit({"calibration": str(out), "selected_site": made.selected_site, "discriminative_sites": len(made.discriminative_sites),
-           "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites)})  # fmt: skip
+    if told := cautions(made):
+        typer.echo(f"caution: {'; '.join(told)}", err=True)
+    emit({"calibration": str(out), "selected_site": made.selected_site, "selection_margin": made.details["selection_margin"], "rule": made.rule, "bound": made.bound,
+           "discriminative_sites": len(made.discriminative_sites), "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites),
+           "sites_by_rule": {name: len(found.sites) for name, found in discriminative_by_rule(made).items()}, "membership": sureness(made), "sites": site_rows(made)})  # fmt: skip
 
 
 @app.command()

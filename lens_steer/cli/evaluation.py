@@ -22,6 +22,7 @@ from lens_steer.cli.options import (
     Model,
     Out,
     Probe,
+    Rules,
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts
@@ -76,6 +77,7 @@ def sweep(
     method: Method = None,
     angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
+    rules: Rules = None,
     objective: Objective = "complied",
     constraint: Constraints = None,
     engine: Engine = ENGINE,
@@ -86,7 +88,7 @@ def sweep(
     from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import check_splits, kept_constraints
-    from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid
+    from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid, rule_grids
     from lens_steer.methods import method_name
     from lens_steer.probe_files import check_probe
     from lens_steer.selection import check_quantity, kept_out
@@ -108,19 +110,25 @@ def sweep(
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
     _tell_held_out(made, contrast, "calibration" if probe is None else "probe")
+    if rules is not None and probe is not None:
+        raise LensSteerError("--rules: a probe has no discriminative sites; give --calibration")
+    by_rule, left_out = ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values)
+    for line in left_out:
+        typer.echo(f"--rules: left out: {line}", err=True)
     loaded = load(model)
     check_fits(made, loaded)
     if probe is not None:
         check_probe(made, loaded)
     tasks = _tasks(contrast, prompts.seed)
     found = sweep_method(
-        loaded, contrast, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
+        loaded, contrast, [*grids, *by_rule], out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
         engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
           "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured},
+          "by_rule": {name: _told(found, name) for name in dict.fromkeys(g.condition for g in by_rule)} or None,
           **_ungraded(found, reported, kept)})  # fmt: skip
 
 
@@ -139,6 +147,23 @@ def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def rules_of(spec: str) -> list[str]:
+    """The rules of ``--rules``; refuses one that there is not, before anything is read."""
+    from lens_steer.geometry.discriminative import RULES
+
+    found = [name.strip() for name in spec.split(",")]
+    if unknown := [name for name in found if name not in RULES]:
+        raise LensSteerError(f"--rules {unknown[0]!r}: use some of {','.join(RULES)}")
+    return found
+
+
+def _told(found: Any, condition: str) -> dict[str, Any]:
+    """A condition's choice, and what it does on the report split."""
+    choice, reported = found.choices[condition], found.reported(condition)
+    measured = {k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}
+    return {"variant": choice.variant, "value": choice.value, "constraints_met": choice.met, **measured}
+
+
 @grouped
 def compare(
     prompts: Prompts,
@@ -152,6 +177,7 @@ def compare(
     objective: Objective = "complied",
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
+    rules: Rules = None,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -167,6 +193,7 @@ def compare(
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles)
+    wanted = [] if rules is None else rules_of(rules)
     unknown = [m for m in method or () if m not in METHODS]
     if unknown:
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
@@ -175,8 +202,10 @@ def compare(
     loaded = load(model)
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
-        tasks=_tasks(contrast, prompts.seed), system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        tasks=_tasks(contrast, prompts.seed), system=system, rules=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
+    for line in found.options.get("rules_left_out", ()):
+        typer.echo(f"--rules: left out: {line}", err=True)
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip
 

@@ -17,7 +17,18 @@ Sites = Annotated[
     str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")
 ]
 Rule = Annotated[
-    str, typer.Option("--rule", help="Discriminative sites: paper (raw means, by site) or official (unit samples, whole blocks).")
+    str,
+    typer.Option(
+        "--rule",
+        help="Discriminative sites: paper (raw means, by site), official (unit samples, whole blocks), centred (about the classes' midpoint), effect (Cohen's d), auroc.",
+    ),
+]
+Rules = Annotated[
+    str | None,
+    typer.Option(
+        "--rules",
+        help="Also steer at other rules' sites, each a condition: paper,centred,effect,auroc. Bounds are chosen on select.",
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")]

@@ -60,6 +60,11 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
                 columns |= {f"{side}_{part}": classes[f"{quantity}_{side}"][part] for part in ("mean", "low", "high")}
             counts = {"n_positive": classes["n_positive"], "n_negative": classes["n_negative"], "split": classes["split"]}
             found[f"class_{quantity}s"] = Drawing(f"class_{quantity}s", columns, notes | counts)
+    part = summary["discriminative"]
+    if part.get("membership") is not None:
+        columns = base | {"membership": part["membership"], "auroc": part["auroc"]}
+        rule = part["rule"] if part["bound"] is None else f"{part['rule']}, bound {part['bound']:g}"
+        found["site_membership"] = Drawing("site_membership", columns, notes | {"rule": rule})
     return found
 
 
@@ -155,6 +160,24 @@ def class_projections(drawing: Drawing, ax: Target = None) -> Drawn:
 def class_norms(drawing: Drawing, ax: Target = None) -> Drawn:
     """Mean activation length of both classes across depth, with bootstrap intervals."""
     return _two_classes(drawing, ax, "mean length of activations", log=True)
+
+
+@figure
+def site_membership(drawing: Drawing, ax: Target = None) -> Drawn:
+    """How sure it is that each site is discriminative: the share of bootstrap resamples in which it is, beside the AUROC of its projections."""
+    fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.3))
+    shade_blocks(axis, drawing)
+    x = drawing.columns["position"]
+    axis.plot(x, drawing.columns["membership"], color=POSITIVE, marker="o", ms=2.8, label="bootstrap probability")
+    axis.plot(x, drawing.columns["auroc"], color=GREEN, marker="s", ls="--", ms=2.8, label="AUROC of the projections")
+    for k, level in enumerate((0.05, 0.95)):
+        axis.axhline(level, color=BLACK, lw=0.6, ls=":", label=None if k else "0.05 and 0.95")
+    axis.set_ylim(-0.03, 1.03)
+    depth_axis(axis, drawing)
+    axis.set_ylabel("probability, area")
+    axis.set_title(f"rule: {drawing.notes['rule']}", fontsize=7)
+    _legend_below(legend, axis)
+    return fig, [axis]
 
 
 def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Drawn:

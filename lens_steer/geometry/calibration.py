@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
-from lens_steer.geometry.discriminative import by_means, check_rule
+from lens_steer.geometry.discriminative import BOUNDS, by_means, by_projections, check_rule, measured
 from lens_steer.geometry.estimators import check_estimator, site_directions
+from lens_steer.geometry.membership import RESAMPLES, membership
 from lens_steer.geometry.planes import build_plane
 from lens_steer.moments import Moments
 from lens_steer.shown import Shown
@@ -54,8 +55,14 @@ class Calibration(Shown, view="geometry"):
         mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are discriminative.
         statistics: per-prompt projections and norms; None for an imported calibration.
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
-        rule: ``paper``, ``official`` or ``imported``.
+        rule: one of :data:`lens_steer.geometry.discriminative.RULES`, or ``imported``.
         prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
+        bound: of a rule that has one.
+        membership: bootstrap probability of each site to be discriminative under the rule, see :func:`lens_steer.geometry.membership.membership`; None without statistics.
+        auroc: area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero; None without statistics.
+        cohens_d: their difference of means in pooled standard deviations, 0 where the candidate is zero.
+        stream_sites: where the residual stream's class means were recorded beside a norm's outputs.
+        stream_mean_positive, stream_mean_negative: these means; None where there are none.
         details: options and measurements that are told but not needed to steer.
         template: the chat template of the prompts with its arguments and date; None where that was not recorded.
     """
@@ -85,6 +92,13 @@ class Calibration(Shown, view="geometry"):
     published_basis: Float[Tensor, "2 d_model"] | None = None
     prompt_hashes_positive: tuple[str, ...] = ()
     prompt_hashes_negative: tuple[str, ...] = ()
+    bound: float | None = None
+    membership: Float[Tensor, " n_sites"] | None = None
+    auroc: Float[Tensor, " n_sites"] | None = None
+    cohens_d: Float[Tensor, " n_sites"] | None = None
+    stream_sites: tuple[str, ...] = ()
+    stream_mean_positive: Float[Tensor, "n_stream d_model"] | None = None
+    stream_mean_negative: Float[Tensor, "n_stream d_model"] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
     template: ChatTemplate | None = None
@@ -97,6 +111,15 @@ class Calibration(Shown, view="geometry"):
     def selected_index(self) -> int:
         return self.sites.index(self.selected_site)
 
+    @property
+    def stream_direction(self) -> tuple[str, Float[Tensor, " d_model"]] | None:
+        """What a calibration of the stream's own sites selects, and where: the candidate with the highest mean cosine to all of ``stream_sites``; None without their means."""
+        if self.stream_mean_positive is None or self.stream_mean_negative is None:
+            return None
+        candidates = candidate_directions(self.stream_mean_positive, self.stream_mean_negative)
+        index = select_direction(candidates).index
+        return self.stream_sites[index], candidates[index].float()
+
     def __repr__(self) -> str:
         return (
             f"Calibration({self.model}: selected {self.selected_site}, {len(self.discriminative_sites)} of {len(self.sites)} "
@@ -108,6 +131,7 @@ def calibrate(
     activations: Activations | Moments,
     *,
     rule: str = "paper",
+    bound: float | None = None,
     candidate_norm: str = "unit",
     pca_center: bool = True,
     component: int = 0,
@@ -115,22 +139,28 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
-    """Candidate directions, the selected one, the steering plane and the discriminative sites.
+    """Candidate directions, the selected one, the steering plane and the discriminative sites, with how sure it is that each is one.
+
+    From activations, every site also gets the bootstrap probability of being discriminative under the rule (1000 resamples of the prompts by class; the direction stays the one
+    that all prompts gave), the AUROC of its projections and their Cohen's d.
 
     Args:
         activations: of the fit split; or their moments alone, from which no per-prompt statistics and no other estimator can be had.
-        rule: ``paper`` (raw class means, per site) or ``official`` (unit-scaled samples, whole blocks) for L_disc.
+        rule: of L_disc: ``paper`` (raw class means, per site), ``official`` (unit-scaled samples, whole blocks), ``centred``, ``effect`` or ``auroc``; see
+            :mod:`lens_steer.geometry.discriminative`.
+        bound: that Cohen's d (``effect``, 1.0 unless given) or the area (``auroc``, 0.9) is to be above.
         candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code), ``raw``
             differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled samples (Angular Steering's).
         pca_center: centre the candidates first (the released code does; the paper does not say).
         component: principal component for b2, for when the first is parallel to b1.
         direction: estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`; another than the difference of
             class means changes the candidates, and selection, plane and L_disc through them alone.
-        seed: recorded only; nothing here is drawn.
+        seed: of the bootstrap of membership; nothing else is drawn.
         progress: show a bar where an estimator takes longer than a second.
 
     Raises:
-        LensSteerError: unknown option, a ``candidate_norm`` that the estimator has not, no direction at any site, a degenerate plane, activations that are not finite.
+        LensSteerError: unknown option, a bound that does not fit the rule, a rule that moments cannot decide, a ``candidate_norm`` that the estimator has not, no direction at any
+            site, a degenerate plane, activations that are not finite.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
@@ -142,7 +172,7 @@ def calibrate(
         raise LensSteerError(
             f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with direction={direction!r} use candidate_norm='unit'"
         )
-    check_rule(rule)
+    limit = check_rule(rule, bound)
     full = activations if isinstance(activations, Activations) else None
     if full is None and direction != "difference":
         raise LensSteerError(f"direction={direction!r} needs the activations themselves: record them with keep='all'")
@@ -164,8 +194,14 @@ def calibrate(
         candidates = site_directions(direction, full.positive, full.negative, progress=progress)
     selection = select_direction(candidates)
     selected = candidates[selection.index]
-    deciding = means(unit_samples=True) if rule == "official" else (mean_positive, mean_negative)
-    chosen = by_means(*deciding, selected, activations.sites, rule=rule)
+    zero = zero_rows(candidates)
+    if full is not None and rule in BOUNDS:
+        unit = selected.double() / selected.double().norm()
+        projections = full.positive.double() @ unit, full.negative.double() @ unit
+        chosen = by_projections(*projections, activations.sites, rule=rule, bound=limit, zero=zero)
+    else:
+        deciding = means(unit_samples=True) if rule == "official" else (mean_positive, mean_negative)
+        chosen = by_means(*deciding, selected, activations.sites, rule=rule)
     plane = build_plane(
         mean_positive - mean_negative if candidate_norm == "raw" else candidates,
         selection.index,
@@ -173,6 +209,8 @@ def calibrate(
         component=component,
         positive_mean=mean_positive[chosen.mask].mean(dim=0) if bool(chosen.mask.any()) else None,
     )
+    statistics = None if full is None else prompt_statistics(full, plane.basis)
+    stream = activations.stream if direction == "difference" else None
     return Calibration(
         candidates=candidates.float(),
         basis=plane.basis,
@@ -194,7 +232,12 @@ def calibrate(
         mean_negative=mean_negative.float(),
         mean_projection_positive=chosen.projection_positive.float(),
         mean_projection_negative=chosen.projection_negative.float(),
-        statistics=None if full is None else prompt_statistics(full, plane.basis),
+        statistics=statistics,
+        bound=limit,
+        **({} if statistics is None else separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)),
+        stream_sites=() if stream is None else stream.sites,
+        stream_mean_positive=None if stream is None else stream.mean_positive.float(),
+        stream_mean_negative=None if stream is None else stream.mean_negative.float(),
         template=activations.template,
         prompt_hashes_positive=activations.hashes_positive,
         prompt_hashes_negative=activations.hashes_negative,
@@ -209,9 +252,35 @@ def calibrate(
             "pc_remainder_after_b1": plane.remainder,
             "b2_sign_rule": plane.sign_rule,
             "selection_margin": selection.margin,
-            "zero_candidates": int(zero_rows(candidates).sum()),
+            "zero_candidates": int(zero.sum()),
+            **({} if statistics is None else {"membership_resamples": RESAMPLES}),
         },
     )
+
+
+def separations(
+    statistics: PromptStatistics,
+    names: Sequence[str],
+    zero: Bool[Tensor, " n_sites"],
+    *,
+    rule: str,
+    bound: float | None,
+    seed: int,
+) -> dict[str, Float[Tensor, " n_sites"]]:
+    """``membership``, ``auroc`` and ``cohens_d`` of a calibration, from the projections and lengths of its prompts.
+
+    Args:
+        statistics: of the prompts.
+        names: of the sites.
+        zero: sites whose candidate is zero.
+        rule, bound: of L_disc.
+        seed: of the bootstrap.
+    """
+    p, n = statistics.projection_positive, statistics.projection_negative
+    norms = statistics.norm_positive, statistics.norm_negative
+    probability = membership(p, n, names, rule=rule, bound=bound, norms=norms, zero=zero, seed=seed)
+    measures = {name: measured(by, p, n, zero).float() for name, by in (("auroc", "auroc"), ("cohens_d", "effect"))}
+    return {"membership": probability.float(), **measures}
 
 
 def prompt_statistics(activations: Activations, basis: Float[Tensor, "2 d_model"]) -> PromptStatistics:

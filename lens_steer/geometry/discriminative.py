@@ -1,13 +1,24 @@
-"""Which sites separate the classes by sign along the selected direction (Selective Steering, Eqs. 9, 33, 34).
+"""Which sites separate the classes along the selected direction (Selective Steering, Eqs. 9, 33, 34), by one of five rules.
 
-Paper and released code disagree, so there are two rules:
+Paper and released code disagree, so there are two published rules:
 
 ``paper``     the raw class means project with strictly opposite sign; the unit is the site.
 ``official``  the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites count.
+
+Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is near it the answer is a coin's toss. Three more do not ask that:
+
+``centred``   the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites of (aₖ + bₖ)/2`` of their projections aₖ and bₖ.
+``effect``    Cohen's d of the prompts' projections at the site is above a bound.
+``auroc``     the area under their ROC curve is above a bound.
+
+The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive class on the positive side; a shift of the stream changes
+neither. The default bounds were written down before any result: a d of 1.0 (a whole pooled standard deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding"
+discrimination in Hosmer and Lemeshow's scale).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +28,16 @@ from torch import Tensor
 
 from lens_steer import sites as site_names
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.directions import class_means
+from lens_steer.geometry.directions import class_means, zero_rows
+from lens_steer.geometry.separation import areas, cohens_d
 
-RULES = ("paper", "official")
+RULES = ("paper", "official", "centred", "effect", "auroc")
+BOUNDS = {
+    "effect": 1.0,
+    "auroc": 0.9,
+}  # rules that compare a measure of the prompts' projections with a bound, and the bound without another
+NO_DIFFERENCE = {"effect": 0.0, "auroc": 0.5}
+_HIGHEST = {"effect": math.inf, "auroc": 1.0}
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,8 @@ class Discriminative:
         sites: names of the discriminative sites, in network order.
         blocks: blocks with at least one of them.
         projection_positive, projection_negative: the means that decided, projected on the selected direction.
-        rule: ``paper`` or ``official``.
+        rule: one of :data:`RULES`.
+        bound: of the rules that have one.
     """
 
     mask: Bool[Tensor, " n_sites"]
@@ -40,9 +59,10 @@ class Discriminative:
     projection_positive: Float[Tensor, " n_sites"]
     projection_negative: Float[Tensor, " n_sites"]
     rule: str
+    bound: float | None = None
 
 
-def opposite_sign(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Bool[Tensor, " n"]:
+def opposite_sign(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
     """Strictly opposite signs; a product of exactly 0 does not count. Compares signs, so nothing can underflow.
 
     >>> opposite_sign(torch.tensor([1.0, 0.0, 1e-30]), torch.tensor([-2.0, -1.0, -1e-30])).tolist()
@@ -51,17 +71,38 @@ def opposite_sign(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> Bool[Tensor
     return torch.sign(a) * torch.sign(b) < 0
 
 
-def whole_blocks(mask: Bool[Tensor, " n_sites"], names: Sequence[str]) -> Bool[Tensor, " n_sites"]:
+def whole_blocks(mask: Bool[Tensor, "*draws n_sites"], names: Sequence[str]) -> Bool[Tensor, "*draws n_sites"]:
     """Keep a site only if every recorded site of its block is in the mask: the released code's ``require_all`` rule."""
-    blocks = [site_names.parse(name).block for name in names]
-    complete = {b for b in blocks if all(bool(m) for m, other in zip(mask, blocks, strict=True) if other == b)}
-    return torch.tensor([b in complete for b in blocks])
+    blocks = torch.tensor([site_names.parse(name).block for name in names])
+    found = torch.zeros_like(mask)
+    for block in blocks.unique():
+        inside = blocks == block
+        found[..., inside] = mask[..., inside].all(dim=-1, keepdim=True)
+    return found
 
 
-def check_rule(rule: str) -> None:
-    """Raises :class:`LensSteerError` for a rule that is neither ``paper`` nor ``official``."""
+def check_rule(rule: str, bound: float | None = None) -> float | None:
+    """The bound that a rule goes by: the one given, else the rule's own, None for a rule without one.
+
+    >>> check_rule("paper"), check_rule("effect"), check_rule("effect", 2)
+    (None, 1.0, 2.0)
+
+    Raises:
+        LensSteerError: an unknown rule, a bound for a rule without one, or one that no site can be above.
+    """
     if rule not in RULES:
         raise LensSteerError(f"rule={rule!r}: use one of {', '.join(RULES)}")
+    if rule not in BOUNDS:
+        if bound is not None:
+            raise LensSteerError(f"bound={bound!r}: rule {rule!r} has no bound; leave it out, or use {' or '.join(BOUNDS)}")
+        return None
+    found = BOUNDS[rule] if bound is None else float(bound)
+    if not 0 <= found < _HIGHEST[rule]:
+        raise LensSteerError(
+            f"bound={bound!r}: rule {rule!r} needs a number from 0 up"
+            + (", such as 1.0" if rule == "effect" else " to below 1, such as 0.9")
+        )
+    return found
 
 
 def discriminative_sites(
@@ -71,14 +112,19 @@ def discriminative_sites(
     names: Sequence[str],
     *,
     rule: str = "paper",
+    bound: float | None = None,
 ) -> Discriminative:
-    """L_disc by one of the two rules. An empty set is a result, not an error.
+    """L_disc by one of the rules. An empty set is a result, not an error.
 
     Raises:
-        LensSteerError: unknown rule.
+        LensSteerError: unknown rule, or a bound that does not fit it.
     """
-    check_rule(rule)
-    return by_means(*class_means(positive, negative, unit_samples=rule == "official"), direction, names, rule=rule)
+    check_rule(rule, bound)
+    if rule not in BOUNDS:
+        return by_means(*class_means(positive, negative, unit_samples=rule == "official"), direction, names, rule=rule)
+    unit = direction.double() / direction.double().norm()
+    zero = zero_rows(torch.sub(*class_means(positive, negative)))
+    return by_projections(positive.double() @ unit, negative.double() @ unit, names, rule=rule, bound=bound, zero=zero)
 
 
 def by_means(
@@ -89,12 +135,70 @@ def by_means(
     *,
     rule: str,
 ) -> Discriminative:
-    """:func:`discriminative_sites` from the class means that the rule asks for."""
-    means = mean_positive, mean_negative
+    """:func:`discriminative_sites` from the class means that the rule asks for.
+
+    Raises:
+        LensSteerError: a rule that needs the prompts' own projections.
+    """
+    if rule in BOUNDS:
+        raise LensSteerError(f"rule={rule!r} needs the projections of single prompts: record them with keep='all'")
     unit = direction.double() / direction.double().norm()
-    projections = means[0] @ unit, means[1] @ unit
-    mask = opposite_sign(*projections)
-    if rule == "official":
-        mask = whole_blocks(mask, names)
-    kept = tuple(name for name, m in zip(names, mask, strict=True) if m)
-    return Discriminative(mask, kept, site_names.blocks_of(kept), projections[0], projections[1], rule)
+    projections = mean_positive @ unit, mean_negative @ unit
+    return _found(mean_rule(*projections, names, rule=rule), *projections, names, rule, None)
+
+
+def by_projections(
+    positive: Float[Tensor, "n_positive n_sites"],
+    negative: Float[Tensor, "n_negative n_sites"],
+    names: Sequence[str],
+    *,
+    rule: str,
+    bound: float | None = None,
+    zero: Bool[Tensor, " n_sites"],
+) -> Discriminative:
+    """:func:`discriminative_sites` by a rule with a bound, from the prompts' projections.
+
+    Args:
+        positive, negative: on the unit selected direction.
+        names, rule, bound: see :func:`discriminative_sites`.
+        zero: sites whose class means are equal to rounding; they are never discriminative.
+    """
+    limit = check_rule(rule, bound)
+    assert limit is not None, "the rules without a bound go by class means"
+    mask = (measured(rule, positive, negative, zero) > limit) & ~zero
+    return _found(mask, positive.double().mean(dim=0), negative.double().mean(dim=0), names, rule, limit)
+
+
+def measured(
+    rule: str,
+    positive: Float[Tensor, "n_positive n_sites"],
+    negative: Float[Tensor, "n_negative n_sites"],
+    zero: Bool[Tensor, " n_sites"],
+    counts: tuple[Float[Tensor, "rows n_positive"], Float[Tensor, "rows n_negative"]] | None = None,
+) -> Float[Tensor, "*rows n_sites"]:
+    """What a rule with a bound compares with it: Cohen's d or the area; 0 and ½ at the ``zero`` sites, where nothing but rounding could be measured."""
+    values = (cohens_d if rule == "effect" else areas)(positive, negative, counts)
+    return torch.where(zero, NO_DIFFERENCE[rule], values)
+
+
+def mean_rule(
+    positive: Float[Tensor, "*draws n_sites"], negative: Float[Tensor, "*draws n_sites"], names: Sequence[str], *, rule: str
+) -> Bool[Tensor, "*draws n_sites"]:
+    """The rules that class means decide, from the means' projections (of unit-scaled activations for ``official``).
+
+    >>> a, b, names = torch.tensor([3.0, 5.0]), torch.tensor([1.0, -1.0]), ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"]
+    >>> [mean_rule(a, b, names, rule=rule).tolist() for rule in ("paper", "official", "centred")]
+    [[False, True], [False, False], [True, True]]
+    """
+    if rule == "centred":
+        midpoint = ((positive + negative) / 2).mean(dim=-1, keepdim=True)
+        return opposite_sign(positive - midpoint, negative - midpoint)
+    mask = opposite_sign(positive, negative)
+    return whole_blocks(mask, names) if rule == "official" else mask
+
+
+def _found(
+    mask: Tensor, positive: Tensor, negative: Tensor, names: Sequence[str], rule: str, bound: float | None
+) -> Discriminative:
+    inside = tuple(name for name, m in zip(names, mask.tolist(), strict=True) if m)
+    return Discriminative(mask, inside, site_names.blocks_of(inside), positive, negative, rule, bound)

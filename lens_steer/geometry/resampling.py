@@ -18,7 +18,7 @@ from torch import Tensor
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
-from lens_steer.geometry.discriminative import opposite_sign, whole_blocks
+from lens_steer.geometry.discriminative import mean_rule
 from lens_steer.geometry.planes import build_plane
 
 CHUNK_ENTRIES = 4_000_000  # numbers in one block of resampled means (32 MB)
@@ -171,9 +171,7 @@ def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence
     found.selected[row] = selection.index
     found.direction[row] = direction
     found.top_cosine[row] = selection.mean_cosine[selection.index]
-    mask = opposite_sign(*((unit if options.rule == "official" else raw) @ direction))
-    if options.rule == "official":
-        mask = whole_blocks(mask, names)
+    mask = mean_rule(*((unit if options.rule == "official" else raw) @ direction), names, rule=options.rule)
     found.discriminative[row] = mask
     try:
         plane = build_plane(

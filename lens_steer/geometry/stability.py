@@ -23,6 +23,7 @@ from lens_steer import sites as site_names
 from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.discriminative import BOUNDS
 from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
 from lens_steer.shown import Shown
@@ -195,6 +196,10 @@ def stability(
     for name, n in (("positive", n_positive), ("negative", n_negative)):
         if n < 2:
             raise LensSteerError(f"activations hold {n} {name} prompts: resampling needs at least 2 of each class, record more")
+    if rule in BOUNDS:
+        raise LensSteerError(
+            f"rule={rule!r} goes by single prompts' projections, and here class means are resampled: use another rule; the calibration's membership has this one's probabilities"
+        )
     if resamples < 1:
         raise LensSteerError(f"resamples={resamples}: use at least 1; 1000 is usual")
     if seed < 0:

@@ -12,7 +12,9 @@ from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.directions import select_direction, zero_rows
+from lens_steer.geometry.discriminative import RULES
 from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
+from lens_steer.geometry.rules import cautions, discriminative_by_rule, sureness, with_separations
 from lens_steer.shown import Shown
 from lens_steer.stats import bootstrap_means
 
@@ -75,16 +77,30 @@ def summarise(calibration: Calibration) -> GeometrySummary:
         },
         "discriminative": {
             "rule": calibration.rule,
+            "bound": calibration.bound,
             "sites": list(calibration.discriminative_sites),
             "blocks": list(calibration.discriminative_blocks),
             "n_sites": len(calibration.discriminative_sites),
             "share_of_blocks": len(calibration.discriminative_blocks) / calibration.n_layers,
             "selected_inside": calibration.selected_site in calibration.discriminative_sites,
+            **_membership(with_separations(calibration)),
         },
         "classes": classes(calibration.statistics, split="fit", seed=calibration.seed),
         "details": dict(calibration.details),
     }
     return GeometrySummary(found)
+
+
+def _membership(calibration: Calibration) -> dict[str, Any]:
+    """Site by site: bootstrap probability of membership, AUROC, Cohen's d; the number of sites by every rule at its default bound; what is to be said."""
+    by_site = {name: getattr(calibration, name) for name in ("membership", "auroc", "cohens_d")}
+    found: dict[str, Any] = {name: None if values is None else plain(values) for name, values in by_site.items()}
+    by_rule = discriminative_by_rule(calibration) if calibration.rule in RULES else {}
+    return found | {
+        "sureness": sureness(calibration),
+        "n_sites_by_rule": {rule: len(d.sites) for rule, d in by_rule.items()},
+        "cautions": list(cautions(calibration)),
+    }
 
 
 def _same_kind(cosine: Tensor, kinds: list[str]) -> dict[str, list[float | None]]:

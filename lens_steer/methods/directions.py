@@ -72,10 +72,11 @@ def directional_ablation(
     """``h − (d̂·h) d̂`` with the selected direction: at the selected site, at those given, or everywhere.
 
     ``everywhere``: at every block's input and at what every attention and MLP adds to the stream, so that no block can write the direction back. That is a
-    statement about the stream, so the direction must have been read there.
+    statement about the stream, so the direction must have been read there: of a calibration of norms' outputs it is :attr:`Calibration.stream_direction`, which was recorded beside
+    them and is what a calibration with ``sites="resid_pre"`` selects.
 
     Raises:
-        LensSteerError: ``everywhere`` with a direction that was read at a norm's output.
+        LensSteerError: ``everywhere`` with a direction that was read at a norm's output, and no means of the stream.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
 
@@ -89,10 +90,7 @@ def directional_ablation(
         if at is not None:
             raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
         if direction is None and sites.parse(calibration.selected_site).is_norm:
-            raise LensSteerError(
-                f"everywhere=True ablates in the residual stream, and the direction was read at {calibration.selected_site}, after a norm and its gain: "
-                "calibrate with sites='resid_pre' or 'resid', or give direction="
-            )
+            unit = _of_the_stream(calibration)
         at = ("resid_pre", "attn_out", "mlp_out")
     steps = [Step("ablate", chosen_sites(calibration, at, (calibration.selected_site,)), {"direction": unit})]
     return made("ablation-everywhere" if everywhere else "ablation", calibration, steps, positions)
@@ -115,6 +113,17 @@ def projection_clamp(
         to = boundary(calibration, name).mean_positive if target is None else numbers("target", target)
         steps.append(Step("clamp", (name,), {"direction": unit, "target": to}))
     return made("clamp", calibration, steps, positions)
+
+
+def _of_the_stream(calibration: Calibration) -> Tensor:
+    """The direction of the stream that was recorded beside a norm's outputs."""
+    found = calibration.stream_direction
+    if found is None:
+        raise LensSteerError(
+            f"everywhere=True ablates in the residual stream, and the direction was read at {calibration.selected_site}, after a norm and its gain, with nothing of the stream "
+            "recorded beside it: calibrate again (with sites='norm_out', 'resid_pre' or 'resid'), or give direction="
+        )
+    return found[1]
 
 
 def _candidate(calibration: Calibration, name: str) -> Tensor:

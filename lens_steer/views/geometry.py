@@ -11,6 +11,7 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.direction_comparison import DirectionComparison
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.planes import plane_coordinates
+from lens_steer.geometry.rules import cautions
 from lens_steer.geometry.stability import Resamples, Stability
 from lens_steer.geometry.summary import GeometrySummary, plain
 from lens_steer.views import html
@@ -21,13 +22,15 @@ from lens_steer.views.pieces import Page, Table, page_of, table_of
 HEADS = {
     "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine", "mean_projection_positive": "mean projection, +",
     "mean_projection_negative": "mean projection, −", "plane_angle_degrees": "angle in plane (°)", "share_in_plane": "share in plane",
+    "membership": "P(discriminative)", "auroc": "AUROC", "cohens_d": "Cohen's d",
 }  # fmt: skip
 
 
 @table_of.register
 def _(made: Calibration) -> Table:
     """One row a site: ``block``, ``kind``, ``selected``, ``discriminative``, ``mean_cosine`` (of the candidate with all), the classes' mean projections on the selected
-    direction, and where the candidate lies in the plane (``along_b1``, ``along_b2``, ``plane_angle_degrees``, ``share_in_plane`` of its squared length)."""
+    direction, and where the candidate lies in the plane (``along_b1``, ``along_b2``, ``plane_angle_degrees``, ``share_in_plane`` of its squared length); of the prompts' projections
+    the bootstrap probability that the site is discriminative (``membership``), ``auroc`` and ``cohens_d``."""
     return Table.of(_calibration_rows(made), "site")
 
 
@@ -41,6 +44,7 @@ def _calibration_rows(made: Calibration) -> list[dict[str, Any]]:
         "mean_projection_negative": _optional(made.mean_projection_negative, len(made.sites)),
         "along_b1": plain(inside.coordinates[:, 0]), "along_b2": plain(inside.coordinates[:, 1]), "plane_angle_degrees": plain(inside.angle),
         "share_in_plane": plain(inside.fraction), "zero_candidate": zero.tolist(),
+        **{name: _optional(getattr(made, name), len(made.sites)) for name in ("membership", "auroc", "cohens_d")},
     }  # fmt: skip
     return [
         {"site": name, "block": sites.parse(name).block, "kind": sites.parse(name).kind, "selected": name == made.selected_site,
@@ -54,7 +58,7 @@ def _(made: Calibration) -> Page:
     facts = {
         "selected site": made.selected_site,
         "discriminative": f"{len(made.discriminative_sites)} of {len(made.sites)} sites, blocks {_blocks(made.discriminative_blocks)} of {made.n_layers}",
-        "rule": made.rule, "prompts": f"{made.n_positive} positive, {made.n_negative} negative", "seed": made.seed,
+        "rule": made.rule if made.bound is None else f"{made.rule}, bound {made.bound:g}", "caution": "; ".join(cautions(made)), "prompts": f"{made.n_positive} positive, {made.n_negative} negative", "seed": made.seed,
         "direction": made.details.get("direction"), "recorded at": POOLED.get(str(made.details.get("pooling"))),
     }  # fmt: skip
     rows = _calibration_rows(made)
@@ -70,6 +74,11 @@ def _(summary: GeometrySummary) -> Table:
         "mean_cosine": summary["selection"]["mean_cosine"], "along_b1": [c[0] for c in inside["coordinates"]],
         "along_b2": [c[1] for c in inside["coordinates"]], "plane_angle_degrees": inside["angle"], "share_in_plane": inside["fraction"],
     }  # fmt: skip
+    columns |= {
+        name: summary["discriminative"][name]
+        for name in ("membership", "auroc", "cohens_d")
+        if summary["discriminative"].get(name) is not None
+    }
     for name, found in (summary["classes"] or {}).items():
         if isinstance(found, Mapping):
             columns |= {f"{name}{end}": found[part] for part, end in (("mean", ""), ("low", "_low"), ("high", "_high"))}
@@ -88,7 +97,7 @@ def _(summary: GeometrySummary) -> Page:
         "selected site": summary["selection"]["selected_site"], "ahead of the next by": summary["selection"]["margin"],
         "discriminative": f"{found['n_sites']} of {summary['n_sites']} sites, blocks {_blocks(found['blocks'])}, rule {found['rule']}",
         "candidates' variance in the plane": plane["share_in_plane_centred"], "most that a plane can hold": plane.get("best_two_dimensions_centred"),
-        "zero candidates": ", ".join(summary["zero_candidates"]),
+        "zero candidates": ", ".join(summary["zero_candidates"]), "caution": "; ".join(found.get("cautions", [])),
     }  # fmt: skip
     table = table_of(summary).rows()
     heads = {c: head for c, head in HEADS.items() if table and c in table[0]}

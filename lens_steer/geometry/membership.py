@@ -1,0 +1,88 @@
+"""How sure it is that a site belongs to L_disc: the share of bootstrap resamples of the prompts in which it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.discriminative import BOUNDS, check_rule, mean_rule, measured
+from lens_steer.geometry.separation import weighted_means
+
+RESAMPLES = 1000
+CHUNK_ENTRIES = 4_000_000  # counts in one block of resamples (32 MB)
+UNIT_EPS = 1e-8  # of the released code's unit-scaled samples
+
+
+def membership(
+    positive: Float[Tensor, "n_positive n_sites"],
+    negative: Float[Tensor, "n_negative n_sites"],
+    names: Sequence[str],
+    *,
+    rule: str = "paper",
+    bound: float | None = None,
+    norms: tuple[Float[Tensor, "n_positive n_sites"], Float[Tensor, "n_negative n_sites"]] | None = None,
+    zero: Bool[Tensor, " n_sites"] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Float[Tensor, " n_sites"]:
+    """Bootstrap probability that each site is in L_disc: each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again.
+
+    The direction is not selected anew: the projections are on the one that all prompts gave, so this tells how much of the *rule's* answer hangs on which prompts it saw.
+    :func:`lens_steer.geometry.stability.stability` selects the direction anew in every resample, at the cost of a calibration each. Under the rules that compare signs, a site
+    where one class's mean, or both, are drawn about zero has a probability of one half on average.
+
+    Args:
+        positive, negative: one projection on the unit selected direction a prompt and site.
+        names: of the sites.
+        rule, bound: see :mod:`lens_steer.geometry.discriminative`.
+        norms: lengths of the activations, which ``official`` needs: it goes by the means of unit-scaled ones.
+        zero: sites whose class means are equal to rounding, never discriminative under a rule with a bound; none unless given.
+        resamples: how many.
+        seed: of the draws; the same seed gives the same numbers.
+
+    Raises:
+        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under ``official``, a bad count or seed.
+
+    >>> always, sometimes = torch.tensor([[2.0, 1.0], [3.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-2.0, -1.0]])
+    >>> found = membership(always, sometimes, ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"])
+    >>> float(found[0]), abs(float(found[1]) - 0.25) < 0.05  # at the second site only the resample of two ones has a positive mean
+    (1.0, True)
+    """
+    limit = check_rule(rule, bound)
+    for name, side in (("positive", positive), ("negative", negative)):
+        if not len(side):
+            raise LensSteerError(f"{name} holds no prompts: a bootstrap needs at least one of each class")
+    if resamples < 1 or seed < 0:
+        raise LensSteerError(f"resamples={resamples}, seed={seed}: use at least one resample, and a seed from 0 up")
+    if rule == "official":
+        if norms is None:
+            raise LensSteerError("rule='official' goes by unit-scaled activations: give norms=, the lengths of the activations")
+        positive, negative = (p.double() / (n.double() + UNIT_EPS) for p, n in zip((positive, negative), norms, strict=True))
+    none = torch.zeros(len(names), dtype=torch.bool) if zero is None else zero
+    hits = torch.zeros(len(names), dtype=torch.float64)
+    for counts in _counts(len(positive), len(negative), resamples, seed):
+        if limit is not None and rule in BOUNDS:
+            inside = (measured(rule, positive, negative, none, counts) > limit) & ~none
+        else:
+            means = (weighted_means(c, x) for c, x in zip(counts, (positive, negative), strict=True))
+            inside = mean_rule(*means, names, rule=rule)
+        hits += inside.sum(dim=0)
+    return hits / resamples
+
+
+def _counts(n_positive: int, n_negative: int, resamples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """How often each prompt is drawn, some resamples at a time; the blocks' size does not change the draws."""
+    streams = [np.random.default_rng([seed, 3, side]) for side in (0, 1)]
+    step = max(1, CHUNK_ENTRIES // (n_positive + n_negative))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = [
+            torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), size=size)).double()
+            for rng, n in zip(streams, (n_positive, n_negative), strict=True)
+        ]
+        yield drawn[0], drawn[1]
