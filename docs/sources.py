@@ -54,7 +54,7 @@ STAGES = {
     "Metrics": ("What is measured of answers, and with what intervals.", "metrics outcomes stats"),
     "Sweeps and comparisons": (
         "Every setting on one split, a choice under constraints, the choice alone on another.",
-        "sweeps rowstore selection grids harmonics sweep_report evaluation equal_kl comparison comparison_text compare_report",
+        "sweeps rowstore selection grids control_bands controls first_token harmonics sweep_report evaluation equal_kl comparison comparison_text compare_report",
     ),
     "Studies": (
         "Claims with criteria fixed beforehand, traits, benign steering and its side effects.",

@@ -39,6 +39,23 @@ Constraints = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 
+Controls = Annotated[
+    int,
+    typer.Option(
+        "--controls", help="Draws of each control (random planes or directions, random sites, shuffled labels); 0: none."
+    ),
+]
+ControlValues = Annotated[
+    int,
+    typer.Option(
+        "--control-values", help="Angles at which random planes run on the select split too, for the band in the figures."
+    ),
+]
+Positions = Annotated[
+    str | None, typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), …")
+]
+OUTCOMES = ("complied", "answered", "helped")  # what a sweep's line tells of the report split, where it is measured
+
 
 def metrics(
     source: Annotated[Path, typer.Option("--in", help="Generations (.jsonl) with a text or a response a row.")],
@@ -78,13 +95,17 @@ def sweep(
     angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
     coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
     rules: Rules = None,
+    positions: Positions = None,
     objective: Objective = "complied",
     constraint: Constraints = None,
+    controls: Controls = 10,
+    control_values: ControlValues = 4,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
 ) -> None:
-    """One method over its angles or coefficients on the select split, the best of them on the report split; an interrupted sweep goes on."""
+    """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
+    from lens_steer import controls as controls_
     from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import check_splits, kept_constraints
@@ -92,7 +113,7 @@ def sweep(
     from lens_steer.methods import method_name
     from lens_steer.probe_files import check_probe
     from lens_steer.selection import check_quantity, kept_out
-    from lens_steer.sweep_report import sweep_method
+    from lens_steer.sweep_report import plain_bands, sweep_method
     from lens_steer.sweeps import values_of
 
     method = method_name(method or default_method(probe))
@@ -100,6 +121,9 @@ def sweep(
     wrong = "--coefficients" if method in ANGULAR else "--angles"
     if wrong in given:
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if method in ANGULAR else 'no angle'}")
+    for name, n in (("--controls", controls), ("--control-values", control_values)):
+        if n < 0:
+            raise LensSteerError(f"{name} {n}: give a number of at least 0 (0: none)")
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
@@ -108,11 +132,18 @@ def sweep(
     kept = kept_constraints(_constraints(constraint, contrast), _tasks(contrast, prompts.seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
-    grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
+    options = {} if positions is None else {"positions": positions}
+    grids = (
+        method_grids(made, method, values=values, **options)
+        if probe is None
+        else [probe_grid(made, method, values=values, **options)]
+    )
+    if positions is not None and grids[0].build is not None:
+        grids[0].build(grids[0].values[0])  # a position that is not understood, before the model is loaded
     _tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
         raise LensSteerError("--rules: a probe has no discriminative sites; give --calibration")
-    by_rule, left_out = ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values)
+    by_rule, left_out = ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values, **options)
     for line in left_out:
         typer.echo(f"--rules: left out: {line}", err=True)
     loaded = load(model)
@@ -122,12 +153,19 @@ def sweep(
     tasks = _tasks(contrast, prompts.seed)
     found = sweep_method(
         loaded, contrast, [*grids, *by_rule], out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
-        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        controls=controls_.Controls(made, options, controls, control_values, prompts.seed), engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
+    beside, first = found.beside.record(), found.first_token
+    if first is not None and first.told:
+        typer.echo(f"note: {first.told}", err=True)
     emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
-          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured},
+          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in OUTCOMES if k in reported.measured},
+          "interval": {k: [reported.measured[k].low, reported.measured[k].high] for k in OUTCOMES if k in reported.measured},
+          "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES},
+          "controls": {k: beside[k] for k in ("draws", "smallest_p", "left_out", "told") if k in beside},
+          "first_token_norm_ratio": None if first is None else first.highest[1],
           "by_rule": {name: _told(found, name) for name in dict.fromkeys(g.condition for g in by_rule)} or None,
           **_ungraded(found, reported, kept)})  # fmt: skip
 

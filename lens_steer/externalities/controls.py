@@ -20,7 +20,7 @@ from lens_steer.equal_kl import Curve, Match, curve, match
 from lens_steer.errors import LensSteerError
 from lens_steer.forced_sweep import Build
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.geometry.planes import orthonormalise
+from lens_steer.geometry.planes import orthonormalise, turned_at_random
 from lens_steer.kl import mean_kl_by_value
 from lens_steer.plans import SteeringPlan, Step, numbers
 from lens_steer.positions import normalized
@@ -89,11 +89,7 @@ def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_m
     >>> round(float(b["x"].norm()), 5), round(float(b["x"] @ b["y"]), 5)
     (1.0, 0.6)
     """
-    given = torch.stack(list(directions.values())).double()
-    _, mixing = torch.linalg.qr(given.mT)  # given = mixingᵀ · orthonormal rows
-    drawn = torch.randn(given.shape[1], len(mixing), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    turned = mixing.mT @ torch.linalg.qr(drawn)[0].mT
-    return {site: row.float() for site, row in zip(directions, turned, strict=True)}
+    return dict(zip(directions, turned_at_random(torch.stack(list(directions.values())), seed), strict=True))
 
 
 def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str = "all") -> SteeringPlan:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lens_steer.control_bands import ranges
 from lens_steer.figures.core import (
     BLACK,
     BLUE,
@@ -70,14 +71,29 @@ def by_value(
     chosen: Mapping[str, float | None] | None = None,
     *,
     graded: bool = True,
+    controls: Sequence[Setting] = (),
+    told: str = "",
 ) -> Drawing:
-    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what they are without steering."""
+    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what they are without steering.
+
+    Args:
+        kind: the drawing's.
+        select: settings, no steering among them.
+        conditions: that are drawn.
+        quantities: likewise; None for the two classes'.
+        chosen: condition → its value.
+        graded: whether a ground truth says what an answer is.
+        controls: settings of a control's draws at some values: drawn as their median, with the band from the least to the greatest.
+        told: about the controls, in the legend's title.
+    """
     quantities = SWAP if quantities is None else quantities
     base = next(s for s in select if s.condition == UNSTEERED).measured
     rows = [
         (s.condition, s.value, q, s.measured[q].value, s.measured[q].low, s.measured[q].high, s.measured["violation"].value if "violation" in s.measured else None)
         for q in quantities for s in select if s.condition in conditions and q in s.measured
     ]  # fmt: skip
+    drawn = {q: ranges(controls, q) for q in quantities}
+    rows += [(name, v, q, mid, low, high, None) for q in quantities for (name, v), (mid, low, high, _) in drawn[q].items()]
     names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
     quantities = [
         q for q in quantities if any(row[2] == q for row in rows)
@@ -88,6 +104,8 @@ def by_value(
         "n": {q: base[q].n for q in quantities if q in base},
         "chosen": dict(chosen or {}),
         "graded": graded,
+        "draws": {name: n for found in drawn.values() for (name, _), (_, _, _, n) in found.items()},
+        "told": told,
     }
     return Drawing(kind, {name: [row[i] for row in rows] for i, name in enumerate(names)}, notes)
 
@@ -96,6 +114,18 @@ def named(quantity: str, drawing: Drawing) -> str:
     """A quantity in words; without a ground truth what is counted is that an answer is neither refused nor degenerate."""
     answered = {"complied": "harmful requests answered", "helped": "harmless requests answered"}
     return (answered if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
+
+
+def labelled(condition: str, drawing: Drawing) -> str:
+    """A condition in a legend; a control's band says of how many draws it is."""
+    n = drawing.notes.get("draws", {}).get(condition)
+    return condition if n is None else f"{condition} (median and range of {n} draws)"
+
+
+def split_told(drawing: Drawing) -> str:
+    """The legend's title: the split, and what there is to say of controls."""
+    told = drawing.notes.get("told", "")
+    return f"select split; {told}" if told else "select split"
 
 
 def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
@@ -128,7 +158,16 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
-            axis.plot(around, [mean[i] for i in closed], color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=condition)
+            axis.plot(
+                around,
+                [mean[i] for i in closed],
+                color=color,
+                marker=marker,
+                ls=dash,
+                ms=2.5,
+                lw=1,
+                label=labelled(condition, drawing),
+            )
             axis.fill_between(around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0)
             stars = [i for i, v in enumerate(part["violation"]) if v in (1, 1.0) and quantity.startswith("perplexity")]
             axis.plot([theta[i] for i in stars], [mean[i] for i in stars], color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
@@ -146,7 +185,7 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
         labels,
         loc="outside lower center",
         ncols=4,
-        title="select split",
+        title=split_told(drawing),
     )
     return fig, list(axes[0])
 
@@ -164,7 +203,7 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
             color, marker, dash = look(condition, conditions)
             part = drawing.where(condition=condition, quantity=quantity)
             angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            axis.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=condition)
+            axis.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=labelled(condition, drawing))
             axis.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
         base = drawing.notes["base"].get(quantity)
         if base is not None:
@@ -179,7 +218,7 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
         labels,
         loc="outside lower center",
         ncols=5,
-        title="select split",
+        title=split_told(drawing),
     )
     return fig, list(axes)
 

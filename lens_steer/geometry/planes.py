@@ -164,6 +164,19 @@ def random_plane(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
     return orthonormalise(pair[0], pair[1])[0]
 
 
+def turned_at_random(vectors: Float[Tensor, "n d_model"], seed: int) -> Float[Tensor, "n d_model"]:
+    """The vectors, turned all together at random: random directions with their lengths and the same cosines among each other, float32.
+
+    >>> drawn = turned_at_random(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]]), seed=0)
+    >>> round(float(drawn[0].norm()), 5), round(float(drawn[0] @ drawn[1]), 5)
+    (1.0, 0.6)
+    """
+    given = vectors.double()
+    _, mixing = torch.linalg.qr(given.mT)  # given = mixingᵀ · orthonormal rows
+    drawn = torch.randn(given.shape[1], len(mixing), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (mixing.mT @ torch.linalg.qr(drawn)[0].mT).float()
+
+
 def plane_coordinates(vectors: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"]) -> PlaneCoordinates:
     """Coordinates, radius, angle and in-plane share of vectors, in float64. The basis must be orthonormal.
 
