@@ -67,7 +67,7 @@ def measure(
     outcomes, texts = [], {}
     for side in CLASSES:
         prompts = getattr(contrast, side)
-        with nullcontext() if plan is None else steering(model, plan):
+        with nullcontext() if plan is None else steering(model, plan, tell=False):
             texts[side] = generate(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
         counted = Counter(grade(p, t) for p, t in zip(prompts, texts[side], strict=True))
         counts = {name: counted[name] for name in grades_of(prompts)}
