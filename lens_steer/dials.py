@@ -257,7 +257,7 @@ def _checked(
 
 
 def _under(model: Any, plan: SteeringPlan | None) -> AbstractContextManager[Any]:
-    return nullcontext() if plan is None or not plan.sites else steering(model, plan)
+    return nullcontext() if plan is None or not plan.sites else steering(model, plan, tell=False)
 
 
 def _without(plan: SteeringPlan, site: str) -> SteeringPlan:

@@ -37,6 +37,8 @@ from lens_steer.unembedding import MEASURES, SLICE, Unembedding, compare, read_b
 
 log = logging.getLogger(__name__)
 
+NOTHING_MOVED = 1e-6  # nats: what is below at every token is rounding
+
 
 @dataclass(frozen=True, eq=False)
 class TokenDivergence(Shown, view="tokens"):
@@ -203,6 +205,8 @@ def token_divergence(
         raise LensSteerError(f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed")
     if not steered_any:
         log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
+    elif all(float(values[:2].max()) < NOTHING_MOVED for *_, values in parts):
+        log.warning("the plan %r moved nothing: both divergences are below %g nats at every token", plan.method, NOTHING_MOVED)
     row, position, ids, values = (torch.cat(part, dim=-1).numpy() for part in zip(*parts, strict=True))
     order = np.lexsort((position, row))
     row, position, ids, values = row[order], position[order], ids[order], values[:, order]
@@ -229,7 +233,7 @@ def _of_batch(
     if plan:
         with (
             running(batch),
-            steering(runner, plan),
+            steering(runner, plan, tell=False),
             from_block(runner, first, kept[0]),
             torch.inference_mode(),
             read_by_unembedding(runner) as read_steered,

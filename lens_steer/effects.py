@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_steer.operators.catalogue import compare
+from lens_steer.operators.catalogue import compare, operator
 from lens_steer.shown import Shown
+
+if TYPE_CHECKING:
+    from lens_steer.plans import SteeringPlan
+
+MOST_WAITING = 1024  # flags that are not read yet
 
 
 @dataclass
@@ -77,3 +83,60 @@ class EffectLog(Shown, view="tokens"):
         rate = self.gate_fire_rate
         fired = "nothing ran" if rate is None else f"gate fired on {100 * rate:.1f} % of the steered tokens"
         return f"EffectLog({len(self.totals)} sites, {fired})"
+
+
+@dataclass(eq=False)
+class Tally:
+    """As much as it takes to say, when a plan's block ends, that the plan did nothing; once an activation has changed nothing more is looked at.
+
+    Attributes:
+        forwards: that ran, on whichever engine.
+        steered: of them, with a token that has the plan's positions.
+        changed: whether any activation was given back changed.
+        fired: whether a gate was seen to fire; looked at only until something changed.
+    """
+
+    forwards: int = 0
+    steered: int = 0
+    changed: bool = False
+    fired: bool = False
+    _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(
+        default_factory=list, repr=False
+    )  # flags on a device, and which they are
+
+    def see(
+        self,
+        before: Float[Tensor, "batch pos d_model"],
+        after: Float[Tensor, "batch pos d_model"],
+        fires: Callable[[Tensor], Tensor] | None,
+        selected: Bool[Tensor, "batch pos"] | None,
+    ) -> None:
+        """Compare what one hook was given with what it gives back. On a device this only queues work; :meth:`settle` reads what came of it."""
+        self._waiting.append(((before != after).any(), True))
+        if fires is not None and not self.fired:
+            fired = fires(before)
+            self._waiting.append(((fired if selected is None else fired & selected).any(), False))
+        if before.device.type == "cpu" or len(self._waiting) > MOST_WAITING:
+            self.settle()
+
+    def told(self, plan: SteeringPlan, *, tell: bool) -> str | None:
+        """What to say of a plan that did nothing; with ``tell`` also where it steered tokens and changed none. None where nothing ran or it did something."""
+        if not self.forwards or self.changed:
+            return None
+        if not self.steered:
+            return f"the plan {plan.method!r} steered no token: no prompt has the positions {plan.positions!r}"
+        if not tell:
+            return None
+        if not self.fired and all(operator(step.operator).gate for step in plan.steps):
+            why = "no gate fired on any steered token; look at its threshold, or steer at other sites"
+        else:
+            given = ", ".join(f"{name}={value}" for name, value in plan.parameters.items()) or "the operator"
+            why = f"{given} is the identity here (an angle of 0 or 360, a coefficient of 0, or a step too small for the model's dtype)"
+        return f"the plan {plan.method!r} changed no activation: {why}"
+
+    def settle(self) -> None:
+        """Read the flags of a forward, where the device has been waited for anyway."""
+        for flag, is_change in self._waiting:
+            self.changed |= is_change and bool(flag)
+            self.fired |= not is_change and bool(flag)
+        self._waiting.clear()

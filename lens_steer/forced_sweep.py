@@ -81,7 +81,7 @@ def logits_by_value(
             with (
                 on_engine(model, engine) as runner,
                 running(wide),
-                steering(runner, plan),
+                steering(runner, plan, tell=False),
                 from_block(runner, first, hidden),
                 torch.inference_mode(),
             ):

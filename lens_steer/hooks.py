@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lens_steer import sites
 from lens_steer.artifacts import check_fits
-from lens_steer.effects import EffectLog
+from lens_steer.effects import EffectLog, Tally
 from lens_steer.engines import Active, active
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.models import blocks_of, embedding_of, final_norm_of, info_of
@@ -44,16 +44,18 @@ class SteeringHook(Protocol):
 
 
 @contextmanager
-def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None) -> Iterator[Any]:
+def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None, tell: bool = True) -> Iterator[Any]:
     """Steer a model for the length of a ``with`` block.
 
     Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay. Plans of nested blocks act one
-    after the other, the outer first. Padding is never steered.
+    after the other, the outer first. Padding is never steered. A warning is logged at the end where the model ran and the plan did nothing: no token had its positions, no
+    gate fired, or its parameters are the identity.
 
     Args:
         model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
         plan: made for this model.
         effects: a log of what the plan did, site by site.
+        tell: whether to warn where tokens were steered and no activation changed; False where a study measures the identity on purpose.
 
     Raises:
         LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the model does not have or
@@ -74,11 +76,22 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
         raise LensSteerError(
             f"the plan names {outside[0]!r}, and the model has {info.n_layers} blocks: make the plan on this model"
         )
+    tally = Tally()
+    with _in_force(model, plan, effects, tally):
+        yield model
+    tally.settle()
+    if message := tally.told(plan, tell=tell):
+        log.warning("%s", message)
+
+
+@contextmanager
+def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: Tally) -> Iterator[None]:
+    """The plan's hooks on the model, or on its twin; what they did goes into the tally."""
     clock = Clock(plan.positions)
     with ExitStack() as stack:
         followers = [
             *clocked(model, clock, tokens=effects is not None),
-            final_norm_of(model).register_forward_pre_hook(partial(_refuse_what_is_not_finite, method=plan.method)),
+            final_norm_of(model).register_forward_pre_hook(partial(_after_blocks, method=plan.method, tally=tally)),
         ]
         for follower in followers:
             stack.callback(follower.remove)
@@ -89,14 +102,14 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
                 like = example(model, name)
                 if like.device not in bound:
                     bound[like.device] = bind_rows(step, like, clock)
-                handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model))
+                handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model, tally))
                 stack.callback(remove)
                 handles.append(handle)
-        entry = Active(plan.method, tuple(handles), tuple(followers), plan.n_rows, partial(steering, plan=plan, effects=effects))
+        again = partial(_in_force, plan=plan, effects=effects, tally=tally)
+        entry = Active(plan.method, tuple(handles), tuple(followers), plan.n_rows, again)
         stack.enter_context(active(model, entry))
-        yield model
-        if clock.forwards and not clock.steered:
-            log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
+        yield
+        tally.forwards, tally.steered = tally.forwards + clock.forwards, tally.steered + clock.steered
 
 
 class _ByRow:
@@ -126,18 +139,25 @@ def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
     return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
 
 
-def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any) -> SteeringHook:
-    if effects is None:
-        return partial(_steer, operator=bound, clock=clock)
+def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any, tally: Tally) -> SteeringHook:
     gate = operator(step.operator).gate
     fires = None if gate is None else gate(step.parameters, example(model, site))
+    plain = partial(_steer, operator=bound, clock=clock, tally=tally, fires=fires)
+    if effects is None:
+        return plain
     return partial(
-        _steer_and_log, operator=bound, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
+        _steer_and_log, steer=plain, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
     )
 
 
 def _steer(
-    activation: Float[Tensor, "batch pos d_model"], hook: HookPoint | None = None, *, operator: Bound, clock: Clock
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: HookPoint | None = None,
+    *,
+    operator: Bound,
+    clock: Clock,
+    tally: Tally,
+    fires: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "batch pos d_model"]:
     """The hook: the steered positions through the operator, the others as they are."""
     if not clock.started:  # a forward that did not begin at the first block
@@ -145,16 +165,20 @@ def _steer(
     selected = clock.selected
     if clock.idle:
         return activation
-    if selected is None:
-        return operator(activation)
-    return torch.where(selected[..., None].to(activation.device), operator(activation), activation)
+    steered = operator(activation)
+    if selected is not None:
+        selected = selected.to(activation.device)
+        steered = torch.where(selected[..., None], steered, activation)
+    if not tally.changed:
+        tally.see(activation, steered, fires, selected)
+    return steered
 
 
 def _steer_and_log(
     activation: Float[Tensor, "batch pos d_model"],
     hook: HookPoint | None = None,
     *,
-    operator: Bound,
+    steer: Callable[[Tensor], Tensor],
     clock: Clock,
     fires: Callable[[Tensor], Tensor] | None,
     site: str,
@@ -162,7 +186,7 @@ def _steer_and_log(
     end_tokens: tuple[int, ...],
 ) -> Float[Tensor, "batch pos d_model"]:
     """:func:`_steer`, counting what it did."""
-    steered = _steer(activation, operator=operator, clock=clock)
+    steered = steer(activation)
     fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
     effects.add(site, activation, steered, fired, clock.counted(activation.shape[1], end_tokens))
     return steered
@@ -260,12 +284,13 @@ def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:
         clock.follow(args[0])
 
 
-def _refuse_what_is_not_finite(module: nn.Module, args: tuple[Any, ...], *, method: str) -> None:
-    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense."""
+def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tally: Tally) -> None:
+    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense; having waited for the device, the tally is read."""
     if not bool(torch.isfinite(args[0][:, -1]).all()):
         raise LensSteerError(
             f"under the plan {method!r} activations are not finite any more: steer less strongly, or load the model in float32 or bfloat16"
         )
+    tally.settle()
 
 
 def example(model: Any, site: str) -> Float[Tensor, " d_model"]:

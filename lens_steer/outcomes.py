@@ -147,7 +147,7 @@ def measure(
     outcomes, texts = [], {}
     for side in CLASSES:
         prompts = getattr(contrast, side)
-        with nullcontext() if plan is None else steering(model, plan):
+        with nullcontext() if plan is None else steering(model, plan, tell=False):
             texts[side], cut = answers(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
             tell_cut_off(model, cut, max_new_tokens)
         grades, perplexities = grade_all(model, prompts, texts[side], unsteered)

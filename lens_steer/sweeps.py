@@ -210,7 +210,7 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    with nullcontext() if plan is None else steering(model, plan):
+    with nullcontext() if plan is None else steering(model, plan, tell=False):  # the identity is one of the values
         texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
         tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY:  # of tasks only whether they are done is asked

@@ -189,6 +189,8 @@ def test_every_method_steers(
         *args,
         *chosen,
         "--effects",
+        "--engine",
+        "tl",
         "--save-plan",
         tmp_path / "plan",
         "--out",

@@ -123,10 +123,10 @@ def test_equals_one_growing_cache(tiny: Any, twin: Any, tiny_calibration: Any, p
             for d in DIALOGUES
         ]
     with ls.steering(tiny, plan):
-        assert ls.converse(tiny, DIALOGUES, max_new_tokens=NEW) == wanted
+        assert ls.converse(tiny, DIALOGUES, max_new_tokens=NEW, engine="tl") == wanted
         assert ls.converse(tiny, DIALOGUES, max_new_tokens=NEW, engine="hf") == wanted
-        assert ls.converse(tiny, DIALOGUES, max_new_tokens=NEW, batch_size=2) == wanted
-        assert [ls.converse(tiny, d, max_new_tokens=NEW)[0] for d in DIALOGUES] == wanted
+        assert ls.converse(tiny, DIALOGUES, max_new_tokens=NEW, batch_size=2, engine="tl") == wanted
+        assert [ls.converse(tiny, d, max_new_tokens=NEW, engine="tl")[0] for d in DIALOGUES] == wanted
     assert hook_count(tiny) == 0
 
 

@@ -39,10 +39,10 @@ def test_recorded_values_equal(tiny: Any, pooling: Any) -> None:
     prompts = PromptSet(tuple(ls.Prompt.of(t, response="Sure. Take the hammer.") for t in TEXTS))
     names = sites.resolve(EVERY, n_layers=4, architecture=tiny.lens_info.architecture)
     calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
-    plain = record_prompts(tiny, prompts, names, pooling=pooling)
+    plain = record_prompts(tiny, prompts, names, pooling=pooling, engine="tl")
     assert relative(record_prompts(tiny, prompts, names, pooling=pooling, engine="hf"), plain) < 1e-4
     with ls.steering(tiny, plan_at(calibration, "norm_out", "prompt[2:]+generated[:3]")):
-        steered = record_prompts(tiny, prompts, names, pooling=pooling)
+        steered = record_prompts(tiny, prompts, names, pooling=pooling, engine="tl")
         assert relative(record_prompts(tiny, prompts, names, pooling=pooling, engine="hf"), steered) < 1e-4
     assert relative(steered, plain) > 1e-2
 
@@ -63,11 +63,11 @@ def test_a_recording_stops_early(tiny: Any) -> None:
 def test_generated_tokens_equal(tiny: Any, tiny_calibration: Any, kind: str, where: str) -> None:
     """Token for token: both engines, with and without a cache, batched and one by one."""
     with ls.steering(tiny, plan_at(tiny_calibration, kind, where)):
-        together = ls.generate(tiny, PROMPTS, max_new_tokens=8)
+        together = ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="tl")
         assert ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="hf") == together
-        assert ls.generate(tiny, PROMPTS, max_new_tokens=8, kv_cache=False) == together
+        assert ls.generate(tiny, PROMPTS, max_new_tokens=8, kv_cache=False, engine="tl") == together
         assert ls.generate(tiny, PROMPTS, max_new_tokens=8, kv_cache=False, engine="hf") == together
-        assert [ls.generate(tiny, PROMPTS[i : i + 1], max_new_tokens=8)[0] for i in range(N)] == together
+        assert [ls.generate(tiny, PROMPTS[i : i + 1], max_new_tokens=8, engine="tl")[0] for i in range(N)] == together
     assert hook_count(tiny) == 0
 
 
@@ -173,7 +173,7 @@ def test_nested_plans_reach_the_twin_in_order(tiny: Any, tiny_calibration: Any) 
     answers = []
     for outer, inner in ((turn, shift), (shift, turn)):
         with ls.steering(tiny, outer), ls.steering(tiny, inner):
-            answers.append(ls.generate(tiny, PROMPTS, max_new_tokens=8))
+            answers.append(ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="tl"))
             assert ls.generate(tiny, PROMPTS, max_new_tokens=8, engine="hf") == answers[-1]
     assert answers[0] != answers[1]
 
@@ -233,7 +233,7 @@ def test_a_branch_and_the_norm_after_it_are_one_tensor(tiny: Any, tiny_calibrati
         ls.steering(tiny, plan_at(tiny_calibration, "attn_out")),
         ls.steering(tiny, ls.directional_ablation(tiny_calibration, at="ln1_post")),
     ):
-        here = record_prompts(tiny, PROMPTS, names)
+        here = record_prompts(tiny, PROMPTS, names, engine="tl")
         there = record_prompts(tiny, PROMPTS, names, engine="hf")
     assert relative(here, there) < 1e-4
     assert torch.equal(here[:, 0], here[:, 1])
@@ -252,7 +252,7 @@ def test_what_the_twin_cannot_know_is_refused(tiny_folder: Any) -> None:
             model.reset_hooks()
             with pytest.raises(LensSteerError, match=r"were removed \(reset_hooks\?\)"):
                 ls.generate(model, "Hi", engine="hf")
-        assert ls.generate(model, "Hi", max_new_tokens=2, engine="hf") == ls.generate(model, "Hi", max_new_tokens=2)
+        assert ls.generate(model, "Hi", max_new_tokens=2, engine="hf") == ls.generate(model, "Hi", max_new_tokens=2, engine="tl")
         with torch.no_grad():
             next(model.blocks[1].mlp.parameters()).mul_(-1)
         assert ls.generate(model, "Hi", max_new_tokens=4, engine="hf") == ls.generate(model, "Hi", max_new_tokens=4, engine="tl")
@@ -297,7 +297,7 @@ def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) ->
         ls.generate(tiny, ["Hi"], engine="vllm")
     with pytest.raises(LensSteerError, match="engine='vllm'"):
         ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), engine="vllm")
-    assert ls.generate(tiny, ["Hi"], max_new_tokens=4) == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf")
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl") == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf")
 
 
 def test_effects_count_the_steered_tokens_only(tiny: Any, tiny_calibration: Any) -> None:
@@ -370,11 +370,12 @@ def test_a_checkpoints_own_generation_settings_are_set_aside(tiny_folder: Any, t
     (folder / "generation_config.json").write_text(json.dumps(settings | {"repetition_penalty": 5.0}), encoding="utf-8")
     plain, model = ls.load_model(tiny_folder), ls.load_model(folder)
     wanted = ls.generate(plain, TEXTS, max_new_tokens=12, engine="hf")
-    assert ls.generate(model, TEXTS, max_new_tokens=12, engine="hf") == wanted == ls.generate(model, TEXTS, max_new_tokens=12)
+    for engine in ("hf", "tl"):
+        assert ls.generate(model, TEXTS, max_new_tokens=12, engine=engine) == wanted
     assert hf_twin(model).generation_config.repetition_penalty == 5.0
 
 
 def test_a_cache_run_leaves_the_twin_usable(tiny: Any) -> None:
     """What the libraries hook for themselves (Transformers captures outputs under a Bridge's ``run_with_cache``) is no hook of the user's."""
     tiny.run_with_cache(torch.tensor([[5, 6, 7]]), names_filter=["blocks.1.hook_resid_post"])
-    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf") == ls.generate(tiny, ["Hi"], max_new_tokens=4)
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf") == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl")

@@ -269,10 +269,10 @@ def test_a_long_prompt_with_padding_and_cache(make: Make) -> None:
         long = chat.encode(model.lens_info.tokenizer, PROMPTS[2])
         assert len(long) > 2 * 8
         with ls.steering(model, plan):
-            wanted = ls.generate(model, PROMPTS, max_new_tokens=24)
+            wanted = ls.generate(model, PROMPTS, max_new_tokens=24, engine="tl")
             assert ls.generate(model, PROMPTS, max_new_tokens=24, engine="hf") == wanted
-            assert ls.generate(model, PROMPTS, max_new_tokens=24, kv_cache=False) == wanted
-            assert [ls.generate(model, p, max_new_tokens=24)[0] for p in PROMPTS] == wanted
+            assert ls.generate(model, PROMPTS, max_new_tokens=24, kv_cache=False, engine="tl") == wanted
+            assert [ls.generate(model, p, max_new_tokens=24, engine="tl")[0] for p in PROMPTS] == wanted
 
 
 def test_published_calibrations_by_name() -> None:

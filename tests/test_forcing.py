@@ -63,8 +63,11 @@ def test_batches_do_not_matter(qwen: Any, refusal: Any) -> None:
     """One at a time as all at once; no hook is left on the unembedding."""
     prompts = refusal.report.negative[:5]
     texts = ["Sure.", "I cannot do that.", "It is red.", "a b c d e f g", "no"]
-    assert mean_surprise(qwen, prompts, texts, batch_size=1) == pytest.approx(mean_surprise(qwen, prompts, texts), abs=1e-5)
+    wanted = mean_surprise(qwen, prompts, texts, engine="tl")
+    for engine in ("tl", "hf"):
+        assert mean_surprise(qwen, prompts, texts, engine=engine, batch_size=1) == pytest.approx(wanted, abs=1e-5)
     assert not qwen.unembed._forward_pre_hooks
+    assert not ls.hf_twin(qwen).lm_head._forward_pre_hooks
 
 
 def test_an_empty_response_has_no_perplexity(qwen: Any) -> None:

@@ -45,7 +45,7 @@ def same(model: Any, exported: Any, plan: ls.SteeringPlan) -> float:
     asked = list(prompts_for(model))[6:10] if model.lens_info.name.startswith("organism") else list(PROMPTS)
     worst, largest = 0.0, 0.0
     with ls.steering(model, plan):
-        wanted = ls.generate(model, asked, max_new_tokens=5)
+        wanted = ls.generate(model, asked, max_new_tokens=5, engine="tl")
     assert ls.generate(exported, asked, max_new_tokens=5) == wanted
     for batch in chat.batches(model.lens_info.tokenizer, asked, n_ctx=128):
         at = {"attention_mask": batch.mask, "position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0)}
@@ -125,7 +125,9 @@ def test_a_merged_folder(steered: Any, tmp_path: Path) -> None:
     assert again.lens_info.tokenizer.chat_template == model.lens_info.tokenizer.chat_template
     assert same(model, hf_twin(again), plan) < CLOSE
     with ls.steering(model, plan):
-        assert ls.generate(again, list(PROMPTS), max_new_tokens=5) == ls.generate(model, list(PROMPTS), max_new_tokens=5)
+        assert ls.generate(again, list(PROMPTS), max_new_tokens=5) == ls.generate(
+            model, list(PROMPTS), max_new_tokens=5, engine="tl"
+        )
 
 
 def test_adapters_of_other_kinds(plain: Any, tmp_path: Path) -> None:
@@ -154,7 +156,9 @@ def test_merged_weights_that_untie_or_get_biases(plain: Any, tmp_path: Path) -> 
         biased: Any = ls.load_model(tmp_path / "b")
         assert biased.lens_info.backend == "bridge"  # a HookedTransformer would leave the biases out
         with ls.steering(plain, before_attention):
-            assert ls.generate(biased, list(PROMPTS), max_new_tokens=5) == ls.generate(plain, list(PROMPTS), max_new_tokens=5)
+            assert ls.generate(biased, list(PROMPTS), max_new_tokens=5) == ls.generate(
+                plain, list(PROMPTS), max_new_tokens=5, engine="tl"
+            )
     if architecture in GEMMAS:
         with pytest.raises(LensSteerError, match="writes through a norm"):
             export_merged(everywhere, plain, tmp_path / "m")
@@ -163,7 +167,9 @@ def test_merged_weights_that_untie_or_get_biases(plain: Any, tmp_path: Path) -> 
     assert not json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))["tie_word_embeddings"]
     again: Any = ls.load_model(tmp_path / "m")
     with ls.steering(plain, everywhere):
-        assert ls.generate(again, list(PROMPTS), max_new_tokens=5) == ls.generate(plain, list(PROMPTS), max_new_tokens=5)
+        assert ls.generate(again, list(PROMPTS), max_new_tokens=5) == ls.generate(
+            plain, list(PROMPTS), max_new_tokens=5, engine="tl"
+        )
     if architecture == "llama":
         export_merged(constant, plain, tmp_path / "c", trial=SMALL)
         config = json.loads((tmp_path / "c" / "config.json").read_text(encoding="utf-8"))
@@ -175,7 +181,9 @@ def test_merged_weights_that_untie_or_get_biases(plain: Any, tmp_path: Path) -> 
         )  # layers that write have biases of their own now
         assert export_lora(again_plan, bridged, tmp_path / "d", trial=SMALL).verdict == "pass"
         with ls.steering(plain, constant):
-            assert ls.generate(bridged, list(PROMPTS), max_new_tokens=5) == ls.generate(plain, list(PROMPTS), max_new_tokens=5)
+            assert ls.generate(bridged, list(PROMPTS), max_new_tokens=5) == ls.generate(
+                plain, list(PROMPTS), max_new_tokens=5, engine="tl"
+            )
 
 
 def test_partial_certificates_compare_what_folded(plain: Any, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_activations_that_are_not_finite() -> None:
     with torch.no_grad():
         next(model.blocks[3].ln1.parameters())[0] = float("nan")
     with pytest.raises(LensSteerError, match=r"blocks.3.ln1.hook_out are not finite"):
-        ls.record(model, Contrast(some, some), progress=False)
+        ls.record(model, Contrast(some, some), engine="tl", progress=False)
 
 
 def test_same_seed_same_bytes(qwen: Any, refusal: Any, calibration: Any) -> None:
@@ -184,7 +184,8 @@ def test_every_end_token_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> No
     model: Any = ls.load_model(other)
     assert model.lens_info.end_tokens == tuple(sorted(config["eos_token_id"]))
     wanted = tokenizer.decode(tokens[: tokens.index(tokens[3])], skip_special_tokens=True)
-    assert ls.generate(model, ["Hi"], max_new_tokens=8) == [wanted]
+    for engine in ("hf", "tl"):
+        assert ls.generate(model, ["Hi"], max_new_tokens=8, engine=engine) == [wanted]
 
 
 @pytest.mark.parametrize("option", ["attention_bias", "mlp_bias"])

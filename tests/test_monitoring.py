@@ -72,9 +72,10 @@ def test_the_same_without_a_cache_and_one_by_one(tiny: Any) -> None:
     """A token that is computed again is recorded once; another batch, another engine, the twin by itself: the same rows."""
     found = boundary_at(tiny, "blocks.2.ln2.hook_out")
     with ls.monitor(tiny, found) as seen:
-        ls.generate(tiny, PROMPTS, max_new_tokens=NEW)
+        ls.generate(tiny, PROMPTS, max_new_tokens=NEW, engine="tl")
     wanted = seen.rows()
-    for options in ({"kv_cache": False}, {"kv_cache": False, "engine": "hf"}, {"batch_size": 2}):
+    tl, hf = {"engine": "tl"}, {"engine": "hf"}
+    for options in ({"kv_cache": False, **tl}, {"kv_cache": False, **hf}, {"batch_size": 2, **tl}, {"batch_size": 2, **hf}):
         with ls.monitor(tiny, found) as seen:
             ls.generate(tiny, PROMPTS, max_new_tokens=NEW, **options)  # type: ignore[arg-type]
         assert same(seen.rows(), wanted)
@@ -218,7 +219,7 @@ def test_a_conversation_is_seen_once(qwen: Any, watched: Any) -> None:
     wanted: list[list[dict[str, Any]]] = []
     for dialogue in dialogues:
         with ls.monitor(qwen, found) as seen:
-            answers = ls.converse(qwen, dialogue, max_new_tokens=5)[0]
+            answers = ls.converse(qwen, dialogue, max_new_tokens=5, engine="tl")[0]
         wanted.append(seen.of(0))
         ids = qwen.lens_info.tokenizer(answers[0], add_special_tokens=False)["input_ids"]
         generated = [t["token_id"] for t in seen.of(0) if t["region"] == "generated"]

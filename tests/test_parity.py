@@ -63,7 +63,7 @@ def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
     architecture = tiny.lens_info.architecture
     names = sites.resolve(EVERY, n_layers=4, architecture=architecture)
     assert len(names) == 4 * (5 + len(sites.NORM_MODULES[architecture]))
-    batched = record_prompts(tiny, PROMPTS, names)
+    batched = record_prompts(tiny, PROMPTS, names, engine="tl")
     for row, prompt in enumerate(PROMPTS):
         wanted = hf_sites(twin, torch.tensor([chat.encode(tiny.lens_info.tokenizer, prompt)]), names, architecture)
         for column, name in enumerate(names):
@@ -73,8 +73,8 @@ def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
 def test_batched_equals_one_by_one(tiny: Any) -> None:
     """Padding changes nothing."""
     names = sites.resolve("norm_out", n_layers=4, architecture=tiny.lens_info.architecture)
-    together = record_prompts(tiny, PROMPTS, names)
-    alone = torch.cat([record_prompts(tiny, PROMPTS[i : i + 1], names) for i in range(len(PROMPTS))])
+    together = record_prompts(tiny, PROMPTS, names, engine="tl")
+    alone = torch.cat([record_prompts(tiny, PROMPTS[i : i + 1], names, engine="tl") for i in range(len(PROMPTS))])
     assert relative(together, alone) < 1e-5
 
 
@@ -82,7 +82,7 @@ def test_response_mean_equals_by_hand(tiny: Any, twin: Any) -> None:
     """``pooling="response"`` is the mean over exactly the response's tokens."""
     prompts = PromptSet(tuple(Prompt.of(t, response="Sure. Take the hammer.") for t in TEXTS))
     names = sites.resolve("resid_post", n_layers=4, architecture=tiny.lens_info.architecture)
-    recorded = record_prompts(tiny, prompts, names, pooling="response")
+    recorded = record_prompts(tiny, prompts, names, pooling="response", engine="tl")
     tokenizer = tiny.lens_info.tokenizer
     for row, prompt in enumerate(prompts):
         head, tail = chat.encode(tokenizer, prompt), chat.encode_response(tokenizer, prompt)
@@ -178,7 +178,7 @@ def test_steered_generation_equals_hugging_face(tiny: Any, twin: Any) -> None:
     calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
     plan = ls.selective_steering(calibration, 90, at=names, basis=basis)
     with ls.steering(tiny, plan):
-        ours = ls.generate(tiny, PROMPTS, max_new_tokens=12)
+        ours = ls.generate(tiny, PROMPTS, max_new_tokens=12, engine="tl")
     handles = [
         twin.get_submodule(sites.parse(name).module(info.architecture)).register_forward_hook(
             lambda module, args, output: selective_rotation(output, basis, 90)
@@ -195,4 +195,4 @@ def test_steered_generation_equals_hugging_face(tiny: Any, twin: Any) -> None:
         for handle in handles:
             handle.remove()
     assert ours == theirs
-    assert ls.generate(tiny, PROMPTS, max_new_tokens=12) != ours
+    assert ls.generate(tiny, PROMPTS, max_new_tokens=12, engine="tl") != ours

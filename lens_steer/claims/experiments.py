@@ -164,7 +164,7 @@ class Bench:
         """Texts, and for each ``best`` (right; without a ground truth: answered), ``broken`` (incoherent, degenerate by the text alone) or ``other``."""
         with ExitStack() as stack:
             for plan in plans:
-                stack.enter_context(steering(self.model, plan))
+                stack.enter_context(steering(self.model, plan, tell=False))
             texts = generate(self.model, prompts, max_new_tokens=self.max_new_tokens, engine=self.engine)
         names = {outcomes.grades_of(prompts)[0]: "best", "incoherent": "broken", outcomes.DEGENERATE: "broken"}
         return texts, np.array([names.get(outcomes.grade(p, t), "other") for p, t in zip(prompts, texts, strict=True)])

@@ -162,7 +162,7 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
         for forced in chat.padded(rows, pad_id(info.tokenizer), max_tokens=10**9, device=device_of(model)):
             keep = max(forced.response_lengths) + 1
             with torch.inference_mode():
-                with steering(model, folded.plan), on_engine(model, engine) as runner, running(forced):
+                with steering(model, folded.plan, tell=False), on_engine(model, engine) as runner, running(forced):
                     hooked = last_logits(runner, forced, keep)
                 plain = last_logits(hf_twin(model), forced, keep)
                 found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
@@ -257,7 +257,7 @@ class _Comparison:
 
 
 def _under(model: Any, plan: SteeringPlan, engine: str, batch: chat.Batch, new_tokens: int) -> list[list[int]]:
-    with steering(model, plan), on_engine(model, engine) as runner:
+    with steering(model, plan, tell=False), on_engine(model, engine) as runner:
         return answer_ids(runner, batch, new_tokens)
 
 
