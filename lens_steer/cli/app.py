@@ -20,6 +20,7 @@ from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
 from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.groups import grouped
+from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
@@ -227,6 +228,13 @@ def main() -> None:
     """Entry point of ``lens-steer``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    seldom_told()
+    with ending_cleanly() as signals:
+        _run(signals)
+
+
+def _run(signals: list[int]) -> None:
+    """Run the command and leave with its exit code."""
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
@@ -242,7 +250,7 @@ def main() -> None:
             sys.exit(2)
         code = _fail(error.format_message())  # type: ignore[attr-defined]
     if code == INTERRUPTED:
-        code = _fail("interrupted: nothing was half-written", INTERRUPTED)
+        code = _fail("interrupted: nothing was half-written", exit_code(signals))
     sys.exit(code if isinstance(code, int) else 0)
 
 
