@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from lens_steer.sweeps import Grid, Protocol, run
 
 def sweep_method(
     model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: Tasks, objective: str = "complied",
-    constraints: Sequence[Constraint] = (), fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True, **how: Any,
+    constraints: Sequence[Constraint] = (), fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True,
+    before: Callable[[Sequence[Grid]], None] | None = None, **how: Any,
 ) -> Evaluation:  # fmt: skip
     """One method's grids and no steering on select, the choice on report; writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures.
 
@@ -36,9 +37,12 @@ def sweep_method(
         fitted_here: whether the calibration was made from the contrast's fit split; written down.
         seed, command: written beside the numbers.
         progress: show bars.
+        before: called with every grid that will run, before any does.
         how: engine, max_new_tokens and openings of a :class:`~lens_steer.sweeps.Protocol`.
     """
     everything = [Grid(NONE), *grids]
+    if before is not None:
+        before(everything)
     select, choices, _ = on_select(
         model,
         contrast,

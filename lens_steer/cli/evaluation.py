@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli.common import check_rows_file, command, emit, judge_named
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -23,7 +24,7 @@ from lens_steer.cli.options import (
     Probe,
 )
 from lens_steer.cli.planning import default_method, read_source
-from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -58,6 +59,7 @@ def metrics(
 def sweep(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     calibration: CalibrationFolder = None,
     probe: Probe = None,
@@ -72,15 +74,14 @@ def sweep(
     judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them on the report split; an interrupted sweep goes on."""
-    from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import CONSTRAINTS, check_splits, kept_constraints
     from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid
     from lens_steer.methods import method_name
-    from lens_steer.probe_files import check_probe
     from lens_steer.selection import check_quantity, kept_out
     from lens_steer.sweep_report import sweep_method
     from lens_steer.sweeps import values_of
+    from lens_steer.work import sweeping
 
     method = method_name(method or default_method(probe))
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
@@ -96,11 +97,15 @@ def sweep(
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
     grids = method_grids(made, method, values=values) if probe is None else [probe_grid(made, method, values=values)]
+    load.check(model, *asked_of(contrast, max_new_tokens), made=made)
     loaded = load(model)
-    check_fits(made, loaded)
-    if probe is not None:
-        check_probe(made, loaded)
     tasks = _tasks(contrast, prompts.seed)
+
+    def before(every: Any) -> None:
+        plan = grids[0].build and grids[0].build(grids[0].values[0])
+        dry.tell(loaded, sweeping(loaded, contrast, every, tasks, max_new_tokens), contrast.select.positive,
+                 engine=engine, max_new_tokens=max_new_tokens, plan=plan)  # fmt: skip
+
     if made.prompt_hash != contrast.fit.hash:
         typer.echo(
             f"warning: the {'calibration' if probe is None else 'probe'} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
@@ -108,7 +113,7 @@ def sweep(
         )  # fmt: skip
     found = sweep_method(
         loaded, contrast, grids, out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
-        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides, before=before,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
@@ -120,6 +125,7 @@ def sweep(
 def compare(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
@@ -140,6 +146,7 @@ def compare(
     from lens_steer.grids import COMPARED
     from lens_steer.methods import METHODS
     from lens_steer.sweeps import values_of
+    from lens_steer.work import comparing
 
     check_engine(engine)
     decides = judge_named(judge)
@@ -149,10 +156,14 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     contrast = prompts.read()
     check_splits(contrast)
+    load.check(model, *asked_of(contrast, max_new_tokens))
     loaded = load(model)
+    tasks = _tasks(contrast, prompts.seed)
+    work = comparing(loaded, contrast, method or COMPARED, values, tasks, max_new_tokens, system=system)
+    dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=constraint or CONSTRAINTS,
-        tasks=_tasks(contrast, prompts.seed), system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        tasks=tasks, system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip

@@ -52,12 +52,12 @@ class Planned(Group):
         at = {} if self.sites is None else {"at": self.sites}
         return read_plan(self.plan, self.calibration, self.probe, self.method, self.given(*_OF_A_METHOD) | at)
 
-    def check(self, model: Any) -> None:
-        """Refuse a probe that was fitted on another model."""
+    @property
+    def source(self) -> Any:
+        """The probe that was given, which says more of its model than the plan does."""
         import lens_steer as ls
 
-        if self.probe is not None:
-            ls.load_probe(self.probe, model)
+        return None if self.probe is None else ls.load_probe(self.probe)
 
 
 def read_plan(

@@ -43,3 +43,11 @@ class Prompts(Group):
             split=None if shares is None else shares_of(shares),
             seed=self.seed,
         )
+
+
+def asked_of(contrast: Any, max_new_tokens: int) -> list[tuple[Any, int]]:
+    """What is recorded of a contrast set (fit), and what is answered (select, report), each with the tokens that an answer may have."""
+    fit = [(side, 0) for side in (contrast.fit.positive, contrast.fit.negative)]
+    return fit + [
+        (side, max_new_tokens) for part in (contrast.select, contrast.report) for side in (part.positive, part.negative)
+    ]

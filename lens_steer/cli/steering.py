@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli.common import check_rows_file, emit, read_prompts
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Engine, Model
@@ -20,6 +21,7 @@ from lens_steer.defaults import ENGINE
 def steer(
     planned: Planned,
     load: Load,
+    dry: DryRun,
     model: Model,
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
@@ -35,6 +37,7 @@ def steer(
     from lens_steer.artifacts import check_writable, whole_file
     from lens_steer.engines import check_engine
     from lens_steer.generation import answers
+    from lens_steer.work import answering
 
     check_engine(engine)
     check_rows_file(out)
@@ -42,10 +45,11 @@ def steer(
         check_writable(save_plan)
     chosen = read_prompts(prompts)
     made = planned.read()
+    load.check(model, (chosen, max_new_tokens), made=planned.source or made)
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
-        planned.check(loaded)
+        dry.tell(loaded, answering(loaded, list(chosen), max_new_tokens), chosen, engine=engine, max_new_tokens=max_new_tokens)
         with ls.steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         facts = [made.row(i) | {"model": model} | ({"cut_off": True} if cut[i] else {}) for i in range(len(texts))]
