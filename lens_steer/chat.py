@@ -18,6 +18,7 @@ from lens_steer.tokenization import pad_id
 
 MAX_BATCH_TOKENS = 8192
 MARK = "⟪system⟫"  # stands for a system message to see whether a template writes it
+MAX_BATCH_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,19 @@ def encode_response(tokenizer: Any, prompt: Prompt) -> list[int]:
     return list(tokenizer(prompt.response, add_special_tokens=False)["input_ids"]) if prompt.response else []
 
 
+def rows_a_batch(tokenizer: Any, prompts: Iterable[Prompt], max_new_tokens: int) -> int:
+    """How many answers to such prompts run in one batch at most, the longest of them taken.
+
+    >>> from lens_steer.folders import locate
+    >>> from lens_steer.tokenization import read_tokenizer
+    >>> tokenizer = read_tokenizer(locate("organism/qwen2"))
+    >>> rows_a_batch(tokenizer, [Prompt.of("Hello")], 48), rows_a_batch(tokenizer, [Prompt.of("word " * 400)], 48)
+    (128, 17)
+    """
+    longest = max(len(encode(tokenizer, prompt)) for prompt in prompts) + max_new_tokens
+    return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_TOKENS // longest))
+
+
 def batches(
     tokenizer: Any,
     prompts: Iterable[Prompt],
@@ -119,7 +133,7 @@ def batches(
     max_new_tokens: int = 0,
     with_response: bool = False,
     max_tokens: int = MAX_BATCH_TOKENS,
-    max_rows: int = 128,
+    max_rows: int = MAX_BATCH_ROWS,
     max_logits: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
@@ -159,7 +173,7 @@ def padded(
     call: object = None,
     extra: int = 0,
     max_tokens: int = MAX_BATCH_TOKENS,
-    max_rows: int = 128,
+    max_rows: int = MAX_BATCH_ROWS,
     max_logits: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:

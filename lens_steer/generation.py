@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_steer import chat
 from lens_steer.decoding import decode_answer
 from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_rows, on_engine, steered
 from lens_steer.errors import LensSteerError
-from lens_steer.models import device_of, info_of
+from lens_steer.models import device_of, embedding_of, info_of
 from lens_steer.positions import running
+from lens_steer.progress import counting, stepping
 from lens_steer.prompts import Prompt, PromptSet
 from lens_steer.tokenization import pad_id
 
@@ -89,17 +89,13 @@ def answers(
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
     texts, cut = [""] * len(chats), [False] * len(chats)
     check_rows(model, len(chats))
-    with (
-        on_engine(model, engine) as runner,
-        tqdm(total=len(chats), desc="generate", unit="prompt", disable=not progress, leave=False) as bar,
-    ):
+    with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
         for batch in chat.batches(
             tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
         ):
             for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
                 texts[row] = decode_answer(tokenizer, ids)
                 cut[row] = len(ids) == max_new_tokens
-            bar.update(len(batch.rows))
     return texts, cut
 
 
@@ -116,7 +112,7 @@ def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
 
 def answer_ids(model: Any, batch: chat.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:
     """Token ids of each row's greedy answer, without the end token, on the model that is given (its twin: see :func:`lens_steer.engines.on_engine`)."""
-    with running(batch), torch.inference_mode():
+    with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
         new = _continue(model, batch, max_new_tokens, kv_cache)
     return [_until_end(ids, info_of(model).end_tokens) for ids in new.tolist()]
 

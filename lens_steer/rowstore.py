@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from lens_steer.artifacts import whole_file
 from lens_steer.errors import LensSteerError
+from lens_steer.progress import PARTS as IN_PARTS
+from lens_steer.progress import counting
 from lens_steer.shown import Shown
 
 PARTS, IDENTITY = ".parts", "run.json"
@@ -82,24 +82,36 @@ class RowStore:
         """Whether all parts are there, joined."""
         return self.path.exists() and (self.folder / f"{self.name}.{IDENTITY}").exists()
 
-    def run(self, parts: Mapping[str, Callable[[], Sequence[Row]]], *, progress: bool = True) -> Rows:
-        """Make every part that is not there yet, join them all, and give back the rows."""
+    def run(
+        self, parts: Mapping[str, Callable[[], Sequence[Row]]], *, work: Mapping[str, int] | None = None, progress: bool = True
+    ) -> Rows:
+        """Make every part that is not there yet, join them all, and give back the rows.
+
+        Args:
+            parts: what makes each part's rows.
+            work: how many prompts each part runs; progress counts those as they are done (:func:`lens_steer.progress.done`), else whole parts.
+            progress: show it.
+        """
         if not self.complete:
-            with tqdm(total=len(parts), desc=self.name, unit="part", disable=not progress, leave=False) as bar:
+            sizes = dict.fromkeys(parts, 1) if work is None else dict(work)
+            unit, through = IN_PARTS if work is None else "prompt", 0
+            with counting(self.name, sum(sizes[key] for key in parts), unit, shown=progress) as counter:
                 for key, make in parts.items():
-                    path = self._parts / f"{key}.csv"
-                    if not path.exists():
-                        text = self._text(make())
-                        with whole_file(path) as work:
-                            work.write_bytes(text.encode())
-                    bar.update()
-            with whole_file(self.path) as work:
-                work.write_bytes(
+                    path, through = self._parts / f"{key}.csv", through + sizes[key]
+                    if path.exists():
+                        counter.found(float(sizes[key]))
+                        continue
+                    text = self._text(make())
+                    with whole_file(path) as made:
+                        made.write_bytes(text.encode())
+                    counter.reach(float(through))
+            with whole_file(self.path) as joined:
+                joined.write_bytes(
                     self._text([]).encode()
                     + b"".join((self._parts / f"{key}.csv").read_bytes().split(b"\n", 1)[1] for key in parts)
                 )
-            with whole_file(self.folder / f"{self.name}.{IDENTITY}") as work:
-                work.write_text(self._identity, encoding="utf-8")
+            with whole_file(self.folder / f"{self.name}.{IDENTITY}") as joined:
+                joined.write_text(self._identity, encoding="utf-8")
         shutil.rmtree(self._parts, ignore_errors=True)
         if (self.folder / PARTS).exists() and not any((self.folder / PARTS).iterdir()):
             (self.folder / PARTS).rmdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Swept(Evaluation, view="sweeps"):
 def sweep_method(
     model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: Tasks, objective: str = "complied",
     constraints: Sequence[Constraint] = (), controls: Controls | None = None, fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True,
-    **how: Any,
+    before: Callable[[Sequence[Grid]], None] | None = None, **how: Any,
 ) -> Swept:  # fmt: skip
     """One method's grids and no steering on select, the choice and its controls on report.
 
@@ -101,9 +101,12 @@ def sweep_method(
         fitted_here: whether the calibration was made from the contrast's fit split; written down.
         seed, command: written beside the numbers.
         progress: show bars.
+        before: called with every grid that will run, before any does.
         how: engine, max_new_tokens and openings of a :class:`~lens_steer.sweeps.Protocol`.
     """
     everything = [Grid(NONE), *grids]
+    if before is not None:
+        before(everything)
     how["bound"] = bound = measured_bound(Protocol(model, contrast.select, "select", tasks.select, **how), out, progress=progress)
     select, choices, _ = on_select(
         model,

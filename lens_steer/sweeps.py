@@ -6,7 +6,7 @@ A :class:`Grid` is one condition (a method, a control, no steering) with the val
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lens_steer import outcomes
+from lens_steer import chat, outcomes
 from lens_steer.decoding import begins_in_thought
 from lens_steer.defaults import ENGINE
 from lens_steer.engines import check_idle
@@ -45,7 +45,7 @@ COLUMNS = (
     "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
     "refusal_score", "cut_off",
 )  # fmt: skip
-VALUES_A_PART = 6
+VALUES_A_PART = 6  # at most
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 BROKEN = ("incoherent", outcomes.DEGENERATE)
 
@@ -175,21 +175,36 @@ def run(
     check_idle(protocol.model)
     described = {g.name: {"values": list(g.values), "system": g.system, "plan": plan_hash(g)} for g in grids}
     store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
-    parts: dict[str, Callable[[], Sequence[Row]]] = {}
-    for g, grid in enumerate(grids):
-        for start in range(0, len(grid.values), VALUES_A_PART):
-            values = grid.values[start : start + VALUES_A_PART]
-            parts[f"{g:03}-{start:03}"] = _Part(protocol, grid, values)
-    return store.run(parts, progress=progress)
+    parts = parts_of(protocol, grids)
+    return store.run(parts, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
+
+
+def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:
+    """What is measured in one go and kept together, by name: an interrupt loses at most one part.
+
+    A part is one value where the prompts of a side fill a batch of the engine; else as many values as fill one, so that nothing runs slower than it could.
+    """
+    room = chat.rows_a_batch(info_of(protocol.model).tokenizer, max(protocol.sides.values(), key=len), protocol.max_new_tokens)
+    step = min(VALUES_A_PART, max(1, room // max(map(len, protocol.sides.values()))))
+    return {
+        f"{g:03}-{start:03}-{min(step, len(grid.values) - start)}": Part(protocol, grid, grid.values[start : start + step])
+        for g, grid in enumerate(grids)
+        for start in range(0, len(grid.values), step)
+    }
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Some values of one grid, to be measured when called."""
 
     protocol: Protocol
     grid: Grid
     values: tuple[float | None, ...]
+
+    @property
+    def n_prompts(self) -> int:
+        """How many it runs."""
+        return len(self.values) * sum(map(len, self.protocol.sides.values()))
 
     def __call__(self) -> list[Row]:
         rows = [

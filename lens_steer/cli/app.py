@@ -20,7 +20,9 @@ from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
 from lens_steer.cli import tokens as cli_tokens
 from lens_steer.cli.common import command, emit, read_calibration
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
+from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
@@ -30,7 +32,7 @@ from lens_steer.cli.options import (
     Rule,
     Sites,
 )
-from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -79,6 +81,7 @@ def _root(
 def report(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
@@ -92,14 +95,20 @@ def report(
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
     from lens_steer.artifacts import check_writable
     from lens_steer.engines import check_engine
+    from lens_steer.evaluation import check_splits
     from lens_steer.geometry.discriminative import check_rule
-    from lens_steer.report import make_report
+    from lens_steer.report import ANGLES, make_report
+    from lens_steer.work import reporting
 
     chosen = prompts.read()
     check_rule(rule)
     check_engine(engine)
     check_writable(out)
+    check_splits(chosen)
+    load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
     loaded = load(model)
+    work = reporting(loaded, chosen, len(ANGLES), max_new_tokens)
+    dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     made = make_report(
         loaded,
         chosen,
@@ -121,6 +130,7 @@ def report(
 def calibrate(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
@@ -143,6 +153,7 @@ def calibrate(
     from lens_steer.geometry.discriminative import BOUNDS, check_rule
     from lens_steer.geometry.estimators import check_classes
     from lens_steer.geometry.rules import cautions, discriminative_by_rule, site_rows, sureness
+    from lens_steer.work import recording
 
     check_engine(engine)
     check_rule(rule, bound)
@@ -155,7 +166,9 @@ def calibrate(
     if keep == "moments" and rule in BOUNDS:
         raise LensSteerError(f"--rule {rule} goes by single prompts' projections: leave out --keep moments")
     check_writable(out)
+    load.check(model, (chosen.fit.positive, 0), (chosen.fit.negative, 0), site_spec=sites)
     loaded = load(model)
+    dry.tell(loaded, recording(loaded, chosen.fit, 2 * loaded.lens_info.n_layers), chosen.fit.positive, engine=engine)
     recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
     made = ls.calibrate(recorded, rule=rule, bound=bound, direction=direction, seed=prompts.seed)
     ls.save_calibration(made, out)
@@ -243,6 +256,13 @@ def main() -> None:
     """Entry point of ``lens-steer``."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    seldom_told()
+    with ending_cleanly() as signals:
+        _run(signals)
+
+
+def _run(signals: list[int]) -> None:
+    """Run the command and leave with its exit code."""
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
@@ -258,7 +278,7 @@ def main() -> None:
             sys.exit(2)
         code = _fail(error.format_message())  # type: ignore[attr-defined]
     if code == INTERRUPTED:
-        code = _fail("interrupted: nothing was half-written", INTERRUPTED)
+        code = _fail("interrupted: nothing was half-written", exit_code(signals))
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -48,9 +48,9 @@ def divergence(
     check_max_position(max_position)
     prompts = _read_responses(responses, column=column, limit=limit, seed=seed)
     made = planned.read()
+    load.check(model, made=planned.source or made, forced=[prompts])
     with whole_folder(out) as work:
         loaded = load(model)
-        planned.check(loaded)
         found = token_divergence(loaded, made, prompts, [p.response for p in prompts], engine=engine, progress=True)
         told = _write(work, found, made, loaded, prompts, seed=seed, max_position=max_position, engine=engine)
     emit(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli.common import check_rows_file, command, emit, judge_named, tell_fitted_on
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -25,7 +26,7 @@ from lens_steer.cli.options import (
     Rules,
 )
 from lens_steer.cli.planning import default_method, read_source
-from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -87,6 +88,7 @@ def metrics(
 def sweep(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     calibration: CalibrationFolder = None,
     probe: Probe = None,
@@ -106,15 +108,14 @@ def sweep(
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
     from lens_steer import controls as controls_
-    from lens_steer.artifacts import check_fits
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import check_splits, kept_constraints
     from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid, rule_grids
     from lens_steer.methods import method_name
-    from lens_steer.probe_files import check_probe
     from lens_steer.selection import check_quantity, kept_out
     from lens_steer.sweep_report import plain_bands, sweep_method
     from lens_steer.sweeps import values_of
+    from lens_steer.work import sweeping
 
     method = method_name(method or default_method(probe))
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
@@ -132,7 +133,7 @@ def sweep(
     kept = kept_constraints(_constraints(constraint, contrast), _tasks(contrast, prompts.seed).select)
     check_quantity(objective.removeprefix("-"), "objective")
     made = read_source(calibration, probe)
-    options = {} if positions is None else {"positions": positions}
+    options: dict[str, Any] = {} if positions is None else {"positions": positions}
     grids = (
         method_grids(made, method, values=values, **options)
         if probe is None
@@ -146,14 +147,18 @@ def sweep(
     by_rule, left_out = ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values, **options)
     for line in left_out:
         typer.echo(f"--rules: left out: {line}", err=True)
+    load.check(model, *asked_of(contrast, max_new_tokens), made=made)
     loaded = load(model)
-    check_fits(made, loaded)
-    if probe is not None:
-        check_probe(made, loaded)
     tasks = _tasks(contrast, prompts.seed)
+
+    def before(every: Any) -> None:
+        plan = grids[0].build and grids[0].build(grids[0].values[0])
+        dry.tell(loaded, sweeping(loaded, contrast, every, tasks, max_new_tokens), contrast.select.positive,
+                 engine=engine, max_new_tokens=max_new_tokens, plan=plan)  # fmt: skip
+
     found = sweep_method(
         loaded, contrast, [*grids, *by_rule], out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
-        controls=controls_.Controls(made, options, controls, control_values, prompts.seed), engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        controls=controls_.Controls(made, options, controls, control_values, prompts.seed), engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides, before=before,
     )  # fmt: skip
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
@@ -206,6 +211,7 @@ def _told(found: Any, condition: str) -> dict[str, Any]:
 def compare(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
@@ -227,6 +233,7 @@ def compare(
     from lens_steer.grids import COMPARED
     from lens_steer.methods import METHODS
     from lens_steer.sweeps import values_of
+    from lens_steer.work import comparing
 
     check_engine(engine)
     decides = judge_named(judge)
@@ -237,10 +244,14 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     contrast = prompts.read()
     check_splits(contrast)
+    load.check(model, *asked_of(contrast, max_new_tokens))
     loaded = load(model)
+    tasks = _tasks(contrast, prompts.seed)
+    work = comparing(loaded, contrast, method or COMPARED, values, tasks, max_new_tokens, system=system)
+    dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
-        tasks=_tasks(contrast, prompts.seed), system=system, rules=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        tasks=tasks, system=system, rules=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
     )  # fmt: skip
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)

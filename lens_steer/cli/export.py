@@ -85,6 +85,10 @@ class Trying(Group):
 
         return Trial(None if self.prompts is None else read_prompts(self.prompts), self.max_new_tokens, self.tolerance)
 
+    def asked(self, trial: Any) -> list[tuple[Any, int]]:
+        """The prompts that were given, with the tokens that an answer may have."""
+        return [] if trial.prompts is None else [(trial.prompts, self.max_new_tokens)]
+
     def served(self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False) -> str | None:
         """The lines that serve it; None where no engine was named."""
         from lens_steer.interop.recipes import recipe
@@ -131,6 +135,7 @@ def lora(
     if angles or circle:  # any angle: the others are made from the plan
         folding = replace(folding, angle=str(angles[0] if angles else 0.0))
     made, trial = folding.read(), trying.trial()
+    load.check(model, *trying.asked(trial), made=made)
     loaded = load(model)
     target_base = _gguf_base(made, loaded, partial) if gguf else None
     options: dict[str, Any] = {"partial": partial, "trial": trial, "base": base}
@@ -166,6 +171,7 @@ def merged(
     check_recipe(trying.recipe)
     check_new(out)
     made, trial = folding.read(), trying.trial()
+    load.check(model, *trying.asked(trial), made=made)
     loaded = load(model)
     found = export_merged(made, loaded, out, partial=partial, trial=trial)
     _tell("merged", out, [found], [], trying.served("merged", out, loaded.lens_info.folder))
@@ -221,6 +227,8 @@ def gguf_cvec(
         made = _imported(directions, [plan, calibration, probe, method], model, coefficient, site, sites)
     control_vector(made)
     trial = None if model is None else trying.trial()
+    if model is not None and trial is not None:
+        load.check(model, *trying.asked(trial), made=made)
     loaded = None if model is None else load(model)
     numbers, found = export_control_vector(made, out, loaded, trial=trial)
     served = trying.served("cvec", out, made.model if loaded is None else loaded.lens_info.folder)

@@ -64,6 +64,12 @@ class Load(Template):
         typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit])."),
     ] = None
 
+    def check(self, model: str, *asked: Any, **more: Any) -> Any:
+        """The model's description, before a weight of it is read; see :func:`lens_steer.precheck.precheck`."""
+        from lens_steer.precheck import precheck
+
+        return precheck(model, asked, chat_template=self.chat_template, **more)
+
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""
         import lens_steer as ls

@@ -66,12 +66,12 @@ class Planned(Group):
             raise LensSteerError(f"--method {UNSTEERED} steers nothing: leave out {', '.join(_option(name) for name in given)}")
         return None
 
-    def check(self, model: Any) -> None:
-        """Refuse a probe that was fitted on another model."""
+    @property
+    def source(self) -> Any:
+        """The probe that was given, which says more of its model than the plan does."""
         import lens_steer as ls
 
-        if self.probe is not None:
-            ls.load_probe(self.probe, model)
+        return None if self.probe is None else ls.load_probe(self.probe)
 
 
 def _option(name: str) -> str:

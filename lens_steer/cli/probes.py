@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -18,7 +19,7 @@ from lens_steer.cli.options import (
     Seed,
     Split,
 )
-from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -27,6 +28,7 @@ from lens_steer.errors import LensSteerError
 def probe(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     sites: Annotated[
@@ -44,6 +46,7 @@ def probe(
     """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
     from lens_steer.engines import check_engine
     from lens_steer.probe_report import probe_and_write
+    from lens_steer.work import Work, recording
 
     check_engine(engine)
     try:
@@ -55,7 +58,13 @@ def probe(
     if pooling not in ("last", "response"):
         raise LensSteerError(f"--pooling {pooling!r}: use last or response")
     chosen = prompts.read()
+    asked = asked_of(chosen, 0)
+    forced = [side for side, _ in asked] if pooling == "response" else []
+    load.check(model, *([] if forced else asked), forced=forced, site_spec=sites)
     loaded = load(model)
+    parts = [part for part in (chosen.fit, chosen.report) if len(part.positive) and len(part.negative)]
+    work = sum((recording(loaded, p, loaded.lens_info.n_layers, responses=bool(forced)) for p in parts), Work())
+    dry.tell(loaded, work, chosen.fit.positive, engine=engine)
     found = probe_and_write(
         loaded,
         chosen,

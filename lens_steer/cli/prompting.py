@@ -69,3 +69,11 @@ class Prompts(Group):
         own = ("", "select_positive", "report_positive")
         shares = tuple(0.0 if role in files else share for role, share in zip(own, shares_of(split), strict=True))
         return shares if any(shares[1:]) else None
+
+
+def asked_of(contrast: Any, max_new_tokens: int) -> list[tuple[Any, int]]:
+    """What is recorded of a contrast set (fit), and what is answered (select, report), each with the tokens that an answer may have."""
+    fit = [(side, 0) for side in (contrast.fit.positive, contrast.fit.negative)]
+    return fit + [
+        (side, max_new_tokens) for part in (contrast.select, contrast.report) for side in (part.positive, part.negative)
+    ]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitted_on
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Column, Engine, Limit, Model
@@ -24,6 +25,7 @@ DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bou
 def steer(
     planned: Planned,
     load: Load,
+    dry: DryRun,
     model: Model,
     prompts: Annotated[
         str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
@@ -44,6 +46,7 @@ def steer(
     from lens_steer.artifacts import check_writable, whole_file
     from lens_steer.engines import check_engine
     from lens_steer.generation import answers
+    from lens_steer.work import answering
 
     check_engine(engine)
     check_rows_file(out)
@@ -55,10 +58,11 @@ def steer(
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
         tell_fitted_on(ls.load_calibration(planned.calibration), {"": [chosen]})
+    load.check(model, (chosen, max_new_tokens), made=planned.source or made)
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
-        planned.check(loaded)
+        dry.tell(loaded, answering(loaded, list(chosen), max_new_tokens), chosen, engine=engine, max_new_tokens=max_new_tokens)
         with nullcontext() if made is None else ls.steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         rows = _rows(loaded, chosen, texts, cut)
@@ -66,7 +70,7 @@ def steer(
         here = {"model": model, "chat_template": loaded.lens_info.template.short}
         facts = [own | here | row for own, row in zip(plans, rows, strict=True)]
         _write_generations(work, chosen, texts, facts)
-        if save_plan is not None:
+        if save_plan is not None and made is not None:
             ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     ungraded = any("degenerate" in row for row in rows)

@@ -69,8 +69,8 @@ def membership(
         if limit is not None and rule in BOUNDS:
             inside = (measured(rule, positive, negative, none, counts) > limit) & ~none
         else:
-            means = (weighted_means(c, x) for c, x in zip(counts, (positive, negative), strict=True))
-            inside = mean_rule(*means, names, rule=rule)
+            a, b = (weighted_means(c, x) for c, x in zip(counts, (positive, negative), strict=True))
+            inside = mean_rule(a, b, names, rule=rule)
         hits += inside.sum(dim=0)
     return hits / resamples
 

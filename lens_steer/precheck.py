@@ -1,0 +1,92 @@
+"""What can be known of a model before a weight is read: its configuration and tokenizer, and whether prompts, sites and a calibration go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lens_steer import chat, sites
+from lens_steer.artifacts import check_fits
+from lens_steer.folders import locate, read_config
+from lens_steer.hooked import check_family
+from lens_steer.models import ModelInfo
+from lens_steer.probe_files import check_probe
+from lens_steer.probes import Probe
+from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.tokenization import end_tokens, read_tokenizer
+
+Asked = tuple[PromptSet | Sequence[Prompt], int]
+
+
+@dataclass(frozen=True)
+class Unloaded:
+    """A model without its weights; stands in for it wherever only the description is read (:func:`lens_steer.models.info_of`).
+
+    Attributes:
+        lens_info: as the loaded model will have it, its backend ``unloaded``.
+    """
+
+    lens_info: ModelInfo
+
+
+def describe(name: str | Path, *, chat_template: str | None = None) -> Unloaded:
+    """Configuration and tokenizer of a model; no weight is read.
+
+    Args:
+        name, chat_template: see :func:`lens_steer.load_model`.
+
+    Raises:
+        LensSteerError: unknown name, folder without a model, unsupported architecture, a template that does not exist.
+
+    >>> describe("organism/llama").lens_info.d_model
+    128
+    """
+    folder = locate(name)
+    config = read_config(str(name), folder)
+    check_family(config, str(name))
+    tokenizer = read_tokenizer(folder, chat_template)
+    return Unloaded(
+        ModelInfo(
+            str(name), folder, config.model_type, "unloaded", "none", "", config.num_hidden_layers, config.hidden_size,
+            config.max_position_embeddings, tokenizer, end_tokens(folder, tokenizer),
+        )
+    )  # fmt: skip
+
+
+def precheck(
+    name: str | Path,
+    asked: Sequence[Asked] = (),
+    *,
+    forced: Sequence[PromptSet | Sequence[Prompt]] = (),
+    made: Any = None,
+    site_spec: str | Sequence[str] | None = None,
+    chat_template: str | None = None,
+) -> Unloaded:
+    """Refuse before loading what would be refused after it, and give the description.
+
+    Args:
+        name, chat_template: see :func:`lens_steer.load_model`.
+        asked: prompts with the tokens that each answer may have (0: the prompts are only recorded).
+        forced: prompts that run with their fixed responses.
+        made: a calibration, a plan or a probe that is to steer the model.
+        site_spec: sites that are to be recorded.
+
+    Raises:
+        LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the context leaves room for, a site that the model
+            does not have, a calibration, plan or probe of another model.
+    """
+    model = describe(name, chat_template=chat_template)
+    info = model.lens_info
+    if isinstance(made, Probe):
+        check_probe(made, model)
+    elif made is not None:
+        check_fits(made, model)
+    if site_spec is not None:
+        sites.resolve(site_spec, n_layers=info.n_layers, architecture=info.architecture)
+    for prompts, new in asked:  # rendered, tokenised and measured; no batch is made
+        chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new)
+    for prompts in forced:
+        chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True)
+    return model

@@ -1,0 +1,151 @@
+"""Progress of long work: prompts done and tokens made, counted where they are made, and shown by whoever began the work.
+
+A bar on a terminal and in a notebook; elsewhere (a log file, a batch system) a line every half a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+EVERY = 30.0  # seconds between two lines, where there is no terminal
+PARTS = "part"  # the unit of work that cannot be counted finer
+
+
+class Counter:
+    """Work done so far, of a known total.
+
+    Args:
+        name: of the work.
+        total: how many units there are.
+        unit: ``"prompt"``, or :data:`PARTS`, which only :meth:`reach` counts.
+        shown: whether anything is shown.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self, name: str, total: int, unit: str = "prompt", *, shown: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done: float = 0.0
+        self.tokens: int = 0
+        self._lines: bool = shown and not interactive()
+        self._clock, self._begun, self._told, self._found = clock, clock(), clock(), 0.0
+        self._bar: Any = tqdm(total=total, desc=name, unit=unit, disable=not shown or self._lines, leave=False)
+
+    def found(self, units: float) -> None:
+        """Units that lay there already: they count as done, not as work of this run."""
+        self._found += units
+        self.done += units
+        if not self._bar.disable:
+            self._bar.initial += int(units)  # so that the rate is of this run
+        self._show()
+
+    def add(self, units: float = 0.0, tokens: int = 0) -> None:
+        """Units and tokens that were just made."""
+        self.tokens += tokens
+        if self.unit != PARTS:
+            self.done = min(self.done + units, float(self.total))
+        self._show()
+
+    def reach(self, done: float) -> None:
+        """So much is done, however it was counted."""
+        self.done = done
+        self._show()
+
+    def line(self) -> str:
+        """What a log is told."""
+        elapsed, made = self._clock() - self._begun, self.done - self._found
+        left = f", about {duration(elapsed * (self.total - self.done) / made)} left" if made > 0 else ""
+        tokens = f", {self.tokens:,} tokens" if self.tokens else ""
+        return f"{self.name}: {int(self.done):,} of {self.total:,} {self.unit}s{tokens}, {duration(elapsed)}{left}"
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
+
+    def _show(self) -> None:
+        if self._lines:
+            if self._clock() - self._told >= EVERY:
+                self._told = self._clock()
+                sys.stderr.write(self.line() + "\n")
+                sys.stderr.flush()
+        elif not self._bar.disable:
+            if self.tokens:
+                self._bar.set_postfix_str(f"{self.tokens:,} tokens", refresh=False)
+            self._bar.update(int(self.done) - self._bar.n)
+
+
+_CURRENT: ContextVar[Counter | None] = ContextVar("counter", default=None)
+
+
+@contextmanager
+def counting(name: str, total: int, unit: str = "prompt", *, shown: bool = True) -> Iterator[Counter]:
+    """Count what is done inside the block; with ``shown=False`` whoever counts outside of it goes on counting.
+
+    >>> with counting("answers", 4, shown=False) as outer:
+    ...     done(prompts=3.0)
+    ...     outer.done
+    3.0
+    """
+    counter = Counter(name, total, unit, shown=shown)
+    token = _CURRENT.set(counter) if shown or _CURRENT.get() is None else None
+    try:
+        yield counter
+    finally:
+        counter.close()
+        if token is not None:
+            _CURRENT.reset(token)
+
+
+def done(*, prompts: float = 0.0, tokens: int = 0) -> None:
+    """Tell whoever counts, if anybody does."""
+    if (counter := _CURRENT.get()) is not None:
+        counter.add(prompts, tokens)
+
+
+@contextmanager
+def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
+    """Tell whoever counts of every new token of a batch of ``rows`` answers, each of at most ``steps`` tokens; at the end all its prompts are done.
+
+    A forward is seen at the module that embeds its tokens, which both engines call once.
+    """
+    if _CURRENT.get() is None:
+        yield
+        return
+    told = 0
+
+    def step(*_: Any) -> None:
+        nonlocal told
+        told += 1
+        done(prompts=rows / steps if told < steps else 0.0, tokens=rows)
+
+    handle = embedding.register_forward_pre_hook(step)
+    try:
+        yield
+    finally:
+        handle.remove()
+    done(prompts=rows - rows / steps * min(told, steps - 1))
+
+
+def interactive() -> bool:
+    """Whether a bar that moves can be seen: on a terminal and in a notebook."""
+    return "ipykernel" in sys.modules or bool(getattr(sys.stderr, "isatty", lambda: False)())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    >>> duration(9.0), duration(140.0), duration(4000.0)
+    ('9 s', '2 min', '67 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

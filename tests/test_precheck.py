@@ -1,0 +1,151 @@
+"""What is refused before a weight is read: another model's calibration, prompts without room, sites that are not there, a model without a template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lens_steer as ls
+from lens_steer.cli.loading import Load
+from lens_steer.errors import LensSteerError
+from lens_steer.folders import locate
+from lens_steer.precheck import describe, precheck
+from lens_steer.prompts import Prompt
+from tests.test_cli import run
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads a weight fails."""
+    from transformers import PreTrainedModel
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a weight was read")
+
+    monkeypatch.setattr(Load, "__call__", fail)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", fail)
+
+
+@pytest.fixture(scope="module")
+def weightless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that lacks its weights."""
+    folder = tmp_path_factory.mktemp("weightless") / "model"
+    shutil.copytree(locate("organism/qwen2"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "long.txt"
+    path.write_text("\n".join(f"word {i} " * 2000 for i in range(8)) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("plain")
+    for name in ("positive", "negative"):
+        (folder / f"{name}.txt").write_text("\n".join(f"{name} {i}" for i in range(8)) + "\n", encoding="utf-8")
+    return folder / "positive.txt", folder / "negative.txt"
+
+
+def test_a_description_is_what_loading_tells(qwen: Any, weightless: Path) -> None:
+    """Name aside, everything that a calibration is held against; and no weight is there to be read."""
+    loaded, told = qwen.lens_info, describe(weightless).lens_info
+    for name in ("architecture", "n_layers", "d_model", "n_ctx", "end_tokens"):
+        assert getattr(told, name) == getattr(loaded, name)
+    assert told.tokenizer.chat_template == loaded.tokenizer.chat_template
+    assert told.backend == "unloaded"
+    with pytest.raises(LensSteerError, match="does not exist"):
+        describe("/no/such/folder")
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("command", ["steer", "sweep", "divergence", "lora", "merged"])
+def test_another_models_calibration(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path,
+    plain_files: tuple[Path, Path],
+) -> None:  # fmt: skip
+    """Refused in seconds by every command that steers."""
+    responses = tmp_path / "responses.jsonl"
+    responses.write_text(json.dumps({"prompt": "Hello", "response": "Hi."}) + "\n", encoding="utf-8")
+    common = ("--model", "organism/gemma2", "--calibration", made)
+    args: dict[str, tuple[object, ...]] = {
+        "steer": ("steer", *common, "--angle", 30, "--prompts", plain_files[0], "--out", tmp_path / "o.jsonl"),
+        "sweep": ("sweep", *common, "--positive", plain_files[0], "--negative", plain_files[1], "--angles", "0,30", "--out", tmp_path / "o"),
+        "divergence": ("divergence", *common, "--angle", 30, "--responses", responses, "--out", tmp_path / "o"),
+        "lora": ("export", "lora", *common, "--angle", 30, "--out", tmp_path / "o"),
+        "merged": ("export", "merged", *common, "--angle", 30, "--out", tmp_path / "o"),
+    }  # fmt: skip
+    begun = time.monotonic()
+    code, _, error = run(monkeypatch, capsys, *args[command])
+    assert time.monotonic() - begun < 20  # well under five seconds on a machine that does nothing else
+    assert code == 2
+    assert "was made on 'organism/qwen2'" in error
+    assert "'organism/gemma2' has" in error
+    assert list(tmp_path.iterdir()) == [responses]
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize("command", ["report", "compare", "calibrate", "sweep", "probe", "steer"])
+def test_prompts_without_room(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path,
+    plain_files: tuple[Path, Path], long_prompts: Path,
+) -> None:  # fmt: skip
+    files = ("--positive", long_prompts, "--negative", plain_files[1])
+    out = ("--out", tmp_path / "o")
+    args: dict[str, tuple[object, ...]] = {
+        "report": (*files, *out), "compare": (*files, *out), "calibrate": (*files, *out), "probe": (*files, *out),
+        "sweep": ("--calibration", made, "--angles", "0,30", *files, *out),
+        "steer": ("--calibration", made, "--angle", 30, "--prompts", long_prompts, "--out", tmp_path / "o.jsonl"),
+    }  # fmt: skip
+    code, _, error = run(monkeypatch, capsys, command, "--model", "organism/qwen2", *args[command])
+    assert code == 2
+    assert "more than the model's context of" in error
+    assert error.splitlines()[-1].startswith("lens-steer: prompt 0 (")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_sites_template_and_splits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, weightless: Path,
+    plain_files: tuple[Path, Path],
+) -> None:  # fmt: skip
+    files = ("--positive", plain_files[0], "--negative", plain_files[1], "--out", tmp_path / "o")
+    code, _, error = run(monkeypatch, capsys, "calibrate", "--sites", "blocks.99.ln1.hook_out", *files)
+    assert (code, "blocks.99" in error) == (2, True)
+    bare = tmp_path / "bare"
+    shutil.copytree(weightless, bare)
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((bare / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    code, _, error = run(monkeypatch, capsys, "calibrate", "--model", bare, *files)
+    assert (code, "has no chat template" in error) == (2, True)
+    with pytest.raises(AssertionError, match="a weight was read"):  # with a template there is nothing left to refuse
+        run(monkeypatch, capsys, "calibrate", "--model", bare, "--chat-template", "plain", *files)
+    code, _, error = run(monkeypatch, capsys, "report", "--split", "1,0,0", *files)
+    assert (code, "has no select prompts" in error) == (2, True)
+
+
+def test_a_plan_a_probe_and_forced_answers(calibration: Any, refusal: Any, qwen: Any) -> None:
+    """The library's own words for what fits and what does not."""
+    plan = ls.selective_steering(calibration, 30)
+    prompts = [Prompt.of("Hello")]
+    assert precheck("organism/qwen2", [(prompts, 8)], made=plan, site_spec="norm_out").lens_info.name == "organism/qwen2"
+    with pytest.raises(LensSteerError, match="SteeringPlan was made on 'organism/qwen2'"):
+        precheck("organism/llama", made=plan)
+    probe = ls.fit_probe(ls.record(qwen, refusal, ["blocks.3.hook_resid_post"], progress=False), "blocks.3.hook_resid_post")
+    precheck("organism/qwen2", made=probe)
+    with pytest.raises(LensSteerError, match=r"was (made|fitted) on"):
+        precheck("organism/llama", made=probe)
+    said = Prompt.of("Hello")
+    said = type(said)(said.messages, "word " * 3000)
+    precheck("organism/qwen2", [([said], 8)])  # asked, a fixed response is not read
+    with pytest.raises(LensSteerError, match="more than the model's context"):
+        precheck("organism/qwen2", forced=[[said]])
