@@ -35,6 +35,11 @@ class Load(Group):
     chat_template: Annotated[
         str | None, typer.Option("--chat-template", help="For a model that has none: plain, a Jinja template, or a file.")
     ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", help="Folder of a PEFT adapter (LoRA) to merge into the weights (needs lens-steer[export])."),
+    ] = None
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")] = None
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""
