@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, first_line
 from lens_steer.huggingface import is_gguf, source
 
 PLAIN_TEMPLATE = (
@@ -31,7 +31,12 @@ def read_tokenizer(folder: str, chat_template: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(**source(folder))
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(**source(folder))
+    except (ValueError, KeyError) as error:
+        if not is_gguf(folder):
+            raise
+        raise LensSteerError(f"the tokenizer in {folder!r} cannot be read by Transformers: {first_line(error)}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -59,7 +64,11 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     try:
-        found = None if is_gguf(folder) else GenerationConfig.from_pretrained(**source(folder)).eos_token_id
+        found = (
+            None
+            if is_gguf(folder)
+            else GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+        )
     except OSError:
         found = None
     listed = found if isinstance(found, list) else [found]

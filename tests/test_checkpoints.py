@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer import models
 from lens_steer.errors import LensSteerError
 from lens_steer.folders import locate
 from lens_steer.huggingface import merged_with
 from lens_steer.models import hf_twin, read_again
+from lens_steer.tokenization import read_tokenizer
 from tests.tiny import build
 
 IDS = torch.tensor([[5, 9, 7, 30, 12]])
@@ -83,20 +86,41 @@ def test_an_adapter_on_an_adapter_is_refused(base: Path, adapter: Path, tmp_path
         export_lora(plan, model, tmp_path / "out")
 
 
-def test_a_gguf_file(tmp_path: Path) -> None:
-    """An organism written by llama.cpp's format: the logits are Transformers' own reading of the file."""
+def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An organism written in llama.cpp's format: the logits are Transformers' own reading of the file, which has no tokenizer, and that is told."""
     pytest.importorskip("gguf")
     from transformers import AutoModelForCausalLM
 
     from tests.llama_cpp_runner import write_base
 
     file = write_base(hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
+    with pytest.raises(LensSteerError, match="the tokenizer in .*base.gguf' cannot be read by Transformers: .*'none'"):
+        ls.load_model(file)
+    monkeypatch.setattr(models, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
     model: Any = ls.load_model(file)
     wanted = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="base.gguf", dtype=torch.float32).eval()
     with torch.inference_mode():
         assert torch.equal(hf_twin(model)(IDS).logits, wanted(IDS).logits)
         torch.testing.assert_close(model(IDS), wanted(IDS).logits, atol=1e-3, rtol=1e-4)
     assert model.lens_info.folder == str(file)
+
+
+@pytest.mark.slow
+def test_a_real_gguf_file() -> None:
+    """One in 4 bits: tokenizer, template and end of turn are its own, logits Transformers' dequantised ones."""
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(os.environ.get("LENS_STEER_REAL_MODELS", "nowhere")).expanduser()
+    file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not file.exists():
+        pytest.skip(f"no {file.name} where LENS_STEER_REAL_MODELS points")
+    model: Any = ls.load_model(file)
+    wanted = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        assert torch.equal(hf_twin(model)(IDS).logits, wanted(IDS).logits)
+        torch.testing.assert_close(model(IDS), wanted(IDS).logits, atol=2e-3, rtol=1e-4)
+    assert model.lens_info.tokenizer.chat_template
+    assert model.lens_info.tokenizer.eos_token_id in model.lens_info.end_tokens
 
 
 def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
