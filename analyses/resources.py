@@ -26,12 +26,12 @@ ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
 def large_table() -> str:
     """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
     lines = [
-        f"| weights in | weights | twice while a HookedTransformer is built | activations of {STUDY['n_prompts']} prompts at all norm outputs | the same as moments | cache | "
+        f"| weights in | weights | while a HookedTransformer is loaded from a checkpoint in bfloat16 | activations of {STUDY['n_prompts']} prompts at all norm outputs | the same as moments | cache | "
         f"recording at {TFLOPS} TFLOP/s, at least | answering once, at least |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for dtype in ("bfloat16", "int4"):
-        e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12)
+        e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12, stored="bfloat16")
         memory = " | ".join(f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
         lines.append(f"| {dtype} | {memory} | {e.record_seconds:.0f} s | {e.generate_seconds:.0f} s |")
     return "\n".join(lines) + "\n"

@@ -68,8 +68,7 @@ def hooked_transformer(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
         with init_empty_weights(include_buffers=False):
-            # a copy: set_tokenizer() gives a tokenizer without a beginning token its end token as one
-            model = HookedTransformer(cfg, tokenizer=copy.deepcopy(tokenizer), move_to_device=False, default_padding_side="left")
+            model = HookedTransformer(cfg, move_to_device=False)
         weights = getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg)
         own = {name: torch.nn.Parameter(tensor.detach().to(dtype)) for name, tensor in weights.items()}
         left = set(model.load_state_dict(own, strict=False, assign=True).missing_keys) & set(dict(model.named_parameters()))
@@ -78,7 +77,22 @@ def hooked_transformer(
                 f"the HookedTransformer has {min(left)!r}, for which {config.model_type!r} has no weight: use backend='bridge'"
             )
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
+    _give_tokenizer(model, tokenizer)
     return model
+
+
+def _give_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Set a model's tokenizer without reading it again: the library's is one with special tokens of its own over the same vocabulary.
+
+    ``set_tokenizer`` gives a tokenizer without a beginning token its end token as one, and reads from disk one that does not add its beginning token, unless it says that it does:
+    what a HookedTransformer adds is decided by its configuration either way, and here it is nothing.
+    """
+    own = copy.copy(tokenizer)
+    for name in ("_special_tokens_map", "_extra_special_tokens", "deprecation_warnings"):
+        setattr(own, name, copy.copy(getattr(tokenizer, name)))
+    own.init_kwargs = {**tokenizer.init_kwargs, "add_bos_token": True}
+    model.set_tokenizer(own, default_padding_side="left")
+    own.init_kwargs = dict(tokenizer.init_kwargs)
 
 
 def check_family(config: Any, name: str) -> None:

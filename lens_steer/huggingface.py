@@ -39,11 +39,28 @@ def text_part(config: Any) -> Any:
     return text
 
 
+def is_gguf(path: str | Path) -> bool:
+    """Whether a path is one of a GGUF file, by its name."""
+    return Path(path).suffix == ".gguf"
+
+
+def source(folder: str) -> dict[str, Any]:
+    """How Transformers' readers are told where a model lies: a folder, a hub name, or a GGUF file, which they dequantise.
+
+    >>> source("some/model"), source("/models/m.Q4_K_M.gguf")["gguf_file"]
+    ({'pretrained_model_name_or_path': 'some/model', 'local_files_only': False}, 'm.Q4_K_M.gguf')
+    """
+    path = Path(folder)
+    if is_gguf(path):
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    return {"pretrained_model_name_or_path": folder, "local_files_only": path.is_dir()}
+
+
 def is_text_part(folder: str) -> bool:
     """Whether a folder's (or hub name's) model is read out of a checkpoint with images."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).model_type in WITH_IMAGES
+    return AutoConfig.from_pretrained(**source(folder)).model_type in WITH_IMAGES
 
 
 def read_weights(
@@ -54,6 +71,7 @@ def read_weights(
     *,
     device_map: DeviceMap = None,
     quantization: str = "",
+    adapter: str = "",
 ) -> Any:
     """The folder's model as Hugging Face has it, in evaluation mode; of a checkpoint with images its text part.
 
@@ -62,9 +80,10 @@ def read_weights(
         device: where it goes, unless a ``device_map`` says where each part does.
         device_map: as Transformers takes it.
         quantization: see :mod:`lens_steer.quantization`.
+        adapter: folder of a PEFT adapter that is merged into the weights.
 
     Raises:
-        LensSteerError: weights that cannot be read, or that are not all there.
+        LensSteerError: weights that cannot be read, or that are not all there; an adapter that cannot be merged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -77,8 +96,8 @@ def read_weights(
         if config.model_type == "gemma3_text" and is_text_part(folder):
             options |= {"config": config, "key_mapping": TEXT_WEIGHTS}
         with without_bar(small=config.num_hidden_layers * config.hidden_size <= SMALL):
-            model, notes = load(folder, dtype=dtype, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            model, notes = load(**source(folder), dtype=dtype, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
     if "key_mapping" in options:
         vars(model).pop("_weight_conversions", None)  # Transformers would save under the names that it read
@@ -86,7 +105,41 @@ def read_weights(
         raise LensSteerError(
             f"the weights in {folder!r} lack {missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: fetch or save the whole model again"
         )
+    if adapter:
+        model = merged_with(model, adapter)
     return compute_as_told(model if "device_map" in options else model.to(device)).eval()
+
+
+def merged_with(model: Any, adapter: str) -> Any:
+    """The same model with a PEFT adapter added to its weights, in their dtype.
+
+    Args:
+        model: plain Hugging Face; it is used up.
+        adapter: folder.
+
+    Raises:
+        LensSteerError: PEFT is not installed, the folder holds no adapter, one that does not fit the model, or one that no weights can hold.
+    """
+    path = Path(adapter).expanduser()
+    if not (path / "adapter_config.json").exists():
+        raise LensSteerError(f"adapter={adapter!r} holds no PEFT adapter (adapter_config.json is missing)")
+    if getattr(model, "is_quantized", False):
+        raise LensSteerError(
+            f"adapter={adapter!r} cannot be merged into weights in few bits: load the model without quantization"
+        )
+    try:
+        import peft
+    except ImportError:
+        raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
+        return wrapped.merge_and_unload()
+    except AttributeError:
+        raise LensSteerError(f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter") from None
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise LensSteerError(f"adapter={adapter!r} does not fit the model, or cannot be read: {first_line(error)}") from None
 
 
 def bridge_and_twin(
@@ -97,26 +150,26 @@ def bridge_and_twin(
     Args:
         folder, config, dtype, device: see :func:`read_weights`.
         tokenizer: of the model.
-        placed: ``device_map`` and ``quantization`` of :func:`read_weights`.
+        placed: ``device_map``, ``quantization`` and ``adapter`` of :func:`read_weights`.
 
     Raises:
         LensSteerError: weights that cannot be read, parts that are left on disk.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
-    source = read_weights(folder, config, dtype, device, **placed)
-    where = {str(d) for d in (getattr(source, "hf_device_map", None) or {}).values()}
+    model = read_weights(folder, config, dtype, device, **placed)
+    where = {str(d) for d in (getattr(model, "hf_device_map", None) or {}).values()}
     if where & {"disk", "meta"}:
         raise LensSteerError(
             "device_map leaves parts of the model on disk, where hooks do not see them: give it more memory, or quantization='nf4'"
         )
-    shared = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
-    twin = copy.deepcopy(source, shared)
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         # any name without a network: the model and a copy of the tokenizer (it is given a beginning token) are handed over
         bridge = TransformerBridge.boot_transformers(
-            "local/model", hf_model=source, tokenizer=copy.deepcopy(tokenizer), device=str(source.device)
+            "local/model", hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=str(model.device)
         )
     return bridge, twin
 

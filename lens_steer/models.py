@@ -42,6 +42,8 @@ class ModelInfo(Shown, view="models"):
         dtype: that the model computes in.
         quantization: of its weights (``nf4``, ``fp4``); empty for plain ones.
         device_map: as it was given.
+        adapter: folder of the adapter that was merged into the weights; empty without one.
+        revision: of the hub's model, as it was asked for (the folder's last part is the commit); empty without one.
     """
 
     name: str
@@ -57,6 +59,8 @@ class ModelInfo(Shown, view="models"):
     end_tokens: tuple[int, ...]
     quantization: str = ""
     device_map: DeviceMap = None
+    adapter: str = ""
+    revision: str = ""
 
     @property
     def template(self) -> ChatTemplate:
@@ -65,6 +69,8 @@ class ModelInfo(Shown, view="models"):
 
     def __repr__(self) -> str:
         bits = f", {self.quantization}" if self.quantization else ""
+        bits += f", revision {self.revision}" if self.revision else ""
+        bits += f", adapter {self.adapter}" if self.adapter else ""
         return (
             f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}{bits}, weights {self.weight_processing})"
         )
@@ -82,11 +88,14 @@ def load_model(
     chat_template: str | None = None,
     template_args: Mapping[str, Any] | None = None,
     template_date: str | None = None,
+    adapter: str | Path | None = None,
+    revision: str | None = None,
 ) -> HookedTransformer | TransformerBridge:
     """Load a chat model with hook points at every residual stream and every norm output.
 
     Args:
-        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging Face folder, or a hub name.
+        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging Face folder, a ``.gguf`` file
+            (which Transformers dequantises), or a hub name.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"`` (the checkpoint's).
         device: where the model goes; the first accelerator if there is one, else the CPU.
         n_devices: split the blocks of a HookedTransformer over so many accelerators.
@@ -98,6 +107,8 @@ def load_model(
             or a file with one.
         template_args: what the chat template is given beside the messages, such as ``{"enable_thinking": False}``.
         template_date: ``YYYY-MM-DD``, for a template that writes the date; :data:`lens_steer.templates.DATE` unless given, so that prompts are the same on every day.
+        adapter: folder of a PEFT adapter (LoRA), merged into the weights in the model's dtype; needs ``lens-steer[export]``.
+        revision: branch, tag or commit of a hub's model.
 
     Returns:
         The model in evaluation mode, with ``model.lens_info``.
@@ -107,7 +118,8 @@ def load_model(
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
-    folder = locate(name)
+    folder = locate(name, revision)
+    merged = str(adapter or "")
     config = read_config(str(name), folder)
     check_family(config, str(name))
     kind = check_kind(quantization, config)
@@ -117,17 +129,19 @@ def load_model(
     device = usable_device(device)
     tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     if mapped is None:
-        model, twin = bridge_and_twin(folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind)
+        model, twin = bridge_and_twin(
+            folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind, adapter=merged
+        )
     else:
         split = n_devices > 1  # over accelerators, each with weights of its own
-        source = read_weights(folder, config, torch_dtype, "cpu" if split else device)
+        source = read_weights(folder, config, torch_dtype, "cpu" if split else device, adapter=merged)
         model = hooked_transformer(source, config, mapped, torch_dtype, device, n_devices, tokenizer)
         twin = None if split else source
         add_norm_outputs(model)
     info = ModelInfo(
         str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
         config.hidden_size, config.max_position_embeddings, tokenizer, end_tokens(folder, tokenizer),
-        kind, device_map,
+        kind, device_map, merged, revision or "",
     )  # fmt: skip
     vars(model)["lens_info"] = info
     if twin is not None:
@@ -187,7 +201,15 @@ def read_again(model: Any) -> Any:
     """The model as plain Hugging Face has it, read anew from where it was loaded, in the same dtype, quantisation and places."""
     info = info_of(model)
     config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
-    return read_weights(info.folder, config, dtype, device_of(model), device_map=info.device_map, quantization=info.quantization)
+    return read_weights(
+        info.folder,
+        config,
+        dtype,
+        device_of(model),
+        device_map=info.device_map,
+        quantization=info.quantization,
+        adapter=info.adapter,
+    )
 
 
 def device_of(model: Any) -> torch.device:
@@ -292,11 +314,7 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, tried out; without one the first accelerator, else the CPU."""
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=wanted, dtype=torch.float64)
-    except TypeError:  # Apple's
-        raise LensSteerError(
-            f"device={str(device)!r} has no float64, which statistics are computed in: use cpu or cuda"
-        ) from None
+        torch.empty(0, device=wanted)  # in float32: Apple's accelerators have no float64, and statistics are computed on the CPU
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)

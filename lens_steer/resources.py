@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lens_steer.errors import LensSteerError
+from lens_steer.hooked import GEMMAS
 from lens_steer.huggingface import text_part
 from lens_steer.sites import NORM_MODULES, QK_NORMS
 
@@ -28,6 +29,7 @@ class Shape:
         tied: whether the unembedding is the embedding.
         qk_norms: whether queries and keys have a norm, one gain for all heads.
         output_bias, mlp_bias: whether what attention writes, and the MLP's three layers, have a bias.
+        scaled_embedding: whether a HookedTransformer has an embedding of its own beside its Hugging Face twin's (Gemma's, times √d_model).
     """
 
     n_layers: int
@@ -43,6 +45,7 @@ class Shape:
     qk_norms: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
+    scaled_embedding: bool = False
 
     @staticmethod
     def of(config: Any) -> Shape:
@@ -60,7 +63,7 @@ class Shape:
         return Shape(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, d_head,
             config.vocab_size, len(NORM_MODULES[kind]), kind == "qwen2" or biased, bool(config.tie_word_embeddings),
-            kind in QK_NORMS, biased, bool(getattr(config, "mlp_bias", False)),
+            kind in QK_NORMS, biased, bool(getattr(config, "mlp_bias", False)), kind in GEMMAS,
         )  # fmt: skip
 
     @property
@@ -84,8 +87,9 @@ class Estimate:
     Attributes:
         parameters: how many.
         weights: bytes of the model that is loaded.
-        weights_while_loading: with the checkpoint beside it (HookedTransformer; a plain Hugging Face model or a TransformerBridge needs the weights once).
-        twin: a HookedTransformer's Hugging Face twin, which engine="hf" makes.
+        weights_while_loading: the most that stands at once: a checkpoint in the model's dtype is the model; one in another dtype is read beside it, and the
+            embedding once more.
+        twin: what a HookedTransformer holds beside its Hugging Face twin, with which it shares its weights: Gemma's scaled embedding, else nothing.
         cache: key–value cache of one batch at full length (a sliding window holds less).
         recorded: activations kept, at keep="all".
         moments: the same at keep="moments".
@@ -116,7 +120,7 @@ class Estimate:
 
 def estimate(
     shape: Shape, *, n_prompts: int, prompt_tokens: int, n_sites: int, max_new_tokens: int = 64, batch_size: int = 128, dtype: str = "float32",
-    flops: float | None = None,
+    flops: float | None = None, stored: str | None = None,
 ) -> Estimate:  # fmt: skip
     """Memory and a lower bound on time of recording all prompts and answering them once.
 
@@ -129,6 +133,7 @@ def estimate(
         batch_size: answers at once.
         dtype: of the weights: a torch name, ``int8`` or ``int4``; operators compute in float32 and cache and activations take two bytes below that.
         flops: a second; see :func:`measured_flops`.
+        stored: dtype of the checkpoint, where it is another one.
 
     Raises:
         LensSteerError: a count below 1, an unknown dtype.
@@ -146,10 +151,14 @@ def estimate(
     ):
         if value < 1:
             raise LensSteerError(f"{name}={value}: at least 1 is needed")
-    if dtype not in BYTES:
-        raise LensSteerError(f"dtype={dtype!r}: use one of {', '.join(BYTES)}")
+    stored = stored or dtype
+    for name, kind in (("dtype", dtype), ("stored", stored)):
+        if kind not in BYTES:
+            raise LensSteerError(f"{name}={kind!r}: use one of {', '.join(BYTES)}")
     size, active = BYTES[dtype], max(BYTES[dtype], 2.0)
-    weights = round(shape.parameters * size)
+    weights, embedding = round(shape.parameters * size), round(shape.d_vocab * shape.d_model * size)
+    twin = embedding * shape.scaled_embedding
+    loading = weights + max(twin, 0 if stored == dtype else round(shape.parameters * BYTES[stored]) + embedding)
     length = prompt_tokens + max_new_tokens
     rows = min(batch_size, n_prompts)
     blocks = shape.n_layers * shape.block_parameters
@@ -158,10 +167,21 @@ def estimate(
     record = 2.0 * n_prompts * (prompt_tokens * blocks + attention * prompt_tokens**2 / 2)
     answer = 2.0 * n_prompts * (length * blocks + max_new_tokens * unembedding + attention * length**2 / 2)
     return Estimate(
-        shape.parameters, weights, 2 * weights, weights, round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
+        shape.parameters, weights, loading, twin, round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
         n_prompts * n_sites * shape.d_model * 4, 4 * n_sites * shape.d_model * 8, rows * (max_new_tokens + 1) * shape.d_vocab * 4, record, answer,
         None if flops is None else record / flops, None if flops is None else answer / flops,
     )  # fmt: skip
+
+
+def stored_dtype(config: Any, dtype: str) -> str:
+    """The dtype that a checkpoint says it is in; where it does not say, that of the model that is made of it.
+
+    >>> from transformers import LlamaConfig
+    >>> stored_dtype(LlamaConfig(dtype="bfloat16"), "float32"), stored_dtype(LlamaConfig(), "float32")
+    ('bfloat16', 'float32')
+    """
+    said = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return said if said in BYTES else dtype
 
 
 def measured_flops(device: str | torch.device = "cpu", *, dtype: torch.dtype = torch.float32) -> float:

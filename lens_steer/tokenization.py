@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.huggingface import is_gguf, source
 from lens_steer.templates import PLAIN_TEMPLATE, fix_template
 
 # any of these holds a vocabulary; without one some of Transformers' classes come back empty, others fail each in its own way
@@ -45,7 +46,7 @@ def read_tokenizer(
     if local and not any((Path(folder) / name).exists() for name in VOCABULARIES):
         raise LensSteerError(missing)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=local)
+        tokenizer: Any = AutoTokenizer.from_pretrained(**source(folder))
     except Exception as error:  # the library raises many kinds; the user needs one line
         raise LensSteerError(f"the tokenizer of {folder!r} cannot be read: {first_line(error)}") from None
     tokenizer.padding_side = "left"
@@ -101,7 +102,11 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     try:
-        found = GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+        found = (
+            None
+            if is_gguf(folder)
+            else GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+        )
     except OSError:
         found = None
     listed = found if isinstance(found, list) else [found]

@@ -9,6 +9,7 @@ import pytest
 from analyses import tables
 from lens_steer.errors import LensSteerError
 from lens_steer.method_table import markdown_table
+from tests.benchmarks import cases, real_cases
 from tests.benchmarks.__main__ import measure, table
 from tests.benchmarks.timing import run
 
@@ -23,7 +24,30 @@ def test_every_case_runs() -> None:
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"])
     assert found["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
     text = table(found)
-    assert text.count("\n") == 2 + len(found["ratios"]) + 2
+    assert text.count("\n") == 2 + len(found["ratios"]) + 3
+    assert "| 0.5 B parameters | skipped: a quick run |" in text
+
+
+def test_the_real_part_is_skipped_where_no_model_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable, or a folder without the model; with it, the model's."""
+    monkeypatch.delenv("LENS_STEER_REAL_MODELS", raising=False)
+    assert real_cases.folder() is None
+    monkeypatch.setenv("LENS_STEER_REAL_MODELS", str(tmp_path))
+    assert real_cases.folder() is None
+    (tmp_path / real_cases.NAME).mkdir()
+    (tmp_path / real_cases.NAME / "config.json").write_text("{}", encoding="utf-8")
+    assert real_cases.folder() == tmp_path / real_cases.NAME
+
+
+def test_loading_and_dtypes_are_measured(tiny_folder: Path) -> None:
+    """On a tiny model, through the same code: seconds and memory are positive; one dtype against itself would differ by nothing, two differ."""
+    for variant in ("ours", "theirs"):
+        found = real_cases.load_once(str(tiny_folder), "float32", variant)
+        assert found["seconds"] > 0
+        assert found["peak_mib"] >= 0
+    d = real_cases.dtypes(tiny_folder, cases.prompts_of_refusal()[:8])
+    assert 0 < d["kl_mean"] <= d["kl_max"] < 1
+    assert d["prompts"] == 8
 
 
 def test_turns_are_interleaved() -> None:

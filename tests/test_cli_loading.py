@@ -13,7 +13,7 @@ from lens_steer.cli import app as cli
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 
-OPTIONS = {"--dtype", "--device", "--device-map", "--n-devices", "--quantization", "--chat-template"}
+OPTIONS = {"--dtype", "--device", "--device-map", "--n-devices", "--quantization", "--chat-template", "--adapter", "--revision"}
 
 
 def options(command: Any) -> set[str]:
@@ -49,4 +49,4 @@ def test_load_gets_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
 
     command(**{f.name: f.default for f in fields(Load)} | {"dtype": "bfloat16", "device_map": "auto"}, number=3)
     assert seen == {"name": "somewhere", "number": 3, "dtype": "bfloat16", "device": None, "device_map": "auto", "n_devices": 1,
-                    "quantization": None, "chat_template": None}  # fmt: skip
+                    "quantization": None, "chat_template": None, "adapter": None, "revision": None}  # fmt: skip

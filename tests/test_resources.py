@@ -85,6 +85,25 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1, **options}
     with pytest.raises(LensSteerError, match=message):
         estimate(shape, **given)
+    with pytest.raises(LensSteerError, match="stored='fp8': use one of float32"):
+        estimate(shape, n_prompts=1, prompt_tokens=1, n_sites=1, stored="fp8")
+
+
+def test_weights_stand_once(tiny_folder: Path) -> None:
+    """A model and its twin hold the memory of one; of a checkpoint in another dtype the file is read beside it."""
+    model = ls.load_model(tiny_folder, backend="auto")
+    shape = Shape.of(read_config("tiny", str(tiny_folder)))
+    held = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for m in (model, ls.hf_twin(model)) for p in m.parameters()
+    }
+    some: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1}
+    once = estimate(shape, **some)
+    biases = 4 * (shape.n_layers * (2 * shape.d_model + shape.d_mlp + 4 * shape.n_heads * shape.d_head) + shape.d_vocab)
+    gains = 4 * shape.n_layers * (shape.norms * shape.d_model + 2 * shape.d_head) + 4 * shape.d_model
+    assert 0 <= sum(held.values()) - (once.weights + once.twin) <= biases + gains
+    assert once.weights_while_loading == once.weights + once.twin
+    wider = estimate(shape, **some, stored="bfloat16")
+    assert wider.weights_while_loading == once.weights + once.weights // 2 + 4 * shape.d_vocab * shape.d_model
 
 
 def test_architectures_that_are_not_mapped() -> None:

@@ -101,3 +101,21 @@ def test_gradients_are_apart(folder: Path) -> None:
     model(torch.tensor([[5, 6, 7]])).sum().backward()
     assert model.embed.W_E.grad is not None
     assert all(p.grad is None for p in hf_twin(model).parameters())
+
+
+def test_the_tokenizer_is_read_once(folder: Path) -> None:
+    """The model's own shares the vocabulary and gives the ids of the one that the library would read; ours keeps its special tokens."""
+    import copy
+
+    from transformers import AutoTokenizer
+
+    model: Any = ls.load_model(folder, backend="hooked")
+    ours, fresh = model.lens_info.tokenizer, AutoTokenizer.from_pretrained(folder)
+    assert (ours.bos_token, ours.eos_token, ours.init_kwargs) == (fresh.bos_token, fresh.eos_token, fresh.init_kwargs)
+    assert model.tokenizer._tokenizer is ours._tokenizer
+    wanted = converted(folder, torch.float32)
+    wanted.set_tokenizer(copy.deepcopy(ours), default_padding_side="left")
+    assert model.tokenizer.bos_token == wanted.tokenizer.bos_token
+    for texts in ("The bridge.", ["The bridge.", "Hi"], ""):
+        for bos in (None, False, True):
+            assert torch.equal(model.to_tokens(texts, prepend_bos=bos), wanted.to_tokens(texts, prepend_bos=bos)), (texts, bos)

@@ -63,6 +63,11 @@ class Load(Template):
         str | None,
         typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit])."),
     ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option("--adapter", help="Folder of a PEFT adapter (LoRA) to merge into the weights (needs lens-steer[export])."),
+    ] = None
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")] = None
 
     def check(self, model: str, *asked: Any, **more: Any) -> Any:
         """The model's description, before a weight of it is read; see :func:`lens_steer.precheck.precheck`."""

@@ -10,7 +10,10 @@ import typer
 from lens_steer.method_table import METHOD_LINES
 
 Model = Annotated[
-    str, typer.Option("--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, or a hub name.")
+    str,
+    typer.Option(
+        "--model", help="organism/qwen2, organism/llama, organism/gemma2, a Hugging Face folder, a .gguf file, or a hub name."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Sites = Annotated[

@@ -40,7 +40,7 @@ def plan_resources(
     from lens_steer import sites as sites_
     from lens_steer.folders import locate, read_config
     from lens_steer.models import usable_device
-    from lens_steer.resources import Shape, estimate, measured_flops
+    from lens_steer.resources import Shape, estimate, measured_flops, stored_dtype
 
     if (prompts is None) == (n_prompts is None):
         raise LensSteerError("give either --prompts or --n-prompts (with --prompt-tokens)")
@@ -68,6 +68,7 @@ def plan_resources(
         batch_size=batch_size,
         dtype=dtype,
         flops=speed,
+        stored=stored_dtype(config, dtype),
     )
     emit(
         {

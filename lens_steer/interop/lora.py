@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.huggingface import is_text_part
+from lens_steer.huggingface import is_gguf, is_text_part
 from lens_steer.interop.adapters import fresh, load_adapter, peft, quiet, write_adapter
 from lens_steer.interop.certificate import Certificate, Trial, certify, check_trial, require, write_certificate
 from lens_steer.interop.folding import Factor, Folded, fold
@@ -227,6 +227,12 @@ def _check(model: Any, folder: str | Path, trial: Trial | None) -> None:
         raise LensSteerError(
             f"model {info.name!r} is the text part of a checkpoint with images, which names its layers otherwise, so no adapter fits both: write the text part as a "
             "folder of its own, lens_steer.hf_twin(model).save_pretrained(folder) and model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
+        )
+    if info.adapter or is_gguf(info.folder):
+        what = f"has the adapter {info.adapter!r} merged" if info.adapter else "was read from a GGUF file"
+        raise LensSteerError(
+            f"model {info.name!r} {what}, so another adapter would have no base in a folder of its own: write one, lens_steer.hf_twin(model).save_pretrained(folder) and "
+            "model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
         )
     check_trial(model, trial)
 

@@ -102,7 +102,7 @@ def merged_model(folded: Folded, model: Any) -> Any:
 
 
 def _add(parameter: Tensor, change: Tensor) -> None:
-    parameter.copy_((parameter.double() + change.to(parameter.device)).to(parameter.dtype))
+    parameter.copy_((parameter.cpu().double() + change.cpu()).to(parameter.dtype))  # Apple's accelerators have no float64
 
 
 def _untie(steered: Any) -> None:

@@ -20,7 +20,7 @@ import lens_steer as ls
 from analyses import tables
 from lens_steer.artifacts import whole_file
 from lens_steer.geometry.calibration import versions
-from tests.benchmarks import cases, merged_cases, sweep_cases
+from tests.benchmarks import cases, merged_cases, real_cases, sweep_cases
 from tests.benchmarks.timing import Ratio
 
 
@@ -50,8 +50,13 @@ def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
             bar.update()
         memory = cases.recording_memory(organism, cases.repeated(prompts, 256 if small else 32768))
         bar.update()
+    real: dict[str, Any] = {"skipped": "a quick run" if small else "LENS_STEER_REAL_MODELS names no folder with the model"}
+    if not small and (where := real_cases.folder()) is not None:
+        real = real_cases.every(where, turns)
+        ratios += real.pop("ratios")
     return {
         "ratios": [asdict(r) for r in ratios],
+        "real": real,
         "memory": memory,
         "import_seconds": statistics.median(cases.import_seconds(turns)),
         "versions": versions(),
@@ -68,6 +73,14 @@ def table(found: dict[str, Any]) -> str:
         value = f"{r['median']:.2f} ({r['low']:.2f} … {r['high']:.2f})"
         missed = r["aim"] is not None and r["median"] < r["aim"]
         lines.append(f"| {r['case']} | {r['of']}, against {r['to']} | {aim} | {'**missed:** ' if missed else ''}{value} |")
+    if "dtypes" in (real := found["real"]):
+        d = real["dtypes"]
+        lines.append(
+            f"| bfloat16 for float32, {real_cases.NAME} | KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; "
+            f"same first choice {d['top_1_equal']:.1%} | reported | {d['seconds_float32'] / d['seconds_bfloat16']:.2f} times as fast |"
+        )
+    else:
+        lines.append(f"| 0.5 B parameters | skipped: {real['skipped']} | | |")
     memory, seconds = found["memory"], found["import_seconds"]
     missed = "**missed:** " if memory["ratio"] > memory["aim"] else ""
     lines.append(
