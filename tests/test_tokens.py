@@ -207,7 +207,7 @@ def test_every_path_has_those_ids(template: str, monkeypatch: pytest.MonkeyPatch
     assert len(seen) >= 5 and all(ids == wanted for ids in seen)
     assert turn_ids(tokenizer, ls.Dialogue((prompt.text,)))[0] == wanted
     assert prompts_for(model, one) == one  # which certify batches with chat.batches
-    judge = GenerativeJudge(ls.hf_twin(model), "{prompt}", harmful_pattern="a", safe_pattern="b", tokenizer=tokenizer)
+    judge = GenerativeJudge(ls.hf_twin(model), "{prompt}{response}", harmful_pattern="a", safe_pattern="b", tokenizer=tokenizer)
     assert judge.encode(prompt, "") == wanted
     assert ls.tokens(model, prompt)[0].ids == tuple(wanted)
 
