@@ -56,20 +56,20 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
             "the model has no chat template: load it with load_model(name, chat_template='plain') for 'User: …' turns, "
             "or give chat_template a Jinja template or a file with one"
         )
-    variables = template_of(tokenizer).variables
+    options = template_of(tokenizer).options
     messages = [dict(m) for m in prompt.messages]
     with_system = messages[0]["role"] == "system" and len(messages) > 1
     try:
-        text = _applied(tokenizer, messages, variables)
+        text = _applied(tokenizer, messages, options)
     except Exception as error:  # the template's own, of any kind
         if not with_system:
             raise LensSteerError(f"the chat template refuses the messages: {first_line(error)}") from None
         merged = {"role": messages[1]["role"], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
         try:
-            return _applied(tokenizer, [merged, *messages[2:]], variables)
+            return _applied(tokenizer, [merged, *messages[2:]], options)
         except Exception as further:
             raise LensSteerError(f"the chat template refuses the messages: {first_line(further)}") from None
-    if with_system and MARK not in _applied(tokenizer, [{"role": "system", "content": MARK}, *messages[1:]], variables):
+    if with_system and MARK not in _applied(tokenizer, [{"role": "system", "content": MARK}, *messages[1:]], options):
         raise LensSteerError(
             "the chat template leaves out the system message: give prompts without one, put its text into the user message, or give another chat_template"
         )
@@ -103,8 +103,8 @@ def opening(tokenizer: Any) -> str:
     return next((shortest[:n] for n in range(len(shortest), 0, -1) if all(t.startswith(shortest[:n]) for t in texts)), "")
 
 
-def _applied(tokenizer: Any, messages: list[dict[str, str]], variables: Mapping[str, Any]) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
+def _applied(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str, Any]) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
 
 
 def encode_response(tokenizer: Any, prompt: Prompt) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,18 @@ class Unloaded:
     lens_info: ModelInfo
 
 
-def describe(name: str | Path, *, chat_template: str | None = None) -> Unloaded:
+def describe(
+    name: str | Path,
+    *,
+    chat_template: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
+    template_date: str | None = None,
+    revision: str | None = None,
+) -> Unloaded:
     """Configuration and tokenizer of a model; no weight is read.
 
     Args:
-        name, chat_template: see :func:`lens_steer.load_model`.
+        name, chat_template, template_args, template_date, revision: see :func:`lens_steer.load_model`.
 
     Raises:
         LensSteerError: unknown name, folder without a model, unsupported architecture, a template that does not exist.
@@ -43,10 +50,10 @@ def describe(name: str | Path, *, chat_template: str | None = None) -> Unloaded:
     >>> describe("organism/llama").lens_info.d_model
     128
     """
-    folder = locate(name)
+    folder = locate(name, revision)
     config = read_config(str(name), folder)
     check_family(config, str(name))
-    tokenizer = read_tokenizer(folder, chat_template)
+    tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     return Unloaded(
         ModelInfo(
             str(name), folder, config.model_type, "unloaded", "none", "", config.num_hidden_layers, config.hidden_size,
@@ -62,22 +69,23 @@ def precheck(
     forced: Sequence[PromptSet | Sequence[Prompt]] = (),
     made: Any = None,
     site_spec: str | Sequence[str] | None = None,
-    chat_template: str | None = None,
+    **described: Any,
 ) -> Unloaded:
     """Refuse before loading what would be refused after it, and give the description.
 
     Args:
-        name, chat_template: see :func:`lens_steer.load_model`.
+        name: see :func:`lens_steer.load_model`.
         asked: prompts with the tokens that each answer may have (0: the prompts are only recorded).
         forced: prompts that run with their fixed responses.
         made: a calibration, a plan or a probe that is to steer the model.
         site_spec: sites that are to be recorded.
+        described: template, its arguments and date, revision: see :func:`describe`.
 
     Raises:
         LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the context leaves room for, a site that the model
             does not have, a calibration, plan or probe of another model.
     """
-    model = describe(name, chat_template=chat_template)
+    model = describe(name, **described)
     info = model.lens_info
     if isinstance(made, Probe):
         check_probe(made, model)

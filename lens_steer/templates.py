@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date as calendar_date
+from functools import lru_cache
 from typing import Any
 
 from lens_steer.errors import LensSteerError
@@ -16,6 +17,14 @@ from lens_steer.errors import LensSteerError
 log = logging.getLogger(__name__)
 
 DATE = "2025-01-01"  # what a template that asks for today's date gets, so that ids are the same on every day
+DIRECTIVES = (
+    "-d",
+    "-m",
+    "-I",
+    "-H",
+    "-j",
+    *"aAwdbBmyYHIpMSfjUWcxXGuVFTDReklshznt",
+)  # of strftime, those of the C library that templates use among them
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
@@ -91,15 +100,15 @@ class ChatTemplate:
         return self.text == PLAIN_TEMPLATE
 
     @property
-    def variables(self) -> dict[str, Any]:
-        """What the template is rendered with beside the messages: the arguments, and the date as templates ask for it."""
+    def options(self) -> dict[str, Any]:
+        """What ``tokenizer.apply_chat_template`` is called with beside the messages: the arguments, and the date as templates ask for it."""
         given = dict(self.args)
         if self.date is None:
             return given
         when = calendar_date.fromisoformat(self.date)
         if _asks(self.text, "date_string"):  # Llama 3's
             given.setdefault("date_string", when.strftime("%d %b %Y"))
-        return given | {"strftime_now": when.strftime}
+        return given | {"chat_template": _clock(when) + self.text} if _asks(self.text, "strftime_now") else given
 
     def row(self) -> dict[str, Any]:
         """As artifacts record it: the text's hash, arguments, date, and the text.
@@ -175,6 +184,13 @@ def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str
         type(made).__name__,
         "; ".join(own.differences(model_template)),
     )
+
+
+@lru_cache(maxsize=8)
+def _clock(when: calendar_date) -> str:
+    """Jinja that puts a clock that stands still before a template: a ``strftime_now`` of its own (Transformers hands no functions to a template)."""
+    written = "".join(f" | replace({d!r}, {when.strftime(d)!r})" for d in ("%" + letter for letter in DIRECTIVES))
+    return f"{{%- macro strftime_now(format) -%}}{{{{ format | replace('%%', '\x00'){written} | replace('\x00', '%') }}}}{{%- endmacro -%}}"
 
 
 def _text(tokenizer: Any) -> str:

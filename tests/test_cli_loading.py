@@ -13,7 +13,18 @@ from lens_steer.cli import app as cli
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 
-OPTIONS = {"--dtype", "--device", "--device-map", "--n-devices", "--quantization", "--chat-template", "--adapter", "--revision"}
+OPTIONS = {
+    "--dtype",
+    "--device",
+    "--device-map",
+    "--n-devices",
+    "--quantization",
+    "--chat-template",
+    "--template-args",
+    "--template-date",
+    "--adapter",
+    "--revision",
+}
 
 
 def options(command: Any) -> set[str]:
@@ -25,7 +36,9 @@ def test_every_command_with_a_model_has_them() -> None:
     found = typer.main.get_command(cli.app)
     commands = {n: c for n, c in found.commands.items() if not hasattr(c, "commands")} | dict(found.commands["export"].commands)  # type: ignore[attr-defined]
     with_model = {name for name, c in commands.items() if "--model" in options(c)}
-    assert {name for name, c in commands.items() if options(c) >= OPTIONS} == with_model - {"plan-resources"}
+    no_weights = {"plan-resources", "tokens"}
+    assert {name for name, c in commands.items() if options(c) >= OPTIONS} == with_model - no_weights
+    assert all(options(commands[name]) >= {o for o in OPTIONS if "template" in o} for name in no_weights)
     assert len(with_model) > 10
     for command in commands.values():
         names = [name for p in command.params for name in p.opts]
@@ -47,6 +60,9 @@ def test_load_gets_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
         seen["number"] = number
         load("somewhere")
 
-    command(**{f.name: f.default for f in fields(Load)} | {"dtype": "bfloat16", "device_map": "auto"}, number=3)
+    command(
+        **{f.name: f.default for f in fields(Load)} | {"dtype": "bfloat16", "device_map": "auto", "template_args": '{"a": 1}'},
+        number=3,
+    )
     assert seen == {"name": "somewhere", "number": 3, "dtype": "bfloat16", "device": None, "device_map": "auto", "n_devices": 1,
-                    "quantization": None, "chat_template": None, "adapter": None, "revision": None}  # fmt: skip
+                    "quantization": None, "chat_template": None, "template_args": {"a": 1}, "template_date": None, "adapter": None, "revision": None}  # fmt: skip

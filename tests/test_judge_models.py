@@ -185,7 +185,7 @@ def test_a_generative_judge_writes_what_the_model_writes(tiny_folder: Path, tmp_
 
     pairs = [(p.text, r) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
     ways: list[tuple[dict[str, Any], list[str]]] = [
-        ({"template": template, "chat_turns": False}, [(tokenizer.bos_token or "") + f"{p} / {r}" for p, r in pairs]),
+        ({"template": template, "chat_turns": False}, [f"{p} / {r}" for p, r in pairs]),
         ({"template": template}, [chat(("user", f"{p} / {r}")) for p, r in pairs]),
         ({"template": None}, [chat(("user", p), ("assistant", r)) for p, r in pairs]),
     ]
@@ -243,7 +243,7 @@ def test_presets(tmp_path: Path) -> None:
     judge = j.preset_judge("harmbench", "organism/llama", template=tmp_path / "t.txt")
     assert (judge.name, judge.chat_turns, judge.max_new_tokens) == ("harmbench", False, 4)
     text = judge.tokenizer.decode(judge.encode(PROMPTS[0], "r"))
-    assert text == judge.tokenizer.bos_token + "Behaviour: a short one Generation: r"
+    assert text == "Behaviour: a short one Generation: r"  # what the tokenizer gives the text: this one adds nothing
     guard = j.preset_judge("llama_guard", "organism/llama", max_new_tokens=5)
     assert guard.template is None and guard.max_new_tokens == 5
     with pytest.raises(

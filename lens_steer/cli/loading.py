@@ -73,7 +73,11 @@ class Load(Template):
         """The model's description, before a weight of it is read; see :func:`lens_steer.precheck.precheck`."""
         from lens_steer.precheck import precheck
 
-        return precheck(model, asked, chat_template=self.chat_template, **more)
+        with as_options():
+            return precheck(
+                model, asked, chat_template=self.chat_template, template_args=args_of(self.template_args), template_date=self.template_date,
+                revision=self.revision, **more,
+            )  # fmt: skip
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""

@@ -131,7 +131,7 @@ class SteeredLM:
                 tokenize=False,
                 add_generation_prompt=False,
                 continue_final_message=True,
-                **template_of(self.tokenizer).variables,
+                **template_of(self.tokenizer).options,
             )
         except Exception:  # the template's own, of any kind; what it cannot do is said by chat.render
             return chat.render(self.tokenizer, Prompt(tuple(chat_history[:-1]))) + chat_history[-1]["content"]
