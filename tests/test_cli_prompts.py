@@ -98,11 +98,11 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
     assert err[0].endswith("; fit 0+0, select 2+2, report 2+2")
     from lens_steer.cli.prompting import Prompts
 
-    sides = {"positive": str(files["p"]), "negative": str(files["n"])}
+    sides: dict[str, Any] = {"positive": str(files["p"]), "negative": str(files["n"])}
     paths = dict(
         zip(("select_positive", "select_negative", "report_positive", "report_negative"), map(str, own[1::2]), strict=True)
     )
-    report = {k: v for k, v in paths.items() if k.startswith("report")}
+    report: dict[str, Any] = {k: v for k, v in paths.items() if k.startswith("report")}
     assert Prompts(**sides).read().split.sizes == "fit 20+20, select 10+10, report 10+10"
     assert Prompts(**sides, **report).read().split.sizes == "fit 27+27, select 13+13, report 9+9"
     assert Prompts(**sides, **paths).read().split.sizes == "fit 40+40, select 9+9, report 9+9"

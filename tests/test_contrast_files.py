@@ -99,7 +99,7 @@ def test_parts_with_files_of_their_own(
     sizes: list[int], own: set[str], shares: tuple[int, int, int], limit: int | None, seed: int
 ) -> None:
     """They are read whole but for the limit; what is dealt is all of the rest, each prompt once; a part with share 0 gets none."""
-    given_files = {
+    given_files: dict[str, Any] = {
         name: made(name, n) for name, n in zip(NAMES, sizes, strict=True) if name.count("_") == 0 or name.split("_")[0] in own
     }
     shares = tuple(0 if part in own else s for part, s in zip(("fit", "select", "report"), shares, strict=True))  # type: ignore[assignment]
@@ -139,7 +139,7 @@ def test_a_share_of_nothing_for_fit(groups: Sequence[str], shares: tuple[int, in
 
 def test_files_for_select_and_report_alone() -> None:
     """Where nothing is fitted, and then there is nothing to split."""
-    held_out = {name: made(name, 3) for name in NAMES[2:]}
+    held_out: dict[str, Any] = {name: made(name, 3) for name in NAMES[2:]}
     found = load_contrast(**held_out)
     assert found.split.sizes == "fit 0+0, select 3+3, report 3+3"
     assert load_contrast(**held_out, positive=["a"], negative=["b"]).split.sizes == "fit 1+1, select 3+3, report 3+3"
@@ -165,15 +165,16 @@ def test_files_for_select_and_report_alone() -> None:
 )
 def test_arguments_that_contradict_each_other(arguments: dict[str, Any], message: str) -> None:
     """Each says which and what to do."""
+    everything: dict[str, Any] = {"positive": ["p"], "negative": ["n"]} | arguments
     with pytest.raises(LensSteerError, match=message):
-        load_contrast(**({"positive": ["p"], "negative": ["n"]} | arguments))
+        load_contrast(**everything)
 
 
 def test_a_column_for_each_class(tmp_path: Path) -> None:
     """One name for all files, or one for the positive and one for the negative ones."""
     (tmp_path / "p.csv").write_text("goal,prompt,ask\nby goal,by prompt,by ask\n", "utf-8")
     (tmp_path / "n.csv").write_text("query,ask,prompt\nby query,by ask,by prompt\n", "utf-8")
-    files = {name: tmp_path / f"{name.rpartition('_')[2][0]}.csv" for name in NAMES}
+    files: dict[str, Any] = {name: tmp_path / f"{name.rpartition('_')[2][0]}.csv" for name in NAMES}
     both = load_contrast(**files, column="ask").report
     assert (texts(both.positive), texts(both.negative)) == (["by ask"], ["by ask"])
     each = load_contrast(**files, column=("goal", "query"))
