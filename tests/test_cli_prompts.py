@@ -96,6 +96,7 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
     assert code == 0
     assert err[0].startswith("read select_positive select_positive.json: 2 of 9 prompts (seed 0); ")
     assert err[0].endswith("; fit 0+0, select 2+2, report 2+2")
+    assert [line for line in err if line.endswith("fit split; none of them is among those of select or report")]
     from lens_steer.cli.prompting import Prompts
 
     sides: dict[str, Any] = {"positive": str(files["p"]), "negative": str(files["n"])}

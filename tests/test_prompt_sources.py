@@ -270,3 +270,13 @@ def test_every_ending_is_told() -> None:
     assert all(f"``{name}``" in str(prompts.__doc__) for name in KNOWN)
     with pytest.raises(LensSteerError, match="does not exist"):
         read_table("nowhere.csv")
+
+
+def test_a_view_tells_what_was_read(tmp_path: Path) -> None:
+    """Of a set and of a contrast, with what was said about it."""
+    path = csv_of(tmp_path / "a.csv", "id|Goal", "1|{}")
+    assert "a.csv: column &#x27;Goal&#x27;, 3 of 8 prompts (seed 0)" in load_prompts(path, limit=3)._repr_html_()
+    page = load_contrast(positive=path, negative=["x", "y"])._repr_html_()
+    assert "8 prompts; texts: 2 prompts" in page
+    assert "negative: 2 prompts in fit are few" in page
+    assert "cautions" not in load_contrast("organism/json")._repr_html_()
