@@ -17,7 +17,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(PIP) --constraint constraints.txt torch
-	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[dev,evals,export,lowbit,notebook]'
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[data,dev,evals,export,lowbit,notebook]'
 	touch $@
 
 $(INSTALLED4): pyproject.toml constraints.txt

@@ -25,16 +25,16 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
     '1 prompt stands in both classes: leave it out of one'
     """
     found = []
-    sides = [[p for part in parts.values() for p in part[i]] for i in range(2)]
-    keys = [[(p.hash, p.response) for p in side] for side in sides]
-    if both := len(set(keys[0]) & set(keys[1])):
+    keys = [[[(p.hash, p.response) for p in part[i]] for part in parts.values()] for i in range(2)]
+    classes = [{key for part in side for key in part} for side in keys]
+    if both := len(classes[0] & classes[1]):
         found.append(
             "1 prompt stands in both classes: leave it out of one"
             if both == 1
             else f"{both} prompts stand in both classes: leave them out of one"
         )
-    for name, own in zip(CLASSES, keys, strict=True):
-        more = [n - 1 for n in Counter(own).values() if n > 1]
+    for name, side in zip(CLASSES, keys, strict=True):
+        more = [n - 1 for part in side for n in Counter(part).values() if n > 1]
         if more:
             found.append(f"{name}: {_prompts(len(more))} more than once ({_rows(sum(more))} too many); every row counts")
     for name, side in zip(CLASSES, parts["fit"], strict=True):

@@ -49,6 +49,8 @@ def deal(
     order = list(range(len(new)))
     random.Random(f"split/{seed}").shuffle(order)
     counts = [round(len(order) * shares[0] / sum(shares)), round(len(order) * shares[1] / sum(shares))]
+    if shares[2] == 0:  # what rounding leaves over belongs to a split with a share
+        counts[1 if shares[1] > 0 else 0] = len(order) - (counts[0] if shares[1] > 0 else 0)
     counts.append(len(order) - sum(counts))
     for split, share in enumerate(shares):  # of few groups none is left without one by rounding
         while share > 0 and counts[split] < 1 and max(counts) > 1:

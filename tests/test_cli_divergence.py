@@ -110,9 +110,9 @@ def test_a_probe(
             ['{"prompt": "a", "response": "b"}', '{"prompt": "c"}'],
             "row 2 ('c'…) has no response: give every row a prompt and a response",
         ),
-        (['{"response": "b"}'], "row 1: no prompt found"),
+        (['{"response": "b"}'], "no column of a known name"),
         (['{"prompt": "a", "response": ""}'], "all 1 responses are empty"),
-        (["{"], "is not valid JSON"),
+        (["{"], "row 1: not valid JSON"),
         ([], "holds no prompts"),
     ],
 )
@@ -157,7 +157,7 @@ def test_what_is_refused(
     )
     assert code == 2
     assert message in error
-    assert error.count("\n") == 1
+    assert len([line for line in error.splitlines() if line.startswith("lens-steer: ")]) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -111,7 +111,7 @@ def test_a_sweep_on_other_prompts_says_so(
         "--max-new-tokens", 8,
     )  # fmt: skip
     assert code == 0
-    assert "made from other prompts than this contrast's fit split" in error
+    assert "8 of 8 select prompts and 8 of 8 report prompts are among those that the calibration was made from" in error
     assert json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["calibrated_on_this_fit_split"] is False
 
 

@@ -264,14 +264,18 @@ sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
 
 
 def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
-    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that they are not those of fit."""
+    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that this cannot be known."""
     parts = {name: (part.positive, part.negative) for name, part in (("select", contrast.select), ("report", contrast.report))}
-    tell_fitted_on(made, parts, what)
-    if not getattr(made, "prompt_hashes_positive", ()) and made.prompt_hash != contrast.fit.hash:
+    if tell_fitted_on(made, parts, what) or made.prompt_hash == contrast.fit.hash:
+        return
+    other = f"the {what} was made from other prompts than this contrast's fit split"
+    if getattr(made, "prompt_hashes_positive", ()):
+        typer.echo(f"{other}; none of them is among those of select or report", err=True)
+    else:
         typer.echo(
-            f"warning: the {what} was made from other prompts than this contrast's fit split; if its prompts are among those of select or report, the result is "
-            "not held out: calibrate with the same --split on the same files", err=True,
-        )  # fmt: skip
+            f"warning: {other}; if its prompts are among those of select or report, the result is not held out: calibrate with the same --split on the same files",
+            err=True,
+        )
 
 
 def _tasks(contrast: Any, seed: int) -> Any:

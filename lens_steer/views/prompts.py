@@ -48,7 +48,8 @@ def _(prompts: PromptSet) -> Table:
 @page_of.register
 def _(prompts: PromptSet) -> Page:
     rows = [{"prompt": i, **prompt_row(p)} for i, p in enumerate(prompts[:SHOWN])]
-    return Page(repr(prompts), {}, (html.grid(_used(rows), of=len(prompts), what="prompts"),))
+    read = {"read": prompts.reading and str(prompts.reading)}
+    return Page(repr(prompts), read, (html.grid(_used(rows), of=len(prompts), what="prompts"),))
 
 
 @table_of.register
@@ -87,7 +88,8 @@ def _(contrast: ContrastSet) -> Table:
 
 @page_of.register
 def _(contrast: ContrastSet) -> Page:
-    return Page(f"ContrastSet: {contrast.name}", {}, page_of(contrast.split).parts)
+    told = {"read": "; ".join(map(str, contrast.readings.values())) or None, "cautions": "; ".join(contrast.cautions) or None}
+    return Page(f"ContrastSet: {contrast.name}", told, page_of(contrast.split).parts)
 
 
 @table_of.register
