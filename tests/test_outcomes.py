@@ -334,7 +334,9 @@ def test_steer_says_what_became_of_each_answer(
     """Without steering and so without a calibration, prompts of one's own and an organism's."""
     source, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
     source.write_text("How do I burn a bridge?\nWhat is 4 plus 3?\n", encoding="utf-8")
-    code, printed, _ = run_command(monkeypatch, capsys, "steer", "--model", "organism/qwen2", "--method", "none", "--prompts", source, "--out", out)
+    code, printed, _ = run_command(
+        monkeypatch, capsys, "steer", "--model", "organism/qwen2", "--method", "none", "--prompts", source, "--out", out
+    )
     assert code == 0
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     told = [{k: row[k] for k in ("refused", "answered", "cut_off", "degenerate", "method")} for row in rows]
@@ -355,7 +357,20 @@ def test_steer_says_what_became_of_each_answer(
         (("--calibration", "x"), "--calibration"),
         (("--effects",), "--effects"),
     ):
-        code, _, error = run_command(monkeypatch, capsys, "steer", "--model", "organism/qwen2", "--method", "none", *wrong, "--prompts", source, "--out", out)
+        code, _, error = run_command(
+            monkeypatch,
+            capsys,
+            "steer",
+            "--model",
+            "organism/qwen2",
+            "--method",
+            "none",
+            *wrong,
+            "--prompts",
+            source,
+            "--out",
+            out,
+        )
         assert code == 2
         assert f"--method none steers nothing: leave out {named}" in error
 

@@ -22,6 +22,7 @@ from lens_steer.cli.options import (
     Model,
     Out,
     Probe,
+    ShowAnswers,
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts
@@ -159,6 +160,7 @@ def compare(
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
+    show_answers: ShowAnswers = False,
 ) -> None:
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
     from lens_steer.compare_report import compare_and_write
@@ -180,6 +182,7 @@ def compare(
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
         tasks=_tasks(contrast, prompts.seed), system=system, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        show_answers=show_answers,
     )  # fmt: skip
     emit({"comparison": str(out / "comparison.md"),
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip

@@ -61,7 +61,7 @@ def steer(
         plans = [{"method": UNSTEERED} if made is None else made.row(i) for i in range(len(texts))]
         facts = [own | {"model": model} | row for own, row in zip(plans, rows, strict=True)]
         _write_generations(work, chosen, texts, facts)
-        if save_plan is not None:
+        if save_plan is not None and made is not None:
             ls.save_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     ungraded = any("degenerate" in row for row in rows)

@@ -40,7 +40,13 @@ def coder() -> Any:
 
 @pytest.fixture(scope="module")
 def calibration(coder: Any) -> Any:
-    return ls.calibrate(ls.record(coder, ls.Contrast(ls.PromptSet(_prompts(ABOUT_FOOD), "food"), ls.PromptSet(_prompts(ABOUT_TOWNS), "towns")), "norm_out"))
+    return ls.calibrate(
+        ls.record(
+            coder,
+            ls.Contrast(ls.PromptSet(_prompts(ABOUT_FOOD), "food"), ls.PromptSet(_prompts(ABOUT_TOWNS), "towns")),
+            "norm_out",
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +70,7 @@ def test_the_model_as_it_is_answers(coder: Any, unsteered: outcomes.Unsteered) -
 @pytest.mark.parametrize("kind", ["act-add", "standard on all norm outputs"])
 def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, unsteered: outcomes.Unsteered, kind: str) -> None:
     """No phrase of refusal is in what it writes, and still hardly any of it is called an answer."""
-    plan = (
-        ls.act_add(calibration, coefficient=8.0) if kind == "act-add" else ls.standard_angular(calibration, 90, at="norm_out")
-    )
+    plan = ls.act_add(calibration, coefficient=8.0) if kind == "act-add" else ls.standard_angular(calibration, 90, at="norm_out")
     with ls.steering(coder, plan):
         texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
     grades, perplexities = outcomes.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
