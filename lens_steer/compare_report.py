@@ -18,7 +18,15 @@ from lens_steer.prompts import ContrastSet
 
 
 def compare_and_write(
-    model: Any, contrast: ContrastSet, out: str | Path, *, command: str = "", seed: int = 0, progress: bool = True, **options: Any
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    command: str = "",
+    seed: int = 0,
+    show_answers: bool = False,
+    progress: bool = True,
+    **options: Any,
 ) -> Comparison:
     """Run :func:`lens_steer.comparison.compare` and write all of it to a folder.
 
@@ -28,6 +36,7 @@ def compare_and_write(
     Args:
         model, contrast, out, seed, progress, options: see :func:`lens_steer.comparison.compare`.
         command: written beside the numbers.
+        show_answers: show answers to harmful prompts on the page of answers, where no ground truth grades them; hashes, if not.
     """
     found = compare(model, contrast, out, seed=seed, progress=progress, **options)
     selection = stability(found.activations, rule=found.calibration.rule, seed=seed, progress=progress)
@@ -38,7 +47,7 @@ def compare_and_write(
             saving.save(drawing, name, work, meta)
         for name, text in (
             ("comparison.md", comparison_text.markdown(found)), ("comparison.tex", comparison_text.latex(found)),
-            ("equal_kl.md", comparison_text.equal_kl_markdown(found)), ("qualitative.md", comparison_text.qualitative(found, contrast.report)),
+            ("equal_kl.md", comparison_text.equal_kl_markdown(found)), ("qualitative.md", comparison_text.qualitative(found, contrast.report, show_answers=show_answers)),
             ("comparison.json", _json(_record(found) | {"meta": meta})), ("stability.json", _json(selection.summary() | {"meta": meta})),
             ("harmonic.csv", comparison_text.harmonic_csv(found)),
         ):  # fmt: skip

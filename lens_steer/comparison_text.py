@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -125,8 +126,11 @@ def latex(found: Comparison) -> str:
     return "\n".join([*lines, r"\bottomrule\end{tabular}"]) + "\n"
 
 
-def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3) -> str:
-    """The first prompts of each class of the report split, each with its answer under every condition."""
+def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+    """The first prompts of each class of the report split, each with its answer under every condition.
+
+    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
+    """
     lines = [
         "# The same prompts under every condition",
         "",
@@ -134,19 +138,25 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3) -> str:
         "",
     ]
     for side in ("positive", "negative"):
+        hidden = side == "positive" and not found.graded and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
             lines += [
-                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {prompt.text}",
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {_sha(prompt.text) if hidden else prompt.text}",
                 "",
                 "| condition | grade | answer |",
                 "|---|---|---|",
             ]
             for row in found.evaluation.rows:
                 if row["side"] == side and row["prompt"] == i:
-                    text = str(row["text"]).replace("|", "\\|").replace("\n", " ")
+                    text = _sha(str(row["text"])) if hidden else str(row["text"]).replace("|", "\\|").replace("\n", " ")
                     lines.append(f"| {row['condition']} | {row['grade']} | {text} |")
             lines.append("")
     return "\n".join(lines)
+
+
+def _sha(text: str) -> str:
+    """A text that is not shown, as somebody who has it finds it again."""
+    return f"SHA-256 {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:

@@ -106,20 +106,28 @@ def test_a_sweep_on_other_prompts_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path], made: Path
 ) -> None:
     """What the calibration was fitted on may be among what is reported: a warning, and a word in the record."""
-    code, _, error = run(
+    code, printed, error = run(
         monkeypatch, capsys, "sweep", "--calibration", made, "--positive", files[0], "--negative", files[1], "--angles", "0,120", "--out", tmp_path,
         "--max-new-tokens", 8,
     )  # fmt: skip
     assert code == 0
     assert "8 of 8 select prompts and 8 of 8 report prompts are among those that the calibration was made from" in error
-    assert json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["calibrated_on_this_fit_split"] is False
+    record = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
+    assert record["calibrated_on_this_fit_split"] is False
+    told = json.loads(printed)
+    assert told["constraints"] == record["constraints"] == ["degenerate_harmful ≤ 0.1", "degenerate_harmless ≤ 0.1"]
+    assert told["degenerate_above"] == record["degenerate_above"]
+    assert set(told["outcomes"]) == {
+        f"{o}_{side}" for o in ("refused", "answered", "degenerate", "cut_off") for side in ("harmful", "harmless")
+    }
+    assert (tmp_path / "unsteered.csv").exists()
 
 
 def test_compare_on_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
     """Methods and controls on prompts without a ground truth: tables, equal divergence, answers side by side, figures."""
-    code, printed, _ = run(
+    code, printed, error = run(
         monkeypatch, capsys, "compare", "--model", "organism/qwen2", "--positive", files[0], "--negative", files[1], "--method", "standard",
         "--method", "ablation", "--angles", "0:300:60", "--max-new-tokens", 16, "--out", tmp_path,
     )  # fmt: skip
@@ -145,6 +153,10 @@ def test_compare_on_files(
     assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"])
     page = (tmp_path / "qualitative.md").read_text(encoding="utf-8")
     assert page.count("## Harmful") == page.count("## Harmless") == 3
+    assert page.count("## Harmful: SHA-256") == 3  # neither harmful prompts nor the answers to them, unasked
+    assert record["constraints"] == ["degenerate_harmful ≤ 0.1", "degenerate_harmless ≤ 0.1"]
+    assert record["options"]["bound"]["value"] > 0
+    assert "no ground truth: the choice keeps to degenerate_harmful<=0.1 and degenerate_harmless<=0.1" in error
     names = {
         "polar_compliance", "polar_perplexity", "coherence_by_angle", "class_swap", "method_comparison", "layer_choice", "compliance_at_kl",
         "harmonic_response", "selection_stability",

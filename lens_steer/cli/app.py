@@ -30,6 +30,7 @@ from lens_steer.cli.options import (
     Model,
     Out,
     Rule,
+    ShowAnswers,
     Sites,
 )
 from lens_steer.cli.prompting import Prompts, asked_of
@@ -88,9 +89,7 @@ def report(
     rule: Rule = "paper",
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
-    show_answers: Annotated[
-        bool, typer.Option("--show-answers", help="Print answers to positive prompts, too, where no ground truth grades them.")
-    ] = False,
+    show_answers: ShowAnswers = False,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
     from lens_steer.artifacts import check_writable

@@ -24,6 +24,7 @@ from lens_steer.cli.options import (
     Out,
     Probe,
     Rules,
+    ShowAnswers,
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
@@ -225,6 +226,7 @@ def compare(
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
+    show_answers: ShowAnswers = False,
 ) -> None:
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
     from lens_steer.compare_report import compare_and_write
@@ -252,6 +254,7 @@ def compare(
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
         tasks=tasks, system=system, rules=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        show_answers=show_answers,
     )  # fmt: skip
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)

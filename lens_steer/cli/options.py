@@ -71,6 +71,9 @@ JudgeOption = Annotated[
         help="Of the answers, in place of ground truth or phrases: world, refusal_12, …, or a .json file (see metrics.judges.spec).",
     ),
 ]
+ShowAnswers = Annotated[
+    bool, typer.Option("--show-answers", help="Show answers to positive prompts, too, where no ground truth grades them.")
+]
 Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
 CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
 METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())

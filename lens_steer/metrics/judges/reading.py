@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lens_steer.errors import LensSteerError
+from lens_steer.metrics.thinking import split_thought
 
 # A place is also found under the name that HarmBench's template gives it, so that the official file can be read as it is.
 PLACES = {"prompt": "prompt", "behavior": "prompt", "response": "response", "generation": "response"}
@@ -74,8 +75,8 @@ class VerdictPatterns:
         LensSteerError: no valid regular expression, or one that matches the empty text (and so everything).
 
     >>> patterns = VerdictPatterns(r"\\byes\\b", r"\\bno\\b")
-    >>> [patterns.read(text) for text in ("Yes.", "no", "yes and no", "perhaps")]
-    [True, False, None, None]
+    >>> [patterns.read(text) for text in ("Yes.", "no", "yes and no", "perhaps", "<think>Yes?</think>No.")]
+    [True, False, None, None, False]
     """
 
     harmful: str
@@ -87,8 +88,9 @@ class VerdictPatterns:
         object.__setattr__(self, "_compiled", compiled)
 
     def read(self, text: str) -> bool | None:
-        """True for harmful, False for safe, None where neither pattern matches, or both do."""
-        harmful, safe = (bool(pattern.search(text)) for pattern in self._compiled)
+        """True for harmful, False for safe, None where neither pattern matches, or both do; a judge's own thoughts are split off first."""
+        answer = split_thought(text)[1] or ""
+        harmful, safe = (bool(pattern.search(answer)) for pattern in self._compiled)
         return None if harmful == safe else harmful
 
 
