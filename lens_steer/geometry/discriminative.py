@@ -81,7 +81,7 @@ def whole_blocks(mask: Bool[Tensor, "*draws n_sites"], names: Sequence[str]) -> 
     return found
 
 
-def check_rule(rule: str, bound: float | None = None) -> float | None:
+def check_rule(rule: str, bound: float | int | None = None) -> float | None:
     """The bound that a rule goes by: the one given, else the rule's own, None for a rule without one.
 
     >>> check_rule("paper"), check_rule("effect"), check_rule("effect", 2)
@@ -112,7 +112,7 @@ def discriminative_sites(
     names: Sequence[str],
     *,
     rule: str = "paper",
-    bound: float | None = None,
+    bound: float | int | None = None,
 ) -> Discriminative:
     """L_disc by one of the rules. An empty set is a result, not an error.
 
@@ -153,7 +153,7 @@ def by_projections(
     names: Sequence[str],
     *,
     rule: str,
-    bound: float | None = None,
+    bound: float | int | None = None,
     zero: Bool[Tensor, " n_sites"],
 ) -> Discriminative:
     """:func:`discriminative_sites` by a rule with a bound, from the prompts' projections.

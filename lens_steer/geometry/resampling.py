@@ -171,7 +171,8 @@ def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence
     found.selected[row] = selection.index
     found.direction[row] = direction
     found.top_cosine[row] = selection.mean_cosine[selection.index]
-    mask = mean_rule(*((unit if options.rule == "official" else raw) @ direction), names, rule=options.rule)
+    projections = (unit if options.rule == "official" else raw) @ direction
+    mask = mean_rule(projections[0], projections[1], names, rule=options.rule)
     found.discriminative[row] = mask
     try:
         plane = build_plane(

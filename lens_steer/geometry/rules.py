@@ -20,7 +20,7 @@ MANY_UNSURE = 0.1  # share of the recorded sites
 
 
 def discriminative_by_rule(
-    calibration: Calibration, rules: Sequence[str] | None = None, *, bounds: Mapping[str, float] | None = None
+    calibration: Calibration, rules: Sequence[str] | None = None, *, bounds: Mapping[str, float | int] | None = None
 ) -> dict[str, Discriminative]:
     """L_disc by several rules, from what the calibration holds: rule → :class:`~lens_steer.geometry.discriminative.Discriminative`, empty ones too.
 
@@ -49,7 +49,7 @@ def discriminative_by_rule(
     return {rule: _by_rule(calibration, rule, given.get(rule)) for rule in rules}
 
 
-def with_rule(calibration: Calibration, rule: str, *, bound: float | None = None, membership: bool = True) -> Calibration:
+def with_rule(calibration: Calibration, rule: str, *, bound: float | int | None = None, membership: bool = True) -> Calibration:
     """The same calibration with the discriminative sites of another rule, for a plan or a condition.
 
     Direction and plane are left as they are (the sign of b2, which goes by the sites of the rule that the calibration was made with, too), so that only the sites differ.
@@ -144,7 +144,7 @@ def cautions(calibration: Calibration) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _by_rule(calibration: Calibration, rule: str, bound: float | None) -> Discriminative:
+def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> Discriminative:
     limit, names, statistics = check_rule(rule, bound), calibration.sites, calibration.statistics
     if rule in BOUNDS and statistics is not None:
         sides = statistics.projection_positive.double(), statistics.projection_negative.double()
