@@ -129,7 +129,7 @@ def rule_grids(
     >>> from lens_steer import load_calibration
     >>> grids, left_out = rule_grids(load_calibration("figures/calibration"), "selective", ["paper", "centred", "effect"])
     >>> [g.name for g in grids][:2], left_out[0]
-    (['selective (centred) (13 sites)', 'selective (effect) (d > 0.5, 10 sites)'], "rule 'paper' is the calibration's own: condition 'selective' has it")
+    (['selective (centred) (15 sites)', 'selective (effect) (d > 0.5, 11 sites)'], "rule 'paper' is the calibration's own: condition 'selective' has it")
     """
     method = method_name(method)
     if method not in AT_DISCRIMINATIVE:

@@ -37,6 +37,7 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
         geometry.cosine_matrix,
         geometry.mean_cosine,
         geometry.class_projections,
+        geometry.site_membership,
         geometry.class_norms,
         geometry.plane_path,
         geometry.plane_share,

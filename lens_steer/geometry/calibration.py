@@ -131,7 +131,7 @@ def calibrate(
     activations: Activations | Moments,
     *,
     rule: str = "paper",
-    bound: float | None = None,
+    bound: float | int | None = None,
     candidate_norm: str = "unit",
     pca_center: bool = True,
     component: int = 0,

@@ -5,15 +5,17 @@ Paper and released code disagree, so there are two published rules:
 ``paper``     the raw class means project with strictly opposite sign; the unit is the site.
 ``official``  the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites count.
 
-Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is near it the answer is a coin's toss. Three more do not ask that:
+Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is near it the answer
+is a coin's toss. Three more do not ask that:
 
-``centred``   the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites of (aₖ + bₖ)/2`` of their projections aₖ and bₖ.
+``centred``   the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their
+              projections aₖ and bₖ.
 ``effect``    Cohen's d of the prompts' projections at the site is above a bound.
 ``auroc``     the area under their ROC curve is above a bound.
 
-The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive class on the positive side; a shift of the stream changes
-neither. The default bounds were written down before any result: a d of 1.0 (a whole pooled standard deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding"
-discrimination in Hosmer and Lemeshow's scale).
+The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive class on the positive
+side; a shift of the stream changes neither. The default bounds were written down before any result: a d of 1.0 (a whole pooled standard
+deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding" discrimination in Hosmer and Lemeshow's scale).
 """
 
 from __future__ import annotations
@@ -32,10 +34,7 @@ from lens_steer.geometry.directions import class_means, zero_rows
 from lens_steer.geometry.separation import areas, cohens_d
 
 RULES = ("paper", "official", "centred", "effect", "auroc")
-BOUNDS = {
-    "effect": 1.0,
-    "auroc": 0.9,
-}  # rules that compare a measure of the prompts' projections with a bound, and the bound without another
+BOUNDS = {"effect": 1.0, "auroc": 0.9}  # rules that compare a measure of the prompts' projections with a bound, and the default
 NO_DIFFERENCE = {"effect": 0.0, "auroc": 0.5}
 _HIGHEST = {"effect": math.inf, "auroc": 1.0}
 
@@ -81,7 +80,7 @@ def whole_blocks(mask: Bool[Tensor, "*draws n_sites"], names: Sequence[str]) -> 
     return found
 
 
-def check_rule(rule: str, bound: float | None = None) -> float | None:
+def check_rule(rule: str, bound: float | int | None = None) -> float | None:
     """The bound that a rule goes by: the one given, else the rule's own, None for a rule without one.
 
     >>> check_rule("paper"), check_rule("effect"), check_rule("effect", 2)
@@ -112,7 +111,7 @@ def discriminative_sites(
     names: Sequence[str],
     *,
     rule: str = "paper",
-    bound: float | None = None,
+    bound: float | int | None = None,
 ) -> Discriminative:
     """L_disc by one of the rules. An empty set is a result, not an error.
 
@@ -153,7 +152,7 @@ def by_projections(
     names: Sequence[str],
     *,
     rule: str,
-    bound: float | None = None,
+    bound: float | int | None = None,
     zero: Bool[Tensor, " n_sites"],
 ) -> Discriminative:
     """:func:`discriminative_sites` by a rule with a bound, from the prompts' projections.

@@ -24,17 +24,19 @@ def membership(
     names: Sequence[str],
     *,
     rule: str = "paper",
-    bound: float | None = None,
+    bound: float | int | None = None,
     norms: tuple[Float[Tensor, "n_positive n_sites"], Float[Tensor, "n_negative n_sites"]] | None = None,
     zero: Bool[Tensor, " n_sites"] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Float[Tensor, " n_sites"]:
-    """Bootstrap probability that each site is in L_disc: each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again.
+    """Bootstrap probability that each site is in L_disc.
 
-    The direction is not selected anew: the projections are on the one that all prompts gave, so this tells how much of the *rule's* answer hangs on which prompts it saw.
-    :func:`lens_steer.geometry.stability.stability` selects the direction anew in every resample, at the cost of a calibration each. Under the rules that compare signs, a site
-    where one class's mean, or both, are drawn about zero has a probability of one half on average.
+    Each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again; the probability is the share of
+    resamples in which the site is in. The direction is not selected anew: the projections are on the one that all prompts gave, so this
+    tells how much of the *rule's* answer hangs on which prompts it saw. :func:`lens_steer.geometry.stability.stability` selects the
+    direction anew in every resample, at the cost of a calibration each. Under ``paper`` a site where one class's mean, or both, are
+    drawn about zero has a probability of one half on average.
 
     Args:
         positive, negative: one projection on the unit selected direction a prompt and site.
@@ -46,7 +48,8 @@ def membership(
         seed: of the draws; the same seed gives the same numbers.
 
     Raises:
-        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under ``official``, a bad count or seed.
+        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under ``official``, a bad count or
+            seed.
 
     >>> always, sometimes = torch.tensor([[2.0, 1.0], [3.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-2.0, -1.0]])
     >>> found = membership(always, sometimes, ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"])

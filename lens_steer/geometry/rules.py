@@ -17,18 +17,22 @@ from lens_steer.geometry.membership import UNIT_EPS
 
 SURE = 0.95  # a site above it is in L_disc whatever prompts are drawn, one below 1 − SURE is out, one between hangs on them
 MANY_UNSURE = 0.1  # share of the recorded sites
+BY_SITE = ("membership", "auroc", "cohens_d")
 
 
 def discriminative_by_rule(
-    calibration: Calibration, rules: Sequence[str] | None = None, *, bounds: Mapping[str, float] | None = None
+    calibration: Calibration, rules: Sequence[str] | None = None, *, bounds: Mapping[str, float | int] | None = None
 ) -> dict[str, Discriminative]:
-    """L_disc by several rules, from what the calibration holds: rule → :class:`~lens_steer.geometry.discriminative.Discriminative`, empty ones too.
+    """L_disc by several rules, from what the calibration holds.
 
     Args:
         calibration: recorded by this project.
-        rules: of :data:`lens_steer.geometry.discriminative.RULES`; left out, all that its contents decide (all five with per-prompt statistics; ``paper`` and ``centred`` from class
-            means alone).
+        rules: of :data:`lens_steer.geometry.discriminative.RULES`; left out, all that its contents decide (all five with per-prompt
+            statistics; ``paper`` and ``centred`` from class means alone).
         bounds: rule → bound, for those that have one; see :data:`lens_steer.geometry.discriminative.BOUNDS`.
+
+    Returns:
+        rule → :class:`~lens_steer.geometry.discriminative.Discriminative`, empty ones too.
 
     Raises:
         LensSteerError: an unknown rule, a bound that does not fit its rule, or a rule that needs more than the calibration holds.
@@ -49,10 +53,11 @@ def discriminative_by_rule(
     return {rule: _by_rule(calibration, rule, given.get(rule)) for rule in rules}
 
 
-def with_rule(calibration: Calibration, rule: str, *, bound: float | None = None, membership: bool = True) -> Calibration:
+def with_rule(calibration: Calibration, rule: str, *, bound: float | int | None = None, membership: bool = True) -> Calibration:
     """The same calibration with the discriminative sites of another rule, for a plan or a condition.
 
-    Direction and plane are left as they are (the sign of b2, which goes by the sites of the rule that the calibration was made with, too), so that only the sites differ.
+    Direction and plane are left as they are, so that only the sites differ; the sign of b2 too, which goes by the sites of the rule that
+    the calibration was made with.
 
     Args:
         calibration, rule, bound: see :func:`discriminative_by_rule`.
@@ -79,7 +84,9 @@ def with_rule(calibration: Calibration, rule: str, *, bound: float | None = None
 
 
 def with_separations(calibration: Calibration) -> Calibration:
-    """The calibration with membership, AUROC and Cohen's d, computed where an older folder holds projections but not these; as it is where there is nothing to compute from.
+    """The calibration with membership, AUROC and Cohen's d, computed where an older folder holds projections but not these.
+
+    As it is where there is nothing to compute them from.
 
     >>> from lens_steer import load_calibration
     >>> with_separations(load_calibration("figures/calibration")).membership is not None
@@ -101,7 +108,8 @@ def sureness(calibration: Calibration) -> dict[str, Any] | None:
     p, k = calibration.membership, calibration.selected_index
     return {
         "n": len(p), "probability_above_0.95": int((p > SURE).sum()), "between": int(_unsure(p).sum()),
-        "probability_below_0.05": int((p < 1 - SURE).sum()), "selected": {name: _number(getattr(calibration, name), k) for name in ("membership", "auroc", "cohens_d")},
+        "probability_below_0.05": int((p < 1 - SURE).sum()),
+        "selected": {name: _number(getattr(calibration, name), k) for name in BY_SITE},
     }  # fmt: skip
 
 
@@ -114,15 +122,16 @@ def site_rows(calibration: Calibration) -> list[dict[str, Any]] | None:
     """
     if calibration.membership is None:
         return None
-    names = ("membership", "auroc", "cohens_d")
     return [
-        {"site": site, "discriminative": site in calibration.discriminative_sites, **{name: _number(getattr(calibration, name), k) for name in names}}
+        {"site": site, "discriminative": site in calibration.discriminative_sites, **{name: _number(getattr(calibration, name), k) for name in BY_SITE}}
         for k, site in enumerate(calibration.sites)
     ]  # fmt: skip
 
 
 def cautions(calibration: Calibration) -> tuple[str, ...]:
-    """What whoever steers the calibration's L_disc is to know: the selected site is outside, or for more than a tenth of the sites membership hangs on the prompts.
+    """What whoever steers the calibration's L_disc is to know.
+
+    Told are a selected site outside it, and that for more than a tenth of the recorded sites membership hangs on the prompts.
 
     >>> from lens_steer import load_calibration
     >>> cautions(load_calibration("figures/calibration"))
@@ -138,13 +147,13 @@ def cautions(calibration: Calibration) -> tuple[str, ...]:
         )
         if int(unsure.sum()) > MANY_UNSURE * len(unsure):
             found.append(
-                f"whether {int(unsure.sum())} of {len(unsure)} sites are in L_disc hangs on which prompts were drawn (bootstrap probability between 0.05 and 0.95; "
-                f"{inside} of them are among its {len(calibration.discriminative_sites)}): compare with the rules 'centred', 'effect' and 'auroc'"
+                f"whether {int(unsure.sum())} of {len(unsure)} sites are in L_disc hangs on which prompts were drawn "
+                f"(bootstrap probability between 0.05 and 0.95; {inside} of them are among its {len(calibration.discriminative_sites)}): compare with the rules 'centred', 'effect' and 'auroc'"
             )
     return tuple(found)
 
 
-def _by_rule(calibration: Calibration, rule: str, bound: float | None) -> Discriminative:
+def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> Discriminative:
     limit, names, statistics = check_rule(rule, bound), calibration.sites, calibration.statistics
     if rule in BOUNDS and statistics is not None:
         sides = statistics.projection_positive.double(), statistics.projection_negative.double()

@@ -1,6 +1,7 @@
-"""How far two classes are apart along a direction, at every site: Cohen's d and the area under the ROC curve, once or for every row of bootstrap counts.
+"""How far two classes are apart along a direction, at every site: Cohen's d and the area under the ROC curve.
 
-A row of counts says how often each prompt is in a resample. Both measures of all rows come from the projections and the counts; no resample is copied out.
+Of all prompts once, or of every row of bootstrap counts: a row says how often each prompt is in a resample. Both measures of all rows come
+from the projections and the counts; no resample is copied out.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def cohens_d(
 ) -> Float[Tensor, "*rows n_sites"]:
     """Cohen's d of the projections: how many pooled standard deviations the positive class's mean lies above the negative one's.
 
-    ``d = (x̄ − ȳ)/s`` with ``s² = (Σ(x − x̄)² + Σ(y − ȳ)²)/(m + n − 2)``. Negative where the classes lie the other way round; NaN where there is no spread to
-    measure by: all projections of a class alike to rounding (1e-6 of the largest), or fewer than three prompts in all.
+    ``d = (x̄ − ȳ)/s`` with ``s² = (Σ(x − x̄)² + Σ(y − ȳ)²)/(m + n − 2)``. Negative where the classes lie the other way round; NaN where
+    there is no spread to measure by: projections alike to rounding (1e-6 of the largest), or fewer than three prompts in all.
 
     Args:
         positive, negative: one projection a prompt and site.
@@ -61,10 +62,10 @@ def areas(
     negative: Float[Tensor, "n_negative n_sites"],
     counts: tuple[Float[Tensor, "rows n_positive"], Float[Tensor, "rows n_negative"]] | None = None,
 ) -> Float[Tensor, "*rows n_sites"]:
-    """Area under the ROC curve of the projections: the probability that a positive prompt's is above a negative one's, ties counted half.
+    """Area under the ROC curve of the projections: the probability that a positive prompt's is above a negative one's.
 
-    ``Σᵢⱼ cᵢ dⱼ ([xᵢ > yⱼ] + ½[xᵢ = yⱼ]) / (Σc Σd)`` over counts c and d. Below one half where the classes lie the other way round. Every site costs a sort and a cumulative
-    sum a row. :func:`lens_steer.stats.auroc` has the interval.
+    ``Σᵢⱼ cᵢ dⱼ ([xᵢ > yⱼ] + ½[xᵢ = yⱼ]) / (Σc Σd)`` over counts c and d: ties count half. Below one half where the classes lie the other
+    way round. A site costs one sort, and a cumulative sum a row. :func:`lens_steer.stats.auroc` has the interval.
 
     Args:
         positive, negative, counts: see :func:`cohens_d`.
