@@ -38,7 +38,7 @@ from lens_steer.sweep_report import NO_CONTROLS, Swept, sweep_method
 from lens_steer.sweeps import Grid
 from tests.test_cli import run as command_line
 
-HOW: dict[str, Any] = {"tasks": Tasks(), "max_new_tokens": 16, "progress": False, "command": "test"}
+HOW: dict[str, Any] = {"tasks": Tasks(), "max_new_tokens": 24, "progress": False, "command": "test"}
 
 
 @pytest.fixture(scope="module")
