@@ -168,7 +168,7 @@ def test_every_draw_puts_one_thing_wrong(calibration: Any, grids: list[Grid]) ->
 
 def test_controls_keep_the_methods_options(calibration: Any) -> None:
     """Positions of the method are those of its controls, of every kind."""
-    options = {"positions": "prompt[1:]+generated"}
+    options: dict[str, Any] = {"positions": "prompt[1:]+generated"}
     for method in ("selective", "mean-phase", "act-add", "stmp", "ablation"):
         grid = method_grids(calibration, method, **options)[0]
         chosen = grid.at(grid.values[-1])
