@@ -148,7 +148,7 @@ def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibratio
     if isinstance(source, Boundary):
         return found, missing | dict.fromkeys((RANDOM_SITES, ALL, SHUFFLED), OF_ONE_SITE)
     own = chosen.build(value).sites
-    pool = _pool(source, own)
+    pool = _pool(source, own, directed=method not in IN_A_PLANE)
     placed = partial(_placed, method, dict(controls.options))
     if len(own) < len(pool):
         for k, where in enumerate(_site_sets(pool, own, controls.draws, controls.seed)):
@@ -223,10 +223,10 @@ def _placed(method: str, options: dict[str, Any], calibration: Calibration, wher
     return make_plan(named, calibration, **number, **{**options, "at": where})
 
 
-def _pool(calibration: Calibration, own: tuple[str, ...]) -> tuple[str, ...]:
-    """The sites that a method could as well have been given: those recorded where the classes differ at all, or all of the kinds that it writes at."""
+def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> tuple[str, ...]:
+    """The sites that a method could as well have been given: those recorded (with a direction there, if it needs one of the site), or all of the kinds that it writes at."""
     if set(own) <= set(calibration.sites):
-        return tuple(n for n, c in zip(calibration.sites, calibration.candidates, strict=True) if bool(c.any()))
+        return tuple(n for n, c in zip(calibration.sites, calibration.candidates, strict=True) if bool(c.any()) or not directed)
     kinds = sorted({sites.parse(n).kind for n in own})
     return sites.resolve(kinds, n_layers=calibration.n_layers, architecture=calibration.architecture)
 

@@ -99,9 +99,8 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
         for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, device=device_of(runner)):
             layout = Layout.of(batch)
             own = batch.mask.bool()
-            begin = torch.zeros_like(own)
-            begin[torch.arange(len(own)), layout.begins] = True
-            steered |= bool((Clock(plan.positions).columns(layout, 0, batch.ids.shape[1]) & begin).any())
+            begin = layout.counts(0, own.shape[1])[0] == 0
+            steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
             hooks = {n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites}
             with running(batch), torch.inference_mode():
                 forward(runner, batch, hooks)
@@ -119,8 +118,8 @@ def _lengths(
 ) -> None:  # fmt: skip
     """Forward hook."""
     length = activation.float().norm(dim=-1)
-    firsts += length[begin].tolist()
-    others += length[rest].tolist()
+    firsts += length[begin.to(length.device)].tolist()
+    others += length[rest.to(length.device)].tolist()
 
 
 def _median(values: Sequence[float]) -> float:

@@ -158,7 +158,7 @@ def sweep_method(
     return found
 
 
-def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, dict[str, dict[str, float]]]:
+def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, Any]:
     """Bands as plain values.
 
     >>> from lens_steer.control_bands import band

@@ -82,6 +82,8 @@ def test_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         tmp_path,
         "--max-new-tokens",
         32,
+        "--controls",
+        0,
     )
     code, printed, _ = run(monkeypatch, capsys, *args)
     assert code == 0
@@ -97,6 +99,7 @@ def test_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     assert run(monkeypatch, capsys, *args)[0] == 0
     assert (tmp_path / "select.csv").read_bytes() == before
     assert record["calibrated_on_this_fit_split"] is True
+    assert record["controls"]["told"].startswith("No controls were run")
     code, _, error = run(monkeypatch, capsys, *args[:6], "0,90", *args[7:])
     assert code == 2
     assert "another run (grids differ)" in error
@@ -108,7 +111,7 @@ def test_a_sweep_on_other_prompts_says_so(
     """What the calibration was fitted on may be among what is reported: a warning, and a word in the record."""
     code, printed, error = run(
         monkeypatch, capsys, "sweep", "--calibration", made, "--positive", files[0], "--negative", files[1], "--angles", "0,120", "--out", tmp_path,
-        "--max-new-tokens", 8,
+        "--max-new-tokens", 8, "--controls", 1, "--control-values", 1, "--positions", "prompt[1:]+generated",
     )  # fmt: skip
     assert code == 0
     assert "8 of 8 select prompts and 8 of 8 report prompts are among those that the calibration was made from" in error
@@ -121,6 +124,12 @@ def test_a_sweep_on_other_prompts_says_so(
         f"{o}_{side}" for o in ("refused", "answered", "degenerate", "cut_off") for side in ("harmful", "harmless")
     }
     assert (tmp_path / "unsteered.csv").exists()
+    assert set(told["band"]["complied"]) == {"random plane", "random sites"}
+    assert told["band"]["complied"]["random plane"]["n"] == 1
+    assert told["interval"]["complied"][0] <= told["complied"] <= told["interval"]["complied"][1]
+    assert (told["controls"]["draws"], told["controls"]["smallest_p"]) == (1, 0.5)
+    assert set(told["controls"]["left_out"]) == {"shuffled labels"}  # there are no activations of those prompts
+    assert 0.1 < told["first_token_norm_ratio"] < 10
 
 
 def test_compare_on_files(

@@ -95,11 +95,12 @@ def test_steer_and_sweep_take_a_probe(
     assert (row["method"], row["coefficient"], row["n_sites"]) == ("stmp", 1.5, 1)
     code, printed, err = run(
         monkeypatch, capsys, "sweep", "--probe", folder, "--method", "target_projection", "--coefficients", "0,6", "--positive", prompts[0], "--negative", prompts[1],
-        "--max-new-tokens", "4", "--out", tmp_path / "sweep",
+        "--max-new-tokens", "4", "--out", tmp_path / "sweep", "--controls", "2",
     )  # fmt: skip
     assert code == 0, err
     found = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
     assert json.loads(printed)["variant"] == SITE
+    assert {s["condition"] for s in found["controls"]["report"]} == {"random direction"}
     assert found
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lens_steer.control_bands import ranges
 from lens_steer.figures.core import (
     BLACK,
@@ -158,6 +160,11 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
+            if condition in drawing.notes.get("draws", {}):  # at few angles: along the circle from one to the next, not across it
+                axis.plot(theta, mean, color=color, marker=marker, ls="none", ms=2.5)
+                fine = [math.radians(a) for a in range(361)]
+                mean, low, high = (np.interp(fine, theta, v, period=2 * math.pi).tolist() for v in (mean, low, high))
+                marker, around, closed = "", fine, range(len(fine))
             axis.plot(
                 around,
                 [mean[i] for i in closed],
