@@ -30,6 +30,7 @@ from lens_steer.cli.options import (
     Sites,
 )
 from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.wording import as_options
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -230,7 +231,7 @@ def main() -> None:
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
-        code = _fail(str(error))
+        code = _fail(as_options(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
