@@ -6,13 +6,13 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.hub import only_here
 from lens_steer.quantization import compute_as_told, reading_options
 
 DeviceMap = str | Mapping[str, Any] | None
@@ -43,7 +43,7 @@ def is_text_part(folder: str) -> bool:
     """Whether a folder's (or hub name's) model is read out of a checkpoint with images."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).model_type in WITH_IMAGES
+    return AutoConfig.from_pretrained(folder, local_files_only=only_here(folder)).model_type in WITH_IMAGES
 
 
 def read_weights(

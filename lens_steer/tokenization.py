@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError
+from lens_steer.hub import only_here
 
 PLAIN_TEMPLATE = (
     "{{ bos_token if bos_token else '' }}{% for message in messages %}"
@@ -30,7 +31,7 @@ def read_tokenizer(folder: str, chat_template: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=Path(folder).is_dir())
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=only_here(folder))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -58,7 +59,7 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
     from transformers import GenerationConfig
 
     try:
-        found = GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+        found = GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
     except OSError:
         found = None
     listed = found if isinstance(found, list) else [found]

@@ -33,6 +33,7 @@ def plan_resources(
     """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
     from lens_steer import sites as sites_
     from lens_steer.folders import locate, read_config
+    from lens_steer.hub import only_here
     from lens_steer.models import usable_device
     from lens_steer.resources import Shape, estimate, measured_flops
 
@@ -50,7 +51,7 @@ def plan_resources(
 
         from lens_steer.chat import encode
 
-        chosen, tokenizer = read_prompts(prompts), AutoTokenizer.from_pretrained(folder)
+        chosen, tokenizer = read_prompts(prompts), AutoTokenizer.from_pretrained(folder, local_files_only=only_here(folder))
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
     names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)
