@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +29,7 @@ from lens_steer.cli.options import (
     Sites,
 )
 from lens_steer.cli.prompting import Prompts
+from lens_steer.cli.quiet import quiet
 from lens_steer.cli.wording import as_options
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
@@ -226,8 +226,7 @@ def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved 
 
 def main() -> None:
     """Entry point of ``lens-steer``."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    quiet()
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
