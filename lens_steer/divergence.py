@@ -108,9 +108,13 @@ class TokenDivergence(Shown, view="tokens"):
             resamples: of the bootstrap.
 
         Raises:
-            LensSteerError: an unknown measure, a negative ``max_position``.
+            LensSteerError: an unknown measure, one that is infinite somewhere, a negative ``max_position``.
         """
         values = self._of(measure)
+        if impossible := int(np.isinf(values).sum()):
+            raise LensSteerError(
+                f"measure={measure!r} is infinite at {impossible} tokens, which have no probability at all: leave their responses out, or use another measure"
+            )
         check_max_position(max_position)
         last = int(self.position.max()) if max_position is None else min(max_position, int(self.position.max()))
         table = np.full((self.n_prompts, last + 1), np.nan)
@@ -210,10 +214,17 @@ def token_divergence(
     row, position, ids, values = (torch.cat(part, dim=-1).numpy() for part in zip(*parts, strict=True))
     order = np.lexsort((position, row))
     row, position, ids, values = row[order], position[order], ids[order], values[:, order]
-    if not np.isfinite(values).all():
-        bad = int(np.argmin(np.isfinite(values).all(axis=0)))
+    sound = np.isfinite(values) | (np.isposinf(values) & np.array([name.startswith("surprise") for name in MEASURES])[:, None])
+    if not sound.all():
+        bad = int(np.argmin(sound.all(axis=0)))
         raise LensSteerError(
             f"the distributions at response {row[bad]}, position {position[bad]} are not finite: steer less strongly, or load the model in float32 or bfloat16"
+        )
+    if impossible := int(np.isinf(values).any(axis=0).sum()):
+        log.warning(
+            "%d of %d response tokens have no probability at all (suppressed: a logit of −∞): their surprise is infinite",
+            impossible,
+            len(row),
         )
     texts = {int(i): info.tokenizer.decode([int(i)]) for i in np.unique(ids)}
     return TokenDivergence(

@@ -67,7 +67,7 @@ def check_splits(contrast: ContrastSet) -> None:
     for name, part in (("select", contrast.select), ("report", contrast.report)):
         if not len(part.positive) or not len(part.negative):
             raise LensSteerError(
-                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
+                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as split=(0.5, 0.25, 0.25)"
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.hub import why_not
 from lens_steer.huggingface import is_gguf, source, text_part
 
 ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
@@ -99,5 +100,13 @@ def read_config(name: str, folder: str) -> Any:
             raise LensSteerError(f"model {name!r}: its config.json cannot be read: {first_line(error)}") from None
         raise LensSteerError(
             f"model {name!r} is neither an embedded model ({', '.join(ORGANISMS)}) nor a local folder, "
-            f"and could not be fetched from the Hugging Face hub: {first_line(error)}"
+            f"and could not be fetched from the Hugging Face hub: {_why(error)}"
         ) from None
+
+
+def _why(error: Exception) -> str:
+    """Where the hub was not asked, why, and what to do; else what the library says of it."""
+    reason = why_not()
+    return (
+        first_line(error) if reason is None else f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"
+    )

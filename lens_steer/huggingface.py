@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.hub import only_here
 from lens_steer.quantization import compute_as_told, reading_options
 
 DeviceMap = str | Mapping[str, Any] | None
@@ -47,13 +48,13 @@ def is_gguf(path: str | Path) -> bool:
 def source(folder: str) -> dict[str, Any]:
     """How Transformers' readers are told where a model lies: a folder, a hub name, or a GGUF file, which they dequantise.
 
-    >>> source("some/model"), source("/models/m.Q4_K_M.gguf")["gguf_file"]
-    ({'pretrained_model_name_or_path': 'some/model', 'local_files_only': False}, 'm.Q4_K_M.gguf')
+    >>> source("some/model")["pretrained_model_name_or_path"], source("/models/m.Q4_K_M.gguf")["gguf_file"]
+    ('some/model', 'm.Q4_K_M.gguf')
     """
     path = Path(folder)
     if is_gguf(path):
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
-    return {"pretrained_model_name_or_path": folder, "local_files_only": path.is_dir()}
+    return {"pretrained_model_name_or_path": folder, "local_files_only": only_here(folder)}
 
 
 def is_text_part(folder: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,20 +18,28 @@ from lens_steer.plans import SteeringPlan
 from lens_steer.prompts import Prompt, PromptSet
 from lens_steer.unembedding import exact_device
 
+log = logging.getLogger(__name__)
+
 POSITIONS = 64
 
 
 def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
     """``Σ_v p(v) (log p(v) − log q(v))`` over the whole vocabulary, in float64, in nats.
 
+    A token that p gives nothing (a logit of −∞: suppressed) counts nothing; one that q alone gives nothing makes the divergence infinite. Logits without a distribution
+    (all −∞, +∞, NaN) give NaN.
+
     >>> round(kl(torch.tensor([0.0, 0.0]), torch.log(torch.tensor([0.25, 0.75]))).item(), 6)  # ½ log(½/¼) + ½ log(½/¾)
     0.143841
+    >>> kl(torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]), torch.tensor([[1.0, -torch.inf], [0.0, -torch.inf]])).tolist()
+    [0.0, inf]
     """
     flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
     found = []
     for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):  # float64 copies of some positions at a time
         p, q = (x.to(exact_device(x.device)).double().log_softmax(dim=-1) for x in rows)
-        found.append((p.exp() * (p - q)).sum(dim=-1).clamp_min(0))
+        terms = torch.where(p == -torch.inf, 0, p.exp() * (p - q))
+        found.append(terms.sum(dim=-1).clamp_min(0))
     return torch.cat(found).reshape(p_logits.shape[:-1])
 
 
@@ -55,4 +64,9 @@ def mean_kl_by_value(
         found[row, value] = float(kl(plain[row], logits).mean())
         if value == len(values) - 1:
             del plain[row]
+    if np.isinf(found).any():
+        log.warning(
+            "the divergence is infinite for %d of %d responses at some value: steering gives a token no probability that it had",
+            int(np.isinf(found).any(axis=1).sum()), len(found),
+        )  # fmt: skip
     return found

@@ -51,9 +51,7 @@ class Step:
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        plain = {
-            n: v if isinstance(v, Tensor) and v.ndim == 2 else _checked(self.operator, n, v) for n, v in self.parameters.items()
-        }
+        plain = {name: _checked(self.operator, name, value) for name, value in self.parameters.items()}
         object.__setattr__(self, "parameters", plain)
 
     @property
@@ -271,10 +269,11 @@ def load_plan(folder: str | Path) -> SteeringPlan:
 
 def _checked(operator_name: str, name: str, value: Any) -> Any:
     """A parameter as a step keeps it: vectors and names as they are, numbers finite, several as a float64 vector."""
-    if name in ("direction", "along", "basis", "gate", "gate_axis") or (name == "cap" and value is None):
+    found_operator = operator(operator_name)
+    if not found_operator.is_number(name, value):
         return value
     found = numbers(name, value)
-    if isinstance(found, Tensor) and name != operator(operator_name).by_row:
+    if isinstance(found, Tensor) and name != found_operator.by_row:
         raise LensSteerError(f"{name}={value!r}: operator {operator_name!r} takes one number here")
     return found
 

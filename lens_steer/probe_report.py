@@ -125,7 +125,7 @@ def _checked(
             if len(prompts) < 2:
                 raise LensSteerError(
                     f"the contrast {contrast.name!r} has {len(prompts)} {side} prompts to {split} on: "
-                    "give a split, such as --split 0.5,0.25,0.25, and at least two prompts of each class in each part"
+                    "give a split, such as split=(0.5, 0.25, 0.25), and at least two prompts of each class in each part"
                 )
             if pooling == "response":
                 check_responses(prompts)

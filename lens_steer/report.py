@@ -17,7 +17,7 @@ from lens_steer import outcomes
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import check_fits, save_calibration, whole_folder
 from lens_steer.defaults import ENGINE
-from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import check_splits
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
 from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics, versions
@@ -84,11 +84,7 @@ def make_report(
         LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and what
             :func:`record` and :func:`calibrate` raise.
     """
-    for name, part in (("select", contrast.select), ("report", contrast.report)):
-        if not len(part.positive) or not len(part.negative):
-            raise LensSteerError(
-                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
-            )
+    check_splits(contrast)
     with whole_folder(out) as work:
         fit = record(model, contrast.fit, sites, engine=engine, progress=progress)
         calibration = calibrate(fit, rule=rule, seed=seed)

@@ -61,7 +61,7 @@ class RowStore:
             theirs, ours = json.loads(there.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
             raise LensSteerError(
-                f"folder {str(folder)!r} holds {name}.csv of another run ({', '.join(other) or 'identity'} differ): give another --out, or empty it"
+                f"folder {str(folder)!r} holds {name}.csv of another run ({', '.join(other) or 'identity'} differ): give another folder, or empty it"
             )
         self._identity = wanted
         if not self.complete:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError, first_line
+from lens_steer.hub import only_here
 from lens_steer.huggingface import is_gguf, source
 from lens_steer.templates import PLAIN_TEMPLATE, fix_template
 
@@ -105,7 +106,7 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
         found = (
             None
             if is_gguf(folder)
-            else GenerationConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()).eos_token_id
+            else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
         )
     except OSError:
         found = None

@@ -92,7 +92,8 @@ def compare(
     ``total_variation = ½ Σ_v |p(v) − q(v)|``, ``entropy_steered = −Σ_v q(v) log q(v)``, ``surprise = −log p(id)``, ``surprise_steered = −log q(id)``.
 
     Log-sum-exps come from a first walk over the vocabulary, the sums from a second one. No tensor made on the way has more than :data:`MAX_NUMBERS` numbers, or one row of
-    a slice or of the states if those have more, besides what is given back.
+    a slice or of the states if those have more, besides what is given back. A token that a distribution gives nothing (a bias of −∞: suppressed) counts nothing in its sums; its
+    surprise is infinite.
 
     Args:
         p_states, q_states: what the unembedding reads.
@@ -117,7 +118,10 @@ def _compare(
     ids: Int[Tensor, " n"],
     unembedding: Unembedding,
     size: int,
+    *,
+    zeros: bool = False,
 ) -> Float[Tensor, "measures n"]:
+    """:func:`compare` of few positions; ``zeros`` for distributions that give some token nothing, found by the NaN that such a one leaves."""
     weight = unembedding.weight
     exact = exact_device(weight.device)
     p_states, q_states, ids = p_states.to(weight.device), q_states.to(weight.device), ids.to(exact)
@@ -137,8 +141,16 @@ def _compare(
         inside = (column >= 0) & (column < a.shape[1])
         surprises = [torch.where(inside, -x.gather(1, column.clamp(0, a.shape[1] - 1)), 0)[:, 0] for x in (log_p, log_q)]
         sums = [
-            (p * gap).sum(dim=-1), -(q * gap).sum(dim=-1), -(p * log_p).sum(dim=-1), (p - q).abs().sum(dim=-1) / 2, -(q * log_q).sum(dim=-1),
+            _weighted(p, gap, zeros), -_weighted(q, gap, zeros), -_weighted(p, log_p, zeros), (p - q).abs().sum(dim=-1) / 2, -_weighted(q, log_q, zeros),
         ]  # fmt: skip
         found += torch.stack([*sums, *surprises])
+    if not zeros and bool(found.isnan().any()):
+        return _compare(p_states, q_states, ids, unembedding, size, zeros=True)
     found[:2].clamp_(min=0)
     return found
+
+
+def _weighted(weights: Float[Tensor, "n slice"], values: Float[Tensor, "n slice"], zeros: bool) -> Float[Tensor, " n"]:
+    """``Σ_v w(v) x(v)``; with ``zeros`` what has no weight counts nothing, also where x is infinite."""
+    terms = weights * values
+    return (terms.masked_fill(weights == 0, 0) if zeros else terms).sum(dim=-1)

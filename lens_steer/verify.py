@@ -20,6 +20,7 @@ from lens_steer.claims import differences, experiments, formula, geometry, preci
 from lens_steer.claims.record import Claim
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import check_splits
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate, versions
@@ -106,11 +107,7 @@ def verify_model(
     Raises:
         LensSteerError: a contrast without select or report prompts, a calibration without a discriminative site.
     """
-    for name, part in (("select", contrast.select), ("report", contrast.report)):
-        if not len(part.positive) or not len(part.negative):
-            raise LensSteerError(
-                f"the contrast {contrast.name!r} has no {name} prompts: give a split, such as --split 0.5,0.25,0.25"
-            )
+    check_splits(contrast)
     fit = record(model, contrast.fit, engine=engine, progress=progress)
     calibration = calibrate(fit, seed=seed)
     if not calibration.discriminative_sites:

@@ -153,7 +153,7 @@ def test_gradients_flow(name: str) -> None:
     """To the activations and to the vectors, as finite differences say."""
     h, basis, direction = draw(6, 5, (3,))
     given_ = parameters(basis, direction, 0.5, 70.0)[name]
-    key = "basis" if "basis" in given_ else "direction"
+    key = OPERATORS[name].vectors[0]
 
     def run(x: Tensor, vectors: Tensor) -> Tensor:
         return bind(name, {**given_, key: vectors}, x)(x)

@@ -191,7 +191,7 @@ def test_a_study_goes_on_with_the_same_bytes(
         assert (tmp_path / name).read_bytes() == (found[2] / name).read_bytes(), name
     whole = (found[2] / "report.csv").read_text(encoding="utf-8")
     assert whole.startswith((tmp_path / "report.csv").read_text(encoding="utf-8"))  # the baselines come first
-    with pytest.raises(LensSteerError, match="give another --out, or empty it"):
+    with pytest.raises(LensSteerError, match="give another folder, or empty it"):
         study(qwen, material, tmp_path, seed=1, **OPTIONS)
 
 

@@ -88,6 +88,41 @@ def test_divergence(p: list[float], q: list[float]) -> None:
     assert float(kl(a, a + 3)) == pytest.approx(0, abs=1e-12)
 
 
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.booleans(), st.booleans()), min_size=2, max_size=8))
+def test_divergence_with_suppressed_tokens(drawn: list[tuple[float, float, bool, bool]]) -> None:
+    """Against scipy: what p gives nothing counts nothing, what q alone gives nothing is infinite; nothing at all, or NaN, is NaN."""
+    from scipy.special import rel_entr, softmax
+
+    drawn = [(0.0, 0.0, False, False), *drawn]  # one token at least has a probability in both
+    a, b = (torch.tensor([-torch.inf if d[k + 2] else d[k] for d in drawn], dtype=torch.float64) for k in (0, 1))
+    wanted = rel_entr(softmax(a.numpy()), softmax(b.numpy())).sum()
+    assert float(kl(a, b)) == pytest.approx(max(0.0, float(wanted)), abs=1e-9)
+    assert np.isinf(float(kl(a, b))) == any(d[3] and not d[2] for d in drawn)
+    assert kl(torch.full_like(a, -torch.inf), b).isnan()
+    assert kl(b, torch.full_like(a, torch.nan)).isnan()
+
+
+def test_an_infinite_divergence_is_told(
+    qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By how many responses; the number stays what it is."""
+    from lens_steer import kl as module
+
+    def suppressing(*args: Any, **kwargs: Any) -> Any:
+        for row, value, logits, ids in logits_by_value(*args, **kwargs):
+            if value == 1 and row == 0:
+                logits = logits.clone()
+                logits[0, 7] = -torch.inf
+            yield row, value, logits, ids
+
+    monkeypatch.setattr(module, "logits_by_value", suppressing)
+    found = mean_kl_by_value(
+        qwen, partial(ls.selective_steering, calibration), [10.0, 20.0], [Prompt.of("Hi"), Prompt.of("Ho")], ["Sure."] * 2
+    )
+    assert np.isinf(found).tolist() == [[False, True], [False, False]]
+    assert "the divergence is infinite for 1 of 2 responses" in caplog.text
+
+
 def test_a_warning_only_where_no_batch_is_steered(
     qwen: Any, calibration: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

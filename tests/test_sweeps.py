@@ -112,7 +112,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert not (tmp_path / "cut" / ".parts").exists()
     assert run(protocol, grids, tmp_path / "cut", "select", progress=False) == rows
     assert len(measured) - before == 2 * 3
-    with pytest.raises(LensSteerError, match=r"holds select.csv of another run \(grids differ\): give another --out"):
+    with pytest.raises(LensSteerError, match=r"holds select.csv of another run \(grids differ\): give another folder"):
         run(protocol, grids[:1], tmp_path / "cut", "select", progress=False)
     with pytest.raises(LensSteerError, match="repeat a name"):
         run(protocol, [grids[0], grids[0]], tmp_path / "twice", "select", progress=False)

@@ -360,3 +360,23 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
     monkeypatch.setattr(MODULE, "compare", lambda p, *a, **k: torch.full((7, len(p)), torch.nan))
     with pytest.raises(LensSteerError, match="the distributions at response 0, position 0 are not finite: steer less strongly"):
         token_divergence(qwen, plan, prompts, ["a", "b"])
+
+
+def test_suppressed_tokens_are_told(
+    qwen: Any, calibration: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A response token without any probability has an infinite surprise: kept, told, and refused where means would be taken; an infinite divergence is no distribution."""
+    numbers = dict.fromkeys(MEASURES, 1.0)
+    plan = ls.selective_steering(calibration, 90.0)
+    monkeypatch.setattr(
+        MODULE, "compare", lambda p, *a, **k: torch.tensor([[numbers[m]] * len(p) for m in MEASURES], dtype=torch.float64)
+    )
+    numbers["surprise"] = float("inf")
+    found = token_divergence(qwen, plan, [Prompt.of("Hi")], ["No."])
+    assert f"{len(found)} of {len(found)} response tokens have no probability at all" in caplog.text
+    assert found.by_position("kl")[0].value == 1.0
+    with pytest.raises(LensSteerError, match=r"measure='surprise' is infinite at \d+ tokens"):
+        found.by_position("surprise")
+    numbers["kl"] = float("inf")
+    with pytest.raises(LensSteerError, match="are not finite: steer less strongly"):
+        token_divergence(qwen, plan, [Prompt.of("Hi")], ["No."])

@@ -120,7 +120,7 @@ def test_a_search_goes_on_with_the_same_bytes(qwen: Any, found: tuple[Any, Path,
     for name in ("traits_select.csv", "traits_report.csv", "traits_token_report.csv", "traits.csv", "dialogues.jsonl"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
     other = few(traits.organism_trait("compassion"), 4)
-    with pytest.raises(LensSteerError, match="give another --out, or empty it"):
+    with pytest.raises(LensSteerError, match="give another folder, or empty it"):
         trait_report.steer_trait(
             qwen, other, tmp_path, sites=[SITE], max_new_tokens=16, n_dialogues=0, values=VALUES, progress=False
         )

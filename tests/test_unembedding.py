@@ -34,6 +34,33 @@ def test_two_tokens_by_hand() -> None:
     assert found[:, 0].numpy() == pytest.approx(wanted, abs=1e-6)
 
 
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.sets(st.integers(0, 6), max_size=5))
+def test_suppressed_tokens(seed: int, size: int, hidden: set[int]) -> None:
+    """A bias of −∞, on whole slices too: as scipy has it, 0 · log 0 = 0; the surprise of a suppressed token is infinite, all else finite."""
+    from scipy.special import entr, rel_entr, softmax
+
+    g = torch.Generator().manual_seed(seed)
+    states, other = torch.randn(3, 4, generator=g), torch.randn(3, 4, generator=g)
+    bias = torch.randn(7, generator=g)
+    bias[list(hidden)] = -torch.inf
+    head, ids = Unembedding(torch.randn(7, 4, generator=g), bias), torch.tensor([0, 3, 6])
+    p, q = (softmax(head.logits(x, slice(0, 7)).numpy(), axis=-1) for x in (states, other))
+    found = dict(zip(MEASURES, compare(states, other, ids, head, slice_size=size).numpy(), strict=True))
+    for name, wanted in (
+        ("kl", rel_entr(p, q)), ("kl_reverse", rel_entr(q, p)), ("entropy", entr(p)), ("entropy_steered", entr(q)), ("total_variation", np.abs(p - q) / 2),
+    ):  # fmt: skip
+        assert found[name] == pytest.approx(wanted.sum(axis=-1), abs=1e-6), name
+    assert np.isinf(found["surprise"]).tolist() == [int(i) in hidden for i in ids]
+
+
+def test_what_is_no_distribution_stays_so() -> None:
+    """NaN is not taken for nothing."""
+    head = Unembedding(torch.tensor([[1.0], [0.0]]), torch.tensor([float("nan"), 0.0]))
+    one = torch.ones(1, 1)
+    assert compare(one, one, torch.tensor([1]), head).isnan().all()
+
+
 @settings(deadline=None)  # on a busy machine
 @given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([None, 2.0]), st.sampled_from([0.0, 1e-4, 3.0, 300.0]))
 def test_any_slices_equal_the_whole(seed: int, size: int, cap: float | None, gap: float) -> None:

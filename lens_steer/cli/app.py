@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +33,8 @@ from lens_steer.cli.options import (
     Sites,
 )
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.quiet import quiet
+from lens_steer.cli.wording import as_options
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -253,8 +254,7 @@ def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved 
 
 def main() -> None:
     """Entry point of ``lens-steer``."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    quiet()
     seldom_told()
     with ending_cleanly() as signals:
         _run(signals)
@@ -265,7 +265,7 @@ def _run(signals: list[int]) -> None:
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
-        code = _fail(str(error))
+        code = _fail(as_options(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:

@@ -131,14 +131,14 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
         zero = degrees(parameters["mean_phase"]) if name == "mean_phase" else 0.0
         writer = rotation_writer(basis, degrees(parameters["angle"]) - zero)
         return AffineMap(writer.T.contiguous(), basis, torch.zeros(basis.shape[1], dtype=torch.float64))
+    if name not in ("add", "ablate", "clamp"):
+        raise LensSteerError(
+            f"operator {name!r} has no affine map here: write it in affine_map, or say in NOT_AFFINE why it has none"
+        )
     direction = parameters["direction"].detach().cpu().double()
     nothing = AffineMap.identity(len(direction))
     if name == "add":
         return AffineMap(nothing.up, nothing.down, float(parameters["coefficient"]) * direction)
-    if name not in ("ablate", "clamp"):
-        raise LensSteerError(
-            f"operator {name!r} has no affine map here: write it in affine_map, or say in NOT_AFFINE why it has none"
-        )
     unit = direction / direction.norm()
     return AffineMap(-unit[:, None], unit[None], float(parameters.get("target", 0.0)) * unit)
 

@@ -112,7 +112,7 @@ def check_place(file: str | Path) -> None:
     """
     if certificate_file(file).exists():
         raise LensSteerError(
-            f"{str(certificate_file(file))!r} is the certificate of an earlier export: name another --out, or remove it"
+            f"{str(certificate_file(file))!r} is the certificate of an earlier export: name another file, or remove it"
         )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.folders import locate
+from lens_steer.hub import only_here
 from lens_steer.huggingface import text_part
 from lens_steer.sites import NORM_MODULES
 
@@ -41,7 +41,7 @@ def model_facts(name: str) -> ModelFacts:
 
     folder = locate(name)
     try:
-        config = text_part(AutoConfig.from_pretrained(folder, local_files_only=Path(folder).is_dir()))
+        config = text_part(AutoConfig.from_pretrained(folder, local_files_only=only_here(folder)))
         return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
     except (OSError, ValueError, AttributeError) as error:
         raise LensSteerError(

@@ -33,6 +33,9 @@ class Operator:
         needs, takes: names of the parameters without and with a default.
         by_row: the parameter that may hold one value for each row of a batch.
         gate: parameters → ``h ↦`` where it moves anything; None for an operator without a gate.
+        vectors: the parameters that are vectors or planes.
+        choices: the parameters that are names or axes.
+        optional: the numbers that may be None. Every other parameter is a number, and one of :attr:`by_row` may be several.
     """
 
     name: str
@@ -42,6 +45,17 @@ class Operator:
     takes: tuple[str, ...] = ()
     by_row: str | None = None
     gate: Callable[[Parameters, Tensor], Callable[[Tensor], Tensor]] | None = None
+    vectors: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def is_number(self, parameter: str, value: object) -> bool:
+        """Whether a value of one of its parameters has to be a number, or one a row.
+
+        >>> [operator("mirror").is_number(name, None) for name in ("direction", "gate", "cap", "coefficient")]
+        [False, False, False, True]
+        """
+        return parameter not in (*self.vectors, *self.choices) and not (value is None and parameter in self.optional)
 
 
 @dataclass(frozen=True)
@@ -215,45 +229,35 @@ def _projection_gate(p: Parameters, like: Tensor) -> Callable[[Tensor], Tensor]:
     return partial(projection.past_threshold, direction=direction, threshold=p["threshold"], gate=p.get("gate", "below"))
 
 
+_PLANE, _LINE = ("basis",), ("direction",)
+
 OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
-        Operator("selective", rotation.selective_rotation, _selective, ("basis", "angle"), by_row="angle"),
-        Operator("standard", rotation.standard_angular, _standard, ("basis", "angle"), by_row="angle"),
+        Operator("selective", rotation.selective_rotation, _selective, ("basis", "angle"), by_row="angle", vectors=_PLANE),
+        Operator("standard", rotation.standard_angular, _standard, ("basis", "angle"), by_row="angle", vectors=_PLANE),
         Operator(
-            "adaptive",
-            rotation.adaptive_angular,
-            _adaptive,
-            ("basis", "angle"),
-            ("threshold", "gate_axis"),
-            "angle",
-            _adaptive_gate,
-        ),
-        Operator("mean_phase", rotation.rotate_by_mean_phase, _mean_phase, ("basis", "angle", "mean_phase"), by_row="angle"),
-        Operator("phase_collapse", rotation.collapse_phase, _phase_collapse, ("basis", "mean_phase")),
-        Operator("add", addition.add_direction, _add, ("direction", "coefficient"), by_row="coefficient"),
-        Operator(
-            "add_keep_norm", addition.add_direction_keep_norm, _add_keep_norm, ("direction", "coefficient"), by_row="coefficient"
-        ),
-        Operator("ablate", addition.ablate_direction, _clamp, ("direction",)),
-        Operator("clamp", addition.clamp_projection, _clamp, ("direction", "target"), by_row="target"),
-        Operator(
-            "target",
-            projection.target_projection,
-            _target,
-            ("direction", "threshold", "target"),
-            ("gate", "along"),
-            "target",
-            _projection_gate,
+            "adaptive", rotation.adaptive_angular, _adaptive, ("basis", "angle"), ("threshold", "gate_axis"), by_row="angle",
+            gate=_adaptive_gate, vectors=_PLANE, choices=("gate_axis",),
         ),
         Operator(
-            "mirror",
-            projection.mirror_projection,
-            _mirror,
-            ("direction", "threshold"),
-            ("coefficient", "cap", "gate", "along"),
-            "coefficient",
-            _projection_gate,
+            "mean_phase", rotation.rotate_by_mean_phase, _mean_phase, ("basis", "angle", "mean_phase"), by_row="angle", vectors=_PLANE
+        ),
+        Operator("phase_collapse", rotation.collapse_phase, _phase_collapse, ("basis", "mean_phase"), vectors=_PLANE),
+        Operator("add", addition.add_direction, _add, ("direction", "coefficient"), by_row="coefficient", vectors=_LINE),
+        Operator(
+            "add_keep_norm", addition.add_direction_keep_norm, _add_keep_norm, ("direction", "coefficient"), by_row="coefficient",
+            vectors=_LINE,
+        ),
+        Operator("ablate", addition.ablate_direction, _clamp, ("direction",), vectors=_LINE),
+        Operator("clamp", addition.clamp_projection, _clamp, ("direction", "target"), by_row="target", vectors=_LINE),
+        Operator(
+            "target", projection.target_projection, _target, ("direction", "threshold", "target"), ("gate", "along"), by_row="target",
+            gate=_projection_gate, vectors=("direction", "along"), choices=("gate",),
+        ),
+        Operator(
+            "mirror", projection.mirror_projection, _mirror, ("direction", "threshold"), ("coefficient", "cap", "gate", "along"),
+            by_row="coefficient", gate=_projection_gate, vectors=("direction", "along"), choices=("gate",), optional=("cap",),
         ),
     )
-}
+}  # fmt: skip

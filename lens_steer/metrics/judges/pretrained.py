@@ -10,6 +10,7 @@ import torch
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.folders import locate
+from lens_steer.hub import only_here
 from lens_steer.models import usable_device
 
 Kind = Literal["AutoModelForCausalLM", "AutoModelForSequenceClassification"]
@@ -43,8 +44,11 @@ def load_judge_model(
         raise LensSteerError(f"dtype={dtype!r}: use one of {', '.join(DTYPES)}")
     folder, place = locate(model), usable_device(device)
     try:
-        loaded, notes = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, output_loading_info=True)
-        found = transformers.AutoTokenizer.from_pretrained(folder)
+        here = only_here(folder)
+        loaded, notes = getattr(transformers, kind).from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, local_files_only=here
+        )
+        found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=here)
     except Exception as error:  # the library raises many kinds; the user needs one line
         raise LensSteerError(f"judge model {str(model)!r} could not be loaded as {kind}: {first_line(error)}") from None
     if notes["missing_keys"]:  # it would judge with random numbers
