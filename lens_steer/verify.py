@@ -189,8 +189,7 @@ def verify_model(
     claims: list[Claim] = []
     drawings: dict[str, Drawing] = {}
     stream = recorded.stream_sites(calibration.n_layers)
-    if "recorded" in levels or "downstream" in levels:
-        plain = record_prompts(model, harmful, stream)
+    plain = record_prompts(model, harmful, stream) if {"recorded", "downstream"} & set(levels) else torch.empty(0)
     if "recorded" in levels:
         held_out = record(model, contrast.report, calibration.sites, engine=engine, progress=progress)
         claims += recorded.recorded_claims(held_out, calibration) + recorded.growth_claims(plain, stream, name, seed=seed)

@@ -233,7 +233,7 @@ def _shapes(model: Any, lengths: Sequence[tuple[int, int]], **limits: Any) -> li
     """Rows, columns and the longest answer of each batch, from the function that makes them."""
     sequences = [(row, [0] * n, answer) for row, (n, answer) in enumerate(lengths)]
     given: Mapping[str, Any] = {name: value for name, value in limits.items() if value is not None}
-    return [(*map(int, b.ids.shape), max(b.response_lengths)) for b in chat.padded(sequences, 0, **given)]
+    return [(b.ids.shape[0], b.ids.shape[1], max(b.response_lengths)) for b in chat.padded(sequences, 0, **given)]
 
 
 def _logits_budget(model: Any) -> int:
