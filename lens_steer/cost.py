@@ -135,7 +135,7 @@ def probe(
     *,
     engine: str = ENGINE,
     plan: SteeringPlan | None = None,
-    budget: float = BUDGET,
+    budget: float | None = None,
 ) -> Speed:
     """Time a batch of one and a larger one: reading prompts, some new tokens, a pass over answers.
 
@@ -145,7 +145,7 @@ def probe(
         max_new_tokens: that answers may have; where the probe's end before, that is how long others are taken to be.
         engine: see :func:`lens_steer.generate`.
         plan: to time steered forwards.
-        budget: seconds, about; the larger batch is as large as that allows.
+        budget: seconds, about (:data:`BUDGET`); the larger batch is as large as that allows.
 
     Raises:
         LensSteerError: no prompts, ``max_new_tokens`` below 1.
@@ -154,7 +154,7 @@ def probe(
         raise LensSteerError("prompts is empty: give at least one")
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
-    begun = time.perf_counter()
+    begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     step_tokens = min(STEPS, max_new_tokens)
     with nullcontext() if plan is None else steering(model, plan), on_engine(model, engine) as runner:
         one = _batch(model, runner, _spread(prompts, 1), max_new_tokens)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer.activations import record, record_prompts
-from lens_steer.artifacts import whole_folder
+from lens_steer.artifacts import check_fits, whole_folder
 from lens_steer.claims import differences, experiments, formula, geometry, precision, questions, recorded, tables
 from lens_steer.claims.record import Claim
 from lens_steer.defaults import ENGINE
@@ -26,9 +27,14 @@ from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate, versions
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models import info_of
-from lens_steer.prompts import ContrastSet
+from lens_steer.pieces import Pieces
+from lens_steer.prompts import ContrastSet, PromptSet
 from lens_steer.shown import Shown
+from lens_steer.sweeps import Protocol
 
+WITHOUT_MODEL = ("formula", "basis", "dtype", "published", "geometry")
+WITH_MODEL = ("recorded", "downstream", "geometry", "behaviour")
+LEVELS = tuple(dict.fromkeys((*WITHOUT_MODEL, *WITH_MODEL)))
 PAIRED = 32  # vectors of each class whose distances a figure shows
 
 
@@ -39,14 +45,16 @@ class Verification(Shown, view="claims"):
     Attributes:
         claims: every record.
         drawings: the figures' data.
+        pieces: steps that are kept until all is written.
     """
 
     claims: tuple[Claim, ...]
     drawings: Mapping[str, Drawing]
+    pieces: Pieces | None = field(default=None, compare=False)
 
     def __add__(self, other: Verification) -> Verification:
         """Both runs as one."""
-        return Verification(self.claims + other.claims, {**self.drawings, **other.drawings})
+        return Verification(self.claims + other.claims, {**self.drawings, **other.drawings}, other.pieces or self.pieces)
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in dict.fromkeys(c.verdict for c in self.claims)}
@@ -58,7 +66,12 @@ class Verification(Shown, view="claims"):
 
 
 def verify(
-    calibrations: Mapping[str, Calibration] | None = None, *, seed: int = 0, device: str = "cpu", progress: bool = True
+    calibrations: Mapping[str, Calibration] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    levels: Sequence[str] = LEVELS,
+    progress: bool = True,
 ) -> Verification:
     """Everything that needs no model: the formulas, bases with an error, rounding, and the planes that are given.
 
@@ -66,83 +79,154 @@ def verify(
         calibrations: by name; what was imported brings the plane as it was published.
         seed: of every drawn vector and basis.
         device: where half precision is computed.
+        levels: of the claims (:attr:`lens_steer.claims.record.Claim.level`) that are tested; others are left out.
+
+    Raises:
+        LensSteerError: an unknown level.
     """
+    check_levels(levels)
     claims: list[Claim] = []
+    drawings: dict[str, Drawing] = {}
     with tqdm(total=5, desc="verify", unit="level", disable=not progress, leave=False) as bar:
-        claims += formula.proposition_claims(seed=seed)
+        if "formula" in levels:
+            claims += formula.proposition_claims(seed=seed)
         bar.update()
-        claims += formula.basis_claims(seed=seed)
+        if "basis" in levels:
+            claims += formula.basis_claims(seed=seed)
         bar.update()
-        claims += differences.difference_claims(seed=seed)
+        if "formula" in levels:
+            claims += differences.difference_claims(seed=seed)
         bar.update()
-        basis = formula.orthonormal(512, seed)
-        h = formula.drawn_vectors(basis, 256, seed + 1)
-        h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
-        cells = precision.grid(basis, h, device=device)
-        claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
+        if "dtype" in levels:
+            basis = formula.orthonormal(512, seed)
+            h = formula.drawn_vectors(basis, 256, seed + 1)
+            h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
+            cells = precision.grid(basis, h, device=device)
+            claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
+            drawings["norm_change"] = norm_change_drawing(cells, len(h))
         bar.update()
-        claims += precision.published_claims(calibrations or {}, seed=seed)
-        for name, calibration in (calibrations or {}).items():
-            claims += geometry.geometry_claims(name, calibration)
+        if "published" in levels:
+            claims += precision.published_claims(calibrations or {}, seed=seed)
+        if "geometry" in levels:
+            for name, calibration in (calibrations or {}).items():
+                claims += geometry.geometry_claims(name, calibration)
         bar.update()
-    plane = formula.orthonormal(differences.D_MODEL, seed)
-    positive, negative = differences.two_classes(plane, seed)
-    return Verification(
-        tuple(claims),
-        {"norm_change": norm_change_drawing(cells, len(h)), **phase_drawings(positive, negative, plane, "two drawn classes")},
-    )
+    if "formula" in levels:
+        plane = formula.orthonormal(differences.D_MODEL, seed)
+        positive, negative = differences.two_classes(plane, seed)
+        drawings |= phase_drawings(positive, negative, plane, "two drawn classes")
+    return Verification(tuple(claims), drawings)
+
+
+def check_levels(levels: Sequence[str]) -> None:
+    """Refuse a level that no claim has.
+
+    Raises:
+        LensSteerError: naming it and those that there are.
+    """
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown or not levels:
+        raise LensSteerError(f"levels={list(levels)!r}: use some of {', '.join(LEVELS)}")
+
+
+def is_of(calibration: Calibration, model: Any) -> bool:
+    """Whether a calibration is this model's own, with all that the tests on recorded activations need: its class means, and a site to steer.
+
+    Args:
+        calibration: any.
+        model: loaded, or its description (:func:`lens_steer.precheck.describe`).
+    """
+    info = info_of(model)
+    same = all(getattr(calibration, n) == getattr(info, n) for n in ("d_model", "n_layers", "architecture"))
+    known = calibration.mean_positive is not None and calibration.published_basis is None
+    return same and known and bool(calibration.discriminative_sites)
 
 
 def verify_model(
-    model: Any, contrast: ContrastSet, *, seed: int = 0, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True
-) -> Verification:
+    model: Any, contrast: ContrastSet, *, calibration: Calibration | None = None, levels: Sequence[str] = LEVELS, seed: int = 0, engine: str = ENGINE,
+    max_new_tokens: int = 48, out: str | Path | None = None, progress: bool = True,
+) -> Verification:  # fmt: skip
     """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the experiments on behaviour.
 
     Args:
         model: from :func:`lens_steer.load_model`.
         contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a report split, on which all is judged.
+        calibration: of this model; a fresh one from the fit split unless given.
+        levels: of the claims that are tested: ``recorded``, ``downstream``, ``geometry``, ``behaviour``; the others of :data:`LEVELS` are let pass.
         engine: what records and generates; see :func:`lens_steer.generate`.
         max_new_tokens: of each answer.
+        out: folder in which steps of the experiments are kept until :func:`write` has written all; an interrupted run goes on from them.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, a calibration without a discriminative site.
+        LensSteerError: a contrast without select or report prompts, a calibration of another model, without class means or without a discriminative site, an
+            unknown level, a folder that holds another run.
     """
+    check_levels(levels)
     check_splits(contrast)
-    fit = record(model, contrast.fit, engine=engine, progress=progress)
-    calibration = calibrate(fit, seed=seed)
+    if calibration is not None:
+        check_fits(calibration, model)
+        if calibration.mean_positive is None:
+            raise LensSteerError(
+                "calibration has no class means, which these tests need: leave it out, or calibrate on this model"
+            )
+    harmful = contrast.report.positive
+    tasks = organism_tasks(seed=seed) if all(p.task is not None for p in harmful) else None
+    pieces = _pieces(model, contrast, calibration, tasks, seed, engine, max_new_tokens, out)
+    where = "norm_out" if calibration is None else calibration.sites
+    fit = (
+        record(model, contrast.fit, where, engine=engine, progress=progress)
+        if calibration is None or "behaviour" in levels
+        else None
+    )
+    if calibration is None:
+        assert fit is not None
+        calibration = pieces.calibration(lambda: calibrate(fit, seed=seed))
     if not calibration.discriminative_sites:
         raise LensSteerError(
             f"no site of {calibration.model!r} is discriminative, so there is nothing to steer: use another contrast, or more prompts"
         )
-    held_out = record(model, contrast.report, engine=engine, progress=progress)
-    harmful = contrast.report.positive
+    name = info_of(model).name
+    claims: list[Claim] = []
+    drawings: dict[str, Drawing] = {}
     stream = recorded.stream_sites(calibration.n_layers)
-    plain = record_prompts(model, harmful, stream)
-    drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
-    tasks = organism_tasks(seed=seed) if all(p.task is not None for p in harmful) else None
-    measured = experiments.run(
-        model, contrast, calibration, fit, tasks=tasks, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress
-    )
-    behaviour = questions.experiment_claims(measured, held_out.model, seed=seed)
-    claims = [
-        *recorded.recorded_claims(held_out, calibration),
-        *recorded.growth_claims(plain, stream, held_out.model, seed=seed),
-        *recorded.downstream_claims(drifts, held_out.model),
-        *geometry.geometry_claims(held_out.model, calibration),
-        *behaviour,
-    ]
-    classes = tuple(x.double() for x in held_out.at(calibration.selected_site))
-    where = f"{held_out.model}, {calibration.selected_site}"
-    return Verification(
-        tuple(claims),
-        phase_drawings(classes[0], classes[1], calibration.basis.double(), where)
-        | {
-            "norm_drift": norm_drift_drawing(drifts),
-            "paired_differences": differences_drawing(behaviour, [q[0] for q in questions.QUESTIONS]),
-            "two_by_two": differences_drawing(behaviour, [q[0] for q in questions.QUESTIONS if q[4] == "E2"]),
-            "conditions": conditions_drawing(measured),
-        },
-    )
+    plain = record_prompts(model, harmful, stream) if {"recorded", "downstream"} & set(levels) else torch.empty(0)
+    if "recorded" in levels:
+        held_out = record(model, contrast.report, calibration.sites, engine=engine, progress=progress)
+        claims += recorded.recorded_claims(held_out, calibration) + recorded.growth_claims(plain, stream, name, seed=seed)
+        classes = tuple(x.double() for x in held_out.at(calibration.selected_site))
+        drawings |= phase_drawings(classes[0], classes[1], calibration.basis.double(), f"{name}, {calibration.selected_site}")
+    if "downstream" in levels:
+        drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
+        claims += recorded.downstream_claims(drifts, name)
+        drawings["norm_drift"] = norm_drift_drawing(drifts)
+    if "geometry" in levels:
+        claims += geometry.geometry_claims(name, calibration)
+    if "behaviour" in levels:
+        assert fit is not None
+        measured = experiments.run(
+            model, contrast, calibration, fit, tasks=tasks, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress, keep=pieces.keep
+        )  # fmt: skip
+        behaviour = questions.experiment_claims(measured, name, seed=seed)
+        claims += behaviour
+        keys = {
+            "paired_differences": [q[0] for q in questions.QUESTIONS],
+            "two_by_two": [q[0] for q in questions.QUESTIONS if q[4] == "E2"],
+        }
+        drawings |= {drawn: differences_drawing(behaviour, wanted) for drawn, wanted in keys.items()}
+        drawings["conditions"] = conditions_drawing(measured)
+    return Verification(tuple(claims), drawings, pieces)
+
+
+def _pieces(
+    model: Any, contrast: ContrastSet, calibration: Calibration | None, tasks: PromptSet | None, seed: int, engine: str, max_new_tokens: int,
+    out: str | Path | None,
+) -> Pieces:  # fmt: skip
+    """Where steps are kept, with all that they depend on."""
+    protocol = Protocol(model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens)
+    plane = None if calibration is None else hashlib.sha256(calibration.basis.numpy().tobytes()).hexdigest()
+    at = None if calibration is None else list(calibration.discriminative_sites)
+    more = {"fit": contrast.fit.hash, "select": contrast.select.hash, "seed": seed, "calibration": plane, "steered_sites": at}
+    return Pieces(out, "verify", {} if out is None else protocol.identity | more)
 
 
 def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing:
@@ -230,3 +314,5 @@ def write(found: Verification, out: str | Path, *, command: str = "", seed: int 
         (work / "propositions.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (work / "propositions.md").write_text(tables.markdown(found.claims), encoding="utf-8")
         (work / "propositions.tex").write_text(tables.latex(found.claims), encoding="utf-8")
+    if found.pieces is not None:
+        found.pieces.drop()

@@ -11,9 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 from lens_steer import chat, forced_sweep, forcing
+from lens_steer.claims.experiments import ANGLES as EXPERIMENT_ANGLES
+from lens_steer.claims.experiments import N_CONDITIONS
 from lens_steer.folders import read_config
 from lens_steer.grids import ANGULAR, FIXED, NONE, ONE_SITE, READS, SITES_TRIED
-from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, with_system
 from lens_steer.resources import Shape
@@ -198,6 +200,22 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
         total += answering(model, getattr(contrast.report, side), max_new_tokens) * (1 + 2 * (n_angles + 1))
         total += answering(model, getattr(contrast.select, side), max_new_tokens) * n_angles
     return total
+
+
+def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:
+    """:func:`lens_steer.verify.verify_model`: recordings, and for every condition of the experiments its angles on select and two of them on report."""
+    n_layers, report = info_of(model).n_layers, contrast.report
+    harmful = Contrast(report.positive, PromptSet(()))
+    total = recording(model, contrast.fit, 2 * n_layers) + recording(model, report, 2 * n_layers)
+    total += recording(model, harmful, 2 * n_layers + 1) * 3
+    if not behaviour:
+        return total
+    both = [Prompt(p.messages, None, p.task) for p in (*report.positive, *report.negative)]
+    tasks = organism_tasks() if all(p.task is not None for p in report.positive) else PromptSet(())
+    measured = answering(model, both, max_new_tokens) + forcing_answers(model, both, max_new_tokens)
+    measured += answering(model, list(tasks), max_new_tokens)
+    total += measured * (1 + 2 * N_CONDITIONS)
+    return total + answering(model, list(contrast.select.positive), max_new_tokens) * (N_CONDITIONS * len(EXPERIMENT_ANGLES))
 
 
 def _lengths(model: Any, prompts: Sequence[Prompt] | PromptSet) -> list[int]:

@@ -8,7 +8,7 @@ the norm, so what differs between them is not about norms.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from tqdm.auto import tqdm
 
 from lens_steer import outcomes, sites
 from lens_steer.activations import Activations
@@ -29,12 +28,15 @@ from lens_steer.hooks import steering
 from lens_steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.plans import SteeringPlan
+from lens_steer.progress import counting
 from lens_steer.prompts import Contrast, ContrastSet, PromptSet
 from lens_steer.stats import Estimate, bootstrap_mean, wilson
 
 ANGLES = tuple(float(a) for a in range(30, 360, 30))
 BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
+N_CONDITIONS = 17
 Plans = Callable[[float], tuple[SteeringPlan, ...]]
+Keep = Callable[[str, Callable[[], Any]], Any]  # a step's name, and what makes its plain values
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,19 @@ class Measured:
     broken: Bool[np.ndarray, " n"]
     surprise: Float[np.ndarray, " n"]
     capable: Bool[np.ndarray, " n_tasks"]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        arrays = {name: getattr(self, name).tolist() for name in ("complied", "helped", "broken", "capable")}
+        surprise = [None if np.isnan(v) else v for v in self.surprise.tolist()]
+        return {"condition": self.condition, "angle": self.angle, "at_nominal": self.at_nominal, **arrays, "surprise": surprise}
+
+    @staticmethod
+    def of(plain: Mapping[str, Any]) -> Measured:
+        """What :meth:`plain` gave."""
+        arrays = {name: np.array(plain[name], dtype=bool) for name in ("complied", "helped", "broken", "capable")}
+        surprise = np.array([np.nan if v is None else v for v in plain["surprise"]], dtype=np.float64)
+        return Measured(plain["condition"], plain["angle"], plain["at_nominal"], surprise=surprise, **arrays)
 
 
 def conditions(calibration: Calibration, activations: Activations, seed: int) -> dict[str, Plans]:
@@ -116,26 +131,40 @@ def with_mean_phase(calibration: Calibration, angle: float) -> SteeringPlan:
 
 def run(
     model: Any, contrast: ContrastSet, calibration: Calibration, activations: Activations, *, tasks: PromptSet | None = None, seed: int = 0,
-    engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True,
+    engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True, keep: Keep = lambda key, make: make(),
 ) -> list[Measured]:  # fmt: skip
-    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and measure capability."""
+    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and measure capability.
+
+    ``keep`` may remember what each step gave (:meth:`lens_steer.pieces.Pieces.keep`): the answers to one prompt set under one plan.
+    """
     bench = Bench(model, contrast.report, tasks or PromptSet(()), engine, max_new_tokens)
-    found = [bench.measure((), "no steering", None, at_nominal=False)]
-    nominal = 0.0
     all_conditions = conditions(calibration, activations, seed)
-    for name, plans in tqdm(all_conditions.items(), desc="experiments", unit="condition", disable=not progress, leave=False):
-        if name == COLLAPSE:
-            collapsed = bench.measure(plans(0.0), name, None, at_nominal=False)
-            found += [collapsed, replace(collapsed, at_nominal=True)]
-            continue
-        counts = {a: int((bench.answer(contrast.select.positive, plans(a))[1] == "best").sum()) for a in ANGLES}
-        best = max(counts, key=lambda a: counts[a])
-        nominal = best if name == BASE else nominal
-        found.append(bench.measure(plans(best), name, best, at_nominal=False))
-        if best == nominal:
-            found.append(replace(found[-1], at_nominal=True))
-        else:
-            found.append(bench.measure(plans(nominal), name, nominal, at_nominal=True))
+    on_report, on_select = bench.n_prompts, len(contrast.select.positive)
+    per_condition = len(ANGLES) * on_select + 2 * on_report
+
+    def measure(key: str, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool) -> Measured:
+        return Measured.of(keep(key, lambda: bench.measure(plans, name, angle, at_nominal=at_nominal).plain()))
+
+    def hits(plans: tuple[SteeringPlan, ...]) -> int:
+        return int((bench.answer(contrast.select.positive, plans)[1] == "best").sum())
+
+    nominal = 0.0
+    with counting("experiments", on_report + len(all_conditions) * per_condition, shown=progress) as counter:
+        found = [measure("none", (), "no steering", None, at_nominal=False)]
+        for k, (name, plans) in enumerate(all_conditions.items()):
+            counter.reach(float(on_report + k * per_condition))
+            if name == COLLAPSE:
+                collapsed = measure(f"{k:02}", plans(0.0), name, None, at_nominal=False)
+                found += [collapsed, replace(collapsed, at_nominal=True)]
+                continue
+            counts = {a: keep(f"{k:02}-{a:g}", partial(hits, plans(a))) for a in ANGLES}
+            best = max(counts, key=lambda a: counts[a])
+            nominal = best if name == BASE else nominal
+            found.append(measure(f"{k:02}-best", plans(best), name, best, at_nominal=False))
+            if best == nominal:
+                found.append(replace(found[-1], at_nominal=True))
+            else:
+                found.append(measure(f"{k:02}-nominal", plans(nominal), name, nominal, at_nominal=True))
     return found
 
 
@@ -148,6 +177,11 @@ class Bench:
     tasks: PromptSet
     engine: str
     max_new_tokens: int
+
+    @property
+    def n_prompts(self) -> int:
+        """How many :meth:`measure` runs."""
+        return len(self.contrast.positive) + len(self.contrast.negative) + len(self.tasks)
 
     def measure(self, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool) -> Measured:
         """Answers of both classes under the plans, graded, and re-scored without them; then the tasks."""

@@ -35,6 +35,7 @@ from lens_steer.cli.options import (
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
 from lens_steer.cli.wording import as_options
+from lens_steer.cli.verifying import own_calibration, read_levels
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
@@ -213,33 +214,61 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
 def verify(
     prompts: Prompts,
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Annotated[
         str | None, typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name.")
     ] = None,
     calibration: Annotated[
         list[Path] | None,
-        typer.Option("--calibration", help="Folder of a calibration, or of a published one; may be given several times."),
+        typer.Option(
+            "--calibration",
+            help="Folder of a calibration, or of a published one; several times. With --model, the model's own is used in place of a fresh one.",
+        ),
+    ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            "--levels",
+            help="Which tests, with commas: formula, basis, dtype, published, recorded, downstream, geometry, behaviour (all).",
+        ),
     ] = None,
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
-    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim."""
+    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim; an interrupted run goes on."""
     from lens_steer.artifacts import check_writable
     from lens_steer.engines import check_engine
+    from lens_steer.evaluation import check_splits
     from lens_steer.models import usable_device
+    from lens_steer.verify import LEVELS, verify_model, write
     from lens_steer.verify import verify as run
-    from lens_steer.verify import verify_model, write
+    from lens_steer.work import verifying
 
     check_engine(engine)
     where = usable_device(load.device)
     check_writable(out)
     given = dict(map(read_calibration, calibration or []))
-    chosen = prompts.read() if model else None
-    loaded = load(model) if model else None
-    found = run(given, seed=prompts.seed, device=str(where))
-    if chosen is not None:
-        found += verify_model(loaded, chosen, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens)
+    wanted = read_levels(levels, model, calibration)
+    loaded = None
+    if model is None:
+        if dry.dry_run:
+            raise LensSteerError("--dry-run tells what running a model costs: give --model too")
+        found = run(given, seed=prompts.seed, device=str(where), levels=wanted)
+    else:
+        chosen = prompts.read()
+        check_splits(chosen)
+        name, own = own_calibration(given, load.check(model, *asked_of(chosen, max_new_tokens)), chosen.fit.hash)
+        loaded = load(model)
+        work = verifying(loaded, chosen, max_new_tokens, behaviour="behaviour" in wanted)
+        dry.tell(loaded, work, chosen.report.positive, engine=engine, max_new_tokens=max_new_tokens)
+        rest = {n: c for n, c in given.items() if n != name}
+        found = run(rest, seed=prompts.seed, device=str(where), levels=wanted)
+        found += verify_model(
+            loaded, chosen, calibration=own, levels=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, out=out
+        )  # fmt: skip
+    if not found.claims:
+        raise LensSteerError(f"--levels {levels}: nothing to test on what was given: use some of {', '.join(LEVELS)}")
     write(found, out, command=command(), seed=prompts.seed, model=loaded)
     emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 

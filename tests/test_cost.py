@@ -1,0 +1,233 @@
+"""Work counted beforehand against what runs, and its time against the clock."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lens_steer as ls
+from lens_steer import sweeps
+from lens_steer.cost import Cost, Speed, cost, probe
+from lens_steer.errors import LensSteerError
+from lens_steer.grids import NONE, method_grids
+from lens_steer.kl import mean_kl_by_value
+from lens_steer.metrics.benchmarks import Tasks, organism_tasks
+from lens_steer.metrics.likelihood import mean_surprise
+from lens_steer.models import hf_twin
+from lens_steer.precheck import describe
+from lens_steer.prompts import Contrast, Prompt, PromptSet
+from lens_steer.sweeps import Grid, Protocol
+from lens_steer.work import (
+    Work,
+    answering,
+    comparing,
+    comparison_grids,
+    forcing_answers,
+    forcing_values,
+    measuring,
+    recording,
+    reporting,
+    sweeping,
+)
+from tests.test_cli import run
+
+NEW = 5
+
+
+@contextmanager
+def counted(model: Any) -> Iterator[Counter[str]]:
+    """Forwards of the twin and the tokens in them, by what its embedding is given."""
+    seen: Counter[str] = Counter()
+
+    def look(_: Any, args: tuple[Any, ...]) -> None:
+        rows, width = args[0].shape
+        kind = "steps" if width == 1 else "wide"
+        seen[kind] += 1
+        seen[f"{kind} tokens"] += rows * width
+
+    handle = hf_twin(model).get_input_embeddings().register_forward_pre_hook(look)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@pytest.fixture
+def endless(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The organism with answers that never end, so that each has all the tokens it may have."""
+    for model in (qwen, hf_twin(qwen)):
+        monkeypatch.setattr(model, "lens_info", replace(model.lens_info, end_tokens=(model.lens_info.tokenizer.vocab_size - 1,)))
+    return qwen
+
+
+@pytest.fixture(scope="module")
+def prompts(refusal: Any) -> PromptSet:
+    return PromptSet(tuple(refusal.fit.positive[:20]) + tuple(refusal.fit.negative[:13]), "some")
+
+
+def test_answers_are_counted_exactly(endless: Any, prompts: PromptSet) -> None:
+    """One forward a batch of prompts, then one a token; with more copies than one batch holds."""
+    for times in (1, 5):
+        work = answering(endless, prompts, NEW, times=times)
+        with counted(endless) as seen:
+            ls.generate(endless, list(prompts) * times, max_new_tokens=NEW)
+        assert (seen["wide"], seen["wide tokens"]) == (work.prefills, work.prompt_tokens)
+        assert (seen["steps"], seen["steps tokens"]) == (work.steps, work.stepped)
+        assert (work.answers, work.new_tokens) == (33 * times, 33 * times * NEW)
+    assert work.prefills == 2
+
+
+def test_recording_and_fixed_answers_are_counted_exactly(qwen: Any, refusal: Any, prompts: PromptSet, calibration: Any) -> None:
+    cut = Contrast(refusal.fit.positive[:9], refusal.fit.negative[:7])
+    with counted(qwen) as seen:
+        acts = ls.record(qwen, cut, "resid_post", progress=False)
+    work = recording(qwen, cut, len(acts.sites))
+    assert (seen["wide"], seen["wide tokens"]) == (work.prefills, work.prompt_tokens)
+    assert work.recorded == acts.positive.numel() + acts.negative.numel()
+    said = [Prompt(p.messages, "Yes, that is so.") for p in prompts]
+    work = forcing_answers(qwen, said, 0, times=3)
+    with counted(qwen) as seen:
+        mean_surprise(qwen, said * 3, ["Yes, that is so."] * 99)
+    assert (seen["wide"], seen["wide tokens"]) == (work.forced, work.forced_tokens)
+    build = method_grids(calibration, "selective")[0].build
+    assert build is not None
+    angles = [float(a) for a in range(0, 360, 45)]
+    with counted(qwen) as seen:
+        mean_kl_by_value(qwen, build, angles, said, ["Yes, that is so."] * 33)
+    work = forcing_values(qwen, said, 0, len(angles))
+    assert seen["wide"] == work.forced
+    assert seen["wide tokens"] == work.forced_tokens
+
+
+def test_a_sweep_is_counted(endless: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
+    """Its generation to the token, its passes over answers at most: texts that several values share are scored once."""
+    cut = Contrast(refusal.select.positive[:6], refusal.select.negative[:5])
+    protocol = Protocol(endless, cut, "select", organism_tasks(4), max_new_tokens=NEW)
+    grids = [Grid(NONE), *method_grids(calibration, "selective", values=tuple(float(a) for a in range(0, 360, 45)))]
+    work = measuring(protocol, grids)
+    with counted(endless) as seen:
+        sweeps.run(protocol, grids, tmp_path, "select", progress=False)
+    assert (seen["steps"], seen["steps tokens"]) == (work.steps, work.stepped)
+    assert work.answers == 9 * 15
+    forced, tokens = seen["wide"] - work.prefills, seen["wide tokens"] - work.prompt_tokens
+    assert 0.4 * work.forced <= forced <= work.forced
+    assert 0.4 * work.forced_tokens <= tokens <= 1.05 * work.forced_tokens
+    # the description alone says the same
+    assert measuring(replace(protocol, model=describe("organism/qwen2")), grids) == work
+
+
+def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any) -> None:
+    """In prompts, tokens, values and methods."""
+
+    def at(n: int, new: int, angles: int) -> Work:
+        protocol = Protocol(
+            qwen, Contrast(refusal.fit.positive[:n], refusal.fit.negative[:n]), "s", PromptSet(()), max_new_tokens=new
+        )
+        return measuring(protocol, [Grid("selective", None, tuple(float(a) for a in range(angles)))])
+
+    speed = Speed(
+        a_prefill=0.1, a_prompt_token=0.01, a_step=0.1, a_row=0.01, a_forced_token=0.01, answer=3, max_new_tokens=8, measuring=0.0
+    )
+    base, others = at(8, 8, 4), [at(16, 8, 4), at(8, 16, 4), at(8, 8, 9)]
+    for more in others:
+        assert speed.seconds(more) > speed.seconds(base)
+        assert speed.seconds(more, whole=True) > speed.seconds(base, whole=True)
+        assert more.new_tokens > base.new_tokens
+    assert speed.seconds(base) < speed.seconds(base, whole=True)
+    few, many = (
+        comparing(qwen, refusal.first(select=8, report=8), m, (0.0, 90.0, 180.0), Tasks(), 8)
+        for m in (["ablation"], ["ablation", "swfc"])
+    )
+    assert many.answers > few.answers
+    assert reporting(qwen, refusal.first(select=8, report=8), 12, 8).answers == 16 * (1 + 26) + 16 * 12
+    one = method_grids(calibration, "selective", values=(0.0, 90.0))
+    assert sweeping(qwen, refusal.first(select=8, report=4), [Grid(NONE), *one], Tasks(), 8).answers == 3 * 16 + 2 * 8
+
+
+def test_a_comparisons_grids_are_those_that_run(calibration: Any) -> None:
+    """As many settings of every method as :func:`lens_steer.grids.method_grids` makes on a calibration with enough sites."""
+    for method in ("selective", "ablation", "act-add", "sttp"):
+        made = method_grids(calibration, method, values=(0.0, 90.0) if method == "selective" else None)
+        told = [g for g in comparison_grids([method], (0.0, 90.0)) if g.condition == method]
+        assert sum(len(g.values) for g in told) == sum(len(g.values) for g in made)
+
+
+def test_a_probe_takes_seconds_and_sees_where_answers_end(qwen: Any, prompts: PromptSet, calibration: Any) -> None:
+    begun = time.perf_counter()
+    speed = probe(qwen, prompts, 48, plan=ls.selective_steering(calibration, 180), budget=1.0)
+    assert time.perf_counter() - begun < 30
+    assert speed.a_prompt_token > 0
+    assert speed.a_step + speed.a_row > 0
+    assert speed.answer is None or 2 <= speed.answer <= 48
+    told = cost(qwen, answering(qwen, prompts, 48), speed)
+    assert 0 < told.seconds_low <= told.seconds <= told.seconds_high
+    weights = sum(p.numel() * 4 for p in hf_twin(qwen).parameters())
+    assert weights <= told.peak_bytes < 3 * weights + 2**28
+    with pytest.raises(LensSteerError, match="prompts is empty"):
+        probe(qwen, [], 4)
+    with pytest.raises(LensSteerError, match="max_new_tokens=0"):
+        probe(qwen, prompts, 0)
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_about_what_was_told(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
+    """Within a factor of three, both in one run."""
+    protocol = Protocol(qwen, refusal.select, "select", organism_tasks(32))
+    grids = [Grid(NONE), *method_grids(calibration, "selective", values=tuple(float(a) for a in range(0, 360, 60)))]
+    build = grids[1].build
+    assert build is not None
+    told = cost(qwen, measuring(protocol, grids), probe(qwen, refusal.select.positive, 48, plan=build(180.0)))
+    begun = time.perf_counter()
+    sweeps.run(protocol, grids, tmp_path, "select", progress=False)
+    ratio = told.seconds / (time.perf_counter() - begun)
+    assert 1 / 3 < ratio < 3
+
+
+def test_dry_run_tells_and_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
+    """Of every long command: exit code 0, one JSON object, nothing written."""
+    out = tmp_path / "out"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Hello\nWhat is 4 plus 3?\n", encoding="utf-8")
+    commands: dict[str, tuple[object, ...]] = {
+        "sweep": ("--calibration", made, "--angles", "0:350:30", "--out", out),
+        "compare": ("--method", "ablation", "--angles", "0:330:60", "--out", out),
+        "report": ("--out", out), "calibrate": ("--out", out), "probe": ("--out", out),
+        "steer": ("--calibration", made, "--angle", 90, "--prompts", prompts, "--model", "organism/qwen2", "--out", tmp_path / "o.jsonl"),
+    }  # fmt: skip
+    monkeypatch.setattr("lens_steer.cost.BUDGET", 0.5)
+    for name, args in commands.items():
+        code, printed, error = run(monkeypatch, capsys, name, *args, "--dry-run")
+        assert code == 0, error
+        told = json.loads(printed)
+        assert told["dry_run"] is True
+        assert told["forwards"] > 0
+        assert 0 < told["seconds_low"] <= told["seconds"] <= told["seconds_high"]
+        assert (told["answers"] == 0) == (name in ("calibrate", "probe"))
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+def test_a_long_run_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On the error stream, before the work, where it takes more than a minute; not otherwise."""
+    import lens_steer.cost as module
+
+    told = Cost(
+        forwards=9, prompt_tokens=90, new_tokens=0, answers=0, seconds=70.0, seconds_low=50.0, seconds_high=80.0, peak_bytes=2**30
+    )
+    monkeypatch.setattr(module, "probe", lambda *a, **k: None)
+    for seconds in (70.0, 20.0):
+        monkeypatch.setattr(module, "cost", lambda *a, s=seconds, **k: replace(told, seconds=s))
+        monkeypatch.setattr("lens_steer.cli.dryrun.SHORT", 0)
+        code, _, error = run(monkeypatch, capsys, "calibrate", "--out", tmp_path / str(seconds))
+        assert code == 0
+        assert ("this takes about 70 s (50 s to 80 s)" in error) == (seconds > 60)
+        assert (tmp_path / str(seconds) / "calibration.json").exists()
