@@ -118,7 +118,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
     if calibration.statistics is not None:
         tensors |= {name: getattr(calibration.statistics, name) for name in _STATISTICS}
 
-    def listed(values: Tensor | None) -> list[float] | None:
+    def listed(values: Tensor | None) -> list[float | None] | None:
         return None if values is None else [float(v) if math.isfinite(v) else None for v in values]
 
     facts: dict[str, Any] = {
