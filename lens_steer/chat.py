@@ -119,7 +119,7 @@ def rows_a_batch(tokenizer: Any, prompts: Iterable[Prompt], max_new_tokens: int)
     >>> from lens_steer.tokenization import read_tokenizer
     >>> tokenizer = read_tokenizer(locate("organism/qwen2"))
     >>> rows_a_batch(tokenizer, [Prompt.of("Hello")], 48), rows_a_batch(tokenizer, [Prompt.of("word " * 400)], 48)
-    (128, 17)
+    (128, 9)
     """
     longest = max(len(encode(tokenizer, prompt)) for prompt in prompts) + max_new_tokens
     return max(1, min(MAX_BATCH_ROWS, MAX_BATCH_TOKENS // longest))

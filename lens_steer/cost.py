@@ -102,8 +102,8 @@ class Cost:
     def line(self) -> str:
         """What a person is told before the work.
 
-        >>> print(Cost(forwards=96, prompt_tokens=5000, new_tokens=3072, answers=64, seconds=90.0, seconds_low=63.0, seconds_high=400.0, peak_bytes=3 * GIB).line())
-        about 90 s (63 s to 7 min): 64 answers of 3,072 tokens at most, 96 forwards at most, 5,000 prompt tokens; memory about 3.0 GiB
+        >>> print(Cost(forwards=96, prompt_tokens=5000, new_tokens=3072, answers=64, seconds=80.0, seconds_low=56.0, seconds_high=400.0, peak_bytes=3 * GIB).line())
+        about 80 s (56 s to 7 min): 64 answers of 3,072 tokens at most, 96 forwards at most, 5,000 prompt tokens; memory about 3.0 GiB
         """
         answers = f"{self.answers:,} answers of {self.new_tokens:,} tokens at most, " if self.answers else ""
         return (
