@@ -104,9 +104,7 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
 
     try:
         found = (
-            None
-            if is_gguf(folder)
-            else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
+            None if is_gguf(folder) else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
         )
     except OSError:
         found = None

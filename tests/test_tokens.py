@@ -347,6 +347,7 @@ def test_artifacts_carry_the_template_and_a_difference_is_told_once(
     ls.save_probe(ls.fit_probe(acts, sites[0], C=1.0), tmp_path / "probe")
     back = ls.load_calibration(tmp_path / "cal"), ls.load_plan(tmp_path / "plan"), ls.load_probe(tmp_path / "probe")
     for made in back:
+        assert made.template is not None
         assert made.template == model.lens_info.template and made.template.args == {"enable_thinking": False}
     assert ls.boundary(calibration).template == calibration.template
     with ls.steering(model, back[1]):

@@ -46,7 +46,7 @@ def test_suppressed_tokens(seed: int, size: int, hidden: set[int]) -> None:
     bias[list(hidden)] = -torch.inf
     head, ids = Unembedding(torch.randn(7, 4, generator=g), bias), torch.tensor([0, 3, 6])
     p, q = (softmax(head.logits(x, slice(0, 7)).numpy(), axis=-1) for x in (states, other))
-    found = dict(zip(MEASURES, compare(states, other, ids, head, slice_size=size).numpy(), strict=True))
+    found: dict[str, np.ndarray] = dict(zip(MEASURES, compare(states, other, ids, head, slice_size=size).numpy(), strict=True))
     for name, wanted in (
         ("kl", rel_entr(p, q)), ("kl_reverse", rel_entr(q, p)), ("entropy", entr(p)), ("entropy_steered", entr(q)), ("total_variation", np.abs(p - q) / 2),
     ):  # fmt: skip

@@ -34,8 +34,8 @@ from lens_steer.cli.options import (
 )
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
-from lens_steer.cli.wording import as_options
 from lens_steer.cli.verifying import own_calibration, read_levels
+from lens_steer.cli.wording import as_options
 from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
