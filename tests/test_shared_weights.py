@@ -95,6 +95,17 @@ def test_what_only_one_of_them_sees_is_refused(folder: Path) -> None:
             ls.generate(model, ["Hi"], max_new_tokens=2, engine="hf")
 
 
+def test_a_forward_copies_no_weight(folder: Path) -> None:
+    """What the library lays out anew before each product is laid out so already: Hugging Face's own memory."""
+    model: Any = ls.load_model(folder, backend="hooked")
+    assert model.unembed.W_U.T.is_contiguous()
+    for block in model.blocks:
+        attn, mlp = block.attn, block.mlp
+        assert all(w.T.is_contiguous() for w in (mlp.W_in, mlp.W_gate, mlp.W_out))
+        assert all(w.transpose(1, 2).is_contiguous() for w in (attn.W_Q, attn._W_K, attn._W_V))
+        assert attn.W_O.permute(2, 0, 1).is_contiguous()
+
+
 def test_gradients_are_apart(folder: Path) -> None:
     """A backward pass through one leaves the other's gradients alone."""
     model: Any = ls.load_model(folder, backend="hooked")
