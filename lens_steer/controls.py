@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lens_steer import sites
-from lens_steer.activations import record
+from lens_steer.activations import Activations, record
 from lens_steer.artifacts import load_calibration, save_calibration
 from lens_steer.control_bands import DRAW
 from lens_steer.defaults import ENGINE
@@ -175,7 +175,7 @@ def shuffled_calibrations(
         return OF_ONE_SITE
     if source.prompt_hash != contrast.fit.hash:
         return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
-    details, found, activations = source.details, [], None
+    found, activations = [], None
     for k in range(controls.draws):
         seed, folder = controls.seed * SEEDS_APART + k, Path(out) / "calibrations" / f"shuffled_labels_{k + 1:02}"
         if folder.exists():
@@ -184,16 +184,32 @@ def shuffled_calibrations(
                 found.append(kept)
                 continue
         if activations is None:
-            pooling: Any = details.get("pooling", "last")
+            pooling: Any = source.details.get("pooling", "last")
             activations = record(model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress)
-        made = calibrate(
-            shuffled_labels(activations, seed), rule=source.rule if source.rule in RULES else RULES[0], bound=source.bound, candidate_norm=str(details.get("candidate_norm", "unit")),
-            pca_center=bool(details.get("pca_center", True)), component=int(details.get("pca_component") or 0), direction=str(details.get("direction", "difference")),
-            seed=seed, progress=progress,
-        )  # fmt: skip
-        save_calibration(made, folder)
+        save_calibration(_shuffled(source, activations, seed, progress), folder)
         found.append(load_calibration(folder))
     return found
+
+
+def shuffled_from(controls: Controls, activations: Activations) -> list[Calibration]:
+    """The same from the activations that the calibration was made of, where they are at hand.
+
+    Raises:
+        LensSteerError: a boundary, which is no calibration.
+    """
+    if not isinstance(controls.source, Calibration):
+        raise LensSteerError(f"controls.source is a {type(controls.source).__name__}: {OF_ONE_SITE}; give a calibration")
+    return [_shuffled(controls.source, activations, controls.seed * SEEDS_APART + k) for k in range(controls.draws)]
+
+
+def _shuffled(source: Calibration, activations: Activations, seed: int, progress: bool = False) -> Calibration:
+    """A calibration made as the source was, from shuffled labels."""
+    details = source.details
+    return calibrate(
+        shuffled_labels(activations, seed), rule=source.rule if source.rule in RULES else RULES[0], bound=source.bound, candidate_norm=str(details.get("candidate_norm", "unit")),
+        pca_center=bool(details.get("pca_center", True)), component=int(details.get("pca_component") or 0), direction=str(details.get("direction", "difference")),
+        seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def _random(controls: Controls, grid: Grid) -> list[Grid]:

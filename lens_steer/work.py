@@ -18,6 +18,7 @@ from lens_steer.grids import ANGULAR, FIXED, NONE, ONE_SITE, READS, SITES_TRIED
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, with_system
+from lens_steer.report_sweep import DRAWN_ANGLES, DRAWS
 from lens_steer.resources import Shape
 from lens_steer.sweeps import CAPABILITY, Grid, Protocol, parts_of
 
@@ -192,14 +193,23 @@ def comparing(
     return total
 
 
-def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int) -> Work:
-    """:func:`lens_steer.report.make_report`: fit and report recorded; answers without steering, at every angle on select, and on report for two planes, 360° too."""
+def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
+    """:func:`lens_steer.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
+    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
     n_sites = 2 * info_of(model).n_layers
     total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
+    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
+
+    def measured(prompts: PromptSet) -> Work:
+        found = answering(model, prompts, max_new_tokens)
+        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+
+    once = 2 if draws else 0  # the identity, and all sites
     for side in ("positive", "negative"):
-        total += answering(model, getattr(contrast.report, side), max_new_tokens) * (1 + 2 * (n_angles + 1))
-        total += answering(model, getattr(contrast.select, side), max_new_tokens) * n_angles
-    return total
+        alone = (2 + DRAWN_ANGLES) * draws if side == "positive" else 0  # random sites, shuffled labels, random planes elsewhere
+        total += measured(getattr(contrast.report, side)) * (1 + (n_angles + 1) + draws + once + alone)
+        total += measured(getattr(contrast.select, side)) * n_angles
+    return total if known else total + measured(contrast.select.negative)
 
 
 def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:

@@ -17,6 +17,7 @@ from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
+    Controls,
     Engine,
     JudgeOption,
     Method,
@@ -41,12 +42,6 @@ Constraints = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 
-Controls = Annotated[
-    int,
-    typer.Option(
-        "--controls", help="Draws of each control (random planes or directions, random sites, shuffled labels); 0: none."
-    ),
-]
 ControlValues = Annotated[
     int,
     typer.Option(
