@@ -164,18 +164,17 @@ def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibratio
 
 
 def shuffled_calibrations(
-    model: Any, contrast: ContrastSet, controls: Controls, out: str | Path, *, engine: str = ENGINE, progress: bool = True
-) -> list[Calibration] | str:
+    model: Any, contrast: ContrastSet, controls: Controls, out: str | Path, *, engine: str = ENGINE, activations: Activations | None = None, progress: bool = True,
+) -> list[Calibration] | str:  # fmt: skip
     """The calibration made again from shuffled labels, once a draw; or in words why that cannot be.
 
-    Its fit prompts are recorded again at its sites. The results are kept in ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
+    Its fit prompts are recorded again at its sites, unless the ``activations`` are at hand. The results are kept in ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
     """
     source = controls.source
-    if isinstance(source, Boundary):
-        return OF_ONE_SITE
-    if source.prompt_hash != contrast.fit.hash:
-        return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
-    found, activations = [], None
+    if reason := not_shuffled(source, contrast):
+        return reason
+    assert isinstance(source, Calibration)
+    found = []
     for k in range(controls.draws):
         seed, folder = controls.seed * SEEDS_APART + k, Path(out) / "calibrations" / f"shuffled_labels_{k + 1:02}"
         if folder.exists():
@@ -189,6 +188,21 @@ def shuffled_calibrations(
         save_calibration(_shuffled(source, activations, seed, progress), folder)
         found.append(load_calibration(folder))
     return found
+
+
+def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
+    """Why labels cannot be shuffled; empty where they can.
+
+    >>> import lens_steer as ls
+    >>> calibration, contrast = ls.load_calibration("figures/calibration"), ls.load_contrast("organism/refusal")
+    >>> not_shuffled(calibration, contrast), not_shuffled(calibration, contrast.first(fit=4))[:42]
+    ('', 'the calibration was made from other prompts')
+    """
+    if isinstance(source, Boundary):
+        return OF_ONE_SITE
+    if source.prompt_hash != contrast.fit.hash:
+        return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
+    return ""
 
 
 def shuffled_from(controls: Controls, activations: Activations) -> list[Calibration]:

@@ -5,7 +5,7 @@ Counts come from the very batches that will be made, so they are exact where not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,8 +14,7 @@ from lens_steer import chat, forced_sweep, forcing
 from lens_steer.claims.experiments import ANGLES as EXPERIMENT_ANGLES
 from lens_steer.claims.experiments import N_CONDITIONS
 from lens_steer.folders import read_config
-from lens_steer.grids import ANGULAR, FIXED, NONE, ONE_SITE, READS, SITES_TRIED
-from lens_steer.metrics.benchmarks import Tasks, organism_tasks
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, with_system
 from lens_steer.report_sweep import DRAWN_ANGLES, DRAWS
@@ -23,7 +22,6 @@ from lens_steer.resources import Shape
 from lens_steer.sweeps import CAPABILITY, Grid, Protocol, parts_of
 
 FORCED_ROWS = 64  # prompts a batch with fixed answers
-CONTROL_CURVES = 6  # of a comparison: rotations with a wrong plane, wrong sites, wrong labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,53 +141,6 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
                     counted[key] += forcing_answers(model, bare, new, times=key[0])
                     counted[key] += forcing_answers(model, plain, new, times=key[0])
         total += counted[key]
-    return total
-
-
-def sweeping(model: Any, contrast: ContrastSet, grids: Sequence[Grid], tasks: Tasks, max_new_tokens: int) -> Work:
-    """The protocol: every grid on select, one value of each condition on report."""
-    chosen = [Grid(name) for name in dict.fromkeys(g.condition for g in grids)]
-    on_select = measuring(Protocol(model, contrast.select, "select", tasks.select, max_new_tokens=max_new_tokens), grids)
-    return on_select + measuring(Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens), chosen)
-
-
-def comparison_grids(methods: Iterable[str], values: Sequence[float], *, system: str | None = None) -> list[Grid]:
-    """The grids of :func:`lens_steer.comparison.compare`, without their plans: what is known of them before anything is recorded.
-
-    >>> [(g.name, len(g.values)) for g in comparison_grids(["ablation"], [0.0, 90.0])][-1]
-    ('ablation', 1)
-    """
-    turned = tuple(float(v) for v in values if v % 360)
-    found = [Grid(NONE), *([] if system is None else [Grid("prompt only", system=system)]), Grid("identity angle", None, (0.0,))]
-    found += [Grid(f"control {i}", None, turned) for i in range(CONTROL_CURVES)]
-    for method in dict.fromkeys(methods):
-        if method in ANGULAR:
-            found.append(Grid(method, None, tuple(map(float, values))))
-        elif method in ONE_SITE:
-            found += [Grid(method, None, ONE_SITE[method], f"site {i}") for i in range(SITES_TRIED)]
-        elif method in FIXED:
-            found.append(Grid(method))
-    return found
-
-
-def comparing(
-    model: Any, contrast: ContrastSet, methods: Sequence[str], values: Sequence[float], tasks: Tasks, max_new_tokens: int, *,
-    system: str | None = None,
-) -> Work:  # fmt: skip
-    """:func:`lens_steer.comparison.compare`, without the search for equal divergence between two values, whose length nobody knows before."""
-    wanted = list(dict.fromkeys(["selective", *methods]))
-    grids = comparison_grids(wanted, values, system=system)
-    read = {"norm_out", *(READS[m] for m in wanted if m in READS)}
-    total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
-    total += sweeping(model, contrast, grids, tasks, max_new_tokens)
-    harmless = [Prompt(p.messages, None, p.task) for p in contrast.select.negative]
-    for grid in grids:
-        if None not in grid.values and grid.condition in wanted:
-            total += forcing_values(model, harmless, max_new_tokens, len(grid.values))
-    again = [Grid(name) for name in wanted if name not in FIXED]
-    total += measuring(Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens), again)
-    for side in (contrast.report.positive, contrast.report.negative):
-        total += forcing_values(model, [Prompt(p.messages, None, p.task) for p in side], 0, len(values))
     return total
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import models
+from lens_steer import model_info
 from lens_steer.errors import LensSteerError
 from lens_steer.folders import locate
 from lens_steer.huggingface import merged_with
@@ -63,7 +63,7 @@ def test_adapters_that_cannot_be_merged(base: Path, adapter: Path, tmp_path: Pat
     """No adapter there, one of another shape, weights in few bits; an adapter in a model's place names its base."""
     with pytest.raises(LensSteerError, match=r"adapter='nowhere' holds no PEFT adapter \(adapter_config.json is missing\)"):
         ls.load_model(base, adapter="nowhere")
-    with pytest.raises(LensSteerError, match="does not fit the model, or cannot be read"):
+    with pytest.raises(LensSteerError, match="does not fit the model: it has vectors of"):
         ls.load_model("organism/llama", adapter=adapter)
     quantised = type("Quantised", (), {"is_quantized": True})()
     with pytest.raises(LensSteerError, match="weights in few bits: load the model without quantization"):
@@ -94,9 +94,9 @@ def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.llama_cpp_runner import write_base
 
     file = write_base(hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
-    with pytest.raises(LensSteerError, match="the tokenizer in .*base.gguf' cannot be read by Transformers: .*'none'"):
+    with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read: .*'none'"):
         ls.load_model(file)
-    monkeypatch.setattr(models, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
+    monkeypatch.setattr(model_info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
     model: Any = ls.load_model(file)
     wanted = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="base.gguf", dtype=torch.float32).eval()
     with torch.inference_mode():
