@@ -49,9 +49,8 @@ class Evaluation(Shown, view="sweeps"):
     bound: PerplexityBound | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"Evaluation({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
-        )
+        counts = f"{len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report"
+        return f"{type(self).__name__}({counts})"
 
     def reported(self, condition: str) -> Setting:
         """A condition's setting on the report split."""
