@@ -89,7 +89,17 @@ def test_ids_are_the_same_on_every_day(field: Path, lens: Told, weightless: Path
 
     tokenizer = AutoTokenizer.from_pretrained(weightless)
     tokenizer.chat_template = (field / "date.jinja").read_text(encoding="utf-8")
-    args = ("tokens", "--model", weightless, "--chat-template", field / "date.jinja", "--prompts", field / "text.jsonl", "--limit", 1)
+    args = (
+        "tokens",
+        "--model",
+        weightless,
+        "--chat-template",
+        field / "date.jinja",
+        "--prompts",
+        field / "text.jsonl",
+        "--limit",
+        1,
+    )
     ours, theirs = [], []
     for day in (datetime(2026, 3, 1), datetime(2027, 11, 30)):
         frozen = type("Frozen", (datetime,), {"now": classmethod(lambda cls, tz=None, day=day: day)})
