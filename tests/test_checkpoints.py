@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,24 +102,6 @@ def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(hf_twin(model)(IDS).logits, wanted(IDS).logits)
         torch.testing.assert_close(model(IDS), wanted(IDS).logits, atol=1e-3, rtol=1e-4)
     assert model.lens_info.folder == str(file)
-
-
-@pytest.mark.slow
-def test_a_real_gguf_file() -> None:
-    """One in 4 bits: tokenizer, template and end of turn are its own, logits Transformers' dequantised ones."""
-    from transformers import AutoModelForCausalLM
-
-    folder = Path(os.environ.get("LENS_STEER_REAL_MODELS", "nowhere")).expanduser()
-    file = folder / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not file.exists():
-        pytest.skip(f"no {file.name} where LENS_STEER_REAL_MODELS points")
-    model: Any = ls.load_model(file)
-    wanted = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file.name, dtype=torch.float32).eval()
-    with torch.inference_mode():
-        assert torch.equal(hf_twin(model)(IDS).logits, wanted(IDS).logits)
-        torch.testing.assert_close(model(IDS), wanted(IDS).logits, atol=2e-3, rtol=1e-4)
-    assert model.lens_info.tokenizer.chat_template
-    assert model.lens_info.tokenizer.eos_token_id in model.lens_info.end_tokens
 
 
 def test_gguf_files_that_cannot_be_read(tmp_path: Path) -> None:
