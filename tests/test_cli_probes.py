@@ -96,6 +96,7 @@ def test_steer_and_sweep_take_a_probe(
     assert (json.loads(printed)["method"], json.loads(printed)["positions"]) == ("stmp", "generated")
     row = json.loads((tmp_path / "g.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (row["method"], row["coefficient"], row["n_sites"]) == ("stmp", 1.5, 1)
+    assert "24 of 48 prompts are among those that the probe was made from" in err
     code, printed, err = run(
         monkeypatch, capsys, "sweep", "--probe", folder, "--method", "target_projection", "--coefficients", "0,6", "--positive", prompts[0], "--negative", prompts[1],
         "--max-new-tokens", "4", "--out", tmp_path / "sweep", "--controls", "2",
