@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from lens_steer.grids import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RAND
 from lens_steer.harmonics import HarmonicFit
 from lens_steer.prompts import Contrast
 from lens_steer.selection import Setting
+from lens_steer.shown import withheld
 from lens_steer.stats import Estimate
 
 RATES = ("complied", "helped", "refused_harmless", "capable")
@@ -181,22 +181,17 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
         hidden = side == "positive" and not found.graded and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
             lines += [
-                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {_sha(prompt.text) if hidden else prompt.text}",
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {withheld(prompt.text) if hidden else prompt.text}",
                 "",
                 "| condition | grade | answer |",
                 "|---|---|---|",
             ]
             for row in found.evaluation.rows:
                 if row["side"] == side and row["prompt"] == i:
-                    text = _sha(str(row["text"])) if hidden else str(row["text"]).replace("|", "\\|").replace("\n", " ")
+                    text = withheld(str(row["text"])) if hidden else str(row["text"]).replace("|", "\\|").replace("\n", " ")
                     lines.append(f"| {row['condition']} | {row['grade']} | {text} |")
             lines.append("")
     return "\n".join(lines)
-
-
-def _sha(text: str) -> str:
-    """A text that is not shown, as somebody who has it finds it again."""
-    return f"SHA-256 {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:

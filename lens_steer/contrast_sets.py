@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from lens_steer.errors import LensSteerError
 from lens_steer.prompt_sets import PromptSet, Reading
@@ -111,6 +112,19 @@ class ContrastSet(Shown, view="prompts"):
             str(reading) if role in ("positive", "negative") else f"{role} {reading}" for role, reading in self.readings.items()
         ]
         return f"read {'; '.join([*files, self.split.sizes])}" if files else f"read {self.name}: {self.split.sizes}"
+
+    def record(self) -> dict[str, Any]:
+        """What was read, as plain values that are written beside numbers: each file's reading by its role, prompts of each class by split, cautions.
+
+        >>> import lens_steer as ls
+        >>> ls.load_contrast("organism/refusal").record()["n"]["select"]
+        [64, 64]
+        """
+        parts = {name: getattr(self, name) for name in ("fit", "select", "report")}
+        return {
+            "contrast": self.name, "readings": {role: asdict(reading) for role, reading in self.readings.items()},
+            "n": {name: [len(part.positive), len(part.negative)] for name, part in parts.items()}, "cautions": list(self.cautions),
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         return f"ContrastSet({self.name!r}: {self.split.sizes})"

@@ -37,6 +37,7 @@ _REST = (
     "n_positive",
     "n_negative",
 )
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
 MAX_DISAGREEMENT = 1e-4  # between direction and threshold as written and as weight and bias give them
 
 
@@ -46,6 +47,7 @@ def save_probe(probe: Probe, folder: str | Path) -> None:
         "format_version": FORMAT_VERSION,
         **{name: getattr(probe, name) for name in _REST},
         **{name: getattr(probe, attribute) for name, attribute in _NUMBERS.items()},
+        **{name: list(getattr(probe, name)) for name in _HASHES},
         "delta_mu": probe.separation,
         "n": probe.n_positive + probe.n_negative,
         "template": None if probe.template is None else probe.template.row(),
@@ -79,7 +81,7 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
         probe = Probe(
             direction=tensors["direction"], weight=tensors["weight"], bias=float(tensors["bias"]),
             **{attribute: float(facts[name]) for name, attribute in _NUMBERS.items()}, **{name: facts[name] for name in _REST},
-            template=ChatTemplate.read(facts.get("template")),
+            template=ChatTemplate.read(facts.get("template")), **{name: tuple(map(str, facts.get(name) or ())) for name in _HASHES},
         )  # fmt: skip
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise LensSteerError(

@@ -88,7 +88,7 @@ def probe_and_write(
         region = "response" if pooling == "response" else "prompt"
         tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
         meta = {"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
-                "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
+                "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),
             "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),

@@ -141,7 +141,7 @@ def probe_of(
     return Probe(
         site, unit.float(), -bias / norm, means[0], spreads[0], means[1], spreads[1], source.model, source.architecture, source.n_layers,
         torch.from_numpy(weight).float(), bias, C, standardized, source.pooling, len(positive), len(negative), split, source.prompt_hash,
-        template=source.template,
+        template=source.template, prompt_hashes_positive=source.hashes_positive, prompt_hashes_negative=source.hashes_negative,
     )  # fmt: skip
 
 

@@ -64,6 +64,16 @@ def held_out_overlap(seen: Collection[str], prompts: PromptSet) -> int:
     return sum(h in known for h in prompts.hashes)
 
 
+def overlap_counts(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]]) -> dict[str, tuple[int, int]]:
+    """Part → how many of its prompts are among those that were seen, and how many it has.
+
+    >>> from lens_steer.prompt_sets import Prompt
+    >>> overlap_counts({Prompt.of("a").hash}, {"report": [PromptSet((Prompt.of("a"),)), PromptSet((Prompt.of("b"),))]})
+    {'report': (1, 2)}
+    """
+    return {name: (sum(held_out_overlap(seen, s) for s in sets), sum(map(len, sets))) for name, sets in parts.items()}
+
+
 def fitted_overlap(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]], source: str = "calibration") -> str | None:
     """One line that says how many prompts of each part a calibration was made from; None where there are none.
 
@@ -77,7 +87,7 @@ def fitted_overlap(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet
     >>> fitted_overlap({a.hash}, {"select": [PromptSet((b,))], "report": [PromptSet((a, b))]})
     '1 of 2 report prompts is among those that the calibration was made from: results on it are not held out'
     """
-    counts = {name: (sum(held_out_overlap(seen, s) for s in sets), sum(len(s) for s in sets)) for name, sets in parts.items()}
+    counts = overlap_counts(seen, parts)
     found = [f"{n} of {of} {name} prompts".replace("  ", " ") for name, (n, of) in counts.items() if n]
     if not found:
         return None

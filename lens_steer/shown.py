@@ -5,11 +5,21 @@ How a type is shown and what its table's columns are stands apart, in :mod:`lens
 
 from __future__ import annotations
 
+import hashlib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+
+def withheld(text: str) -> str:
+    """In place of a text that is not to be shown: the beginning of its SHA-256, by which somebody who has it finds it again.
+
+    >>> withheld("Hello")
+    'SHA-256 185f8db32271'
+    """
+    return f"SHA-256 {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 class Shown:

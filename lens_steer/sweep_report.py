@@ -21,6 +21,7 @@ from lens_steer.first_token import FIRST_OF, FirstToken, first_token
 from lens_steer.geometry.calibration import versions
 from lens_steer.grids import ANGULAR, NONE
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.prompt_checks import overlap_counts
 from lens_steer.prompts import ContrastSet
 from lens_steer.selection import Constraint, settings
 from lens_steer.sweep_work import sweeping
@@ -104,7 +105,7 @@ def sweep_method(
     reported = tuple(settings(rows, seed=seed))
     found = Swept(tuple(select), choices, reported, tuple(rows), bound, method, beside, first)
     meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
-            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
+            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:
         if method in ANGULAR and len(grids[0].values) > 2:
@@ -116,10 +117,19 @@ def sweep_method(
                 )  # fmt: skip
         record = {
             "choices": {name: asdict(c) for name, c in choices.items()}, "objective": objective, "constraints": [str(c) for c in constraints],
-            "calibrated_on_this_fit_split": fitted_here, **({} if bound is None else {"degenerate_above": bound.row()}),
+            "calibrated_on_this_fit_split": fitted_here, "prompts_fitted_on": _fitted_on(controls, contrast), **({} if bound is None else {"degenerate_above": bound.row()}),
             "select": [s.row() for s in select],
             "report": [s.row() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report],
             "controls": beside.record(), "first_token": None if first is None else first.record(), "meta": meta,
         }  # fmt: skip
         (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
+
+
+def _fitted_on(controls: Controls | None, contrast: ContrastSet) -> dict[str, tuple[int, int]] | None:
+    """How many prompts of select and report the calibration or probe was made from, of how many; None where it does not say from which it was."""
+    source = None if controls is None else controls.source
+    seen = () if source is None else (*source.prompt_hashes_positive, *source.prompt_hashes_negative)
+    if not seen:
+        return None
+    return overlap_counts(seen, {s: (getattr(contrast, s).positive, getattr(contrast, s).negative) for s in ("select", "report")})

@@ -138,7 +138,7 @@ def test_compare_on_files(
     """Methods and controls on prompts without a ground truth: tables, equal divergence, answers side by side, figures."""
     code, printed, error = run(
         monkeypatch, capsys, "compare", "--model", "organism/qwen2", "--positive", files[0], "--negative", files[1], "--method", "standard",
-        "--method", "ablation", "--angles", "0:300:60", "--max-new-tokens", 16, "--out", tmp_path,
+        "--method", "ablation", "--angles", "0:300:60", "--max-new-tokens", 16, "--out", tmp_path, "--controls", 2,
     )  # fmt: skip
     assert code == 0
     chosen = json.loads(printed)["chosen"]
@@ -156,10 +156,24 @@ def test_compare_on_files(
     assert "capable" not in record["report"][0]
     assert set(record["equal_kl"]["matches"]) == {"standard"}
     table = (tmp_path / "comparison.md").read_text(encoding="utf-8")
-    assert table.count("\n|") == 1 + len(record["report"])
+    drawn = ("random plane", "random sites", "shuffled labels")
+    assert table.count("\n|") == 1 + len(record["report"]) + len(drawn)
+    assert [line.split(" | ")[:2] for line in table.splitlines() if " draws | " in line] == [
+        [f"| selective: {c}", "2 draws"] for c in drawn
+    ]
+    assert "Rows of draws: median and range over the draws, `selective` at its choice" in table
+    told = json.loads(printed)
+    assert (told["controls"]["draws"], told["controls"]["smallest_p"]) == (2, pytest.approx(1 / 3))
+    assert told["band"]["complied"] == next(s for s in record["report"] if s["condition"] == "selective")["band"]["complied"]
+    assert [(s["condition"], s["variant"]) for s in record["controls"]["report"]] == [
+        (c, f"draw {k}") for c in drawn for k in (1, 2)
+    ]
+    assert {s["value"] for s in record["controls"]["report"]} == {record["choices"]["selective"]["value"]}
+    assert record["controls"]["select"] == []
+    assert all("band" not in s for s in record["report"] if s["condition"] != "selective")
     assert "harmful: answered" in table
     assert "harmful: complied" not in table
-    assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"])
+    assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"]) + len(drawn)
     page = (tmp_path / "qualitative.md").read_text(encoding="utf-8")
     assert page.count("## Harmful") == page.count("## Harmless") == 3
     assert page.count("## Harmful: SHA-256") == 3  # neither harmful prompts nor the answers to them, unasked

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import lens_steer as ls
+from lens_steer.prompts import Prompt, read_contrast
 from tests.test_cli import run
 
 SITE = "blocks.9.hook_resid_post"
@@ -93,6 +96,7 @@ def test_steer_and_sweep_take_a_probe(
     assert (json.loads(printed)["method"], json.loads(printed)["positions"]) == ("stmp", "generated")
     row = json.loads((tmp_path / "g.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (row["method"], row["coefficient"], row["n_sites"]) == ("stmp", 1.5, 1)
+    assert "24 of 48 prompts are among those that the probe was made from" in err
     code, printed, err = run(
         monkeypatch, capsys, "sweep", "--probe", folder, "--method", "target_projection", "--coefficients", "0,6", "--positive", prompts[0], "--negative", prompts[1],
         "--max-new-tokens", "4", "--out", tmp_path / "sweep", "--controls", "2",
@@ -101,7 +105,43 @@ def test_steer_and_sweep_take_a_probe(
     found = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
     assert json.loads(printed)["variant"] == SITE
     assert {s["condition"] for s in found["controls"]["report"]} == {"random direction"}
-    assert found
+    assert found["prompts_fitted_on"] == {"select": [0, 24], "report": [0, 24]}  # the same split of the same files
+    assert "the probe was made from" not in err
+    read = found["meta"]["prompts"]
+    assert (read["readings"]["positive"]["source"], read["readings"]["negative"]["column"]) == ("positive.jsonl", "prompt")
+    assert read["n"] == {"fit": [24, 24], "select": [12, 12], "report": [12, 12]}
+
+
+def test_what_a_probe_was_fitted_on_is_told(
+    probes: tuple[Path, dict[str, Any]], prompts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    """Its prompts' hashes go with it, so another split of the same files is found out; what was read is written down by the probe command."""
+    out, record = probes
+    probe, files = ls.load_probe(out / SITE), [p.read_text(encoding="utf-8").splitlines() for p in prompts]
+    of = [{Prompt.of(json.loads(line)["prompt"]).hash for line in lines} for lines in files]
+    assert set(probe.prompt_hashes_positive) < of[0]
+    assert set(probe.prompt_hashes_negative) < of[1]
+    assert record["meta"]["prompts"]["readings"]["positive"] == {
+        "source": "positive.jsonl", "column": "prompt", "n_rows": 48, "n_blank": 0, "n_with_input": 0, "n_prompts": 48, "limit": None, "seed": 0,
+    }  # fmt: skip
+    code, _, err = run(
+        monkeypatch, capsys, "sweep", "--probe", out / SITE, "--method", "sttp", "--coefficients", "6", "--positive", prompts[0], "--negative", prompts[1],
+        "--seed", 3, "--limit", "8", "--split", "0,0.5,0.5", "--max-new-tokens", "2", "--out", tmp_path / "s", "--controls", "0",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads((tmp_path / "s" / "sweep.json").read_text(encoding="utf-8"))["prompts_fitted_on"]
+    known = {*probe.prompt_hashes_positive, *probe.prompt_hashes_negative}
+    contrast = read_contrast(positive=prompts[0], negative=prompts[1], limit="8", seed=3, split=(0, 0.5, 0.5))
+    for name in ("select", "report"):
+        part = getattr(contrast, name)
+        assert found[name] == [sum(p.hash in known for p in (*part.positive, *part.negative)), 8]
+    assert sum(n for n, _ in found.values()) > 0
+    assert "are among those that the probe was made from" in err
+    facts = json.loads((out / SITE / "probe.json").read_text(encoding="utf-8"))
+    older = tmp_path / "older"
+    shutil.copytree(out / SITE, older)
+    (older / "probe.json").write_text(json.dumps({k: v for k, v in facts.items() if "prompt_hashes" not in k}), encoding="utf-8")
+    assert ls.load_probe(older).prompt_hashes_positive == ()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +150,7 @@ def test_steer_and_sweep_take_a_probe(
         ("probe", ("--C", "strong"), "--C 'strong': give a number above 0, or cv"),
         ("probe", ("--C", "-1"), "--C '-1': give a number above 0, or cv"),
         ("probe", ("--pooling", "mean"), "--pooling 'mean': use last or response"),
-        ("probe", ("--positive", "{positive}"), "negative is missing"),
+        ("probe", ("--positive", "{positive}"), "--negative is missing"),
         ("steer", ("--model", "organism/llama", "--probe", "{probe}", "--prompts", "{positive}"), "was made on 'organism/qwen2'"),
         (
             "steer",

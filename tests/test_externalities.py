@@ -34,9 +34,11 @@ from lens_steer.externalities.material import (
 )
 from lens_steer.externalities.report import study_and_write
 from lens_steer.externalities.study import Externalities, study
+from lens_steer.externalities.text import qualitative
 from lens_steer.grids import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
+from lens_steer.shown import withheld
 from tests.views import checked
 
 N = 5
@@ -140,7 +142,7 @@ def test_claims(found: tuple[Externalities, list[Any], Path]) -> None:
     assert by_id["purpose-compliance"].verdict == REPORTED
 
 
-def test_what_is_written(found: tuple[Externalities, list[Any], Path]) -> None:
+def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any, material: Material) -> None:
     """Every condition has its row in the table with the numbers of the record; a row a token; figures are redrawn from what is saved; the page marks the first steered token."""
     made, claimed, out = found
     record = json.loads((out / "externalities.json").read_text(encoding="utf-8"))
@@ -160,6 +162,17 @@ def test_what_is_written(found: tuple[Externalities, list[Any], Path]) -> None:
     assert "`prompt[:-1]+generated[3:]`" in page
     answer = next(r["text"] for r in made.rows if r["condition"] == "json" and r["side"] == "positive" and r["prompt"] == 0)
     assert any(f"⟦{answer[:k]}⟧{answer[k:]}" in page for k in range(1, len(answer)))
+    report = material.refusal.report
+    assert qualitative(made, qwen, report) == page
+    hidden = qualitative(replace(made, known=False), qwen, report)
+    rows = [r for r in made.rows if r["side"] == "positive" and r["prompt"] < 3]
+    shown = [line.split(" | ") for line in hidden.splitlines() if "SHA-256" in line and line.startswith("| ")]
+    assert len(shown) == page.split("## Harmless")[0].count("\n| ") - page.split("## Harmful")[0].count("\n| ") - 3
+    wanted = {(r["condition"], r["outcome"], f"{withheld(r['text'])} |") for r in rows}
+    assert {(c[2:], o, t) for c, o, t in shown} <= wanted
+    assert not any(p.text in hidden for p in report.positive[:3])
+    assert all(" ".join(p.text.split()) in hidden for p in report.negative[:3])  # harmless ones stay
+    assert qualitative(replace(made, known=False), qwen, report, show_answers=True) == page
     before = (out / "externality_kl.png").read_bytes()
     from lens_steer.figures import saving
 

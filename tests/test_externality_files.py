@@ -119,6 +119,9 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert "compliance" in record["attack"]
     assert {c["id"] for c in json.loads((tmp_path / "out" / "externalities.json").read_text())["claims"]} == set(record["claims"])
     assert (tmp_path / "out" / "externality_kl.pdf").exists()
+    page = (tmp_path / "out" / "qualitative.md").read_text(encoding="utf-8")
+    assert page.count("## Harmful: SHA-256 ") == 3  # neither harmful prompts nor answers to them, unasked
+    assert not any(f"the {i} b" in page for i in range(N))
     with monkeypatch.context() as patched:
         patched.setattr("lens_steer.sweeps.answers", None)
         assert run(patched, capsys, *options)[:2] == (0, told)

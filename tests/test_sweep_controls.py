@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer.comparison import Comparison, compare
+from lens_steer.comparison_text import latex, markdown
 from lens_steer.control_bands import band, bands, ranges
-from lens_steer.control_runs import NO_CONTROLS
+from lens_steer.control_runs import NO_CONTROLS, Beside
 from lens_steer.controls import (
     IDENTITY_SETTING,
     OF_ONE_SITE,
@@ -25,6 +27,7 @@ from lens_steer.controls import (
     shuffled_calibrations,
 )
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import Evaluation
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import by_value, coherence, polar
 from lens_steer.first_token import FirstToken, first_token
@@ -33,7 +36,7 @@ from lens_steer.geometry.planes import random_plane, turned_at_random
 from lens_steer.grids import ALL, NONE, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, method_grids, probe_grid
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import ContrastSet
-from lens_steer.selection import Setting
+from lens_steer.selection import Choice, Setting
 from lens_steer.stats import Estimate
 from lens_steer.sweep_report import Swept, sweep_method
 from lens_steer.sweeps import Grid
@@ -273,6 +276,40 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
     assert [n for n in names if (tmp_path / n).read_bytes() != (folder / n).read_bytes()] == []
     for name in ("report_controls.csv", "sweep.json"):
         assert (tmp_path / name).stat().st_size > 100
+
+
+def test_a_comparisons_bands_stand_below_its_reference() -> None:
+    """A row a control with its draws' median and range and the reference's rank, and what that is in the legend; without draws the same table and a word that there were none."""
+    report = (
+        _setting(NONE, None, complied=0.1),
+        _setting("selective", 120.0, complied=0.8, perplexity_ref=1.5),
+        _setting("ablation", None, complied=0.9),
+    )
+    drawn = tuple(_setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", complied=k / 10, perplexity_ref=2.0 + k) for k in range(3))
+
+    def made(beside: Beside) -> Comparison:
+        choices = {s.condition: Choice(s.condition, "", s.value, True, 1, 1, 1) for s in report}
+        found = object.__new__(Comparison)  # with what the table reads alone
+        vars(found).update(
+            evaluation=Evaluation((), choices, report, ()), differences={}, graded=True, constraints=(), objective="complied", n_compared=2, beside=beside
+        )  # fmt: skip
+        return found
+
+    with_draws, without = made(Beside(None, drawn)), made(Beside())
+    lines, plain = (markdown(found).splitlines() for found in (with_draws, without))
+    assert (
+        lines[4] == "| selective: random plane | 3 draws | 10 (0 to 20) | — | — | — | 3.00 (2.00 to 4.00) | — | — | rank 0.25 |"
+    )
+    assert [line for line in lines if " draws |" not in line][:-1] == plain[:-1]
+    assert "Rows of draws" in lines[-1] and "No controls" not in lines[-1]
+    assert plain[-1].endswith("No controls were run in draws: how far chance alone comes beside `selective` is not known.")
+    assert latex(with_draws).count(r" \\") == latex(without).count(r" \\") + 1
+    with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
+        compare(None, _two_splits(), "nowhere", draws=-1)
+
+
+def _two_splits() -> ContrastSet:
+    return ls.load_contrast("organism/refusal").first(select=1, report=1)
 
 
 def test_no_controls_are_told(

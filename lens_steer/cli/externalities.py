@@ -21,6 +21,7 @@ from lens_steer.cli.options import (
     Out,
     Positive,
     Seed,
+    ShowAnswers,
     Split,
 )
 from lens_steer.defaults import ENGINE
@@ -81,6 +82,7 @@ def externalities(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer at most.")] = 48,
     seed: Seed = 0,
     engine: Engine = ENGINE,
+    show_answers: ShowAnswers = False,
 ) -> None:
     """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen, measured with controls, and drawn.
 
@@ -129,6 +131,7 @@ def externalities(
         engine=engine,
         max_new_tokens=max_new_tokens,
         n_random=n_random,
+        show_answers=show_answers,
     )
     emit(
         {

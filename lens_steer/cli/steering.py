@@ -58,7 +58,10 @@ def steer(
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
         tell_fitted_on(ls.load_calibration(planned.calibration), {"": [chosen]})
-    load.check(model, (chosen, max_new_tokens), made=planned.source or made)
+    probe = planned.source
+    if probe is not None:
+        tell_fitted_on(probe, {"": [chosen]}, "probe")
+    load.check(model, (chosen, max_new_tokens), made=probe or made)
     log = ls.EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)

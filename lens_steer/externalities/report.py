@@ -30,8 +30,8 @@ CLAIMS_NOTE = "Every claim is tested by itself at 95 %; nothing is corrected for
 
 
 def study_and_write(
-    model: Any, material: Material, out: str | Path, *, command: str = "", seed: int = 0, progress: bool = True, **options: Any
-) -> tuple[Externalities, list[Claim]]:
+    model: Any, material: Material, out: str | Path, *, command: str = "", seed: int = 0, show_answers: bool = False, progress: bool = True, **options: Any,
+) -> tuple[Externalities, list[Claim]]:  # fmt: skip
     """Run :func:`lens_steer.externalities.study` and write all of it to a folder.
 
     ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every number), ``kl_tokens.csv`` (a row a token), ``kl_by_position.csv``, ``plans/compliance`` and
@@ -40,6 +40,7 @@ def study_and_write(
     Args:
         model, material, out, seed, progress, options: see :func:`lens_steer.externalities.study`.
         command: written beside the numbers.
+        show_answers: show harmful prompts and the answers to them on the page of answers, where no ground truth grades them; hashes, if not.
     """
     found = study(model, material, out, seed=seed, progress=progress, **options)
     name = info_of(model).name
@@ -55,7 +56,7 @@ def study_and_write(
     with whole_folder(out) as work:
         for filename, content in (
             ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
-            ("qualitative.md", text.qualitative(found, model, material.refusal.report)),
+            ("qualitative.md", text.qualitative(found, model, material.refusal.report, show_answers=show_answers)),
             ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
             ("kl_tokens.csv", _csv(_by_token(found))), ("kl_by_position.csv", _csv(tokens.by_position(found.divergences, seed=seed))),
         ):  # fmt: skip

@@ -29,6 +29,7 @@ from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.positions import first_steered
 from lens_steer.prompts import Contrast
 from lens_steer.rowstore import Row
+from lens_steer.shown import withheld
 from lens_steer.stats import Estimate
 
 COLUMNS = {
@@ -166,8 +167,10 @@ def depth_table(found: Externalities) -> str:
     return "\n".join([*lines, "", text]) + "\n"
 
 
-def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3) -> str:
+def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
     """The first prompts of each class of the report split with the original and the steered answers; ⟦…⟧ marks the first token that a steered token decides.
+
+    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
 
     Raises:
         LensSteerError: ``n`` below 1.
@@ -184,12 +187,20 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
         where = "—" if c.plan is None else f"`{c.plan.positions}` at {', '.join(c.plan.sites)}"
         lines.append(f"| {c.name} | {where} | {'—' if c.plan is None else first_steered(c.plan.positions)} |")
     for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
+        hidden = side == "positive" and not found.known and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
-            lines += ["", f"## {title}: {' '.join(prompt.text.split())}", "", "| condition | grade | answer |", "|---|---|---|"]
+            lines += [
+                "",
+                f"## {title}: {withheld(prompt.text) if hidden else ' '.join(prompt.text.split())}",
+                "",
+                "| condition | grade | answer |",
+                "|---|---|---|",
+            ]
             for c in shown:
                 row = next((r for r in found.rows if r["condition"] == c.name and r["side"] == side and r["prompt"] == i), None)
                 if row is not None:
-                    lines.append(f"| {c.name} | {row['outcome']} | {_marked(row, c, tokenizer)} |")
+                    shown_text = withheld(str(row["text"])) if hidden else _marked(row, c, tokenizer)
+                    lines.append(f"| {c.name} | {row['outcome']} | {shown_text} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,6 +30,7 @@ class Boundary(Shown, view="geometry"):
         mean_negative, std_negative: of the negative class's.
         model, architecture, n_layers: of the model.
         template: the chat template of the prompts, where it was recorded.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
     """
 
     site: str
@@ -43,6 +44,8 @@ class Boundary(Shown, view="geometry"):
     architecture: str
     n_layers: int
     template: ChatTemplate | None = field(default=None, kw_only=True)
+    prompt_hashes_positive: tuple[str, ...] = field(default=(), kw_only=True)
+    prompt_hashes_negative: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def d_model(self) -> int:
@@ -93,5 +96,5 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     return Boundary(
         name, calibration.basis[0].clone(), sum(means) / 2, means[0], float(torch.std(positive)), means[1],
         float(torch.std(negative)), calibration.model, calibration.architecture, calibration.n_layers,
-        template=calibration.template,
+        template=calibration.template, prompt_hashes_positive=calibration.prompt_hashes_positive, prompt_hashes_negative=calibration.prompt_hashes_negative,
     )  # fmt: skip
