@@ -12,7 +12,7 @@
 # **Question:** what does every angle of a rotation do to refusals, which angle would an honest protocol choose, and does that angle do on new
 # prompts what it did on those that chose it?
 #
-# About forty seconds on one core.
+# About a minute and a half on one core, most of it for controls.
 
 # %%
 import tempfile

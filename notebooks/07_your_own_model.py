@@ -12,7 +12,7 @@
 # **Question:** what has to be given to study a model and prompts of one's own, what does it take in memory and time, and what changes where no
 # ground truth grades the answers?
 #
-# About half a minute on one core. The stand-in for your model is a copy of an embedded one, loaded from a folder like any other; **what is yours
+# About a minute and a half on one core. The stand-in for your model is a copy of an embedded one, loaded from a folder like any other; **what is yours
 # to change are the two lines in the next cell that say so.**
 
 # %%
@@ -201,12 +201,13 @@ for name, evaluation in found.items():
 pd.DataFrame(table).T.map("{:.2f}".format)
 
 # %% [markdown]
-# What worked in another notebook need not work on your model: here the relative angle frees next to no answer, and StTP all of them, by
-# this count. Its perplexity kept to the bound on the select split and lies at 2 on the report split: that is what the third split is for.
+# What worked in another notebook need not work on your model: here the relative angle frees next to no answer, and StTP all but two, which are
+# less likely than the bound allows.
 #
 # ## More than chance?
 #
-# Where the draws of each control lie, and how rare a share of answers as high as the method's is among them (with ten draws, 1/11 at least):
+# Where the draws of each control lie, and how rare a share of answers as high as the method's is among them (with ten draws, 1/11 at least). What
+# the angle frees, shuffled labels free as well; StTP stands out from everything but one of the random sites:
 
 # %%
 bands = {
