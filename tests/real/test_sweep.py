@@ -13,9 +13,9 @@ from tests.real.command import classes, lens
 from tests.real.conftest import SMOL
 from tests.test_interrupts import begin, until
 
-SIDE = 4  # prompts of either class in each split
+SIDE = 8  # prompts of either class in each split
 SPLIT = {"limit": 3 * SIDE, "split": "0.34,0.33,0.33"}
-ANGLES, DRAWS = (0.0, 180.0), 2
+ANGLES, DRAWS = (90.0, 180.0), 2
 READ = f"harmful_train.json: column 'instruction', {3 * SIDE} of 260 prompts (seed 0); harmless_train.json: column 'instruction', {3 * SIDE} of 1000 prompts (seed 0)"
 COUNTS = ", ".join(f"{split} {SIDE}+{SIDE}" for split in ("fit", "select", "report"))
 
@@ -91,6 +91,7 @@ def test_controls_bands_outcomes_and_the_bound_are_written(record: dict[str, Any
     }  # fmt: skip
     bound = record["degenerate_above"]
     assert bound["n"] == SIDE
+    assert bound["quantile"] is not None  # measured, not the fixed one that serves where there are too few answers
     (method,) = (s for s in record["report"] if "band" in s)
     assert {"answered_harmful", "refused_harmful", "degenerate_harmful"} <= method["band"].keys()
     for band in method["band"]["degenerate_harmless"].values():
@@ -98,11 +99,6 @@ def test_controls_bands_outcomes_and_the_bound_are_written(record: dict[str, Any
         assert band["minimum"] <= band["median"] <= band["maximum"]
     for setting in (*record["select"], *record["report"], *controls["report"]):
         for side in ("harmful", "harmless"):
-            rates = [
-                setting["measured"][f"{o}_{side}"]["value"]
-                for o in ("refused", "answered", "degenerate")
-                if f"{o}_{side}" in setting["measured"]
-            ]
-            assert len(rates) == 3
+            rates = [setting[f"{outcome}_{side}"] for outcome in ("refused", "answered", "degenerate")]
             assert sum(rates) == pytest.approx(1)
     assert [s["value"] for s in record["select"] if s["condition"] == "selective"] == list(ANGLES)
