@@ -15,6 +15,7 @@ from lens_steer.compare_report import compare_and_write
 from lens_steer.grids import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 
+DRAWS = 0  # of controls: the committed folders were made without, which their tables say
 RATES = ("complied", "helped", "capable")
 
 
@@ -22,7 +23,7 @@ def draw(run: Run) -> None:
     """Everything of one model, into ``OUT/comparison``."""
     folder = run.out / "comparison"
     compare_and_write(
-        run.model, run.contrast, folder, tasks=task_splits(seed=run.seed), seed=run.seed, command=run.meta["command"]
+        run.model, run.contrast, folder, tasks=task_splits(seed=run.seed), draws=DRAWS, seed=run.seed, command=run.meta["command"]
     )
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         folder = args.out / name.rstrip("/").split("/")[-1]
         contrast = ls.load_contrast(args.contrast, seed=args.seed)
         compare_and_write(
-            ls.load_model(name), contrast, folder, tasks=task_splits(seed=args.seed), seed=args.seed, command=command
+            ls.load_model(name), contrast, folder, tasks=task_splits(seed=args.seed), draws=DRAWS, seed=args.seed, command=command
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     tables.write("comparison", table(found), args.out, args.readme)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -84,7 +86,21 @@ def readable(
     return signature and UNREADABLE.sub("= ...", signature), returned
 
 
+def know_inherited_fields(app: Sphinx) -> None:
+    """The constructor of a dataclass names the types of inherited fields, which its own module need not know: they stand as the module that has them knows them."""
+    for module in names.modules():
+        for value in vars(import_module(module)).values():
+            if isinstance(value, type) and value.__module__ == module and is_dataclass(value):
+                constructor: Any = value.__init__
+                try:
+                    get_type_hints(constructor)
+                except NameError:
+                    known = get_type_hints(value, include_extras=True)
+                    constructor.__annotations__ |= {n: known[n] for n in constructor.__annotations__ if n in known}
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", know_inherited_fields, priority=100)  # before autosummary
     app.connect("missing-reference", to_documented)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", readable)

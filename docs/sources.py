@@ -27,7 +27,7 @@ STAGES = {
     ),
     "Models and sites": (
         "Loading without weight processing, the names of tensors, chat rendering, and which tokens are steered.",
-        "models hooked huggingface sites tokenization chat positions engines",
+        "models folders hub precheck hooked huggingface quantization sites tokenization chat templates rendered decoding positions engines",
     ),
     "Activations": ("Recording at any list of sites.", "activations token_activations moments"),
     "Geometry": (
@@ -51,7 +51,7 @@ STAGES = {
         "How far steering moves next-token distributions.",
         "kl divergence forcing forced_sweep unembedding",
     ),
-    "Metrics": ("What is measured of answers, and with what intervals.", "metrics outcomes stats"),
+    "Metrics": ("What is measured of answers, and with what intervals.", "metrics outcomes bounds stats"),
     "Sweeps and comparisons": (
         "Every setting on one split, a choice under constraints, the choice alone on another.",
         "sweeps rowstore selection grids control_bands controls first_token harmonics sweep_report evaluation equal_kl comparison comparison_text compare_report",
@@ -66,7 +66,10 @@ STAGES = {
     ),
     "Exchange": ("Published formats in, adapters and steered weights out.", "interop"),
     "Embedded models": ("Their world, its tasks, training and gates.", "organisms"),
-    REST: ("The error that a user can mend, and what a study takes.", "errors resources"),
+    REST: (
+        "The error that a user can mend, defaults, what a study takes, and how long work is told of, kept and written.",
+        "errors defaults resources work cost progress pieces latex",
+    ),
 }
 
 

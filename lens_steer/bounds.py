@@ -39,9 +39,16 @@ def measured_bound(
     >>> measured_bound(Protocol(ls.load_model("organism/qwen2"), prompts, "select", PromptSet(())), "never made") is None
     True
     """
+    alone = harmless_alone(protocol)
+    if alone is None:
+        return None
+    rows = run(alone, [Grid(NONE)], folder, name, identity=identity, progress=progress)
+    return perplexity_bound([float(np.exp(row["surprise_ref"])) for row in rows if row["surprise_ref"] is not None])
+
+
+def harmless_alone(protocol: Protocol) -> Protocol | None:
+    """The protocol that the bound is measured by: harmless prompts alone, nothing judged; None where a ground truth grades every answer."""
     if graded([*protocol.contrast.positive, *protocol.contrast.negative]):
         return None
     harmless = Contrast(PromptSet((), "none"), protocol.contrast.negative)
-    alone = replace(protocol, contrast=harmless, tasks=PromptSet((), "none"), judge=None, bound=None)
-    rows = run(alone, [Grid(NONE)], folder, name, identity=identity, progress=progress)
-    return perplexity_bound([float(np.exp(row["surprise_ref"])) for row in rows if row["surprise_ref"] is not None])
+    return replace(protocol, contrast=harmless, tasks=PromptSet((), "none"), judge=None, bound=None)

@@ -10,6 +10,7 @@ from typing import Any
 from lens_steer import comparison_text
 from lens_steer.artifacts import whole_folder
 from lens_steer.comparison import REFERENCE, Comparison, compare
+from lens_steer.control_runs import plain_bands
 from lens_steer.evaluation import differences
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
@@ -31,7 +32,7 @@ def compare_and_write(
     """Run :func:`lens_steer.comparison.compare` and write all of it to a folder.
 
     ``comparison.md`` and ``.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``, ``comparison.json``, ``stability.json``, ``harmonic.csv``, and the figures, beside the rows
-    (``select.csv``, ``report.csv``, ``report_equal_kl.csv``, ``kl.csv``).
+    (``select.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv``, ``kl.csv``).
 
     Args:
         model, contrast, out, seed, progress, options: see :func:`lens_steer.comparison.compare`.
@@ -61,7 +62,8 @@ def _record(found: Comparison) -> dict[str, Any]:
         "objective": found.objective, "constraints": list(found.constraints), "options": dict(found.options), "graded_by_a_ground_truth": found.graded,
         "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
         "select": [s.row() for s in found.evaluation.select],
-        "report": [s.row() for s in found.evaluation.report],
+        "report": [s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {}) for s in found.evaluation.report],
+        "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
         "differences_from_selective": {
             name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.differences.items()
         },

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lens_steer.comparison import AT_EQUAL_KL, REFERENCE, Comparison
+from lens_steer.control_bands import Band
 from lens_steer.figures.comparison import harmonic_drawing
 from lens_steer.figures.core import Drawing
 from lens_steer.figures.stability import drawing as stability_drawing
@@ -30,6 +31,11 @@ LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of {complied}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the constraints ({constraints}), and the one with the best objective ({objective}) stands here."
 )  # fmt: skip
+BANDS = (
+    " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or its labels put wrong; their last column is its rank among them, "
+    "(1 + draws with at least as many {complied}) / (1 + draws). No draw had a choice of its own."
+)  # fmt: skip
+NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
 
@@ -44,9 +50,14 @@ def legend(found: Comparison) -> str:
     """What the main table's numbers and marks are."""
     rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
-    return LEGEND.format(
-        complied=f"'{rates[0]}'", reference=REFERENCE, n=found.n_compared, constraints=constraints, objective=found.objective
-    )
+    named = {"complied": f"'{rates[0]}'", "reference": REFERENCE}
+    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
+    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
+
+
+def no_draws() -> str:
+    """What is said where no control ran in draws."""
+    return NO_DRAWS.format(reference=REFERENCE)
 
 
 def markdown(found: Comparison) -> str:
@@ -61,7 +72,36 @@ def markdown(found: Comparison) -> str:
             "—" if gap is None else _points(gap),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
+        if s.condition == REFERENCE:
+            lines += band_rows(found)
     return "\n".join([*lines, "", legend(found)]) + "\n"
+
+
+def band_rows(found: Comparison) -> list[str]:
+    """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's rank among them."""
+    by_control: dict[str, dict[str, Band]] = {}
+    for quantity, by in found.bands.items():
+        for control, one in by.items():
+            by_control.setdefault(control, {})[quantity] = one
+    rows = []
+    for control, of in by_control.items():
+        cells = [*(_range(of.get(k), 100, "%.0f") for k in RATES), *(_range(of.get(k), 1, "%.2f") for k in NUMBERS)]
+        rank = "—" if "complied" not in of else f"rank {of['complied'].p_at_least:.2g}"
+        rows.append(f"| {REFERENCE}: {control} | {max(b.n for b in of.values())} draws | {' | '.join(cells)} | {rank} |")
+    return rows
+
+
+def _range(of: Band | None, scale: float, form: str) -> str:
+    """Median and range.
+
+    >>> from lens_steer.control_bands import band
+    >>> _range(band([0.0, 0.25, 0.5], 1.0), 100, "%.0f")
+    '25 (0 to 50)'
+    """
+    if of is None:
+        return "—"
+    median, least, most = (form % (scale * v) for v in (of.median, of.minimum, of.maximum))
+    return f"{median} ({least} to {most})"
 
 
 def equal_kl_markdown(found: Comparison) -> str:

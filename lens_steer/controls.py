@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lens_steer import sites
-from lens_steer.activations import record
+from lens_steer.activations import Activations, record
 from lens_steer.artifacts import load_calibration, save_calibration
 from lens_steer.control_bands import DRAW
 from lens_steer.defaults import ENGINE
@@ -164,18 +164,17 @@ def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibratio
 
 
 def shuffled_calibrations(
-    model: Any, contrast: ContrastSet, controls: Controls, out: str | Path, *, engine: str = ENGINE, progress: bool = True
-) -> list[Calibration] | str:
+    model: Any, contrast: ContrastSet, controls: Controls, out: str | Path, *, engine: str = ENGINE, activations: Activations | None = None, progress: bool = True,
+) -> list[Calibration] | str:  # fmt: skip
     """The calibration made again from shuffled labels, once a draw; or in words why that cannot be.
 
-    Its fit prompts are recorded again at its sites. The results are kept in ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
+    Its fit prompts are recorded again at its sites, unless the ``activations`` are at hand. The results are kept in ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
     """
     source = controls.source
-    if isinstance(source, Boundary):
-        return OF_ONE_SITE
-    if source.prompt_hash != contrast.fit.hash:
-        return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
-    details, found, activations = source.details, [], None
+    if reason := not_shuffled(source, contrast):
+        return reason
+    assert isinstance(source, Calibration)
+    found = []
     for k in range(controls.draws):
         seed, folder = controls.seed * SEEDS_APART + k, Path(out) / "calibrations" / f"shuffled_labels_{k + 1:02}"
         if folder.exists():
@@ -184,16 +183,47 @@ def shuffled_calibrations(
                 found.append(kept)
                 continue
         if activations is None:
-            pooling: Any = details.get("pooling", "last")
+            pooling: Any = source.details.get("pooling", "last")
             activations = record(model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress)
-        made = calibrate(
-            shuffled_labels(activations, seed), rule=source.rule if source.rule in RULES else RULES[0], bound=source.bound, candidate_norm=str(details.get("candidate_norm", "unit")),
-            pca_center=bool(details.get("pca_center", True)), component=int(details.get("pca_component") or 0), direction=str(details.get("direction", "difference")),
-            seed=seed, progress=progress,
-        )  # fmt: skip
-        save_calibration(made, folder)
+        save_calibration(_shuffled(source, activations, seed, progress), folder)
         found.append(load_calibration(folder))
     return found
+
+
+def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
+    """Why labels cannot be shuffled; empty where they can.
+
+    >>> import lens_steer as ls
+    >>> calibration, contrast = ls.load_calibration("figures/calibration"), ls.load_contrast("organism/refusal")
+    >>> not_shuffled(calibration, contrast), not_shuffled(calibration, contrast.first(fit=4))[:42]
+    ('', 'the calibration was made from other prompts')
+    """
+    if isinstance(source, Boundary):
+        return OF_ONE_SITE
+    if source.prompt_hash != contrast.fit.hash:
+        return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
+    return ""
+
+
+def shuffled_from(controls: Controls, activations: Activations) -> list[Calibration]:
+    """The same from the activations that the calibration was made of, where they are at hand.
+
+    Raises:
+        LensSteerError: a boundary, which is no calibration.
+    """
+    if not isinstance(controls.source, Calibration):
+        raise LensSteerError(f"controls.source is a {type(controls.source).__name__}: {OF_ONE_SITE}; give a calibration")
+    return [_shuffled(controls.source, activations, controls.seed * SEEDS_APART + k) for k in range(controls.draws)]
+
+
+def _shuffled(source: Calibration, activations: Activations, seed: int, progress: bool = False) -> Calibration:
+    """A calibration made as the source was, from shuffled labels."""
+    details = source.details
+    return calibrate(
+        shuffled_labels(activations, seed), rule=source.rule if source.rule in RULES else RULES[0], bound=source.bound, candidate_norm=str(details.get("candidate_norm", "unit")),
+        pca_center=bool(details.get("pca_center", True)), component=int(details.get("pca_component") or 0), direction=str(details.get("direction", "difference")),
+        seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def _random(controls: Controls, grid: Grid) -> list[Grid]:

@@ -26,6 +26,7 @@ from lens_steer.plans import SteeringPlan
 from lens_steer.positions import Clock, Layout, running
 from lens_steer.prompts import PromptSet
 
+FIRST_OF = 16  # prompts are enough
 LONG = 10.0  # times the other tokens' length: worth saying
 WITHOUT_FIRST = "prompt[1:]+generated"
 

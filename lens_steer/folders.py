@@ -16,6 +16,9 @@ ORGANISM_FOLDER = Path(__file__).parent / "organisms" / "weights"
 
 # what of a hub's model is fetched where a revision is asked for
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
+# what Transformers' reader stumbles over in a configuration that is no mapping, or holds values of another kind than it takes
+MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
@@ -46,7 +49,7 @@ def locate(name: str | Path, revision: str | None = None) -> str:
         if not (path / "config.json").exists():
             if (path / "adapter_config.json").exists():
                 raise LensSteerError(
-                    f"folder {text!r} holds an adapter and no model: load its base, {_base_of(path)}, with adapter={text!r} (--model and --adapter)"
+                    f"folder {text!r} holds an adapter and no model: load its base, {_base_of(path)}, with adapter={text!r}"
                 )
             raise LensSteerError(f"folder {text!r} holds no Hugging Face model (config.json is missing)")
         return str(path)
@@ -84,24 +87,31 @@ def read_config(name: str, folder: str) -> Any:
     """The model's configuration; of a checkpoint with images (Gemma-3), that of its text part.
 
     Raises:
-        LensSteerError: no such model, a file that cannot be read.
+        LensSteerError: no such model, a file that cannot be read or that is no configuration, a size below 1.
 
     >>> read_config("organism/llama", locate("organism/llama")).model_type
     'llama'
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        return text_part(AutoConfig.from_pretrained(**source(folder)))
-    except (OSError, ValueError, ImportError) as error:
+        config = text_part(AutoConfig.from_pretrained(**source(folder)))
+    except (OSError, ValueError, ImportError, StrictDataclassError, *MALFORMED) as error:
         if is_gguf(folder):
             raise LensSteerError(f"model {name!r}: Transformers cannot read this GGUF file: {first_line(error)}") from None
         if Path(folder).is_dir():
-            raise LensSteerError(f"model {name!r}: its config.json cannot be read: {first_line(error)}") from None
+            # a validation error says on its first line which field is wrong, and on the next how
+            why = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
+            raise LensSteerError(f"model {name!r}: its config.json cannot be read: {why}") from None
         raise LensSteerError(
             f"model {name!r} is neither an embedded model ({', '.join(ORGANISMS)}) nor a local folder, "
             f"and could not be fetched from the Hugging Face hub: {_why(error)}"
         ) from None
+    for size in SIZES:
+        if isinstance(value := getattr(config, size, None), int) and value < 1:
+            raise LensSteerError(f"model {name!r}: its config.json says {size}={value}: at least 1 is needed")
+    return config
 
 
 def _why(error: Exception) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.hub import only_here
@@ -121,17 +123,13 @@ def merged_with(model: Any, adapter: str) -> Any:
     Raises:
         LensSteerError: PEFT is not installed, the folder holds no adapter, one that does not fit the model, or one that no weights can hold.
     """
-    path = Path(adapter).expanduser()
-    if not (path / "adapter_config.json").exists():
-        raise LensSteerError(f"adapter={adapter!r} holds no PEFT adapter (adapter_config.json is missing)")
     if getattr(model, "is_quantized", False):
         raise LensSteerError(
             f"adapter={adapter!r} cannot be merged into weights in few bits: load the model without quantization"
         )
-    try:
-        import peft
-    except ImportError:
-        raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'") from None
+    path = check_adapter(adapter, model.config)
+    import peft
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,6 +139,47 @@ def merged_with(model: Any, adapter: str) -> Any:
         raise LensSteerError(f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter") from None
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise LensSteerError(f"adapter={adapter!r} does not fit the model, or cannot be read: {first_line(error)}") from None
+
+
+def check_adapter(adapter: str, config: Any) -> Path:
+    """The folder of an adapter; refuses, before any weight of the model is read, one that is none or cannot be the model's.
+
+    Args:
+        adapter: folder.
+        config: of the model.
+
+    Raises:
+        LensSteerError: PEFT is not installed, a folder without an adapter or its weights, one that was made for a model of another width or depth.
+    """
+    path = Path(adapter).expanduser()
+    if not (path / "adapter_config.json").exists():
+        raise LensSteerError(f"adapter={adapter!r} holds no PEFT adapter (adapter_config.json is missing)")
+    weights = path / "adapter_model.safetensors"
+    if not (weights.exists() or (path / "adapter_model.bin").exists()):
+        raise LensSteerError(f"adapter={adapter!r} holds no weights (adapter_model.safetensors is missing): save it again")
+    if find_spec("peft") is None:
+        raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'")
+    if weights.exists():
+        _check_sizes(adapter, weights, config)
+    return path
+
+
+def _check_sizes(adapter: str, weights: Path, config: Any) -> None:
+    """Refuse an adapter whose tensors tell another width or depth than the model's; no tensor is read."""
+    try:
+        with safe_open(weights, framework="pt") as stored:
+            shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise LensSteerError(f"adapter={adapter!r} cannot be read: {first_line(error)}") from None
+    for name, shape in shapes.items():
+        block = re.search(r"\.layers\.(\d+)\.", name)
+        if block is not None and int(block[1]) >= config.num_hidden_layers:
+            told = f"block {block[1]}, and the model has {config.num_hidden_layers} blocks"
+        elif re.search(r"\.(q|k|v|gate|up)_proj\.lora_A\.", name) and shape[-1] != config.hidden_size:
+            told = f"vectors of {shape[-1]} numbers, and the model's have {config.hidden_size}"
+        else:
+            continue
+        raise LensSteerError(f"adapter={adapter!r} does not fit the model: it has {told}: give the model that it was made for")
 
 
 def bridge_and_twin(

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.folders import locate, read_config
-from lens_steer.hooked import NotHeldError, check_family, hooked_config, hooked_transformer
+from lens_steer.folders import read_config
+from lens_steer.hooked import NotHeldError, hooked_config, hooked_transformer
 from lens_steer.huggingface import DeviceMap, bridge_and_twin, read_weights
+from lens_steer.model_info import ModelInfo, read_info
 from lens_steer.quantization import check_kind
-from lens_steer.shown import Shown
 from lens_steer.sites import add_norm_outputs
-from lens_steer.templates import ChatTemplate, template_of
-from lens_steer.tokenization import end_tokens, read_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -31,49 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "hooked", "bridge")
-
-
-@dataclass(frozen=True)
-class ModelInfo(Shown, view="models"):
-    """What was loaded; attached to the model as ``model.lens_info``.
-
-    Attributes:
-        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge) or ``hf`` (a plain Hugging Face twin).
-        dtype: that the model computes in.
-        quantization: of its weights (``nf4``, ``fp4``); empty for plain ones.
-        device_map: as it was given.
-        adapter: folder of the adapter that was merged into the weights; empty without one.
-        revision: of the hub's model, as it was asked for (the folder's last part is the commit); empty without one.
-    """
-
-    name: str
-    folder: str
-    architecture: str
-    backend: str
-    weight_processing: str
-    dtype: str
-    n_layers: int
-    d_model: int
-    n_ctx: int
-    tokenizer: Any
-    end_tokens: tuple[int, ...]
-    quantization: str = ""
-    device_map: DeviceMap = None
-    adapter: str = ""
-    revision: str = ""
-
-    @property
-    def template(self) -> ChatTemplate:
-        """The chat template, with its arguments and its date."""
-        return template_of(self.tokenizer)
-
-    def __repr__(self) -> str:
-        bits = f", {self.quantization}" if self.quantization else ""
-        bits += f", revision {self.revision}" if self.revision else ""
-        bits += f", adapter {self.adapter}" if self.adapter else ""
-        return (
-            f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}{bits}, weights {self.weight_processing})"
-        )
 
 
 def load_model(
@@ -118,16 +73,15 @@ def load_model(
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
-    folder = locate(name, revision)
-    merged = str(adapter or "")
-    config = read_config(str(name), folder)
-    check_family(config, str(name))
+    told, config = read_info(
+        name, chat_template=chat_template, template_args=template_args, template_date=template_date, adapter=adapter, revision=revision
+    )  # fmt: skip
+    folder, merged, tokenizer = told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
     chosen, mapped = _chosen(config, str(name), backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
-    tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     if mapped is None:
         model, twin = bridge_and_twin(
             folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind, adapter=merged
@@ -138,11 +92,7 @@ def load_model(
         model = hooked_transformer(source, config, mapped, torch_dtype, device, n_devices, tokenizer)
         twin = None if split else source
         add_norm_outputs(model)
-    info = ModelInfo(
-        str(name), folder, config.model_type, chosen, "none", str(torch_dtype).removeprefix("torch."), config.num_hidden_layers,
-        config.hidden_size, config.max_position_embeddings, tokenizer, end_tokens(folder, tokenizer),
-        kind, device_map, merged, revision or "",
-    )  # fmt: skip
+    info = replace(told, backend=chosen, dtype=str(torch_dtype).removeprefix("torch."), quantization=kind, device_map=device_map)
     vars(model)["lens_info"] = info
     if twin is not None:
         _attach_twin(model, twin)

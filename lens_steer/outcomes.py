@@ -46,6 +46,7 @@ class Outcome(Shown, view="sweeps"):
         counts: number of answers by grade, zero ones included.
         cut_off: how many answers were cut off at the length allowed; what there was of them is graded like the others.
         perplexity: mean perplexity of the answers under the unsteered model, where it was measured; None else.
+        draw: which draw of a control that is drawn, from 1; 0 for what is not.
     """
 
     condition: str
@@ -54,6 +55,7 @@ class Outcome(Shown, view="sweeps"):
     counts: dict[str, int]
     cut_off: int = 0
     perplexity: Estimate | None = None
+    draw: int = 0
 
     def rate(self, *grades: str) -> Estimate:
         """Share of answers with one of the grades, with its Wilson interval."""
@@ -138,14 +140,14 @@ class Unsteered:
 
 def measure(
     model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48, engine: str = ENGINE,
-    unsteered: Unsteered | None = None,
+    unsteered: Unsteered | None = None, sides: Sequence[str] = CLASSES,
 ) -> tuple[list[Outcome], dict[str, list[str]]]:  # fmt: skip
-    """Generate for both classes under a plan (None: no steering) and grade; returns outcomes and the texts by class.
+    """Generate for both classes (or one of them, in ``sides``) under a plan (None: no steering) and grade; returns outcomes and the texts by class.
 
     Answers without a ground truth are held against the bound of ``unsteered``; left out, their text alone tells what is degenerate.
     """
     outcomes, texts = [], {}
-    for side in CLASSES:
+    for side in sides:
         prompts = getattr(contrast, side)
         with nullcontext() if plan is None else steering(model, plan, tell=False):
             texts[side], cut = answers(model, prompts, max_new_tokens=max_new_tokens, engine=engine)

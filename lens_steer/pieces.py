@@ -35,7 +35,7 @@ class Pieces:
             theirs, ours = json.loads(marked.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
             raise LensSteerError(
-                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give another --out, or empty it"
+                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give another folder, or empty it"
             )
         with whole_file(marked) as work:
             work.write_text(wanted, encoding="utf-8")

@@ -9,13 +9,10 @@ from typing import Any
 
 from lens_steer import chat, sites
 from lens_steer.artifacts import check_fits
-from lens_steer.folders import locate, read_config
-from lens_steer.hooked import check_family
-from lens_steer.models import ModelInfo
+from lens_steer.model_info import ModelInfo, read_info
 from lens_steer.probe_files import check_probe
 from lens_steer.probes import Probe
 from lens_steer.prompts import Prompt, PromptSet
-from lens_steer.tokenization import end_tokens, read_tokenizer
 
 Asked = tuple[PromptSet | Sequence[Prompt], int]
 
@@ -37,28 +34,24 @@ def describe(
     chat_template: str | None = None,
     template_args: Mapping[str, Any] | None = None,
     template_date: str | None = None,
+    adapter: str | Path | None = None,
     revision: str | None = None,
 ) -> Unloaded:
     """Configuration and tokenizer of a model; no weight is read.
 
     Args:
-        name, chat_template, template_args, template_date, revision: see :func:`lens_steer.load_model`.
+        name, chat_template, template_args, template_date, adapter, revision: see :func:`lens_steer.load_model`.
 
     Raises:
-        LensSteerError: unknown name, folder without a model, unsupported architecture, a template that does not exist.
+        LensSteerError: unknown name, folder without a model, unsupported architecture, a template that does not exist, an adapter that is none or does not fit.
 
     >>> describe("organism/llama").lens_info.d_model
     128
     """
-    folder = locate(name, revision)
-    config = read_config(str(name), folder)
-    check_family(config, str(name))
-    tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     return Unloaded(
-        ModelInfo(
-            str(name), folder, config.model_type, "unloaded", "none", "", config.num_hidden_layers, config.hidden_size,
-            config.max_position_embeddings, tokenizer, end_tokens(folder, tokenizer),
-        )
+        read_info(
+            name, chat_template=chat_template, template_args=template_args, template_date=template_date, adapter=adapter, revision=revision
+        )[0]
     )  # fmt: skip
 
 
@@ -79,7 +72,7 @@ def precheck(
         forced: prompts that run with their fixed responses.
         made: a calibration, a plan or a probe that is to steer the model.
         site_spec: sites that are to be recorded.
-        described: template, its arguments and date, revision: see :func:`describe`.
+        described: template, its arguments and date, adapter, revision: see :func:`describe`.
 
     Raises:
         LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the context leaves room for, a site that the model

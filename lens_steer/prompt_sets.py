@@ -127,7 +127,7 @@ class Reading:
     def cautions(self) -> tuple[str, ...]:
         """What was left out, a line each."""
         found = ((self.n_with_input, "with a non-empty 'input'"), (self.n_blank, "whose prompt is blank"))
-        return tuple(f"{self.source}: left out {n} rows {what}" for n, what in found if n)
+        return tuple(f"{self.source}: left out {n} row{'' if n == 1 else 's'} {what}" for n, what in found if n)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,26 @@ from tqdm.auto import tqdm
 from lens_steer import outcomes
 from lens_steer.activations import Activations, record
 from lens_steer.artifacts import check_fits, save_calibration, whole_folder
+from lens_steer.controls import AT_ITS_VALUE
 from lens_steer.defaults import ENGINE
+from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import check_splits
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
 from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics, versions
 from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
-from lens_steer.geometry.planes import random_plane
 from lens_steer.geometry.summary import classes, summarise
-from lens_steer.methods import selective_steering
 from lens_steer.models import info_of
 from lens_steer.operators import rotation
 from lens_steer.outcomes import Outcome
-from lens_steer.prompts import ContrastSet, Prompt
+from lens_steer.pieces import Pieces
+from lens_steer.prompts import ContrastSet, Prompt, PromptSet
+from lens_steer.report_sweep import ANGLES, DRAWS, PLAIN, STEERED, Swept, sweep
 from lens_steer.report_text import write_markdown
 from lens_steer.stats import wilson
+from lens_steer.sweeps import Protocol
 
-ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
 EXAMPLES = 3
-
-Measure = Callable[..., tuple[list[Outcome], dict[str, list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -67,24 +67,28 @@ def make_report(
     engine: str = ENGINE,
     command: str = "",
     show_answers: bool = False,
+    draws: int = DRAWS,
     progress: bool = True,
 ) -> Report:
     """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
 
     ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
-    its report split. The random plane rotates the same sites by the same angles.
+    its report split. The controls of the choice run in ``draws`` draws each (0: none, which is told): random planes, random sites, shuffled labels, and once the
+    identity and all sites; random planes at a few other angles too.
 
     Where no ground truth grades the answers they are refused, degenerate or answered, by :func:`lens_steer.outcomes.outcome_of` under a bound on perplexity that the unsteered model's own
     answers to the select split's negative prompts set; and of answers to positive prompts the report tells outcomes and hashes alone, unless ``show_answers``.
 
     Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in ``out`` changes before all
-    of it is done.
+    of it is done; an interrupted report goes on from the steps that lie in ``out/.parts``.
 
     Raises:
         LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and what
             :func:`record` and :func:`calibrate` raise.
     """
     check_splits(contrast)
+    if draws < 0:
+        raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: no controls)")
     with whole_folder(out) as work:
         fit = record(model, contrast.fit, sites, engine=engine, progress=progress)
         calibration = calibrate(fit, rule=rule, seed=seed)
@@ -96,12 +100,13 @@ def make_report(
         unsteered = None if graded else outcomes.Unsteered(model, contrast.select.negative, **how)
         generated = partial(outcomes.measure, model, unsteered=unsteered, **how)
         check_fits(calibration, model)
-        measured, texts = _sweep(generated, contrast, calibration, seed, progress)
+        pieces = Pieces(out, "report", _identity(model, contrast, sites, rule, seed, draws, how))
+        found = sweep(generated, contrast, calibration, fit, pieces, seed=seed, draws=draws, progress=progress)
+        measured, examples = found.measured, _examples(contrast, found)
         name = model_title(info_of(model).name)
         hidden = () if graded or show_answers else contrast.report.positive[:EXAMPLES]  # what the first examples are of
-        shown = [_hidden(model, prompt, e, unsteered) for prompt, e in zip(hidden, texts["examples"], strict=False)]
-        shown += texts["examples"][len(shown) :]
-        best = texts["best_angle"]
+        shown = [_hidden(model, prompt, e, unsteered) for prompt, e in zip(hidden, examples, strict=False)]
+        shown += examples[len(shown) :]
         numbers = {
             "model": name,
             "contrast": contrast.name,
@@ -110,10 +115,13 @@ def make_report(
             },
             "direction": _direction_numbers(calibration, summary, held_out),
             "norms": norm_changes(held_out, calibration),
-            "best_angle": best,
-            "best_count": texts["best_count"],
+            "best_angle": found.best_angle,
+            "best_count": found.best_count,
+            "best_shared_by": found.n_equal,
+            "best_keeps_to_bound": found.met,
             "outcomes": [_outcome_row(o, graded=graded) for o in measured],
-            "identity_equals_base": texts["identity"],
+            "identity_equals_base": found.identity,
+            "controls": _controls_row(found, draws),
         }
         if unsteered is not None:
             numbers |= {"degenerate_above": unsteered.bound.row(), "max_new_tokens": max_new_tokens}
@@ -131,7 +139,43 @@ def make_report(
         (work / "report.json").write_text(json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8")
         report = Report(calibration, numbers, tuple(measured), tuple(shown))
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
+    pieces.drop()
     return report
+
+
+def _identity(
+    model: Any, contrast: ContrastSet, sites: str | Sequence[str], rule: str, seed: int, draws: int, how: dict[str, Any]
+) -> dict[str, Any]:
+    """What the steps of a report depend on."""
+    by_split = {s: Protocol(model, getattr(contrast, s), s, PromptSet(()), **how).identity for s in ("select", "report")}
+    return {
+        **by_split, "fit": contrast.fit.hash, "sites": sites if isinstance(sites, str) else list(sites), "rule": rule, "seed": seed, "draws": draws,
+    }  # fmt: skip
+
+
+def _examples(contrast: ContrastSet, found: Swept) -> list[dict[str, str]]:
+    """The first prompts of each class with their answers, without steering and at the choice."""
+    if found.texts is None:
+        return []
+    return [
+        {
+            "class": side,
+            "prompt": getattr(contrast.report, side)[i].text,
+            "unsteered": found.texts[PLAIN][side][i],
+            "steered": found.texts[STEERED][side][i],
+        }
+        for side in outcomes.CLASSES
+        for i in range(min(EXAMPLES, len(found.texts[PLAIN][side])))
+    ]
+
+
+def _controls_row(found: Swept, draws: int) -> dict[str, Any]:
+    """Bands of the controls as plain values."""
+    bands = {
+        control: {side: {g: asdict(b) for g, b in by_grade.items()} for side, by_grade in by_side.items()}
+        for control, by_side in (found.bands or {}).items()
+    }
+    return {"draws": draws, "bands": bands, "left_out": dict(found.left_out or {}), "told": AT_ITS_VALUE if bands else ""}
 
 
 def model_title(name: str) -> str:
@@ -218,45 +262,12 @@ def _separation(held_out: Activations, calibration: Calibration) -> dict[str, An
     }
 
 
-def _sweep(
-    measure: Measure, contrast: ContrastSet, calibration: Calibration, seed: int, progress: bool
-) -> tuple[list[Outcome], dict[str, Any]]:
-    """Angle chosen on select, outcomes at all angles on report, for the calibrated and a random plane; texts of some examples."""
-    base, base_texts = measure(contrast.report, None, "no steering")
-    if not calibration.discriminative_sites:
-        return base, {"best_angle": None, "best_count": 0, "identity": None, "examples": []}
-    wanted = outcomes.grades_of(contrast.select.positive)[0]
-    plan = selective_steering(calibration, 0)
-    control = selective_steering(calibration, 0, basis=random_plane(calibration.d_model, seed))
-    measured, all_texts, chosen = list(base), {}, (-1, 0)
-    for angle in tqdm((*ANGLES, 360), desc="angles", unit="angle", disable=not progress, leave=False):
-        if angle % 360:
-            on_select, _ = measure(contrast.select, plan.at(angle), "select")
-            chosen = max(chosen, (on_select[0].counts[wanted], angle), key=lambda c: c[0])
-        found, all_texts[angle] = measure(contrast.report, plan.at(angle), "steering plane")
-        measured += found
-        measured += measure(contrast.report, control.at(angle), "random plane")[0]
-    best = chosen[1]
-    examples = [
-        {
-            "class": side,
-            "prompt": getattr(contrast.report, side)[i].text,
-            "unsteered": base_texts[side][i],
-            "steered": all_texts[best][side][i],
-        }
-        for side in outcomes.CLASSES
-        for i in range(min(EXAMPLES, len(base_texts[side])))
-    ]
-    identity = all(all_texts[angle] == base_texts for angle in (0, 360))
-    return measured, {"best_angle": best, "best_count": chosen[0], "identity": identity, "examples": examples}
-
-
 def _outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
     rates, p = {g: outcome.rate(g) for g in outcome.counts}, outcome.perplexity
     besides = {"cut_off": outcome.cut_off, "perplexity": None if p is None else [p.value, p.low, p.high]}
     return {
         "condition": outcome.condition, "angle": outcome.angle, "class": outcome.side, "counts": outcome.counts,
-        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()}, **({} if graded else besides),
+        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()}, **({} if graded else besides), **({"draw": outcome.draw} if outcome.draw else {}),
     }  # fmt: skip
 
 

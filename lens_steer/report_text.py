@@ -151,7 +151,7 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     best = n["best_angle"]
     if best is None:
         return "Nothing was steered."
-    shown = [o for o in n["outcomes"] if o["condition"] == "no steering" or o["angle"] == best]
+    shown = [o for o in n["outcomes"] if o["condition"] in ("no steering", "steering plane") and o["angle"] in (None, best)]
     rows = "\n".join(
         f"| {o['condition']} | {'' if o['angle'] is None else format(o['angle'], 'g')} | {o['class']} | "
         + " | ".join([*(_percent(o["rates"][g]) for g in grades), *(_besides(o) if besides else ())]) + " |"
@@ -159,14 +159,51 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     )  # fmt: skip
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
     shown_examples = "\n".join(_example(e, best) for e in examples)
-    most = f"{best}° gives most answers" if n["best_count"] else "no angle gives any answer"
-    shown_at = "" if n["best_count"] else f", so the first of them, {best}°, is shown"
     return (
-        f"Selective steering rotates the discriminative sites by a relative angle. On *select*, {most} graded "
-        f"“{LABELS[grades[0]]}” to positive prompts{shown_at}. On *report*:\n\n{header}{rows}\n\n"
+        f"Selective steering rotates the discriminative sites by a relative angle. {_choice(n, grades)} On *report*:\n\n{header}{rows}\n\n"
         f"{_ungraded(n)}![Outcomes by angle](outcomes_by_angle.png)\n\n"
-        f"The random plane rotates the same sites by the same angles. Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n"
+        f"Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n{_controls(n, grades)}\n\n"
         f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"
+    )
+
+
+def _choice(n: dict[str, Any], grades: list[str]) -> str:
+    """How the angle came about."""
+    best, shared = n["best_angle"], n["best_shared_by"]
+    best_grade = f"graded “{LABELS[grades[0]]}” to positive prompts"
+    if not n["best_count"]:
+        told = f"On *select*, no angle gives any answer {best_grade}, so {best}° is shown, the middle one of {shared}: no angle is to be taken from that."
+    else:
+        middle = f", the middle one of {shared} that give as many" if shared > 1 else ""
+        told = f"On *select*, {best}° gives most answers {best_grade}{middle}."
+    if "degenerate_above" not in n:
+        return told
+    kept = "Only angles were tried for under which at most a tenth of either class's answers on *select* is degenerate."
+    broken = "Under every angle more than a tenth of a class's answers on *select* is degenerate, so the choice is among broken models."
+    return f"{told} {kept if n['best_keeps_to_bound'] else broken}"
+
+
+def _controls(n: dict[str, Any], grades: list[str]) -> str:
+    """Where the method stands among the draws of each control."""
+    found = n["controls"]
+    if not found["bands"]:
+        return "**Controls.** None were run, so how far chance alone comes is not known."
+    rows = "\n".join(
+        f"| {control} | {side} | {b['n']} | {100 * b['median']:.0f} % [{100 * b['minimum']:.0f}, {100 * b['maximum']:.0f}] | {b['p_at_least']:.2f} |"
+        for control, by_side in found["bands"].items()
+        for side, by_grade in by_side.items()
+        for b in (by_grade[grades[0]],)
+    )
+    once = [
+        f"{o['condition']} ({o['class']}) {_percent(o['rates'][grades[0]])}"
+        for o in n["outcomes"]
+        if o["condition"] in ("identity setting", "all sites")
+    ]
+    left_out = "".join(f" {control} did not run: {why}." for control, why in found["left_out"].items())
+    return (
+        f"**Controls** at {n['best_angle']}°, share of answers graded “{LABELS[grades[0]]}”; the smallest rank that {found['draws']} draws can give is {1 / (1 + found['draws']):.2f}:\n\n"
+        f"| control | class | draws | median [least, greatest] | rank of the method, (1 + draws at least as high) / (1 + draws) |\n|---|---|---|---|---|\n{rows}\n\n"
+        f"Once each: {'; '.join(once)}. {found['told']}{left_out}"
     )
 
 
@@ -199,7 +236,7 @@ def _example(e: dict[str, str], best: int) -> str:
 
 
 def _reading(n: dict[str, Any], grades: list[str]) -> str:
-    """What the intervals allow to say: compliance of positive prompts against no steering and against the random plane."""
+    """What intervals and draws allow to say: the best grade of positive prompts against no steering and against random planes."""
 
     def find(condition: str, side: str) -> list[float]:
         angle = None if condition == "no steering" else n["best_angle"]
@@ -207,13 +244,22 @@ def _reading(n: dict[str, Any], grades: list[str]) -> str:
             o["rates"][grades[0]] for o in n["outcomes"] if (o["condition"], o["angle"], o["class"]) == (condition, angle, side)
         )
 
-    steered, base, control = (find(c, "positive") for c in ("steering plane", "no steering", "random plane"))
-    clear = steered[1] > max(base[2], control[2])
+    steered, base = (find(c, "positive") for c in ("steering plane", "no steering"))
     benign, benign_base = find("steering plane", "negative"), find("no steering", "negative")
+    band = n["controls"]["bands"].get("random plane", {}).get("positive", {}).get(grades[0])
+    above, below = steered[1] > base[2], steered[2] < base[1]
+    beyond = band is not None and (steered[0] > band["maximum"] if above else steered[0] < band["minimum"])
+    if not (above or below):
+        told = "the intervals overlap, so no effect is shown"
+    elif band is None:
+        told = "the intervals do not overlap; without controls nothing says that it is the plane"
+    elif beyond:
+        told = f"the intervals do not overlap and none of {band['n']} random planes comes as far, so the plane matters"
+    else:
+        told = f"the intervals do not overlap, and so far come random planes too ({100 * band['minimum']:.0f} to {100 * band['maximum']:.0f} %): no effect of this plane is shown"
     cost = benign[2] < benign_base[1]
     return (
-        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of the answers to positive prompts are graded “{LABELS[grades[0]]}”, against {_percent(base)} without steering and "
-        f"{_percent(control)} in a random plane: the intervals {'do not overlap, so the plane matters' if clear else 'overlap, so no effect of the plane is shown'}. "
+        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of the answers to positive prompts are graded “{LABELS[grades[0]]}”, against {_percent(base)} without steering: {told}. "
         f"For negative prompts it is {_percent(benign)}, against {_percent(benign_base)} without steering, "
         f"{'a cost that the intervals show' if cost else 'a difference that the intervals do not show'}."
     )

@@ -28,6 +28,7 @@ PERPLEXITIES = {
     "perplexity_ref": (POSITIVE, "surprise_ref"), "perplexity_self": (POSITIVE, "surprise_self"),
     "perplexity_ref_harmless": (NEGATIVE, "surprise_ref"), "perplexity_self_harmless": (NEGATIVE, "surprise_self"),
 }  # fmt: skip
+MAX_DEGENERATE = 0.1  # of the answers of a class: more is a broken model, whatever the others say
 _CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
 
 
@@ -187,6 +188,15 @@ class Choice(Shown, view="sweeps"):
     n_equal: int
 
 
+def middle(equals: Sequence[Any]) -> Any:
+    """The one that stands for equals: the middle of a plateau, and not the identity at its edge where nothing has an effect.
+
+    >>> middle([30, 60, 90, 120])
+    90
+    """
+    return equals[len(equals) // 2]
+
+
 def choose(
     found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
 ) -> Choice:
@@ -210,7 +220,7 @@ def choose(
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
     scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in kept or found]
     equals = [s for s, score in zip(kept or found, scores, strict=True) if score == max(scores)]
-    best = equals[len(equals) // 2]
+    best = middle(equals)
     return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), len(equals))
 
 

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lens_steer.artifacts import whole_folder
 from lens_steer.bounds import measured_bound
 from lens_steer.control_bands import Band, bands
-from lens_steer.controls import AT_ITS_VALUE, Controls, report_draws, select_draws, shuffled_calibrations
+from lens_steer.control_runs import Beside, plain_bands, run_controls
+from lens_steer.controls import Controls
 from lens_steer.defaults import ENGINE
 from lens_steer.evaluation import Evaluation, chosen_grids, on_select
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
-from lens_steer.first_token import FirstToken, first_token
+from lens_steer.first_token import FIRST_OF, FirstToken, first_token
 from lens_steer.geometry.calibration import versions
 from lens_steer.grids import ANGULAR, NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import ContrastSet
-from lens_steer.selection import Constraint, Setting, settings
+from lens_steer.selection import Constraint, settings
+from lens_steer.sweep_work import sweeping
 from lens_steer.sweeps import Grid, Protocol, run
-
-FIRST_OF = 16  # prompts that the first token is looked at on
-NO_CONTROLS = "No controls were run: how far chance alone comes is not known."
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What ran beside a method.
-
-    Attributes:
-        controls: what they were made from; None where none were asked for.
-        report: every control at the method's chosen value.
-        select: random planes at a few values.
-        left_out: control → why it did not run.
-    """
-
-    controls: Controls | None = None
-    report: tuple[Setting, ...] = ()
-    select: tuple[Setting, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def drawn(self) -> dict[str, Any]:
-        """What a figure over values draws of it, and says."""
-        return {"controls": self.select, "told": "" if self.report else "no controls were run"}
-
-    def record(self) -> dict[str, Any]:
-        """Plain values, as ``sweep.json`` has them."""
-        if self.controls is None or not self.controls.draws:
-            return {"draws": 0, "told": NO_CONTROLS}
-        return {
-            "draws": self.controls.draws, "seed": self.controls.seed, "smallest_p": self.controls.smallest_p, "told": AT_ITS_VALUE, "left_out": dict(self.left_out),
-            "report": [s.row() for s in self.report], "select": [s.row() for s in self.select],
-        }  # fmt: skip
+from lens_steer.work import Work
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +51,7 @@ class Swept(Evaluation, view="sweeps"):
 def sweep_method(
     model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: Tasks, objective: str = "complied",
     constraints: Sequence[Constraint] = (), controls: Controls | None = None, fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True,
-    before: Callable[[Sequence[Grid]], None] | None = None, **how: Any,
+    before: Callable[[Work], None] | None = None, **how: Any,
 ) -> Swept:  # fmt: skip
     """One method's grids and no steering on select, the choice and its controls on report.
 
@@ -101,13 +70,14 @@ def sweep_method(
         fitted_here: whether the calibration was made from the contrast's fit split; written down.
         seed, command: written beside the numbers.
         progress: show bars.
-        before: called with every grid that will run, before any does.
+        before: called with all that will be computed (:func:`lens_steer.sweep_work.sweeping`), before anything is.
         how: engine, max_new_tokens and openings of a :class:`~lens_steer.sweeps.Protocol`.
     """
     everything = [Grid(NONE), *grids]
+    bare = Protocol(model, contrast.select, "select", tasks.select, **how)
     if before is not None:
-        before(everything)
-    how["bound"] = bound = measured_bound(Protocol(model, contrast.select, "select", tasks.select, **how), out, progress=progress)
+        before(sweeping(model, contrast, everything, tasks, bare.max_new_tokens, controls=controls))
+    how["bound"] = bound = measured_bound(bare, out, progress=progress)
     select, choices, _ = on_select(
         model,
         contrast,
@@ -120,16 +90,13 @@ def sweep_method(
         progress=progress,
         **how,
     )
-    rows = run(
-        Protocol(model, contrast.report, "report", tasks.report, **how),
-        chosen_grids(everything, choices),
-        out,
-        "report",
-        progress=progress,
-    )
+    on_report = Protocol(model, contrast.report, "report", tasks.report, **how)
+    rows = run(on_report, chosen_grids(everything, choices), out, "report", progress=progress)
     method = grids[0].condition
     chosen = next(g for g in chosen_grids(everything, choices) if g.condition == method)
-    beside = _controls(model, contrast, grids, chosen, out, controls, tasks, seed, progress, how)
+    beside = run_controls(
+        controls, chosen, grids, on_report, replace(bare, bound=bound), contrast, out, seed=seed, progress=progress
+    )
     plan = None if chosen.build is None else chosen.build(chosen.values[0])
     first = (
         None if plan is None else first_token(model, plan, contrast.select.positive[:FIRST_OF], engine=how.get("engine", ENGINE))
@@ -156,30 +123,3 @@ def sweep_method(
         }  # fmt: skip
         (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
-
-
-def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, Any]:
-    """Bands as plain values.
-
-    >>> from lens_steer.control_bands import band
-    >>> plain_bands({"complied": {"random plane": band([0.0, 0.5], 1.0)}})["complied"]["random plane"]["maximum"]
-    0.5
-    """
-    return {quantity: {control: asdict(b) for control, b in by.items()} for quantity, by in found.items()}
-
-
-def _controls(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], chosen: Grid, out: str | Path, controls: Controls | None, tasks: Tasks, seed: int, progress: bool,
-    how: dict[str, Any],
-) -> Beside:  # fmt: skip
-    """Run a method's controls, resumable like everything else."""
-    if controls is None or not controls.draws:
-        return Beside(controls)
-    shuffled = shuffled_calibrations(model, contrast, controls, out, engine=how.get("engine", ENGINE), progress=progress)
-    on_report, left_out = report_draws(controls, chosen, shuffled)
-    on_select = select_draws(controls, grids)
-    found = [
-        tuple(settings(run(Protocol(model, part, split, own, **how), drawn, out, f"{split}_controls", progress=progress), seed=seed)) if drawn else ()
-        for split, part, own, drawn in (("report", contrast.report, tasks.report, on_report), ("select", contrast.select, tasks.select, on_select))
-    ]  # fmt: skip
-    return Beside(controls, found[0], found[1], left_out)

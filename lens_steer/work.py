@@ -5,7 +5,7 @@ Counts come from the very batches that will be made, so they are exact where not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,15 +14,14 @@ from lens_steer import chat, forced_sweep, forcing
 from lens_steer.claims.experiments import ANGLES as EXPERIMENT_ANGLES
 from lens_steer.claims.experiments import N_CONDITIONS
 from lens_steer.folders import read_config
-from lens_steer.grids import ANGULAR, FIXED, NONE, ONE_SITE, READS, SITES_TRIED
-from lens_steer.metrics.benchmarks import Tasks, organism_tasks
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models import info_of
 from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, with_system
+from lens_steer.report_sweep import DRAWN_ANGLES, DRAWS
 from lens_steer.resources import Shape
 from lens_steer.sweeps import CAPABILITY, Grid, Protocol, parts_of
 
 FORCED_ROWS = 64  # prompts a batch with fixed answers
-CONTROL_CURVES = 6  # of a comparison: rotations with a wrong plane, wrong sites, wrong labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,61 +144,23 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     return total
 
 
-def sweeping(model: Any, contrast: ContrastSet, grids: Sequence[Grid], tasks: Tasks, max_new_tokens: int) -> Work:
-    """The protocol: every grid on select, one value of each condition on report."""
-    chosen = [Grid(name) for name in dict.fromkeys(g.condition for g in grids)]
-    on_select = measuring(Protocol(model, contrast.select, "select", tasks.select, max_new_tokens=max_new_tokens), grids)
-    return on_select + measuring(Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens), chosen)
-
-
-def comparison_grids(methods: Iterable[str], values: Sequence[float], *, system: str | None = None) -> list[Grid]:
-    """The grids of :func:`lens_steer.comparison.compare`, without their plans: what is known of them before anything is recorded.
-
-    >>> [(g.name, len(g.values)) for g in comparison_grids(["ablation"], [0.0, 90.0])][-1]
-    ('ablation', 1)
-    """
-    turned = tuple(float(v) for v in values if v % 360)
-    found = [Grid(NONE), *([] if system is None else [Grid("prompt only", system=system)]), Grid("identity angle", None, (0.0,))]
-    found += [Grid(f"control {i}", None, turned) for i in range(CONTROL_CURVES)]
-    for method in dict.fromkeys(methods):
-        if method in ANGULAR:
-            found.append(Grid(method, None, tuple(map(float, values))))
-        elif method in ONE_SITE:
-            found += [Grid(method, None, ONE_SITE[method], f"site {i}") for i in range(SITES_TRIED)]
-        elif method in FIXED:
-            found.append(Grid(method))
-    return found
-
-
-def comparing(
-    model: Any, contrast: ContrastSet, methods: Sequence[str], values: Sequence[float], tasks: Tasks, max_new_tokens: int, *,
-    system: str | None = None,
-) -> Work:  # fmt: skip
-    """:func:`lens_steer.comparison.compare`, without the search for equal divergence between two values, whose length nobody knows before."""
-    wanted = list(dict.fromkeys(["selective", *methods]))
-    grids = comparison_grids(wanted, values, system=system)
-    read = {"norm_out", *(READS[m] for m in wanted if m in READS)}
-    total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
-    total += sweeping(model, contrast, grids, tasks, max_new_tokens)
-    harmless = [Prompt(p.messages, None, p.task) for p in contrast.select.negative]
-    for grid in grids:
-        if None not in grid.values and grid.condition in wanted:
-            total += forcing_values(model, harmless, max_new_tokens, len(grid.values))
-    again = [Grid(name) for name in wanted if name not in FIXED]
-    total += measuring(Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens), again)
-    for side in (contrast.report.positive, contrast.report.negative):
-        total += forcing_values(model, [Prompt(p.messages, None, p.task) for p in side], 0, len(values))
-    return total
-
-
-def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int) -> Work:
-    """:func:`lens_steer.report.make_report`: fit and report recorded; answers without steering, at every angle on select, and on report for two planes, 360° too."""
+def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
+    """:func:`lens_steer.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
+    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
     n_sites = 2 * info_of(model).n_layers
     total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
+    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
+
+    def measured(prompts: PromptSet) -> Work:
+        found = answering(model, prompts, max_new_tokens)
+        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+
+    once = 2 if draws else 0  # the identity, and all sites
     for side in ("positive", "negative"):
-        total += answering(model, getattr(contrast.report, side), max_new_tokens) * (1 + 2 * (n_angles + 1))
-        total += answering(model, getattr(contrast.select, side), max_new_tokens) * n_angles
-    return total
+        alone = (2 + DRAWN_ANGLES) * draws if side == "positive" else 0  # random sites, shuffled labels, random planes elsewhere
+        total += measured(getattr(contrast.report, side)) * (1 + (n_angles + 1) + draws + once + alone)
+        total += measured(getattr(contrast.select, side)) * n_angles
+    return total if known else total + measured(contrast.select.negative)
 
 
 def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:

@@ -23,6 +23,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 import lens_steer as ls
+from lens_steer.controls import Controls
 from lens_steer.evaluation import chosen_grids, differences, on_select
 from lens_steer.figures import sweeps
 from lens_steer.figures.comparison import harmonic_drawing
@@ -162,12 +163,13 @@ for split, found in (("select", select), ("report", reported)):
 # ## In one call
 #
 # `sweep_method` does all of this for one method and writes rows, numbers and figures to a folder; `lens-steer sweep` is the same on the command
-# line. Here for the absolute angle of Angular Steering:
+# line. Here for the absolute angle of Angular Steering, with its controls at the chosen angle, ten draws of each kind:
 
 # %%
 standard = method_grids(cal, "standard", values=range(0, 360, 45))
 folder = tempfile.mkdtemp()
-found = sweep_method(model, small, standard, folder, tasks=tasks, **how)
+drawn = Controls(cal, draws=10, select_values=0)
+found = sweep_method(model, small, standard, folder, tasks=tasks, controls=drawn, **how)
 found
 
 # %% [markdown]

@@ -28,7 +28,9 @@ import pandas as pd
 from transformers import AutoConfig, Qwen2Config
 
 import lens_steer as ls
+from lens_steer.controls import Controls
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import default_constraints
 from lens_steer.figures import geometry
 from lens_steer.folders import locate
 from lens_steer.geometry.summary import summarise
@@ -159,8 +161,10 @@ print(f"lowest on the circle: {means.min():.1f} at {angles[means.argmin()]:g}°"
 # %% [markdown]
 # ## Steer, choose, report
 #
-# Two methods under one protocol: the rotation, and StTP at one site of several. Without a ground truth an answer counts as complied with if no
-# phrase of refusal is in it, so a bound on perplexity under the unsteered model has to keep noise out: `violation` is 1 where its mean is above 2.
+# Two methods under one protocol: the rotation, and StTP at one site of several. Without a ground truth an answer is *refused* (a phrase of
+# refusal stands anywhere in it), *degenerate* (empty, repeating, or less likely under the unsteered model than a bound allows, which is measured
+# on its own answers to harmless prompts), or *answered*. The default constraints let a tenth of the answers be degenerate. Controls run beside
+# each method, ten draws of each kind, at the value that was chosen for the method.
 
 # %%
 acts = ls.record(model, prompts.fit, sites="resid_post", engine="hf", progress=False)
@@ -171,13 +175,23 @@ grids = {
 }
 how = {
     "tasks": Tasks(),
-    "constraints": [Constraint.parse("violation<=0")],
+    "constraints": [Constraint.parse(text) for text in default_constraints(prompts)],
     "openings": openings,
     "max_new_tokens": 32,
     "progress": False,
 }
-found = {name: sweep_method(model, prompts, own, name, **how) for name, own in grids.items()}
-shown = ("complied", "refused_harmless", "broken_harmful", "perplexity_ref")
+found = {
+    name: sweep_method(model, prompts, own, name, controls=Controls(source, select_values=0), **how)
+    for (name, own), source in zip(grids.items(), (cal, stream), strict=True)
+}
+shown = (
+    "answered_harmful",
+    "refused_harmful",
+    "degenerate_harmful",
+    "refused_harmless",
+    "perplexity_ref",
+)
+print("degenerate above a perplexity of", found["sttp"].bound)
 table = {"no steering": {q: found["sttp"].reported("no steering").measured[q] for q in shown}}
 for name, evaluation in found.items():
     choice = evaluation.choices[name]
@@ -190,9 +204,22 @@ pd.DataFrame(table).T.map("{:.2f}".format)
 # What worked in another notebook need not work on your model: here the relative angle frees next to no answer, and StTP all of them, by
 # this count. Its perplexity kept to the bound on the select split and lies at 2 on the report split: that is what the third split is for.
 #
+# ## More than chance?
+#
+# Where the draws of each control lie, and how rare a share of answers as high as the method's is among them (with ten draws, 1/11 at least):
+
+# %%
+bands = {
+    (name, control): vars(band)
+    for name, evaluation in found.items()
+    for control, band in evaluation.bands["answered_harmful"].items()
+}
+pd.DataFrame(bands).T[["n", "median", "minimum", "maximum", "p_at_least"]].round(2)
+
+# %% [markdown]
 # ## Can the count be trusted?
 #
-# Your judge decides what "complied" means. The stand-in does have a ground truth, so here the phrases can be held against it
+# Your judge decides what "answered" means. The stand-in does have a ground truth, so here the phrases can be held against it
 # (with prompts of your own this cell has nothing to read: leave it out).
 
 # %%

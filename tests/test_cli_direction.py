@@ -42,7 +42,7 @@ def test_help_names_every_estimator(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.parametrize(
     ("direction", "message"),
-    [("median", "direction='median': use one of difference, fisher"), ("paired_pca", "found 3 positive and 2 negative")],
+    [("median", "--direction 'median': use one of difference, fisher"), ("paired_pca", "found 3 positive and 2 negative")],
 )
 def test_refused_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, direction: str, message: str

@@ -180,9 +180,9 @@ def test_compare_on_files(
         (("--method", "selective", "--coefficients", "1"), "--coefficients: method 'selective' has an angle"),
         (("--method", "act-add", "--angles", "1"), "--angles: method 'act-add' has no angle"),
         (("--angles", "all"), "'all' gives no values"),
-        (("--method", "steer"), "method='steer': use one of"),
+        (("--method", "steer"), "--method 'steer': use one of"),
         (("--constraint", "capable>95"), "constraint 'capable>95' is not understood"),
-        (("--engine", "vllm"), "engine='vllm'"),
+        (("--engine", "vllm"), "--engine 'vllm'"),
     ],
 )
 def test_sweeps_that_are_refused(

@@ -114,13 +114,13 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
     ("command", "args", "message"),
     [
         ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--column", "Goal"], "n.jsonl' has no column 'Goal': its columns are 'query', 'text'"),
-        ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--limit", "few"], "limit='few': give a number"),
+        ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--limit", "few"], "--limit 'few': give a number"),
         ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--split", "0,0.5,0.5"], "there is no prompt to fit on: --split 0,0.5,0.5"),
         ("report", ["--select-positive", "{p}", "--select-negative", "{n}"], "positive is missing"),
         ("compare", ["--select-positive", "{p}", "--select-negative", "{n}", "--report-positive", "{p}", "--report-negative", "{n}"], "give --positive and --negative"),
         ("probe", ["--split", "1,1,1"], "--split 1,1,1: an organism's contrast comes with its split; leave it out"),
         ("steer", ["--prompts", "{p}", "--column", "x", "--calibration", "{cal}"], "has no column 'x'"),
-        ("plan-resources", ["--prompts", "{p}", "--limit", "0"], "limit='0'"),
+        ("plan-resources", ["--prompts", "{p}", "--limit", "0"], "--limit '0'"),
         ("sweep", ["--positive", "{p}", "--negative", "hf:x@", "--calibration", "{cal}"], "write hf:NAME"),
     ],
 )  # fmt: skip

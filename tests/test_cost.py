@@ -15,28 +15,21 @@ import pytest
 
 import lens_steer as ls
 from lens_steer import sweeps
+from lens_steer.comparison import compare
+from lens_steer.controls import Controls
 from lens_steer.cost import Cost, Speed, cost, probe
 from lens_steer.errors import LensSteerError
-from lens_steer.grids import NONE, method_grids
+from lens_steer.grids import NONE, method_grids, rule_grids
 from lens_steer.kl import mean_kl_by_value
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.models import hf_twin
 from lens_steer.precheck import describe
-from lens_steer.prompts import Contrast, Prompt, PromptSet
+from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
+from lens_steer.sweep_report import sweep_method
+from lens_steer.sweep_work import comparing, comparison_grids, sweeping
 from lens_steer.sweeps import Grid, Protocol
-from lens_steer.work import (
-    Work,
-    answering,
-    comparing,
-    comparison_grids,
-    forcing_answers,
-    forcing_values,
-    measuring,
-    recording,
-    reporting,
-    sweeping,
-)
+from lens_steer.work import Work, answering, forcing_answers, forcing_values, measuring, recording, reporting
 from tests.test_cli import run
 
 NEW = 5
@@ -147,14 +140,81 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
         for m in (["ablation"], ["ablation", "swfc"])
     )
     assert many.answers > few.answers
-    assert reporting(qwen, refusal.first(select=8, report=8), 12, 8).answers == 16 * (1 + 26) + 16 * 12
+    few = refusal.first(select=8, report=8)
+    assert reporting(qwen, few, 12, 8, draws=0).answers == 16 * (1 + 13) + 16 * 12
+    # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of planes at three angles more
+    assert reporting(qwen, few, 12, 8).answers == 16 * (1 + 13 + 12) + 8 * 50 + 16 * 12
     one = method_grids(calibration, "selective", values=(0.0, 90.0))
     assert sweeping(qwen, refusal.first(select=8, report=4), [Grid(NONE), *one], Tasks(), 8).answers == 3 * 16 + 2 * 8
 
 
+def without_truth(contrast: ContrastSet, n: int) -> ContrastSet:
+    """The first prompts of select and report, which nothing grades."""
+    fit, *rest = (
+        Contrast(*(PromptSet(tuple(Prompt(p.messages) for p in side[:m]), "bare") for side in (part.positive, part.negative)))
+        for part, m in ((contrast.fit, 128), (contrast.select, n), (contrast.report, n))
+    )
+    return ContrastSet("bare", Split(fit, *rest))
+
+
+def held_against(seen: Counter[str], work: Work) -> None:
+    """Generation to the token; passes over answers at most, texts that stand twice being scored once."""
+    assert (seen["steps"], seen["steps tokens"]) == (work.steps, work.stepped)
+    assert 0.4 * (work.prefills + work.forced) <= seen["wide"] <= work.prefills + work.forced
+    assert seen["wide tokens"] <= 1.05 * (work.prompt_tokens + work.forced_tokens)
+
+
+@pytest.mark.parametrize("method", ["selective", "act-add"])
+def test_a_sweep_with_everything_is_counted(
+    endless: Any, refusal: Any, calibration: Any, tmp_path: Path, method: str
+) -> None:  # fmt: skip
+    """The bound's answers, rule grids, controls on report and on select, shuffled labels and the first token: what is told before is what runs."""
+    contrast = without_truth(refusal, 4)
+    cal = replace(calibration, prompt_hash=contrast.fit.hash)
+    values = (60.0, 180.0, 300.0) if method == "selective" else (-2.0, 1.0)
+    grids = method_grids(cal, method, values=values)
+    grids += rule_grids(cal, method, ["centred"], values=values)[0] if method == "selective" else []
+    told: list[Work] = []
+    with counted(endless) as seen:
+        sweep_method(
+            endless, contrast, grids, tmp_path, tasks=Tasks(), controls=Controls(cal, draws=2, select_values=1), progress=False,
+            before=told.append, max_new_tokens=NEW,
+        )  # fmt: skip
+    held_against(seen, told[0])
+    n_select = 1 + sum(len(g.values) for g in grids) + (2 if method == "selective" else 0)
+    rules, controls = (1 if method == "selective" else 0), 1 + 3 * 2 + 1  # identity, planes, sites, labels, all sites
+    assert told[0].answers == 4 + 8 * n_select + 8 * (2 + rules + controls)
+    bare = sweeping(endless, contrast, [Grid(NONE), *grids], Tasks(), NEW)
+    assert bare.answers == told[0].answers - 8 * (controls + (2 if method == "selective" else 0))
+    # graded, there is no bound to measure; another contrast's calibration has no labels to shuffle
+    graded = refusal.first(select=4, report=4)
+    other = sweeping(endless, graded, grids, Tasks(), NEW, controls=Controls(replace(cal, prompt_hash="x"), draws=2))
+    assert other.recorded == 0
+    assert told[0].recorded == 256 * len(cal.sites) * cal.d_model
+
+
+def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> None:
+    """Rules, the bound and the draws of controls too; what cannot be matched in divergence makes it less."""
+    contrast, angles = without_truth(refusal, 3), (0.0, 90.0, 180.0, 270.0)
+    options: dict[str, Any] = {"rules": ["paper", "centred"], "draws": 2}
+    with counted(endless) as seen:
+        found = compare(
+            endless, contrast, tmp_path, methods=["standard", "ablation"], values=angles, max_new_tokens=NEW, progress=False, **options,
+        )  # fmt: skip
+    work = comparing(endless, contrast, ["standard", "ablation"], angles, Tasks(), NEW, **options)
+    unmatched = sum(m.grid is None for m in found.matches.values()) if found.matches else 2
+    assert seen["steps"] == work.steps - 2 * unmatched * (NEW - 1)
+    answers = 3 + 6 * (3 + 6 * 3 + 3 * 4 + 1) + 6 * (3 + 6 + 4) + 6 * 3 * 2 + 6 * 2
+    assert work.answers == answers
+    assert len(found.beside.report) == 6
+    assert seen["wide"] > 0.4 * (
+        work.prefills + work.forced
+    )  # with the search for equal divergence, which nobody can count before
+
+
 def test_a_comparisons_grids_are_those_that_run(calibration: Any) -> None:
     """As many settings of every method as :func:`lens_steer.grids.method_grids` makes on a calibration with enough sites."""
-    for method in ("selective", "ablation", "act-add", "sttp"):
+    for method in ("selective", "ablation", "act-add", "sttp", "compliance"):
         made = method_grids(calibration, method, values=(0.0, 90.0) if method == "selective" else None)
         told = [g for g in comparison_grids([method], (0.0, 90.0)) if g.condition == method]
         assert sum(len(g.values) for g in told) == sum(len(g.values) for g in made)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 import lens_steer
-from lens_steer.cli.wording import as_options
+from lens_steer.cli.app import app
+from lens_steer.cli.wording import OPTIONS, as_options
 
 OPTION = re.compile(r"--[a-z]")
 ROOT = Path(lens_steer.__file__).parent
@@ -67,7 +69,83 @@ def test_the_command_line_says_options(
     assert "split=" not in err
 
 
+def test_every_option_is_one() -> None:
+    """What a message is told in is there to be given, in some command."""
+    found = typer.main.get_command(app)
+    commands: list[Any] = [found]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+    known = {name for command in commands for parameter in command.params for name in parameter.opts}
+    assert set(OPTIONS.values()) <= known
+
+
+def test_what_the_library_names_with_a_value_is_an_option() -> None:
+    """Every message that begins with an argument that is an option too; those of arguments that are none stay as they are."""
+    named, own = 0, re.compile(r"([A-Za-z_]+)=")
+    for file in sorted(ROOT.rglob("*.py")):
+        for _, text in told(file.read_text(encoding="utf-8")):
+            if found := own.match(text):
+                option, said = OPTIONS.get(found[1]), as_options(f"{text}3: no")
+                named += option is not None
+                assert said.startswith(f"{found[1]}=" if option is None else f"{option} 3" if text == found[0] else option)
+    assert named > 40
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("template_args: the chat template has no use for 'a' (=1): check the name", "--template-args: the chat template has no use for 'a' (=1): check the name"),
+        ("template_args and template_date are for a chat template, and the model has none: give chat_template",
+         "--template-args and --template-date are for a chat template, and the model has none: give --chat-template"),
+        ("split=(0.5, 0.5, 0.0) gives select a share and select_positive its prompts", "--split 0.5,0.5,0.0 gives select a share and --select-positive its prompts"),
+        ("split=(0, 1, 0) has nothing to split: give positive and negative too", "--split 0,1,0 has nothing to split: give --positive and --negative too"),
+        ("positive is missing: a contrast needs prompts", "--positive is missing: a contrast needs prompts"),
+        ("report_negative holds no prompts: a contrast", "--report-negative holds no prompts: a contrast"),
+        ("limit='few': give a number, or 'N,first'", "--limit 'few': give a number, or 'N,first'"),
+        ("say which holds the prompts (column)", "say which holds the prompts (--column)"),
+        ("device_map leaves parts on disk: quantization='nf4'", "--device-map leaves parts on disk: --quantization 'nf4'"),
+        ("method 'act-add' needs coefficient: give it", "method 'act-add' needs --coefficient: give it"),
+        ("give positive= and negative= files", "give --positive and --negative files"),
+        ("C=-1: give a number above 0", "--C -1: give a number above 0"),
+    ],
+)  # fmt: skip
+def test_arguments_by_their_options(said: str, told: str) -> None:
+    assert as_options(said) == told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--template-date", "tomorrow"), "--template-date 'tomorrow': the chat template writes no date"),
+        (("--template-args", '{"messages": 1}'), "--template-args: 'messages' is not the caller's to set"),
+        (("--limit", "few"), "--limit 'few': give a number"),
+        (("--column", "a", "--column", "b", "--column", "c"), "--column ['a', 'b', 'c']: give one name, or two"),
+        (("--split", "0,1,0.5", "--select-positive", "{0}"), "--select-negative is missing"),
+    ],
+)
+def test_commands_in_their_own_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    """One line, that names what was typed."""
+    from tests.test_cli import run
+
+    files = []
+    for side in ("positive", "negative"):
+        path = tmp_path / f"{side}.txt"
+        path.write_text("".join(f"{side} request number {i}\n" for i in range(12)))
+        files += [f"--{side}", path]
+    given = [o.format(files[1]) if o == "{0}" else o for o in options]
+    code, _, err = run(monkeypatch, capsys, "calibrate", *files, *given, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"lens-steer: {told}"), err
+
+
 def test_other_words_stay() -> None:
     """Only arguments that are spelled out with a value are an option's."""
     assert as_options("the split is split: split") == "the split is split: split"
+    assert (
+        as_options("rename chat_template.jinja, give 'split' or model.device=3")
+        == "rename chat_template.jinja, give 'split' or model.device=3"
+    )
+    assert as_options("the positive and negative classes, seed == 3") == "the positive and negative classes, seed == 3"
     assert as_options("backsplit=3, split=0.5,0.25") == "backsplit=3, --split 0.5,0.25"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import lens_steer as ls
+from lens_steer import model_info
 from lens_steer.cli.loading import Load
 from lens_steer.errors import LensSteerError
 from lens_steer.folders import locate
 from lens_steer.precheck import describe, precheck
 from lens_steer.prompts import Prompt
+from lens_steer.tokenization import read_tokenizer
 from tests.test_cli import run
 
 
@@ -57,12 +62,118 @@ def plain_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_a_description_is_what_loading_tells(qwen: Any, weightless: Path) -> None:
     """Name aside, everything that a calibration is held against; and no weight is there to be read."""
     loaded, told = qwen.lens_info, describe(weightless).lens_info
-    for name in ("architecture", "n_layers", "d_model", "n_ctx", "end_tokens"):
-        assert getattr(told, name) == getattr(loaded, name)
-    assert told.tokenizer.chat_template == loaded.tokenizer.chat_template
-    assert told.backend == "unloaded"
+    same_facts(replace(told, name=loaded.name, folder=loaded.folder), loaded)
+    assert (told.backend, told.dtype) == ("unloaded", "")
     with pytest.raises(LensSteerError, match="does not exist"):
         describe("/no/such/folder")
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[]", "its config.json cannot be read: Unrecognized model"),
+        ("null", "its config.json cannot be read"),
+        ("{", "its config.json cannot be read: It looks like the config file"),
+        ({"hidden_size": "abc"}, "its config.json cannot be read: Validation error for field 'hidden_size': TypeError"),
+        ({"layer_types": []}, "its config.json cannot be read: Class validation error"),
+        ({"dtype": []}, "its config.json cannot be read"),
+        ({"model_type": {}}, "its config.json cannot be read"),
+        ({"num_hidden_layers": 0, "layer_types": None}, "its config.json says num_hidden_layers=0: at least 1 is needed"),
+    ],
+)
+def test_a_configuration_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, weightless: Path, content: Any, told: str
+) -> None:
+    """Whatever is wrong with it, one line that says so, and no traceback."""
+    folder = tmp_path / "model"
+    shutil.copytree(weightless, folder)
+    good = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(good | content), encoding="utf-8")
+    with pytest.raises(LensSteerError) as caught:
+        describe(folder)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    code, _, error = run(monkeypatch, capsys, "calibrate", "--model", folder, "--out", tmp_path / "out")
+    assert (code, error.splitlines()[-1]) == (2, f"lens-steer: {' '.join(str(caught.value).split())}")
+
+
+def same_facts(told: Any, loaded: Any) -> None:
+    """All but what loading decides, and what only a loaded model's tokenizer object is."""
+    decided = {"backend", "dtype", "quantization", "device_map", "tokenizer"}
+    for field in fields(loaded):
+        if field.name not in decided:
+            assert getattr(told, field.name) == getattr(loaded, field.name), field.name
+    assert told.tokenizer.chat_template == loaded.tokenizer.chat_template
+    assert told.template == loaded.template
+
+
+def test_an_adapter_is_checked_before_weights(
+    tmp_path: Path, weightless: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No adapter, one without weights, one for another width or depth; what fits is described as it will be loaded."""
+    pytest.importorskip("peft")
+    d_model, n_layers = (describe(weightless).lens_info.d_model, describe(weightless).lens_info.n_layers)
+
+    def adapter(name: str, width: int, block: int) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": 2,
+            "lora_alpha": 2,
+            "target_modules": ["q_proj"],
+            "base_model_name_or_path": "",
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+        key = f"base_model.model.model.layers.{block}.self_attn.q_proj.lora_"
+        save_file(
+            {f"{key}A.weight": torch.zeros(2, width), f"{key}B.weight": torch.zeros(d_model, 2)},
+            folder / "adapter_model.safetensors",
+        )
+        return folder
+
+    good = adapter("good", d_model, n_layers - 1)
+    told = describe("organism/qwen2", adapter=good).lens_info
+    assert told.adapter == str(good)
+    same_facts(told, ls.load_model("organism/qwen2", adapter=good).lens_info)
+    empty = adapter("empty", d_model, 0)
+    (empty / "adapter_model.safetensors").unlink()
+    broken = adapter("broken", d_model, 0)
+    (broken / "adapter_model.safetensors").write_bytes(b"no tensors")
+    for folder, message in (
+        (tmp_path, r"holds no PEFT adapter \(adapter_config.json is missing\)"),
+        (empty, r"holds no weights \(adapter_model.safetensors is missing\): save it again"),
+        (broken, "cannot be read"),
+        (adapter("wide", d_model + 1, 0), f"does not fit the model: it has vectors of {d_model + 1} numbers, and the model's have {d_model}"),
+        (adapter("deep", d_model, n_layers), f"does not fit the model: it has block {n_layers}, and the model has {n_layers} blocks"),
+    ):  # fmt: skip
+        with pytest.raises(LensSteerError, match=message):
+            describe(weightless, adapter=folder)
+    code, _, error = run(
+        monkeypatch, capsys, "calibrate", "--model", weightless, "--adapter", tmp_path / "deep", "--out", tmp_path / "out"
+    )
+    assert (code, error.splitlines()[-1].startswith(f"lens-steer: --adapter '{tmp_path / 'deep'}' does not fit the model")) == (
+        2,
+        True,
+    )
+
+
+def test_a_gguf_file_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it will be loaded; what it lacks is told before its weights are dequantised."""
+    pytest.importorskip("gguf")
+    from tests.llama_cpp_runner import write_base
+
+    file = write_base(ls.models.hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
+    with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read"):
+        precheck(file)
+    monkeypatch.setattr(model_info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
+    told = describe(file).lens_info
+    same_facts(told, ls.load_model(file).lens_info)
+    assert told.folder == str(file)
+    with pytest.raises(LensSteerError, match=r"revision='main': .* is no hub name"):
+        describe(file, revision="main")
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -32,7 +32,7 @@ def test_every_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"instruction": t, "input": ""} for t in two] + [{"instruction": "with input", "input": "data"}]
     with caplog.at_level(logging.WARNING):
         assert texts(write(tmp_path / "c.json", json.dumps(rows))) == two
-    assert "left out 1 rows" in caplog.text
+    assert "left out 1 row " in caplog.text
     assert texts(write(tmp_path / "a.jsonl", "".join(json.dumps({"prompt": t}) + "\n" for t in two))) == two
 
 

@@ -28,7 +28,7 @@ def small(refusal: Any) -> ContrastSet:
 def written(qwen: Any, small: ContrastSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report folder."""
     out = tmp_path_factory.mktemp("report") / "figures"
-    make_report(qwen, small, out, max_new_tokens=32, progress=False)
+    make_report(qwen, small, out, max_new_tokens=32, draws=2, progress=False)
     return out
 
 
@@ -48,15 +48,68 @@ def test_what_is_written(written: Path) -> None:
 
 
 def test_numbers_come_from_the_report_split(written: Path, small: ContrastSet) -> None:
-    """Counts add up to the report split's prompts, at the twelve angles and the second identity, for both planes."""
+    """Counts add up to the report split's prompts, at the twelve angles and the second identity; random planes run twice at the choice, and at angles beside it."""
     numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
     rows = numbers["outcomes"]
     assert all(sum(r["counts"].values()) == 6 for r in rows)
-    for condition in ("steering plane", "random plane"):
-        angles = [r["angle"] for r in rows if r["condition"] == condition and r["class"] == "positive"]
-        assert angles == [*range(0, 361, 30)]
+    angles = [r["angle"] for r in rows if r["condition"] == "steering plane" and r["class"] == "positive"]
+    assert angles == [*range(0, 361, 30)]
+    drawn = [(r["angle"], r["draw"]) for r in rows if r["condition"] == "random plane" and r["class"] == "positive"]
+    elsewhere = [a for a in (60, 180, 300) if a != numbers["best_angle"]]
+    assert sorted(drawn) == sorted((a, d) for a in (numbers["best_angle"], *elsewhere) for d in (1, 2))
     assert numbers["n"] == {"fit": [32, 32], "select": [3, 3], "report": [6, 6]}
     assert numbers["best_angle"] in range(30, 360, 30)
+
+
+def test_the_choice_stands_beside_its_controls(written: Path) -> None:
+    """Bands are those of the draws' own counts; the identity setting says what no steering says; without draws the report says that there are none."""
+    numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
+    rows, best = numbers["outcomes"], numbers["best_angle"]
+    own = next(r for r in rows if (r["condition"], r["angle"], r["class"]) == ("steering plane", best, "positive"))
+    assert set(numbers["controls"]["bands"]) == {"random plane", "random sites", "shuffled labels"}
+    for control, by_side in numbers["controls"]["bands"].items():
+        drawn = [
+            r["counts"]["correct"] / 6 for r in rows
+            if (r["condition"], r["angle"], r["class"]) == (control, best, "positive")
+        ]  # fmt: skip
+        told = by_side["positive"]["correct"]
+        assert (told["n"], told["minimum"], told["maximum"]) == (2, min(drawn), max(drawn))
+        assert told["p_at_least"] == (1 + sum(d >= own["counts"]["correct"] / 6 for d in drawn)) / 3
+    base = {r["class"]: r["counts"] for r in rows if r["condition"] == "no steering"}
+    assert all(r["counts"] == base[r["class"]] for r in rows if r["condition"] == "identity setting")
+    text = (written / "report.md").read_text(encoding="utf-8")
+    assert "| random plane | positive | 2 |" in text and "the smallest rank that 2 draws can give is 0.33" in text
+    summary = json.loads((written / "geometry.json").read_text(encoding="utf-8"))
+    assert "how far chance alone comes is not known" in write_markdown(numbers | {"controls": {"bands": {}}}, [], summary)
+
+
+def test_an_interrupted_report_goes_on(
+    qwen: Any, small: ContrastSet, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that were done are not done again, and the end is the same."""
+    from lens_steer import outcomes
+
+    measure, done = outcomes.measure, []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        if len(done) == 9:
+            raise KeyboardInterrupt
+        done.append(args)
+        return measure(*args, **options)
+
+    monkeypatch.setattr(outcomes, "measure", counting)
+    with pytest.raises(KeyboardInterrupt):
+        make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == [".parts"]
+    with pytest.raises(LensSteerError, match=r"beginning of another run \(seed differ"):
+        make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, seed=1, progress=False)
+    done[:] = [()] * 10  # counts on from beyond where it stops
+    make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, progress=False)
+    ours, theirs = (json.loads((f / "report.json").read_text(encoding="utf-8"))["numbers"] for f in (tmp_path, written))
+    assert ours == theirs
+    assert not (tmp_path / ".parts").exists()
+    steps = len({(r["condition"], r["angle"], r.get("draw")) for r in ours["outcomes"]}) + 11  # on select
+    assert len(done) - 10 == steps - 9
 
 
 def test_identity_angles_equal_the_base_model(written: Path) -> None:
@@ -125,6 +178,6 @@ def test_a_tie_at_nothing_is_no_best_angle(written: Path) -> None:
     numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
     summary = json.loads((written / "geometry.json").read_text(encoding="utf-8"))
     for count, said in ((3, f"{numbers['best_angle']}° gives most answers"), (0, "no angle gives any answer graded")):
-        text = write_markdown(numbers | {"best_count": count}, [], summary)
+        text = write_markdown(numbers | {"best_count": count, "best_shared_by": 1}, [], summary)
         assert said in text
         assert ("gives most" in text) == bool(count)

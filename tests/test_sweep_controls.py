@@ -13,6 +13,7 @@ import torch
 
 import lens_steer as ls
 from lens_steer.control_bands import band, bands, ranges
+from lens_steer.control_runs import NO_CONTROLS
 from lens_steer.controls import (
     IDENTITY_SETTING,
     OF_ONE_SITE,
@@ -34,7 +35,7 @@ from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.prompts import ContrastSet
 from lens_steer.selection import Setting
 from lens_steer.stats import Estimate
-from lens_steer.sweep_report import NO_CONTROLS, Swept, sweep_method
+from lens_steer.sweep_report import Swept, sweep_method
 from lens_steer.sweeps import Grid
 from tests.test_cli import run as command_line
 

@@ -14,6 +14,7 @@ import numpy as np
 import lens_steer as ls
 from lens_steer.claims.record import Claim
 from lens_steer.comparison import Comparison
+from lens_steer.controls import Controls
 from lens_steer.evaluation import Evaluation, chosen_grids
 from lens_steer.figures.core import Drawing
 from lens_steer.grids import NONE
@@ -22,6 +23,7 @@ from lens_steer.outcomes import Outcome
 from lens_steer.rowstore import Rows
 from lens_steer.selection import Constraint, choose, settings
 from lens_steer.stats import Estimate, auroc, bootstrap_mean, grouped_mean, wilson
+from lens_steer.sweep_report import NO_CONTROLS, Beside, Swept
 from lens_steer.sweeps import Grid
 from lens_steer.traits.search import TraitResult
 from lens_steer.verify import Verification
@@ -78,6 +80,12 @@ def test_sweeps(calibration: Any) -> None:
     evaluation = Evaluation(tuple(found), {"selective": choice}, (found[0], found[2]), tuple(rows))
     text, frame = checked(evaluation)
     assert len(frame) == 2
+    draws = tuple(replace(found[2], condition="random plane", variant=f"draw {k + 1}") for k in range(3))
+    fields = (evaluation.select, evaluation.choices, evaluation.report, evaluation.rows, None, "selective")
+    text, frame = checked(Swept(*fields, Beside(Controls(calibration, draws=3), draws)))
+    assert len(frame) == 2
+    assert "random plane" in text and NO_CONTROLS not in text
+    assert NO_CONTROLS in checked(Swept(*fields))[0]
     compared = Comparison(
         evaluation, {}, (), 0.1, {}, (replace(found[2], condition="selective = KL"),), {}, wilson(1, 4), calibration, made(), 0, (1.0, 2.0), True, "complied", (), {},
     )  # fmt: skip

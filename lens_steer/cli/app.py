@@ -25,6 +25,7 @@ from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
+    Controls,
     Engine,
     Model,
     Out,
@@ -91,6 +92,7 @@ def report(
     rule: Rule = "paper",
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+    controls: Controls = 10,
     show_answers: ShowAnswers = False,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
@@ -108,7 +110,7 @@ def report(
     check_splits(chosen)
     load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
     loaded = load(model)
-    work = reporting(loaded, chosen, len(ANGLES), max_new_tokens)
+    work = reporting(loaded, chosen, len(ANGLES), max_new_tokens, draws=controls)
     dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     made = make_report(
         loaded,
@@ -121,6 +123,7 @@ def report(
         engine=engine,
         command=command(),
         show_answers=show_answers,
+        draws=controls,
     )
     emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
            "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip

@@ -17,6 +17,7 @@ from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
     METHOD_HELP,
     CalibrationFolder,
+    Controls,
     Engine,
     JudgeOption,
     Method,
@@ -41,12 +42,6 @@ Constraints = Annotated[
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 
-Controls = Annotated[
-    int,
-    typer.Option(
-        "--controls", help="Draws of each control (random planes or directions, random sites, shuffled labels); 0: none."
-    ),
-]
 ControlValues = Annotated[
     int,
     typer.Option(
@@ -109,23 +104,21 @@ def sweep(
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
     from lens_steer import controls as controls_
+    from lens_steer.control_runs import plain_bands
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import check_splits, kept_constraints
     from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid, rule_grids
     from lens_steer.methods import method_name
     from lens_steer.selection import check_quantity, kept_out
-    from lens_steer.sweep_report import plain_bands, sweep_method
+    from lens_steer.sweep_report import sweep_method
     from lens_steer.sweeps import values_of
-    from lens_steer.work import sweeping
 
     method = method_name(method or default_method(probe))
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
     wrong = "--coefficients" if method in ANGULAR else "--angles"
     if wrong in given:
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if method in ANGULAR else 'no angle'}")
-    for name, n in (("--controls", controls), ("--control-values", control_values)):
-        if n < 0:
-            raise LensSteerError(f"{name} {n}: give a number of at least 0 (0: none)")
+    _check_numbers({"--controls": controls, "--control-values": control_values})
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
@@ -152,10 +145,9 @@ def sweep(
     loaded = load(model)
     tasks = _tasks(contrast, prompts.seed)
 
-    def before(every: Any) -> None:
+    def before(work: Any) -> None:
         plan = grids[0].build and grids[0].build(grids[0].values[0])
-        dry.tell(loaded, sweeping(loaded, contrast, every, tasks, max_new_tokens), contrast.select.positive,
-                 engine=engine, max_new_tokens=max_new_tokens, plan=plan)  # fmt: skip
+        dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan)
 
     found = sweep_method(
         loaded, contrast, [*grids, *by_rule], out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
@@ -201,6 +193,13 @@ def rules_of(spec: str) -> list[str]:
     return found
 
 
+def _check_numbers(given: dict[str, int]) -> None:
+    """Refuse a negative number of draws or values."""
+    for name, n in given.items():
+        if n < 0:
+            raise LensSteerError(f"{name} {n}: give a number of at least 0 (0: none)")
+
+
 def _told(found: Any, condition: str) -> dict[str, Any]:
     """A condition's choice, and what it does on the report split."""
     choice, reported = found.choices[condition], found.reported(condition)
@@ -223,6 +222,7 @@ def compare(
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
     rules: Rules = None,
+    controls: Controls = 10,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
@@ -230,13 +230,16 @@ def compare(
 ) -> None:
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
     from lens_steer.compare_report import compare_and_write
+    from lens_steer.comparison_text import no_draws
+    from lens_steer.control_runs import plain_bands
     from lens_steer.engines import check_engine
     from lens_steer.evaluation import check_splits
     from lens_steer.grids import COMPARED
     from lens_steer.methods import METHODS
+    from lens_steer.sweep_work import comparing
     from lens_steer.sweeps import values_of
-    from lens_steer.work import comparing
 
+    _check_numbers({"--controls": controls})
     check_engine(engine)
     decides = judge_named(judge)
     values = values_of(angles)
@@ -249,16 +252,20 @@ def compare(
     load.check(model, *asked_of(contrast, max_new_tokens))
     loaded = load(model)
     tasks = _tasks(contrast, prompts.seed)
-    work = comparing(loaded, contrast, method or COMPARED, values, tasks, max_new_tokens, system=system)
+    work = comparing(
+        loaded, contrast, method or COMPARED, values, tasks, max_new_tokens, system=system, rules=wanted, draws=controls
+    )
     dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found = compare_and_write(
         loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
-        tasks=tasks, system=system, rules=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        tasks=tasks, system=system, rules=wanted, draws=controls, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
         show_answers=show_answers,
     )  # fmt: skip
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)
-    emit({"comparison": str(out / "comparison.md"),
+    told = found.beside.record() | ({} if found.bands else {"told": no_draws()})
+    emit({"comparison": str(out / "comparison.md"), "controls": {k: told[k] for k in ("draws", "smallest_p", "left_out", "told") if k in told},
+          "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES} or None,
           "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -40,8 +38,7 @@ class Template(Group):
         from lens_steer.folders import locate
         from lens_steer.tokenization import read_tokenizer
 
-        with as_options():
-            return read_tokenizer(locate(model), self.chat_template, args_of(self.template_args), self.template_date)
+        return read_tokenizer(locate(model), self.chat_template, args_of(self.template_args), self.template_date)
 
 
 @dataclass(frozen=True)
@@ -73,11 +70,10 @@ class Load(Template):
         """The model's description, before a weight of it is read; see :func:`lens_steer.precheck.precheck`."""
         from lens_steer.precheck import precheck
 
-        with as_options():
-            return precheck(
-                model, asked, chat_template=self.chat_template, template_args=args_of(self.template_args), template_date=self.template_date,
-                revision=self.revision, **more,
-            )  # fmt: skip
+        return precheck(
+            model, asked, chat_template=self.chat_template, template_args=args_of(self.template_args), template_date=self.template_date,
+            adapter=self.adapter, revision=self.revision, **more,
+        )  # fmt: skip
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""
@@ -85,8 +81,7 @@ class Load(Template):
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         read = {"device_map": parts_of(self.device_map), "template_args": args_of(self.template_args)}
-        with as_options():
-            loaded = ls.load_model(model, **options | read)
+        loaded = ls.load_model(model, **options | read)
         typer.echo(f"loaded {loaded.lens_info}", err=True)
         return loaded
 
@@ -110,22 +105,6 @@ def args_of(template_args: str | None) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise LensSteerError(f"--template-args {template_args!r} is no JSON object: {mend}")
     return found
-
-
-@contextmanager
-def as_options() -> Iterator[None]:
-    """What is said of the template's arguments is said of the options that give them."""
-    names = {"template_args": "--template-args", "template_date": "--template-date", "chat_template": "--chat-template"}
-    try:
-        yield
-    except LensSteerError as error:
-        text = str(error)
-        for argument, option in names.items():
-            if text.startswith(argument):
-                text = option + text.removeprefix(argument)
-        if text == str(error):
-            raise
-        raise LensSteerError(text) from None
 
 
 def parts_of(device_map: str | None) -> Any:

@@ -83,3 +83,9 @@ Split = Annotated[
         "--split", help="Shares of fit, select and report, such as 0.5,0.25,0.25; 0,0.5,0.5 where a calibration is given."
     ),
 ]
+Controls = Annotated[
+    int,
+    typer.Option(
+        "--controls", help="Draws of each control (random planes or directions, random sites, shuffled labels); 0: none."
+    ),
+]

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import re
 
-ARGUMENTS = ("split",)  # that hints of the library spell out with a value
-_HINT = re.compile(rf"\b({'|'.join(ARGUMENTS)})=(\([^)]*\)|[^\s,;:]+)")
+# arguments whose option has their name
+SAME = (
+    "adapter", "angle", "bound", "chat_template", "coefficient", "column", "component", "constraint", "device", "device_map", "direction", "dtype", "engine", "judge",
+    "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random", "negative", "objective", "pooling", "positions", "positive", "quantization", "report_negative",
+    "report_positive", "revision", "rule", "rules", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
+    "template_date", "trait",
+)  # fmt: skip
+OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
+# whoever reads these names means the argument, with or without a value
+UNMISTAKABLE = tuple(name for name in SAME if "_" in name)
+_VALUED = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})=(?!=)(\([^)]*\)|(?=\S))?")
+_NAMED = re.compile(rf"(?<![\w.'\"/=])({'|'.join(UNMISTAKABLE)})(?![\w.='\"/(])")
+_BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )(angle|coefficient)(?=: give it)")
+_SIDES = re.compile(r"^(positive|negative)(?= is missing| holds no prompts)|(?<=\bgive )(positive) and (negative)(?= too\b)")
 
 
 def as_options(message: str) -> str:
-    """A message with the arguments that its hints spell out as options.
+    """A message with the arguments that it names as options: where they stand with a value, and where a name can be nothing else.
 
     >>> as_options("no select prompts: give a split, such as split=(0.5, 0.25, 0.25)")
     'no select prompts: give a split, such as --split 0.5,0.25,0.25'
+    >>> as_options("template_date='tomorrow' is no date: template_args and the split stay")
+    "--template-date 'tomorrow' is no date: --template-args and the split stay"
     """
-    return _HINT.sub(lambda found: f"--{found[1].replace('_', '-')} {re.sub('[() ]', '', found[2])}", message)
+    message = _VALUED.sub(_with_value, message)
+    message = _NAMED.sub(lambda found: OPTIONS[found[1]], message)
+    message = _BRACKETED.sub(lambda found: f"({OPTIONS[found[1]]})" if found[1] else OPTIONS[found[2]], message)
+    return _SIDES.sub(lambda found: f"--{found[1]}" if found[1] else f"--{found[2]} and --{found[3]}", message)
+
+
+def _with_value(found: re.Match[str]) -> str:
+    """An option in place of ``name=``; a tuple after it as numbers with commas."""
+    option, value = OPTIONS[found[1]], found[2]
+    return option if value is None else f"{option} {re.sub('[() ]', '', value)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
@@ -38,7 +39,8 @@ def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] |
 
 @figure
 def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of each graded outcome against the angle, Wilson intervals as bands; random plane and no steering in grey."""
+    """Share of each graded outcome against the angle, Wilson intervals as bands; in grey no steering, and random planes: a line where there is one, else the median and the
+    range of their draws."""
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
     grades = list(dict.fromkeys(drawing.columns["grade"]))
     for axis, side in zip(axes, CLASSES, strict=True):
@@ -51,15 +53,7 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
             axis.fill_between(part["angle"], part["low"], part["high"], color=color, alpha=0.18, lw=0)
         first = grades[0]
         control = drawing.where(condition="random plane", side=side, grade=first)
-        axis.plot(
-            control["angle"],
-            control["rate"],
-            color=GREY,
-            marker="x",
-            ls="-",
-            lw=0.8,
-            label=f"random plane: {STYLES[str(first)][3]}",
-        )
+        _random_planes(axis, control["angle"], control["rate"], STYLES[str(first)][3])
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
             axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}")
@@ -72,3 +66,20 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
     handles, labels = axes[0].get_legend_handles_labels()
     legend(handles, labels, loc="outside lower center", ncols=3)
     return fig, list(axes)
+
+
+def _random_planes(axis: Any, angles: Sequence[Any], rates: Sequence[Any], grade: str) -> None:
+    """One random plane as a line over its angles; several draws an angle as their median, from the least to the greatest."""
+    by_angle: dict[float, list[float]] = {}
+    for angle, rate in zip(angles, rates, strict=True):
+        by_angle.setdefault(float(angle), []).append(float(rate))
+    draws = max(map(len, by_angle.values()), default=1)
+    at = sorted(by_angle)
+    middle = [median(by_angle[a]) for a in at]
+    if draws == 1:
+        axis.plot(at, middle, color=GREY, marker="x", ls="-", lw=0.8, label=f"random plane: {grade}")
+        return
+    below = [m - min(by_angle[a]) for a, m in zip(at, middle, strict=True)]
+    above = [max(by_angle[a]) - m for a, m in zip(at, middle, strict=True)]
+    label = f"{draws} random planes: {grade}, median and range"
+    axis.errorbar(at, middle, yerr=[below, above], color=GREY, marker="x", ls="none", lw=0.8, capsize=2, label=label)

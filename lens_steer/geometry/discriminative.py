@@ -2,16 +2,16 @@
 
 Paper and released code disagree, so there are two published rules:
 
-``paper``     the raw class means project with strictly opposite sign; the unit is the site.
-``official``  the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites count.
+- ``paper``: the raw class means project with strictly opposite sign; the unit is the site.
+- ``official``: the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites count.
 
 Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is near it the answer
 is a coin's toss. Three more do not ask that:
 
-``centred``   the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their
-              projections aₖ and bₖ.
-``effect``    Cohen's d of the prompts' projections at the site is above a bound.
-``auroc``     the area under their ROC curve is above a bound.
+- ``centred``: the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their
+  projections aₖ and bₖ.
+- ``effect``: Cohen's d of the prompts' projections at the site is above a bound.
+- ``auroc``: the area under their ROC curve is above a bound.
 
 The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive class on the positive
 side; a shift of the stream changes neither. The default bounds were written down before any result: a d of 1.0 (a whole pooled standard

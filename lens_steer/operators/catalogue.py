@@ -35,7 +35,7 @@ class Operator:
         gate: parameters → ``h ↦`` where it moves anything; None for an operator without a gate.
         vectors: the parameters that are vectors or planes.
         choices: the parameters that are names or axes.
-        optional: the numbers that may be None. Every other parameter is a number, and one of :attr:`by_row` may be several.
+        optional: the numbers that may be None. Every other parameter is a number, and one of ``by_row`` may be several.
     """
 
     name: str

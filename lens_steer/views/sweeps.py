@@ -12,6 +12,7 @@ from lens_steer.outcomes import Outcome
 from lens_steer.rowstore import Rows
 from lens_steer.selection import Choice, Setting, Settings
 from lens_steer.stats import Estimate
+from lens_steer.sweep_report import NO_CONTROLS, Swept
 from lens_steer.views import html
 from lens_steer.views.pieces import Page, Table, page_of, table_of
 
@@ -109,6 +110,22 @@ def _(found: Evaluation) -> Page:
         {},
         (html.note("report split, every condition at its choice from the select split:"), settings_grid(found.report)),
     )
+
+
+@page_of.register
+def _(found: Swept) -> Page:
+    bands = found.bands
+    rows = [
+        {
+            "quantity": quantity, "control": control, "draws": b.n, "median": b.median, "lowest": b.minimum, "highest": b.maximum,
+            found.method: found.reported(found.method).measured[quantity].value, "p at least": b.p_at_least, "p at most": b.p_at_most,
+        }
+        for quantity in FIRST for control, b in bands.get(quantity, {}).items()
+    ]  # fmt: skip
+    told = "controls at the same value, and how rare a value as high or as low as the method's is among their draws:"
+    beside = html.note(told) + html.grid(rows) if rows else html.note(NO_CONTROLS)
+    told = html.note("report split, every condition at its choice from the select split:")
+    return Page(repr(found), {}, (told, settings_grid(found.report), beside))
 
 
 @table_of.register

@@ -20,7 +20,7 @@ MODELS = os.environ.get("LENS_STEER_REAL_MODELS", "")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here is ``real``; without models it is skipped, with a reason."""
-    missing = not MODELS or not (Path(MODELS) / CODER / "config.json").exists()
+    missing = not MODELS or not (Path(MODELS).expanduser() / CODER / "config.json").exists()
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.real)
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def models() -> Path:
     """Folder of the models."""
-    return Path(MODELS)
+    return Path(MODELS).expanduser()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,23 @@
+"""What loading half a billion parameters takes, beside Hugging Face's own loading of the same folder: each in a process of its own, in turn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.real_cases import measured
+from tests.real.conftest import CODER
+
+TURNS, TIME, MEMORY = 3, 1.5, 1.2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_loading_costs_about_what_it_costs_hugging_face(models: Path, dtype: str) -> None:
+    """Loaded and run once: time at most 1.5 times and peak resident memory at most 1.2 times, best of three of each."""
+    turns = [{variant: measured(models / CODER, dtype, variant) for variant in ("ours", "theirs")} for _ in range(TURNS)]
+    for quantity, most in (("seconds", TIME), ("peak_mib", MEMORY)):
+        ours, theirs = (min(turn[v][quantity] for turn in turns) for v in ("ours", "theirs"))
+        assert ours <= most * theirs, (quantity, turns)
