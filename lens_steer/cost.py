@@ -156,7 +156,7 @@ def probe(
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     step_tokens = min(STEPS, max_new_tokens)
-    with nullcontext() if plan is None else steering(model, plan), on_engine(model, engine) as runner:
+    with nullcontext() if plan is None else steering(model, plan, tell=False), on_engine(model, engine) as runner:
         one = _batch(model, runner, _spread(prompts, 1), max_new_tokens)
         answer_ids(runner, one, 1)  # warms up
         first, _ = _timed(lambda: answer_ids(runner, one, 1), twice=True)
@@ -178,7 +178,7 @@ def probe(
                 ids = answer_ids(runner, many, max_new_tokens)
                 longest = min(max(map(len, ids)) + 1, max_new_tokens)
     texts = [info_of(model).tokenizer.decode(i, skip_special_tokens=True) or "." for i in ids]
-    with nullcontext() if plan is None else steering(model, plan):
+    with nullcontext() if plan is None else steering(model, plan, tell=False):
         answered = with_responses([chosen[row] for row in many.rows], texts)
         forced, read = _timed(lambda: [(len(x), float(x[-1, 0])) for _, x, _ in response_logits(model, answered, engine=engine)])
     width = many.ids.shape[1] + max(n for n, _ in read)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lens_steer import chat, outcomes
 from lens_steer.decoding import begins_in_thought
@@ -305,7 +306,9 @@ def _weights_hash(model: Any) -> str:
     """Of the beginning of every parameter: enough to tell two checkpoints of one name apart."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        digest.update(name.encode() + parameter.detach().flatten()[:16].double().cpu().numpy().tobytes())
+        # by index: flattening a parameter that is a view in another order copies the whole of it
+        first = torch.unravel_index(torch.arange(min(16, parameter.numel())), parameter.shape)
+        digest.update(name.encode() + parameter.detach()[first].double().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

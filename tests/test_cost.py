@@ -237,6 +237,14 @@ def test_a_probe_takes_seconds_and_sees_where_answers_end(qwen: Any, prompts: Pr
         probe(qwen, prompts, 0)
 
 
+def test_a_probe_says_nothing_of_a_plan_that_moves_nothing(
+    qwen: Any, refusal: Any, calibration: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sweep times the first of its values, and that is the identity more often than not."""
+    probe(qwen, refusal.select.positive[:2], 2, plan=ls.selective_steering(calibration, 0), budget=0.01)
+    assert "changed no activation" not in caplog.text
+
+
 @pytest.mark.slow
 def test_a_sweep_takes_about_what_was_told(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
     """Within a factor of three, both in one run."""

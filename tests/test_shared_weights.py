@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
@@ -15,11 +18,29 @@ from lens_steer.folders import read_config
 from lens_steer.hooked import CONVERTERS, GEMMAS, hooked_config
 from lens_steer.huggingface import read_weights
 from lens_steer.models import hf_twin
+from lens_steer.sweeps import _weights_hash
 from tests.conftest import HAS_HOOKED
 from tests.tiny import build
 
 pytestmark = pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 OWN_ON_GEMMA = (".w", "W_E")  # stored as 1 + w, and times sqrt(d_model)
+
+
+class SizesMade(TorchDispatchMode):
+    """Keeps the sizes of all tensors that are made inside its block with memory of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in given:
+            self.sizes.append(made.numel())
+        return made
 
 
 @pytest.fixture(scope="module", params=list(CONVERTERS))
@@ -104,6 +125,18 @@ def test_a_forward_copies_no_weight(folder: Path) -> None:
         assert all(w.T.is_contiguous() for w in (mlp.W_in, mlp.W_gate, mlp.W_out))
         assert all(w.transpose(1, 2).is_contiguous() for w in (attn.W_Q, attn._W_K, attn._W_V))
         assert attn.W_O.permute(2, 0, 1).is_contiguous()
+
+
+def test_a_run_is_known_by_its_weights_without_a_copy(folder: Path) -> None:
+    """What tells two checkpoints of one name apart reads the first entries of each parameter, whichever way it is laid out, and nothing else."""
+    model = ls.load_model(str(folder))
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode() + parameter.detach().contiguous().flatten()[:16].double().numpy().tobytes())
+    with SizesMade() as made:
+        found = _weights_hash(model)
+    assert found == digest.hexdigest()
+    assert max(made.sizes) <= 4 * 16  # the entries, and where they stand
 
 
 def test_gradients_are_apart(folder: Path) -> None:
