@@ -16,7 +16,8 @@ from lens_steer.control_bands import Band, bands
 from lens_steer.control_runs import Beside, run_controls
 from lens_steer.controls import DRAWS, Controls
 from lens_steer.defaults import ENGINE
-from lens_steer.equal_kl import Curve, Match, curve, match
+from lens_steer.equal_divergence import REFERENCE, match_divergence
+from lens_steer.equal_kl import Curve, Match
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import (
     Evaluation,
@@ -27,11 +28,10 @@ from lens_steer.evaluation import (
     kept_constraints,
     on_select,
 )
-from lens_steer.forcing import with_responses
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles
-from lens_steer.grids import ANGLES, ANGULAR, COMPARED, NONE, READS, control_grids, method_grids, rule_grids, shuffled_labels
+from lens_steer.grids import ANGLES, ANGULAR, COMPARED, READS, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -40,13 +40,11 @@ from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models import info_of
 from lens_steer.organisms import world
 from lens_steer.prompts import ContrastSet, PromptSet
-from lens_steer.rowstore import Row, RowStore
 from lens_steer.selection import Setting, check_quantity, settings
 from lens_steer.shown import Shown
 from lens_steer.stats import Estimate
-from lens_steer.sweeps import NEGATIVE, Grid, Protocol, plan_hash, run
+from lens_steer.sweeps import Grid, Protocol, run
 
-REFERENCE = "selective"  # every other condition is compared with it
 DRAWN = 3  # controls in draws: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # follows the name of a method at the matched divergence
 
@@ -190,7 +188,7 @@ def compare(
         drawn_alone=True, activations=activations["norm_out"], identity=identity, seed=seed, progress=progress,
     )  # fmt: skip
     evaluation = Evaluation(tuple(select), choices, tuple(settings(report_rows, seed=seed)), tuple(report_rows))
-    curves, target, matches = _matched(
+    curves, target, matches = match_divergence(
         model,
         contrast,
         grids,
@@ -236,61 +234,6 @@ def baseline_system(model: Any, system: str | None = None) -> str | None:
     return system
 
 
-def _matched(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], select: Sequence[Setting], choices: Mapping[str, Any], rows: Sequence[Row],
-    out: str | Path, identity: dict[str, Any], engine: str, progress: bool,
-) -> tuple[list[Curve], float, dict[str, Match]]:  # fmt: skip
-    """Divergence of every method on the select split's harmless prompts, the reference's at its choice, and where the others have it."""
-    prompts = contrast.select.negative
-    answers = {int(r["prompt"]): str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE}
-    responses = [answers[i] for i in range(len(prompts))]
-    swept = [g for g in grids if None not in g.values]
-    store = RowStore(
-        out, "kl", ("condition", "variant", "value", "kl"), ("condition", "variant"),
-        {**identity, "responses": with_responses(prompts, responses).hash, "grids": {g.name: [list(g.values), plan_hash(g)] for g in swept}},
-    )  # fmt: skip
-
-    def part(grid: Grid) -> list[Row]:
-        found = curve(model, grid, prompts, responses, engine=engine)
-        return [
-            {"condition": grid.condition, "variant": grid.variant, "value": v, "kl": kl}
-            for v, kl in zip(found.values, found.kl, strict=True)
-        ]
-
-    kl_rows = store.run({f"{i:03}": lambda g=g: part(g) for i, g in enumerate(swept)}, progress=progress)
-    curves = []
-    for g in swept:
-        mine = [r for r in kl_rows if (r["condition"], r["variant"]) == (g.condition, g.variant)]
-        curves.append(Curve(g, tuple(float(r["value"]) for r in mine), tuple(float(r["kl"]) for r in mine)))
-    chosen = choices[REFERENCE]
-    own = next(c for c in curves if c.grid.condition == REFERENCE)
-    target = dict(zip(own.values, own.kl, strict=True))[float(chosen.value)]
-    if target <= 0:
-        return curves, target, {}
-
-    def matched(condition: str) -> list[Row]:
-        found = [
-            m for c in curves if c.grid.condition == condition for m in match(model, c, target, prompts, responses, engine=engine)
-        ]
-        best = _best(found, select)
-        grid = best.grid
-        return [{"condition": condition, "variant": "" if grid is None else grid.variant, "value": None if grid is None else grid.values[0],
-                 "kl": best.kl, "reason": best.reason}]  # fmt: skip
-
-    conditions = dict.fromkeys(c.grid.condition for c in curves if c.grid.condition != REFERENCE)
-    kept = RowStore(
-        out, "matches", ("condition", "variant", "value", "kl", "reason"), ("condition", "variant", "reason"),
-        {**identity, "target": target, "curves": [[c.grid.name, list(c.kl)] for c in curves]},
-    )  # fmt: skip
-    matches: dict[str, Match] = {}
-    for row in kept.run({f"{i:03}": lambda c=c: matched(c) for i, c in enumerate(conditions)}, progress=progress):
-        grid = next((g for g in swept if (g.condition, g.variant) == (row["condition"], row["variant"])), None)
-        matches[row["condition"]] = Match(
-            None if grid is None or row["value"] is None else grid.at(row["value"]), row["kl"], row["reason"]
-        )
-    return curves, target, matches
-
-
 def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
     """Bound and judge as the record has them; a comparison with a ground truth has no bound."""
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
@@ -311,21 +254,6 @@ def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Ca
 def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float, float]:
     first, second = principal_angles(calibration.basis, other.basis[None])[0].tolist()
     return float(first), float(second)
-
-
-def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
-    """Of several matches the one next to the setting with the most compliance on select; a reason, if there is no match at all."""
-    met = [m for m in found if m.grid is not None]
-    if not met:
-        return max(found, key=lambda m: len(m.reason))
-
-    def nearby(m: Match) -> float:
-        assert m.grid is not None
-        value = float(m.grid.values[0] or 0.0)
-        same = [s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None]
-        return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["complied"].value
-
-    return max(met, key=nearby)
 
 
 def _response(model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str) -> Response:

@@ -85,7 +85,7 @@ def band_rows(found: Comparison) -> list[str]:
             by_control.setdefault(control, {})[quantity] = one
     rows = []
     for control, of in by_control.items():
-        cells = [*(_range(of.get(k), 100, "%.0f") for k in RATES), *(_range(of.get(k), 1, "%.2f") for k in NUMBERS)]
+        cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
         rank = "—" if "complied" not in of else f"rank {of['complied'].p_at_least:.2g}"
         rows.append(f"| {REFERENCE}: {control} | {max(b.n for b in of.values())} draws | {' | '.join(cells)} | {rank} |")
     return rows
@@ -95,7 +95,7 @@ def _range(of: Band | None, scale: float, form: str) -> str:
     """Median and range.
 
     >>> from lens_steer.control_bands import band
-    >>> _range(band([0.0, 0.25, 0.5], 1.0), 100, "%.0f")
+    >>> _range(band([0.0, 0.25, 0.5], 1.0), 100.0, "%.0f")
     '25 (0 to 50)'
     """
     if of is None:

@@ -37,7 +37,7 @@ _REST = (
     "n_positive",
     "n_negative",
 )
-_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")
 MAX_DISAGREEMENT = 1e-4  # between direction and threshold as written and as weight and bias give them
 
 
@@ -81,7 +81,7 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
         probe = Probe(
             direction=tensors["direction"], weight=tensors["weight"], bias=float(tensors["bias"]),
             **{attribute: float(facts[name]) for name, attribute in _NUMBERS.items()}, **{name: facts[name] for name in _REST},
-            template=ChatTemplate.read(facts.get("template")), **{name: tuple(map(str, facts.get(name) or ())) for name in _HASHES},
+            template=ChatTemplate.read(facts.get("template")), prompt_hashes_positive=_hashes(facts, "positive"), prompt_hashes_negative=_hashes(facts, "negative"),
         )  # fmt: skip
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise LensSteerError(
@@ -91,6 +91,11 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
     if model is not None:
         check_probe(probe, model)
     return probe
+
+
+def _hashes(facts: dict[str, Any], side: str) -> tuple[str, ...]:
+    """Of a class's prompts; none in folders of before they were recorded."""
+    return tuple(map(str, facts.get(f"prompt_hashes_{side}") or ()))
 
 
 def _check(probe: Probe, folder: str) -> None:
