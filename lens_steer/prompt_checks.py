@@ -37,11 +37,7 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
         more = [n - 1 for part in side for n in Counter(part).values() if n > 1]
         if more:
             found.append(f"{name}: {_prompts(len(more))} more than once ({_rows(sum(more))} too many); every row counts")
-    for name, side in zip(CLASSES, parts["fit"], strict=True):
-        if len(side) == 1:
-            found.append(f"{name}: one prompt in fit: its class mean is that one prompt's activation; give at least {FEW}")
-        elif 1 < len(side) < FEW:
-            found.append(f"{name}: {len(side)} prompts in fit are few: class means vary much with the draw below {FEW}")
+    found += few_cautions(parts["fit"])
     for first, second in (("fit", "select"), ("fit", "report"), ("select", "report")):
         seen = {h for side in parts[first] for h in side.hashes}
         shared = [held_out_overlap(seen, side) for side in parts[second]]
@@ -50,6 +46,22 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
                 f"{first} and {second} share {shared[0]} positive and {shared[1]} negative prompts:"
                 f" numbers of {second} are not held out for these"
             )
+    return tuple(found)
+
+
+def few_cautions(fit: tuple[PromptSet, PromptSet]) -> tuple[str, ...]:
+    """A line for each class that has few prompts to fit on, which whoever fits nothing need not hear.
+
+    >>> from lens_steer.prompt_sets import Prompt
+    >>> few_cautions((PromptSet(()), PromptSet((Prompt.of("a"), Prompt.of("b")))))
+    ('negative: 2 prompts in fit are few: class means vary much with the draw below 16',)
+    """
+    found = []
+    for name, side in zip(CLASSES, fit, strict=True):
+        if len(side) == 1:
+            found.append(f"{name}: one prompt in fit: its class mean is that one prompt's activation; give at least {FEW}")
+        elif 1 < len(side) < FEW:
+            found.append(f"{name}: {len(side)} prompts in fit are few: class means vary much with the draw below {FEW}")
     return tuple(found)
 
 

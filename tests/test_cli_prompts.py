@@ -66,6 +66,23 @@ def test_what_was_read_is_the_first_line(lens_steer: Any, files: dict[str, Path]
     assert (code, err[0], told["n"]) == (0, "read o.jsonl: column 'prompt', 2 of 3 prompts (seed 1)", 2)
 
 
+def test_a_fit_split_that_nothing_is_fitted_on_is_told(
+    lens_steer: Any, files: dict[str, Path], made: Path, tmp_path: Path
+) -> None:
+    """With a calibration from elsewhere a sweep leaves half of the prompts aside: it says so, and that they are few concerns nobody."""
+    sides = ["--positive", files["p"], "--negative", files["n"], "--column", "text", "--limit", 8, "--calibration", made]
+    more = ["--angles", "0,90", "--max-new-tokens", 2, "--controls", 0, "--dry-run"]
+    code, _, err = lens_steer("sweep", *sides, *more, "--out", tmp_path / "s")
+    assert code == 0
+    assert err[0].endswith("fit 4+4, select 2+2, report 2+2")
+    (told,) = [line for line in err if "whose 4+4 prompts are not run; --split 0,0.5,0.5 leaves none to it" in line]
+    assert told.endswith("none of them is among those of select or report")
+    assert not [line for line in err if "are few" in line]
+    code, _, err = lens_steer("sweep", *sides, *more, "--split", "0,0.5,0.5", "--out", tmp_path / "s")
+    assert (code, err[0].endswith("fit 0+0, select 4+4, report 4+4")) == (0, True)
+    assert not [line for line in err if "are not run" in line]
+
+
 def test_an_old_calibration_is_told_as_before(lens_steer: Any, made: Path, tmp_path: Path) -> None:
     """One that does not know its prompts one by one, against another draw of the organism's contrast."""
     old = tmp_path / "old"

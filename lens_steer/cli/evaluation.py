@@ -251,6 +251,8 @@ def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
     if tell_fitted_on(made, parts, what) or made.prompt_hash == contrast.fit.hash:
         return
     other = f"the {what} was made from other prompts than this contrast's fit split"
+    if len(contrast.fit.positive) and set(contrast.readings) == {"positive", "negative"}:
+        other += f" (whose {len(contrast.fit.positive)}+{len(contrast.fit.negative)} prompts are not run; --split 0,0.5,0.5 leaves none to it)"
     if getattr(made, "prompt_hashes_positive", ()):
         typer.echo(f"{other}; none of them is among those of select or report", err=True)
     else:

@@ -47,6 +47,7 @@ class Prompts(Group):
         Raises:
             LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast` raises.
         """
+        from lens_steer.prompt_checks import few_cautions
         from lens_steer.prompts import read_contrast
 
         files = self.given("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")
@@ -59,7 +60,8 @@ class Prompts(Group):
         if fit and not (len(found.fit.positive) and len(found.fit.negative)):
             mend = "give --positive and --negative" if self.positive is None else f"--split {self.split} leaves none for it"
             raise LensSteerError(f"this command fits directions of its own, and there is no prompt to fit on: {mend}")
-        tell(found.told, found.cautions)
+        unheard = () if fit else few_cautions((found.fit.positive, found.fit.negative))
+        tell(found.told, [line for line in found.cautions if line not in unheard])
         return found
 
     def _default_shares(self, split: str | None, files: dict[str, Any]) -> tuple[float, ...] | None:
