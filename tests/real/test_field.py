@@ -164,8 +164,8 @@ def test_files_that_cannot_be_read_are_a_line(field: Path, lens: Told, weightles
 def test_files_are_read_by_the_command(field: Path, lens: Told, weightless: Path, name: str) -> None:
     """The column is told on the first line, and the eight prompts are the ones."""
     said, err = lens("tokens", "--model", weightless, "--prompts", field / name)
-    assert err.splitlines()[1].startswith(f"read {name}: column ")
-    assert err.splitlines()[1].endswith("8 prompts")
+    assert err.splitlines()[0].startswith(f"read {name}: column ")
+    assert err.splitlines()[0].endswith("8 prompts")
     assert [row["prompt"].rstrip(".")[-1] for row in said["prompts"]] == list("12345678")
 
 
