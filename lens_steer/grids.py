@@ -121,7 +121,7 @@ def rule_grids(
         bounds: rule → bounds that are tried.
 
     Returns:
-        grids and lines, one for what was left out each: a rule or bound without a site, a bound that gives the same sites as a lower one, the calibration's own rule.
+        grids, and a line for whatever was left out (a rule or bound without a site, a bound that gives the same sites as a lower one, the calibration's own rule).
 
     Raises:
         LensSteerError: a method that does not write at discriminative sites, an unknown rule, or what a rule lacks in the calibration.

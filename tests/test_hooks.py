@@ -115,7 +115,8 @@ def test_another_models_calibration_is_refused(qwen: Any, calibration: Any) -> N
     wrong = replace(calibration, architecture="llama")
     with pytest.raises(LensSteerError, match="architecture llama"):
         ls.steering(qwen, ls.selective_steering(wrong, 90)).__enter__()
-    wrong = replace(calibration, candidates=torch.zeros(24, 64), basis=torch.eye(2, 64), mean_positive=None, mean_negative=None)
+    without = dict.fromkeys(("mean_positive", "mean_negative", "stream_mean_positive", "stream_mean_negative"))
+    wrong = replace(calibration, candidates=torch.zeros(24, 64), basis=torch.eye(2, 64), **without)
     with pytest.raises(LensSteerError, match="d_model 64"):
         ls.steering(qwen, ls.selective_steering(wrong, 90)).__enter__()
     assert hook_count(qwen) == 0
