@@ -196,7 +196,7 @@ def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
     >>> import lens_steer as ls
     >>> calibration, contrast = ls.load_calibration("figures/calibration"), ls.load_contrast("organism/refusal")
     >>> not_shuffled(calibration, contrast), not_shuffled(calibration, contrast.first(fit=4))[:42]
-    ('', 'the calibration was made from other prompts')
+    ('', 'the calibration was made from other prompt')
     """
     if isinstance(source, Boundary):
         return OF_ONE_SITE

@@ -213,7 +213,7 @@ def test_annotated_rows() -> None:
     prompts = {"positive": PromptSet((known,)), "negative": PromptSet((Prompt.of("y"),))}
     text = grammar.steps_json(verb, obj)
     row = {"prompt": 0, "text": text, "right": 0, "refused": 0, "broken": 1, "surprise_ref": math.log(3.0)}
-    answer = {"side": "negative", "grade": "answer", "right": 1, "broken": 0}
+    answer = {"side": "negative", "grade": "answered", "right": 1, "broken": 0}
     first, second, noise, judged = benign_grading.annotated(
         [
             {**row, "side": "positive", "grade": "incoherent"},
@@ -223,10 +223,10 @@ def test_annotated_rows() -> None:
         ],
         prompts,
     )
-    assert (noise["right"], noise["broken"], noise["outcome"]) == (0, 1, "incoherent")
+    assert (noise["right"], noise["broken"], noise["outcome"]) == (0, 1, "degenerate")
     assert (judged["right"], judged["broken"], judged["outcome"]) == (1, 0, "harmful")
     assert (first["right"], first["broken"], first["outcome"], first["json"]) == (1, 0, "correct", 1)
-    assert (second["right"], second["outcome"]) == (1, "answer")
+    assert (second["right"], second["outcome"]) == (1, "answered")
     found = benign_grading.rates([first, second], benign_grading.RATES)
     assert found["attack"].value == 1.0
     assert "capable" not in found

@@ -102,10 +102,10 @@ def test_partial(export: Any, made: Path, tmp_path: Path) -> None:
     [
         (("lora", "--method", "standard", "--angle", "90"), "'standard' puts every token on one ray"),
         (("merged", "--method", "act-add"), "has no bias: export an adapter"),
-        (("lora", "--method", "ablation", "--circle"), "angle='0.0': method 'ablation' does not take it"),
+        (("lora", "--method", "ablation", "--circle"), "--angle '0.0': method 'ablation' does not take it"),
         (("lora", "--angle", "1", "--bank", "0:90:10"), "give one of --angle, --bank and --circle"),
         (("lora", "--bank", "ten"), "'ten' gives no values"),
-        (("lora",), "method 'selective' needs angle"),
+        (("lora",), "method 'selective' needs --angle"),
         (("lora", "--angle", "200", "--recipe", "ollama"), "recipe='ollama': use one of vllm, llama.cpp"),
         (("lora", "--circle", "--recipe", "vllm"), "vLLM takes one adapter a request"),
         (("lora", "--angle", "200", "--tolerance", "0"), "tolerance=0.0: a positive number"),
@@ -223,7 +223,7 @@ def test_a_control_vector_of_imported_directions(vector: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--calibration", "{stream}", "--method", "selective"), "method 'selective' needs angle"),
+        (("--calibration", "{stream}", "--method", "selective"), "method 'selective' needs --angle"),
         (("--calibration", "{stream}", "--method", "ablation"), "no addition of fixed directions (operator 'ablate')"),
         (("--calibration", "{stream}", "--sites", "blocks.0.hook_resid_post"), "the output of block 0"),
         (("--calibration", "{made}"), "output of a block only"),

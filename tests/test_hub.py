@@ -51,7 +51,9 @@ def test_a_command_without_a_network(tmp_path: Path) -> None:
     )
     assert ran.returncode == 2, ran.stderr
     assert float(ran.stdout) < 20
-    (line,) = ran.stderr.strip().splitlines()
+    *before, line = ran.stderr.strip().splitlines()
+    assert not any(told.startswith("lens-steer:") for told in before)  # what was read, and nothing of the hub's client
+    assert len(before) < 5
     assert line.startswith(f"lens-steer: model '{NAME}' is neither an embedded model")
     assert line.endswith("127.0.0.1 cannot be reached, and it is not in the cache; give the folder of a copy, or fetch it")
 

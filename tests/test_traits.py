@@ -244,9 +244,9 @@ def test_the_command_on_a_local_folder(
     [
         (("--scenarios", "x.jsonl"), "--scenarios needs --aligned-system, --malicious-system, --judge too"),
         (("--judge", "world"), "--judge belongs to --scenarios"),
-        (("--trait", "wit"), "trait='wit': the organisms have honesty, compassion"),
+        (("--trait", "wit"), "--trait 'wit': the organisms have honesty, compassion"),
         (("--model", "some/folder"), "give --scenarios, --aligned-system, --malicious-system and --judge"),
-        (("--engine", "onnx"), "engine='onnx'"),
+        (("--engine", "onnx"), "--engine 'onnx'"),
         (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12: at least 1 and 0 are needed"),
         (
             ("--scenarios", "organism/refusal", "--aligned-system", "a", "--malicious-system", "b", "--judge", "nobody"),

@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         verify_model(qwen, small, out=tmp_path / "cut", **how)
     assert list((tmp_path / "cut" / ".parts" / "verify").glob("*.json"))
-    with pytest.raises(LensSteerError, match=r"beginning of another run \(max_new_tokens differ\): give another --out"):
+    with pytest.raises(LensSteerError, match=r"beginning of another run \(max_new_tokens differ\): give another folder"):
         verify_model(qwen, small, out=tmp_path / "cut", levels=["behaviour"], max_new_tokens=9, progress=False)
     calls.clear()
     limit = -1

@@ -7,12 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from lens_steer.comparison import Comparison
+from lens_steer.control_runs import NO_CONTROLS
 from lens_steer.evaluation import Evaluation
 from lens_steer.outcomes import Outcome
 from lens_steer.rowstore import Rows
 from lens_steer.selection import Choice, Setting, Settings
 from lens_steer.stats import Estimate
-from lens_steer.sweep_report import NO_CONTROLS, Swept
+from lens_steer.sweep_report import Swept
 from lens_steer.views import html
 from lens_steer.views.pieces import Page, Table, page_of, table_of
 
