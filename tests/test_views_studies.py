@@ -14,6 +14,7 @@ import numpy as np
 import lens_steer as ls
 from lens_steer.claims.record import Claim
 from lens_steer.comparison import Comparison
+from lens_steer.control_runs import NO_CONTROLS, Beside
 from lens_steer.controls import Controls
 from lens_steer.evaluation import Evaluation, chosen_grids
 from lens_steer.figures.core import Drawing
@@ -23,7 +24,7 @@ from lens_steer.outcomes import Outcome
 from lens_steer.rowstore import Rows
 from lens_steer.selection import Constraint, choose, settings
 from lens_steer.stats import Estimate, auroc, bootstrap_mean, grouped_mean, wilson
-from lens_steer.sweep_report import NO_CONTROLS, Beside, Swept
+from lens_steer.sweep_report import Swept
 from lens_steer.sweeps import Grid
 from lens_steer.traits.search import TraitResult
 from lens_steer.verify import Verification
