@@ -257,9 +257,15 @@ def _reading(n: dict[str, Any], grades: list[str]) -> str:
         told = f"the intervals do not overlap and none of {band['n']} random planes comes as far, so the plane matters"
     else:
         told = f"the intervals do not overlap, and so far come random planes too ({100 * band['minimum']:.0f} to {100 * band['maximum']:.0f} %): no effect of this plane is shown"
+    others = [
+        f"{control} {100 * by_side['positive'][grades[0]]['maximum']:.0f} %"
+        for control, by_side in n["controls"]["bands"].items()
+        if control != "random plane" and "positive" in by_side
+    ]
+    most = f" The highest draws of the other controls: {', '.join(others)}." if others else ""
     cost = benign[2] < benign_base[1]
     return (
-        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of the answers to positive prompts are graded “{LABELS[grades[0]]}”, against {_percent(base)} without steering: {told}. "
+        f"**Reading.** At {n['best_angle']}°, {_percent(steered)} of the answers to positive prompts are graded “{LABELS[grades[0]]}”, against {_percent(base)} without steering: {told}.{most} "
         f"For negative prompts it is {_percent(benign)}, against {_percent(benign_base)} without steering, "
         f"{'a cost that the intervals show' if cost else 'a difference that the intervals do not show'}."
     )

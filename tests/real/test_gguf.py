@@ -29,9 +29,9 @@ def test_a_gguf_file_is_the_model_that_transformers_reads(models: Path, name: st
     tokenizer = model.lens_info.tokenizer
     theirs = AutoModelForCausalLM.from_pretrained(models, gguf_file=file.name, dtype=torch.float32).eval()
     assert model.lens_info.tokenizer.eos_token_id in model.lens_info.end_tokens
-    for question in QUESTIONS:
-        ids = template_ids(tokenizer, question)
-        assert chat.encode(tokenizer, Prompt.of(question)) == ids[0].tolist()
+    encoded = [template_ids(tokenizer, question) for question in QUESTIONS]
+    assert [chat.encode(tokenizer, Prompt.of(q)) for q in QUESTIONS] == [ids[0].tolist() for ids in encoded]
+    ids = encoded[-1]
     with torch.inference_mode():
         wanted = theirs(ids).logits
         assert torch.equal(hf_twin(model)(ids).logits, wanted)
