@@ -111,12 +111,12 @@ class ChatTemplate:
         return given | {"chat_template": _clock(when) + self.text} if _asks(self.text, "strftime_now") else given
 
     def row(self) -> dict[str, Any]:
-        """As artifacts record it: the text's hash, arguments, date, and the text.
+        """As artifacts record it: the text's hash, arguments, date, the digits that stand for all three, and the text.
 
         >>> ChatTemplate("Hi").row()["hash"][:8], sorted(ChatTemplate("Hi").row())
-        ('3639efcd', ['args', 'date', 'hash', 'text'])
+        ('3639efcd', ['args', 'date', 'hash', 'short', 'text'])
         """
-        return {"hash": self.hash, "args": dict(self.args), "date": self.date, "text": self.text}
+        return {"hash": self.hash, "args": dict(self.args), "date": self.date, "short": self.short, "text": self.text}
 
     @classmethod
     def read(cls, row: Mapping[str, Any] | None) -> ChatTemplate | None:

@@ -470,7 +470,8 @@ def test_the_command_shows_what_the_model_gets(tmp_path: Path, field_inputs: Pat
     for row, prompt in zip(found["prompts"], (CHATS[0], Prompt.of("a", system="Be brief.")), strict=True):
         assert row["ids"] == theirs(tokenizer, prompt) and row["prompt"] == prompt.text
         assert "".join(row["tokens"]) == row["text"] == tokenizer.decode(row["ids"])
-    assert found["template"] == {"hash": template_of(tokenizer).hash, "args": {}, "date": None}
+    known = template_of(tokenizer)
+    assert found["template"] == {"hash": known.hash, "args": {}, "date": None, "short": known.short}
     thinks = ("--chat-template", str(field_inputs / "thinks.jinja"), "--template-args", '{"enable_thinking": false}')
     found = shown("--model", str(folder), "--prompts", str(file), *thinks)
     assert (
