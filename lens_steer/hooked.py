@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,7 +69,7 @@ def hooked_transformer(
     cfg = HookedTransformerConfig.from_dict(mapped | placed)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), rotary_tables_once():
             model = HookedTransformer(cfg, move_to_device=False)
         weights = getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg)
         own = {name: torch.nn.Parameter(tensor.detach().to(dtype)) for name, tensor in weights.items()}
@@ -79,6 +81,27 @@ def hooked_transformer(
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
     _give_tokenizer(model, tokenizer)
     return model
+
+
+@contextmanager
+def rotary_tables_once() -> Iterator[None]:
+    """Blocks that are built here share their tables of sines and cosines, which TransformerLens computes block by block although they depend on its configuration and
+    a block's kind of attention alone."""
+    from transformer_lens.components.abstract_attention import AbstractAttention
+
+    compute, known = AbstractAttention.calculate_sin_cos_rotary, {}
+
+    def shared(attention: Any, rotary_dim: int, n_ctx: int, base: float = 10000, dtype: torch.dtype = torch.float32) -> Any:
+        key = (rotary_dim, n_ctx, base, dtype, attention.attn_type)
+        if key not in known:
+            known[key] = compute(attention, rotary_dim, n_ctx, base, dtype)
+        return known[key]
+
+    AbstractAttention.calculate_sin_cos_rotary = shared  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        AbstractAttention.calculate_sin_cos_rotary = compute  # type: ignore[method-assign]
 
 
 def _give_tokenizer(model: Any, tokenizer: Any) -> None:

@@ -163,3 +163,21 @@ def test_the_tokenizer_is_read_once(folder: Path) -> None:
     for texts in ("The bridge.", ["The bridge.", "Hi"], ""):
         for bos in (None, False, True):
             assert torch.equal(model.to_tokens(texts, prepend_bos=bos), wanted.to_tokens(texts, prepend_bos=bos)), (texts, bos)
+
+
+def test_rotary_tables_are_computed_once_a_kind_of_attention(folder: Path) -> None:
+    """Blocks of one kind hold the very same table, equal to the one that the library makes for each; nothing of the library stays changed."""
+    from transformer_lens.components.abstract_attention import AbstractAttention
+
+    own = AbstractAttention.calculate_sin_cos_rotary
+    model: Any = ls.load_model(folder, backend="hooked")
+    assert AbstractAttention.calculate_sin_cos_rotary is own
+    tables: dict[str, set[int]] = {}
+    for block in model.blocks:
+        attention = block.attn
+        tables.setdefault(str(attention.attn_type), set()).add(attention.rotary_sin.data_ptr())
+        wanted = own(
+            attention, model.cfg.rotary_dim, len(attention.rotary_sin), base=attention._rotary_base(), dtype=model.cfg.dtype
+        )
+        assert torch.equal(attention.rotary_sin, wanted[0]) and torch.equal(attention.rotary_cos, wanted[1])
+    assert all(len(held) == 1 for held in tables.values())

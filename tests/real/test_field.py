@@ -182,7 +182,7 @@ def test_folders_that_lack_something_are_a_line(lens: Told, tmp_path: Path) -> N
     for folder, message in (
         (bare, "has no tokenizer"),
         (headless, "lack 'lm_head.weight'"),
-        (tmp_path / "adapter", "holds an adapter and no model: load its base, 'some/base', with adapter="),
+        (tmp_path / "adapter", "holds an adapter and no model: load its base, 'some/base', with --adapter "),
     ):
         _, err = lens("steer", "--model", folder, "--method", "none", "--prompts", tmp_path / "asked.txt", "--out", tmp_path / "o.jsonl", code=2)  # fmt: skip
         assert message in last(err), err
