@@ -91,7 +91,7 @@ def rotary_tables_once() -> Iterator[None]:
 
     compute, known = AbstractAttention.calculate_sin_cos_rotary, {}
 
-    def shared(attention: Any, rotary_dim: int, n_ctx: int, base: float = 10000, dtype: torch.dtype = torch.float32) -> Any:
+    def shared(attention: Any, rotary_dim: int, n_ctx: int, base: float | int = 10000, dtype: torch.dtype = torch.float32) -> Any:
         key = (rotary_dim, n_ctx, base, dtype, attention.attn_type)
         if key not in known:
             known[key] = compute(attention, rotary_dim, n_ctx, base, dtype)
