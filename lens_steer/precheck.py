@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,31 +28,17 @@ class Unloaded:
     lens_info: ModelInfo
 
 
-def describe(
-    name: str | Path,
-    *,
-    chat_template: str | None = None,
-    template_args: Mapping[str, Any] | None = None,
-    template_date: str | None = None,
-    adapter: str | Path | None = None,
-    revision: str | None = None,
-) -> Unloaded:
+def describe(name: str | Path, **how: Any) -> Unloaded:
     """Configuration and tokenizer of a model; no weight is read.
 
     Args:
-        name, chat_template, template_args, template_date, adapter, revision: see :func:`lens_steer.load_model`.
-
-    Raises:
-        LensSteerError: unknown name, folder without a model, unsupported architecture, a template that does not exist, an adapter that is none or does not fit.
+        name: see :func:`lens_steer.load_model`.
+        how: its template with arguments and date, adapter, revision; see :func:`lens_steer.model_info.read_info`, also for what is refused.
 
     >>> describe("organism/llama").lens_info.d_model
     128
     """
-    return Unloaded(
-        read_info(
-            name, chat_template=chat_template, template_args=template_args, template_date=template_date, adapter=adapter, revision=revision
-        )[0]
-    )  # fmt: skip
+    return Unloaded(read_info(name, **how)[0])
 
 
 def precheck(
