@@ -1,4 +1,4 @@
-"""Prompts files as rows: one string or mapping a prompt, from a text file, a table, a saved data set folder, or ``hf:NAME``."""
+"""Prompts files as rows: one string or mapping a prompt, from a text file or a table."""
 
 from __future__ import annotations
 
@@ -43,30 +43,12 @@ class Table:
         return cls(name, held, tuple(dict.fromkeys((*columns, *own))))
 
 
-def read_table(source: str | Path) -> Table:
-    """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
+def file_table(path: Path) -> Table:
+    """The rows of one file.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing, a data
-            set that cannot be loaded or that lacks the split.
+        LensSteerError: an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing.
     """
-    from lens_steer.prompt_datasets import HUB, hub_table, saved_table
-
-    text = str(source)
-    if text.startswith(HUB):
-        return hub_table(text)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return saved_table(path, None)
-    if not path.exists():
-        folder, at, split = text.rpartition("@")
-        if at and Path(folder).expanduser().is_dir():
-            return saved_table(Path(folder).expanduser(), split)
-        raise LensSteerError(f"prompts file {text!r} does not exist")
-    return _file_table(path)
-
-
-def _file_table(path: Path) -> Table:
     name, ending = f"prompts file {str(path)!r}", path.suffix.lower()
     if ending not in ENDINGS:
         raise LensSteerError(f"{name}: unknown ending {path.suffix!r}, use {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")

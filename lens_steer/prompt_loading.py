@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.errors import LensSteerError
-from lens_steer.prompt_files import Table, read_table
+from lens_steer.prompt_datasets import HUB, hub_table, saved_table
+from lens_steer.prompt_files import Table, file_table
 from lens_steer.prompt_sets import ROLES, Message, Prompt, PromptSet, Reading
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,27 @@ def load_prompts(
     for line in found.reading.cautions if found.reading else ():
         log.warning("%s", line)
     return found
+
+
+def read_table(source: str | Path) -> Table:
+    """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
+
+    Raises:
+        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing, a data
+            set that cannot be loaded or that lacks the split.
+    """
+    text = str(source)
+    if text.startswith(HUB):
+        return hub_table(text)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return saved_table(path, None)
+    if not path.exists():
+        folder, at, split = text.rpartition("@")
+        if at and Path(folder).expanduser().is_dir():
+            return saved_table(Path(folder).expanduser(), split)
+        raise LensSteerError(f"prompts file {text!r} does not exist")
+    return file_table(path)
 
 
 def read_prompt_set(

@@ -15,8 +15,8 @@ import pytest
 
 from lens_steer.errors import LensSteerError
 from lens_steer.prompt_datasets import parse_hub
-from lens_steer.prompt_files import ENDINGS, Table, delimiter_of, read_table
-from lens_steer.prompt_loading import KNOWN, find_column
+from lens_steer.prompt_files import ENDINGS, Table, delimiter_of
+from lens_steer.prompt_loading import KNOWN, find_column, read_table
 from lens_steer.prompts import load_contrast, load_prompts
 
 FIELD = Path(os.environ.get("LENS_STEER_FIELD", Path(__file__).parents[2] / "shared" / "field"))
