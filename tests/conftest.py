@@ -24,6 +24,17 @@ def reference() -> Path:
     return REFERENCE
 
 
+FIELD = Path(os.environ.get("LENS_STEER_FIELD", Path(__file__).parents[2] / "shared" / "field"))
+
+
+@pytest.fixture(scope="session")
+def field() -> Path:
+    """Folder of small inputs as they come in the field; tests that need it are skipped where it is not."""
+    if not (FIELD / "thinking.jsonl").exists():
+        pytest.skip(f"no field inputs at {FIELD} (a clone does not carry them; set LENS_STEER_FIELD)")
+    return FIELD
+
+
 @pytest.fixture(scope="session")
 def qwen() -> Any:
     """The embedded Qwen2 organism as a HookedTransformer."""

@@ -51,6 +51,16 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert sorted(text for _, text in told(source) if OPTION.search(text)) == [": give --split", "such as %s --out"]
 
 
+def written(folder: Path) -> list[object]:
+    """Options that name twelve prompts of each class."""
+    found: list[object] = []
+    for side in ("positive", "negative"):
+        path = folder / f"{side}.txt"
+        path.write_text("".join(f"{side} request number {i}\n" for i in range(12)))
+        found += [f"--{side}", path]
+    return found
+
+
 @pytest.mark.parametrize("command", ["sweep", "report", "probe"])
 def test_the_command_line_says_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, qwen: Any, command: str
@@ -58,11 +68,7 @@ def test_the_command_line_says_options(
     """The same hint, as it is typed."""
     from tests.test_cli import run
 
-    files = []
-    for side in ("positive", "negative"):
-        path = tmp_path / f"{side}.txt"
-        path.write_text("".join(f"{side} request number {i}\n" for i in range(12)))
-        files += [f"--{side}", path]
+    files = written(tmp_path)
     code, _, err = run(monkeypatch, capsys, command, *files, "--split", "1,0,0", "--out", tmp_path / "out")
     assert code == 2, err
     assert "give a split, such as --split 0.5,0.25,0.25" in err.splitlines()[-1]
@@ -129,11 +135,7 @@ def test_commands_in_their_own_words(
     """One line, that names what was typed."""
     from tests.test_cli import run
 
-    files = []
-    for side in ("positive", "negative"):
-        path = tmp_path / f"{side}.txt"
-        path.write_text("".join(f"{side} request number {i}\n" for i in range(12)))
-        files += [f"--{side}", path]
+    files = written(tmp_path)
     given = [o.format(files[1]) if o == "{0}" else o for o in options]
     code, _, err = run(monkeypatch, capsys, "calibrate", *files, *given, "--out", tmp_path / "out")
     assert code == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import json
 import logging
-import os
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -19,16 +18,7 @@ from lens_steer.prompt_files import ENDINGS, Table, delimiter_of
 from lens_steer.prompt_loading import KNOWN, find_column, read_table
 from lens_steer.prompts import load_contrast, load_prompts
 
-FIELD = Path(os.environ.get("LENS_STEER_FIELD", Path(__file__).parents[2] / "shared" / "field"))
 TEXTS = [f"Please help me paint the clinic at harbour {k}." for k in range(1, 9)]
-
-
-@pytest.fixture(scope="session")
-def field() -> Path:
-    """Folder of small inputs as they come in the field; tests that need it are skipped where it is not."""
-    if not (FIELD / "goal_target.csv").exists():
-        pytest.skip(f"no field inputs at {FIELD} (a clone does not carry them; set LENS_STEER_FIELD)")
-    return FIELD
 
 
 def write(path: Path, text: str) -> Path:

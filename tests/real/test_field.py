@@ -6,7 +6,6 @@ What needs neither is in ``tests/test_tokens.py`` and ``tests/test_prompt_source
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime
@@ -21,16 +20,7 @@ from lens_steer.folders import ORGANISM_FOLDER
 from tests.real.conftest import SMOL
 from tests.test_cli import run
 
-FIELD = Path(os.environ.get("LENS_STEER_FIELD", Path(__file__).parents[3] / "shared" / "field"))
 Told = Callable[..., tuple[Any, str]]
-
-
-@pytest.fixture
-def field() -> Path:
-    """Folder of the inputs."""
-    if not (FIELD / "thinking.jsonl").exists():
-        pytest.skip(f"no field inputs at {FIELD} (a clone does not carry them; set LENS_STEER_FIELD)")
-    return FIELD
 
 
 @pytest.fixture
