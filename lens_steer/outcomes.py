@@ -146,21 +146,28 @@ def measure(
 
     Answers without a ground truth are held against the bound of ``unsteered``; left out, their text alone tells what is degenerate.
     """
-    outcomes, texts = [], {}
-    for side in sides:
-        prompts = getattr(contrast, side)
+    asked = {side: list(getattr(contrast, side)) for side in sides}
+    # both classes in one batch, unless a plan has a value for each prompt of one
+    together = [list(sides)] if plan is None or plan.n_rows is None else [[side] for side in sides]
+    texts: dict[str, list[str]] = {}
+    cut: dict[str, list[bool]] = {}
+    for group in together:
         with nullcontext() if plan is None else steering(model, plan, tell=False):
-            texts[side], cut = answers(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
-            tell_cut_off(model, cut, max_new_tokens)
+            said, ended = answers(model, [p for s in group for p in asked[s]], max_new_tokens=max_new_tokens, engine=engine)
+            tell_cut_off(model, ended, max_new_tokens)
+        for side in group:
+            n = len(asked[side])
+            texts[side], cut[side], said, ended = said[:n], ended[:n], said[n:], ended[n:]
+    if unsteered is not None:  # at once; each class finds its own below
+        unsteered.perplexities([p for s in sides for p in asked[s]], [t for s in sides for t in texts[s]])
+    outcomes = []
+    for side, prompts in asked.items():
         grades, perplexities = grade_all(model, prompts, texts[side], unsteered)
         counted = Counter(grades)
         counts = {name: counted[name] for name in grades_of(prompts)}
         known = perplexities[np.isfinite(perplexities)]
-        outcomes.append(
-            Outcome(
-                condition, plan.angle if plan else None, side, counts, sum(cut), bootstrap_mean(known) if len(known) else None
-            )
-        )
+        perplexity = bootstrap_mean(known) if len(known) else None
+        outcomes.append(Outcome(condition, plan.angle if plan else None, side, counts, sum(cut[side]), perplexity))
     return outcomes, texts
 
 

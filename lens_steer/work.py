@@ -151,15 +151,16 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
     total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
     known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
 
-    def measured(prompts: PromptSet) -> Work:
+    def measured(*sides: PromptSet) -> Work:  # in one batch
+        prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
         found = answering(model, prompts, max_new_tokens)
         return found if known else found + forcing_answers(model, prompts, max_new_tokens)
 
+    report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
     once = 2 if draws else 0  # the identity, and all sites
-    for side in ("positive", "negative"):
-        alone = (2 + DRAWN_ANGLES) * draws if side == "positive" else 0  # random sites, shuffled labels, random planes elsewhere
-        total += measured(getattr(contrast.report, side)) * (1 + (n_angles + 1) + draws + once + alone)
-        total += measured(getattr(contrast.select, side)) * n_angles
+    total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
+    # random sites, shuffled labels and random planes elsewhere
+    total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
     return total if known else total + measured(contrast.select.negative)
 
 
