@@ -136,8 +136,9 @@ def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
 
 
 def interactive() -> bool:
-    """Whether a bar that moves can be seen: on a terminal and in a notebook."""
-    return "ipykernel" in sys.modules or bool(getattr(sys.stderr, "isatty", lambda: False)())
+    """Whether a bar that moves can be seen: on a terminal and in a notebook (a kernel that runs, not one that is merely installed or imported)."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", lambda: False)())
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -145,6 +146,19 @@ def test_without_a_terminal_a_line_every_half_minute(capsys: pytest.CaptureFixtu
         "select: 30 of 100 prompts, 480 tokens, 30 s, about 70 s left",
         "select: 60 of 100 prompts, 960 tokens, 60 s, about 40 s left",
     ]
+
+
+def test_an_imported_kernel_is_not_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test, or a library, may import ipykernel in a plain process; only a shell that a kernel runs shows bars."""
+    import types
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    for shell, shown in ((None, False), (types.SimpleNamespace(), False), (types.SimpleNamespace(kernel=object()), True)):
+        ipython = types.ModuleType("IPython")
+        ipython.get_ipython = lambda shell=shell: shell  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        assert progress.interactive() is shown
 
 
 def test_parts_without_known_work_are_counted_as_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
