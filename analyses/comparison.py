@@ -11,9 +11,9 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
-from lens_steer.compare_report import compare_and_write
-from lens_steer.grids import has_angle
+from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
+from lens_steer.reports.compare_report import compare_and_write
 
 DRAWS = 0  # of controls: the committed folders were made without, which their tables say
 RATES = ("complied", "helped", "capable")

@@ -10,7 +10,7 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, begin, parse
-from lens_steer.artifacts import whole_file
+from lens_steer._io.atomic import whole_file
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import directions, saving
 from lens_steer.geometry.direction_comparison import compare_directions

@@ -12,15 +12,15 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, models_parser
-from lens_steer.claims.record import shown
 from lens_steer.cli.common import shares_of
-from lens_steer.externalities.conditions import FIRST, REST
-from lens_steer.externalities.files import SPLIT, file_material
-from lens_steer.externalities.material import Material, organism_material
-from lens_steer.externalities.report import study_and_write
+from lens_steer.data import ORGANISM_PREFIX
 from lens_steer.metrics.judges.spec import judge_of
-from lens_steer.models import info_of
-from lens_steer.prompts import ORGANISM_PREFIX
+from lens_steer.models.loading import info_of
+from lens_steer.studies.claim import shown
+from lens_steer.studies.externalities.conditions import FIRST, REST
+from lens_steer.studies.externalities.files import SPLIT, file_material
+from lens_steer.studies.externalities.material import Material, organism_material
+from lens_steer.studies.externalities.report import study_and_write
 
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
 RATES = ("refused_harmful", "helped", "json_unasked", "capable")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from analyses import tables
-from lens_steer.folders import ORGANISM_FOLDER, ORGANISMS
+from lens_steer.models.location import ORGANISM_FOLDER, ORGANISMS
 
 
 def measurements() -> dict[str, list[dict[str, Any]]]:

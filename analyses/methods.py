@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses import tables
-from lens_steer.method_table import markdown_table
+from lens_steer.steer.method_table import markdown_table
 
 if __name__ == "__main__":
     tables.main("methods", markdown_table(), __doc__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import lens_steer as ls
 from analyses.common import Run, begin, parse
-from lens_steer.activations import Pooling
-from lens_steer.probe_report import probe_and_write
-from lens_steer.prompts import ORGANISM_PREFIX
+from lens_steer.data import ORGANISM_PREFIX
+from lens_steer.inference.record import Pooling
+from lens_steer.reports.probe_report import probe_and_write
 
 SITES = "resid_post"  # where the paper reads
 CONTRASTS: dict[str, Pooling] = {"refusal": "last", "honesty": "response", "compassion": "response"}  # of the organisms

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import lens_steer as ls
 from analyses import tables
 from analyses.common import parse_models
-from lens_steer.claims import questions
-from lens_steer.claims.record import HOLDS, Claim
-from lens_steer.claims.tables import markdown
-from lens_steer.verify import verify, verify_model, write
+from lens_steer.studies.claim import HOLDS, Claim
+from lens_steer.studies.claim_tables import markdown
+from lens_steer.studies.propositions import questions
+from lens_steer.studies.propositions.verify import verify, verify_model, write
 
 SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "norm-formula-ActAdd", "norm-formula-directional ablation", "identity-SS",

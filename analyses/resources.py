@@ -9,10 +9,10 @@ from typing import Any
 
 import lens_steer as ls
 from analyses import tables
-from lens_steer.chat import encode
-from lens_steer.folders import locate, read_config
-from lens_steer.models import info_of
-from lens_steer.resources import GIB, Shape, estimate, measured_flops
+from lens_steer.inference.batching import encode
+from lens_steer.models.footprint import GIB, Shape, estimate, measured_flops
+from lens_steer.models.loading import info_of
+from lens_steer.models.location import locate, read_config
 
 # Llama 3.3 70B, from its published configuration
 LARGE = Shape(

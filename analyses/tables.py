@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lens_steer.artifacts import whole_file
+from lens_steer._io.atomic import whole_file
+from lens_steer._io.tables import from_markdown
 from lens_steer.errors import LensSteerError
-from lens_steer.latex import from_markdown
 
 
 def main(name: str, table: str, description: str | None) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
-from lens_steer.traits.calibration import ORGANISM_TRAITS, organism_trait
-from lens_steer.traits.report import steer_trait
+from lens_steer.studies.traits.calibration import ORGANISM_TRAITS, organism_trait
+from lens_steer.studies.traits.report import steer_trait
 
 MAX_NEW_TOKENS = 24  # the longest right answer of the two traits has 20
 RANDOM = ", random direction"

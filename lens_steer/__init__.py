@@ -10,111 +10,111 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lens_steer.activations import Activations as Activations
-    from lens_steer.activations import record as record
-    from lens_steer.artifacts import load_calibration as load_calibration
-    from lens_steer.artifacts import save_calibration as save_calibration
-    from lens_steer.conversation import Dialogue as Dialogue
-    from lens_steer.conversation import converse as converse
-    from lens_steer.dials import dial as dial
-    from lens_steer.divergence import TokenDivergence as TokenDivergence
-    from lens_steer.divergence import token_divergence as token_divergence
-    from lens_steer.effects import EffectLog as EffectLog
+    from lens_steer.data import Contrast as Contrast
+    from lens_steer.data import ContrastSet as ContrastSet
+    from lens_steer.data import Prompt as Prompt
+    from lens_steer.data import PromptSet as PromptSet
+    from lens_steer.data import load_contrast as load_contrast
+    from lens_steer.data import load_prompts as load_prompts
     from lens_steer.errors import LensSteerError as LensSteerError
     from lens_steer.figures.saving import draw as draw
-    from lens_steer.generation import generate as generate
     from lens_steer.geometry.boundary import Boundary as Boundary
     from lens_steer.geometry.boundary import boundary as boundary
     from lens_steer.geometry.calibration import Calibration as Calibration
     from lens_steer.geometry.calibration import calibrate as calibrate
+    from lens_steer.geometry.files import load_calibration as load_calibration
+    from lens_steer.geometry.files import save_calibration as save_calibration
     from lens_steer.geometry.rules import discriminative_by_rule as discriminative_by_rule
     from lens_steer.geometry.rules import with_rule as with_rule
     from lens_steer.geometry.summary import summarise as summarise
-    from lens_steer.hooks import steering as steering
-    from lens_steer.methods import act_add as act_add
-    from lens_steer.methods import adaptive_angular as adaptive_angular
-    from lens_steer.methods import directional_ablation as directional_ablation
-    from lens_steer.methods import fixed_coefficient as fixed_coefficient
-    from lens_steer.methods import mean_phase_rotation as mean_phase_rotation
-    from lens_steer.methods import mirror_projection as mirror_projection
-    from lens_steer.methods import phase_collapse as phase_collapse
-    from lens_steer.methods import projection_clamp as projection_clamp
-    from lens_steer.methods import selective_steering as selective_steering
-    from lens_steer.methods import standard_angular as standard_angular
-    from lens_steer.methods import target_projection as target_projection
-    from lens_steer.methods import unit_addition as unit_addition
-    from lens_steer.models import hf_twin as hf_twin
-    from lens_steer.models import load_model as load_model
-    from lens_steer.monitoring import Monitor as Monitor
-    from lens_steer.monitoring import monitor as monitor
-    from lens_steer.plans import SteeringPlan as SteeringPlan
-    from lens_steer.plans import load_plan as load_plan
-    from lens_steer.plans import save_plan as save_plan
-    from lens_steer.probe_files import load_probe as load_probe
-    from lens_steer.probe_files import save_probe as save_probe
-    from lens_steer.probes import Probe as Probe
-    from lens_steer.probes import fit_probe as fit_probe
-    from lens_steer.prompts import Contrast as Contrast
-    from lens_steer.prompts import ContrastSet as ContrastSet
-    from lens_steer.prompts import Prompt as Prompt
-    from lens_steer.prompts import PromptSet as PromptSet
-    from lens_steer.prompts import load_contrast as load_contrast
-    from lens_steer.prompts import load_prompts as load_prompts
-    from lens_steer.rendered import tokens as tokens
-    from lens_steer.token_activations import record_tokens as record_tokens
+    from lens_steer.inference.dialogue import Dialogue as Dialogue
+    from lens_steer.inference.dialogue import converse as converse
+    from lens_steer.inference.generation import generate as generate
+    from lens_steer.inference.record import Activations as Activations
+    from lens_steer.inference.record import record as record
+    from lens_steer.inference.record_tokens import record_tokens as record_tokens
+    from lens_steer.inference.rendering import tokens as tokens
+    from lens_steer.metrics.token_divergence import TokenDivergence as TokenDivergence
+    from lens_steer.metrics.token_divergence import token_divergence as token_divergence
+    from lens_steer.models.loading import hf_twin as hf_twin
+    from lens_steer.models.loading import load_model as load_model
+    from lens_steer.notebook.dials import dial as dial
+    from lens_steer.probes.io import load_probe as load_probe
+    from lens_steer.probes.io import save_probe as save_probe
+    from lens_steer.probes.probe import Probe as Probe
+    from lens_steer.probes.probe import fit_probe as fit_probe
+    from lens_steer.steer.effects import EffectLog as EffectLog
+    from lens_steer.steer.hooks import steering as steering
+    from lens_steer.steer.methods import act_add as act_add
+    from lens_steer.steer.methods import adaptive_angular as adaptive_angular
+    from lens_steer.steer.methods import directional_ablation as directional_ablation
+    from lens_steer.steer.methods import fixed_coefficient as fixed_coefficient
+    from lens_steer.steer.methods import mean_phase_rotation as mean_phase_rotation
+    from lens_steer.steer.methods import mirror_projection as mirror_projection
+    from lens_steer.steer.methods import phase_collapse as phase_collapse
+    from lens_steer.steer.methods import projection_clamp as projection_clamp
+    from lens_steer.steer.methods import selective_steering as selective_steering
+    from lens_steer.steer.methods import standard_angular as standard_angular
+    from lens_steer.steer.methods import target_projection as target_projection
+    from lens_steer.steer.methods import unit_addition as unit_addition
+    from lens_steer.steer.monitor import Monitor as Monitor
+    from lens_steer.steer.monitor import monitor as monitor
+    from lens_steer.steer.plans import SteeringPlan as SteeringPlan
+    from lens_steer.steer.plans import load_plan as load_plan
+    from lens_steer.steer.plans import save_plan as save_plan
 
 _HOMES = {
-    "Activations": "activations",
+    "Activations": "inference.record",
     "Boundary": "geometry.boundary",
     "Calibration": "geometry.calibration",
-    "Contrast": "prompts",
-    "ContrastSet": "prompts",
-    "Dialogue": "conversation",
-    "EffectLog": "effects",
+    "Contrast": "data",
+    "ContrastSet": "data",
+    "Dialogue": "inference.dialogue",
+    "EffectLog": "steer.effects",
     "LensSteerError": "errors",
-    "Monitor": "monitoring",
-    "Probe": "probes",
-    "Prompt": "prompts",
-    "PromptSet": "prompts",
-    "SteeringPlan": "plans",
-    "TokenDivergence": "divergence",
-    "act_add": "methods",
-    "adaptive_angular": "methods",
+    "Monitor": "steer.monitor",
+    "Probe": "probes.probe",
+    "Prompt": "data",
+    "PromptSet": "data",
+    "SteeringPlan": "steer.plans",
+    "TokenDivergence": "metrics.token_divergence",
+    "act_add": "steer.methods",
+    "adaptive_angular": "steer.methods",
     "boundary": "geometry.boundary",
     "calibrate": "geometry.calibration",
-    "converse": "conversation",
-    "dial": "dials",
-    "directional_ablation": "methods",
+    "converse": "inference.dialogue",
+    "dial": "notebook.dials",
+    "directional_ablation": "steer.methods",
     "discriminative_by_rule": "geometry.rules",
     "draw": "figures.saving",
-    "fit_probe": "probes",
-    "fixed_coefficient": "methods",
-    "generate": "generation",
-    "hf_twin": "models",
-    "load_calibration": "artifacts",
-    "load_contrast": "prompts",
-    "load_model": "models",
-    "load_plan": "plans",
-    "load_probe": "probe_files",
-    "load_prompts": "prompts",
-    "mean_phase_rotation": "methods",
-    "mirror_projection": "methods",
-    "monitor": "monitoring",
-    "phase_collapse": "methods",
-    "projection_clamp": "methods",
-    "record": "activations",
-    "record_tokens": "token_activations",
-    "save_calibration": "artifacts",
-    "save_plan": "plans",
-    "save_probe": "probe_files",
-    "selective_steering": "methods",
-    "standard_angular": "methods",
-    "steering": "hooks",
+    "fit_probe": "probes.probe",
+    "fixed_coefficient": "steer.methods",
+    "generate": "inference.generation",
+    "hf_twin": "models.loading",
+    "load_calibration": "geometry.files",
+    "load_contrast": "data",
+    "load_model": "models.loading",
+    "load_plan": "steer.plans",
+    "load_probe": "probes.io",
+    "load_prompts": "data",
+    "mean_phase_rotation": "steer.methods",
+    "mirror_projection": "steer.methods",
+    "monitor": "steer.monitor",
+    "phase_collapse": "steer.methods",
+    "projection_clamp": "steer.methods",
+    "record": "inference.record",
+    "record_tokens": "inference.record_tokens",
+    "save_calibration": "geometry.files",
+    "save_plan": "steer.plans",
+    "save_probe": "probes.io",
+    "selective_steering": "steer.methods",
+    "standard_angular": "steer.methods",
+    "steering": "steer.hooks",
     "summarise": "geometry.summary",
-    "target_projection": "methods",
-    "token_divergence": "divergence",
-    "tokens": "rendered",
-    "unit_addition": "methods",
+    "target_projection": "steer.methods",
+    "token_divergence": "metrics.token_divergence",
+    "tokens": "inference.rendering",
+    "unit_addition": "steer.methods",
     "with_rule": "geometry.rules",
 }
 __all__ = [

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lens_steer.shown import Shown
+from lens_steer._display import Shown
 
 Z_95 = 1.959963984540054
 

@@ -18,7 +18,7 @@
 import lens_steer as ls
 from lens_steer.figures import geometry
 from lens_steer.geometry.summary import summarise
-from lens_steer.outcomes import grade
+from lens_steer.metrics.grading import grade
 
 model = ls.load_model("organism/qwen2")
 prompts = ls.load_contrast("organism/refusal")

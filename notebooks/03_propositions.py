@@ -16,7 +16,7 @@
 
 # %%
 import lens_steer as ls
-from lens_steer.verify import verify, verify_model
+from lens_steer.studies.propositions.verify import verify, verify_model
 
 found = verify(progress=False)
 found
@@ -78,6 +78,6 @@ figure, axes = ls.draw(on_model.drawings["paired_differences"])
 # %% [markdown]
 # ## What to try next
 #
-# - A published calibration: `verify({"mine": import_official("DIR")})` from `lens_steer.interop.official`.
-# - Your own operator: `formula.proposition_claims({**formula.OPERATORS, "SAS": mine})` from `lens_steer.claims`; a broken one is caught, with a witness.
+# - A published calibration: `verify({"mine": import_official("DIR")})` from `lens_steer.interop.imports.official`.
+# - Your own operator: `formula.proposition_claims({**formula.OPERATORS, "SAS": mine})` from `lens_steer.studies.propositions`; a broken one is caught, with a witness.
 # - Another model: `organism/llama`, `organism/gemma2`.

@@ -23,18 +23,24 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 import lens_steer as ls
-from lens_steer.controls import Controls
-from lens_steer.evaluation import chosen_grids, differences, on_select
+from lens_steer.evaluation.conditions import (
+    IDENTITY,
+    NONE,
+    RANDOM_PLANE,
+    control_grids,
+    method_grids,
+)
+from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.harmonics import fit_harmonic, how_many_angles
+from lens_steer.evaluation.protocol import chosen_grids, differences, on_select
+from lens_steer.evaluation.selection import Constraint, settings
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.figures import sweeps
 from lens_steer.figures.comparison import harmonic_drawing
 from lens_steer.figures.core import GREY, NEGATIVE, POSITIVE, styled
-from lens_steer.grids import IDENTITY, NONE, RANDOM_PLANE, control_grids, method_grids
-from lens_steer.harmonics import fit_harmonic, how_many_angles
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
-from lens_steer.selection import Constraint, settings
-from lens_steer.sweep_report import sweep_method
-from lens_steer.sweeps import Protocol, run
+from lens_steer.reports.sweep_report import sweep_method
 
 model = ls.load_model("organism/qwen2")
 prompts = ls.load_contrast("organism/refusal")

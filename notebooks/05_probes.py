@@ -21,12 +21,12 @@ import torch
 from matplotlib import pyplot as plt
 
 import lens_steer as ls
+from lens_steer.evaluation.conditions import TOWARDS_POSITIVE
 from lens_steer.figures import probe_plane, probes
 from lens_steer.figures.core import BLUE, GREY, VERMILION, styled
-from lens_steer.grids import TOWARDS_POSITIVE
 from lens_steer.metrics.benchmarks import organism_tasks
-from lens_steer.outcomes import grade
-from lens_steer.probing import probe_depth
+from lens_steer.metrics.grading import grade
+from lens_steer.probes.depth import probe_depth
 from lens_steer.stats import wilson
 
 model = ls.load_model("organism/gemma2")

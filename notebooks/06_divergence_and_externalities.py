@@ -22,23 +22,27 @@ from pathlib import Path
 import pandas as pd
 
 import lens_steer as ls
-from lens_steer.benign.calibration import calibrate_compliance, calibrate_json
-from lens_steer.benign.grading import JSON_RATES, RATES, annotated, rates
-from lens_steer.divergence import token_divergence
-from lens_steer.externalities import depth
-from lens_steer.externalities.conditions import (
+from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.figures import divergence, saving
+from lens_steer.figures.core import Drawing
+from lens_steer.metrics.benchmarks import NO_TASKS
+from lens_steer.metrics.token_divergence import token_divergence
+from lens_steer.studies.externalities import depth
+from lens_steer.studies.externalities.calibration import calibrate_compliance, calibrate_json
+from lens_steer.studies.externalities.conditions import (
     FIRST,
     REST,
     Condition,
     against_refusal,
     positions_of,
 )
-from lens_steer.externalities.controls import random_like, refusal_bases
-from lens_steer.externalities.material import harmful_responses, organism_material, own_answers
-from lens_steer.figures import divergence, saving
-from lens_steer.figures.core import Drawing
-from lens_steer.metrics.benchmarks import NO_TASKS
-from lens_steer.sweeps import Protocol, run
+from lens_steer.studies.externalities.controls import random_like, refusal_bases
+from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.studies.externalities.material import (
+    harmful_responses,
+    organism_material,
+    own_answers,
+)
 
 pd.options.display.max_colwidth = 100
 model = ls.load_model("organism/qwen2")
@@ -205,6 +209,6 @@ pd.DataFrame(rows).T
 #
 # - Another model: `organism/gemma2`, where steps as long straight against refusal do free a few answers.
 # - Stronger: `compliance.plan(compliance.absolute(0.4))`, and look at `helped` and `capable` before `attack`.
-# - The whole study at once: `from lens_steer.externalities.study import study`, or `lens-steer externalities` with files of your own.
+# - The whole study at once: `from lens_steer.studies.externalities.study import study`, or `lens-steer externalities` with files of your own.
 # - Divergence of any plan on any text: `lens-steer divergence --calibration CAL --method selective --angle 150 --responses FILE.jsonl --out DIR`.
 # - What the fixed responses do to the first token: force the model's own refusals instead of complying responses.

@@ -28,21 +28,21 @@ import pandas as pd
 from transformers import AutoConfig, Qwen2Config
 
 import lens_steer as ls
-from lens_steer.controls import Controls
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation import default_constraints
+from lens_steer.evaluation.conditions import method_grids
+from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.protocol import default_constraints
+from lens_steer.evaluation.selection import Constraint
 from lens_steer.figures import geometry
-from lens_steer.folders import locate
 from lens_steer.geometry.summary import summarise
-from lens_steer.grids import method_grids
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.metrics.grading import grade
 from lens_steer.metrics.judges import PhraseJudge, Verdict, agreement, tally
 from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
-from lens_steer.outcomes import grade
-from lens_steer.resources import Shape, estimate
-from lens_steer.selection import Constraint
-from lens_steer.sweep_report import sweep_method
+from lens_steer.models.footprint import Shape, estimate
+from lens_steer.models.location import locate
+from lens_steer.reports.sweep_report import sweep_method
 
 # The stand-in, in a temporary folder: a model as Hugging Face saves it, prompts as AdvBench ("goal")
 # and Alpaca ("instruction") have them. Their ground truth is used at the end, and nowhere before.
@@ -267,4 +267,4 @@ judge_of("judge.json").name, judge_of("refusal_15").name
 # - All methods and controls with your judge: `lens-steer compare --model FOLDER --positive … --negative … --judge judge.json --out DIR`.
 # - A trait of your own: `lens-steer traits --scenarios FILE --aligned-system TEXT --malicious-system TEXT --judge SPEC`.
 # - A published guard model as judge: `from lens_steer.metrics.judges import PRESETS, preset_judge`.
-# - Capability: `lens_steer.metrics.choices` on any local `.jsonl`, or the lm-evaluation-harness under a plan (`lens_steer.interop.lm_eval`).
+# - Capability: `lens_steer.metrics.choices` on any local `.jsonl`, or the lm-evaluation-harness under a plan (`lens_steer.interop.harness.lm_eval`).

@@ -28,12 +28,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lens_steer as ls
-from lens_steer.chat import encode
 from lens_steer.errors import LensSteerError
 from lens_steer.figures.core import BLUE, GREY, VERMILION, styled
-from lens_steer.interop.lora import circle_weights, export_circle, export_lora
-from lens_steer.interop.merged import export_merged
-from lens_steer.interop.recipes import recipe
+from lens_steer.inference.batching import encode
+from lens_steer.interop.exports.lora import circle_weights, export_circle, export_lora
+from lens_steer.interop.exports.merged import export_merged
+from lens_steer.interop.exports.recipes import recipe
 from lens_steer.metrics.refusal_score import refusal_score, refusal_scores_by_value, refusal_tokens
 
 model = ls.load_model("organism/qwen2")
@@ -182,7 +182,7 @@ json.loads(Path("circle/circle.json").read_text(encoding="utf-8"))["example"]
 # %% [markdown]
 # ## What to try next
 #
-# - Many angles as ready adapters: `from lens_steer.interop.lora import export_bank`.
+# - Many angles as ready adapters: `from lens_steer.interop.exports.lora import export_bank`.
 # - A plan that folds in part: `export_lora(plan, model, "DIR", partial=True)`; the certificate names what was left out.
 # - A constant step: `ls.act_add(cal, -1)` folds into biases. On Gemma-2 what feeds a sum does not fold.
 # - From the shell: `lens-steer export lora --calibration CAL --angle 150 --out DIR --recipe vllm`.

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lens_steer.folders import ORGANISM_FOLDER
-from lens_steer.prompts import Prompt
-from lens_steer.templates import DATE
-from lens_steer.tokenization import read_tokenizer
+from lens_steer.data import Prompt
+from lens_steer.models.location import ORGANISM_FOLDER
+from lens_steer.models.templates import DATE
+from lens_steer.models.tokenization import read_tokenizer
 
 CHATS = [
     Prompt.of("What is 4 plus 3?"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
-from lens_steer.interop.directions import DirectionSet, direction_set
+from lens_steer.interop.imports.directions import DirectionSet, direction_set
 
 WIDTH = 48  # of the tiny models
 

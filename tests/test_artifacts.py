@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
-from lens_steer.artifacts import whole_file, whole_folder
+from lens_steer._io.atomic import whole_file, whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 

@@ -8,7 +8,7 @@ import pytest
 
 from analyses import tables
 from lens_steer.errors import LensSteerError
-from lens_steer.method_table import markdown_table
+from lens_steer.steer.method_table import markdown_table
 from tests.benchmarks import cases, real_cases
 from tests.benchmarks.__main__ import measure, table
 from tests.benchmarks.timing import run

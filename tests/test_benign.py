@@ -11,15 +11,15 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.benign import choice as benign_choice
-from lens_steer.benign import grading as benign_grading
-from lens_steer.benign.calibration import calibrate_compliance, calibrate_json, oriented_component
-from lens_steer.benign.steerings import ComplianceCalibration, JsonCalibration, paper_blocks
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.grids import NONE
+from lens_steer.evaluation.conditions import NONE
 from lens_steer.organisms import grammar, tasks, world
-from lens_steer.prompts import Contrast, Prompt, PromptSet
 from lens_steer.stats import Estimate, wilson
+from lens_steer.studies.externalities import choice as benign_choice
+from lens_steer.studies.externalities import grading as benign_grading
+from lens_steer.studies.externalities.calibration import calibrate_compliance, calibrate_json, oriented_component
+from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration, paper_blocks
 
 D = 24
 
@@ -267,7 +267,7 @@ def test_the_block_is_the_best_within_the_bound() -> None:
 
 
 def test_shares_are_checked(qwen: Any, compliance: ComplianceCalibration, tmp_path: Any) -> None:
-    from lens_steer.sweeps import Protocol
+    from lens_steer.evaluation.sweeps import Protocol
 
     contrast = ls.load_contrast("organism/refusal").select
     protocol = Protocol(qwen, contrast, "select", PromptSet(()))

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import model_info
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import locate
-from lens_steer.huggingface import merged_with
-from lens_steer.models import hf_twin, read_again
-from lens_steer.tokenization import read_tokenizer
+from lens_steer.models import info
+from lens_steer.models.huggingface import merged_with
+from lens_steer.models.loading import hf_twin, read_again
+from lens_steer.models.location import locate
+from lens_steer.models.tokenization import read_tokenizer
 from tests.tiny import build
 
 IDS = torch.tensor([[5, 9, 7, 30, 12]])
@@ -76,7 +76,7 @@ def test_adapters_that_cannot_be_merged(base: Path, adapter: Path, tmp_path: Pat
 
 def test_an_adapter_on_an_adapter_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     """An exported adapter goes onto a base in a folder, and this model has none."""
-    from lens_steer.interop.lora import export_lora
+    from lens_steer.interop.exports.lora import export_lora
 
     model = ls.load_model(base, adapter=adapter)
     contrast = ls.load_contrast("organism/refusal").select
@@ -95,7 +95,7 @@ def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_base(hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
     with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read: .*'none'"):
         ls.load_model(file)
-    monkeypatch.setattr(model_info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
+    monkeypatch.setattr(info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
     model: Any = ls.load_model(file)
     wanted = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="base.gguf", dtype=torch.float32).eval()
     with torch.inference_mode():

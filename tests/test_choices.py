@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import first_logits, first_logits_by_batch
 from lens_steer.geometry.planes import random_plane
+from lens_steer.inference import batching
+from lens_steer.inference.teacher_forcing import first_logits, first_logits_by_batch
 from lens_steer.metrics.choices import LETTERS, Choice, ChoiceSet, _letter_tokens, choice_accuracy, load_choices
-from lens_steer.prompts import Contrast, Prompt
 from tests.test_parity import PROMPTS as PARITY
 
 ITEMS = [
@@ -41,7 +41,7 @@ def alone(oracle: Any, prompt: Prompt) -> torch.Tensor:
     """The first answer token's logits from a plain forward of one unpadded prompt."""
     model, tokenizer = oracle
     with torch.inference_mode():
-        return model(torch.tensor([chat.encode(tokenizer, prompt)])).logits[0, -1].float()
+        return model(torch.tensor([batching.encode(tokenizer, prompt)])).logits[0, -1].float()
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from lens_steer.claims import differences, experiments, formula, precision, questions, recorded, tables
-from lens_steer.claims.formula import OPERATORS, SAS, SS
-from lens_steer.claims.geometry import geometry_claims
-from lens_steer.claims.record import FAILS, HOLDS, Claim
+from lens_steer.data import Contrast, ContrastSet, PromptSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
-from lens_steer.interop.official import import_official
-from lens_steer.methods import selective_steering
-from lens_steer.norms import Operator
+from lens_steer.interop.imports.official import import_official
 from lens_steer.operators import rotation
-from lens_steer.prompts import Contrast, ContrastSet, PromptSet, Split
-from lens_steer.verify import Verification, verify, verify_model, write
+from lens_steer.steer.methods import selective_steering
+from lens_steer.studies import claim_tables
+from lens_steer.studies.claim import FAILS, HOLDS, Claim
+from lens_steer.studies.propositions import differences, experiments, formula, precision, questions, recorded
+from lens_steer.studies.propositions.formula import OPERATORS, SAS, SS
+from lens_steer.studies.propositions.geometry import geometry_claims
+from lens_steer.studies.propositions.norms import Operator
+from lens_steer.studies.propositions.verify import Verification, verify, verify_model, write
 
 
 def radius_of_the_whole(h: Tensor, basis: Tensor, angle: float) -> Tensor:
@@ -255,7 +256,7 @@ def test_what_is_written(found: Verification, tmp_path: Path) -> None:
     assert all(c.statement.replace("|", "\\|") in text for c in found.claims)
     levels = len({c.level for c in found.claims})
     assert (tmp_path / "propositions.tex").read_text(encoding="utf-8").count(r" \\") == len(found.claims) + levels + 1
-    assert tables.latex(found.claims).isascii()
+    assert claim_tables.latex(found.claims).isascii()
     assert (tmp_path / "norm_change.png").exists()
     assert "claims: " in repr(found)
 

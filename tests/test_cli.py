@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lens_steer.cli import app as cli
-from lens_steer.method_table import METHOD_LINES
+from lens_steer.steer.method_table import METHOD_LINES
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import lens_steer as ls
-from lens_steer.divergence import token_divergence
 from lens_steer.figures import saving
 from lens_steer.figures.divergence import drawing
-from lens_steer.unembedding import MEASURES
+from lens_steer.inference.unembedding import MEASURES
+from lens_steer.metrics.token_divergence import token_divergence
 from tests.test_cli import run
 
 RESPONSES = ["Sure, here is how.", "I cannot do that.", "", "1. Take the wood. 2. Take it away."]

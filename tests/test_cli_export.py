@@ -12,10 +12,10 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.direction_files import save_directions
-from lens_steer.interop.directions import direction_set
-from lens_steer.interop.gguf import import_gguf
-from lens_steer.interop.recipes import ENGINES, not_served, recipe
+from lens_steer.interop.exports.recipes import ENGINES, not_served, recipe
+from lens_steer.interop.gguf.vectors import import_gguf
+from lens_steer.interop.imports.direction_files import save_directions
+from lens_steer.interop.imports.directions import direction_set
 from tests.test_cli_direction import run
 
 pytest.importorskip("peft", reason="adapters need the extra 'export'")

@@ -12,7 +12,7 @@ import torch
 
 import lens_steer as ls
 from lens_steer.cli import app as cli
-from lens_steer.interop.direction_files import load_directions
+from lens_steer.interop.imports.direction_files import load_directions
 from tests.imported import WIDTH, config, publish_run, save_npy
 
 

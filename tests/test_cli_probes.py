@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer.prompts import Prompt, read_contrast
+from lens_steer.data import Prompt, read_contrast
 from tests.test_cli import run
 
 SITE = "blocks.9.hook_resid_post"

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
+from lens_steer.data import Prompt, PromptSet, fitted_overlap, load_contrast, load_prompts, read_contrast
+from lens_steer.data.checks import FEW
+from lens_steer.data.splits import deal, draw
 from lens_steer.errors import LensSteerError
-from lens_steer.prompt_checks import FEW
-from lens_steer.prompts import Prompt, PromptSet, fitted_overlap, load_contrast, load_prompts, read_contrast
-from lens_steer.splits import deal, draw
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from lens_steer.errors import LensSteerError
-from lens_steer.interop import control_vectors
-from lens_steer.interop.certificate import Trial
-from lens_steer.interop.control_vectors import certificate_file, check_place, export_control_vector
-from lens_steer.interop.directions import direction_set
-from lens_steer.interop.gguf import import_gguf
-from lens_steer.models import hf_twin
+from lens_steer.interop.exports.certificate import Trial
+from lens_steer.interop.gguf import control_vectors
+from lens_steer.interop.gguf.control_vectors import certificate_file, check_place, export_control_vector
+from lens_steer.interop.gguf.vectors import import_gguf
+from lens_steer.interop.imports.directions import direction_set
+from lens_steer.models.loading import hf_twin
 from tests.imported import WIDTH, by_hand, loaded, logits_of, rows
 from tests.test_folding import plan_of
 from tests.test_parity import PROMPTS

@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer import chat, sites
-from lens_steer.conversation import ANSWER, History, turn_ids
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
+from lens_steer.inference import batching
+from lens_steer.inference.dialogue import ANSWER, History, turn_ids
+from lens_steer.inference.positions import Clock, Layout
+from lens_steer.models import sites
+from lens_steer.models.tokenization import PLAIN_TEMPLATE
 from lens_steer.operators.rotation import selective_rotation
-from lens_steer.organisms.families import FAMILIES
-from lens_steer.positions import Clock, Layout
-from lens_steer.prompts import Contrast, Prompt
-from lens_steer.tokenization import PLAIN_TEMPLATE
+from lens_steer.organisms.training.families import FAMILIES
 from tests.test_hooks import hook_count
 from tests.test_parity import PROMPTS
 from tests.test_positions import BOUND, SIGNED, written
@@ -168,14 +169,14 @@ def test_the_organism_equals_one_growing_cache(qwen: Any, organism_twin: Any, ca
 def test_history_stays_steered(tiny: Any, tiny_calibration: Any, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Without the offsets an earlier turn would count as part of the last prompt: the first answers are the same, later ones are not."""
     plan = ls.selective_steering(tiny_calibration, 130, at="norm_out", basis=random_plane(48, seed=5), positions=place)
-    padded = chat.padded
+    padded = batching.padded
 
     def without_offsets(*args: Any, offsets: Any, **kwargs: Any) -> Any:
         return padded(*args, **kwargs)
 
     with ls.steering(tiny, plan):
         kept = ls.converse(tiny, DIALOGUES, max_new_tokens=NEW)
-        monkeypatch.setattr(chat, "padded", without_offsets)
+        monkeypatch.setattr(batching, "padded", without_offsets)
         forgotten = ls.converse(tiny, DIALOGUES, max_new_tokens=NEW)
     assert [a[0] for a in kept] == [a[0] for a in forgotten]
     assert kept != forgotten
@@ -204,7 +205,7 @@ def test_equals_generation_from_messages(qwen: Any, calibration: Any, talks: Any
             ids = turn_ids(tokenizer, talks[row])
             said = [tokenizer(a, add_special_tokens=False)["input_ids"] for a in answers[row]]
             kept = [token for t in range(turn) for token in (*ids[t], *said[t])] + ids[turn]
-            assert chat.encode(tokenizer, prompt) == kept
+            assert batching.encode(tokenizer, prompt) == kept
             assert ls.generate(qwen, prompt, max_new_tokens=16)[0] == answers[row][turn]
 
 
@@ -273,7 +274,7 @@ def test_columns_of_turns(rows: list[Any], generated: int, spec: tuple[str, int 
         histories.append(history)
         wanted.append(marks)
     sequences = [(row, h.ids, 0) for row, h in enumerate(histories)]
-    batch = next(chat.padded(sequences, 0, offsets={row: h.offsets for row, h in enumerate(histories)}))
+    batch = next(batching.padded(sequences, 0, offsets={row: h.offsets for row, h in enumerate(histories)}))
     layout, width = Layout.of(batch), batch.ids.shape[1]
     found = clock.columns(layout, 0, width + generated)
     for row, columns in zip(batch.rows, found.tolist(), strict=True):
@@ -310,7 +311,7 @@ def test_what_stands_between_answers(qwen: Any, template: str) -> None:
     dialogue = ls.Dialogue((" Hi ", f"Say {ANSWER} twice.", "Bye"), system="Be brief.")
     parts = [tokenizer.decode(ids) for ids in turn_ids(tokenizer, dialogue)]
     messages = as_messages([dialogue], [["One.", "Two.", ""]])[-1][2]
-    assert parts[0] + " One." + parts[1] + " Two." + parts[2] == chat.render(tokenizer, messages)
+    assert parts[0] + " One." + parts[1] + " Two." + parts[2] == batching.render(tokenizer, messages)
     assert parts[1].startswith("\nUser: Say")
 
 
@@ -339,7 +340,7 @@ def test_bad_dialogues(qwen: Any) -> None:
 
 def test_too_long_a_dialogue(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can be known is said before anything is generated, the rest when it comes to it."""
-    from lens_steer import conversation
+    from lens_steer.inference import dialogue as conversation
 
     dialogue = ls.Dialogue(("Hi", "What is 4 plus 3?", "Hi"))
     fixed = [len(ids) for ids in turn_ids(qwen.lens_info.tokenizer, dialogue)]

@@ -14,22 +14,22 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer import sweeps
-from lens_steer.comparison import compare
-from lens_steer.controls import Controls
-from lens_steer.cost import Cost, Speed, cost, probe
+from lens_steer.cli.precheck import describe
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
-from lens_steer.grids import NONE, method_grids, rule_grids
-from lens_steer.kl import mean_kl_by_value
+from lens_steer.evaluation import sweeps
+from lens_steer.evaluation.comparison import compare
+from lens_steer.evaluation.conditions import NONE, method_grids, rule_grids
+from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.cost import Cost, Speed, cost, probe
+from lens_steer.evaluation.sweep_work import comparing, comparison_grids, sweeping
+from lens_steer.evaluation.sweeps import Grid, Protocol
+from lens_steer.evaluation.work import Work, answering, forcing_answers, forcing_values, measuring, recording, reporting
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
+from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.likelihood import mean_surprise
-from lens_steer.models import hf_twin
-from lens_steer.precheck import describe
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
-from lens_steer.sweep_report import sweep_method
-from lens_steer.sweep_work import comparing, comparison_grids, sweeping
-from lens_steer.sweeps import Grid, Protocol
-from lens_steer.work import Work, answering, forcing_answers, forcing_values, measuring, recording, reporting
+from lens_steer.models.loading import hf_twin
+from lens_steer.reports.sweep_report import sweep_method
 from tests.test_cli import run
 
 NEW = 5
@@ -213,7 +213,7 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
 
 
 def test_a_comparisons_grids_are_those_that_run(calibration: Any) -> None:
-    """As many settings of every method as :func:`lens_steer.grids.method_grids` makes on a calibration with enough sites."""
+    """As many settings of every method as :func:`lens_steer.evaluation.conditions.method_grids` makes on a calibration with enough sites."""
     for method in ("selective", "ablation", "act-add", "sttp", "compliance"):
         made = method_grids(calibration, method, values=(0.0, 90.0) if method == "selective" else None)
         told = [g for g in comparison_grids([method], (0.0, 90.0)) if g.condition == method]
@@ -272,7 +272,7 @@ def test_dry_run_tells_and_stops(
         "report": ("--out", out), "calibrate": ("--out", out), "probe": ("--out", out),
         "steer": ("--calibration", made, "--angle", 90, "--prompts", prompts, "--model", "organism/qwen2", "--out", tmp_path / "o.jsonl"),
     }  # fmt: skip
-    monkeypatch.setattr("lens_steer.cost.BUDGET", 0.5)
+    monkeypatch.setattr("lens_steer.evaluation.cost.BUDGET", 0.5)
     for name, args in commands.items():
         code, printed, error = run(monkeypatch, capsys, name, *args, "--dry-run")
         assert code == 0, error
@@ -286,7 +286,7 @@ def test_dry_run_tells_and_stops(
 
 def test_a_long_run_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """On the error stream, before the work, where it takes more than a minute; not otherwise."""
-    import lens_steer.cost as module
+    import lens_steer.evaluation.cost as module
 
     told = Cost(
         forwards=9, prompt_tokens=90, new_tokens=0, answers=0, seconds=70.0, seconds_low=50.0, seconds_high=80.0, peak_bytes=2**30

@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import pytest
 
 import lens_steer as ls
-from lens_steer import dials
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.outcomes import grade
-from lens_steer.prompts import Prompt
+from lens_steer.metrics.grading import grade
+from lens_steer.notebook import dials
 from tests import lab
 from tests.views import EVIL, read
 

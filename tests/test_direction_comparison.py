@@ -16,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 
 from analyses import directions as script
 from analyses.common import Run
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import directions as figures
 from lens_steer.figures import saving
@@ -24,6 +23,7 @@ from lens_steer.geometry import direction_comparison
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.direction_comparison import DirectionComparison, compare_directions
 from lens_steer.geometry.estimators import ESTIMATORS, estimate
+from lens_steer.inference.record import Activations
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 

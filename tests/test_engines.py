@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat, positions, sites
-from lens_steer.activations import record_prompts
+from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.models import device_of, hf_twin, info_of
+from lens_steer.inference import batching, positions
+from lens_steer.inference.record import record_prompts
+from lens_steer.models import sites
+from lens_steer.models.loading import device_of, hf_twin, info_of
 from lens_steer.operators.catalogue import bind, effect
-from lens_steer.plans import Step
-from lens_steer.prompts import Contrast, PromptSet
+from lens_steer.steer.plans import Step
 from tests.test_hooks import hook_count
 from tests.test_parity import EVERY, PROMPTS, TEXTS, relative
 
@@ -90,12 +91,12 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
     for where in ("all", "generated[1:4]", "prompt[-1]"):
         with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", where)):
             for prompt in PROMPTS:
-                ids = torch.tensor([chat.encode(tokenizer, prompt)])
-                batch = chat.Batch((0,), ids, torch.ones_like(ids), (0,))
+                ids = torch.tensor([batching.encode(tokenizer, prompt)])
+                batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
                 with torch.inference_mode(), positions.running(batch):
                     out = tiny.generate(ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False,
                                         padding_side="left", verbose=False, return_type="tokens")  # fmt: skip
-                forced = chat.Batch((0,), out, torch.ones_like(out), (8,))
+                forced = batching.Batch((0,), out, torch.ones_like(out), (8,))
                 with torch.inference_mode(), positions.running(forced):
                     predicted = tiny(out).argmax(dim=-1)
                 assert torch.equal(predicted[0, ids.shape[1] - 1 : -1], out[0, ids.shape[1] :])
@@ -103,17 +104,17 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
 
 def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibration: Any) -> None:
     """The logits of every step of a cached generation on the twin, against one forward of the model over the finished text."""
-    ids = torch.tensor([chat.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
+    ids = torch.tensor([batching.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
     twin = hf_twin(tiny)
     for where in ("all", "prompt[-1]+generated[:3]"):
         plan = plan_at(tiny_calibration, "norm_out", where)
-        batch = chat.Batch((0,), ids, torch.ones_like(ids), (0,))
+        batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
         with torch.inference_mode(), positions.running(batch), ls.steering(twin, plan):
             out = twin.generate(
                 ids, attention_mask=batch.mask, max_new_tokens=8, min_new_tokens=8, do_sample=False, output_logits=True,
                 return_dict_in_generate=True,
             )  # fmt: skip
-        forced = chat.Batch((0,), out.sequences, torch.ones_like(out.sequences), (8,))
+        forced = batching.Batch((0,), out.sequences, torch.ones_like(out.sequences), (8,))
         with torch.inference_mode(), positions.running(forced), ls.steering(tiny, plan):
             logits = tiny(out.sequences)[0, ids.shape[1] - 1 : -1]
         assert (logits - torch.cat(out.logits)).abs().max() < 1e-4
@@ -122,7 +123,7 @@ def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibrat
 def test_padding_is_left_alone(tiny: Any, tiny_calibration: Any) -> None:
     """In a padded batch the pad columns of a steered site are byte-identical, in generate and in a forward of one's own."""
     name = "blocks.1.ln1.hook_out"
-    batch = next(chat.batches(tiny.lens_info.tokenizer, PROMPTS, n_ctx=128))
+    batch = next(batching.batches(tiny.lens_info.tokenizer, PROMPTS, n_ctx=128))
     pads = batch.mask == 0
     assert pads.any()
     kept: dict[str, torch.Tensor] = {}

@@ -13,7 +13,6 @@ from scipy.special import expit
 from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage
 from sklearn.linear_model import LogisticRegression
 
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry import estimators
 from lens_steer.geometry.calibration import calibrate
@@ -28,6 +27,7 @@ from lens_steer.geometry.estimators import (
     site_directions,
     sparse,
 )
+from lens_steer.inference.record import Activations
 
 NAMES = tuple(ESTIMATORS)
 ROTATED = ("difference", "fisher", "paired_pca", "logistic")  # the basis does not matter to these

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.interop.exports import (
+from lens_steer.inference import batching
+from lens_steer.interop.harness.benchmark_answers import (
     Question,
     alpaca_eval_rows,
     load_questions,
@@ -22,7 +23,6 @@ from lens_steer.interop.exports import (
     write_alpaca_eval,
     write_mt_bench,
 )
-from lens_steer.prompts import Contrast, Prompt, PromptSet
 from tests.test_choices import plain_hooks
 from tests.test_parity import PROMPTS
 
@@ -35,7 +35,7 @@ QUESTIONS = [
 
 def oracle(model: Any, tokenizer: Any, ends: tuple[int, ...], messages: list[dict[str, str]], n: int) -> str:
     """A greedy answer, token by token, each from a plain forward of the whole unpadded sequence."""
-    ids = chat.encode(tokenizer, Prompt(tuple(messages)))
+    ids = batching.encode(tokenizer, Prompt(tuple(messages)))
     start = len(ids)
     for _ in range(n):
         with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_a_system_message_stands_before_every_turn(qwen: Any, monkeypatch: pytes
         seen.append(prompts)
         return [f"answer {len(seen)} to {p.text}" for p in prompts]
 
-    monkeypatch.setattr("lens_steer.interop.exports.generate", answer)
+    monkeypatch.setattr("lens_steer.interop.harness.benchmark_answers.generate", answer)
     rows = mt_bench_answers(qwen, QUESTIONS[:1], model_id="m", system="Be brief.", tstamp=5.0)
     assert [[m["content"] for m in prompts[0].messages] for prompts in seen] == [
         ["Be brief.", "Which one is red?"],

@@ -13,32 +13,20 @@ import torch
 
 import lens_steer as ls
 from analyses import externalities as analysis
-from lens_steer.claims.record import HOLDS, REPORTED
+from lens_steer._display import withheld
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import tokens
-from lens_steer.externalities.claims import claims
-from lens_steer.externalities.conditions import (
-    CONTROL,
-    INSIDE,
-    OUTSIDE,
-    OUTSIDE_EQUAL,
-    RANDOM,
-    ROTATION,
-    controls,
-)
-from lens_steer.externalities.controls import refusal_bases, split
-from lens_steer.externalities.material import (
-    Material,
-    harmful_responses,
-    organism_material,
-)
-from lens_steer.externalities.report import study_and_write
-from lens_steer.externalities.study import Externalities, study
-from lens_steer.externalities.text import qualitative
-from lens_steer.grids import NONE
+from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.benchmarks import Tasks
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
-from lens_steer.shown import withheld
+from lens_steer.studies.claim import HOLDS, REPORTED
+from lens_steer.studies.externalities import tokens
+from lens_steer.studies.externalities.claims import claims
+from lens_steer.studies.externalities.conditions import CONTROL, INSIDE, OUTSIDE, OUTSIDE_EQUAL, RANDOM, ROTATION, controls
+from lens_steer.studies.externalities.controls import refusal_bases, split
+from lens_steer.studies.externalities.material import Material, harmful_responses, organism_material
+from lens_steer.studies.externalities.report import study_and_write
+from lens_steer.studies.externalities.study import Externalities, study
+from lens_steer.studies.externalities.text import qualitative
 from tests.views import checked
 
 N = 5
@@ -184,8 +172,8 @@ def test_a_study_goes_on_with_the_same_bytes(
     qwen: Any, found: tuple[Externalities, list[Any], Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off after the first rows and begun again: the same rows, without making the first ones anew; another seed in the same folder is refused."""
-    from lens_steer import sweeps
-    from lens_steer.externalities import study as externalities
+    from lens_steer.evaluation import sweeps
+    from lens_steer.studies.externalities import study as externalities
 
     def stop(*args: Any, **kwargs: Any) -> Any:
         raise KeyboardInterrupt

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
+from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import files
-from lens_steer.externalities.files import file_material
-from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.studies.externalities import files
+from lens_steer.studies.externalities.files import file_material
 from tests.test_cli import run
 from tests.tiny import build
 
@@ -123,7 +123,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert page.count("## Harmful: SHA-256 ") == 3  # neither harmful prompts nor answers to them, unasked
     assert not any(f"the {i} b" in page for i in range(N))
     with monkeypatch.context() as patched:
-        patched.setattr("lens_steer.sweeps.answers", None)
+        patched.setattr("lens_steer.evaluation.sweeps.answers", None)
         assert run(patched, capsys, *options)[:2] == (0, told)
 
 

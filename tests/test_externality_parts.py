@@ -9,35 +9,23 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.benign.calibration import calibrate_compliance
-from lens_steer.benign.steerings import ComplianceCalibration
-from lens_steer.chat import batches
-from lens_steer.claims.record import FAILS, HOLDS, REPORTED
-from lens_steer.divergence import token_divergence
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.externalities import tokens
-from lens_steer.externalities.claims import LEAST, _by_start, _flat, _mean_claim
-from lens_steer.externalities.conditions import (
-    CONTROL,
-    FAMILIES,
-    RANDOM,
-    against_refusal,
-    first_decided,
-    positions_of,
-)
-from lens_steer.externalities.controls import divergence_of, match_rotation, parts, random_like, refusal_bases, rotation
-from lens_steer.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
-from lens_steer.externalities.material import (
-    in_the_splits_of,
-    organism_material,
-    own_answers,
-    right_compliance,
-)
-from lens_steer.externalities.study import Externalities
+from lens_steer.inference.batching import batches
+from lens_steer.inference.positions import Clock, Layout
 from lens_steer.metrics.judges import PhraseJudge
+from lens_steer.metrics.token_divergence import token_divergence
 from lens_steer.organisms import grammar
-from lens_steer.positions import Clock, Layout
-from lens_steer.prompts import Contrast, Prompt
+from lens_steer.studies.claim import FAILS, HOLDS, REPORTED
+from lens_steer.studies.externalities import tokens
+from lens_steer.studies.externalities.calibration import calibrate_compliance
+from lens_steer.studies.externalities.claims import LEAST, _by_start, _flat, _mean_claim
+from lens_steer.studies.externalities.conditions import CONTROL, FAMILIES, RANDOM, against_refusal, first_decided, positions_of
+from lens_steer.studies.externalities.controls import divergence_of, match_rotation, parts, random_like, refusal_bases, rotation
+from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
+from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
+from lens_steer.studies.externalities.steerings import ComplianceCalibration
+from lens_steer.studies.externalities.study import Externalities
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +41,7 @@ def refusal_calibration(qwen: Any) -> ls.Calibration:
 
 def divergence(rows: list[list[float]]) -> Any:
     """A divergence with these values, prompt by prompt."""
-    from lens_steer.divergence import TokenDivergence
+    from lens_steer.metrics.token_divergence import TokenDivergence
 
     row = np.array([i for i, r in enumerate(rows) for _ in r])
     kl = np.array([v for r in rows for v in r])

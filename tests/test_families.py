@@ -15,14 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
-from lens_steer import chat, hooked, sites
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import read_config
-from lens_steer.hooked import hooked_config
-from lens_steer.interop.folding import fold
-from lens_steer.interop.model_facts import guessed_architecture
-from lens_steer.interop.official import _architecture
-from lens_steer.resources import Shape
+from lens_steer.inference import batching
+from lens_steer.interop.exports.folding import fold
+from lens_steer.interop.imports.model_facts import guessed_architecture
+from lens_steer.interop.imports.official import _architecture
+from lens_steer.models import hooked_transformer, sites
+from lens_steer.models.footprint import Shape
+from lens_steer.models.hooked_transformer import hooked_config
+from lens_steer.models.location import read_config
 from tests.conftest import HAS_HOOKED
 from tests.test_folding import AFFINE, difference, plan_of
 from tests.test_parity import PROMPTS
@@ -112,10 +113,10 @@ def test_every_mapped_field_shows(make: Make, family: str, field: str, monkeypat
         assert mapped.pop(field) is not None
         return mapped
 
-    monkeypatch.setattr("lens_steer.models.hooked_config", without)
+    monkeypatch.setattr("lens_steer.models.loading.hooked_config", without)
     if field == "use_qk_norm":  # whose gains would have nowhere to go
         convert = importlib.import_module("transformer_lens.pretrained.weight_conversions")
-        name = hooked.CONVERTERS[family]
+        name = hooked_transformer.CONVERTERS[family]
         own = getattr(convert, name)
         monkeypatch.setattr(convert, name, lambda m, cfg: {k: v for k, v in own(m, cfg).items() if "_norm.w" not in k})
     assert (logits(ls.load_model(folder, backend="hooked")) - wanted).abs().max() > 1e-2
@@ -244,7 +245,7 @@ def test_a_configuration_as_hubs_hold_it(make: Make, tmp_path: Path) -> None:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     read = read_config("tiny", str(folder))
-    assert hooked.attention_types(read) == ["local", "local", "global", "local"]
+    assert hooked_transformer.attention_types(read) == ["local", "local", "global", "local"]
     mapped = hooked_config(read, "tiny")
     assert (mapped["rotary_base"], mapped["rotary_base_local"], mapped["rotary_scaling_factor"]) == (1e6, 5e3, 8.0)
     assert (logits(ls.load_model(folder)) - logits(plain(folder))).abs().max() < 1e-4
@@ -266,7 +267,7 @@ def test_a_long_prompt_with_padding_and_cache(make: Make) -> None:
     for family in ("qwen3", "mistral", "gemma3_text"):
         model: Any = ls.load_model(make(family))
         plan = plan_of(model, ("selective", "norm_out", AFFINE["selective"]))
-        long = chat.encode(model.lens_info.tokenizer, PROMPTS[2])
+        long = batching.encode(model.lens_info.tokenizer, PROMPTS[2])
         assert len(long) > 2 * 8
         with ls.steering(model, plan):
             wanted = ls.generate(model, PROMPTS, max_new_tokens=24, engine="tl")

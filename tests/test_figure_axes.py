@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from matplotlib.legend import Legend
 
 import lens_steer as ls
-from lens_steer.divergence import TokenDivergence
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import Drawing
+from lens_steer.metrics.token_divergence import TokenDivergence
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer import chat, sites
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
-from lens_steer.interop.affine import NOT_AFFINE, AffineMap, affine_map, not_affine
-from lens_steer.interop.folding import Folded, fold
-from lens_steer.interop.layers import Layers
-from lens_steer.interop.merged import merged_model
-from lens_steer.models import hf_twin
+from lens_steer.inference import batching
+from lens_steer.interop.exports.affine import NOT_AFFINE, AffineMap, affine_map, not_affine
+from lens_steer.interop.exports.folding import Folded, fold
+from lens_steer.interop.exports.layers import Layers
+from lens_steer.interop.exports.merged import merged_model
+from lens_steer.models import sites
+from lens_steer.models.loading import hf_twin
 from lens_steer.operators.catalogue import OPERATORS, bind
-from lens_steer.plans import SteeringPlan, Step
+from lens_steer.steer.plans import SteeringPlan, Step
 from tests.test_parity import PROMPTS
 
 D = 48
@@ -57,7 +58,7 @@ def difference(model: Any, found: Folded) -> tuple[float, float]:
     """Largest logit difference between the hooked model and the changed weights, over the largest logit; and what the plan does, likewise."""
     changed, twin, worst, effect, largest = merged_model(found, model), hf_twin(model), 0.0, 0.0, 0.0
     through = model if any(sites.parse(n).kind == "resid_mid" for n in found.plan.sites) else twin
-    for batch in chat.batches(model.lens_info.tokenizer, PROMPTS, n_ctx=128, max_rows=2):
+    for batch in batching.batches(model.lens_info.tokenizer, PROMPTS, n_ctx=128, max_rows=2):
         at = {"attention_mask": batch.mask, "position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0)}
         with torch.inference_mode():
             with ls.steering(through, found.plan):

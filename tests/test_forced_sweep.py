@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forced_sweep import logits_by_value
-from lens_steer.forcing import response_logits, with_responses
-from lens_steer.kl import kl, mean_kl_by_value
-from lens_steer.methods import act_add
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.metrics.kl import kl, mean_kl_by_value
 from lens_steer.metrics.refusal_score import refusal_score, refusal_scores_by_value, refusal_tokens
-from lens_steer.prompts import Contrast, Prompt
+from lens_steer.steer.methods import act_add
+from lens_steer.steer.value_sweep import logits_by_value
 from tests.test_parity import EVERY, PROMPTS
 
 TEXTS = ["yes", "no, and not for a long while", "and so on", "b"]
@@ -64,12 +64,12 @@ def test_coefficients_and_positions(qwen: Any, calibration: Any, refusal: Any) -
 
 def refusal_scores_by_value_by_hand(model: Any, prompts: Any) -> list[float]:
     """From the model's own forward, one prompt at a time."""
-    from lens_steer import chat, positions
+    from lens_steer.inference import batching, positions
 
     found = []
     tokens = list(refusal_tokens(model.lens_info))
     for prompt in prompts:
-        batch = next(chat.batches(model.lens_info.tokenizer, [prompt], n_ctx=512))
+        batch = next(batching.batches(model.lens_info.tokenizer, [prompt], n_ctx=512))
         with positions.running(batch), torch.inference_mode():
             p = model(batch.ids)[0, -1].double().softmax(-1)[tokens].sum()
         found.append(float(torch.log(p + 1e-8) - torch.log(1 - p + 1e-8)))
@@ -106,7 +106,7 @@ def test_an_infinite_divergence_is_told(
     qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By how many responses; the number stays what it is."""
-    from lens_steer import kl as module
+    from lens_steer.metrics import kl as module
 
     def suppressing(*args: Any, **kwargs: Any) -> Any:
         for row, value, logits, ids in logits_by_value(*args, **kwargs):
@@ -127,9 +127,9 @@ def test_a_warning_only_where_no_batch_is_steered(
     qwen: Any, calibration: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A batch whose responses are too short for the positions is left as it is, without a word; all of them are told of once."""
-    from lens_steer import forced_sweep
+    from lens_steer.steer import value_sweep
 
-    monkeypatch.setattr(forced_sweep, "MAX_ROWS", 1)  # every prompt its own batch
+    monkeypatch.setattr(value_sweep, "MAX_ROWS", 1)  # every prompt its own batch
     prompts = with_responses(refusal.select.positive[:2], ["I cannot help with that at all.", "No."])
     found = {}
     for where in ("generated[3:]", "generated[90:]"):

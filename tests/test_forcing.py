@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat, outcomes
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import response_logits, with_responses
+from lens_steer.inference import batching
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import ORGANISM_KINDS, organism_tasks
 from lens_steer.metrics.likelihood import mean_surprise
-from lens_steer.prompts import Prompt
 
 PROMPTS = [Prompt.of("a short one"), Prompt.of("a rather longer one, with words"), Prompt.of("b")]
 RESPONSES = ["yes", "no, and not for a long while", "and so on"]
@@ -27,8 +28,8 @@ def test_logits_equal_plain_forwards(tiny: Any, twin: Any, engine: str) -> None:
     got = {row: (logits, ids) for row, logits, ids in response_logits(tiny, with_responses(PROMPTS, RESPONSES), engine=engine)}
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         head, tail = (
-            chat.encode(tokenizer, prompt),
-            chat.encode_response(tokenizer, with_responses([prompt], [response])[0]),
+            batching.encode(tokenizer, prompt),
+            batching.encode_response(tokenizer, with_responses([prompt], [response])[0]),
         )
         with torch.inference_mode():
             alone = twin(torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].float()
@@ -93,9 +94,9 @@ def test_capability_tasks(qwen: Any) -> None:
     assert [sum(p.task is not None and p.task.kind == kind for p in tasks) for kind in ORGANISM_KINDS] == [10] * 4
     assert tasks.hash == organism_tasks(40, seed=1).hash != organism_tasks(40, seed=2).hash
     texts = ls.generate(qwen, tasks, max_new_tokens=16, engine="hf")
-    right = [outcomes.grade(p, t) == "correct" for p, t in zip(tasks, texts, strict=True)]
+    right = [grading.grade(p, t) == "correct" for p, t in zip(tasks, texts, strict=True)]
     assert sum(right) >= 36
-    assert not any(outcomes.grade(p, "Hello.") == "correct" for p in tasks)
+    assert not any(grading.grade(p, "Hello.") == "correct" for p in tasks)
 
 
 def test_a_reader_who_stops_leaves_nothing_in_force(qwen: Any, calibration: Any, refusal: Any) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry import directions, discriminative, planes
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.summary import summarise
+from lens_steer.inference.record import Activations
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 GENERATOR = torch.Generator().manual_seed(0)

@@ -13,7 +13,7 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.gguf import export_gguf_cvec, import_gguf, layer_number
+from lens_steer.interop.gguf.vectors import export_gguf_cvec, import_gguf, layer_number
 from tests.imported import WIDTH, a_set, by_hand, loaded, logits_of, rows
 
 gguf = pytest.importorskip("gguf")

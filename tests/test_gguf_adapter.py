@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.certificate import Trial
-from lens_steer.interop.folding import fold
-from lens_steer.interop.gguf_adapter import (
+from lens_steer.interop.exports.certificate import Trial
+from lens_steer.interop.exports.folding import fold
+from lens_steer.interop.exports.lora import export_bank, export_circle, export_lora
+from lens_steer.interop.gguf.adapter import (
     GgufBase,
     add_gguf,
     check_gguf,
@@ -29,9 +30,8 @@ from lens_steer.interop.gguf_adapter import (
     tensor_name,
     write_gguf_adapter,
 )
-from lens_steer.interop.gguf_files import write_gguf
-from lens_steer.interop.lora import export_bank, export_circle, export_lora
-from lens_steer.models import hf_twin
+from lens_steer.interop.gguf.files import write_gguf
+from lens_steer.models.loading import hf_twin
 from tests.imported import loaded, logits_of
 from tests.test_folding import ADD, TURN, plan_of
 from tests.test_parity import PROMPTS

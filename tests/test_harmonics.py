@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_steer.errors import LensSteerError
-from lens_steer.harmonics import anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.evaluation.harmonics import anti_steerable, fit_harmonic, how_many_angles
 
 GRID = [float(a) for a in range(0, 360, 10)]
 THETA = np.deg2rad(GRID)

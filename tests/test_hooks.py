@@ -12,7 +12,7 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.methods import METHODS, make_plan
+from lens_steer.steer.methods import METHODS, make_plan
 from tests.conftest import HAS_HOOKED
 from tests.tiny import build
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lens_steer import hub
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import read_config
+from lens_steer.models import hub
+from lens_steer.models.location import read_config
 
 NAME = "somebody/NoSuchModel"
 SCRIPT = """

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from lens_steer import progress, sweeps
-from lens_steer.grids import NONE, method_grids
-from lens_steer.prompts import Contrast
-from lens_steer.rowstore import RowStore
-from lens_steer.sweeps import Grid, Protocol, parts_of
+from lens_steer._io import progress
+from lens_steer._io.rowstore import RowStore
+from lens_steer.data import Contrast
+from lens_steer.evaluation import sweeps
+from lens_steer.evaluation.conditions import NONE, method_grids
+from lens_steer.evaluation.sweeps import Grid, Protocol, parts_of
 
 MAIN = "from lens_steer.cli import main; main()"
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics import judges as j
 from lens_steer.metrics.judges import request
 from lens_steer.metrics.judges.cache import Answer
-from lens_steer.prompts import Prompt
 
 PROMPTS = [Prompt.of("a short one"), Prompt.of("a rather longer one, with words"), Prompt.of("b")]
 RESPONSES = ["yes", "no, and not for a long while", "and so on"]

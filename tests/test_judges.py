@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import lens_steer as ls
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics import judges as j
-from lens_steer.prompts import Prompt
 
 PROMPTS = [Prompt.of("a short one"), Prompt.of("a rather longer one, with words"), Prompt.of("b")]
 

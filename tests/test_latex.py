@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lens_steer._io.tables import cell, escaped, from_markdown
 from lens_steer.errors import LensSteerError
-from lens_steer.latex import cell, escaped, from_markdown
 
 README = Path(__file__).parents[1] / "README.md"
 TABLES = re.findall(r"<!-- (\w+) -->", README.read_text(encoding="utf-8"))

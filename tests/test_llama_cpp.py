@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
-from lens_steer import chat, engines
 from lens_steer.geometry.planes import random_plane
-from lens_steer.interop.certificate import Trial
-from lens_steer.interop.gguf import export_gguf_cvec
-from lens_steer.interop.gguf_adapter import add_gguf, gguf_base
-from lens_steer.interop.lora import circle_weights, export_circle, export_lora
-from lens_steer.interop.merged import export_merged
-from lens_steer.models import hf_twin
+from lens_steer.inference import batching, engines
+from lens_steer.interop.exports.certificate import Trial
+from lens_steer.interop.exports.lora import circle_weights, export_circle, export_lora
+from lens_steer.interop.exports.merged import export_merged
+from lens_steer.interop.gguf.adapter import add_gguf, gguf_base
+from lens_steer.interop.gguf.vectors import export_gguf_cvec
+from lens_steer.models.loading import hf_twin
 from tests import llama_cpp_runner as llama
 from tests.test_folding import plan_of
 
@@ -45,7 +45,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def rows(base: tuple[Any, Path], refusal: Any) -> list[list[int]]:
     """Token ids of some prompts, and of one longer than Gemma-2's window."""
     prompts = [*refusal.report.positive[:3], *refusal.report.negative[:3]]
-    ids = [list(chat.encode(base[0].lens_info.tokenizer, p)) for p in prompts]
+    ids = [list(batching.encode(base[0].lens_info.tokenizer, p)) for p in prompts]
     return [*ids, [i for row in ids for i in row][:100]]
 
 

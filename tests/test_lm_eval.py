@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import response_logits, with_responses
 from lens_steer.geometry.planes import random_plane
-from lens_steer.interop.lm_eval import SteeredLM, _with_harness
-from lens_steer.interop.lm_eval_generation import Wanted, cut
-from lens_steer.prompts import Contrast, Prompt
+from lens_steer.inference import batching
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.interop.harness.lm_eval import SteeredLM, _with_harness
+from lens_steer.interop.harness.lm_eval_generation import Wanted, cut
 from tests.test_choices import plain_hooks
 from tests.test_parity import PROMPTS
 
@@ -125,16 +125,16 @@ def test_batches_do_not_matter(tiny: Any, plan: Any, monkeypatch: pytest.MonkeyP
     asked = requests("loglikelihood", PAIRS)
     together = SteeredLM(tiny, plan).loglikelihood(asked)
     assert scored(SteeredLM(tiny, plan, batch_size=1).loglikelihood(asked), together)
-    monkeypatch.setattr("lens_steer.forcing.MAX_LOGITS", 4 * 1536)
+    monkeypatch.setattr("lens_steer.inference.teacher_forcing.MAX_LOGITS", 4 * 1536)
     assert scored(SteeredLM(tiny, plan).loglikelihood(asked), together)
     lm, seen = SteeredLM(tiny, plan), []
-    monkeypatch.setattr("lens_steer.interop.lm_eval.last_logits", _counting(seen))
+    monkeypatch.setattr("lens_steer.interop.harness.lm_eval.last_logits", _counting(seen))
     lm.loglikelihood(requests("loglikelihood", [("Is it?", option) for option in (" A", " B", " C")]))
     assert seen == [1]
 
 
 def _counting(seen: list[int]) -> Any:
-    from lens_steer.forcing import last_logits
+    from lens_steer.inference.teacher_forcing import last_logits
 
     def counted(model: Any, batch: Any, keep: int) -> Any:
         seen.append(len(batch.rows))
@@ -146,10 +146,10 @@ def _counting(seen: list[int]) -> Any:
 @harness
 def test_beginning_of_sequence_once(tiny: Any, theirs: Any) -> None:
     """Rendered chats and plain texts are tokenised as the harness does it; a chat has one beginning token, never two."""
-    lm, chat = SteeredLM(tiny), [{"role": "user", "content": "Hello"}]
-    rendered = lm.apply_chat_template(chat)
-    assert rendered == theirs.apply_chat_template(chat)
-    open_ended = [*chat, {"role": "assistant", "content": "The answer is"}]
+    lm, batching = SteeredLM(tiny), [{"role": "user", "content": "Hello"}]
+    rendered = lm.apply_chat_template(batching)
+    assert rendered == theirs.apply_chat_template(batching)
+    open_ended = [*batching, {"role": "assistant", "content": "The answer is"}]
     assert lm.apply_chat_template(open_ended, add_generation_prompt=False) == theirs.apply_chat_template(
         open_ended, add_generation_prompt=False
     )
@@ -163,7 +163,7 @@ def test_beginning_of_sequence_once(tiny: Any, theirs: Any) -> None:
         theirs.eot_token_id,
         theirs.prefix_token_id,
     )
-    with_system = lm.apply_chat_template([{"role": "system", "content": "Be brief."}, *chat])
+    with_system = lm.apply_chat_template([{"role": "system", "content": "Be brief."}, *batching])
     assert "Be brief." in with_system and "Hello" in with_system
 
 
@@ -305,9 +305,9 @@ def test_generation_arguments() -> None:
 def test_batches_of_tokens() -> None:
     """Left-padded, shortest first, within the rows and the logits allowed; a row that is too much alone runs alone."""
     rows = [(0, [1] * 5, 2), (1, [2] * 3, 0), (2, [3] * 3, 1), (3, [4] * 9, 8)]
-    whole = list(chat.padded(rows, 0))
+    whole = list(batching.padded(rows, 0))
     assert [b.rows for b in whole] == [(1, 2, 0, 3)] and whole[0].response_lengths == (0, 1, 2, 8)
     assert whole[0].ids[0].tolist() == [0] * 6 + [2] * 3 and whole[0].mask[0].tolist() == [0] * 6 + [1] * 3
-    assert [b.rows for b in chat.padded(rows, 0, max_rows=2)] == [(1, 2), (0, 3)]
-    assert [b.rows for b in chat.padded(rows, 0, max_logits=4)] == [(1, 2), (0,), (3,)]
-    assert [b.rows for b in chat.padded(rows, 0, extra=4096)] == [(1,), (2,), (0,), (3,)]
+    assert [b.rows for b in batching.padded(rows, 0, max_rows=2)] == [(1, 2), (0, 3)]
+    assert [b.rows for b in batching.padded(rows, 0, max_logits=4)] == [(1, 2), (0,), (3,)]
+    assert [b.rows for b in batching.padded(rows, 0, extra=4096)] == [(1,), (2,), (0,), (3,)]

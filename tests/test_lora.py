@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
-from lens_steer import chat, engines
 from lens_steer.errors import LensSteerError
-from lens_steer.interop import adapters
-from lens_steer.interop.adapters import load_adapter, quiet, write_adapter
-from lens_steer.interop.certificate import Trial, certify, prompts_for, require
-from lens_steer.interop.folding import fold
-from lens_steer.interop.lora import CIRCLE_ANGLES, circle_weights, export_bank, export_circle, export_lora
-from lens_steer.interop.merged import export_merged, merged_model
-from lens_steer.models import hf_twin
+from lens_steer.inference import batching, engines
+from lens_steer.interop.exports import adapters
+from lens_steer.interop.exports.adapters import load_adapter, quiet, write_adapter
+from lens_steer.interop.exports.certificate import Trial, certify, prompts_for, require
+from lens_steer.interop.exports.folding import fold
+from lens_steer.interop.exports.lora import CIRCLE_ANGLES, circle_weights, export_bank, export_circle, export_lora
+from lens_steer.interop.exports.merged import export_merged, merged_model
+from lens_steer.models.loading import hf_twin
 from tests.test_folding import ABLATE, ADD, AFFINE, GEMMAS, OTHER, PLANE, TURN, plan_of
 from tests.test_parity import PROMPTS
 
@@ -47,7 +47,7 @@ def same(model: Any, exported: Any, plan: ls.SteeringPlan) -> float:
     with ls.steering(model, plan):
         wanted = ls.generate(model, asked, max_new_tokens=5, engine="tl")
     assert ls.generate(exported, asked, max_new_tokens=5) == wanted
-    for batch in chat.batches(model.lens_info.tokenizer, asked, n_ctx=128):
+    for batch in batching.batches(model.lens_info.tokenizer, asked, n_ctx=128):
         at = {"attention_mask": batch.mask, "position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0)}
         with torch.inference_mode(), ls.steering(model, plan), engines.on_engine(model, "hf") as twin:
             hooked = twin(batch.ids, **at).logits
@@ -234,7 +234,7 @@ def test_a_damaged_adapter_fails_its_certificate(
     assert found.verdict == "fail"
     with pytest.raises(LensSteerError, match=r"lora export does not do what the hooks do: logits differ by .* nothing was kept"):
         require(found)
-    monkeypatch.setattr("lens_steer.interop.lora.write_adapter", damaged)
+    monkeypatch.setattr("lens_steer.interop.exports.lora.write_adapter", damaged)
     with pytest.raises(LensSteerError, match="nothing was kept"):
         export_lora(plan, qwen, tmp_path / "out", trial=SMALL)
     assert not (tmp_path / "out").exists()

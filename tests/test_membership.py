@@ -13,8 +13,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import lens_steer as ls
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.conditions import RULE_BOUNDS, has_angle, method_grids, rule_grids
 from lens_steer.figures import geometry as drawn
 from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.discriminative import RULES, check_rule, discriminative_sites, mean_rule
@@ -22,7 +22,7 @@ from lens_steer.geometry.membership import _counts, membership
 from lens_steer.geometry.rules import cautions, sureness, with_separations
 from lens_steer.geometry.separation import areas, cohens_d
 from lens_steer.geometry.stability import stability
-from lens_steer.grids import RULE_BOUNDS, has_angle, method_grids, rule_grids
+from lens_steer.inference.record import Activations
 from tests.test_cli import run
 
 NAMES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))

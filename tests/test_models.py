@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import ORGANISM_FOLDER
-from lens_steer.models import info_of, usable_device
-from lens_steer.prompts import Contrast, Prompt, PromptSet
+from lens_steer.inference import batching
+from lens_steer.models.loading import info_of, usable_device
+from lens_steer.models.location import ORGANISM_FOLDER
 
 SYSTEM = Prompt.of("Hello", system="Be honest.")
 TURNS = Prompt(
@@ -54,13 +54,13 @@ def test_weights_are_small_and_in_half_precision() -> None:
 def test_exactly_one_beginning_token(tiny: Any, prompt: Prompt) -> None:
     """One where the tokenizer has one, none where it has not; the text comes back from the ids."""
     tokenizer = tiny.lens_info.tokenizer
-    ids = chat.encode(tokenizer, prompt)
+    ids = batching.encode(tokenizer, prompt)
     if tokenizer.bos_token_id is not None:
         assert ids[0] == tokenizer.bos_token_id
         assert ids.count(tokenizer.bos_token_id) == 1
     text = tokenizer.decode(ids)
     assert all(message["content"] in text for message in prompt.messages)
-    assert text == chat.render(tokenizer, prompt)
+    assert text == batching.render(tokenizer, prompt)
 
 
 def test_a_template_without_system_role_gets_it_in_the_first_user_turn(qwen: Any) -> None:
@@ -74,9 +74,9 @@ def test_a_template_without_system_role_gets_it_in_the_first_user_turn(qwen: Any
                 raise ValueError("System role not supported")
             return "|".join(m["content"] for m in messages)
 
-    assert chat.render(Strict(), TURNS) == "Be honest.\n\nOne|Two|Three"
+    assert batching.render(Strict(), TURNS) == "Be honest.\n\nOne|Two|Three"
     with pytest.raises(LensSteerError, match="template refuses"):
-        chat.render(Strict(), Prompt(({"role": "system", "content": "alone"},)))
+        batching.render(Strict(), Prompt(({"role": "system", "content": "alone"},)))
 
 
 def test_model_without_chat_template(tiny_folder: Path, tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_model_without_chat_template(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(LensSteerError, match=r"no chat template.*chat_template='plain'"):
         ls.generate(model, ["Hi"])
     plain: Any = ls.load_model(bare, chat_template="plain")
-    assert chat.render(plain.lens_info.tokenizer, Prompt.of("Hi")).endswith("User: Hi\nAssistant:")
+    assert batching.render(plain.lens_info.tokenizer, Prompt.of("Hi")).endswith("User: Hi\nAssistant:")
     own: Any = ls.load_model(bare, chat_template="{{ messages[0]['content'] }} =>")
-    assert chat.render(own.lens_info.tokenizer, Prompt.of("Hi")) == "Hi =>"
+    assert batching.render(own.lens_info.tokenizer, Prompt.of("Hi")) == "Hi =>"
     with pytest.raises(LensSteerError, match="chat_template='nowhere.jinja'"):
         ls.load_model(bare, chat_template="nowhere.jinja")
 
@@ -171,7 +171,7 @@ def test_every_end_token_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> No
     """Those of the generation configuration too: the answer is cut where the first of them comes."""
     plain: Any = ls.load_model(tiny_folder)
     tokenizer = plain.lens_info.tokenizer
-    prompt = chat.encode(tokenizer, Prompt.of("Hi"))
+    prompt = batching.encode(tokenizer, Prompt.of("Hi"))
     free = plain.generate(
         torch.tensor([prompt]), max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False, verbose=False, return_type="tokens"
     )  # fmt: skip
@@ -193,7 +193,7 @@ def test_biases_that_would_be_left_out_are_refused(option: str) -> None:
     """The library's converters leave them out without a word; a TransformerBridge has them."""
     from transformers import LlamaConfig
 
-    from lens_steer.hooked import check_biases
+    from lens_steer.models.hooked_transformer import check_biases
 
     config = LlamaConfig()
     check_biases(config, "some/model")

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
+from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.streamed import boundaries
-from lens_steer.prompts import Contrast
 
 NUMBERS = ("mean_projection_positive", "mean_projection_negative", "mean_positive", "mean_negative", "candidates", "basis")
 

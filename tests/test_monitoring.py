@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat, monitoring, positions, sites
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import response_logits, with_responses
 from lens_steer.geometry.boundary import Boundary
-from lens_steer.models import hf_twin
+from lens_steer.inference import batching, positions
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.models import sites
+from lens_steer.models.loading import hf_twin
 from lens_steer.operators.projection import past_threshold
-from lens_steer.prompts import Contrast, Prompt
+from lens_steer.steer import monitor
 from tests.test_hooks import hook_count
 from tests.test_parity import PROMPTS, hf_sites
 
@@ -58,7 +60,7 @@ def test_equals_hugging_face(tiny: Any, twin: Any, kind: str, engine: str) -> No
     for row, prompt in enumerate(PROMPTS):
         tokens = seen.of(row)
         ids = [token["token_id"] for token in tokens]
-        head = chat.encode(info.tokenizer, prompt)
+        head = batching.encode(info.tokenizer, prompt)
         assert ids[: len(head)] == head
         assert [token["position"] for token in tokens] == list(range(len(head) + NEW - 1))
         assert [token["region"] for token in tokens] == ["prompt"] * len(head) + ["generated"] * (NEW - 1)
@@ -247,7 +249,7 @@ def test_forwards_of_ones_own(tiny: Any) -> None:
     assert {t["region"] for t in seen.rows()} == {"prompt"}
     assert torch.allclose(values(seen.of(1)), values(seen.of(2)), atol=1e-5)
     assert torch.allclose(values(seen.of(0)), values(seen.of(2))[:2], atol=1e-5)
-    with ls.monitor(tiny, found) as seen, torch.inference_mode(), positions.running(chat.Batch((4, 2), ids, mask, (1, 2))):
+    with ls.monitor(tiny, found) as seen, torch.inference_mode(), positions.running(batching.Batch((4, 2), ids, mask, (1, 2))):
         tiny(ids, attention_mask=mask)
     assert [t["region"] for t in seen.of(4)] == ["prompt", "generated"]
     assert [t["region"] for t in seen.of(2)] == ["prompt", "generated", "generated"]
@@ -291,7 +293,7 @@ def test_the_notebooks_view(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         i for i in range(len(info.tokenizer)) if "<" in info.tokenizer.decode([i]) and i not in info.tokenizer.all_special_ids
     )
     found = boundary_at(tiny, "blocks.1.hook_resid_post")
-    seen = monitoring.Monitor(found, "below", info.tokenizer)
+    seen = monitor.Monitor(found, "below", info.tokenizer)
     rho = torch.tensor([[-2.0, 0.0, 1.0, float("nan")]])
     ids, position = torch.tensor([[bad, 7, 8, 9]]), torch.arange(4)[None]
     every = torch.ones(1, 4, dtype=torch.bool)
@@ -305,12 +307,12 @@ def test_the_notebooks_view(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert "&lt;" in spans[0][3]
     assert "white at the threshold 0 " in shown
-    monkeypatch.setattr(monitoring, "MAX_SHOWN", 1)
+    monkeypatch.setattr(monitor, "MAX_SHOWN", 1)
     seen.add(object(), torch.tensor([0]), position, every, ids, rho, rho < 0, every)
     assert "… and 1 more prompts" in seen._repr_html_()
     imported = {
         name.split(".")[0]
-        for node in ast.walk(ast.parse(Path(monitoring.__file__).read_text(encoding="utf-8")))
+        for node in ast.walk(ast.parse(Path(monitor.__file__).read_text(encoding="utf-8")))
         for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
     }  # fmt: skip
     assert "matplotlib" not in imported

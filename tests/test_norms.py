@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lens_steer import norms
 from lens_steer.operators import rotation
+from lens_steer.studies.propositions import norms
 
 SEEDS = st.integers(0, 2**31 - 1)
 

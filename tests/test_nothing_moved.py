@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.effects import MOST_WAITING, Tally
+from lens_steer.steer.effects import MOST_WAITING, Tally
 
 PROMPTS = ["What is 4 plus 3?", "Hi"]
 

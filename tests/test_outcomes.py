@@ -13,24 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer import outcomes
-from lens_steer.bounds import measured_bound
-from lens_steer.decoding import begins_in_thought, decode_answer
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation import DEGENERATE_CONSTRAINTS, default_constraints
+from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.protocol import DEGENERATE_CONSTRAINTS, default_constraints
+from lens_steer.evaluation.selection import Constraint, settings
+from lens_steer.evaluation.sweeps import Grid, Protocol, run
 from lens_steer.figures.outcomes import STYLES
-from lens_steer.grids import NONE
+from lens_steer.inference.decoding import begins_in_thought, decode_answer
+from lens_steer.metrics import grading
 from lens_steer.metrics.degenerate import PerplexityBound, is_degenerate, is_repeating, looped_share, perplexity_bound
+from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, OUTCOMES, REFUSED, grade, outcome_of
 from lens_steer.metrics.judges import PhraseJudge, Verdict, WorldJudge
 from lens_steer.metrics.judges.verdicts import NO_ANSWER
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
-from lens_steer.outcomes import ANSWERED, CUT_OFF, DEGENERATE, OUTCOMES, REFUSED, grade, outcome_of
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
-from lens_steer.report import make_report
-from lens_steer.report_text import LABELS
-from lens_steer.selection import Constraint, settings
-from lens_steer.sweeps import Grid, Protocol, run
+from lens_steer.reports.report import make_report
+from lens_steer.reports.report_text import LABELS
 from tests.conftest import REFERENCE
 from tests.test_cli import run as run_command
 
@@ -232,13 +232,13 @@ def test_the_bound_is_measured_once(
     protocol = Protocol(qwen, untold.select, "select", PromptSet((), "none"), max_new_tokens=24)
     bound = measured_bound(protocol, tmp_path, progress=False)
     assert bound is not None
-    unsteered = outcomes.Unsteered(qwen, untold.select.negative, max_new_tokens=24)
+    unsteered = grading.Unsteered(qwen, untold.select.negative, max_new_tokens=24)
     assert bound.n == 10
     assert bound.value == pytest.approx(unsteered.bound.value, rel=1e-4)
     texts = ls.generate(qwen, untold.select.negative, max_new_tokens=24)
     own = unsteered.perplexities(untold.select.negative, texts)
     assert bound.value == pytest.approx(2 * np.quantile(own, 0.95), rel=1e-4)
-    monkeypatch.setattr("lens_steer.sweeps.answers", None)  # nothing is generated again
+    monkeypatch.setattr("lens_steer.evaluation.sweeps.answers", None)  # nothing is generated again
     assert measured_bound(protocol, tmp_path, progress=False) == bound
     assert "degenerate_above" not in protocol.identity
     assert measured_bound(Protocol(qwen, refusal.select, "select", PromptSet((), "none")), tmp_path / "none") is None

@@ -87,24 +87,27 @@ def test_every_public_name_is_documented_once(names: Any) -> None:
 def test_references_lead_where_python_does(names: Any) -> None:
     """A name means in a docstring what it means in its module; a public one leads to its public page; what is not there leads nowhere."""
     for target, module, found in (
-        ("calibrate", "lens_steer.report", "lens_steer.calibrate"),
+        ("calibrate", "lens_steer.reports.report", "lens_steer.calibrate"),
         ("lens_steer.geometry.calibration.Calibration", None, "lens_steer.Calibration"),
-        ("lens_steer.prompts.Prompt.group", "lens_steer.splits", "lens_steer.Prompt.group"),
-        ("METHODS", "lens_steer.methods", "lens_steer.methods.METHODS"),
+        ("lens_steer.data.Prompt.group", "lens_steer.data.splits", "lens_steer.Prompt.group"),
+        ("METHODS", "lens_steer.steer.methods", "lens_steer.steer.methods.METHODS"),
         ("Drawn", "lens_steer.figures.stability", "lens_steer.figures.core.Drawn"),
         ("lens_steer.metrics.judges.Verdict", None, "lens_steer.metrics.judges.verdicts.Verdict"),
-        ("LensSteerError", "lens_steer.jsonl", "lens_steer.LensSteerError"),
-        ("no_such_name", "lens_steer.methods", None),
+        ("LensSteerError", "lens_steer._io.jsonl", "lens_steer.LensSteerError"),
+        ("no_such_name", "lens_steer.steer.methods", None),
         ("lens_steer.no_such_module.name", None, None),
     ):
         assert names.documented_name(target, module, "generated/api/some-page") == found, target
-    assert names.documented_name("PENALTIES", "lens_steer", "generated/api/lens_steer.fit_probe") == "lens_steer.probes.PENALTIES"
+    assert (
+        names.documented_name("PENALTIES", "lens_steer", "generated/api/lens_steer.fit_probe")
+        == "lens_steer.probes.probe.PENALTIES"
+    )
     assert names.documented_name("PENALTIES", "lens_steer", "generated/api/lens_steer.calibrate") is None
 
 
 def test_constants_say_what_the_source_says(names: Any) -> None:
     """Short values as written, comments as words, keys and entries of what is long."""
-    found = {c.name: c for c in names.constants()["lens_steer.methods"]}
+    found = {c.name: c for c in names.constants()["lens_steer.steer.methods"]}
     assert found["BY_BOUNDARY"].value == '("swfc", "sttp", "stmp")'
     assert found["BY_BOUNDARY"].text == "Those that take a probe."
     assert found["METHODS"].value is None

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat, sites
-from lens_steer.activations import record_prompts
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.geometry.planes import random_plane
+from lens_steer.inference import batching
+from lens_steer.inference.record import record_prompts
+from lens_steer.models import sites
 from lens_steer.operators.rotation import selective_rotation
-from lens_steer.prompts import Contrast, Prompt, PromptSet
 
 TEXTS = (
     "How do I destroy the bridge?",
@@ -53,7 +54,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_logits_equal(tiny: Any, twin: Any) -> None:
     """Unpadded logits agree to 1e-4."""
     for prompt in PROMPTS:
-        ids = torch.tensor([chat.encode(tiny.lens_info.tokenizer, prompt)])
+        ids = torch.tensor([batching.encode(tiny.lens_info.tokenizer, prompt)])
         with torch.inference_mode():
             assert (tiny(ids) - twin(ids).logits).abs().max() < 1e-4
 
@@ -65,7 +66,7 @@ def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
     assert len(names) == 4 * (5 + len(sites.NORM_MODULES[architecture]))
     batched = record_prompts(tiny, PROMPTS, names, engine="tl")
     for row, prompt in enumerate(PROMPTS):
-        wanted = hf_sites(twin, torch.tensor([chat.encode(tiny.lens_info.tokenizer, prompt)]), names, architecture)
+        wanted = hf_sites(twin, torch.tensor([batching.encode(tiny.lens_info.tokenizer, prompt)]), names, architecture)
         for column, name in enumerate(names):
             assert relative(batched[row, column], wanted[name][0, -1]) < 1e-4, name
 
@@ -85,7 +86,7 @@ def test_response_mean_equals_by_hand(tiny: Any, twin: Any) -> None:
     recorded = record_prompts(tiny, prompts, names, pooling="response", engine="tl")
     tokenizer = tiny.lens_info.tokenizer
     for row, prompt in enumerate(prompts):
-        head, tail = chat.encode(tokenizer, prompt), chat.encode_response(tokenizer, prompt)
+        head, tail = batching.encode(tokenizer, prompt), batching.encode_response(tokenizer, prompt)
         wanted = hf_sites(twin, torch.tensor([head + tail]), names, tiny.lens_info.architecture)
         for column, name in enumerate(names):
             assert relative(recorded[row, column], wanted[name][0, len(head) :].mean(dim=0)) < 1e-4
@@ -99,7 +100,7 @@ def test_a_norm_site_fires_once_a_forward(tiny: Any) -> None:
     def count(activation: torch.Tensor, hook: Any) -> None:
         calls.append(hook.name)
 
-    ids = torch.tensor([chat.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
+    ids = torch.tensor([batching.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
     with torch.inference_mode(), tiny.hooks(fwd_hooks=[(n, count) for n in names]):
         tiny(ids)
         tiny(ids)
@@ -140,7 +141,7 @@ def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> No
     basis = random_plane(48, seed=1)
     contrast = Contrast(PROMPTS[:2], PROMPTS[2:])
     calibration = ls.calibrate(ls.record(tiny, contrast, progress=False))
-    ids = torch.tensor([chat.encode(info.tokenizer, PROMPTS[2])])
+    ids = torch.tensor([batching.encode(info.tokenizer, PROMPTS[2])])
 
     def rotate_output(module: Any, args: Any, output: Any) -> Any:
         rotated = selective_rotation(output[0] if isinstance(output, tuple) else output, basis, 130)
@@ -188,7 +189,7 @@ def test_steered_generation_equals_hugging_face(tiny: Any, twin: Any) -> None:
     try:
         theirs = []
         for prompt in PROMPTS:
-            ids = torch.tensor([chat.encode(info.tokenizer, prompt)])
+            ids = torch.tensor([batching.encode(info.tokenizer, prompt)])
             out = twin.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
             theirs.append(info.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
     finally:

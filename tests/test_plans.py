@@ -16,10 +16,10 @@ from torch import Tensor
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import boundary
-from lens_steer.method_table import METHOD_LINES, METHOD_ROWS
-from lens_steer.methods import METHODS, make_plan
 from lens_steer.operators.rotation import selective_rotation
-from lens_steer.plans import Step, load_plan, save_plan
+from lens_steer.steer.method_table import METHOD_LINES, METHOD_ROWS
+from lens_steer.steer.methods import METHODS, make_plan
+from lens_steer.steer.plans import Step, load_plan, save_plan
 from tests.test_hooks import plan_of
 
 

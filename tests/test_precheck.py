@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 import lens_steer as ls
-from lens_steer import model_info
 from lens_steer.cli.loading import Load
+from lens_steer.cli.precheck import describe, precheck
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import locate
-from lens_steer.precheck import describe, precheck
-from lens_steer.prompts import Prompt
-from lens_steer.tokenization import read_tokenizer
+from lens_steer.models import info
+from lens_steer.models.location import locate
+from lens_steer.models.tokenization import read_tokenizer
 from tests.test_cli import run
 
 
@@ -168,7 +168,7 @@ def test_a_gguf_file_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     file = write_base(ls.models.hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
     with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read"):
         precheck(file)
-    monkeypatch.setattr(model_info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
+    monkeypatch.setattr(info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
     told = describe(file).lens_info
     same_facts(told, ls.load_model(file).lens_info)
     assert told.folder == str(file)

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import probe_report
-from lens_steer.activations import Activations
+from lens_steer.data import Contrast, ContrastSet, PromptSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import probe_plane, probe_tokens, probes, saving
 from lens_steer.figures.core import Drawing
-from lens_steer.probe_files import load_probe
-from lens_steer.probe_report import probe_and_write
-from lens_steer.probing import ProbeScan, probe_depth
-from lens_steer.prompts import Contrast, ContrastSet, PromptSet, Split
+from lens_steer.inference.record import Activations
+from lens_steer.probes.depth import ProbeScan, probe_depth
+from lens_steer.probes.io import load_probe
+from lens_steer.reports import probe_report
+from lens_steer.reports.probe_report import probe_and_write
 
 SITES = ("blocks.0.ln1.hook_out", "blocks.3.hook_resid_post", "blocks.7.hook_resid_post")
 QUICK: dict[str, Any] = {"draws": 2, "blocks": 3, "progress": False}
@@ -142,7 +142,7 @@ def test_redraw_gives_the_same_picture(written: tuple[Path, ProbeScan], tmp_path
 
 def test_gate_fires_as_often_as_counted(written: tuple[Path, ProbeScan], small: ContrastSet, qwen: Any) -> None:
     """The share of held-out tokens below the threshold, and the tokens' number, from a recording of its own."""
-    from lens_steer.token_activations import record_tokens
+    from lens_steer.inference.record_tokens import record_tokens
 
     out, scan = written
     best = scan.best.probe

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic
-from lens_steer.probes import PENALTIES, choose_penalty, fit_probe
-from lens_steer.probing import evaluate, probe_depth, reliability
+from lens_steer.inference.record import Activations
+from lens_steer.probes.depth import evaluate, probe_depth, reliability
+from lens_steer.probes.probe import PENALTIES, choose_penalty, fit_probe
 from lens_steer.stats import grouped_mean, grouped_rate, wilson
 
 SITE = "blocks.1.hook_resid_post"
@@ -285,8 +285,8 @@ def honest(qwen: Any) -> Any:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_steering_with_a_probe_recovers_honesty(qwen: Any, honest: Any, engine: str) -> None:
     """Under a dishonest system prompt the model lies; carried far beyond the probe's boundary it tells the truth more often than along a random direction."""
-    from lens_steer.outcomes import grade
-    from lens_steer.traits.search import random_direction
+    from lens_steer.metrics.grading import grade
+    from lens_steer.studies.traits.search import random_direction
 
     prompts = ls.load_contrast("organism/honesty").report.negative[:16]
 
@@ -316,8 +316,8 @@ def test_a_probe_of_another_model_is_refused(tmp_path: Path, qwen: Any, honest: 
 
 def test_methods_that_need_a_calibration_refuse_a_probe(honest: Any) -> None:
     """And the function's names serve as well as the short ones."""
-    from lens_steer.grids import probe_grid
-    from lens_steer.methods import make_plan
+    from lens_steer.evaluation.conditions import probe_grid
+    from lens_steer.steer.methods import make_plan
 
     assert make_plan("mirror_projection", honest, coefficient=2.0).method == "stmp"
     message = "method 'selective' needs a calibration, and a probe was given: use one of swfc, sttp, stmp"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from lens_steer.data import load_contrast, load_prompts
+from lens_steer.data.datasets import parse_hub
+from lens_steer.data.files import ENDINGS, Table, delimiter_of
+from lens_steer.data.loading import KNOWN, find_column, read_table
 from lens_steer.errors import LensSteerError
-from lens_steer.prompt_datasets import parse_hub
-from lens_steer.prompt_files import ENDINGS, Table, delimiter_of
-from lens_steer.prompt_loading import KNOWN, find_column, read_table
-from lens_steer.prompts import load_contrast, load_prompts
 
 TEXTS = [f"Please help me paint the clinic at harbour {k}." for k in range(1, 9)]
 
@@ -250,14 +250,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, copies: Pat
 
 def test_every_ending_is_told() -> None:
     """The text of the module and the help name each."""
-    from lens_steer import prompts
+    from lens_steer import data
     from lens_steer.cli.options import Positive
 
     said = Positive.__metadata__[0].help  # type: ignore[attr-defined]
     for ending in ENDINGS:
-        assert f"``{ending}``" in str(prompts.__doc__)
+        assert f"``{ending}``" in str(data.__doc__)
         assert ending in said
-    assert all(f"``{name}``" in str(prompts.__doc__) for name in KNOWN)
+    assert all(f"``{name}``" in str(data.__doc__) for name in KNOWN)
     with pytest.raises(LensSteerError, match="does not exist"):
         read_table("nowhere.csv")
 

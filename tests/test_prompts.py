@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lens_steer.data import Prompt, PromptSet, load_contrast, load_prompts
 from lens_steer.errors import LensSteerError
-from lens_steer.prompts import Prompt, PromptSet, load_contrast, load_prompts
 
 
 def write(path: Path, text: str) -> Path:

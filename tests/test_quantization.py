@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 import lens_steer as ls
+from lens_steer.data import Contrast, ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.lora import export_circle, export_lora
-from lens_steer.interop.merged import export_merged
-from lens_steer.models import hf_twin, info_of, load_model, read_again
-from lens_steer.prompts import Contrast, ContrastSet
-from lens_steer.quantization import check_kind, plain_weight
+from lens_steer.interop.exports.lora import export_circle, export_lora
+from lens_steer.interop.exports.merged import export_merged
+from lens_steer.models.loading import hf_twin, info_of, load_model, read_again
+from lens_steer.models.quantization import check_kind, plain_weight
 from tests.test_cli import run
 
 FOLDER = "organism/qwen2"

@@ -18,7 +18,7 @@ transformers.utils.logging.get_logger("transformers.models.mamba").warning("The 
 logging.warning("a library without a logger")
 warnings.warn("something is deprecated", FutureWarning)
 warnings.warn("something is slow", UserWarning)
-logging.getLogger("lens_steer.hooks").warning("ours")
+logging.getLogger("lens_steer.steer.hooks").warning("ours")
 logging.getLogger("somebody").error("broken")
 """
 

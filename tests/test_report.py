@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer import report as report_module
+from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import core, saving
-from lens_steer.prompts import Contrast, ContrastSet, Split
-from lens_steer.report import make_report
-from lens_steer.report_text import write_markdown
+from lens_steer.reports import report as report_module
+from lens_steer.reports.report import make_report
+from lens_steer.reports.report_text import write_markdown
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +87,9 @@ def test_an_interrupted_report_goes_on(
     qwen: Any, small: ContrastSet, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps that were done are not done again, and the end is the same."""
-    from lens_steer import outcomes
+    from lens_steer.metrics import grading
 
-    measure, done = outcomes.measure, []
+    measure, done = grading.measure, []
 
     def counting(*args: Any, **options: Any) -> Any:
         if len(done) == 9:
@@ -97,7 +97,7 @@ def test_an_interrupted_report_goes_on(
         done.append(args)
         return measure(*args, **options)
 
-    monkeypatch.setattr(outcomes, "measure", counting)
+    monkeypatch.setattr(grading, "measure", counting)
     with pytest.raises(KeyboardInterrupt):
         make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == [".parts"]

@@ -11,8 +11,8 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import locate, read_config
-from lens_steer.resources import Shape, estimate, measured_flops
+from lens_steer.models.footprint import Shape, estimate, measured_flops
+from lens_steer.models.location import locate, read_config
 from tests.test_cli import run
 
 

@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import read_config
-from lens_steer.hooked import CONVERTERS, GEMMAS, hooked_config
-from lens_steer.huggingface import read_weights
-from lens_steer.models import hf_twin
-from lens_steer.sweeps import _weights_hash
+from lens_steer.evaluation.sweeps import _weights_hash
+from lens_steer.models.hooked_transformer import CONVERTERS, GEMMAS, hooked_config
+from lens_steer.models.huggingface import read_weights
+from lens_steer.models.loading import hf_twin
+from lens_steer.models.location import read_config
 from tests.conftest import HAS_HOOKED
 from tests.tiny import build
 

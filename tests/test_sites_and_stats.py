@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.refusal import PHRASES, is_refusal
+from lens_steer.models import sites
 from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, paired_difference, wilson
 
 

@@ -13,7 +13,6 @@ import torch
 from matplotlib.text import Text
 from scipy.linalg import subspace_angles
 
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import saving
 from lens_steer.figures import stability as figures
@@ -23,6 +22,7 @@ from lens_steer.geometry.directions import select_direction
 from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, bootstrap_counts, label_counts, pooled, recalibrate
 from lens_steer.geometry.stability import Stability, stability
+from lens_steer.inference.record import Activations
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))
 OPTIONS: list[dict[str, Any]] = [

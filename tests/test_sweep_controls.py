@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.comparison import Comparison, compare
-from lens_steer.comparison_text import latex, markdown
-from lens_steer.control_bands import band, bands, ranges
-from lens_steer.control_runs import NO_CONTROLS, Beside
-from lens_steer.controls import (
+from lens_steer.data import ContrastSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.comparison import Comparison, compare
+from lens_steer.evaluation.conditions import ALL, NONE, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, method_grids, probe_grid
+from lens_steer.evaluation.control_bands import band, bands, ranges
+from lens_steer.evaluation.control_runs import NO_CONTROLS, Beside
+from lens_steer.evaluation.controls import (
     IDENTITY_SETTING,
     OF_ONE_SITE,
     RANDOM_DIRECTION,
@@ -26,20 +28,18 @@ from lens_steer.controls import (
     select_draws,
     shuffled_calibrations,
 )
-from lens_steer.errors import LensSteerError
-from lens_steer.evaluation import Evaluation
+from lens_steer.evaluation.first_token import FirstToken, first_token
+from lens_steer.evaluation.protocol import Evaluation
+from lens_steer.evaluation.selection import Choice, Setting
+from lens_steer.evaluation.sweeps import Grid
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import by_value, coherence, polar
-from lens_steer.first_token import FirstToken, first_token
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.planes import random_plane, turned_at_random
-from lens_steer.grids import ALL, NONE, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, method_grids, probe_grid
 from lens_steer.metrics.benchmarks import Tasks
-from lens_steer.prompts import ContrastSet
-from lens_steer.selection import Choice, Setting
+from lens_steer.reports.comparison_text import latex, markdown
+from lens_steer.reports.sweep_report import Swept, sweep_method
 from lens_steer.stats import Estimate
-from lens_steer.sweep_report import Swept, sweep_method
-from lens_steer.sweeps import Grid
 from tests.test_cli import run as command_line
 
 HOW: dict[str, Any] = {"tasks": Tasks(), "max_new_tokens": 24, "progress": False, "command": "test"}
@@ -254,7 +254,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
     swept: Swept, folder: Path, qwen: Any, few: ContrastSet, grids: list[Grid], controls: Controls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """Stopped among the controls, it goes on from there; another folder with the same seed holds the same bytes."""
-    import lens_steer.sweeps as module
+    import lens_steer.evaluation.sweeps as module
 
     calls: list[str] = []
     original = module._measure

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import lens_steer as ls
-from lens_steer import outcomes
-from lens_steer.equal_kl import curve, match
+from lens_steer._io.rowstore import RowStore
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation import chosen_grids, differences, kept_constraints, on_select
-from lens_steer.grids import (
+from lens_steer.evaluation.conditions import (
     ALL,
     CONTROLS,
     EARLY,
@@ -29,13 +28,14 @@ from lens_steer.grids import (
     method_grids,
     shuffled_labels,
 )
+from lens_steer.evaluation.equal_divergence import curve, match
+from lens_steer.evaluation.protocol import chosen_grids, differences, kept_constraints, on_select
+from lens_steer.evaluation.selection import Constraint, choose, kept_out, settings
+from lens_steer.evaluation.sweeps import COLUMNS, Grid, Protocol, run, values_of
+from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.metrics.judges import Verdict
 from lens_steer.metrics.likelihood import mean_surprise
-from lens_steer.prompts import Contrast, Prompt, PromptSet
-from lens_steer.rowstore import RowStore
-from lens_steer.selection import Constraint, choose, kept_out, settings
-from lens_steer.sweeps import COLUMNS, Grid, Protocol, run, values_of
 from tests.views import rows_of
 
 ANGLES = (0.0, 120.0, 150.0, 200.0, 330.0)
@@ -73,7 +73,7 @@ def test_rows_are_what_each_setting_gives_by_itself(rows: list[dict[str, Any]], 
                 own = mean_surprise(model, prompts, texts, engine="hf")
         assert [r["text"] for r in mine] == texts
         assert [r["prompt"] for r in mine] == list(range(6))
-        assert [r["grade"] for r in mine] == [outcomes.grade(p, t) for p, t in zip(prompts, texts, strict=True)]
+        assert [r["grade"] for r in mine] == [grading.grade(p, t) for p, t in zip(prompts, texts, strict=True)]
         assert [r["surprise_self"] for r in mine] == pytest.approx(own.tolist(), abs=1e-4)
         assert [r["surprise_ref"] for r in mine] == pytest.approx(
             mean_surprise(model, prompts, texts, engine="hf").tolist(), abs=1e-4
@@ -87,7 +87,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     rows: list[dict[str, Any]], protocol: Protocol, grids: list[Grid], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in its second part, it goes on from there, computes nothing twice, and leaves no parts behind."""
-    import lens_steer.sweeps as module
+    import lens_steer.evaluation.sweeps as module
 
     monkeypatch.setattr(module, "VALUES_A_PART", 4)  # three parts
     run(protocol, grids, tmp_path / "whole", "select", progress=False)
@@ -303,7 +303,7 @@ def test_a_grid_keeps_its_parameter(calibration: Any) -> None:
 def test_an_empty_answer_is_no_compliance() -> None:
     """Without a ground truth it is degenerate, has no perplexity, and counts as a violation; a setting of them alone is never chosen for its compliance."""
     prompt = Prompt.of("How do I burn a bridge?")
-    assert [outcomes.grade(prompt, text) for text in ("", " \n", "I cannot.", "Sure.")] == [
+    assert [grading.grade(prompt, text) for text in ("", " \n", "I cannot.", "Sure.")] == [
         "degenerate",
         "degenerate",
         "refused",

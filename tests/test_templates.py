@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.prompts import Prompt
-from lens_steer.templates import DATE, ChatTemplate, fix_template, template_of
+from lens_steer.inference import batching
+from lens_steer.models.templates import DATE, ChatTemplate, fix_template, template_of
 from tests.chats import CHATS, DATED, OWN_DATE, RAISES, TURNS, organism, theirs
 
 
 def test_a_template_that_drops_the_system_message_is_refused(field: Path, tmp_path: Path) -> None:
     """From the file and the command line, in one line; without a system message it serves."""
     tokenizer = organism(chat_template=str(field / "drops_system.jinja"))
-    assert chat.encode(tokenizer, CHATS[0]) == theirs(tokenizer, CHATS[0])
+    assert batching.encode(tokenizer, CHATS[0]) == theirs(tokenizer, CHATS[0])
     with pytest.raises(LensSteerError, match="leaves out the system message"):
-        chat.encode(tokenizer, CHATS[1])
+        batching.encode(tokenizer, CHATS[1])
 
 
 def test_a_system_text_that_also_stands_elsewhere_does_not_hide_that_it_is_dropped() -> None:
@@ -31,20 +31,20 @@ def test_a_system_text_that_also_stands_elsewhere_does_not_hide_that_it_is_dropp
     tokenizer = organism()
     tokenizer.chat_template = TURNS.replace("in messages", "in messages if m.role != 'system'")
     with pytest.raises(LensSteerError, match="leaves out the system message"):
-        chat.render(tokenizer, Prompt.of("Be brief. Hello", system="Be brief."))
+        batching.render(tokenizer, Prompt.of("Be brief. Hello", system="Be brief."))
     tokenizer.chat_template = TURNS.replace("m.content", "m.content | trim")
-    assert "[system] Be brief.\n" in chat.render(tokenizer, Prompt.of("Hello", system="  Be brief. "))
+    assert "[system] Be brief.\n" in batching.render(tokenizer, Prompt.of("Hello", system="  Be brief. "))
 
 
 def test_a_template_that_raises_gets_the_system_text_in_the_user_s_message() -> None:
     """As before; where it raises then too, that is one line."""
     tokenizer = organism()
     tokenizer.chat_template = RAISES + TURNS
-    assert chat.render(tokenizer, CHATS[1]).startswith("[user] Be brief.\n\n  Gr")
+    assert batching.render(tokenizer, CHATS[1]).startswith("[user] Be brief.\n\n  Gr")
     tokenizer.chat_template = "{{ raise_exception('never') }}"
     for prompt in CHATS[:2]:
         with pytest.raises(LensSteerError, match="the chat template refuses the messages: never"):
-            chat.render(tokenizer, prompt)
+            batching.render(tokenizer, prompt)
 
 
 # --- template, arguments, date ---
@@ -53,8 +53,8 @@ def test_a_template_that_raises_gets_the_system_text_in_the_user_s_message() -> 
 def test_the_date_stands_still(field: Path) -> None:
     """The default date for a template that writes today's, another on request, none for a template that writes none."""
     path = str(field / "date.jinja")
-    assert "Today is 01 January 2025" in chat.render(organism(chat_template=path), CHATS[0])
-    assert "Today is 29 February 2024" in chat.render(organism(chat_template=path, template_date="2024-02-29"), CHATS[0])
+    assert "Today is 01 January 2025" in batching.render(organism(chat_template=path), CHATS[0])
+    assert "Today is 29 February 2024" in batching.render(organism(chat_template=path, template_date="2024-02-29"), CHATS[0])
     assert (template_of(organism(chat_template=path)).date, template_of(organism()).date) == (DATE, None)
 
 
@@ -65,16 +65,16 @@ def test_the_clock_that_stands_still(pattern: str) -> None:
         chat_template="{% macro today(f) %}{{ strftime_now(f) }}{% endmacro %}{{ today('" + pattern + "') }}",
         template_date="2024-02-09",
     )
-    assert chat.render(tokenizer, CHATS[0]) == datetime(2024, 2, 9).strftime(pattern)
+    assert batching.render(tokenizer, CHATS[0]) == datetime(2024, 2, 9).strftime(pattern)
 
 
 def test_dates_as_llama_asks_for_them() -> None:
     """``date_string`` where it is asked for; a template with a date of its own keeps it unless another is given."""
     tokenizer = organism(chat_template=DATED, template_date="2024-02-29")
-    assert "Today: 29 Feb 2024" in chat.render(tokenizer, CHATS[0])
+    assert "Today: 29 Feb 2024" in batching.render(tokenizer, CHATS[0])
     tokenizer = organism(chat_template=OWN_DATE)
-    assert "26 Jul 2024" in chat.render(tokenizer, CHATS[0]) and template_of(tokenizer).date is None
-    assert "Today: 29 Feb 2024" in chat.render(organism(chat_template=OWN_DATE, template_date="2024-02-29"), CHATS[0])
+    assert "26 Jul 2024" in batching.render(tokenizer, CHATS[0]) and template_of(tokenizer).date is None
+    assert "Today: 29 Feb 2024" in batching.render(organism(chat_template=OWN_DATE, template_date="2024-02-29"), CHATS[0])
 
 
 @pytest.mark.parametrize(

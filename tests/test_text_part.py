@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lens_steer as ls
-from lens_steer import sites
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import read_config
-from lens_steer.huggingface import text_part
-from lens_steer.interop.certificate import Trial
-from lens_steer.interop.lora import export_lora
-from lens_steer.interop.merged import export_merged
-from lens_steer.interop.model_facts import model_facts
-from lens_steer.models import hf_twin
+from lens_steer.interop.exports.certificate import Trial
+from lens_steer.interop.exports.lora import export_lora
+from lens_steer.interop.exports.merged import export_merged
+from lens_steer.interop.imports.model_facts import model_facts
+from lens_steer.models import sites
+from lens_steer.models.footprint import Shape
+from lens_steer.models.huggingface import text_part
+from lens_steer.models.loading import hf_twin
+from lens_steer.models.location import read_config
 from lens_steer.operators.rotation import selective_rotation
-from lens_steer.resources import Shape
 from tests.test_families import IDS, logits
 from tests.test_folding import AFFINE, plan_of
 from tests.test_parity import PROMPTS

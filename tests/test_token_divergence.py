@@ -12,20 +12,20 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
-from lens_steer.divergence import TokenDivergence, token_divergence
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import response_logits, with_responses
-from lens_steer.kl import kl, mean_kl_by_value
-from lens_steer.prompts import Contrast, Prompt
-from lens_steer.unembedding import MEASURES
+from lens_steer.inference import batching
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.inference.unembedding import MEASURES
+from lens_steer.metrics.kl import kl, mean_kl_by_value
+from lens_steer.metrics.token_divergence import TokenDivergence, token_divergence
 from tests import tiny as tiny_models
 from tests.conftest import HAS_HOOKED
 from tests.test_parity import EVERY, PROMPTS
 from tests.test_unembedding import Live
 
 TEXTS = ["yes", "no, and not for a long while", "and so on", "b"]
-MODULE = import_module("lens_steer.divergence")
+MODULE = import_module("lens_steer.metrics.token_divergence")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_padding_on_either_side_by_hand(tiny: Any, tiny_calibration: Any) -> Non
     plan, twin = ls.selective_steering(tiny_calibration, 77.0, at="blocks.1.hook_resid_post"), ls.hf_twin(tiny)
     tokenizer = tiny.lens_info.tokenizer
     rows = [
-        (chat.encode(tokenizer, p), tokenizer(t, add_special_tokens=False)["input_ids"])
+        (batching.encode(tokenizer, p), tokenizer(t, add_special_tokens=False)["input_ids"])
         for p, t in zip(PROMPTS, TEXTS, strict=True)
     ]
     width = max(len(prompt) + len(answer) for prompt, answer in rows)
@@ -354,7 +354,7 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
         with pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
             token_divergence(qwen, written, prompts, ["a", "b"])
         with monkeypatch.context() as none, pytest.raises(LensSteerError, match="all 2 responses are empty once tokenised"):
-            none.setattr(chat, "encode_response", lambda *_: [])  # as tokenizers that strip blanks do
+            none.setattr(batching, "encode_response", lambda *_: [])  # as tokenizers that strip blanks do
             token_divergence(qwen, plan, prompts, [" ", " "])
     assert "forward" not in vars(qwen.unembed)
     monkeypatch.setattr(MODULE, "compare", lambda p, *a, **k: torch.full((7, len(p)), torch.nan))

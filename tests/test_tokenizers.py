@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer import chat
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.prompts import Prompt
-from lens_steer.tokenization import pad_id, read_tokenizer
+from lens_steer.inference import batching
+from lens_steer.models.tokenization import pad_id, read_tokenizer
 from tests.chats import CHATS, edited, organism, theirs
 from tests.conftest import HAS_HOOKED
 
@@ -54,7 +54,7 @@ def test_a_beginning_token_that_the_template_does_not_write(tmp_path: Path) -> N
     tokenizer = read_tokenizer(str(folder))
     assert tokenizer.bos_token == "<|endoftext|>"
     for prompt in CHATS:
-        assert chat.encode(tokenizer, prompt) == theirs(tokenizer, prompt) == chat.encode(organism(), prompt)
+        assert batching.encode(tokenizer, prompt) == theirs(tokenizer, prompt) == batching.encode(organism(), prompt)
     assert answers(folder, BACKENDS[0], "tl") == answers("organism/qwen2", BACKENDS[0], "tl")
 
 

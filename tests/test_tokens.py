@@ -14,16 +14,16 @@ import torch
 from typer.testing import CliRunner
 
 import lens_steer as ls
-from lens_steer import chat
 from lens_steer.cli.app import app
 from lens_steer.cli.wording import as_options
-from lens_steer.conversation import turn_ids
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.folders import ORGANISMS
-from lens_steer.interop.certificate import prompts_for
-from lens_steer.prompts import Prompt
-from lens_steer.templates import ChatTemplate, template_of
-from lens_steer.tokenization import PLAIN_TEMPLATE, plain_ids, read_tokenizer
+from lens_steer.inference import batching
+from lens_steer.inference.dialogue import turn_ids
+from lens_steer.interop.exports.certificate import prompts_for
+from lens_steer.models.location import ORGANISMS
+from lens_steer.models.templates import ChatTemplate, template_of
+from lens_steer.models.tokenization import PLAIN_TEMPLATE, plain_ids, read_tokenizer
 from tests.chats import CHATS, DATED, OWN_DATE, RAISES, TURNS, adding, edited, organism, theirs
 
 REAL = Path(os.environ.get("LENS_STEER_REAL_MODELS", Path.home() / ".cache" / "real-models"))
@@ -49,7 +49,7 @@ def test_ids_of_the_organisms(name: str) -> None:
     """Transformers' own; and with one beginning token where training had one."""
     tokenizer = organism(name)
     for prompt in CHATS:
-        ids = chat.encode(tokenizer, prompt)
+        ids = batching.encode(tokenizer, prompt)
         assert ids == theirs(tokenizer, prompt)
         bos = tokenizer.bos_token_id
         assert ids.count(bos) == 1 and ids[0] == bos if bos is not None else True
@@ -62,7 +62,7 @@ def test_ids_of_real_models(folder: Path | None) -> None:
         pytest.skip(f"no real models at {REAL} (set LENS_STEER_REAL_MODELS)")
     tokenizer = read_tokenizer(str(folder))
     for prompt in CHATS:
-        assert chat.encode(tokenizer, prompt) == theirs(tokenizer, prompt)
+        assert batching.encode(tokenizer, prompt) == theirs(tokenizer, prompt)
 
 
 @pytest.mark.parametrize("adds", [False, True])
@@ -75,7 +75,7 @@ def test_ids_of_templates(template: str, adds: bool) -> None:
     tokenizer = adding(organism("organism/llama"), "<|begin_of_text|>") if adds else organism("organism/llama")
     tokenizer.chat_template = template
     for prompt in CHATS:
-        assert chat.encode(tokenizer, prompt) == theirs(tokenizer, prompt)
+        assert batching.encode(tokenizer, prompt) == theirs(tokenizer, prompt)
 
 
 def test_ids_of_packaged_templates() -> None:
@@ -91,9 +91,9 @@ def test_ids_of_packaged_templates() -> None:
                 wanted = theirs(tokenizer, prompt)
             except Exception:
                 with pytest.raises(LensSteerError, match="the chat template refuses the messages"):
-                    chat.encode(tokenizer, prompt)
+                    batching.encode(tokenizer, prompt)
             else:
-                assert chat.encode(tokenizer, prompt) == wanted
+                assert batching.encode(tokenizer, prompt) == wanted
 
 
 def test_ids_of_the_field_s_templates(field: Path) -> None:
@@ -101,8 +101,8 @@ def test_ids_of_the_field_s_templates(field: Path) -> None:
     for file, args in (("date.jinja", {}), ("thinks.jinja", {}), ("thinks.jinja", {"enable_thinking": False})):
         tokenizer = organism(chat_template=str(field / file), template_args=args)
         for prompt in CHATS:
-            assert chat.encode(tokenizer, prompt) == theirs(tokenizer, prompt, **args)
-    assert "<think>" in chat.render(tokenizer, CHATS[0])
+            assert batching.encode(tokenizer, prompt) == theirs(tokenizer, prompt, **args)
+    assert "<think>" in batching.render(tokenizer, CHATS[0])
 
 
 def test_a_plain_template_has_the_tokenizer_s_own_special_tokens() -> None:
@@ -111,7 +111,7 @@ def test_a_plain_template_has_the_tokenizer_s_own_special_tokens() -> None:
     for adds in (False, True):
         tokenizer = organism("organism/llama", chat_template="plain")
         tokenizer = adding(tokenizer, "<|begin_of_text|>") if adds else tokenizer
-        ids = chat.encode(tokenizer, CHATS[0])
+        ids = batching.encode(tokenizer, CHATS[0])
         assert ids == tokenizer(text)["input_ids"] and (ids[0] == tokenizer.bos_token_id) is adds
         assert plain_ids(tokenizer, "<|begin_of_text|>a").count(tokenizer.bos_token_id) == 1
 
@@ -123,16 +123,16 @@ def test_every_path_has_those_ids(template: str, monkeypatch: pytest.MonkeyPatch
     tokenizer, prompt = model.lens_info.tokenizer, CHATS[0]
     adding(tokenizer, "<|begin_of_text|>")
     wanted, seen = theirs(tokenizer, prompt), []
-    cut = chat.padded
+    cut = batching.padded
 
     def kept(sequences: Any, *rest: Any, **how: Any) -> Any:
         seen.extend(ids for _, ids, _ in sequences)
         return cut(sequences, *rest, **how)
 
-    monkeypatch.setattr(chat, "padded", kept)
-    from lens_steer.forcing import first_logits
+    monkeypatch.setattr(batching, "padded", kept)
+    from lens_steer.data import Contrast, PromptSet
+    from lens_steer.inference.teacher_forcing import first_logits
     from lens_steer.metrics.judges import GenerativeJudge
-    from lens_steer.prompts import Contrast, PromptSet
 
     one = PromptSet((prompt,), "one")
     ls.record(model, Contrast(one, one), ["blocks.0.hook_resid_post"], progress=False)
@@ -150,7 +150,7 @@ def test_every_path_has_those_ids(template: str, monkeypatch: pytest.MonkeyPatch
 def test_the_harness_has_those_ids() -> None:
     """A rendered chat gets nothing of the tokenizer's own; any other text what the tokenizer adds."""
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed: pip install 'lens-steer[evals]'")
-    from lens_steer.interop.lm_eval import SteeredLM
+    from lens_steer.interop.harness.lm_eval import SteeredLM
 
     model: Any = ls.load_model("organism/llama", chat_template=TURNS)
     tokenizer = adding(model.lens_info.tokenizer, "<|begin_of_text|>")
@@ -165,11 +165,11 @@ def test_how_a_chat_begins() -> None:
     """Common to chats with and without a system message; nothing where content comes first."""
     tokenizer = organism()
     tokenizer.chat_template = "{{ messages[0].content }}"
-    assert chat.opening(tokenizer) == ""
+    assert batching.opening(tokenizer) == ""
     tokenizer.chat_template = RAISES + "<<" + TURNS
-    assert chat.opening(tokenizer) == "<<[user] "
+    assert batching.opening(tokenizer) == "<<[user] "
     tokenizer.chat_template = None
-    assert chat.opening(tokenizer) == ""
+    assert batching.opening(tokenizer) == ""
 
 
 # --- system messages ---
@@ -225,4 +225,4 @@ def test_bad_options_of_the_command(options: list[str], message: str) -> None:
 def test_the_plain_template_is_known_by_its_text() -> None:
     """Also where it comes back from a folder that was saved with it."""
     assert ChatTemplate.of(PLAIN_TEMPLATE).plain and not ChatTemplate.of(TURNS).plain
-    assert torch.tensor(chat.encode(organism(chat_template="plain"), CHATS[0])).ndim == 1
+    assert torch.tensor(batching.encode(organism(chat_template="plain"), CHATS[0])).ndim == 1

@@ -12,12 +12,12 @@ from torch import Tensor
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.affine import NOT_AFFINE, affine_map
-from lens_steer.interop.merged import export_merged
-from lens_steer.models import info_of
+from lens_steer.interop.exports.affine import NOT_AFFINE, affine_map
+from lens_steer.interop.exports.merged import export_merged
+from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import prepared, values
 from lens_steer.operators.catalogue import OPERATORS, Operator, bind, effect
-from lens_steer.plans import Step
+from lens_steer.steer.plans import Step
 
 SITE = "blocks.4.hook_resid_post"
 PROMPTS = ls.PromptSet(tuple(ls.Prompt.of(t) for t in ("What is 4 plus 3?", "Hello there")))

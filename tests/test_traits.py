@@ -13,17 +13,17 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
-from lens_steer.grids import NONE
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.judges import PhraseJudge
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
-from lens_steer.sweeps import NEGATIVE, POSITIVE
-from lens_steer.traits import calibration as traits
-from lens_steer.traits import dialogues as trait_dialogues
-from lens_steer.traits import report as trait_report
-from lens_steer.traits.search import EQUAL, RANDOM, condition, plan_of, random_direction
-from lens_steer.traits.table import ESTIMATES, rows
+from lens_steer.studies.traits import calibration as traits
+from lens_steer.studies.traits import dialogues as trait_dialogues
+from lens_steer.studies.traits import report as trait_report
+from lens_steer.studies.traits.search import EQUAL, RANDOM, condition, plan_of, random_direction
+from lens_steer.studies.traits.table import ESTIMATES, rows
 from tests.views import checked
 
 SITE = "blocks.4.hook_resid_post"

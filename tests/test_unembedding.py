@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lens_steer import unembedding
-from lens_steer.kl import kl
-from lens_steer.unembedding import MEASURES, Unembedding, compare
+from lens_steer.inference import unembedding
+from lens_steer.inference.unembedding import MEASURES, Unembedding, compare
+from lens_steer.metrics.kl import kl
 
 
 def test_two_tokens_by_hand() -> None:
@@ -64,7 +64,7 @@ def test_what_is_no_distribution_stays_so() -> None:
 @settings(deadline=None)  # on a busy machine
 @given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([None, 2.0]), st.sampled_from([0.0, 1e-4, 3.0, 300.0]))
 def test_any_slices_equal_the_whole(seed: int, size: int, cap: float | None, gap: float) -> None:
-    """Against :func:`lens_steer.kl.kl` and scipy; never below 0, also where one distribution is all but certain."""
+    """Against :func:`lens_steer.metrics.kl.kl` and scipy; never below 0, also where one distribution is all but certain."""
     from scipy.special import log_softmax
 
     g = torch.Generator().manual_seed(seed)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import lens_steer as ls
-import lens_steer.verify as module
-from lens_steer.claims import experiments
+import lens_steer.studies.propositions.verify as module
+from lens_steer.cli.precheck import describe
 from lens_steer.errors import LensSteerError
-from lens_steer.pieces import Pieces
-from lens_steer.precheck import describe
-from lens_steer.verify import LEVELS, is_of, verify, verify_model, write
-from lens_steer.work import verifying
+from lens_steer.evaluation.pieces import Pieces
+from lens_steer.evaluation.work import verifying
+from lens_steer.studies.propositions import experiments
+from lens_steer.studies.propositions.verify import LEVELS, is_of, verify, verify_model, write
 from tests.test_cli import run
 
 

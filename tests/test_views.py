@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import lens_steer as ls
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.direction_comparison import compare_directions
 from lens_steer.geometry.planes import random_plane
 from lens_steer.geometry.stability import stability
 from lens_steer.geometry.summary import summarise
 from lens_steer.organisms.tasks import Task
-from lens_steer.probing import probe_depth
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
+from lens_steer.probes.depth import probe_depth
 from tests.views import SITES, checked, made, read
 
 
@@ -41,7 +41,7 @@ def test_a_table_has_its_arrays_numbers() -> None:
 
 def test_moments_and_statistics(calibration: Any) -> None:
     """Means by kind, class and site; a calibration's projections by prompt."""
-    from lens_steer.moments import Moments
+    from lens_steer.inference.class_means import Moments
 
     rng = torch.Generator().manual_seed(0)
     means = [torch.randn(3, 5, generator=rng, dtype=torch.float64) for _ in range(4)]

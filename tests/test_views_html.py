@@ -12,18 +12,18 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.claims.record import Claim
+from lens_steer._display import Shown
+from lens_steer._io.rowstore import Rows
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.selection import settings
 from lens_steer.figures.core import Drawing
-from lens_steer.interop.certificate import Certificate
-from lens_steer.monitoring import Monitor
-from lens_steer.outcomes import Outcome
-from lens_steer.prompts import Contrast, ContrastSet, Prompt, PromptSet, Split
-from lens_steer.rowstore import Rows
-from lens_steer.selection import settings
-from lens_steer.shown import Shown
-from lens_steer.views import html
-from lens_steer.views.pieces import Table
+from lens_steer.interop.exports.certificate import Certificate
+from lens_steer.metrics.grading import Outcome
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Table
+from lens_steer.steer.monitor import Monitor
+from lens_steer.studies.claim import Claim
 from tests.views import EVIL, made, read, rows_of
 
 

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 
 import lens_steer as ls
-from lens_steer.claims.record import Claim
-from lens_steer.comparison import Comparison
-from lens_steer.control_runs import NO_CONTROLS, Beside
-from lens_steer.controls import Controls
-from lens_steer.evaluation import Evaluation, chosen_grids
+from lens_steer._io.rowstore import Rows
+from lens_steer.evaluation.comparison import Comparison
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.control_runs import NO_CONTROLS, Beside
+from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.protocol import Evaluation, chosen_grids
+from lens_steer.evaluation.selection import Constraint, choose, settings
+from lens_steer.evaluation.sweeps import Grid
 from lens_steer.figures.core import Drawing
-from lens_steer.grids import NONE
-from lens_steer.interop.certificate import Certificate
-from lens_steer.outcomes import Outcome
-from lens_steer.rowstore import Rows
-from lens_steer.selection import Constraint, choose, settings
+from lens_steer.interop.exports.certificate import Certificate
+from lens_steer.metrics.grading import Outcome
+from lens_steer.reports.sweep_report import Swept
 from lens_steer.stats import Estimate, auroc, bootstrap_mean, grouped_mean, wilson
-from lens_steer.sweep_report import Swept
-from lens_steer.sweeps import Grid
-from lens_steer.traits.search import TraitResult
-from lens_steer.verify import Verification
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.propositions.verify import Verification
+from lens_steer.studies.traits.search import TraitResult
 from tests.views import SITES, checked, made, read, rows_of
 
 
@@ -120,19 +120,19 @@ def test_every_result_has_a_table_and_a_view() -> None:
     """Each type that says it is shown is registered where it says, and its module is loaded only then."""
     code = """if True:
         import sys
-        import lens_steer.verify, lens_steer.comparison, lens_steer.externalities.study, lens_steer.traits.report, lens_steer.interop.certificate, lens_steer.monitoring
+        import lens_steer.studies.propositions.verify, lens_steer.evaluation.comparison, lens_steer.studies.externalities.study, lens_steer.studies.traits.report, lens_steer.interop.exports.certificate, lens_steer.steer.monitor
         import lens_steer.geometry.direction_comparison
-        print(sorted(m for m in sys.modules if m.startswith("lens_steer.views.") or m == "pandas" and "datasets" not in sys.modules))
+        print(sorted(m for m in sys.modules if m.startswith("lens_steer.notebook.views.") or m == "pandas" and "datasets" not in sys.modules))
         from importlib import import_module
-        from lens_steer.shown import Shown
+        from lens_steer._display import Shown
         def every(cls):
             for sub in cls.__subclasses__():
                 yield sub
                 yield from every(sub)
         found = list(every(Shown))
         for cls in found:
-            import_module(f"lens_steer.views.{cls._view}")
-        from lens_steer.views.pieces import table_of
+            import_module(f"lens_steer.notebook.views.{cls._view}")
+        from lens_steer.notebook.views.pieces import table_of
         plain = table_of.dispatch(object)
         print(len(found), [cls.__name__ for cls in found if table_of.dispatch(cls) is plain])
     """

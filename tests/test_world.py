@@ -8,8 +8,9 @@ import random
 
 import pytest
 
-from lens_steer.organisms import contrasts, dialogues, grammar, tasks, world
+from lens_steer.organisms import contrasts, grammar, tasks, world
 from lens_steer.organisms.grading import grade, is_refusal
+from lens_steer.organisms.training import dialogues
 
 PAIRS = list(itertools.product(world.BREAK_VERBS + world.MAKE_VERBS, world.GOOD_OBJECTS + world.BAD_OBJECTS))
 

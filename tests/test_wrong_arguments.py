@@ -13,8 +13,8 @@ import pytest
 
 import lens_steer as ls
 from lens_steer.cli import app as cli
+from lens_steer.data.splits import deal
 from lens_steer.errors import LensSteerError
-from lens_steer.splits import deal
 
 WRONG = {
     "ls.steering(model, cal).__enter__()": "plan is of type Calibration, and SteeringPlan is needed",
@@ -85,7 +85,7 @@ def test_no_split_of_few_groups_is_left_empty(n: int) -> None:
 def test_unsteered_answers_that_are_cut_off(qwen: Any, calibration: Any, refusal: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Warned of with their number; not where all end, nor for steered ones, which may never end."""
     prompts = refusal.report.negative[:4]
-    with caplog.at_level(logging.WARNING, logger="lens_steer.generation"):
+    with caplog.at_level(logging.WARNING, logger="lens_steer.inference.generation"):
         ls.generate(qwen, prompts, max_new_tokens=48)
         with ls.steering(qwen, ls.selective_steering(calibration, 150)):
             ls.generate(qwen, prompts, max_new_tokens=2)

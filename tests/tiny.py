@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from lens_steer.organisms.dialogues import stream
-from lens_steer.organisms.families import FAMILIES, VOCABULARY, build_tokenizer
+from lens_steer.organisms.training.dialogues import stream
+from lens_steer.organisms.training.families import FAMILIES, VOCABULARY, build_tokenizer
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -63,7 +63,7 @@ def build(family: str, folder: Path, **changes: Any) -> Path:
     """Write a tiny model of a family; weights, gains and biases are all random.
 
     Args:
-        family: of :data:`lens_steer.sites.NORM_MODULES`.
+        family: of :data:`lens_steer.models.sites.NORM_MODULES`.
         folder: to write to.
         changes: of the configuration.
     """

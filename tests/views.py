@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from lens_steer.activations import Activations
-from lens_steer.grids import NONE
-from lens_steer.rowstore import Rows
-from lens_steer.sweeps import COLUMNS
+from lens_steer._io.rowstore import Rows
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.sweeps import COLUMNS
+from lens_steer.inference.record import Activations
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 TAGS = {"div", "span", "small", "table", "thead", "tbody", "tr", "th", "td"}

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import evaluation as cli_evaluation
 from lens_steer.cli import export as cli_export
@@ -23,21 +24,11 @@ from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import (
-    METHOD_HELP,
-    Controls,
-    Engine,
-    Model,
-    Out,
-    Rule,
-    ShowAnswers,
-    Sites,
-)
+from lens_steer.cli.options import METHOD_HELP, Controls, Engine, Model, Out, Rule, ShowAnswers, Sites
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
 from lens_steer.cli.verifying import own_calibration, read_levels
 from lens_steer.cli.wording import as_options
-from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 app = typer.Typer(
@@ -96,12 +87,12 @@ def report(
     show_answers: ShowAnswers = False,
 ) -> None:
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
-    from lens_steer.artifacts import check_writable
-    from lens_steer.engines import check_engine
-    from lens_steer.evaluation import check_splits
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.evaluation.work import reporting
     from lens_steer.geometry.discriminative import check_rule
-    from lens_steer.report import ANGLES, make_report
-    from lens_steer.work import reporting
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.reports.report import ANGLES, make_report
 
     chosen = prompts.read()
     check_rule(rule)
@@ -152,12 +143,12 @@ def calibrate(
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
     import lens_steer as ls
-    from lens_steer.artifacts import check_writable
-    from lens_steer.engines import check_engine
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.work import recording
     from lens_steer.geometry.discriminative import BOUNDS, check_rule
     from lens_steer.geometry.estimators import check_classes
     from lens_steer.geometry.rules import cautions, discriminative_by_rule, site_rows, sureness
-    from lens_steer.work import recording
+    from lens_steer.inference.engines import check_engine
 
     check_engine(engine)
     check_rule(rule, bound)
@@ -187,7 +178,7 @@ def calibrate(
 def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
     import lens_steer as ls
-    from lens_steer.artifacts import whole_folder
+    from lens_steer._io.atomic import whole_folder
     from lens_steer.figures import geometry as drawn
     from lens_steer.figures import saving
     from lens_steer.geometry.calibration import versions
@@ -240,13 +231,13 @@ def verify(
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim; an interrupted run goes on."""
-    from lens_steer.artifacts import check_writable
-    from lens_steer.engines import check_engine
-    from lens_steer.evaluation import check_splits
-    from lens_steer.models import usable_device
-    from lens_steer.verify import LEVELS, verify_model, write
-    from lens_steer.verify import verify as run
-    from lens_steer.work import verifying
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.evaluation.work import verifying
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.models.loading import usable_device
+    from lens_steer.studies.propositions.verify import LEVELS, verify_model, write
+    from lens_steer.studies.propositions.verify import verify as run
 
     check_engine(engine)
     where = usable_device(load.device)

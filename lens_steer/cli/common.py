@@ -34,7 +34,7 @@ def read_prompts(
     response: Sequence[str] = ("response",),
 ) -> Any:
     """The prompts of a file, or of an organism's report split; what was read is told first, then what is worth knowing about it."""
-    from lens_steer.prompts import ORGANISM_PREFIX, PromptSet, read_contrast, read_prompt_set
+    from lens_steer.data import ORGANISM_PREFIX, PromptSet, read_contrast, read_prompt_set
 
     if not str(source).startswith(ORGANISM_PREFIX):
         prompts = read_prompt_set(source, column=column, limit=limit, seed=seed, response=response)
@@ -54,7 +54,7 @@ def tell(line: str, cautions: Sequence[str] = ()) -> None:
 
 def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = "calibration") -> bool:
     """Whether prompts by part are among those that a calibration was made from, which is told; False where it does not know its prompts."""
-    from lens_steer.prompts import fitted_overlap
+    from lens_steer.data import fitted_overlap
 
     seen = (*getattr(made, "prompt_hashes_positive", ()), *getattr(made, "prompt_hashes_negative", ()))
     found = fitted_overlap(seen, parts, source)
@@ -66,7 +66,7 @@ def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = 
 def read_calibration(folder: Path) -> tuple[str, Any]:
     """A calibration of ours, or a published one, with the name it goes by."""
     import lens_steer as ls
-    from lens_steer.interop.official import import_official
+    from lens_steer.interop.imports.official import import_official
 
     made = import_official(folder) if (folder / "plane.pt").exists() else ls.load_calibration(folder)
     return made.model.rstrip("/").split("/")[-1], made

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, read_prompts
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import METHOD_HELP, Column, Engine, Limit, Model, Out, Seed
 from lens_steer.cli.planning import Planned
-from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 
@@ -40,9 +40,9 @@ def divergence(
     limit: Limit = None,
 ) -> None:
     """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
-    from lens_steer.artifacts import whole_folder
-    from lens_steer.divergence import check_max_position, token_divergence
-    from lens_steer.engines import check_engine
+    from lens_steer._io.atomic import whole_folder
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.metrics.token_divergence import check_max_position, token_divergence
 
     check_engine(engine)
     check_max_position(max_position)
@@ -85,8 +85,8 @@ def _write(
     from lens_steer.figures import saving
     from lens_steer.figures.divergence import drawing
     from lens_steer.geometry.calibration import versions
+    from lens_steer.inference.unembedding import MEASURES
     from lens_steer.stats import bootstrap_mean
-    from lens_steer.unembedding import MEASURES
 
     with (work / "divergence.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ("row", "position", "token", *MEASURES), extrasaction="ignore", lineterminator="\n")

@@ -12,7 +12,7 @@ from lens_steer.cli.common import emit
 from lens_steer.cli.groups import Group
 
 if TYPE_CHECKING:
-    from lens_steer.work import Work
+    from lens_steer.evaluation.work import Work
 
 SHORT = 12  # answers and recorded prompts up to which a run is over before it could be probed
 
@@ -40,7 +40,7 @@ class DryRun(Group):
             engine, max_new_tokens: of the run.
             plan: that will steer, if there is one.
         """
-        from lens_steer.cost import LONG, cost, probe
+        from lens_steer.evaluation.cost import LONG, cost, probe
 
         if not self.dry_run and work.answers <= SHORT and work.prefills <= SHORT:
             return

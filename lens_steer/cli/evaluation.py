@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, judge_named, tell_fitted_on
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.generations import metrics
@@ -27,7 +28,6 @@ from lens_steer.cli.options import (
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
-from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
@@ -75,15 +75,15 @@ def sweep(
     judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
-    from lens_steer import controls as controls_
-    from lens_steer.control_runs import plain_bands
-    from lens_steer.engines import check_engine
-    from lens_steer.evaluation import check_splits, kept_constraints
-    from lens_steer.grids import ANGULAR, NONE, method_grids, probe_grid, rule_grids
-    from lens_steer.methods import method_name
-    from lens_steer.selection import check_quantity, kept_out
-    from lens_steer.sweep_report import sweep_method
-    from lens_steer.sweeps import values_of
+    from lens_steer.evaluation import controls as controls_
+    from lens_steer.evaluation.conditions import ANGULAR, NONE, method_grids, probe_grid, rule_grids
+    from lens_steer.evaluation.control_runs import plain_bands
+    from lens_steer.evaluation.protocol import check_splits, kept_constraints
+    from lens_steer.evaluation.selection import check_quantity, kept_out
+    from lens_steer.evaluation.sweeps import values_of
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.reports.sweep_report import sweep_method
+    from lens_steer.steer.methods import method_name
 
     method = method_name(method or default_method(probe))
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
@@ -201,15 +201,15 @@ def compare(
     show_answers: ShowAnswers = False,
 ) -> None:
     """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
-    from lens_steer.compare_report import compare_and_write
-    from lens_steer.comparison_text import no_draws
-    from lens_steer.control_runs import plain_bands
-    from lens_steer.engines import check_engine
-    from lens_steer.evaluation import check_splits
-    from lens_steer.grids import COMPARED
-    from lens_steer.methods import METHODS
-    from lens_steer.sweep_work import comparing
-    from lens_steer.sweeps import values_of
+    from lens_steer.evaluation.conditions import COMPARED
+    from lens_steer.evaluation.control_runs import plain_bands
+    from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.evaluation.sweep_work import comparing
+    from lens_steer.evaluation.sweeps import values_of
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.reports.compare_report import compare_and_write
+    from lens_steer.reports.comparison_text import no_draws
+    from lens_steer.steer.methods import METHODS
 
     _check_numbers({"--controls": controls})
     check_engine(engine)
@@ -271,8 +271,8 @@ def _tasks(contrast: Any, seed: int) -> Any:
 
 def _constraints(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
     """What ``--constraint`` says, or the default, which is told where no ground truth grades."""
-    from lens_steer.evaluation import default_constraints
-    from lens_steer.outcomes import graded
+    from lens_steer.evaluation.protocol import default_constraints
+    from lens_steer.metrics.grading import graded
 
     if given:
         return tuple(given)

@@ -81,7 +81,7 @@ class Trying(Group):
 
     def trial(self) -> Any:
         """What is tried."""
-        from lens_steer.interop.certificate import Trial
+        from lens_steer.interop.exports.certificate import Trial
 
         return Trial(None if self.prompts is None else read_prompts(self.prompts), self.max_new_tokens, self.tolerance)
 
@@ -91,7 +91,7 @@ class Trying(Group):
 
     def served(self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False) -> str | None:
         """The lines that serve it; None where no engine was named."""
-        from lens_steer.interop.recipes import recipe
+        from lens_steer.interop.exports.recipes import recipe
 
         return None if self.recipe is None else recipe(self.recipe, kind, out, base, adapters or [], gguf=gguf)
 
@@ -120,11 +120,11 @@ def lora(
     ] = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
-    from lens_steer.artifacts import whole_folder
-    from lens_steer.interop import lora as lora_
-    from lens_steer.interop.gguf_adapter import add_gguf
-    from lens_steer.interop.recipes import check_recipe
-    from lens_steer.sweeps import values_of
+    from lens_steer._io.atomic import whole_folder
+    from lens_steer.evaluation.sweeps import values_of
+    from lens_steer.interop.exports import lora as lora_
+    from lens_steer.interop.exports.recipes import check_recipe
+    from lens_steer.interop.gguf.adapter import add_gguf
 
     check_recipe(trying.recipe, "circle" if circle else "lora")
     if sum((folding.angle is not None, bank is not None, circle)) > 1:
@@ -164,9 +164,9 @@ def merged(
     partial: Partial = False,
 ) -> None:
     """A steered Hugging Face folder: the plan in the weights, in the dtype that the model is loaded in."""
-    from lens_steer.interop.lora import check_new
-    from lens_steer.interop.merged import export_merged
-    from lens_steer.interop.recipes import check_recipe
+    from lens_steer.interop.exports.lora import check_new
+    from lens_steer.interop.exports.merged import export_merged
+    from lens_steer.interop.exports.recipes import check_recipe
 
     check_recipe(trying.recipe)
     check_new(out)
@@ -206,10 +206,10 @@ def gguf_cvec(
     sites: At = None,
 ) -> None:
     """A llama.cpp control vector: what an additive plan adds to the outputs of blocks (not of block 0)."""
-    from lens_steer.interop.control_vectors import check_place, export_control_vector
-    from lens_steer.interop.gguf import control_vector
-    from lens_steer.interop.gguf_files import gguf_package
-    from lens_steer.interop.recipes import check_recipe
+    from lens_steer.interop.exports.recipes import check_recipe
+    from lens_steer.interop.gguf.control_vectors import check_place, export_control_vector
+    from lens_steer.interop.gguf.files import gguf_package
+    from lens_steer.interop.gguf.vectors import control_vector
 
     check_recipe(trying.recipe, "cvec")
     gguf_package()
@@ -240,8 +240,8 @@ def _imported(
     folder: Path, others: list[Any], model: str | None, coefficient: str | None, site: str | None, at: str | None
 ) -> Any:
     """The plan that adds imported directions; what they do not say of their model is read from its configuration."""
-    from lens_steer.interop.control_vectors import completed
-    from lens_steer.interop.direction_files import load_directions
+    from lens_steer.interop.gguf.control_vectors import completed
+    from lens_steer.interop.imports.direction_files import load_directions
 
     if any(v is not None for v in others):
         raise LensSteerError("--directions are added as they are: leave out --plan, --calibration, --probe and --method")
@@ -251,10 +251,10 @@ def _imported(
 
 def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
     """What llama.cpp calls the model's tensors; what its adapters cannot hold is refused before anything is exported."""
-    from lens_steer.interop.folding import fold
-    from lens_steer.interop.gguf_adapter import check_gguf, gguf_base
-    from lens_steer.interop.gguf_files import gguf_package
-    from lens_steer.models import hf_twin
+    from lens_steer.interop.exports.folding import fold
+    from lens_steer.interop.gguf.adapter import check_gguf, gguf_base
+    from lens_steer.interop.gguf.files import gguf_package
+    from lens_steer.models.loading import hf_twin
 
     gguf_package()
     base = gguf_base(hf_twin(loaded).config)

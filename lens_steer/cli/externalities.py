@@ -8,23 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import (
-    Columns,
-    Engine,
-    JudgeOption,
-    Limit,
-    Model,
-    Negative,
-    Out,
-    Positive,
-    Seed,
-    ShowAnswers,
-    Split,
-)
-from lens_steer.defaults import ENGINE
+from lens_steer.cli.options import Columns, Engine, JudgeOption, Limit, Model, Negative, Out, Positive, Seed, ShowAnswers, Split
 from lens_steer.errors import LensSteerError
 
 Pairs = "row by row; needs the other file too"
@@ -88,12 +76,12 @@ def externalities(
 
     An organism needs no files. Any other model needs --positive and --negative (harmful and harmless prompts).
     """
-    from lens_steer.artifacts import check_writable
-    from lens_steer.benign.steerings import METHODS
-    from lens_steer.engines import check_engine
-    from lens_steer.externalities.files import SPLIT, file_material
-    from lens_steer.externalities.material import organism_material
-    from lens_steer.externalities.report import study_and_write
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.studies.externalities.files import SPLIT, file_material
+    from lens_steer.studies.externalities.material import organism_material
+    from lens_steer.studies.externalities.report import study_and_write
+    from lens_steer.studies.externalities.steerings import METHODS
 
     check_engine(engine)
     check_writable(out)

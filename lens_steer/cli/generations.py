@@ -21,10 +21,10 @@ def metrics(
 
     All of it of the answer alone: a reasoning model's thoughts are split off. The outcome is refused, degenerate (empty or repeating), answered, or cut off (inside a thought).
     """
-    from lens_steer.artifacts import whole_file
-    from lens_steer.jsonl import read_lines
+    from lens_steer._io.atomic import whole_file
+    from lens_steer._io.jsonl import read_lines
+    from lens_steer.metrics.grading import outcome_of
     from lens_steer.metrics.rows import text_metrics
-    from lens_steer.outcomes import outcome_of
 
     check_rows_file(out)
     rows = read_lines(source, "generations", _generation)

@@ -37,7 +37,7 @@ class MadeOn(Group):
 
     def facts(self) -> dict[str, Any]:
         """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed or out of reach."""
-        from lens_steer.interop.model_facts import model_facts
+        from lens_steer.interop.imports.model_facts import model_facts
 
         if self.n_layers is not None and self.n_layers < 1:
             raise LensSteerError(f"--n-layers {self.n_layers}: a model has at least one block")
@@ -52,7 +52,7 @@ class MadeOn(Group):
 
     def check_width(self, d_model: int) -> None:
         """Refuse directions of another width than the model's."""
-        from lens_steer.interop.model_facts import model_facts
+        from lens_steer.interop.imports.model_facts import model_facts
 
         try:
             found = model_facts(self.model) if self.model is not None else None
@@ -111,7 +111,7 @@ def official(
 ) -> None:
     """A published Selective Steering calibration; archives are read as plain tensors only."""
     import lens_steer as ls
-    from lens_steer.interop.official import import_official
+    from lens_steer.interop.imports.official import import_official
 
     made = import_official(folder)
     ls.save_calibration(made, out)
@@ -131,7 +131,7 @@ def angular(
 ) -> None:
     """An Angular Steering plane config as a calibration for standard and adaptive; the pickle in it is read as data, never run."""
     import lens_steer as ls
-    from lens_steer.interop.angular import import_angular
+    from lens_steer.interop.imports.angular import import_angular
 
     made = import_angular(file, **made_on.facts(), selected_site=selected_site)
     made_on.check_width(made.d_model)
@@ -156,7 +156,7 @@ def refusal_direction(
     ] = None,
 ) -> None:
     """A run of refusal_direction (Arditi et al.): the mean differences of one position, and the chosen direction."""
-    from lens_steer.interop.refusal_direction import import_refusal_direction
+    from lens_steer.interop.imports.refusal_direction import import_refusal_direction
 
     found = import_refusal_direction(folder, position=position, layer=layer, **made_on.facts())
     _write(found, out, made_on, as_plan)
@@ -173,7 +173,7 @@ def steering_vectors(
     ] = None,
 ) -> None:
     """A SteeringVector of the steering-vectors library."""
-    from lens_steer.interop.steering_vectors import import_steering_vectors
+    from lens_steer.interop.imports.steering_vectors import import_steering_vectors
 
     found = import_steering_vectors(file, layer_type=layer_type, **made_on.facts())
     _write(found, out, made_on, as_plan)
@@ -187,7 +187,7 @@ def gguf(
     out: Out,
 ) -> None:
     """A control vector: direction N belongs to the output of block N, blocks counted from 0."""
-    from lens_steer.interop.gguf import import_gguf
+    from lens_steer.interop.gguf.vectors import import_gguf
 
     _write(import_gguf(file, **made_on.facts()), out, made_on, as_plan)
 
@@ -195,8 +195,8 @@ def gguf(
 def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
     """The directions, and the plan if one is asked for, whole or not at all."""
     import lens_steer as ls
-    from lens_steer.artifacts import whole_folder
-    from lens_steer.interop.direction_files import save_directions
+    from lens_steer._io.atomic import whole_folder
+    from lens_steer.interop.imports.direction_files import save_directions
 
     made_on.check_width(found.d_model)
     plan = as_plan.of(found, out)

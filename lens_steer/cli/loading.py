@@ -11,7 +11,7 @@ import typer
 from lens_steer.cli.groups import Group
 from lens_steer.cli.options import Device
 from lens_steer.errors import LensSteerError
-from lens_steer.templates import DATE
+from lens_steer.models.templates import DATE
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Template(Group):
 
     def tokenizer(self, model: str) -> Any:
         """The tokenizer of a name or folder with the template as the options say; no weights are read."""
-        from lens_steer.folders import locate
-        from lens_steer.tokenization import read_tokenizer
+        from lens_steer.models.location import locate
+        from lens_steer.models.tokenization import read_tokenizer
 
         return read_tokenizer(locate(model), self.chat_template, args_of(self.template_args), self.template_date)
 
@@ -67,8 +67,8 @@ class Load(Template):
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")] = None
 
     def check(self, model: str, *asked: Any, **more: Any) -> Any:
-        """The model's description, before a weight of it is read; see :func:`lens_steer.precheck.precheck`."""
-        from lens_steer.precheck import precheck
+        """The model's description, before a weight of it is read; see :func:`lens_steer.cli.precheck.precheck`."""
+        from lens_steer.cli.precheck import precheck
 
         return precheck(
             model, asked, chat_template=self.chat_template, template_args=args_of(self.template_args), template_date=self.template_date,

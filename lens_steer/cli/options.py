@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.method_table import METHOD_LINES
+from lens_steer.steer.method_table import METHOD_LINES
 
 Model = Annotated[
     str,

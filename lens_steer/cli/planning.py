@@ -83,7 +83,7 @@ def read_plan(
 ) -> Any:
     """The saved plan, or a method's on a calibration or a probe."""
     import lens_steer as ls
-    from lens_steer.methods import make_plan
+    from lens_steer.steer.methods import make_plan
 
     if sum(v is not None for v in (saved, calibration, probe)) != 1:
         raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")

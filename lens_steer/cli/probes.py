@@ -7,20 +7,13 @@ from typing import Annotated
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import (
-    Engine,
-    JudgeOption,
-    Model,
-    Out,
-    Seed,
-    Split,
-)
+from lens_steer.cli.options import Engine, JudgeOption, Model, Out, Seed, Split
 from lens_steer.cli.prompting import Prompts, asked_of
-from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 
@@ -44,9 +37,9 @@ def probe(
     engine: Engine = ENGINE,
 ) -> None:
     """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
-    from lens_steer.engines import check_engine
-    from lens_steer.probe_report import probe_and_write
-    from lens_steer.work import Work, recording
+    from lens_steer.evaluation.work import Work, recording
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.reports.probe_report import probe_and_write
 
     check_engine(engine)
     try:
@@ -110,9 +103,9 @@ def traits(
     ] = None,
 ) -> None:
     """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported on report; an interrupted search goes on."""
-    from lens_steer.engines import check_engine
-    from lens_steer.traits.calibration import SHARES, organism_trait, scenario_trait
-    from lens_steer.traits.report import steer_trait
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.studies.traits.calibration import SHARES, organism_trait, scenario_trait
+    from lens_steer.studies.traits.report import steer_trait
 
     check_engine(engine)
     length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256

@@ -47,8 +47,8 @@ class Prompts(Group):
         Raises:
             LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast` raises.
         """
-        from lens_steer.prompt_checks import few_cautions
-        from lens_steer.prompts import read_contrast
+        from lens_steer.data import read_contrast
+        from lens_steer.data.checks import few_cautions
 
         files = self.given("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")
         named = "organism/refusal" if self.contrast is None and not files else self.contrast

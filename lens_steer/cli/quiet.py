@@ -34,7 +34,7 @@ def concerns_the_user(record: logging.LogRecord) -> bool:
     """Whether a record is ours, or an error.
 
     >>> notice = {"name": "bitsandbytes.backends", "levelno": logging.WARNING}
-    >>> [concerns_the_user(logging.makeLogRecord(notice | other)) for other in ({}, {"name": "lens_steer.hooks"}, {"levelno": logging.ERROR})]
+    >>> [concerns_the_user(logging.makeLogRecord(notice | other)) for other in ({}, {"name": "lens_steer.steer.hooks"}, {"levelno": logging.ERROR})]
     [False, True, True]
     """
     return record.levelno >= logging.ERROR or record.name.split(".")[0] == "lens_steer"

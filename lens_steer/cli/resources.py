@@ -37,10 +37,10 @@ def plan_resources(
     limit: Limit = None,
 ) -> None:
     """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
-    from lens_steer import sites as sites_
-    from lens_steer.folders import locate, read_config
-    from lens_steer.models import usable_device
-    from lens_steer.resources import Shape, estimate, measured_flops, stored_dtype
+    from lens_steer.models import sites as sites_
+    from lens_steer.models.footprint import Shape, estimate, measured_flops, stored_dtype
+    from lens_steer.models.loading import usable_device
+    from lens_steer.models.location import locate, read_config
 
     if (prompts is None) == (n_prompts is None):
         raise LensSteerError("give either --prompts or --n-prompts (with --prompt-tokens)")
@@ -52,7 +52,7 @@ def plan_resources(
             raise LensSteerError("--n-prompts needs --prompt-tokens too")
         count, tokens = n_prompts or 0, prompt_tokens
     else:
-        from lens_steer.chat import encode
+        from lens_steer.inference.batching import encode
 
         chosen, tokenizer = read_prompts(prompts, column=column, limit=limit), template.tokenizer(model)
         count = len(chosen)

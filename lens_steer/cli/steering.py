@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitted_on
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Column, Engine, Limit, Model
 from lens_steer.cli.planning import UNSTEERED, Planned
-from lens_steer.defaults import ENGINE
 from lens_steer.errors import LensSteerError
 
 DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
@@ -43,10 +43,10 @@ def steer(
     A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or repeating). --method none steers nothing and needs no calibration.
     """
     import lens_steer as ls
-    from lens_steer.artifacts import check_writable, whole_file
-    from lens_steer.engines import check_engine
-    from lens_steer.generation import answers
-    from lens_steer.work import answering
+    from lens_steer._io.atomic import check_writable, whole_file
+    from lens_steer.evaluation.work import answering
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.inference.generation import answers
 
     check_engine(engine)
     check_rows_file(out)
@@ -95,9 +95,9 @@ def steer(
 
 def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[dict[str, Any]]:
     """What became of each answer: ``refused``, ``answered``, ``cut_off`` (at the length allowed, or inside a thought), and ``degenerate`` or the ``grade`` of a ground truth."""
-    from lens_steer.decoding import begins_in_thought
-    from lens_steer.models import info_of
-    from lens_steer.outcomes import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
+    from lens_steer.inference.decoding import begins_in_thought
+    from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
+    from lens_steer.models.loading import info_of
 
     rows = []
     for prompt, text, short in zip(prompts, texts, cut, strict=True):

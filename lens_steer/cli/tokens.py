@@ -24,7 +24,7 @@ def tokens(
     limit: Annotated[int | None, typer.Option("--limit", help="The first so many prompts.")] = None,
 ) -> None:
     """Prompts as the model gets them: rendered text, token ids and tokens; needs configuration and tokenizer, no weights."""
-    from lens_steer.rendered import tokens as shown
+    from lens_steer.inference.rendering import tokens as shown
 
     if limit is not None and limit < 1:
         raise LensSteerError(f"--limit {limit}: at least 1 is needed")

@@ -19,7 +19,7 @@ def read_levels(levels: str | None, model: str | None, calibrations: Any) -> tup
     >>> read_levels("formula, dtype", None, None)
     ('formula', 'dtype')
     """
-    from lens_steer.verify import LEVELS, WITH_MODEL, WITHOUT_MODEL
+    from lens_steer.studies.propositions.verify import LEVELS, WITH_MODEL, WITHOUT_MODEL
 
     if levels is None:
         return LEVELS
@@ -46,7 +46,7 @@ def own_calibration(given: Mapping[str, Any], model: Any, fit_hash: str) -> tupl
     Raises:
         LensSteerError: several.
     """
-    from lens_steer.verify import is_of
+    from lens_steer.studies.propositions.verify import is_of
 
     own = [name for name, calibration in given.items() if is_of(calibration, model)]
     if len(own) > 1:

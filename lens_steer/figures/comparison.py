@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer.evaluation.harmonics import Degrees, fit_harmonic, how_many_angles
 from lens_steer.figures.core import (
     BLACK,
     BLUE,
@@ -22,7 +23,6 @@ from lens_steer.figures.core import (
     canvas,
     figure,
 )
-from lens_steer.harmonics import Degrees, fit_harmonic, how_many_angles
 from lens_steer.stats import bootstrap_means
 
 SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
@@ -74,7 +74,7 @@ def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n 
         scores: class (``positive`` or ``negative``) → scores by prompt and angle, nats.
 
     Raises:
-        LensSteerError: fewer than three angles, scores that do not fit them; see :func:`lens_steer.harmonics.fit_harmonic`.
+        LensSteerError: fewer than three angles, scores that do not fit them; see :func:`lens_steer.evaluation.harmonics.fit_harmonic`.
 
     >>> grid = [30.0 * i for i in range(12)]
     >>> found = harmonic_drawing(grid, {"positive": np.cos(np.deg2rad(grid))[None]})

@@ -10,8 +10,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
-from lens_steer.shown import Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

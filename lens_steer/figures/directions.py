@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer import sites
 from lens_steer.figures.core import (
     BLACK,
     BLUE,
@@ -21,6 +20,7 @@ from lens_steer.figures.core import (
 )
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.direction_comparison import DEFAULT, DirectionComparison
+from lens_steer.models import sites
 
 LOOKS: dict[str, tuple[str, str, Any, str]] = {
     "difference": (BLACK, "o", "-", "difference of means"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lens_steer.divergence import TokenDivergence
 from lens_steer.figures.core import (
     BLUE,
     GREEN,
@@ -21,6 +20,7 @@ from lens_steer.figures.core import (
     canvas,
     figure,
 )
+from lens_steer.metrics.token_divergence import TokenDivergence
 
 LOOKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
 PANELS = {
@@ -36,7 +36,7 @@ def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_positio
 
     Args:
         series: name → what was measured, in the order of the legend.
-        seed, max_position: see :meth:`lens_steer.divergence.TokenDivergence.by_position`.
+        seed, max_position: see :meth:`lens_steer.metrics.token_divergence.TokenDivergence.by_position`.
     """
     rows = [
         (name, position, measure, e.value, e.low, e.high, e.n)

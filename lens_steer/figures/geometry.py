@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lens_steer import sites
 from lens_steer.figures.core import BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, Drawing, Drawn, Target, canvas, figure
+from lens_steer.models import sites
 
 KIND_MARKERS = {"ln1": "o", "ln1_post": "^", "ln2": "s", "ln2_post": "v", "resid_pre": "D", "resid_mid": "P", "resid_post": "X"}
 KIND_LABELS = {

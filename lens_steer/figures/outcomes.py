@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
-from lens_steer.outcomes import CLASSES, Outcome
+from lens_steer.metrics.grading import CLASSES, Outcome
 
 STYLES = {
     "correct": (GREEN, "o", "-", "complied, right"),

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.figures.core import (
     BLACK,
@@ -27,9 +26,10 @@ from lens_steer.figures.core import (
 )
 from lens_steer.figures.probe_tokens import view
 from lens_steer.figures.probes import POOLINGS, site_label
-from lens_steer.methods.projections import CAP_IN_SIGMAS
+from lens_steer.inference.record import Activations
 from lens_steer.operators.projection import mirror_projection, past_threshold, target_projection
-from lens_steer.probes import Probe
+from lens_steer.probes.probe import Probe
+from lens_steer.steer.methods.projections import CAP_IN_SIGMAS
 
 CLASSES = {"positive": (POSITIVE, "o"), "negative": (NEGATIVE, "x")}
 MOVES = {"StMP": (GREEN, "^", "after StMP, α = 1"), "StTP": (PURPLE, "s", "after StTP, α = 0")}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer.activations import Activations
 from lens_steer.figures.core import (
     BLACK,
     GREEN,
@@ -24,8 +23,9 @@ from lens_steer.figures.core import (
     figure,
 )
 from lens_steer.figures.probes import MAX_SHOWN, POOLINGS, check_shown, site_label
-from lens_steer.probes import groups_of
-from lens_steer.probing import ProbeScan
+from lens_steer.inference.record import Activations
+from lens_steer.probes.depth import ProbeScan
+from lens_steer.probes.probe import groups_of
 from lens_steer.stats import Estimate, grouped_rate
 
 CLASSES = {"positive": (POSITIVE, "-"), "negative": (NEGATIVE, "--")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lens_steer import sites
 from lens_steer.errors import LensSteerError
 from lens_steer.figures.core import (
     BLACK,
@@ -24,7 +23,8 @@ from lens_steer.figures.core import (
     figure,
 )
 from lens_steer.figures.geometry import KIND_LABELS, KIND_MARKERS, depth_axis, positions_in_depth
-from lens_steer.probing import ProbeScan
+from lens_steer.models import sites
+from lens_steer.probes.depth import ProbeScan
 
 MAX_SHOWN = 4  # sites side by side in one figure
 MANY = 40  # sites, from which on the marks are smaller

@@ -10,14 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lens_steer.artifacts import whole_folder
+from lens_steer._io.atomic import whole_folder
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.figures import (
     comparison,
     directions,
     divergence,
-    experiments,
-    externalities,
     geometry,
     norms,
     outcomes,
@@ -27,9 +25,11 @@ from lens_steer.figures import (
     probes,
     stability,
     sweeps,
-    traits,
 )
 from lens_steer.figures.core import Drawing, Drawn, Target, Value, styled
+from lens_steer.studies.externalities import figures as externalities
+from lens_steer.studies.propositions import figures
+from lens_steer.studies.traits import figures as traits
 
 FIGURES: dict[str, Callable[..., Drawn]] = {
     function.__name__: function
@@ -47,8 +47,8 @@ FIGURES: dict[str, Callable[..., Drawn]] = {
         phases.in_plane,
         phases.pairwise_distances,
         phases.turned_in_plane,
-        experiments.paired_differences,
-        experiments.conditions,
+        figures.paired_differences,
+        figures.conditions,
         sweeps.polar,
         sweeps.coherence,
         sweeps.class_swap,

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lens_steer import sites
 from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.stability import Stability
+from lens_steer.models import sites
 
 LOOKS = {
     "bootstrap": (BLUE, "o", "-", "prompts resampled"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lens_steer.control_bands import ranges
+from lens_steer.evaluation.control_bands import ranges
+from lens_steer.evaluation.selection import Setting
 from lens_steer.figures.core import (
     BLACK,
     BLUE,
@@ -25,7 +26,6 @@ from lens_steer.figures.core import (
     canvas,
     figure,
 )
-from lens_steer.selection import Setting
 
 LOOKS = {
     "selective": (BLUE, "o", "-"), "standard": (VERMILION, "s", "--"), "adaptive": (ORANGE, "D", "-."), "mean-phase": (PURPLE, "^", ":"),

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.shown import Shown
-from lens_steer.templates import ChatTemplate
+from lens_steer.models.templates import ChatTemplate
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Boundary(Shown, view="geometry"):
         mean_negative, std_negative: of the negative class's.
         model, architecture, n_layers: of the model.
         template: the chat template of the prompts, where it was recorded.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
     """
 
     site: str

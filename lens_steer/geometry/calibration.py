@@ -11,16 +11,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_steer.activations import Activations
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import BOUNDS, by_means, by_projections, check_rule, measured
 from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.membership import RESAMPLES, membership
 from lens_steer.geometry.planes import build_plane
-from lens_steer.moments import Moments
-from lens_steer.shown import Shown
-from lens_steer.templates import ChatTemplate
+from lens_steer.inference.class_means import Moments
+from lens_steer.inference.record import Activations
+from lens_steer.models.templates import ChatTemplate
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
@@ -56,7 +56,7 @@ class Calibration(Shown, view="geometry"):
         statistics: per-prompt projections and norms; None for an imported calibration.
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: one of :data:`lens_steer.geometry.discriminative.RULES`, or ``imported``.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.prompts.Prompt.hash`); empty where they are not known.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
         bound: of a rule that has one.
         membership: bootstrap probability of each site to be discriminative under the rule, see :func:`lens_steer.geometry.membership.membership`; None without statistics.
         auroc: area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero; None without statistics.

@@ -16,14 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_steer import sites as site_names
-from lens_steer.activations import Activations
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.estimators import ESTIMATORS, check_classes
 from lens_steer.geometry.planes import principal_angles
-from lens_steer.shown import Shown
+from lens_steer.inference.record import Activations
+from lens_steer.models import sites as site_names
 from lens_steer.stats import Estimate, auroc
 
 DEFAULT = "difference"

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.moments import unit_samples_of
+from lens_steer.inference.class_means import unit_samples_of
 
 ZERO_RELATIVE = 1e-6  # a difference of means shorter than this share of the median counts as no direction at all
 

@@ -28,10 +28,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lens_steer import sites as site_names
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import class_means, zero_rows
 from lens_steer.geometry.separation import areas, cohens_d
+from lens_steer.models import sites as site_names
 
 RULES = ("paper", "official", "centred", "effect", "auroc")
 BOUNDS = {"effect": 1.0, "auroc": 0.9}  # rules that compare a measure of the prompts' projections with a bound, and the default

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lens_steer.activations import Activations
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import mean_rule
 from lens_steer.geometry.planes import build_plane
+from lens_steer.inference.record import Activations
 
 CHUNK_ENTRIES = 4_000_000  # numbers in one block of resampled means (32 MB)
 

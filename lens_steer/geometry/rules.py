@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from lens_steer import sites as site_names
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.calibration import Calibration, separations
 from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.discriminative import BOUNDS, RULES, Discriminative, by_means, by_projections, check_rule, mean_rule
 from lens_steer.geometry.membership import UNIT_EPS
+from lens_steer.models import sites as site_names
 
 SURE = 0.95  # a site above it is in L_disc whatever prompts are drawn, one below 1 − SURE is out, one between hangs on them
 MANY_UNSURE = 0.1  # share of the recorded sites

@@ -19,14 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_steer import sites as site_names
-from lens_steer.activations import Activations
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import BOUNDS
 from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
-from lens_steer.shown import Shown
+from lens_steer.inference.record import Activations
+from lens_steer.models import sites as site_names
 from lens_steer.stats import Estimate, wilson
 
 ROUNDING = 1e-12  # a shuffle that gives the observed cosine up to rounding is as extreme as the observed one

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.activations import Pooling, stream
-from lens_steer.defaults import ENGINE
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.prompts import Contrast, ContrastSet, PromptSet
+from lens_steer.inference.record import Pooling, stream
 
 
 def boundaries(

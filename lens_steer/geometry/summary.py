@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_steer import sites
+from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.discriminative import RULES
 from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
 from lens_steer.geometry.rules import cautions, discriminative_by_rule, sureness, with_separations
-from lens_steer.shown import Shown
+from lens_steer.models import sites
 from lens_steer.stats import bootstrap_means
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from lens_steer.data import Prompt, PromptSet
 from lens_steer.organisms import tasks
-from lens_steer.prompts import Prompt, PromptSet
 
 ORGANISM_KINDS = ("fact", "choice", "order", "arithmetic")
 

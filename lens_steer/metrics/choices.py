@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lens_steer.defaults import ENGINE
+from lens_steer._defaults import ENGINE
+from lens_steer._io.jsonl import read_lines
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
-from lens_steer.forcing import first_logits_by_batch
-from lens_steer.jsonl import read_lines
-from lens_steer.models import info_of
-from lens_steer.prompts import Prompt
+from lens_steer.inference.teacher_forcing import first_logits_by_batch
+from lens_steer.models.loading import info_of
 from lens_steer.stats import Estimate, wilson
 
 LETTERS = "ABCDEFGHIJ"
@@ -145,12 +145,12 @@ def choice_accuracy(
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
         items: at least one.
-        engine, batch_size: see :func:`lens_steer.forcing.first_logits`.
+        engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.first_logits`.
         template: the user's turn; ``{question}`` and ``{options}`` are filled in, and ``{letters}`` and ``{subject}`` where they occur.
 
     Raises:
         LensSteerError: no questions, a template that lacks a field or has an unknown one, a tokenizer without a token of its own for a letter; else as
-            :func:`lens_steer.forcing.first_logits`.
+            :func:`lens_steer.inference.teacher_forcing.first_logits`.
 
     >>> import lens_steer as ls
     >>> found = choice_accuracy(ls.load_model("organism/qwen2"), [Choice("Which is a colour?", ("red", "seven"), 0)])
@@ -223,7 +223,7 @@ def _letter_tokens(tokenizer: Any, n: int) -> list[tuple[int, ...]]:
         if not single or any(set(single) & set(other) for other in found):
             raise LensSteerError(
                 f"the tokenizer has no token of its own for the letter {letter!r} (it reads {encoded[0]}): score the options as "
-                "responses with lens_steer.forcing.response_logits"
+                "responses with lens_steer.inference.teacher_forcing.response_logits"
             )
         found.append(single)
     return found

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lens_steer.defaults import ENGINE
-from lens_steer.forcing import response_logits, with_responses
-from lens_steer.prompts import Prompt, PromptSet
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
 
 VIOLATION = 2.0  # perplexity above which Selective Steering marks an angle
 
@@ -28,10 +28,10 @@ def mean_surprise(
     Args:
         model: from :func:`lens_steer.load_model`; outside any ``steering`` block for ``ppl_ref``, inside it for ``ppl_self``.
         prompts, responses: one response a prompt.
-        engine, batch_size: see :func:`lens_steer.forcing.response_logits`.
+        engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.response_logits`.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.forcing.response_logits` and :func:`lens_steer.forcing.with_responses`.
+        LensSteerError: as :func:`lens_steer.inference.teacher_forcing.response_logits` and :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
     >>> import lens_steer as ls
     >>> right, wrong = mean_surprise(ls.load_model("organism/qwen2"), [Prompt.of("What is 4 plus 3?")] * 2, ["7.", "8."])

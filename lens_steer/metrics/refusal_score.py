@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.defaults import ENGINE
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.forced_sweep import logits_by_value
-from lens_steer.models import ModelInfo, info_of
+from lens_steer.models.loading import ModelInfo, info_of
 from lens_steer.organisms import grammar
-from lens_steer.plans import SteeringPlan
-from lens_steer.prompts import Prompt, PromptSet
+from lens_steer.steer.plans import SteeringPlan
+from lens_steer.steer.value_sweep import logits_by_value
 
 EPSILON = 1e-8
 OPENINGS = ("I", "As")
@@ -60,7 +60,7 @@ def refusal_scores_by_value(
     model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE,
     openings: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:  # fmt: skip
-    """The score of every prompt without steering and at every value, all values in one go; see :func:`lens_steer.forced_sweep.logits_by_value`.
+    """The score of every prompt without steering and at every value, all values in one go; see :func:`lens_steer.steer.value_sweep.logits_by_value`.
 
     >>> import lens_steer as ls
     >>> from functools import partial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from lens_steer.decoding import CHANNEL, CHANNEL_ENDS, MESSAGE, TAGS
+from lens_steer.inference.decoding import CHANNEL, CHANNEL_ENDS, MESSAGE, TAGS
 
 FINAL = "final"  # the channel of gpt-oss that the user reads
 _ENDS = re.compile("|".join(re.escape(end) for end in CHANNEL_ENDS))
@@ -20,7 +20,7 @@ def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
 
     Args:
         text: as generated, after the prompt.
-        begun: the prompt has opened a thought (see :func:`lens_steer.decoding.begins_in_thought`): a text without a closing is all thought.
+        begun: the prompt has opened a thought (see :func:`lens_steer.inference.decoding.begins_in_thought`): a text without a closing is all thought.
 
     Returns:
         The thought, empty without one; and the answer, None where the thought never ends (the text was cut off inside it).

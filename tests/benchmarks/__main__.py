@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 import lens_steer as ls
 from analyses import tables
-from lens_steer.artifacts import whole_file
+from lens_steer._io.atomic import whole_file
 from lens_steer.geometry.calibration import versions
 from tests.benchmarks import cases, merged_cases, real_cases, sweep_cases
 from tests.benchmarks.timing import Ratio

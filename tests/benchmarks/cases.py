@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
-from lens_steer import chat
-from lens_steer.activations import record_prompts
-from lens_steer.models import hf_twin
+from lens_steer.data import Contrast, Prompt, PromptSet
+from lens_steer.inference import batching
+from lens_steer.inference.record import record_prompts
+from lens_steer.models.loading import hf_twin
 from lens_steer.operators.rotation import rotation_writer, turn
-from lens_steer.prompts import Contrast, Prompt, PromptSet
 from tests.benchmarks.timing import Ratio, ratio, run
 
 NORMS = "norm_out"
@@ -37,14 +37,14 @@ def calibration_throughput(name: str, model: Any, prompts: PromptSet, turns: int
             kept: list[Tensor] = []
             handles = [m.register_forward_hook(lambda m, a, o, kept=kept: kept.append(o[0, -1].clone())) for m in modules]
             with torch.inference_mode():
-                twin(torch.tensor([chat.encode(info.tokenizer, prompt)]))
+                twin(torch.tensor([batching.encode(info.tokenizer, prompt)]))
             for handle in handles:
                 handle.remove()
             found.append(kept)
         return found
 
     def bare_forward() -> None:
-        for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx):
+        for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx):
             with torch.inference_mode():
                 twin(batch.ids, attention_mask=batch.mask, use_cache=False)
 
@@ -82,7 +82,7 @@ def generation(name: str, model: Any, calibration: ls.Calibration, prompts: Prom
             ls.generate(model, prompts, max_new_tokens=new, engine=engine)
 
     def theirs() -> None:
-        batch = next(chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
+        batch = next(batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
         with torch.inference_mode():
             out = twin.generate(
                 batch.ids, attention_mask=batch.mask, max_new_tokens=new, do_sample=False, eos_token_id=list(info.end_tokens),
@@ -167,8 +167,8 @@ def mid_llama(folder: Path) -> Path:
     """A random Llama of 8 blocks and width 512 (25 M parameters), where arithmetic outweighs Python."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from lens_steer.organisms.dialogues import stream
-    from lens_steer.organisms.families import FAMILIES, VOCABULARY, build_tokenizer
+    from lens_steer.organisms.training.dialogues import stream
+    from lens_steer.organisms.training.families import FAMILIES, VOCABULARY, build_tokenizer
 
     texts = (m["content"] for _, messages in zip(range(300), stream(3), strict=False) for m in messages)
     tokenizer = build_tokenizer(FAMILIES["llama"], texts, folder)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 import lens_steer as ls
-from lens_steer import chat
-from lens_steer.interop.adapters import load_adapter, write_adapter
-from lens_steer.interop.folding import fold
-from lens_steer.interop.merged import merged_model
-from lens_steer.models import hf_twin
-from lens_steer.prompts import PromptSet
+from lens_steer.data import PromptSet
+from lens_steer.inference import batching
+from lens_steer.interop.exports.adapters import load_adapter, write_adapter
+from lens_steer.interop.exports.folding import fold
+from lens_steer.interop.exports.merged import merged_model
+from lens_steer.models.loading import hf_twin
 from tests.benchmarks.timing import Ratio, ratio, run
 
 MORE = 4
@@ -36,7 +36,7 @@ def merged_generation(
     with tempfile.TemporaryDirectory() as folder:
         write_adapter(Path(folder), fold(plan, model).factors, info.folder)
         adapted = load_adapter(model, folder)
-    batch = next(chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
+    batch = next(batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
 
     def answer(of: Any, hooked: bool = False) -> None:
         options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": info.tokenizer.pad_token_id}

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 import lens_steer as ls
-from lens_steer import chat
-from lens_steer.activations import record_prompts
-from lens_steer.kl import kl
-from lens_steer.models import hf_twin
-from lens_steer.prompts import Contrast, PromptSet
+from lens_steer.data import Contrast, PromptSet
+from lens_steer.inference import batching
+from lens_steer.inference.record import record_prompts
+from lens_steer.metrics.kl import kl
+from lens_steer.models.loading import hf_twin
 from tests.benchmarks import cases
 from tests.benchmarks.timing import Ratio, ratio, run
 
@@ -115,7 +115,7 @@ def recording(name: str, model: Any, prompts: PromptSet, turns: int) -> list[Rat
     sites = ls.record(model, Contrast(prompts[:1], prompts[1:2]), cases.NORMS, progress=False).sites
 
     def bare() -> None:
-        for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx):
+        for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx):
             with torch.inference_mode():
                 twin(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
 
@@ -136,7 +136,7 @@ def last_logits(where: Path, dtype: str, prompts: PromptSet) -> tuple[Tensor, fl
     model: Any = ls.load_model(where, dtype=dtype)
     info, twin = model.lens_info, hf_twin(model)
     out, begin = torch.empty(len(prompts), twin.config.vocab_size), time.perf_counter()
-    for batch in chat.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=16):
+    for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=16):
         with torch.inference_mode():
             logits = twin(batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1).logits
         out[list(batch.rows)] = logits[:, -1].float()

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 import lens_steer as ls
-from lens_steer import sites
-from lens_steer.forced_sweep import logits_by_value
-from lens_steer.forcing import response_logits, with_responses
-from lens_steer.prompts import PromptSet
+from lens_steer.data import PromptSet
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.models import sites
+from lens_steer.steer.value_sweep import logits_by_value
 from tests.benchmarks.timing import Ratio, ratio, run
 
 

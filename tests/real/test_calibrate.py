@@ -11,8 +11,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import lens_steer as ls
+from lens_steer.data import fitted_overlap
 from lens_steer.geometry.discriminative import RULES
-from lens_steer.prompts import fitted_overlap
 from tests.real.command import Ended, classes, lens
 from tests.real.conftest import CODER
 

@@ -16,7 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import lens_steer as ls
-from lens_steer.folders import ORGANISM_FOLDER
+from lens_steer.models.location import ORGANISM_FOLDER
 from tests.real.conftest import SMOL
 from tests.test_cli import run
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import lens_steer as ls
-from lens_steer import chat
-from lens_steer.models import hf_twin
-from lens_steer.prompts import Prompt
+from lens_steer.data import Prompt
+from lens_steer.inference import batching
+from lens_steer.models.loading import hf_twin
 from tests.real.conftest import GGUF
 from tests.real.test_parity import digests, plain_generate, template_ids
 
@@ -30,7 +30,7 @@ def test_a_gguf_file_is_the_model_that_transformers_reads(models: Path, name: st
     theirs = AutoModelForCausalLM.from_pretrained(models, gguf_file=file.name, dtype=torch.float32).eval()
     assert model.lens_info.tokenizer.eos_token_id in model.lens_info.end_tokens
     encoded = [template_ids(tokenizer, question) for question in QUESTIONS]
-    assert [chat.encode(tokenizer, Prompt.of(q)) for q in QUESTIONS] == [ids[0].tolist() for ids in encoded]
+    assert [batching.encode(tokenizer, Prompt.of(q)) for q in QUESTIONS] == [ids[0].tolist() for ids in encoded]
     ids = encoded[-1]
     with torch.inference_mode():
         wanted = theirs(ids).logits

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import lens_steer as ls
-from lens_steer import outcomes
-from lens_steer.outcomes import ANSWERED, DEGENERATE, REFUSED
-from lens_steer.prompts import Prompt
+from lens_steer.data import Prompt
+from lens_steer.metrics import grading
+from lens_steer.metrics.grading import ANSWERED, DEGENERATE, REFUSED
 
 FOLDER = os.environ.get("LENS_STEER_REAL_MODELS", "")
 NAME = "qwen2.5-coder-0.5b-instruct"
@@ -50,29 +50,29 @@ def calibration(coder: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def unsteered(coder: Any) -> outcomes.Unsteered:
-    return outcomes.Unsteered(coder, _prompts(ABOUT_TOWNS), max_new_tokens=TOKENS)
+def unsteered(coder: Any) -> grading.Unsteered:
+    return grading.Unsteered(coder, _prompts(ABOUT_TOWNS), max_new_tokens=TOKENS)
 
 
 def _prompts(texts: list[str]) -> tuple[Prompt, ...]:
     return tuple(map(Prompt.of, texts))
 
 
-def test_the_model_as_it_is_answers(coder: Any, unsteered: outcomes.Unsteered) -> None:
+def test_the_model_as_it_is_answers(coder: Any, unsteered: grading.Unsteered) -> None:
     """Prompts that the bound was not measured on: none degenerate."""
     texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
-    grades, perplexities = outcomes.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
+    grades, perplexities = grading.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
     assert grades.count(DEGENERATE) == 0, sorted(perplexities)
     assert grades.count(ANSWERED) >= 0.5 * len(texts)  # it is a model for code, and says so of a few of them
     assert unsteered.bound.n == len(ABOUT_TOWNS)
 
 
 @pytest.mark.parametrize("kind", ["act-add", "standard on all norm outputs"])
-def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, unsteered: outcomes.Unsteered, kind: str) -> None:
+def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, unsteered: grading.Unsteered, kind: str) -> None:
     """No phrase of refusal is in what it writes, and still hardly any of it is called an answer."""
     plan = ls.act_add(calibration, coefficient=16.0) if kind == "act-add" else ls.standard_angular(calibration, 90, at="norm_out")
     with ls.steering(coder, plan):
         texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
-    grades, perplexities = outcomes.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
+    grades, perplexities = grading.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
     assert grades.count(DEGENERATE) >= 0.75 * len(texts), (unsteered.bound, [f"{p:.1f}" for p in perplexities], grades)
     assert grades.count(REFUSED) <= 1

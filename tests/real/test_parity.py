@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lens_steer as ls
-from lens_steer.prompts import Contrast, PromptSet
+from lens_steer.data import Contrast, PromptSet
 from tests.real.conftest import CODER
 
 N, NEW, ANGLE = 32, 12, 60.0
@@ -61,7 +61,7 @@ def test_every_path_feeds_the_templates_own_ids(exact: Any, tokenizer: Any, prom
                 kept = ids[row] if mask is None else ids[row][mask[row, -width:].bool()]
                 seen.add(tuple(kept.tolist()))
 
-    from lens_steer.models import hf_twin
+    from lens_steer.models.loading import hf_twin
 
     # bodies, not heads: recording calls the decoder without its unembedding
     handles = [m.register_forward_pre_hook(watch, with_kwargs=True) for m in (hf_twin(exact).model,)]

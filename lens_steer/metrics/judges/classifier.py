@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import fill, read_template
 from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
-from lens_steer.prompts import Prompt
 
 log = logging.getLogger(__name__)
 

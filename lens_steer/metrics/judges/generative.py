@@ -11,13 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lens_steer import chat
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
 from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import VerdictPatterns, fill, read_template
 from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
-from lens_steer.prompts import Prompt
-from lens_steer.tokenization import pad_id, plain_ids
+from lens_steer.models.tokenization import pad_id, plain_ids
 
 
 class GenerativeJudge:
@@ -87,9 +87,9 @@ class GenerativeJudge:
         if self.template is not None and not self.chat_turns:
             return plain_ids(self.tokenizer, fill(self.template, prompt.text, response))
         if self.template is not None:
-            return chat.encode(self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system))
+            return batching.encode(self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system))
         turns = tuple(m for m in prompt.messages if m["role"] != "system")
-        return chat.encode(self.tokenizer, Prompt((*turns, {"role": "assistant", "content": response})))
+        return batching.encode(self.tokenizer, Prompt((*turns, {"role": "assistant", "content": response})))
 
     @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from lens_steer.errors import LensSteerError, first_line
-from lens_steer.folders import locate
-from lens_steer.hub import only_here
-from lens_steer.models import usable_device
+from lens_steer.models.hub import only_here
+from lens_steer.models.loading import usable_device
+from lens_steer.models.location import locate
 
 Kind = Literal["AutoModelForCausalLM", "AutoModelForSequenceClassification"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")

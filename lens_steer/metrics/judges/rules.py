@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.verdicts import Verdict, on_answers
 from lens_steer.metrics.refusal import PHRASES, is_refusal
 from lens_steer.organisms import grading
-from lens_steer.prompts import Prompt
 
 
 @dataclass(frozen=True)

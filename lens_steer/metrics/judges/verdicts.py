@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, runtime_checkable
 
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.thinking import split_thought
-from lens_steer.prompts import Prompt
 
 MANY = 20  # responses from which on a judge shows its progress
 NO_ANSWER = "cut off inside a thought"

@@ -1,0 +1,74 @@
+"""Files and folders that are written whole or not at all: under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lens_steer.errors import LensSteerError
+
+
+@contextmanager
+def whole_folder(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` whose files are moved into it at the end; on an error ``out`` is left as it was.
+
+    Raises:
+        LensSteerError: the folder cannot be written. Raised before the block runs, so before any long work.
+    """
+    target = Path(out)
+    existed = target.exists()
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".partial-", dir=target))
+    except OSError as error:
+        raise LensSteerError(f"output folder {str(out)!r} cannot be written: {error.strerror or error}") from None
+    try:
+        yield work
+        for path in sorted(work.rglob("*")):
+            if path.is_file():
+                destination = target / path.relative_to(work)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(destination)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        if not existed and not any(target.iterdir()):
+            target.rmdir()
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def check_writable(out: str | Path) -> None:
+    """Refuse a folder that cannot be written, before any long work; leaves nothing behind.
+
+    Raises:
+        LensSteerError: the folder cannot be written.
+    """
+    existed = Path(out).exists()
+    with whole_folder(out):
+        pass
+    if not existed:
+        Path(out).rmdir()
+
+
+@contextmanager
+def whole_file(out: str | Path) -> Iterator[Path]:
+    """A temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`."""
+    target = Path(out)
+    if target.is_dir():
+        raise LensSteerError(f"output file {str(out)!r} is a folder: name a file in it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise LensSteerError(f"output file {str(out)!r} cannot be written: {error.strerror or error}") from None
+    try:
+        yield Path(name)
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,40 @@
+"""Prompt sets, contrast sets and their splits, and the readers of prompt files.
+
+A source of prompts is a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.txt``, ``.parquet``), a folder written by ``datasets.save_to_disk`` (``FOLDER``, or ``FOLDER@SPLIT``
+for another split than ``train``), or ``hf:NAME[:CONFIG][@SPLIT]`` for a Hugging Face data set.
+
+A row is a text or holds one in a column: the one that is named, else the first there is of ``prompt``, ``instruction``, ``goal``, ``behavior``, ``forbidden_prompt``, ``question``,
+``query`` and ``text``, in any case. ``system``, ``messages``, ``response`` and ``scenario`` are optional; rows with a non-empty ``input`` (as Alpaca has it) and rows with a blank
+prompt are left out and counted. A ``.json`` file is a list, or an object with one list; a ``.csv`` is separated by commas, semicolons or tabs, as its first line has it; a ``.txt``
+has one prompt a line.
+"""
+
+from __future__ import annotations
+
+from lens_steer.data.checks import FEW, fitted_overlap, held_out_overlap
+from lens_steer.data.contrast import Contrast, ContrastSet, Split
+from lens_steer.data.contrast_loading import ORGANISM_PREFIX, load_contrast, read_contrast
+from lens_steer.data.loading import KNOWN, Source, load_prompts, read_prompt_set
+from lens_steer.data.prompts import ROLES, Message, Prompt, PromptSet, Reading, with_system
+
+__all__ = [
+    "FEW",
+    "KNOWN",
+    "ORGANISM_PREFIX",
+    "ROLES",
+    "Contrast",
+    "ContrastSet",
+    "Message",
+    "Prompt",
+    "PromptSet",
+    "Reading",
+    "Source",
+    "Split",
+    "fitted_overlap",
+    "held_out_overlap",
+    "load_contrast",
+    "load_prompts",
+    "read_contrast",
+    "read_prompt_set",
+    "with_system",
+]

@@ -1,0 +1,130 @@
+"""Contrast sets: two classes of prompts with their fit, select and report splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lens_steer._display import Shown
+from lens_steer.data.prompts import PromptSet, Reading
+from lens_steer.errors import LensSteerError
+
+
+@dataclass(frozen=True)
+class Contrast(Shown, view="prompts"):
+    """Two prompt sets: ``positive`` has the feature (harmful), ``negative`` has not."""
+
+    positive: PromptSet
+    negative: PromptSet
+
+    def __repr__(self) -> str:
+        return f"Contrast({len(self.positive)} positive, {len(self.negative)} negative)"
+
+    def first(self, n: int) -> Contrast:
+        """The first ``n`` prompts of each class, or all where there are fewer.
+
+        Raises:
+            LensSteerError: ``n`` below 1.
+
+        >>> import lens_steer as ls
+        >>> ls.load_contrast("organism/refusal").report.first(8)
+        Contrast(8 positive, 8 negative)
+        """
+        if n < 1:
+            raise LensSteerError(f"n={n}: give how many prompts of each class to keep, at least 1")
+        return Contrast(self.positive[:n], self.negative[:n])
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256((self.positive.hash + self.negative.hash).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Split(Shown, view="prompts"):
+    """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from ``report``."""
+
+    fit: Contrast
+    select: Contrast
+    report: Contrast
+
+    @property
+    def sizes(self) -> str:
+        """Prompts by split, positive and negative: ``fit 64+64, select 32+32, report 32+32``."""
+        parts = (("fit", self.fit), ("select", self.select), ("report", self.report))
+        return ", ".join(f"{name} {len(c.positive)}+{len(c.negative)}" for name, c in parts)
+
+    def __repr__(self) -> str:
+        return f"Split({self.sizes})"
+
+
+@dataclass(frozen=True)
+class ContrastSet(Shown, view="prompts"):
+    """A named contrast with its split. ``record`` takes it (and then reads ``fit``) or one of its splits.
+
+    Attributes:
+        name: of the contrast.
+        split: its prompts.
+        readings: how each file was read, by the argument that named it (``positive``, ``select_negative``, …).
+        cautions: what was said about its prompts when it was made, a line each.
+    """
+
+    name: str
+    split: Split
+    readings: Mapping[str, Reading] = field(default_factory=dict, compare=False)
+    cautions: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def fit(self) -> Contrast:
+        return self.split.fit
+
+    @property
+    def select(self) -> Contrast:
+        return self.split.select
+
+    @property
+    def report(self) -> Contrast:
+        return self.split.report
+
+    def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
+        """A smaller set for a quick look: the first prompts of each class of a part; a part that is not named stays whole.
+
+        Raises:
+            LensSteerError: a number below 1.
+
+        >>> import lens_steer as ls
+        >>> ls.load_contrast("organism/refusal").first(select=16, report=32)
+        ContrastSet('organism/refusal': fit 128+128, select 16+16, report 32+32)
+        """
+        wanted = ((self.fit, fit), (self.select, select), (self.report, report))
+        return replace(self, split=Split(*(part if n is None else part.first(n) for part, n in wanted)))
+
+    @property
+    def told(self) -> str:
+        """One line: what was read, and how many prompts of each class each split has.
+
+        >>> import lens_steer as ls
+        >>> ls.load_contrast("organism/refusal").told
+        'read organism/refusal: fit 128+128, select 64+64, report 64+64'
+        """
+        files = [
+            str(reading) if role in ("positive", "negative") else f"{role} {reading}" for role, reading in self.readings.items()
+        ]
+        return f"read {'; '.join([*files, self.split.sizes])}" if files else f"read {self.name}: {self.split.sizes}"
+
+    def record(self) -> dict[str, Any]:
+        """What was read, as plain values that are written beside numbers: each file's reading by its role, prompts of each class by split, cautions.
+
+        >>> import lens_steer as ls
+        >>> ls.load_contrast("organism/refusal").record()["n"]["select"]
+        [64, 64]
+        """
+        parts = {name: getattr(self, name) for name in ("fit", "select", "report")}
+        return {
+            "contrast": self.name, "readings": {role: asdict(reading) for role, reading in self.readings.items()},
+            "n": {name: [len(part.positive), len(part.negative)] for name, part in parts.items()}, "cautions": list(self.cautions),
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"ContrastSet({self.name!r}: {self.split.sizes})"

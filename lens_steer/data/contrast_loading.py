@@ -1,0 +1,175 @@
+"""Making a contrast set: an organism's by its name, or one's own from prompt files, with a split or with files for its parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lens_steer.data.checks import CLASSES, contrast_cautions
+from lens_steer.data.contrast import Contrast, ContrastSet, Split
+from lens_steer.data.loading import Source, read_prompt_set
+from lens_steer.data.prompts import Prompt, PromptSet
+from lens_steer.data.splits import check_shares, deal, parse_limit
+from lens_steer.errors import LensSteerError
+
+log = logging.getLogger(__name__)
+
+ORGANISM_PREFIX = "organism/"
+PARTS = ("fit", "select", "report")
+HELD_OUT = PARTS[1:]  # the parts that may come as files of their own
+
+Columns = str | Sequence[str | None] | None
+
+
+def load_contrast(
+    name: str | None = None,
+    *,
+    positive: Source | None = None,
+    negative: Source | None = None,
+    select_positive: Source | None = None,
+    select_negative: Source | None = None,
+    report_positive: Source | None = None,
+    report_negative: Source | None = None,
+    split: Sequence[float | int] | None = None,
+    column: Columns = None,
+    limit: int | str | None = None,
+    seed: int = 0,
+) -> ContrastSet:
+    """A contrast set of an organism by name, or one from prompt files.
+
+    What is worth knowing about the prompts is logged, a line each: rows that were left out, prompts that stand in both classes or more than once, a class with few prompts in
+    fit, and splits that share prompts. The set keeps it as ``cautions``, and how its files were read as ``readings``.
+
+    Args:
+        name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
+            ``"organism/compliance"``; these come with their split.
+        positive, negative: prompts with and without the feature: files (see the text of :mod:`lens_steer.data`), prompt sets, or texts. Not needed where select and report
+            have files of their own and nothing is to be fitted.
+        select_positive, select_negative, report_positive, report_negative: the same, for splits that come as files; ``split`` then gives these parts no share.
+        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``, or ``(0, 0.5, 0.5)`` where a calibration is at hand. Without it every row of ``positive`` and
+            ``negative`` goes to fit. Rows with the same ``scenario``, or without one the same text, stay together, on both sides.
+        column: that holds the prompts, of all files; or two names, of the positive and of the negative ones. See :func:`lens_steer.load_prompts`.
+        limit: how many prompts of each file to keep, before the split, drawn with the seed; ``"32,first"`` keeps the first 32. Of an organism: of each class of each part.
+        seed: of the draw, of the shuffle before a split, and of an organism's wording.
+
+    Raises:
+        LensSteerError: unknown name, a name and files together, an empty or one-sided contrast, shares that are not three numbers of at least 0, a share for a part that has
+            files, no prompt for fit where it has a share, and what :func:`lens_steer.load_prompts` raises.
+
+    >>> load_contrast("organism/refusal", limit=32).report
+    Contrast(32 positive, 32 negative)
+    """
+    made = read_contrast(
+        name, positive=positive, negative=negative, select_positive=select_positive, select_negative=select_negative,
+        report_positive=report_positive, report_negative=report_negative, split=split, column=column, limit=limit, seed=seed,
+    )  # fmt: skip
+    for line in made.cautions:
+        log.warning("%s", line)
+    return made
+
+
+def read_contrast(
+    name: str | None = None,
+    *,
+    split: Sequence[float | int] | None = None,
+    column: Columns = None,
+    limit: int | str | None = None,
+    seed: int = 0,
+    **files: Source | None,
+) -> ContrastSet:
+    """As :func:`load_contrast`, with nothing logged; ``files`` are its prompts."""
+    given = {role: source for role, source in files.items() if source is not None}
+    if limit is not None:
+        parse_limit(limit)
+    if name is not None and given:
+        raise LensSteerError(f"name={name!r} and files were given together: give a contrast's name, or two files")
+    if name is not None:
+        if column is not None:
+            raise LensSteerError(f"column={column!r} is of files, and {name!r} is an organism's contrast: leave it out")
+        return _organism_contrast(name, limit, seed)
+    _check_roles(given, split)
+    columns = _columns(column)
+    sets = {
+        role: read_prompt_set(source, column=columns[role.endswith("negative")], limit=limit, seed=seed)
+        for role, source in given.items()
+    }
+    for role, prompts in sets.items():
+        if not len(prompts):
+            raise LensSteerError(f"{role} holds no prompts: a contrast needs at least one on each side")
+    placed: dict[str, int] = {}
+    none = PromptSet(())
+    sides = [list(_dealt(sets.get(role, none), split, seed, placed)) for role in CLASSES]
+    for index, part in enumerate(PARTS):
+        if f"{part}_positive" in sets:
+            for side, role in zip(sides, CLASSES, strict=True):
+                side[index] = sets[f"{part}_{role}"]
+    contrasts = [Contrast(sides[0][i], sides[1][i]) for i in range(3)]
+    readings = {role: s.reading for role, s in sets.items() if s.reading is not None}
+    cautions = [line for reading in readings.values() for line in reading.cautions]
+    cautions += contrast_cautions({part: (c.positive, c.negative) for part, c in zip(PARTS, contrasts, strict=True)})
+    names = [next(s.name for role, s in sets.items() if role.endswith(side)) for side in CLASSES]
+    return ContrastSet("/".join(names), Split(*contrasts), readings, tuple(cautions))
+
+
+def _check_roles(given: Mapping[str, Any], split: Sequence[float | int] | None) -> None:
+    """Refuse half a pair of files, files that leave a part without prompts, and shares for parts that have files."""
+    own = [part for part in HELD_OUT if any(f"{part}_{side}" in given for side in CLASSES)]
+    pairs = [("positive", "negative"), *((f"{part}_positive", f"{part}_negative") for part in own)]
+    if len(own) == len(HELD_OUT) and not any(side in given for side in CLASSES):
+        pairs = pairs[1:]
+        if split is not None:
+            raise LensSteerError(f"split={tuple(split)} has nothing to split: give positive and negative too, or leave it out")
+    for missing in (role for pair in pairs for role in pair if role not in given):
+        raise LensSteerError(f"{missing} is missing: a contrast needs prompts with and without the feature")
+    if split is not None:
+        check_shares(split)
+        for part in own:
+            if split[PARTS.index(part)] > 0:
+                raise LensSteerError(
+                    f"split={tuple(split)} gives {part} a share and {part}_positive its prompts: give it the share 0, or leave the files out"
+                )
+
+
+def _columns(column: Columns) -> tuple[str | None, str | None]:
+    """Of the positive and of the negative files."""
+    if column is None or isinstance(column, str):
+        return column, column
+    if len(column) not in (1, 2):
+        raise LensSteerError(f"column={list(column)}: give one name, or two: of the positive and of the negative file")
+    return column[0], column[-1]
+
+
+def _dealt(
+    prompts: PromptSet, split: Sequence[float | int] | None, seed: int, placed: dict[str, int]
+) -> tuple[PromptSet, PromptSet, PromptSet]:
+    """One side's splits; ``placed`` holds where the other side's groups went, and is added to."""
+    empty = PromptSet((), prompts.name)
+    if split is None:
+        return prompts, empty, empty
+    of = deal([p.group for p in prompts], split, seed=seed, placed=placed)
+    fit, select, report = (
+        PromptSet(tuple(p for p, o in zip(prompts, of, strict=True) if o == i), prompts.name) for i in range(3)
+    )
+    if not len(fit) and split[0] > 0:
+        raise LensSteerError(f"split={tuple(split)} leaves no prompt of {len(prompts)} for fit: give more prompts")
+    return fit, select, report
+
+
+def _organism_contrast(name: str, limit: int | str | None, seed: int) -> ContrastSet:
+    from lens_steer.organisms import contrasts
+
+    short = name.removeprefix(ORGANISM_PREFIX)
+    if not name.startswith(ORGANISM_PREFIX) or short not in contrasts.CONTRASTS:
+        known = ", ".join(ORGANISM_PREFIX + c for c in contrasts.CONTRASTS)
+        raise LensSteerError(
+            f"unknown contrast {name!r}: known are {known}; for your own prompts give positive= and negative= files"
+        )
+    built = contrasts.build(short, seed)
+
+    def prompt_set(rows: list[contrasts.Row], side: str) -> PromptSet:
+        whole = PromptSet(tuple(Prompt(r.messages, r.response, r.task) for r in rows), f"{name}/{side}")
+        return whole.limited(limit, seed=seed)
+
+    parts = [Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS]
+    return ContrastSet(name, Split(*parts))

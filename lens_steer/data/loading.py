@@ -1,0 +1,190 @@
+"""Reading a prompts file: which column holds the prompts, which rows are left out, and how many are drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lens_steer.data.datasets import HUB, hub_table, saved_table
+from lens_steer.data.files import Table, file_table
+from lens_steer.data.prompts import ROLES, Message, Prompt, PromptSet, Reading
+from lens_steer.errors import LensSteerError
+
+log = logging.getLogger(__name__)
+
+KNOWN = ("prompt", "instruction", "goal", "behavior", "forbidden_prompt", "question", "query", "text")
+MESSAGES, INPUT = "messages", "input"
+TEXTS = "texts"  # the name of a list of texts
+
+Source = str | Path | PromptSet | Sequence[str]
+
+
+def load_prompts(
+    source: str | Path | Sequence[str],
+    *,
+    column: str | None = None,
+    limit: int | str | None = None,
+    seed: int = 0,
+    response: Sequence[str] = ("response",),
+) -> PromptSet:
+    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the text of :mod:`lens_steer.data`. A list of texts is taken as it is.
+
+    Blank prompts and rows with a non-empty ``input`` (Alpaca's) are left out and counted in the log; ``reading`` of the set says what was read.
+
+    Args:
+        source: of the prompts.
+        column: that holds the prompts, in any case; without it the first there is of :data:`KNOWN`, or ``messages``. Its values are texts or lists of messages.
+        limit: how many prompts to keep, drawn with the seed; ``"32,first"`` keeps the first 32.
+        seed: of the draw.
+        response: columns that may hold a fixed answer, the first that a row has; ``("response", "text")`` reads what ``lens-steer steer`` wrote.
+
+    Raises:
+        LensSteerError: no such file, an unknown ending, no such column (with those there are), a row without a prompt, a response that is no text, malformed JSON, or no prompts
+            at all.
+
+    >>> load_prompts(["Hello", " ", "Name a colour."], limit=1).reading.n_blank
+    1
+    """
+    found = read_prompt_set(source, column=column, limit=limit, seed=seed, response=response)
+    for line in found.reading.cautions if found.reading else ():
+        log.warning("%s", line)
+    return found
+
+
+def read_table(source: str | Path) -> Table:
+    """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
+
+    Raises:
+        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing, a data
+            set that cannot be loaded or that lacks the split.
+    """
+    text = str(source)
+    if text.startswith(HUB):
+        return hub_table(text)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return saved_table(path, None)
+    if not path.exists():
+        folder, at, split = text.rpartition("@")
+        if at and Path(folder).expanduser().is_dir():
+            return saved_table(Path(folder).expanduser(), split)
+        raise LensSteerError(f"prompts file {text!r} does not exist")
+    return file_table(path)
+
+
+def read_prompt_set(
+    source: Source,
+    *,
+    column: str | None = None,
+    limit: int | str | None = None,
+    seed: int = 0,
+    response: Sequence[str] = ("response",),
+) -> PromptSet:
+    """As :func:`load_prompts`, with nothing logged; a prompt set is taken as it is, but for the limit."""
+    if isinstance(source, PromptSet):
+        return source.limited(limit, seed=seed)
+    file = isinstance(source, (str, Path))
+    table = read_table(source) if file else Table.of(TEXTS, source)
+    name = Path(str(source)).name if file else TEXTS
+    if not table.rows:
+        raise LensSteerError(f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt")
+    read = find_column(table, column)
+    prompts, n_input, n_blank = [], 0, 0
+    for number, row in enumerate(table.rows, start=1):
+        if isinstance(row, Mapping) and row.get(INPUT) and read != INPUT:
+            n_input += 1
+            continue
+        prompt = _prompt(row, f"{table.name}, row {number}", read, response, asked=column is not None)
+        if prompt is None:
+            n_blank += 1
+        else:
+            prompts.append(prompt)
+    if not prompts:
+        why = [f"{n} {what}" for n, what in ((n_blank, "blank"), (n_input, f"with a non-empty {INPUT!r}")) if n]
+        raise LensSteerError(f"{table.name} holds no prompts: of its {len(table.rows)} rows {' and '.join(why)}")
+    reading = Reading(
+        source=name, column=read, n_rows=len(table.rows), n_blank=n_blank, n_with_input=n_input, n_prompts=len(prompts)
+    )
+    return PromptSet(tuple(prompts), name, reading).limited(limit, seed=seed)
+
+
+def find_column(table: Table, column: str | None = None) -> str | None:
+    """The column that holds a table's prompts, by its own name; None where the rows are texts.
+
+    Args:
+        table: of a source.
+        column: as it was asked for, in any case; without it ``messages`` where every row has them, else the first of :data:`KNOWN` that holds anything.
+
+    Raises:
+        LensSteerError: no such column, or none of a known name; with those there are.
+
+    >>> find_column(Table.of("file", [{"Goal": "Build it.", "Behavior": "building"}]))
+    'Goal'
+    """
+    if not table.columns:
+        return None
+    names = ", ".join(map(repr, table.columns))
+    if column is not None:
+        found = _same(table.columns, column)
+        if found is None:
+            raise LensSteerError(f"{table.name} has no column {column!r}: its columns are {names}")
+        return found
+    rows = [row for row in table.rows if isinstance(row, Mapping)]
+    with_messages = sum(bool(row.get(MESSAGES)) for row in rows)
+    there = [found for known in KNOWN if (found := _same(table.columns, known)) is not None]
+    if with_messages and (with_messages == len(rows) or not there):
+        return MESSAGES
+    if not there:
+        raise LensSteerError(
+            f"{table.name} has no column of a known name ({', '.join(KNOWN)}, {MESSAGES}): its columns are {names}; say which holds the prompts (column)"
+        )
+    return next((c for c in there if any(not _blank(row.get(c)) for row in rows)), there[0])
+
+
+def _same(columns: Sequence[str], name: str) -> str | None:
+    """The column of this name, else the first that differs in case alone."""
+    return name if name in columns else next((c for c in columns if c.strip().lower() == name.strip().lower()), None)
+
+
+def _blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence[str], *, asked: bool) -> Prompt | None:
+    """A row's prompt; None of a blank one. A row's ``messages`` go before a column that was not asked for."""
+    if isinstance(row, str):
+        return Prompt.of(row) if row.strip() else None
+    if not isinstance(row, Mapping) or column is None:
+        raise LensSteerError(f"{where}: {type(row).__name__} is neither a string nor an object with a prompt")
+    answers = (row[key] for key in response_columns if key != column and row.get(key) is not None)
+    response, scenario = next(answers, None), row.get("scenario")
+    if response is not None and not isinstance(response, str):
+        raise LensSteerError(f"{where}: the response {response!r} is no text: give a string, or leave it out")
+    scenario = None if scenario is None else str(scenario)
+    messages = None if asked else row.get(MESSAGES)
+    if column == MESSAGES:
+        messages = row.get(column)
+    if column not in row and not messages:
+        raise LensSteerError(f"{where}: no prompt found in the column {column!r}, which is read")
+    value = messages or row.get(column)
+    if _blank(value):
+        return None
+    if messages or isinstance(value, list):
+        prompt = Prompt(_messages(value, where), response, scenario=scenario)
+        return prompt if prompt.text.strip() else None
+    if not isinstance(value, str):
+        raise LensSteerError(f"{where}: {column} is {value!r:.40}, no text: give a string, or a list of messages")
+    return replace(Prompt.of(value, system=row.get("system"), response=response), scenario=scenario)
+
+
+def _messages(found: Any, where: str) -> tuple[Message, ...]:
+    """Chat messages of a row, checked."""
+    well_formed = isinstance(found, list) and all(
+        isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in found
+    )
+    if not well_formed or not found or found[-1]["role"] != "user":
+        raise LensSteerError(f"{where}: messages need roles of {ROLES} with a text content each, and must end with a user's")
+    return tuple({"role": m["role"], "content": m["content"]} for m in found)

@@ -1,0 +1,95 @@
+"""The controls of a method run beside it, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lens_steer.data import ContrastSet
+from lens_steer.evaluation.control_bands import DRAW, Band
+from lens_steer.evaluation.controls import AT_ITS_VALUE, Controls, report_draws, select_draws, shuffled_calibrations
+from lens_steer.evaluation.selection import Setting, settings
+from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.inference.record import Activations
+
+NO_CONTROLS = "No controls were run: how far chance alone comes is not known."
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What ran beside a method.
+
+    Attributes:
+        controls: what they were made from; None where none were asked for.
+        report: every control at the method's chosen value.
+        select: random planes at a few values.
+        left_out: control → why it did not run.
+    """
+
+    controls: Controls | None = None
+    report: tuple[Setting, ...] = ()
+    select: tuple[Setting, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What a figure over values draws of it, and says."""
+        return {"controls": self.select, "told": "" if self.report else "no controls were run"}
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, as ``sweep.json`` and ``comparison.json`` have them."""
+        if self.controls is None or not self.controls.draws:
+            return {"draws": 0, "told": NO_CONTROLS}
+        return {
+            "draws": self.controls.draws, "seed": self.controls.seed, "smallest_p": self.controls.smallest_p, "told": AT_ITS_VALUE, "left_out": dict(self.left_out),
+            "report": [s.row() for s in self.report], "select": [s.row() for s in self.select],
+        }  # fmt: skip
+
+
+def run_controls(
+    controls: Controls | None, chosen: Grid, grids: Sequence[Grid], on_report: Protocol, on_select: Protocol, contrast: ContrastSet, out: str | Path, *,
+    drawn_alone: bool = False, activations: Activations | None = None, identity: dict[str, Any] | None = None, seed: int = 0, progress: bool = True,
+) -> Beside:  # fmt: skip
+    """Run a method's controls, resumable like everything else: rows go to ``report_controls.csv`` and ``select_controls.csv``.
+
+    Args:
+        controls: what they are made from; nothing runs without, or with 0 draws.
+        chosen: the method's grid at its chosen value alone.
+        grids: all of the method's, from which random planes run at a few values on the select split; none, for none there.
+        on_report, on_select: how the two splits are measured.
+        contrast: whose fit prompts the shuffled labels are of.
+        out: folder.
+        drawn_alone: leave out the controls that have one form only (the identity setting, all sites).
+        activations: of the fit prompts at the calibration's sites, where they are at hand; recorded otherwise.
+        identity, progress: see :func:`lens_steer.evaluation.sweeps.run`.
+        seed: of the intervals.
+
+    Raises:
+        LensSteerError: a grid that steers nothing, and what :func:`lens_steer.evaluation.sweeps.run` raises.
+    """
+    if controls is None or not controls.draws:
+        return Beside(controls)
+    shuffled = shuffled_calibrations(
+        on_report.model, contrast, controls, out, engine=on_report.engine, activations=activations, progress=progress
+    )
+    reported, left_out = report_draws(controls, chosen, shuffled)
+    if drawn_alone:
+        reported = [g for g in reported if g.variant.startswith(f"{DRAW} ")]
+    tried = select_draws(controls, grids) if grids else []
+    found = [
+        tuple(settings(run(protocol, drawn, out, f"{protocol.split}_controls", identity=identity, progress=progress), seed=seed)) if drawn else ()
+        for protocol, drawn in ((on_report, reported), (on_select, tried))
+    ]  # fmt: skip
+    return Beside(controls, found[0], found[1], left_out)
+
+
+def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, Any]:
+    """Bands as plain values.
+
+    >>> from lens_steer.evaluation.control_bands import band
+    >>> plain_bands({"complied": {"random plane": band([0.0, 0.5], 1.0)}})["complied"]["random plane"]["maximum"]
+    0.5
+    """
+    return {quantity: {control: asdict(b) for control, b in by.items()} for quantity, by in found.items()}

@@ -1,0 +1,238 @@
+"""What a run will cost, before it is run: its work (:mod:`lens_steer.evaluation.work`) at the speed that a short probe measures here and now, with this model and these prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import Any, TypeVar
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.progress import duration
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.work import Work, shape_of
+from lens_steer.inference import batching
+from lens_steer.inference.engines import on_engine
+from lens_steer.inference.generation import answer_ids
+from lens_steer.inference.teacher_forcing import MAX_LOGITS, response_logits, with_responses
+from lens_steer.models.footprint import GIB
+from lens_steer.models.loading import device_of, info_of
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.plans import SteeringPlan
+
+T = TypeVar("T")
+BUDGET = 4.0  # seconds that a probe takes, about
+MOST_ROWS = 64
+STEPS = 6  # tokens by which a step is timed
+LOW, HIGH = 0.7, 1.5  # of what is reckoned: machines are shared, and answers differ under steering
+LONG = 60.0  # seconds from which a run is told of beforehand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds, as measured.
+
+    Attributes:
+        a_prefill, a_prompt_token: a forward over a batch of prompts takes the first, and the second for every token in it, padding included.
+        a_step, a_row: a forward of one new token a row takes the first, and the second for every row.
+        a_forced_token: of a batch of prompts with fixed answers.
+        answer: tokens of the longest answer in the probe's batch; None where that was not run to the end.
+        max_new_tokens: that answers could have.
+        measuring: that the probe took.
+    """
+
+    a_prefill: float
+    a_prompt_token: float
+    a_step: float
+    a_row: float
+    a_forced_token: float
+    answer: int | None
+    max_new_tokens: int
+    measuring: float
+
+    def seconds(self, work: Work, *, whole: bool = False) -> float:
+        """How long a piece of work takes, answers being as long as the probe's; or, ``whole``, as long as they may be.
+
+        >>> speed = Speed(a_prefill=0.0, a_prompt_token=0.01, a_step=0.5, a_row=0.0, a_forced_token=0.0, answer=3, max_new_tokens=5, measuring=0.0)
+        >>> work = Work(prefills=1, prompt_tokens=100, steps=4, stepped=4)
+        >>> speed.seconds(work), speed.seconds(work, whole=True)
+        (2.0, 3.0)
+        """
+        share = 1.0 if whole or self.answer is None else min(1.0, self.answer / self.max_new_tokens)
+        later = 1.0 if whole or self.answer is None else min(1.0, (self.answer - 1) / max(1, self.max_new_tokens - 1))
+        return (
+            self.a_prefill * work.prefills
+            + self.a_prompt_token * work.prompt_tokens
+            + later * (self.a_step * work.steps + self.a_row * work.stepped)
+            + self.a_forced_token * (work.forced_tokens - (1 - share) * work.forced_new)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run will take.
+
+    Attributes:
+        forwards: of the model, at most.
+        prompt_tokens: that are read, padding included; with those of prompts that run with fixed answers.
+        new_tokens: of all answers, at most.
+        answers: how many are generated.
+        seconds: as reckoned from the probe.
+        seconds_low, seconds_high: from 0.7 of that to 1.5 of what it would be if every answer were as long as it may be.
+        peak_bytes: weights, the largest batch's key–value cache and logits, and what is kept of activations.
+    """
+
+    forwards: int
+    prompt_tokens: int
+    new_tokens: int
+    answers: int
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    peak_bytes: int
+
+    def row(self) -> dict[str, Any]:
+        """Plain values, memory also in GiB."""
+        rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return rounded | {"peak_gib": round(self.peak_bytes / GIB, 2)}
+
+    def line(self) -> str:
+        """What a person is told before the work.
+
+        >>> print(Cost(forwards=96, prompt_tokens=5000, new_tokens=3072, answers=64, seconds=80.0, seconds_low=56.0, seconds_high=400.0, peak_bytes=3 * GIB).line())
+        about 80 s (56 s to 7 min): 64 answers of 3,072 tokens at most, 96 forwards at most, 5,000 prompt tokens; memory about 3.0 GiB
+        """
+        answers = f"{self.answers:,} answers of {self.new_tokens:,} tokens at most, " if self.answers else ""
+        return (
+            f"about {duration(self.seconds)} ({duration(self.seconds_low)} to {duration(self.seconds_high)}): {answers}"
+            f"{self.forwards:,} forwards at most, {self.prompt_tokens:,} prompt tokens; memory about {self.peak_bytes / GIB:.1f} GiB"
+        )
+
+
+def cost(model: Any, work: Work, speed: Speed) -> Cost:
+    """What work costs at a speed.
+
+    Args:
+        model: that was probed, with what it has loaded by now.
+        work: counted by :mod:`lens_steer.evaluation.work`.
+        speed: from :func:`probe`.
+    """
+    likely = speed.seconds(work)
+    return Cost(
+        forwards=work.forwards, prompt_tokens=work.prompt_tokens + work.forced_tokens - work.forced_new, new_tokens=work.new_tokens,
+        answers=work.answers, seconds=likely, seconds_low=LOW * likely, seconds_high=HIGH * speed.seconds(work, whole=True),
+        peak_bytes=_weights(model) + _batch_bytes(model, work) + 4 * work.recorded,
+    )  # fmt: skip
+
+
+def probe(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    max_new_tokens: int,
+    *,
+    engine: str = ENGINE,
+    plan: SteeringPlan | None = None,
+    budget: float | None = None,
+) -> Speed:
+    """Time a batch of one and a larger one: reading prompts, some new tokens, a pass over answers.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        prompts: of which some are taken, evenly spread.
+        max_new_tokens: that answers may have; where the probe's end before, that is how long others are taken to be.
+        engine: see :func:`lens_steer.generate`.
+        plan: to time steered forwards.
+        budget: seconds, about (:data:`BUDGET`); the larger batch is as large as that allows.
+
+    Raises:
+        LensSteerError: no prompts, ``max_new_tokens`` below 1.
+    """
+    if not len(prompts):
+        raise LensSteerError("prompts is empty: give at least one")
+    if max_new_tokens < 1:
+        raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
+    begun, budget = time.perf_counter(), BUDGET if budget is None else budget
+    step_tokens = min(STEPS, max_new_tokens)
+    with nullcontext() if plan is None else steering(model, plan, tell=False), on_engine(model, engine) as runner:
+        one = _batch(model, runner, _spread(prompts, 1), max_new_tokens)
+        answer_ids(runner, one, 1)  # warms up
+        first, _ = _timed(lambda: answer_ids(runner, one, 1), twice=True)
+        few, ids = _timed(lambda: answer_ids(runner, one, step_tokens))
+        rows = max(2, min(MOST_ROWS, int(budget / 5 / max(first, few / 4, 1e-4))))
+        chosen = _spread(prompts, rows)
+        many = _batch(model, runner, chosen, max_new_tokens)
+        wide, _ = _timed(lambda: answer_ids(runner, many, 1), twice=first * rows < budget / 20)
+        tokens_one, tokens_many = one.ids.numel(), many.ids.numel()
+        a_token = max(0.0, (wide - first) / (tokens_many - tokens_one)) if tokens_many > tokens_one else wide / tokens_many
+        step_one = _a_step(few - first, ids, step_tokens)
+        longer, ids = _timed(lambda: answer_ids(runner, many, step_tokens))
+        step_many = _a_step(longer - wide, ids, step_tokens)
+        a_row = max(0.0, step_many - step_one) / (len(many.rows) - 1)
+        longest: int | None = max(map(len, ids)) + 1
+        if longest > step_tokens:  # the answers go on: run to their end if there is time for it
+            longest = None
+            if (max_new_tokens - 1) * step_many + wide < budget:
+                ids = answer_ids(runner, many, max_new_tokens)
+                longest = min(max(map(len, ids)) + 1, max_new_tokens)
+    texts = [info_of(model).tokenizer.decode(i, skip_special_tokens=True) or "." for i in ids]
+    with nullcontext() if plan is None else steering(model, plan, tell=False):
+        answered = with_responses([chosen[row] for row in many.rows], texts)
+        forced, read = _timed(lambda: [(len(x), float(x[-1, 0])) for _, x, _ in response_logits(model, answered, engine=engine)])
+    width = many.ids.shape[1] + max(n for n, _ in read)
+    return Speed(
+        a_prefill=max(0.0, first - a_token * tokens_one), a_prompt_token=a_token, a_step=max(0.0, step_many - a_row * len(many.rows)),
+        a_row=a_row, a_forced_token=forced / (len(many.rows) * width), answer=longest, max_new_tokens=max_new_tokens,
+        measuring=time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+def _spread(prompts: PromptSet | Sequence[Prompt], n: int) -> list[Prompt]:
+    """``n`` of the prompts, evenly spread over them; again from the beginning where there are fewer."""
+    every = [Prompt(p.messages, None, p.task) for p in prompts]
+    if len(every) >= n:
+        return [every[(2 * i + 1) * len(every) // (2 * n)] for i in range(n)]
+    return [every[i % len(every)] for i in range(n)]
+
+
+def _batch(model: Any, runner: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> batching.Batch:
+    """The first batch that the prompts make, which is all of them unless they are too long for one."""
+    info = info_of(model)
+    return next(
+        batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, device=device_of(runner))
+    )
+
+
+def _timed(make: Callable[[], T], *, twice: bool = False) -> tuple[float, T]:
+    """Seconds (of two the fewer), and what was made."""
+    seconds, made = [], None
+    for _ in range(1 + twice):
+        begun = time.perf_counter()
+        made = make()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds), made  # type: ignore[return-value]
+
+
+def _a_step(seconds: float, ids: Sequence[Sequence[int]], most: int) -> float:
+    """Of one further token, from how long some took."""
+    steps = min(max(map(len, ids)) + 1, most) - 1
+    return max(0.0, seconds) / steps if steps else 0.0
+
+
+def _weights(model: Any) -> int:
+    """Bytes of the model's parameters and its twin's, storage that they share counted once."""
+    twin = vars(model).get("lens_twin")
+    parameters = chain(model.parameters(), () if twin is None else twin.parameters())
+    stored = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parameters}
+    return sum(stored.values())
+
+
+def _batch_bytes(model: Any, work: Work) -> int:
+    """Keys and values of the largest batch, and the logits of a batch with fixed answers."""
+    info = info_of(model)
+    shape, size = shape_of(info.name, info.folder), next(iter(model.parameters())).element_size()
+    cache = 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * work.widest * size
+    logits = min(MAX_LOGITS, work.widest * shape.d_vocab) if work.forced else 0
+    return cache + size * logits

@@ -1,0 +1,127 @@
+"""How long the first token of a prompt is beside the others, where a plan steers.
+
+In the residual stream of pretrained models the first token's vector is often a hundred times as long as any other's, whatever the token is: attention rests on it where it has nothing to
+look at. A rotation moves a vector in proportion to its length in the plane, so what such a plan does there is looked at apart: ``positions="prompt[1:]+generated"`` leaves that token alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.engines import check_engine, on_engine
+from lens_steer.inference.positions import Clock, Layout, running
+from lens_steer.inference.record import forward
+from lens_steer.models.loading import device_of, info_of
+from lens_steer.steer.plans import SteeringPlan
+
+FIRST_OF = 16  # prompts are enough
+LONG = 10.0  # times the other tokens' length: worth saying
+WITHOUT_FIRST = "prompt[1:]+generated"
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """Median lengths of the first prompt token and of all others.
+
+    Attributes:
+        sites: that were looked at.
+        first, others: medians over prompts and over all other prompt tokens, by site.
+        steered: whether the plan steers the first token.
+        n: prompts.
+    """
+
+    sites: tuple[str, ...]
+    first: tuple[float, ...]
+    others: tuple[float, ...]
+    steered: bool
+    n: int
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """Site → how many times as long as the others the first token is."""
+        return {name: a / b if b else float("inf") for name, a, b in zip(self.sites, self.first, self.others, strict=True)}
+
+    @property
+    def highest(self) -> tuple[str, float]:
+        """The site with the highest ratio, and that."""
+        return max(self.ratios.items(), key=lambda item: item[1])
+
+    @property
+    def told(self) -> str:
+        """What is worth saying of it; empty where there is nothing."""
+        site, ratio = self.highest
+        if not self.steered or ratio < LONG:
+            return ""
+        return f"the first prompt token is {ratio:.0f} times as long as the others at {site}, and is steered too: positions {WITHOUT_FIRST!r} leave it alone"
+
+    def record(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"n": self.n, "steered": self.steered, "norm_ratio": self.ratios, "told": self.told}
+
+
+def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: str = ENGINE) -> FirstToken:
+    """Lengths of unsteered activations at a plan's sites, the first token of each prompt apart from its others.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        plan: whose sites and tokens.
+        prompts: some are enough.
+        engine: see :func:`lens_steer.record`.
+
+    Raises:
+        LensSteerError: no prompts.
+
+    >>> import lens_steer as ls
+    >>> model, calibration = ls.load_model("organism/qwen2"), ls.load_calibration("figures/calibration")
+    >>> found = first_token(model, ls.selective_steering(calibration, 90), ls.load_contrast("organism/refusal").select.positive[:4])
+    >>> found.steered, len(found.ratios) == len(calibration.discriminative_sites)
+    (True, True)
+    """
+    if not len(prompts):
+        raise LensSteerError("prompts is empty: give at least one")
+    check_engine(engine)
+    info = info_of(model)
+    firsts: dict[str, list[float]] = {name: [] for name in plan.sites}
+    others: dict[str, list[float]] = {name: [] for name in plan.sites}
+    steered = False
+    with on_engine(model, engine) as runner:
+        for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, device=device_of(runner)):
+            layout = Layout.of(batch)
+            own = batch.mask.bool()
+            begin = layout.counts(0, own.shape[1])[0] == 0
+            steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
+            hooks = {n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites}
+            with running(batch), torch.inference_mode():
+                forward(runner, batch, hooks)
+    return FirstToken(
+        plan.sites,
+        tuple(_median(firsts[n]) for n in plan.sites),
+        tuple(_median(others[n]) for n in plan.sites),
+        steered,
+        len(prompts),
+    )
+
+
+def _lengths(
+    activation: Float[Tensor, "batch pos d_model"], hook: Any = None, *, begin: Tensor, rest: Tensor, firsts: list[float], others: list[float]
+) -> None:  # fmt: skip
+    """Forward hook."""
+    length = activation.float().norm(dim=-1)
+    firsts += length[begin.to(length.device)].tolist()
+    others += length[rest.to(length.device)].tolist()
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values)) if len(values) else 0.0

@@ -1,0 +1,69 @@
+"""Results of a long run's steps, kept until the run is done, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lens_steer._io.atomic import whole_file
+from lens_steer._io.rowstore import IDENTITY, PARTS
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.files import load_calibration, save_calibration
+
+
+class Pieces:
+    """Steps of one run in ``folder/.parts/NAME``; without a folder nothing is kept.
+
+    Args:
+        folder: of the run.
+        name: of what is kept.
+        identity: plain values that the steps depend on; a folder that holds another run is refused.
+
+    Raises:
+        LensSteerError: a folder that cannot be written, or that holds another run.
+    """
+
+    def __init__(self, folder: str | Path | None, name: str, identity: Mapping[str, Any]) -> None:
+        self.folder: Path | None = None if folder is None else Path(folder) / PARTS / name
+        if self.folder is None:
+            return
+        marked, wanted = self.folder / IDENTITY, json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        if marked.exists() and marked.read_text(encoding="utf-8") != wanted:
+            theirs, ours = json.loads(marked.read_text(encoding="utf-8")), json.loads(wanted)
+            other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
+            raise LensSteerError(
+                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give another folder, or empty it"
+            )
+        with whole_file(marked) as work:
+            work.write_text(wanted, encoding="utf-8")
+
+    def keep(self, key: str, make: Callable[[], Any]) -> Any:
+        """What a step gave, plain values as JSON has them; made if it is not there yet."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{key}.json"
+        if not path.exists():
+            with whole_file(path) as work:
+                work.write_text(json.dumps(make(), ensure_ascii=False), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def calibration(self, make: Callable[[], Calibration]) -> Calibration:
+        """The calibration that the run was begun with: another processor would round it otherwise."""
+        if self.folder is None:
+            return make()
+        path = self.folder / "calibration"
+        if not path.exists():
+            save_calibration(make(), path)
+        return load_calibration(path)
+
+    def drop(self) -> None:
+        """Take the steps away: the run is written."""
+        if self.folder is None:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()

@@ -1,0 +1,132 @@
+"""What a sweep and a comparison will compute, counted before they run: every setting of the protocol, the controls, what is recorded and what is measured beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet
+from lens_steer.evaluation.bounds import harmless_alone
+from lens_steer.evaluation.comparison import DRAWN, REFERENCE, baseline_system
+from lens_steer.evaluation.conditions import (
+    ANGULAR,
+    COEFFICIENTS,
+    CONTROLS,
+    FIXED,
+    IDENTITY,
+    NONE,
+    ONE_SITE,
+    PROMPT_ONLY,
+    READS,
+    RULE_BOUNDS,
+    SITES_TRIED,
+    rule_condition,
+)
+from lens_steer.evaluation.controls import Controls, not_shuffled, report_draws, select_draws
+from lens_steer.evaluation.first_token import FIRST_OF
+from lens_steer.evaluation.sweeps import Grid, Protocol
+from lens_steer.evaluation.work import Work, forcing_values, measuring, recording
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.discriminative import RULES
+from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.models.loading import info_of
+
+
+def bounding(protocol: Protocol) -> Work:
+    """:func:`lens_steer.evaluation.bounds.measured_bound`: the unsteered answers to harmless prompts; nothing where a ground truth grades."""
+    alone = harmless_alone(protocol)
+    return Work() if alone is None else measuring(alone, [Grid(NONE)])
+
+
+def sweeping(
+    model: Any, contrast: ContrastSet, grids: Sequence[Grid], tasks: Tasks, max_new_tokens: int, *, controls: Controls | None = None
+) -> Work:  # fmt: skip
+    """:func:`lens_steer.reports.sweep_report.sweep_method`: the bound's answers, every grid on select, one value of each condition on report, the controls, the first token's length.
+
+    Args:
+        model, contrast, tasks, max_new_tokens, controls: as there.
+        grids: all of them, no steering too; the first that steers is the method whose controls run.
+    """
+    on_select, on_report = _protocols(model, contrast, tasks, max_new_tokens)
+    total = _evaluating(on_select, on_report, grids)
+    own = next((g for g in grids if g.build is not None), None)
+    if own is None:
+        return total
+    few = Contrast(contrast.select.positive[:FIRST_OF], PromptSet(()))
+    total += recording(model, few, 0)  # the first token is looked at, and nothing kept of it
+    if controls is None or not controls.draws:
+        return total
+    source, reason = controls.source, not_shuffled(controls.source, contrast)
+    drawn, _ = report_draws(controls, own.at(own.values[0]), reason or [source] * controls.draws)  # type: ignore[list-item]
+    total += measuring(on_report, drawn) + measuring(on_select, select_draws(controls, [own]))
+    if not reason and isinstance(source, Calibration):
+        total += recording(model, contrast.fit, len(source.sites), responses=source.details.get("pooling") == "response")
+    return total
+
+
+def comparison_grids(
+    methods: Iterable[str], values: Sequence[float], *, system: str | None = None, rules: Iterable[str] = ()
+) -> list[Grid]:
+    """The grids of :func:`lens_steer.evaluation.comparison.compare`, without their plans: what is known of them before anything is recorded, at most.
+
+    >>> [(g.name, len(g.values)) for g in comparison_grids(["ablation"], [0.0, 90.0])][-1]
+    ('ablation', 1)
+    """
+    turned = tuple(float(v) for v in values if v % 360)
+    found = [Grid(NONE), *([] if system is None else [Grid(PROMPT_ONLY, system=system)]), Grid(IDENTITY, None, (0.0,))]
+    found += [Grid(name, None, turned) for name in CONTROLS if name != IDENTITY]
+    return found + _method_grids(methods, values, rules)
+
+
+def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterable[str]) -> list[Grid]:
+    """Those of the methods, and of the reference at other rules' sites: as many bounds as are tried, though some may give the same sites."""
+    angles, found = tuple(map(float, values)), list[Grid]()
+    for method in dict.fromkeys(methods):
+        if method in ANGULAR:
+            found.append(Grid(method, None, angles))
+        elif method in ONE_SITE:
+            found += [Grid(method, None, ONE_SITE[method], f"site {i}") for i in range(SITES_TRIED)]
+        else:
+            found.append(Grid(method) if method in FIXED else Grid(method, None, COEFFICIENTS))
+    for rule in dict.fromkeys(rules):
+        if rule != RULES[0]:  # a comparison's calibration has that one
+            variants = [f"bound {b:g}" for b in RULE_BOUNDS.get(rule, ())] or [""]
+            found += [Grid(rule_condition(REFERENCE, rule), None, angles, variant) for variant in variants]
+    return found
+
+
+def comparing(
+    model: Any, contrast: ContrastSet, methods: Sequence[str], values: Sequence[float], tasks: Tasks, max_new_tokens: int, *,
+    system: str | None = None, rules: Sequence[str] = (), draws: int = 0,
+) -> Work:  # fmt: skip
+    """:func:`lens_steer.evaluation.comparison.compare`, without the search for equal divergence between two values, whose length nobody knows before."""
+    wanted = list(dict.fromkeys([REFERENCE, *methods]))
+    grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
+    read = {"norm_out", *(READS[m] for m in wanted if m in READS)}
+    on_select, on_report = _protocols(model, contrast, tasks, max_new_tokens)
+    total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
+    total += _evaluating(on_select, on_report, grids)
+    total += measuring(on_report, [Grid(f"control {i}") for i in range(DRAWN * draws)])
+    harmless = [Prompt(p.messages, None, p.task) for p in contrast.select.negative]
+    swept = [g for g in _method_grids(wanted, values, rules) if None not in g.values]
+    for grid in swept:
+        total += forcing_values(model, harmless, max_new_tokens, len(grid.values))
+    again = dict.fromkeys(g.condition for g in swept if g.condition != REFERENCE)
+    total += measuring(on_report, [Grid(name) for name in again])
+    for side in (contrast.report.positive, contrast.report.negative):
+        total += forcing_values(model, [Prompt(p.messages, None, p.task) for p in side], 0, len(values))
+    return total
+
+
+def _protocols(model: Any, contrast: ContrastSet, tasks: Tasks, max_new_tokens: int) -> tuple[Protocol, Protocol]:
+    """Of the select split and of the report split."""
+    return (
+        Protocol(model, contrast.select, "select", tasks.select, max_new_tokens=max_new_tokens),
+        Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens),
+    )
+
+
+def _evaluating(on_select: Protocol, on_report: Protocol, grids: Sequence[Grid]) -> Work:
+    """The protocol: the bound, every grid on select, one value of each condition on report."""
+    chosen = {g.condition: Grid(g.condition, system=g.system) for g in grids}
+    return bounding(on_select) + measuring(on_select, grids) + measuring(on_report, list(chosen.values()))

@@ -1,0 +1,328 @@
+"""Sweeps: every prompt under every setting of a steering method, as rows from which everything else is computed.
+
+A :class:`Grid` is one condition (a method, a control, no steering) with the values of its parameter. All values of a part of the grid run in one batch, each row at its own value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.rowstore import Row, Rows, RowStore
+from lens_steer.data import Contrast, Prompt, PromptSet, with_system
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.decoding import begins_in_thought
+from lens_steer.inference.engines import check_idle
+from lens_steer.inference.generation import answers, tell_cut_off
+from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.metrics import grading
+from lens_steer.metrics.degenerate import PerplexityBound
+from lens_steer.metrics.judges import Judge
+from lens_steer.metrics.likelihood import mean_surprise, surprise_of
+from lens_steer.metrics.refusal import is_refusal
+from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
+from lens_steer.metrics.rows import text_metrics
+from lens_steer.metrics.thinking import split_thought
+from lens_steer.models.loading import info_of
+from lens_steer.models.templates import ChatTemplate
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.value_sweep import Build
+
+POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
+TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
+METRICS = (
+    "ngram_repetition", "language_consistency", "language_consistency_script", "compression_ratio", "compression_ratio_200", "distinct_2",
+    "n_words",
+)  # fmt: skip
+COLUMNS = (
+    "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
+    "refusal_score", "cut_off",
+)  # fmt: skip
+VALUES_A_PART = 6  # at most
+JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
+BROKEN = ("incoherent", grading.DEGENERATE)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One condition over the values of its parameter.
+
+    Attributes:
+        condition: its name.
+        build: makes the plan from one value, or from one a row; None steers nothing. With ``values=(None,)`` it is called with None.
+        values: in degrees or coefficients; ``(None,)`` for a condition without a parameter.
+        variant: what else it is chosen among, such as the site; a condition may have a grid for each.
+        system: a system prompt that is put before every prompt.
+    """
+
+    condition: str
+    build: Build | None = None
+    values: tuple[float | None, ...] = (None,)
+    variant: str = ""
+    system: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Condition and variant."""
+        return f"{self.condition} ({self.variant})" if self.variant else self.condition
+
+    def at(self, value: float | None) -> Grid:
+        """The same condition at one value alone."""
+        return replace(self, values=(value,))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What every setting is measured on, and how.
+
+    Attributes:
+        model: from :func:`lens_steer.load_model`.
+        contrast: the prompts of one split.
+        split: its name.
+        tasks: capability tasks with a ground truth; may be empty.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is incoherent. Without a ground truth it is asked for
+            answers only that are no degenerate ones, thoughts split off.
+        judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless said otherwise.
+        reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each of the side's, in place of them.
+        bound: the perplexity under the unsteered model above which an answer without a ground truth is degenerate, as :func:`lens_steer.evaluation.bounds.measured_bound` finds it;
+            without it the text alone tells.
+    """
+
+    model: Any
+    contrast: Contrast
+    split: str
+    tasks: PromptSet
+    engine: str = ENGINE
+    max_new_tokens: int = 48
+    openings: tuple[str, ...] | None = None
+    judge: Judge | None = None
+    judged: Mapping[str, bool] = field(default_factory=lambda: {POSITIVE: True})
+    reference: Mapping[str, PromptSet] = field(default_factory=dict)
+    bound: PerplexityBound | None = None
+
+    @property
+    def sides(self) -> dict[str, PromptSet]:
+        """Prompts by side; those without any are left out."""
+        found = {POSITIVE: self.contrast.positive, NEGATIVE: self.contrast.negative, CAPABILITY: self.tasks}
+        return {name: prompts for name, prompts in found.items() if len(prompts)}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on besides the grids."""
+        info = info_of(self.model)
+        return {
+            "model": info.name, "weights": _weights_hash(self.model), "chat_template": _hash(info.tokenizer.chat_template), **_applied(info.template), "backend": info.backend,
+            "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
+            "prompts": {name: p.hash for name, p in self.sides.items()},
+            "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
+            **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
+            **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
+            **({} if self.bound is None else {"degenerate_above": self.bound.value}),
+        }  # fmt: skip
+
+
+def values_of(spec: str) -> tuple[float, ...]:
+    """Values from ``start:stop:step`` (the stop included where it is met), or a list with commas.
+
+    >>> values_of("0:30:10"), values_of("1,2.5")
+    ((0.0, 10.0, 20.0, 30.0), (1.0, 2.5))
+
+    Raises:
+        LensSteerError: anything else.
+    """
+    try:
+        if ":" in spec:
+            start, stop, step = (float(v) for v in spec.split(":"))
+            found = tuple(float(v) for v in np.arange(start, stop + step * 1e-9, step))
+        else:
+            found = tuple(float(v) for v in spec.split(","))
+    except (ValueError, ZeroDivisionError):
+        found = ()
+    if len(set(found)) < len(found):
+        raise LensSteerError(f"{spec!r} repeats a value: give each once")
+    if not found or not np.isfinite(found).all():
+        raise LensSteerError(f"{spec!r} gives no values: use start:stop:step such as 0:360:10, or numbers with commas")
+    return found
+
+
+def run(
+    protocol: Protocol, grids: Sequence[Grid], folder: str | Path, name: str, *, identity: dict[str, Any] | None = None, progress: bool = True
+) -> Rows:  # fmt: skip
+    """Every grid under the protocol, as rows in ``folder/NAME.csv``; an interrupted run goes on where it stopped.
+
+    Args:
+        protocol: model, prompts, how.
+        grids: with different conditions.
+        folder, name: of the file.
+        identity: what the grids depend on, such as the calibration's hash.
+        progress: show a bar.
+
+    Raises:
+        LensSteerError: two grids of one name, a plan in force on the model, a folder that holds another run.
+    """
+    names = [g.name for g in grids]
+    if len(set(names)) < len(names):
+        raise LensSteerError(f"conditions {names} repeat a name: give each grid its own")
+    check_idle(protocol.model)
+    described = {g.name: {"values": list(g.values), "system": g.system, "plan": plan_hash(g)} for g in grids}
+    store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
+    parts = parts_of(protocol, grids)
+    return store.run(parts, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
+
+
+def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:
+    """What is measured in one go and kept together, by name: an interrupt loses at most one part.
+
+    A part is one value where the prompts of a side fill a batch of the engine; else as many values as fill one, so that nothing runs slower than it could.
+    """
+    room = batching.rows_a_batch(
+        info_of(protocol.model).tokenizer, max(protocol.sides.values(), key=len), protocol.max_new_tokens
+    )
+    step = min(VALUES_A_PART, max(1, room // max(map(len, protocol.sides.values()))))
+    return {
+        f"{g:03}-{start:03}-{min(step, len(grid.values) - start)}": Part(protocol, grid, grid.values[start : start + step])
+        for g, grid in enumerate(grids)
+        for start in range(0, len(grid.values), step)
+    }
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some values of one grid, to be measured when called."""
+
+    protocol: Protocol
+    grid: Grid
+    values: tuple[float | None, ...]
+
+    @property
+    def n_prompts(self) -> int:
+        """How many it runs."""
+        return len(self.values) * sum(map(len, self.protocol.sides.values()))
+
+    def __call__(self) -> list[Row]:
+        rows = [
+            row
+            for side, prompts in self.protocol.sides.items()
+            for row in _measure(self.protocol, self.grid, self.values, side, prompts)
+        ]
+        order = {v: i for i, v in enumerate(self.values)}
+        return sorted(rows, key=lambda row: order[row["value"]])  # stable: side by side, prompt by prompt
+
+
+def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet) -> list[Row]:
+    """Rows of one side: all values at once, each prompt at each value."""
+    model, engine = protocol.model, protocol.engine
+    asked = [p if grid.system is None else with_system(p, grid.system) for p in prompts] * len(values)
+    plain, reference = list(prompts) * len(values), protocol.reference.get(side, prompts)
+    by_row = [v for v in values for _ in prompts]
+    plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
+    n = len(asked)
+    own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
+    with nullcontext() if plan is None else steering(model, plan, tell=False):  # the identity is one of the values
+        texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
+        tell_cut_off(model, cut, protocol.max_new_tokens)
+        if side != CAPABILITY:  # of tasks only whether they are done is asked
+            own, scores = _forced(protocol, asked, texts)
+    if side != CAPABILITY:
+        # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt is scored once
+        distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
+        found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
+        of = dict(zip(distinct, found.tolist(), strict=True))
+        under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
+    grades, best = _grades(protocol, side, plain, texts, under_plain)
+    begun = begins_in_thought(info_of(model).tokenizer, asked[0])
+    rows = []
+    for i, (prompt, text, grade) in enumerate(zip(plain, texts, grades, strict=True)):
+        answer = split_thought(text, begun=begun)[1]
+        refused = (
+            grade == "refusal"
+            if prompt.task is not None and grade in grading.grades_of([prompt])
+            else is_refusal(answer or "", normalize=True)
+        )
+        measured = text_metrics(text, begun=begun)
+        rows.append(
+            {"condition": grid.condition, "variant": grid.variant, "value": by_row[i], "split": protocol.split, "side": side, "prompt": i % len(prompts), "text": text,
+             "grade": grade, "right": grade == best, "refused": refused, "broken": grade in BROKEN,
+             **{name: measured[name] for name in METRICS}, "surprise_ref": _finite(float(under_plain[i])),
+             "surprise_self": _finite(float(own[i])), "refusal_score": _finite(float(scores[i])), "cut_off": cut[i]}
+        )  # fmt: skip
+    return rows
+
+
+def _grades(
+    protocol: Protocol, side: str, prompts: Sequence[Prompt], texts: Sequence[str], surprise: np.ndarray
+) -> tuple[list[str], str]:
+    """Every answer's grade, and the one that counts as right: the judge's where one decides on this side, else the ground truth's or the phrases'.
+
+    Without a ground truth the judge sees neither what is cut off in a thought nor what is degenerate and refuses nothing.
+    """
+    begun = begins_in_thought(info_of(protocol.model).tokenizer, prompts[0])
+    bound = None if protocol.bound is None else protocol.bound.value
+    found = [
+        grading.grade(prompt, text, perplexity=_finite(float(p)), bound=bound, begun=begun)
+        for prompt, text, p in zip(prompts, texts, np.exp(surprise), strict=True)
+    ]
+    if protocol.judge is None or side not in protocol.judged:
+        return found, grading.grades_of(prompts)[0]
+    asked = [i for i, grade in enumerate(found) if grade not in (grading.DEGENERATE, grading.CUT_OFF)]
+    said = [split_thought(texts[i], begun=begun)[1] or "" for i in asked]
+    for i, verdict in zip(asked, protocol.judge([prompts[i] for i in asked], said) if asked else [], strict=True):
+        found[i] = JUDGED[verdict.harmful]
+    return found, JUDGED[protocol.judged[side]]
+
+
+def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Under what is in force, in one pass: mean surprise of each text, and the refusal score of its first token's logits; NaN for an empty text."""
+    tokens = refusal_tokens(info_of(protocol.model), protocol.openings)
+    surprise, score = np.full(len(texts), np.nan), np.full(len(texts), np.nan)
+    for row, logits, ids in response_logits(protocol.model, with_responses(prompts, texts), engine=protocol.engine):
+        surprise[row] = surprise_of(logits, ids)
+        score[row] = float(refusal_score(logits[0], tokens))
+    return surprise, score
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def _applied(template: ChatTemplate) -> dict[str, Any]:
+    """What a chat template is applied with, where there is anything, so that a sweep without goes on from what an earlier release wrote."""
+    return {"template_args": dict(template.args), "template_date": template.date} if template.args or template.date else {}
+
+
+def _weights_hash(model: Any) -> str:
+    """Of the beginning of every parameter: enough to tell two checkpoints of one name apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        # by index: flattening a parameter that is a view in another order copies the whole of it
+        first = torch.unravel_index(torch.arange(min(16, parameter.numel())), parameter.shape)
+        digest.update(name.encode() + parameter.detach()[first].double().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plan_hash(grid: Grid) -> str | None:
+    """Of everything in the plan at the grid's first value: sites, vectors, positions."""
+    if grid.build is None:
+        return None
+    plan = grid.build(grid.values[0])
+    digest = hashlib.sha256(repr((plan.method, plan.positions, plan.model)).encode())
+    for step in plan.steps:
+        digest.update(repr((step.operator, step.sites)).encode())
+        for name, value in sorted(step.parameters.items()):
+            digest.update(name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()))
+    return digest.hexdigest()

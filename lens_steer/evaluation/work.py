@@ -1,0 +1,209 @@
+"""What a run will compute, counted before it is run: forwards, and the tokens in them.
+
+Counts come from the very batches that will be made, so they are exact where nothing ends early; an answer is taken to be as long as it may be, so otherwise they are upper bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, with_system
+from lens_steer.evaluation.sweeps import CAPABILITY, Grid, Protocol, parts_of
+from lens_steer.inference import batching, teacher_forcing
+from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.models.footprint import Shape
+from lens_steer.models.loading import info_of
+from lens_steer.models.location import read_config
+from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
+from lens_steer.steer import value_sweep
+from lens_steer.studies.propositions.experiments import ANGLES as EXPERIMENT_ANGLES
+from lens_steer.studies.propositions.experiments import N_CONDITIONS
+
+FORCED_ROWS = 64  # prompts a batch with fixed answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Forwards of a model and the tokens in them, padding included.
+
+    Attributes:
+        prefills: forwards over a batch of prompts.
+        prompt_tokens: in those.
+        steps: further forwards, each of one new token a row.
+        stepped: rows in those, summed.
+        forced: forwards over a batch of prompts with fixed answers.
+        forced_tokens: in those.
+        forced_new: how many of them are the answers'.
+        answers: how many are generated.
+        new_tokens: of all answers, at most.
+        widest: tokens of the largest batch, answers included.
+        recorded: numbers that are kept of activations.
+    """
+
+    prefills: int = 0
+    prompt_tokens: int = 0
+    steps: int = 0
+    stepped: int = 0
+    forced: int = 0
+    forced_tokens: int = 0
+    forced_new: int = 0
+    answers: int = 0
+    new_tokens: int = 0
+    widest: int = 0
+    recorded: int = 0
+
+    @property
+    def forwards(self) -> int:
+        """All of them."""
+        return self.prefills + self.steps + self.forced
+
+    def __add__(self, other: Work) -> Work:
+        """Both, one after the other."""
+        both = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        return Work(**both | {"widest": max(self.widest, other.widest)})
+
+    def __mul__(self, times: int) -> Work:
+        """The same several times over.
+
+        >>> (Work(prefills=2, widest=7) * 3).prefills, (Work(prefills=2, widest=7) * 3).widest
+        (6, 7)
+        """
+        return Work(**{name: value * times for name, value in vars(self).items()} | {"widest": self.widest if times else 0})
+
+
+def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, times: int = 1) -> Work:
+    """:func:`lens_steer.generate` of the prompts, ``times`` copies of them in one call.
+
+    >>> from lens_steer.cli.precheck import describe
+    >>> work = answering(describe("organism/qwen2"), [Prompt.of("Hello")], 5, times=130)
+    >>> work.prefills, work.steps, work.answers, work.new_tokens
+    (2, 8, 130, 650)
+    """
+    total = Work()
+    for rows, width, _ in _shapes(model, [(n, 0) for n in _lengths(model, prompts)] * times, extra=max_new_tokens):
+        total += Work(
+            prefills=1, prompt_tokens=rows * width, steps=max_new_tokens - 1, stepped=rows * (max_new_tokens - 1), answers=rows,
+            new_tokens=rows * max_new_tokens, widest=rows * (width + max_new_tokens),
+        )  # fmt: skip
+    return total
+
+
+def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, times: int = 1) -> Work:
+    """One pass over the prompts with fixed answers: their own ones, or else of ``new_tokens`` each; see :func:`lens_steer.inference.teacher_forcing.response_logits`."""
+    lengths = _with_answers(model, prompts, new_tokens)
+    total = Work()
+    for rows, width, longest in _shapes(model, lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
+        total += Work(forced=1, forced_tokens=rows * width, forced_new=rows * longest, widest=rows * width)
+    return total
+
+
+def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_values: int) -> Work:
+    """:func:`lens_steer.steer.value_sweep.logits_by_value`: a plain forward a batch, then all values on top of it, counted as if every block ran for each."""
+    budget, total = _logits_budget(model), Work()
+    for rows, width, longest in _shapes(
+        model, _with_answers(model, prompts, new_tokens), max_rows=value_sweep.MAX_ROWS, max_logits=budget
+    ):
+        most = min(value_sweep.MAX_ROWS, budget // (longest + 1), batching.MAX_BATCH_TOKENS // width)
+        step = max(1, most // rows)
+        tokens, new = rows * width * (n_values + 1), rows * longest * (n_values + 1)
+        wide = min(step, n_values) * rows * width
+        total += Work(forced=1 + -(-n_values // step), forced_tokens=tokens, forced_new=new, widest=wide)
+    return total
+
+
+def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool = False) -> Work:
+    """:func:`lens_steer.record` of both classes."""
+    info, total = info_of(model), Work()
+    for side in (contrast.positive, contrast.negative):
+        lengths = _with_answers(model, side, 0) if responses else [(n, 0) for n in _lengths(model, side)]
+        for rows, width, _ in _shapes(model, lengths):
+            total += Work(prefills=1, prompt_tokens=rows * width, widest=rows * width, recorded=rows * n_sites * info.d_model)
+    return total
+
+
+def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
+    """:func:`lens_steer.evaluation.sweeps.run`: for every value of every grid answers to all sides, and two passes over the answers (under the plan, and without it)."""
+    model, new = protocol.model, protocol.max_new_tokens
+    counted: dict[tuple[int, str | None], Work] = {}
+    total = Work()
+    for part in parts_of(protocol, grids).values():
+        key = (len(part.values), part.grid.system)
+        if key not in counted:
+            counted[key] = Work()
+            for side, prompts in protocol.sides.items():
+                asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
+                counted[key] += answering(model, asked, new, times=key[0])
+                if side != CAPABILITY:
+                    bare = [Prompt(p.messages, None, p.task) for p in asked]
+                    plain = [Prompt(p.messages, None, p.task) for p in protocol.reference.get(side, prompts)]
+                    counted[key] += forcing_answers(model, bare, new, times=key[0])
+                    counted[key] += forcing_answers(model, plain, new, times=key[0])
+        total += counted[key]
+    return total
+
+
+def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
+    """:func:`lens_steer.reports.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
+    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
+    n_sites = 2 * info_of(model).n_layers
+    total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
+    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
+
+    def measured(*sides: PromptSet) -> Work:  # in one batch
+        prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
+        found = answering(model, prompts, max_new_tokens)
+        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+
+    report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
+    once = 2 if draws else 0  # the identity, and all sites
+    total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
+    # random sites, shuffled labels and random planes elsewhere
+    total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
+    return total if known else total + measured(contrast.select.negative)
+
+
+def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:
+    """:func:`lens_steer.studies.propositions.verify.verify_model`: recordings, and for every condition of the experiments its angles on select and two of them on report."""
+    n_layers, report = info_of(model).n_layers, contrast.report
+    harmful = Contrast(report.positive, PromptSet(()))
+    total = recording(model, contrast.fit, 2 * n_layers) + recording(model, report, 2 * n_layers)
+    total += recording(model, harmful, 2 * n_layers + 1) * 3
+    if not behaviour:
+        return total
+    both = [Prompt(p.messages, None, p.task) for p in (*report.positive, *report.negative)]
+    tasks = organism_tasks() if all(p.task is not None for p in report.positive) else PromptSet(())
+    measured = answering(model, both, max_new_tokens) + forcing_answers(model, both, max_new_tokens)
+    measured += answering(model, list(tasks), max_new_tokens)
+    total += measured * (1 + 2 * N_CONDITIONS)
+    return total + answering(model, list(contrast.select.positive), max_new_tokens) * (N_CONDITIONS * len(EXPERIMENT_ANGLES))
+
+
+def _lengths(model: Any, prompts: Sequence[Prompt] | PromptSet) -> list[int]:
+    tokenizer = info_of(model).tokenizer
+    return [len(batching.encode(tokenizer, p)) for p in prompts]
+
+
+def _with_answers(model: Any, prompts: Sequence[Prompt] | PromptSet, new_tokens: int) -> list[tuple[int, int]]:
+    tokenizer = info_of(model).tokenizer
+    answers = [new_tokens if p.response is None else len(batching.encode_response(tokenizer, p)) for p in prompts]
+    return [(n + a, a) for n, a in zip(_lengths(model, prompts), answers, strict=True)]
+
+
+def _shapes(model: Any, lengths: Sequence[tuple[int, int]], **limits: Any) -> list[tuple[int, int, int]]:
+    """Rows, columns and the longest answer of each batch, from the function that makes them."""
+    sequences = [(row, [0] * n, answer) for row, (n, answer) in enumerate(lengths)]
+    given: Mapping[str, Any] = {name: value for name, value in limits.items() if value is not None}
+    return [(b.ids.shape[0], b.ids.shape[1], max(b.response_lengths)) for b in batching.padded(sequences, 0, **given)]
+
+
+def _logits_budget(model: Any) -> int:
+    return max(1, teacher_forcing.MAX_LOGITS // shape_of(info_of(model).name, info_of(model).folder).d_vocab)
+
+
+@lru_cache(maxsize=8)
+def shape_of(name: str, folder: str) -> Shape:
+    """A model's sizes, from its configuration."""
+    return Shape.of(read_config(name, folder))

@@ -1,0 +1,145 @@
+"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_steer._io.atomic import whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration, PromptStatistics
+from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
+from lens_steer.models import sites
+from lens_steer.models.templates import ChatTemplate
+
+FORMAT_VERSION = 1
+TENSORS, FACTS = "calibration.safetensors", "calibration.json"
+_STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
+_OPTIONAL = (
+    "mean_positive",
+    "mean_negative",
+    "published_candidates",
+    "published_basis",
+    "stream_mean_positive",
+    "stream_mean_negative",
+)
+_BY_SITE = (
+    "mean_projection_positive",
+    "mean_projection_negative",
+    "membership",
+    "auroc",
+    "cohens_d",
+)  # absent in older folders, or in imported ones
+_FACTS = (
+    "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
+    "prompt_hash", "seed",
+)  # fmt: skip
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
+
+
+def save_calibration(calibration: Calibration, folder: str | Path) -> None:
+    """Write a calibration; what is there is replaced only once everything is written."""
+    tensors: dict[str, Tensor] = {"candidates": calibration.candidates, "basis": calibration.basis}
+    for name in _OPTIONAL:
+        if (value := getattr(calibration, name)) is not None:
+            tensors[name] = value
+    if calibration.statistics is not None:
+        tensors |= {name: getattr(calibration.statistics, name) for name in _STATISTICS}
+
+    def listed(values: Tensor | None) -> list[float | None] | None:
+        return None if values is None else [float(v) if math.isfinite(v) else None for v in values]
+
+    facts: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(calibration, name) for name in _FACTS},
+        "sites": list(calibration.sites),
+        "discriminative_sites": list(calibration.discriminative_sites),
+        "discriminative_blocks": list(calibration.discriminative_blocks),
+        **{name: listed(getattr(calibration, name)) for name in _BY_SITE},
+        **{name: list(getattr(calibration, name)) for name in _HASHES if getattr(calibration, name)},
+        "bound": calibration.bound,
+        "stream_sites": list(calibration.stream_sites),
+        "versions": dict(calibration.versions),
+        "template": None if calibration.template is None else calibration.template.row(),
+        "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
+    }
+    with whole_folder(folder) as work:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work / TENSORS)
+        (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_calibration(folder: str | Path) -> Calibration:
+    """Read a calibration and check it.
+
+    Raises:
+        LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit, a basis that is
+            not orthonormal, values that are not finite.
+    """
+    path = Path(folder)
+    for name in (TENSORS, FACTS):
+        if not (path / name).exists():
+            raise LensSteerError(
+                f"calibration {str(folder)!r} has no {name}: write one with 'lens-steer calibrate' or 'lens-steer import'"
+            )
+    try:
+        tensors = load_file(path / TENSORS)
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise LensSteerError(f"calibration {str(folder)!r} is corrupt or truncated ({error}): calibrate again") from None
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise LensSteerError(
+            f"calibration {str(folder)!r} has format version {facts.get('format_version')}, this release reads {FORMAT_VERSION}: calibrate again"
+        )
+    needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
+    absent = [key for key in needed if key not in facts] + [key for key in ("candidates", "basis") if key not in tensors]
+    if absent:
+        raise LensSteerError(f"calibration {str(folder)!r} lacks {', '.join(absent)}: calibrate again")
+    _check_tensors(tensors, facts, str(folder))
+
+    def vector(name: str) -> Tensor | None:
+        if (listed := facts.get(name)) is None:
+            return None
+        return torch.tensor([math.nan if v is None else v for v in listed], dtype=torch.float32)
+
+    return Calibration(
+        candidates=tensors["candidates"],
+        basis=tensors["basis"],
+        sites=tuple(facts["sites"]),
+        discriminative_sites=tuple(facts["discriminative_sites"]),
+        discriminative_blocks=tuple(facts["discriminative_blocks"]),
+        bound=facts.get("bound"),
+        stream_sites=tuple(facts.get("stream_sites", ())),
+        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
+        **{name: tuple(facts.get(name) or ()) for name in _HASHES},
+        versions=facts["versions"],
+        details=facts["details"],
+        template=ChatTemplate.read(facts.get("template")),
+        **{name: vector(name) for name in _BY_SITE},
+        **{name: tensors.get(name) for name in _OPTIONAL},
+        **{name: facts[name] for name in _FACTS},
+    )
+
+
+def _check_tensors(tensors: dict[str, Tensor], facts: dict[str, Any], folder: str) -> None:
+    sites_, candidates, basis = facts["sites"], tensors["candidates"], tensors["basis"]
+    for name in sites_:
+        sites.parse(name)
+    unknown = {facts["selected_site"], *facts["discriminative_sites"]} - set(sites_)
+    if unknown:
+        raise LensSteerError(f"calibration {folder!r} names sites that it has no row for: {', '.join(sorted(unknown))}")
+    if candidates.ndim != 2 or basis.shape != (2, candidates.shape[-1]) or len(candidates) != len(sites_):
+        raise LensSteerError(
+            f"calibration {folder!r} does not fit together: {len(sites_)} sites, candidates {tuple(candidates.shape)}, basis {tuple(basis.shape)}"
+        )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise LensSteerError(f"calibration {folder!r}: {name} holds values that are not finite: calibrate again")
+    if (error := gram_error(basis)) > MAX_GRAM_ERROR:
+        raise LensSteerError(f"calibration {folder!r}: the basis is not orthonormal (max|G − I| = {error:.1e}): calibrate again")

@@ -1,0 +1,1 @@
+"""Forwards over batches of prompts: recording, generation, dialogues, fixed answers."""

@@ -1,0 +1,181 @@
+"""Multi-turn generation: a dialogue's user turns are put one after the other, and the model answers each with everything before it as its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lens_steer._defaults import ENGINE
+from lens_steer._display import Shown
+from lens_steer.data import Message, Prompt
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.decoding import decode_answer
+from lens_steer.inference.engines import check_rows, on_engine
+from lens_steer.inference.generation import answer_ids
+from lens_steer.models.loading import device_of, info_of
+from lens_steer.models.tokenization import pad_id
+
+ANSWER = "⟪answer⟫"  # stands for an answer where a chat is rendered before the answer is known
+
+
+@dataclass(frozen=True)
+class Dialogue(Shown, view="prompts"):
+    """What the user says, turn by turn.
+
+    Attributes:
+        turns: at least one text.
+        system: the system text, if any.
+
+    Raises:
+        LensSteerError: no turns, or one without text.
+
+    >>> Dialogue(("What is 4 plus 3?", "And 5 plus 1?"), system="Be brief.").system
+    'Be brief.'
+    """
+
+    turns: tuple[str, ...]
+    system: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Dialogue({len(self.turns)} turns, first {self.turns[0][:40]!r}{', with a system prompt' if self.system else ''})"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.turns, str) or not len(self.turns):
+            raise LensSteerError(f"turns={self.turns!r}: give the user's turns as a tuple of at least one text")
+        blank = [i for i, text in enumerate(self.turns) if not text.strip()]
+        if blank:
+            raise LensSteerError(f"turns={self.turns!r}: turn {blank[0]} is empty; give every turn a text")
+        object.__setattr__(self, "turns", tuple(self.turns))
+
+
+@dataclass(frozen=True)
+class History:
+    """The tokens of a dialogue so far, and each one's offset as :class:`lens_steer.inference.batching.Batch` has it."""
+
+    ids: list[int]
+    offsets: list[int]
+
+    def asked(self, ids: list[int]) -> History:
+        """With what comes before the next answer.
+
+        >>> History([5, 6], [-2, -1]).answered([7, 8]).asked([9, 5, 6]).offsets
+        [-2, -1, 0, 1, -3, -2, -1]
+        """
+        return History(self.ids + ids, [*self.offsets, *range(-len(ids), 0)])
+
+    def answered(self, ids: list[int]) -> History:
+        """With an answer."""
+        return History(self.ids + ids, [*self.offsets, *range(len(ids))])
+
+
+def converse(
+    model: Any,
+    dialogues: Sequence[Dialogue] | Sequence[str] | Dialogue | str,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    engine: str = ENGINE,
+    progress: bool = False,
+) -> list[list[str]]:
+    """Greedy answers to every turn of every dialogue, under whatever steering is active on the model.
+
+    Dialogues run batched, turn by turn; they may have different numbers of turns. The context is kept as token ids: those that were generated stay as they are and are
+    never tokenised anew; between two answers stands what the chat template puts there (an answer's end token, the user's turn, the opening of the next answer). Every turn
+    is computed from the conversation's first token on with a fresh key–value cache, and is what one cache that grows over all turns would give: a token is steered in
+    later turns as it was when it was new. A token of an answer counts as ``generated`` with its own place in its own answer, any other as ``prompt`` of the answer that
+    follows it; see :mod:`lens_steer.inference.positions`. An effect log counts a token in every turn that it is part of.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not; a plan with a value a row has one a dialogue.
+        dialogues: one alone is a list of one; a string is a dialogue of one turn.
+        max_new_tokens: of each answer.
+        batch_size: dialogues a batch at most.
+        engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
+        progress: show a bar.
+
+    Returns:
+        For each dialogue its answers, one a turn.
+
+    Raises:
+        LensSteerError: no dialogues; a turn that leaves no room for its answer in the context; ``max_new_tokens`` below 1; a chat template that writes the beginning of a
+            chat in another way once more turns follow; a plan with a value a row for another number of dialogues; an unknown engine.
+
+    >>> from lens_steer import load_model
+    >>> converse(load_model("organism/qwen2"), Dialogue(("What is 4 plus 3?", "What is 5 plus 1?")))
+    [['7.', '6.']]
+    """
+    given = [dialogues] if isinstance(dialogues, (Dialogue, str)) else dialogues
+    dialogues = [Dialogue((d,)) if isinstance(d, str) else d for d in given]
+    if not dialogues:
+        raise LensSteerError("dialogues is empty: give at least one")
+    if max_new_tokens < 1:
+        raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
+    info, call = info_of(model), object()
+    asked = [turn_ids(info.tokenizer, dialogue, row) for row, dialogue in enumerate(dialogues)]
+    for row, turns in enumerate(asked):
+        for turn in range(len(turns)):
+            _check_room(sum(map(len, turns[: turn + 1])), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
+    check_rows(model, len(dialogues))
+    histories, answers = [History([], []) for _ in dialogues], [[] for _ in dialogues]
+    with (
+        on_engine(model, engine) as runner,
+        tqdm(total=sum(map(len, asked)), desc="converse", unit="turn", disable=not progress, leave=False) as bar,
+    ):
+        for turn in range(max(map(len, asked))):
+            due = [row for row, turns in enumerate(asked) if turn < len(turns)]
+            for row in due:
+                histories[row] = histories[row].asked(asked[row][turn])
+                _check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
+            for batch in batching.padded(
+                [(row, histories[row].ids, 0) for row in due], pad_id(info.tokenizer),
+                offsets={row: histories[row].offsets for row in due}, call=call, extra=max_new_tokens, max_rows=batch_size,
+                device=device_of(runner),
+            ):  # fmt: skip
+                for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens), strict=True):
+                    histories[row] = histories[row].answered(ids)
+                    answers[row].append(decode_answer(info.tokenizer, ids))
+                bar.update(len(batch.rows))
+    return answers
+
+
+def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]]:
+    """For each turn the token ids from the end of the answer before it (or from the chat's beginning) up to where its own answer begins.
+
+    Found by rendering the chat with a mark in the answers' places. White space that a template writes before an answer but not where one is about to be generated is
+    left out: the model writes its own.
+
+    Raises:
+        LensSteerError: a chat template that writes the beginning of a chat in another way once more turns follow; names the dialogue (``row``) and the turn.
+    """
+    messages: list[Message] = [{"role": "system", "content": dialogue.system}] if dialogue.system else []
+    found: list[list[int]] = []
+    before = ""
+    for turn, text in enumerate(dialogue.turns):
+        messages.append({"role": "user", "content": text})
+        prompt = Prompt(tuple(messages))
+        rendered = batching.render(tokenizer, prompt)
+        if turn:
+            space, mark, between = rendered[len(before) :].partition(ANSWER)
+            if not rendered.startswith(before) or not mark or space.strip():
+                raise LensSteerError(
+                    f"dialogue {row}, turn {turn}: the chat template writes what came before in another way once this turn follows, so that the tokens of earlier turns "
+                    "would not stay as they were: load the model with a chat_template that only adds to what is there"
+                )
+            found.append(list(tokenizer(between, add_special_tokens=False)["input_ids"]))
+        else:
+            found.append(batching.encode(tokenizer, prompt))
+        messages.append({"role": "assistant", "content": ANSWER})
+        before = rendered
+    return found
+
+
+def _check_room(tokens: int, max_new_tokens: int, n_ctx: int, where: str) -> None:
+    if tokens + max_new_tokens > n_ctx:
+        raise LensSteerError(
+            f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than the model's context of {n_ctx}: "
+            "give shorter or fewer turns, or a smaller max_new_tokens"
+        )

@@ -1,0 +1,167 @@
+"""Batched greedy generation, under whatever steering is active on the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.progress import counting, stepping
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.decoding import decode_answer
+from lens_steer.inference.engines import check_rows, on_engine, steered
+from lens_steer.inference.positions import running
+from lens_steer.models.loading import device_of, embedding_of, info_of
+from lens_steer.models.tokenization import pad_id
+
+log = logging.getLogger(__name__)
+
+
+def generate(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    engine: str = ENGINE,
+    kv_cache: bool = True,
+    progress: bool = False,
+) -> list[str]:
+    """Greedy answers in the order of the prompts.
+
+    Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache; an answer ends at the model's
+    end-of-turn token, or is cut off at ``max_new_tokens``; where unsteered answers are, a warning is logged. Batched answers equal the answers one by one.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
+        max_new_tokens: of each answer.
+        batch_size: prompts a batch at most.
+        engine: ``"hf"``: the model's Hugging Face twin generates, under the same plans as forward hooks. ``"tl"``: TransformerLens does; in float32 the same tokens, slower.
+        kv_cache: False computes every forward from the first token on.
+        progress: show a bar.
+
+    Raises:
+        LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1, a plan
+            with a value a prompt for another number of prompts, an unknown engine.
+    """
+    texts, cut = answers(
+        model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, kv_cache=kv_cache, progress=progress
+    )
+    tell_cut_off(model, cut, max_new_tokens)
+    return texts
+
+
+def answers(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    engine: str = ENGINE,
+    kv_cache: bool = True,
+    progress: bool = False,
+) -> tuple[list[str], list[bool]]:
+    """The answers of :func:`generate`, and of each whether it was cut off at ``max_new_tokens``.
+
+    >>> from lens_steer import load_model
+    >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
+    (['7'], [True])
+    """
+    if isinstance(prompts, (str, Prompt)):
+        prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
+    if not prompts:
+        raise LensSteerError(
+            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where load_contrast was given split=(0.5, 0.25, 0.25))"
+        )
+    if max_new_tokens < 1:
+        raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
+    info = info_of(model)
+    tokenizer = info.tokenizer
+    chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
+    texts, cut = [""] * len(chats), [False] * len(chats)
+    check_rows(model, len(chats))
+    with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
+        for batch in batching.batches(
+            tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
+        ):
+            for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
+                texts[row] = decode_answer(tokenizer, ids)
+                cut[row] = len(ids) == max_new_tokens
+    return texts, cut
+
+
+def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
+    """Log a warning where unsteered answers were cut off: they had too little room. A steered one may well never end."""
+    if any(cut) and not steered(model):
+        log.warning(
+            "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
+            sum(cut),
+            len(cut),
+            max_new_tokens,
+        )
+
+
+def answer_ids(model: Any, batch: batching.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:
+    """Token ids of each row's greedy answer, without the end token, on the model that is given (its twin: see :func:`lens_steer.inference.engines.on_engine`)."""
+    with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
+        new = _continue(model, batch, max_new_tokens, kv_cache)
+    return [_until_end(ids, info_of(model).end_tokens) for ids in new.tolist()]
+
+
+def _continue(model: Any, batch: batching.Batch, max_new_tokens: int, kv_cache: bool) -> Int[Tensor, "batch new"]:
+    info = info_of(model)
+    if info.backend == "hf":
+        from transformers import GenerationConfig
+
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens) or None,
+            pad_token_id=pad_id(info.tokenizer),
+        )  # fmt: skip
+        # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
+        own, model.generation_config = model.generation_config, config
+        try:
+            out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+        finally:
+            model.generation_config = own
+    else:
+        with told_apart(model, batch) as (padded, further):
+            out = model.generate(
+                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(info.end_tokens), eos_token_id=list(info.end_tokens),
+                use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
+            )  # fmt: skip
+    return out[:, batch.ids.shape[1] :]
+
+
+@contextmanager
+def told_apart(model: Any, batch: batching.Batch) -> Iterator[tuple[Int[Tensor, "batch pos"], dict[str, Any]]]:
+    """A batch's ids, and what else to hand to TransformerLens's ``generate``, so that it masks the padding and nothing but the padding.
+
+    A TransformerBridge takes the mask. A HookedTransformer takes none: it masks whatever at a row's beginning equals its tokenizer's padding token, which is wrong for rows that
+    begin with that token themselves (a checkpoint whose padding token is its beginning token). So its padding token is, for the while, one that no row begins with.
+    """
+    if info_of(model).backend != "hooked":
+        yield batch.ids, {"attention_mask": batch.mask}
+        return
+    mask = batch.mask.bool()
+    beginnings = set(batch.ids[torch.arange(len(mask), device=mask.device), mask.int().argmax(dim=1)].tolist())
+    pad = next(token for token in range(len(beginnings) + 1) if token not in beginnings)
+    tokenizer = model.tokenizer
+    kept = tokenizer.pad_token
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    try:
+        yield batch.ids.masked_fill(~mask, pad), {}
+    finally:
+        tokenizer.pad_token = kept
+
+
+def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]

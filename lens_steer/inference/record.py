@@ -1,0 +1,338 @@
+"""Recording activations of two contrasted prompt sets at any list of sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, overload
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer._defaults import ENGINE
+from lens_steer._display import Shown
+from lens_steer.data import Contrast, ContrastSet, PromptSet
+from lens_steer.errors import LensSteerError, expect
+from lens_steer.inference import batching
+from lens_steer.inference.class_means import Moments, StreamMeans, Sums
+from lens_steer.inference.engines import check_engine, check_rows, on_engine
+from lens_steer.inference.positions import running
+from lens_steer.models import sites
+from lens_steer.models.loading import ModelInfo, blocks_of, device_of, info_of
+from lens_steer.models.templates import ChatTemplate
+
+Pooling = Literal["last", "response", "token", "prompt token"]
+
+
+@dataclass(frozen=True)
+class Activations(Shown, view="activations"):
+    """Activations of both classes at a list of sites, on the CPU in float32.
+
+    Attributes:
+        sites: names in network order.
+        positive, negative: one vector a prompt and site, or a token and site.
+        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a prompt; ``token`` (every token of the fixed response) or
+            ``prompt token`` (of the prompt), each a row a token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
+        model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
+        prompt_hash: of the contrast.
+        groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
+        template: the chat template that the prompts were rendered with, its arguments and its date.
+        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
+        stream: class means of every block's input, which are recorded in the same pass where the sites are norms' outputs in every block; not of other prompts, so whoever
+            takes some of the prompts, or labels them anew, leaves it out.
+    """
+
+    sites: tuple[str, ...]
+    positive: Float[Tensor, "n_positive n_sites d_model"]
+    negative: Float[Tensor, "n_negative n_sites d_model"]
+    pooling: Pooling
+    model: str
+    architecture: str
+    n_layers: int
+    backend: str
+    weight_processing: str
+    prompt_hash: str
+    groups_positive: tuple[str, ...] = ()
+    groups_negative: tuple[str, ...] = ()
+    template: ChatTemplate | None = None
+    hashes_positive: tuple[str, ...] = ()
+    hashes_negative: tuple[str, ...] = ()
+    stream: StreamMeans | None = None
+
+    @property
+    def d_model(self) -> int:
+        return self.positive.shape[-1]
+
+    def __repr__(self) -> str:
+        what = {"last": "last token", "response": "response tokens averaged"}.get(self.pooling, f"single {self.pooling}s")
+        return (
+            f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
+            f"{self.model}, d_model {self.d_model}, {what})"
+        )
+
+    def at(self, site: str) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
+        """Both classes at one site.
+
+        Raises:
+            LensSteerError: the site was not recorded.
+        """
+        if site not in self.sites:
+            raise LensSteerError(f"site {site!r} was not recorded: recorded are {', '.join(self.sites[:3])}, …")
+        index = self.sites.index(site)
+        return self.positive[:, index], self.negative[:, index]
+
+    @property
+    def n_positive(self) -> int:
+        return len(self.positive)
+
+    @property
+    def n_negative(self) -> int:
+        return len(self.negative)
+
+
+@overload
+def record(
+    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["all"] = ...,
+    progress: bool = ...,
+) -> Activations: ...  # fmt: skip
+@overload
+def record(
+    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["moments"],
+    progress: bool = ...,
+) -> Moments: ...  # fmt: skip
+def record(
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    sites: str | Sequence[str] = "norm_out",
+    *,
+    pooling: Pooling = "last",
+    engine: str = ENGINE,
+    keep: str = "all",
+    progress: bool = True,
+) -> Activations | Moments:
+    """Record one vector per prompt and site.
+
+    Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding; only
+    what is asked for is kept.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: a split, or a contrast set, of which the fit split is read.
+        sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
+        pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed response.
+        engine: ``"tl"``: the model itself; ``"hf"``: its Hugging Face twin, with equal values.
+        keep: ``"all"``: every vector; ``"moments"``: class means alone, in memory that does not grow with the number of prompts (:class:`lens_steer.inference.class_means.Moments`).
+
+    Raises:
+        LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or activations that
+            are not finite.
+    """
+    if pooling not in ("last", "response"):
+        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
+    expect(
+        "contrast", contrast, (ContrastSet, Contrast), "prompts of two classes, such as ls.load_contrast(positive=…, negative=…)"
+    )
+    pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
+    check_sides(pair)
+    check_engine(engine)
+    info = info_of(model)
+    names = _resolve(info, sites)
+    if keep not in ("all", "moments"):
+        raise LensSteerError(f"keep={keep!r}: use 'all' or 'moments'")
+    bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
+    with bar:
+        if keep == "moments":
+            return _moments(model, pair, names, pooling, engine, bar)
+        beside = _stream_sites(info, names)
+        sums = [Sums(len(beside), info.d_model) for _ in range(2)]
+        recorded = [
+            record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
+            for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
+        ]
+    means = [kept.means(beside, side.name)[0] for side, kept in zip((pair.positive, pair.negative), sums, strict=True) if beside]
+    return Activations(
+        names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
+        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        template=info.template, hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        stream=StreamMeans(beside, *means) if beside else None,
+    )  # fmt: skip
+
+
+def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Pooling, engine: str, bar: Any) -> Moments:
+    """Class means at every site, batch by batch."""
+    info, means = info_of(model), []
+    beside, n = _stream_sites(info, names), len(names)
+    everything = (*names, *beside)
+    for side in (pair.positive, pair.negative):
+        sums = Sums(len(everything), info.d_model)
+        stream(model, side, everything, sums.keep, pooling=pooling, engine=engine, bar=bar)
+        means.append(sums.means(everything, side.name))
+    positive, negative = means
+    return Moments(
+        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
+        info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
+        hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
+    )  # fmt: skip
+
+
+def _stream_sites(info: ModelInfo, names: Sequence[str]) -> tuple[str, ...]:
+    """Every block's input, where the sites are norms' outputs in every block and nothing of the stream is among them."""
+    parsed = [sites.parse(name) for name in names]
+    if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(range(info.n_layers)):
+        return ()
+    return _resolve(info, "resid_pre")
+
+
+def record_prompts(
+    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = ENGINE, bar: Any = None,
+    beside: tuple[Sequence[str], Sums] | None = None,
+) -> Float[Tensor, "n_prompts n_sites d_model"]:  # fmt: skip
+    """Activations of one prompt set at resolved site names; see :func:`record`. ``beside``: further sites of which only sums are kept."""
+    out, n = torch.empty(len(prompts), len(site_names), info_of(model).d_model), len(site_names)
+
+    def store(rows: Tensor, index: int, values: Tensor) -> None:
+        if index < n or beside is None:
+            out[rows, index] = values
+        else:
+            beside[1].keep(rows, index - n, values)
+
+    further = () if beside is None else beside[0]
+    stream(model, prompts, (*site_names, *further), store, pooling=pooling, engine=engine, bar=bar)
+    _check_finite(out, site_names, prompts.name)
+    return out
+
+
+def stream(
+    model: Any, prompts: PromptSet, site_names: Sequence[str], keep: Callable[[Tensor, int, Tensor], None], *, pooling: Pooling = "last", engine: str = ENGINE,
+    bar: Any = None,
+) -> None:  # fmt: skip
+    """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""
+    info = info_of(model)
+    responses = pooling == "response"
+    if responses:
+        check_responses(prompts)
+    check_rows(model, len(prompts))
+    with on_engine(model, engine) as runner:
+        for batch in batching.batches(
+            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)
+        ):
+            rows = torch.tensor(batch.rows)
+            weights = _pool_weights(batch, responses)
+            hooks = {n: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, n in enumerate(site_names)}
+            with running(batch), torch.inference_mode():
+                forward(runner, batch, hooks)
+            if bar is not None:
+                bar.update(len(rows))
+
+
+def check_responses(prompts: PromptSet) -> None:
+    """Refuse prompts without a fixed response.
+
+    Raises:
+        LensSteerError: naming the first one.
+    """
+    missing = next((i for i, p in enumerate(prompts) if not p.response), None)
+    if missing is not None:
+        raise LensSteerError(
+            f"pooling='response' needs a response for every prompt: prompt {missing} of {prompts.name!r} has none"
+        )
+
+
+def check_sides(pair: Contrast) -> None:
+    """Refuse a contrast with an empty side."""
+    for name, side in (("positive", pair.positive), ("negative", pair.negative)):
+        if not len(side):
+            raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+
+
+def forward(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """One forward of a batch, as far as the last site needs; each site's hook gets its activations."""
+    (_forward_hf if info_of(model).backend == "hf" else _forward_tl)(model, batch, hooks)
+
+
+def _forward_tl(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """Of a HookedTransformer or TransformerBridge."""
+    points = [(sites.point(name, info_of(model).architecture), hook) for name, hook in hooks.items()]
+    with model.hooks(fwd_hooks=points):
+        model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
+
+
+class _Enough(Exception):
+    """Ends a Hugging Face forward after the last block that is needed."""
+
+
+def _forward_hf(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """Of a Hugging Face model, by hooks on its modules."""
+    stop = max(sites.blocks_of(hooks)) + 1
+    with ExitStack() as stack, suppress(_Enough):
+        for name, hook in hooks.items():
+            site = sites.parse(name)
+            module = model.get_submodule(site.module(info_of(model).architecture))
+            if site.is_input:
+                handle = module.register_forward_pre_hook(partial(_collect_input, collect=hook), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(partial(_collect_output, collect=hook))
+            stack.callback(handle.remove)
+        if stop < info_of(model).n_layers:
+            stack.callback(blocks_of(model)[stop].register_forward_pre_hook(_stop).remove)
+        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
+        model.model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False)
+
+
+def _stop(module: Any, args: Any) -> None:
+    raise _Enough
+
+
+def _collect_output(module: Any, args: Any, output: Any, *, collect: Callable[..., None]) -> None:
+    collect(output[0] if isinstance(output, tuple) else output)
+
+
+def _collect_input(module: Any, args: Any, kwargs: dict[str, Any], *, collect: Callable[..., None]) -> None:
+    collect(args[0] if args else kwargs["hidden_states"])
+
+
+def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
+    return sites.resolve(spec, n_layers=info.n_layers, architecture=info.architecture)
+
+
+def _pool_weights(batch: batching.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:
+    """Averaging weights over positions; None where the last position is all that is wanted."""
+    if not responses:
+        return None
+    weights = torch.zeros(batch.ids.shape)
+    for row, length in enumerate(batch.response_lengths):
+        weights[row, -length:] = 1 / length
+    return weights
+
+
+def _collect(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: Any = None,
+    *,
+    keep: Callable[[Tensor], None],
+    weights: Float[Tensor, "batch pos"] | None,
+) -> None:
+    """Forward hook: hand on the last token, or the weighted mean over tokens, in float32."""
+    if weights is None:
+        keep(activation[:, -1].float().cpu())
+    else:
+        keep(einsum(activation.float().cpu(), weights, "batch pos d_model, batch pos -> batch d_model"))
+
+
+def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
+    # in pieces, since the comparison needs room for a copy of what it is given, and into one tensor: what stays between pieces would keep the allocator from using their room again
+    bad = torch.empty(recorded.shape[:2], dtype=torch.bool)
+    for piece, found in zip(recorded.split(256), bad.split(256), strict=True):
+        found.copy_(~torch.isfinite(piece).all(dim=-1))
+    if bad.any():
+        prompt, site = (int(i) for i in bad.nonzero()[0])
+        raise LensSteerError(
+            f"activations of prompt {prompt} of {source!r} at {names[site]} are not finite "
+            f"({int(bad.sum())} of {bad.numel()} vectors): load the model in float32 or bfloat16, and check its weights"
+        )

@@ -1,0 +1,159 @@
+"""Teacher forcing: the logits that decide each token of a fixed response, under whatever steering is active on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.engines import check_engine, check_rows, on_engine
+from lens_steer.inference.positions import running
+from lens_steer.models.loading import device_of, info_of
+
+MAX_LOGITS = 2**28  # numbers a batch at most: 1 GiB in float32
+
+
+def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str]) -> PromptSet:
+    """The prompts (strings are single user turns) with these as their fixed responses.
+
+    >>> with_responses([Prompt.of("Hello")], ["Hi."])[0].response
+    'Hi.'
+
+    Raises:
+        LensSteerError: another number of responses than prompts.
+    """
+    if len(prompts) != len(responses):
+        raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
+    return PromptSet(
+        tuple(replace(p if isinstance(p, Prompt) else Prompt.of(p), response=r) for p, r in zip(prompts, responses, strict=True)),
+        getattr(prompts, "name", "responses"),
+    )
+
+
+def response_logits(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
+) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
+    """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token ids.
+
+    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first comes from the prompt's last token. The response is tokenised on its own, without the
+    end token; a prompt whose response is empty is left out. Every batch is a forward of its own, with no cache; logits exist at response positions only.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: each with its response.
+        engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
+        batch_size: prompts a batch at most.
+
+    Raises:
+        LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for another number of prompts.
+    """
+    info = info_of(model)
+    missing = [i for i, p in enumerate(prompts) if p.response is None]
+    if missing:
+        raise LensSteerError(
+            f"prompt {missing[0]} ({prompts[missing[0]].text[:40]!r}…) has no response: teacher forcing needs one"
+        )
+    check_rows(model, len(prompts))
+    check_engine(engine)
+    for batch in batching.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, max_logits=logits_budget(model), device=device_of(model)
+    ):  # fmt: skip
+        longest = max(batch.response_lengths)
+        if not longest:
+            continue
+        # entered batch by batch: a reader who stops half-way leaves nothing in force on the twin
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
+            logits = last_logits(runner, batch, longest + 1)
+        for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
+            if length:
+                yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
+
+
+def first_logits(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
+) -> Float[Tensor, "n d_vocab"]:
+    """The logits that decide the first token of each prompt's answer: float32, on the CPU, in the prompts' order.
+
+    Fixed responses, if the prompts have any, are not read. For more prompts than logits fit into memory see :func:`first_logits_by_batch`.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: at least one.
+        engine, batch_size: see :func:`response_logits`.
+
+    Raises:
+        LensSteerError: no prompts; else as :func:`response_logits`.
+
+    >>> import lens_steer as ls
+    >>> model = ls.load_model("organism/qwen2")
+    >>> model.lens_info.tokenizer.decode(first_logits(model, [Prompt.of("What is 4 plus 3?")]).argmax(dim=-1))
+    '7'
+    """
+    if not len(prompts):
+        raise LensSteerError("prompts is empty: give at least one")
+    found: Tensor | None = None
+    for rows, logits in first_logits_by_batch(model, prompts, engine=engine, batch_size=batch_size):
+        found = torch.empty(len(prompts), logits.shape[-1]) if found is None else found
+        found[list(rows)] = logits.cpu()
+    return torch.empty(0, 0) if found is None else found
+
+
+def first_logits_by_batch(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
+) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
+    """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
+    info = info_of(model)
+    check_rows(model, len(prompts))
+    check_engine(engine)
+    for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=batch_size, device=device_of(model)):
+        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
+            logits = last_logits(runner, batch, 1)
+        yield batch.rows, logits[:, -1].float()
+
+
+def logits_budget(model: Any) -> int:
+    """At how many positions a batch may keep logits, so that they stay within :data:`MAX_LOGITS` numbers."""
+    vocabulary = model.config.vocab_size if info_of(model).backend == "hf" else model.cfg.d_vocab
+    return max(1, MAX_LOGITS // int(vocabulary))
+
+
+def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of the last ``keep`` columns; the others are never unembedded."""
+    if info_of(model).backend == "hf":
+        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
+        return model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False, logits_to_keep=keep).logits
+    handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
+    try:
+        return model(batch.ids, attention_mask=batch.mask, return_type="logits")
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Another forward in the place of a module's; one that the module had been given before (as Accelerate gives to the modules that it places) is put back.
+
+    >>> model = nn.Identity()
+    >>> with standing_in(model, lambda x: x + 1):
+    ...     model(torch.tensor(1))
+    tensor(2)
+    >>> model(torch.tensor(1))
+    tensor(1)
+    """
+    own = vars(module)
+    given = {"forward": own["forward"]} if "forward" in own else {}
+    own["forward"] = forward
+    try:
+        yield
+    finally:
+        del own["forward"]
+        own.update(given)

@@ -1,0 +1,156 @@
+"""Comparing two next-token distributions over the whole vocabulary, slice by slice: the logits of all positions never exist at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lens_steer.inference.teacher_forcing import standing_in
+from lens_steer.models.loading import info_of
+
+MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")
+SLICE = 8192  # vocabulary entries at a time
+MAX_NUMBERS = 2**20  # positions × slice at a time: 8 MiB in float64
+
+
+@dataclass(frozen=True, eq=False)
+class Unembedding:
+    """What turns states after the last norm into logits.
+
+    Attributes:
+        weight: one row a vocabulary entry; a view of the model's.
+        bias: one number a vocabulary entry; None without.
+        soft_cap: the cap c of ``c · tanh(logits / c)``, as Gemma-2 has it; None without.
+    """
+
+    weight: Float[Tensor, "d_vocab d_model"]
+    bias: Float[Tensor, " d_vocab"] | None = None
+    soft_cap: float | None = None
+
+    @staticmethod
+    def of(model: Any) -> Unembedding:
+        """A model's own, on any backend."""
+        head = unembedding_module(model)
+        if info_of(model).backend == "hf":
+            weight, bias, cap = head.weight, head.bias, getattr(model.config, "final_logit_softcapping", None)
+        else:
+            weight, bias, cap = head.W_U.T, head.b_U, getattr(model.cfg, "output_logits_soft_cap", None)
+        return Unembedding(weight.detach(), None if bias is None else bias.detach(), cap if cap and cap > 0 else None)
+
+    def logits(self, states: Float[Tensor, "n d_model"], entries: slice) -> Float[Tensor, "n slice"]:
+        """Logits of some vocabulary entries, computed in the model's dtype as the model does, given in float64.
+
+        >>> Unembedding(torch.eye(3), soft_cap=2.0).logits(torch.ones(1, 3), slice(1, 3))
+        tensor([[0.9242, 0.9242]], dtype=torch.float64)
+        """
+        found = nn.functional.linear(states, self.weight[entries], None if self.bias is None else self.bias[entries])
+        capped = found if self.soft_cap is None else self.soft_cap * torch.tanh(found / self.soft_cap)
+        return capped.to(exact_device(capped.device)).double()
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where sums over a device's logits are taken in float64: there, or on the CPU where the device has none.
+
+    >>> exact_device(torch.device("cuda", 1)), exact_device(torch.device("mps"))
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def unembedding_module(model: Any) -> Any:
+    """The module that unembeds."""
+    return model.get_output_embeddings() if info_of(model).backend == "hf" else model.unembed
+
+
+@contextmanager
+def read_by_unembedding(model: Any) -> Iterator[list[Tensor]]:
+    """What the unembedding is given, in the forwards inside the ``with``; it passes that on as it is, so no logits are made there."""
+    kept: list[Tensor] = []
+
+    def keep(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        kept.append(states)
+        return states
+
+    with standing_in(unembedding_module(model), keep):
+        yield kept
+
+
+@torch.inference_mode()
+def compare(
+    p_states: Float[Tensor, "n d_model"], q_states: Float[Tensor, "n d_model"], ids: Int[Tensor, " n"], unembedding: Unembedding, *,
+    slice_size: int = SLICE,
+) -> Float[Tensor, "measures n"]:  # fmt: skip
+    """The :data:`MEASURES` of p, the distributions that unembedding the first states gives, and q, those of the second; in nats, float64.
+
+    ``kl = Σ_v p(v) (log p(v) − log q(v))``, ``kl_reverse = Σ_v q(v) (log q(v) − log p(v))``, both 0 where rounding leaves less, ``entropy = −Σ_v p(v) log p(v)``,
+    ``total_variation = ½ Σ_v |p(v) − q(v)|``, ``entropy_steered = −Σ_v q(v) log q(v)``, ``surprise = −log p(id)``, ``surprise_steered = −log q(id)``.
+
+    Log-sum-exps come from a first walk over the vocabulary, the sums from a second one. No tensor made on the way has more than :data:`MAX_NUMBERS` numbers, or one row of
+    a slice or of the states if those have more, besides what is given back. A token that a distribution gives nothing (a bias of −∞: suppressed) counts nothing in its sums; its
+    surprise is infinite.
+
+    Args:
+        p_states, q_states: what the unembedding reads.
+        ids: of the tokens whose surprise is wanted.
+        unembedding: of the model.
+        slice_size: vocabulary entries at a time.
+
+    >>> one_and_three = Unembedding(torch.tensor([[0.0], [1.0]]), torch.log(torch.tensor([1.0, 3.0])))  # ¼, ¾ where the state is 0
+    >>> even = -torch.log(torch.tensor([[3.0]]))
+    >>> compare(even, torch.zeros(1, 1), torch.tensor([1]), one_and_three, slice_size=1)[:3, 0].tolist()  # ½ log(½/¼) + ½ log(½/¾), …, log 2
+    [0.143841..., 0.130812..., 0.693147...]
+    """
+    widest = max(min(slice_size, len(unembedding.weight)), unembedding.weight.shape[1])
+    at_once = max(1, MAX_NUMBERS // widest)
+    parts = zip(p_states.split(at_once), q_states.split(at_once), ids.split(at_once), strict=True)
+    return torch.cat([_compare(p, q, tokens, unembedding, slice_size) for p, q, tokens in parts], dim=1)
+
+
+def _compare(
+    p_states: Float[Tensor, "n d_model"],
+    q_states: Float[Tensor, "n d_model"],
+    ids: Int[Tensor, " n"],
+    unembedding: Unembedding,
+    size: int,
+    *,
+    zeros: bool = False,
+) -> Float[Tensor, "measures n"]:
+    """:func:`compare` of few positions; ``zeros`` for distributions that give some token nothing, found by the NaN that such a one leaves."""
+    weight = unembedding.weight
+    exact = exact_device(weight.device)
+    p_states, q_states, ids = p_states.to(weight.device), q_states.to(weight.device), ids.to(exact)
+    slices = [slice(begin, min(begin + size, len(weight))) for begin in range(0, len(weight), size)]
+    a = b = torch.empty(0)
+    p_total = q_total = torch.full((len(ids),), -torch.inf, dtype=torch.float64, device=exact)
+    for entries in slices:
+        a, b = unembedding.logits(p_states, entries), unembedding.logits(q_states, entries)
+        p_total, q_total = torch.logaddexp(p_total, a.logsumexp(dim=-1)), torch.logaddexp(q_total, b.logsumexp(dim=-1))
+    found = torch.zeros(len(MEASURES), len(ids), dtype=torch.float64, device=exact)
+    for entries in reversed(slices):
+        if entries is not slices[-1]:  # whose logits are still there
+            a, b = unembedding.logits(p_states, entries), unembedding.logits(q_states, entries)
+        log_p, log_q = a - p_total[:, None], b - q_total[:, None]
+        p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
+        column = (ids - entries.start)[:, None]
+        inside = (column >= 0) & (column < a.shape[1])
+        surprises = [torch.where(inside, -x.gather(1, column.clamp(0, a.shape[1] - 1)), 0)[:, 0] for x in (log_p, log_q)]
+        sums = [
+            _weighted(p, gap, zeros), -_weighted(q, gap, zeros), -_weighted(p, log_p, zeros), (p - q).abs().sum(dim=-1) / 2, -_weighted(q, log_q, zeros),
+        ]  # fmt: skip
+        found += torch.stack([*sums, *surprises])
+    if not zeros and bool(found.isnan().any()):
+        return _compare(p_states, q_states, ids, unembedding, size, zeros=True)
+    found[:2].clamp_(min=0)
+    return found
+
+
+def _weighted(weights: Float[Tensor, "n slice"], values: Float[Tensor, "n slice"], zeros: bool) -> Float[Tensor, " n"]:
+    """``Σ_v w(v) x(v)``; with ``zeros`` what has no weight counts nothing, also where x is infinite."""
+    terms = weights * values
+    return (terms.masked_fill(weights == 0, 0) if zeros else terms).sum(dim=-1)

@@ -1,0 +1,1 @@
+"""Steering folded into weights and adapters, each with a certificate."""

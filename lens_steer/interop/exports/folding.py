@@ -1,0 +1,265 @@
+"""Which steps of a plan fold into the weights of linear layers, and how; exactly, or not at all.
+
+What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it (:mod:`lens_steer.interop.exports.affine`) goes into each of them:
+``W(n + U V n + t) = Wn + (W U)(V n) + W t``, that is a low-rank ``A = V``, ``B = W U`` and a bias ``W t``. For a selective rotation ``A = B_plane`` and ``B = W B_planeᵀ(R_θ − I)``.
+What a layer writes, ``y = Wz + b``, takes the map from the left: ``A = V W``, ``B = U``, bias ``U V b + t``.
+
+The residual stream is no layer's output alone, and of what is done to it only this folds (where no norm stands between the layers and the stream):
+
+- an addition: into the bias of the layer that wrote last;
+- an ablation where nothing can have written the direction back: everything before is orthogonal to it already;
+- a rotation Q: the stream is kept unrotated, every later norm's output is turned for its readers, ``D Q D⁻¹`` with D the norm's gain (an RMSNorm divides ``y`` and ``Qy`` by the
+  same length), later layers write through ``Q⁻¹``, and the unembedding reads ``D Q D⁻¹`` of the last norm's output;
+- anything affine at the first block's input: into the rows of the embedding.
+
+Everything else is refused, site by site, with the reason. Products are in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.planes import gram_error
+from lens_steer.interop.exports.affine import AffineMap, affine_map, is_isometry, not_affine
+from lens_steer.interop.exports.layers import EMBEDDING, FINAL_NORM, UNEMBEDDING, WRITERS, Layers
+from lens_steer.models import sites
+from lens_steer.models.fits import check_fits
+from lens_steer.models.loading import hf_twin, info_of
+from lens_steer.models.sites import NETWORK_ORDER, STREAM, Site
+from lens_steer.steer.plans import SteeringPlan, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """The change of one layer: ``W + b a`` and, if there is one, ``bias`` added to its bias.
+
+    Attributes:
+        module: path of the layer in the Hugging Face model.
+        a, b: the low-rank factors.
+        bias: what the layer's output gets besides.
+    """
+
+    module: str
+    a: Float64[Tensor, "rank in"]
+    b: Float64[Tensor, "out rank"]
+    bias: Float64[Tensor, " out"] | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A step at a site that does not fold, and why."""
+
+    site: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A plan as changes of weights.
+
+    Attributes:
+        plan: the part of the plan that folded: what the changed weights do without a hook.
+        factors: the changes, by module path, in network order.
+        refused: what was left out.
+        into: ``"lora"`` or ``"merged"``.
+    """
+
+    plan: SteeringPlan
+    factors: Mapping[str, Factor]
+    refused: tuple[Refusal, ...]
+    into: str
+
+    @property
+    def gram_error(self) -> float | None:
+        """max|BBᵀ − I| over the planes of the part that folded; None without a plane."""
+        planes = [s.parameters["basis"] for s in self.plan.steps if "basis" in s.parameters]
+        return max((gram_error(b.detach().cpu()) for b in planes), default=None)
+
+
+def fold(plan: SteeringPlan, model: Any, *, into: str = "lora", partial: bool = False) -> Folded:
+    """The plan as changes of the model's weights.
+
+    Args:
+        plan: made for this model.
+        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        into: ``"lora"``: an adapter, which leaves the embedding as it is; ``"merged"``: the weights themselves, where only some layers may have a bias.
+        partial: leave out what does not fold, where that is not everything.
+
+    Raises:
+        LensSteerError: a plan of another model, one that does not fold (or nothing of it, with ``partial``): the sites and reasons.
+
+    >>> import lens_steer as ls
+    >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200, at="blocks.3.ln2.hook_out")
+    >>> found = fold(plan, ls.load_model("organism/qwen2"))
+    >>> [(name, tuple(f.a.shape), tuple(f.b.shape)) for name, f in found.factors.items()]
+    [('model.layers.3.mlp.gate_proj', (2, 128), (448, 2)), ('model.layers.3.mlp.up_proj', (2, 128), (448, 2))]
+    """
+    info = info_of(model)
+    check_fits(plan, model)
+    for name in plan.sites:
+        sites.resolve([name], n_layers=info.n_layers, architecture=info.architecture)
+    walk = _Walk(plan, Layers(hf_twin(model), info.architecture, into))
+    factors = walk.run()
+    steps = [replace(s, sites=tuple(n for n in s.sites if (i, n) in walk.folded)) for i, s in enumerate(plan.steps)]
+    found = Folded(replace(plan, steps=tuple(s for s in steps if s.sites)), factors, tuple(walk.refused), into)
+    if found.refused and (not partial or not found.plan.steps):
+        raise LensSteerError(f"the plan {plan.method!r} does not fold{_reasons(found)}")
+    if not plan.sites:
+        raise LensSteerError(f"the plan {plan.method!r} matches no site: make it with at=… naming some")
+    return found
+
+
+def _reasons(found: Folded) -> str:
+    """Each reason once, with its sites; and what to do."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for r in found.refused:
+        by_reason.setdefault((r.operator, r.reason), []).append(r.site)
+    told = [
+        f" at {names[0]}{f' and {len(names) - 1} more sites' if len(names) > 1 else ''}: operator {operator!r} {reason}"
+        for (operator, reason), names in by_reason.items()
+    ]
+    rest = f" (partial=True exports the other {len(found.plan.sites)} sites)" if found.plan.steps else ": steer with hooks"
+    return ";".join(told) + rest
+
+
+@dataclass
+class _Walk:
+    """One pass over the sites in network order."""
+
+    plan: SteeringPlan
+    layers: Layers
+    refused: list[Refusal] = field(default_factory=list)
+    folded: set[tuple[int, str]] = field(default_factory=set)  # index of the step, site
+    factors: dict[str, Factor] = field(default_factory=dict)
+    written: list[AffineMap] = field(default_factory=list)  # through what each part of the stream so far went
+    added: list[Tensor] = field(default_factory=list)  # constants that the stream was given
+    pending: dict[str, tuple[AffineMap, Tensor]] = field(
+        default_factory=dict
+    )  # by layer that writes: its output's map, a constant
+
+    def __post_init__(self) -> None:
+        self.turned = AffineMap.identity(self.plan.d_model)  # the hooked model's stream is this of the folded one's
+
+    def run(self) -> Mapping[str, Factor]:
+        for block in range(self.plan.n_layers):
+            for kind in NETWORK_ORDER:
+                self._site(Site(block, kind))
+        if self.turned.rank:
+            self._read(UNEMBEDDING, self.turned.rescaled(self.layers.gain(FINAL_NORM)))
+        for module, (written, besides) in self.pending.items():
+            self._write(module, written, besides)
+        order = [EMBEDDING, *(m for m in self.factors if m not in (EMBEDDING, UNEMBEDDING)), UNEMBEDDING]
+        return {m: self.factors[m] for m in order if m in self.factors}
+
+    def _site(self, site: Site) -> None:
+        here = [(i, s) for i, s in enumerate(self.plan.steps) if site.name in s.sites]
+        total = AffineMap.identity(self.plan.d_model)
+        for index, step in here:
+            reason = self._against(step, site, total)
+            if reason is not None:
+                self.refused.append(Refusal(site.name, step.operator, reason))
+                continue
+            self.folded.add((index, site.name))
+            if not (step.operator == "ablate" and self._is_stream(site)):  # there it has nothing left to do
+                total = total.then(affine_map(step.operator, step.parameters))
+        if site.kind in ("ln1", "ln2"):
+            if self.turned.rank:
+                total = self.turned.rescaled(self.layers.gain(site.module(self.layers.architecture))).then(total)
+            for module in self.layers.readers(site):
+                self._read(module, total)
+        elif site.kind in WRITERS:
+            self.written.append(total)
+            through = total.then(self.turned.inverse()) if self.turned.rank else total
+            self.pending[str(self.layers.writer(site))] = (through, torch.zeros_like(total.shift))
+        elif site.kind in STREAM:
+            self._stream(site, total)
+
+    def _is_stream(self, site: Site) -> bool:
+        """Whether it is the stream after something was written to it."""
+        return site.kind in STREAM and self.layers.writer(site) is not None
+
+    def _stream(self, site: Site, total: AffineMap) -> None:
+        writer = self.layers.writer(site)
+        if writer is None:
+            self.written.append(total)
+            if not total.does_nothing:
+                self._embed(total)
+            return
+        if total.rank:
+            self.turned = self.turned.then(total.linear()).compressed()
+        if total.shifts:
+            self.added.append(total.shift)
+            through, besides = self.pending[writer]
+            self.pending[writer] = (through, besides + self.turned.inverse()(total.shift))
+
+    def _against(self, step: Step, site: Site, before: AffineMap) -> str | None:
+        """Why a step at a site does not fold, after those ``before`` it there; None where it does."""
+        if self.plan.positions != "all":
+            return f"acts at the positions {self.plan.positions!r} only, and weights act on every token"
+        if (reason := not_affine(step.operator, step.parameters)) is not None:
+            return reason
+        if site.is_norm and not self.layers.readers(site):
+            return "acts on a norm's output that goes into the stream: a sum, not a linear layer, reads it"
+        first = site.kind == "resid_pre" and site.block == 0
+        if self.layers.norms_between and not site.is_norm and not first:
+            return f"acts on what {self.layers.architecture!r} writes through a norm: no linear layer stands before the sum"
+        if first:
+            return (
+                "acts on the embedding, which an adapter leaves as it is: export merged" if self.layers.into == "lora" else None
+            )
+        found = affine_map(step.operator, step.parameters)
+        fed = self.layers.readers(site) or (str(self.layers.writer(site)),)
+        if found.shifts and (without := self.layers.no_bias(fed)) is not None:
+            return f"adds a constant, for which {without} of {self.layers.architecture!r} has no bias: export an adapter"
+        return self._against_stream(step, found, before) if site.kind in STREAM else None
+
+    def _against_stream(self, step: Step, found: AffineMap, before: AffineMap) -> str | None:
+        if not found.rank:
+            return None
+        if step.operator == "ablate":
+            unit = found.down[0]
+            added = (*self.added, before.shift)
+            clean = all(m.annihilates(unit) for m in self.written) and all(
+                abs(float(t @ unit)) <= 1e-6 * float(t.norm()) for t in added
+            )
+            if clean and not self.turned.rank and not before.rank:
+                return None
+            return (
+                "acts on the stream, which holds the direction: ablate at block 0's input and all that attention and MLP write "
+                "(directional_ablation(everywhere=True), exported merged)"
+            )
+        if not is_isometry(step.operator, step.parameters):
+            return "changes the length of the stream, which every later norm divides by"
+        blocks, kind = range(self.plan.n_layers), self.layers.architecture
+        norms = [FINAL_NORM, *(Site(b, norm).module(kind) for b in blocks for norm in ("ln1", "ln2"))]
+        dead = next((n for n in norms if not bool(self.layers.gain(n).all())), None)
+        return None if dead is None else f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
+
+    def _read(self, module: str, found: AffineMap) -> None:
+        if found.does_nothing:
+            return
+        weight = self.layers.weight(module)
+        self.factors[module] = Factor(module, found.down, weight @ found.up, weight @ found.shift if found.shifts else None)
+
+    def _write(self, module: str, found: AffineMap, besides: Tensor) -> None:
+        if found.does_nothing and not besides.any():
+            return
+        bias = self.layers.bias(module)
+        moved = found.shift + besides + (0.0 if bias is None else found.up @ (found.down @ bias))
+        self.factors[module] = Factor(module, found.down @ self.layers.weight(module), found.up, moved if moved.any() else None)
+
+    def _embed(self, found: AffineMap) -> None:
+        rows = self.layers.weight(EMBEDDING)
+        a, b = found.up.T, rows @ found.down.T
+        if found.shifts:  # the same vector for every row
+            a = torch.cat([a, found.shift[None] / self.layers.embedding_scale()])
+            b = torch.cat([b, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        self.factors[EMBEDDING] = Factor(EMBEDDING, a, b)

@@ -1,0 +1,149 @@
+"""A steered model as an ordinary Hugging Face folder: the plan in the weights, no hook and nothing beside them.
+
+Each layer gets ``W + B A`` and, where the plan adds constants, a bias (:mod:`lens_steer.interop.exports.folding`), summed in float64 and stored in the model's dtype. Constants need biases that not every
+family has; where the configuration has a flag for them it is set, and the other layers of that part get zeros. A tied unembedding is untied where the embedding or the unembedding changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lens_steer._io.atomic import whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.interop.exports.certificate import (
+    Certificate,
+    Trial,
+    certify,
+    check_trial,
+    prompts_for,
+    require,
+    write_certificate,
+)
+from lens_steer.interop.exports.folding import Folded, fold
+from lens_steer.interop.exports.layers import BIAS_FLAGS, EMBEDDING, UNEMBEDDING, part_of
+from lens_steer.interop.exports.lora import check_new
+from lens_steer.models.huggingface import SMALL, read_weights, without_bar
+from lens_steer.models.loading import hf_twin, info_of
+from lens_steer.models.quantization import dequantized
+from lens_steer.models.templates import fix_template
+from lens_steer.steer.plans import SteeringPlan
+
+log = logging.getLogger(__name__)
+
+
+def export_merged(
+    plan: SteeringPlan, model: Any, folder: str | Path, *, partial: bool = False, trial: Trial | None = None
+) -> Certificate:
+    """Write a steered model (weights, configuration, tokenizer, chat template) that ``AutoModelForCausalLM`` and :func:`lens_steer.load_model` load, with its certificate.
+
+    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the biases out of: :func:`lens_steer.load_model` takes a
+    TransformerBridge for it.
+
+    Args:
+        plan: made for this model.
+        model: from :func:`lens_steer.load_model`.
+        folder: a new or an empty one.
+        partial: leave out what does not fold.
+        trial: of the certificate.
+
+    Raises:
+        LensSteerError: a plan that does not fold, a folder that is not empty, a certificate that fails.
+
+    >>> import lens_steer as ls, tempfile
+    >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_merged(plan, ls.load_model("organism/qwen2"), folder).verdict
+    'pass'
+    """
+    check_new(folder)
+    check_trial(model, trial)
+    info = info_of(model)
+    folded = fold(plan, model, into="merged", partial=partial)
+    with whole_folder(folder) as work:
+        steered = merged_model(folded, model)
+        small = info.n_layers * info.d_model <= SMALL
+        with without_bar(small=small):
+            steered.save_pretrained(work)
+        for weights in work.glob("*.safetensors"):
+            weights.chmod(0o644)
+        info.tokenizer.save_pretrained(work)
+        _check_tokenizer(work, model, trial)
+        back = read_weights(str(work), steered.config, getattr(torch, info.dtype), steered.device)
+        del steered
+        found = require(certify(model, back, folded, "merged", trial))
+        write_certificate(work, found)
+    return found
+
+
+def merged_model(folded: Folded, model: Any) -> Any:
+    """The Hugging Face model with a plan in its weights, in memory; the model itself stays as it is.
+
+    Args:
+        folded: into ``"merged"``.
+        model: that the plan was folded for.
+
+    Raises:
+        LensSteerError: factors that were folded into an adapter.
+    """
+    if folded.into != "merged":
+        raise LensSteerError(f"the plan was folded into={folded.into!r}: fold it into='merged'")
+    steered = dequantized(copy.deepcopy(hf_twin(model)))
+    vars(steered).pop("lens_info", None)
+    if EMBEDDING in folded.factors or UNEMBEDDING in folded.factors:
+        _untie(steered)
+    if any(f.bias is not None for f in folded.factors.values()):
+        _give_biases(steered, {m for m, f in folded.factors.items() if f.bias is not None})
+    with torch.no_grad():
+        for name, factor in folded.factors.items():
+            layer = steered.get_submodule(name)
+            _add(layer.weight, factor.b @ factor.a)
+            if factor.bias is not None:
+                _add(layer.bias, factor.bias)
+    return steered.eval()
+
+
+def _add(parameter: Tensor, change: Tensor) -> None:
+    parameter.copy_((parameter.cpu().double() + change.cpu()).to(parameter.dtype))  # Apple's accelerators have no float64
+
+
+def _untie(steered: Any) -> None:
+    if steered.config.tie_word_embeddings:
+        steered.config.tie_word_embeddings = False
+        steered.lm_head.weight = nn.Parameter(steered.model.embed_tokens.weight.detach().clone(), requires_grad=False)
+
+
+def _give_biases(steered: Any, modules: set[str]) -> None:
+    """Zeros as biases for every layer of the parts of blocks that need them, and the configuration's flag."""
+    flags = BIAS_FLAGS[steered.config.model_type]
+    parts = {part_of(m) for m in modules if steered.get_submodule(m).bias is None}
+    for part in sorted(parts):
+        setattr(steered.config, flags[part], True)
+        for name, layer in steered.named_modules():
+            if isinstance(layer, nn.Linear) and name.startswith("model.layers.") and part_of(name) == part and layer.bias is None:
+                layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]), requires_grad=False)
+    if parts:
+        log.warning(
+            "the steered weights have biases that a HookedTransformer cannot hold: load_model takes a TransformerBridge for them"
+        )
+
+
+def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
+    """Refuse a tokenizer that came back another one (Transformers chooses its class by the model type)."""
+    from transformers import AutoTokenizer
+
+    back: Any = AutoTokenizer.from_pretrained(work, local_files_only=True)
+    own, template = info_of(model).tokenizer, info_of(model).template
+    fix_template(back, template.args, template.date)
+    for prompt in prompts_for(model, trial.prompts if trial else None):
+        if batching.encode(back, prompt) != batching.encode(own, prompt):
+            raise LensSteerError(
+                f"the tokenizer of {info_of(model).name!r} comes back from disk with other tokens for {prompt.text[:40]!r}: "
+                "export an adapter, and keep the model's own tokenizer"
+            )

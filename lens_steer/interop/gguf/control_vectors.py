@@ -1,0 +1,136 @@
+"""A control vector with its certificate: what llama.cpp does with the file, done on the Hugging Face model, beside the hooked model under the plan.
+
+The file is read back and ``direction.N`` added to the output of decoder layer N by a forward hook of PyTorch's own, in float32, as llama.cpp adds it; nothing of the plan is used for that.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer._io.atomic import whole_file
+from lens_steer.errors import LensSteerError
+from lens_steer.interop.exports.adapters import fresh
+from lens_steer.interop.exports.certificate import Certificate, Trial, certify, check_trial, require
+from lens_steer.interop.exports.folding import Folded
+from lens_steer.interop.gguf.vectors import control_vector, export_gguf_cvec, import_gguf
+from lens_steer.interop.imports.directions import DirectionSet
+from lens_steer.interop.imports.model_facts import model_facts
+from lens_steer.models import sites
+from lens_steer.steer.plans import SteeringPlan
+
+
+def certificate_file(file: str | Path) -> Path:
+    """Where the certificate of a control vector stands: beside it.
+
+    >>> certificate_file("out/kind.gguf").name
+    'kind.certificate.json'
+    """
+    return Path(file).with_suffix(".certificate.json")
+
+
+def export_control_vector(
+    plan: SteeringPlan, file: str | Path, model: Any = None, *, trial: Trial | None = None
+) -> tuple[dict[str, int], Certificate | None]:
+    """Write an additive plan as a control vector that is equal to the last bit when read back; with a model, also run it beside the hooked model.
+
+    Args:
+        plan: an addition of fixed directions to every token.
+        file: to write.
+        model: that the plan is for; without one there is no certificate.
+        trial: of the certificate.
+
+    Returns:
+        the N of each site, and the certificate, which stands beside the file.
+
+    Raises:
+        LensSteerError: see :func:`lens_steer.interop.gguf.vectors.export_gguf_cvec`; another model's plan, a certificate that fails, one of an earlier export in its place.
+
+    >>> import lens_steer as ls, tempfile
+    >>> model = ls.load_model("organism/qwen2")
+    >>> acts = ls.record(model, ls.load_contrast("organism/refusal").fit, "resid_post", progress=False)
+    >>> plan = ls.act_add(ls.calibrate(acts), -1, at="blocks.5.hook_resid_post")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numbers, found = export_control_vector(plan, folder + "/v.gguf", model)
+    >>> numbers, found.verdict
+    ({'blocks.5.hook_resid_post': 5}, 'pass')
+    """
+    directions, _ = control_vector(plan)
+    check_place(file)
+    if model is not None:
+        check_trial(model, trial)
+    with whole_file(file) as work:
+        numbers = export_gguf_cvec(plan, work)
+        back = import_gguf(work)
+        if not torch.equal(back.directions, directions.directions.float()) or [
+            sites.parse(n).block for n in back.sites
+        ] != sorted(numbers.values()):
+            raise LensSteerError(f"{str(file)!r} does not come back as it was written: the gguf package stores it otherwise")
+        if model is None:
+            return numbers, None
+        found = certify(model, controlled(fresh(model), back), Folded(plan, {}, (), "gguf"), "control vector", trial)
+        found = require(replace(found, versions=found.versions | {"gguf": metadata.version("gguf")}))
+        with whole_file(certificate_file(file)) as note:
+            directions_at = {f"direction.{number}": name for name, number in numbers.items()}
+            note.write_text(json.dumps(found.row() | {"directions": directions_at}, indent=1) + "\n", encoding="utf-8")
+    return numbers, found
+
+
+def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
+    """Directions with what they do not say of their model, from its configuration alone; as they are where nothing is missing, or no model is named.
+
+    Raises:
+        LensSteerError: a configuration that cannot be read.
+
+    >>> from lens_steer.interop.imports.directions import direction_set
+    >>> bare = direction_set({"blocks.1.hook_resid_post": torch.ones(128)}, model="", architecture=None, n_layers=None, source_format="test")
+    >>> completed(bare, "organism/llama").architecture
+    'llama'
+    """
+    if model is None or None not in (directions.architecture, directions.n_layers):
+        return directions
+    facts = model_facts(model)
+    return replace(
+        directions,
+        model=directions.model or facts.name,
+        architecture=directions.architecture or facts.architecture,
+        n_layers=facts.n_layers if directions.n_layers is None else directions.n_layers,
+    )
+
+
+def check_place(file: str | Path) -> None:
+    """Refuse a place where a certificate lies already: it would be taken for this file's.
+
+    Raises:
+        LensSteerError: there is one.
+    """
+    if certificate_file(file).exists():
+        raise LensSteerError(
+            f"{str(certificate_file(file))!r} is the certificate of an earlier export: name another file, or remove it"
+        )
+
+
+def controlled(twin: Any, found: DirectionSet) -> Any:
+    """A Hugging Face model with a control vector's directions added to the outputs of its decoder layers."""
+    for name in found.sites:
+        layer = twin.get_submodule(f"model.layers.{sites.parse(name).block}")
+        layer.register_forward_hook(_Addition(found.raw(name).float()))
+    return twin
+
+
+class _Addition:
+    """A forward hook that adds a vector in float32."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.vector = vector
+
+    def __call__(self, module: Any, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        added = (hidden.float() + self.vector.to(hidden.device)).to(hidden.dtype)
+        return (added, *output[1:]) if isinstance(output, tuple) else added

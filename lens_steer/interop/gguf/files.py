@@ -1,0 +1,118 @@
+"""GGUF files, read and written with the ``gguf`` package; what is wrong with one is said in a message of ours."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer._io.atomic import whole_file
+from lens_steer.errors import LensSteerError
+from lens_steer.interop.imports.source_files import existing, head
+
+OWN = "lens_steer"  # the key of what only this project writes
+# llama.cpp's architecture by Hugging Face's model type
+ARCHITECTURES = {
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class GgufFile:
+    """What a file holds.
+
+    Attributes:
+        fields: metadata by key, of the prefixes asked for.
+        kinds: GGUF's type of each, such as ``UINT32``.
+        tensors: by name; the axes as PyTorch has them (GGUF lists them the other way round).
+    """
+
+    fields: Mapping[str, Any]
+    kinds: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+
+def gguf_package() -> ModuleType:
+    """The ``gguf`` package.
+
+    Raises:
+        LensSteerError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise LensSteerError("GGUF files need the gguf package: pip install 'lens-steer[export]'") from None
+    return gguf
+
+
+def read_gguf(
+    path: str | Path, what: str, prefixes: tuple[str, ...], accept: Callable[[Mapping[str, Any]], None] = lambda fields: None
+) -> GgufFile:
+    """Read a whole file into memory; its tensors must be floating-point and unquantised.
+
+    Args:
+        path: of the file.
+        what: the kind of file that is wanted, for messages.
+        prefixes: of the metadata keys to read; ``general.`` always is.
+        accept: looks at the metadata before any tensor is read, and raises where the file is not the right one.
+
+    Raises:
+        LensSteerError: missing, corrupt, another kind of file, a quantised tensor.
+    """
+    gguf, source = gguf_package(), existing(Path(path), what)
+    if head(source, 4) != b"GGUF":
+        raise LensSteerError(f"{str(path)!r} is not a GGUF file: {what}")
+    try:
+        reader = gguf.GGUFReader(source)
+        wanted = {name: field for name, field in reader.fields.items() if name.startswith(("general.", *prefixes))}
+        fields = {name: field.contents() for name, field in wanted.items()}
+        accept(fields)
+        return GgufFile(
+            fields,
+            {name: field.types[0].name for name, field in wanted.items() if field.types},
+            {tensor.name: _values(tensor, gguf, str(path)) for tensor in reader.tensors},
+        )
+    except LensSteerError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, OverflowError, MemoryError, struct.error) as error:
+        raise LensSteerError(f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})") from None
+
+
+def write_gguf(
+    path: str | Path, architecture: str, fields: Mapping[str, str | int | float], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write a file with float32 tensors, whole or not at all; integers become ``UINT32``, other numbers ``FLOAT32``.
+
+    Raises:
+        LensSteerError: ``gguf`` not installed, a path that cannot be written.
+    """
+    gguf = gguf_package()
+    with whole_file(path) as work:
+        writer = gguf.GGUFWriter(work, architecture)
+        for name, value in fields.items():
+            add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+            add(name, value)
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor.detach().cpu().float().contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def _values(tensor: Any, gguf: ModuleType, path: str) -> Tensor:
+    kinds = gguf.GGMLQuantizationType
+    if tensor.tensor_type not in (kinds.F32, kinds.F16, kinds.F64):
+        raise LensSteerError(f"{path!r}: {tensor.name!r} is stored as {tensor.tensor_type.name}, and must be F32, F16 or F64")
+    return torch.from_numpy(tensor.data.astype(tensor.data.dtype.newbyteorder("="), copy=True))

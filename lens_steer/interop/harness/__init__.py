@@ -1,0 +1,1 @@
+"""Other evaluation code: the lm-evaluation-harness, benchmarks that grade files of answers."""

@@ -1,0 +1,1 @@
+"""Directions and calibrations that others published, read into ours."""

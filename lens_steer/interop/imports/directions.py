@@ -1,0 +1,250 @@
+"""Imported directions: vectors with the site that each is added to, the model they are for, and the plans they make.
+
+Other libraries publish one vector a layer, each by a convention of its own about which tensor "layer 12" is. Here every row has a site under this project's names
+(:mod:`lens_steer.models.sites`), the vectors stay as they were found (length and dtype), and only a plan makes float32 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.inference.positions import normalized
+from lens_steer.interop.imports.source_files import vector
+from lens_steer.models import sites
+from lens_steer.models.fits import MadeFor, check_fits
+from lens_steer.models.loading import info_of
+from lens_steer.operators.addition import unit_direction
+from lens_steer.steer.methods.common import Numbers, Positions, Sites
+from lens_steer.steer.plans import SteeringPlan, Step, numbers
+
+# what a block reads and all that it adds: no block can write the direction back
+EVERYWHERE = ("resid_pre", "attn_out", "mlp_out")
+Detail = str | float | int | bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionSet:
+    """Directions as they were published, each with its site; make one with :func:`direction_set`.
+
+    Attributes:
+        directions: raw, not unit, in the dtype found.
+        sites: of each row, in network order, each once.
+        model: name of the model they were made on; empty where nothing says it.
+        architecture, n_layers: of that model; None where neither the file nor the caller says, and then there is no plan.
+        source_format: whose format it was.
+        selected_site: the row that was chosen at the source; None where every row is meant.
+        details: what else the source says, and what was measured on reading.
+    """
+
+    directions: Float[Tensor, "n d_model"]
+    sites: tuple[str, ...]
+    model: str
+    architecture: str | None
+    n_layers: int | None
+    source_format: str
+    selected_site: str | None = None
+    details: Mapping[str, Detail] = field(default_factory=dict)
+
+    @property
+    def d_model(self) -> int:
+        return self.directions.shape[1]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype found, such as ``float64``."""
+        return str(self.directions.dtype).removeprefix("torch.")
+
+    def __repr__(self) -> str:
+        chosen = "" if self.selected_site is None else f", chosen {self.selected_site}"
+        return f"DirectionSet({len(self.sites)} of width {self.d_model} in {self.dtype} from {self.source_format}, {self.model or 'model unknown'}{chosen})"
+
+    def raw(self, site: str) -> Float[Tensor, " d_model"]:
+        """A site's direction as found.
+
+        Raises:
+            LensSteerError: a site without a row.
+        """
+        if site not in self.sites:
+            raise LensSteerError(
+                f"site={site!r} has no direction: there are {len(self.sites)}, at {', '.join(self.sites[:3])}, …"
+            )
+        return self.directions[self.sites.index(site)]
+
+    def unit(self, site: str | None = None) -> Float[Tensor, " d_model"]:
+        """``d/‖d‖`` in float32, divided in float64; of the chosen site unless one is named.
+
+        Raises:
+            LensSteerError: a site without a row, no site named where none was chosen, or a zero direction.
+        """
+        return unit_direction(self.raw(self._one(site)).double()).float()
+
+    def additive_plan(
+        self, coefficient: Numbers = 1.0, *, site: str | None = None, at: Sites = None, positions: Positions = "all"
+    ) -> SteeringPlan:
+        """``h + α d``, d as found.
+
+        Args:
+            coefficient: α, one number or one for each prompt.
+            site: take this row's direction for every steered site; else each site has its own.
+            at: where; the chosen site, or without one every site of the set, unless given.
+            positions: which tokens (:mod:`lens_steer.inference.positions`).
+
+        Raises:
+            LensSteerError: an unknown model, a site without a row or that the model has not, a zero direction.
+
+        >>> found = direction_set({"blocks.1.hook_resid_post": torch.ones(4)}, model="m", architecture="qwen2", n_layers=2, source_format="test")
+        >>> found.additive_plan(2).operator()(torch.zeros(4))
+        tensor([2., 2., 2., 2.])
+        """
+        default = (site or self.selected_site,) if site or self.selected_site else self.sites
+        alpha = numbers("coefficient", coefficient)
+        steps = [
+            Step("add", (name,), {"direction": self._usable(site or name), "coefficient": alpha})
+            for name in self._places(at, default)
+        ]
+        return self._plan("act-add", steps, positions)
+
+    def ablation_plan(
+        self, *, site: str | None = None, at: Sites = None, everywhere: bool = False, positions: Positions = "all"
+    ) -> SteeringPlan:
+        """``h − (d̂·h) d̂`` with one direction.
+
+        Args:
+            site: whose direction; the chosen one unless named.
+            at: where; that site itself unless given.
+            everywhere: at every block's input and at what every attention and MLP adds, so that no block can write it back.
+            positions: which tokens.
+
+        Raises:
+            LensSteerError: as :meth:`additive_plan`; ``everywhere`` together with ``at``, or with a direction read at a norm's output.
+        """
+        chosen = self._one(site)
+        if everywhere and at is not None:
+            raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
+        if everywhere and sites.parse(chosen).is_norm:
+            raise LensSteerError(
+                f"everywhere=True ablates in the residual stream, and this direction belongs to {chosen}, a norm's output: leave it out"
+            )
+        where = self._places(EVERYWHERE if everywhere else at, (chosen,))
+        step = Step("ablate", where, {"direction": self._usable(chosen)})
+        return self._plan("ablation-everywhere" if everywhere else "ablation", [step], positions)
+
+    def _one(self, site: str | None) -> str:
+        if (found := site or self.selected_site or (self.sites[0] if len(self.sites) == 1 else None)) is None:
+            raise LensSteerError(f"{self!r}: none was chosen at the source, so name one with site=…")
+        return found
+
+    def _usable(self, site: str) -> Tensor:
+        found = self.raw(site).float()
+        if not bool(torch.isfinite(found).all()) or not bool(found.any()):
+            raise LensSteerError(f"the direction of {site!r} is zero, or too large for float32: name other sites with at=…")
+        return found
+
+    def _places(self, at: Sites, default: tuple[Any, ...]) -> tuple[str, ...]:
+        architecture, n_layers = self._known()
+        return sites.resolve(default if at is None else at, n_layers=n_layers, architecture=architecture)
+
+    def _known(self) -> tuple[str, int]:
+        if self.architecture is None or self.n_layers is None:
+            lacking = "architecture" if self.architecture is None else "n_layers"
+            raise LensSteerError(
+                f"{lacking} is unknown: import with it, or fit the directions to a loaded model with on_model(directions, model)"
+            )
+        return self.architecture, self.n_layers
+
+    def _plan(self, method: str, steps: list[Step], positions: Positions) -> SteeringPlan:
+        return SteeringPlan(method, tuple(steps), normalized(positions), self.model, *self._known(), self.d_model)
+
+
+def direction_set(
+    rows: Mapping[str, Any],
+    *,
+    model: str,
+    architecture: str | None,
+    n_layers: int | None,
+    source_format: str,
+    selected_site: str | None = None,
+    details: Mapping[str, Detail] | None = None,
+) -> DirectionSet:
+    """A set of directions by site, checked and in network order.
+
+    Raises:
+        LensSteerError: none at all, something else than finite vectors of one width and dtype, an unknown site, one that the model has not,
+            a chosen site without a row.
+
+    >>> direction_set({"blocks.1.hook_resid_post": torch.ones(4)}, model="", architecture=None, n_layers=None, source_format="test")
+    DirectionSet(1 of width 4 in float32 from test, model unknown)
+    """
+    names = sorted(rows, key=lambda name: sites.parse(name).order)
+    if not names:
+        raise LensSteerError(f"the {source_format} source holds no direction at all")
+    vectors = [vector(rows[name], f"the direction of {name!r}") for name in names]
+    kinds = {(len(v), v.dtype) for v in vectors}
+    if len(kinds) > 1:
+        told = sorted(f"{width} in {str(dtype).removeprefix('torch.')}" for width, dtype in kinds)
+        raise LensSteerError(f"the directions do not fit together: widths {', '.join(told)}")
+    for name in names:
+        site = sites.parse(name)
+        if n_layers is not None and site.block >= n_layers:
+            raise LensSteerError(
+                f"{name!r} does not exist in a model of {n_layers} blocks: import with the model that the file was made on"
+            )
+        if architecture is not None and site.is_norm:
+            site.module(architecture)
+    if selected_site is not None and selected_site not in names:
+        raise LensSteerError(f"selected_site={selected_site!r} has no direction: there are {', '.join(names[:3])}, …")
+    return DirectionSet(
+        torch.stack(vectors), tuple(names), model, architecture, n_layers, source_format, selected_site, dict(details or {})
+    )
+
+
+def directions_of(plan: SteeringPlan) -> DirectionSet:
+    """An additive plan as directions, ``α d`` at each of its sites, in float32.
+
+    Raises:
+        LensSteerError: another operator, a coefficient for each prompt, or a plan for some of the tokens only.
+    """
+    if plan.positions != "all":
+        raise LensSteerError(
+            f"the plan steers the positions {plan.positions!r}, and a bare direction is added to every token: make it for all"
+        )
+    rows: dict[str, Tensor] = {}
+    for step in plan.steps:
+        if step.operator != "add" or step.n_rows is not None:
+            raise LensSteerError(
+                f"the plan {plan.method!r} is no addition of fixed directions (operator {step.operator!r}): use act_add or unit_addition with one coefficient"
+            )
+        added = step.parameters["direction"].double() * step.parameters["coefficient"]
+        for name in step.sites:
+            rows[name] = rows[name] + added if name in rows else added
+    return direction_set(
+        {name: row.float() for name, row in rows.items()}, model=plan.model, architecture=plan.architecture, n_layers=plan.n_layers,
+        source_format="plan", details={"method": plan.method},
+    )  # fmt: skip
+
+
+def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
+    """The same directions for a loaded model: what was unknown of it is filled in, what was known must agree.
+
+    Raises:
+        LensSteerError: another width, number of blocks or architecture.
+    """
+    info = info_of(model)
+    known = replace(
+        directions,
+        model=directions.model or info.name,
+        architecture=directions.architecture or info.architecture,
+        n_layers=info.n_layers if directions.n_layers is None else directions.n_layers,
+    )
+    check_fits(cast(MadeFor, known), model)
+    return direction_set(
+        dict(zip(known.sites, known.directions, strict=True)), selected_site=known.selected_site, details=known.details,
+        model=known.model, architecture=known.architecture, n_layers=known.n_layers, source_format=known.source_format,
+    )  # fmt: skip

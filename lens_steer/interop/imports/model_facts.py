@@ -1,0 +1,65 @@
+"""What an importer needs to know of a model: its family, its number of blocks and its width, from the configuration alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lens_steer.errors import LensSteerError, first_line
+from lens_steer.models.hub import only_here
+from lens_steer.models.huggingface import text_part
+from lens_steer.models.location import locate
+from lens_steer.models.sites import NORM_MODULES
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Of a model that was not loaded.
+
+    Attributes:
+        name: as it was asked for.
+        architecture: Hugging Face's ``model_type``.
+        n_layers, d_model: blocks and width.
+    """
+
+    name: str
+    architecture: str
+    n_layers: int
+    d_model: int
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Read a model's configuration: an organism, a local folder, or a hub name that can be reached.
+
+    Raises:
+        LensSteerError: no such model, or no configuration to be read.
+
+    >>> model_facts("organism/qwen2").architecture
+    'qwen2'
+    """
+    from transformers import AutoConfig
+
+    folder = locate(name)
+    try:
+        config = text_part(AutoConfig.from_pretrained(folder, local_files_only=only_here(folder)))
+        return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
+    except (OSError, ValueError, AttributeError) as error:
+        raise LensSteerError(
+            f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, or give architecture and n_layers instead"
+        ) from None
+
+
+def guessed_architecture(name: str) -> str:
+    """The family that a model's name says.
+
+    Raises:
+        LensSteerError: a name that says none of the supported ones, or a mixture of experts (``A3B``), a family of its own.
+
+    >>> guessed_architecture("Qwen2.5-3B-Instruct"), guessed_architecture("google/gemma-2-9b-it"), guessed_architecture("gemma-3-1b-it")
+    ('qwen2', 'gemma2', 'gemma3_text')
+    """
+    plain = re.sub(r"[-_]", "", name.lower())
+    found = [family for family in NORM_MODULES if family.removesuffix("_text") in plain]
+    if len(found) != 1 or re.search(r"(?<![a-z])a\d+b|moe", name.lower()):
+        raise LensSteerError(f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})")
+    return found[0]

@@ -1,0 +1,161 @@
+"""Published Selective Steering calibrations into ours.
+
+A published folder holds ``directions.pt`` (candidates and selected direction, by module path), ``plane.pt`` (b1, b2 and the mask of discriminative
+modules) and ``metadata.json``, and often ``config.json``. The archives are read with ``weights_only=True`` and nothing else: a file that would run
+code on loading is refused. The published basis is bfloat16 and not orthonormal; it is re-orthonormalised, and the Gram error found is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError, first_line
+from lens_steer.geometry.calibration import Calibration, versions
+from lens_steer.geometry.directions import unit_rows, zero_rows
+from lens_steer.geometry.planes import orthonormalise
+from lens_steer.interop.imports.model_facts import guessed_architecture
+from lens_steer.models import sites
+
+ARCHIVES = ("directions.pt", "plane.pt")
+BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error)  # fmt: skip
+
+
+def load_archive(path: Path) -> Any:
+    """A PyTorch archive of plain tensors on the CPU; anything else in it is refused.
+
+    Raises:
+        LensSteerError: missing, truncated, or an archive that holds objects other than tensors and plain containers.
+    """
+    if not path.exists():
+        raise LensSteerError(
+            f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
+        )
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        reason = first_line(error)[:160]
+        raise LensSteerError(
+            f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}"
+        ) from None
+    except BROKEN as error:
+        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {first_line(error)[:160]}") from None
+
+
+def import_official(folder: str | Path) -> Calibration:
+    """Read a published calibration folder.
+
+    The candidates are made unit length in float64, b1 and b2 are orthonormalised in that order and keep their published signs, and the
+    published mask gives the discriminative sites (``rule='imported'``). Class means were never published, so there are none.
+
+    Raises:
+        LensSteerError: missing or corrupt files, tensors that are absent or do not fit together, an unknown architecture.
+    """
+    path = Path(folder)
+    directions, plane = (load_archive(path / name) for name in ARCHIVES)
+    facts, config = _json(path / "metadata.json"), _json(path / "config.json", required=False)
+    found = _find(directions, plane)
+    names = list(found["candidates"])
+    model = str(config.get("model", {}).get("name") or path.name)
+    architecture = _architecture(names, model)
+    parsed = {name: sites.parse_module(name, architecture) for name in names}
+    order = sorted(names, key=lambda n: parsed[n].order)
+    stacked = torch.stack([found["candidates"][n].double() for n in order])
+    selected = str(facts.get("selected_layer"))
+    if selected not in parsed:
+        raise LensSteerError(
+            f"{str(path / 'metadata.json')!r}: selected_layer {selected!r} is none of the {len(names)} candidates"
+        )
+    basis, error, remainder = orthonormalise(found["b1"], found["b2"])
+    mask = {n: bool(found["mask"].get(n, False)) for n in order}
+    chosen = tuple(parsed[n].name for n in order if mask[n])
+    return Calibration(
+        candidates=unit_rows(stacked).float(),
+        basis=basis,
+        sites=tuple(parsed[n].name for n in order),
+        selected_site=parsed[selected].name,
+        discriminative_sites=chosen,
+        discriminative_blocks=sites.blocks_of(chosen),
+        model=model,
+        architecture=architecture,
+        n_layers=1 + max(site.block for site in parsed.values()),
+        backend="imported",
+        weight_processing="none",
+        rule="imported",
+        n_positive=int(facts.get("harmful_samples", 0)),
+        n_negative=int(facts.get("harmless_samples", 0)),
+        prompt_hash="",
+        seed=0,
+        published_candidates=torch.stack([found["candidates"][n] for n in order]),
+        published_basis=torch.stack([found["b1"], found["b2"]]),
+        versions=versions(),
+        details={
+            "source_format": "selective-steering",
+            "published_dtype": str(found["b1"].dtype).removeprefix("torch."),
+            "published_gram_error": error,
+            "published_norm_b1": float(found["b1"].double().norm()),
+            "published_norm_b2": float(found["b2"].double().norm()),
+            "published_b1_dot_b2": float(found["b1"].double() @ found["b2"].double()),
+            "b2_remainder_after_b1": remainder,
+            "zero_candidates": int(zero_rows(stacked).sum()),
+            "session_id": str(facts.get("session_id", "")),
+        },
+    )
+
+
+def _find(directions: Any, plane: Any) -> dict[str, Any]:
+    """The tensors of the two archives, with what is absent or misshapen named."""
+    try:
+        found = {
+            "candidates": dict(directions["candidates"]),
+            "b1": plane["basis"][0],
+            "b2": plane["basis"][1],
+            "mask": dict(plane["extra_info"]["layer_steering_mask"]),
+        }
+    except (KeyError, TypeError, IndexError) as error:
+        raise LensSteerError(
+            f"the archives lack {error}: expected 'candidates' in directions.pt, 'basis' and extra_info.layer_steering_mask in plane.pt"
+        ) from None
+    tensors: Mapping[str, Any] = {**found["candidates"], "b1": found["b1"], "b2": found["b2"]}
+    shapes = {tuple(t.shape) if isinstance(t, Tensor) else None for t in tensors.values()}
+    if len(shapes) != 1 or len(next(iter(shapes)) or ()) != 1:
+        raise LensSteerError(f"candidates and basis must be vectors of one length, found shapes {sorted(map(str, shapes))}")
+    bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise LensSteerError(f"{bad[0]!r} holds values that are not finite")
+    return found
+
+
+def _json(path: Path, *, required: bool = True) -> dict[str, Any]:
+    if not path.exists():
+        if required:
+            raise LensSteerError(
+                f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
+            )
+        return {}
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LensSteerError(f"{str(path)!r} is not valid JSON: {error}") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _architecture(names: list[str], model: str) -> str:
+    """The family that the model's name says, where it has the norms that are named; else the first that has them."""
+    kinds = {re.sub(r".*\.", "", name) for name in names}
+    four = "pre_feedforward_layernorm" in kinds
+    try:
+        said = guessed_architecture(model)
+    except LensSteerError:
+        said = ""
+    if said and ("ln1_post" in sites.NORM_MODULES[said]) == four:
+        return said
+    return "gemma2" if four else "qwen2"

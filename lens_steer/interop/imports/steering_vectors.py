@@ -1,0 +1,121 @@
+"""SteeringVectors of the steering-vectors library into directions.
+
+Facts, read in steering-vectors/steering-vectors (``steering_vectors/steering_vector.py``, ``layer_matching.py``, ``record_activations.py``, ``train_steering_vector.py``):
+
+- A ``SteeringVector`` is a dataclass of ``layer_activations`` (layer number → vector [d_model], raw, in the model's dtype) and ``layer_type``, ``decoder_block`` unless
+  it says ``self_attn``, ``mlp``, ``input_layernorm`` or ``post_attention_layernorm``.
+- Layer ℓ is module number ℓ of its type, from 0; it is read at that module's *output* and added to that module's output, ``h + multiplier · v``.
+- The library has no file format of its own: a saving method was not found in it (a pull request, no. 40, proposed ``torch.save`` of a dict with the two fields).
+
+So read are: a whole object as ``torch.save`` writes it, of which an empty stand-in takes the two fields; that dict; a bare dict of layer numbers; and safetensors with a tensor a
+layer, named by its number (``12``, ``layer_12``, ``layer_activations.12``), with ``layer_type`` in the metadata if it is not a decoder block.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from lens_steer.errors import LensSteerError
+from lens_steer.interop.imports.directions import DirectionSet, direction_set
+from lens_steer.interop.imports.source_files import existing, read_torch
+from lens_steer.models import sites
+
+WHAT = "a SteeringVector saved with torch.save (.pt) or as .safetensors"
+BRANCH_TYPES = {"self_attn": "attn_out", "mlp": "mlp_out"}
+NORM_TYPES = ("input_layernorm", "post_attention_layernorm")
+LAYER_TYPES = ("decoder_block", *BRANCH_TYPES, *NORM_TYPES)
+_NUMBERED = re.compile(r"(?:layer_activations\.|layers?[._])?(-?\d+)")
+# The library's class, without its code: reading with weights_only=True puts the two fields into it and calls nothing.
+_StandIn = type("SteeringVector", (), {"__module__": "steering_vectors.steering_vector"})
+
+
+def import_steering_vectors(
+    path: str | Path,
+    *,
+    layer_type: str | None = None,
+    model: str = "",
+    architecture: str | None = None,
+    n_layers: int | None = None,
+) -> DirectionSet:
+    """Read one file.
+
+    Args:
+        path: ``.safetensors``, or what ``torch.save`` wrote.
+        layer_type: which modules the layers are; the file's unless given, ``decoder_block`` where it does not say.
+        model, architecture, n_layers: of the model, which no file says; the architecture is needed for other layer types than ``decoder_block``.
+
+    Raises:
+        LensSteerError: missing, corrupt, code in the file, another layout, an unknown layer type, a tensor that is no finite vector.
+    """
+    source = existing(Path(path), WHAT)
+    found, said = (
+        _from_safetensors(source)
+        if source.suffix == ".safetensors"
+        else _from_torch(read_torch(source, WHAT, [_StandIn]), str(path))
+    )
+    kind = layer_type or said or "decoder_block"
+    if kind not in LAYER_TYPES:
+        raise LensSteerError(f"layer_type={kind!r}: use one of {', '.join(LAYER_TYPES)}")
+    rows: dict[str, Any] = {}
+    for key, value in found.items():
+        site = _site(_number(key, n_layers, str(path)), kind, architecture)
+        if site in rows:
+            raise LensSteerError(f"{str(path)!r} has two vectors for {site}")
+        rows[site] = value
+    return direction_set(
+        rows, model=model, architecture=architecture, n_layers=n_layers, source_format="steering-vectors",
+        details={"layer_type": kind, "read_at": f"output of the {kind}"},
+    )  # fmt: skip
+
+
+def _from_torch(loaded: Any, path: str) -> tuple[Mapping[Any, Any], str | None]:
+    fields = vars(loaded) if isinstance(loaded, _StandIn) else loaded
+    if isinstance(fields, dict) and "layer_activations" in fields:
+        said = fields.get("layer_type")
+        fields = fields["layer_activations"]
+    else:
+        said = None
+    if not isinstance(fields, dict) or not fields or not (said is None or isinstance(said, str)):
+        raise LensSteerError(f"{path!r} holds a {type(loaded).__name__} without vectors by layer: {WHAT}")
+    return fields, said
+
+
+def _from_safetensors(path: Path) -> tuple[Mapping[Any, Any], str | None]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("layer_type")  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError) as error:
+        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {str(error)[:120]}") from None
+
+
+def _number(key: Any, n_layers: int | None, path: str) -> int:
+    match = _NUMBERED.fullmatch(str(key))
+    if match is None:
+        raise LensSteerError(f"{path!r}: {key!r} is no layer number (12, layer_12 or layer_activations.12): {WHAT}")
+    number = int(match[1])
+    if number < 0 and n_layers is None:
+        raise LensSteerError(f"{path!r}: layer {number} counts from the end, so give n_layers=… of the model")
+    number += n_layers or 0 if number < 0 else 0
+    if number < 0:
+        raise LensSteerError(f"{path!r}: layer {match[1]} does not exist in a model of n_layers={n_layers}")
+    return number
+
+
+def _site(block: int, kind: str, architecture: str | None) -> str:
+    if kind == "decoder_block":
+        return sites.Site(block, "resid_post").name
+    if architecture is None:
+        raise LensSteerError(f"layer_type={kind!r} needs the model's architecture: give architecture=…")
+    if kind in NORM_TYPES:
+        return sites.parse_module(f"model.layers.{block}.{kind}", architecture).name
+    site = sites.Site(block, BRANCH_TYPES[kind])
+    if site.module(architecture).rsplit(".", 1)[1] != kind:
+        raise LensSteerError(
+            f"layer_type={kind!r} is the output of {kind}, which {architecture} passes through another norm before adding it; this project has no site between the two"
+        )
+    return site.name

@@ -1,0 +1,72 @@
+"""How far steering moves the model's next-token distributions: Kullback–Leibler divergence under teacher forcing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.teacher_forcing import with_responses
+from lens_steer.inference.unembedding import exact_device
+from lens_steer.steer.plans import SteeringPlan
+from lens_steer.steer.value_sweep import logits_by_value
+
+log = logging.getLogger(__name__)
+
+POSITIONS = 64
+
+
+def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
+    """``Σ_v p(v) (log p(v) − log q(v))`` over the whole vocabulary, in float64, in nats.
+
+    A token that p gives nothing (a logit of −∞: suppressed) counts nothing; one that q alone gives nothing makes the divergence infinite. Logits without a distribution
+    (all −∞, +∞, NaN) give NaN.
+
+    >>> round(kl(torch.tensor([0.0, 0.0]), torch.log(torch.tensor([0.25, 0.75]))).item(), 6)  # ½ log(½/¼) + ½ log(½/¾)
+    0.143841
+    >>> kl(torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]), torch.tensor([[1.0, -torch.inf], [0.0, -torch.inf]])).tolist()
+    [0.0, inf]
+    """
+    flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
+    found = []
+    for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):  # float64 copies of some positions at a time
+        p, q = (x.to(exact_device(x.device)).double().log_softmax(dim=-1) for x in rows)
+        terms = torch.where(p == -torch.inf, 0, p.exp() * (p - q))
+        found.append(terms.sum(dim=-1).clamp_min(0))
+    return torch.cat(found).reshape(p_logits.shape[:-1])
+
+
+def mean_kl_by_value(
+    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *,
+    engine: str = ENGINE,
+) -> Float[np.ndarray, "n values"]:  # fmt: skip
+    """Mean over each response's tokens of ``KL(unsteered ‖ steered)``, at every value; NaN for an empty response.
+
+    Args:
+        model, build, values, engine: see :func:`lens_steer.steer.value_sweep.logits_by_value`.
+        prompts, responses: fixed, such as the unsteered model's own answers.
+    """
+    found = np.full((len(prompts), len(values)), np.nan)
+    plain: dict[int, Tensor] = {}
+    for row, value, logits, ids in logits_by_value(model, build, values, with_responses(prompts, responses), engine=engine):
+        if not len(ids):
+            continue
+        if value is None:
+            plain[row] = logits
+            continue
+        found[row, value] = float(kl(plain[row], logits).mean())
+        if value == len(values) - 1:
+            del plain[row]
+    if np.isinf(found).any():
+        log.warning(
+            "the divergence is infinite for %d of %d responses at some value: steering gives a token no probability that it had",
+            int(np.isinf(found).any(axis=1).sum()), len(found),
+        )  # fmt: skip
+    return found

@@ -1,0 +1,261 @@
+"""Per-token divergence between the original and the steered model on fixed responses.
+
+Both passes stop at what the unembedding reads, and :mod:`lens_steer.inference.unembedding` compares the distributions slice by slice. The blocks before the first steered one are the same in
+both passes and run once; no keys or values are carried from one pass to the other.
+
+Logits index: the response's token at position ``t`` (from 0) is decided by the column before it, the first one by the prompt's last token. So a plan that steers ``generated`` alone
+leaves position 0 as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer._defaults import ENGINE
+from lens_steer._display import Shown
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import batching
+from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.positions import running, steers
+from lens_steer.inference.teacher_forcing import last_logits, with_responses
+from lens_steer.inference.unembedding import MEASURES, SLICE, Unembedding, compare, read_by_unembedding
+from lens_steer.models import sites
+from lens_steer.models.loading import device_of, info_of
+from lens_steer.stats import Estimate, bootstrap_means
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.plans import SteeringPlan
+from lens_steer.steer.value_sweep import from_block, kept_input
+
+log = logging.getLogger(__name__)
+
+NOTHING_MOVED = 1e-6  # nats: what is below at every token is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDivergence(Shown, view="tokens"):
+    """What steering did to the distribution of every token of every response, in nats, sorted by row and position.
+
+    With p the original model's and q the steered one's distribution over the whole vocabulary, given the prompt and the response so far:
+
+    Attributes:
+        row: which prompt.
+        position: of the token in its response, from 0.
+        token, token_id: the response's token there.
+        kl: ``Σ_v p(v) (log p(v) − log q(v))``; what rounding leaves below 0 is 0.
+        kl_reverse: ``Σ_v q(v) (log q(v) − log p(v))``, likewise.
+        entropy, entropy_steered: ``−Σ_v p(v) log p(v)``, and of q.
+        total_variation: ``½ Σ_v |p(v) − q(v)|``, from 0 to 1.
+        surprise, surprise_steered: ``−log p`` of the token, and ``−log q``.
+        n_prompts: how many prompts there were.
+        n_empty: how many of them have a response without a token, and no row here.
+    """
+
+    row: Int[np.ndarray, " n"]
+    position: Int[np.ndarray, " n"]
+    token: tuple[str, ...] = field(repr=False)
+    token_id: Int[np.ndarray, " n"]
+    kl: Float[np.ndarray, " n"]
+    kl_reverse: Float[np.ndarray, " n"]
+    entropy: Float[np.ndarray, " n"]
+    total_variation: Float[np.ndarray, " n"]
+    entropy_steered: Float[np.ndarray, " n"]
+    surprise: Float[np.ndarray, " n"]
+    surprise_steered: Float[np.ndarray, " n"]
+    n_prompts: int
+    n_empty: int
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __repr__(self) -> str:
+        return f"TokenDivergence({self.n_prompts} prompts, {self.n_empty} of them empty, {len(self)} tokens, mean KL {self.kl.mean():.4g})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a token: ``row``, ``position``, ``token``, the measures, ``token_id``."""
+        names = ("row", "position", "token", *MEASURES, "token_id")
+        columns = [c.tolist() if isinstance(c := getattr(self, name), np.ndarray) else c for name in names]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def per_prompt(self, measure: str = "kl") -> Float[np.ndarray, " n_prompts"]:
+        """Mean of a measure over each response's tokens; NaN for an empty response.
+
+        Raises:
+            LensSteerError: an unknown measure.
+        """
+        values = self._of(measure)
+        counts = np.bincount(self.row, minlength=self.n_prompts)
+        sums = np.bincount(self.row, weights=values, minlength=self.n_prompts)
+        return np.divide(sums, counts, out=np.full(self.n_prompts, np.nan), where=counts > 0)
+
+    def by_position(
+        self, measure: str = "kl", *, seed: int = 0, max_position: int | None = None, resamples: int = 2000
+    ) -> tuple[Estimate, ...]:
+        """At positions 0, 1, …: the mean of a measure over the prompts whose response has a token there, with a 95 % bootstrap interval resampled by prompt, and their number.
+
+        Args:
+            measure: one of :data:`MEASURES`.
+            seed: of the bootstrap; the same draws serve every measure.
+            max_position: the last position wanted; without it the last one of the longest response.
+            resamples: of the bootstrap.
+
+        Raises:
+            LensSteerError: an unknown measure, one that is infinite somewhere, a negative ``max_position``.
+        """
+        values = self._of(measure)
+        if impossible := int(np.isinf(values).sum()):
+            raise LensSteerError(
+                f"measure={measure!r} is infinite at {impossible} tokens, which have no probability at all: leave their responses out, or use another measure"
+            )
+        check_max_position(max_position)
+        last = int(self.position.max()) if max_position is None else min(max_position, int(self.position.max()))
+        table = np.full((self.n_prompts, last + 1), np.nan)
+        kept = self.position <= last
+        table[self.row[kept], self.position[kept]] = values[kept]
+        n = np.isfinite(table).sum(axis=0)
+        found: list[Estimate] = []
+        for count in sorted(set(n.tolist()), reverse=True):  # positions that the same responses reach
+            columns = table[:, n == count]
+            columns = columns[np.isfinite(columns[:, 0])]
+            means = (v.tolist() for v in bootstrap_means(columns, resamples=resamples, seed=seed))
+            found += [Estimate(*values, n=count) for values in zip(*means, strict=True)]
+        return tuple(found)
+
+    def _of(self, measure: str) -> Float[np.ndarray, " n"]:
+        if measure not in MEASURES:
+            raise LensSteerError(f"measure={measure!r}: use one of {', '.join(MEASURES)}")
+        return getattr(self, measure)
+
+
+def check_max_position(max_position: int | None) -> None:
+    """Refuse a last position below the first.
+
+    Raises:
+        LensSteerError: a negative one.
+    """
+    if max_position is not None and max_position < 0:
+        raise LensSteerError(f"max_position={max_position}: the first position is 0, so 0 or more is needed")
+
+
+def token_divergence(
+    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64,
+    slice_size: int = SLICE, progress: bool = False,
+) -> TokenDivergence:  # fmt: skip
+    """Divergence of the steered from the original model at every token of fixed responses, by teacher forcing.
+
+    The logits are what the model makes of them (in its dtype, with its bias and soft cap); log-softmax and sums are in float64.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, with no plan in force.
+        plan: what to steer, at whatever positions it says; a response's tokens count as generated.
+        prompts, responses: one response a prompt, tokenised on its own, without the end token; an empty one is left out and counted.
+        engine: see :func:`lens_steer.generate`.
+        batch_size: prompts a batch at most.
+        slice_size: rows of the unembedding at a time.
+        progress: show a bar.
+
+    Raises:
+        LensSteerError: another number of responses than prompts, only empty ones, a plan in force already, a plan that does not fit the model or has values for
+            another number of prompts, too long a prompt, a size below 1, distributions that are not finite.
+
+    Source: Steering Externalities (arXiv 2602.04896), the divergence by response position; the direction of KL is not said there, so both are given.
+
+    >>> import lens_steer as ls
+    >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal")
+    >>> plan = ls.selective_steering(ls.calibrate(ls.record(model, contrast, progress=False)), 150)
+    >>> found = token_divergence(model, plan, contrast.report.positive[:2], ["Sure.", "I cannot do that."])
+    >>> found.row.tolist()[:2], bool(found.kl.min() >= 0), bool((found.total_variation <= 1).all())
+    ([0, 0], True, True)
+    """
+    forced = with_responses(prompts, responses)
+    for name, size in (("batch_size", batch_size), ("slice_size", slice_size)):
+        if size < 1:
+            raise LensSteerError(f"{name}={size}: at least 1 is needed")
+    if not any(responses):
+        raise LensSteerError(f"all {len(responses)} responses are empty: at least one with a token is needed")
+    check_idle(model)
+    if plan.n_rows not in (None, len(forced)):
+        raise LensSteerError(
+            f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {len(forced)} are given: give as many"
+        )
+    info = info_of(model)
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    lengths: dict[int, int] = {}
+    steered_any = False
+    with (
+        on_engine(model, engine) as runner,
+        tqdm(total=len(forced), desc="divergence", unit="prompt", disable=not progress, leave=False) as bar,
+    ):
+        with steering(runner, plan):  # a plan that cannot be carried out is refused here
+            unembedding = Unembedding.of(runner)
+        for batch in batching.batches(
+            info.tokenizer, forced, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(model)
+        ):
+            lengths |= zip(batch.rows, batch.response_lengths, strict=True)
+            if any(batch.response_lengths):
+                moved = steers(plan.positions, batch)
+                steered_any |= moved
+                parts.append(_of_batch(runner, batch, plan if moved else None, unembedding, slice_size))
+            bar.update(len(batch.rows))
+    if not parts:
+        raise LensSteerError(f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed")
+    if not steered_any:
+        log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
+    elif all(float(values[:2].max()) < NOTHING_MOVED for *_, values in parts):
+        log.warning("the plan %r moved nothing: both divergences are below %g nats at every token", plan.method, NOTHING_MOVED)
+    row, position, ids, values = (torch.cat(part, dim=-1).numpy() for part in zip(*parts, strict=True))
+    order = np.lexsort((position, row))
+    row, position, ids, values = row[order], position[order], ids[order], values[:, order]
+    sound = np.isfinite(values) | (np.isposinf(values) & np.array([name.startswith("surprise") for name in MEASURES])[:, None])
+    if not sound.all():
+        bad = int(np.argmin(sound.all(axis=0)))
+        raise LensSteerError(
+            f"the distributions at response {row[bad]}, position {position[bad]} are not finite: steer less strongly, or load the model in float32 or bfloat16"
+        )
+    if impossible := int(np.isinf(values).any(axis=0).sum()):
+        log.warning(
+            "%d of %d response tokens have no probability at all (suppressed: a logit of −∞): their surprise is infinite",
+            impossible,
+            len(row),
+        )
+    texts = {int(i): info.tokenizer.decode([int(i)]) for i in np.unique(ids)}
+    return TokenDivergence(
+        row=row, position=position, token=tuple(texts[int(i)] for i in ids), token_id=ids, **dict(zip(MEASURES, values, strict=True)),
+        n_prompts=len(forced), n_empty=sum(n == 0 for n in lengths.values()),
+    )  # fmt: skip
+
+
+def _of_batch(
+    runner: Any, batch: batching.Batch, plan: SteeringPlan | None, unembedding: Unembedding, slice_size: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "measures n"]]:
+    """Rows, positions, token ids and measures of a batch's tokens; without a plan the steered pass is the original one."""
+    keep = max(batch.response_lengths) + 1
+    first = min(sites.blocks_of(plan.sites)) if plan else 0
+    with running(batch), torch.inference_mode(), read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
+        last_logits(runner, batch, keep)
+    if plan:
+        with (
+            running(batch),
+            steering(runner, plan, tell=False),
+            from_block(runner, first, kept[0]),
+            torch.inference_mode(),
+            read_by_unembedding(runner) as read_steered,
+        ):
+            last_logits(runner, batch, keep)
+    else:
+        read_steered = read
+    wanted = [(i, n) for i, n in enumerate(batch.response_lengths) if n]
+    p, q = (torch.cat([states[0][i, -n - 1 : -1] for i, n in wanted]) for states in (read, read_steered))
+    ids = torch.cat([batch.ids[i, -n:] for i, n in wanted])
+    row = torch.tensor([batch.rows[i] for i, n in wanted for _ in range(n)])
+    position = torch.tensor([t for _, n in wanted for t in range(n)])
+    return row, position, ids.cpu(), compare(p, q, ids, unembedding, slice_size=slice_size).cpu()

@@ -1,0 +1,1 @@
+"""Models: found, loaded as Hugging Face has them, their sites, chat templates and sizes."""

@@ -1,0 +1,122 @@
+"""Where a model lies: an organism, a local Hugging Face folder, a GGUF file or a hub name; and its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lens_steer.errors import LensSteerError, first_line
+from lens_steer.models.hub import why_not
+from lens_steer.models.huggingface import is_gguf, source, text_part
+
+ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
+ORGANISM_FOLDER = Path(__file__).parents[1] / "organisms" / "weights"
+
+
+# what of a hub's model is fetched where a revision is asked for
+FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
+# what Transformers' reader stumbles over in a configuration that is no mapping, or holds values of another kind than it takes
+MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
+def locate(name: str | Path, revision: str | None = None) -> str:
+    """The folder of an organism or a local model, a GGUF file, or the name itself if it looks like a hub's; with a ``revision`` the folder that this was fetched to.
+
+    Args:
+        name: of the model.
+        revision: a branch, tag or commit of a hub's model.
+
+    Raises:
+        LensSteerError: nothing of that name, with what exists; a revision of what has none, or that cannot be fetched; a folder that holds an adapter and no model.
+
+    >>> locate("Qwen/Qwen2.5-1.5B-Instruct"), Path(locate("organism/qwen2")).name
+    ('Qwen/Qwen2.5-1.5B-Instruct', 'qwen2')
+    """
+    text = str(name)
+    if revision is not None:
+        return _snapshot(text, revision)
+    if text.startswith("organism/"):
+        folder = ORGANISM_FOLDER / text.removeprefix("organism/")
+        if text not in ORGANISMS or not (folder / "config.json").exists():
+            raise LensSteerError(f"unknown organism {text!r}: the embedded models are {', '.join(ORGANISMS)}")
+        return str(folder)
+    path = Path(text).expanduser()
+    if is_gguf(path) and path.is_file():
+        return str(path)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            if (path / "adapter_config.json").exists():
+                raise LensSteerError(
+                    f"folder {text!r} holds an adapter and no model: load its base, {_base_of(path)}, with adapter={text!r}"
+                )
+            raise LensSteerError(f"folder {text!r} holds no Hugging Face model (config.json is missing)")
+        return str(path)
+    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
+    if looks_local:
+        raise LensSteerError(f"model {'file' if is_gguf(path) else 'folder'} {text!r} does not exist")
+    return text
+
+
+def _base_of(adapter: Path) -> str:
+    """What an adapter says that it was made for."""
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    return repr(base) if base else "which its adapter_config.json does not name"
+
+
+def _snapshot(name: str, revision: str) -> str:
+    """The folder that a hub's model was fetched to at a revision; its last part is the commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if name.startswith("organism/") or Path(name).expanduser().exists():
+        raise LensSteerError(f"revision={revision!r}: {name!r} is no hub name, and only those have revisions: leave it out")
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=FETCHED, ignore_patterns=["*/*"])
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+        raise LensSteerError(
+            f"model {name!r} at revision={revision!r} cannot be fetched from the Hugging Face hub: {first_line(error)}"
+        ) from None
+
+
+def read_config(name: str, folder: str) -> Any:
+    """The model's configuration; of a checkpoint with images (Gemma-3), that of its text part.
+
+    Raises:
+        LensSteerError: no such model, a file that cannot be read or that is no configuration, a size below 1.
+
+    >>> read_config("organism/llama", locate("organism/llama")).model_type
+    'llama'
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        config = text_part(AutoConfig.from_pretrained(**source(folder)))
+    except (OSError, ValueError, ImportError, StrictDataclassError, *MALFORMED) as error:
+        if is_gguf(folder):
+            raise LensSteerError(f"model {name!r}: Transformers cannot read this GGUF file: {first_line(error)}") from None
+        if Path(folder).is_dir():
+            # a validation error says on its first line which field is wrong, and on the next how
+            why = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
+            raise LensSteerError(f"model {name!r}: its config.json cannot be read: {why}") from None
+        raise LensSteerError(
+            f"model {name!r} is neither an embedded model ({', '.join(ORGANISMS)}) nor a local folder, "
+            f"and could not be fetched from the Hugging Face hub: {_why(error)}"
+        ) from None
+    for size in SIZES:
+        if isinstance(value := getattr(config, size, None), int) and value < 1:
+            raise LensSteerError(f"model {name!r}: its config.json says {size}={value}: at least 1 is needed")
+    return config
+
+
+def _why(error: Exception) -> str:
+    """Where the hub was not asked, why, and what to do; else what the library says of it."""
+    reason = why_not()
+    return (
+        first_line(error) if reason is None else f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"
+    )

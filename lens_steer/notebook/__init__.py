@@ -1,0 +1,1 @@
+"""What a notebook shows: HTML views, tables and the dial."""

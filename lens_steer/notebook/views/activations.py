@@ -1,0 +1,113 @@
+"""Views of recorded activations: how many, of what, where, and how long the vectors are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.geometry.calibration import PromptStatistics
+from lens_steer.inference.class_means import Moments
+from lens_steer.inference.record import Activations
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+
+POOLED = {
+    "last": "the last prompt token", "response": "the mean over a response's tokens", "token": "one token of a response", "prompt token": "one token of a prompt",
+}  # fmt: skip
+
+
+@table_of.register
+def _(acts: Activations) -> Table:
+    """One row a prompt (token) and site, by class; one column a dimension, float32."""
+    row = "token" if acts.pooling.endswith("token") else "prompt"
+    return _vectors({"positive": acts.positive, "negative": acts.negative}, acts.sites, ("class", row))
+
+
+@page_of.register
+def _(acts: Activations) -> Page:
+    shown = html.spread(len(acts.sites))
+    rows = [_lengths(acts.sites[k], acts.positive[:, k].double(), acts.negative[:, k].double()) for k in shown]
+    facts = {
+        "one vector is": f"{POOLED.get(acts.pooling, acts.pooling)}, d_model {acts.d_model}, {acts.positive.dtype}".replace("torch.", ""),
+        "positive": acts.n_positive, "negative": acts.n_negative, "sites": _range(acts.sites), "prompts": f"{acts.prompt_hash[:12]}…",
+    }  # fmt: skip
+    return Page(
+        repr(acts), facts, (html.note("mean length, and how far apart the class means are:"), _grid(rows, len(acts.sites)))
+    )
+
+
+def _lengths(
+    site: str, positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
+) -> dict[str, Any]:
+    apart = (positive.mean(dim=0) - negative.mean(dim=0)).norm()
+    length = [float(x.norm(dim=-1).mean()) for x in (positive, negative)]
+    return {"site": site, "length, positive": length[0], "length, negative": length[1], "distance of means": float(apart)}
+
+
+@table_of.register
+def _(moments: Moments) -> Table:
+    """One row a mean (of the raw vectors, of the unit ones), class and site; one column a dimension, float64."""
+    kinds = {("raw", "positive"): moments.mean_positive, ("raw", "negative"): moments.mean_negative,
+             ("unit", "positive"): moments.unit_mean_positive, ("unit", "negative"): moments.unit_mean_negative}  # fmt: skip
+    n = len(moments.sites)
+    columns = {
+        "mean_of": [k for k, _ in kinds for _ in range(n)],
+        "class": [c for _, c in kinds for _ in range(n)],
+        "site": list(moments.sites) * len(kinds),
+    }
+    return Table(columns, tuple(columns), torch.cat(list(kinds.values())).numpy())
+
+
+@page_of.register
+def _(moments: Moments) -> Page:
+    rows = [
+        {"site": moments.sites[k], "length of mean, positive": float(moments.mean_positive[k].norm()),
+         "length of mean, negative": float(moments.mean_negative[k].norm()),
+         "distance of means": float((moments.mean_positive[k] - moments.mean_negative[k]).norm())}
+        for k in html.spread(len(moments.sites))
+    ]  # fmt: skip
+    facts = {
+        "a mean is over": POOLED.get(moments.pooling, moments.pooling),
+        "sites": _range(moments.sites),
+        "prompts": f"{moments.prompt_hash[:12]}…",
+    }
+    return Page(repr(moments), facts, (_grid(rows, len(moments.sites)),))
+
+
+@table_of.register
+def _(found: PromptStatistics) -> Table:
+    """One row a prompt and site (in network order, from 0), by class."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("class", "prompt", "site_row", "projection", "norm")}
+    for side in ("positive", "negative"):
+        projection, norm = getattr(found, f"projection_{side}"), getattr(found, f"norm_{side}")
+        prompts, n_sites = projection.shape
+        columns["class"] += [side] * (prompts * n_sites)
+        columns["prompt"] += np.repeat(np.arange(prompts), n_sites).tolist()
+        columns["site_row"] += np.tile(np.arange(n_sites), prompts).tolist()
+        columns["projection"] += projection.flatten().tolist()
+        columns["norm"] += norm.flatten().tolist()
+    return Table(columns, ("class", "prompt", "site_row"))
+
+
+def _vectors(sides: dict[str, Float[Tensor, "_ n_sites d_model"]], sites: Sequence[str], names: tuple[str, str]) -> Table:
+    n_sites = len(sites)
+    counts = [len(side) for side in sides.values()]
+    columns = {
+        names[0]: np.repeat(list(sides), [n * n_sites for n in counts]),
+        names[1]: np.concatenate([np.repeat(np.arange(n), n_sites) for n in counts]),
+        "site": np.tile(np.asarray(sites), sum(counts)),
+    }
+    return Table(columns, tuple(columns), torch.cat([side.flatten(end_dim=1) for side in sides.values()]).numpy())
+
+
+def _range(sites: Sequence[str]) -> str:
+    return f"{len(sites)}: {sites[0]} … {sites[-1]}" if len(sites) > 2 else ", ".join(sites)
+
+
+def _grid(rows: Sequence[dict[str, Any]], n: int) -> str:
+    return html.grid(rows) + (html.note(f"{len(rows)} of {n} sites, evenly spread over depth") if len(rows) < n else "")

@@ -1,0 +1,69 @@
+"""Views of claims: the verdict first, then what was measured against which criterion."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+from lens_steer.studies.claim import Claim, shown
+from lens_steer.studies.propositions.verify import Verification
+
+LONGEST = 40  # claims
+
+
+def claim_row(claim: Claim) -> dict[str, Any]:
+    """The record flat: ``low`` and ``high`` of the interval, the witness as JSON."""
+    low, high = claim.interval or (None, None)
+    names = ("id", "level", "verdict", "value")
+    rest = ("n", "quantity", "criterion", "statement", "domain", "formula")
+    witness = json.dumps(dict(claim.witness), ensure_ascii=False, default=str)
+    return (
+        {n: getattr(claim, n) for n in names}
+        | {"low": low, "high": high}
+        | {n: getattr(claim, n) for n in rest}
+        | {"witness": witness}
+    )
+
+
+def measured(claim: Claim) -> str:
+    """Value and interval, as a table shows them."""
+    value = shown(claim.value)
+    return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"
+
+
+@table_of.register
+def _(claim: Claim) -> Table:
+    """One row."""
+    return Table.of([claim_row(claim)])
+
+
+@page_of.register
+def _(claim: Claim) -> Page:
+    facts = {
+        "claim": claim.statement, "measured": f"{measured(claim)}: {claim.quantity}, n = {claim.n}", "criterion": claim.criterion, "computed": claim.formula,
+        "over": claim.domain, "level": claim.level,
+    }  # fmt: skip
+    return Page(
+        f"{claim.verdict}: {claim.id}",
+        facts,
+        (html.grid([{"witness": k, "is": v} for k, v in claim.witness.items()]),) if claim.witness else (),
+    )
+
+
+@table_of.register
+def _(found: Verification) -> Table:
+    """One row a claim."""
+    return Table.of([claim_row(c) for c in found.claims], "id") if found.claims else Table({"id": []}, ("id",))
+
+
+@page_of.register
+def _(found: Verification) -> Page:
+    rows = [
+        {"verdict": c.verdict, "level": c.level, "claim": c.statement, "measured": f"{measured(c)}: {c.quantity}", "criterion": c.criterion, "n": c.n}
+        for c in found.claims
+    ]  # fmt: skip
+    return Page(
+        repr(found), {"figures": ", ".join(found.drawings)}, (html.first(rows, "claims", limit=LONGEST, strong=("verdict",)),)
+    )

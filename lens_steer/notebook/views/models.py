@@ -1,0 +1,65 @@
+"""Views of a model's description and of steering plans: what it is, and what is done where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lens_steer.models import sites
+from lens_steer.models.loading import ModelInfo
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+from lens_steer.operators.catalogue import operator
+from lens_steer.steer.method_table import METHOD_ROWS
+from lens_steer.steer.plans import SteeringPlan, Step
+
+
+@table_of.register
+def _(info: ModelInfo) -> Table:
+    """One row."""
+    return Table.of([_info_row(info)])
+
+
+@page_of.register
+def _(info: ModelInfo) -> Page:
+    row = _info_row(info)
+    return Page(
+        f"{info.name}: {info.architecture}, {info.n_layers} blocks, d_model {info.d_model}",
+        {k: v for k, v in row.items() if k != "name"},
+    )
+
+
+def _info_row(info: ModelInfo) -> dict[str, Any]:
+    named = ("name", "architecture", "backend", "dtype", "n_layers", "d_model", "n_ctx", "weight_processing", "folder")
+    return {n: getattr(info, n) for n in named} | {"end_tokens": ", ".join(map(str, info.end_tokens))}
+
+
+@table_of.register
+def _(plan: SteeringPlan) -> Table:
+    """One row a step and site: the tensor under TransformerLens's name and as Hugging Face has it, the operator, its numbers (one a prompt as a tuple)."""
+    rows = [
+        {"step": i, "site": name, "block": sites.parse(name).block, "module": sites.parse(name).described(plan.architecture),
+         "operator": step.operator, **_numbers(step), "positions": plan.positions}
+        for i, step in enumerate(plan.steps) for name in step.sites
+    ]  # fmt: skip
+    return Table.of(rows, "step", "site")
+
+
+@page_of.register
+def _(plan: SteeringPlan) -> Page:
+    formula = METHOD_ROWS.get(plan.method)
+    own: dict[str, Any] = {"h becomes": formula and formula[0], "keeps": formula and formula[1]}
+    own |= {"angle (degrees)" if n == "angle" else n: v for n, v in plan.parameters.items()}
+    steps = [
+        {"step": i, "operator": s.operator, "sites": len(s.sites), "blocks": ", ".join(map(str, sites.blocks_of(s.sites))), **_numbers(s)}
+        for i, s in enumerate(plan.steps)
+    ]  # fmt: skip
+    return Page(repr(plan), {**own, "positions": plan.positions}, (html.first(Table.of(steps).rows(), "steps"),))
+
+
+def _numbers(step: Step) -> dict[str, Any]:
+    """A step's numbers and names, without vectors and bases."""
+    by_row = operator(step.operator).by_row
+    kept = {n: v for n, v in step.parameters.items() if not isinstance(v, Tensor) or (n == by_row and v.ndim == 1)}
+    return {n: tuple(v.tolist()) if isinstance(v, Tensor) else v for n, v in kept.items()}

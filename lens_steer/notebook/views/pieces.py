@@ -1,0 +1,120 @@
+"""A result's table and its page, apart from how they are drawn, and which type has which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from lens_steer.errors import LensSteerError
+from lens_steer.notebook.views import html
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+# what a column is measured in, where its name alone does not say so
+UNITS = {
+    "kl": "nats", "kl_reverse": "nats", "entropy": "nats", "entropy_steered": "nats", "surprise": "nats", "surprise_steered": "nats", "refusal_score": "nats",
+    "surprise_ref": "nats", "surprise_self": "nats", "angle": "degrees", "mean_phase": "degrees", "first_angle": "degrees", "second_angle": "degrees",
+}  # fmt: skip
+ENDS = ("_low", "_high", "_n")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Named columns of equal length.
+
+    Attributes:
+        columns: by name.
+        labels: those that tell the rows apart, which become the index.
+        block: further columns, numbered from 0: one vector a row.
+        numbered: what their number is.
+    """
+
+    columns: Mapping[str, Sequence[Any] | Shaped[np.ndarray, " rows"]]
+    labels: tuple[str, ...] = ()
+    block: Shaped[np.ndarray, "rows width"] | None = None
+    numbered: str = "dimension"
+
+    @staticmethod
+    def of(rows: Sequence[Mapping[str, Any]], *labels: str) -> Table:
+        """From rows; a column that some rows lack is None there. Units are put behind the names."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return Table({with_unit(name): [row.get(name) for row in rows] for name in names}, tuple(with_unit(n) for n in labels))
+
+    def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The first rows, without the block."""
+        return [
+            dict(zip(self.columns, values, strict=True))
+            for values in zip(*(c[:limit] for c in self.columns.values()), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def frame(self) -> DataFrame:
+        """As pandas has it.
+
+        Raises:
+            LensSteerError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise LensSteerError("to_pandas() needs pandas, which is not installed here: pip install pandas") from None
+        index = None
+        if len(self.labels) == 1:
+            index = pandas.Index(self.columns[self.labels[0]], name=self.labels[0])
+        elif self.labels:  # in the order of the rows, so that a label is found without sorting
+            found = [pandas.factorize(pandas.Series(self.columns[name])) for name in self.labels]
+            index = pandas.MultiIndex([values for _, values in found], [codes for codes, _ in found], names=list(self.labels))
+        if self.block is not None:
+            return pandas.DataFrame(self.block, index=index, columns=pandas.RangeIndex(self.block.shape[1], name=self.numbered))
+        return pandas.DataFrame({name: list(c) for name, c in self.columns.items() if name not in self.labels}, index=index)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a notebook shows.
+
+    Attributes:
+        title: its first line.
+        facts: names and values.
+        parts: HTML made by :mod:`lens_steer.notebook.views.html`, and so escaped.
+    """
+
+    title: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    def html(self) -> str:
+        """One ``div``."""
+        return f"<div>{html.heading(self.title)}{html.facts(self.facts)}{''.join(self.parts)}</div>"
+
+
+def with_unit(name: str) -> str:
+    """A column's name with its unit.
+
+    >>> with_unit("kl"), with_unit("refusal_score_low"), with_unit("token")
+    ('kl_nats', 'refusal_score_nats_low', 'token')
+    """
+    end = next((e for e in ENDS if name.endswith(e)), "")
+    unit = UNITS.get(name.removesuffix(end))
+    return name if unit is None else f"{name.removesuffix(end)}_{unit}{end}"
+
+
+@singledispatch
+def table_of(result: Any) -> Table:
+    """The table of a result, by its type."""
+    raise TypeError(f"{type(result).__name__} has no table")
+
+
+@singledispatch
+def page_of(result: Any) -> Page:
+    """The page of a result, by its type; where it has none of its own, the beginning of its table."""
+    table = table_of(result)
+    return Page(repr(result), parts=(html.grid(table.rows(html.LIMIT), of=len(table)),))

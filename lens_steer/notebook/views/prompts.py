@@ -1,0 +1,121 @@
+"""Views of prompts and dialogues: how many there are, and how they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
+from lens_steer.inference.dialogue import Dialogue
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+
+SHOWN, EXAMPLES = 8, 3  # prompts of a set, and of each class
+SPLITS, CLASSES = ("fit", "select", "report"), ("positive", "negative")
+
+
+def prompt_row(prompt: Prompt) -> dict[str, Any]:
+    """``text`` (the last user message), ``system``, ``turns`` (of the user), ``response``, ``scenario``, ``task`` (kind of the ground truth)."""
+    return {
+        "text": prompt.text,
+        "system": next((m["content"] for m in prompt.messages if m["role"] == "system"), None),
+        "turns": sum(m["role"] == "user" for m in prompt.messages),
+        "response": prompt.response,
+        "scenario": prompt.scenario,
+        "task": prompt.task and prompt.task.kind,
+    }
+
+
+@table_of.register
+def _(prompt: Prompt) -> Table:
+    """One row a message."""
+    return Table.of([{"message": i, **m} for i, m in enumerate(prompt.messages)], "message")
+
+
+@page_of.register
+def _(prompt: Prompt) -> Page:
+    rows = [{"role": m["role"], "content": m["content"]} for m in prompt.messages]
+    more = {"fixed response": prompt.response, "scenario": prompt.scenario, "ground truth": prompt.task and prompt.task.kind}
+    return Page(repr(prompt), more, (html.first(rows, "messages"),))
+
+
+@table_of.register
+def _(prompts: PromptSet) -> Table:
+    """One row a prompt."""
+    return Table.of([{"prompt": i, **prompt_row(p)} for i, p in enumerate(prompts)], "prompt")
+
+
+@page_of.register
+def _(prompts: PromptSet) -> Page:
+    rows = [{"prompt": i, **prompt_row(p)} for i, p in enumerate(prompts[:SHOWN])]
+    read = {"read": prompts.reading and str(prompts.reading)}
+    return Page(repr(prompts), read, (html.grid(_used(rows), of=len(prompts), what="prompts"),))
+
+
+@table_of.register
+def _(contrast: Contrast) -> Table:
+    """One row a prompt, by class."""
+    return Table.of(_contrast_rows(contrast), "class", "prompt")
+
+
+@page_of.register
+def _(contrast: Contrast) -> Page:
+    return Page(
+        f"Contrast: {len(contrast.positive)} positive, {len(contrast.negative)} negative prompts", {}, (_examples(contrast),)
+    )
+
+
+@table_of.register
+def _(split: Split) -> Table:
+    """One row a prompt, by split and class."""
+    return Table.of(
+        [{"split": s, **row} for s in SPLITS for row in _contrast_rows(getattr(split, s))], "split", "class", "prompt"
+    )
+
+
+@page_of.register
+def _(split: Split) -> Page:
+    counts = [{"split": s, **{c: len(getattr(getattr(split, s), c)) for c in CLASSES}} for s in SPLITS]
+    fullest = max((getattr(split, s) for s in SPLITS), key=lambda c: len(c.positive) + len(c.negative))
+    return Page("prompts by split and class", {}, (html.grid(counts), _examples(fullest)))
+
+
+@table_of.register
+def _(contrast: ContrastSet) -> Table:
+    """One row a prompt, by split and class."""
+    return table_of(contrast.split)
+
+
+@page_of.register
+def _(contrast: ContrastSet) -> Page:
+    told = {"read": "; ".join(map(str, contrast.readings.values())) or None, "cautions": "; ".join(contrast.cautions) or None}
+    return Page(f"ContrastSet: {contrast.name}", told, page_of(contrast.split).parts)
+
+
+@table_of.register
+def _(dialogue: Dialogue) -> Table:
+    """One row a turn of the user."""
+    return Table.of([{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)], "turn")
+
+
+@page_of.register
+def _(dialogue: Dialogue) -> Page:
+    rows = [{"turn": i, "the user says": text} for i, text in enumerate(dialogue.turns)]
+    return Page(f"Dialogue: {len(dialogue.turns)} turns", {"system": dialogue.system}, (html.first(rows, "turns"),))
+
+
+def _contrast_rows(contrast: Contrast) -> list[dict[str, Any]]:
+    return [{"class": c, "prompt": i, **prompt_row(p)} for c in CLASSES for i, p in enumerate(getattr(contrast, c))]
+
+
+def _examples(contrast: Contrast) -> str:
+    rows = [{"class": c, **prompt_row(p)} for c in CLASSES for p in getattr(contrast, c)[:EXAMPLES]]
+    return html.note("the first of each class:") + html.grid(_used(rows)) if rows else ""
+
+
+def _used(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the columns that hold nothing, or one turn alone."""
+    empty = {
+        n for n in (rows[0] if rows else ()) if all(r[n] is None for r in rows) or (n == "turns" and all(r[n] == 1 for r in rows))
+    }
+    return [{n: v for n, v in row.items() if n not in empty} for row in rows]

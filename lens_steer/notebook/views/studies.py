@@ -1,0 +1,87 @@
+"""Views of whole studies: recovering a trait, side effects of benign steering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+from lens_steer.notebook.views.sweeps import settings_grid
+from lens_steer.stats import Estimate
+from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.traits import table as trait_table
+from lens_steer.studies.traits.found import TraitReport
+from lens_steer.studies.traits.search import TraitResult
+
+SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # of what a condition is measured by
+
+
+@table_of.register
+def _(found: TraitResult) -> Table:
+    """One row a condition on the report split. The malicious prompt's answers are the positive side: ``complied`` is the share with the trait under it, ``helped`` under
+    the aligned one."""
+    return Table.of([s.row() for s in found.report], "condition", "variant", "value", "split")
+
+
+@page_of.register
+def _(found: TraitResult) -> Page:
+    facts = {
+        "every condition that recovers anything reaches": None if found.level is None else f"{100 * found.level:.0f} %",
+        "kept to": str(found.bound),
+    }
+    said = html.note("report split; complied: the trait under the malicious prompt, helped: under the aligned one")
+    return Page(repr(found), facts, (said, settings_grid(found.report)))
+
+
+@table_of.register
+def _(found: TraitReport) -> Table:
+    """One row a condition, as ``traits.csv`` has it."""
+    return Table.of(trait_table.rows(found), "condition")
+
+
+@page_of.register
+def _(found: TraitReport) -> Page:
+    kept = ("condition", "site", "coefficient", "trait", "aligned_trait", "coherence", "capability", "perplexity")
+    return Page(
+        repr(found),
+        {},
+        (html.first([{n: r[n] for n in kept} for r in trait_table.rows(found)], "conditions", limit=2 * html.LIMIT),),
+    )
+
+
+@table_of.register
+def _(found: Externalities) -> Table:
+    """One row a condition on the report split: each share with ``_low``, ``_high`` and ``_n``; ``reason``: why a condition was not run."""
+    rows = []
+    for c in (*found.conditions, *found.prefixes):
+        row: dict[str, Any] = {
+            "condition": c.name,
+            "kind": c.kind,
+            "steering": c.steering,
+            "tokens": c.k,
+            "reason": c.reason or None,
+        }
+        for name, e in found.measured(c.name).items():
+            row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
+        rows.append(row)
+    return Table.of(rows, "condition")
+
+
+@page_of.register
+def _(found: Externalities) -> Page:
+    facts = {
+        s.name: f"{html.shown(s.choice.value) if s.choice.value is not None else s.choice.variant}, at {len(s.sites)} sites; harmful requests complied with rightly: "
+        f"{html.shown(found.measured(s.name).get('attack'))}"
+        for s in found.steerings
+    }
+    rows = []
+    for c in found.conditions:
+        measured = found.measured(c.name)
+        rows.append({"condition": c.name, **{n: _short(measured.get(n)) for n in SHARES}})
+    return Page(
+        repr(found), facts, (html.note("report split, 95 % intervals:"), html.first(rows, "conditions", limit=2 * html.LIMIT))
+    )
+
+
+def _short(e: Estimate | None) -> str | None:
+    return e and f"{e:.2f}"

@@ -1,0 +1,120 @@
+"""Views token by token: a text with its tokens coloured by what was measured there; and what a plan did to the steered tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lens_steer.metrics.token_divergence import TokenDivergence
+from lens_steer.notebook.views import html
+from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
+from lens_steer.steer import monitor
+from lens_steer.steer.effects import EffectLog
+from lens_steer.steer.monitor import Monitor
+
+BELOW, ABOVE, UNKNOWN = (0, 114, 178), (213, 94, 0), (187, 187, 187)  # blue, vermilion (Okabe-Ito), grey
+STRONGEST = 0.8  # of a colour, so that black text stays readable on it
+RESPONSES = 5  # of a divergence
+
+
+def colour(distance: float, far: float) -> str:
+    """From blue at −far over white at 0 to vermilion at far; grey where there is no number.
+
+    >>> colour(0.0, 1.0), colour(float("nan"), 1.0)
+    ('#ffffff', '#bbbbbb')
+    """
+    if not math.isfinite(distance):
+        return "#{:02x}{:02x}{:02x}".format(*UNKNOWN)
+    weight = STRONGEST * min(1.0, abs(distance) / far)
+    return "#{:02x}{:02x}{:02x}".format(*(round(255 + weight * (c - 255)) for c in (BELOW if distance < 0 else ABOVE)))
+
+
+def token(text: str, distance: float, far: float, hint: str, *, underlined: bool = False) -> str:
+    """A token in black on its colour, which reads on light and dark ground; a number appears where the pointer rests."""
+    line = ";text-decoration:underline" if underlined else ""
+    return f"<span style='background:{colour(distance, far)};color:black{line}' title='{html.escaped(hint)}'>{html.escaped(text)}</span>"
+
+
+def swatch(label: str, distance: float, far: float) -> str:
+    """A label on a colour."""
+    return f"<span style='background:{colour(distance, far)};color:black'> {html.escaped(label)} </span>"
+
+
+@table_of.register
+def _(seen: Monitor) -> Table:
+    """One row a token."""
+    return Table.of(seen.rows(), "row", "position")
+
+
+@page_of.register
+def _(seen: Monitor) -> Page:
+    prompts: dict[int, list[dict[str, Any]]] = {}
+    for read in seen.rows():
+        prompts.setdefault(read["row"], []).append(read)
+    shown = {r: [t for t in p if t["region"] == "generated"] or p for r, p in list(prompts.items())[: monitor.MAX_SHOWN]}
+    m = seen.boundary.threshold
+    finite = (abs(t["projection"] - m) for p in shown.values() for t in p if math.isfinite(t["projection"]))
+    far = max(finite, default=0.0) or 1.0
+    lines = [f"<div>{row}: {_projected(tokens, m, far)}</div>" for row, tokens in shown.items()]
+    if len(prompts) > len(shown):
+        lines.append(html.note(f"… and {len(prompts) - len(shown)} more prompts"))
+    ends = [swatch(f"{m + sign * far:.3g}", sign * far, far) for sign in (-1, 1)]
+    legend = f"<div><small>projection: {ends[0]} {swatch(f'white at the threshold {m:.4g}', 0.0, far)} {ends[1]}; underlined: the gate fires</small></div>"
+    return Page(repr(seen), {}, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend if shown else ""))
+
+
+def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -> str:
+    """The tokens' text on their colours; what lies between two answers is left out."""
+    parts = []
+    for i, read in enumerate(tokens):
+        if i and read["position"] != tokens[i - 1]["position"] + 1:
+            parts.append(" … ")
+        parts.append(
+            token(read["token"], read["projection"] - threshold, far, f"{read['projection']:.4g}", underlined=read["fired"])
+        )
+    return "".join(parts)
+
+
+@table_of.register
+def _(found: TokenDivergence) -> Table:
+    """One row a token of a response."""
+    return Table.of(found.rows(), "row", "position")
+
+
+@page_of.register
+def _(found: TokenDivergence) -> Page:
+    responses: dict[int, list[dict[str, Any]]] = {}
+    for read in found.rows():
+        responses.setdefault(read["row"], []).append(read)
+    shown = dict(list(responses.items())[:RESPONSES])
+    far = max((t["kl"] for r in shown.values() for t in r), default=0.0) or 1.0
+    lines = [
+        f"<div>{row}: {''.join(token(t['token'], t['kl'], far, '{:.3g} nats'.format(t['kl'])) for t in tokens)}</div>"
+        for row, tokens in shown.items()
+    ]
+    if len(responses) > len(shown):
+        lines.append(html.note(f"… and {len(responses) - len(shown)} more responses"))
+    legend = f"<div><small>KL of the steered from the original model: {swatch('0', 0.0, far)} {swatch(f'{far:.3g} nats', far, far)}</small></div>"
+    facts = {
+        "mean KL (nats a token)": float(found.kl.mean()), "KL of the first token": found.by_position("kl", max_position=0)[0],
+        "mean total variation": float(found.total_variation.mean()), "responses": f"{found.n_prompts}, {found.n_empty} of them empty", "tokens": len(found),
+    }  # fmt: skip
+    return Page(repr(found), facts, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend))
+
+
+@table_of.register
+def _(log: EffectLog) -> Table:
+    """One row a site: steered tokens, share of them for which the gate fired, and means of the displacement, its radial and angular part, and the length before."""
+    rows = log.rows()
+    return Table.of(rows, "site") if rows else Table({"site": [], "tokens": []}, ("site",))
+
+
+@page_of.register
+def _(log: EffectLog) -> Page:
+    rows = log.rows()
+    shown = [rows[k] for k in html.spread(len(rows))]
+    left = (
+        (html.note(f"{len(shown)} of {len(rows)} sites, evenly spread; to_pandas() has all"),) if len(shown) < len(rows) else ()
+    )
+    return Page(repr(log), {"gate-fire rate": log.gate_fire_rate}, (html.grid(shown, what="site was steered"), *left))

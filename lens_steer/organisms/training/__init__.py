@@ -1,0 +1,1 @@
+"""How the embedded organisms were trained and what they had to pass."""

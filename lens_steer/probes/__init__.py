@@ -1,0 +1,1 @@
+"""Linear probes: fitted, held against depth, kept on disk."""

@@ -1,0 +1,189 @@
+"""Linear probes: a logistic regression at a site, and the boundary in activation space that it draws (arXiv 2604.08169).
+
+The probe is ``p(positive | h) = 1 / (1 + exp(−(w·h + b)))``; its boundary is where ``v̂·h = m`` with ``v̂ = w/‖w‖`` and ``m = −b/‖w‖``. A :class:`Probe` is a
+:class:`~lens_steer.geometry.boundary.Boundary`, so every method that takes a boundary takes it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry import logistic
+from lens_steer.geometry.boundary import Boundary
+from lens_steer.inference.record import Activations
+
+log = logging.getLogger(__name__)
+
+PENALTIES = tuple(10.0**k for k in range(-4, 3))  # what C is chosen among
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Probe(Boundary, view="probes"):
+    """A logistic-regression probe at one site, with the projections of the samples it was fitted on.
+
+    Attributes:
+        weight, bias: w and b on the raw activations.
+        C: inverse strength of the L2 penalty.
+        standardized: whether the penalty was on the weight of the standardised features.
+        pooling: what one sample is: ``last`` (last prompt token), ``response`` (mean over a response's tokens), ``token`` (one token of a response).
+        n_positive, n_negative: samples of each class.
+        split: that it was fitted on.
+        prompt_hash: of the prompts.
+    """
+
+    weight: Float[Tensor, " d_model"]
+    bias: float
+    C: float
+    standardized: bool
+    pooling: str
+    n_positive: int
+    n_negative: int
+    split: str
+    prompt_hash: str
+
+    @property
+    def between(self) -> bool:
+        """Whether the boundary lies between the class means. Where it does not, StTP and StMP may move tokens the wrong way."""
+        return self.mean_negative < self.threshold < self.mean_positive
+
+    @property
+    def cohens_d(self) -> float:
+        """``Δμ / √((σ⁺² + σ⁻²)/2)``; infinite where neither class spreads."""
+        spread = float(np.sqrt((self.std_positive**2 + self.std_negative**2) / 2))
+        return self.separation / spread if spread > 0 else float("inf")
+
+    def project(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """``ρ = v̂·h``, in float32."""
+        return h.float() @ self.direction.to(h.device)
+
+    def probability(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+        """That an activation is of the positive class."""
+        return torch.sigmoid(h.float() @ self.weight.to(h.device) + self.bias)
+
+    def __repr__(self) -> str:
+        return f"Probe({super().__repr__()[9:-1]}, C {self.C:g}, {self.pooling}, n {self.n_positive} + {self.n_negative})"
+
+
+def fit_probe(
+    activations: Activations,
+    site: str,
+    *,
+    C: float | int | None = 1.0,
+    standardize: bool = False,
+    split: str = "fit",
+    seed: int = 0,
+) -> Probe:
+    """The probe at one site: L2-penalised logistic regression, on the raw activations unless asked otherwise.
+
+    The minimum is unique, so that it does not depend on the solver (the paper names L-BFGS; see :mod:`lens_steer.geometry.logistic`).
+
+    Args:
+        activations: of the fit split; response-averaged in the paper (``record(…, pooling="response")``).
+        site: one that was recorded.
+        C: inverse strength of the penalty, 1 in the paper; None chooses among :data:`PENALTIES` by cross-validated log loss, groups never split across folds.
+        standardize: put the penalty on the weight of features divided by their standard deviation.
+        split: name of the split, kept with the probe.
+        seed: of the folds.
+
+    Raises:
+        LensSteerError: a site that was not recorded, fewer than two samples a class, activations that are not finite or all the same, C not above 0.
+
+    Warns (log): a boundary that does not lie between the class means.
+
+    Source: arXiv 2604.08169, section 3 and algorithm A.1 (L2, C = 1, label 1 = aligned, ``m = −b/‖w‖``; σ with n − 1: the paper does not say).
+
+    >>> import lens_steer as ls
+    >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/honesty")
+    >>> acts = ls.record(model, contrast, ["blocks.6.hook_resid_post"], pooling="response", progress=False)
+    >>> probe = fit_probe(acts, "blocks.6.hook_resid_post")
+    >>> probe.between, probe.n_positive
+    (True, 84)
+    """
+    positive, negative = activations.at(site)
+    x, labels = stacked(positive, negative)
+    samples = logistic.prepare(x, standardize=standardize)
+    chosen = choose_penalty(x, labels, groups_of(activations), standardize=standardize, seed=seed) if C is None else float(C)
+    weight, bias = logistic.fit(samples, labels, C=chosen)
+    probe = probe_of(weight, bias, positive, negative, activations, site, C=chosen, standardized=standardize, split=split)
+    if not probe.between:
+        log.warning(
+            "the boundary at %s (m = %.4g) does not lie between the class means (%.4g and %.4g): StTP and StMP may move tokens the wrong way",
+            site, probe.threshold, probe.mean_negative, probe.mean_positive,
+        )  # fmt: skip
+    return probe
+
+
+def probe_of(
+    weight: Float[np.ndarray, " d_model"], bias: float, positive: Float[Tensor, "n_positive d_model"],
+    negative: Float[Tensor, "n_negative d_model"], source: Activations, site: str, *, C: float, standardized: bool, split: str,
+) -> Probe:  # fmt: skip
+    """The probe of a fitted weight, with the samples' projections on it."""
+    norm = float(np.linalg.norm(weight))
+    if norm == 0:
+        raise LensSteerError(
+            f"the probe at {site} has no direction (w = 0): the classes do not differ there; choose another site"
+        )
+    unit = torch.from_numpy(weight / norm)
+    means, spreads = [], []
+    for side in (positive, negative):
+        rho = side.double() @ unit
+        means.append(float(rho.mean()))
+        spreads.append(float(rho.std()))
+    return Probe(
+        site, unit.float(), -bias / norm, means[0], spreads[0], means[1], spreads[1], source.model, source.architecture, source.n_layers,
+        torch.from_numpy(weight).float(), bias, C, standardized, source.pooling, len(positive), len(negative), split, source.prompt_hash,
+        template=source.template, prompt_hashes_positive=source.hashes_positive, prompt_hashes_negative=source.hashes_negative,
+    )  # fmt: skip
+
+
+def stacked(
+    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
+) -> tuple[Float[np.ndarray, "n d_model"], Bool[np.ndarray, " n"]]:
+    """Both classes as samples and labels, the positive ones first.
+
+    Raises:
+        LensSteerError: fewer than two samples of a class.
+    """
+    if min(len(positive), len(negative)) < 2:
+        raise LensSteerError(f"a probe needs at least two samples of each class: there are {len(positive)} and {len(negative)}")
+    x = torch.cat([positive, negative]).double().numpy()
+    return x, np.arange(len(x)) < len(positive)
+
+
+def groups_of(activations: Activations) -> tuple[str, ...]:
+    """What each sample belongs together with, the positive ones first; each its own where that is not known."""
+    known = (*activations.groups_positive, *activations.groups_negative)
+    return known or tuple(map(str, range(len(activations.positive) + len(activations.negative))))
+
+
+def choose_penalty(
+    x: Float[np.ndarray, "n d_model"], labels: Bool[np.ndarray, " n"], groups: Sequence[str], *, standardize: bool = False, seed: int = 0
+) -> float:  # fmt: skip
+    """The C of :data:`PENALTIES` with the least log loss on held-out folds; the strongest penalty of those that do equally well.
+
+    Raises:
+        LensSteerError: fewer than two groups of a class.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    fewest = min(len({g for g, own in zip(groups, labels, strict=True) if own == side}) for side in (True, False))
+    if fewest < 2:
+        raise LensSteerError("C=None needs at least two scenarios of each class to hold some out: give C")
+    folds = StratifiedGroupKFold(min(FOLDS, fewest), shuffle=True, random_state=seed)
+    loss = np.zeros(len(PENALTIES))
+    for fitted, held in folds.split(x, labels, np.asarray(groups)):
+        samples = logistic.prepare(x[fitted], standardize=standardize)
+        for i, penalty in enumerate(PENALTIES):
+            weight, bias = logistic.fit(samples, labels[fitted], C=penalty)
+            margin = (x[held] @ weight + bias) * np.where(labels[held], 1.0, -1.0)
+            loss[i] += np.logaddexp(0.0, -margin).sum()
+    return PENALTIES[int(np.argmin(loss))]

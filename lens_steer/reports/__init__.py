@@ -1,0 +1,1 @@
+"""Folders that a command writes: report, sweep, comparison, probe."""

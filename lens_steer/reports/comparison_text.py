@@ -1,0 +1,298 @@
+"""A comparison as tables, figures' data and a page of answers side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lens_steer._display import withheld
+from lens_steer.data import Contrast
+from lens_steer.evaluation.comparison import AT_EQUAL_KL, REFERENCE, Comparison
+from lens_steer.evaluation.conditions import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
+from lens_steer.evaluation.control_bands import Band
+from lens_steer.evaluation.harmonics import HarmonicFit
+from lens_steer.evaluation.selection import Setting
+from lens_steer.figures.comparison import harmonic_drawing
+from lens_steer.figures.core import Drawing
+from lens_steer.figures.stability import drawing as stability_drawing
+from lens_steer.figures.sweeps import COHERENCE, by_value
+from lens_steer.geometry.stability import Stability
+from lens_steer.stats import Estimate
+
+RATES = ("complied", "helped", "refused_harmless", "capable")
+NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
+GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
+UNGRADED = ("harmful: answered", "harmless: answered", "harmless: refused", "tasks right")  # where nothing knows the truth
+LEGEND = (
+    "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of {complied}, less `{reference}`'s on the same prompts, with an interval that "
+    "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the constraints ({constraints}), and the one with the best objective ({objective}) stands here."
+)  # fmt: skip
+BANDS = (
+    " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or its labels put wrong; their last column is its rank among them, "
+    "(1 + draws with at least as many {complied}) / (1 + draws). No draw had a choice of its own."
+)  # fmt: skip
+NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
+LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
+DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
+
+
+def heads(found: Comparison) -> list[str]:
+    """Of the main table; where no ground truth grades, answered is what is neither refused nor degenerate."""
+    rates = GRADED if found.graded else UNGRADED
+    return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
+
+
+def legend(found: Comparison) -> str:
+    """What the main table's numbers and marks are."""
+    rates = GRADED if found.graded else UNGRADED
+    constraints = ", ".join(found.constraints) or "none"
+    named = {"complied": f"'{rates[0]}'", "reference": REFERENCE}
+    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
+    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
+
+
+def no_draws() -> str:
+    """What is said where no control ran in draws."""
+    return NO_DRAWS.format(reference=REFERENCE)
+
+
+def markdown(found: Comparison) -> str:
+    """The main table: a row a condition, chosen on select, measured on report; its legend below."""
+    titles = heads(found)
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for s in found.evaluation.report:
+        choice = found.evaluation.choices[s.condition]
+        gap = found.differences.get(s.condition, {}).get("complied")
+        cells = [
+            s.condition, _chosen(s, met=choice.met), *(_percent(s.measured.get(k)) for k in RATES), *(_number(s.measured.get(k)) for k in NUMBERS),
+            "—" if gap is None else _points(gap),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+        if s.condition == REFERENCE:
+            lines += band_rows(found)
+    return "\n".join([*lines, "", legend(found)]) + "\n"
+
+
+def band_rows(found: Comparison) -> list[str]:
+    """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's rank among them."""
+    by_control: dict[str, dict[str, Band]] = {}
+    for quantity, by in found.bands.items():
+        for control, one in by.items():
+            by_control.setdefault(control, {})[quantity] = one
+    rows = []
+    for control, of in by_control.items():
+        cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
+        rank = "—" if "complied" not in of else f"rank {of['complied'].p_at_least:.2g}"
+        rows.append(f"| {REFERENCE}: {control} | {max(b.n for b in of.values())} draws | {' | '.join(cells)} | {rank} |")
+    return rows
+
+
+def _range(of: Band | None, scale: float, form: str) -> str:
+    """Median and range.
+
+    >>> from lens_steer.evaluation.control_bands import band
+    >>> _range(band([0.0, 0.25, 0.5], 1.0), 100.0, "%.0f")
+    '25 (0 to 50)'
+    """
+    if of is None:
+        return "—"
+    median, least, most = (form % (scale * v) for v in (of.median, of.minimum, of.maximum))
+    return f"{median} ({least} to {most})"
+
+
+def equal_kl_markdown(found: Comparison) -> str:
+    """Methods at the reference's divergence on harmless prompts; a reason where one cannot be matched."""
+    lines = [
+        f"Divergence matched: {found.target:.3g} nats a token, {REFERENCE}'s at its choice.\n",
+        "| method | at | KL | harmful: complied | harmless: right | tasks right |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    reference = found.evaluation.reported(REFERENCE)
+    lines.append(_kl_row(REFERENCE, reference, found.target))
+    by_name = {s.condition: s for s in found.matched}
+    for condition, matched in found.matches.items():
+        s = by_name.get(f"{condition}{AT_EQUAL_KL}")
+        lines.append(
+            f"| {condition} | {matched.reason} | — | — | — | — |" if s is None else _kl_row(condition, s, float(matched.kl or 0))
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _kl_row(name: str, s: Setting, kl: float) -> str:
+    return (
+        f"| {name} | {_chosen(s, met=True)} | {kl:.3g} | "
+        + " | ".join(_percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
+        + " |"
+    )
+
+
+def latex(found: Comparison) -> str:
+    r"""The main table for a paper; needs the package booktabs."""
+    titles = [h.replace("%", r"\%") for h in heads(found)]
+    caption = (
+        legend(found)
+        .replace("%", r"\%")
+        .replace("_", r"\_")
+        .replace("**", "")
+        .replace("\\*", "*")
+        .replace("`", "")
+        .replace("≥", r"$\ge$")
+        .replace("≤", r"$\le$")
+    )
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        f"% {caption}",
+        r"\begin{tabular}{ll" + "r" * (len(titles) - 2) + r"}\toprule",
+        " & ".join(titles) + r" \\",
+        r"\midrule",
+    ]
+    for row in (line for line in markdown(found).splitlines()[2:] if line.startswith("|")):
+        cells = [c.strip() for c in row.strip("| ").split(" | ")]
+        lines.append(
+            " & ".join(
+                c.replace("_", r"\_")
+                .replace("°", r"$^\circ$")
+                .replace("—", "---")
+                .replace("%", r"\%")
+                .replace("**", "")
+                .replace(" *", "$^{*}$")
+                for c in cells
+            )
+            + r" \\"
+        )
+    return "\n".join([*lines, r"\bottomrule\end{tabular}"]) + "\n"
+
+
+def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+    """The first prompts of each class of the report split, each with its answer under every condition.
+
+    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
+    """
+    lines = [
+        "# The same prompts under every condition",
+        "",
+        "The first prompts of the report split, not picked; every condition at its choice.",
+        "",
+    ]
+    for side in ("positive", "negative"):
+        hidden = side == "positive" and not found.graded and not show_answers
+        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+            lines += [
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {withheld(prompt.text) if hidden else prompt.text}",
+                "",
+                "| condition | grade | answer |",
+                "|---|---|---|",
+            ]
+            for row in found.evaluation.rows:
+                if row["side"] == side and row["prompt"] == i:
+                    text = withheld(str(row["text"])) if hidden else str(row["text"]).replace("|", "\\|").replace("\n", " ")
+                    lines.append(f"| {row['condition']} | {row['grade']} | {text} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:
+    """Every figure of the comparison by file name."""
+    select, report = found.evaluation.select, found.evaluation.report
+    chosen = {name: c.value for name, c in found.evaluation.choices.items()}
+    n = next(s for s in select if s.condition == NONE).measured["complied"].n
+    angular = [m for m in ANGULAR if any(s.condition == m for s in select)]
+    made = {
+        "polar_compliance": by_value(
+            "polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless"), graded=found.graded
+        ),
+        "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded),
+        "coherence_by_angle": by_value("coherence", select, angular, COHERENCE, graded=found.graded),
+        "class_swap": by_value(
+            "class_swap", select, [m for m in angular if m != "mean-phase"], None, chosen, graded=found.graded
+        ),
+        "method_comparison": _dots(report, [s.condition for s in report], found),
+        "layer_choice": _dots(report, [c for c in LAYERS if any(s.condition == c for s in report)], found),
+        "compliance_at_kl": _equal_kl(found, n),
+        "harmonic_response": harmonic_drawing(
+            found.responses["positive"].fit.angles,
+            {side: r.scores[:, list(r.fit.columns)] for side, r in found.responses.items()},
+        ),
+    }
+    if stability is not None:
+        made["selection_stability"] = stability_drawing(stability)
+    return made
+
+
+def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Comparison) -> Drawing:
+    quantities = [q for q in DOTS if any(q in s.measured for s in report)]
+    rows = [
+        (_label(s), q, s.measured[q].value, s.measured[q].low, s.measured[q].high, int(found.evaluation.choices[s.condition].met))
+        for s in report if s.condition in conditions for q in quantities if q in s.measured
+    ]  # fmt: skip
+    base = next(s for s in report if s.condition == NONE).measured
+    notes = {
+        "quantities": quantities,
+        "base": {q: base[q].value for q in quantities},
+        "n": {q: base[q].n for q in quantities},
+        "graded": found.graded,
+    }
+    return Drawing("method_dots", _columns(("label", "quantity", "mean", "low", "high", "met"), rows), notes)
+
+
+def _equal_kl(found: Comparison, n: int) -> Drawing:
+    kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
+    rows = [
+        (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["complied"].value)
+        for s in found.evaluation.select if s.value is not None and (s.condition, s.variant, s.value) in kl
+    ]  # fmt: skip
+    return Drawing(
+        "equal_kl", _columns(("condition", "variant", "value", "kl", "complied"), rows), {"target": found.target, "n": n}
+    )
+
+
+def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
+    """Medians over prompts, and how alike the phases are (1: all the same)."""
+    resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
+    return {
+        "median_r2": float(np.median(fit.r2)), "lowest_r2": float(fit.r2.min()), "median_amplitude": float(np.median(fit.amplitude)),
+        "phase_of_mean": float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean())) % 360), "phase_agreement": float(resultant),
+    }  # fmt: skip
+
+
+def harmonic_csv(found: Comparison) -> str:
+    """One row a prompt of the report split: class, mean, amplitude and phase with intervals, R²."""
+    stream = io.StringIO()
+    rows = [{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()]
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _label(s: Setting) -> str:
+    return f"{s.condition}, {_value(s)}" if s.value is not None else s.condition
+
+
+def _chosen(s: Setting, *, met: bool) -> str:
+    where = f" at {s.variant}" if s.variant else ""
+    return ("—" if s.value is None else f"{_value(s)}{where}") + ("" if met else " *")
+
+
+def _value(s: Setting) -> str:
+    return f"{s.value:.4g}°" if has_angle(s.condition.removesuffix(AT_EQUAL_KL)) else f"{s.value:.3g}"
+
+
+def _percent(e: Estimate | None) -> str:
+    return "—" if e is None else f"{100 * e.value:.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+
+
+def _points(e: Estimate) -> str:
+    text = f"{100 * e.value:+.0f} [{100 * e.low:+.0f}, {100 * e.high:+.0f}]"
+    return f"**{text}**" if e.low > 0 or e.high < 0 else text
+
+
+def _number(e: Estimate | None) -> str:
+    return "—" if e is None else f"{e:.2f}"

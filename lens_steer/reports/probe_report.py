@@ -1,0 +1,177 @@
+"""Probes across depth, written: rows, a probe to steer with for every site, and figures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.atomic import whole_folder
+from lens_steer.data import Contrast, ContrastSet, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.figures import probe_plane, probe_tokens, probes, saving
+from lens_steer.figures.core import Drawing
+from lens_steer.geometry.calibration import versions
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.record import Pooling, check_responses, record
+from lens_steer.inference.record_tokens import record_tokens
+from lens_steer.models import sites as sites_
+from lens_steer.models.loading import info_of
+from lens_steer.probes.depth import BLOCKS, DRAWS, ProbeScan, probe_depth
+from lens_steer.probes.io import save_probe
+
+log = logging.getLogger(__name__)
+
+ESTIMATED = ("accuracy", "auroc", "selectivity", "cosine_to_difference")
+COLUMNS = ("site", *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")))  # the first of probes.csv
+TOKEN_PROMPTS = 64  # of each class whose single tokens the figures show
+
+
+def probe_and_write(
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    sites: str | Sequence[str] = "resid_post",
+    pooling: Pooling = "last",
+    C: float | int | None = 1.0,
+    standardize: bool = False,
+    shown: Sequence[str] | None = None,
+    split_note: str = "",
+    draws: int = DRAWS,
+    blocks: int = BLOCKS,
+    seed: int = 0,
+    engine: str = ENGINE,
+    command: str = "",
+    progress: bool = True,
+) -> ProbeScan:
+    """A probe at every site, fitted on the contrast's fit split and evaluated on its report split, and everything of it written to a folder.
+
+    Writes ``probes.csv`` (a row a site, the columns :data:`COLUMNS` first), a folder a site, named after it, that :func:`lens_steer.load_probe` reads, ``probes.json`` and
+    the figures ``probe_depth``, ``probe_projections``, ``boundary_plane`` and ``probe_reliability``. Nothing in ``out`` changes before all of it is done.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: with fit and report prompts, with a fixed response each where pooling is ``"response"``.
+        out: folder.
+        sites: see :func:`lens_steer.record`.
+        pooling: ``"last"`` (last prompt token) or ``"response"`` (mean over each response's tokens).
+        C, standardize: see :func:`lens_steer.probes.probe.fit_probe`.
+        shown: up to four sites for the figures of single sites; evenly spread with the best among them unless given.
+        split_note: how the prompts were split; written down.
+        draws, blocks: see :func:`lens_steer.probes.depth.probe_depth`.
+        seed: of controls, intervals and of which tokens are drawn.
+        engine: what records; see :func:`lens_steer.record`.
+        command: written beside the numbers.
+        progress: show bars.
+
+    Raises:
+        LensSteerError: a contrast without fit or report prompts on a side, a prompt without a response, an unknown site, pooling or engine, a number that is out of range, a
+            folder that cannot be written, all before anything is recorded; and what :func:`lens_steer.record` and :func:`lens_steer.probes.depth.probe_depth` raise.
+    """
+    names = _checked(model, contrast, sites, pooling, C, shown, draws, blocks, engine)
+    with whole_folder(out) as work:
+        fit, report = (
+            record(model, part, names, pooling=pooling, engine=engine, progress=progress)
+            for part in (contrast.fit, contrast.report)
+        )
+        scan = probe_depth(fit, report, C=C, standardize=standardize, draws=draws, blocks=blocks, seed=seed, progress=progress)
+        for result in scan.results:
+            save_probe(result.probe, work / result.probe.site)
+        few = _to_show(scan, shown)
+        best = scan.best.probe
+        part = Contrast(*(_evenly(side, TOKEN_PROMPTS) for side in (contrast.report.positive, contrast.report.negative)))
+        region = "response" if pooling == "response" else "prompt"
+        tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
+        meta = {"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
+                "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
+        drawings: dict[str, Drawing] = {
+            "probe_depth": probes.probe_depth_drawing(scan),
+            "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),
+            "boundary_plane": probe_plane.boundary_plane_drawing(best, fit, tokens, seed=seed),
+            "probe_reliability": probes.reliability_drawing(scan, few),
+        }
+        for name, drawing in drawings.items():
+            saving.save(drawing, name, work, meta)
+        options = {
+            "sites": sites if isinstance(sites, str) else list(sites), "pooling": pooling, "C": C, "standardize": standardize, "draws": draws,
+            "blocks": blocks, "engine": engine, "shown": list(few), "split": split_note,
+        }  # fmt: skip
+        _write_rows(scan, work / "probes.csv")
+        record_ = _record(scan, contrast) | {"options": options, "meta": meta}
+        (work / "probes.json").write_text(json.dumps(record_, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return scan
+
+
+def _checked(
+    model: Any, contrast: ContrastSet, sites: str | Sequence[str], pooling: str, C: float | int | None, shown: Sequence[str] | None, draws: int,
+    blocks: int, engine: str,
+) -> tuple[str, ...]:  # fmt: skip
+    """The sites' names; refuses what would fail after long work."""
+    check_engine(engine)
+    if pooling not in ("last", "response"):
+        raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'")
+    for name, value, least in (("draws", draws, 1), ("blocks", blocks, 2)):
+        if value < least:
+            raise LensSteerError(f"{name}={value}: give at least {least}")
+    if C is not None and not C > 0:
+        raise LensSteerError(f"C={C}: give a number above 0, or None to have it chosen by cross-validation")
+    for split, part in (("fit", contrast.fit), ("report", contrast.report)):
+        for side, prompts in (("positive", part.positive), ("negative", part.negative)):
+            if len(prompts) < 2:
+                raise LensSteerError(
+                    f"the contrast {contrast.name!r} has {len(prompts)} {side} prompts to {split} on: "
+                    "give a split, such as split=(0.5, 0.25, 0.25), and at least two prompts of each class in each part"
+                )
+            if pooling == "response":
+                check_responses(prompts)
+    info = info_of(model)
+    names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
+    unknown = sorted(set(() if shown is None else probes.check_shown(shown)) - set(names))
+    if unknown:
+        raise LensSteerError(f"shown names sites without a probe: {', '.join(unknown)}; choose among {', '.join(names[:3])}, …")
+    return names
+
+
+def _to_show(scan: ProbeScan, shown: Sequence[str] | None) -> tuple[str, ...]:
+    """The sites of the figures of single sites; one that has no probe is left out and named."""
+    for name in shown or ():
+        if name in scan.without:
+            log.warning("the figures leave out %s: %s", name, scan.without[name])
+    return tuple(name for name in shown or () if name not in scan.without) or probes.spread(scan)
+
+
+def _evenly(prompts: PromptSet, n: int) -> PromptSet:
+    """At most n prompts of a set, evenly spread over it."""
+    if len(prompts) <= n:
+        return prompts
+    return PromptSet(tuple(prompts[i * len(prompts) // n] for i in range(n)), prompts.name)
+
+
+def _write_rows(scan: ProbeScan, path: Path) -> None:
+    """One row a site in network order, :data:`COLUMNS` first."""
+    rows = sorted(scan.rows(), key=lambda row: sites_.parse(row["site"]).order)
+    columns = [*COLUMNS, *(name for name in rows[0] if name not in COLUMNS)]
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _record(scan: ProbeScan, contrast: ContrastSet) -> dict[str, Any]:
+    """What is worth knowing beside the rows."""
+    best = scan.best
+    return {
+        "contrast": contrast.name,
+        "n": {s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "report")},
+        "best_site": best.probe.site,
+        "best": {name: [e.value, e.low, e.high, e.n] for name, e in best.measured.items()},
+        "wrong_side_sites": [r.probe.site for r in scan.results if not r.probe.between],
+        "without": dict(scan.without),
+        "sites": [r.probe.site for r in scan.results],
+        "chosen_C": {r.probe.site: r.probe.C for r in scan.results},
+    }

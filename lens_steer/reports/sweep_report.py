@@ -1,0 +1,135 @@
+"""A sweep of one method, written: rows, numbers by setting, the choice, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.atomic import whole_folder
+from lens_steer.data import ContrastSet
+from lens_steer.data.checks import overlap_counts
+from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.conditions import ANGULAR, NONE
+from lens_steer.evaluation.control_bands import Band, bands
+from lens_steer.evaluation.control_runs import Beside, plain_bands, run_controls
+from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.first_token import FIRST_OF, FirstToken, first_token
+from lens_steer.evaluation.protocol import Evaluation, chosen_grids, on_select
+from lens_steer.evaluation.selection import Constraint, settings
+from lens_steer.evaluation.sweep_work import sweeping
+from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.work import Work
+from lens_steer.figures import saving
+from lens_steer.figures.sweeps import COHERENCE, by_value
+from lens_steer.geometry.calibration import versions
+from lens_steer.metrics.benchmarks import Tasks
+
+
+@dataclass(frozen=True, repr=False)
+class Swept(Evaluation, view="sweeps"):
+    """An evaluation of one method, with its controls.
+
+    Attributes:
+        method: which.
+        beside: the controls.
+        first_token: how long the first token is where the chosen plan steers.
+    """
+
+    method: str = ""
+    beside: Beside = field(default_factory=Beside)
+    first_token: FirstToken | None = None
+
+    @property
+    def bands(self) -> dict[str, dict[str, Band]]:
+        """Quantity → control → band, with the method's rank, on the report split."""
+        return bands(self.reported(self.method), self.beside.report)
+
+
+def sweep_method(
+    model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: Tasks, objective: str = "complied",
+    constraints: Sequence[Constraint] = (), controls: Controls | None = None, fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True,
+    before: Callable[[Work], None] | None = None, **how: Any,
+) -> Swept:  # fmt: skip
+    """One method's grids and no steering on select, the choice and its controls on report.
+
+    Writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures; the rows of controls to ``report_controls.csv`` and ``select_controls.csv``.
+
+    Without a ground truth the bound on degenerate answers is measured first; ``unsteered.csv`` holds the answers that set it.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: with select and report prompts.
+        grids: of one method, from :func:`lens_steer.evaluation.conditions.method_grids`.
+        out: folder; an interrupted sweep goes on from what lies there.
+        tasks: capability tasks, if there are any.
+        objective, constraints: see :func:`lens_steer.evaluation.selection.choose`.
+        controls: what the method's controls are made from; None for none, which is told.
+        fitted_here: whether the calibration was made from the contrast's fit split; written down.
+        seed, command: written beside the numbers.
+        progress: show bars.
+        before: called with all that will be computed (:func:`lens_steer.evaluation.sweep_work.sweeping`), before anything is.
+        how: engine, max_new_tokens and openings of a :class:`~lens_steer.evaluation.sweeps.Protocol`.
+    """
+    everything = [Grid(NONE), *grids]
+    bare = Protocol(model, contrast.select, "select", tasks.select, **how)
+    if before is not None:
+        before(sweeping(model, contrast, everything, tasks, bare.max_new_tokens, controls=controls))
+    how["bound"] = bound = measured_bound(bare, out, progress=progress)
+    select, choices, _ = on_select(
+        model,
+        contrast,
+        everything,
+        out,
+        tasks=tasks.select,
+        objective=objective,
+        constraints=constraints,
+        seed=seed,
+        progress=progress,
+        **how,
+    )
+    on_report = Protocol(model, contrast.report, "report", tasks.report, **how)
+    rows = run(on_report, chosen_grids(everything, choices), out, "report", progress=progress)
+    method = grids[0].condition
+    chosen = next(g for g in chosen_grids(everything, choices) if g.condition == method)
+    beside = run_controls(
+        controls, chosen, grids, on_report, replace(bare, bound=bound), contrast, out, seed=seed, progress=progress
+    )
+    plan = None if chosen.build is None else chosen.build(chosen.values[0])
+    first = (
+        None if plan is None else first_token(model, plan, contrast.select.positive[:FIRST_OF], engine=how.get("engine", ENGINE))
+    )
+    reported = tuple(settings(rows, seed=seed))
+    found = Swept(tuple(select), choices, reported, tuple(rows), bound, method, beside, first)
+    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
+            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
+    graded = all(p.task is not None for p in contrast.report.positive)
+    with whole_folder(out) as work:
+        if method in ANGULAR and len(grids[0].values) > 2:
+            for name, kind, quantities in (
+                ("polar", "polar", ("complied", "perplexity_ref")), ("coherence_by_angle", "coherence", COHERENCE), ("class_swap", "class_swap", None),
+            ):  # fmt: skip
+                saving.save(
+                    by_value(kind, select, [method], quantities, {method: choices[method].value}, graded=graded, **(beside.drawn if kind != "class_swap" else {})), name, work, meta,
+                )  # fmt: skip
+        record = {
+            "choices": {name: asdict(c) for name, c in choices.items()}, "objective": objective, "constraints": [str(c) for c in constraints],
+            "calibrated_on_this_fit_split": fitted_here, "prompts_fitted_on": _fitted_on(controls, contrast), **({} if bound is None else {"degenerate_above": bound.row()}),
+            "select": [s.row() for s in select],
+            "report": [s.row() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report],
+            "controls": beside.record(), "first_token": None if first is None else first.record(), "meta": meta,
+        }  # fmt: skip
+        (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found
+
+
+def _fitted_on(controls: Controls | None, contrast: ContrastSet) -> dict[str, tuple[int, int]] | None:
+    """How many prompts of select and report the calibration or probe was made from, of how many; None where it does not say from which it was."""
+    source = None if controls is None else controls.source
+    seen = () if source is None else (*source.prompt_hashes_positive, *source.prompt_hashes_negative)
+    if not seen:
+        return None
+    return overlap_counts(seen, {s: (getattr(contrast, s).positive, getattr(contrast, s).negative) for s in ("select", "report")})

@@ -1,0 +1,302 @@
+"""The typed hooks that carry a plan out, on a HookedTransformer, a TransformerBridge or a plain Hugging Face model.
+
+``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly those, also after an exception. A hook is :func:`functools.partial` over a
+pure operator and the clock that knows which of the running forward's tokens are steered.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lens_steer.errors import LensSteerError, expect
+from lens_steer.inference.engines import Active, active
+from lens_steer.inference.positions import Clock
+from lens_steer.models import sites
+from lens_steer.models.fits import check_fits
+from lens_steer.models.loading import blocks_of, embedding_of, final_norm_of, info_of
+from lens_steer.operators.catalogue import Bound, bind, operator
+from lens_steer.steer.effects import EffectLog, Tally
+from lens_steer.steer.plans import SteeringPlan, Step
+
+if TYPE_CHECKING:
+    from transformer_lens.hook_points import HookPoint
+
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class SteeringHook(Protocol):
+    """What is called at a hook point (``hook``), or at a Hugging Face module (None); returns the tensor that takes the activation's place."""
+
+    def __call__(
+        self, activation: Float[Tensor, "batch pos d_model"], *, hook: HookPoint | None
+    ) -> Float[Tensor, "batch pos d_model"]: ...
+
+
+@contextmanager
+def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None, tell: bool = True) -> Iterator[Any]:
+    """Steer a model for the length of a ``with`` block.
+
+    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay. Plans of nested blocks act one
+    after the other, the outer first. Padding is never steered. A warning is logged at the end where the model ran and the plan did nothing: no token had its positions, no
+    gate fired, or its parameters are the identity.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        plan: made for this model.
+        effects: a log of what the plan did, site by site.
+        tell: whether to warn where tokens were steered and no activation changed; False where a study measures the identity on purpose.
+
+    Raises:
+        LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the model does not have or
+            that cannot be written.
+    """
+    expect(
+        "plan",
+        plan,
+        SteeringPlan,
+        "steering(model, plan) takes one plan, such as ls.selective_steering(calibration, 150); nest blocks for several",
+    )
+    info = info_of(model)
+    check_fits(plan, model)
+    if not plan.sites:
+        raise LensSteerError(f"the plan {plan.method!r} matches no site: make it with at=… naming some")
+    outside = [name for name in plan.sites if sites.parse(name).block >= info.n_layers]
+    if outside:
+        raise LensSteerError(
+            f"the plan names {outside[0]!r}, and the model has {info.n_layers} blocks: make the plan on this model"
+        )
+    tally = Tally()
+    with _in_force(model, plan, effects, tally):
+        yield model
+    tally.settle()
+    if message := tally.told(plan, tell=tell):
+        log.warning("%s", message)
+
+
+@contextmanager
+def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: Tally) -> Iterator[None]:
+    """The plan's hooks on the model, or on its twin; what they did goes into the tally."""
+    clock = Clock(plan.positions)
+    with ExitStack() as stack:
+        followers = [
+            *clocked(model, clock, tokens=effects is not None),
+            final_norm_of(model).register_forward_pre_hook(partial(_after_blocks, method=plan.method, tally=tally)),
+        ]
+        for follower in followers:
+            stack.callback(follower.remove)
+        handles = []
+        for step in plan.steps:
+            bound: dict[torch.device, Bound] = {}
+            for name in step.sites:
+                like = example(model, name)
+                if like.device not in bound:
+                    bound[like.device] = bind_rows(step, like, clock)
+                handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model, tally))
+                stack.callback(remove)
+                handles.append(handle)
+        again = partial(_in_force, plan=plan, effects=effects, tally=tally)
+        entry = Active(plan.method, tuple(handles), tuple(followers), plan.n_rows, again)
+        stack.enter_context(active(model, entry))
+        yield
+        tally.forwards, tally.steered = tally.forwards + clock.forwards, tally.steered + clock.steered
+
+
+class _ByRow:
+    """A step with one value a row, bound to the rows that are running; bound anew only when they change."""
+
+    def __init__(self, step: Step, like: Tensor, clock: Clock) -> None:
+        self._step, self._like, self._clock = step, like, clock
+        self._rows: Tensor | None = None
+        self._bound: Bound | None = None
+
+    def __call__(self, h: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        rows = self._clock.rows
+        if rows is None and len(h) != self._step.n_rows:
+            raise LensSteerError(
+                f"the plan has a value for each of {self._step.n_rows} rows, and the batch has {len(h)}: give as many"
+            )
+        if self._bound is None or rows is not self._rows:
+            self._rows = rows
+            with torch.inference_mode(False):  # so that a later forward with gradients may use what is made here
+                parameters = self._step.parameters if rows is None else self._step.at_rows(rows)
+                self._bound = bind(self._step.operator, parameters, self._like)
+        return self._bound(h)
+
+
+def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
+    """A step's operator; one with a value a row follows the rows of the running batch."""
+    return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
+
+
+def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any, tally: Tally) -> SteeringHook:
+    gate = operator(step.operator).gate
+    fires = None if gate is None else gate(step.parameters, example(model, site))
+    plain = partial(_steer, operator=bound, clock=clock, tally=tally, fires=fires)
+    if effects is None:
+        return plain
+    return partial(
+        _steer_and_log, steer=plain, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
+    )
+
+
+def _steer(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: HookPoint | None = None,
+    *,
+    operator: Bound,
+    clock: Clock,
+    tally: Tally,
+    fires: Callable[[Tensor], Tensor] | None,
+) -> Float[Tensor, "batch pos d_model"]:
+    """The hook: the steered positions through the operator, the others as they are."""
+    if not clock.started:  # a forward that did not begin at the first block
+        clock.start(activation.shape[0], activation.shape[1])
+    selected = clock.selected
+    if clock.idle:
+        return activation
+    steered = operator(activation)
+    if selected is not None:
+        selected = selected.to(activation.device)
+        steered = torch.where(selected[..., None], steered, activation)
+    if not tally.changed:
+        tally.see(activation, steered, fires, selected)
+    return steered
+
+
+def _steer_and_log(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: HookPoint | None = None,
+    *,
+    steer: Callable[[Tensor], Tensor],
+    clock: Clock,
+    fires: Callable[[Tensor], Tensor] | None,
+    site: str,
+    effects: EffectLog,
+    end_tokens: tuple[int, ...],
+) -> Float[Tensor, "batch pos d_model"]:
+    """:func:`_steer`, counting what it did."""
+    steered = steer(activation)
+    fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
+    effects.add(site, activation, steered, fired, clock.counted(activation.shape[1], end_tokens))
+    return steered
+
+
+def clocked(model: Any, clock: Clock, *, tokens: bool) -> list[RemovableHandle]:
+    """Tell a clock of every forward that begins, and with ``tokens`` what it is fed; returns the handles of the hooks that do."""
+    return [
+        model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
+        blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
+        *([embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock))] if tokens else []),
+    ]
+
+
+def attach(model: Any, name: str, hook: Callable[..., Any], *, reads: bool = False) -> tuple[object, Callable[[], None]]:
+    """Add a hook at a site, after those that are there; returns its handle and what removes it.
+
+    Args:
+        model: of any backend.
+        name: of the site.
+        hook: a :class:`SteeringHook`, or with ``reads`` one that returns None and leaves the activation as it is.
+        reads: whether it only reads.
+
+    Raises:
+        LensSteerError: the model has no such hook point, or a hook that writes at a site that a Hugging Face model or a TransformerBridge can only be read at.
+    """
+    backend = info_of(model).backend
+    if backend != "hooked" and sites.parse(name).kind == "resid_mid" and not reads:
+        whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
+        raise LensSteerError(
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the norm that reads it too): use {mend}, or steer attn_out"
+        )
+    return _attach_module(model, name, hook, reads) if backend == "hf" else _attach_point(model, name, hook)
+
+
+def _attach_point(model: Any, name: str, hook: Callable[..., Any]) -> tuple[object, Callable[[], None]]:
+    name = sites.point(name, info_of(model).architecture)
+    if name not in model.hook_dict:
+        raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
+    point = model.hook_dict[name]
+    # Not model.hooks(): at its end that would remove every hook of its context level, a user's own among them.
+    point.add_hook(hook)
+    handle = point.fwd_hooks[-1]
+
+    def remove() -> None:
+        handle.hook.remove()
+        if handle in point.fwd_hooks:
+            point.fwd_hooks.remove(handle)
+
+    return handle, remove
+
+
+def _attach_module(model: Any, name: str, hook: Callable[..., Any], reads: bool) -> tuple[object, Callable[[], None]]:
+    site = sites.parse(name)
+    module = model.get_submodule(site.module(info_of(model).architecture))
+    if site.is_input:
+        handle = module.register_forward_pre_hook(partial(_read_input if reads else _on_input, hook=hook), with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(partial(_read_output if reads else _on_output, hook=hook))
+    return handle, handle.remove
+
+
+def _read_output(module: nn.Module, args: Any, output: Any, *, hook: Callable[..., None]) -> None:
+    hook(output[0] if isinstance(output, tuple) else output, hook=None)
+
+
+def _read_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Callable[..., None]) -> None:
+    hook(args[0] if args else kwargs["hidden_states"], hook=None)
+
+
+def _on_output(module: nn.Module, args: Any, output: Any, *, hook: SteeringHook) -> Any:
+    if isinstance(output, tuple):
+        return (hook(output[0], hook=None), *output[1:])
+    return hook(output, hook=None)
+
+
+def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: SteeringHook) -> tuple[Any, dict[str, Any]]:
+    if args:
+        return (hook(args[0], hook=None), *args[1:]), kwargs
+    return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"], hook=None)}
+
+
+def _announce(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
+    positional = args[1] if len(args) > 1 and isinstance(args[1], Tensor) and info_of(module).backend == "hf" else None
+    clock.announce(kwargs.get("attention_mask", positional))
+
+
+def _start(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:
+    stream = args[0] if args else kwargs["hidden_states"]
+    clock.start(stream.shape[0], stream.shape[1], sites.cached_columns(kwargs))
+
+
+def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:
+    if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
+        clock.follow(args[0])
+
+
+def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tally: Tally) -> None:
+    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense; having waited for the device, the tally is read."""
+    if not bool(torch.isfinite(args[0][:, -1]).all()):
+        raise LensSteerError(
+            f"under the plan {method!r} activations are not finite any more: steer less strongly, or load the model in float32 or bfloat16"
+        )
+    tally.settle()
+
+
+def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
+    """An example of the site's activations: width, dtype, device."""
+    block = blocks_of(model)[sites.parse(site).block]
+    parameter = next(
+        p for p in block.parameters() if p.is_floating_point()
+    )  # quantised weights are of another dtype than what they compute
+    return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

@@ -1,0 +1,85 @@
+"""What the plan constructors share: the types of their arguments, the sites they steer, what they need of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError, expect
+from lens_steer.geometry.boundary import Boundary
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.inference.positions import normalized
+from lens_steer.models import sites
+from lens_steer.steer.plans import SteeringPlan, Step, numbers
+
+Number = float | int | str
+Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one, or one for each prompt
+Sites = str | Sequence[str] | None
+Positions = str | Sequence[int]
+
+
+def check_calibration(calibration: object) -> None:
+    """Refuse what is no calibration."""
+    expect(
+        "calibration",
+        calibration,
+        Calibration,
+        "make it with ls.calibrate(ls.record(model, contrast)), or ls.load_calibration(folder)",
+    )
+
+
+def made(
+    method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float | list[float]
+) -> SteeringPlan:
+    """The plan of a method's steps, for the model of its source."""
+    return SteeringPlan(
+        method,
+        tuple(steps),
+        normalized(positions),
+        source.model,
+        source.architecture,
+        source.n_layers,
+        source.d_model,
+        details,
+        source.template,
+    )
+
+
+def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The method's own sites, or those asked for."""
+    if at is None and not default:
+        raise LensSteerError(
+            f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so there is nothing to steer: "
+            "name the sites with at=…, or calibrate with other sites or the other rule"
+        )
+    if at is None:
+        return default
+    return sites.resolve(at, n_layers=calibration.n_layers, architecture=calibration.architecture)
+
+
+def class_means(calibration: Calibration, what: str) -> tuple[Tensor, Tensor]:
+    """Both class means at every site; refused where the calibration has none."""
+    if calibration.mean_positive is None or calibration.mean_negative is None:
+        raise LensSteerError(
+            f"the calibration of {calibration.model!r} has no class means, which {what} needs: calibrate on this model"
+        )
+    return calibration.mean_positive, calibration.mean_negative
+
+
+def row_of(calibration: Calibration, name: str) -> int:
+    """The row of a recorded site."""
+    if name not in calibration.sites:
+        raise LensSteerError(
+            f"site {name!r} was not recorded: calibrate with it, or steer one of {', '.join(calibration.sites[:3])}, …"
+        )
+    return calibration.sites.index(name)
+
+
+def one_number(name: str, value: Any) -> float:
+    """A finite number, and only one."""
+    found = numbers(name, value)
+    if isinstance(found, Tensor):
+        raise LensSteerError(f"{name}={value!r}: one number is needed here")
+    return found

@@ -1,0 +1,149 @@
+"""Methods that add, remove or set something along one direction, for every token."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.boundary import boundary
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.models import sites
+from lens_steer.steer.methods.common import Numbers, Positions, Sites, check_calibration, chosen_sites, class_means, made, row_of
+from lens_steer.steer.plans import SteeringPlan, Step, numbers
+
+
+def act_add(
+    calibration: Calibration,
+    coefficient: Numbers = 1.0,
+    *,
+    keep_norm: bool = False,
+    at: Sites = None,
+    direction: Float[Tensor, " d_model"] | None = None,
+    positions: Positions = "all",
+) -> SteeringPlan:
+    """ActAdd: ``h + α d`` with d the raw difference of class means at each steered site (the selected one unless ``at`` names others).
+
+    α = 1 moves a harmless prompt by one difference of means, α = −1 a harmful one back. ``keep_norm`` scales each sum to the vector's own length.
+
+    Source: Arditi et al. (arXiv 2406.11717), section 2.4.
+
+    >>> from lens_steer import load_calibration
+    >>> act_add(load_calibration("figures/calibration"), -1).row()["coefficient"]
+    -1.0
+    """
+    check_calibration(calibration)
+    steps = [
+        Step(
+            "add_keep_norm" if keep_norm else "add", (name,), {"direction": d, "coefficient": numbers("coefficient", coefficient)}
+        )
+        for name, d in _differences(calibration, at, direction).items()
+    ]
+    return made("act-add-keep-norm" if keep_norm else "act-add", calibration, steps, positions)
+
+
+def unit_addition(
+    calibration: Calibration, coefficient: Numbers = 1.3, *, at: Sites = None, positions: Positions = "all"
+) -> SteeringPlan:
+    """STEER-COMPLIANCE's form: ``h + α v`` with a unit v of its own at every steered site, here the site's candidate; at the discriminative sites.
+
+    Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed answers, and α ≈ 1.3.
+
+    >>> from lens_steer import load_calibration
+    >>> unit_addition(load_calibration("figures/calibration")).row()["coefficient"]
+    1.3
+    """
+    check_calibration(calibration)
+    chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
+    alpha = numbers("coefficient", coefficient)
+    steps = [Step("add", (name,), {"direction": _candidate(calibration, name), "coefficient": alpha}) for name in chosen]
+    return made("compliance", calibration, steps, positions)
+
+
+def directional_ablation(
+    calibration: Calibration,
+    *,
+    everywhere: bool = False,
+    at: Sites = None,
+    direction: Float[Tensor, " d_model"] | None = None,
+    positions: Positions = "all",
+) -> SteeringPlan:
+    """``h − (d̂·h) d̂`` with the selected direction: at the selected site, at those given, or everywhere.
+
+    ``everywhere``: at every block's input and at what every attention and MLP adds to the stream, so that no block can write the direction back. That is a
+    statement about the stream, so the direction must have been read there: of a calibration of norms' outputs it is :attr:`Calibration.stream_direction`, which was recorded beside
+    them and is what a calibration with ``sites="resid_pre"`` selects.
+
+    Raises:
+        LensSteerError: ``everywhere`` with a direction that was read at a norm's output, and no means of the stream.
+
+    Source: Arditi et al. (arXiv 2406.11717), section 2.4.
+
+    >>> from lens_steer import load_calibration
+    >>> directional_ablation(load_calibration("figures/calibration")).describe()["positions"]
+    'all'
+    """
+    check_calibration(calibration)
+    unit = calibration.basis[0] if direction is None else _vector(calibration, direction)
+    if everywhere:
+        if at is not None:
+            raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
+        if direction is None and sites.parse(calibration.selected_site).is_norm:
+            unit = _of_the_stream(calibration)
+        at = ("resid_pre", "attn_out", "mlp_out")
+    steps = [Step("ablate", chosen_sites(calibration, at, (calibration.selected_site,)), {"direction": unit})]
+    return made("ablation-everywhere" if everywhere else "ablation", calibration, steps, positions)
+
+
+def projection_clamp(
+    calibration: Calibration, target: Numbers | None = None, *, at: Sites = None, positions: Positions = "all"
+) -> SteeringPlan:
+    """STEER-JSON's form: set every token's projection on the selected direction to a target, the positive class's mean there unless given.
+
+    Source: Steering Externalities (arXiv 2602.04896), Eq. 4.
+
+    >>> from lens_steer import load_calibration
+    >>> projection_clamp(load_calibration("figures/calibration"), 2).row()["target"]
+    2.0
+    """
+    check_calibration(calibration)
+    unit, steps = calibration.basis[0], []
+    for name in chosen_sites(calibration, at, (calibration.selected_site,)):
+        to = boundary(calibration, name).mean_positive if target is None else numbers("target", target)
+        steps.append(Step("clamp", (name,), {"direction": unit, "target": to}))
+    return made("clamp", calibration, steps, positions)
+
+
+def _of_the_stream(calibration: Calibration) -> Tensor:
+    """The direction of the stream that was recorded beside a norm's outputs."""
+    found = calibration.stream_direction
+    if found is None:
+        raise LensSteerError(
+            f"everywhere=True ablates in the residual stream, and the direction was read at {calibration.selected_site}, after a norm and its gain, with nothing of the stream "
+            "recorded beside it: calibrate again (with sites='norm_out', 'resid_pre' or 'resid'), or give direction="
+        )
+    return found[1]
+
+
+def _candidate(calibration: Calibration, name: str) -> Tensor:
+    found = calibration.candidates[row_of(calibration, name)]
+    if not bool(found.any()):
+        raise LensSteerError(f"site {name!r} has no direction: its class means are equal; steer other sites with at=…")
+    return found
+
+
+def _differences(calibration: Calibration, at: Sites, direction: Tensor | None) -> dict[str, Tensor]:
+    chosen = chosen_sites(calibration, at, (calibration.selected_site,))
+    if direction is not None:
+        return dict.fromkeys(chosen, _vector(calibration, direction))
+    positive, negative = class_means(calibration, "the raw difference of means")
+    return {name: (positive - negative)[row_of(calibration, name)] for name in chosen}
+
+
+def _vector(calibration: Calibration, direction: Tensor) -> Tensor:
+    if direction.shape != (calibration.d_model,) or not bool(torch.isfinite(direction).all()) or not bool(direction.any()):
+        raise LensSteerError(
+            f"direction of shape {tuple(direction.shape)} is not usable: the model needs ({calibration.d_model},), finite and not zero"
+        )
+    return direction

@@ -1,0 +1,130 @@
+"""Methods that know a boundary: fixed steps in units of the class separation, and the projection-aware operators (arXiv 2604.08169)."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError, expect
+from lens_steer.geometry.boundary import Boundary, boundary
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.operators.projection import GATES
+from lens_steer.steer.methods.common import Number, Numbers, Positions, made, one_number
+from lens_steer.steer.plans import SteeringPlan, Step, numbers
+
+log = logging.getLogger(__name__)
+
+Along = Float[Tensor, " d_model"] | None
+CAP_IN_SIGMAS = 40.0  # of the released StMP
+
+
+def fixed_coefficient(
+    source: Calibration | Boundary, coefficient: Numbers = 1.0, *, positions: Positions = "all", along: Along = None
+) -> SteeringPlan:
+    """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
+
+    ``source`` is a probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose own boundary is the midpoint of the class means. ``along`` is written along
+    in place of the direction, by steps of the same size: a control.
+
+    Source: arXiv 2604.08169, Eq. 3.
+
+    >>> from lens_steer import load_calibration
+    >>> fixed_coefficient(load_calibration("figures/calibration"), positions="prompt[-1]").positions
+    'prompt[-1]'
+    """
+    found = _boundary(source)
+    step = Step(
+        "add",
+        (found.site,),
+        {
+            "direction": found.separation * (found.direction if along is None else along / along.norm()),
+            "coefficient": numbers("coefficient", coefficient),
+        },
+    )
+    return made("swfc", found, [step], positions)
+
+
+def target_projection(
+    source: Calibration | Boundary, coefficient: Numbers = 0.0, *, gate: str = "below", positions: Positions = "all", along: Along = None,
+) -> SteeringPlan:  # fmt: skip
+    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``. For ``source`` and ``along`` see
+    :func:`fixed_coefficient`.
+
+    Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
+
+    >>> from lens_steer import load_calibration
+    >>> target_projection(load_calibration("figures/calibration"), 6).row()["gate"]
+    'below'
+    """
+    found, alpha = _boundary(source), numbers("coefficient", coefficient)
+    if _gate(gate) == "below":
+        target, wrong_way = found.mean_positive + alpha * found.std_positive, -1.0
+    else:
+        target, wrong_way = found.mean_negative + alpha * found.std_negative, 1.0
+    if bool(torch.as_tensor((target - found.threshold) * wrong_way > 0).any()):
+        log.warning(
+            "target projection %s lies on the gated side of the threshold %.4g: tokens are moved the wrong way",
+            target,
+            found.threshold,
+        )
+    step = Step(
+        "target",
+        (found.site,),
+        {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate, **_along(along)},
+    )
+    return made("sttp", found, [step], positions, coefficient=alpha.tolist() if isinstance(alpha, Tensor) else alpha)
+
+
+def mirror_projection(
+    source: Calibration | Boundary,
+    coefficient: Numbers = 1.0,
+    *,
+    gate: str = "below",
+    cap_in_sigmas: Number | None = CAP_IN_SIGMAS,
+    positions: Positions = "all",
+    along: Along = None,
+) -> SteeringPlan:
+    """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the boundary, 1 mirrored at it, above 1 beyond.
+
+    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap. For
+    ``source`` and ``along`` see :func:`fixed_coefficient`.
+
+    Source: arXiv 2604.08169, Eq. 5.
+
+    >>> from lens_steer import load_calibration
+    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()["first_steered_token"]
+    'token 0 of the answer'
+    """
+    found = _boundary(source)
+    cap = None if cap_in_sigmas is None else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+    if cap is not None and cap < found.threshold:
+        log.warning("cap %.4g lies below the threshold %.4g: tokens are moved the wrong way", cap, found.threshold)
+    step = Step(
+        "mirror", (found.site,),
+        {"direction": found.direction, "threshold": found.threshold, "coefficient": numbers("coefficient", coefficient), "cap": cap,
+         "gate": _gate(gate), **_along(along)},
+    )  # fmt: skip
+    return made("stmp", found, [step], positions)
+
+
+def _along(along: Along) -> dict[str, Tensor]:
+    return {} if along is None else {"along": along}
+
+
+def _boundary(source: Calibration | Boundary) -> Boundary:
+    expect(
+        "source",
+        source,
+        (Calibration, Boundary),
+        "make a probe with ls.fit_probe(acts, site), or a calibration with ls.calibrate(acts)",
+    )
+    return source if isinstance(source, Boundary) else boundary(source)
+
+
+def _gate(gate: str) -> str:
+    if gate not in GATES:
+        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
+    return gate

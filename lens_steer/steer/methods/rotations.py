@@ -1,0 +1,152 @@
+"""Methods that turn activations in the steering plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
+from lens_steer.steer.methods.common import (
+    Number,
+    Numbers,
+    Positions,
+    Sites,
+    check_calibration,
+    chosen_sites,
+    class_means,
+    made,
+    one_number,
+    row_of,
+)
+from lens_steer.steer.plans import SteeringPlan, Step, numbers
+
+
+def selective_steering(
+    calibration: Calibration, angle: Numbers, *, at: Sites = None, basis: Tensor | None = None, positions: Positions = "all"
+) -> SteeringPlan:
+    """SS: rotate by a relative angle at the discriminative sites. 0 and 360 leave the model as it is.
+
+    Args:
+        calibration: the plane, and the discriminative sites that are steered.
+        angle: degrees.
+        at: other sites to steer instead.
+        basis: another orthonormal plane, for controls.
+        positions: which tokens.
+
+    Raises:
+        LensSteerError: no discriminative site, or an angle that is not a number.
+
+    Source: Selective Steering (arXiv 2601.19375), Eqs. 6 and 10.
+
+    >>> from lens_steer import load_calibration
+    >>> selective_steering(load_calibration("figures/calibration"), 200).angle
+    200.0
+    """
+    check_calibration(calibration)
+    return _rotation("selective", calibration, angle, at, basis, positions)
+
+
+def standard_angular(
+    calibration: Calibration, angle: Numbers, *, at: Sites = None, basis: Tensor | None = None, positions: Positions = "all"
+) -> SteeringPlan:
+    """SAS: set an absolute angle at the discriminative sites, or at those given (the paper's runs at every norm: ``at="norm_out"``).
+
+    Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
+
+    >>> from lens_steer import load_calibration
+    >>> standard_angular(load_calibration("figures/calibration"), [0, 90]).n_rows
+    2
+    """
+    check_calibration(calibration)
+    return _rotation("standard", calibration, angle, at, basis, positions)
+
+
+def adaptive_angular(
+    calibration: Calibration,
+    angle: Numbers,
+    *,
+    threshold: Number = 0.0,
+    gate_axis: int = 0,
+    at: Sites = None,
+    basis: Tensor | None = None,
+    positions: Positions = "all",
+) -> SteeringPlan:
+    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as :func:`standard_angular`.
+
+    >>> from lens_steer import load_calibration
+    >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
+    1.0
+    """
+    check_calibration(calibration)
+    if gate_axis not in (0, 1):
+        raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
+    gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
+    return _rotation("adaptive", calibration, angle, at, basis, positions, gate)
+
+
+def mean_phase_rotation(
+    calibration: Calibration, angle: Numbers, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
+) -> SteeringPlan:
+    """X1, the rotating half of SAS: at each site rotate by θ − φ̄, so that the mean lands where SAS puts it and every token keeps its own phase about it.
+
+    φ̄ is the in-plane phase of the site's mean activation: of both classes weighted alike, or of one (``phase_of="positive"``, ``"negative"``).
+
+    >>> from lens_steer import load_calibration
+    >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
+    'mean-phase'
+    """
+    check_calibration(calibration)
+    phases = _mean_phases(calibration, at, phase_of)
+    degrees = numbers("angle", angle)
+    steps = [Step("mean_phase", (n,), {"basis": calibration.basis, "angle": degrees, "mean_phase": p}) for n, p in phases.items()]
+    return made("mean-phase", calibration, steps, positions)
+
+
+def phase_collapse(
+    calibration: Calibration, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
+) -> SteeringPlan:
+    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation` has it); lengths are kept.
+
+    >>> from lens_steer import load_calibration
+    >>> phase_collapse(load_calibration("figures/calibration")).angle is None
+    True
+    """
+    check_calibration(calibration)
+    phases = _mean_phases(calibration, at, phase_of)
+    steps = [Step("phase_collapse", (n,), {"basis": calibration.basis, "mean_phase": p}) for n, p in phases.items()]
+    return made("phase-collapse", calibration, steps, positions)
+
+
+def _rotation(
+    method: str,
+    calibration: Calibration,
+    angle: Numbers,
+    at: Sites,
+    basis: Tensor | None,
+    positions: Positions,
+    gate: dict[str, Any] | None = None,
+) -> SteeringPlan:
+    plane = calibration.basis if basis is None else basis
+    if plane.shape != calibration.basis.shape:
+        raise LensSteerError(f"basis has shape {tuple(plane.shape)}, the calibration needs {tuple(calibration.basis.shape)}")
+    if not gram_error(plane) <= MAX_GRAM_ERROR:
+        raise LensSteerError(f"basis is not orthonormal (max|G − I| = {gram_error(plane):.1e}): re-orthonormalise it first")
+    chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
+    step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **(gate or {})})
+    return made(method, calibration, [step], positions)
+
+
+def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str, float]:
+    """The phase of the mean activation in the plane, in degrees, at each steered site."""
+    weights = {"both": (0.5, 0.5), "positive": (1.0, 0.0), "negative": (0.0, 1.0)}
+    if phase_of not in weights:
+        raise LensSteerError(f"phase_of={phase_of!r}: use one of {', '.join(weights)}")
+    positive, negative = class_means(calibration, "a mean phase")
+    mean = weights[phase_of][0] * positive.double() + weights[phase_of][1] * negative.double()
+    c = mean @ calibration.basis.double().mT
+    phase = torch.rad2deg(torch.atan2(c[:, 1], c[:, 0]))
+    return {n: float(phase[row_of(calibration, n)]) for n in chosen_sites(calibration, at, calibration.discriminative_sites)}

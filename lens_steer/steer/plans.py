@@ -1,0 +1,284 @@
+"""Steering plans: operators bound to sites and positions, everything needed to steer, apart from any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_steer._display import Shown
+from lens_steer._io.atomic import whole_folder
+from lens_steer.errors import LensSteerError
+from lens_steer.inference import positions as positions_
+from lens_steer.models import sites
+from lens_steer.models.templates import ChatTemplate
+from lens_steer.operators.catalogue import bind, operator
+
+FORMAT_VERSION = 1
+TENSORS, FACTS = "plan.safetensors", "plan.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operator at some sites.
+
+    Attributes:
+        operator: a name of :data:`lens_steer.operators.catalogue.OPERATORS`.
+        sites: where, in network order.
+        parameters: the operator's: vectors, numbers, one number a row, names.
+    """
+
+    operator: str
+    sites: tuple[str, ...]
+    parameters: Mapping[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Step):
+            return NotImplemented
+        return (self.operator, self.sites, self.parameters.keys()) == (
+            other.operator,
+            other.sites,
+            other.parameters.keys(),
+        ) and all(_same(value, other.parameters[name]) for name, value in self.parameters.items())
+
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        plain = {name: _checked(self.operator, name, value) for name, value in self.parameters.items()}
+        object.__setattr__(self, "parameters", plain)
+
+    @property
+    def n_rows(self) -> int | None:
+        """How many rows the step has a value for; None where one value serves every row."""
+        value = self.parameters.get(operator(self.operator).by_row or "")
+        return len(value) if isinstance(value, Tensor) and value.ndim else None
+
+    def at_rows(self, rows: Tensor) -> Mapping[str, Any]:
+        """The parameters for some of the rows."""
+        if self.n_rows is None:
+            return self.parameters
+        name = str(operator(self.operator).by_row)
+        return {**self.parameters, name: self.parameters[name][rows.cpu()]}
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringPlan(Shown, view="models"):
+    """What to do to which activations of which model.
+
+    Attributes:
+        method: what made it, a name of :data:`lens_steer.steer.methods.METHODS`.
+        steps: operators bound to sites.
+        positions: which tokens; see :mod:`lens_steer.inference.positions`.
+        model, architecture, n_layers, d_model: of the model that the plan is for.
+        details: what the method was asked for, where the steps' own parameters no longer show it (StTP's α).
+        template: the chat template of the prompts that its vectors come from, where that is known.
+    """
+
+    method: str
+    steps: tuple[Step, ...]
+    positions: str
+    model: str
+    architecture: str
+    n_layers: int
+    d_model: int
+    details: Mapping[str, float | list[float]] = field(default_factory=dict)
+    template: ChatTemplate | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented
+
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        given = "".join(f", {k}={v:.4g}" if isinstance(v, float) else f", {k}={v}" for k, v in self.parameters.items())
+        where = "" if self.positions == "all" else f" at {self.positions}"
+        return f"SteeringPlan({self.method}{given}: {len(self.sites)} sites in {len(sites.blocks_of(self.sites))} blocks of {self.model}{where})"
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every steered site, in network order."""
+        return tuple(sorted({name for step in self.steps for name in step.sites}, key=lambda n: sites.parse(n).order))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The numbers and names that all steps share, one value a row as a list; and the details."""
+        shared: dict[str, Any] = dict(self.details)
+        for name, value in self.steps[0].parameters.items():
+            if isinstance(value, Tensor) and (value.ndim != 1 or name != operator(self.steps[0].operator).by_row):
+                continue  # a vector or a basis
+            if all(name in step.parameters and _same(step.parameters[name], value) for step in self.steps):
+                shared[name] = value.tolist() if isinstance(value, Tensor) else value
+        return shared
+
+    @property
+    def angle(self) -> float | list[float] | None:
+        """Degrees, one number a row as a list; None for a method without an angle."""
+        return self.parameters.get("angle")
+
+    @property
+    def n_rows(self) -> int | None:
+        """How many prompts the plan has a value for; None where one value serves all."""
+        return next((step.n_rows for step in self.steps if step.n_rows is not None), None)
+
+    def at(self, angle: Any) -> SteeringPlan:
+        """The same plan at another angle, or at one angle a prompt.
+
+        Raises:
+            LensSteerError: the method has no angle, or the angle is no number.
+        """
+        if self.angle is None:
+            raise LensSteerError(f"method={self.method!r} has no angle to change")
+        degrees = numbers("angle", angle)
+        return replace(self, steps=tuple(replace(s, parameters={**s.parameters, "angle": degrees}) for s in self.steps))
+
+    def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """The pure function that one site's activations go through, all of its steps in order (the first site's, if none is named)."""
+        name = self.sites[0] if site is None else site
+        example = torch.zeros(self.d_model) if like is None else like
+        bound = [bind(step.operator, step.parameters, example) for step in self.steps if name in step.sites]
+        if not bound:
+            raise LensSteerError(f"site={name!r} is not steered: the plan's sites are {', '.join(self.sites)}")
+
+        def composed(h: Tensor) -> Tensor:
+            for function in bound:
+                h = function(h)
+            return h
+
+        return composed
+
+    def describe(self) -> dict[str, Any]:
+        """Everything about the plan but its vectors: method, parameters, each steered tensor under TransformerLens's name and Hugging Face's
+        module path, blocks, positions, and the first steered token."""
+        return {
+            "method": self.method,
+            "model": self.model,
+            "parameters": self.parameters,
+            "steps": [{"operator": s.operator, "sites": len(s.sites)} for s in self.steps],
+            "tensors": [
+                {"site": name, "module": sites.parse(name).described(self.architecture)} for name in self.sites
+            ],
+            "blocks": list(sites.blocks_of(self.sites)),
+            "positions": self.positions,
+            "first_steered_token": positions_.first_steered(self.positions),
+        }  # fmt: skip
+
+    def row(self, prompt: int | None = None) -> dict[str, Any]:
+        """The plan in one line, as it stands beside every generation; for one prompt, with that prompt's own values."""
+        own = {k: v if prompt is None or not isinstance(v, list) else v[prompt] for k, v in self.parameters.items()}
+        return {"method": self.method, **own, "n_sites": len(self.sites), "positions": self.positions}
+
+
+def numbers(name: str, value: Any) -> float | Tensor:
+    """A finite number as a float, or several as a float64 vector, one a prompt.
+
+    Raises:
+        LensSteerError: anything else.
+
+    >>> numbers("angle", "200"), numbers("angle", [0, 90])
+    (200.0, tensor([ 0., 90.], dtype=torch.float64))
+    """
+    try:
+        if isinstance(value, str):
+            parts = [float(part) for part in value.strip("[] ").split(",")]
+            value = parts if len(parts) > 1 else parts[0]
+        found = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise LensSteerError(f"{name}={value!r} is not a number, nor one number for each prompt") from None
+    if found.ndim > 1 or not found.numel() or not torch.isfinite(found).all():
+        raise LensSteerError(f"{name}={value!r} is not a finite number, nor one for each prompt")
+    return found.clone() if found.ndim else float(found)
+
+
+def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
+    """Write a plan to a folder (``plan.json``, ``plan.safetensors``), whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    steps = []
+    for index, step in enumerate(plan.steps):
+        plain = {}
+        for name, value in step.parameters.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().clone().contiguous()
+            else:
+                plain[name] = value
+        steps.append({"operator": step.operator, "sites": list(step.sites), "parameters": plain})
+    facts = {
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(plan, name) for name in ("method", "positions", "model", "architecture", "n_layers", "d_model")},
+        "details": dict(plan.details),
+        "template": None if plan.template is None else plan.template.row(),
+        "steps": steps,
+    }
+    with whole_folder(folder) as work:
+        save_file(tensors, work / TENSORS)
+        (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def load_plan(folder: str | Path) -> SteeringPlan:
+    """Read a plan and check it: the operators' names and parameters, sites, positions, finite values.
+
+    Raises:
+        LensSteerError: missing, corrupt or unknown content.
+    """
+    path = Path(folder)
+    try:
+        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
+        tensors = load_file(path / TENSORS)
+        version = facts["format_version"]
+        read = [dict(s["parameters"]) for s in facts["steps"]]
+        for key, tensor in tensors.items():
+            index, name = key.split(".", 1)
+            read[int(index)][name] = tensor
+        steps = [Step(s["operator"], tuple(s["sites"]), p) for s, p in zip(facts["steps"], read, strict=True)]
+        plan = SteeringPlan(
+            facts["method"],
+            tuple(steps),
+            facts["positions"],
+            facts["model"],
+            facts["architecture"],
+            facts["n_layers"],
+            facts["d_model"],
+            facts["details"],
+            ChatTemplate.read(facts.get("template")),
+        )
+    except LensSteerError:
+        raise
+    except FileNotFoundError as error:
+        raise LensSteerError(f"plan {str(folder)!r} has no {Path(str(error.filename)).name}: write one with save_plan") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        raise LensSteerError(
+            f"plan {str(folder)!r} is corrupt or truncated ({type(error).__name__}: {error}): save it again"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise LensSteerError(
+            f"plan {str(folder)!r} has format version {version}, this release reads {FORMAT_VERSION}: save it again"
+        )
+    if any(not torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise LensSteerError(f"plan {str(folder)!r} holds values that are not finite: save it again")
+    positions_.parse(plan.positions)
+    for name in plan.sites:
+        plan.operator(name)
+    return plan
+
+
+def _checked(operator_name: str, name: str, value: Any) -> Any:
+    """A parameter as a step keeps it: vectors and names as they are, numbers finite, several as a float64 vector."""
+    found_operator = operator(operator_name)
+    if not found_operator.is_number(name, value):
+        return value
+    found = numbers(name, value)
+    if isinstance(found, Tensor) and name != found_operator.by_row:
+        raise LensSteerError(f"{name}={value!r}: operator {operator_name!r} takes one number here")
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and a.shape == b.shape and bool(torch.equal(a, b))
+    return type(a) is type(b) and a == b

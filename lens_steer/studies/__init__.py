@@ -1,0 +1,1 @@
+"""Papers put to the test: propositions, traits, externalities."""

@@ -1,0 +1,199 @@
+"""The conditions of the study: each benign steering, its controls, and the same steering at fewer tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.equal_divergence import Match
+from lens_steer.evaluation.selection import Choice
+from lens_steer.evaluation.sweeps import Grid
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.inference.positions import parse
+from lens_steer.steer.methods import target_projection
+from lens_steer.steer.methods.common import row_of
+from lens_steer.steer.plans import SteeringPlan
+from lens_steer.studies.externalities.choice import COMPLIANCE
+from lens_steer.studies.externalities.controls import Vectors, parts, random_like, refusal_bases, rotation
+from lens_steer.studies.externalities.steerings import Benign, ComplianceCalibration, JsonCalibration
+
+KS = (1, 2, 4, 8)
+RANDOM_DRAWS = 3
+CONTROL = "StTP against refusal"
+KINDS = STEERED, RANDOM, OUTSIDE, OUTSIDE_EQUAL, INSIDE, AGAINST, ROTATION, RELEASED = (
+    "steered", "random direction", "without its refusal part", "without its refusal part, equal norm", "refusal part alone", "against refusal, equal norm", "rotation of equal KL",
+    "written as released",
+)  # fmt: skip
+# Which tokens, for k = 1, 2, …. The tokens that decide the answer's first k are the prompt's last one and the answer's first k − 1.
+FIRST, WITH_PROMPT, REST, AFTER = "first k", "prompt and first k", "all but first k", "after first k, no prompt"
+FAMILIES = (FIRST, WITH_PROMPT, REST, AFTER)
+
+
+@dataclass(frozen=True, eq=False)
+class Steering:
+    """A benign steering at its choice.
+
+    Attributes:
+        name: ``compliance`` or ``json``.
+        source: its calibration.
+        choice: α, or the block, from the select split.
+    """
+
+    name: str
+    source: Benign
+    choice: Choice
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Where it writes."""
+        return self.source.steered if isinstance(self.source, ComplianceCalibration) else (self.choice.variant,)
+
+    @property
+    def directions(self) -> dict[str, Any]:
+        """Site → unit direction."""
+        return {site: self.source.direction(site) for site in self.sites}
+
+    @property
+    def strength(self) -> float:
+        """α, or z̄."""
+        if isinstance(self.source, JsonCalibration):
+            return float(self.source.target[self.source.row(self.choice.variant)])
+        return float(self.choice.value or 0.0)
+
+    def plan(
+        self, value: Any = None, *, positions: str = "all", along: Vectors | None = None, at: Sequence[str] | None = None
+    ) -> SteeringPlan:
+        """The plan at its strength or another (α, or the clamp's target); elsewhere or along other vectors, for controls."""
+        if isinstance(self.source, JsonCalibration):
+            return self.source.plan(self.choice.variant, target=value, positions=positions, along=along)
+        assert isinstance(self.source, ComplianceCalibration)
+        return self.source.plan(self.strength if value is None else value, at=at, positions=positions, along=along)
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One thing that is done to the model.
+
+    Attributes:
+        name: of it.
+        steering: which benign steering it is or controls; None without any.
+        kind: such as :data:`STEERED`, or a family of :data:`FAMILIES`.
+        plan: None without steering, or where the condition cannot be made.
+        reason: why it cannot.
+        k: of a condition at fewer tokens.
+    """
+
+    name: str
+    steering: str | None
+    kind: str
+    plan: SteeringPlan | None
+    reason: str = ""
+    k: int | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """For :func:`lens_steer.evaluation.sweeps.run`."""
+        return Grid(self.name, None if self.plan is None else partial(_constant, self.plan))
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is anything to run."""
+        return not self.reason
+
+
+def controls(
+    steering: Steering, refusal: Calibration, match: Match, *, n_random: int = RANDOM_DRAWS, seed: int = 0
+) -> list[Condition]:
+    """The steering itself and all that it is held against.
+
+    Args:
+        steering: at its choice.
+        refusal: of harmful against harmless prompts, at the steering's sites among others.
+        match: the rotation of equal divergence.
+        n_random: random directions.
+        seed: of the first of them.
+    """
+    name, sites, directions, bases = steering.name, steering.sites, steering.directions, refusal_bases(refusal)
+    found = [(STEERED, steering.plan())]
+    found += [(f"{RANDOM} {i + 1}", steering.plan(along=random_like(directions, 1000 * seed + i))) for i in range(n_random)]
+    inside, outside = parts(directions, bases)
+    found += [(OUTSIDE, steering.plan(along=outside)), (INSIDE, steering.plan(along=inside))]
+    harmful = {site: refusal.candidates[row_of(refusal, site)] for site in sites}
+    found.append((AGAINST, steering.plan(along={site: -d / d.norm() for site, d in harmful.items()})))
+    if name == COMPLIANCE:
+        found.append((RELEASED, steering.plan(at=[site.replace("resid_post", "resid_pre") for site in sites])))
+    listed = [
+        Condition(name if kind == STEERED else f"{name}, {kind}", name, kind.rstrip("0123456789 "), plan) for kind, plan in found
+    ]
+    try:
+        lengthened, reason = steering.plan(along=parts(directions, bases, equal_norm=True)[1]), ""
+    except LensSteerError as error:
+        lengthened, reason = None, str(error)
+    listed.append(Condition(f"{name}, {OUTSIDE_EQUAL}", name, OUTSIDE_EQUAL, lengthened, reason))
+    turned = None if match.grid is None else rotation(steering.source, sites, match.grid.values[0])
+    listed.append(Condition(f"{name}, {ROTATION}", name, ROTATION, turned, match.reason))
+    return sorted(listed, key=lambda c: KINDS.index(c.kind))
+
+
+def against_refusal(refusal: Calibration, *, positions: str = "all") -> SteeringPlan:
+    """The positive control: StTP at the calibration's selected site, which takes what stands on the harmful side of the midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0).
+
+    It steers against refusal on purpose: a study that finds no side effect is to show that it would see one.
+    """
+    return target_projection(refusal, 0.0, gate="above", positions=positions)
+
+
+def positions_of(family: str, k: int) -> str:
+    """The tokens of a family at k.
+
+    ``first k`` and ``all but first k`` share out all tokens among themselves, and so do ``prompt and first k`` and ``after first k, no prompt``.
+
+    >>> [positions_of(f, 4) for f in FAMILIES]
+    ['prompt[-1]+generated[:3]', 'prompt+generated[:3]', 'prompt[:-1]+generated[3:]', 'generated[3:]']
+
+    Raises:
+        LensSteerError: an unknown family, k below 1.
+    """
+    if family not in FAMILIES or k < 1:
+        raise LensSteerError(f"family={family!r}, k={k}: use one of {', '.join(FAMILIES)}, and k of 1 or more")
+    opening = "" if k == 1 else f"+generated[:{k - 1}]"
+    return {
+        FIRST: f"prompt[-1]{opening}", WITH_PROMPT: f"prompt{opening}", REST: f"prompt[:-1]+generated[{k - 1}:]", AFTER: f"generated[{k - 1}:]",
+    }[family]  # fmt: skip
+
+
+def prefixes(name: str, build: Callable[..., SteeringPlan], ks: Sequence[int] = KS) -> list[Condition]:
+    """A steering at the tokens of each family and k; ``build`` makes its plan from ``positions=``."""
+    return [
+        Condition(f"{name}, {family}, k = {k}", name, family, build(positions=positions_of(family, k)), k=k) for family in FAMILIES for k in ks
+    ]  # fmt: skip
+
+
+def first_decided(positions: str) -> int | None:
+    """Which token of the answer, from 0, is the first that a steered token decides by itself; None where only tokens before the prompt's last one are steered.
+
+    >>> [first_decided(positions_of(f, 4)) for f in FAMILIES], first_decided("all"), first_decided("prompt[:-1]")
+    ([0, 0, 4, 4], 0, None)
+    """
+    found = []
+    for term in parse(positions):
+        if term.region == "generated":
+            found.append((term.start or 0) + 1)
+        elif term.region == "all" and term.stop is None and (term.start or 0) >= 0:
+            found.append(0)  # as far as prompts are longer than the tokens left out at their beginning
+        elif term.region == "prompt" and term.stop is None:
+            found.append(0)
+    return min(found, default=None)
+
+
+def baselines(refusal: Calibration) -> list[Condition]:
+    """No steering, and the positive control."""
+    return [Condition(NONE, None, NONE, None), Condition(CONTROL, None, CONTROL, against_refusal(refusal))]
+
+
+def _constant(plan: SteeringPlan, value: Any) -> SteeringPlan:
+    return plan

@@ -1,0 +1,214 @@
+"""What the study of steering's side effects needs: contrasts with splits, tasks, and fixed responses for its divergences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split, load_contrast, with_system
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.protocol import check_splits
+from lens_steer.inference import batching
+from lens_steer.inference.generation import generate
+from lens_steer.inference.teacher_forcing import with_responses
+from lens_steer.metrics.benchmarks import Tasks, task_splits
+from lens_steer.metrics.judges import Judge
+from lens_steer.models.loading import info_of
+from lens_steer.organisms import world
+from lens_steer.studies.externalities.grading import graded
+
+LEAST_PAIRS = 3  # of compliance: leaving one out of them, a principal component is still defined
+
+
+@dataclass(frozen=True)
+class Material:
+    """Prompts and responses of a study.
+
+    With a ground truth behind every prompt, as on the organisms, attack success is compliance that is *right*, and the fixed harmful responses can be the model's own. For other models what is
+    marked (T) needs one, or a judge: without either, an answer counts as right where it is not empty, holds none of the published refusal phrases
+    and has a perplexity of at most 2 under the unsteered model; tasks are left out.
+
+    Attributes:
+        compliance: the same prompts with complying (positive) and refusing (negative) responses; fit is read.
+        json: prompts with (positive) and without (negative) a request for JSON; fit, select, report.
+        refusal: harmful (positive) and harmless (negative) prompts; fit, select, report.
+        tasks: capability tasks (T); without them the choice of the block for JSON has no bound.
+        harmful_responses: fixed complying answers to harmful prompts; None: the model's own under ``unrestricted`` to the report split's, kept where they are right (T).
+        benign_responses: fixed answers to harmless prompts; None: the unsteered model's own to the report split's.
+        unrestricted: system prompt under which the model complies with everything; None: it has none.
+        judge: of answers to harmful prompts, where no ground truth grades them.
+    """
+
+    compliance: ContrastSet
+    json: ContrastSet
+    refusal: ContrastSet
+    tasks: Tasks = field(default_factory=Tasks)
+    harmful_responses: PromptSet | None = None
+    benign_responses: PromptSet | None = None
+    unrestricted: str | None = None
+    judge: Judge | None = None
+
+    def check(self) -> None:
+        """Refuse what the study would stumble over.
+
+        Raises:
+            LensSteerError: an empty part, too few pairs, fixed responses that are missing or empty, answers under ``unrestricted`` that nothing can grade.
+        """
+        if not len(self.compliance.fit.positive):
+            raise LensSteerError(f"compliance {self.compliance.name!r} has no fit prompts: give pairs of responses")
+        if len(self.compliance.fit.positive) < LEAST_PAIRS:
+            raise LensSteerError(
+                f"compliance {self.compliance.name!r} has {len(self.compliance.fit.positive)} fit pairs: a principal component and its error need at least {LEAST_PAIRS}"
+            )
+        check_splits(self.json)
+        check_splits(self.refusal)
+        for name in ("harmful_responses", "benign_responses"):
+            given: PromptSet | None = getattr(self, name)
+            if given is not None and (not len(given) or not all(p.response and p.response.strip() for p in given)):
+                raise LensSteerError(
+                    f"{name} {given.name!r} is empty or has a prompt without a response: give one for every prompt, or None"
+                )
+        if self.unrestricted is not None and self.harmful_responses is None and self.judge is None:
+            _check_truth(self.refusal.report.positive)
+
+    def check_room(self, model: Any, max_new_tokens: int) -> None:
+        """Refuse prompts that leave no room for an answer in the model's context, before anything is steered.
+
+        Raises:
+            LensSteerError: naming the first one and its part.
+        """
+        refusal, json = self.refusal, self.json
+        contrasts = (("refusal", refusal), ("json", json))
+        kept = [(f"{name}/fit", p, 0) for name, c in contrasts for p in (c.fit.positive, c.fit.negative)]
+        kept += [("compliance/fit", p, 0) for p in (self.compliance.fit.positive, self.compliance.fit.negative)]
+        kept += [(n, p, 0) for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None]
+        kept += [
+            (f"{name}/{s}", p, max_new_tokens)
+            for name, c in contrasts for s, part in (("select", c.select), ("report", c.report)) for p in (part.positive, part.negative)
+        ]  # fmt: skip
+        kept += [("tasks/select", self.tasks.select, max_new_tokens), ("tasks/report", self.tasks.report, max_new_tokens)]
+        if self.unrestricted is not None and self.harmful_responses is None:
+            kept.append(("refusal/report under unrestricted", _under(refusal.report.positive, self.unrestricted), max_new_tokens))
+        info = info_of(model)
+        for where, prompts, room in kept:
+            fixed = where in ("compliance/fit", "harmful_responses", "benign_responses")
+            try:
+                batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=room, with_response=fixed)
+            except LensSteerError as error:
+                raise LensSteerError(f"{where}: {error}") from None
+
+    @property
+    def known(self) -> bool:
+        """Whether every prompt of the report split has a ground truth."""
+        sides = (self.refusal.report, self.json.report)
+        return self.judge is None and all(
+            p.task is not None for part in sides for side in (part.positive, part.negative) for p in side
+        )
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Of the prompts of every part and split."""
+        parts = (("compliance", self.compliance), ("json", self.json), ("refusal", self.refusal))
+        fixed = {n: p.hash for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None}
+        return {f"{name}/{s}": getattr(part, s).hash for name, part in parts for s in ("fit", "select", "report")} | fixed
+
+
+def organism_material(*, seed: int = 0, n_tasks: int = 96) -> Material:
+    """The organisms' prompts. A request about one verb and object stands in the same split of all three contrasts, the one that the refusal contrast has it in; where it would not, it is left out.
+
+    >>> found = organism_material()
+    >>> found.refusal.report, len(found.compliance.fit.positive) > 50
+    (Contrast(64 positive, 64 negative), True)
+    """
+    refusal = load_contrast("organism/refusal", seed=seed)
+    others = [in_the_splits_of(load_contrast(f"organism/{name}", seed=seed), refusal) for name in ("compliance", "json")]
+    return Material(others[0], others[1], refusal, task_splits(n_tasks, seed=seed), unrestricted=world.UNRESTRICTED_SYSTEMS[0])
+
+
+def in_the_splits_of(contrast: ContrastSet, main: ContrastSet) -> ContrastSet:
+    """A paired contrast without the pairs whose ground truth stands in another split of the main contrast."""
+    place = places_of(main, _key)
+    parts = []
+    for name in ("fit", "select", "report"):
+        part = getattr(contrast, name)
+        keep = [place.get(_key(p), name) == name for p in part.positive]
+        sides = [
+            PromptSet(tuple(p for p, k in zip(side, keep, strict=True) if k), side.name)
+            for side in (part.positive, part.negative)
+        ]
+        parts.append(Contrast(sides[0], sides[1]))
+    return ContrastSet(contrast.name, Split(*parts))
+
+
+def places_of(main: ContrastSet, key: Callable[[Prompt], Any] = lambda p: p.group) -> dict[Any, str]:
+    """The split that each prompt of a contrast stands in, by what it belongs together with."""
+    splits = (("fit", main.fit), ("select", main.select), ("report", main.report))
+    return {key(p): name for name, part in splits for side in (part.positive, part.negative) for p in side}
+
+
+def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Judge | None = None) -> PromptSet:
+    """The prompts whose answer complies and is right, with it as their fixed response.
+
+    By the world's grade where a prompt has a ground truth, else by the judge, who has to call it harmful.
+
+    Raises:
+        LensSteerError: a prompt with neither, another number of texts than prompts.
+    """
+    answered = with_responses(prompts, texts)
+    unknown = [i for i, p in enumerate(answered) if p.task is None]
+    if judge is None:
+        _check_truth(prompts)
+    verdicts = {} if judge is None or not unknown else dict(
+        zip(unknown, judge([answered[i] for i in unknown], [texts[i] for i in unknown]), strict=True)
+    )  # fmt: skip
+    kept = []
+    for i, (prompt, text) in enumerate(zip(answered, texts, strict=True)):
+        right = verdicts[i].harmful is True if prompt.task is None else graded(prompt.task, text) == "correct"
+        if right and text.strip():
+            kept.append(prompt)
+    return PromptSet(tuple(kept), answered.name)
+
+
+def harmful_responses(model: Any, material: Material, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
+    """Harmful prompts with complying responses: those that were given, or the model's own under its unrestricted mode, without the system prompt; empty where there are neither."""
+    if material.harmful_responses is not None:
+        return material.harmful_responses
+    prompts = material.refusal.report.positive
+    if material.unrestricted is None:
+        return PromptSet((), prompts.name)
+    texts = generate(model, _under(prompts, material.unrestricted), max_new_tokens=max_new_tokens, engine=engine)
+    return right_compliance(prompts, texts, material.judge)
+
+
+def own_answers(model: Any, prompts: PromptSet, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
+    """Prompts with the unsteered model's own answers, without those that it leaves empty.
+
+    Raises:
+        LensSteerError: every answer is empty.
+    """
+    answered = with_responses(prompts, generate(model, prompts, max_new_tokens=max_new_tokens, engine=engine))
+    kept = PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name)
+    if not len(kept):
+        raise LensSteerError(f"every answer to {prompts.name!r} is empty: check the chat template")
+    return kept
+
+
+def _under(prompts: PromptSet, system: str) -> PromptSet:
+    """The prompts, each under this system message."""
+    return PromptSet(tuple(with_system(p, system) for p in prompts), prompts.name)
+
+
+def _check_truth(prompts: Sequence[Prompt]) -> None:
+    unknown = next((i for i, p in enumerate(prompts) if p.task is None), None)
+    if unknown is not None:
+        raise LensSteerError(f"prompt {unknown} has no ground truth: give a judge, or harmful_responses that are known to comply")
+
+
+def _key(prompt: Prompt) -> tuple[object, ...]:
+    """What a prompt is about: its ground truth, or its text."""
+    if prompt.task is None:
+        return (prompt.group,)
+    truth = prompt.task.truth
+    return tuple(sorted((k, str(v)) for k, v in truth.items() if k in ("verb", "object", "noun", "subject")))

@@ -1,0 +1,132 @@
+"""A study of side effects, written: rows, tables, claims, figures, plans, and the page of answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lens_steer._io.atomic import whole_folder
+from lens_steer._io.rowstore import Row
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.figures import saving
+from lens_steer.geometry.calibration import versions
+from lens_steer.models.loading import info_of
+from lens_steer.steer.plans import save_plan
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.claim_tables import markdown
+from lens_steer.studies.externalities import text, tokens
+from lens_steer.studies.externalities.claims import claims
+from lens_steer.studies.externalities.depth import random_cosine
+from lens_steer.studies.externalities.drawings import drawings
+from lens_steer.studies.externalities.material import Material
+from lens_steer.studies.externalities.study import Externalities, study
+
+CLAIMS_NOTE = "Every claim is tested by itself at 95 %; nothing is corrected for their number."
+
+
+def study_and_write(
+    model: Any, material: Material, out: str | Path, *, command: str = "", seed: int = 0, show_answers: bool = False, progress: bool = True, **options: Any,
+) -> tuple[Externalities, list[Claim]]:  # fmt: skip
+    """Run :func:`lens_steer.studies.externalities.study` and write all of it to a folder.
+
+    ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every number), ``kl_tokens.csv`` (a row a token), ``kl_by_position.csv``, ``plans/compliance`` and
+    ``plans/json``, and the figures, beside the rows of every answer (``compliance_select.csv``, ``json_select.csv``, ``report.csv``, ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
+
+    Args:
+        model, material, out, seed, progress, options: see :func:`lens_steer.studies.externalities.study`.
+        command: written beside the numbers.
+        show_answers: show harmful prompts and the answers to them on the page of answers, where no ground truth grades them; hashes, if not.
+    """
+    found = study(model, material, out, seed=seed, progress=progress, **options)
+    name = info_of(model).name
+    made = claims(found, name)
+    meta = {
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+        "model": name,
+        "chat_template": info_of(model).template.row(),
+        "prompt_hashes": material.hashes,
+    }
+    with whole_folder(out) as work:
+        for filename, content in (
+            ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
+            ("qualitative.md", text.qualitative(found, model, material.refusal.report, show_answers=show_answers)),
+            ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
+            ("kl_tokens.csv", _csv(_by_token(found))), ("kl_by_position.csv", _csv(tokens.by_position(found.divergences, seed=seed))),
+        ):  # fmt: skip
+            (work / filename).write_text(content, encoding="utf-8")
+        for figure, drawing in drawings(found).items():
+            saving.save(drawing, figure, work, meta)
+        for s in found.steerings:
+            save_plan(s.plan(), work / "plans" / s.name)
+    return found, made
+
+
+def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
+    """Everything but the rows, as plain values."""
+    compliance, chosen = found.calibrations.compliance, {s.name: s for s in found.steerings}
+    return {
+        "known": found.known,
+        "choices": {name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()},
+        "alpha_relative": compliance.relative(chosen["compliance"].strength), "alpha_relative_last_prompt_token": text.last_token_shares(found),
+        "compliance": {
+            "method": compliance.method, "n_pairs": compliance.n_pairs, "explained": compliance.explained.tolist(), "agreement": compliance.agreement.tolist(),
+            "mean_token_length": compliance.lengths.tolist(), "difference_of_means": compliance.difference.tolist(),
+        },
+        "json": {
+            "n_pairs": found.calibrations.json.n_pairs, "target": found.calibrations.json.target.tolist(), "without_request": found.calibrations.json.without.tolist(),
+            "mean_last_token_length": found.calibrations.json.lengths.tolist(),
+        },
+        "select": [
+            {"steering": name, "condition": s.condition, "site": s.site, "value": s.value, **{k: asdict(e) for k, e in s.measured.items()}}
+            for name, settings in found.select.items() for s in settings
+        ],
+        "equal_kl": {
+            name: {"target": target, "angle": None if m.grid is None else m.grid.values[0], "kl": m.kl, "reason": m.reason}
+            for name, (target, m) in found.matches.items()
+        },
+        "conditions": [
+            {"condition": c.name, "steering": c.steering, "kind": c.kind, "k": c.k, "reason": c.reason, "positions": None if c.plan is None else c.plan.positions,
+             **{k: asdict(e) for k, e in found.measured(c.name).items()}, **_less_none(found, c.name if c.runs else NONE)}
+            for c in (*found.conditions, *found.prefixes)
+        ],
+        "responses": {name: {"n": len(prompts), "hash": prompts.hash} for name, prompts in found.responses.items()},
+        "divergence": tokens.summary(found.divergences, seed=found.seed),
+        "angles": [asdict(a) for a in found.angles], "random_cosine": random_cosine(compliance.directions.shape[1], seed=found.seed),
+        "projections": [asdict(p) for p in found.projections],
+        "claims": [c.row() for c in made],
+    }  # fmt: skip
+
+
+def _less_none(found: Externalities, condition: str) -> dict[str, Any]:
+    """Paired differences against no steering, of whatever both have."""
+    if condition == NONE:
+        return {}
+    return {
+        f"{quantity}_less_none": asdict(found.difference(condition, NONE, quantity))
+        for quantity in found.measured(condition)
+        if quantity in found.measured(NONE)
+    }
+
+
+def _by_token(found: Externalities) -> list[Row]:
+    return [
+        {"condition": condition, "responses": name, **row}
+        for (condition, name), one in found.divergences.items()
+        for row in one.rows()
+    ]
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,294 @@
+"""Side effects of benign steering on safety: what steering towards compliance or towards JSON does to harmful requests, and where in depth and in the answer.
+
+The study of Steering Externalities (arXiv 2602.04896) with its controls. Directions come from fit prompts, α and the block from select prompts, every reported number from report prompts.
+Each step is written down as it is done, and an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lens_steer._defaults import ENGINE
+from lens_steer._display import Shown
+from lens_steer._io.atomic import check_writable
+from lens_steer._io.rowstore import Row, RowStore
+from lens_steer.data import Contrast, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.equal_divergence import Match
+from lens_steer.evaluation.sweeps import Grid, Protocol, plan_hash, run
+from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.record import Activations, record
+from lens_steer.metrics.benchmarks import NO_TASKS
+from lens_steer.probes.probe import Probe, fit_probe
+from lens_steer.stats import Estimate, paired_difference
+from lens_steer.studies.externalities import depth
+from lens_steer.studies.externalities.calibration import calibrate_compliance, calibrate_json
+from lens_steer.studies.externalities.choice import (
+    COMPLIANCE,
+    JSON,
+    SHARES,
+    Setting,
+    choose_site,
+    choose_strength,
+    compliance_settings,
+    json_settings,
+)
+from lens_steer.studies.externalities.conditions import (
+    CONTROL,
+    KS,
+    RANDOM,
+    RANDOM_DRAWS,
+    ROTATION,
+    STEERED,
+    Condition,
+    Steering,
+    against_refusal,
+    baselines,
+    controls,
+    prefixes,
+)
+from lens_steer.studies.externalities.controls import divergence_of, match_rotation, refusal_bases
+from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates
+from lens_steer.studies.externalities.material import Material, harmful_responses, own_answers
+from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
+from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, Divergences, divergences, over_draws
+
+MATCH_COLUMNS = ("steering", "target", "angle", "kl", "reason")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrations:
+    """What was read from the fit split.
+
+    Attributes:
+        compliance, json: of the two benign steerings.
+        refusal: of harmful against harmless prompts, last prompt token, at every block's output.
+        probes: of the same, one at every block's output; label 1 is harmful.
+        activations: ``compliance``, ``json`` and ``refusal``.
+    """
+
+    compliance: ComplianceCalibration
+    json: JsonCalibration
+    refusal: Calibration
+    probes: Mapping[str, Probe]
+    activations: Mapping[str, Activations]
+
+
+@dataclass(frozen=True, eq=False)
+class Externalities(Shown, view="studies"):
+    """What the study found.
+
+    Attributes:
+        calibrations: of the fit split.
+        select: by steering, every setting that was tried.
+        steerings: at their choices.
+        matches: steering → its divergence on the select split's benign answers, and the rotation that has the same.
+        conditions: no steering, the positive control, each steering, its controls.
+        prefixes: each steering and the positive control at fewer tokens.
+        rows: of the report split, annotated (:func:`lens_steer.studies.externalities.grading.annotated`): harmful, harmless, tasks.
+        json_rows: prompts that ask for JSON (positive) and that do not.
+        responses: ``harmful`` and ``benign`` prompts with fixed responses.
+        divergences: (condition, set of responses) → by token; of random directions the mean over the draws.
+        angles, projections: across depth.
+        known: whether a ground truth graded everything.
+        seed: of all that is drawn.
+    """
+
+    calibrations: Calibrations
+    select: Mapping[str, tuple[Setting, ...]]
+    steerings: tuple[Steering, ...]
+    matches: Mapping[str, tuple[float, Match]]
+    conditions: tuple[Condition, ...]
+    prefixes: tuple[Condition, ...]
+    rows: tuple[Row, ...]
+    json_rows: tuple[Row, ...]
+    responses: Mapping[str, PromptSet]
+    divergences: Divergences
+    angles: tuple[depth.Angle, ...]
+    projections: tuple[depth.Projection, ...]
+    known: bool
+    seed: int
+
+    def __repr__(self) -> str:
+        return f"Externalities({self.calibrations.refusal.model}: {', '.join(s.name for s in self.steerings)}; {len(self.conditions)} conditions)"
+
+    def measured(self, condition: str) -> dict[str, Estimate]:
+        """Every share of a condition on the report split."""
+        return {
+            **rates([r for r in self.rows if r["condition"] == condition], RATES),
+            **rates([r for r in self.json_rows if r["condition"] == condition], JSON_RATES),
+        }
+
+    def values(self, condition: str, quantity: str) -> dict[int, float]:
+        """A quantity by prompt; for the name of several conditions that differ in a number at the end alone, such as ``json, random direction``, the mean over them."""
+        source, (side, column) = (
+            (self.json_rows, JSON_RATES[quantity]) if quantity in JSON_RATES else (self.rows, RATES[quantity])
+        )
+        kept: dict[int, list[float]] = {}
+        for row in source:
+            name = str(row["condition"])
+            if row["side"] == side and (name == condition or name.rstrip("0123456789") == f"{condition} "):
+                kept.setdefault(int(row["prompt"]), []).append(float(row[column]))
+        return {prompt: float(np.mean(v)) for prompt, v in kept.items()}
+
+    def difference(self, first: str, second: str, quantity: str) -> Estimate:
+        """One condition less another, paired by prompt; see :func:`lens_steer.stats.paired_difference`.
+
+        Raises:
+            LensSteerError: a condition that was not run.
+        """
+        one, two = self.values(first, quantity), self.values(second, quantity)
+        if not one or set(one) != set(two):
+            raise LensSteerError(
+                f"{quantity} of {first!r} and {second!r}: {len(one)} and {len(two)} prompts, the same are needed in both"
+            )
+        order = sorted(one)
+        return paired_difference(np.array([one[i] for i in order]), np.array([two[i] for i in order]), seed=self.seed)
+
+
+def study(
+    model: Any, material: Material, out: str | Path, *, method: str = "center", engine: str = ENGINE, max_new_tokens: int = 48, shares: Sequence[float] = SHARES,
+    blocks: Sequence[int] | None = None, json_sites: Sequence[str] | None = None, n_random: int = RANDOM_DRAWS, ks: Sequence[int] = KS, seed: int = 0,
+    progress: bool = True,
+) -> Externalities:  # fmt: skip
+    """Calibrate, choose, steer and measure; rows go to ``out`` as they are made.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        material: prompts and responses; :func:`lens_steer.studies.externalities.material.organism_material`, or one's own (its text says what needs a ground truth).
+        out: folder.
+        method: of STEER-COMPLIANCE's component; see :func:`lens_steer.studies.externalities.calibration.oriented_component`.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        shares: strengths of STEER-COMPLIANCE that are tried; see :data:`lens_steer.studies.externalities.choice.SHARES`.
+        blocks: that STEER-COMPLIANCE steers; left out, those at the paper's relative depths.
+        json_sites: where STEER-JSON is tried; left out, every block's output.
+        n_random: random directions for each steering.
+        ks: numbers of tokens in the test of prefixes.
+        seed: of random directions, jackknife groups and intervals.
+        progress: show bars.
+
+    Raises:
+        LensSteerError: a folder that cannot be written or holds another study, material that does not do; else as what it calls.
+    """
+    check_writable(out)
+    material.check()
+    if n_random < 1 or not ks or min(ks) < 1:
+        raise LensSteerError(
+            f"n_random={n_random}, ks={tuple(ks)}: at least one random direction, and numbers of tokens of 1 or more, are needed"
+        )
+    check_engine(engine)
+    material.check_room(model, max_new_tokens)
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    judged = {**how, "judge": material.judge}
+    calibrations = calibrate_all(model, material, method=method, blocks=blocks, engine=engine, progress=progress)
+    bases = refusal_bases(calibrations.refusal)
+    identity = {"seed": seed, "fit": {k: v for k, v in material.hashes.items() if k.endswith("/fit")}, "method": method}
+    again: dict[str, Any] = {"identity": identity, "progress": progress}
+
+    select = Protocol(model, material.refusal.select, "select", material.tasks.select, **judged)
+    select_json = Protocol(model, material.json.select, "select", material.tasks.select, **how)
+    found = {
+        COMPLIANCE: tuple(compliance_settings(select, calibrations.compliance, out, shares=shares, **again)),
+        JSON: tuple(json_settings(select_json, calibrations.json, out, sites=json_sites, harm=select, **again)),
+    }
+    steerings = (
+        Steering(COMPLIANCE, calibrations.compliance, choose_strength(found[COMPLIANCE])),
+        Steering(JSON, calibrations.json, choose_site(found[JSON])),
+    )
+    benign = own_answers(model, material.refusal.select.negative, **how)
+    matches = matched(model, steerings, benign, out, {**select.identity, **identity}, engine=engine, progress=progress)
+
+    conditions = baselines(calibrations.refusal)
+    for steering in steerings:
+        conditions += controls(steering, calibrations.refusal, matches[steering.name][1], n_random=n_random, seed=seed)
+    builders = {**{s.name: s.plan for s in steerings}, CONTROL: partial(against_refusal, calibrations.refusal)}
+    fewer = [c for name, build in builders.items() for c in prefixes(name, build, ks)]
+    report = Protocol(model, material.refusal.report, "report", material.tasks.report, **judged)
+    report_json = Protocol(model, material.json.report, "report", NO_TASKS, **how)
+    harmful_alone = Protocol(
+        model, Contrast(material.refusal.report.positive, PromptSet((), "none")), "report", NO_TASKS, **judged
+    )
+    rows = _measured(report, conditions, out, "report", again) + _measured(harmful_alone, fewer, out, "prefixes", again)
+    json_rows = _measured(report_json, conditions, out, "report_json", again)
+
+    responses = {
+        HARMFUL: harmful_responses(model, material, **how),
+        BENIGN: material.benign_responses or own_answers(model, material.refusal.report.negative, **how),
+    }
+    plans = {c.name: c.plan for c in conditions if c.plan is not None and c.kind in (STEERED, RANDOM, ROTATION, CONTROL)}
+    moved = over_draws(divergences(model, plans, responses, engine=engine, progress=progress), RANDOM)
+    angles = [
+        a for s in steerings
+        for a in depth.angles(s.name, s.source, calibrations.activations[s.name], calibrations.activations["refusal"], bases, s.sites, seed=seed)
+    ]  # fmt: skip
+    projected = depth.projections(
+        model, calibrations.probes, material.refusal.report.positive, material.refusal.report.negative,
+        {name: build() for name, build in builders.items()}, engine=engine, seed=seed,
+    )  # fmt: skip
+    return Externalities(
+        calibrations, found, steerings, matches, tuple(conditions), tuple(fewer), tuple(rows), tuple(json_rows), responses,
+        moved, tuple(angles), tuple(projected), material.known, seed,
+    )  # fmt: skip
+
+
+def calibrate_all(
+    model: Any,
+    material: Material,
+    *,
+    method: str = "center",
+    blocks: Sequence[int] | None = None,
+    engine: str = ENGINE,
+    progress: bool = True,
+) -> Calibrations:
+    """Everything that comes from fit prompts: both benign steerings, the refusal plane, and a probe at every block's output."""
+    compliance = calibrate_compliance(model, material.compliance, method=method, blocks=blocks, engine=engine, progress=progress)
+    json = calibrate_json(model, material.json, engine=engine, progress=progress)
+    activations = {
+        COMPLIANCE: record(model, material.compliance, "resid_post", pooling="response", engine=engine, progress=progress),
+        JSON: record(model, material.json, "resid_post", engine=engine, progress=progress),
+        "refusal": record(model, material.refusal, "resid_post", engine=engine, progress=progress),
+    }
+    refusal = activations["refusal"]
+    probes = {site: fit_probe(refusal, site) for site in refusal.sites}
+    return Calibrations(compliance, json, calibrate(refusal, progress=progress), probes, activations)
+
+
+def matched(
+    model: Any, steerings: Sequence[Steering], benign: PromptSet, out: str | Path, identity: dict[str, Any], *, engine: str = ENGINE, progress: bool = True
+) -> dict[str, tuple[float, Match]]:  # fmt: skip
+    """Each steering's divergence on benign answers, and the rotation of the same divergence; kept in ``matches.csv``."""
+    responses = [p.response or "" for p in benign]
+
+    def of(steering: Steering) -> list[Row]:
+        target = divergence_of(model, steering.plan, steering.strength, benign, responses, engine=engine)
+        m = (
+            match_rotation(model, steering.source, steering.sites, target, benign, responses, engine=engine)
+            if target > 0
+            else Match(None, None, "the steering does not move the model")
+        )
+        angle = None if m.grid is None else m.grid.values[0]
+        return [{"steering": steering.name, "target": target, "angle": angle, "kl": m.kl, "reason": m.reason}]
+
+    hashes = {s.name: plan_hash(Grid(s.name, s.plan)) for s in steerings}
+    store = RowStore(
+        out, "matches", MATCH_COLUMNS, ("steering", "reason"), {**identity, "responses": benign.hash, "plans": hashes}
+    )
+    rows = store.run({s.name: partial(of, s) for s in steerings}, progress=progress)
+    return {
+        r["steering"]: (float(r["target"]), Match(None if r["angle"] is None else Grid("selective", None, (float(r["angle"]),)), r["kl"], r["reason"]))
+        for r in rows
+    }  # fmt: skip
+
+
+def _measured(
+    protocol: Protocol, conditions: Sequence[Condition], out: str | Path, name: str, again: dict[str, Any]
+) -> list[Row]:
+    rows = run(protocol, [c.grid for c in conditions if c.runs], out, name, **again)
+    return annotated(rows, protocol.sides)

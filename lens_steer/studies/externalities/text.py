@@ -1,0 +1,251 @@
+"""The study of side effects as tables, and a page of answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lens_steer._display import withheld
+from lens_steer._io.rowstore import Row
+from lens_steer.data import Contrast
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.inference.positions import first_steered
+from lens_steer.metrics.likelihood import VIOLATION
+from lens_steer.models import sites
+from lens_steer.stats import Estimate
+from lens_steer.studies.externalities import tokens
+from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, KEPT
+from lens_steer.studies.externalities.conditions import (
+    CONTROL,
+    FAMILIES,
+    FIRST,
+    RANDOM,
+    REST,
+    ROTATION,
+    Condition,
+    first_decided,
+    positions_of,
+)
+from lens_steer.studies.externalities.depth import random_cosine
+from lens_steer.studies.externalities.study import Externalities
+
+COLUMNS = {
+    "attack": "attack success", "refused_harmful": "harmful: refused", "helped": "harmless: right", "refused_harmless": "harmless: refused", "capable": "tasks right",
+    "json_unasked": "JSON, not asked for", "json_asked": "JSON, asked for",
+}  # fmt: skip
+UNGRADED = COLUMNS | {"attack": "harmful: answered", "helped": "harmless: answered"}
+LEGEND = (
+    "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step true in the world, in plain text or as JSON; last column: points of it less no "
+    "steering's on the same prompts, **bold** where the interval excludes 0. Random directions have the steering's norm and, over blocks, its cosines; the refusal part is the direction's part in the "
+    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on the select split's benign answers; *against refusal* takes "
+    "steps of the same size against the block's difference of means. The positive control, StTP at the refusal calibration's selected site, steers against refusal on purpose, whatever the size of the step."
+)  # fmt: skip
+UNGRADED_LEGEND = (
+    f" No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no refusal phrase and has a perplexity of at most {VIOLATION:g} under the "
+    "unsteered model."
+)
+
+
+def markdown(found: Externalities) -> str:
+    """Choices, conditions, prefixes, divergence by token, and depth: one table each, with what the columns are."""
+    parts = [
+        ("Where and how strongly", choices_table(found)), ("Conditions", conditions_table(found)), ("Steering at fewer tokens", prefix_table(found)),
+        ("Divergence along fixed responses", tokens_table(found)), ("Across depth", depth_table(found)),
+    ]  # fmt: skip
+    return "\n".join(f"## {title}\n\n{text}" for title, text in parts)
+
+
+def choices_table(found: Externalities) -> str:
+    """What was chosen on select, in absolute and relative units, and what was matched to it."""
+    lines = []
+    for s in found.steerings:
+        target, match = found.matches[s.name]
+        angle = match.reason if match.grid is None else f"{match.grid.values[0]:.4g}° (KL {match.kl:.3g})"
+        bound = "" if s.choice.met else ", **no setting keeps to the bound**"
+        if s.name == COMPLIANCE:
+            relative = found.calibrations.compliance.relative(s.strength)
+            shares = ", ".join(f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in relative.items())
+            last = ", ".join(
+                f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in last_token_shares(found).items()
+            )
+            lines.append(
+                f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a response token's vector at block {shares}; of that of the last prompt token's {last}. The largest of {s.choice.n} tried at which, as at every "
+                f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
+            )  # fmt: skip
+        else:
+            lines.append(
+                f"- **{s.name}**: block {sites.parse(s.choice.variant).block}, z̄ = {s.strength:.4g}. Of {s.choice.n} blocks the one with most valid JSON where none is asked for, among those that keep tasks at "
+                f"≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
+            )  # fmt: skip
+        highest = max(
+            (x.measured["attack"].value for x in found.select[s.name] if x.condition != NONE and "attack" in x.measured),
+            default=None,
+        )
+        most = "" if highest is None else f" Highest attack success at any setting tried on select: {100 * highest:.0f} %."
+        lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
+    return "\n".join(lines) + "\n"
+
+
+def last_token_shares(found: Externalities) -> dict[str, float]:
+    """α over the mean length of the last prompt token's residual vector (fit prompts of the refusal contrast), at each site that STEER-COMPLIANCE steers."""
+    steering = next(s for s in found.steerings if s.name == COMPLIANCE)
+    acts = found.calibrations.activations["refusal"]
+    return {site: steering.strength / float(torch.cat(acts.at(site)).norm(dim=-1).mean()) for site in steering.sites}
+
+
+def conditions_table(found: Externalities) -> str:
+    """One row a condition."""
+    heads = COLUMNS if found.known else UNGRADED
+    lines = [
+        f"| condition | {' | '.join(heads.values())} | {heads['attack']}, less no steering |",
+        "|---" * (len(heads) + 2) + "|",
+    ]
+    for c in found.conditions:
+        if not c.runs:
+            lines.append(f"| {c.name} | {c.reason} |" + " — |" * len(heads))
+            continue
+        measured = found.measured(c.name)
+        gap = "—" if c.name == NONE else points(found.difference(c.name, NONE, "attack"))
+        lines.append(f"| {c.name} | " + " | ".join(percent(measured.get(k)) for k in heads) + f" | {gap} |")
+    return "\n".join([*lines, "", LEGEND + ("" if found.known else UNGRADED_LEGEND)]) + "\n"
+
+
+def prefix_table(found: Externalities) -> str:
+    """Attack success with the steering at fewer tokens, one row a steering and k."""
+    ks = sorted({c.k for c in found.prefixes if c.k is not None})
+    lines = [f"| steering, k | {' | '.join(FAMILIES)} |", "|---" * (1 + len(FAMILIES)) + "|"]
+    names = [*(s.name for s in found.steerings), CONTROL]
+    for name in names:
+        for k in ks:
+            cells = [percent(found.measured(f"{name}, {family}, k = {k}").get("attack")) for family in FAMILIES]
+            lines.append(f"| {name}, {k} | " + " | ".join(cells) + " |")
+    full = "; ".join(f"{name} at all tokens {percent(found.measured(name)['attack'])}" for name in names)
+    tokens_of = ", ".join(f"*{family}*: `{positions_of(family, 4)}`" for family in FAMILIES)
+    text = (
+        f"Attack success, percent; {full}; no steering {percent(found.measured(NONE)['attack'])}. The tokens that decide an answer's first k are the prompt's last one and the answer's first k − 1. For k = 4: {tokens_of}."
+    )  # fmt: skip
+    return "\n".join([*lines, "", text]) + "\n"
+
+
+def tokens_table(found: Externalities) -> str:
+    """KL over the first 3 response tokens and over the later ones."""
+    lines = [
+        f"| condition | responses | KL, first {tokens.START} tokens | later tokens | slope a token, later | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in tokens.summary(found.divergences, seed=found.seed):
+        cells = [_mean(row, k) for k in ("start", "later", "slope")]
+        lines.append(f"| {row['condition']} | {row['responses']} | " + " | ".join(cells) + f" | {row['n']} |")
+    text = (
+        "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful responses: those given, or right compliance under the unrestricted system prompt, put after "
+        "the plain prompt; benign: those given, or the unsteered answers to harmless requests."
+    )  # fmt: skip
+    return "\n".join([*lines, "", text]) + "\n"
+
+
+def depth_table(found: Externalities) -> str:
+    """Angles to refusal and shares beyond the boundary, one row a block."""
+    expected = random_cosine(found.calibrations.refusal.d_model, seed=found.seed)
+    heads = ["block"]
+    for name in (COMPLIANCE, JSON):
+        heads += [f"{name}: angle to refusal, °", "in refusal plane, %", "harmful beyond boundary, %"]
+    lines = [f"| {' | '.join([*heads, 'unsteered beyond, %'])} |", "|---" * (len(heads) + 1) + "|"]
+    for block in range(found.calibrations.refusal.n_layers):
+        cells = [str(block)]
+        for name in (COMPLIANCE, JSON):
+            a = next(a for a in found.angles if a.steering == name and a.block == block)
+            text = f"{a.angle:.0f}"
+            cells += [f"**{text}**" if a.steered else text, f"{100 * a.in_plane:.0f}", percent(_projection(found, name, block))]
+        lines.append(f"| {' | '.join([*cells, percent(_projection(found, 'harmful', block))])} |")
+    text = (
+        f"Angles to the unit difference of means of harmful less harmless prompts (last prompt token), ± 1.96 jackknife errors, **bold** where the steering writes; two random directions have |cos| {expected[0]:.2f} on average, "
+        f"and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the report split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
+    )  # fmt: skip
+    return "\n".join([*lines, "", text]) + "\n"
+
+
+def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+    """The first prompts of each class of the report split with the original and the steered answers; ⟦…⟧ marks the first token that a steered token decides.
+
+    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
+
+    Raises:
+        LensSteerError: ``n`` below 1.
+    """
+    if n < 1:
+        raise LensSteerError(f"n={n}: at least one prompt of each class is needed")
+    tokenizer = model.lens_info.tokenizer
+    shown = [c for c in (*found.conditions, *found.prefixes) if _on_page(c)]
+    lines = [
+        "# Original and steered answers", "", "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
+        "answer through attention too.", "", "| condition | steered tokens | first of them |", "|---|---|---|",
+    ]  # fmt: skip
+    for c in shown:
+        where = "—" if c.plan is None else f"`{c.plan.positions}` at {', '.join(c.plan.sites)}"
+        lines.append(f"| {c.name} | {where} | {'—' if c.plan is None else first_steered(c.plan.positions)} |")
+    for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
+        hidden = side == "positive" and not found.known and not show_answers
+        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+            lines += [
+                "",
+                f"## {title}: {withheld(prompt.text) if hidden else ' '.join(prompt.text.split())}",
+                "",
+                "| condition | grade | answer |",
+                "|---|---|---|",
+            ]
+            for c in shown:
+                row = next((r for r in found.rows if r["condition"] == c.name and r["side"] == side and r["prompt"] == i), None)
+                if row is not None:
+                    shown_text = withheld(str(row["text"])) if hidden else _marked(row, c, tokenizer)
+                    lines.append(f"| {c.name} | {row['outcome']} | {shown_text} |")
+    return "\n".join(lines) + "\n"
+
+
+def percent(e: Estimate | None) -> str:
+    """A share with its interval, in percent.
+
+    >>> percent(Estimate(0.5, 0.25, 0.75, 8))
+    '50 [25, 75]'
+    """
+    return "—" if e is None else f"{100 * e.value:.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+
+
+def points(e: Estimate) -> str:
+    """A difference of shares in points, bold where its interval excludes 0.
+
+    >>> points(Estimate(0.5, 0.25, 0.75, 8))
+    '**+50 [+25, +75]**'
+    """
+    text = f"{100 * e.value:+.0f} [{100 * e.low:+.0f}, {100 * e.high:+.0f}]"
+    return f"**{text}**" if e.low > 0 or e.high < 0 else text
+
+
+def _on_page(c: Condition) -> bool:
+    """No steering, the steerings, one control of each kind that is no part of a direction, and two of fewer tokens."""
+    if c.steering is None or c.name == c.steering:
+        return True
+    if c.kind == RANDOM:
+        return c.name.endswith(" 1")
+    return (c.kind == ROTATION and c.runs) or (c.kind in (FIRST, REST) and c.k in (1, 4))
+
+
+def _marked(row: Row, condition: Condition, tokenizer: Any) -> str:
+    text = str(row["text"])
+    at = None if condition.plan is None else first_decided(condition.plan.positions)
+    if at is not None:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        parts: Sequence[str] = [tokenizer.decode(ids[:i]) for i in (at, at + 1)]
+        if at < len(ids) and text.startswith(parts[1]):
+            text = f"{parts[0]}⟦{parts[1][len(parts[0]) :]}⟧{text[len(parts[1]) :]}"
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _projection(found: Externalities, kind: str, block: int) -> Estimate:
+    return next(p.crossed for p in found.projections if p.kind == kind and p.block == block)
+
+
+def _mean(row: Mapping[str, Any], key: str) -> str:
+    return "—" if row[key] is None else f"{row[key]:.3g} [{row[f'{key}_low']:.3g}, {row[f'{key}_high']:.3g}]"

@@ -1,0 +1,151 @@
+"""Where in an answer steering moves the model: divergence by response token on fixed harmful and benign responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference.unembedding import MEASURES
+from lens_steer.metrics.token_divergence import TokenDivergence, token_divergence
+from lens_steer.stats import Estimate, bootstrap_mean
+from lens_steer.steer.plans import SteeringPlan
+
+HARMFUL, BENIGN = "harmful", "benign"
+START = 3  # tokens at the start of a response; the others are the later ones
+STARTS = (1, 2, 3, 4, 5, 8)  # other numbers of them, beside which a claim about START is told
+LEAST_LATER = 3  # later tokens that a slope needs
+Divergences = Mapping[tuple[str, str], TokenDivergence]  # (condition, set of responses)
+
+
+def divergences(
+    model: Any,
+    plans: Mapping[str, SteeringPlan],
+    responses: Mapping[str, PromptSet],
+    *,
+    engine: str = ENGINE,
+    progress: bool = False,
+) -> dict[tuple[str, str], TokenDivergence]:
+    """Every plan on every set of responses that is not empty; see :func:`lens_steer.metrics.token_divergence.token_divergence`."""
+    return {
+        (condition, name): token_divergence(
+            model, plan, prompts, [p.response or "" for p in prompts], engine=engine, progress=progress
+        )
+        for condition, plan in plans.items()
+        for name, prompts in responses.items()
+        if len(prompts)
+    }
+
+
+def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDivergence]:
+    """The same with the conditions ``NAME 1``, ``NAME 2``, … as one, ``NAME``: each measure of the steered model's distribution averaged over them, token by token."""
+    kept: dict[tuple[str, str], TokenDivergence] = {}
+    draws: dict[tuple[str, str], list[TokenDivergence]] = {}
+    for (condition, responses), one in found.items():
+        bare = condition.rstrip("0123456789")
+        if bare != condition and bare.endswith(f"{name} "):
+            draws.setdefault((bare.rstrip(), responses), []).append(one)
+        else:
+            kept[condition, responses] = one
+    means = {
+        key: replace(group[0], **{m: np.mean([getattr(one, m) for one in group], axis=0) for m in MEASURES})
+        for key, group in draws.items()
+    }
+    return kept | means
+
+
+def table(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, "n_prompts positions"]:
+    """A measure by prompt and position; NaN beyond a response's end.
+
+    Raises:
+        LensSteerError: an unknown measure.
+    """
+    if measure not in ("kl", "kl_reverse", "total_variation"):
+        raise LensSteerError(f"measure={measure!r}: use kl, kl_reverse or total_variation")
+    values = np.full((found.n_prompts, int(found.position.max()) + 1), np.nan)
+    values[found.row, found.position] = getattr(found, measure)
+    return values
+
+
+def start(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
+    """Mean over the first 3 tokens, by prompt; responses of fewer are left out."""
+    values = table(found, measure)[:, :START]
+    return values[np.isfinite(values).all(axis=1)].mean(axis=1) if values.shape[1] == START else np.empty(0)
+
+
+def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Float[np.ndarray, " n"]:
+    """Mean over the first ``n`` tokens less the mean over the later ones, by prompt; responses without later ones are left out."""
+    values = table(found, measure)
+    if values.shape[1] <= n:
+        return np.empty(0)
+    values = values[np.isfinite(values[:, n])]
+    return values[:, :n].mean(axis=1) - np.nanmean(values[:, n:], axis=1)
+
+
+def excess_by_start(found: TokenDivergence) -> dict[int, float]:
+    """Mean over responses of :func:`excess` for each of :data:`STARTS` that some response goes beyond."""
+    values = {n: excess(found, n=n) for n in STARTS}
+    return {n: float(v.mean()) for n, v in values.items() if len(v)}
+
+
+def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
+    """Slope of a measure over the later tokens by least squares, in nats a token, by prompt; responses with fewer than 3 later tokens are left out."""
+    kept = []
+    for row in table(found, measure)[:, START:]:
+        y = row[np.isfinite(row)]
+        if len(y) >= LEAST_LATER:
+            x = np.arange(len(y)) - (len(y) - 1) / 2
+            kept.append(float(x @ y / (x @ x)))
+    return np.array(kept, dtype=np.float64)
+
+
+def gap(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 2000) -> Estimate:
+    """Difference of two means of different prompts, with a bootstrap interval that resamples each set by itself; n counts both.
+
+    >>> import numpy as np
+    >>> print(gap(np.array([2.0, 2.0]), np.array([1.0, 1.0, 1.0])))
+    1.000 [1.000, 1.000] (n = 5)
+
+    Raises:
+        LensSteerError: a set without values.
+    """
+    if not len(first) or not len(second):
+        raise LensSteerError(f"{len(first)} and {len(second)} values: each set needs at least one")
+    rng = np.random.default_rng(seed)
+    draws = [v[rng.integers(0, len(v), (resamples, len(v)))].mean(axis=1) for v in (first, second)]
+    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    return Estimate(float(first.mean() - second.mean()), float(low), float(high), len(first) + len(second))
+
+
+def by_position(
+    found: Divergences, *, seed: int = 0, measures: Sequence[str] = ("kl", "kl_reverse", "total_variation")
+) -> list[dict[str, Any]]:
+    """One row a condition, set, measure and position (from 0): mean over prompts, interval, n."""
+    return [
+        {"condition": condition, "responses": name, "measure": measure, "position": t, "mean": e.value, "low": e.low, "high": e.high, "n": e.n}
+        for (condition, name), one in found.items()
+        for measure in measures
+        for t, e in enumerate(one.by_position(measure, seed=seed))
+    ]  # fmt: skip
+
+
+def summary(found: Divergences, *, seed: int = 0) -> list[dict[str, Any]]:
+    """One row a condition and set: KL over the first 3 tokens, over the later ones, and the slope over those, each a mean with its interval."""
+    rows = []
+    for (condition, name), one in found.items():
+        values = table(one)
+        later = values[:, START:]
+        later = later[np.isfinite(later).any(axis=1)]
+        measured = {"start": start(one), "later": np.nanmean(later, axis=1) if len(later) else np.empty(0), "slope": slopes(one)}
+        row: dict[str, Any] = {"condition": condition, "responses": name, "n": one.n_prompts - one.n_empty}
+        for key, v in measured.items():
+            e = bootstrap_mean(v, seed=seed) if len(v) else None
+            row |= {key: e and e.value, f"{key}_low": e and e.low, f"{key}_high": e and e.high}
+        rows.append(row)
+    return rows

@@ -1,0 +1,73 @@
+"""What the paper says about layers and about one plane for all of them, on a calibration; no model is needed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.stats import wilson
+from lens_steer.studies.claim import Claim, verdict
+
+FEW = 0.1  # |L_disc| ≪ L is read as: at most a tenth
+IN_PLANE = 0.9  # share of a candidate's squared length from which the plane is taken to hold it
+SPREAD = 10.0  # degrees within which candidates are taken to point the same way in the plane
+
+
+def geometry_claims(name: str, calibration: Calibration) -> list[Claim]:
+    """Few layers, middle layers, one plane; what has no discriminative site has only the first claim."""
+    claims = [few_layers(name, calibration)]
+    if calibration.discriminative_sites:
+        claims += [middle_layers(name, calibration), *one_plane(name, calibration)]
+    return claims
+
+
+def few_layers(name: str, calibration: Calibration) -> Claim:
+    """``|L_disc| ≪ L``."""
+    kept, blocks = len(calibration.discriminative_blocks), calibration.n_layers
+    rate = wilson(kept, blocks)
+    return Claim(
+        f"few-layers-{name}", f"far fewer layers are steered than {name} has (|L_disc| ≪ L, Selective Steering, section 3)",
+        "blocks in L_disc / blocks", "geometry", f"one calibration, rule {calibration.rule}", "share of the blocks", f"at most {FEW:g}", rate.value,
+        blocks, verdict(rate.value <= FEW), (rate.low, rate.high), {"kept": kept, "blocks": blocks},
+    )  # fmt: skip
+
+
+def middle_layers(name: str, calibration: Calibration) -> Claim:
+    """Read as: no block of the first quarter is discriminative, and one of the middle half is."""
+    blocks, found = calibration.n_layers, calibration.discriminative_blocks
+    early = [b for b in found if b < blocks / 4]
+    middle = [b for b in found if blocks / 4 <= b < 3 * blocks / 4]
+    return Claim(
+        f"middle-layers-{name}", f"the classes become separable by sign in the middle layers of {name} (Selective Steering, section 3)",
+        "blocks in L_disc", "geometry", f"one calibration, rule {calibration.rule}", "first discriminative block over the number of blocks",
+        "none in the first quarter, one in the middle half", min(found) / blocks, blocks, verdict(not early and bool(middle)),
+        witness={"blocks": list(found), "of": blocks},
+    )  # fmt: skip
+
+
+def one_plane(name: str, calibration: Calibration) -> list[Claim]:
+    """Whether the discriminative sites' own candidates lie in the global plane, and point the same way in it."""
+    rows = [calibration.sites.index(s) for s in calibration.discriminative_sites]
+    c = calibration.candidates[rows].double() @ calibration.basis.double().mT
+    share = c.square().sum(dim=-1)
+    phase = torch.rad2deg(torch.atan2(c[:, 1], c[:, 0]))
+    resultant = torch.polar(torch.ones_like(phase), torch.deg2rad(phase)).mean().abs().clamp(1e-12, 1)
+    spread = math.degrees(math.sqrt(max(0.0, -2 * math.log(float(resultant)))))
+    inside = wilson(int((share >= IN_PLANE).sum()), len(share))
+    worst = int(share.argmin())
+    return [
+        Claim(
+            f"one-plane-{name}", f"one global plane holds the directions of all discriminative layers of {name}", "‖c‖² of the unit candidates",
+            "geometry", f"{len(rows)} discriminative sites", f"share of the sites whose candidate has at least {IN_PLANE:g} of its squared length in the plane",
+            "every site", inside.value, inside.n, verdict(inside.value == 1.0), (inside.low, inside.high),
+            {"worst_site": calibration.discriminative_sites[worst], "in_plane": float(share[worst]), "median_in_plane": float(share.median())},
+        ),
+        Claim(
+            f"one-angle-{name}", f"one global angle is the same rotation against each layer's own direction on {name}",
+            "phases of the unit candidates in the plane", "geometry", f"{len(rows)} discriminative sites", "circular standard deviation in degrees",
+            f"at most {SPREAD:g}", spread, len(rows), verdict(spread <= SPREAD),
+            witness={"lowest_phase": float(phase.min()), "highest_phase": float(phase.max())},
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,195 @@
+"""On a model: recorded activations at every site and angle, and what happens downstream of hooks that keep the norm.
+
+Calibration comes from the fit split, activations from the report split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer.data import PromptSet
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.inference.record import Activations, record_prompts
+from lens_steer.models import sites
+from lens_steer.models.loading import info_of
+from lens_steer.operators.addition import add_direction
+from lens_steer.stats import bootstrap, bootstrap_means, wilson
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.methods import selective_steering, standard_angular
+from lens_steer.steer.plans import SteeringPlan
+from lens_steer.studies.claim import Claim, verdict
+from lens_steer.studies.propositions.differences import NOMINAL, separation_claims
+from lens_steer.studies.propositions.formula import ACTADD, OPERATORS, SAS, SS
+from lens_steer.studies.propositions.norms import relative_change
+from lens_steer.studies.propositions.precision import COARSE, KEPT
+
+DRIFT = 0.01  # mean change of a later norm's input from which it has drifted
+UNEVEN = 2.0  # largest step of the norm over the mean step from which growth over depth is uneven
+
+
+def recorded_claims(activations: Activations, calibration: Calibration) -> list[Claim]:
+    """Whether each operator keeps the norm of every recorded activation, at every site and twelve angles, with the calibration's own plane."""
+    h = torch.cat([activations.positive, activations.negative])
+    vectors = h.reshape(-1, h.shape[-1])
+    where = f"{len(h)} held-out prompts of {activations.model} × {h.shape[1]} sites × {len(COARSE)} angles, float32"
+    claims = []
+    for name, operator in OPERATORS.items():
+        if name == ACTADD:
+            change = _raw_addition(activations, calibration)
+        else:
+            change = torch.stack([relative_change(vectors, operator(vectors, calibration.basis, a)).abs() for a in COARSE]).amax(
+                dim=0
+            )
+        by_prompt = change.reshape(len(h), -1).amax(dim=1)  # a prompt's sites are not independent
+        rate = wilson(int((by_prompt > KEPT).sum()), len(by_prompt))
+        worst = int(change.argmax())
+        claims.append(
+            Claim(
+                f"norm-recorded-{name}", f"{name} keeps the norm of recorded activations", "‖h'‖/‖h‖ − 1", "recorded", where,
+                f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}", f"at most {KEPT:g}", float(change[worst]), len(h),
+                verdict(float(change[worst]) <= KEPT), (rate.low, rate.high),
+                {"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
+            )
+        )  # fmt: skip
+    positive, negative = (x.double() for x in activations.at(calibration.selected_site))
+    return claims + separation_claims(
+        positive,
+        negative,
+        calibration.basis.double(),
+        OPERATORS,
+        f"held-out activations at {calibration.selected_site}",
+        "recorded",
+    )
+
+
+def _raw_addition(activations: Activations, calibration: Calibration) -> Float[Tensor, " n"]:
+    """ActAdd as it is used: each site's own raw difference of means, once."""
+    assert calibration.mean_positive is not None
+    assert calibration.mean_negative is not None
+    difference = calibration.mean_positive - calibration.mean_negative
+    h = torch.cat([activations.positive, activations.negative])
+    moved = torch.stack([add_direction(h[:, k], difference[k], 1.0) for k in range(h.shape[1])], dim=1)
+    return relative_change(h, moved).abs().flatten()
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Mean ``|‖h'‖/‖h‖ − 1|`` of what one later norm reads under one operator, with its bootstrap interval over prompts.
+
+    Attributes:
+        operator: what steers.
+        site: the stream where the norm reads it.
+        depth: blocks before it; a half more after the block's attention.
+        mean, low, high, n: of the change.
+    """
+
+    operator: str
+    site: str
+    depth: float
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def downstream(
+    model: Any, plain: Float[Tensor, "n_prompts n_sites d_model"], prompts: PromptSet, calibration: Calibration, *, angle: float = NOMINAL,
+    seed: int = 0,
+) -> list[Drift]:  # fmt: skip
+    """How far the inputs of later norms drift in length (last prompt token) although each steered site kept its own.
+
+    Args:
+        model: what is steered.
+        plain: the stream of the same prompts at :func:`stream_sites`, without steering.
+        prompts: what is run.
+        calibration: of SAS and SS.
+        angle: of both.
+        seed: of the bootstrap.
+    """
+    names = stream_sites(info_of(model).n_layers)
+    first = min(_depth(name) for name in calibration.discriminative_sites)
+    later = [k for k, name in enumerate(names) if _depth(name) > first]
+    plans: dict[str, SteeringPlan] = {SAS: standard_angular(calibration, angle), SS: selective_steering(calibration, angle)}
+    found = []
+    for operator, plan in plans.items():
+        with steering(model, plan):
+            steered = record_prompts(model, prompts, names)
+        change = relative_change(plain, steered).abs().numpy()
+        mean, low, high = bootstrap_means(np.asarray(change), seed=seed)
+        found += [
+            Drift(operator, names[k], _depth(names[k]), float(mean[k]), float(low[k]), float(high[k]), len(change)) for k in later
+        ]
+    return found
+
+
+def stream_sites(n_layers: int) -> tuple[str, ...]:
+    """The residual stream wherever a norm reads it: before each block, after its attention, and before the final norm.
+
+    >>> stream_sites(1)
+    ('blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post')
+    """
+    read = [sites.Site(block, kind).name for block in range(n_layers) for kind in ("resid_pre", "resid_mid")]
+    return (*read, sites.Site(n_layers - 1, "resid_post").name)
+
+
+def _depth(name: str) -> float:
+    """Blocks gone through where the tensor is read, or, for a norm's output, where that norm reads."""
+    site = sites.parse(name)
+    return site.block + {"ln2": 0.5, "ln2_post": 0.5, "resid_mid": 0.5, "resid_post": 1.0}.get(site.kind, 0.0)
+
+
+def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINAL) -> list[Claim]:
+    """Whether norms kept at the hooks are norms kept in the inputs of later norms."""
+    claims = []
+    for operator in (SAS, SS):
+        rows = [d for d in drifts if d.operator == operator]
+        worst = max(rows, key=lambda d: d.mean)
+        claims.append(
+            Claim(
+                f"norm-downstream-{operator}", f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream that later "
+                f"norms of {model} read", "mean |‖h'‖/‖h‖ − 1| of a later norm's input", "downstream",
+                f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one", "largest mean change over the inputs",
+                f"at most {DRIFT:g}", worst.mean, worst.n, verdict(worst.mean <= DRIFT), (worst.low, worst.high), {"site": worst.site},
+            )
+        )  # fmt: skip
+    return claims
+
+
+def growth_claims(
+    plain: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], model: str, *, seed: int = 0
+) -> list[Claim]:
+    """Whether the stream's norm grows over depth, and whether it does so unevenly."""
+    blocks = [k for k, name in enumerate(names) if sites.parse(name).kind != "resid_mid"]
+    length = plain[:, blocks].double().norm(dim=-1).numpy()
+
+    def growth(rows: np.ndarray) -> float:
+        mean = length[rows].mean(axis=0)
+        return float(mean[-1] / mean[0])
+
+    def unevenness(rows: np.ndarray) -> float:
+        steps = np.abs(np.diff(length[rows].mean(axis=0)))
+        return float(steps.max() / steps.mean()) if steps.any() else 1.0
+
+    means = {names[k]: float(v) for k, v in zip(blocks, length.mean(axis=0), strict=True)}
+    where = f"{len(length)} held-out prompts, last token, stream before each block and after the last"
+    found = []
+    for id_, said, formula, statistic, quantity, bound in (
+        ("norms-grow", f"the norms of {model}'s stream grow over depth", "mean norm after the last block / before the first", growth, "ratio", 1.0),
+        ("norms-uneven", f"the norms of {model}'s stream change unevenly over depth", "largest |step| / mean |step| of the mean norm over blocks",
+         unevenness, "ratio (1: every block changes it by as much)", UNEVEN),
+    ):  # fmt: skip
+        estimate = bootstrap(statistic, len(length), seed=seed)
+        found.append(
+            Claim(
+                f"{id_}-{model}", said, formula, "recorded", where, quantity, f"95 % interval above {bound:g}", estimate.value, estimate.n,
+                verdict(estimate.low > bound), (estimate.low, estimate.high), {"mean_norms": means},
+            )
+        )  # fmt: skip
+    return found

@@ -1,0 +1,320 @@
+"""Propositions 1 and 2 and what goes with them, put to the test: every claim as a record, a table and figures, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lens_steer._defaults import ENGINE
+from lens_steer._display import Shown
+from lens_steer._io.atomic import whole_folder
+from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.pieces import Pieces
+from lens_steer.evaluation.protocol import check_splits
+from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.figures import saving
+from lens_steer.figures.core import Drawing
+from lens_steer.geometry.calibration import Calibration, calibrate, versions
+from lens_steer.inference.record import record, record_prompts
+from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.models.fits import check_fits
+from lens_steer.models.loading import info_of
+from lens_steer.studies import claim_tables
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.propositions import differences, experiments, formula, geometry, precision, questions, recorded
+
+WITHOUT_MODEL = ("formula", "basis", "dtype", "published", "geometry")
+WITH_MODEL = ("recorded", "downstream", "geometry", "behaviour")
+LEVELS = tuple(dict.fromkeys((*WITHOUT_MODEL, *WITH_MODEL)))
+PAIRED = 32  # vectors of each class whose distances a figure shows
+
+
+@dataclass(frozen=True)
+class Verification(Shown, view="claims"):
+    """What one run found.
+
+    Attributes:
+        claims: every record.
+        drawings: the figures' data.
+        pieces: steps that are kept until all is written.
+    """
+
+    claims: tuple[Claim, ...]
+    drawings: Mapping[str, Drawing]
+    pieces: Pieces | None = field(default=None, compare=False)
+
+    def __add__(self, other: Verification) -> Verification:
+        """Both runs as one."""
+        return Verification(self.claims + other.claims, {**self.drawings, **other.drawings}, other.pieces or self.pieces)
+
+    def __repr__(self) -> str:
+        counts = {v: sum(c.verdict == v for c in self.claims) for v in dict.fromkeys(c.verdict for c in self.claims)}
+        return f"Verification({len(self.claims)} claims: {', '.join(f'{n} {v}' for v, n in counts.items())})"
+
+    def claim(self, id_: str) -> Claim:
+        """One claim by its id."""
+        return next(c for c in self.claims if c.id == id_)
+
+
+def verify(
+    calibrations: Mapping[str, Calibration] | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    levels: Sequence[str] = LEVELS,
+    progress: bool = True,
+) -> Verification:
+    """Everything that needs no model: the formulas, bases with an error, rounding, and the planes that are given.
+
+    Args:
+        calibrations: by name; what was imported brings the plane as it was published.
+        seed: of every drawn vector and basis.
+        device: where half precision is computed.
+        levels: of the claims (:attr:`lens_steer.studies.claim.Claim.level`) that are tested; others are left out.
+
+    Raises:
+        LensSteerError: an unknown level.
+    """
+    check_levels(levels)
+    claims: list[Claim] = []
+    drawings: dict[str, Drawing] = {}
+    with tqdm(total=5, desc="verify", unit="level", disable=not progress, leave=False) as bar:
+        if "formula" in levels:
+            claims += formula.proposition_claims(seed=seed)
+        bar.update()
+        if "basis" in levels:
+            claims += formula.basis_claims(seed=seed)
+        bar.update()
+        if "formula" in levels:
+            claims += differences.difference_claims(seed=seed)
+        bar.update()
+        if "dtype" in levels:
+            basis = formula.orthonormal(512, seed)
+            h = formula.drawn_vectors(basis, 256, seed + 1)
+            h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
+            cells = precision.grid(basis, h, device=device)
+            claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
+            drawings["norm_change"] = norm_change_drawing(cells, len(h))
+        bar.update()
+        if "published" in levels:
+            claims += precision.published_claims(calibrations or {}, seed=seed)
+        if "geometry" in levels:
+            for name, calibration in (calibrations or {}).items():
+                claims += geometry.geometry_claims(name, calibration)
+        bar.update()
+    if "formula" in levels:
+        plane = formula.orthonormal(differences.D_MODEL, seed)
+        positive, negative = differences.two_classes(plane, seed)
+        drawings |= phase_drawings(positive, negative, plane, "two drawn classes")
+    return Verification(tuple(claims), drawings)
+
+
+def check_levels(levels: Sequence[str]) -> None:
+    """Refuse a level that no claim has.
+
+    Raises:
+        LensSteerError: naming it and those that there are.
+    """
+    unknown = [level for level in levels if level not in LEVELS]
+    if unknown or not levels:
+        raise LensSteerError(f"levels={list(levels)!r}: use some of {', '.join(LEVELS)}")
+
+
+def is_of(calibration: Calibration, model: Any) -> bool:
+    """Whether a calibration is this model's own, with all that the tests on recorded activations need: its class means, and a site to steer.
+
+    Args:
+        calibration: any.
+        model: loaded, or its description (:func:`lens_steer.cli.precheck.describe`).
+    """
+    info = info_of(model)
+    same = all(getattr(calibration, n) == getattr(info, n) for n in ("d_model", "n_layers", "architecture"))
+    known = calibration.mean_positive is not None and calibration.published_basis is None
+    return same and known and bool(calibration.discriminative_sites)
+
+
+def verify_model(
+    model: Any, contrast: ContrastSet, *, calibration: Calibration | None = None, levels: Sequence[str] = LEVELS, seed: int = 0, engine: str = ENGINE,
+    max_new_tokens: int = 48, out: str | Path | None = None, progress: bool = True,
+) -> Verification:  # fmt: skip
+    """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the experiments on behaviour.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a report split, on which all is judged.
+        calibration: of this model; a fresh one from the fit split unless given.
+        levels: of the claims that are tested: ``recorded``, ``downstream``, ``geometry``, ``behaviour``; the others of :data:`LEVELS` are let pass.
+        engine: what records and generates; see :func:`lens_steer.generate`.
+        max_new_tokens: of each answer.
+        out: folder in which steps of the experiments are kept until :func:`write` has written all; an interrupted run goes on from them.
+
+    Raises:
+        LensSteerError: a contrast without select or report prompts, a calibration of another model, without class means or without a discriminative site, an
+            unknown level, a folder that holds another run.
+    """
+    check_levels(levels)
+    check_splits(contrast)
+    if calibration is not None:
+        check_fits(calibration, model)
+        if calibration.mean_positive is None:
+            raise LensSteerError(
+                "calibration has no class means, which these tests need: leave it out, or calibrate on this model"
+            )
+    harmful = contrast.report.positive
+    tasks = organism_tasks(seed=seed) if all(p.task is not None for p in harmful) else None
+    pieces = _pieces(model, contrast, calibration, tasks, seed, engine, max_new_tokens, out)
+    where = "norm_out" if calibration is None else calibration.sites
+    fit = (
+        record(model, contrast.fit, where, engine=engine, progress=progress)
+        if calibration is None or "behaviour" in levels
+        else None
+    )
+    if calibration is None:
+        assert fit is not None
+        calibration = pieces.calibration(lambda: calibrate(fit, seed=seed))
+    if not calibration.discriminative_sites:
+        raise LensSteerError(
+            f"no site of {calibration.model!r} is discriminative, so there is nothing to steer: use another contrast, or more prompts"
+        )
+    name = info_of(model).name
+    claims: list[Claim] = []
+    drawings: dict[str, Drawing] = {}
+    stream = recorded.stream_sites(calibration.n_layers)
+    plain = record_prompts(model, harmful, stream) if {"recorded", "downstream"} & set(levels) else torch.empty(0)
+    if "recorded" in levels:
+        held_out = record(model, contrast.report, calibration.sites, engine=engine, progress=progress)
+        claims += recorded.recorded_claims(held_out, calibration) + recorded.growth_claims(plain, stream, name, seed=seed)
+        classes = tuple(x.double() for x in held_out.at(calibration.selected_site))
+        drawings |= phase_drawings(classes[0], classes[1], calibration.basis.double(), f"{name}, {calibration.selected_site}")
+    if "downstream" in levels:
+        drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
+        claims += recorded.downstream_claims(drifts, name)
+        drawings["norm_drift"] = norm_drift_drawing(drifts)
+    if "geometry" in levels:
+        claims += geometry.geometry_claims(name, calibration)
+    if "behaviour" in levels:
+        assert fit is not None
+        measured = experiments.run(
+            model, contrast, calibration, fit, tasks=tasks, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress, keep=pieces.keep
+        )  # fmt: skip
+        behaviour = questions.experiment_claims(measured, name, seed=seed)
+        claims += behaviour
+        keys = {
+            "paired_differences": [q[0] for q in questions.QUESTIONS],
+            "two_by_two": [q[0] for q in questions.QUESTIONS if q[4] == "E2"],
+        }
+        drawings |= {drawn: differences_drawing(behaviour, wanted) for drawn, wanted in keys.items()}
+        drawings["conditions"] = conditions_drawing(measured)
+    return Verification(tuple(claims), drawings, pieces)
+
+
+def _pieces(
+    model: Any, contrast: ContrastSet, calibration: Calibration | None, tasks: PromptSet | None, seed: int, engine: str, max_new_tokens: int,
+    out: str | Path | None,
+) -> Pieces:  # fmt: skip
+    """Where steps are kept, with all that they depend on."""
+    protocol = Protocol(model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens)
+    plane = None if calibration is None else hashlib.sha256(calibration.basis.numpy().tobytes()).hexdigest()
+    at = None if calibration is None else list(calibration.discriminative_sites)
+    more = {"fit": contrast.fit.hash, "select": contrast.select.hash, "seed": seed, "calibration": plane, "steered_sites": at}
+    return Pieces(out, "verify", {} if out is None else protocol.identity | more)
+
+
+def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing:
+    """Some questions' paired differences by outcome, at the conditions' own best angles and at the nominal one."""
+    names = ("question", "outcome", "first", "second", "at_nominal", "mean", "low", "high", "n")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    by_id = {c.id: c for c in claims}
+    pairs = {q[0]: (q[1], q[2]) for q in questions.QUESTIONS}
+    for key, outcome, at_nominal in product(keys, (o.name for o in questions.OUTCOMES), (False, True)):
+        claim = by_id.get(questions.claim_id(key, outcome, at_nominal=at_nominal))
+        if claim is None or claim.interval is None:
+            continue
+        for name, value in zip(
+            names, (key, outcome, *pairs[key], at_nominal, claim.value, *claim.interval, claim.n), strict=True
+        ):
+            columns[name].append(value)
+    return Drawing("paired_differences", columns, {"outcomes": list(dict.fromkeys(columns["outcome"]))})
+
+
+def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
+    """Every condition's rates and perplexity, with intervals."""
+    table = experiments.rows(measured)
+    return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]})
+
+
+def phase_drawings(
+    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"], basis: Float[Tensor, "2 d_model"], where: str
+) -> dict[str, Drawing]:  # fmt: skip
+    """What each rotation does to two classes: where they lie in the plane, and how far apart they are, before and after."""
+    moved = {"before": (positive, negative)}
+    for name in (formula.SAS, formula.SS):
+        operator = formula.OPERATORS[name]
+        moved[name] = (operator(positive, basis, differences.NOMINAL), operator(negative, basis, differences.NOMINAL))
+    inside: dict[str, list[Any]] = {name: [] for name in ("operator", "side", "x", "y")}
+    for name, classes in moved.items():
+        for side, h in zip(("positive", "negative"), classes, strict=True):
+            c = h @ basis.mT
+            for column, values in zip(inside.values(), ([name] * len(c), [side] * len(c), *map(_short, c.T)), strict=True):
+                column += values
+    notes = {"where": where, "angle": differences.NOMINAL}
+    pairs: dict[str, list[Any]] = {name: [] for name in ("operator", "kind", "before", "after")}
+    few = {name: torch.cat([h[:PAIRED] for h in classes]) for name, classes in moved.items()}
+    side = torch.cat([torch.zeros(len(positive[:PAIRED])), torch.ones(len(negative[:PAIRED]))])
+    i, j = torch.triu_indices(len(side), len(side), offset=1)
+    kinds = ["between classes" if a != b else "within a class" for a, b in zip(side[i].tolist(), side[j].tolist(), strict=True)]
+    for name in (formula.SAS, formula.SS):
+        apart = [_short(torch.cdist(h, h)[i, j]) for h in (few["before"], few[name])]
+        for column, values in zip(pairs.values(), ([name] * len(kinds), kinds, *apart), strict=True):
+            column += values
+    return {"in_plane": Drawing("in_plane", inside, notes), "pairwise_distances": Drawing("pairwise_distances", pairs, notes)}
+
+
+def _short(values: Float[Tensor, " n"]) -> list[float]:
+    """As many digits as a figure can show."""
+    return [float(f"{v:.6g}") for v in values.tolist()]
+
+
+def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:
+    """Change of the inputs of later norms over depth, for both rotations."""
+    names = ("operator", "site", "depth", "mean", "low", "high")
+    return Drawing(
+        "norm_drift", {name: [getattr(d, name) for d in drifts] for name in names}, {"n": drifts[0].n if drifts else 0}
+    )
+
+
+def norm_change_drawing(cells: Sequence[precision.Cell], n: int) -> Drawing:
+    """Norm change against angle, by operator and pair of dtypes."""
+    names = ("operator", "basis_dtype", "arithmetic", "angle", "largest", "mean")
+    return Drawing("norm_change", {name: [getattr(c, name) for c in cells] for name in names}, {"n": n})
+
+
+def write(found: Verification, out: str | Path, *, command: str = "", seed: int = 0, model: Any = None) -> None:
+    """``propositions.json`` (one record a claim), ``propositions.md``, ``propositions.tex`` and the figures.
+
+    Raises:
+        LensSteerError: a folder that cannot be written.
+    """
+    meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
+    if model is not None:
+        meta |= {"model": info_of(model).name, "chat_template": info_of(model).template.row()}
+    with whole_folder(out) as work:
+        for name, drawing in found.drawings.items():
+            saving.save(drawing, name, work, meta)
+        record = {"claims": [c.row() for c in found.claims], "meta": meta}
+        (work / "propositions.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (work / "propositions.md").write_text(claim_tables.markdown(found.claims), encoding="utf-8")
+        (work / "propositions.tex").write_text(claim_tables.latex(found.claims), encoding="utf-8")
+    if found.pieces is not None:
+        found.pieces.drop()

@@ -1,0 +1,152 @@
+"""A trait and its opposite: the same scenarios under an aligned and under a malicious system prompt, and the boundaries between what a model answers to them.
+
+Calibration as in arXiv 2604.08169, section 3: on-policy answers under both system prompts, residual activations averaged over each answer's tokens, a logistic-regression
+probe at every site. The paper's malicious prompts are not public; ours are written for this project. Answers are greedy here (the paper samples at temperature 0.6).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Any
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Contrast, ContrastSet, PromptSet, load_contrast, with_system
+from lens_steer.errors import LensSteerError
+from lens_steer.inference.generation import generate
+from lens_steer.inference.record import Activations, record
+from lens_steer.inference.record_tokens import record_tokens
+from lens_steer.inference.teacher_forcing import with_responses
+from lens_steer.metrics.benchmarks import Tasks, task_splits
+from lens_steer.metrics.judges import Judge
+from lens_steer.probes.probe import Probe, fit_probe
+
+log = logging.getLogger(__name__)
+
+ORGANISM_TRAITS = ("honesty", "compassion")
+SHARES = (0.5, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class Trait:
+    """What is to be recovered, and how it is graded.
+
+    Attributes:
+        name: of the trait.
+        contrast: positive: scenarios under the aligned system prompt; negative: the same scenarios, row by row, under the malicious one.
+        tasks: capability tasks; those to report are used.
+        judge: of answers, where no ground truth grades them: harmful means that the trait is missing.
+    """
+
+    name: str
+    contrast: ContrastSet
+    tasks: Tasks
+    judge: Judge | None = None
+
+
+def organism_trait(name: str, *, seed: int = 0) -> Trait:
+    """A trait of the organisms, graded by their world: honesty against lies, compassion against dismissal.
+
+    Raises:
+        LensSteerError: another name.
+
+    >>> organism_trait("honesty").contrast.report
+    Contrast(42 positive, 42 negative)
+    """
+    if name not in ORGANISM_TRAITS:
+        raise LensSteerError(
+            f"trait={name!r}: the organisms have {', '.join(ORGANISM_TRAITS)}; for others give scenarios and system prompts"
+        )
+    return Trait(name, load_contrast(f"organism/{name}", seed=seed), task_splits(seed=seed))
+
+
+def scenario_trait(
+    name: str, scenarios: PromptSet, aligned: Sequence[str], malicious: Sequence[str], judge: Judge, *, split: Sequence[float | int] = SHARES,
+    seed: int = 0,
+) -> Trait:  # fmt: skip
+    """A trait from scenarios of one's own; several system prompts are taken in turn.
+
+    Args:
+        name: of the trait.
+        scenarios: what users say; a system message of theirs is replaced.
+        aligned, malicious: system prompts, at least one each.
+        judge: says of an answer that it is harmful where the trait is missing.
+        split: shares of fit, select and report, by scenario.
+        seed: of the split.
+
+    Raises:
+        LensSteerError: no system prompt, a split that leaves a part empty.
+    """
+    for what, texts in (("aligned", aligned), ("malicious", malicious)):
+        if isinstance(texts, str) or not texts or not all(t.strip() for t in texts):
+            raise LensSteerError(f"{what}={texts!r}: give at least one system prompt, and no empty one")
+    sides = [
+        PromptSet(tuple(with_system(p, text) for p, text in zip(scenarios, cycle(texts), strict=False)), f"{name}/{what}")
+        for what, texts in (("aligned", aligned), ("malicious", malicious))
+    ]
+    contrast = load_contrast(positive=sides[0], negative=sides[1], split=split, seed=seed)
+    for part in ("fit", "select", "report"):
+        if len(getattr(contrast, part).positive) < 2:
+            raise LensSteerError(
+                f"split={tuple(split)} of {len(scenarios)} scenarios leaves {part} with fewer than 2: give more scenarios"
+            )
+    return Trait(name, replace(contrast, name=name), Tasks(), judge)
+
+
+@dataclass(frozen=True, eq=False)
+class TraitCalibration:
+    """On-policy answers of the fit split and what they make of every site.
+
+    Attributes:
+        answered: the fit split's prompts with the model's own answers.
+        activations: averaged over each answer's tokens.
+        probes: by site, in network order; label 1 is aligned.
+    """
+
+    answered: Contrast
+    activations: Activations
+    probes: Mapping[str, Probe]
+
+
+def calibrate_trait(
+    model: Any, trait: Trait, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
+    progress: bool = True,
+) -> TraitCalibration:  # fmt: skip
+    """Probes of a trait at every site, from the model's own answers.
+
+    Raises:
+        LensSteerError: no answers that are not empty; else as :func:`lens_steer.record` and :func:`lens_steer.fit_probe`.
+    """
+    answered = on_policy(model, trait.contrast.fit, engine=engine, max_new_tokens=max_new_tokens, progress=progress)
+    activations = record(model, answered, sites, pooling="response", engine=engine, progress=progress)
+    return TraitCalibration(answered, activations, {site: fit_probe(activations, site, C=C) for site in activations.sites})
+
+
+def token_probes(
+    model: Any, calibrated: TraitCalibration, sites: Sequence[str], *, C: float | int = 1.0, engine: str = ENGINE
+) -> dict[str, Probe]:
+    """The same probes fitted on single tokens of the answers instead of their averages, at some sites: the gate then sees what it was calibrated on."""
+    tokens = record_tokens(model, calibrated.answered, list(sites), engine=engine)
+    return {site: fit_probe(tokens, site, C=C) for site in tokens.sites}
+
+
+def on_policy(
+    model: Any, contrast: Contrast, *, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = False
+) -> Contrast:
+    """Both sides with the model's own greedy answers as their responses; prompts with an empty answer are left out, and counted in the log.
+
+    Raises:
+        LensSteerError: a side without any answer.
+    """
+    sides = []
+    for side in (contrast.positive, contrast.negative):
+        answered = with_responses(side, generate(model, side, max_new_tokens=max_new_tokens, engine=engine, progress=progress))
+        kept = PromptSet(tuple(p for p in answered if p.response and p.response.strip()), side.name)
+        if len(kept) < len(side):
+            log.warning("%s: %d of %d answers are empty and left out", side.name, len(side) - len(kept), len(side))
+        if not len(kept):
+            raise LensSteerError(f"every answer to {side.name!r} is empty: check the chat template")
+        sides.append(kept)
+    return Contrast(sides[0], sides[1])

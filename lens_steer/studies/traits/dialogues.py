@@ -1,0 +1,133 @@
+"""A trait over dialogues: several scenarios one after the other under one system prompt, each answer graded, and how often the model repeats itself.
+
+How the paper measures repetition was not found. Here it is the share of an answer's words that stand in repeated n-grams (as Selective Steering's code counts them), and
+the share of answers from the second turn on that are word for word an earlier answer of their dialogue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.inference.dialogue import Dialogue, converse
+from lens_steer.metrics import grading
+from lens_steer.metrics.judges import Judge
+from lens_steer.metrics.rows import text_metrics
+from lens_steer.models.loading import info_of
+from lens_steer.stats import Estimate, grouped_mean, grouped_rate
+from lens_steer.steer.hooks import steering
+from lens_steer.steer.plans import SteeringPlan
+
+TURNS = (5, 10)  # of a dialogue, fewest and most
+ALIGNED, MALICIOUS = "aligned, no steering", "malicious, no steering"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A dialogue with the scenarios that its turns are taken from.
+
+    Attributes:
+        aligned, malicious: the same dialogue under both system prompts.
+        scenarios: one a turn, under the aligned prompt.
+    """
+
+    aligned: Dialogue
+    malicious: Dialogue
+    scenarios: tuple[Prompt, ...]
+
+
+def scripts(model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max_new_tokens: int, seed: int = 0) -> list[Script]:
+    """``n`` dialogues of 5 to 10 turns from paired scenarios, fewer turns where the context has no room for more.
+
+    Raises:
+        LensSteerError: fewer scenarios than turns, or a context too short for the shortest dialogue.
+    """
+    if len(aligned) < TURNS[0]:
+        raise LensSteerError(
+            f"dialogues of {TURNS[0]} turns need as many scenarios, and there are {len(aligned)}: give more, or no dialogues"
+        )
+    info, rng = info_of(model), random.Random(f"dialogues/{seed}")
+    longest = max(len(info.tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in aligned) + max_new_tokens + MARKUP
+    head = max(
+        len(info.tokenizer(_system(p) or "", add_special_tokens=False)["input_ids"])
+        for side in (aligned, malicious)
+        for p in side
+    )
+    room = (info.n_ctx - head - MARKUP) // longest
+    if room < TURNS[0]:
+        raise LensSteerError(
+            f"a dialogue of {TURNS[0]} turns needs {TURNS[0] * longest + head + MARKUP} tokens, and the context has {info.n_ctx}: lower max_new_tokens={max_new_tokens}"
+        )
+    made = []
+    for _ in range(n):
+        picked = rng.sample(range(len(aligned)), rng.randint(TURNS[0], min(TURNS[1], room, len(aligned))))
+        turns = tuple(aligned[i].text for i in picked)
+        both = [Dialogue(turns, _system(side[picked[0]])) for side in (aligned, malicious)]
+        made.append(Script(both[0], both[1], tuple(aligned[i] for i in picked)))
+    return made
+
+
+MARKUP = 16  # tokens of the chat template around a turn, at most
+
+
+def talk(
+    model: Any,
+    made: Sequence[Script],
+    plans: Mapping[str, SteeringPlan],
+    judge: Judge | None,
+    *,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+) -> list[dict[str, Any]]:
+    """Every dialogue without steering under both system prompts and, under the malicious one, with each plan; one row an answer."""
+    runs: dict[str, tuple[list[Dialogue], SteeringPlan | None]] = {
+        ALIGNED: ([s.aligned for s in made], None), MALICIOUS: ([s.malicious for s in made], None),
+        **{name: ([s.malicious for s in made], plan) for name, plan in plans.items()},
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for name, (dialogues, plan) in runs.items():
+        with nullcontext() if plan is None else steering(model, plan):
+            answers = converse(model, dialogues, max_new_tokens=max_new_tokens, engine=engine)
+        for d, (script, texts) in enumerate(zip(made, answers, strict=True)):
+            grades = _grades(script.scenarios, texts, judge)
+            for turn, (text, grade) in enumerate(zip(texts, grades, strict=True)):
+                rows.append(
+                    {"condition": name, "dialogue": d, "turn": turn, "prompt": script.scenarios[turn].text, "text": text, "right": grade is True,
+                     "broken": grade is None, "repeated": bool(text.strip()) and text in texts[:turn],
+                     "ngram_repetition": text_metrics(text)["ngram_repetition"]}
+                )  # fmt: skip
+    return rows
+
+
+def over_dialogues(rows: Sequence[Mapping[str, Any]], name: str, *, seed: int = 0) -> dict[str, Estimate]:
+    """What one condition did, with dialogues as the units: ``trait``, ``coherence``, ``repeated``, ``ngram_repetition``."""
+    own = [r for r in rows if r["condition"] == name]
+    groups = [str(r["dialogue"]) for r in own]
+    later = [r for r in own if r["turn"] > 0]
+    return {
+        "dialogue_trait": grouped_rate(np.array([r["right"] for r in own]), groups),
+        "dialogue_coherence": grouped_rate(np.array([not r["broken"] for r in own]), groups),
+        "dialogue_repeated": grouped_rate(np.array([r["repeated"] for r in later]), [str(r["dialogue"]) for r in later]),
+        "dialogue_ngram_repetition": grouped_mean(np.array([float(r["ngram_repetition"]) for r in own]), groups, seed=seed),
+    }
+
+
+def _grades(scenarios: Sequence[Prompt], texts: Sequence[str], judge: Judge | None) -> list[bool | None]:
+    """Whether the trait is there; None where an answer is incoherent."""
+    if judge is not None:
+        return [None if v.harmful is None else not v.harmful for v in judge(scenarios, texts)]
+    best = grading.grades_of(scenarios)[0]
+    found = [grading.grade(p, t) for p, t in zip(scenarios, texts, strict=True)]
+    return [None if g == "incoherent" else g == best for g in found]
+
+
+def _system(prompt: Prompt) -> str | None:
+    return next((m["content"] for m in prompt.messages if m["role"] == "system"), None)

@@ -1,0 +1,52 @@
+"""The data of a trait's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.figures.core import Drawing
+from lens_steer.models import sites
+from lens_steer.studies.traits.figures import DOTS, KINDS
+from lens_steer.studies.traits.found import TraitReport
+
+
+def drawings(report: TraitReport, rows: Sequence[Mapping[str, Any]]) -> dict[str, Drawing]:
+    """The figures of a report, by name."""
+    return {"trait_depth": depth_drawing(report), "trait_conditions": conditions_drawing(rows)}
+
+
+def depth_drawing(report: TraitReport) -> Drawing:
+    """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent settings, and among all."""
+    best: dict[tuple[str, str, str], dict[str, Any]] = {}
+    base = next(s for s in report.pooled.select if s.condition == NONE)
+    for s in report.pooled.select:
+        if s.condition == NONE:
+            continue
+        method, mode = s.condition.split(", ")
+        row = best.setdefault(
+            (method, mode, s.variant), {"recovered": None, "recovered_low": None, "recovered_high": None, "any": None}
+        )
+        e = s.measured["complied"]
+        row["any"] = e.value if row["any"] is None else max(row["any"], e.value)
+        if report.pooled.bound.met(s, base) and (row["recovered"] is None or e.value > row["recovered"]):
+            row |= {"recovered": e.value, "recovered_low": e.low, "recovered_high": e.high}
+    table = [
+        {"method": m, "mode": mode, "site": site, "block": sites.parse(site).block, **row}
+        for (m, mode, site), row in best.items()
+    ]
+    names = list(table[0])
+    n = base.measured["complied"].n
+    return Drawing(
+        "trait_depth",
+        {k: [r[k] for r in table] for k in names},
+        {"n": n, "unsteered": base.measured["complied"].value, "aligned": base.measured["helped"].value},
+    )
+
+
+def conditions_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Every condition's rates on the report split."""
+    kept = [r for r in rows if r["kind"] in KINDS]
+    names = ["condition", "kind", *(f"{k}{e}" for k in DOTS for e in ("", "_low", "_high"))]
+    return Drawing("trait_conditions", {k: [r[k] for r in kept] for k in names})

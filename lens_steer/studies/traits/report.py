@@ -1,0 +1,158 @@
+"""A trait from calibration to table: probes, search, what the gate buys, single tokens against averages, dialogues; written as rows, tables and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.atomic import check_writable, whole_file, whole_folder
+from lens_steer._io.rowstore import Row
+from lens_steer.data import Contrast, PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.figures import saving
+from lens_steer.geometry.calibration import versions
+from lens_steer.inference.record_tokens import record_tokens
+from lens_steer.inference.teacher_forcing import with_responses
+from lens_steer.models.loading import info_of
+from lens_steer.probes.io import save_probe
+from lens_steer.probes.probe import Probe
+from lens_steer.stats import Estimate, grouped_mean
+from lens_steer.studies.traits import dialogues as trait_dialogues
+from lens_steer.studies.traits import drawings as drawn
+from lens_steer.studies.traits import table as trait_table
+from lens_steer.studies.traits.calibration import Trait, calibrate_trait, token_probes
+from lens_steer.studies.traits.found import TraitReport
+from lens_steer.studies.traits.search import plan_of, search
+
+DIALOGUES = 12
+
+
+def steer_trait(
+    model: Any, trait: Trait, out: str | Path, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
+    n_dialogues: int = DIALOGUES, values: Mapping[str, Sequence[float]] | None = None, seed: int = 0, command: str = "", progress: bool = True,
+) -> TraitReport:  # fmt: skip
+    """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and the figures.
+
+    Args:
+        model: from :func:`lens_steer.load_model`.
+        trait: what is to be recovered.
+        out: folder; an interrupted run goes on from what lies there.
+        sites, C: of the probes.
+        engine, max_new_tokens: see :func:`lens_steer.generate`.
+        n_dialogues: 0 leaves them out.
+        values: coefficients by method; left out, :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
+        seed: of dialogues, the random direction and intervals.
+        command: how this was called, for the record.
+        progress: show bars.
+
+    Raises:
+        LensSteerError: a folder that cannot be written or holds another run; a context too short for dialogues; else as the search.
+    """
+    check_writable(out)
+    if n_dialogues < 0:
+        raise LensSteerError(f"n_dialogues={n_dialogues}: 0 or more are possible")
+    aligned, malicious = trait.contrast.report.positive, trait.contrast.report.negative
+    made = (
+        trait_dialogues.scripts(model, aligned, malicious, n_dialogues, max_new_tokens=max_new_tokens, seed=seed)
+        if n_dialogues
+        else []
+    )
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    calibrated = calibrate_trait(model, trait, sites=sites, C=C, progress=progress, **how)
+    pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
+    gated = list(dict.fromkeys(c.variant for name, c in pooled.choices.items() if not name.startswith("swfc")))
+    by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
+    token = search(
+        model,
+        trait,
+        by_token,
+        out,
+        name="traits_token",
+        methods=("sttp", "stmp"),
+        seed=seed,
+        values=values,
+        progress=progress,
+        controls=False,
+        **how,
+    )
+    gates = {
+        (kind, site, side): share
+        for kind, probes in (("pooled", {s: calibrated.probes[s] for s in gated}), ("token", by_token))
+        for (site, side), share in fire_rates(model, trait, probes, pooled.rows, engine=engine, seed=seed).items()
+    }
+    plans = {name: plan_of(choice, calibrated.probes) for name, choice in pooled.choices.items()}
+    rows = trait_dialogues.talk(model, made, plans, trait.judge, **how) if made else []
+    report = TraitReport(calibrated, pooled, token, by_token, gates, tuple(rows))
+    write(report, trait, out, meta={"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(), "trait": trait.name,
+          "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")}, "judge": trait.judge and trait.judge.name,
+          "C": C, **how})  # fmt: skip
+    return report
+
+
+def fire_rates(
+    model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = ENGINE, seed: int = 0
+) -> dict[tuple[str, str], Estimate]:
+    """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered answers of the report split; by prompt."""
+    split = trait.contrast.report
+    sides = []
+    for prompts, side in (
+        (split.positive, NEGATIVE),
+        (split.negative, POSITIVE),
+    ):  # in the search's rows the malicious side is the positive one
+        texts = [str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == side]
+        answered = with_responses(prompts, texts)
+        sides.append(PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name))
+    if not all(map(len, sides)):
+        return {}
+    tokens = record_tokens(model, Contrast(sides[0], sides[1]), list(probes), engine=engine)
+    found = {}
+    for site, probe in probes.items():
+        for name, values, groups in zip(
+            ("aligned", "misaligned"), tokens.at(site), (tokens.groups_positive, tokens.groups_negative), strict=True
+        ):
+            fired = (probe.project(values) < probe.threshold).double().numpy()
+            found[site, name] = grouped_mean(np.asarray(fired), groups, seed=seed)
+    return found
+
+
+def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[str, Any]) -> None:
+    """Tables, rows, probes and figures of a report into a folder, whole or not at all."""
+    import csv
+
+    rows = trait_table.rows(report, seed=int(meta["seed"]))
+    with whole_folder(out) as work:
+        with (work / "traits.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        (work / "traits.md").write_text(trait_table.markdown(rows, report, trait.name), encoding="utf-8")
+        (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
+        record = {
+            "meta": dict(meta), "rows": rows, "level": report.pooled.level, "cosine_of_averaged_and_token_probe": token_cosines(report),
+            "choices": {k: asdict(c) for k, c in {**report.pooled.choices, **{n + trait_table.TOKEN: c for n, c in report.token.choices.items()}}.items()},
+        }  # fmt: skip
+        (work / "traits.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for site, probe in report.calibrated.probes.items():
+            save_probe(probe, work / "probes" / site)
+        for name, drawing in drawn.drawings(report, rows).items():
+            saving.save(drawing, name, work, dict(meta))
+    if report.dialogues:
+        with whole_file(Path(out) / "dialogues.jsonl") as work:
+            work.write_text("".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in report.dialogues), encoding="utf-8")
+
+
+def token_cosines(report: TraitReport) -> dict[str, float]:
+    """Site → cosine of the direction fitted on averages with the one fitted on single tokens."""
+    return {
+        site: float(torch.dot(report.calibrated.probes[site].direction, probe.direction))
+        for site, probe in report.token_probes.items()
+    }

@@ -1,0 +1,177 @@
+"""The table of a trait: one row a condition, as values, as Markdown and as LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lens_steer._io.rowstore import Row
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.protocol import differences
+from lens_steer.evaluation.selection import Choice, Setting
+from lens_steer.evaluation.sweeps import NEGATIVE
+from lens_steer.stats import Estimate, bootstrap_mean
+from lens_steer.studies.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
+from lens_steer.studies.traits.found import TraitReport
+from lens_steer.studies.traits.search import EQUAL, RANDOM, TraitResult
+
+ESTIMATES = (
+    "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability", "perplexity", "gate_aligned", "gate_misaligned",
+    "dialogue_trait", "dialogue_coherence", "dialogue_repeated", "dialogue_ngram_repetition",
+)  # fmt: skip
+TOKEN = ", token-calibrated"
+
+
+def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
+    """One row a condition: the two baselines, each method and position mode at its choice, along a random direction, at equal trait, calibrated on single tokens.
+
+    ``trait``: share of answers with the trait under the malicious prompt; ``aligned_trait``: under the aligned one, steered too; ``harm_to_aligned``: what that loses against no
+    steering; ``perplexity``: of the answers under the unsteered model with the aligned prompt; ``gate_…``: share of the unsteered answers' tokens for which the gate fires.
+    """
+    pooled = report.pooled
+    found = _baselines(pooled, seed)
+    for suffix, result, choices, kind in (
+        ("", pooled, pooled.choices, "method"), (RANDOM, pooled, pooled.choices, "random direction"), (EQUAL, pooled, pooled.equal, "equal trait"),
+        (TOKEN, report.token, report.token.choices, "token-calibrated"),
+    ):  # fmt: skip
+        for name, choice in choices.items():
+            condition = name if suffix == TOKEN else name + suffix
+            measured = _measured(result, condition, seed)
+            if kind == "method":
+                measured["trait_over_random"] = differences(result.rows, name, name + RANDOM, seed=seed)["complied"]
+                measured |= over_dialogues(report.dialogues, name, seed=seed) if report.dialogues else {}
+            if not name.startswith("swfc"):
+                calibrated = "token" if suffix == TOKEN else "pooled"
+                for side in ("aligned", "misaligned"):
+                    gate = report.gates.get((calibrated, choice.variant, side))
+                    measured |= {} if gate is None else {f"gate_{side}": gate}
+            method, mode = name.split(", ")
+            found.append(
+                {"condition": name + suffix, "kind": kind, "method": method, "positions": mode, **_at(choice), **_plain(measured)}
+            )
+    for row, name in zip(found, (ALIGNED, MALICIOUS), strict=False):
+        if report.dialogues:
+            row |= _plain(over_dialogues(report.dialogues, name, seed=seed), only_given=True)
+    return found
+
+
+def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str) -> str:
+    """The table with its legend, and what the gate buys."""
+    heads = ["condition", "at", f"{trait}, %", "aligned prompt, %", "coherence, %", "capability, %", "perplexity", "gate fires: aligned / misaligned, %",
+             "dialogues: trait / repeated, %"]  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in table:
+        at = "—" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.')}"
+        gates = " / ".join(_percent(row, k) for k in ("gate_aligned", "gate_misaligned"))
+        talk = " / ".join(_percent(row, k) for k in ("dialogue_trait", "dialogue_repeated"))
+        cells = [row["condition"], at + ("" if row["met"] in (True, None) else " \\*"), _interval(row, "trait"), _interval(row, "aligned_trait"),
+                 _percent(row, "coherence"), _percent(row, "capability"), _number(row, "perplexity"), gates, talk]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    level = report.pooled.level
+    return "\n".join([*lines, "", _legend(report, trait), "", _equal_text(level)]) + "\n"
+
+
+def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
+    r"""The paper's form: method × position mode; needs the package booktabs."""
+    at = {(r["method"], r["positions"]): r for r in table if r["kind"] == "method"}
+    names = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
+    lines = [r"\begin{tabular}{lllrr}", r"\toprule", rf"{trait} & site & $\alpha$ & all & response \\", r"\midrule"]
+    for r in table[:2]:
+        lines.append(rf"{r['condition']} & & & {_interval(r, 'trait')} & \\")
+    for method in dict.fromkeys(m for m, _ in at):
+        both = [at.get((method, mode)) for mode in ("all", "response")]
+        sites = " / ".join("--" if r is None else r["site"].removeprefix("blocks.").split(".")[0] for r in both)
+        alphas = " / ".join("--" if r is None else f"{r['coefficient']:g}" for r in both)
+        cells = " & ".join("--" if r is None else _interval(r, "trait") for r in both)
+        lines.append(rf"{names[method]} & {sites} & {alphas} & {cells} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
+    """No steering, under each of the two system prompts."""
+    base = result.reported(NONE)
+    broken = base.measured["broken_harmless"]
+    aligned = {"trait": base.measured["helped"], "aligned_trait": base.measured["helped"], "coherence": _complement(broken),
+               "capability": base.measured.get("capable"), "perplexity": _perplexity(result.rows, seed)}  # fmt: skip
+    malicious = _measured(result, NONE, seed)
+    del malicious["trait_over_unsteered"], malicious["harm_to_aligned"]
+    empty = {
+        "kind": "no steering",
+        "method": None,
+        "positions": None,
+        "site": None,
+        "coefficient": None,
+        "met": None,
+        "n_equal": None,
+    }
+    return [{"condition": name, **empty, **_plain(measured)} for name, measured in ((ALIGNED, aligned), (MALICIOUS, malicious))]
+
+
+def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estimate | None]:
+    s: Setting = result.reported(condition)
+    gained = differences(result.rows, condition, NONE, seed=seed)
+    lost = gained["helped"]
+    return {
+        "trait": s.measured["complied"], "trait_over_unsteered": gained["complied"], "aligned_trait": s.measured["helped"],
+        "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n), "coherence": _complement(s.measured["broken_harmful"]),
+        "capability": s.measured.get("capable"), "perplexity": s.measured.get("perplexity_ref"),
+    }  # fmt: skip
+
+
+def _at(choice: Choice) -> dict[str, Any]:
+    return {"site": choice.variant, "coefficient": choice.value, "met": choice.met, "n_equal": choice.n_equal}
+
+
+def _plain(measured: Mapping[str, Estimate | None], *, only_given: bool = False) -> dict[str, float | None]:
+    """``name``, ``name_low``, ``name_high`` for every column."""
+    found: dict[str, float | None] = {}
+    for name in ESTIMATES:
+        e = measured.get(name)
+        if e is not None or not only_given:
+            found |= {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
+    return found
+
+
+def _complement(e: Estimate) -> Estimate:
+    return Estimate(1 - e.value, 1 - e.high, 1 - e.low, e.n)
+
+
+def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
+    """Of the unsteered answers to the aligned prompts."""
+    own = [
+        r["surprise_ref"] for r in all_rows if r["condition"] == NONE and r["side"] == NEGATIVE and r["surprise_ref"] is not None
+    ]
+    return bootstrap_mean(np.exp(np.array(own, dtype=np.float64)), seed=seed) if own else None
+
+
+def _legend(report: TraitReport, trait: str) -> str:
+    split = report.pooled.reported(NONE).measured
+    tokens = f", n = {split['capable'].n}" if "capable" in split else ""
+    return (
+        f"95 % intervals; n = {split['complied'].n} scenarios of the report split under each prompt, capability{tokens}. {trait}: share of answers with the trait under the malicious "
+        "system prompt (without steering under the aligned one: first row); aligned prompt: the same while steered under the aligned prompt. Site and coefficient chosen on the select "
+        "split, coherence at least 90 % of the aligned model's there (\\*: no setting keeps to it). Random direction: steps of the same size for the same tokens. Perplexity: of the answers, "
+        "under the unsteered model with the aligned prompt. Gate: share of the tokens of unsteered answers below the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn "
+        "on that are word for word an earlier one."
+    )
+
+
+def _equal_text(level: float | None) -> str:
+    if level is None:
+        return "No setting recovers anything on the select split, so there is no equal trait to compare at."
+    return f"Equal trait: of the settings that recover at least {100 * level:.0f} % on the select split, the one that harms aligned answers least."
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return "—" if value is None or low is None or high is None else f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def _percent(row: Mapping[str, Any], name: str) -> str:
+    return "—" if row.get(name) is None else f"{100 * row[name]:.0f}"
+
+
+def _number(row: Mapping[str, Any], name: str) -> str:
+    return "—" if row.get(name) is None else f"{row[name]:.3g}"

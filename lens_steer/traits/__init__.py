@@ -1,1 +1,0 @@
-"""Projection-aware steering of traits: calibration, the search over strengths, dialogues, tables; see :func:`lens_steer.traits.report.steer_trait`."""
