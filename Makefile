@@ -63,9 +63,10 @@ externalities: $(INSTALLED)  ## side effects of benign steering on the embedded 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
 	$(BIN)/python -m tests.benchmarks --out figures --readme README.md
 
-lint: $(INSTALLED)  ## style and types
+lint: $(INSTALLED)  ## style, the order of the rooms, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
 tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the README

@@ -24,11 +24,12 @@ from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.cost import Cost, Speed, cost, probe
 from lens_steer.evaluation.sweep_work import comparing, comparison_grids, sweeping
 from lens_steer.evaluation.sweeps import Grid, Protocol
-from lens_steer.evaluation.work import Work, answering, forcing_answers, forcing_values, measuring, recording, reporting
+from lens_steer.evaluation.work import Work, answering, forcing_answers, forcing_values, measuring, recording
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.models.loading import hf_twin
+from lens_steer.reports.report_work import reporting
 from lens_steer.reports.sweep_report import sweep_method
 from tests.test_cli import run
 

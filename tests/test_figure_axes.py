@@ -70,13 +70,13 @@ def content(axis: Any) -> dict[str, Any]:
 
 def test_every_kind_is_here() -> None:
     """No figure function is left out of these tests."""
-    assert sorted(DRAWINGS) == sorted(saving.FIGURES)
+    assert sorted(DRAWINGS) == sorted(saving.kinds())
 
 
 @pytest.mark.parametrize("kind", sorted(DRAWINGS))
 def test_given_axes(kind: str) -> None:
     """``ax=`` takes as many axes as the figure has panels, draws the same there and nowhere else, and the figure comes back with them."""
-    assert list(inspect.signature(saving.FIGURES[kind]).parameters) == ["drawing", "ax"]
+    assert list(inspect.signature(saving.kinds()[kind]).parameters) == ["drawing", "ax"]
     drawing = DRAWINGS[kind]
     own, panels = ls.draw(drawing)
     assert own is panels[0].figure

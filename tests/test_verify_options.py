@@ -15,9 +15,9 @@ import lens_steer.studies.propositions.verify as module
 from lens_steer.cli.precheck import describe
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.pieces import Pieces
-from lens_steer.evaluation.work import verifying
 from lens_steer.studies.propositions import experiments
 from lens_steer.studies.propositions.verify import LEVELS, is_of, verify, verify_model, write
+from lens_steer.studies.propositions.work import verifying
 from tests.test_cli import run
 
 

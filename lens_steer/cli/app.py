@@ -57,9 +57,9 @@ INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 def _version(asked: bool) -> bool:
     if asked:
-        import lens_steer as ls
+        from importlib.metadata import version
 
-        typer.echo(f"lens-steer {ls.__version__}")
+        typer.echo(f"lens-steer {version('lens-steer')}")
         raise typer.Exit
     return asked
 
@@ -89,10 +89,10 @@ def report(
     """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.protocol import check_splits
-    from lens_steer.evaluation.work import reporting
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.report import ANGLES, make_report
+    from lens_steer.reports.report_work import reporting
 
     chosen = prompts.read()
     check_rule(rule)
@@ -142,13 +142,15 @@ def calibrate(
     engine: Engine = ENGINE,
 ) -> None:
     """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
-    import lens_steer as ls
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.work import recording
+    from lens_steer.geometry.calibration import calibrate
     from lens_steer.geometry.discriminative import BOUNDS, check_rule
     from lens_steer.geometry.estimators import check_classes
+    from lens_steer.geometry.files import save_calibration
     from lens_steer.geometry.rules import cautions, discriminative_by_rule, site_rows, sureness
     from lens_steer.inference.engines import check_engine
+    from lens_steer.inference.record import record
 
     check_engine(engine)
     check_rule(rule, bound)
@@ -164,9 +166,9 @@ def calibrate(
     load.check(model, (chosen.fit.positive, 0), (chosen.fit.negative, 0), site_spec=sites)
     loaded = load(model)
     dry.tell(loaded, recording(loaded, chosen.fit, 2 * loaded.lens_info.n_layers), chosen.fit.positive, engine=engine)
-    recorded = ls.record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
-    made = ls.calibrate(recorded, rule=rule, bound=bound, direction=direction, seed=prompts.seed)
-    ls.save_calibration(made, out)
+    recorded = record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
+    made = calibrate(recorded, rule=rule, bound=bound, direction=direction, seed=prompts.seed)
+    save_calibration(made, out)
     if told := cautions(made):
         typer.echo(f"caution: {'; '.join(told)}", err=True)
     emit({"calibration": str(out), "selected_site": made.selected_site, "selection_margin": made.details["selection_margin"], "rule": made.rule, "bound": made.bound,
@@ -177,14 +179,14 @@ def calibrate(
 @app.command()
 def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
-    import lens_steer as ls
     from lens_steer._io.atomic import whole_folder
     from lens_steer.figures import geometry as drawn
     from lens_steer.figures import saving
     from lens_steer.geometry.calibration import versions
+    from lens_steer.geometry.files import load_calibration
     from lens_steer.geometry.summary import summarise
 
-    loaded = ls.load_calibration(calibration)
+    loaded = load_calibration(calibration)
     with whole_folder(out) as work:
         summary = summarise(loaded)
         meta = {
@@ -233,11 +235,11 @@ def verify(
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim; an interrupted run goes on."""
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.protocol import check_splits
-    from lens_steer.evaluation.work import verifying
     from lens_steer.inference.engines import check_engine
     from lens_steer.models.loading import usable_device
     from lens_steer.studies.propositions.verify import LEVELS, verify_model, write
     from lens_steer.studies.propositions.verify import verify as run
+    from lens_steer.studies.propositions.work import verifying
 
     check_engine(engine)
     where = usable_device(load.device)

@@ -65,10 +65,10 @@ def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = 
 
 def read_calibration(folder: Path) -> tuple[str, Any]:
     """A calibration of ours, or a published one, with the name it goes by."""
-    import lens_steer as ls
+    from lens_steer.geometry.files import load_calibration
     from lens_steer.interop.imports.official import import_official
 
-    made = import_official(folder) if (folder / "plane.pt").exists() else ls.load_calibration(folder)
+    made = import_official(folder) if (folder / "plane.pt").exists() else load_calibration(folder)
     return made.model.rstrip("/").split("/")[-1], made
 
 

@@ -110,11 +110,11 @@ def official(
     folder: Annotated[Path, typer.Argument(help="Folder with directions.pt, plane.pt and metadata.json.")], out: Out
 ) -> None:
     """A published Selective Steering calibration; archives are read as plain tensors only."""
-    import lens_steer as ls
+    from lens_steer.geometry.files import save_calibration
     from lens_steer.interop.imports.official import import_official
 
     made = import_official(folder)
-    ls.save_calibration(made, out)
+    save_calibration(made, out)
     emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
            "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
 
@@ -130,12 +130,12 @@ def angular(
     ] = None,
 ) -> None:
     """An Angular Steering plane config as a calibration for standard and adaptive; the pickle in it is read as data, never run."""
-    import lens_steer as ls
+    from lens_steer.geometry.files import save_calibration
     from lens_steer.interop.imports.angular import import_angular
 
     made = import_angular(file, **made_on.facts(), selected_site=selected_site)
     made_on.check_width(made.d_model)
-    ls.save_calibration(made, out)
+    save_calibration(made, out)
     emit({"calibration": str(out), "model": made.model, "n_sites": len(made.sites), "selected_site": made.selected_site,
            **{name: made.details[name] for name in ("selected_site_from", "published_dtype", "published_gram_error")}})  # fmt: skip
 
@@ -194,16 +194,16 @@ def gguf(
 
 def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
     """The directions, and the plan if one is asked for, whole or not at all."""
-    import lens_steer as ls
     from lens_steer._io.atomic import whole_folder
     from lens_steer.interop.imports.direction_files import save_directions
+    from lens_steer.steer.plans import save_plan
 
     made_on.check_width(found.d_model)
     plan = as_plan.of(found, out)
     with whole_folder(out) as work:
         save_directions(found, work)
         if plan is not None:
-            ls.save_plan(plan, work / "plan")
+            save_plan(plan, work / "plan")
     emit({"directions": str(out), "model": found.model or None, "source_format": found.source_format, "n_sites": len(found.sites),
            "d_model": found.d_model, "dtype": found.dtype, "selected_site": found.selected_site, "architecture": found.architecture,
            "n_layers": found.n_layers, "plan": None if plan is None else str(out / "plan"), "steered": None if plan is None else plan.row()})  # fmt: skip

@@ -77,11 +77,11 @@ class Load(Template):
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""
-        import lens_steer as ls
+        from lens_steer.models.loading import load_model
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
         read = {"device_map": parts_of(self.device_map), "template_args": args_of(self.template_args)}
-        loaded = ls.load_model(model, **options | read)
+        loaded = load_model(model, **options | read)
         typer.echo(f"loaded {loaded.lens_info}", err=True)
         return loaded
 

@@ -69,9 +69,9 @@ class Planned(Group):
     @property
     def source(self) -> Any:
         """The probe that was given, which says more of its model than the plan does."""
-        import lens_steer as ls
+        from lens_steer.probes.io import load_probe
 
-        return None if self.probe is None else ls.load_probe(self.probe)
+        return None if self.probe is None else load_probe(self.probe)
 
 
 def _option(name: str) -> str:
@@ -82,8 +82,8 @@ def read_plan(
     saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, options: dict[str, Any]
 ) -> Any:
     """The saved plan, or a method's on a calibration or a probe."""
-    import lens_steer as ls
     from lens_steer.steer.methods import make_plan
+    from lens_steer.steer.plans import load_plan
 
     if sum(v is not None for v in (saved, calibration, probe)) != 1:
         raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
@@ -92,16 +92,17 @@ def read_plan(
     given = [*(["method"] if method else []), *options]
     if given:
         raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
-    return ls.load_plan(str(saved))
+    return load_plan(str(saved))
 
 
 def read_source(calibration: Path | None, probe: Path | None) -> Any:
     """The calibration or the probe that was given."""
-    import lens_steer as ls
+    from lens_steer.geometry.files import load_calibration
+    from lens_steer.probes.io import load_probe
 
     if (calibration is None) == (probe is None):
         raise LensSteerError("give either --calibration or --probe")
-    return ls.load_calibration(str(calibration)) if probe is None else ls.load_probe(probe)
+    return load_calibration(str(calibration)) if probe is None else load_probe(probe)
 
 
 def default_method(probe: Path | None) -> str:

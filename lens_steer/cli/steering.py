@@ -42,11 +42,14 @@ def steer(
 
     A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or repeating). --method none steers nothing and needs no calibration.
     """
-    import lens_steer as ls
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
+    from lens_steer.geometry.files import load_calibration
     from lens_steer.inference.engines import check_engine
     from lens_steer.inference.generation import answers
+    from lens_steer.steer.effects import EffectLog
+    from lens_steer.steer.hooks import steering
+    from lens_steer.steer.plans import save_plan as write_plan
 
     check_engine(engine)
     check_rows_file(out)
@@ -57,16 +60,16 @@ def steer(
     if made is None and (save_plan is not None or effects):
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
-        tell_fitted_on(ls.load_calibration(planned.calibration), {"": [chosen]})
+        tell_fitted_on(load_calibration(planned.calibration), {"": [chosen]})
     probe = planned.source
     if probe is not None:
         tell_fitted_on(probe, {"": [chosen]}, "probe")
     load.check(model, (chosen, max_new_tokens), made=probe or made)
-    log = ls.EffectLog() if effects else None
+    log = EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
         dry.tell(loaded, answering(loaded, list(chosen), max_new_tokens), chosen, engine=engine, max_new_tokens=max_new_tokens)
-        with nullcontext() if made is None else ls.steering(loaded, made, effects=log):
+        with nullcontext() if made is None else steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         rows = _rows(loaded, chosen, texts, cut)
         plans = [{"method": UNSTEERED} if made is None else made.row(i) for i in range(len(texts))]
@@ -74,7 +77,7 @@ def steer(
         facts = [own | here | row for own, row in zip(plans, rows, strict=True)]
         _write_generations(work, chosen, texts, facts)
         if save_plan is not None and made is not None:
-            ls.save_plan(made, save_plan)
+            write_plan(made, save_plan)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     ungraded = any("degenerate" in row for row in rows)
     emit(

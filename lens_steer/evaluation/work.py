@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, with_system
+from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.evaluation.sweeps import CAPABILITY, Grid, Protocol, parts_of
 from lens_steer.inference import batching, teacher_forcing
-from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models.footprint import Shape
 from lens_steer.models.loading import info_of
 from lens_steer.models.location import read_config
-from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
 from lens_steer.steer import value_sweep
-from lens_steer.studies.propositions.experiments import ANGLES as EXPERIMENT_ANGLES
-from lens_steer.studies.propositions.experiments import N_CONDITIONS
 
 FORCED_ROWS = 64  # prompts a batch with fixed answers
 
@@ -143,42 +139,6 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
                     counted[key] += forcing_answers(model, plain, new, times=key[0])
         total += counted[key]
     return total
-
-
-def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
-    """:func:`lens_steer.reports.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
-    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
-    n_sites = 2 * info_of(model).n_layers
-    total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
-    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
-
-    def measured(*sides: PromptSet) -> Work:  # in one batch
-        prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
-        found = answering(model, prompts, max_new_tokens)
-        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
-
-    report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
-    once = 2 if draws else 0  # the identity, and all sites
-    total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
-    # random sites, shuffled labels and random planes elsewhere
-    total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
-    return total if known else total + measured(contrast.select.negative)
-
-
-def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:
-    """:func:`lens_steer.studies.propositions.verify.verify_model`: recordings, and for every condition of the experiments its angles on select and two of them on report."""
-    n_layers, report = info_of(model).n_layers, contrast.report
-    harmful = Contrast(report.positive, PromptSet(()))
-    total = recording(model, contrast.fit, 2 * n_layers) + recording(model, report, 2 * n_layers)
-    total += recording(model, harmful, 2 * n_layers + 1) * 3
-    if not behaviour:
-        return total
-    both = [Prompt(p.messages, None, p.task) for p in (*report.positive, *report.negative)]
-    tasks = organism_tasks() if all(p.task is not None for p in report.positive) else PromptSet(())
-    measured = answering(model, both, max_new_tokens) + forcing_answers(model, both, max_new_tokens)
-    measured += answering(model, list(tasks), max_new_tokens)
-    total += measured * (1 + 2 * N_CONDITIONS)
-    return total + answering(model, list(contrast.select.positive), max_new_tokens) * (N_CONDITIONS * len(EXPERIMENT_ANGLES))
 
 
 def _lengths(model: Any, prompts: Sequence[Prompt] | PromptSet) -> list[int]:

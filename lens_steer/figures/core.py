@@ -57,14 +57,20 @@ class Drawing(Shown, view="files"):
         return {name: [r[name] for r in rows] for name in self.columns}
 
 
+REGISTERED: dict[
+    str, Callable[..., Drawn]
+] = {}  # by kind; :func:`lens_steer.figures.saving.kinds` has those of modules not yet imported too
+
+
 def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
-    """Run a figure function in the project's style, never globally; it takes a drawing and ``ax``, see :func:`canvas`."""
+    """Register a figure function as the kind of its name, and run it in the project's style, never globally; it takes a drawing and ``ax``, see :func:`canvas`."""
 
     @wraps(function)
     def styled_function(drawing: Drawing, ax: Target = None) -> Drawn:
         with styled():
             return function(drawing, ax)
 
+    REGISTERED[function.__name__] = styled_function
     return styled_function
 
 

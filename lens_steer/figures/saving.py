@@ -7,71 +7,33 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.figures import (
-    comparison,
-    directions,
-    divergence,
-    geometry,
-    norms,
-    outcomes,
-    phases,
-    probe_plane,
-    probe_tokens,
-    probes,
-    stability,
-    sweeps,
-)
-from lens_steer.figures.core import Drawing, Drawn, Target, Value, styled
-from lens_steer.studies.externalities import figures as externalities
-from lens_steer.studies.propositions import figures
-from lens_steer.studies.traits import figures as traits
+from lens_steer.figures.core import REGISTERED, Drawing, Drawn, Target, Value, styled
 
-FIGURES: dict[str, Callable[..., Drawn]] = {
-    function.__name__: function
-    for function in (
-        geometry.cosine_matrix,
-        geometry.mean_cosine,
-        geometry.class_projections,
-        geometry.site_membership,
-        geometry.class_norms,
-        geometry.plane_path,
-        geometry.plane_share,
-        outcomes.outcomes_by_angle,
-        norms.norm_change,
-        norms.norm_drift,
-        phases.in_plane,
-        phases.pairwise_distances,
-        phases.turned_in_plane,
-        figures.paired_differences,
-        figures.conditions,
-        sweeps.polar,
-        sweeps.coherence,
-        sweeps.class_swap,
-        sweeps.equal_kl,
-        comparison.method_dots,
-        comparison.harmonic,
-        stability.selection_stability,
-        directions.direction_estimators,
-        divergence.kl_by_position,
-        probes.probe_depth,
-        probes.reliability,
-        probe_tokens.probe_projections,
-        probe_plane.boundary_plane,
-        traits.trait_depth,
-        traits.trait_conditions,
-        externalities.externality_strength,
-        externalities.externality_attack,
-        externalities.externality_kl,
-        externalities.externality_prefix,
-        externalities.externality_depth,
-        externalities.externality_angles,
-    )
-}
+
+def kinds() -> Mapping[str, Callable[..., Drawn]]:
+    """Every kind of figure and the function that draws it.
+
+    A figure function registers itself where it is decorated (:func:`lens_steer.figures.core.figure`). Those of this room and of every study (its module ``figures``) are found by
+    their places, so that a new one is written down nowhere else.
+
+    >>> "polar" in kinds(), "trait_depth" in kinds()
+    (True, True)
+    """
+    figures, studies = import_module("lens_steer.figures"), import_module("lens_steer.studies")
+    places = [f"{figures.__name__}.{m.name}" for m in iter_modules(figures.__path__)]
+    for study in iter_modules(studies.__path__):
+        if study.ispkg:
+            places += [f"{studies.__name__}.{study.name}.figures"]
+    for place in places:
+        import_module(place)
+    return REGISTERED
 
 
 def draw(drawing: Drawing, ax: Target = None) -> Drawn:
@@ -101,9 +63,9 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
         Drawing,
         "draw takes one; lens_steer.figures has what makes them of results, several as a dict of which one is to be picked",
     )
-    if drawing.kind not in FIGURES:
-        raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(FIGURES))}")
-    return FIGURES[drawing.kind](drawing, ax)
+    if drawing.kind not in REGISTERED and drawing.kind not in (known := kinds()):
+        raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(known))}")
+    return REGISTERED[drawing.kind](drawing, ax)
 
 
 def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) -> None:

@@ -1,0 +1,30 @@
+"""What a report will compute, counted before it is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lens_steer.data import ContrastSet, Prompt, PromptSet
+from lens_steer.evaluation.work import Work, answering, forcing_answers, recording
+from lens_steer.models.loading import info_of
+from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
+
+
+def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
+    """:func:`lens_steer.reports.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
+    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
+    n_sites = 2 * info_of(model).n_layers
+    total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
+    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
+
+    def measured(*sides: PromptSet) -> Work:  # in one batch
+        prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
+        found = answering(model, prompts, max_new_tokens)
+        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+
+    report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
+    once = 2 if draws else 0  # the identity, and all sites
+    total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
+    # random sites, shuffled labels and random planes elsewhere
+    total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
+    return total if known else total + measured(contrast.select.negative)
