@@ -143,8 +143,8 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
     assert many.answers > few.answers
     few = refusal.first(select=8, report=8)
     assert reporting(qwen, few, 12, 8, draws=0).answers == 16 * (1 + 13) + 16 * 12
-    # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of planes at two angles more
-    assert reporting(qwen, few, 12, 8).answers == 16 * (1 + 13 + 12) + 8 * 40 + 16 * 12
+    # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of planes at one angle more
+    assert reporting(qwen, few, 12, 8).answers == 16 * (1 + 13 + 12) + 8 * 30 + 16 * 12
     one = method_grids(calibration, "selective", values=(0.0, 90.0))
     assert sweeping(qwen, refusal.first(select=8, report=4), [Grid(NONE), *one], Tasks(), 8).answers == 3 * 16 + 2 * 8
 

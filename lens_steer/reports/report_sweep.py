@@ -24,7 +24,7 @@ from lens_steer.steer.plans import SteeringPlan
 
 ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
 DRAWS = 10  # of each control that is drawn
-DRAWN_ANGLES = 2  # at which random planes run beside the chosen one, for the figure
+DRAWN_ANGLES = 1  # at which random planes run beside the chosen one, for the figure: the middle of the circle
 STEERED, PLAIN = "steering plane", "no steering"
 Measure = Callable[..., tuple[list[Outcome], dict[str, list[str]]]]
 
