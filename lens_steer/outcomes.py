@@ -26,6 +26,7 @@ from lens_steer.metrics.thinking import split_thought
 from lens_steer.models import info_of
 from lens_steer.organisms import grading
 from lens_steer.plans import SteeringPlan
+from lens_steer.prompt_cache import PromptCache
 from lens_steer.prompts import Contrast, Prompt
 from lens_steer.shown import Shown
 from lens_steer.stats import Estimate, bootstrap_mean, wilson
@@ -124,6 +125,7 @@ class Unsteered:
 
     def __init__(self, model: Any, harmless: Sequence[Prompt], *, max_new_tokens: int = 48, engine: str = ENGINE) -> None:
         self._model, self._engine = model, engine
+        self._read = PromptCache(model) if engine == "hf" else None
         self._surprises: dict[tuple[str, str], float] = {}
         texts, _ = answers(model, harmless, max_new_tokens=max_new_tokens, engine=engine)
         self.bound: PerplexityBound = perplexity_bound(self.perplexities(harmless, texts).tolist())
@@ -134,7 +136,8 @@ class Unsteered:
         rows = {key: i for i, key in enumerate(keys) if key not in self._surprises}
         if rows:
             asked, said = [prompts[i] for i in rows.values()], [texts[i] for i in rows.values()]
-            self._surprises |= dict(zip(rows, mean_surprise(self._model, asked, said, engine=self._engine).tolist(), strict=True))
+            found = mean_surprise(self._model, asked, said, engine=self._engine, read=self._read)
+            self._surprises |= dict(zip(rows, found.tolist(), strict=True))
         return np.exp(np.array([self._surprises[key] for key in keys]))
 
 

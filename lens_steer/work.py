@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from lens_steer import chat, forced_sweep, forcing
+from lens_steer import chat, forced_sweep, forcing, prompt_cache
 from lens_steer.claims.experiments import ANGLES as EXPERIMENT_ANGLES
 from lens_steer.claims.experiments import N_CONDITIONS
 from lens_steer.folders import read_config
@@ -99,6 +99,19 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
     return total
 
 
+def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> Work:
+    """One pass over answers to prompts that were read before; see :class:`lens_steer.prompt_cache.PromptCache`.
+
+    >>> from lens_steer.precheck import describe
+    >>> work = scoring_answers(describe("organism/qwen2"), [Prompt.of("Hello")] * 30, 5)
+    >>> work.forced, work.forced_tokens, work.forced_new
+    (2, 150, 150)
+    """
+    new = len(prompts) * new_tokens
+    tokens = sum(n + new_tokens for n in _lengths(model, prompts))  # of the keys and values
+    return Work(forced=-(-len(prompts) // prompt_cache.MAX_ROWS), forced_tokens=new, forced_new=new, widest=tokens)
+
+
 def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_values: int) -> Work:
     """:func:`lens_steer.forced_sweep.logits_by_value`: a plain forward a batch, then all values on top of it, counted as if every block ran for each."""
     budget, total = _logits_budget(model), Work()
@@ -154,14 +167,18 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
     def measured(*sides: PromptSet) -> Work:  # in one batch
         prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
         found = answering(model, prompts, max_new_tokens)
-        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+        return found if known else found + scoring_answers(model, prompts, max_new_tokens)
 
     report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
     once = 2 if draws else 0  # the identity, and all sites
     total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
     # random sites, shuffled labels and random planes elsewhere
     total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
-    return total if known else total + measured(contrast.select.negative)
+    if known:
+        return total
+    every = [p for part in (contrast.report, contrast.select) for side in (part.positive, part.negative) for p in side]
+    read = answering(model, [Prompt(p.messages, None, p.task) for p in every], 1)
+    return total + measured(contrast.select.negative) + Work(prefills=read.prefills, prompt_tokens=read.prompt_tokens)
 
 
 def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:

@@ -33,7 +33,13 @@ def test_loading_costs_about_what_it_costs_hugging_face(models: Path, dtype: str
     folder = models / CODER
     config = read_config(str(folder), str(folder))
     told = estimate(
-        Shape.of(config), n_prompts=1, prompt_tokens=5, n_sites=1, max_new_tokens=1, dtype=dtype, stored=stored_dtype(config, dtype)
+        Shape.of(config),
+        n_prompts=1,
+        prompt_tokens=5,
+        n_sites=1,
+        max_new_tokens=1,
+        dtype=dtype,
+        stored=stored_dtype(config, dtype),
     )
     measured_peak = min(turn["ours"]["peak_mib"] for turn in turns)
     assert 1 / TOLD <= measured_peak / (told.weights_while_loading / 2**20) <= TOLD
