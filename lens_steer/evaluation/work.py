@@ -12,7 +12,7 @@ from typing import Any
 
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.evaluation.sweeps import CAPABILITY, Grid, Protocol, parts_of
-from lens_steer.inference import batching, teacher_forcing
+from lens_steer.inference import batching, prompt_cache, teacher_forcing
 from lens_steer.models.footprint import Shape
 from lens_steer.models.loading import info_of
 from lens_steer.models.location import read_config
@@ -94,6 +94,19 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
     for rows, width, longest in _shapes(model, lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
         total += Work(forced=1, forced_tokens=rows * width, forced_new=rows * longest, widest=rows * width)
     return total
+
+
+def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> Work:
+    """One pass over answers to prompts that were read before; see :class:`lens_steer.inference.prompt_cache.PromptCache`.
+
+    >>> from lens_steer.cli.precheck import describe
+    >>> work = scoring_answers(describe("organism/qwen2"), [Prompt.of("Hello")] * 30, 5)
+    >>> work.forced, work.forced_tokens, work.forced_new
+    (2, 150, 150)
+    """
+    new = len(prompts) * new_tokens
+    tokens = sum(n + new_tokens for n in _lengths(model, prompts))  # of the keys and values
+    return Work(forced=-(-len(prompts) // prompt_cache.MAX_ROWS), forced_tokens=new, forced_new=new, widest=tokens)
 
 
 def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_values: int) -> Work:

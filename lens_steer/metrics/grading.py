@@ -20,6 +20,7 @@ from lens_steer._display import Shown
 from lens_steer.data import Contrast, Prompt
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.generation import answers, tell_cut_off
+from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.metrics.degenerate import PerplexityBound, is_degenerate, perplexity_bound
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.metrics.refusal import is_refusal
@@ -124,6 +125,7 @@ class Unsteered:
 
     def __init__(self, model: Any, harmless: Sequence[Prompt], *, max_new_tokens: int = 48, engine: str = ENGINE) -> None:
         self._model, self._engine = model, engine
+        self._read = PromptCache(model) if engine == "hf" else None
         self._surprises: dict[tuple[str, str], float] = {}
         texts, _ = answers(model, harmless, max_new_tokens=max_new_tokens, engine=engine)
         self.bound: PerplexityBound = perplexity_bound(self.perplexities(harmless, texts).tolist())
@@ -134,7 +136,8 @@ class Unsteered:
         rows = {key: i for i, key in enumerate(keys) if key not in self._surprises}
         if rows:
             asked, said = [prompts[i] for i in rows.values()], [texts[i] for i in rows.values()]
-            self._surprises |= dict(zip(rows, mean_surprise(self._model, asked, said, engine=self._engine).tolist(), strict=True))
+            found = mean_surprise(self._model, asked, said, engine=self._engine, read=self._read)
+            self._surprises |= dict(zip(rows, found.tolist(), strict=True))
         return np.exp(np.array([self._surprises[key] for key in keys]))
 
 

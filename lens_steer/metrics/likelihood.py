@@ -15,20 +15,23 @@ from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 
 VIOLATION = 2.0  # perplexity above which Selective Steering marks an angle
 
 
 def mean_surprise(
-    model: Any, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64
-) -> Float[np.ndarray, " n"]:
+    model: Any, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64,
+    read: PromptCache | None = None,
+) -> Float[np.ndarray, " n"]:  # fmt: skip
     """Mean −log p of each response's tokens in nats, the logarithm of its perplexity; NaN where a response is empty.
 
     Args:
         model: from :func:`lens_steer.load_model`; outside any ``steering`` block for ``ppl_ref``, inside it for ``ppl_self``.
         prompts, responses: one response a prompt.
         engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.response_logits`.
+        read: keeps what the model has read of the prompts, for further responses to the same ones; in place of ``engine`` and ``batch_size``.
 
     Raises:
         LensSteerError: as :func:`lens_steer.inference.teacher_forcing.response_logits` and :func:`lens_steer.inference.teacher_forcing.with_responses`.
@@ -39,7 +42,12 @@ def mean_surprise(
     True
     """
     found = np.full(len(prompts), np.nan)
-    for row, logits, ids in response_logits(model, with_responses(prompts, responses), engine=engine, batch_size=batch_size):
+    forced = (
+        response_logits(model, with_responses(prompts, responses), engine=engine, batch_size=batch_size)
+        if read is None
+        else read.response_logits(list(prompts), responses)
+    )
+    for row, logits, ids in forced:
         found[row] = surprise_of(logits, ids)
     return found
 

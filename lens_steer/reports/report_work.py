@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lens_steer.data import ContrastSet, Prompt, PromptSet
-from lens_steer.evaluation.work import Work, answering, forcing_answers, recording
+from lens_steer.evaluation.work import Work, answering, recording, scoring_answers
 from lens_steer.models.loading import info_of
 from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
 
@@ -20,11 +20,15 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
     def measured(*sides: PromptSet) -> Work:  # in one batch
         prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
         found = answering(model, prompts, max_new_tokens)
-        return found if known else found + forcing_answers(model, prompts, max_new_tokens)
+        return found if known else found + scoring_answers(model, prompts, max_new_tokens)
 
     report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
     once = 2 if draws else 0  # the identity, and all sites
     total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
     # random sites, shuffled labels and random planes elsewhere
     total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
-    return total if known else total + measured(contrast.select.negative)
+    if known:
+        return total
+    every = [p for part in (contrast.report, contrast.select) for side in (part.positive, part.negative) for p in side]
+    read = answering(model, [Prompt(p.messages, None, p.task) for p in every], 1)
+    return total + measured(contrast.select.negative) + Work(prefills=read.prefills, prompt_tokens=read.prompt_tokens)

@@ -1,0 +1,135 @@
+"""Fixed responses to prompts that were read before: the prompts' keys and values are kept, so that the responses alone run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lens_steer.data import Prompt
+from lens_steer.inference import batching
+from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.teacher_forcing import logits_budget, response_logits, with_responses
+from lens_steer.models.loading import device_of, info_of
+
+MAX_ROWS = 24  # responses a forward at most: few enough for their lengths to be alike
+MAX_BYTES = 2**29  # of keys and values that are kept; prompts beyond that are read anew each time
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A batch of prompts that was read.
+
+    Attributes:
+        cache: keys and values, padding on the left.
+        mask: 1 for a token, 0 for padding.
+        last: float32 logits after each prompt's last token.
+    """
+
+    cache: Any
+    mask: Int[Tensor, "batch pos"]
+    last: Float[Tensor, "batch d_vocab"]
+
+
+class PromptCache:
+    """What a model has read of prompts, kept for many responses to the same prompts; on engine ``hf``.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, with no plan in force.
+        max_bytes: of keys and values that are kept.
+    """
+
+    def __init__(self, model: Any, *, max_bytes: int = MAX_BYTES) -> None:
+        self._model, self._left = model, max_bytes
+        self._kept: list[Kept] = []
+        self._where: dict[str, tuple[int, int]] = {}
+
+    def response_logits(
+        self, prompts: Sequence[Prompt], responses: Sequence[str]
+    ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
+        """As :func:`lens_steer.inference.teacher_forcing.response_logits`, to rounding: for each prompt with a response that is not empty its row, float32 logits, and the response's token ids.
+
+        Rows come by batches of prompts, short responses first. A prompt is read when it is first given.
+
+        Args:
+            prompts: rendered with a place for the answer; their own responses are not read.
+            responses: one each.
+
+        Raises:
+            LensSteerError: a plan is in force; else as :func:`lens_steer.inference.teacher_forcing.response_logits` and :func:`lens_steer.inference.teacher_forcing.with_responses`.
+
+        >>> import lens_steer as ls
+        >>> cache = PromptCache(ls.load_model("organism/qwen2"))
+        >>> asked = [Prompt.of("What is 4 plus 3?")] * 2
+        >>> [int(ids[0] == logits[0].argmax()) for _, logits, ids in cache.response_logits(asked, ["7.", "8."])]
+        [1, 0]
+        """
+        check_idle(self._model)
+        info = info_of(self._model)
+        asked = with_responses(list(prompts), responses)
+        keys = [repr(p.messages) for p in asked]
+        self._read({k: Prompt(p.messages) for k, p in zip(keys, asked, strict=True) if k not in self._where})
+        tokens = [batching.encode_response(info.tokenizer, p) for p in asked]
+        by_batch: dict[int, list[tuple[int, int]]] = {}  # batch → rows here, and in the batch
+        beyond = []
+        for row, (key, ids) in enumerate(zip(keys, tokens, strict=True)):
+            batch, place = self._where.get(key, (-1, -1))
+            if batch < 0 or int(self._kept[batch].mask[place].sum()) + len(ids) > info.n_ctx:
+                beyond.append(row)
+            elif ids:
+                by_batch.setdefault(batch, []).append((row, place))
+        for batch, places in by_batch.items():
+            places.sort(key=lambda at: len(tokens[at[0]]))  # those of like length together: less padding
+            longest = len(tokens[places[-1][0]])
+            step = min(MAX_ROWS, max(1, logits_budget(self._model) // (longest + 1)))
+            for begin in range(0, len(places), step):
+                yield from self._responses(self._kept[batch], places[begin : begin + step], tokens)
+        for row, logits, ids in response_logits(self._model, [asked[row] for row in beyond], engine="hf"):
+            yield beyond[row], logits, ids
+
+    def _read(self, new: dict[str, Prompt]) -> None:
+        """Read prompts and keep what there is room for."""
+        info = info_of(self._model)
+        if not new or self._left <= 0:
+            return
+        keys = list(new)
+        for batch in batching.batches(
+            info.tokenizer, list(new.values()), n_ctx=info.n_ctx, max_rows=64, device=device_of(self._model)
+        ):
+            with on_engine(self._model, "hf") as runner, torch.inference_mode():
+                position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
+                out = runner(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=True, logits_to_keep=1)
+            size = sum(t.nbytes for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
+            if size > self._left:
+                self._left = 0
+                return
+            self._left -= size
+            self._where |= {keys[row]: (len(self._kept), i) for i, row in enumerate(batch.rows)}
+            self._kept.append(Kept(out.past_key_values, batch.mask, out.logits[:, -1].float()))
+
+    def _responses(
+        self, kept: Kept, places: Sequence[tuple[int, int]], tokens: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
+        """Responses to prompts of one batch, in one forward, padded on the right."""
+        device = kept.mask.device
+        lengths = [len(tokens[row]) for row, _ in places]
+        ids = torch.zeros(len(places), max(lengths), dtype=torch.long, device=device)
+        for i, (row, _) in enumerate(places):
+            ids[i, : lengths[i]] = torch.tensor(tokens[row], device=device)
+        steps = torch.arange(max(lengths), device=device)
+        index = torch.tensor([place for _, place in places], device=device)
+        given = kept.mask[index]
+        mask = torch.cat([given, (steps < torch.tensor(lengths, device=device)[:, None]).to(given.dtype)], dim=1)
+        with on_engine(self._model, "hf") as runner, torch.inference_mode():
+            cache = deepcopy(kept.cache)
+            cache.batch_select_indices(index)
+            position_ids = given.sum(dim=1, keepdim=True) + steps
+            logits = runner(ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True).logits
+        for i, (row, place) in enumerate(places):
+            n = lengths[i]
+            yield row, torch.cat([kept.last[place][None], logits[i, : n - 1].float()]), ids[i, :n]
