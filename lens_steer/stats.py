@@ -1,4 +1,4 @@
-"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means."""
+"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means; and the rule by which a choice breaks a tie."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lens_steer._display import Shown
 
+T = TypeVar("T")
 Z_95 = 1.959963984540054
 
 
@@ -151,6 +153,29 @@ def paired_difference(
     below = math.sqrt(max(0.0, down_one**2 - 2 * phi * down_one * up_two + up_two**2))
     above = math.sqrt(max(0.0, up_one**2 - 2 * phi * up_one * down_two + down_two**2))
     return Estimate(difference, max(-1.0, difference - below), min(1.0, difference + above), n)
+
+
+def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
+    """The item that stands for those with the highest score, and how many have it.
+
+    Of equals it is the middle one in their order: the middle of a plateau, and not the identity at its edge where nothing has an effect. This is the one rule by which every
+    choice in the package breaks a tie.
+
+    Args:
+        items: in the order in which neighbours stand together.
+        scores: one an item, comparable with each other.
+
+    Raises:
+        ValueError: no items, or another number of scores.
+
+    >>> middle_of_best([0, 30, 60, 90, 120], [1, 5, 5, 5, 2])
+    (60, 3)
+    """
+    if not len(items) or len(items) != len(scores):
+        raise ValueError(f"{len(items)} items and {len(scores)} scores: one score an item is needed, at least one")
+    best = max(scores)
+    equals = [item for item, score in zip(items, scores, strict=True) if score == best]
+    return equals[len(equals) // 2], len(equals)
 
 
 def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimate:

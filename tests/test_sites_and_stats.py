@@ -12,7 +12,7 @@ import pytest
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.refusal import PHRASES, is_refusal
 from lens_steer.models import sites
-from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, paired_difference, wilson
+from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, middle_of_best, paired_difference, wilson
 
 
 @pytest.mark.parametrize("architecture", list(sites.NORM_MODULES))
@@ -81,6 +81,22 @@ def test_wilson_solves_the_score_equation(successes: int, n: int) -> None:
     for end in (found.low, found.high):
         if 0 < end < 1:
             assert abs(found.value - end) / np.sqrt(end * (1 - end) / n) == pytest.approx(1.959964, abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7])
+def test_a_tie_is_broken_in_the_middle(n: int) -> None:
+    """As many equals stand before the choice as after it, or one more; what is worse does not matter, wherever it stands."""
+    scores = [*[0.0] * 3, *[2.0] * n, *[1.0] * 5]
+    chosen, n_equal = middle_of_best(range(len(scores)), scores)
+    before, after = chosen - 3, 3 + n - 1 - chosen
+    assert n_equal == n
+    assert before - after in (0, 1)
+
+
+@pytest.mark.parametrize(("items", "scores"), [([], []), ([1, 2], [0.5])])
+def test_a_choice_needs_one_score_an_item(items: list[int], scores: list[float]) -> None:
+    with pytest.raises(ValueError, match="one score an item is needed, at least one"):
+        middle_of_best(items, scores)
 
 
 def test_bootstrap_covers() -> None:

@@ -15,7 +15,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.sweeps import CAPABILITY, METRICS, NEGATIVE, POSITIVE
 from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
-from lens_steer.stats import Estimate, bootstrap_mean, wilson
+from lens_steer.stats import Estimate, bootstrap_mean, middle_of_best, wilson
 
 RATES = {  # what a side's rows are counted by; answered_* is what is neither refused nor broken nor cut off in a thought
     "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"), "refused_harmful": (POSITIVE, "refused"),
@@ -188,21 +188,12 @@ class Choice(Shown, view="sweeps"):
     n_equal: int
 
 
-def middle(equals: Sequence[Any]) -> Any:
-    """The one that stands for equals: the middle of a plateau, and not the identity at its edge where nothing has an effect.
-
-    >>> middle([30, 60, 90, 120])
-    90
-    """
-    return equals[len(equals) // 2]
-
-
 def choose(
     found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
 ) -> Choice:
     """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that keep to the constraints.
 
-    Of equals the middle one in the settings' order stands for all: the middle of a plateau, and not the identity at its edge where nothing has an effect.
+    Of equals the middle one in the settings' order stands for all; see :func:`lens_steer.stats.middle_of_best`.
 
     Args:
         found: settings of one condition.
@@ -219,9 +210,8 @@ def choose(
     check_quantity(name, "objective")
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
     scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in kept or found]
-    equals = [s for s, score in zip(kept or found, scores, strict=True) if score == max(scores)]
-    best = middle(equals)
-    return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), len(equals))
+    best, n_equal = middle_of_best(kept or found, scores)
+    return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), n_equal)
 
 
 def kept_out(

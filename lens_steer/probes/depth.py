@@ -20,7 +20,7 @@ from lens_steer.geometry import logistic
 from lens_steer.geometry.estimators import fisher
 from lens_steer.inference.record import Activations
 from lens_steer.probes.probe import Probe, fit_probe, groups_of, stacked
-from lens_steer.stats import Z_95, Estimate, auroc, grouped_mean, grouped_rate
+from lens_steer.stats import Z_95, Estimate, auroc, grouped_mean, grouped_rate, middle_of_best
 
 DRAWS = 20  # of control labels
 BLOCKS = 20  # of scenarios, left out one at a time for the cosines' intervals
@@ -105,9 +105,7 @@ class ProbeScan(Shown, view="probes"):
         def score(r: ProbeResult) -> tuple[float, float]:
             return r.measured["accuracy"].value, r.measured["auroc"].value
 
-        top = max(map(score, self.results))
-        tied = [r for r in self.results if score(r) == top]
-        return tied[len(tied) // 2]
+        return middle_of_best(self.results, [score(r) for r in self.results])[0]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a site, those without a probe with an empty one."""

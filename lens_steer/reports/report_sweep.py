@@ -14,11 +14,11 @@ from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, method_grids
 from lens_steer.evaluation.control_bands import DRAW, Band, band
 from lens_steer.evaluation.controls import Controls, report_draws, select_draws, shuffled_from
 from lens_steer.evaluation.pieces import Pieces
-from lens_steer.evaluation.selection import MAX_DEGENERATE, middle
+from lens_steer.evaluation.selection import MAX_DEGENERATE
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.metrics import grading
 from lens_steer.metrics.grading import CLASSES, Outcome
-from lens_steer.stats import Estimate
+from lens_steer.stats import Estimate, middle_of_best
 from lens_steer.steer.methods import selective_steering
 from lens_steer.steer.plans import SteeringPlan
 
@@ -108,8 +108,8 @@ def chosen(on_select: Mapping[int, Sequence[Outcome]]) -> tuple[int, int, int, b
         if all(o.counts.get(grading.DEGENERATE, 0) <= MAX_DEGENERATE * sum(o.counts.values()) for o in found)
     }
     counts = {angle: next(iter(found[0].counts.values())) for angle, found in (few or on_select).items()}
-    equals = [angle for angle, n in counts.items() if n == max(counts.values())]
-    return middle(equals), max(counts.values()), len(equals), bool(few)
+    best, n_equal = middle_of_best(list(counts), list(counts.values()))
+    return best, counts[best], n_equal, bool(few)
 
 
 def bands_of(method: Sequence[Outcome], drawn: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Band]]]:

@@ -14,7 +14,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.selection import Choice
 from lens_steer.evaluation.sweeps import Grid, Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
-from lens_steer.stats import Estimate
+from lens_steer.stats import Estimate, middle_of_best
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
@@ -115,9 +115,8 @@ def choose_site(found: Sequence[Setting]) -> Choice:
     base, tried = _base(found)
     kept = [s for s in tried if _keeps(s, base, "capable")]
     scores = [s.measured["json_unasked"].value for s in kept or tried]
-    equals = [s for s, score in zip(kept or tried, scores, strict=True) if score == max(scores)]
-    best = equals[len(equals) // 2]
-    return Choice(JSON, best.site, None, bool(kept), len(kept), len(tried), len(equals))
+    best, n_equal = middle_of_best(kept or tried, scores)
+    return Choice(JSON, best.site, None, bool(kept), len(kept), len(tried), n_equal)
 
 
 def _base(found: Sequence[Setting]) -> tuple[Setting, list[Setting]]:

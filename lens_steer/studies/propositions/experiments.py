@@ -28,7 +28,7 @@ from lens_steer.inference.record import Activations
 from lens_steer.metrics import grading
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.models import sites
-from lens_steer.stats import Estimate, bootstrap_mean, wilson
+from lens_steer.stats import Estimate, bootstrap_mean, middle_of_best, wilson
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
 from lens_steer.steer.plans import SteeringPlan
@@ -159,7 +159,7 @@ def run(
                 found += [collapsed, replace(collapsed, at_nominal=True)]
                 continue
             counts = {a: keep(f"{k:02}-{a:g}", partial(hits, plans(a))) for a in ANGLES}
-            best = max(counts, key=lambda a: counts[a])
+            best, _ = middle_of_best(list(counts), list(counts.values()))
             nominal = best if name == BASE else nominal
             found.append(measure(f"{k:02}-best", plans(best), name, best, at_nominal=False))
             if best == nominal:
