@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
@@ -19,11 +18,12 @@ from lens_steer._display import Shown
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.inference import batching
+from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.class_means import Moments, StreamMeans, Sums
-from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.forward import read_sites
 from lens_steer.models import sites
-from lens_steer.models.loading import ModelInfo, blocks_of, device_of, info_of
+from lens_steer.models.loading import ModelInfo, info_of
 from lens_steer.models.templates import ChatTemplate
 
 Pooling = Literal["last", "response", "token", "prompt token"]
@@ -213,22 +213,15 @@ def stream(
     bar: Any = None,
 ) -> None:  # fmt: skip
     """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""
-    info = info_of(model)
     responses = pooling == "response"
     if responses:
         check_responses(prompts)
-    check_rows(model, len(prompts))
-    with on_engine(model, engine) as runner:
-        for batch in batching.batches(
-            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)
-        ):
-            rows = torch.tensor(batch.rows)
-            weights = _pool_weights(batch, responses)
-            hooks = {n: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, n in enumerate(site_names)}
-            with running(batch), torch.inference_mode():
-                forward(runner, batch, hooks)
-            if bar is not None:
-                bar.update(len(rows))
+
+    def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
+        rows, weights = torch.tensor(batch.rows), _pool_weights(batch, responses)
+        return {name: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, name in enumerate(site_names)}
+
+    read_sites(model, prompts, collectors, engine=engine, with_response=responses, bar=bar)
 
 
 def check_responses(prompts: PromptSet) -> None:
@@ -249,52 +242,6 @@ def check_sides(pair: Contrast) -> None:
     for name, side in (("positive", pair.positive), ("negative", pair.negative)):
         if not len(side):
             raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
-
-
-def forward(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """One forward of a batch, as far as the last site needs; each site's hook gets its activations."""
-    (_forward_hf if info_of(model).backend == "hf" else _forward_tl)(model, batch, hooks)
-
-
-def _forward_tl(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """Of a HookedTransformer or TransformerBridge."""
-    points = [(sites.point(name, info_of(model).architecture), hook) for name, hook in hooks.items()]
-    with model.hooks(fwd_hooks=points):
-        model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
-
-
-class _Enough(Exception):
-    """Ends a Hugging Face forward after the last block that is needed."""
-
-
-def _forward_hf(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """Of a Hugging Face model, by hooks on its modules."""
-    stop = max(sites.blocks_of(hooks)) + 1
-    with ExitStack() as stack, suppress(_Enough):
-        for name, hook in hooks.items():
-            site = sites.parse(name)
-            module = model.get_submodule(site.module(info_of(model).architecture))
-            if site.is_input:
-                handle = module.register_forward_pre_hook(partial(_collect_input, collect=hook), with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(partial(_collect_output, collect=hook))
-            stack.callback(handle.remove)
-        if stop < info_of(model).n_layers:
-            stack.callback(blocks_of(model)[stop].register_forward_pre_hook(_stop).remove)
-        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
-        model.model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False)
-
-
-def _stop(module: Any, args: Any) -> None:
-    raise _Enough
-
-
-def _collect_output(module: Any, args: Any, output: Any, *, collect: Callable[..., None]) -> None:
-    collect(output[0] if isinstance(output, tuple) else output)
-
-
-def _collect_input(module: Any, args: Any, kwargs: dict[str, Any], *, collect: Callable[..., None]) -> None:
-    collect(args[0] if args else kwargs["hidden_states"])
 
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:

@@ -22,9 +22,8 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import versions
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.forward import batches_of, last_logits, logits_on
 from lens_steer.inference.generation import answer_ids
-from lens_steer.inference.positions import running
-from lens_steer.inference.teacher_forcing import last_logits
 from lens_steer.interop.exports.folding import Folded
 from lens_steer.models import sites
 from lens_steer.models.loading import device_of, hf_twin, info_of
@@ -153,20 +152,17 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
     engine = "tl" if any(sites.parse(n).kind == "resid_mid" for n in folded.plan.sites) and info.backend != "hf" else "hf"
     found = _Comparison()
     rows_a_batch = max(1, min(ROWS, LOGITS // (int(exported.config.vocab_size) * (new_tokens + 1))))
-    for batch in batching.batches(
-        info.tokenizer, asked, n_ctx=info.n_ctx, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch, device=device_of(model)
-    ):
+    for batch in batches_of(model, asked, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch):
         answers = _under(model, folded.plan, engine, batch, new_tokens)
         found.compare_tokens(answers, answer_ids(exported, batch, new_tokens))
         prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
         rows = [(i, p + a, len(a)) for i, (p, a) in enumerate(zip(prompt_ids, answers, strict=True))]
         for forced in batching.padded(rows, pad_id(info.tokenizer), max_tokens=10**9, device=device_of(model)):
             keep = max(forced.response_lengths) + 1
-            with torch.inference_mode():
-                with steering(model, folded.plan, tell=False), on_engine(model, engine) as runner, running(forced):
-                    hooked = last_logits(runner, forced, keep)
-                plain = last_logits(hf_twin(model), forced, keep)
-                found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
+            with steering(model, folded.plan, tell=False):
+                hooked = logits_on(model, forced, keep, engine)
+            plain = last_logits(hf_twin(model), forced, keep)
+            found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
     largest = max(found.largest, 1e-30)
     return Certificate(
         kind, info.name, folded.plan.row(), folded.plan.sites, tuple(asdict(r) for r in folded.refused),

@@ -26,9 +26,10 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
-from lens_steer.inference.teacher_forcing import last_logits, logits_budget
-from lens_steer.interop.harness.lm_eval_generation import Wanted, continued, cut
+from lens_steer.inference.forward import last_logits
+from lens_steer.inference.generation import answer_ids
+from lens_steer.inference.teacher_forcing import logits_budget
+from lens_steer.interop.harness.lm_eval_generation import Wanted, cut
 from lens_steer.models.loading import device_of, info_of
 from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import pad_id, plain_ids
@@ -175,7 +176,7 @@ class SteeredLM:
                 for batch in batching.padded(
                     rows, pad_id(self.tokenizer), extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
                 ):
-                    for row, ids in zip(batch.rows, continued(runner, batch, kind), strict=True):
+                    for row, ids in zip(batch.rows, answer_ids(runner, batch, kind.tokens, until=kind.until), strict=True):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
                         self.cache_hook.add_partial("generate_until", requests[row].args, answers[row])
                     bar.update(len(batch.rows))
@@ -203,8 +204,7 @@ class SteeredLM:
                 max_logits=logits_budget(runner),
                 device=device_of(runner),
             ):
-                with running(batch), torch.inference_mode():
-                    logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
+                logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
                 for i, row_logits in zip(batch.rows, logits, strict=True):
                     spread = row_logits[-keys[i][1] :].float().log_softmax(dim=-1)
                     greedy = spread.argmax(dim=-1).tolist()
