@@ -19,50 +19,28 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction
-from lens_steer.inference.class_means import Moments, StreamMeans, Sums
+from lens_steer.inference.class_means import Moments, Pooling, Recording, StreamMeans, Sums, recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
 from lens_steer.models import sites
 from lens_steer.models.loading import ModelInfo, info_of
-from lens_steer.models.templates import ChatTemplate
-
-Pooling = Literal["last", "response", "token", "prompt token"]
 
 
 @dataclass(frozen=True)
-class Activations(Shown, view="activations"):
+class Activations(Recording, Shown, view="activations"):
     """Activations of both classes at a list of sites, on the CPU in float32.
 
     Attributes:
         sites: names in network order.
         positive, negative: one vector a prompt and site, or a token and site.
-        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a prompt; ``token`` (every token of the fixed response) or
-            ``prompt token`` (of the prompt), each a row a token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
-        model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
-        prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
-        template: the chat template that the prompts were rendered with, its arguments and its date.
-        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
-        stream: class means of every block's input, which are recorded in the same pass where the sites are norms' outputs in every block; not of other prompts, so whoever
-            takes some of the prompts, or labels them anew, leaves it out.
     """
 
     sites: tuple[str, ...]
     positive: Float[Tensor, "n_positive n_sites d_model"]
     negative: Float[Tensor, "n_negative n_sites d_model"]
-    pooling: Pooling
-    model: str
-    architecture: str
-    n_layers: int
-    backend: str
-    weight_processing: str
-    prompt_hash: str
     groups_positive: tuple[str, ...] = ()
     groups_negative: tuple[str, ...] = ()
-    template: ChatTemplate | None = None
-    hashes_positive: tuple[str, ...] = ()
-    hashes_negative: tuple[str, ...] = ()
-    stream: StreamMeans | None = None
 
     @property
     def d_model(self) -> int:
@@ -156,9 +134,8 @@ def record(
         ]
     means = [kept.means(beside, side.name)[0] for side, kept in zip((pair.positive, pair.negative), sums, strict=True) if beside]
     return Activations(
-        names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
-        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
-        template=info.template, hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names, recorded[0], recorded[1], tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, *means) if beside else None,
     )  # fmt: skip
 
@@ -174,9 +151,8 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         means.append(sums.means(everything, side.name))
     positive, negative = means
     return Moments(
-        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
-        info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
-        hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative),
+        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
     )  # fmt: skip
 

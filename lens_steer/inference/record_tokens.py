@@ -16,13 +16,14 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction
+from lens_steer.inference.class_means import Pooling, recording
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import read_sites
 from lens_steer.inference.record import Activations, check_responses, check_sides
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
 
-REGIONS = {"response": "token", "prompt": "prompt token"}  # → pooling
+REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # → pooling
 
 
 @dataclass
@@ -72,8 +73,7 @@ def record_tokens(
     names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
-        names, found[0][0], found[1][0], REGIONS[region], info.name, info.architecture, info.n_layers, info.backend, info.weight_processing,  # type: ignore[arg-type]
-        pair.hash, found[0][1], found[1][1], template=info.template,
+        names, found[0][0], found[1][0], found[0][1], found[1][1], **recording(info, pair, REGIONS[region])
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from lens_steer.inference.attach import SiteFunction
 from lens_steer.inference.batching import Batch
 from lens_steer.inference.forward import read_sites
 from lens_steer.inference.record import Activations, check_sides, record
+from lens_steer.models.fits import reference
 from lens_steer.models.loading import info_of
 from lens_steer.studies.externalities.steerings import METHODS, ComplianceCalibration, JsonCalibration, paper_blocks
 
@@ -92,9 +93,9 @@ def calibrate_compliance(
     gaps = torch.einsum("nsd,sd->ns", acts.positive.double() - acts.negative.double(), directions)
     steered = tuple(acts.sites[b] for b in sorted(set(chosen)))
     return ComplianceCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture, n_layers,
+        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
         method, steered, torch.tensor([s for _, s in found]), (gaps > 0).float().mean(dim=0),
-        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), template=acts.template,
+        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), **reference(acts),
     )  # fmt: skip
 
 
@@ -129,8 +130,8 @@ def calibrate_json(
     target, without = ((m * directions).sum(dim=1).float() for m in means)
     lengths = torch.cat([acts.positive, acts.negative]).norm(dim=-1).mean(dim=0)
     return JsonCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture,
-        acts.n_layers, target, without, lengths, template=acts.template,
+        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
+        target, without, lengths, **reference(acts),
     )  # fmt: skip
 
 
