@@ -15,7 +15,7 @@ from lens_steer.models import sites
 from lens_steer.models.loading import info_of
 
 SiteFunction = Callable[..., Tensor | None]
-"""Called with a site's activation ``[batch, pos, d_model]`` and ``hook`` (TransformerLens's hook point; None on a Hugging Face model).
+"""Is called with a site's activation ``[batch, pos, d_model]`` and ``hook``, TransformerLens's hook point or None.
 
 What it returns takes the activation's place; None leaves it as it is."""
 
@@ -35,7 +35,8 @@ def attached(model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads
         The handles of what was attached, in order.
 
     Raises:
-        LensSteerError: the model has no such hook point, or a function writes at a site that a Hugging Face model or a TransformerBridge can only be read at.
+        LensSteerError: the model has no such hook point, or a function writes at a site at which a Hugging Face model
+            or a TransformerBridge can only be read.
 
     >>> import lens_steer as ls
     >>> model, shapes = ls.load_model("organism/qwen2"), []
@@ -61,7 +62,7 @@ def attached(model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads
 
 
 def at_input(module: nn.Module, function: SiteFunction, *, prepend: bool = False) -> RemovableHandle:
-    """Call a function on the stream that a module is given, before the module runs; what it returns, unless None, takes the stream's place.
+    """Call a function on the stream that a module is given; what it returns, unless None, takes the stream's place.
 
     Args:
         module: a block or a norm, of any backend.
@@ -78,7 +79,9 @@ def at_input(module: nn.Module, function: SiteFunction, *, prepend: bool = False
 
 @contextmanager
 def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward in the place of a module's; one that the module had been given before (as Accelerate gives to the modules that it places) is put back.
+    """Put another forward in the place of a module's.
+
+    One that the module had been given before, as Accelerate gives to the modules that it places, is put back.
 
     >>> import torch
     >>> model = nn.Identity()
@@ -103,7 +106,8 @@ def _check_written(name: str, backend: str) -> None:
     if backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
         raise LensSteerError(
-            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the norm that reads it too): use {mend}, or steer attn_out"
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the "
+            f"norm that reads it too): use {mend}, or steer attn_out"
         )
 
 

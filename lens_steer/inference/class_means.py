@@ -42,13 +42,16 @@ class Recording(ModelRef):
     """Where what was recorded of two contrasted prompt sets comes from.
 
     Attributes:
-        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a prompt; ``token`` (every token of the fixed response) or
-            ``prompt token`` (of the prompt), each a row a token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
+        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a
+            prompt; ``token`` (every token of the fixed response) or ``prompt token`` (of the prompt), each a row a token,
+            from :func:`lens_steer.inference.record_tokens.record_tokens`.
         backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
-        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
-        stream: class means of every block's input, which are recorded in the same pass where the sites are norms' outputs in every block; not of other prompts, so whoever
-            takes some of the prompts, or labels them anew, leaves it out.
+        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they
+            are not known.
+        stream: class means of every block's input, which are recorded in the same pass where the sites are norms'
+            outputs in every block; not of other prompts, so whoever takes some of the prompts, or labels them anew,
+            leaves it out.
     """
 
     pooling: Pooling

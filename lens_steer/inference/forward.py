@@ -1,12 +1,13 @@
-"""One forward over batches: prompts are rendered, padded and run on an engine under the active plans, and sites or logits are read from it.
+"""One forward over batches: prompts are rendered, padded and run on an engine; sites or logits are read from it.
 
-Recording, teacher forcing, divergence and what else runs prompts through a model share these functions; generation shares the batches.
+Recording, teacher forcing, divergence and what else runs prompts through a model share these functions; generation
+shares the batches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -44,10 +45,12 @@ def batches_of(
         max_rows, max_logits: limits of a batch; see :func:`lens_steer.inference.batching.padded`.
 
     Raises:
-        LensSteerError: a plan in force with values for another number of prompts, a prompt that is longer than the context leaves room for.
+        LensSteerError: a plan in force with values for another number of prompts, a prompt that is longer than the
+            context leaves room for.
 
     >>> import lens_steer as ls
-    >>> [batch.rows for batch in batches_of(ls.load_model("organism/qwen2"), [Prompt.of("Hello there"), Prompt.of("Hi")], max_rows=1)]
+    >>> model, prompts = ls.load_model("organism/qwen2"), [Prompt.of("Hello there"), Prompt.of("Hi")]
+    >>> [batch.rows for batch in batches_of(model, prompts, max_rows=1)]
     [(1,), (0,)]
     """
     info = info_of(model)
@@ -81,10 +84,11 @@ def read_sites(
         LensSteerError: as :func:`batches_of`, and what the engine refuses.
 
     >>> import lens_steer as ls
-    >>> model, shapes = ls.load_model("organism/qwen2"), []
-    >>> read_sites(model, [Prompt.of("Hi")], lambda batch: {"blocks.0.hook_resid_pre": lambda h, hook: shapes.append(h.shape == (*batch.ids.shape, 128))})
-    >>> shapes
-    [True]
+    >>> model, widths = ls.load_model("organism/qwen2"), []
+    >>> readers = {"blocks.0.hook_resid_pre": lambda h, hook: widths.append(h.shape[-1])}
+    >>> read_sites(model, [Prompt.of("Hi")], lambda batch: readers)
+    >>> widths
+    [128]
     """
     with on_engine(model, engine) as runner:
         for batch in batches_of(runner, prompts, with_response=with_response):
@@ -94,30 +98,22 @@ def read_sites(
 
 
 def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunction]) -> None:
-    """Run one batch as far as the last site needs; each site's reader is called with its activations ``[batch, pos, d_model]``.
+    """Run one batch as far as the last site needs, on the model that does the work.
 
-    Args:
-        model: what does the work (see :func:`lens_steer.inference.engines.on_engine`).
-        batch: what to run.
-        readers: site name → function ``(activation, hook)`` that reads and returns None.
+    Each site's reader is called with the activation ``[batch, pos, d_model]`` and ``hook``, and returns None.
     """
-    stop = max(sites.blocks_of(readers)) + 1
-    with _fed(model, batch) as fed, attached(model, readers.items(), reads=True):
-        if info_of(model).backend == "hf":
-            with _ended_before(model, stop):
-                model.model(batch.ids, **fed)
-        else:
+    info, stop = info_of(model), max(sites.blocks_of(readers)) + 1
+    with _fed(model, batch) as fed, attached(model, readers.items(), reads=True), ExitStack() as stack, suppress(_Enough):
+        if info.backend != "hf":
             model(batch.ids, **fed, return_type=None, stop_at_layer=stop)
+            return
+        if stop < info.n_layers:
+            stack.callback(at_input(blocks_of(model)[stop], _enough).remove)
+        model.model(batch.ids, **fed)
 
 
 def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """Logits of the last ``keep`` columns of a batch; the others are never unembedded.
-
-    Args:
-        model: what does the work (see :func:`lens_steer.inference.engines.on_engine`).
-        batch: what to run.
-        keep: columns, counted from the right end.
-    """
+    """Run one batch on the model that does the work, and unembed its last ``keep`` columns alone."""
     with _fed(model, batch) as fed:
         if info_of(model).backend == "hf":
             return model(batch.ids, **fed, logits_to_keep=keep).logits
@@ -129,14 +125,20 @@ def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "
 
 
 def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Float[Tensor, "batch pos d_vocab"]:
-    """:func:`last_logits` on an engine, which is entered for this one forward: a reader who stops half-way leaves nothing in force on the twin."""
+    """Give :func:`last_logits` on an engine.
+
+    It is entered for this one forward, so that a reader who stops half-way leaves nothing in force on the twin.
+    """
     with on_engine(model, engine) as runner:
         return last_logits(runner, batch, keep)
 
 
 @contextmanager
 def _fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
-    """What a forward of a batch is called with beside its tokens; inside the ``with``, steering knows the batch's padding, prompts and answers, and no gradients are kept."""
+    """Give what a forward of a batch is called with beside its tokens.
+
+    Inside the ``with``, steering knows the batch's padding, prompts and answers, and no gradients are kept.
+    """
     with running(batch), torch.inference_mode():
         fed: dict[str, Any] = {"attention_mask": batch.mask}
         if info_of(model).backend == "hf":
@@ -146,20 +148,6 @@ def _fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
 
 class _Enough(Exception):
     """Ends a Hugging Face forward after the last block that is needed."""
-
-
-@contextmanager
-def _ended_before(model: Any, block: int) -> Iterator[None]:
-    """The Hugging Face forward inside the ``with`` ends where a block would begin, if the model has so many."""
-    if block >= info_of(model).n_layers:
-        yield
-        return
-    handle = at_input(blocks_of(model)[block], _enough)
-    try:
-        with suppress(_Enough):
-            yield
-    finally:
-        handle.remove()
 
 
 def _enough(*_: Any, **__: Any) -> None:

@@ -117,8 +117,9 @@ def answer_ids(
         batch: prompts.
         max_new_tokens: of each answer.
         kv_cache: False computes every forward from the first token on.
-        until: stop sequences. One that is a special token, which no decoded answer shows, ends an answer as an end token does; for the others a batch on Hugging Face
-            stops once each of its rows has one, and the text is the caller's to cut.
+        until: stop sequences. One that is a special token, which no decoded answer shows, ends an answer as an end
+            token does; for the others a batch on Hugging Face stops once each of its rows has one, and the text is the
+            caller's to cut.
     """
     info = info_of(model)
     ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]
@@ -141,9 +142,11 @@ def _continue(
         from transformers import GenerationConfig, StoppingCriteriaList
 
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=ends or None, pad_token_id=pad_id(info.tokenizer)
+            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=ends or None,
+            pad_token_id=pad_id(info.tokenizer),
         )  # fmt: skip
-        stops = StoppingCriteriaList([_stopped(info.tokenizer, width, [stop for stop in until if stop])] if any(until) else [])
+        texts = [stop for stop in until if stop]
+        stops = StoppingCriteriaList([_stopped(info.tokenizer, width, texts)] if texts else [])
         # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
         own, model.generation_config = model.generation_config, config
         try:
@@ -153,14 +156,14 @@ def _continue(
     else:
         with told_apart(model, batch) as (padded, further):
             out = model.generate(
-                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(ends), eos_token_id=ends, use_past_kv_cache=kv_cache,
-                prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
+                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(ends), eos_token_id=ends,
+                use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
             )  # fmt: skip
     return out[:, width:]
 
 
 def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., Any]:
-    """Tells Transformers, after each new token, which rows have written one of the stop sequences after so many columns of prompt."""
+    """Tell Transformers after each new token which rows, after so many columns of prompt, have written a stop sequence."""
     back = 2 + max(len(stop.encode()) for stop in stops)  # a token is a byte at least, so these hold the longest stop
 
     def stopped(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:

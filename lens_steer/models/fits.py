@@ -29,7 +29,7 @@ class ModelRef:
 
 
 def reference(source: Any) -> dict[str, Any]:
-    """Give the fields of a :class:`ModelRef`: those of a loaded model, or of what was made on one, for what is made from it.
+    """Give the fields of a :class:`ModelRef`: of a loaded model, or of what was made on one.
 
     Args:
         source: a model's description (:class:`lens_steer.models.info.ModelInfo`), or a :class:`ModelRef`.

@@ -115,7 +115,7 @@ def following(
     reads: bool = False,
     after: Callable[..., None] | None = None,
 ) -> Iterator[None]:
-    """Functions at sites, with a clock that is told of every forward that begins, in force on a model for the length of the block.
+    """Put functions at sites in force for the length of the block, with a clock that is told of every forward.
 
     Args:
         model: of any backend.

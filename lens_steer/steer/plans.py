@@ -104,7 +104,8 @@ class SteeringPlan(Shown, view="models"):
         """Make a plan for the model that its vectors come from.
 
         Args:
-            source: a calibration, a boundary or another :class:`~lens_steer.models.fits.ModelRef` with its ``d_model``, or a model's description.
+            source: a calibration, a boundary or another :class:`~lens_steer.models.fits.ModelRef` with its
+                ``d_model``, or a model's description.
             method, steps, details: see :class:`SteeringPlan`.
             positions: which tokens, in words or as integers; see :mod:`lens_steer.inference.positions`.
 

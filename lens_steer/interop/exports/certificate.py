@@ -29,7 +29,6 @@ from lens_steer.models import sites
 from lens_steer.models.loading import device_of, hf_twin, info_of
 from lens_steer.models.tokenization import pad_id
 from lens_steer.steer.hooks import steering
-from lens_steer.steer.plans import SteeringPlan
 
 FILE = "certificate.json"
 # Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models too.
@@ -153,7 +152,8 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
     found = _Comparison()
     rows_a_batch = max(1, min(ROWS, LOGITS // (int(exported.config.vocab_size) * (new_tokens + 1))))
     for batch in batches_of(model, asked, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch):
-        answers = _under(model, folded.plan, engine, batch, new_tokens)
+        with steering(model, folded.plan, tell=False), on_engine(model, engine) as runner:
+            answers = answer_ids(runner, batch, new_tokens)
         found.compare_tokens(answers, answer_ids(exported, batch, new_tokens))
         prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
         rows = [(i, p + a, len(a)) for i, (p, a) in enumerate(zip(prompt_ids, answers, strict=True))]
@@ -251,11 +251,6 @@ class _Comparison:
             self.largest = max(self.largest, float(a.abs().max()))
             self.change = max(self.change, float((a - c).abs().max()))
             self.positions += length + 1
-
-
-def _under(model: Any, plan: SteeringPlan, engine: str, batch: batching.Batch, new_tokens: int) -> list[list[int]]:
-    with steering(model, plan, tell=False), on_engine(model, engine) as runner:
-        return answer_ids(runner, batch, new_tokens)
 
 
 def _versions() -> dict[str, str]:

@@ -173,9 +173,7 @@ class SteeredLM:
         ):
             for kind in dict.fromkeys(wanted):
                 rows = [(row, ids, 0) for row, ids in enumerate(encoded) if wanted[row] == kind]
-                for batch in batching.padded(
-                    rows, pad_id(self.tokenizer), extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
-                ):
+                for batch in self._batches(runner, rows, extra=kind.tokens):
                     for row, ids in zip(batch.rows, answer_ids(runner, batch, kind.tokens, until=kind.until), strict=True):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
                         self.cache_hook.add_partial("generate_until", requests[row].args, answers[row])
@@ -197,13 +195,7 @@ class SteeredLM:
         found: list[Scored] = [(0.0, False)] * len(requests)
         with self._steered() as runner, tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm, leave=False) as bar:
             rows = [(i, list(ids), length - 1) for i, (ids, length) in enumerate(keys)]
-            for batch in batching.padded(
-                rows,
-                pad_id(self.tokenizer),
-                max_rows=self.batch_size,
-                max_logits=logits_budget(runner),
-                device=device_of(runner),
-            ):
+            for batch in self._batches(runner, rows, max_logits=logits_budget(runner)):
                 logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
                 for i, row_logits in zip(batch.rows, logits, strict=True):
                     spread = row_logits[-keys[i][1] :].float().log_softmax(dim=-1)
@@ -216,6 +208,9 @@ class SteeredLM:
                             self.cache_hook.add_partial("loglikelihood", asked, found[row])
                     bar.update(len(fed[keys[i]]))
         return found
+
+    def _batches(self, runner: Any, rows: Sequence[tuple[int, list[int], int]], **limits: Any) -> Iterator[batching.Batch]:
+        return batching.padded(rows, pad_id(self.tokenizer), max_rows=self.batch_size, device=device_of(runner), **limits)
 
     @contextmanager
     def _steered(self) -> Iterator[Any]:
