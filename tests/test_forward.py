@@ -14,7 +14,7 @@ from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
 from lens_steer.inference.attach import at_input, attached
 from lens_steer.inference.engines import on_engine
-from lens_steer.inference.forward import batches_of, forward, last_logits, logits_on, read_sites
+from lens_steer.inference.forward import batches_of, check_room, forward, last_logits, logits_on, read_sites
 from lens_steer.operators.rotation import selective_rotation
 from tests.test_hooks import hook_count
 from tests.test_parity import PROMPTS, hf_sites, relative
@@ -194,8 +194,9 @@ def test_what_makes_no_batch(tiny: Any, tiny_calibration: Any) -> None:
     """Refused before the first batch, with the value and the mend."""
     with pytest.raises(LensSteerError, match=r"prompt 1 .* more than the model's context of 128: shorten it"):
         batches_of(tiny, [Prompt.of("Hi"), Prompt.of("word " * 200)])
-    with pytest.raises(LensSteerError, match=r"prompt 0 .* needs \d+ tokens with its answer"):
-        batches_of(tiny, [Prompt.of("Hi")], max_new_tokens=128)
+    for ask in (batches_of, check_room):
+        with pytest.raises(LensSteerError, match=r"prompt 0 .* needs \d+ tokens with its answer"):
+            ask(tiny, [Prompt.of("Hi")], max_new_tokens=128)
     plan = ls.selective_steering(tiny_calibration, [10.0, 20.0], at="norm_out")
     with (
         ls.steering(tiny, plan, tell=False),

@@ -61,6 +61,27 @@ def batches_of(
     )  # fmt: skip
 
 
+def check_room(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, max_new_tokens: int = 0, with_response: bool = False
+) -> None:
+    """Refuse prompts that :func:`batches_of` would refuse: they are rendered, tokenised and measured, and no batch is made.
+
+    Args:
+        model: loaded, or described without its weights.
+        prompts, max_new_tokens, with_response: see :func:`batches_of`.
+
+    Raises:
+        LensSteerError: a prompt that is longer than the context leaves room for, or that the chat template refuses.
+
+    >>> import lens_steer as ls
+    >>> check_room(ls.load_model("organism/qwen2"), [Prompt.of("Hi")], max_new_tokens=64)
+    """
+    info = info_of(model)
+    batching.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, with_response=with_response
+    )  # fmt: skip
+
+
 def read_sites(
     model: Any,
     prompts: PromptSet | Sequence[Prompt],

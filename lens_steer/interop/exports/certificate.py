@@ -22,7 +22,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import versions
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
-from lens_steer.inference.forward import batches_of, last_logits, logits_on
+from lens_steer.inference.forward import batches_of, check_room, last_logits, logits_on
 from lens_steer.inference.generation import answer_ids
 from lens_steer.interop.exports.folding import Folded
 from lens_steer.models import sites
@@ -186,9 +186,8 @@ def check_trial(model: Any, trial: Trial | None) -> None:
         raise LensSteerError(f"tolerance={asked.tolerance!r}: a positive number is needed")
     if asked.prompts is not None and not len(asked.prompts):
         raise LensSteerError("prompts is empty: give at least one")
-    info = info_of(model)
     check_idle(model)
-    batching.batches(info.tokenizer, prompts_for(model, asked.prompts), n_ctx=info.n_ctx, max_new_tokens=asked.new_tokens + 1)
+    check_room(model, prompts_for(model, asked.prompts), max_new_tokens=asked.new_tokens + 1)
 
 
 def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None) -> PromptSet | Sequence[Prompt]:
