@@ -24,6 +24,7 @@ from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.direction_comparison import DirectionComparison, compare_directions
 from lens_steer.geometry.estimators import ESTIMATORS, estimate
 from lens_steer.inference.record import Activations
+from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 
@@ -41,7 +42,7 @@ def activations(n_positive: int = 30, n_negative: int = 30, seed: int = 0) -> Ac
         side = sign * growth * (direction.mean(dim=0) + 0.3 * direction) + sizes * randn(n, 8, 10, seed=seed + k) + 0.1 * offset
         side[:, 0] = offset[0]
         sides.append(side)
-    return Activations(SITES, sides[0], sides[1], "last", "made", "qwen2", 4, "hooked", "none", "hash")
+    return Activations(SITES, sides[0], sides[1], **origin())
 
 
 def quick(acts: Activations, names: tuple[str, ...] = tuple(ESTIMATORS), **options: Any) -> DirectionComparison:

@@ -28,6 +28,7 @@ from lens_steer.geometry.estimators import (
     sparse,
 )
 from lens_steer.inference.record import Activations
+from tests.made import origin
 
 NAMES = tuple(ESTIMATORS)
 ROTATED = ("difference", "fisher", "paired_pca", "logistic")  # the basis does not matter to these
@@ -289,7 +290,7 @@ def recorded(n_positive: int = 25, n_negative: int = 25) -> Activations:
         side = sizes * (sign * 0.6 * unit(torch.ones(10, dtype=torch.float64)) + randn(n, 6, 10, seed=seed)) + 0.1 * offset
         side[:, 0] = offset[0] + 1e-9 * randn(n, 10, seed=seed + 10)
         sides.append(side.float())
-    return Activations(names, sides[0], sides[1], "last", "made", "qwen2", 3, "hooked", "none", "hash")
+    return Activations(names, sides[0], sides[1], **origin(3))
 
 
 @pytest.mark.parametrize("name", NAMES)

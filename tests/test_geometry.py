@@ -14,6 +14,7 @@ from lens_steer.geometry import directions, discriminative, planes
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.summary import summarise
 from lens_steer.inference.record import Activations
+from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 GENERATOR = torch.Generator().manual_seed(0)
@@ -24,9 +25,7 @@ def randn(*shape: int) -> torch.Tensor:
 
 
 def activations(positive: torch.Tensor, negative: torch.Tensor, sites: tuple[str, ...] = SITES) -> Activations:
-    return Activations(
-        sites, positive.float(), negative.float(), "last", "made", "qwen2", 4, "hooked", "none", "hash",
-    )  # fmt: skip
+    return Activations(sites, positive.float(), negative.float(), **origin())
 
 
 def planted(n: int = 200, d_model: int = 32) -> tuple[Activations, torch.Tensor]:

@@ -134,7 +134,7 @@ def test_batches_do_not_matter(tiny: Any, plan: Any, monkeypatch: pytest.MonkeyP
 
 
 def _counting(seen: list[int]) -> Any:
-    from lens_steer.inference.teacher_forcing import last_logits
+    from lens_steer.inference.forward import last_logits
 
     def counted(model: Any, batch: Any, keep: int) -> Any:
         seen.append(len(batch.rows))

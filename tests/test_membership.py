@@ -23,6 +23,7 @@ from lens_steer.geometry.rules import cautions, sureness, with_separations
 from lens_steer.geometry.separation import areas, cohens_d
 from lens_steer.geometry.stability import stability
 from lens_steer.inference.record import Activations
+from tests.made import origin
 from tests.test_cli import run
 
 NAMES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))
@@ -39,7 +40,7 @@ def activations(seed: int = 0, n: int = 17, m: int = 11, shift: float = 1.0) -> 
         torch.randn(size, 6, D, generator=g) * 0.8 + sign * shift * 0.4 * depth * axis + far * depth
         for size, sign in ((n, 1), (m, -0.2))
     ]
-    return Activations(NAMES, sides[0], sides[1], "last", "made", "qwen2", 3, "hooked", "none", "hash")
+    return Activations(NAMES, sides[0], sides[1], **origin(3))
 
 
 @pytest.fixture(scope="module")

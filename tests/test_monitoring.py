@@ -18,6 +18,7 @@ from lens_steer.geometry.boundary import Boundary
 from lens_steer.inference import batching, positions
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.models import sites
+from lens_steer.models.fits import reference
 from lens_steer.models.loading import hf_twin
 from lens_steer.operators.projection import past_threshold
 from lens_steer.steer import monitor
@@ -32,7 +33,7 @@ def boundary_at(model: Any, site: str, threshold: float = 0.0) -> Boundary:
     """Along a random direction that is not of unit length."""
     info = model.lens_info
     direction = 3 * torch.randn(info.d_model, generator=torch.Generator().manual_seed(7))
-    return Boundary(site, direction, threshold, 1.0, 1.0, -1.0, 1.0, info.name, info.architecture, info.n_layers)
+    return Boundary(site, direction, threshold, 1.0, 1.0, -1.0, 1.0, **reference(info))
 
 
 def plain(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:

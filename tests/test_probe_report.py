@@ -24,6 +24,7 @@ from lens_steer.probes.depth import ProbeScan, probe_depth
 from lens_steer.probes.io import load_probe
 from lens_steer.reports import probe_report
 from lens_steer.reports.probe_report import probe_and_write
+from tests.made import origin
 
 SITES = ("blocks.0.ln1.hook_out", "blocks.3.hook_resid_post", "blocks.7.hook_resid_post")
 QUICK: dict[str, Any] = {"draws": 2, "blocks": 3, "progress": False}
@@ -85,7 +86,7 @@ def made(
     drawn = torch.randn(2, n, len(names), d, generator=torch.Generator().manual_seed(seed))
     drawn[0, ..., 0] += gap
     groups = [tuple(f"{seed}/{side}{i // 2}" for i in range(n)) for side in "+-"]
-    return Activations(names, drawn[0], drawn[1], pooling, "tiny", "qwen2", 4, "hooked", "none", "0", groups[0], groups[1])
+    return Activations(names, drawn[0], drawn[1], *groups, **origin(pooling=pooling, model="tiny", prompt_hash="0"))
 
 
 def test_columns_and_rows_of_the_contract(written: tuple[Path, ProbeScan]) -> None:

@@ -20,6 +20,7 @@ from lens_steer.inference.record import Activations
 from lens_steer.probes.depth import evaluate, probe_depth, reliability
 from lens_steer.probes.probe import PENALTIES, choose_penalty, fit_probe
 from lens_steer.stats import grouped_mean, grouped_rate, wilson
+from tests.made import origin
 
 SITE = "blocks.1.hook_resid_post"
 D, N = 64, 200  # width, and samples a class
@@ -27,20 +28,7 @@ D, N = 64, 200  # width, and samples a class
 
 def activations(positive: Tensor, negative: Tensor, *, groups: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())) -> Activations:
     """One site's activations of a model that does not exist."""
-    return Activations(
-        (SITE,),
-        positive[:, None],
-        negative[:, None],
-        "last",
-        "organism/none",
-        "qwen2",
-        4,
-        "hooked",
-        "none",
-        "hash",
-        groups[0],
-        groups[1],
-    )
+    return Activations((SITE,), positive[:, None], negative[:, None], *groups, **origin(model="organism/none"))
 
 
 def planted(seed: int, *, shift: float = 3.0, n: int = N, direction_seed: int = 0) -> tuple[Tensor, Activations]:

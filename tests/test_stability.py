@@ -23,6 +23,7 @@ from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, bootstrap_counts, label_counts, pooled, recalibrate
 from lens_steer.geometry.stability import Stability, stability
 from lens_steer.inference.record import Activations
+from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))
 OPTIONS: list[dict[str, Any]] = [
@@ -37,7 +38,7 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 
 def activations(positive: torch.Tensor, negative: torch.Tensor) -> Activations:
     sites = SITES[: positive.shape[1]]
-    return Activations(sites, positive.float(), negative.float(), "last", "made", "qwen2", 3, "hooked", "none", "hash")
+    return Activations(sites, positive.float(), negative.float(), **origin(3))
 
 
 def wavering(n_positive: int = 17, n_negative: int = 23, d_model: int = 12, seed: int = 0) -> Activations:

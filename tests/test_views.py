@@ -19,6 +19,7 @@ from lens_steer.geometry.stability import stability
 from lens_steer.geometry.summary import summarise
 from lens_steer.organisms.tasks import Task
 from lens_steer.probes.depth import probe_depth
+from tests.made import origin
 from tests.views import SITES, checked, made, read
 
 
@@ -45,9 +46,7 @@ def test_moments_and_statistics(calibration: Any) -> None:
 
     rng = torch.Generator().manual_seed(0)
     means = [torch.randn(3, 5, generator=rng, dtype=torch.float64) for _ in range(4)]
-    moments = Moments(
-        SITES[:3], means[0], means[1], means[2], means[3], 9, 8, "last", "made", "qwen2", 4, "hooked", "none", "hash"
-    )
+    moments = Moments(SITES[:3], means[0], means[1], means[2], means[3], 9, 8, **origin())
     _, frame = checked(moments)
     for key, mean in zip(
         (("raw", "positive"), ("raw", "negative"), ("unit", "positive"), ("unit", "negative")), means, strict=True

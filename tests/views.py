@@ -11,6 +11,7 @@ from lens_steer._io.rowstore import Rows
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.sweeps import COLUMNS
 from lens_steer.inference.record import Activations
+from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(4) for k in ("ln1", "ln2"))
 TAGS = {"div", "span", "small", "table", "thead", "tbody", "tr", "th", "td"}
@@ -78,16 +79,8 @@ def made(n_positive: int = 14, n_negative: int = 12, seed: int = 0, **other: Any
     rng = torch.Generator().manual_seed(seed)
     sides = [sign * growth + 0.5 * torch.randn(n, 8, 10, generator=rng) for n, sign in ((n_positive, 1), (n_negative, -1))]
     groups = [tuple(f"{seed} {side} {i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative))]
-    plain: dict[str, Any] = {
-        "pooling": "last",
-        "model": "made",
-        "architecture": "qwen2",
-        "n_layers": 4,
-        "backend": "hooked",
-        "weight_processing": "none",
-        "prompt_hash": "hash",
-    }
-    return Activations(SITES, sides[0], sides[1], groups_positive=groups[0], groups_negative=groups[1], **plain | other)  # fmt: skip
+    grouped = {"groups_positive": groups[0], "groups_negative": groups[1]}
+    return Activations(SITES, sides[0], sides[1], **grouped | origin(**other))
 
 
 def rows_of(values: tuple[float | None, ...] = (0.0, 90.0), condition: str = "selective") -> Rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.data import Prompt, PromptSet
-from lens_steer.inference import batching
+from lens_steer.inference.forward import check_room
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.info import ModelInfo, read_info
@@ -73,8 +73,8 @@ def precheck(
         check_fits(made, model)
     if site_spec is not None:
         sites.resolve(site_spec, n_layers=info.n_layers, architecture=info.architecture)
-    for prompts, new in asked:  # rendered, tokenised and measured; no batch is made
-        batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new)
+    for prompts, new in asked:
+        check_room(model, prompts, max_new_tokens=new)
     for prompts in forced:
-        batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True)
+        check_room(model, prompts, with_response=True)
     return model

@@ -14,12 +14,12 @@ from lens_steer._io.progress import duration
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import Work, shape_of
-from lens_steer.inference import batching
 from lens_steer.inference.engines import on_engine
+from lens_steer.inference.forward import batches_of
 from lens_steer.inference.generation import answer_ids
 from lens_steer.inference.teacher_forcing import MAX_LOGITS, response_logits, with_responses
 from lens_steer.models.footprint import GIB
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.models.loading import info_of
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 
@@ -157,13 +157,15 @@ def probe(
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     step_tokens = min(STEPS, max_new_tokens)
     with nullcontext() if plan is None else steering(model, plan, tell=False), on_engine(model, engine) as runner:
-        one = _batch(model, runner, _spread(prompts, 1), max_new_tokens)
+        one = next(batches_of(runner, _spread(prompts, 1), max_new_tokens=max_new_tokens))
         answer_ids(runner, one, 1)  # warms up
         first, _ = _timed(lambda: answer_ids(runner, one, 1), twice=True)
         few, ids = _timed(lambda: answer_ids(runner, one, step_tokens))
         rows = max(2, min(MOST_ROWS, int(budget / 5 / max(first, few / 4, 1e-4))))
         chosen = _spread(prompts, rows)
-        many = _batch(model, runner, chosen, max_new_tokens)
+        many = next(
+            batches_of(runner, chosen, max_new_tokens=max_new_tokens)
+        )  # all of them, unless they are too long for one batch
         wide, _ = _timed(lambda: answer_ids(runner, many, 1), twice=first * rows < budget / 20)
         tokens_one, tokens_many = one.ids.numel(), many.ids.numel()
         a_token = max(0.0, (wide - first) / (tokens_many - tokens_one)) if tokens_many > tokens_one else wide / tokens_many
@@ -195,14 +197,6 @@ def _spread(prompts: PromptSet | Sequence[Prompt], n: int) -> list[Prompt]:
     if len(every) >= n:
         return [every[(2 * i + 1) * len(every) // (2 * n)] for i in range(n)]
     return [every[i % len(every)] for i in range(n)]
-
-
-def _batch(model: Any, runner: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> batching.Batch:
-    """The first batch that the prompts make, which is all of them unless they are too long for one."""
-    info = info_of(model)
-    return next(
-        batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, device=device_of(runner))
-    )
 
 
 def _timed(make: Callable[[], T], *, twice: bool = False) -> tuple[float, T]:

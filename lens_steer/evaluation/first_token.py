@@ -12,18 +12,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.inference import batching
-from lens_steer.inference.engines import check_engine, on_engine
-from lens_steer.inference.positions import Clock, Layout, running
-from lens_steer.inference.record import forward
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.inference.attach import SiteFunction
+from lens_steer.inference.batching import Batch
+from lens_steer.inference.forward import read_sites
+from lens_steer.inference.positions import Clock, Layout
 from lens_steer.steer.plans import SteeringPlan
 
 FIRST_OF = 16  # prompts are enough
@@ -91,20 +89,18 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
     """
     if not len(prompts):
         raise LensSteerError("prompts is empty: give at least one")
-    check_engine(engine)
-    info = info_of(model)
     firsts: dict[str, list[float]] = {name: [] for name in plan.sites}
     others: dict[str, list[float]] = {name: [] for name in plan.sites}
     steered = False
-    with on_engine(model, engine) as runner:
-        for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, device=device_of(runner)):
-            layout = Layout.of(batch)
-            own = batch.mask.bool()
-            begin = layout.counts(0, own.shape[1])[0] == 0
-            steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
-            hooks = {n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites}
-            with running(batch), torch.inference_mode():
-                forward(runner, batch, hooks)
+
+    def measures(batch: Batch) -> dict[str, SiteFunction]:
+        nonlocal steered
+        layout, own = Layout.of(batch), batch.mask.bool()
+        begin = layout.counts(0, own.shape[1])[0] == 0
+        steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
+        return {n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites}
+
+    read_sites(model, prompts, measures, engine=engine)
     return FirstToken(
         plan.sites,
         tuple(_median(firsts[n]) for n in plan.sites),

@@ -15,11 +15,11 @@ from torch import Tensor
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.models.templates import ChatTemplate
+from lens_steer.models.fits import ModelRef, reference
 
 
 @dataclass(frozen=True, eq=False)
-class Boundary(Shown, view="geometry"):
+class Boundary(ModelRef, Shown, view="geometry"):
     """Where to gate and how far to move, in the units of the projection ``ρ = h·v̂``.
 
     Attributes:
@@ -28,8 +28,6 @@ class Boundary(Shown, view="geometry"):
         threshold: m.
         mean_positive, std_positive: μ⁺ and σ⁺ (with n − 1) of the positive class's projections.
         mean_negative, std_negative: of the negative class's.
-        model, architecture, n_layers: of the model.
-        template: the chat template of the prompts, where it was recorded.
         prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
     """
 
@@ -40,10 +38,6 @@ class Boundary(Shown, view="geometry"):
     std_positive: float
     mean_negative: float
     std_negative: float
-    model: str
-    architecture: str
-    n_layers: int
-    template: ChatTemplate | None = field(default=None, kw_only=True)
     prompt_hashes_positive: tuple[str, ...] = field(default=(), kw_only=True)
     prompt_hashes_negative: tuple[str, ...] = field(default=(), kw_only=True)
 
@@ -95,6 +89,6 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     means = float(positive.mean()), float(negative.mean())
     return Boundary(
         name, calibration.basis[0].clone(), sum(means) / 2, means[0], float(torch.std(positive)), means[1],
-        float(torch.std(negative)), calibration.model, calibration.architecture, calibration.n_layers,
-        template=calibration.template, prompt_hashes_positive=calibration.prompt_hashes_positive, prompt_hashes_negative=calibration.prompt_hashes_negative,
+        float(torch.std(negative)), **reference(calibration),
+        prompt_hashes_positive=calibration.prompt_hashes_positive, prompt_hashes_negative=calibration.prompt_hashes_negative,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from lens_steer.geometry.membership import RESAMPLES, membership
 from lens_steer.geometry.planes import build_plane
 from lens_steer.inference.class_means import Moments
 from lens_steer.inference.record import Activations
-from lens_steer.models.templates import ChatTemplate
+from lens_steer.models.fits import ModelRef, reference
 
 CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
@@ -44,7 +44,7 @@ class PromptStatistics(Shown, view="activations"):
 
 
 @dataclass(frozen=True)
-class Calibration(Shown, view="geometry"):
+class Calibration(ModelRef, Shown, view="geometry"):
     """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
 
     Attributes:
@@ -64,7 +64,6 @@ class Calibration(Shown, view="geometry"):
         stream_sites: where the residual stream's class means were recorded beside a norm's outputs.
         stream_mean_positive, stream_mean_negative: these means; None where there are none.
         details: options and measurements that are told but not needed to steer.
-        template: the chat template of the prompts with its arguments and date; None where that was not recorded.
     """
 
     candidates: Float[Tensor, "n_sites d_model"]
@@ -73,9 +72,6 @@ class Calibration(Shown, view="geometry"):
     selected_site: str
     discriminative_sites: tuple[str, ...]
     discriminative_blocks: tuple[int, ...]
-    model: str
-    architecture: str
-    n_layers: int
     backend: str
     weight_processing: str
     rule: str
@@ -101,7 +97,6 @@ class Calibration(Shown, view="geometry"):
     stream_mean_negative: Float[Tensor, "n_stream d_model"] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str | float | int | bool | None] = field(default_factory=dict)
-    template: ChatTemplate | None = None
 
     @property
     def d_model(self) -> int:
@@ -218,9 +213,7 @@ def calibrate(
         selected_site=activations.sites[selection.index],
         discriminative_sites=chosen.sites,
         discriminative_blocks=chosen.blocks,
-        model=activations.model,
-        architecture=activations.architecture,
-        n_layers=activations.n_layers,
+        **reference(activations),
         backend=activations.backend,
         weight_processing=activations.weight_processing,
         rule=rule,
@@ -238,7 +231,6 @@ def calibrate(
         stream_sites=() if stream is None else stream.sites,
         stream_mean_positive=None if stream is None else stream.mean_positive.float(),
         stream_mean_negative=None if stream is None else stream.mean_negative.float(),
-        template=activations.template,
         prompt_hashes_positive=activations.hashes_positive,
         prompt_hashes_negative=activations.hashes_negative,
         versions=versions(),

@@ -15,6 +15,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Pooling, stream
+from lens_steer.models.fits import reference
 
 
 def boundaries(
@@ -48,7 +49,7 @@ def boundaries(
         (mean_positive, std_positive), (mean_negative, std_negative) = ((float(m[k]), float(s[k])) for m, s in classes)
         found[name] = Boundary(
             name, calibration.basis[0].clone(), (mean_positive + mean_negative) / 2, mean_positive, std_positive, mean_negative, std_negative,
-            calibration.model, calibration.architecture, calibration.n_layers, template=calibration.template,
+            **reference(calibration),
         )  # fmt: skip
     return found
 

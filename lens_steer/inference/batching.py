@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from lens_steer.data import Prompt
@@ -41,6 +41,13 @@ class Batch:
     response_lengths: tuple[int, ...]
     offset: Int[Tensor, "batch pos"] | None = None
     call: object = None
+
+    @property
+    def in_response(self) -> Bool[Tensor, "batch pos"]:
+        """Which tokens belong to the fixed responses, which stand at the right end."""
+        width, device = self.ids.shape[1], self.ids.device
+        starts = width - torch.tensor(self.response_lengths, device=device)
+        return torch.arange(width, device=device)[None] >= starts[:, None]
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer._display import Shown
+from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
-from lens_steer.models.templates import ChatTemplate
+from lens_steer.models.fits import ModelRef, reference
+from lens_steer.models.info import ModelInfo
+
+Pooling = Literal["last", "response", "token", "prompt token"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +37,40 @@ class StreamMeans:
     mean_negative: Float[Tensor, "n_stream d_model"]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recording(ModelRef):
+    """Where what was recorded of two contrasted prompt sets comes from.
+
+    Attributes:
+        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a
+            prompt; ``token`` (every token of the fixed response) or ``prompt token`` (of the prompt), each a row a token,
+            from :func:`lens_steer.inference.record_tokens.record_tokens`.
+        backend, weight_processing: of the model that was recorded.
+        prompt_hash: of the contrast.
+        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they
+            are not known.
+        stream: class means of every block's input, which are recorded in the same pass where the sites are norms'
+            outputs in every block; not of other prompts, so whoever takes some of the prompts, or labels them anew,
+            leaves it out.
+    """
+
+    pooling: Pooling
+    backend: str
+    weight_processing: str
+    prompt_hash: str
+    hashes_positive: tuple[str, ...] = ()
+    hashes_negative: tuple[str, ...] = ()
+    stream: StreamMeans | None = None
+
+
+def recording(info: ModelInfo, pair: Contrast, pooling: Pooling) -> dict[str, Any]:
+    """Give those fields of a :class:`Recording` that a model, a contrast and a pooling decide."""
+    kept = {"backend": info.backend, "weight_processing": info.weight_processing}
+    return {**reference(info), **kept, "pooling": pooling, "prompt_hash": pair.hash}
+
+
 @dataclass(frozen=True, eq=False)
-class Moments(Shown, view="activations"):
+class Moments(Recording, Shown, view="activations"):
     """What :func:`lens_steer.calibrate` needs of both classes' activations.
 
     Attributes:
@@ -41,7 +78,6 @@ class Moments(Shown, view="activations"):
         mean_positive, mean_negative: of the raw vectors, float64.
         unit_mean_positive, unit_mean_negative: of the vectors scaled to unit length one by one.
         n_positive, n_negative: prompts.
-        pooling, model, architecture, n_layers, backend, weight_processing, prompt_hash, template, hashes_positive, hashes_negative, stream: see :class:`lens_steer.inference.record.Activations`.
     """
 
     sites: tuple[str, ...]
@@ -51,17 +87,6 @@ class Moments(Shown, view="activations"):
     unit_mean_negative: Float[Tensor, "n_sites d_model"]
     n_positive: int
     n_negative: int
-    pooling: str
-    model: str
-    architecture: str
-    n_layers: int
-    backend: str
-    weight_processing: str
-    prompt_hash: str
-    template: ChatTemplate | None = None
-    hashes_positive: tuple[str, ...] = ()
-    hashes_negative: tuple[str, ...] = ()
-    stream: StreamMeans | None = None
 
     def means(self, *, unit_samples: bool = False) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""

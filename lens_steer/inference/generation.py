@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,10 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.decoding import decode_answer
-from lens_steer.inference.engines import check_rows, on_engine, steered
+from lens_steer.inference.engines import on_engine, steered
+from lens_steer.inference.forward import batches_of
 from lens_steer.inference.positions import running
-from lens_steer.models.loading import device_of, embedding_of, info_of
+from lens_steer.models.loading import embedding_of, info_of
 from lens_steer.models.tokenization import pad_id
 
 log = logging.getLogger(__name__)
@@ -84,15 +85,11 @@ def answers(
         )
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
-    info = info_of(model)
-    tokenizer = info.tokenizer
+    tokenizer = info_of(model).tokenizer
     chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
     texts, cut = [""] * len(chats), [False] * len(chats)
-    check_rows(model, len(chats))
     with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
-        for batch in batching.batches(
-            tokenizer, chats, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, max_rows=batch_size, device=device_of(runner)
-        ):
+        for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):
             for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens, kv_cache=kv_cache), strict=True):
                 texts[row] = decode_answer(tokenizer, ids)
                 cut[row] = len(ids) == max_new_tokens
@@ -110,35 +107,70 @@ def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
         )
 
 
-def answer_ids(model: Any, batch: batching.Batch, max_new_tokens: int, *, kv_cache: bool = True) -> list[list[int]]:
-    """Token ids of each row's greedy answer, without the end token, on the model that is given (its twin: see :func:`lens_steer.inference.engines.on_engine`)."""
-    with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
-        new = _continue(model, batch, max_new_tokens, kv_cache)
-    return [_until_end(ids, info_of(model).end_tokens) for ids in new.tolist()]
+def answer_ids(
+    model: Any, batch: batching.Batch, max_new_tokens: int, *, kv_cache: bool = True, until: Sequence[str] = ()
+) -> list[list[int]]:
+    """Token ids of each row's greedy answer, without the end token.
 
-
-def _continue(model: Any, batch: batching.Batch, max_new_tokens: int, kv_cache: bool) -> Int[Tensor, "batch new"]:
+    Args:
+        model: the one that does the work (its twin: see :func:`lens_steer.inference.engines.on_engine`).
+        batch: prompts.
+        max_new_tokens: of each answer.
+        kv_cache: False computes every forward from the first token on.
+        until: stop sequences. One that is a special token, which no decoded answer shows, ends an answer as an end
+            token does; for the others a batch on Hugging Face stops once each of its rows has one, and the text is the
+            caller's to cut.
+    """
     info = info_of(model)
+    ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]
+    with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
+        new = _continue(model, batch, max_new_tokens, kv_cache, ends, until)
+    return [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))] for ids in new.tolist()]
+
+
+def _unseen(tokenizer: Any, until: Sequence[str]) -> list[int]:
+    """The stop sequences that are special tokens, which a decoded answer does not show."""
+    encoded = [list(tokenizer(stop, add_special_tokens=False)["input_ids"]) for stop in until]
+    return [ids[0] for ids in encoded if len(ids) == 1 and not tokenizer.decode(ids, skip_special_tokens=True)]
+
+
+def _continue(
+    model: Any, batch: batching.Batch, max_new_tokens: int, kv_cache: bool, ends: list[int], until: Sequence[str]
+) -> Int[Tensor, "batch new"]:
+    info, width = info_of(model), batch.ids.shape[1]
     if info.backend == "hf":
-        from transformers import GenerationConfig
+        from transformers import GenerationConfig, StoppingCriteriaList
 
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=list(info.end_tokens) or None,
+            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=ends or None,
             pad_token_id=pad_id(info.tokenizer),
         )  # fmt: skip
+        texts = [stop for stop in until if stop]
+        stops = StoppingCriteriaList([_stopped(info.tokenizer, width, texts)] if texts else [])
         # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
         own, model.generation_config = model.generation_config, config
         try:
-            out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+            out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config, stopping_criteria=stops)
         finally:
             model.generation_config = own
     else:
         with told_apart(model, batch) as (padded, further):
             out = model.generate(
-                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(info.end_tokens), eos_token_id=list(info.end_tokens),
+                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(ends), eos_token_id=ends,
                 use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
             )  # fmt: skip
-    return out[:, batch.ids.shape[1] :]
+    return out[:, width:]
+
+
+def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., Any]:
+    """Tell Transformers after each new token which rows, after so many columns of prompt, have written a stop sequence."""
+    back = 2 + max(len(stop.encode()) for stop in stops)  # a token is a byte at least, so these hold the longest stop
+
+    def stopped(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        texts = tokenizer.batch_decode(ids[:, max(width, ids.shape[1] - back) :], skip_special_tokens=True)
+        return torch.tensor([any(stop in text for stop in stops) for text in texts], device=ids.device)
+
+    return stopped
 
 
 @contextmanager
@@ -161,7 +193,3 @@ def told_apart(model: Any, batch: batching.Batch) -> Iterator[tuple[Int[Tensor, 
         yield batch.ids.masked_fill(~mask, pad), {}
     finally:
         tokenizer.pad_token = kept
-
-
-def _until_end(ids: list[int], ends: tuple[int, ...]) -> list[int]:
-    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))]

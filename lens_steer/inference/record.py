@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, overload
@@ -19,50 +18,29 @@ from lens_steer._display import Shown
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.inference import batching
-from lens_steer.inference.class_means import Moments, StreamMeans, Sums
-from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
+from lens_steer.inference.attach import SiteFunction
+from lens_steer.inference.class_means import Moments, Pooling, Recording, StreamMeans, Sums, recording
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.forward import read_sites
 from lens_steer.models import sites
-from lens_steer.models.loading import ModelInfo, blocks_of, device_of, info_of
-from lens_steer.models.templates import ChatTemplate
-
-Pooling = Literal["last", "response", "token", "prompt token"]
+from lens_steer.models.loading import ModelInfo, info_of
 
 
 @dataclass(frozen=True)
-class Activations(Shown, view="activations"):
+class Activations(Recording, Shown, view="activations"):
     """Activations of both classes at a list of sites, on the CPU in float32.
 
     Attributes:
         sites: names in network order.
         positive, negative: one vector a prompt and site, or a token and site.
-        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a prompt; ``token`` (every token of the fixed response) or
-            ``prompt token`` (of the prompt), each a row a token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
-        model, architecture, n_layers, backend, weight_processing: of the model that was recorded.
-        prompt_hash: of the contrast.
         groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
-        template: the chat template that the prompts were rendered with, its arguments and its date.
-        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
-        stream: class means of every block's input, which are recorded in the same pass where the sites are norms' outputs in every block; not of other prompts, so whoever
-            takes some of the prompts, or labels them anew, leaves it out.
     """
 
     sites: tuple[str, ...]
     positive: Float[Tensor, "n_positive n_sites d_model"]
     negative: Float[Tensor, "n_negative n_sites d_model"]
-    pooling: Pooling
-    model: str
-    architecture: str
-    n_layers: int
-    backend: str
-    weight_processing: str
-    prompt_hash: str
     groups_positive: tuple[str, ...] = ()
     groups_negative: tuple[str, ...] = ()
-    template: ChatTemplate | None = None
-    hashes_positive: tuple[str, ...] = ()
-    hashes_negative: tuple[str, ...] = ()
-    stream: StreamMeans | None = None
 
     @property
     def d_model(self) -> int:
@@ -156,9 +134,8 @@ def record(
         ]
     means = [kept.means(beside, side.name)[0] for side, kept in zip((pair.positive, pair.negative), sums, strict=True) if beside]
     return Activations(
-        names, recorded[0], recorded[1], pooling, info.name, info.architecture, info.n_layers, info.backend,
-        info.weight_processing, pair.hash, tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
-        template=info.template, hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names, recorded[0], recorded[1], tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
+        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, *means) if beside else None,
     )  # fmt: skip
 
@@ -174,9 +151,8 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         means.append(sums.means(everything, side.name))
     positive, negative = means
     return Moments(
-        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative), pooling, info.name, info.architecture,
-        info.n_layers, info.backend, info.weight_processing, pair.hash, template=info.template,
-        hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative),
+        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
     )  # fmt: skip
 
@@ -213,22 +189,15 @@ def stream(
     bar: Any = None,
 ) -> None:  # fmt: skip
     """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""
-    info = info_of(model)
     responses = pooling == "response"
     if responses:
         check_responses(prompts)
-    check_rows(model, len(prompts))
-    with on_engine(model, engine) as runner:
-        for batch in batching.batches(
-            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=responses, device=device_of(runner)
-        ):
-            rows = torch.tensor(batch.rows)
-            weights = _pool_weights(batch, responses)
-            hooks = {n: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, n in enumerate(site_names)}
-            with running(batch), torch.inference_mode():
-                forward(runner, batch, hooks)
-            if bar is not None:
-                bar.update(len(rows))
+
+    def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
+        rows, weights = torch.tensor(batch.rows), _pool_weights(batch, responses)
+        return {name: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, name in enumerate(site_names)}
+
+    read_sites(model, prompts, collectors, engine=engine, with_response=responses, bar=bar)
 
 
 def check_responses(prompts: PromptSet) -> None:
@@ -249,52 +218,6 @@ def check_sides(pair: Contrast) -> None:
     for name, side in (("positive", pair.positive), ("negative", pair.negative)):
         if not len(side):
             raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
-
-
-def forward(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """One forward of a batch, as far as the last site needs; each site's hook gets its activations."""
-    (_forward_hf if info_of(model).backend == "hf" else _forward_tl)(model, batch, hooks)
-
-
-def _forward_tl(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """Of a HookedTransformer or TransformerBridge."""
-    points = [(sites.point(name, info_of(model).architecture), hook) for name, hook in hooks.items()]
-    with model.hooks(fwd_hooks=points):
-        model(batch.ids, attention_mask=batch.mask, return_type=None, stop_at_layer=max(sites.blocks_of(hooks)) + 1)
-
-
-class _Enough(Exception):
-    """Ends a Hugging Face forward after the last block that is needed."""
-
-
-def _forward_hf(model: Any, batch: batching.Batch, hooks: Mapping[str, Callable[..., None]]) -> None:
-    """Of a Hugging Face model, by hooks on its modules."""
-    stop = max(sites.blocks_of(hooks)) + 1
-    with ExitStack() as stack, suppress(_Enough):
-        for name, hook in hooks.items():
-            site = sites.parse(name)
-            module = model.get_submodule(site.module(info_of(model).architecture))
-            if site.is_input:
-                handle = module.register_forward_pre_hook(partial(_collect_input, collect=hook), with_kwargs=True)
-            else:
-                handle = module.register_forward_hook(partial(_collect_output, collect=hook))
-            stack.callback(handle.remove)
-        if stop < info_of(model).n_layers:
-            stack.callback(blocks_of(model)[stop].register_forward_pre_hook(_stop).remove)
-        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
-        model.model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False)
-
-
-def _stop(module: Any, args: Any) -> None:
-    raise _Enough
-
-
-def _collect_output(module: Any, args: Any, output: Any, *, collect: Callable[..., None]) -> None:
-    collect(output[0] if isinstance(output, tuple) else output)
-
-
-def _collect_input(module: Any, args: Any, kwargs: dict[str, Any], *, collect: Callable[..., None]) -> None:
-    collect(args[0] if args else kwargs["hidden_states"])
 
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:

@@ -15,13 +15,15 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
-from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
-from lens_steer.inference.record import Activations, check_responses, check_sides, forward
+from lens_steer.inference.attach import SiteFunction
+from lens_steer.inference.class_means import Pooling, recording
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.forward import read_sites
+from lens_steer.inference.record import Activations, check_responses, check_sides
 from lens_steer.models import sites as sites_
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.models.loading import info_of
 
-REGIONS = {"response": "token", "prompt": "prompt token"}  # → pooling
+REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # → pooling
 
 
 @dataclass
@@ -71,28 +73,22 @@ def record_tokens(
     names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
-        names, found[0][0], found[1][0], REGIONS[region], info.name, info.architecture, info.n_layers, info.backend, info.weight_processing,  # type: ignore[arg-type]
-        pair.hash, found[0][1], found[1][1], template=info.template,
+        names, found[0][0], found[1][0], found[0][1], found[1][1], **recording(info, pair, REGIONS[region])
     )  # fmt: skip
 
 
 def _tokens(model: Any, prompts: PromptSet, names: Sequence[str], region: str, engine: str) -> tuple[Tensor, tuple[str, ...]]:
     """Of one side: values and the group of each."""
-    info = info_of(model)
-    if region == "response":
+    responses = region == "response"
+    if responses:
         check_responses(prompts)
-    check_rows(model, len(prompts))
     kept = {name: _Rows() for name in names}
-    with on_engine(model, engine) as runner:
-        for batch in batching.batches(
-            info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=region == "response", device=device_of(runner)
-        ):
-            wanted = batch.mask.bool()
-            if region == "response":
-                ends = batch.ids.shape[1] - torch.tensor(batch.response_lengths, device=wanted.device)
-                wanted = torch.arange(batch.ids.shape[1], device=wanted.device)[None] >= ends[:, None]
-            with running(batch), torch.inference_mode():
-                forward(runner, batch, {name: partial(rows.keep, batch=batch, wanted=wanted) for name, rows in kept.items()})
+
+    def keepers(batch: batching.Batch) -> dict[str, SiteFunction]:
+        wanted = batch.in_response if responses else batch.mask.bool()
+        return {name: partial(rows.keep, batch=batch, wanted=wanted) for name, rows in kept.items()}
+
+    read_sites(model, prompts, keepers, engine=engine, with_response=responses)
     by_site = [[torch.cat(rows.of[i]) for i in range(len(prompts))] for rows in kept.values()]
     values = torch.stack([torch.cat(one) for one in by_site], dim=1)
     if not bool(torch.isfinite(values).all()):

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.inference import batching
-from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.inference.engines import check_engine
+from lens_steer.inference.forward import batches_of, logits_on
+from lens_steer.models.loading import info_of
 
 MAX_LOGITS = 2**28  # numbers a batch at most: 1 GiB in float32
 
@@ -56,23 +54,17 @@ def response_logits(
     Raises:
         LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for another number of prompts.
     """
-    info = info_of(model)
     missing = [i for i, p in enumerate(prompts) if p.response is None]
     if missing:
         raise LensSteerError(
             f"prompt {missing[0]} ({prompts[missing[0]].text[:40]!r}…) has no response: teacher forcing needs one"
         )
-    check_rows(model, len(prompts))
     check_engine(engine)
-    for batch in batching.batches(
-        info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, max_logits=logits_budget(model), device=device_of(model)
-    ):  # fmt: skip
+    for batch in batches_of(model, prompts, with_response=True, max_rows=batch_size, max_logits=logits_budget(model)):
         longest = max(batch.response_lengths)
         if not longest:
             continue
-        # entered batch by batch: a reader who stops half-way leaves nothing in force on the twin
-        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
-            logits = last_logits(runner, batch, longest + 1)
+        logits = logits_on(model, batch, longest + 1, engine)
         for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
             if length:
                 yield row, logits[i, -length - 1 : -1].float(), batch.ids[i, -length:]
@@ -111,49 +103,12 @@ def first_logits_by_batch(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
     """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
-    info = info_of(model)
-    check_rows(model, len(prompts))
     check_engine(engine)
-    for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_rows=batch_size, device=device_of(model)):
-        with on_engine(model, engine) as runner, running(batch), torch.inference_mode():
-            logits = last_logits(runner, batch, 1)
-        yield batch.rows, logits[:, -1].float()
+    for batch in batches_of(model, prompts, max_rows=batch_size):
+        yield batch.rows, logits_on(model, batch, 1, engine)[:, -1].float()
 
 
 def logits_budget(model: Any) -> int:
     """At how many positions a batch may keep logits, so that they stay within :data:`MAX_LOGITS` numbers."""
     vocabulary = model.config.vocab_size if info_of(model).backend == "hf" else model.cfg.d_vocab
     return max(1, MAX_LOGITS // int(vocabulary))
-
-
-def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """Logits of the last ``keep`` columns; the others are never unembedded."""
-    if info_of(model).backend == "hf":
-        position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
-        return model(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=False, logits_to_keep=keep).logits
-    handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
-    try:
-        return model(batch.ids, attention_mask=batch.mask, return_type="logits")
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Another forward in the place of a module's; one that the module had been given before (as Accelerate gives to the modules that it places) is put back.
-
-    >>> model = nn.Identity()
-    >>> with standing_in(model, lambda x: x + 1):
-    ...     model(torch.tensor(1))
-    tensor(2)
-    >>> model(torch.tensor(1))
-    tensor(1)
-    """
-    own = vars(module)
-    given = {"forward": own["forward"]} if "forward" in own else {}
-    own["forward"] = forward
-    try:
-        yield
-    finally:
-        del own["forward"]
-        own.update(given)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lens_steer.inference.teacher_forcing import standing_in
+from lens_steer.inference.attach import standing_in
 from lens_steer.models.loading import info_of
 
 MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")

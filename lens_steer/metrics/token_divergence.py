@@ -26,11 +26,12 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
-from lens_steer.inference.positions import running, steers
-from lens_steer.inference.teacher_forcing import last_logits, with_responses
+from lens_steer.inference.forward import batches_of, last_logits
+from lens_steer.inference.positions import steers
+from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.inference.unembedding import MEASURES, SLICE, Unembedding, compare, read_by_unembedding
 from lens_steer.models import sites
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.models.loading import info_of
 from lens_steer.stats import Estimate, bootstrap_means
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
@@ -197,9 +198,7 @@ def token_divergence(
     ):
         with steering(runner, plan):  # a plan that cannot be carried out is refused here
             unembedding = Unembedding.of(runner)
-        for batch in batching.batches(
-            info.tokenizer, forced, n_ctx=info.n_ctx, with_response=True, max_rows=batch_size, device=device_of(model)
-        ):
+        for batch in batches_of(model, forced, with_response=True, max_rows=batch_size):
             lengths |= zip(batch.rows, batch.response_lengths, strict=True)
             if any(batch.response_lengths):
                 moved = steers(plan.positions, batch)
@@ -240,16 +239,10 @@ def _of_batch(
     """Rows, positions, token ids and measures of a batch's tokens; without a plan the steered pass is the original one."""
     keep = max(batch.response_lengths) + 1
     first = min(sites.blocks_of(plan.sites)) if plan else 0
-    with running(batch), torch.inference_mode(), read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
+    with read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
         last_logits(runner, batch, keep)
     if plan:
-        with (
-            running(batch),
-            steering(runner, plan, tell=False),
-            from_block(runner, first, kept[0]),
-            torch.inference_mode(),
-            read_by_unembedding(runner) as read_steered,
-        ):
+        with steering(runner, plan, tell=False), from_block(runner, first, kept[0]), read_by_unembedding(runner) as read_steered:
             last_logits(runner, batch, keep)
     else:
         read_steered = read

@@ -1,29 +1,48 @@
-"""Whether what was made on one model may be used on another."""
+"""Which model something was made on, and whether it may be used on another."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any
 
 from lens_steer.errors import LensSteerError
+from lens_steer.models.info import ModelInfo
 from lens_steer.models.loading import info_of
-from lens_steer.models.templates import tell_difference
+from lens_steer.models.templates import ChatTemplate, tell_difference
 
 
-@runtime_checkable
-class MadeFor(Protocol):
-    """What knows the model that it was made for: a calibration, a plan."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ModelRef:
+    """Which model something was made on, as activations, calibrations, boundaries and probes record it.
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def n_layers(self) -> int: ...
-    @property
-    def d_model(self) -> int: ...
+    Attributes:
+        model: name, as it was loaded.
+        architecture: Hugging Face's model type.
+        n_layers: number of blocks.
+        template: the chat template of the prompts with its arguments and its date; None where that was not recorded.
+    """
+
+    model: str
+    architecture: str
+    n_layers: int
+    template: ChatTemplate | None = None
 
 
-def check_fits(made: MadeFor, model: Any) -> None:
+def reference(source: Any) -> dict[str, Any]:
+    """Give the fields of a :class:`ModelRef`: of a loaded model, or of what was made on one.
+
+    Args:
+        source: a model's description (:class:`lens_steer.models.info.ModelInfo`), or a :class:`ModelRef`.
+
+    >>> made = ModelRef(model="organism/qwen2", architecture="qwen2", n_layers=12)
+    >>> reference(made)
+    {'model': 'organism/qwen2', 'architecture': 'qwen2', 'n_layers': 12, 'template': None}
+    """
+    name = source.name if isinstance(source, ModelInfo) else source.model
+    return {"model": name, "architecture": source.architecture, "n_layers": source.n_layers, "template": source.template}
+
+
+def check_fits(made: Any, model: Any) -> None:
     """Refuse a calibration or a plan that was made on another model; tell (once, logged) where its prompts had another chat template, other arguments or another date.
 
     Raises:

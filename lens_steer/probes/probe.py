@@ -19,6 +19,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.inference.record import Activations
+from lens_steer.models.fits import reference
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +140,9 @@ def probe_of(
         means.append(float(rho.mean()))
         spreads.append(float(rho.std()))
     return Probe(
-        site, unit.float(), -bias / norm, means[0], spreads[0], means[1], spreads[1], source.model, source.architecture, source.n_layers,
+        site, unit.float(), -bias / norm, means[0], spreads[0], means[1], spreads[1],
         torch.from_numpy(weight).float(), bias, C, standardized, source.pooling, len(positive), len(negative), split, source.prompt_hash,
-        template=source.template, prompt_hashes_positive=source.hashes_positive, prompt_hashes_negative=source.hashes_negative,
+        **reference(source), prompt_hashes_positive=source.hashes_positive, prompt_hashes_negative=source.hashes_negative,
     )  # fmt: skip
 
 

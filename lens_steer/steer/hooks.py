@@ -7,7 +7,7 @@ pure operator and the clock that knows which of the running forward's tokens are
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lens_steer.errors import LensSteerError, expect
+from lens_steer.inference.attach import SiteFunction, attached
 from lens_steer.inference.engines import Active, active
 from lens_steer.inference.positions import Clock
 from lens_steer.models import sites
@@ -87,29 +87,60 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
 @contextmanager
 def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: Tally) -> Iterator[None]:
     """The plan's hooks on the model, or on its twin; what they did goes into the tally."""
-    clock = Clock(plan.positions)
-    with ExitStack() as stack:
-        followers = [
-            *clocked(model, clock, tokens=effects is not None),
-            final_norm_of(model).register_forward_pre_hook(partial(_after_blocks, method=plan.method, tally=tally)),
-        ]
-        for follower in followers:
-            stack.callback(follower.remove)
-        handles = []
-        for step in plan.steps:
-            bound: dict[torch.device, Bound] = {}
-            for name in step.sites:
-                like = example(model, name)
-                if like.device not in bound:
-                    bound[like.device] = bind_rows(step, like, clock)
-                handle, remove = attach(model, name, _hook(step, bound[like.device], clock, name, effects, model, tally))
-                stack.callback(remove)
-                handles.append(handle)
-        again = partial(_in_force, plan=plan, effects=effects, tally=tally)
-        entry = Active(plan.method, tuple(handles), tuple(followers), plan.n_rows, again)
-        stack.enter_context(active(model, entry))
+    clock, functions = Clock(plan.positions), []
+    for step in plan.steps:
+        bound: dict[torch.device, Bound] = {}
+        for name in step.sites:
+            like = example(model, name)
+            if like.device not in bound:
+                bound[like.device] = bind_rows(step, like, clock)
+            functions.append((name, _hook(step, bound[like.device], clock, name, effects, model, tally)))
+    again = partial(_in_force, plan=plan, effects=effects, tally=tally)
+    after = partial(_after_blocks, method=plan.method, tally=tally)
+    with following(model, clock, functions, plan.method, again, n_rows=plan.n_rows, tokens=effects is not None, after=after):
         yield
         tally.forwards, tally.steered = tally.forwards + clock.forwards, tally.steered + clock.steered
+
+
+@contextmanager
+def following(
+    model: Any,
+    clock: Clock,
+    functions: Iterable[tuple[str, SiteFunction]],
+    method: str,
+    again: Callable[[Any], Any],
+    *,
+    n_rows: int | None = None,
+    tokens: bool = True,
+    reads: bool = False,
+    after: Callable[..., None] | None = None,
+) -> Iterator[None]:
+    """Put functions at sites in force for the length of the block, with a clock that is told of every forward.
+
+    Args:
+        model: of any backend.
+        clock: what the functions ask where the running forward is.
+        functions, reads: see :func:`lens_steer.inference.attach.attached`.
+        method: by which messages name them.
+        again: puts the same in force on another model.
+        n_rows: how many prompts there is a value for; None where one value serves all.
+        tokens: whether the clock is told too which tokens a forward is fed.
+        after: called before the last norm, with the arguments of a forward pre-hook.
+    """
+    with ExitStack() as stack:
+        followers = [
+            model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
+            blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
+        ]
+        if tokens:
+            followers.append(embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock)))
+        if after is not None:
+            followers.append(final_norm_of(model).register_forward_pre_hook(after))
+        for follower in followers:
+            stack.callback(follower.remove)
+        handles = stack.enter_context(attached(model, functions, reads=reads))
+        stack.enter_context(active(model, Active(method, handles, tuple(followers), n_rows, again)))
+        yield
 
 
 class _ByRow:
@@ -190,83 +221,6 @@ def _steer_and_log(
     fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
     effects.add(site, activation, steered, fired, clock.counted(activation.shape[1], end_tokens))
     return steered
-
-
-def clocked(model: Any, clock: Clock, *, tokens: bool) -> list[RemovableHandle]:
-    """Tell a clock of every forward that begins, and with ``tokens`` what it is fed; returns the handles of the hooks that do."""
-    return [
-        model.register_forward_pre_hook(partial(_announce, clock=clock), with_kwargs=True),
-        blocks_of(model)[0].register_forward_pre_hook(partial(_start, clock=clock), with_kwargs=True),
-        *([embedding_of(model).register_forward_pre_hook(partial(_follow, clock=clock))] if tokens else []),
-    ]
-
-
-def attach(model: Any, name: str, hook: Callable[..., Any], *, reads: bool = False) -> tuple[object, Callable[[], None]]:
-    """Add a hook at a site, after those that are there; returns its handle and what removes it.
-
-    Args:
-        model: of any backend.
-        name: of the site.
-        hook: a :class:`SteeringHook`, or with ``reads`` one that returns None and leaves the activation as it is.
-        reads: whether it only reads.
-
-    Raises:
-        LensSteerError: the model has no such hook point, or a hook that writes at a site that a Hugging Face model or a TransformerBridge can only be read at.
-    """
-    backend = info_of(model).backend
-    if backend != "hooked" and sites.parse(name).kind == "resid_mid" and not reads:
-        whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
-        raise LensSteerError(
-            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the norm that reads it too): use {mend}, or steer attn_out"
-        )
-    return _attach_module(model, name, hook, reads) if backend == "hf" else _attach_point(model, name, hook)
-
-
-def _attach_point(model: Any, name: str, hook: Callable[..., Any]) -> tuple[object, Callable[[], None]]:
-    name = sites.point(name, info_of(model).architecture)
-    if name not in model.hook_dict:
-        raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
-    point = model.hook_dict[name]
-    # Not model.hooks(): at its end that would remove every hook of its context level, a user's own among them.
-    point.add_hook(hook)
-    handle = point.fwd_hooks[-1]
-
-    def remove() -> None:
-        handle.hook.remove()
-        if handle in point.fwd_hooks:
-            point.fwd_hooks.remove(handle)
-
-    return handle, remove
-
-
-def _attach_module(model: Any, name: str, hook: Callable[..., Any], reads: bool) -> tuple[object, Callable[[], None]]:
-    site = sites.parse(name)
-    module = model.get_submodule(site.module(info_of(model).architecture))
-    if site.is_input:
-        handle = module.register_forward_pre_hook(partial(_read_input if reads else _on_input, hook=hook), with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(partial(_read_output if reads else _on_output, hook=hook))
-    return handle, handle.remove
-
-
-def _read_output(module: nn.Module, args: Any, output: Any, *, hook: Callable[..., None]) -> None:
-    hook(output[0] if isinstance(output, tuple) else output, hook=None)
-
-
-def _read_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: Callable[..., None]) -> None:
-    hook(args[0] if args else kwargs["hidden_states"], hook=None)
-
-
-def _on_output(module: nn.Module, args: Any, output: Any, *, hook: SteeringHook) -> Any:
-    if isinstance(output, tuple):
-        return (hook(output[0], hook=None), *output[1:])
-    return hook(output, hook=None)
-
-
-def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, hook: SteeringHook) -> tuple[Any, dict[str, Any]]:
-    if args:
-        return (hook(args[0], hook=None), *args[1:]), kwargs
-    return args, {**kwargs, "hidden_states": hook(kwargs["hidden_states"], hook=None)}
 
 
 def _announce(module: nn.Module, args: Any, kwargs: dict[str, Any], *, clock: Clock) -> None:

@@ -6,7 +6,7 @@ Nothing is changed: the hooks only read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -18,14 +18,13 @@ from torch import Tensor
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary
-from lens_steer.inference.engines import Active, active
 from lens_steer.inference.positions import Clock
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import prepared, unit_direction
 from lens_steer.operators.projection import GATES
-from lens_steer.steer.hooks import attach, clocked, example
+from lens_steer.steer.hooks import example, following
 
 REGIONS = ("prompt", "generated")
 MAX_SHOWN = 50  # prompts in the notebook's view
@@ -197,15 +196,8 @@ def _reading(model: Any, into: Monitor) -> Iterator[None]:
     check_fits(boundary, model)
     sites.resolve([boundary.site], n_layers=info.n_layers, architecture=info.architecture)
     unit, clock = unit_direction(prepared(boundary.direction, example(model, boundary.site))), Clock("all")
-    with ExitStack() as stack:
-        followers = clocked(model, clock, tokens=True)
-        for follower in followers:
-            stack.callback(follower.remove)
-        hook = partial(_read, clock=clock, unit=unit, into=into, end_tokens=info.end_tokens)
-        handle, remove = attach(model, boundary.site, hook, reads=True)
-        stack.callback(remove)
-        entry = Active("monitor", (handle,), tuple(followers), None, partial(_reading, into=into))
-        stack.enter_context(active(model, entry))
+    read = partial(_read, clock=clock, unit=unit, into=into, end_tokens=info.end_tokens)
+    with following(model, clock, [(boundary.site, read)], "monitor", partial(_reading, into=into), reads=True):
         yield
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import positions as positions_
 from lens_steer.models import sites
+from lens_steer.models.fits import reference
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.operators.catalogue import bind, operator
 
@@ -90,6 +91,36 @@ class SteeringPlan(Shown, view="models"):
     d_model: int
     details: Mapping[str, float | list[float]] = field(default_factory=dict)
     template: ChatTemplate | None = None
+
+    @classmethod
+    def of(
+        cls,
+        source: Any,
+        method: str,
+        steps: Sequence[Step],
+        positions: str | Sequence[int] = "all",
+        **details: float | list[float],
+    ) -> SteeringPlan:
+        """Make a plan for the model that its vectors come from.
+
+        Args:
+            source: a calibration, a boundary or another :class:`~lens_steer.models.fits.ModelRef` with its
+                ``d_model``, or a model's description.
+            method, steps, details: see :class:`SteeringPlan`.
+            positions: which tokens, in words or as integers; see :mod:`lens_steer.inference.positions`.
+
+        Raises:
+            LensSteerError: positions that are not understood.
+
+        >>> import lens_steer as ls
+        >>> calibration = ls.load_calibration("figures/calibration")
+        >>> step = Step("ablate", calibration.sites[:2], {"direction": calibration.basis[0]})
+        >>> SteeringPlan.of(calibration, "ablation", [step], (3, 7))
+        SteeringPlan(ablation: 2 sites in 1 blocks of organism/qwen2 at all[3]+all[7])
+        """
+        return cls(
+            method, tuple(steps), positions_.normalized(positions), **reference(source), d_model=source.d_model, details=details
+        )
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, SteeringPlan) else NotImplemented

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -18,11 +17,13 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
+from lens_steer.inference.attach import at_input, standing_in
 from lens_steer.inference.engines import check_engine, check_idle, on_engine
-from lens_steer.inference.positions import running, steers
-from lens_steer.inference.teacher_forcing import last_logits, logits_budget, standing_in
+from lens_steer.inference.forward import batches_of, last_logits
+from lens_steer.inference.positions import steers
+from lens_steer.inference.teacher_forcing import logits_budget
 from lens_steer.models import sites
-from lens_steer.models.loading import blocks_of, device_of, info_of
+from lens_steer.models.loading import blocks_of
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 
@@ -56,15 +57,13 @@ def logits_by_value(
     if len(forced) > 1:
         raise LensSteerError("some prompts have a response and some have none: give all of them one, or none")
     check_idle(model)
-    info, any_plan = info_of(model), build(float(values[0]))
+    any_plan = build(float(values[0]))
     first, steered_any = min(sites.blocks_of(any_plan.sites)), False
     check_engine(engine)
-    for batch in batching.batches(
-        info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, max_rows=MAX_ROWS, max_logits=logits_budget(model), device=device_of(model)
-    ):  # fmt: skip
+    for batch in batches_of(model, prompts, with_response=True, max_rows=MAX_ROWS, max_logits=logits_budget(model)):
         keep = max(batch.response_lengths) + 1
         # entered anew for every forward: a reader who stops half-way leaves nothing in force on the twin
-        with on_engine(model, engine) as runner, running(batch), torch.inference_mode(), kept_input(runner, first) as kept:
+        with on_engine(model, engine) as runner, kept_input(runner, first) as kept:
             plain = last_logits(runner, batch, keep)
         yield from _rows(batch, plain, [None] * len(batch.rows))
         if not steers(any_plan.positions, batch):  # such as generated, where no prompt of the batch has a response
@@ -79,13 +78,7 @@ def logits_by_value(
             wide = _repeated(batch, len(indices))
             plan = build([float(values[k]) for k in indices for _ in batch.rows])
             hidden = kept[0].repeat(len(indices), 1, 1)
-            with (
-                on_engine(model, engine) as runner,
-                running(wide),
-                steering(runner, plan, tell=False),
-                from_block(runner, first, hidden),
-                torch.inference_mode(),
-            ):
+            with on_engine(model, engine) as runner, steering(runner, plan, tell=False), from_block(runner, first, hidden):
                 logits = last_logits(runner, wide, keep)
             yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
     if not steered_any:
@@ -118,9 +111,7 @@ def _rows(
 def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
     """The stream before a block, as the forward inside the ``with`` has it."""
     kept: list[Tensor] = []
-    handle = blocks_of(model)[block].register_forward_pre_hook(
-        lambda module, args, kwargs: kept.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-    )
+    handle = at_input(blocks_of(model)[block], lambda stream, hook: kept.append(stream))
     try:
         yield kept
     finally:
@@ -130,15 +121,10 @@ def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 @contextmanager
 def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
     """Forwards inside the ``with`` begin at a block, with this stream: the blocks before it pass on what they are given."""
-
-    def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
     with ExitStack() as stack:
         for earlier in blocks_of(model)[:block]:
             stack.enter_context(standing_in(earlier, _pass_on))
-        target = blocks_of(model)[block]
-        stack.callback(target.register_forward_pre_hook(begin, with_kwargs=True, prepend=True).remove)
+        stack.callback(at_input(blocks_of(model)[block], lambda stream, hook: hidden, prepend=True).remove)
         yield
 
 

@@ -22,15 +22,13 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import versions
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.forward import batches_of, check_room, last_logits, logits_on
 from lens_steer.inference.generation import answer_ids
-from lens_steer.inference.positions import running
-from lens_steer.inference.teacher_forcing import last_logits
 from lens_steer.interop.exports.folding import Folded
 from lens_steer.models import sites
 from lens_steer.models.loading import device_of, hf_twin, info_of
 from lens_steer.models.tokenization import pad_id
 from lens_steer.steer.hooks import steering
-from lens_steer.steer.plans import SteeringPlan
 
 FILE = "certificate.json"
 # Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models too.
@@ -153,20 +151,18 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
     engine = "tl" if any(sites.parse(n).kind == "resid_mid" for n in folded.plan.sites) and info.backend != "hf" else "hf"
     found = _Comparison()
     rows_a_batch = max(1, min(ROWS, LOGITS // (int(exported.config.vocab_size) * (new_tokens + 1))))
-    for batch in batching.batches(
-        info.tokenizer, asked, n_ctx=info.n_ctx, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch, device=device_of(model)
-    ):
-        answers = _under(model, folded.plan, engine, batch, new_tokens)
+    for batch in batches_of(model, asked, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch):
+        with steering(model, folded.plan, tell=False), on_engine(model, engine) as runner:
+            answers = answer_ids(runner, batch, new_tokens)
         found.compare_tokens(answers, answer_ids(exported, batch, new_tokens))
         prompt_ids = [ids[mask.bool()].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
         rows = [(i, p + a, len(a)) for i, (p, a) in enumerate(zip(prompt_ids, answers, strict=True))]
         for forced in batching.padded(rows, pad_id(info.tokenizer), max_tokens=10**9, device=device_of(model)):
             keep = max(forced.response_lengths) + 1
-            with torch.inference_mode():
-                with steering(model, folded.plan, tell=False), on_engine(model, engine) as runner, running(forced):
-                    hooked = last_logits(runner, forced, keep)
-                plain = last_logits(hf_twin(model), forced, keep)
-                found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
+            with steering(model, folded.plan, tell=False):
+                hooked = logits_on(model, forced, keep, engine)
+            plain = last_logits(hf_twin(model), forced, keep)
+            found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
     largest = max(found.largest, 1e-30)
     return Certificate(
         kind, info.name, folded.plan.row(), folded.plan.sites, tuple(asdict(r) for r in folded.refused),
@@ -190,9 +186,8 @@ def check_trial(model: Any, trial: Trial | None) -> None:
         raise LensSteerError(f"tolerance={asked.tolerance!r}: a positive number is needed")
     if asked.prompts is not None and not len(asked.prompts):
         raise LensSteerError("prompts is empty: give at least one")
-    info = info_of(model)
     check_idle(model)
-    batching.batches(info.tokenizer, prompts_for(model, asked.prompts), n_ctx=info.n_ctx, max_new_tokens=asked.new_tokens + 1)
+    check_room(model, prompts_for(model, asked.prompts), max_new_tokens=asked.new_tokens + 1)
 
 
 def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None) -> PromptSet | Sequence[Prompt]:
@@ -255,11 +250,6 @@ class _Comparison:
             self.largest = max(self.largest, float(a.abs().max()))
             self.change = max(self.change, float((a - c).abs().max()))
             self.positions += length + 1
-
-
-def _under(model: Any, plan: SteeringPlan, engine: str, batch: batching.Batch, new_tokens: int) -> list[list[int]]:
-    with steering(model, plan, tell=False), on_engine(model, engine) as runner:
-        return answer_ids(runner, batch, new_tokens)
 
 
 def _versions() -> dict[str, str]:

@@ -26,9 +26,10 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_engine, check_rows, on_engine
-from lens_steer.inference.positions import running
-from lens_steer.inference.teacher_forcing import last_logits, logits_budget
-from lens_steer.interop.harness.lm_eval_generation import Wanted, continued, cut
+from lens_steer.inference.forward import last_logits
+from lens_steer.inference.generation import answer_ids
+from lens_steer.inference.teacher_forcing import logits_budget
+from lens_steer.interop.harness.lm_eval_generation import Wanted, cut
 from lens_steer.models.loading import device_of, info_of
 from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import pad_id, plain_ids
@@ -172,10 +173,8 @@ class SteeredLM:
         ):
             for kind in dict.fromkeys(wanted):
                 rows = [(row, ids, 0) for row, ids in enumerate(encoded) if wanted[row] == kind]
-                for batch in batching.padded(
-                    rows, pad_id(self.tokenizer), extra=kind.tokens, max_rows=self.batch_size, device=device_of(runner)
-                ):
-                    for row, ids in zip(batch.rows, continued(runner, batch, kind), strict=True):
+                for batch in self._batches(runner, rows, extra=kind.tokens):
+                    for row, ids in zip(batch.rows, answer_ids(runner, batch, kind.tokens, until=kind.until), strict=True):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
                         self.cache_hook.add_partial("generate_until", requests[row].args, answers[row])
                     bar.update(len(batch.rows))
@@ -196,15 +195,8 @@ class SteeredLM:
         found: list[Scored] = [(0.0, False)] * len(requests)
         with self._steered() as runner, tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm, leave=False) as bar:
             rows = [(i, list(ids), length - 1) for i, (ids, length) in enumerate(keys)]
-            for batch in batching.padded(
-                rows,
-                pad_id(self.tokenizer),
-                max_rows=self.batch_size,
-                max_logits=logits_budget(runner),
-                device=device_of(runner),
-            ):
-                with running(batch), torch.inference_mode():
-                    logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
+            for batch in self._batches(runner, rows, max_logits=logits_budget(runner)):
+                logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
                 for i, row_logits in zip(batch.rows, logits, strict=True):
                     spread = row_logits[-keys[i][1] :].float().log_softmax(dim=-1)
                     greedy = spread.argmax(dim=-1).tolist()
@@ -216,6 +208,9 @@ class SteeredLM:
                             self.cache_hook.add_partial("loglikelihood", asked, found[row])
                     bar.update(len(fed[keys[i]]))
         return found
+
+    def _batches(self, runner: Any, rows: Sequence[tuple[int, list[int], int]], **limits: Any) -> Iterator[batching.Batch]:
+        return batching.padded(rows, pad_id(self.tokenizer), max_rows=self.batch_size, device=device_of(runner), **limits)
 
     @contextmanager
     def _steered(self) -> Iterator[Any]:

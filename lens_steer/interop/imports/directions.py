@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.inference.positions import normalized
 from lens_steer.interop.imports.source_files import vector
 from lens_steer.models import sites
-from lens_steer.models.fits import MadeFor, check_fits
+from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import unit_direction
 from lens_steer.steer.methods.common import Numbers, Positions, Sites
@@ -243,7 +243,7 @@ def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
         architecture=directions.architecture or info.architecture,
         n_layers=info.n_layers if directions.n_layers is None else directions.n_layers,
     )
-    check_fits(cast(MadeFor, known), model)
+    check_fits(known, model)
     return direction_set(
         dict(zip(known.sites, known.directions, strict=True)), selected_site=known.selected_site, details=known.details,
         model=known.model, architecture=known.architecture, n_layers=known.n_layers, source_format=known.source_format,

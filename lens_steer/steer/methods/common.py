@@ -10,7 +10,6 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.inference.positions import normalized
 from lens_steer.models import sites
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
@@ -34,17 +33,7 @@ def made(
     method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float | list[float]
 ) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
-    return SteeringPlan(
-        method,
-        tuple(steps),
-        normalized(positions),
-        source.model,
-        source.architecture,
-        source.n_layers,
-        source.d_model,
-        details,
-        source.template,
-    )
+    return SteeringPlan.of(source, method, steps, positions, **details)
 
 
 def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:

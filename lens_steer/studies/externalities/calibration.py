@@ -15,11 +15,12 @@ from lens_steer.data import Contrast, ContrastSet, Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means
 from lens_steer.geometry.planes import principal_component
-from lens_steer.inference import batching
-from lens_steer.inference.engines import check_engine, on_engine
-from lens_steer.inference.positions import running
-from lens_steer.inference.record import Activations, check_sides, forward, record
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.inference.attach import SiteFunction
+from lens_steer.inference.batching import Batch
+from lens_steer.inference.forward import read_sites
+from lens_steer.inference.record import Activations, check_sides, record
+from lens_steer.models.fits import reference
+from lens_steer.models.loading import info_of
 from lens_steer.studies.externalities.steerings import METHODS, ComplianceCalibration, JsonCalibration, paper_blocks
 
 
@@ -92,9 +93,9 @@ def calibrate_compliance(
     gaps = torch.einsum("nsd,sd->ns", acts.positive.double() - acts.negative.double(), directions)
     steered = tuple(acts.sites[b] for b in sorted(set(chosen)))
     return ComplianceCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture, n_layers,
+        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
         method, steered, torch.tensor([s for _, s in found]), (gaps > 0).float().mean(dim=0),
-        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), template=acts.template,
+        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), **reference(acts),
     )  # fmt: skip
 
 
@@ -129,8 +130,8 @@ def calibrate_json(
     target, without = ((m * directions).sum(dim=1).float() for m in means)
     lengths = torch.cat([acts.positive, acts.negative]).norm(dim=-1).mean(dim=0)
     return JsonCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash, acts.model, acts.architecture,
-        acts.n_layers, target, without, lengths, template=acts.template,
+        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
+        target, without, lengths, **reference(acts),
     )  # fmt: skip
 
 
@@ -138,16 +139,15 @@ def response_lengths(
     model: Any, prompts: Sequence[Prompt], names: Sequence[str], *, engine: str = ENGINE
 ) -> Float[Tensor, " n_sites"]:
     """Mean length of a response token's vector at each site, over all tokens of all fixed responses."""
-    info, total, count = info_of(model), torch.zeros(len(names), dtype=torch.float64), 0
-    check_engine(engine)
-    with on_engine(model, engine) as runner:
-        for batch in batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, with_response=True, device=device_of(runner)):
-            width = batch.ids.shape[1]
-            inside = torch.arange(width)[None] >= width - torch.tensor(batch.response_lengths)[:, None]
-            hooks = {n: partial(_add_lengths, total=total, index=i, inside=inside) for i, n in enumerate(names)}
-            with running(batch), torch.inference_mode():
-                forward(runner, batch, hooks)
-            count += sum(batch.response_lengths)
+    total, count = torch.zeros(len(names), dtype=torch.float64), 0
+
+    def adders(batch: Batch) -> dict[str, SiteFunction]:
+        nonlocal count
+        count += sum(batch.response_lengths)
+        inside = batch.in_response.cpu()
+        return {name: partial(_add_lengths, total=total, index=i, inside=inside) for i, name in enumerate(names)}
+
+    read_sites(model, prompts, adders, engine=engine, with_response=True)
     return (total / count).float()
 
 

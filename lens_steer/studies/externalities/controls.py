@@ -21,7 +21,6 @@ from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
 from lens_steer.evaluation.sweeps import Grid
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import orthonormalise, turned_at_random
-from lens_steer.inference.positions import normalized
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 from lens_steer.steer.value_sweep import Build
@@ -111,16 +110,7 @@ def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str
     for site in sites:
         basis = orthonormalise(source.direction(site), source.mean[source.row(site)])[0].flip(0).contiguous()
         steps.append(Step("selective", (site,), {"basis": basis, "angle": degrees}))
-    return SteeringPlan(
-        "selective",
-        tuple(steps),
-        normalized(positions),
-        source.model,
-        source.architecture,
-        source.n_layers,
-        source.directions.shape[1],
-        template=source.template,
-    )
+    return SteeringPlan.of(source, "selective", steps, positions)
 
 
 def divergence_of(

@@ -10,12 +10,11 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split, load_contrast, with_system
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.protocol import check_splits
-from lens_steer.inference import batching
+from lens_steer.inference.forward import check_room
 from lens_steer.inference.generation import generate
 from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.metrics.benchmarks import Tasks, task_splits
 from lens_steer.metrics.judges import Judge
-from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
 from lens_steer.studies.externalities.grading import graded
 
@@ -91,11 +90,10 @@ class Material:
         kept += [("tasks/select", self.tasks.select, max_new_tokens), ("tasks/report", self.tasks.report, max_new_tokens)]
         if self.unrestricted is not None and self.harmful_responses is None:
             kept.append(("refusal/report under unrestricted", _under(refusal.report.positive, self.unrestricted), max_new_tokens))
-        info = info_of(model)
         for where, prompts, room in kept:
             fixed = where in ("compliance/fit", "harmful_responses", "benign_responses")
             try:
-                batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=room, with_response=fixed)
+                check_room(model, prompts, max_new_tokens=room, with_response=fixed)
             except LensSteerError as error:
                 raise LensSteerError(f"{where}: {error}") from None
 

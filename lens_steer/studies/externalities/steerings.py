@@ -7,15 +7,14 @@ l and adds to the *input* of block l, which is the output of the block before: t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.inference.positions import normalized
 from lens_steer.models import sites
-from lens_steer.models.templates import ChatTemplate
+from lens_steer.models.fits import ModelRef
 from lens_steer.steer.methods.common import Numbers, Positions
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
@@ -25,7 +24,7 @@ Along = Mapping[str, Tensor] | None  # site → what is written in place of its 
 
 
 @dataclass(frozen=True, eq=False)
-class Benign:
+class Benign(ModelRef):
     """What both calibrations have: a unit direction at every block's output, and where it came from.
 
     Attributes:
@@ -35,8 +34,6 @@ class Benign:
         difference: length of the difference of the class means.
         n_pairs: of prompts.
         prompt_hash: of the prompts.
-        model, architecture, n_layers: of the model.
-        template: the chat template of the prompts, where it was recorded.
     """
 
     sites: tuple[str, ...]
@@ -45,10 +42,10 @@ class Benign:
     difference: Float[Tensor, " n_sites"]
     n_pairs: int
     prompt_hash: str
-    model: str
-    architecture: str
-    n_layers: int
-    template: ChatTemplate | None = field(default=None, kw_only=True)
+
+    @property
+    def d_model(self) -> int:
+        return self.directions.shape[1]
 
     def row(self, site: str) -> int:
         """Where a site, or for a block's input the output of the same block, stands in the tables.
@@ -64,12 +61,6 @@ class Benign:
     def direction(self, site: str) -> Float[Tensor, " d_model"]:
         """The unit direction that is written at a site."""
         return self.directions[self.row(site)]
-
-    def _made(self, method: str, steps: Sequence[Step], positions: Positions) -> SteeringPlan:
-        return SteeringPlan(
-            method, tuple(steps), normalized(positions), self.model, self.architecture, self.n_layers, self.directions.shape[1],
-            template=self.template,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +100,7 @@ class ComplianceCalibration(Benign):
             Step("add", (name,), {"direction": self.direction(name) if along is None else along[name], "coefficient": alpha})
             for name in chosen
         ]
-        return self._made("compliance", steps, positions)
+        return SteeringPlan.of(self, "compliance", steps, positions)
 
     def relative(self, coefficient: float) -> dict[str, float]:
         """α over the mean length of a response token's residual vector, at each steered site."""
@@ -154,7 +145,7 @@ class JsonCalibration(Benign):
         """
         unit, to = self.direction(site), numbers("target", float(self.target[self.row(site)]) if target is None else target)
         if along is None:
-            return self._made("clamp", [Step("clamp", (site,), {"direction": unit, "target": to})], positions)
+            return SteeringPlan.of(self, "clamp", [Step("clamp", (site,), {"direction": unit, "target": to})], positions)
         if isinstance(to, Tensor):
             raise LensSteerError(f"target={target!r}: along= takes one target for all prompts")
         length = float(along[site].norm())
@@ -162,7 +153,9 @@ class JsonCalibration(Benign):
             raise LensSteerError(f"along has length {length:.4g} at {site}: above 0 and at most 1 is needed")
         # two gated steps of half a mirror each: a token is below z̄ or above it, and as ‖w‖ ≤ 1 the first step takes none beyond z̄
         shared = {"direction": unit, "threshold": to, "coefficient": length / 2, "along": along[site]}
-        return self._made("clamp", [Step("mirror", (site,), {**shared, "gate": gate}) for gate in ("below", "above")], positions)
+        return SteeringPlan.of(
+            self, "clamp", [Step("mirror", (site,), {**shared, "gate": gate}) for gate in ("below", "above")], positions
+        )
 
     def __repr__(self) -> str:
         return f"JsonCalibration({self.model}: {self.n_pairs} pairs, {self.n_layers} blocks)"

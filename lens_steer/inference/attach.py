@@ -1,0 +1,149 @@
+"""Attaching functions to a running model and taking exactly these away again, on every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lens_steer.errors import LensSteerError
+from lens_steer.models import sites
+from lens_steer.models.loading import info_of
+
+SiteFunction = Callable[..., Tensor | None]
+"""Is called with a site's activation ``[batch, pos, d_model]`` and ``hook``, TransformerLens's hook point or None.
+
+What it returns takes the activation's place; None leaves it as it is."""
+
+
+@contextmanager
+def attached(model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads: bool = False) -> Iterator[tuple[object, ...]]:
+    """Call functions at named sites in the forwards inside the ``with``, after whatever is attached there already.
+
+    At the end exactly these functions are taken away, also after an exception; the user's own hooks stay.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        functions: site names with what to call there, in the order in which they are called.
+        reads: whether the functions only read; then they return None.
+
+    Yields:
+        The handles of what was attached, in order.
+
+    Raises:
+        LensSteerError: the model has no such hook point, or a function writes at a site at which a Hugging Face model
+            or a TransformerBridge can only be read.
+
+    >>> import lens_steer as ls
+    >>> model, shapes = ls.load_model("organism/qwen2"), []
+    >>> with attached(model, [("blocks.0.hook_resid_pre", lambda h, hook: shapes.append(tuple(h.shape)))], reads=True):
+    ...     logits = model("Hello")
+    >>> len(shapes), shapes[0][-1]
+    (1, 128)
+    """
+    info = info_of(model)
+    points = {} if info.backend == "hf" else model.hook_dict
+    with ExitStack() as stack:
+        handles: list[object] = []
+        for name, function in functions:
+            if not reads:
+                _check_written(name, info.backend)
+            if info.backend == "hf":
+                handle = _at_module(model, sites.parse(name), info.architecture, function)
+                stack.callback(handle.remove)
+            else:
+                handle = _at_point(points, sites.point(name, info.architecture), function, stack)
+            handles.append(handle)
+        yield tuple(handles)
+
+
+def at_input(module: nn.Module, function: SiteFunction, *, prepend: bool = False) -> RemovableHandle:
+    """Call a function on the stream that a module is given; what it returns, unless None, takes the stream's place.
+
+    Args:
+        module: a block or a norm, of any backend.
+        function: what to call; its ``hook`` is None.
+        prepend: whether it comes before what is attached there already.
+
+    >>> doubled = at_input(identity := nn.Identity(), lambda h, hook: 2 * h)
+    >>> import torch
+    >>> identity(torch.tensor(3.0))
+    tensor(6.)
+    """
+    return module.register_forward_pre_hook(partial(_on_input, function=function), with_kwargs=True, prepend=prepend)
+
+
+@contextmanager
+def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Put another forward in the place of a module's.
+
+    One that the module had been given before, as Accelerate gives to the modules that it places, is put back.
+
+    >>> import torch
+    >>> model = nn.Identity()
+    >>> with standing_in(model, lambda x: x + 1):
+    ...     model(torch.tensor(1))
+    tensor(2)
+    >>> model(torch.tensor(1))
+    tensor(1)
+    """
+    own = vars(module)
+    given = {"forward": own["forward"]} if "forward" in own else {}
+    own["forward"] = forward
+    try:
+        yield
+    finally:
+        del own["forward"]
+        own.update(given)
+
+
+def _check_written(name: str, backend: str) -> None:
+    """Refuse to write where no module's output or input is the whole stream."""
+    if backend != "hooked" and sites.parse(name).kind == "resid_mid":
+        whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
+        raise LensSteerError(
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the "
+            f"norm that reads it too): use {mend}, or steer attn_out"
+        )
+
+
+def _at_point(points: dict[str, Any], name: str, function: SiteFunction, stack: ExitStack) -> object:
+    if name not in points:
+        raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
+    point = points[name]
+    # Not model.hooks(): at its end that would remove every hook of its context level, a user's own among them.
+    point.add_hook(function)
+    handle = point.fwd_hooks[-1]
+
+    def remove() -> None:
+        handle.hook.remove()
+        if handle in point.fwd_hooks:
+            point.fwd_hooks.remove(handle)
+
+    stack.callback(remove)
+    return handle
+
+
+def _at_module(model: Any, site: sites.Site, architecture: str, function: SiteFunction) -> RemovableHandle:
+    module = model.get_submodule(site.module(architecture))
+    if site.is_input:
+        return at_input(module, function)
+    return module.register_forward_hook(partial(_on_output, function=function))
+
+
+def _on_output(module: nn.Module, args: Any, output: Any, *, function: SiteFunction) -> Any:
+    if not isinstance(output, tuple):
+        return function(output, hook=None)
+    new = function(output[0], hook=None)
+    return None if new is None else (new, *output[1:])
+
+
+def _on_input(module: nn.Module, args: Any, kwargs: dict[str, Any], *, function: SiteFunction) -> Any:
+    new = function(args[0] if args else kwargs["hidden_states"], hook=None)
+    if new is None:
+        return None
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})

@@ -1,0 +1,175 @@
+"""One forward over batches: prompts are rendered, padded and run on an engine; sites or logits are read from it.
+
+Recording, teacher forcing, divergence and what else runs prompts through a model share these functions; generation
+shares the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lens_steer._defaults import ENGINE
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.inference import batching
+from lens_steer.inference.attach import SiteFunction, at_input, attached
+from lens_steer.inference.engines import check_rows, on_engine
+from lens_steer.inference.positions import running
+from lens_steer.models import sites
+from lens_steer.models.loading import blocks_of, device_of, info_of
+
+
+def batches_of(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    *,
+    max_new_tokens: int = 0,
+    with_response: bool = False,
+    max_rows: int = batching.MAX_BATCH_ROWS,
+    max_logits: int | None = None,
+) -> Iterator[batching.Batch]:
+    """Cut prompts into the batches in which a model runs them, shortest first.
+
+    Everything is tokenised and checked before the first batch is given out.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        prompts: what to run.
+        max_new_tokens: tokens that each answer may have.
+        with_response: whether the fixed responses are run too.
+        max_rows, max_logits: limits of a batch; see :func:`lens_steer.inference.batching.padded`.
+
+    Raises:
+        LensSteerError: a plan in force with values for another number of prompts, a prompt that is longer than the
+            context leaves room for.
+
+    >>> import lens_steer as ls
+    >>> model, prompts = ls.load_model("organism/qwen2"), [Prompt.of("Hello there"), Prompt.of("Hi")]
+    >>> [batch.rows for batch in batches_of(model, prompts, max_rows=1)]
+    [(1,), (0,)]
+    """
+    info = info_of(model)
+    check_rows(model, len(prompts))
+    return batching.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, with_response=with_response,
+        max_rows=max_rows, max_logits=max_logits, device=device_of(model),
+    )  # fmt: skip
+
+
+def check_room(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, max_new_tokens: int = 0, with_response: bool = False
+) -> None:
+    """Refuse prompts that :func:`batches_of` would refuse: they are rendered, tokenised and measured, and no batch is made.
+
+    Args:
+        model: loaded, or described without its weights.
+        prompts, max_new_tokens, with_response: see :func:`batches_of`.
+
+    Raises:
+        LensSteerError: a prompt that is longer than the context leaves room for, or that the chat template refuses.
+
+    >>> import lens_steer as ls
+    >>> check_room(ls.load_model("organism/qwen2"), [Prompt.of("Hi")], max_new_tokens=64)
+    """
+    info = info_of(model)
+    batching.batches(
+        info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, with_response=with_response
+    )  # fmt: skip
+
+
+def read_sites(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    readers: Callable[[batching.Batch], Mapping[str, SiteFunction]],
+    *,
+    engine: str = ENGINE,
+    with_response: bool = False,
+    bar: Any = None,
+) -> None:
+    """Run prompts batch by batch, as far as the last site needs, and hand each site's activations to its reader.
+
+    Args:
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: what to run.
+        readers: makes, for a batch, what reads each site of it; see :func:`forward`.
+        engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.record`.
+        with_response: whether the fixed responses are run too.
+        bar: a progress bar, told of every batch's prompts.
+
+    Raises:
+        LensSteerError: as :func:`batches_of`, and what the engine refuses.
+
+    >>> import lens_steer as ls
+    >>> model, widths = ls.load_model("organism/qwen2"), []
+    >>> readers = {"blocks.0.hook_resid_pre": lambda h, hook: widths.append(h.shape[-1])}
+    >>> read_sites(model, [Prompt.of("Hi")], lambda batch: readers)
+    >>> widths
+    [128]
+    """
+    with on_engine(model, engine) as runner:
+        for batch in batches_of(runner, prompts, with_response=with_response):
+            forward(runner, batch, readers(batch))
+            if bar is not None:
+                bar.update(len(batch.rows))
+
+
+def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunction]) -> None:
+    """Run one batch as far as the last site needs, on the model that does the work.
+
+    Each site's reader is called with the activation ``[batch, pos, d_model]`` and ``hook``, and returns None.
+    """
+    info, stop = info_of(model), max(sites.blocks_of(readers)) + 1
+    with _fed(model, batch) as fed, attached(model, readers.items(), reads=True), ExitStack() as stack, suppress(_Enough):
+        if info.backend != "hf":
+            model(batch.ids, **fed, return_type=None, stop_at_layer=stop)
+            return
+        if stop < info.n_layers:
+            stack.callback(at_input(blocks_of(model)[stop], _enough).remove)
+        model.model(batch.ids, **fed)
+
+
+def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run one batch on the model that does the work, and unembed its last ``keep`` columns alone."""
+    with _fed(model, batch) as fed:
+        if info_of(model).backend == "hf":
+            return model(batch.ids, **fed, logits_to_keep=keep).logits
+        handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
+        try:
+            return model(batch.ids, **fed, return_type="logits")
+        finally:
+            handle.remove()
+
+
+def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Float[Tensor, "batch pos d_vocab"]:
+    """Give :func:`last_logits` on an engine.
+
+    It is entered for this one forward, so that a reader who stops half-way leaves nothing in force on the twin.
+    """
+    with on_engine(model, engine) as runner:
+        return last_logits(runner, batch, keep)
+
+
+@contextmanager
+def _fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
+    """Give what a forward of a batch is called with beside its tokens.
+
+    Inside the ``with``, steering knows the batch's padding, prompts and answers, and no gradients are kept.
+    """
+    with running(batch), torch.inference_mode():
+        fed: dict[str, Any] = {"attention_mask": batch.mask}
+        if info_of(model).backend == "hf":
+            fed |= {"position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0), "use_cache": False}
+        yield fed
+
+
+class _Enough(Exception):
+    """Ends a Hugging Face forward after the last block that is needed."""
+
+
+def _enough(*_: Any, **__: Any) -> None:
+    raise _Enough
