@@ -60,6 +60,12 @@ class Step:
         value = self.parameters.get(operator(self.operator).by_row or "")
         return len(value) if isinstance(value, Tensor) and value.ndim else None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The numbers and names of the step, without its vectors; one number a row as a list."""
+        found = operator(self.operator).settings(self.parameters)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+
     def at_rows(self, rows: Tensor) -> Mapping[str, Any]:
         """The parameters for some of the rows."""
         if self.n_rows is None:
@@ -73,7 +79,7 @@ class SteeringPlan(Shown, view="models"):
     """What to do to which activations of which model.
 
     Attributes:
-        method: what made it, a name of :data:`lens_steer.steer.methods.METHODS`.
+        method: what made it, a name of :data:`lens_steer.steer.method_table.METHODS`.
         steps: operators bound to sites.
         positions: which tokens; see :mod:`lens_steer.inference.positions`.
         model, architecture, n_layers, d_model: of the model that the plan is for.
@@ -109,18 +115,14 @@ class SteeringPlan(Shown, view="models"):
     @property
     def parameters(self) -> dict[str, Any]:
         """The numbers and names that all steps share, one value a row as a list; and the details."""
-        shared: dict[str, Any] = dict(self.details)
-        for name, value in self.steps[0].parameters.items():
-            if isinstance(value, Tensor) and (value.ndim != 1 or name != operator(self.steps[0].operator).by_row):
-                continue  # a vector or a basis
-            if all(name in step.parameters and _same(step.parameters[name], value) for step in self.steps):
-                shared[name] = value.tolist() if isinstance(value, Tensor) else value
-        return shared
+        first, others = self.steps[0].settings, [step.settings for step in self.steps[1:]]
+        shared = {n: v for n, v in first.items() if all(n in other and _same(other[n], v) for other in others)}
+        return {**self.details, **shared}
 
     @property
     def angle(self) -> float | list[float] | None:
         """Degrees, one number a row as a list; None for a method without an angle."""
-        return self.parameters.get("angle")
+        return self.parameters.get(operator(self.steps[0].operator).angle or "")
 
     @property
     def n_rows(self) -> int | None:
@@ -136,7 +138,8 @@ class SteeringPlan(Shown, view="models"):
         if self.angle is None:
             raise LensSteerError(f"method={self.method!r} has no angle to change")
         degrees = numbers("angle", angle)
-        return replace(self, steps=tuple(replace(s, parameters={**s.parameters, "angle": degrees}) for s in self.steps))
+        turned = [replace(s, parameters={**s.parameters, str(operator(s.operator).angle): degrees}) for s in self.steps]
+        return replace(self, steps=tuple(turned))
 
     def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The pure function that one site's activations go through, all of its steps in order (the first site's, if none is named)."""
