@@ -179,24 +179,37 @@ class SteeringPlan(Shown, view="models"):
 
 
 def numbers(name: str, value: Any) -> float | Tensor:
-    """A finite number as a float, or several as a float64 vector, one a prompt.
+    """Give a finite number as a float, or several as a float64 vector, one a prompt.
 
     Raises:
-        LensSteerError: anything else.
+        LensSteerError: The value is anything else.
 
-    >>> numbers("angle", "200"), numbers("angle", [0, 90])
+    >>> numbers("angle", 200), numbers("angle", [0, 90])
     (200.0, tensor([ 0., 90.], dtype=torch.float64))
     """
     try:
-        if isinstance(value, str):
-            parts = [float(part) for part in value.strip("[] ").split(",")]
-            value = parts if len(parts) > 1 else parts[0]
         found = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise LensSteerError(f"{name}={value!r} is not a number, nor one number for each prompt") from None
     if found.ndim > 1 or not found.numel() or not torch.isfinite(found).all():
         raise LensSteerError(f"{name}={value!r} is not a finite number, nor one for each prompt")
     return found.clone() if found.ndim else float(found)
+
+
+def parse_numbers(name: str, text: str) -> float | list[float]:
+    """Read a number, or several with commas between them, from a command line or a file.
+
+    Raises:
+        LensSteerError: The text is anything else.
+
+    >>> parse_numbers("angle", "200"), parse_numbers("angle", "[0, 90]")
+    (200.0, [0.0, 90.0])
+    """
+    try:
+        found = [float(part) for part in text.strip("[] ").split(",")]
+    except ValueError:
+        raise LensSteerError(f"{name}={text!r} is not a number, nor one number for each prompt") from None
+    return found if len(found) > 1 else found[0]
 
 
 def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
@@ -275,7 +288,7 @@ def _checked(operator_name: str, name: str, value: Any) -> Any:
     found_operator = operator(operator_name)
     if not found_operator.is_number(name, value):
         return value
-    found = numbers(name, value)
+    found = numbers(name, parse_numbers(name, value) if isinstance(value, str) else value)
     if isinstance(found, Tensor) and name != found_operator.by_row:
         raise LensSteerError(f"{name}={value!r}: operator {operator_name!r} takes one number here")
     return found

@@ -7,6 +7,7 @@ Every constructor takes a calibration and returns a :class:`~lens_steer.steer.pl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "METHODS",
     "act_add",
     "adaptive_angular",
+    "check_options",
     "check_source",
     "directional_ablation",
     "fixed_coefficient",
@@ -52,23 +54,32 @@ def check_source(method: Method, source: Calibration | Boundary) -> None:
         )
 
 
-def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
-    """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a method that writes at one.
+def check_options(method: str, source: Calibration | Boundary, options: Mapping[str, Any]) -> None:
+    """Refuse what :func:`make_plan` refuses of a method, its source and the names of its options.
 
     Raises:
         LensSteerError: The method is unknown, does not take an option, or lacks one that it needs.
-
-    >>> from lens_steer import load_calibration
-    >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient=2).row()["coefficient"]
-    2.0
     """
     record = find_method(method)
-    check_source(record, calibration)
-    known = dict(list(signature(record.build).parameters.items())[1:])  # the first is the calibration
+    check_source(record, source)
+    known = dict(list(signature(record.build).parameters.items())[1:])  # the first is the source
     for name, value in options.items():
         if name not in known:
             raise LensSteerError(f"{name}={value!r}: method {record.name!r} does not take it; it takes {', '.join(known)}")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in options]
     if missing:
         raise LensSteerError(f"method {record.name!r} needs {missing[0]}: give it")
-    return record.build(calibration, **options)
+
+
+def make_plan(method: str, source: Calibration | Boundary, **options: Any) -> SteeringPlan:
+    """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a method that writes at one.
+
+    Raises:
+        LensSteerError: As :func:`check_options`, and whatever the method's constructor refuses.
+
+    >>> from lens_steer import load_calibration
+    >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient=2).row()["coefficient"]
+    2.0
+    """
+    check_options(method, source, options)
+    return find_method(method).build(source, **options)
