@@ -71,7 +71,7 @@ def check_options(method: str, source: Calibration | Boundary, options: Mapping[
         raise LensSteerError(f"method {record.name!r} needs {missing[0]}: give it")
 
 
-def make_plan(method: str, source: Calibration | Boundary, **options: Any) -> SteeringPlan:
+def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
     """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a method that writes at one.
 
     Raises:
@@ -81,5 +81,5 @@ def make_plan(method: str, source: Calibration | Boundary, **options: Any) -> St
     >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient=2).row()["coefficient"]
     2.0
     """
-    check_options(method, source, options)
-    return find_method(method).build(source, **options)
+    check_options(method, calibration, options)
+    return find_method(method).build(calibration, **options)
