@@ -1,6 +1,6 @@
 """How each operator is bound to its parameters: all that does not depend on the activations is made once, for a hook that runs at every token.
 
-Each function takes all parameters of its operator and a tensor of the wanted device and dtype. Those that end in ``_map`` make the affine map instead.
+Each function takes all parameters of its operator and a tensor of the wanted device and dtype.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_steer.operators import addition, affine, projection, rotation
-from lens_steer.operators.affine import AffineMap
+from lens_steer.operators import addition, projection, rotation
 from lens_steer.operators.operator import Bound, Fires, Parameters
 
 
@@ -20,13 +19,13 @@ def selective(p: Parameters, like: Tensor) -> Bound:
     return partial(rotation.turn, basis=basis, writer=rotation.rotation_writer(basis, p["angle"]))
 
 
-def _from_mean_phase(p: Parameters) -> dict[str, Tensor]:
-    """The rotation that turns by the angle, less the mean phase."""
+def from_mean_phase(p: Parameters) -> dict[str, Tensor]:
+    """Give the parameters of the rotation by the angle, less the mean phase."""
     return {"basis": p["basis"], "angle": rotation.degrees(p["angle"]) - rotation.degrees(p["mean_phase"])}
 
 
 def mean_phase(p: Parameters, like: Tensor) -> Bound:
-    return selective(_from_mean_phase(p), like)
+    return selective(from_mean_phase(p), like)
 
 
 def standard(p: Parameters, like: Tensor) -> partial[Tensor]:
@@ -94,23 +93,3 @@ def mirror(p: Parameters, like: Tensor) -> Bound:
 def projection_gate(p: Parameters, like: Tensor) -> Fires:
     direction = addition.prepared(p["direction"], like)
     return partial(projection.past_threshold, direction=direction, threshold=p["threshold"], gate=p["gate"])
-
-
-def rotation_map(p: Parameters) -> AffineMap:
-    return affine.rotation_map(p["basis"], p["angle"])
-
-
-def mean_phase_map(p: Parameters) -> AffineMap:
-    return rotation_map(_from_mean_phase(p))
-
-
-def addition_map(p: Parameters) -> AffineMap:
-    return affine.addition_map(p["direction"], p["coefficient"])
-
-
-def clamp_map(p: Parameters) -> AffineMap:
-    return affine.clamp_map(p["direction"], p["target"])
-
-
-def ablation_map(p: Parameters) -> AffineMap:
-    return affine.clamp_map(p["direction"], 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.operators import addition, binding, projection, rotation
+from lens_steer.operators.affine import addition_map, clamp_map, rotation_map
 from lens_steer.operators.operator import Bound, Operator, Parameters
 from lens_steer.operators.parameters import (
     ALONG,
@@ -134,87 +135,50 @@ OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
         Operator(
-            name="selective",
-            function=rotation.selective_rotation,
-            parameters=(BASIS, ANGLE),
-            binder=binding.selective,
-            affine=binding.rotation_map,
-            isometry=True,
+            name="selective", function=rotation.selective_rotation, parameters=(BASIS, ANGLE),
+            binder=binding.selective, affine=lambda p: rotation_map(p["basis"], p["angle"]), isometry=True,
         ),
         Operator(
-            name="standard",
-            function=rotation.standard_angular,
-            parameters=(BASIS, ANGLE),
-            binder=binding.standard,
+            name="standard", function=rotation.standard_angular, parameters=(BASIS, ANGLE), binder=binding.standard,
             affine=_ONE_RAY,
         ),
         Operator(
-            name="adaptive",
-            function=rotation.adaptive_angular,
-            parameters=(BASIS, ANGLE, THRESHOLD, GATE_AXIS),
-            binder=binding.adaptive,
-            gate_binder=binding.adaptive_gate,
-            affine=_BEHIND_A_GATE,
+            name="adaptive", function=rotation.adaptive_angular, parameters=(BASIS, ANGLE, THRESHOLD, GATE_AXIS),
+            binder=binding.adaptive, gate_binder=binding.adaptive_gate, affine=_BEHIND_A_GATE,
         ),
         Operator(
-            name="mean_phase",
-            function=rotation.rotate_by_mean_phase,
-            parameters=(BASIS, ANGLE, MEAN_PHASE),
-            binder=binding.mean_phase,
-            affine=binding.mean_phase_map,
-            isometry=True,
+            name="mean_phase", function=rotation.rotate_by_mean_phase, parameters=(BASIS, ANGLE, MEAN_PHASE),
+            binder=binding.mean_phase, affine=lambda p: rotation_map(**binding.from_mean_phase(p)), isometry=True,
         ),
         Operator(
-            name="phase_collapse",
-            function=rotation.collapse_phase,
-            parameters=(BASIS, MEAN_PHASE),
-            binder=binding.phase_collapse,
-            affine=_ONE_RAY,
+            name="phase_collapse", function=rotation.collapse_phase, parameters=(BASIS, MEAN_PHASE),
+            binder=binding.phase_collapse, affine=_ONE_RAY,
         ),
         Operator(
-            name="add",
-            function=addition.add_direction,
-            parameters=(DIRECTION, COEFFICIENT),
-            binder=binding.add,
-            affine=binding.addition_map,
+            name="add", function=addition.add_direction, parameters=(DIRECTION, COEFFICIENT), binder=binding.add,
+            affine=lambda p: addition_map(p["direction"], p["coefficient"]),
         ),
         Operator(
-            name="add_keep_norm",
-            function=addition.add_direction_keep_norm,
-            parameters=(DIRECTION, COEFFICIENT),
-            binder=binding.add_keep_norm,
-            affine="scales each token back to its own length, which is not linear in it",
+            name="add_keep_norm", function=addition.add_direction_keep_norm, parameters=(DIRECTION, COEFFICIENT),
+            binder=binding.add_keep_norm, affine="scales each token back to its own length, which is not linear in it",
         ),
         Operator(
-            name="ablate",
-            function=addition.ablate_direction,
-            parameters=(DIRECTION,),
-            binder=binding.ablate,
-            affine=binding.ablation_map,
-            removes=True,
+            name="ablate", function=addition.ablate_direction, parameters=(DIRECTION,), binder=binding.ablate,
+            affine=lambda p: clamp_map(p["direction"], 0.0), removes=True,
         ),
         Operator(
-            name="clamp",
-            function=addition.clamp_projection,
-            parameters=(DIRECTION, TARGET),
-            binder=binding.clamp,
-            affine=binding.clamp_map,
+            name="clamp", function=addition.clamp_projection, parameters=(DIRECTION, TARGET), binder=binding.clamp,
+            affine=lambda p: clamp_map(p["direction"], p["target"]),
         ),
         Operator(
-            name="target",
-            function=projection.target_projection,
-            parameters=(DIRECTION, THRESHOLD, TARGET, GATE, ALONG),
-            binder=binding.target,
-            gate_binder=binding.projection_gate,
-            affine=_BEHIND_A_GATE,
+            name="target", function=projection.target_projection,
+            parameters=(DIRECTION, THRESHOLD, TARGET, GATE, ALONG), binder=binding.target,
+            gate_binder=binding.projection_gate, affine=_BEHIND_A_GATE,
         ),
         Operator(
-            name="mirror",
-            function=projection.mirror_projection,
-            parameters=(DIRECTION, THRESHOLD, COEFFICIENT, CAP, GATE, ALONG),
-            binder=binding.mirror,
-            gate_binder=binding.projection_gate,
-            affine=_BEHIND_A_GATE,
+            name="mirror", function=projection.mirror_projection,
+            parameters=(DIRECTION, THRESHOLD, COEFFICIENT, CAP, GATE, ALONG), binder=binding.mirror,
+            gate_binder=binding.projection_gate, affine=_BEHIND_A_GATE,
         ),
     )
-}
+}  # fmt: skip
