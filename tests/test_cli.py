@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lens_steer.cli import app as cli
-from lens_steer.steer.method_table import METHOD_LINES
+from lens_steer.steer.method_table import METHODS
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +168,7 @@ STEERED = {
 }
 
 
-@pytest.mark.parametrize("method", sorted(METHOD_LINES))
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_steers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, streamed: Path, made: Path, method: str
 ) -> None:
@@ -233,8 +233,8 @@ def test_the_help_of_steer_has_a_line_for_every_method(
 ) -> None:
     """Name and line, as the table has them."""
     out = " ".join(run(monkeypatch, capsys, "steer", "--help")[1].split())
-    for name, line in METHOD_LINES.items():
-        assert f"{name}: {line}" in out
+    for name, method in METHODS.items():
+        assert f"{name}: {method.help}" in out
 
 
 def test_help_of_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

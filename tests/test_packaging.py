@@ -90,7 +90,7 @@ def test_references_lead_where_python_does(names: Any) -> None:
         ("calibrate", "lens_steer.reports.report", "lens_steer.calibrate"),
         ("lens_steer.geometry.calibration.Calibration", None, "lens_steer.Calibration"),
         ("lens_steer.data.Prompt.group", "lens_steer.data.splits", "lens_steer.Prompt.group"),
-        ("METHODS", "lens_steer.steer.methods", "lens_steer.steer.methods.METHODS"),
+        ("METHODS", "lens_steer.steer.methods", "lens_steer.steer.method_table.METHODS"),
         ("Drawn", "lens_steer.figures.stability", "lens_steer.figures.core.Drawn"),
         ("lens_steer.metrics.judges.Verdict", None, "lens_steer.metrics.judges.verdicts.Verdict"),
         ("LensSteerError", "lens_steer._io.jsonl", "lens_steer.LensSteerError"),
@@ -107,9 +107,9 @@ def test_references_lead_where_python_does(names: Any) -> None:
 
 def test_constants_say_what_the_source_says(names: Any) -> None:
     """Short values as written, comments as words, keys and entries of what is long."""
-    found = {c.name: c for c in names.constants()["lens_steer.steer.methods"]}
-    assert found["BY_BOUNDARY"].value == '("swfc", "sttp", "stmp")'
-    assert found["BY_BOUNDARY"].text == "Those that take a probe."
+    found = {c.name: c for c in names.constants()["lens_steer.steer.method_table"]}
+    assert found["DEFAULT_OF_A_PROBE"].value == "'sttp'"
+    assert found["DEFAULT_OF_A_PROBE"].text == "Where no method is named."
     assert found["METHODS"].value is None
     assert found["METHODS"].text.startswith("Keys: ``selective``, ``standard``")
     tuples = {c.name: c.value for c in names.constants()["lens_steer.figures.core"]}

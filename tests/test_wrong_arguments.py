@@ -15,6 +15,7 @@ import lens_steer as ls
 from lens_steer.cli import app as cli
 from lens_steer.data.splits import deal
 from lens_steer.errors import LensSteerError
+from lens_steer.steer.plans import parse_numbers
 
 WRONG = {
     "ls.steering(model, cal).__enter__()": "plan is of type Calibration, and SteeringPlan is needed",
@@ -98,11 +99,11 @@ def test_unsteered_answers_that_are_cut_off(qwen: Any, calibration: Any, refusal
 
 def test_one_angle_a_prompt_in_words(calibration: Any) -> None:
     """What a command line can say."""
-    plan = ls.selective_steering(calibration, "90, 120,150")
+    plan = ls.selective_steering(calibration, parse_numbers("angle", "90, 120,150"))
     assert plan.n_rows == 3
     assert plan.row(1)["angle"] == 120.0
     with pytest.raises(LensSteerError, match="angle='90,x' is not a number"):
-        ls.selective_steering(calibration, "90,x")
+        parse_numbers("angle", "90,x")
 
 
 def test_the_bare_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

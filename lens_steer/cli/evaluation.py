@@ -29,6 +29,7 @@ from lens_steer.cli.options import (
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
+from lens_steer.steer.method_table import METHODS, find_method
 
 Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
 Constraints = Annotated[
@@ -76,20 +77,20 @@ def sweep(
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
     from lens_steer.evaluation import controls as controls_
-    from lens_steer.evaluation.conditions import ANGULAR, NONE, method_grids, probe_grid, rule_grids
+    from lens_steer.evaluation.conditions import NONE, method_grids, probe_grid, rule_grids
     from lens_steer.evaluation.control_runs import plain_bands
     from lens_steer.evaluation.protocol import check_splits, kept_constraints
     from lens_steer.evaluation.selection import check_quantity, kept_out
     from lens_steer.evaluation.sweeps import values_of
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.sweep_report import sweep_method
-    from lens_steer.steer.methods import method_name
 
-    method = method_name(method or default_method(probe))
+    record = find_method(method or default_method(probe))
+    method = record.name
     given = [name for name, v in (("--angles", angles), ("--coefficients", coefficients)) if v is not None]
-    wrong = "--coefficients" if method in ANGULAR else "--angles"
+    wrong = "--coefficients" if record.turns else "--angles"
     if wrong in given:
-        raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if method in ANGULAR else 'no angle'}")
+        raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if record.turns else 'no angle'}")
     _check_numbers({"--controls": controls, "--control-values": control_values})
     check_engine(engine)
     decides = judge_named(judge)
@@ -209,7 +210,6 @@ def compare(
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.compare_report import compare_and_write
     from lens_steer.reports.comparison_text import no_draws
-    from lens_steer.steer.methods import METHODS
 
     _check_numbers({"--controls": controls})
     check_engine(engine)

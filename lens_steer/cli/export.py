@@ -11,9 +11,11 @@ import typer
 from lens_steer.cli.common import emit, read_prompts
 from lens_steer.cli.groups import Group, grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import METHOD_HELP, CalibrationFolder, Method, Model, Out, Probe
-from lens_steer.cli.planning import At, Coefficient, PlanFolder, Target, read_plan
+from lens_steer.cli.options import METHOD_HELP, CalibrationFolder, Model, Out, Probe
+from lens_steer.cli.planning import At, Coefficient, PlanFolder, Source, read_plan, with_options
 from lens_steer.errors import LensSteerError
+from lens_steer.operators.parameters import ANGLE, COEFFICIENT
+from lens_steer.steer.method_table import METHODS, options
 
 NOTE = (
     "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate stands beside it, and an export that differs is an "
@@ -26,32 +28,33 @@ app = typer.Typer(
     help=f"A steering plan as LoRA adapters, as steered weights or as a control vector. {NOTE}",
 )
 
-AddingMethod = Annotated[str | None, typer.Option("--method", help="act-add, compliance or swfc (act-add; with a probe, swfc).")]
+ADDING = [m.name for m in METHODS.values() if m.operator == "add"]
+STRENGTHS = [p for p in options() if p.by_row]
+AddingMethod = Annotated[
+    str | None,
+    typer.Option("--method", help=f"{', '.join(ADDING[:-1])} or {ADDING[-1]} (act-add; with a probe, swfc)."),
+]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write (.gguf); its certificate stands beside it.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Export what folds, and say in the certificate what was left out.")]
 
 
 @dataclass(frozen=True)
-class Folding(Group):
+class Folding(with_options(Source, STRENGTHS, short=True)):
     """What is exported."""
 
-    calibration: CalibrationFolder = None
-    plan: PlanFolder = None
-    probe: Probe = None
-    method: Method = None
-    angle: Annotated[str | None, typer.Option("--angle", help="Degrees.")] = None
-    coefficient: Coefficient = None
-    target: Target = None
     sites: At = None
 
     def read(self) -> Any:
         """The saved plan, at another angle if one is given, or a method's."""
+        from lens_steer.steer.plans import parse_numbers
+
         at = {} if self.sites is None else {"at": self.sites}
-        source = (self.calibration, self.probe, self.method)
+        source, names = (self.calibration, self.probe, self.method), [p.name for p in STRENGTHS]
         if self.plan is None:
-            return read_plan(None, *source, self.given("angle", "coefficient", "target") | at)
-        made = read_plan(self.plan, *source, self.given("coefficient", "target") | at)
-        return made if self.angle is None else made.at(self.angle)
+            return read_plan(None, *source, self.given(*names) | at)
+        names.remove(ANGLE.name)
+        made = read_plan(self.plan, *source, self.given(*names) | at)
+        return made if self.angle is None else made.at(parse_numbers(ANGLE.name, self.angle))
 
 
 @dataclass(frozen=True)
@@ -242,11 +245,13 @@ def _imported(
     """The plan that adds imported directions; what they do not say of their model is read from its configuration."""
     from lens_steer.interop.gguf.control_vectors import completed
     from lens_steer.interop.imports.direction_files import load_directions
+    from lens_steer.steer.plans import parse_numbers
 
     if any(v is not None for v in others):
         raise LensSteerError("--directions are added as they are: leave out --plan, --calibration, --probe and --method")
     found = completed(load_directions(folder), model)
-    return found.additive_plan(1.0 if coefficient is None else coefficient, site=site, at=at)
+    strength = 1.0 if coefficient is None else parse_numbers(COEFFICIENT.name, coefficient)
+    return found.additive_plan(strength, site=site, at=at)
 
 
 def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:

@@ -90,6 +90,8 @@ class AsPlan(Group):
 
     def of(self, found: Any, out: Path) -> Any:
         """The plan, or None."""
+        from lens_steer.steer.plans import parse_numbers
+
         planned = self.coefficient is not None or self.ablate
         if self.coefficient is not None and self.ablate:
             raise LensSteerError("--coefficient adds the direction and --ablate removes it: give one of the two")
@@ -103,7 +105,8 @@ class AsPlan(Group):
             return found.ablation_plan(site=self.site, at=self.at, everywhere=self.at is None, positions=self.positions)
         if self.coefficient is None:
             return None
-        return found.additive_plan(self.coefficient, site=self.site, at=self.at, positions=self.positions)
+        strength = parse_numbers("coefficient", self.coefficient)
+        return found.additive_plan(strength, site=self.site, at=self.at, positions=self.positions)
 
 
 def official(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.steer.method_table import METHOD_LINES
+from lens_steer.steer.method_table import DEFAULT, DEFAULT_OF_A_PROBE, METHODS, boundary_methods
 
 Model = Annotated[
     str,
@@ -62,7 +62,8 @@ Limit = Annotated[
     typer.Option("--limit", help="At most N prompts of a file, drawn with the seed before the split; N,first: the first N."),
 ]
 Probe = Annotated[
-    Path | None, typer.Option("--probe", help="Folder of one site's probe, in place of a calibration (for swfc, sttp, stmp).")
+    Path | None,
+    typer.Option("--probe", help=f"Folder of one site's probe, in place of a calibration (for {', '.join(boundary_methods())})."),
 ]
 JudgeOption = Annotated[
     str | None,
@@ -74,9 +75,12 @@ JudgeOption = Annotated[
 ShowAnswers = Annotated[
     bool, typer.Option("--show-answers", help="Show answers to positive prompts, too, where no ground truth grades them.")
 ]
-Method = Annotated[str | None, typer.Option("--method", help="One of the methods listed below (selective; with a probe, sttp).")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help=f"One of the methods listed below ({DEFAULT}; with a probe, {DEFAULT_OF_A_PROBE})."),
+]
 CalibrationFolder = Annotated[Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")]
-METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{name}: {line}" for name, line in METHOD_LINES.items())
+METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{m.name}: {m.help}" for m in METHODS.values())
 Split = Annotated[
     str | None,
     typer.Option(

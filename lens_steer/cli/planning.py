@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,33 +12,46 @@ import typer
 from lens_steer.cli.groups import Group
 from lens_steer.cli.options import CalibrationFolder, Method, Probe
 from lens_steer.errors import LensSteerError
+from lens_steer.operators.parameters import COEFFICIENT, Parameter
+from lens_steer.steer.method_table import DEFAULT, DEFAULT_OF_A_PROBE, options
+
+
+def option_of(parameter: Parameter, *, short: bool = False) -> Any:
+    """The command line's option that sets a parameter; ``short`` leaves out which values it takes."""
+    values = "" if short or not parameter.values else f": {parameter.values}"
+    return typer.Option(f"--{parameter.name.replace('_', '-')}", help=f"{parameter.help}{values}.")
+
+
+def with_options(base: type[Group], parameters: Iterable[Parameter], *, short: bool = False) -> Any:
+    """A group of options, and after them an option for each parameter: text for numbers, of which there may be several, else the choice's own type."""
+    added = []
+    for p in parameters:
+        kind: Any = type(p.choices[0]) if p.kind == "choice" else str
+        added.append((p.name, Annotated[kind | None, option_of(p, short=short)], None))
+    return make_dataclass(base.__name__, added, bases=(base,), frozen=True)
+
 
 PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
-Coefficient = Annotated[str | None, typer.Option("--coefficient", help="Strength of an addition, of StTP or StMP.")]
-Target = Annotated[str | None, typer.Option("--target", help="Projection that clamp sets.")]
+Coefficient = Annotated[str | None, option_of(COEFFICIENT)]
 At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
 UNSTEERED = "none"  # --method, of commands that may well not steer
-_OF_A_METHOD = ("angle", "coefficient", "target", "threshold", "gate_axis", "gate", "positions")
+_OF_A_METHOD = (*(p.name for p in options()), "positions")
 
 
 @dataclass(frozen=True)
-class Planned(Group):
-    """What steers."""
+class Source(Group):
+    """What a plan is made from."""
 
     calibration: CalibrationFolder = None
     plan: PlanFolder = None
     probe: Probe = None
     method: Method = None
-    angle: Annotated[
-        str | None, typer.Option("--angle", help="Degrees: relative for selective, absolute for standard, adaptive, mean-phase.")
-    ] = None
-    coefficient: Coefficient = None
-    target: Target = None
-    threshold: Annotated[str | None, typer.Option("--threshold", help="Gate of adaptive (0).")] = None
-    gate_axis: Annotated[int | None, typer.Option("--gate-axis", help="Axis of adaptive's gate: 0 (b1) or 1 (b2).")] = None
-    gate: Annotated[str | None, typer.Option("--gate", help="Side of the boundary that sttp and stmp move: below or above.")] = (
-        None
-    )
+
+
+@dataclass(frozen=True)
+class Planned(with_options(Source, options())):
+    """What steers."""
+
     sites: At = None
     positions: Annotated[
         str | None,
@@ -78,18 +92,20 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def read_plan(
-    saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, options: dict[str, Any]
-) -> Any:
+def read_plan(saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, asked: dict[str, Any]) -> Any:
     """The saved plan, or a method's on a calibration or a probe."""
-    from lens_steer.steer.methods import make_plan
-    from lens_steer.steer.plans import load_plan
+    from lens_steer.steer.methods import check_options, make_plan
+    from lens_steer.steer.plans import load_plan, parse_numbers
 
     if sum(v is not None for v in (saved, calibration, probe)) != 1:
         raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
     if saved is None:
-        return make_plan(method or default_method(probe), read_source(calibration, probe), **options)
-    given = [*(["method"] if method else []), *options]
+        method, source = method or default_method(probe), read_source(calibration, probe)
+        check_options(method, source, asked)
+        numeric = {p.name for p in options() if p.kind == "number"}
+        read = {name: parse_numbers(name, value) if name in numeric else value for name, value in asked.items()}
+        return make_plan(method, source, **read)
+    given = [*(["method"] if method else []), *asked]
     if given:
         raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
     return load_plan(str(saved))
@@ -107,4 +123,4 @@ def read_source(calibration: Path | None, probe: Path | None) -> Any:
 
 def default_method(probe: Path | None) -> str:
     """What is meant where no method is named."""
-    return "selective" if probe is None else "sttp"
+    return DEFAULT if probe is None else DEFAULT_OF_A_PROBE

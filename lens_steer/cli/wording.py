@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from lens_steer.steer.method_table import METHODS
+
+SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments whose option has their name
 SAME = (
-    "adapter", "angle", "bound", "chat_template", "coefficient", "column", "component", "constraint", "device", "device_map", "direction", "dtype", "engine", "judge",
+    *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map", "direction", "dtype", "engine", "judge",
     "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random", "negative", "objective", "pooling", "positions", "positive", "quantization", "report_negative",
     "report_positive", "revision", "rule", "rules", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
     "template_date", "trait",
@@ -16,7 +19,7 @@ OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", 
 UNMISTAKABLE = tuple(name for name in SAME if "_" in name)
 _VALUED = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})=(?!=)(\([^)]*\)|(?=\S))?")
 _NAMED = re.compile(rf"(?<![\w.'\"/=])({'|'.join(UNMISTAKABLE)})(?![\w.='\"/(])")
-_BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )(angle|coefficient)(?=: give it)")
+_BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )({'|'.join(SWEPT)})(?=: give it)")
 _SIDES = re.compile(r"^(positive|negative)(?= is missing| holds no prompts)|(?<=\bgive )(positive) and (negative)(?= too\b)")
 
 

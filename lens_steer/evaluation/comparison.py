@@ -15,10 +15,7 @@ from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.conditions import (
-    ANGLES,
-    ANGULAR,
     COMPARED,
-    READS,
     control_grids,
     method_grids,
     rule_grids,
@@ -53,6 +50,7 @@ from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
 from lens_steer.stats import Estimate
+from lens_steer.steer.method_table import ANGLES, find_method
 
 DRAWN = 3  # controls in draws: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # follows the name of a method at the matched divergence
@@ -136,7 +134,7 @@ def compare(
         model: from :func:`lens_steer.load_model`.
         contrast: directions from fit, choices from select, numbers from report.
         out: folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
-        methods: names of :data:`lens_steer.steer.methods.METHODS`, ``selective`` among them.
+        methods: names of :data:`lens_steer.steer.method_table.METHODS`, ``selective`` among them.
         values: angles of the angular methods and of the controls.
         objective, constraints: see :func:`lens_steer.evaluation.selection.choose`; a constraint on capability is dropped where there are no tasks. Left out, the constraints are
             :func:`lens_steer.evaluation.protocol.default_constraints`.
@@ -164,21 +162,17 @@ def compare(
     if len({v % 360 for v in values}) < PARAMETERS:
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     system = baseline_system(model, system)
-    wanted = dict.fromkeys([REFERENCE, *methods])
+    wanted = {name: find_method(name) for name in (REFERENCE, *methods)}
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
     activations = {
         name: record(model, contrast.fit, name, engine=engine, progress=progress)
-        for name in ("norm_out", *{READS[m] for m in wanted if m in READS})
+        for name in ("norm_out", *{m.reads for m in wanted.values()} - {"norm_out"})
     }
     calibrations = {name: _kept(out, name, acts, seed) for name, acts in activations.items()}
     base = calibrations["norm_out"]
     shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
     controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
-    grids = [
-        g
-        for m in wanted
-        for g in method_grids(calibrations[READS.get(m, "norm_out")], m, values=values if m in ANGULAR else None)
-    ]
+    grids = [g for m in wanted.values() for g in method_grids(calibrations[m.reads], m.name, values=values if m.turns else None)]
     by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
     grids += by_rule
     identity = {"seed": seed, "fit": contrast.fit.hash}

@@ -19,53 +19,19 @@ from lens_steer.geometry.planes import random_plane
 from lens_steer.geometry.rules import with_rule
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites
-from lens_steer.steer.methods import BY_BOUNDARY, METHODS, make_plan, method_name
+from lens_steer.steer.method_table import ANGLES, METHODS, find_method, turning_methods
+from lens_steer.steer.methods import check_source, make_plan
 from lens_steer.steer.plans import SteeringPlan
 
-ANGLES = tuple(float(a) for a in range(0, 360, 10))
 SITES_TRIED = 6  # of an addition at one site: as many settings as there are angles
 NONE, PROMPT_ONLY, IDENTITY, SHUFFLED = "no steering", "prompt only", "identity angle", "shuffled labels"
 RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL = "random plane", "random sites", "early half", "late half", "all sites"
 CONTROLS = (IDENTITY, RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL, SHUFFLED)
-ANGULAR = ("selective", "standard", "adaptive", "mean-phase")
-FIXED = ("ablation", "ablation-everywhere", "phase-collapse", "clamp")
-# Methods that write at one site, and their values. What elicits takes harmful activations towards the harmless side: against the direction, below the boundary.
-ONE_SITE: dict[str, tuple[float, ...]] = {
-    "act-add": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
-    "act-add-keep-norm": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
-    "swfc": (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0),
-    "sttp": (0.0, -2.0, -4.0, -8.0, -16.0, -36.0),
-    "stmp": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
-}
-# The same towards the positive side, from below the boundary, to somewhat beyond the best ones of the paper (4, 36 and 4).
-TOWARDS_POSITIVE: dict[str, tuple[float, ...]] = {
-    "swfc": (0.5, 1.0, 2.0, 4.0, 6.0, 8.0), "sttp": (0.0, 6.0, 12.0, 24.0, 36.0, 48.0), "stmp": (0.5, 1.0, 2.0, 3.0, 4.0, 6.0),
-}  # fmt: skip
-GATED = {"sttp": {"gate": "above"}, "stmp": {"gate": "above"}}
-COEFFICIENTS = (-8.0, -4.0, -2.0, -1.3, -1.0, 1.0)
-# What each method's authors read and write; the others use the norms' outputs, as Selective Steering does.
-READS = {"act-add": "resid_pre", "act-add-keep-norm": "resid_pre", "ablation-everywhere": "resid_pre", "swfc": "resid_post", "sttp": "resid_post",
-         "stmp": "resid_post"}  # fmt: skip
-AT_DISCRIMINATIVE = (
-    *ANGULAR,
-    "phase-collapse",
-    "compliance",
-)  # methods that write at the discriminative sites, whichever rule gives them
 # The bounds that a rule is swept over, so that one is chosen on select like an angle.
 RULE_BOUNDS: dict[str, tuple[float, ...]] = {"effect": (0.5, 1.0, 2.0, 3.0), "auroc": (0.8, 0.9, 0.95, 0.99)}
 _MEASURES = {"effect": "d", "auroc": "AUROC"}
-COMPARED = (
-    "selective",
-    "standard",
-    "adaptive",
-    "act-add",
-    "act-add-keep-norm",
-    "ablation",
-    "ablation-everywhere",
-    "swfc",
-    "sttp",
-    "stmp",
-)
+COMPARED = tuple(m.name for m in METHODS.values() if m.compared)
+TOWARDS_POSITIVE = {m.name: m.positive_grid for m in METHODS.values() if m.positive_grid}  # of a probe, from below its boundary
 
 
 def method_grids(calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any) -> list[Grid]:
@@ -73,7 +39,7 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
 
     Args:
         calibration: of the model.
-        method: a name of :data:`lens_steer.steer.methods.METHODS`.
+        method: a name of :data:`lens_steer.steer.method_table.METHODS`.
         values: angles or coefficients; left out: ten degrees apart, or the method's own list.
         options: further ones of the plan constructor, such as ``at`` or ``positions``.
 
@@ -84,22 +50,17 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
     >>> [(g.variant, len(g.values)) for g in method_grids(load_calibration("figures/calibration"), "selective")]
     [('', 36)]
     """
-    method = method_name(method)
-    build = partial(_build, method, calibration, options)
-    if method in FIXED:
+    record = find_method(method)
+    build = partial(plan_at_value, record.name, calibration, options)
+    if record.swept is None:
         if values is not None:
-            raise LensSteerError(f"method={method!r} has no angle and no coefficient to sweep: leave the values out")
-        return [Grid(method, build)]
-    if method in ANGULAR:
-        return [Grid(method, build, tuple(ANGLES if values is None else values))]
-    if method in ONE_SITE and "at" not in options:
-        tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
-        chosen = tuple(ONE_SITE[method] if values is None else values)
-        return [
-            Grid(method, partial(_build_at, method, calibration, name, GATED.get(method, {}) | options), chosen, name)
-            for name in tried
-        ]
-    return [Grid(method, build, tuple(COEFFICIENTS if values is None else values))]
+            raise LensSteerError(f"method={record.name!r} has no angle and no coefficient to sweep: leave the values out")
+        return [Grid(record.name, build)]
+    chosen = record.grid if values is None else tuple(values)
+    if not record.tries_sites or "at" in options:
+        return [Grid(record.name, build, chosen)]
+    tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
+    return [Grid(record.name, partial(plan_at_sites, record.name, options, calibration, (n,)), chosen, n) for n in tried]
 
 
 def rule_condition(method: str, rule: str) -> str:
@@ -115,7 +76,7 @@ def rule_grids(
 
     Args:
         calibration: whose direction and plane are used; it says which sites a rule gives (:func:`lens_steer.geometry.rules.discriminative_by_rule`).
-        method: one of :data:`AT_DISCRIMINATIVE`.
+        method: one that writes at the discriminative sites, whichever rule gives them.
         rules: of :data:`lens_steer.geometry.discriminative.RULES`.
         values, options: see :func:`method_grids`.
         bounds: rule → bounds that are tried.
@@ -131,10 +92,11 @@ def rule_grids(
     >>> [g.name for g in grids][:2], left_out[0]
     (['selective (centred) (15 sites)', 'selective (effect) (d > 0.5, 11 sites)'], "rule 'paper' is the calibration's own: condition 'selective' has it")
     """
-    method = method_name(method)
-    if method not in AT_DISCRIMINATIVE:
+    method = find_method(method).name
+    if METHODS[method].writes != "discriminative":
+        others = ", ".join(m.name for m in METHODS.values() if m.writes == "discriminative")
         raise LensSteerError(
-            f"rules={list(rules)!r}: method {method!r} does not write at the discriminative sites; use one of {', '.join(AT_DISCRIMINATIVE)}"
+            f"rules={list(rules)!r}: method {method!r} does not write at the discriminative sites; use one of {others}"
         )
     grids: list[Grid] = []
     left_out: list[str] = []
@@ -167,11 +129,10 @@ def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None 
     Raises:
         LensSteerError: a method that needs a calibration.
     """
-    method = method_name(method)
-    build = partial(_build, method, source, options)
-    if method not in BY_BOUNDARY:
-        raise LensSteerError(f"method {method!r} needs a calibration, and a probe was given: use one of {', '.join(BY_BOUNDARY)}")
-    return Grid(method, build, tuple(TOWARDS_POSITIVE[method] if values is None else values), source.site)
+    record = find_method(method)
+    check_source(record, source)
+    chosen = record.positive_grid if values is None else tuple(values)
+    return Grid(record.name, partial(plan_at_value, record.name, source, options), chosen, source.site)
 
 
 def control_grids(
@@ -204,13 +165,17 @@ def control_grids(
     if system is not None:
         found.append(Grid(PROMPT_ONLY, system=system))
     found += [
-        Grid(IDENTITY, partial(_build, "selective", calibration, {}), (0.0,)),
-        Grid(RANDOM_PLANE, partial(_build, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}), angles),
-        *(Grid(name, partial(_build, "selective", calibration, {"at": where}), angles) for name, where in places.items()),
+        Grid(IDENTITY, partial(plan_at_value, "selective", calibration, {}), (0.0,)),
+        Grid(
+            RANDOM_PLANE,
+            partial(plan_at_value, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}),
+            angles,
+        ),
+        *(Grid(name, partial(plan_at_value, "selective", calibration, {"at": where}), angles) for name, where in places.items()),
     ]
     if shuffled is not None:
         at = calibration.discriminative_sites  # a shuffled calibration may have none of its own
-        found.append(Grid(SHUFFLED, partial(_build, "selective", shuffled, {"at": at}), angles))
+        found.append(Grid(SHUFFLED, partial(plan_at_value, "selective", shuffled, {"at": at}), angles))
     return found
 
 
@@ -220,7 +185,8 @@ def has_angle(condition: str) -> bool:
     >>> has_angle("standard"), has_angle("random plane"), has_angle("act-add")
     (True, True, False)
     """
-    return condition in (*ANGULAR, *CONTROLS, *(rule_condition(m, rule) for m in ANGULAR for rule in RULES))
+    by_rule = (rule_condition(method, rule) for method in turning_methods() for rule in RULES)
+    return condition in (*turning_methods(), *CONTROLS, *by_rule)
 
 
 def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
@@ -240,18 +206,32 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     )
 
 
-def _build(method: str, calibration: Calibration | Boundary, options: dict[str, Any], value: Any) -> SteeringPlan:
-    """A plan from one value or one a row; None for a method that has none."""
-    if value is None:
-        return make_plan(method, calibration, **options)
-    return make_plan(method, calibration, **{"angle" if method in ANGULAR else "coefficient": value}, **options)
+def plan_at_value(method: str, source: Calibration | Boundary, options: Mapping[str, Any], value: Any) -> SteeringPlan:
+    """Make a plan at one value of the swept parameter, or at one a row; None for a method that is not swept.
+
+    >>> from lens_steer import load_calibration
+    >>> plan_at_value("selective", load_calibration("figures/calibration"), {}, 90.0).angle
+    90.0
+    """
+    return make_plan(method, source, **METHODS[method].at_value(value), **options)
 
 
-def _build_at(method: str, calibration: Calibration, name: str, options: dict[str, Any], value: Any) -> SteeringPlan:
-    """A plan at one site: an addition there, or an operator on the boundary there."""
-    if method in ("act-add", "act-add-keep-norm"):
-        return _build(method, calibration, {**options, "at": (name,)}, value)
-    return METHODS[method](boundary(calibration, name), value, **options)
+def plan_at_sites(
+    method: str, options: Mapping[str, Any], calibration: Calibration, where: tuple[str, ...], value: Any
+) -> SteeringPlan:
+    """Make a plan at given sites; a method that knows a boundary has a step of its own at each.
+
+    >>> from lens_steer import load_calibration
+    >>> calibration = load_calibration("figures/calibration")
+    >>> len(plan_at_sites("swfc", {}, calibration, calibration.sites[4:6], 1.0).steps)
+    2
+    """
+    record = METHODS[method]
+    if record.writes != "boundary":
+        return plan_at_value(record.elsewhere or method, calibration, {**options, "at": where}, value)
+    further = {**record.swept_with, **options}
+    plans = [plan_at_value(method, boundary(calibration, name), further, value) for name in where]
+    return replace(plans[0], steps=tuple(step for plan in plans for step in plan.steps))
 
 
 def _spread(names: Sequence[str], n: int) -> list[str]:

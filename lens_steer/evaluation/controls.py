@@ -20,10 +20,10 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.conditions import ALL, ANGULAR, GATED, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, shuffled_labels
+from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, plan_at_sites, shuffled_labels
 from lens_steer.evaluation.control_bands import DRAW
 from lens_steer.evaluation.sweeps import Grid
-from lens_steer.geometry.boundary import Boundary, boundary
+from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import RULES
 from lens_steer.geometry.files import load_calibration, save_calibration
@@ -31,18 +31,13 @@ from lens_steer.geometry.planes import random_plane, turned_at_random
 from lens_steer.inference.record import Activations, record
 from lens_steer.models import sites
 from lens_steer.operators.catalogue import operator
-from lens_steer.steer.methods import BY_BOUNDARY, make_plan
+from lens_steer.steer.method_table import METHODS, turning_methods
 from lens_steer.steer.plans import SteeringPlan, Step
 from lens_steer.steer.value_sweep import Build
 
 DRAWS, SELECT_VALUES = 10, 4
 RANDOM_DIRECTION, IDENTITY_SETTING = "random direction", "identity setting"
-IN_A_PLANE = (*ANGULAR, "phase-collapse")
 SEEDS_APART = 1000  # between the draws of one seed and those of the next
-# The value at which a method leaves every token as it is; the others have none.
-IDENTITIES = {
-    "selective": 0.0, "act-add": 0.0, "act-add-keep-norm": 0.0, "compliance": 0.0, "swfc": 0.0, "stmp": 0.0,
-}  # fmt: skip
 AT_ITS_VALUE = (
     "Every control ran at the value that was chosen for the method on the select split. No control had a choice of its own, so this is no matched selection: part of what the method is ahead "
     "may come from choosing."
@@ -96,25 +91,25 @@ def along_random(plan: SteeringPlan, seed: int) -> SteeringPlan:
     >>> bool(torch.isclose(a.norm(), b.norm())), bool(torch.isclose(a, b).all())
     (True, False)
     """
-    if any("direction" not in s.parameters for s in plan.steps):
+    if not all(operator(s.operator).directions for s in plan.steps):
         raise LensSteerError(
             f"plan of method {plan.method!r} has steps without a direction: give a rotation a random basis instead"
         )
-    drawn = turned_at_random(torch.stack([s.parameters["direction"] for s in plan.steps]), seed)
+    own = [s.parameters[operator(s.operator).directions[0]] for s in plan.steps]
+    drawn = turned_at_random(torch.stack(own), seed)
     return replace(plan, steps=tuple(_along(s, d) for s, d in zip(plan.steps, drawn, strict=True)))
 
 
 def _along(step: Step, drawn: Tensor) -> Step:
     """A step along another direction."""
-    name = "along" if "along" in operator(step.operator).takes else "direction"
-    return replace(step, parameters={**step.parameters, name: drawn})
+    return replace(step, parameters={**step.parameters, operator(step.operator).directions[-1]: drawn})
 
 
 def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
     """Random planes in place of a rotation's own, at a few of its values spread over the grid; none for a method without an angle, which has no figure over values."""
     grid = grids[0]
     turning = [v for v in grid.values if v is not None and not _is_identity(grid.condition, v)]
-    if grid.condition not in ANGULAR or len(turning) < 2 or not controls.select_values:
+    if grid.condition not in turning_methods() or len(turning) < 2 or not controls.select_values:
         return []
     return _random(controls, replace(grid, values=_inside(turning, controls.select_values)))
 
@@ -140,16 +135,16 @@ def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibratio
     method, value, source = chosen.condition, chosen.values[0], controls.source
     found: list[Grid] = []
     missing: dict[str, str] = {}
-    if method in IDENTITIES:
-        found.append(replace(chosen, condition=IDENTITY_SETTING, values=(IDENTITIES[method],), variant=""))
+    if identities := _identities(method):
+        found.append(replace(chosen, condition=IDENTITY_SETTING, values=identities[:1], variant=""))
     else:
         missing[IDENTITY_SETTING] = f"no value of {method} leaves a token as it is"
     found += _random(controls, chosen)
     if isinstance(source, Boundary):
         return found, missing | dict.fromkeys((RANDOM_SITES, ALL, SHUFFLED), OF_ONE_SITE)
     own = chosen.build(value).sites
-    pool = _pool(source, own, directed=method not in IN_A_PLANE)
-    placed = partial(_placed, method, dict(controls.options))
+    pool = _pool(source, own, directed=not _in_a_plane(method))
+    placed = partial(plan_at_sites, method, dict(controls.options))
     if len(own) < len(pool):
         for k, where in enumerate(_site_sets(pool, own, controls.draws, controls.seed)):
             found.append(Grid(RANDOM_SITES, partial(placed, source, where), (value,), f"{DRAW} {k + 1}"))
@@ -230,10 +225,10 @@ def _random(controls: Controls, grid: Grid) -> list[Grid]:
     """A method's grid in random planes, or along random directions, a draw each."""
     seeds, source = [controls.seed * SEEDS_APART + k for k in range(controls.draws)], controls.source
     assert grid.build is not None
-    if grid.condition in IN_A_PLANE and isinstance(source, Calibration):
+    if _in_a_plane(grid.condition) and isinstance(source, Calibration):
         name, own = RANDOM_PLANE, grid.build(grid.values[0]).sites
         planes = [replace(source, basis=random_plane(source.d_model, seed)) for seed in seeds]
-        builds: list[Build] = [partial(_placed, grid.condition, dict(controls.options), c, own) for c in planes]
+        builds: list[Build] = [partial(plan_at_sites, grid.condition, dict(controls.options), c, own) for c in planes]
     else:
         name, builds = RANDOM_DIRECTION, [partial(_along_random, grid.build, seed) for seed in seeds]
     return [replace(grid, condition=name, build=b, variant=f"{DRAW} {k + 1}") for k, b in enumerate(builds)]
@@ -241,16 +236,6 @@ def _random(controls: Controls, grid: Grid) -> list[Grid]:
 
 def _along_random(build: Build, seed: int, value: Any) -> SteeringPlan:
     return along_random(build(value), seed)
-
-
-def _placed(method: str, options: dict[str, Any], calibration: Calibration, where: tuple[str, ...], value: Any) -> SteeringPlan:
-    """A method's plan from a calibration at given sites; one that knows a boundary has a step of its own at each."""
-    number = {} if value is None else {"angle" if method in ANGULAR else "coefficient": value}
-    if method in BY_BOUNDARY:
-        plans = [make_plan(method, boundary(calibration, n), **number, **(GATED.get(method, {}) | options)) for n in where]
-        return replace(plans[0], steps=tuple(step for plan in plans for step in plan.steps))
-    named = "ablation" if method == "ablation-everywhere" else method  # the same operator, which takes sites
-    return make_plan(named, calibration, **number, **{**options, "at": where})
 
 
 def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> tuple[str, ...]:
@@ -271,8 +256,17 @@ def _site_sets(pool: tuple[str, ...], own: tuple[str, ...], draws: int, seed: in
     return found
 
 
+def _in_a_plane(method: str) -> bool:
+    """Whether a method steers in the plane, and not along directions."""
+    return method in METHODS and bool(operator(METHODS[method].operator).planes)
+
+
+def _identities(method: str) -> tuple[float, ...]:
+    return METHODS[method].identities if method in METHODS else ()
+
+
 def _is_identity(method: str, value: float) -> bool:
-    return method in IDENTITIES and value % 360 == IDENTITIES[method]
+    return value % 360 in _identities(method)
 
 
 def _inside(values: Sequence[float], n: int) -> tuple[float, ...]:

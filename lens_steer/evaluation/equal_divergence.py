@@ -20,17 +20,10 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import has_angle
 from lens_steer.evaluation.sweeps import Grid
 from lens_steer.metrics.kl import mean_kl_by_value
+from lens_steer.steer.method_table import METHODS
 
 TOLERANCE = 0.05  # of the target, relative
 STEPS = 8
-IDENTITIES: dict[str, tuple[float, ...]] = {
-    "selective": (0.0, 360.0),
-    "act-add": (0.0,),
-    "act-add-keep-norm": (0.0,),
-    "swfc": (0.0,),
-    "stmp": (0.0,),
-    "compliance": (0.0,),
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def curve(
     """
     if grid.build is None or None in grid.values:
         raise LensSteerError(f"condition {grid.name!r} has no values: its divergence is one number, and nothing can be matched")
-    identity = IDENTITIES.get(grid.condition, ())
+    identity = METHODS[grid.condition].identities if grid.condition in METHODS else ()
     values = sorted({float(v) for v in grid.values if v is not None} | set(identity))
     measured = [v for v in values if v not in identity]
     found = dict(

@@ -9,15 +9,10 @@ from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet
 from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.comparison import DRAWN, REFERENCE, baseline_system
 from lens_steer.evaluation.conditions import (
-    ANGULAR,
-    COEFFICIENTS,
     CONTROLS,
-    FIXED,
     IDENTITY,
     NONE,
-    ONE_SITE,
     PROMPT_ONLY,
-    READS,
     RULE_BOUNDS,
     SITES_TRIED,
     rule_condition,
@@ -30,6 +25,7 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.models.loading import info_of
+from lens_steer.steer.method_table import find_method
 
 
 def bounding(protocol: Protocol) -> Work:
@@ -82,12 +78,10 @@ def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterab
     """Those of the methods, and of the reference at other rules' sites: as many bounds as are tried, though some may give the same sites."""
     angles, found = tuple(map(float, values)), list[Grid]()
     for method in dict.fromkeys(methods):
-        if method in ANGULAR:
-            found.append(Grid(method, None, angles))
-        elif method in ONE_SITE:
-            found += [Grid(method, None, ONE_SITE[method], f"site {i}") for i in range(SITES_TRIED)]
-        else:
-            found.append(Grid(method) if method in FIXED else Grid(method, None, COEFFICIENTS))
+        record = find_method(method)
+        swept = angles if record.turns else record.grid or (None,)
+        variants = [f"site {i}" for i in range(SITES_TRIED)] if record.tries_sites else [""]
+        found += [Grid(method, None, swept, variant) for variant in variants]
     for rule in dict.fromkeys(rules):
         if rule != RULES[0]:  # a comparison's calibration has that one
             variants = [f"bound {b:g}" for b in RULE_BOUNDS.get(rule, ())] or [""]
@@ -102,7 +96,7 @@ def comparing(
     """:func:`lens_steer.evaluation.comparison.compare`, without the search for equal divergence between two values, whose length nobody knows before."""
     wanted = list(dict.fromkeys([REFERENCE, *methods]))
     grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
-    read = {"norm_out", *(READS[m] for m in wanted if m in READS)}
+    read = {"norm_out", *(find_method(m).reads for m in wanted)}
     on_select, on_report = _protocols(model, contrast, tasks, max_new_tokens)
     total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
     total += _evaluating(on_select, on_report, grids)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from lens_steer._defaults import ENGINE
@@ -23,7 +22,8 @@ from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.notebook.views import html
 from lens_steer.steer.hooks import steering
-from lens_steer.steer.methods import METHODS, make_plan, method_name
+from lens_steer.steer.method_table import find_method, turning_methods
+from lens_steer.steer.methods import make_plan
 from lens_steer.steer.plans import SteeringPlan, numbers
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Dial:
 
     def plan(self, angle: float | int) -> SteeringPlan:
         """The plan at an angle."""
-        return make_plan(self.method, self.calibration, angle=angle, **self.options)
+        return make_plan(self.method, self.calibration, **find_method(self.method).at_value(angle), **self.options)
 
     def at(self, angle: float | int | None) -> Turned:
         """What an angle makes of the prompt; None: without steering. Measured once, then kept.
@@ -185,7 +185,7 @@ def dial(
         model: from :func:`lens_steer.load_model`.
         calibration: the plane and the sites.
         prompt: one prompt; a string is a user's turn.
-        method: of :data:`lens_steer.steer.methods.METHODS`, one with an angle.
+        method: of :data:`lens_steer.steer.method_table.METHODS`, one with an angle.
         angle: that the dial begins at, degrees.
         step: of the slider, degrees.
         site: whose activation the picture shows, the last prompt token's; left out, the selected site if the method steers it, else the last one that it steers.
@@ -237,10 +237,9 @@ def _checked(
 ) -> tuple[Prompt, str, dict[str, Any], str]:  # fmt: skip
     """Prompt, method, options and site of a dial, checked before anything runs."""
     expect("prompt", prompt, (Prompt, str), "a dial shows one prompt")
-    name = method_name(method)
-    if "angle" not in signature(METHODS[name]).parameters:
-        turning = [m for m, build in METHODS.items() if "angle" in signature(build).parameters]
-        raise LensSteerError(f"method={method!r} has no angle to turn: use one of {', '.join(turning)}")
+    record = find_method(method)
+    if not record.turns:
+        raise LensSteerError(f"method={method!r} has no angle to turn: use one of {', '.join(turning_methods())}")
     for what, value, least in (("angle", angle, 0.0), ("step", step, 1e-9)):
         degrees = numbers(what, value)
         if not isinstance(degrees, float) or not least <= degrees <= FULL:
@@ -248,12 +247,12 @@ def _checked(
     check_engine(engine)
     check_fits(calibration, model)
     check_idle(model)
-    plan = make_plan(name, calibration, angle=float(angle), **options)
+    plan = make_plan(record.name, calibration, **record.at_value(float(angle)), **options)
     if site is None:
         site = calibration.selected_site if calibration.selected_site in plan.sites else plan.sites[-1]
     info = info_of(model)
     sites.resolve([sites.parse(site).name], n_layers=info.n_layers, architecture=info.architecture)
-    return Prompt.of(prompt) if isinstance(prompt, str) else prompt, name, options, site
+    return Prompt.of(prompt) if isinstance(prompt, str) else prompt, record.name, options, site
 
 
 def _under(model: Any, plan: SteeringPlan | None) -> AbstractContextManager[Any]:

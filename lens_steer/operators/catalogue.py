@@ -1,4 +1,4 @@
-"""Every operator under one name: how it is bound to its parameters, and what it did to a batch of activations.
+"""Every operator under one name, with its parameters, how it is bound to them, where its gate fires and the affine map that it is.
 
 A bound operator is :func:`functools.partial` over a pure function, with all that does not depend on the activation made once (unit directions,
 writers, products); it computes in the dtype it was bound in.
@@ -6,56 +6,29 @@ writers, products); it computes in the dtype it was bound in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators import addition, projection, rotation
-
-Bound = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
-Parameters = Mapping[str, Any]  # a vector or basis, numbers, one number a row, or a name
-
-
-@dataclass(frozen=True)
-class Operator:
-    """One operator.
-
-    Attributes:
-        name: of the operator.
-        function: the pure function of tensors, called with the vectors and the parameters by name.
-        bind: parameters and a tensor of the wanted device and dtype → ``h ↦ h'``.
-        needs, takes: names of the parameters without and with a default.
-        by_row: the parameter that may hold one value for each row of a batch.
-        gate: parameters → ``h ↦`` where it moves anything; None for an operator without a gate.
-        vectors: the parameters that are vectors or planes.
-        choices: the parameters that are names or axes.
-        optional: the numbers that may be None. Every other parameter is a number, and one of ``by_row`` may be several.
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    bind: Callable[[Parameters, Tensor], Bound]
-    needs: tuple[str, ...]
-    takes: tuple[str, ...] = ()
-    by_row: str | None = None
-    gate: Callable[[Parameters, Tensor], Callable[[Tensor], Tensor]] | None = None
-    vectors: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-
-    def is_number(self, parameter: str, value: object) -> bool:
-        """Whether a value of one of its parameters has to be a number, or one a row.
-
-        >>> [operator("mirror").is_number(name, None) for name in ("direction", "gate", "cap", "coefficient")]
-        [False, False, False, True]
-        """
-        return parameter not in (*self.vectors, *self.choices) and not (value is None and parameter in self.optional)
+from lens_steer.operators import addition, binding, projection, rotation
+from lens_steer.operators.affine import addition_map, clamp_map, rotation_map
+from lens_steer.operators.operator import Bound, Operator, Parameters
+from lens_steer.operators.parameters import (
+    ALONG,
+    ANGLE,
+    BASIS,
+    CAP,
+    COEFFICIENT,
+    DIRECTION,
+    GATE,
+    GATE_AXIS,
+    MEAN_PHASE,
+    TARGET,
+    THRESHOLD,
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +63,10 @@ class Effect:
 
 
 def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
-    """An operator with its parameters, on the device of ``like``, computing in float32 (float64 for float64).
+    """Bind an operator to its parameters, on the device of ``like``, computing in float32 (float64 for float64).
 
     Raises:
-        LensSteerError: unknown name, or parameters that the operator refuses.
+        LensSteerError: The name is unknown, or the operator refuses the parameters.
 
     >>> halve = bind("clamp", {"direction": torch.tensor([0.0, 2.0]), "target": 1.0}, torch.zeros(2))
     >>> halve(torch.tensor([3.0, 4.0]))
@@ -155,109 +128,57 @@ def compare(
     return Effect(fired, displacement, radial, (length_a * length_b).sqrt() * turned)
 
 
-def _selective(p: Parameters, like: Tensor) -> Bound:
-    basis = rotation.prepared(p["basis"], like)
-    return partial(rotation.turn, basis=basis, writer=rotation.rotation_writer(basis, p["angle"]))
-
-
-def _mean_phase(p: Parameters, like: Tensor) -> Bound:
-    return _selective({"basis": p["basis"], "angle": rotation.degrees(p["angle"]) - rotation.degrees(p["mean_phase"])}, like)
-
-
-def _standard(p: Parameters, like: Tensor) -> partial[Tensor]:
-    basis = rotation.prepared(p["basis"], like)
-    gram = rotation.gram_unless_identity(basis)
-    return partial(rotation.put_at_phase, basis=basis, writer=rotation.phase_writer(basis, p["angle"]), gram=gram)
-
-
-def _phase_collapse(p: Parameters, like: Tensor) -> Bound:
-    return _standard({"basis": p["basis"], "angle": p["mean_phase"]}, like)
-
-
-def _adaptive(p: Parameters, like: Tensor) -> Bound:
-    ungated = _standard({"basis": p["basis"], "angle": p["angle"]}, like).keywords
-    return partial(rotation.put_gated_at_phase, **ungated, threshold=p.get("threshold", 0.0), gate_axis=p.get("gate_axis", 0))
-
-
-def _adaptive_gate(p: Parameters, like: Tensor) -> Callable[[Tensor], Tensor]:
-    basis = rotation.prepared(p["basis"], like)
-    return partial(rotation.above_threshold, basis=basis, threshold=p.get("threshold", 0.0), gate_axis=p.get("gate_axis", 0))
-
-
-def _add(p: Parameters, like: Tensor) -> Bound:
-    return partial(addition.shift, step=addition.displacement(addition.prepared(p["direction"], like), p["coefficient"]))
-
-
-def _add_keep_norm(p: Parameters, like: Tensor) -> Bound:
-    return partial(
-        addition.shift_keep_norm, step=addition.displacement(addition.prepared(p["direction"], like), p["coefficient"])
-    )
-
-
-def _unit(p: Parameters, like: Tensor, name: str = "direction") -> Tensor:
-    return addition.unit_direction(addition.prepared(p[name], like))
-
-
-def _along(p: Parameters, like: Tensor) -> Tensor | None:
-    return None if p.get("along") is None else _unit(p, like, "along")
-
-
-def _clamp(p: Parameters, like: Tensor) -> Bound:
-    unit = _unit(p, like)
-    return partial(addition.set_projection, unit=unit, target=addition.values(p.get("target", 0.0), unit))
-
-
-def _target(p: Parameters, like: Tensor) -> Bound:
-    unit = _unit(p, like)
-    target = addition.values(p["target"], unit)
-    return partial(
-        projection.put_gated, unit=unit, target=target, threshold=p["threshold"], gate=p.get("gate", "below"), along=_along(p, like),
-    )  # fmt: skip
-
-
-def _mirror(p: Parameters, like: Tensor) -> Bound:
-    unit = _unit(p, like)
-    coefficient = addition.values(p.get("coefficient", 1.0), unit)
-    return partial(
-        projection.mirror_gated, unit=unit, coefficient=coefficient, threshold=p["threshold"], cap=p.get("cap"),
-        gate=p.get("gate", "below"), along=_along(p, like),
-    )  # fmt: skip
-
-
-def _projection_gate(p: Parameters, like: Tensor) -> Callable[[Tensor], Tensor]:
-    direction = addition.prepared(p["direction"], like)
-    return partial(projection.past_threshold, direction=direction, threshold=p["threshold"], gate=p.get("gate", "below"))
-
-
-_PLANE, _LINE = ("basis",), ("direction",)
+_ONE_RAY = "puts every token on one ray: the length of its in-plane part is not linear in it"
+_BEHIND_A_GATE = "acts behind a gate that differs from token to token"
 
 OPERATORS: dict[str, Operator] = {
     o.name: o
     for o in (
-        Operator("selective", rotation.selective_rotation, _selective, ("basis", "angle"), by_row="angle", vectors=_PLANE),
-        Operator("standard", rotation.standard_angular, _standard, ("basis", "angle"), by_row="angle", vectors=_PLANE),
         Operator(
-            "adaptive", rotation.adaptive_angular, _adaptive, ("basis", "angle"), ("threshold", "gate_axis"), by_row="angle",
-            gate=_adaptive_gate, vectors=_PLANE, choices=("gate_axis",),
+            name="selective", function=rotation.selective_rotation, parameters=(BASIS, ANGLE),
+            binder=binding.selective, affine=lambda p: rotation_map(p["basis"], p["angle"]), isometry=True,
         ),
         Operator(
-            "mean_phase", rotation.rotate_by_mean_phase, _mean_phase, ("basis", "angle", "mean_phase"), by_row="angle", vectors=_PLANE
-        ),
-        Operator("phase_collapse", rotation.collapse_phase, _phase_collapse, ("basis", "mean_phase"), vectors=_PLANE),
-        Operator("add", addition.add_direction, _add, ("direction", "coefficient"), by_row="coefficient", vectors=_LINE),
-        Operator(
-            "add_keep_norm", addition.add_direction_keep_norm, _add_keep_norm, ("direction", "coefficient"), by_row="coefficient",
-            vectors=_LINE,
-        ),
-        Operator("ablate", addition.ablate_direction, _clamp, ("direction",), vectors=_LINE),
-        Operator("clamp", addition.clamp_projection, _clamp, ("direction", "target"), by_row="target", vectors=_LINE),
-        Operator(
-            "target", projection.target_projection, _target, ("direction", "threshold", "target"), ("gate", "along"), by_row="target",
-            gate=_projection_gate, vectors=("direction", "along"), choices=("gate",),
+            name="standard", function=rotation.standard_angular, parameters=(BASIS, ANGLE), binder=binding.standard,
+            affine=_ONE_RAY,
         ),
         Operator(
-            "mirror", projection.mirror_projection, _mirror, ("direction", "threshold"), ("coefficient", "cap", "gate", "along"),
-            by_row="coefficient", gate=_projection_gate, vectors=("direction", "along"), choices=("gate",), optional=("cap",),
+            name="adaptive", function=rotation.adaptive_angular, parameters=(BASIS, ANGLE, THRESHOLD, GATE_AXIS),
+            binder=binding.adaptive, gate_binder=binding.adaptive_gate, affine=_BEHIND_A_GATE,
+        ),
+        Operator(
+            name="mean_phase", function=rotation.rotate_by_mean_phase, parameters=(BASIS, ANGLE, MEAN_PHASE),
+            binder=binding.mean_phase, affine=lambda p: rotation_map(**binding.from_mean_phase(p)), isometry=True,
+        ),
+        Operator(
+            name="phase_collapse", function=rotation.collapse_phase, parameters=(BASIS, MEAN_PHASE),
+            binder=binding.phase_collapse, affine=_ONE_RAY,
+        ),
+        Operator(
+            name="add", function=addition.add_direction, parameters=(DIRECTION, COEFFICIENT), binder=binding.add,
+            affine=lambda p: addition_map(p["direction"], p["coefficient"]),
+        ),
+        Operator(
+            name="add_keep_norm", function=addition.add_direction_keep_norm, parameters=(DIRECTION, COEFFICIENT),
+            binder=binding.add_keep_norm, affine="scales each token back to its own length, which is not linear in it",
+        ),
+        Operator(
+            name="ablate", function=addition.ablate_direction, parameters=(DIRECTION,), binder=binding.ablate,
+            affine=lambda p: clamp_map(p["direction"], 0.0), removes=True,
+        ),
+        Operator(
+            name="clamp", function=addition.clamp_projection, parameters=(DIRECTION, TARGET), binder=binding.clamp,
+            affine=lambda p: clamp_map(p["direction"], p["target"]),
+        ),
+        Operator(
+            name="target", function=projection.target_projection,
+            parameters=(DIRECTION, THRESHOLD, TARGET, GATE, ALONG), binder=binding.target,
+            gate_binder=binding.projection_gate, affine=_BEHIND_A_GATE,
+        ),
+        Operator(
+            name="mirror", function=projection.mirror_projection,
+            parameters=(DIRECTION, THRESHOLD, COEFFICIENT, CAP, GATE, ALONG), binder=binding.mirror,
+            gate_binder=binding.projection_gate, affine=_BEHIND_A_GATE,
         ),
     )
 }  # fmt: skip

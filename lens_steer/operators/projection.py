@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.operators.addition import Coefficient, across, prepared, unit_direction, values
+from lens_steer.operators.parameters import GATE
 
-GATES = ("below", "above")
+GATES = tuple(map(str, GATE.choices))
 
 
 def target_projection(

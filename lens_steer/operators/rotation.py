@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.operators.parameters import GATE_AXIS
 
 Angle = float | int | Float[Tensor, "..."]
 
@@ -182,7 +183,7 @@ def above_threshold(
     >>> above_threshold(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), torch.eye(2), threshold=0.0)
     tensor([ True, False])
     """
-    if gate_axis not in (0, 1):
+    if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     return (h.to(basis.dtype) @ basis[gate_axis]) > threshold
 

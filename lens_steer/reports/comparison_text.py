@@ -12,7 +12,7 @@ import numpy as np
 from lens_steer._display import withheld
 from lens_steer.data import Contrast
 from lens_steer.evaluation.comparison import AT_EQUAL_KL, REFERENCE, Comparison
-from lens_steer.evaluation.conditions import ALL, ANGULAR, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
+from lens_steer.evaluation.conditions import ALL, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
 from lens_steer.evaluation.control_bands import Band
 from lens_steer.evaluation.harmonics import HarmonicFit
 from lens_steer.evaluation.selection import Setting
@@ -22,6 +22,7 @@ from lens_steer.figures.stability import drawing as stability_drawing
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.geometry.stability import Stability
 from lens_steer.stats import Estimate
+from lens_steer.steer.method_table import METHODS, turning_methods
 
 RATES = ("complied", "helped", "refused_harmless", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
@@ -199,7 +200,7 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
     select, report = found.evaluation.select, found.evaluation.report
     chosen = {name: c.value for name, c in found.evaluation.choices.items()}
     n = next(s for s in select if s.condition == NONE).measured["complied"].n
-    angular = [m for m in ANGULAR if any(s.condition == m for s in select)]
+    angular = [m for m in turning_methods() if any(s.condition == m for s in select)]
     made = {
         "polar_compliance": by_value(
             "polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless"), graded=found.graded
@@ -207,7 +208,7 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
         "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded),
         "coherence_by_angle": by_value("coherence", select, angular, COHERENCE, graded=found.graded),
         "class_swap": by_value(
-            "class_swap", select, [m for m in angular if m != "mean-phase"], None, chosen, graded=found.graded
+            "class_swap", select, [m for m in angular if METHODS[m].compared], None, chosen, graded=found.graded
         ),
         "method_comparison": _dots(report, [s.condition for s in report], found),
         "layer_choice": _dots(report, [c for c in LAYERS if any(s.condition == c for s in report)], found),

@@ -13,7 +13,7 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
 from lens_steer.data.checks import overlap_counts
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import ANGULAR, NONE
+from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, plain_bands, run_controls
 from lens_steer.evaluation.controls import Controls
@@ -27,6 +27,7 @@ from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.geometry.calibration import versions
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.steer.method_table import turning_methods
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,7 +109,7 @@ def sweep_method(
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:
-        if method in ANGULAR and len(grids[0].values) > 2:
+        if method in turning_methods() and len(grids[0].values) > 2:
             for name, kind, quantities in (
                 ("polar", "polar", ("complied", "perplexity_ref")), ("coherence_by_angle", "coherence", COHERENCE), ("class_swap", "class_swap", None),
             ):  # fmt: skip

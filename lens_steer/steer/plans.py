@@ -61,6 +61,12 @@ class Step:
         value = self.parameters.get(operator(self.operator).by_row or "")
         return len(value) if isinstance(value, Tensor) and value.ndim else None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The numbers and names of the step, without its vectors; one number a row as a list."""
+        found = operator(self.operator).settings(self.parameters)
+        return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+
     def at_rows(self, rows: Tensor) -> Mapping[str, Any]:
         """The parameters for some of the rows."""
         if self.n_rows is None:
@@ -74,7 +80,7 @@ class SteeringPlan(Shown, view="models"):
     """What to do to which activations of which model.
 
     Attributes:
-        method: what made it, a name of :data:`lens_steer.steer.methods.METHODS`.
+        method: what made it, a name of :data:`lens_steer.steer.method_table.METHODS`.
         steps: operators bound to sites.
         positions: which tokens; see :mod:`lens_steer.inference.positions`.
         model, architecture, n_layers, d_model: of the model that the plan is for.
@@ -140,18 +146,14 @@ class SteeringPlan(Shown, view="models"):
     @property
     def parameters(self) -> dict[str, Any]:
         """The numbers and names that all steps share, one value a row as a list; and the details."""
-        shared: dict[str, Any] = dict(self.details)
-        for name, value in self.steps[0].parameters.items():
-            if isinstance(value, Tensor) and (value.ndim != 1 or name != operator(self.steps[0].operator).by_row):
-                continue  # a vector or a basis
-            if all(name in step.parameters and _same(step.parameters[name], value) for step in self.steps):
-                shared[name] = value.tolist() if isinstance(value, Tensor) else value
-        return shared
+        first, others = self.steps[0].settings, [step.settings for step in self.steps[1:]]
+        shared = {n: v for n, v in first.items() if all(n in other and _same(other[n], v) for other in others)}
+        return {**self.details, **shared}
 
     @property
     def angle(self) -> float | list[float] | None:
         """Degrees, one number a row as a list; None for a method without an angle."""
-        return self.parameters.get("angle")
+        return self.parameters.get(operator(self.steps[0].operator).angle or "")
 
     @property
     def n_rows(self) -> int | None:
@@ -167,7 +169,8 @@ class SteeringPlan(Shown, view="models"):
         if self.angle is None:
             raise LensSteerError(f"method={self.method!r} has no angle to change")
         degrees = numbers("angle", angle)
-        return replace(self, steps=tuple(replace(s, parameters={**s.parameters, "angle": degrees}) for s in self.steps))
+        turned = [replace(s, parameters={**s.parameters, str(operator(s.operator).angle): degrees}) for s in self.steps]
+        return replace(self, steps=tuple(turned))
 
     def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The pure function that one site's activations go through, all of its steps in order (the first site's, if none is named)."""
@@ -207,24 +210,37 @@ class SteeringPlan(Shown, view="models"):
 
 
 def numbers(name: str, value: Any) -> float | Tensor:
-    """A finite number as a float, or several as a float64 vector, one a prompt.
+    """Give a finite number as a float, or several as a float64 vector, one a prompt.
 
     Raises:
-        LensSteerError: anything else.
+        LensSteerError: The value is anything else.
 
-    >>> numbers("angle", "200"), numbers("angle", [0, 90])
+    >>> numbers("angle", 200), numbers("angle", [0, 90])
     (200.0, tensor([ 0., 90.], dtype=torch.float64))
     """
     try:
-        if isinstance(value, str):
-            parts = [float(part) for part in value.strip("[] ").split(",")]
-            value = parts if len(parts) > 1 else parts[0]
         found = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise LensSteerError(f"{name}={value!r} is not a number, nor one number for each prompt") from None
     if found.ndim > 1 or not found.numel() or not torch.isfinite(found).all():
         raise LensSteerError(f"{name}={value!r} is not a finite number, nor one for each prompt")
     return found.clone() if found.ndim else float(found)
+
+
+def parse_numbers(name: str, text: str) -> float | list[float]:
+    """Read a number, or several with commas between them, from a command line or a file.
+
+    Raises:
+        LensSteerError: The text is anything else.
+
+    >>> parse_numbers("angle", "200"), parse_numbers("angle", "[0, 90]")
+    (200.0, [0.0, 90.0])
+    """
+    try:
+        found = [float(part) for part in text.strip("[] ").split(",")]
+    except ValueError:
+        raise LensSteerError(f"{name}={text!r} is not a number, nor one number for each prompt") from None
+    return found if len(found) > 1 else found[0]
 
 
 def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
@@ -303,7 +319,7 @@ def _checked(operator_name: str, name: str, value: Any) -> Any:
     found_operator = operator(operator_name)
     if not found_operator.is_number(name, value):
         return value
-    found = numbers(name, value)
+    found = numbers(name, parse_numbers(name, value) if isinstance(value, str) else value)
     if isinstance(found, Tensor) and name != found_operator.by_row:
         raise LensSteerError(f"{name}={value!r}: operator {operator_name!r} takes one number here")
     return found

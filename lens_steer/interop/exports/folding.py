@@ -1,6 +1,6 @@
 """Which steps of a plan fold into the weights of linear layers, and how; exactly, or not at all.
 
-What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it (:mod:`lens_steer.interop.exports.affine`) goes into each of them:
+What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it (:mod:`lens_steer.operators.affine`) goes into each of them:
 ``W(n + U V n + t) = Wn + (W U)(V n) + W t``, that is a low-rank ``A = V``, ``B = W U`` and a bias ``W t``. For a selective rotation ``A = B_plane`` and ``B = W B_planeᵀ(R_θ − I)``.
 What a layer writes, ``y = Wz + b``, takes the map from the left: ``A = V W``, ``B = U``, bias ``U V b + t``.
 
@@ -27,12 +27,14 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import gram_error
-from lens_steer.interop.exports.affine import AffineMap, affine_map, is_isometry, not_affine
+from lens_steer.interop.exports.affine import affine_map, is_isometry, not_affine
 from lens_steer.interop.exports.layers import EMBEDDING, FINAL_NORM, UNEMBEDDING, WRITERS, Layers
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import hf_twin, info_of
 from lens_steer.models.sites import NETWORK_ORDER, STREAM, Site
+from lens_steer.operators.affine import AffineMap
+from lens_steer.operators.catalogue import operator
 from lens_steer.steer.plans import SteeringPlan, Step
 
 
@@ -80,7 +82,7 @@ class Folded:
     @property
     def gram_error(self) -> float | None:
         """max|BBᵀ − I| over the planes of the part that folded; None without a plane."""
-        planes = [s.parameters["basis"] for s in self.plan.steps if "basis" in s.parameters]
+        planes = [s.parameters[name] for s in self.plan.steps for name in operator(s.operator).planes]
         return max((gram_error(b.detach().cpu()) for b in planes), default=None)
 
 
@@ -168,7 +170,7 @@ class _Walk:
                 self.refused.append(Refusal(site.name, step.operator, reason))
                 continue
             self.folded.add((index, site.name))
-            if not (step.operator == "ablate" and self._is_stream(site)):  # there it has nothing left to do
+            if not (operator(step.operator).removes and self._is_stream(site)):  # there it has nothing left to do
                 total = total.then(affine_map(step.operator, step.parameters))
         if site.kind in ("ln1", "ln2"):
             if self.turned.rank:
@@ -224,7 +226,7 @@ class _Walk:
     def _against_stream(self, step: Step, found: AffineMap, before: AffineMap) -> str | None:
         if not found.rank:
             return None
-        if step.operator == "ablate":
+        if operator(step.operator).removes:
             unit = found.down[0]
             added = (*self.added, before.shift)
             clean = all(m.annihilates(unit) for m in self.written) and all(

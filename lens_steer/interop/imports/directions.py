@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.positions import normalized
+from lens_steer.interop.exports.affine import affine_map, not_affine
 from lens_steer.interop.imports.source_files import vector
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
@@ -217,13 +218,13 @@ def directions_of(plan: SteeringPlan) -> DirectionSet:
         )
     rows: dict[str, Tensor] = {}
     for step in plan.steps:
-        if step.operator != "add" or step.n_rows is not None:
+        added = None if not_affine(step.operator, step.parameters) else affine_map(step.operator, step.parameters)
+        if added is None or added.rank:
             raise LensSteerError(
                 f"the plan {plan.method!r} is no addition of fixed directions (operator {step.operator!r}): use act_add or unit_addition with one coefficient"
             )
-        added = step.parameters["direction"].double() * step.parameters["coefficient"]
         for name in step.sites:
-            rows[name] = rows[name] + added if name in rows else added
+            rows[name] = rows[name] + added.shift if name in rows else added.shift
     return direction_set(
         {name: row.float() for name, row in rows.items()}, model=plan.model, architecture=plan.architecture, n_layers=plan.n_layers,
         source_format="plan", details={"method": plan.method},

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from lens_steer.models import sites
 from lens_steer.models.loading import ModelInfo
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
-from lens_steer.operators.catalogue import operator
-from lens_steer.steer.method_table import METHOD_ROWS
+from lens_steer.steer.method_table import METHODS, options
 from lens_steer.steer.plans import SteeringPlan, Step
 
 
@@ -48,9 +45,9 @@ def _(plan: SteeringPlan) -> Table:
 
 @page_of.register
 def _(plan: SteeringPlan) -> Page:
-    formula = METHOD_ROWS.get(plan.method)
-    own: dict[str, Any] = {"h becomes": formula and formula[0], "keeps": formula and formula[1]}
-    own |= {"angle (degrees)" if n == "angle" else n: v for n, v in plan.parameters.items()}
+    method, units = METHODS.get(plan.method), {p.name: p.unit for p in options() if p.unit}
+    own: dict[str, Any] = {"h becomes": method and method.formula, "keeps": method and method.keeps}
+    own |= {f"{n} ({units[n]})" if n in units else n: v for n, v in plan.parameters.items()}
     steps = [
         {"step": i, "operator": s.operator, "sites": len(s.sites), "blocks": ", ".join(map(str, sites.blocks_of(s.sites))), **_numbers(s)}
         for i, s in enumerate(plan.steps)
@@ -59,7 +56,5 @@ def _(plan: SteeringPlan) -> Page:
 
 
 def _numbers(step: Step) -> dict[str, Any]:
-    """A step's numbers and names, without vectors and bases."""
-    by_row = operator(step.operator).by_row
-    kept = {n: v for n, v in step.parameters.items() if not isinstance(v, Tensor) or (n == by_row and v.ndim == 1)}
-    return {n: tuple(v.tolist()) if isinstance(v, Tensor) else v for n, v in kept.items()}
+    """The numbers and names of a step, one number a row as a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in step.settings.items()}

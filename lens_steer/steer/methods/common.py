@@ -13,7 +13,7 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.models import sites
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
-Number = float | int | str
+Number = float | int
 Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one, or one for each prompt
 Sites = str | Sequence[str] | None
 Positions = str | Sequence[int]

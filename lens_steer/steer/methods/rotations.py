@@ -10,6 +10,7 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
+from lens_steer.operators.parameters import GATE_AXIS
 from lens_steer.steer.methods.common import (
     Number,
     Numbers,
@@ -82,7 +83,7 @@ def adaptive_angular(
     1.0
     """
     check_calibration(calibration)
-    if gate_axis not in (0, 1):
+    if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
     return _rotation("adaptive", calibration, angle, at, basis, positions, gate)

@@ -1,0 +1,95 @@
+"""How each operator is bound to its parameters: all that does not depend on the activations is made once, for a hook that runs at every token.
+
+Each function takes all parameters of its operator and a tensor of the wanted device and dtype.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from lens_steer.operators import addition, projection, rotation
+from lens_steer.operators.operator import Bound, Fires, Parameters
+
+
+def selective(p: Parameters, like: Tensor) -> Bound:
+    basis = rotation.prepared(p["basis"], like)
+    return partial(rotation.turn, basis=basis, writer=rotation.rotation_writer(basis, p["angle"]))
+
+
+def from_mean_phase(p: Parameters) -> dict[str, Tensor]:
+    """Give the parameters of the rotation by the angle, less the mean phase."""
+    return {"basis": p["basis"], "angle": rotation.degrees(p["angle"]) - rotation.degrees(p["mean_phase"])}
+
+
+def mean_phase(p: Parameters, like: Tensor) -> Bound:
+    return selective(from_mean_phase(p), like)
+
+
+def standard(p: Parameters, like: Tensor) -> partial[Tensor]:
+    basis = rotation.prepared(p["basis"], like)
+    gram = rotation.gram_unless_identity(basis)
+    return partial(rotation.put_at_phase, basis=basis, writer=rotation.phase_writer(basis, p["angle"]), gram=gram)
+
+
+def phase_collapse(p: Parameters, like: Tensor) -> Bound:
+    return standard({"basis": p["basis"], "angle": p["mean_phase"]}, like)
+
+
+def adaptive(p: Parameters, like: Tensor) -> Bound:
+    ungated = standard(p, like).keywords
+    return partial(rotation.put_gated_at_phase, **ungated, threshold=p["threshold"], gate_axis=p["gate_axis"])
+
+
+def adaptive_gate(p: Parameters, like: Tensor) -> Fires:
+    basis = rotation.prepared(p["basis"], like)
+    return partial(rotation.above_threshold, basis=basis, threshold=p["threshold"], gate_axis=p["gate_axis"])
+
+
+def _step(p: Parameters, like: Tensor) -> Tensor:
+    return addition.displacement(addition.prepared(p["direction"], like), p["coefficient"])
+
+
+def add(p: Parameters, like: Tensor) -> Bound:
+    return partial(addition.shift, step=_step(p, like))
+
+
+def add_keep_norm(p: Parameters, like: Tensor) -> Bound:
+    return partial(addition.shift_keep_norm, step=_step(p, like))
+
+
+def _unit(direction: Tensor, like: Tensor) -> Tensor:
+    return addition.unit_direction(addition.prepared(direction, like))
+
+
+def clamp(p: Parameters, like: Tensor) -> Bound:
+    unit = _unit(p["direction"], like)
+    return partial(addition.set_projection, unit=unit, target=addition.values(p["target"], unit))
+
+
+def ablate(p: Parameters, like: Tensor) -> Bound:
+    return clamp({**p, "target": 0.0}, like)
+
+
+def _gated(p: Parameters, like: Tensor) -> dict[str, Any]:
+    """What StTP and StMP bind alike."""
+    along = None if p["along"] is None else _unit(p["along"], like)
+    return {"unit": _unit(p["direction"], like), "threshold": p["threshold"], "gate": p["gate"], "along": along}
+
+
+def target(p: Parameters, like: Tensor) -> Bound:
+    shared = _gated(p, like)
+    return partial(projection.put_gated, **shared, target=addition.values(p["target"], shared["unit"]))
+
+
+def mirror(p: Parameters, like: Tensor) -> Bound:
+    shared = _gated(p, like)
+    coefficient = addition.values(p["coefficient"], shared["unit"])
+    return partial(projection.mirror_gated, **shared, coefficient=coefficient, cap=p["cap"])
+
+
+def projection_gate(p: Parameters, like: Tensor) -> Fires:
+    direction = addition.prepared(p["direction"], like)
+    return partial(projection.past_threshold, direction=direction, threshold=p["threshold"], gate=p["gate"])
