@@ -1,6 +1,8 @@
-"""What each steering method is, in one line and in one row: the command line's help and the README's table. No imports, so both are quick."""
+"""What each steering method is, in one line and in one row: the command line's help and the README's table. No heavy imports, so both are quick."""
 
 from __future__ import annotations
+
+from lens_steer._io.tables import markdown
 
 METHOD_LINES = {
     "selective": "SS: rotate by a relative --angle at the discriminative sites",
@@ -59,5 +61,5 @@ def markdown_table() -> str:
     >>> markdown_table().splitlines()[0]
     "| `--method` | h' | keeps | parameters | source |"
     """
-    rows = [f"| `{name}` | {' | '.join(METHOD_ROWS[name])} |" for name in METHOD_LINES]
-    return "\n".join(["| `--method` | h' | keeps | parameters | source |", "|---|---|---|---|---|", *rows]) + "\n"
+    head = ("`--method`", "h'", "keeps", "parameters", "source")
+    return markdown(head, [(f"`{name}`", *METHOD_ROWS[name]) for name in METHOD_LINES])
