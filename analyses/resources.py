@@ -27,9 +27,15 @@ ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
 def large_table() -> str:
     """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
     head = (
-        "weights in", "weights", "while a HookedTransformer is loaded from a checkpoint in bfloat16", f"activations of {STUDY['n_prompts']} prompts at all norm outputs",
-        "the same as moments", "cache", f"recording at {TFLOPS} TFLOP/s, at least", "answering once, at least",
-    )  # fmt: skip
+        "weights in",
+        "weights",
+        "while a HookedTransformer is loaded from a checkpoint in bfloat16",
+        f"activations of {STUDY['n_prompts']} prompts at all norm outputs",
+        "the same as moments",
+        "cache",
+        f"recording at {TFLOPS} TFLOP/s, at least",
+        "answering once, at least",
+    )
     rows = []
     for dtype in ("bfloat16", "int4"):
         e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12, stored="bfloat16")

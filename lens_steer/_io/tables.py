@@ -1,7 +1,8 @@
 r"""Tables as text: a head and rows of cells to Markdown, to LaTeX that a paper may ``\input``, and to CSV.
 
-These are our own and not pandas' ``to_markdown`` and ``to_latex``: the former pads every cell to its column's width and needs tabulate, the latter writes a caption and
-"continued on next page" into a table of several pages and has no rows that span all columns.
+These are our own and not pandas' ``to_markdown`` and ``to_latex``: the former pads every cell to its column's width
+and needs tabulate, the latter writes "continued on next page" into a table of several pages and has no rows that span
+all columns.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _check_width(row: Sequence[str], head: Sequence[str], number: int) -> None:
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    r"""Write rows as CSV with ``\n`` at their ends; in a row that holds a carriage return, which a reader takes for an end too, every value is quoted.
+    r"""Write rows as CSV with ``\n`` at their ends.
+
+    In a row that holds a carriage return, which a reader takes for a row's end too, every value is quoted.
 
     >>> csv_text([["a", 1], ["b\rc", 2]])
     'a,1\n"b\rc","2"\n'
@@ -117,7 +120,9 @@ def tabular(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], *,
 
 
 def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Write a LaTeX table over as many pages as it takes, its head on each; needs the packages array, booktabs and longtable. For the arguments see :func:`tabular`.
+    r"""Write a LaTeX table over as many pages as it takes, with its head on each; see :func:`tabular` for the arguments.
+
+    It needs the packages array, booktabs and longtable, as :data:`NEEDS` says.
 
     >>> print(longtable("lr", ["a", "n"], [["x", "1"]]), end="")
     {\small\begin{longtable}{lr}\toprule
@@ -131,7 +136,7 @@ def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    r"""One row; the line break before it would take a bracket or a star at its beginning for an option, so an empty group stands before that."""
+    r"""Write one row, with an empty group before a bracket or a star that the line break before would take for an option."""
     text = " &".join(f" {cell}" if cell else "" for cell in cells).lstrip()
     return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 

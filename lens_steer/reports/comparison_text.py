@@ -71,10 +71,10 @@ def main_rows(found: Comparison) -> list[list[str]]:
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
         gap = found.differences.get(s.condition, {}).get("complied")
-        made.append([
-            s.condition, _chosen(s, met=choice.met), *(percent(s.measured.get(k)) for k in RATES), *(_number(s.measured.get(k)) for k in NUMBERS),
-            "—" if gap is None else points(gap),
-        ])  # fmt: skip
+        rates = [percent(s.measured.get(k)) for k in RATES]
+        numbers = [_number(s.measured.get(k)) for k in NUMBERS]
+        last = "—" if gap is None else points(gap)
+        made.append([s.condition, _chosen(s, met=choice.met), *rates, *numbers, last])
         if s.condition == REFERENCE:
             made += band_rows(found)
     return made

@@ -160,10 +160,11 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     if best is None:
         return "Nothing was steered."
     shown = [o for o in n["outcomes"] if o["condition"] in ("no steering", "steering plane") and o["angle"] in (None, best)]
-    rows = [
-        (o["condition"], "" if o["angle"] is None else format(o["angle"], "g"), o["class"], *(_percent(o["rates"][g]) for g in grades), *(_besides(o) if besides else ()))
-        for o in shown
-    ]  # fmt: skip
+    rows = []
+    for o in shown:
+        angle = "" if o["angle"] is None else format(o["angle"], "g")
+        rates = [_percent(o["rates"][g]) for g in grades]
+        rows.append((o["condition"], angle, o["class"], *rates, *(_besides(o) if besides else ())))
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
     shown_examples = "\n".join(_example(e, best) for e in examples)
     return (

@@ -57,7 +57,8 @@ def study_and_write(
             ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
             ("qualitative.md", text.qualitative(found, model, material.refusal.report, show_answers=show_answers)),
             ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
-            ("kl_tokens.csv", csv_records(_by_token(found))), ("kl_by_position.csv", csv_records(tokens.by_position(found.divergences, seed=seed))),
+            ("kl_tokens.csv", csv_records(_by_token(found))),
+            ("kl_by_position.csv", csv_records(tokens.by_position(found.divergences, seed=seed))),
         ):  # fmt: skip
             (work / filename).write_text(content, encoding="utf-8")
         for figure, drawing in drawings(found).items():

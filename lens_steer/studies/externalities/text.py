@@ -178,10 +178,7 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
         raise LensSteerError(f"n={n}: at least one prompt of each class is needed")
     tokenizer = model.lens_info.tokenizer
     shown = [c for c in (*found.conditions, *found.prefixes) if _on_page(c)]
-    where = [
-        (c.name, f"`{c.plan.positions}` at {', '.join(c.plan.sites)}", first_steered(c.plan.positions)) if c.plan is not None else (c.name, "—", "—")
-        for c in shown
-    ]  # fmt: skip
+    where = [(c.name, *_steered(c)) for c in shown]
     parts = [
         "# Original and steered answers\n",
         "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
@@ -211,6 +208,13 @@ def _on_page(c: Condition) -> bool:
     if c.kind == RANDOM:
         return c.name.endswith(" 1")
     return (c.kind == ROTATION and c.runs) or (c.kind in (FIRST, REST) and c.k in (1, 4))
+
+
+def _steered(c: Condition) -> tuple[str, str]:
+    """Which tokens a condition steers at which sites, and the first of them."""
+    if c.plan is None:
+        return "—", "—"
+    return f"`{c.plan.positions}` at {', '.join(c.plan.sites)}", first_steered(c.plan.positions)
 
 
 def _marked(row: Row, condition: Condition, tokenizer: Any) -> str:
