@@ -77,7 +77,9 @@ def table(found: dict[str, Any]) -> str:
     if "dtypes" in (real := found["real"]):
         d = real["dtypes"]
         same = f"same first choice {d['top_1_equal']:.1%}"
-        told = f"KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; {same}"
+        told = (
+            f"KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; {same}"
+        )
         times = f"{d['seconds_float32'] / d['seconds_bfloat16']:.2f} times as fast"
         rows.append((f"bfloat16 for float32, {real_cases.NAME}", told, "reported", times))
     else:
