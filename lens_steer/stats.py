@@ -152,6 +152,8 @@ def paired_difference(
     Outcomes that are 0 or 1 get Newcombe's score interval for paired rates, whose width does not vanish where every unit agrees and whose far tails hold, as a joint level over many comparisons
     needs; anything else a percentile bootstrap with enough resamples for its tails.
 
+    It is our own because SciPy has no such interval and statsmodels has Newcombe's for independent rates alone.
+
     Source: Newcombe (1998), Statistics in Medicine 17, 2635–2650, method 10.
 
     >>> print(paired_difference(np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])))
