@@ -78,9 +78,9 @@ def test_a_refusal_passes_through() -> None:
     """One that is already told is not told again as damage; anything else in the block is damage."""
     with pytest.raises(LensSteerError, match="^mine$"), FOLDER.decoding("a"):
         raise LensSteerError("mine")
-    with pytest.raises(LensSteerError, match=r"^thing 'a' is corrupt or truncated \(KeyError: 'x'\): make it again$"):
-        with FOLDER.decoding("a"):
-            raise KeyError("x")
+    told = r"^thing 'a' is corrupt or truncated \(KeyError: 'x'\): make it again$"
+    with pytest.raises(LensSteerError, match=told), FOLDER.decoding("a"):
+        raise KeyError("x")
     assert str(FOLDER.refusal("a", ": bad")) == "thing 'a': bad: make it again"
 
 
