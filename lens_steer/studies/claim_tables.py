@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lens_steer._io.tables import NEEDS, escaped, longtable
 from lens_steer._io.tables import markdown as table
-from lens_steer.studies.claim import Claim, shown
+from lens_steer.studies.claim import Claim, measured
 
 HEADS = ("claim", "verdict", "measured", "criterion", "n")
 
@@ -20,7 +20,7 @@ def markdown(claims: Sequence[Claim]) -> str:
     parts = []
     for level in dict.fromkeys(c.level for c in claims):
         of_level = [c for c in claims if c.level == level]
-        rows = [(c.statement, f"**{c.verdict}**", f"{_measured(c)}: {c.quantity}", c.criterion, str(c.n)) for c in of_level]
+        rows = [(c.statement, f"**{c.verdict}**", f"{measured(c)}: {c.quantity}", c.criterion, str(c.n)) for c in of_level]
         parts.append(f"**Level: {level}**\n\n{table(HEADS, rows)}")
     return "\n".join(parts)
 
@@ -36,10 +36,5 @@ def latex(claims: Sequence[Claim]) -> str:
         rows.append([rf"\multicolumn{{5}}{{l}}{{\emph{{{level}}}}}"])
         for c in (c for c in claims if c.level == level):
             verdict = rf"\textsc{{{c.verdict.lower()}}}"
-            rows.append([escaped(c.statement), verdict, escaped(_measured(c)), escaped(c.criterion), str(c.n)])
+            rows.append([escaped(c.statement), verdict, escaped(measured(c)), escaped(c.criterion), str(c.n)])
     return NEEDS + longtable(r"*{4}{>{\raggedright\arraybackslash}p{3.4cm}}r", HEADS, rows)
-
-
-def _measured(claim: Claim) -> str:
-    value = shown(claim.value)
-    return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"
