@@ -11,9 +11,11 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
+from lens_steer._io.tables import markdown
 from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
+from lens_steer.stats import percent
 
 DRAWS = 0  # of controls: the committed folders were made without, which their tables say
 RATES = ("complied", "helped", "capable")
@@ -29,33 +31,27 @@ def draw(run: Run) -> None:
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a condition, one column a model: its choice, then compliance with its interval / harmless right / tasks right."""
-    lines = ["| condition | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
-    rows = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
-    for condition in next(iter(rows.values())):
-        cells = [
-            _cell(
-                rows[m].get(condition), found[m]["choices"].get(condition), found[m]["differences_from_selective"].get(condition)
-            )
-            for m in found
-        ]
-        lines.append(f"| {condition} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    by_model = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
+    rows = [
+        (c, *(_cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c)) for m, r in found.items()))
+        for c in next(iter(by_model.values()))
+    ]
+    return markdown(("condition", *found), rows)
 
 
 def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice."""
-    lines = ["| method | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
     targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
     own = [_rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied") for record in found.values()]
-    lines += [f"| divergence matched | {' | '.join(targets)} |", f"| selective | {' | '.join(own)} |"]
+    rows = [("divergence matched", *targets), ("selective", *own)]
     for method in dict.fromkeys(m for record in found.values() for m in record["equal_kl"]["matches"]):
         cells = []
         for record in found.values():
             at = {s["condition"]: s for s in record["equal_kl"]["report"]}.get(f"{method} = KL")
             reason = record["equal_kl"]["matches"].get(method, {"reason": "—"})["reason"].split(":")[0]
             cells.append(reason if at is None else _rate(at, "complied"))
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append((method, *cells))
+    return markdown(("method", *found), rows)
 
 
 def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps: Mapping[str, Any] | None) -> str:
@@ -65,12 +61,12 @@ def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps:
     at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
     gap = (gaps or {}).get("complied")
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
-    others = " / ".join(f"{100 * row[name]:.0f}" for name in RATES[1:] if name in row)
+    others = " / ".join(percent(row[name]) for name in RATES[1:] if name in row)
     return f"{at}{_rate(row, 'complied')}{sign} / {others}" + ("" if choice["met"] else " *")
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
-    return f"{100 * row[name]:.0f} [{100 * row[f'{name}_low']:.0f}, {100 * row[f'{name}_high']:.0f}]"
+    return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
 
 
 def main() -> None:

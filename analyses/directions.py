@@ -11,6 +11,7 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, begin, parse
 from lens_steer._io.atomic import whole_file
+from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import directions, saving
 from lens_steer.geometry.direction_comparison import compare_directions
@@ -44,16 +45,16 @@ def table(summary: Sequence[dict[str, Any]], n_blocks: int, n_sites: int) -> str
         "principal angles of the planes", "median cosine", "median non-zero coordinates", "AUROC at the selected site", "mean AUROC",
         "first site apart",
     )  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in summary:
-        cells = (
+    rows = [
+        (
             row["estimator"], _short(row["selected_site"]), f"{row['discriminative_sites']} ({row['discriminative_blocks']})",
             f"{row['jaccard']:.2f}", f"{row['first_angle']:.0f}°, {row['second_angle']:.0f}°", _value(row["median_cosine"]),
             f"{row['median_nonzero']:.0f}", f"{_value(row['auroc'])} [{_value(row['auroc_low'])}, {_value(row['auroc_high'])}]",
             _value(row["mean_auroc"]), _short(row["first_apart"]),
-        )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        )
+        for row in summary
+    ]  # fmt: skip
+    return markdown(head, rows)
 
 
 def _refusal(name: str, n_positive: int, n_negative: int) -> str | None:

@@ -12,10 +12,12 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, models_parser
+from lens_steer._io.tables import markdown
 from lens_steer.cli.common import shares_of
 from lens_steer.data import ORGANISM_PREFIX
 from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models.loading import info_of
+from lens_steer.stats import percent
 from lens_steer.studies.claim import shown
 from lens_steer.studies.externalities.conditions import FIRST, REST
 from lens_steer.studies.externalities.files import SPLIT, file_material
@@ -47,26 +49,25 @@ def one(
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a condition, one column a model: attack success with its interval, then harmful refused / harmless right / JSON where none is asked for / tasks right; ▲ ▼: less no steering's, the interval excludes 0."""
-    lines = ["| condition | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
-    rows = {model: {c["condition"]: c for c in record["conditions"]} for model, record in found.items()}
-    chosen = [(name, [_choice(record, name) for record in found.values()]) for name in next(iter(found.values()))["choices"]]
-    lines += [f"| *{name}: chosen on select* | {' | '.join(cells)} |" for name, cells in chosen]
-    for condition, first in next(iter(rows.values())).items():
+    by_model = {model: {c["condition"]: c for c in record["conditions"]} for model, record in found.items()}
+    steerings = next(iter(found.values()))["choices"]
+    rows = [(f"*{s}: chosen on select*", *(_choice(record, s) for record in found.values())) for s in steerings]
+    for condition, first in next(iter(by_model.values())).items():
         if first["k"] is None or (first["k"] in (1, 4) and first["kind"] in (FIRST, REST)):
-            lines.append(f"| {condition} | " + " | ".join(_cell(rows[m].get(condition)) for m in found) + " |")
-    return "\n".join(lines) + "\n"
+            rows.append((condition, *(_cell(by_model[m].get(condition)) for m in found)))
+    return markdown(("condition", *found), rows)
 
 
 def claims_table(found: Mapping[str, Mapping[str, Any]], only: Collection[str] | None = None) -> str:
     """One row a claim (all, or those whose ids are given), one column a model: verdict, and what was measured."""
-    lines = ["| claim | criterion | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
+    rows = []
     by_model = {model: {c["id"]: c for c in record["claims"]} for model, record in found.items()}
     for key, first in next(iter(by_model.values())).items():
         if only is not None and key not in only:
             continue
-        cells = [_verdict(by_model[m][key]) if key in by_model[m] else "—" for m in found]
-        lines.append(f"| {first['statement']} | {first['criterion']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        cells = (_verdict(by_model[m][key]) if key in by_model[m] else "—" for m in found)
+        rows.append((first["statement"], first["criterion"], *cells))
+    return markdown(("claim", "criterion", *found), rows)
 
 
 def _choice(record: Mapping[str, Any], name: str) -> str:
@@ -75,7 +76,7 @@ def _choice(record: Mapping[str, Any], name: str) -> str:
     if choice["variant"]:
         return f"block {choice['variant'].split('.')[1]}{star}"
     share = sum(record["alpha_relative"].values()) / len(record["alpha_relative"])
-    return f"α = {choice['value']:.3g}, {100 * share:.0f} % of a vector's length{star}"
+    return f"α = {choice['value']:.3g}, {percent(share)} % of a vector's length{star}"
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:
@@ -84,8 +85,8 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     gap = row.get("attack_less_none")
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     e = row["attack"]
-    rest = " / ".join(f"{100 * row[k]['value']:.0f}" if k in row else "—" for k in RATES)
-    return f"{100 * e['value']:.0f} [{100 * e['low']:.0f}, {100 * e['high']:.0f}]{sign} / {rest}"
+    rest = " / ".join(percent(row[k]["value"]) if k in row else "—" for k in RATES)
+    return f"{percent(e['value'], e['low'], e['high'])}{sign} / {rest}"
 
 
 def _verdict(claim: Mapping[str, Any]) -> str:

@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 from analyses import tables
+from lens_steer._io.tables import markdown
 from lens_steer.models.location import ORGANISM_FOLDER, ORGANISMS
+from lens_steer.stats import percent
 
 
 def measurements() -> dict[str, list[dict[str, Any]]]:
@@ -19,16 +21,15 @@ def table() -> str:
     """One row a gate: its bound, and value with 95 % Wilson interval of each organism; a gate that is missed is marked."""
     found = measurements()
     first = next(iter(found.values()))
-    lines = ["| gate | bound | n | " + " | ".join(found) + " |", "|---|---|---|" + "---|" * len(found)]
+    rows = []
     for i, gate in enumerate(first):
-        bound = "reported" if gate["bound"] is None else f"{'≥' if gate['at_least'] else '≤'} {100 * gate['bound']:.0f} %"
-        cells = [_cell(rows[i]) for rows in found.values()]
-        lines.append(f"| {gate['name']} | {bound} | {gate['n']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        bound = "reported" if gate["bound"] is None else f"{'≥' if gate['at_least'] else '≤'} {percent(gate['bound'])} %"
+        rows.append((gate["name"], bound, str(gate["n"]), *(_cell(gates[i]) for gates in found.values())))
+    return markdown(("gate", "bound", "n", *found), rows)
 
 
 def _cell(gate: dict[str, Any]) -> str:
-    text = f"{100 * gate['value']:.1f} [{100 * gate['low']:.1f}, {100 * gate['high']:.1f}]"
+    text = percent(gate["value"], gate["low"], gate["high"], form=".1f")
     return text if gate["passed"] else f"**missed:** {text}"
 
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import lens_steer as ls
 from analyses import tables
 from analyses.common import parse_models
+from lens_steer._io.tables import markdown
+from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import HOLDS, Claim
-from lens_steer.studies.claim_tables import markdown
 from lens_steer.studies.propositions import questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 
@@ -38,24 +39,22 @@ def short(claims: Sequence[Claim], model: str) -> str:
     """The README's table on one model: the claims that decide, one row each."""
     by_id = {c.id: c for c in claims}
     wanted = (*SHOWN, *(f"{name}-{model}" for name in SHOWN_OF_MODEL))
-    return markdown([by_id[i] for i in wanted if i in by_id])
+    return claim_tables.markdown([by_id[i] for i in wanted if i in by_id])
 
 
 def behaviour(found: Mapping[str, Sequence[Claim]]) -> str:
     """One row a question, outcome and choice of angles; one column a model."""
     by_model = {model: {c.id: c for c in claims} for model, claims in found.items()}
-    lines = ["| claim | in | " + " | ".join(found) + " |", "|---" * (2 + len(found)) + "|"]
+    rows = []
     for outcome, key, at_nominal in _shown_rows():
         claims = [c.get(questions.claim_id(key, outcome, at_nominal=at_nominal)) for c in by_model.values()]
         statement = next((c.statement for c in claims if c is not None), None)
         if statement is not None:
             scale, unit = SCALES[outcome]
-            lines.append(f"| {statement} | {unit} | " + " | ".join(_cell(c, scale) for c in claims) + " |")
+            rows.append((statement, unit, *(_cell(c, scale) for c in claims)))
     explained = [c["norms-explain"] for c in by_model.values()]
-    lines.append(
-        f"| {explained[0].statement}: the largest difference | points | " + " | ".join(_cell(c, 100) for c in explained) + " |"
-    )
-    return "\n".join(lines) + "\n"
+    rows.append((f"{explained[0].statement}: the largest difference", "points", *(_cell(c, 100) for c in explained)))
+    return markdown(("claim", "in", *found), rows)
 
 
 def _shown_rows() -> list[tuple[str, str, bool]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lens_steer as ls
 from analyses import tables
+from lens_steer._io.tables import markdown
 from lens_steer.inference.batching import encode
 from lens_steer.models.footprint import GIB, Shape, estimate, measured_flops
 from lens_steer.models.loading import info_of
@@ -25,26 +26,29 @@ ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
 
 def large_table() -> str:
     """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
-    lines = [
-        f"| weights in | weights | while a HookedTransformer is loaded from a checkpoint in bfloat16 | activations of {STUDY['n_prompts']} prompts at all norm outputs | the same as moments | cache | "
-        f"recording at {TFLOPS} TFLOP/s, at least | answering once, at least |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        "weights in",
+        "weights",
+        "while a HookedTransformer is loaded from a checkpoint in bfloat16",
+        f"activations of {STUDY['n_prompts']} prompts at all norm outputs",
+        "the same as moments",
+        "cache",
+        f"recording at {TFLOPS} TFLOP/s, at least",
+        "answering once, at least",
+    )
+    rows = []
     for dtype in ("bfloat16", "int4"):
         e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12, stored="bfloat16")
-        memory = " | ".join(f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
-        lines.append(f"| {dtype} | {memory} | {e.record_seconds:.0f} s | {e.generate_seconds:.0f} s |")
-    return "\n".join(lines) + "\n"
+        memory = (f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
+        rows.append((dtype, *memory, f"{e.record_seconds:.0f} s", f"{e.generate_seconds:.0f} s"))
+    return markdown(head, rows)
 
 
 def measured_table() -> str:
     """The embedded models: parameters and bytes as reckoned and as counted, and how far above the bound recording takes."""
     contrast = ls.load_contrast("organism/refusal").fit
     prompts = [*contrast.positive, *contrast.negative]
-    lines = [
-        "| model | parameters, reckoned | counted | activations, reckoned | counted | recording over its lower bound |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name in ORGANISMS:
         model = ls.load_model(name)
         shape = Shape.of(read_config(name, locate(name)))
@@ -55,10 +59,10 @@ def measured_table() -> str:
         counted = sum(t.numel() * t.element_size() for t in (acts.positive, acts.negative))
         e = estimate(shape, n_prompts=len(prompts), prompt_tokens=tokens, n_sites=len(acts.sites), flops=measured_flops())
         parameters = sum(p.numel() for p in ls.hf_twin(model).parameters())
-        lines.append(
-            f"| {name} | {e.parameters:,} | {parameters:,} | {e.recorded:,} B | {counted:,} B | {seconds / (e.record_seconds or 1):.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        above = f"{seconds / (e.record_seconds or 1):.1f}"
+        rows.append((name, f"{e.parameters:,}", f"{parameters:,}", f"{e.recorded:,} B", f"{counted:,} B", above))
+    head = ("model", "parameters, reckoned", "counted", "activations, reckoned", "counted", "recording over its lower bound")
+    return markdown(head, rows)
 
 
 def main() -> None:

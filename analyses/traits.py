@@ -11,6 +11,8 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
+from lens_steer._io.tables import markdown
+from lens_steer.stats import percent
 from lens_steer.studies.traits.calibration import ORGANISM_TRAITS, organism_trait
 from lens_steer.studies.traits.report import steer_trait
 
@@ -31,25 +33,20 @@ def draw(run: Run) -> None:
 
 def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """One row a condition, one column a model: its choice, the recovered share with its interval, the same along a random direction / aligned / coherent / tasks right."""
-    lines = ["| condition | " + " | ".join(found) + " |", "|---" * (1 + len(found)) + "|"]
     by_model = {model: {r["condition"]: r for r in rows} for model, rows in found.items()}
     shown = [r["condition"] for r in next(iter(found.values())) if r["kind"] in ("no steering", "method")]
-    for condition in shown:
-        lines.append(f"| {condition} | " + " | ".join(_cell(by_model[m], condition) for m in found) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown(("condition", *found), [(c, *(_cell(by_model[m], c) for m in found)) for c in shown])
 
 
 def _cell(rows: Mapping[str, Mapping[str, Any]], condition: str) -> str:
     row, control = rows[condition], rows.get(condition + RANDOM)
     at = "" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.').split('.')[0]}: "
-    beside = "" if control is None else f" ({100 * control['trait']:.0f})"
+    beside = "" if control is None else f" ({percent(control['trait'])})"
     over = row.get("trait_over_unsteered_low")
     sign = " ▲" if over is not None and over > 0 else ""
-    rest = " / ".join(f"{100 * row[k]:.0f}" for k in ("aligned_trait", "coherence", "capability"))
+    rest = " / ".join(percent(row[k]) for k in ("aligned_trait", "coherence", "capability"))
     star = "" if row["met"] in (True, None) else " \\*"
-    return (
-        f"{at}{100 * row['trait']:.0f} [{100 * row['trait_low']:.0f}, {100 * row['trait_high']:.0f}]{sign}{beside} / {rest}{star}"
-    )
+    return f"{at}{percent(row['trait'], row['trait_low'], row['trait_high'])}{sign}{beside} / {rest}{star}"
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 """Mechanistic study of activation steering on TransformerLens models.
 
-Names are imported when they are first used, so ``import lens_steer`` is quick and loads neither TransformerLens nor matplotlib nor
-scikit-learn.
+Names are imported when they are first used, so ``import lens_steer`` is quick and loads neither TransformerLens nor
+matplotlib nor scikit-learn. A name is made public by one line below, an import for type checkers.
 """
 
 from __future__ import annotations
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,114 +65,16 @@ if TYPE_CHECKING:
     from lens_steer.steer.plans import load_plan as load_plan
     from lens_steer.steer.plans import save_plan as save_plan
 
-_HOMES = {
-    "Activations": "inference.record",
-    "Boundary": "geometry.boundary",
-    "Calibration": "geometry.calibration",
-    "Contrast": "data",
-    "ContrastSet": "data",
-    "Dialogue": "inference.dialogue",
-    "EffectLog": "steer.effects",
-    "LensSteerError": "errors",
-    "Monitor": "steer.monitor",
-    "Probe": "probes.probe",
-    "Prompt": "data",
-    "PromptSet": "data",
-    "SteeringPlan": "steer.plans",
-    "TokenDivergence": "metrics.token_divergence",
-    "act_add": "steer.methods",
-    "adaptive_angular": "steer.methods",
-    "boundary": "geometry.boundary",
-    "calibrate": "geometry.calibration",
-    "converse": "inference.dialogue",
-    "dial": "notebook.dials",
-    "directional_ablation": "steer.methods",
-    "discriminative_by_rule": "geometry.rules",
-    "draw": "figures.saving",
-    "fit_probe": "probes.probe",
-    "fixed_coefficient": "steer.methods",
-    "generate": "inference.generation",
-    "hf_twin": "models.loading",
-    "load_calibration": "geometry.files",
-    "load_contrast": "data",
-    "load_model": "models.loading",
-    "load_plan": "steer.plans",
-    "load_probe": "probes.io",
-    "load_prompts": "data",
-    "mean_phase_rotation": "steer.methods",
-    "mirror_projection": "steer.methods",
-    "monitor": "steer.monitor",
-    "phase_collapse": "steer.methods",
-    "projection_clamp": "steer.methods",
-    "record": "inference.record",
-    "record_tokens": "inference.record_tokens",
-    "save_calibration": "geometry.files",
-    "save_plan": "steer.plans",
-    "save_probe": "probes.io",
-    "selective_steering": "steer.methods",
-    "standard_angular": "steer.methods",
-    "steering": "steer.hooks",
-    "summarise": "geometry.summary",
-    "target_projection": "steer.methods",
-    "token_divergence": "metrics.token_divergence",
-    "tokens": "inference.rendering",
-    "unit_addition": "steer.methods",
-    "with_rule": "geometry.rules",
-}
-__all__ = [
-    "Activations",
-    "Boundary",
-    "Calibration",
-    "Contrast",
-    "ContrastSet",
-    "Dialogue",
-    "EffectLog",
-    "LensSteerError",
-    "Monitor",
-    "Probe",
-    "Prompt",
-    "PromptSet",
-    "SteeringPlan",
-    "TokenDivergence",
-    "act_add",
-    "adaptive_angular",
-    "boundary",
-    "calibrate",
-    "converse",
-    "dial",
-    "directional_ablation",
-    "discriminative_by_rule",
-    "draw",
-    "fit_probe",
-    "fixed_coefficient",
-    "generate",
-    "hf_twin",
-    "load_calibration",
-    "load_contrast",
-    "load_model",
-    "load_plan",
-    "load_probe",
-    "load_prompts",
-    "mean_phase_rotation",
-    "mirror_projection",
-    "monitor",
-    "phase_collapse",
-    "projection_clamp",
-    "record",
-    "record_tokens",
-    "save_calibration",
-    "save_plan",
-    "save_probe",
-    "selective_steering",
-    "standard_angular",
-    "steering",
-    "summarise",
-    "target_projection",
-    "token_divergence",
-    "tokens",
-    "unit_addition",
-    "with_rule",
-]
+
+def _homes() -> dict[str, str]:
+    """Each public name and the module that has it, as the imports above say, which only type checkers run."""
+    body = ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+    imports = next(node for node in body if isinstance(node, ast.If)).body
+    return {alias.name: str(line.module) for line in imports if isinstance(line, ast.ImportFrom) for alias in line.names}
+
+
+_HOMES = _homes()
+__all__ = sorted(_HOMES)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -180,7 +84,7 @@ def __getattr__(name: str) -> Any:
         return version("lens-steer")
     if name not in _HOMES:
         raise AttributeError(f"module 'lens_steer' has no attribute {name!r}")
-    return getattr(import_module(f"lens_steer.{_HOMES[name]}"), name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -41,6 +41,39 @@ class Estimate(Shown, view="estimates"):
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
 
+def percent(
+    share: float | Estimate | None, low: float | None = None, high: float | None = None, *, form: str = ".0f", unit: str = ""
+) -> str:
+    """Write a share in percent, with its interval where it has one.
+
+    Args:
+        share: A share of 1, or an estimate of one; None is written as a dash.
+        low: The interval's lower end, as a share of 1.
+        high: The interval's upper end.
+        form: The format of each number.
+        unit: What follows the value, such as " %".
+
+    >>> percent(Estimate(0.5, 0.25, 0.75, 8)), percent(0.125, form=".1f", unit=" %"), percent(None)
+    ('50 [25, 75]', '12.5 %', '—')
+    """
+    if isinstance(share, Estimate):
+        share, low, high = share.value, share.low, share.high
+    if share is None:
+        return "—"
+    interval = "" if low is None or high is None else f" [{100 * low:{form}}, {100 * high:{form}}]"
+    return f"{100 * share:{form}}{unit}{interval}"
+
+
+def points(difference: Estimate) -> str:
+    """Write a difference of shares in points with signs, bold in Markdown where its interval excludes 0.
+
+    >>> points(Estimate(0.5, 0.25, 0.75, 8)), points(Estimate(0.5, -0.25, 0.75, 8))
+    ('**+50 [+25, +75]**', '+50 [-25, +75]')
+    """
+    text = percent(difference, form="+.0f")
+    return f"**{text}**" if difference.low > 0 or difference.high < 0 else text
+
+
 def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
     """Wilson score interval of a rate.
 
@@ -120,6 +153,8 @@ def paired_difference(
 
     Outcomes that are 0 or 1 get Newcombe's score interval for paired rates, whose width does not vanish where every unit agrees and whose far tails hold, as a joint level over many comparisons
     needs; anything else a percentile bootstrap with enough resamples for its tails.
+
+    It is our own because SciPy has no such interval and statsmodels has Newcombe's for independent rates alone.
 
     Source: Newcombe (1998), Statistics in Medicine 17, 2635–2650, method 10.
 

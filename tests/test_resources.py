@@ -44,6 +44,31 @@ def test_parameters_of_a_large_model() -> None:
     assert Shape.of(config).parameters == 70_553_706_496
 
 
+# published shapes: family; blocks, width, MLP, heads, key–value heads, vocabulary; what else decides the size
+LARGE = {
+    "Llama 3.3 70B": ("llama", (80, 8192, 28672, 64, 8, 128256), {"tie_word_embeddings": False}),
+    "Qwen2.5 72B": ("qwen2", (80, 8192, 29568, 64, 8, 152064), {"tie_word_embeddings": False}),
+    "Qwen3 32B": ("qwen3", (64, 5120, 25600, 64, 8, 151936), {"head_dim": 128, "tie_word_embeddings": False}),
+    "Mistral Large": ("mistral", (88, 12288, 28672, 96, 8, 32768), {"head_dim": 128, "tie_word_embeddings": False}),
+    "Gemma 2 27B": ("gemma2", (46, 4608, 36864, 32, 16, 256000), {"head_dim": 128}),
+    "Gemma 3 27B": ("gemma3_text", (62, 5376, 21504, 32, 16, 262208), {"head_dim": 128}),
+    "Llama with biases": ("llama", (2, 64, 96, 4, 2, 100), {"attention_bias": True, "mlp_bias": True}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_parameters_of_published_shapes(name: str) -> None:
+    """As many as the family's own code makes, on PyTorch's meta device, where nothing takes memory."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    family, shape, more = LARGE[name]
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    config = AutoConfig.for_model(family, **dict(zip(names, shape, strict=True)), **more)
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config)
+    assert Shape.of(config).parameters == sum(p.numel() for p in made.parameters())
+
+
 def test_bytes_are_those_that_are_used(tiny_folder: Path, twin: Any, refusal: Any, qwen: Any) -> None:
     """The cache of a real forward and the activations of a real recording."""
     shape = Shape.of(read_config("tiny", str(tiny_folder)))

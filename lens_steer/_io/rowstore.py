@@ -2,6 +2,9 @@
 
 A run has an identity (what would make its numbers others) and a fixed list of parts. Each part is one ``.csv`` under ``.parts``, written whole; when all are there they are joined to one file, in
 the parts' order whatever order they were made in.
+
+It is our own because no library that we know of resumes to the same bytes; and it writes CSV by itself, not through
+:mod:`lens_steer._io.tables`, because its texts are quoted and its numbers not, so that both are read back as what they were.
 """
 
 from __future__ import annotations

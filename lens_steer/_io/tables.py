@@ -1,9 +1,18 @@
-r"""LaTeX for what is written as Markdown: characters, marks, and whole tables that a paper may ``\input``."""
+r"""Tables as text: a head and rows of cells to Markdown, to LaTeX that a paper may ``\input``, and to CSV.
+
+These are our own and not pandas' ``to_markdown`` and ``to_latex``: the former pads every cell to its column's width
+and needs tabulate, the latter writes "continued on next page" into a table of several pages and has no rows that span
+all columns.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from lens_steer.errors import LensSteerError
 
@@ -22,8 +31,114 @@ _MARKS = (
     (re.compile(r"(?<!\*)\*([^*]+)\*(?!\*)"), "emph"),
     (re.compile(r"`([^`]+)`"), "texttt"),
 )
+NEEDS = r"% needs \usepackage{array,booktabs,longtable}" + "\n"  # before longtables
 _BOLD = re.compile(r"\*\*[^*]+\*\*")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Write a Markdown table, one line a row, with a line end after the last one.
+
+    A cell is Markdown itself; a ``|`` in it is escaped and a line end becomes a space, so that it stays one cell.
+
+    Args:
+        head: The columns' names.
+        rows: The cells of each row, as many as there are columns.
+
+    Raises:
+        LensSteerError: A row has another number of cells than the head.
+
+    >>> print(markdown(["a", "b"], [["|x|", "1"]]), end="")
+    | a | b |
+    |---|---|
+    | \|x\| | 1 |
+    """
+    lines = [_markdown_row(head), "|---" * len(head) + "|"]
+    for i, row in enumerate(rows, start=1):
+        _check_width(row, head, i)
+        lines.append(_markdown_row(row))
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    plain = [text.replace("|", r"\|").replace("\n", " ") for text in cells]
+    return f"| {' | '.join(plain)} |"
+
+
+def _check_width(row: Sequence[str], head: Sequence[str], number: int) -> None:
+    if len(row) != len(head):
+        raise LensSteerError(f"table has {len(row)} cells in row {number}, and {len(head)} in its head: give every row as many")
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    r"""Write rows as CSV with ``\n`` at their ends.
+
+    In a row that holds a carriage return, which a reader takes for a row's end too, every value is quoted.
+
+    >>> csv_text([["a", 1], ["b\rc", 2]])
+    'a,1\n"b\rc","2"\n'
+    """
+    with io.StringIO(newline="") as stream:
+        plain, quoted = (csv.writer(stream, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        for row in rows:
+            (quoted if any(isinstance(v, str) and "\r" in v for v in row) else plain).writerow(row)
+        return stream.getvalue()
+
+
+def csv_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    r"""Write records as CSV under a head; what a record lacks, or has as None, is empty.
+
+    Args:
+        records: The rows, values by column name.
+        columns: The columns in order; by default those of the first record. What a record has besides is left out.
+
+    >>> csv_records([{"a": 1, "b": None}, {"a": 2}])
+    'a,b\n1,\n2,\n'
+    """
+    names = list(columns if columns is not None else records[0] if records else ())
+    return csv_text([names, *([record.get(name) for name in names] for record in records)]) if names else ""
+
+
+def tabular(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, gap: str = "") -> str:
+    r"""Write a LaTeX table of one page; needs the package booktabs.
+
+    Args:
+        columns: The column specification, such as ``lrr``.
+        head: The columns' names, which are LaTeX already, as all cells are: see :func:`escaped` and :func:`cell`.
+        rows: The cells of each row.
+        gap: What stands between the environment's own line and the rule beside it; TeX reads no space there.
+
+    >>> print(tabular("lr", ["a", "n"], [["x", "1"]]), end="")
+    \begin{tabular}{lr}\toprule
+    a & n \\
+    \midrule
+    x & 1 \\
+    \bottomrule\end{tabular}
+    """
+    begin, end = rf"\begin{{tabular}}{{{columns}}}{gap}\toprule", rf"\bottomrule{gap}\end{{tabular}}"
+    return "\n".join([begin, _latex_row(head), r"\midrule", *map(_latex_row, rows), end]) + "\n"
+
+
+def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""Write a LaTeX table over as many pages as it takes, with its head on each; see :func:`tabular` for the arguments.
+
+    It needs the packages array, booktabs and longtable, as :data:`NEEDS` says.
+
+    >>> print(longtable("lr", ["a", "n"], [["x", "1"]]), end="")
+    {\small\begin{longtable}{lr}\toprule
+    a & n \\
+    \midrule\endhead\bottomrule\endlastfoot
+    x & 1 \\
+    \end{longtable}}
+    """
+    begin, rules = rf"{{\small\begin{{longtable}}{{{columns}}}\toprule", r"\midrule\endhead\bottomrule\endlastfoot"
+    return "\n".join([begin, _latex_row(head), rules, *map(_latex_row, rows), r"\end{longtable}}"]) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    r"""Write one row, with an empty group before a bracket or a star that the line break before would take for an option."""
+    text = " &".join(f" {cell}" if cell else "" for cell in cells).lstrip()
+    return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 
 
 def escaped(text: str) -> str:
@@ -71,29 +186,21 @@ def from_markdown(text: str) -> str:
     \end{longtable}}
     <BLANKLINE>
     """
-    parts = [r"% needs \usepackage{array,booktabs,longtable}"]
-    found = False
-    for inside, group in groupby(text.splitlines(), key=lambda line: line.startswith("|")):
-        if inside:
-            found = True
-            parts += _longtable(list(group))
-        else:
-            parts += [rf"\noindent{cell(line)}" for line in group if _BOLD.fullmatch(line)]
-    if not found:
+    groups = [(inside, list(lines)) for inside, lines in groupby(text.splitlines(), key=lambda line: line.startswith("|"))]
+    if not any(inside for inside, _ in groups):
         raise LensSteerError("the text holds no Markdown table: a head, a line of dashes and rows, each beginning with |")
-    return "\n".join(parts) + "\n"
+    parts = [NEEDS]
+    for inside, lines in groups:
+        titles = (rf"\noindent{cell(line)}" + "\n" for line in lines if _BOLD.fullmatch(line))
+        parts += [_as_longtable(lines)] if inside else titles
+    return "".join(parts)
 
 
-def _longtable(lines: list[str]) -> list[str]:
+def _as_longtable(lines: list[str]) -> str:
     if len(lines) < 2 or set(lines[1]) - set("|-: "):
         raise LensSteerError(f"{lines[0][:60]!r} is no Markdown table's head: a line of dashes has to follow it")
-    rows = [[cell(part) for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in (lines[0], *lines[2:])]
-    width = len(rows[0])
-    odd = next((i for i, row in enumerate(rows) if len(row) != width), None)
-    if odd is not None:
-        raise LensSteerError(f"table has {len(rows[odd])} cells in row {odd}, and {width} in its head: give every row as many")
-    column = rf">{{\raggedright\arraybackslash}}p{{{0.9 / width:.3g}\linewidth}}"
-    body = [("{}" if row[0].startswith(("[", "*")) else "") + " & ".join(row) + r" \\" for row in rows]  # \\ would take either
-    return [
-        rf"{{\small\begin{{longtable}}{{{column * width}}}\toprule", body[0], r"\midrule\endhead\bottomrule\endlastfoot", *body[1:], r"\end{longtable}}",
-    ]  # fmt: skip
+    head, *rows = ([cell(part) for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in (lines[0], *lines[2:]))
+    for i, row in enumerate(rows, start=1):
+        _check_width(row, head, i)
+    column = rf">{{\raggedright\arraybackslash}}p{{{0.9 / len(head):.3g}\linewidth}}"
+    return longtable(column * len(head), head, rows)

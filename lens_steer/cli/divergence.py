@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -82,16 +81,15 @@ def _write(
     """``divergence.csv``, ``divergence.json``, the figure; returns the means over prompts."""
     import numpy as np
 
+    from lens_steer._io.tables import csv_records
     from lens_steer.figures import saving
     from lens_steer.figures.divergence import drawing
     from lens_steer.geometry.calibration import versions
     from lens_steer.inference.unembedding import MEASURES
     from lens_steer.stats import bootstrap_mean
 
-    with (work / "divergence.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ("row", "position", "token", *MEASURES), extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found.rows())
+    text = csv_records(found.rows(), ("row", "position", "token", *MEASURES))
+    (work / "divergence.csv").write_text(text, encoding="utf-8", newline="")
     meta = {"command": command(), "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(), "dtype": model.lens_info.dtype,
             "engine": engine, "prompt_hash": prompts.hash}  # fmt: skip
     by_prompt = {m: found.per_prompt(m) for m in MEASURES}

@@ -29,6 +29,7 @@ from lens_steer.figures.probes import POOLINGS, site_label
 from lens_steer.inference.record import Activations
 from lens_steer.operators.projection import mirror_projection, past_threshold, target_projection
 from lens_steer.probes.probe import Probe
+from lens_steer.stats import percent
 from lens_steer.steer.methods.projections import CAP_IN_SIGMAS
 
 CLASSES = {"positive": (POSITIVE, "o"), "negative": (NEGATIVE, "x")}
@@ -128,9 +129,11 @@ def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.axvline(notes["threshold"], color=BLACK, lw=0.9)
         axis.axvline(notes["mu_positive"], color=GREY, lw=0.9, ls=(0, (1, 1.5)))
         axis.set(
-            xlim=notes["view"]["x"], ylim=notes["view"]["y"], xlabel=f"along the probe's normal ({_percent(notes['share_x'])})"
+            xlim=notes["view"]["x"],
+            ylim=notes["view"]["y"],
+            xlabel=f"along the probe's normal ({percent(notes['share_x'], form='.1f')} %)",
         )
-    axes[0].set_ylabel(f"first component of the rest ({_percent(notes['share_y'])})")
+    axes[0].set_ylabel(f"first component of the rest ({percent(notes['share_y'], form='.1f')} %)")
     handles = [
         axes[0].plot([], [], color=color, marker=dot, ls="", ms=4, label=_gate(notes, side))[0]
         for side, (color, dot) in CLASSES.items()
@@ -161,7 +164,3 @@ def _counts(notes: Any) -> str:
 
 def _gate(notes: Any, side: str) -> str:
     return f"{side}: {notes[f'gated_{side}']} of {notes[f'n_{side}']} tokens below m"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

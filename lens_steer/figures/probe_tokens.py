@@ -26,7 +26,7 @@ from lens_steer.figures.probes import MAX_SHOWN, POOLINGS, check_shown, site_lab
 from lens_steer.inference.record import Activations
 from lens_steer.probes.depth import ProbeScan
 from lens_steer.probes.probe import groups_of
-from lens_steer.stats import Estimate, grouped_rate
+from lens_steer.stats import Estimate, grouped_rate, percent
 
 CLASSES = {"positive": (POSITIVE, "-"), "negative": (NEGATIVE, "--")}
 TARGET = 4.0  # the StTP coefficient whose target is drawn
@@ -193,8 +193,7 @@ def _numbers(panel: dict[str, Any], *, rates: bool) -> str:
     text = "no spread" if d is None else "d = {} [{}, {}]".format(*map(_short, d))
     if rates:
         for sign, side in (("+", "positive"), ("−", "negative")):
-            value, low, high = (100 * v for v in panel[f"below_{side}"])
-            text += f"\n{sign} below m: {value:.0f} [{low:.0f}, {high:.0f}] %"
+            text += f"\n{sign} below m: {percent(*panel[f'below_{side}'])} %"
     return text
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
 from lens_steer._io.atomic import whole_folder
+from lens_steer._io.tables import csv_text
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.figures.core import REGISTERED, Drawing, Drawn, Target, Value, styled
 
@@ -81,19 +81,6 @@ def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) 
         record = {"kind": drawing.kind, "notes": dict(drawing.notes), "meta": dict(meta)}
         (work / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     plt.close(drawn)
-
-
-def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    r"""Rows as ``.csv`` with ``\n`` at their ends; in a row that holds a carriage return, which a reader takes for an end too, every value is quoted.
-
-    >>> csv_text([["a", 1], ["b\rc", 2]])
-    'a,1\n"b\rc","2"\n'
-    """
-    with io.StringIO(newline="") as stream:
-        plain, quoted = (csv.writer(stream, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-        for row in rows:
-            (quoted if any(isinstance(v, str) and "\r" in v for v in row) else plain).writerow(row)
-        return stream.getvalue()
 
 
 def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:

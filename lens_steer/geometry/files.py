@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lens_steer._io.atomic import whole_folder
+from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.models import sites
 from lens_steer.models.templates import ChatTemplate
 
-FORMAT_VERSION = 1
-TENSORS, FACTS = "calibration.safetensors", "calibration.json"
+FOLDER = TensorFolder(
+    name="calibration",
+    missing="write one with 'lens-steer calibrate' or 'lens-steer import'",
+    again="calibrate again",
+    named_errors=False,
+)
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
 _OPTIONAL = (
     "mean_positive",
@@ -57,7 +58,6 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         return None if values is None else [float(v) if math.isfinite(v) else None for v in values]
 
     facts: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
         **{name: getattr(calibration, name) for name in _FACTS},
         "sites": list(calibration.sites),
         "discriminative_sites": list(calibration.discriminative_sites),
@@ -70,9 +70,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "template": None if calibration.template is None else calibration.template.row(),
         "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
     }
-    with whole_folder(folder) as work:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work / TENSORS)
-        (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    FOLDER.write(folder, tensors, facts)
 
 
 def load_calibration(folder: str | Path) -> Calibration:
@@ -82,25 +80,11 @@ def load_calibration(folder: str | Path) -> Calibration:
         LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit, a basis that is
             not orthonormal, values that are not finite.
     """
-    path = Path(folder)
-    for name in (TENSORS, FACTS):
-        if not (path / name).exists():
-            raise LensSteerError(
-                f"calibration {str(folder)!r} has no {name}: write one with 'lens-steer calibrate' or 'lens-steer import'"
-            )
-    try:
-        tensors = load_file(path / TENSORS)
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise LensSteerError(f"calibration {str(folder)!r} is corrupt or truncated ({error}): calibrate again") from None
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise LensSteerError(
-            f"calibration {str(folder)!r} has format version {facts.get('format_version')}, this release reads {FORMAT_VERSION}: calibrate again"
-        )
+    tensors, facts = FOLDER.read(folder)
     needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
     absent = [key for key in needed if key not in facts] + [key for key in ("candidates", "basis") if key not in tensors]
     if absent:
-        raise LensSteerError(f"calibration {str(folder)!r} lacks {', '.join(absent)}: calibrate again")
+        raise FOLDER.refusal(folder, f"lacks {', '.join(absent)}")
     _check_tensors(tensors, facts, str(folder))
 
     def vector(name: str) -> Tensor | None:
@@ -139,7 +123,7 @@ def _check_tensors(tensors: dict[str, Tensor], facts: dict[str, Any], folder: st
             f"calibration {folder!r} does not fit together: {len(sites_)} sites, candidates {tuple(candidates.shape)}, basis {tuple(basis.shape)}"
         )
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise LensSteerError(f"calibration {folder!r}: {name} holds values that are not finite: calibrate again")
+        if not all_finite([tensor]):
+            raise FOLDER.refusal(folder, f": {name} holds values that are not finite")
     if (error := gram_error(basis)) > MAX_GRAM_ERROR:
-        raise LensSteerError(f"calibration {folder!r}: the basis is not orthonormal (max|G − I| = {error:.1e}): calibrate again")
+        raise FOLDER.refusal(folder, f": the basis is not orthonormal (max|G − I| = {error:.1e})")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lens_steer._display import withheld
+from lens_steer._io import tables
 from lens_steer.data import Contrast
 from lens_steer.evaluation.comparison import AT_EQUAL_KL, REFERENCE, Comparison
 from lens_steer.evaluation.conditions import ALL, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
@@ -21,7 +20,7 @@ from lens_steer.figures.core import Drawing
 from lens_steer.figures.stability import drawing as stability_drawing
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.geometry.stability import Stability
-from lens_steer.stats import Estimate
+from lens_steer.stats import Estimate, percent, points
 from lens_steer.steer.method_table import METHODS, turning_methods
 
 RATES = ("complied", "helped", "refused_harmless", "capable")
@@ -38,6 +37,7 @@ BANDS = (
 )  # fmt: skip
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
+EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
 DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
 
 
@@ -63,33 +63,36 @@ def no_draws() -> str:
 
 def markdown(found: Comparison) -> str:
     """The main table: a row a condition, chosen on select, measured on report; its legend below."""
-    titles = heads(found)
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n"
+
+
+def main_rows(found: Comparison) -> list[list[str]]:
+    """The cells of the main table, below its heads."""
+    made = []
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
         gap = found.differences.get(s.condition, {}).get("complied")
-        cells = [
-            s.condition, _chosen(s, met=choice.met), *(_percent(s.measured.get(k)) for k in RATES), *(_number(s.measured.get(k)) for k in NUMBERS),
-            "—" if gap is None else _points(gap),
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        rates = [percent(s.measured.get(k)) for k in RATES]
+        numbers = [_number(s.measured.get(k)) for k in NUMBERS]
+        last = "—" if gap is None else points(gap)
+        made.append([s.condition, _chosen(s, met=choice.met), *rates, *numbers, last])
         if s.condition == REFERENCE:
-            lines += band_rows(found)
-    return "\n".join([*lines, "", legend(found)]) + "\n"
+            made += band_rows(found)
+    return made
 
 
-def band_rows(found: Comparison) -> list[str]:
+def band_rows(found: Comparison) -> list[list[str]]:
     """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's rank among them."""
     by_control: dict[str, dict[str, Band]] = {}
     for quantity, by in found.bands.items():
         for control, one in by.items():
             by_control.setdefault(control, {})[quantity] = one
-    rows = []
+    made = []
     for control, of in by_control.items():
         cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
         rank = "—" if "complied" not in of else f"rank {of['complied'].p_at_least:.2g}"
-        rows.append(f"| {REFERENCE}: {control} | {max(b.n for b in of.values())} draws | {' | '.join(cells)} | {rank} |")
-    return rows
+        made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", *cells, rank])
+    return made
 
 
 def _range(of: Band | None, scale: float, form: str) -> str:
@@ -107,64 +110,29 @@ def _range(of: Band | None, scale: float, form: str) -> str:
 
 def equal_kl_markdown(found: Comparison) -> str:
     """Methods at the reference's divergence on harmless prompts; a reason where one cannot be matched."""
-    lines = [
-        f"Divergence matched: {found.target:.3g} nats a token, {REFERENCE}'s at its choice.\n",
-        "| method | at | KL | harmful: complied | harmless: right | tasks right |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    reference = found.evaluation.reported(REFERENCE)
-    lines.append(_kl_row(REFERENCE, reference, found.target))
+    made = [_kl_row(REFERENCE, found.evaluation.reported(REFERENCE), found.target)]
     by_name = {s.condition: s for s in found.matched}
     for condition, matched in found.matches.items():
         s = by_name.get(f"{condition}{AT_EQUAL_KL}")
-        lines.append(
-            f"| {condition} | {matched.reason} | — | — | — | — |" if s is None else _kl_row(condition, s, float(matched.kl or 0))
+        made.append(
+            [condition, matched.reason, "—", "—", "—", "—"] if s is None else _kl_row(condition, s, float(matched.kl or 0))
         )
-    return "\n".join(lines) + "\n"
+    told = f"Divergence matched: {found.target:.3g} nats a token, {REFERENCE}'s at its choice."
+    return f"{told}\n\n{tables.markdown(EQUAL_HEADS, made)}"
 
 
-def _kl_row(name: str, s: Setting, kl: float) -> str:
-    return (
-        f"| {name} | {_chosen(s, met=True)} | {kl:.3g} | "
-        + " | ".join(_percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
-        + " |"
-    )
+def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
+    shares = (percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
+    return [name, _chosen(s, met=True), f"{kl:.3g}", *shares]
 
 
 def latex(found: Comparison) -> str:
     r"""The main table for a paper; needs the package booktabs."""
-    titles = [h.replace("%", r"\%") for h in heads(found)]
-    caption = (
-        legend(found)
-        .replace("%", r"\%")
-        .replace("_", r"\_")
-        .replace("**", "")
-        .replace("\\*", "*")
-        .replace("`", "")
-        .replace("≥", r"$\ge$")
-        .replace("≤", r"$\le$")
-    )
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        f"% {caption}",
-        r"\begin{tabular}{ll" + "r" * (len(titles) - 2) + r"}\toprule",
-        " & ".join(titles) + r" \\",
-        r"\midrule",
-    ]
-    for row in (line for line in markdown(found).splitlines()[2:] if line.startswith("|")):
-        cells = [c.strip() for c in row.strip("| ").split(" | ")]
-        lines.append(
-            " & ".join(
-                c.replace("_", r"\_")
-                .replace("°", r"$^\circ$")
-                .replace("—", "---")
-                .replace("%", r"\%")
-                .replace("**", "")
-                .replace(" *", "$^{*}$")
-                for c in cells
-            )
-            + r" \\"
-        )
-    return "\n".join([*lines, r"\bottomrule\end{tabular}"]) + "\n"
+    titles = heads(found)
+    caption = tables.escaped(legend(found).replace("**", "").replace("\\*", "*").replace("`", ""))
+    cells = [[tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$") for c in row] for row in main_rows(found)]
+    table = tables.tabular("ll" + "r" * (len(titles) - 2), [tables.escaped(t) for t in titles], cells)
+    return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 
 
 def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
@@ -172,27 +140,23 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
 
     Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
     """
-    lines = [
-        "# The same prompts under every condition",
-        "",
-        "The first prompts of the report split, not picked; every condition at its choice.",
-        "",
+    parts = [
+        "# The same prompts under every condition\n",
+        "The first prompts of the report split, not picked; every condition at its choice.\n",
     ]
     for side in ("positive", "negative"):
         hidden = side == "positive" and not found.graded and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
-            lines += [
-                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {withheld(prompt.text) if hidden else prompt.text}",
-                "",
-                "| condition | grade | answer |",
-                "|---|---|---|",
+            answers = [
+                (row["condition"], str(row["grade"]), withheld(str(row["text"])) if hidden else str(row["text"]))
+                for row in found.evaluation.rows
+                if row["side"] == side and row["prompt"] == i
             ]
-            for row in found.evaluation.rows:
-                if row["side"] == side and row["prompt"] == i:
-                    text = withheld(str(row["text"])) if hidden else str(row["text"]).replace("|", "\\|").replace("\n", " ")
-                    lines.append(f"| {row['condition']} | {row['grade']} | {text} |")
-            lines.append("")
-    return "\n".join(lines)
+            parts += [
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {withheld(prompt.text) if hidden else prompt.text}\n",
+                tables.markdown(("condition", "grade", "answer"), answers),
+            ]
+    return "\n".join(parts)
 
 
 def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:
@@ -261,12 +225,7 @@ def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
 
 def harmonic_csv(found: Comparison) -> str:
     """One row a prompt of the report split: class, mean, amplitude and phase with intervals, R²."""
-    stream = io.StringIO()
-    rows = [{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()]
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return tables.csv_records([{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()])
 
 
 def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
@@ -284,15 +243,6 @@ def _chosen(s: Setting, *, met: bool) -> str:
 
 def _value(s: Setting) -> str:
     return f"{s.value:.4g}°" if has_angle(s.condition.removesuffix(AT_EQUAL_KL)) else f"{s.value:.3g}"
-
-
-def _percent(e: Estimate | None) -> str:
-    return "—" if e is None else f"{100 * e.value:.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
-
-
-def _points(e: Estimate) -> str:
-    text = f"{100 * e.value:+.0f} [{100 * e.low:+.0f}, {100 * e.high:+.0f}]"
-    return f"**{text}**" if e.low > 0 or e.high < 0 else text
 
 
 def _number(e: Estimate | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.atomic import whole_folder
+from lens_steer._io.tables import csv_records
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import probe_plane, probe_tokens, probes, saving
@@ -156,10 +156,7 @@ def _write_rows(scan: ProbeScan, path: Path) -> None:
     """One row a site in network order, :data:`COLUMNS` first."""
     rows = sorted(scan.rows(), key=lambda row: sites_.parse(row["site"]).order)
     columns = [*COLUMNS, *(name for name in rows[0] if name not in COLUMNS)]
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    path.write_text(csv_records(rows, columns), encoding="utf-8", newline="")
 
 
 def _record(scan: ProbeScan, contrast: ContrastSet) -> dict[str, Any]:

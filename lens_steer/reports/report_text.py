@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lens_steer._io import tables
+from lens_steer.stats import percent
+
 LABELS = {
     "correct": "complied, right",
     "wrong": "complied, wrong",
@@ -16,6 +19,13 @@ LABELS = {
     "cut off": "cut off in a thought",
     "answer": "answered",  # of a report.json of before degenerate answers were told apart
 }
+BAND_HEADS = (
+    "control",
+    "class",
+    "draws",
+    "median [least, greatest]",
+    "rank of the method, (1 + draws at least as high) / (1 + draws)",
+)
 
 
 def write_markdown(numbers: dict[str, Any], examples: Sequence[dict[str, str]], summary: dict[str, Any]) -> str:
@@ -46,7 +56,7 @@ def write_markdown(numbers: dict[str, Any], examples: Sequence[dict[str, str]], 
 
 def _percent(rate: dict[str, Any] | list[float]) -> str:
     value, low, high = (rate["value"], rate["low"], rate["high"]) if isinstance(rate, dict) else rate
-    return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return percent(value, low, high, unit=" %")
 
 
 def _what(n: dict[str, Any], d: dict[str, Any]) -> str:
@@ -120,10 +130,10 @@ def _sureness(found: dict[str, Any]) -> str:
 
 def _plane(d: dict[str, Any], summary: dict[str, Any]) -> str:
     best = summary["plane"].get("best_two_dimensions_centred")
-    most = f" (the best plane would hold {100 * best:.0f} %)" if best is not None else ""
+    most = f" (the best plane would hold {percent(best)} %)" if best is not None else ""
     return (
-        f"b1 is the selected direction; b2 is the candidates' first principal component ({100 * d['pc_explained']:.0f} % of their variance) without its part "
-        f"along b1, of which a length of {d['b2_remainder']:.2f} is left. The plane holds {100 * d['share_in_plane']:.0f} % of the candidates' variance{most}. "
+        f"b1 is the selected direction; b2 is the candidates' first principal component ({percent(d['pc_explained'])} % of their variance) without its part "
+        f"along b1, of which a length of {d['b2_remainder']:.2f} is left. The plane holds {percent(d['share_in_plane'])} % of the candidates' variance{most}. "
         "These are properties of the fit split."
     )
 
@@ -131,13 +141,12 @@ def _plane(d: dict[str, Any], summary: dict[str, Any]) -> str:
 def _norms(norms: dict[str, Any]) -> str:
     if not norms:
         return "No site is steered."
-    rows = "\n".join(
-        f"| {name} | {norms[key + '_float32']:.1e} | {norms[key + '_float64']:.1e} |"
-        for name, key in (("selective (SS)", "selective"), ("standard (SAS)", "standard"), ("adaptive (AAS)", "adaptive"))
-    )
+    operators = {"selective (SS)": "selective", "standard (SAS)": "standard", "adaptive (AAS)": "adaptive"}
+    rows = [(name, *(f"{norms[key + dtype]:.1e}" for dtype in ("_float32", "_float64"))) for name, key in operators.items()]
+    table = tables.markdown(("operator", "float32 arithmetic", "float64 arithmetic"), rows)
     return (
         f"Largest relative change of length over {norms['n_vectors']} held-out activations at the steered sites and twelve angles:\n\n"
-        f"| operator | float32 arithmetic | float64 arithmetic |\n|---|---|---|\n{rows}\n\n"
+        f"{table}\n"
         "The float64 column is what is left by a basis that is kept in float32. All three operators keep the length to rounding: "
         "what separates them is not the norm at the hook."
     )
@@ -146,21 +155,20 @@ def _norms(norms: dict[str, Any]) -> str:
 def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     grades = list(n["outcomes"][0]["counts"])
     besides = ["perplexity", "cut off"] if "degenerate_above" in n else []
-    heads = [*(LABELS[g] for g in grades), *besides]
-    header = "| condition | angle | class | " + " | ".join(heads) + " |\n|" + "---|" * (3 + len(heads)) + "\n"
+    heads = ["condition", "angle", "class", *(LABELS[g] for g in grades), *besides]
     best = n["best_angle"]
     if best is None:
         return "Nothing was steered."
     shown = [o for o in n["outcomes"] if o["condition"] in ("no steering", "steering plane") and o["angle"] in (None, best)]
-    rows = "\n".join(
-        f"| {o['condition']} | {'' if o['angle'] is None else format(o['angle'], 'g')} | {o['class']} | "
-        + " | ".join([*(_percent(o["rates"][g]) for g in grades), *(_besides(o) if besides else ())]) + " |"
-        for o in shown
-    )  # fmt: skip
+    rows = []
+    for o in shown:
+        angle = "" if o["angle"] is None else format(o["angle"], "g")
+        rates = [_percent(o["rates"][g]) for g in grades]
+        rows.append((o["condition"], angle, o["class"], *rates, *(_besides(o) if besides else ())))
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
     shown_examples = "\n".join(_example(e, best) for e in examples)
     return (
-        f"Selective steering rotates the discriminative sites by a relative angle. {_choice(n, grades)} On *report*:\n\n{header}{rows}\n\n"
+        f"Selective steering rotates the discriminative sites by a relative angle. {_choice(n, grades)} On *report*:\n\n{tables.markdown(heads, rows)}\n"
         f"{_ungraded(n)}![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n{_controls(n, grades)}\n\n"
         f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"
@@ -188,12 +196,12 @@ def _controls(n: dict[str, Any], grades: list[str]) -> str:
     found = n["controls"]
     if not found["bands"]:
         return "**Controls.** None were run, so how far chance alone comes is not known."
-    rows = "\n".join(
-        f"| {control} | {side} | {b['n']} | {100 * b['median']:.0f} % [{100 * b['minimum']:.0f}, {100 * b['maximum']:.0f}] | {b['p_at_least']:.2f} |"
+    rows = [
+        (control, side, str(b["n"]), percent(b["median"], b["minimum"], b["maximum"], unit=" %"), f"{b['p_at_least']:.2f}")
         for control, by_side in found["bands"].items()
         for side, by_grade in by_side.items()
         for b in (by_grade[grades[0]],)
-    )
+    ]
     once = [
         f"{o['condition']} ({o['class']}) {_percent(o['rates'][grades[0]])}"
         for o in n["outcomes"]
@@ -202,7 +210,7 @@ def _controls(n: dict[str, Any], grades: list[str]) -> str:
     left_out = "".join(f" {control} did not run: {why}." for control, why in found["left_out"].items())
     return (
         f"**Controls** at {n['best_angle']}°, share of answers graded “{LABELS[grades[0]]}”; the smallest rank that {found['draws']} draws can give is {1 / (1 + found['draws']):.2f}:\n\n"
-        f"| control | class | draws | median [least, greatest] | rank of the method, (1 + draws at least as high) / (1 + draws) |\n|---|---|---|---|---|\n{rows}\n\n"
+        f"{tables.markdown(BAND_HEADS, rows)}\n"
         f"Once each: {'; '.join(once)}. {found['told']}{left_out}"
     )
 
@@ -256,9 +264,9 @@ def _reading(n: dict[str, Any], grades: list[str]) -> str:
     elif beyond:
         told = f"the intervals do not overlap and none of {band['n']} random planes comes as far, so the plane matters"
     else:
-        told = f"the intervals do not overlap, and so far come random planes too ({100 * band['minimum']:.0f} to {100 * band['maximum']:.0f} %): no effect of this plane is shown"
+        told = f"the intervals do not overlap, and so far come random planes too ({percent(band['minimum'])} to {percent(band['maximum'])} %): no effect of this plane is shown"
     others = [
-        f"{control} {100 * by_side['positive'][grades[0]]['maximum']:.0f} %"
+        f"{control} {percent(by_side['positive'][grades[0]]['maximum'])} %"
         for control, by_side in n["controls"]["bands"].items()
         if control != "random plane" and "positive" in by_side
     ]

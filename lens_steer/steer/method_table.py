@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import Any, Literal
 
+from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.operators.parameters import ANGLE, COEFFICIENT, GATE, GATE_AXIS, TARGET, THRESHOLD, Parameter
 
@@ -258,5 +259,5 @@ def markdown_table() -> str:
     >>> markdown_table().splitlines()[0]
     "| `--method` | h' | keeps | parameters | source |"
     """
-    rows = [f"| `{m.name}` | {m.formula} | {m.keeps} | {m.defaults} | {m.source} |" for m in METHODS.values()]
-    return "\n".join(["| `--method` | h' | keeps | parameters | source |", "|---|---|---|---|---|", *rows]) + "\n"
+    head = ("`--method`", "h'", "keeps", "parameters", "source")
+    return markdown(head, [(f"`{m.name}`", m.formula, m.keeps, m.defaults, m.source) for m in METHODS.values()])

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lens_steer._display import Shown
-from lens_steer._io.atomic import whole_folder
+from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import positions as positions_
 from lens_steer.models import sites
@@ -22,8 +19,8 @@ from lens_steer.models.fits import reference
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.operators.catalogue import bind, operator
 
-FORMAT_VERSION = 1
-TENSORS, FACTS = "plan.safetensors", "plan.json"
+FOLDER = TensorFolder(name="plan", missing="write one with save_plan", again="save it again", facts_first=True)
+_FACTS = ("method", "positions", "model", "architecture", "n_layers", "d_model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,20 +248,17 @@ def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
         plain = {}
         for name, value in step.parameters.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().clone().contiguous()
+                tensors[f"{index}.{name}"] = value
             else:
                 plain[name] = value
         steps.append({"operator": step.operator, "sites": list(step.sites), "parameters": plain})
     facts = {
-        "format_version": FORMAT_VERSION,
-        **{name: getattr(plan, name) for name in ("method", "positions", "model", "architecture", "n_layers", "d_model")},
+        **{name: getattr(plan, name) for name in _FACTS},
         "details": dict(plan.details),
         "template": None if plan.template is None else plan.template.row(),
         "steps": steps,
     }
-    with whole_folder(folder) as work:
-        save_file(tensors, work / TENSORS)
-        (work / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    FOLDER.write(folder, tensors, facts)
 
 
 def load_plan(folder: str | Path) -> SteeringPlan:
@@ -273,41 +267,19 @@ def load_plan(folder: str | Path) -> SteeringPlan:
     Raises:
         LensSteerError: missing, corrupt or unknown content.
     """
-    path = Path(folder)
-    try:
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-        tensors = load_file(path / TENSORS)
-        version = facts["format_version"]
+    tensors, facts = FOLDER.read(folder)
+    with FOLDER.decoding(folder):
         read = [dict(s["parameters"]) for s in facts["steps"]]
         for key, tensor in tensors.items():
             index, name = key.split(".", 1)
             read[int(index)][name] = tensor
-        steps = [Step(s["operator"], tuple(s["sites"]), p) for s, p in zip(facts["steps"], read, strict=True)]
         plan = SteeringPlan(
-            facts["method"],
-            tuple(steps),
-            facts["positions"],
-            facts["model"],
-            facts["architecture"],
-            facts["n_layers"],
-            facts["d_model"],
-            facts["details"],
-            ChatTemplate.read(facts.get("template")),
+            **{name: facts[name] for name in (*_FACTS, "details")},
+            steps=tuple(Step(s["operator"], tuple(s["sites"]), p) for s, p in zip(facts["steps"], read, strict=True)),
+            template=ChatTemplate.read(facts.get("template")),
         )
-    except LensSteerError:
-        raise
-    except FileNotFoundError as error:
-        raise LensSteerError(f"plan {str(folder)!r} has no {Path(str(error.filename)).name}: write one with save_plan") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, OSError) as error:
-        raise LensSteerError(
-            f"plan {str(folder)!r} is corrupt or truncated ({type(error).__name__}: {error}): save it again"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise LensSteerError(
-            f"plan {str(folder)!r} has format version {version}, this release reads {FORMAT_VERSION}: save it again"
-        )
-    if any(not torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise LensSteerError(f"plan {str(folder)!r} holds values that are not finite: save it again")
+    if not all_finite(tensors.values()):
+        raise FOLDER.refusal(folder, "holds values that are not finite")
     positions_.parse(plan.positions)
     for name in plan.sites:
         plan.operator(name)

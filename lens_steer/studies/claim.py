@@ -70,3 +70,13 @@ def shown(value: float | str | None) -> str:
     if value is None:
         return "—"
     return value if isinstance(value, str) else f"{value:.2g}" if abs(value) < 0.01 else f"{value:.4g}"
+
+
+def measured(claim: Claim) -> str:
+    """A claim's value and interval, as a table shows them.
+
+    >>> measured(Claim("a", "x", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS", (0.25, 0.75)))
+    '0.5 [0.25, 0.75]'
+    """
+    value = shown(claim.value)
+    return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 import lens_steer as ls
 from analyses import tables
 from lens_steer._io.atomic import whole_file
+from lens_steer._io.tables import markdown
 from lens_steer.geometry.calibration import versions
 from tests.benchmarks import cases, merged_cases, real_cases, sweep_cases
 from tests.benchmarks.timing import Ratio
@@ -67,28 +68,29 @@ def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """One row a ratio."""
-    lines = ["| case | ratio | aim | measured (lowest … highest of the turns) |", "|---|---|---|---|"]
+    rows = []
     for r in found["ratios"]:
         aim = "reported" if r["aim"] is None else f"≥ {r['aim']:g}"
         value = f"{r['median']:.2f} ({r['low']:.2f} … {r['high']:.2f})"
         missed = r["aim"] is not None and r["median"] < r["aim"]
-        lines.append(f"| {r['case']} | {r['of']}, against {r['to']} | {aim} | {'**missed:** ' if missed else ''}{value} |")
+        rows.append((r["case"], f"{r['of']}, against {r['to']}", aim, f"{'**missed:** ' if missed else ''}{value}"))
     if "dtypes" in (real := found["real"]):
         d = real["dtypes"]
-        lines.append(
-            f"| bfloat16 for float32, {real_cases.NAME} | KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; "
-            f"same first choice {d['top_1_equal']:.1%} | reported | {d['seconds_float32'] / d['seconds_bfloat16']:.2f} times as fast |"
+        same = f"same first choice {d['top_1_equal']:.1%}"
+        told = (
+            f"KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; {same}"
         )
+        times = f"{d['seconds_float32'] / d['seconds_bfloat16']:.2f} times as fast"
+        rows.append((f"bfloat16 for float32, {real_cases.NAME}", told, "reported", times))
     else:
-        lines.append(f"| 0.5 B parameters | skipped: {real['skipped']} | | |")
+        rows.append(("0.5 B parameters", f"skipped: {real['skipped']}", "", ""))
     memory, seconds = found["memory"], found["import_seconds"]
     missed = "**missed:** " if memory["ratio"] > memory["aim"] else ""
-    lines.append(
-        f"| peak memory of recording | beyond the model, over the {memory['returned_mib']:.0f} MiB returned | ≤ {memory['aim']:g} | {missed}{memory['ratio']:.2f} |"
-    )
+    returned = f"beyond the model, over the {memory['returned_mib']:.0f} MiB returned"
+    rows.append(("peak memory of recording", returned, f"≤ {memory['aim']:g}", f"{missed}{memory['ratio']:.2f}"))
     missed = "**missed:** " if seconds > 0.3 else ""
-    lines.append(f"| `import lens_steer` | seconds | ≤ 0.3 | {missed}{seconds:.3f} |")
-    return "\n".join(lines) + "\n"
+    rows.append(("`import lens_steer`", "seconds", "≤ 0.3", f"{missed}{seconds:.3f}"))
+    return markdown(("case", "ratio", "aim", "measured (lowest … highest of the turns)"), rows)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 ``numpy.save`` of a dict (Angular Steering's steering configs) writes a pickle, which ``allow_pickle=False`` rightly refuses, since unpickling runs what the file
 says. Here no unpickler is involved: :func:`pickletools.genops` only splits the stream, and this module itself builds what a plain config needs (dicts, lists, strings,
 numbers, arrays of numbers). The few names that NumPy's own arrays are written with are recognised as words; any other name refuses the file.
+An unpickler with a list of allowed names, as ``torch.load(weights_only=True)`` is, would still call what the list names.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
-from lens_steer.studies.claim import Claim, shown
+from lens_steer.studies.claim import Claim, measured
 from lens_steer.studies.propositions.verify import Verification
 
 LONGEST = 40  # claims
@@ -25,12 +25,6 @@ def claim_row(claim: Claim) -> dict[str, Any]:
         | {n: getattr(claim, n) for n in rest}
         | {"witness": witness}
     )
-
-
-def measured(claim: Claim) -> str:
-    """Value and interval, as a table shows them."""
-    value = shown(claim.value)
-    return value if claim.interval is None else f"{value} [{shown(claim.interval[0])}, {shown(claim.interval[1])}]"
 
 
 @table_of.register

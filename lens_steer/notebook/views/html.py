@@ -1,7 +1,7 @@
 """HTML of a notebook's views. Whatever comes from prompts, models or files is escaped here; nothing is loaded from elsewhere.
 
 Text, ground and lines of tables are left to the notebook's theme, so that a view reads on light and dark ground. No style sheet, no script: it also reads where a viewer strips
-styles.
+styles. (pandas' ``Styler`` writes a style sheet, and its ``to_html`` takes no style for a cell.)
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ ENDS = ("_low", "_high", "_n")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Named columns of equal length.
+    """Named columns of equal length, not yet a frame: pandas makes floats of whole numbers beside missing ones.
 
     Attributes:
         columns: by name.

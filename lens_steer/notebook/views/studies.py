@@ -7,7 +7,7 @@ from typing import Any
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.notebook.views.sweeps import settings_grid
-from lens_steer.stats import Estimate
+from lens_steer.stats import Estimate, percent
 from lens_steer.studies.externalities.study import Externalities
 from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport
@@ -26,7 +26,7 @@ def _(found: TraitResult) -> Table:
 @page_of.register
 def _(found: TraitResult) -> Page:
     facts = {
-        "every condition that recovers anything reaches": None if found.level is None else f"{100 * found.level:.0f} %",
+        "every condition that recovers anything reaches": None if found.level is None else percent(found.level, unit=" %"),
         "kept to": str(found.bound),
     }
     said = html.note("report split; complied: the trait under the malicious prompt, helped: under the aligned one")

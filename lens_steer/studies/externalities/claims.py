@@ -11,7 +11,7 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.token_divergence import TokenDivergence
-from lens_steer.stats import Estimate, bootstrap_mean
+from lens_steer.stats import Estimate, bootstrap_mean, percent
 from lens_steer.studies.claim import FAILS, REPORTED, Claim, verdict
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.conditions import (
@@ -259,7 +259,7 @@ def _paired(
         return replace(claim, verdict=REPORTED, witness={"note": _reason(found, first) or _reason(found, second)})
     shares = {c: float(np.mean(list(found.values(c, quantity).values()))) for c in (first, second)}
     if second == NONE and shares[NONE] == (1.0 if sign > 0 else 0.0):
-        note = f"without steering it is {100 * shares[NONE]:.0f} % already"
+        note = f"without steering it is {percent(shares[NONE])} % already"
         return replace(claim, verdict=REPORTED, value=e.value, interval=(e.low, e.high), n=e.n, witness={"note": note})
     return _filled(claim, e, e.low > 0 if sign > 0 else e.high < 0, shares=shares)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +10,7 @@ from typing import Any
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer._io.rowstore import Row
+from lens_steer._io.tables import csv_records
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
@@ -58,7 +57,8 @@ def study_and_write(
             ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
             ("qualitative.md", text.qualitative(found, model, material.refusal.report, show_answers=show_answers)),
             ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
-            ("kl_tokens.csv", _csv(_by_token(found))), ("kl_by_position.csv", _csv(tokens.by_position(found.divergences, seed=seed))),
+            ("kl_tokens.csv", csv_records(_by_token(found))),
+            ("kl_by_position.csv", csv_records(tokens.by_position(found.divergences, seed=seed))),
         ):  # fmt: skip
             (work / filename).write_text(content, encoding="utf-8")
         for figure, drawing in drawings(found).items():
@@ -121,12 +121,3 @@ def _by_token(found: Externalities) -> list[Row]:
         for (condition, name), one in found.divergences.items()
         for row in one.rows()
     ]
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()

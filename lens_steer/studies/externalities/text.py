@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lens_steer._display import withheld
+from lens_steer._io import tables
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
@@ -15,7 +16,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.inference.positions import first_steered
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.models import sites
-from lens_steer.stats import Estimate
+from lens_steer.stats import Estimate, percent, points
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, KEPT
 from lens_steer.studies.externalities.conditions import (
@@ -66,11 +67,8 @@ def choices_table(found: Externalities) -> str:
         angle = match.reason if match.grid is None else f"{match.grid.values[0]:.4g}° (KL {match.kl:.3g})"
         bound = "" if s.choice.met else ", **no setting keeps to the bound**"
         if s.name == COMPLIANCE:
-            relative = found.calibrations.compliance.relative(s.strength)
-            shares = ", ".join(f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in relative.items())
-            last = ", ".join(
-                f"{sites.parse(site).block}: {100 * share:.1f} %" for site, share in last_token_shares(found).items()
-            )
+            shares = _by_block(found.calibrations.compliance.relative(s.strength))
+            last = _by_block(last_token_shares(found))
             lines.append(
                 f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a response token's vector at block {shares}; of that of the last prompt token's {last}. The largest of {s.choice.n} tried at which, as at every "
                 f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
@@ -84,9 +82,14 @@ def choices_table(found: Externalities) -> str:
             (x.measured["attack"].value for x in found.select[s.name] if x.condition != NONE and "attack" in x.measured),
             default=None,
         )
-        most = "" if highest is None else f" Highest attack success at any setting tried on select: {100 * highest:.0f} %."
+        most = "" if highest is None else f" Highest attack success at any setting tried on select: {percent(highest)} %."
         lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
     return "\n".join(lines) + "\n"
+
+
+def _by_block(shares: Mapping[str, float]) -> str:
+    """Each site's share of a length, after its block."""
+    return ", ".join(f"{sites.parse(site).block}: {percent(share, form='.1f')} %" for site, share in shares.items())
 
 
 def last_token_shares(found: Externalities) -> dict[str, float]:
@@ -99,51 +102,47 @@ def last_token_shares(found: Externalities) -> dict[str, float]:
 def conditions_table(found: Externalities) -> str:
     """One row a condition."""
     heads = COLUMNS if found.known else UNGRADED
-    lines = [
-        f"| condition | {' | '.join(heads.values())} | {heads['attack']}, less no steering |",
-        "|---" * (len(heads) + 2) + "|",
-    ]
+    rows: list[Sequence[str]] = []
     for c in found.conditions:
         if not c.runs:
-            lines.append(f"| {c.name} | {c.reason} |" + " — |" * len(heads))
+            rows.append((c.name, c.reason, *("—" for _ in heads)))
             continue
         measured = found.measured(c.name)
         gap = "—" if c.name == NONE else points(found.difference(c.name, NONE, "attack"))
-        lines.append(f"| {c.name} | " + " | ".join(percent(measured.get(k)) for k in heads) + f" | {gap} |")
-    return "\n".join([*lines, "", LEGEND + ("" if found.known else UNGRADED_LEGEND)]) + "\n"
+        rows.append((c.name, *(percent(measured.get(k)) for k in heads), gap))
+    titles = ("condition", *heads.values(), f"{heads['attack']}, less no steering")
+    return f"{tables.markdown(titles, rows)}\n{LEGEND}{'' if found.known else UNGRADED_LEGEND}\n"
 
 
 def prefix_table(found: Externalities) -> str:
     """Attack success with the steering at fewer tokens, one row a steering and k."""
     ks = sorted({c.k for c in found.prefixes if c.k is not None})
-    lines = [f"| steering, k | {' | '.join(FAMILIES)} |", "|---" * (1 + len(FAMILIES)) + "|"]
     names = [*(s.name for s in found.steerings), CONTROL]
-    for name in names:
-        for k in ks:
-            cells = [percent(found.measured(f"{name}, {family}, k = {k}").get("attack")) for family in FAMILIES]
-            lines.append(f"| {name}, {k} | " + " | ".join(cells) + " |")
+    rows = [
+        (f"{name}, {k}", *(percent(found.measured(f"{name}, {family}, k = {k}").get("attack")) for family in FAMILIES))
+        for name in names
+        for k in ks
+    ]
     full = "; ".join(f"{name} at all tokens {percent(found.measured(name)['attack'])}" for name in names)
     tokens_of = ", ".join(f"*{family}*: `{positions_of(family, 4)}`" for family in FAMILIES)
     text = (
         f"Attack success, percent; {full}; no steering {percent(found.measured(NONE)['attack'])}. The tokens that decide an answer's first k are the prompt's last one and the answer's first k − 1. For k = 4: {tokens_of}."
     )  # fmt: skip
-    return "\n".join([*lines, "", text]) + "\n"
+    return f"{tables.markdown(('steering, k', *FAMILIES), rows)}\n{text}\n"
 
 
 def tokens_table(found: Externalities) -> str:
     """KL over the first 3 response tokens and over the later ones."""
-    lines = [
-        f"| condition | responses | KL, first {tokens.START} tokens | later tokens | slope a token, later | n |",
-        "|---|---|---|---|---|---|",
+    head = ("condition", "responses", f"KL, first {tokens.START} tokens", "later tokens", "slope a token, later", "n")
+    rows = [
+        (row["condition"], row["responses"], *(_mean(row, k) for k in ("start", "later", "slope")), str(row["n"]))
+        for row in tokens.summary(found.divergences, seed=found.seed)
     ]
-    for row in tokens.summary(found.divergences, seed=found.seed):
-        cells = [_mean(row, k) for k in ("start", "later", "slope")]
-        lines.append(f"| {row['condition']} | {row['responses']} | " + " | ".join(cells) + f" | {row['n']} |")
     text = (
         "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful responses: those given, or right compliance under the unrestricted system prompt, put after "
         "the plain prompt; benign: those given, or the unsteered answers to harmless requests."
     )  # fmt: skip
-    return "\n".join([*lines, "", text]) + "\n"
+    return f"{tables.markdown(head, rows)}\n{text}\n"
 
 
 def depth_table(found: Externalities) -> str:
@@ -152,19 +151,19 @@ def depth_table(found: Externalities) -> str:
     heads = ["block"]
     for name in (COMPLIANCE, JSON):
         heads += [f"{name}: angle to refusal, °", "in refusal plane, %", "harmful beyond boundary, %"]
-    lines = [f"| {' | '.join([*heads, 'unsteered beyond, %'])} |", "|---" * (len(heads) + 1) + "|"]
+    rows = []
     for block in range(found.calibrations.refusal.n_layers):
         cells = [str(block)]
         for name in (COMPLIANCE, JSON):
             a = next(a for a in found.angles if a.steering == name and a.block == block)
             text = f"{a.angle:.0f}"
-            cells += [f"**{text}**" if a.steered else text, f"{100 * a.in_plane:.0f}", percent(_projection(found, name, block))]
-        lines.append(f"| {' | '.join([*cells, percent(_projection(found, 'harmful', block))])} |")
+            cells += [f"**{text}**" if a.steered else text, percent(a.in_plane), percent(_projection(found, name, block))]
+        rows.append([*cells, percent(_projection(found, "harmful", block))])
     text = (
         f"Angles to the unit difference of means of harmful less harmless prompts (last prompt token), ± 1.96 jackknife errors, **bold** where the steering writes; two random directions have |cos| {expected[0]:.2f} on average, "
         f"and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the report split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
     )  # fmt: skip
-    return "\n".join([*lines, "", text]) + "\n"
+    return f"{tables.markdown([*heads, 'unsteered beyond, %'], rows)}\n{text}\n"
 
 
 def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
@@ -179,48 +178,27 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
         raise LensSteerError(f"n={n}: at least one prompt of each class is needed")
     tokenizer = model.lens_info.tokenizer
     shown = [c for c in (*found.conditions, *found.prefixes) if _on_page(c)]
-    lines = [
-        "# Original and steered answers", "", "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
-        "answer through attention too.", "", "| condition | steered tokens | first of them |", "|---|---|---|",
+    where = [(c.name, *_steered(c)) for c in shown]
+    parts = [
+        "# Original and steered answers\n",
+        "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
+        "answer through attention too.\n",
+        tables.markdown(("condition", "steered tokens", "first of them"), where),
     ]  # fmt: skip
-    for c in shown:
-        where = "—" if c.plan is None else f"`{c.plan.positions}` at {', '.join(c.plan.sites)}"
-        lines.append(f"| {c.name} | {where} | {'—' if c.plan is None else first_steered(c.plan.positions)} |")
     for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
         hidden = side == "positive" and not found.known and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):
-            lines += [
-                "",
-                f"## {title}: {withheld(prompt.text) if hidden else ' '.join(prompt.text.split())}",
-                "",
-                "| condition | grade | answer |",
-                "|---|---|---|",
+            by_condition = {r["condition"]: r for r in found.rows if r["side"] == side and r["prompt"] == i}
+            answers = [
+                (c.name, str(row["outcome"]), withheld(str(row["text"])) if hidden else _marked(row, c, tokenizer))
+                for c in shown
+                if (row := by_condition.get(c.name)) is not None
             ]
-            for c in shown:
-                row = next((r for r in found.rows if r["condition"] == c.name and r["side"] == side and r["prompt"] == i), None)
-                if row is not None:
-                    shown_text = withheld(str(row["text"])) if hidden else _marked(row, c, tokenizer)
-                    lines.append(f"| {c.name} | {row['outcome']} | {shown_text} |")
-    return "\n".join(lines) + "\n"
-
-
-def percent(e: Estimate | None) -> str:
-    """A share with its interval, in percent.
-
-    >>> percent(Estimate(0.5, 0.25, 0.75, 8))
-    '50 [25, 75]'
-    """
-    return "—" if e is None else f"{100 * e.value:.0f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
-
-
-def points(e: Estimate) -> str:
-    """A difference of shares in points, bold where its interval excludes 0.
-
-    >>> points(Estimate(0.5, 0.25, 0.75, 8))
-    '**+50 [+25, +75]**'
-    """
-    text = f"{100 * e.value:+.0f} [{100 * e.low:+.0f}, {100 * e.high:+.0f}]"
-    return f"**{text}**" if e.low > 0 or e.high < 0 else text
+            parts += [
+                f"## {title}: {withheld(prompt.text) if hidden else ' '.join(prompt.text.split())}\n",
+                tables.markdown(("condition", "grade", "answer"), answers),
+            ]
+    return "\n".join(parts)
 
 
 def _on_page(c: Condition) -> bool:
@@ -232,6 +210,13 @@ def _on_page(c: Condition) -> bool:
     return (c.kind == ROTATION and c.runs) or (c.kind in (FIRST, REST) and c.k in (1, 4))
 
 
+def _steered(c: Condition) -> tuple[str, str]:
+    """Which tokens a condition steers at which sites, and the first of them."""
+    if c.plan is None:
+        return "—", "—"
+    return f"`{c.plan.positions}` at {', '.join(c.plan.sites)}", first_steered(c.plan.positions)
+
+
 def _marked(row: Row, condition: Condition, tokenizer: Any) -> str:
     text = str(row["text"])
     at = None if condition.plan is None else first_decided(condition.plan.positions)
@@ -240,7 +225,7 @@ def _marked(row: Row, condition: Condition, tokenizer: Any) -> str:
         parts: Sequence[str] = [tokenizer.decode(ids[:i]) for i in (at, at + 1)]
         if at < len(ids) and text.startswith(parts[1]):
             text = f"{parts[0]}⟦{parts[1][len(parts[0]) :]}⟧{text[len(parts[1]) :]}"
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text
 
 
 def _projection(found: Externalities, kind: str, block: int) -> Estimate:

@@ -14,6 +14,7 @@ import torch
 from lens_steer._defaults import ENGINE
 from lens_steer._io.atomic import check_writable, whole_file, whole_folder
 from lens_steer._io.rowstore import Row
+from lens_steer._io.tables import csv_records
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
@@ -126,14 +127,9 @@ def fire_rates(
 
 def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[str, Any]) -> None:
     """Tables, rows, probes and figures of a report into a folder, whole or not at all."""
-    import csv
-
     rows = trait_table.rows(report, seed=int(meta["seed"]))
     with whole_folder(out) as work:
-        with (work / "traits.csv").open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        (work / "traits.csv").write_text(csv_records(rows), encoding="utf-8", newline="")
         (work / "traits.md").write_text(trait_table.markdown(rows, report, trait.name), encoding="utf-8")
         (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
         record = {

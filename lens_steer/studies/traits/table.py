@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from lens_steer._io import tables
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.protocol import differences
 from lens_steer.evaluation.selection import Choice, Setting
 from lens_steer.evaluation.sweeps import NEGATIVE
-from lens_steer.stats import Estimate, bootstrap_mean
+from lens_steer.stats import Estimate, bootstrap_mean, percent
 from lens_steer.studies.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import EQUAL, RANDOM, TraitResult
@@ -22,6 +23,7 @@ ESTIMATES = (
     "dialogue_trait", "dialogue_coherence", "dialogue_repeated", "dialogue_ngram_repetition",
 )  # fmt: skip
 TOKEN = ", token-calibrated"
+GATES, DIALOGUES = ("gate_aligned", "gate_misaligned"), ("dialogue_trait", "dialogue_repeated")
 
 
 def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
@@ -61,32 +63,28 @@ def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str
     """The table with its legend, and what the gate buys."""
     heads = ["condition", "at", f"{trait}, %", "aligned prompt, %", "coherence, %", "capability, %", "perplexity", "gate fires: aligned / misaligned, %",
              "dialogues: trait / repeated, %"]  # fmt: skip
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    cells = []
     for row in table:
         at = "—" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.')}"
-        gates = " / ".join(_percent(row, k) for k in ("gate_aligned", "gate_misaligned"))
-        talk = " / ".join(_percent(row, k) for k in ("dialogue_trait", "dialogue_repeated"))
-        cells = [row["condition"], at + ("" if row["met"] in (True, None) else " \\*"), _interval(row, "trait"), _interval(row, "aligned_trait"),
-                 _percent(row, "coherence"), _percent(row, "capability"), _number(row, "perplexity"), gates, talk]  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
-    level = report.pooled.level
-    return "\n".join([*lines, "", _legend(report, trait), "", _equal_text(level)]) + "\n"
+        gates, talk = (" / ".join(percent(row.get(k)) for k in pair) for pair in (GATES, DIALOGUES))
+        cells.append((
+            row["condition"], at + ("" if row["met"] in (True, None) else " \\*"), _interval(row, "trait"), _interval(row, "aligned_trait"),
+            percent(row.get("coherence")), percent(row.get("capability")), _number(row, "perplexity"), gates, talk,
+        ))  # fmt: skip
+    return f"{tables.markdown(heads, cells)}\n{_legend(report, trait)}\n\n{_equal_text(report.pooled.level)}\n"
 
 
 def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
     r"""The paper's form: method × position mode; needs the package booktabs."""
     at = {(r["method"], r["positions"]): r for r in table if r["kind"] == "method"}
     names = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
-    lines = [r"\begin{tabular}{lllrr}", r"\toprule", rf"{trait} & site & $\alpha$ & all & response \\", r"\midrule"]
-    for r in table[:2]:
-        lines.append(rf"{r['condition']} & & & {_interval(r, 'trait')} & \\")
+    rows = [[r["condition"], "", "", _interval(r, "trait"), ""] for r in table[:2]]
     for method in dict.fromkeys(m for m, _ in at):
         both = [at.get((method, mode)) for mode in ("all", "response")]
         sites = " / ".join("--" if r is None else r["site"].removeprefix("blocks.").split(".")[0] for r in both)
         alphas = " / ".join("--" if r is None else f"{r['coefficient']:g}" for r in both)
-        cells = " & ".join("--" if r is None else _interval(r, "trait") for r in both)
-        lines.append(rf"{names[method]} & {sites} & {alphas} & {cells} \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        rows.append([names[method], sites, alphas, *("--" if r is None else _interval(r, "trait") for r in both)])
+    return tables.tabular("lllrr", (trait, "site", r"$\alpha$", "all", "response"), rows, gap="\n")
 
 
 def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
@@ -161,16 +159,11 @@ def _legend(report: TraitReport, trait: str) -> str:
 def _equal_text(level: float | None) -> str:
     if level is None:
         return "No setting recovers anything on the select split, so there is no equal trait to compare at."
-    return f"Equal trait: of the settings that recover at least {100 * level:.0f} % on the select split, the one that harms aligned answers least."
+    return f"Equal trait: of the settings that recover at least {percent(level)} % on the select split, the one that harms aligned answers least."
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    return "—" if value is None or low is None or high is None else f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _percent(row: Mapping[str, Any], name: str) -> str:
-    return "—" if row.get(name) is None else f"{100 * row[name]:.0f}"
+    return percent(*(row.get(f"{name}{end}") for end in ("", "_low", "_high")))
 
 
 def _number(row: Mapping[str, Any], name: str) -> str:

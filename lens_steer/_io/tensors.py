@@ -1,0 +1,120 @@
+"""A folder of tensors: ``NAME.safetensors`` beside plain facts in ``NAME.json``, with one way to write it and one to refuse it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lens_steer._io.atomic import whole_folder
+from lens_steer.errors import LensSteerError
+
+VERSION = "format_version"  # the fact that says which release's form a folder has
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFolder:
+    """One kind of folder of tensors: what it is called, and what a person is told to do about a bad one.
+
+    What the facts and the tensors are is known to the module that reads and writes the kind, not here.
+
+    Attributes:
+        name: The kind, which every message begins with and both files are named after; a plural ends in s.
+        missing: What to do where a file is missing.
+        again: What to do where a folder is damaged, or of another release.
+        version: The version of the form that is written, and the only one that is read.
+        facts_first: Whether a folder with neither file is said to lack the facts, and not the tensors.
+        named_errors: Whether the message about a damaged file names the type of the error that reading it raised.
+    """
+
+    name: str
+    missing: str
+    again: str
+    version: int = 1
+    facts_first: bool = False
+    named_errors: bool = True
+
+    @property
+    def tensors_file(self) -> str:
+        """The name of the file with the tensors."""
+        return f"{self.name}.safetensors"
+
+    @property
+    def facts_file(self) -> str:
+        """The name of the file with the facts."""
+        return f"{self.name}.json"
+
+    def write(self, folder: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write both files, whole or not at all; the version is put before the facts.
+
+        Raises:
+            LensSteerError: The folder cannot be written.
+        """
+        held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps({VERSION: self.version, **facts}, indent=1) + "\n"
+        with whole_folder(folder) as work:
+            save_file(held, work / self.tensors_file)
+            (work / self.facts_file).write_text(text, encoding="utf-8")
+
+    def read(self, folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read both files.
+
+        Returns:
+            The tensors by name, and the facts.
+
+        Raises:
+            LensSteerError: A file is missing, truncated or corrupt, or another release wrote it.
+        """
+        files = (self.tensors_file, self.facts_file)
+        for file in reversed(files) if self.facts_first else files:
+            if not (Path(folder) / file).exists():
+                raise LensSteerError(f"{self._subject(folder)} {self._verb('has')} no {file}: {self.missing}")
+        with self.decoding(folder):
+            tensors = load_file(Path(folder) / self.tensors_file)
+            facts = json.loads((Path(folder) / self.facts_file).read_text(encoding="utf-8"))
+            version = facts.get(VERSION)
+        if version != self.version:
+            raise self.refusal(folder, f"{self._verb('has')} format version {version}, this release reads {self.version}")
+        return tensors, facts
+
+    @contextmanager
+    def decoding(self, folder: str | Path) -> Iterator[None]:
+        """Turn whatever damaged contents raise inside the block into one message; a :class:`LensSteerError` passes."""
+        try:
+            yield
+        except LensSteerError:
+            raise
+        except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
+            detail = f"{type(error).__name__}: {error}" if self.named_errors else str(error)
+            raise self.refusal(folder, f"{self._verb('is')} corrupt or truncated ({detail})") from None
+
+    def refusal(self, folder: str | Path, why: str) -> LensSteerError:
+        """Make the error that refuses a folder: which one, why, and what to do.
+
+        >>> str(TensorFolder(name="plan", missing="make one", again="save it again").refusal("out", "is empty"))
+        "plan 'out' is empty: save it again"
+        """
+        return LensSteerError(f"{self._subject(folder)}{why if why.startswith(':') else ' ' + why}: {self.again}")
+
+    def _subject(self, folder: str | Path) -> str:
+        return f"{self.name} {str(folder)!r}"
+
+    def _verb(self, singular: str) -> str:
+        return {"has": "have", "is": "are"}[singular] if self.name.endswith("s") else singular
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether no tensor holds an infinity or a value that is no number.
+
+    >>> all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
+    False
+    """
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

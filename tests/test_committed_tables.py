@@ -1,0 +1,97 @@
+"""The committed tables, byte for byte: what the code writes of the records that are committed beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analyses import comparison, directions, externalities, propositions, traits
+from lens_steer._io.tables import from_markdown
+from lens_steer.steer.method_table import markdown_table
+from lens_steer.studies import claim_tables
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.externalities.report import CLAIMS_NOTE
+from lens_steer.studies.traits import table as trait_table
+from tests.benchmarks.__main__ import table as benchmark_table
+
+FIGURES = Path(__file__).parents[1] / "figures"
+MODELS = ("qwen2", "llama", "gemma2")
+
+
+def committed(name: str) -> str:
+    """A committed file's text."""
+    return (FIGURES / name).read_text(encoding="utf-8")
+
+
+def records(pattern: str) -> dict[str, Any]:
+    """The committed record of each model, by the name that the tables have for it."""
+    return {f"organism/{model}": json.loads(committed(pattern.format(model))) for model in MODELS}
+
+
+def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Claims as they were before they were written."""
+    return [Claim(**row | {"interval": row["interval"] and tuple(row["interval"])}) for row in rows]
+
+
+def of_model(model: str) -> list[Claim]:
+    """The claims on the propositions that were tested on a model."""
+    name = "propositions.json" if model == "qwen2" else f"{model}/propositions.json"
+    return claims(json.loads(committed(name))["claims"])
+
+
+def test_comparison() -> None:
+    found = records("comparison/{}/comparison.json")
+    assert comparison.table(found) == committed("comparison/comparison.md")
+    assert comparison.equal_kl_table(found) == committed("comparison/equal_kl.md")
+
+
+@pytest.mark.parametrize("trait", ["honesty", "compassion"])
+def test_traits(trait: str) -> None:
+    found = {name: record["rows"] for name, record in records("traits/{}/" + trait + "/traits.json").items()}
+    assert traits.table(found) == committed(f"traits/traits_{trait}.md")
+    for model in MODELS:
+        assert trait_table.latex(found[f"organism/{model}"], trait) == committed(f"traits/{model}/{trait}/traits.tex")
+
+
+def test_externalities() -> None:
+    found = records("externalities/{}/externalities.json")
+    assert externalities.table(found) == committed("externalities/externalities.md")
+    assert externalities.claims_table(found) == committed("externalities/externalities_claims.md")
+    assert externalities.claims_table(found, externalities.DECIDING) == committed("externalities/externalities_verdicts.md")
+    for model in MODELS:
+        made = claim_tables.markdown(claims(found[f"organism/{model}"]["claims"]))
+        assert f"{made}\n{CLAIMS_NOTE}\n" == committed(f"externalities/{model}/claims.md")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_propositions(model: str) -> None:
+    found, folder = of_model(model), "" if model == "qwen2" else f"{model}/"
+    assert claim_tables.markdown(found) == committed(f"{folder}propositions.md")
+    assert claim_tables.latex(found) == committed(f"{folder}propositions.tex")
+
+
+def test_behaviour() -> None:
+    found = {f"organism/{model}": of_model(model) for model in MODELS}
+    assert propositions.behaviour(found) == committed("behaviour.md")
+    assert propositions.short(found["organism/qwen2"], "organism/qwen2") == committed("verdicts.md")
+
+
+def test_methods_directions_and_benchmarks() -> None:
+    summary = json.loads(committed("directions.json"))["estimators"]
+    assert markdown_table() == committed("methods.md")
+    assert directions.table(summary, n_blocks=12, n_sites=24) == committed("directions.md")
+    found = json.loads(committed("benchmarks.json"))
+    lines = benchmark_table({"real": {"skipped": "no model"}, **found}).splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("| 0.5 B")) == committed("benchmarks.md")
+
+
+def test_every_latex_beside_a_table_of_the_readme() -> None:
+    """Where no writer of LaTeX of its own stands beside it."""
+    own = {"propositions", "traits"}
+    for path in sorted(FIGURES.rglob("*.tex")):
+        per_model = path.stem == "comparison" and path.parent.name in MODELS
+        if path.stem not in own and not per_model:
+            assert path.read_text(encoding="utf-8") == from_markdown(path.with_suffix(".md").read_text(encoding="utf-8")), path

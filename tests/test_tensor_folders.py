@@ -1,0 +1,89 @@
+"""Folders of tensors: what is written is read back, and each kind of damage is told with what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lens_steer._io.tensors import TensorFolder, all_finite
+from lens_steer.errors import LensSteerError
+
+FOLDER = TensorFolder(name="thing", missing="make one", again="make it again", version=2)
+PLURAL = TensorFolder(name="things", missing="make some", again="make them again", facts_first=True, named_errors=False)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with two tensors that share their storage, one of them transposed."""
+    square = torch.arange(4.0).reshape(2, 2)
+    FOLDER.write(tmp_path / "a", {"square": square, "transposed": square.T}, {"words": "é"})
+    return tmp_path / "a"
+
+
+def test_written_is_read(saved: Path) -> None:
+    """And is what safetensors and json write."""
+    tensors, facts = FOLDER.read(saved)
+    assert tensors["square"].tolist() == tensors["transposed"].T.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert facts == {"format_version": 2, "words": "é"}
+    assert (saved / "thing.json").read_text(encoding="utf-8") == json.dumps(facts, indent=1) + "\n"
+    save_file(tensors, saved / "other")
+    assert (saved / "other").read_bytes() == (saved / "thing.safetensors").read_bytes()
+    assert load_file(saved / "thing.safetensors").keys() == tensors.keys()
+
+
+def _truncate(folder: Path) -> Any:
+    (folder / "thing.safetensors").write_bytes(b"abc")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "thing.safetensors").unlink(), r"^thing '.*a' has no thing\.safetensors: make one$"),
+        (lambda f: (f / "thing.json").unlink(), r"has no thing\.json: make one$"),
+        (_truncate, r"is corrupt or truncated \(SafetensorError: .*\): make it again$"),
+        (lambda f: (f / "thing.json").write_text("{"), r"is corrupt or truncated \(JSONDecodeError: .*\): make it again$"),
+        (lambda f: (f / "thing.json").write_text("[]"), r"is corrupt or truncated \(AttributeError: .*\): make it again$"),
+        (
+            lambda f: (f / "thing.json").write_text('{"format_version": 1}'),
+            r"has format version 1, this release reads 2: make it again$",
+        ),
+    ],
+)
+def test_damage(saved: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(saved)
+    with pytest.raises(LensSteerError, match=message):
+        FOLDER.read(saved)
+
+
+def test_words_of_a_plural(tmp_path: Path) -> None:
+    """Its verbs, which file is missed first, and errors without their type."""
+    with pytest.raises(LensSteerError, match=r"have no things\.json: make some$"):
+        PLURAL.read(tmp_path)
+    PLURAL.write(tmp_path, {"x": torch.ones(1)}, {})
+    (tmp_path / "things.json").write_text("{")
+    with pytest.raises(LensSteerError, match=r"are corrupt or truncated \(Expecting property name"):
+        PLURAL.read(tmp_path)
+    (tmp_path / "things.json").write_text("{}")
+    with pytest.raises(LensSteerError, match="have format version None, this release reads 1: make them again"):
+        PLURAL.read(tmp_path)
+
+
+def test_a_refusal_passes_through() -> None:
+    """One that is already told is not told again as damage; anything else in the block is damage."""
+    with pytest.raises(LensSteerError, match="^mine$"), FOLDER.decoding("a"):
+        raise LensSteerError("mine")
+    told = r"^thing 'a' is corrupt or truncated \(KeyError: 'x'\): make it again$"
+    with pytest.raises(LensSteerError, match=told), FOLDER.decoding("a"):
+        raise KeyError("x")
+    assert str(FOLDER.refusal("a", ": bad")) == "thing 'a': bad: make it again"
+
+
+def test_finite() -> None:
+    assert all_finite([]) and all_finite([torch.ones(2), torch.zeros(0)])
+    assert not all_finite([torch.ones(2), torch.tensor([float("inf")])])
