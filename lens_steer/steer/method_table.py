@@ -1,4 +1,4 @@
-"""What each steering method is, in one line and in one row: the command line's help and the README's table. No imports, so both are quick."""
+"""What each steering method is, in one line and in one row: the command line's help and the table of the pages. No imports, so both are quick."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ METHOD_ROWS = {
 
 
 def markdown_table() -> str:
-    """The operator table of the README.
+    """The operator table of the README and of the guide.
 
     >>> markdown_table().splitlines()[0]
     "| `--method` | h' | keeps | parameters | source |"
