@@ -97,6 +97,7 @@ def test_the_picture_of_the_rooms_is_the_order_that_is_held() -> None:
     package = Path(lens_steer.__file__).parent
     there = {p.stem for p in package.iterdir() if (p / "__init__.py").exists() or (p.suffix == ".py" and p.stem != "__init__")}
     assert there == {room for layer in layers for room in layer}
+    assert not there & set(lens_steer.__all__)  # a room of that name would hide what users import
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
