@@ -44,24 +44,24 @@ test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under Transfor
 	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py \
 	  tests/test_conversation.py tests/test_monitoring.py tests/test_probes.py
 
-verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and the README
-	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --readme README.md
+verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and docs/results
+	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --page docs/results/propositions.md
 
-compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and the README
-	$(BIN)/python -m analyses.comparison --out figures/comparison --readme README.md
+compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and docs/results
+	$(BIN)/python -m analyses.comparison --out figures/comparison --page docs/results/comparison.md
 
-probes: $(INSTALLED)  ## probes across depth and other estimators of the direction on the embedded Qwen2 organism, into figures/ and the README
+probes: $(INSTALLED)  ## probes across depth and other estimators of the direction on the embedded Qwen2 organism, into figures/ and docs/results
 	$(BIN)/python -m analyses.probes --out figures
-	$(BIN)/python -m analyses.directions --out figures --readme README.md
+	$(BIN)/python -m analyses.directions --out figures --page docs/results/directions.md
 
-traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organisms (half an hour), into figures/ and the README
-	$(BIN)/python -m analyses.traits --out figures/traits --readme README.md
+traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organisms (half an hour), into figures/ and docs/results
+	$(BIN)/python -m analyses.traits --out figures/traits --page docs/results/traits.md
 
-externalities: $(INSTALLED)  ## side effects of benign steering on the embedded organisms (a quarter of an hour), into figures/ and the README
-	$(BIN)/python -m analyses.externalities --out figures/externalities --readme README.md
+externalities: $(INSTALLED)  ## side effects of benign steering on the embedded organisms (a quarter of an hour), into figures/ and docs/results
+	$(BIN)/python -m analyses.externalities --out figures/externalities --page docs/results/externalities.md
 
-bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and the README
-	$(BIN)/python -m tests.benchmarks --out figures --readme README.md
+bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and docs/performance.md
+	$(BIN)/python -m tests.benchmarks --out figures --page docs/performance.md
 
 lint: $(INSTALLED)  ## style, the order of the rooms, types
 	$(BIN)/ruff check .
@@ -69,10 +69,10 @@ lint: $(INSTALLED)  ## style, the order of the rooms, types
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
 
-tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the README
-	$(BIN)/python -m analyses.gates --out figures --readme README.md
-	$(BIN)/python -m analyses.methods --out figures --readme README.md
-	$(BIN)/python -m analyses.resources --out figures --readme README.md
+tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the pages that show them
+	$(BIN)/python -m analyses.gates --out figures --page docs/organisms.md
+	$(BIN)/python -m analyses.methods --out figures --page README.md docs/guides/choose-a-method.md
+	$(BIN)/python -m analyses.resources --out figures --page docs/performance.md
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
 	$(BIN)/python -m analyses.notebooks
@@ -83,7 +83,7 @@ lab: $(INSTALLED)  ## JupyterLab on the notebooks
 test-notebooks: $(INSTALLED)  ## run every notebook, and hold it against the committed one (some minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist load tests/notebooks.py
 
-docs: $(INSTALLED)  ## API reference and guide from the docstrings, into build/docs; every warning is an error
+docs: $(INSTALLED)  ## the pages of docs/ and the API reference from the docstrings, into build/docs; every warning is an error
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[docs]'
 	rm -rf build/docs
 	$(BIN)/python -m sphinx -E -W --keep-going --nitpicky --quiet --doctree-dir build/doctrees docs build/docs

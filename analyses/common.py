@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lens_steer as ls
+from analyses.tables import add_page
 from lens_steer.geometry.calibration import versions
 
 
@@ -46,25 +47,25 @@ def _module(path: str) -> str:
     return "analyses" if stem == "__main__" else f"analyses.{stem}"
 
 
-def parse(description: str | None, *, readme: bool = False) -> argparse.Namespace:
-    """The options of every script; ``readme`` adds that of one which fills a table of the README."""
+def parse(description: str | None, *, page: bool = False) -> argparse.Namespace:
+    """The options of every script; ``page`` adds that of one which fills a table of a page."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="organism/qwen2", help="organism/…, a Hugging Face folder, or a hub name")
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
-    if readme:
-        parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    if page:
+        add_page(parser)
     return parser.parse_args()
 
 
 def models_parser(description: str | None, models: Sequence[str]) -> argparse.ArgumentParser:
-    """The options of a script that goes through several models and fills tables of the README."""
+    """The options of a script that goes through several models and fills tables of a page."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", nargs="+", default=list(models), help="organism/…, Hugging Face folders, or hub names")
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
+    add_page(parser)
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -1,4 +1,4 @@
-"""Methods and controls against each other on models, and the README's tables of them: what was chosen on select, measured on report."""
+"""Methods and controls against each other on models, and the tables of them for a page: what was chosen on select, measured on report."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def main() -> None:
             ls.load_model(name), contrast, folder, tasks=task_splits(seed=args.seed), draws=DRAWS, seed=args.seed, command=command
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    tables.write("comparison", table(found), args.out, args.readme)
-    tables.write("equal_kl", equal_kl_table(found), args.out, args.readme)
+    tables.write("comparison", table(found), args.out, args.page)
+    tables.write("equal_kl", equal_kl_table(found), args.out, args.page)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from lens_steer.geometry.estimators import ESTIMATORS, check_classes
 NAME = "directions"
 
 
-def draw(run: Run, readme: Path | None = None) -> None:
+def draw(run: Run, pages: Sequence[Path] = ()) -> None:
     """Write the figure, ``directions.json`` (a summary an estimator, a row an estimator and site) and the table ``directions.md``.
 
     An estimator that these prompts do not allow, such as one that pairs them where the classes differ in size, is left out and named.
@@ -35,7 +35,7 @@ def draw(run: Run, readme: Path | None = None) -> None:
     record = {"meta": run.meta, "left_out": left_out, "estimators": summary, "sites": compared.rows()}
     with whole_file(run.out / f"{NAME}.json") as work:
         work.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    tables.write(NAME, table(summary, compared.default.n_layers, len(compared.default.sites)), run.out, readme)
+    tables.write(NAME, table(summary, compared.default.n_layers, len(compared.default.sites)), run.out, pages)
 
 
 def table(summary: Sequence[dict[str, Any]], n_blocks: int, n_sites: int) -> str:
@@ -74,5 +74,5 @@ def _value(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    args = parse(__doc__, readme=True)
-    draw(begin(args), args.readme)
+    args = parse(__doc__, page=True)
+    draw(begin(args), args.page)

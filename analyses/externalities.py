@@ -1,4 +1,4 @@
-"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on models, and the README's tables of them."""
+"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on models, and the tables of them for a page."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def main() -> None:
     for name, folder in folders.items():
         own = organism_material(seed=args.seed) if material is None else material
         found[name] = one(ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens)
-    tables.write("externalities", table(found), args.out, args.readme)
-    tables.write("externalities_verdicts", claims_table(found, DECIDING), args.out, args.readme)
+    tables.write("externalities", table(found), args.out, args.page)
+    tables.write("externalities_verdicts", claims_table(found, DECIDING), args.out, args.page)
     tables.write("externalities_claims", claims_table(found), args.out)
 
 

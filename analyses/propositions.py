@@ -1,4 +1,4 @@
-"""The propositions of Selective Steering and what goes with them on models: records, tables, figures, and the README's tables."""
+"""The propositions of Selective Steering and what goes with them on models: records, tables, figures, and the tables for a page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCALES = {"complied": (100, "points"), "surprise": (1, "nats"), "capable": (100,
 
 
 def short(claims: Sequence[Claim], model: str) -> str:
-    """The README's table on one model: the claims that decide, one row each."""
+    """The page's table on one model: the claims that decide, one row each."""
     by_id = {c.id: c for c in claims}
     wanted = (*SHOWN, *(f"{name}-{model}" for name in SHOWN_OF_MODEL))
     return claim_tables.markdown([by_id[i] for i in wanted if i in by_id])
@@ -83,8 +83,8 @@ def main() -> None:
         verification = without_model + verify_model(model, contrast, seed=args.seed, engine="hf")
         write(verification, args.out / name.rstrip("/").split("/")[-1] if i else args.out, command=command, seed=args.seed)
         found[name] = verification.claims
-    tables.write("verdicts", short(found[args.model[0]], args.model[0]), args.out, args.readme)
-    tables.write("behaviour", behaviour(found), args.out, args.readme)
+    tables.write("verdicts", short(found[args.model[0]], args.model[0]), args.out, args.page)
+    tables.write("behaviour", behaviour(found), args.out, args.page)
 
 
 if __name__ == "__main__":

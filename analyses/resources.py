@@ -68,11 +68,11 @@ def measured_table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--readme", type=Path, help="put the tables between the markers of this file too")
+    tables.add_page(parser)
     args = parser.parse_args()
     found: dict[str, Any] = {"resources_large": large_table(), "resources_measured": measured_table()}
     for name, table in found.items():
-        tables.write(name, table, args.out, args.readme)
+        tables.write(name, table, args.out, args.page)
 
 
 if __name__ == "__main__":

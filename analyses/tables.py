@@ -1,8 +1,9 @@
-"""Tables written to a folder as Markdown and LaTeX, and the Markdown, between two markers, into the README."""
+"""Tables written to a folder as Markdown and LaTeX, and the Markdown, between two markers, into pages of the documentation."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from lens_steer._io.atomic import whole_file
@@ -14,27 +15,36 @@ def main(name: str, table: str, description: str | None) -> None:
     """The command of a script that writes one table."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--out", type=Path, required=True, help=f"folder to write {name}.md to")
-    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    add_page(parser)
     args = parser.parse_args()
-    write(name, table, args.out, args.readme)
+    write(name, table, args.out, args.page)
 
 
-def write(name: str, table: str, out: Path, readme: Path | None = None) -> None:
-    r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of a README.
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every script that fills tables of pages."""
+    parser.add_argument("--page", type=Path, nargs="+", default=[], help="put the tables between the markers of these files too")
+
+
+def write(name: str, table: str, out: Path, pages: Sequence[Path] = ()) -> None:
+    r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of pages.
 
     Raises:
-        LensSteerError: a README without the two markers.
+        LensSteerError: A page without the two markers; then no page is changed.
     """
     with whole_file(out / f"{name}.md") as work:
         work.write_text(table, encoding="utf-8")
     with whole_file(out / f"{name}.tex") as work:
         work.write_text(from_markdown(table), encoding="utf-8")
-    if readme is None:
-        return
+    for page, text in [(page, _filled(page, name, table)) for page in pages]:
+        with whole_file(page) as work:
+            work.write_text(text, encoding="utf-8")
+
+
+def _filled(page: Path, name: str, table: str) -> str:
+    """The text of a page with the table between its markers."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     if text.count(opening) != 1 or text.count(closing) != 1:
-        raise LensSteerError(f"{readme} needs the markers {opening} and {closing}, once each")
+        raise LensSteerError(f"{page} needs the markers {opening} and {closing}, once each")
     head, rest = text.split(opening)
-    with whole_file(readme) as work:
-        work.write_text(f"{head}{opening}\n{table}{closing}{rest.split(closing)[1]}", encoding="utf-8")
+    return f"{head}{opening}\n{table}{closing}{rest.split(closing)[1]}"

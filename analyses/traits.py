@@ -1,4 +1,4 @@
-"""Honesty and compassion recovered under a malicious system prompt, on models, and the README's tables of them: chosen on select, measured on report."""
+"""Honesty and compassion recovered under a malicious system prompt, on models, and the tables of them for a page: chosen on select, measured on report."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def main() -> None:
             )
             found[trait][name] = json.loads((folder / "traits.json").read_text(encoding="utf-8"))["rows"]
     for trait, by_model in found.items():
-        tables.write(f"traits_{trait}", table(by_model), args.out, args.readme)
+        tables.write(f"traits_{trait}", table(by_model), args.out, args.page)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ sys.path.insert(0, str(HERE))
 import names  # noqa: E402
 import sources  # noqa: E402
 
-GENERATED = HERE / "generated"  # ignored by git, written anew by every build
-sources.write(GENERATED, root=HERE.parent)
+sources.write()  # into ``docs/generated``: ignored by git, written anew by every build
 
 project = "lens_steer"
 release = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
@@ -99,7 +98,15 @@ def know_inherited_fields(app: Sphinx) -> None:
                     constructor.__annotations__ |= {n: known[n] for n in constructor.__annotations__ if n in known}
 
 
+def relink(app: Sphinx, docname: str, source: list[str]) -> None:
+    """The links of a page that is written by hand lead to files of the checkout; here they lead to pages and downloads."""
+    page = Path(app.env.doc2path(docname))
+    if page.suffix == ".md" and sources.GENERATED not in page.parents:
+        source[0] = sources.with_links(source[0], page.parent, page.parent)
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("source-read", relink)
     app.connect("builder-inited", know_inherited_fields, priority=100)  # before autosummary
     app.connect("missing-reference", to_documented)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)  # before napoleon

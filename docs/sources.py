@@ -1,12 +1,13 @@
-"""What is written before Sphinx reads the sources: the API by the way data takes, the commands, the notebooks."""
+"""What is written before Sphinx reads the sources: the API room by room, the commands, the notebooks, the pages of the project's folder."""
 
 from __future__ import annotations
 
-import inspect
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -14,73 +15,42 @@ import nbconvert
 from names import modules, public_by_module
 from traitlets.config import Config
 
-import lens_steer
-
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-REST = "The rest"  # where a module stands that no stage names
-
-# title: (what it is about, its modules and packages)
-STAGES = {
-    "Prompts": (
-        "Prompt sets, contrasts, their splits, and the readers of files.",
-        "prompts prompt_sets prompt_loading prompt_files prompt_datasets prompt_checks contrast_sets contrast_loading splits jsonl",
-    ),
-    "Models and sites": (
-        "Loading without weight processing, the names of tensors, chat rendering, and which tokens are steered.",
-        "models folders hub precheck hooked huggingface quantization sites tokenization chat templates rendered decoding positions engines",
-    ),
-    "Activations": ("Recording at any list of sites.", "activations token_activations moments"),
-    "Geometry": (
-        "Directions, discriminative sites, the steering plane, and the calibration that holds them.",
-        "geometry artifacts",
-    ),
-    "Probes": (
-        "Logistic regressions across depth, the boundaries they draw, and what they do on held-out prompts.",
-        "probes probe_files probing probe_report",
-    ),
-    "Operators": ("Pure functions of tensors, and what they do to lengths.", "operators effects norms"),
-    "Methods and plans": (
-        "The published methods as constructors of plans: operators bound to sites.",
-        "methods method_table plans",
-    ),
-    "Steering and generation": (
-        "Hooks, batched generation, dialogues, and projections watched while a model speaks.",
-        "hooks generation conversation monitoring dials",
-    ),
-    "Divergence": (
-        "How far steering moves next-token distributions.",
-        "kl divergence forcing forced_sweep unembedding",
-    ),
-    "Metrics": ("What is measured of answers, and with what intervals.", "metrics outcomes bounds stats"),
-    "Sweeps and comparisons": (
-        "Every setting on one split, a choice under constraints, the choice alone on another.",
-        "sweeps rowstore selection grids control_bands controls first_token harmonics sweep_report evaluation equal_kl comparison comparison_text compare_report",
-    ),
-    "Studies": (
-        "Claims with criteria fixed beforehand, traits, benign steering and its side effects.",
-        "claims verify traits benign externalities",
-    ),
-    "Figures and reports": (
-        "One function a figure, saved with its numbers; the main report.",
-        "figures report report_text views shown",
-    ),
-    "Exchange": ("Published formats in, adapters and steered weights out.", "interop"),
-    "Embedded models": ("Their world, its tasks, training and gates.", "organisms"),
-    REST: (
-        "The error that a user can mend, defaults, what a study takes, and how long work is told of, kept and written.",
-        "errors defaults resources work cost progress pieces latex",
-    ),
-}
+ROOT = Path(__file__).resolve().parents[1]
+DOCS, GENERATED = ROOT / "docs", ROOT / "docs" / "generated"
+REST = "rest"  # where a module stands that is in no room, or in one with an underscore
+ABOUT_REST = "The error that a user can mend, intervals, and how files are written and progress is told."
+API = "A room imports only from those above it. Each page begins with the names that `import lens_steer as ls` gives."
 
 
-def write(folder: Path, *, root: Path) -> None:
-    """Every generated page, anew; ``root`` is the project's folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "api").mkdir(parents=True)
-    for title in STAGES:
-        (folder / "api" / f"{_slug(title)}.rst").write_text(_stage_page(title), encoding="utf-8")
-    for module in filter(_shadowed, modules()):
-        (folder / "api" / f"{module}-module.rst").write_text(_shadowed_page(module), encoding="utf-8")
+def rooms() -> list[str]:
+    """The rooms that have a page, lowest first, in the order that import-linter holds; the command line has a page of another kind."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["name"] == "rooms")
+    names = [room.strip() for layer in reversed(layers) for room in layer.split("|")]
+    packages = {module for module in modules() if hasattr(import_module(module), "__path__")}
+    return [name for name in names if not name.startswith("_") and f"lens_steer.{name}" in packages]
+
+
+def write() -> None:
+    """Every generated page, anew."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    (GENERATED / "api").mkdir(parents=True)
+    pages = [*rooms(), REST]
+    for page in pages:
+        (GENERATED / "api" / f"{page}.rst").write_text(_room_page(page), encoding="utf-8")
+    index = [
+        "API",
+        "===",
+        "",
+        API.replace("`", "``"),
+        "",
+        ".. toctree::",
+        "   :maxdepth: 1",
+        "",
+        *(f"   {page}" for page in pages),
+    ]
+    (GENERATED / "api" / "index.rst").write_text("\n".join(index) + "\n", encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -93,73 +63,57 @@ def write(folder: Path, *, root: Path) -> None:
         "--title",
         "Commands",
     ]
-    subprocess.run([*command, "--output", str(folder / "commands.md")], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--output", str(GENERATED / "commands.md")], check=True, stdout=subprocess.DEVNULL)
     for name in PAGES:
-        (folder / name).write_text(_with_links((root / name).read_text(encoding="utf-8"), root), encoding="utf-8")
-    for source in sorted((root / "notebooks").glob("*.ipynb")):
-        _notebook(source, folder / "notebooks")
+        text = with_links((ROOT / name).read_text(encoding="utf-8"), ROOT, GENERATED)
+        (GENERATED / name).write_text(text, encoding="utf-8")
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        _notebook(source, GENERATED / "notebooks")
 
 
-def stage_of(module: str) -> str:
-    """Where a module stands in the way data takes, by its top-level name."""
+def room_of(module: str) -> str:
+    """The page that a module stands on."""
     top = module.split(".")[1]
-    return next((title for title, (_, tops) in STAGES.items() if top in tops.split()), REST)
+    return top if top in rooms() else REST
 
 
-def _stage_page(title: str) -> str:
-    order = STAGES[title][1].split()
-    held = sorted((m for m in modules() if stage_of(m) == title), key=lambda m: _place(m.split(".")[1], order))
-    homes = public_by_module()
-    public = [name for module in held for name in homes.get(module, ())]
-    plain, shadowed = [m for m in held if not _shadowed(m)], [m for m in held if _shadowed(m)]
-    lines = [title, "=" * len(title), "", STAGES[title][0], ""]
-    for heading, names in (("From lens_steer", [f"lens_steer.{n}" for n in public]), ("Modules", plain)):
+def _room_page(room: str) -> str:
+    """A room's sentence, the public names that are defined there, and its modules."""
+    held = [module for module in modules() if room_of(module) == room]
+    title = room.capitalize()
+    about = ABOUT_REST if room == REST else str(import_module(f"lens_steer.{room}").__doc__).split("\n\n")[0]
+    public = [f"lens_steer.{name}" for module in held for name in public_by_module().get(module, ())]
+    lines = [title, "=" * len(title), "", about, ""]
+    for heading, names in (("From lens_steer", public), ("Modules", held)):
         if names:
             lines += [heading, "-" * len(heading), "", ".. autosummary::", "   :toctree: .", "   :nosignatures:", ""]
             lines += [*(f"   {name}" for name in names), ""]
-    if shadowed:
-        lines += [".. toctree::", "   :maxdepth: 1", "", *(f"   {m}-module" for m in shadowed), ""]
     return "\n".join(lines)
 
 
-def _shadowed(module: str) -> bool:
-    """Whether a public name is the same as the module's, so that autosummary finds that and not the module."""
-    return module.removeprefix("lens_steer.") in lens_steer.__all__
+def with_links(text: str, origin: Path, built: Path) -> str:
+    """A page's text with its links as the documentation has them: pages and notebooks lead to their pages there, other files become
+    downloads, folders plain text.
 
-
-def _shadowed_page(module: str) -> str:
-    """A module's docstring, its public names, and its other functions and classes."""
-    held, public = import_module(module), public_by_module().get(module, [])
-    title = module.removeprefix("lens_steer.") + " (module)"
-    lines = [title, "=" * len(title), "", f".. currentmodule:: {module}", "", str(inspect.getdoc(held)), ""]
-    lines += [".. autosummary::", "   :nosignatures:", "", *(f"   lens_steer.{name}" for name in public), ""]
-    for name, value in vars(held).items():
-        if getattr(value, "__module__", None) == module and name not in public and not name.startswith("_"):
-            lines += [f".. auto{'class' if inspect.isclass(value) else 'function'}:: {module}.{name}", ""]
-    return "\n".join(lines)
-
-
-def _place(top: str, order: list[str]) -> int:
-    return order.index(top) if top in order else len(order)
-
-
-def _slug(title: str) -> str:
-    return title.lower().replace(" ", "-")
-
-
-def _with_links(text: str, root: Path) -> str:
-    """A page of the project's folder as one of the documentation: its links to pages of the documentation lead there, those to other files become downloads, to
-    folders plain text."""
+    Args:
+        text: of the page, in Markdown.
+        origin: folder that the links start from.
+        built: folder in ``docs`` that the page is built in.
+    """
 
     def linked(match: re.Match[str]) -> str:
         shown, target = match.groups()
-        if re.match(r"\w+:|#", target) or target.split("#")[0] in PAGES:
+        if re.match(r"\w+:|#", target):
             return match.group()
-        if target.startswith("docs/"):
-            return f"{shown}(../{target.removeprefix('docs/')})"
-        if shown.startswith("!"):
-            return f"{shown}(../../{target})"
-        return f"{shown}(path:../../{target})" if (root / target).is_file() else shown.strip("[]")
+        path, hash_, anchor = target.partition("#")
+        aim = (origin / path).resolve()
+        if aim.parent == ROOT and aim.name in PAGES:
+            aim = GENERATED / aim.name
+        elif aim.parent == ROOT / "notebooks" and aim.suffix == ".ipynb":
+            aim = GENERATED / "notebooks" / f"{aim.stem}.md"
+        elif DOCS not in aim.parents and not shown.startswith("!"):
+            return f"{shown}(path:{os.path.relpath(aim, built)})" if aim.is_file() else shown.strip("[]")
+        return f"{shown}({os.path.relpath(aim, built)}{hash_}{anchor})"
 
     return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", linked, text)
 

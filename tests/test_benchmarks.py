@@ -12,8 +12,7 @@ from lens_steer.steer.method_table import markdown_table
 from tests.benchmarks import cases, real_cases
 from tests.benchmarks.__main__ import measure, table
 from tests.benchmarks.timing import run
-
-README = Path(__file__).parents[1] / "README.md"
+from tests.pages import pages_of, shown
 
 
 @pytest.mark.slow
@@ -59,18 +58,24 @@ def test_turns_are_interleaved() -> None:
 
 
 def test_tables_go_between_their_markers(tmp_path: Path) -> None:
-    """The rest of the README stays; a README without markers is refused and left alone."""
-    readme = tmp_path / "README.md"
-    readme.write_text("head\n<!-- x -->\nold\n<!-- /x -->\ntail\n", encoding="utf-8")
+    """The rest of every page stays; one page without markers is refused, and all are left alone."""
+    pages = [tmp_path / "README.md", tmp_path / "guide.md"]
+    for page in pages:
+        page.write_text("head\n<!-- x -->\nold\n<!-- /x -->\ntail\n", encoding="utf-8")
     table = "| new |\n|---|\n| 1 |\n"
-    tables.write("x", table, tmp_path, readme)
-    assert readme.read_text(encoding="utf-8") == f"head\n<!-- x -->\n{table}<!-- /x -->\ntail\n"
+    tables.write("x", table, tmp_path, pages)
+    for page in pages:
+        assert page.read_text(encoding="utf-8") == f"head\n<!-- x -->\n{table}<!-- /x -->\ntail\n"
     assert (tmp_path / "x.md").read_text(encoding="utf-8") == table
     assert r"new \\" in (tmp_path / "x.tex").read_text(encoding="utf-8")
-    with pytest.raises(LensSteerError, match="needs the markers"):
-        tables.write("y", table, tmp_path, readme)
+    pages[1].write_text("head\n", encoding="utf-8")
+    with pytest.raises(LensSteerError, match=r"guide\.md needs the markers <!-- x --> and <!-- /x -->"):
+        tables.write("x", "other", tmp_path, pages)
+    assert table in pages[0].read_text(encoding="utf-8")
 
 
-def test_the_readme_shows_every_method() -> None:
-    """No row of the table was typed by hand."""
-    assert markdown_table() in README.read_text(encoding="utf-8")
+def test_the_pages_show_every_method() -> None:
+    """No row of the table was typed by hand, in the README or in the guide."""
+    found = pages_of("methods")
+    assert [page.name for page in found] == ["README.md", "choose-a-method.md"]
+    assert all(shown("methods", page) == markdown_table() for page in found)

@@ -1,4 +1,4 @@
-"""LaTeX of what is written as Markdown: every table of the README comes out whole, with nothing left that LaTeX would read as a command."""
+"""LaTeX of what is written as Markdown: every table of the pages comes out whole, with nothing left that LaTeX would read as a command."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ from hypothesis import strategies as st
 
 from lens_steer._io.tables import cell, escaped, from_markdown
 from lens_steer.errors import LensSteerError
+from tests.pages import ROOT, shown, tables
 
-README = Path(__file__).parents[1] / "README.md"
-TABLES = re.findall(r"<!-- (\w+) -->", README.read_text(encoding="utf-8"))
 FOLDERS = (".", "comparison", "traits", "externalities")
 HEAD = r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{array,booktabs,longtable}\begin{document}"
 
 
-def markdown(name: str) -> str:
-    text = README.read_text(encoding="utf-8")
-    return text[text.index(f"<!-- {name} -->") : text.index(f"<!-- /{name} -->")]
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_every_table_of_the_readme(name: str) -> None:
+@pytest.mark.parametrize(("name", "page"), tables(), ids=lambda value: value if isinstance(value, str) else value.stem)
+def test_every_table_of_the_pages(name: str, page: Path) -> None:
     """It is the table that a command wrote beside the figures; its LaTeX has as many rows and cells, in Latin-1, and the committed file is that."""
-    source = markdown(name)
-    (file,) = (path for f in FOLDERS if (path := README.parent / "figures" / f / f"{name}.md").exists())
-    assert source == f"<!-- {name} -->\n{file.read_text(encoding='utf-8')}"
+    source = shown(name, page)
+    (file,) = (path for f in FOLDERS if (path := ROOT / "figures" / f / f"{name}.md").exists())
+    assert source == file.read_text(encoding="utf-8")
     made = from_markdown(source)
     rows = [line for line in made.splitlines() if line.endswith(r" \\")]
     assert len(rows) == sum(line.startswith("|") and not line.startswith("|---") for line in source.splitlines())
     assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
     assert all(ord(c) < 256 for c in made)
-    assert file.with_suffix(".tex").read_text(encoding="utf-8") == from_markdown(file.read_text(encoding="utf-8"))
+    assert file.with_suffix(".tex").read_text(encoding="utf-8") == made
 
 
 @given(st.text(alphabet=st.sampled_from("ab &%_#{}$~^\\<>|θ≤"), max_size=12))
@@ -78,8 +72,8 @@ def test_latex_reads_them(tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("pdflatex is not installed")
     parts = []
-    for name in TABLES:
-        (tmp_path / f"{name}.tex").write_text(from_markdown(markdown(name)), encoding="utf-8")
+    for name, page in dict(tables()).items():
+        (tmp_path / f"{name}.tex").write_text(from_markdown(shown(name, page)), encoding="utf-8")
         parts.append(rf"\input{{{name}}}")
     (tmp_path / "all.tex").write_text("\n".join([HEAD, *parts, r"\end{document}"]), encoding="utf-8")
     done = subprocess.run(

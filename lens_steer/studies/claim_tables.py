@@ -1,4 +1,4 @@
-"""Claims as a table: Markdown for a README, LaTeX (booktabs) for a paper."""
+"""Claims as a table: Markdown for a page, LaTeX (booktabs) for a paper."""
 
 from __future__ import annotations
 

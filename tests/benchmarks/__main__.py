@@ -1,4 +1,4 @@
-"""All benchmarks: prints a table, writes it with its numbers, and puts it into the README if asked to."""
+"""All benchmarks: prints a table, writes it with its numbers, and puts it into a page of the documentation if asked to."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def table(found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write benchmarks.md and benchmarks.json to")
-    parser.add_argument("--readme", type=Path, help="put the table between the markers of this file too")
+    tables.add_page(parser)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
     found = measure(args.turns)
-    tables.write("benchmarks", table(found), args.out, args.readme)
+    tables.write("benchmarks", table(found), args.out, args.page)
     with whole_file(args.out / "benchmarks.json") as work:
         work.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table(found))
