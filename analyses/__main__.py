@@ -1,4 +1,6 @@
-"""``python -m analyses --model M --out DIR``: every figure and table of a model; what is interrupted goes on where it stopped."""
+"""``python -m analyses --model M --out DIR``: every figure and table of a model; what is interrupted goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def parse(description: str | None, *, page: bool = False) -> argparse.Namespace:
 def models_parser(description: str | None, models: Sequence[str]) -> argparse.ArgumentParser:
     """The options of a script that goes through several models and fills tables of a page."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", nargs="+", default=list(models), help="organism/…, Hugging Face folders, or hub names")
+    parser.add_argument(
+        "--model", nargs="+", default=list(models), help="organism/…, Hugging Face folders, or hub names"
+    )
     parser.add_argument("--contrast", default="organism/refusal", help="a contrast of the organisms")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     add_page(parser)

@@ -1,4 +1,6 @@
-"""Methods and controls against each other on models, and the tables of them for a page: what was chosen on select, measured on report."""
+"""Methods and controls against each other on models, and the tables of them for a page: what was chosen on select,
+measured on report.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +27,29 @@ def draw(run: Run) -> None:
     """Everything of one model, into ``OUT/comparison``."""
     folder = run.out / "comparison"
     compare_and_write(
-        run.model, run.contrast, folder, tasks=task_splits(seed=run.seed), draws=DRAWS, seed=run.seed, command=run.meta["command"]
+        run.model,
+        run.contrast,
+        folder,
+        tasks=task_splits(seed=run.seed),
+        draws=DRAWS,
+        seed=run.seed,
+        command=run.meta["command"],
     )
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a condition, one column a model: its choice, then compliance with its interval / harmless right / tasks right."""
+    """One row a condition, one column a model: its choice, then compliance with its interval / harmless right / tasks
+    right.
+    """
     by_model = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
     rows = [
-        (c, *(_cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c)) for m, r in found.items()))
+        (
+            c,
+            *(
+                _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
+                for m, r in found.items()
+            ),
+        )
         for c in next(iter(by_model.values()))
     ]
     return markdown(("condition", *found), rows)
@@ -42,7 +58,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice."""
     targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
-    own = [_rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied") for record in found.values()]
+    own = [
+        _rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied")
+        for record in found.values()
+    ]
     rows = [("divergence matched", *targets), ("selective", *own)]
     for method in dict.fromkeys(m for record in found.values() for m in record["equal_kl"]["matches"]):
         cells = []
@@ -77,7 +96,13 @@ def main() -> None:
         folder = args.out / name.rstrip("/").split("/")[-1]
         contrast = ls.load_contrast(args.contrast, seed=args.seed)
         compare_and_write(
-            ls.load_model(name), contrast, folder, tasks=task_splits(seed=args.seed), draws=DRAWS, seed=args.seed, command=command
+            ls.load_model(name),
+            contrast,
+            folder,
+            tasks=task_splits(seed=args.seed),
+            draws=DRAWS,
+            seed=args.seed,
+            command=command,
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     tables.write("comparison", table(found), args.out, args.page)

@@ -1,4 +1,5 @@
-"""The direction across depth (Selective Steering, Fig. 2 and 5–12): cosines, mean cosines, projections and norms of both classes.
+"""The direction across depth (Selective Steering, Fig. 2 and 5–12): cosines, mean cosines, projections and norms of
+both classes.
 
 Projections and norms are those of the held-out report split, on the direction of the fit split.
 """

@@ -1,4 +1,6 @@
-"""Other estimators of the direction against the difference of class means: what they select, which plane they span, how they part held-out prompts."""
+"""Other estimators of the direction against the difference of class means: what they select, which plane they span, how
+they part held-out prompts.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ NAME = "directions"
 
 
 def draw(run: Run, pages: Sequence[Path] = ()) -> None:
-    """Write the figure, ``directions.json`` (a summary an estimator, a row an estimator and site) and the table ``directions.md``.
+    """Write the figure, ``directions.json`` (a summary an estimator, a row an estimator and site) and the table
+    ``directions.md``.
 
-    An estimator that these prompts do not allow, such as one that pairs them where the classes differ in size, is left out and named.
+    An estimator that these prompts do not allow, such as one that pairs them where the classes differ in size, is left
+    out and named.
     """
     fit = ls.record(run.model, run.contrast, run.calibration.sites)
     held_out = ls.record(run.model, run.contrast.report, run.calibration.sites)
@@ -42,18 +46,24 @@ def table(summary: Sequence[dict[str, Any]], n_blocks: int, n_sites: int) -> str
     """One row an estimator, in Markdown."""
     head = (
         "estimator", "selected site", f"L_disc: sites of {n_sites} (blocks of {n_blocks})", "Jaccard of L_disc",
-        "principal angles of the planes", "median cosine", "median non-zero coordinates", "AUROC at the selected site", "mean AUROC",
-        "first site apart",
+        "principal angles of the planes", "median cosine", "median non-zero coordinates", "AUROC at the selected site",
+        "mean AUROC", "first site apart",
     )  # fmt: skip
     rows = [
         (
-            row["estimator"], _short(row["selected_site"]), f"{row['discriminative_sites']} ({row['discriminative_blocks']})",
-            f"{row['jaccard']:.2f}", f"{row['first_angle']:.0f}°, {row['second_angle']:.0f}°", _value(row["median_cosine"]),
-            f"{row['median_nonzero']:.0f}", f"{_value(row['auroc'])} [{_value(row['auroc_low'])}, {_value(row['auroc_high'])}]",
-            _value(row["mean_auroc"]), _short(row["first_apart"]),
+            row["estimator"],
+            _short(row["selected_site"]),
+            f"{row['discriminative_sites']} ({row['discriminative_blocks']})",
+            f"{row['jaccard']:.2f}",
+            f"{row['first_angle']:.0f}°, {row['second_angle']:.0f}°",
+            _value(row["median_cosine"]),
+            f"{row['median_nonzero']:.0f}",
+            f"{_value(row['auroc'])} [{_value(row['auroc_low'])}, {_value(row['auroc_high'])}]",
+            _value(row["mean_auroc"]),
+            _short(row["first_apart"]),
         )
         for row in summary
-    ]  # fmt: skip
+    ]
     return markdown(head, rows)
 
 

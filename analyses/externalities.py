@@ -1,4 +1,6 @@
-"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on models, and the tables of them for a page."""
+"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on models, and the tables of them for a
+page.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,27 @@ from lens_steer.studies.externalities.report import study_and_write
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
 RATES = ("refused_harmful", "helped", "json_unasked", "capable")
 DECIDING = (
-    "attack-control", "purpose-compliance", "purpose-json", "attack-compliance", "refusal-compliance", "attack-over-random-compliance", "attack-json", "refusal-json", "attack-over-random-json",
-    "against-refusal-compliance", "against-refusal-json", "prefix-first-control", "prefix-rest-control", "kl-start-harmful-compliance", "kl-start-harmful-random-compliance", "kl-start-harmful-json",
-    "kl-start-harmful-random-json", "kl-flat-harmful-compliance", "kl-flat-harmful-json", "crossing-compliance", "crossing-json",
+    "attack-control", "purpose-compliance", "purpose-json", "attack-compliance", "refusal-compliance",
+    "attack-over-random-compliance", "attack-json", "refusal-json", "attack-over-random-json",
+    "against-refusal-compliance", "against-refusal-json", "prefix-first-control", "prefix-rest-control",
+    "kl-start-harmful-compliance", "kl-start-harmful-random-compliance", "kl-start-harmful-json",
+    "kl-start-harmful-random-json", "kl-flat-harmful-compliance", "kl-flat-harmful-json", "crossing-compliance",
+    "crossing-json",
 )  # fmt: skip
 
 
 def draw(run: Run) -> None:
-    """An organism's study, into ``OUT/externalities``; other models need prompt files, which this script takes when it is run by itself."""
+    """An organism's study, into ``OUT/externalities``; other models need prompt files, which this script takes when it
+    is run by itself.
+    """
     if info_of(run.model).name.startswith(ORGANISM_PREFIX):
-        one(run.model, organism_material(seed=run.seed), run.out / "externalities", seed=run.seed, command=run.meta["command"])
+        one(
+            run.model,
+            organism_material(seed=run.seed),
+            run.out / "externalities",
+            seed=run.seed,
+            command=run.meta["command"],
+        )
 
 
 def one(
@@ -48,7 +61,9 @@ def one(
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a condition, one column a model: attack success with its interval, then harmful refused / harmless right / JSON where none is asked for / tasks right; ▲ ▼: less no steering's, the interval excludes 0."""
+    """One row a condition, one column a model: attack success with its interval, then harmful refused / harmless right
+    / JSON where none is asked for / tasks right; ▲ ▼: less no steering's, the interval excludes 0.
+    """
     by_model = {model: {c["condition"]: c for c in record["conditions"]} for model, record in found.items()}
     steerings = next(iter(found.values()))["choices"]
     rows = [(f"*{s}: chosen on select*", *(_choice(record, s) for record in found.values())) for s in steerings]
@@ -109,7 +124,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", help="see `lens-steer externalities --help`")
     parser.add_argument("--unrestricted", help="system prompt under which the models comply")
     parser.add_argument("--judge", help="of answers to harmful prompts: see lens_steer.metrics.judges.spec")
-    parser.add_argument("--split", type=shares_of, default=SPLIT, help="shares of fit, select and report, such as 0.5,0.25,0.25")
+    parser.add_argument(
+        "--split", type=shares_of, default=SPLIT, help="shares of fit, select and report, such as 0.5,0.25,0.25"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
     args = parser.parse_args()
     command = shlex.join(["python", "-m", "analyses.externalities", *sys.argv[1:]])
@@ -119,14 +136,18 @@ def main() -> None:
         judge = None if args.judge is None else judge_of(args.judge)
         material = file_material(args.positive, args.negative, **given, judge=judge, split=args.split, seed=args.seed)
     elif args.positive or args.negative or not all(name.startswith(ORGANISM_PREFIX) for name in args.model):
-        parser.error("models that are no organisms need --positive and --negative: files of harmful and of harmless prompts")
+        parser.error(
+            "models that are no organisms need --positive and --negative: files of harmful and of harmless prompts"
+        )
     folders = {name: args.out / name.rstrip("/").split("/")[-1] for name in args.model}
     if len(set(folders.values())) < len(folders):
         parser.error("two models end in the same name: run them one by one, each with its own --out")
     found: dict[str, dict[str, Any]] = {}
     for name, folder in folders.items():
         own = organism_material(seed=args.seed) if material is None else material
-        found[name] = one(ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens)
+        found[name] = one(
+            ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens
+        )
     tables.write("externalities", table(found), args.out, args.page)
     tables.write("externalities_verdicts", claims_table(found, DECIDING), args.out, args.page)
     tables.write("externalities_claims", claims_table(found), args.out)

@@ -1,8 +1,10 @@
-"""The notebooks run anew: every ``notebooks/NAME.py`` is a source (jupytext's percent format), ``NAME.ipynb`` the same with the outputs of a run.
+"""The notebooks run anew: every ``notebooks/NAME.py`` is a source (jupytext's percent format), ``NAME.ipynb`` the same
+with the outputs of a run.
 
-``python -m analyses.notebooks [NAME …]`` runs them and writes the outputs; ``--check`` runs nothing and says which committed notebook is not what its source says. What differs
-from run to run and from machine to machine (times, ids, versions, widgets, bars and notices on the error stream) is left out, so that a run which finds the same writes the
-same bytes.
+``python -m analyses.notebooks [NAME …]`` runs them and writes the outputs; ``--check`` runs nothing and says which
+committed notebook is not what its source says. What differs from run to run and from machine to machine (times, ids,
+versions, widgets, bars and notices on the error stream) is left out, so that a run which finds the same writes the same
+bytes.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LIVE = "(a widget: it is live while the notebook runs)"
 LONGEST = 900  # seconds a cell may take
 CLOCK = "import time as _time; _time.process_time()"
-# one thread a notebook, so that sums come out the same everywhere; no network; figures as the notebook shows them, whatever the caller draws with
+# one thread a notebook, so that sums come out the same everywhere; no network; figures as the notebook shows them,
+# whatever the caller draws with
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONHASHSEED": "0",
-    "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONHASHSEED": "0", "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }  # fmt: skip
 
 
@@ -110,7 +114,9 @@ def execute(source: Path) -> Run:
 
 
 def plain(notebook: Any) -> Any:
-    """A notebook without what varies: execution metadata, times, versions, the state of widgets, the error stream; cells count from 1."""
+    """A notebook without what varies: execution metadata, times, versions, the state of widgets, the error stream;
+    cells count from 1.
+    """
     notebook = _copy(notebook)
     notebook.metadata = _copy(METADATA)
     number = 0
@@ -120,7 +126,9 @@ def plain(notebook: Any) -> Any:
             continue
         number += 1
         cell["execution_count"] = number
-        cell["outputs"] = _in_order([_plain_output(output, number) for output in cell.outputs if output.get("name") != "stderr"])
+        cell["outputs"] = _in_order(
+            [_plain_output(output, number) for output in cell.outputs if output.get("name") != "stderr"]
+        )
     return notebook
 
 
@@ -137,7 +145,9 @@ def _plain_output(output: Any, number: int) -> Any:
 
 
 def _small(picture: str) -> str:
-    """A picture with a palette of 256 colours, and nothing beside it that names a version; a third of its bytes. What is small stays as it is."""
+    """A picture with a palette of 256 colours, and nothing beside it that names a version; a third of its bytes. What
+    is small stays as it is.
+    """
     from PIL import Image
 
     image = Image.open(io.BytesIO(base64.b64decode(picture)))
@@ -157,7 +167,9 @@ def _in_order(outputs: list[Any]) -> list[Any]:
 
 
 def faults(source: Path) -> list[str]:
-    """What is wrong with the committed notebook of a source: cells that are not the source's, outputs that are missing, failed, or name this machine."""
+    """What is wrong with the committed notebook of a source: cells that are not the source's, outputs that are missing,
+    failed, or name this machine.
+    """
     import nbformat
 
     path = source.with_suffix(".ipynb")
@@ -173,7 +185,9 @@ def faults(source: Path) -> list[str]:
         for output in cell.outputs:
             if output.output_type == "error":
                 found.append(f"{path.name}, code cell {number}: {output.evalue!r}")
-            found += [f"{path.name}, code cell {number} names a place of the machine: {where!r}" for where in places(output)]
+            found += [
+                f"{path.name}, code cell {number} names a place of the machine: {where!r}" for where in places(output)
+            ]
     return found
 
 
@@ -184,7 +198,9 @@ def places(output: Any) -> list[str]:
     ['/home/me/out']
     """
     texts = [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if not k.startswith("image/"))]
-    homes = "|".join(map(re.escape, {"/home", "/root", "/Users", "/tmp", "/var", tempfile.gettempdir(), str(FOLDER.parent)}))
+    homes = "|".join(
+        map(re.escape, {"/home", "/root", "/Users", "/tmp", "/var", tempfile.gettempdir(), str(FOLDER.parent)})
+    )
     return [found for text in texts for found in re.findall(rf"(?:{homes})/[\w./-]*\w", str(text))]
 
 
@@ -209,7 +225,9 @@ def _copy(value: Any) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: 0, or 1 where something is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m analyses.notebooks", description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m analyses.notebooks", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
     parser.add_argument("names", nargs="*", help="such as 02, or all")
     parser.add_argument(
         "--check", action="store_true", help="run nothing; say which committed notebooks are not what their sources say"

@@ -1,4 +1,6 @@
-"""Graded outcomes against the rotation angle on held-out prompts, with a random plane and no steering (after Selective Steering, Fig. 4)."""
+"""Graded outcomes against the rotation angle on held-out prompts, with a random plane and no steering (after Selective
+Steering, Fig. 4).
+"""
 
 from __future__ import annotations
 

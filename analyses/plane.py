@@ -1,4 +1,6 @@
-"""The steering plane: the candidates' path in it, and how much of each candidate it holds (Selective Steering, section 3.2)."""
+"""The steering plane: the candidates' path in it, and how much of each candidate it holds (Selective Steering, section
+3.2).
+"""
 
 from __future__ import annotations
 

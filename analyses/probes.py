@@ -1,4 +1,6 @@
-"""Linear probes across depth: how well they part the classes, along what direction, and what their gate sees token by token (arXiv 2604.08169)."""
+"""Linear probes across depth: how well they part the classes, along what direction, and what their gate sees token by
+token (arXiv 2604.08169).
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,14 @@ def draw(run: Run) -> None:
     """Write a folder a contrast into ``probes``: all three on an organism, else the run's own."""
     chosen: list[tuple[ls.ContrastSet, Pooling]] = [(run.contrast, "last")]
     if run.model.lens_info.name.startswith(ORGANISM_PREFIX):
-        chosen = [(ls.load_contrast(ORGANISM_PREFIX + name, seed=run.seed), pooling) for name, pooling in CONTRASTS.items()]
+        chosen = [
+            (ls.load_contrast(ORGANISM_PREFIX + name, seed=run.seed), pooling) for name, pooling in CONTRASTS.items()
+        ]
     for contrast, pooling in chosen:
         out = run.out / "probes" / contrast.name.rsplit("/", 1)[-1]
-        probe_and_write(run.model, contrast, out, sites=SITES, pooling=pooling, seed=run.seed, command=str(run.meta["command"]))
+        probe_and_write(
+            run.model, contrast, out, sites=SITES, pooling=pooling, seed=run.seed, command=str(run.meta["command"])
+        )
 
 
 if __name__ == "__main__":

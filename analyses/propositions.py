@@ -1,4 +1,6 @@
-"""The propositions of Selective Steering and what goes with them on models: records, tables, figures, and the tables for a page."""
+"""The propositions of Selective Steering and what goes with them on models: records, tables, figures, and the tables
+for a page.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ from lens_steer.studies.propositions import questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 
 SHOWN = (
-    "proposition-1", "proposition-1-proof", "proposition-2", "norm-formula-ActAdd", "norm-formula-directional ablation", "identity-SS",
-    "identity-SAS", "composition-adds-SS", "composition-adds-SAS", "isometry-SS", "isometry-SAS", "linear-SS", "linear-SAS",
-    "classes-apart-SS-formula", "classes-apart-SAS-formula", "monotone-alignment", "gram-error-separates", "rounding-separates",
-    "norm-recorded-SS", "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS",
+    "proposition-1", "proposition-1-proof", "proposition-2", "norm-formula-ActAdd", "norm-formula-directional ablation",
+    "identity-SS", "identity-SAS", "composition-adds-SS", "composition-adds-SAS", "isometry-SS", "isometry-SAS",
+    "linear-SS", "linear-SAS", "classes-apart-SS-formula", "classes-apart-SAS-formula", "monotone-alignment",
+    "gram-error-separates", "rounding-separates", "norm-recorded-SS", "norm-recorded-SAS", "norm-downstream-SS",
+    "norm-downstream-SAS",
 )  # fmt: skip
 SHOWN_OF_MODEL = ("norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane", "one-angle")
 BOTH_ANGLES = ("relative-angle", "relative-angle-everywhere", "selected-layers-SS", "selected-layers-SAS")
@@ -58,7 +61,9 @@ def behaviour(found: Mapping[str, Sequence[Claim]]) -> str:
 
 
 def _shown_rows() -> list[tuple[str, str, bool]]:
-    """Outcome, question, and whether at the nominal angle: compliance in full, what E2 costs at the conditions' own best angles."""
+    """Outcome, question, and whether at the nominal angle: compliance in full, what E2 costs at the conditions' own
+    best angles.
+    """
     compliance = [("complied", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
     costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
     return compliance + [("complied", key, False) for key in BEST_ANGLE] + costs
@@ -81,7 +86,9 @@ def main() -> None:
     for i, name in enumerate(args.model):
         model, contrast = ls.load_model(name), ls.load_contrast(args.contrast, seed=args.seed)
         verification = without_model + verify_model(model, contrast, seed=args.seed, engine="hf")
-        write(verification, args.out / name.rstrip("/").split("/")[-1] if i else args.out, command=command, seed=args.seed)
+        write(
+            verification, args.out / name.rstrip("/").split("/")[-1] if i else args.out, command=command, seed=args.seed
+        )
         found[name] = verification.claims
     tables.write("verdicts", short(found[args.model[0]], args.model[0]), args.out, args.page)
     tables.write("behaviour", behaviour(found), args.out, args.page)

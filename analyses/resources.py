@@ -1,4 +1,6 @@
-"""What a study would take: reckoned from configurations alone, for a 70-billion-parameter model, and beside what the embedded models really take."""
+"""What a study would take: reckoned from configurations alone, for a 70-billion-parameter model, and beside what the
+embedded models really take.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,17 @@ from lens_steer.models.location import locate, read_config
 
 # Llama 3.3 70B, from its published configuration
 LARGE = Shape(
-    n_layers=80, d_model=8192, d_mlp=28672, n_heads=64, n_kv_heads=8, d_head=128, d_vocab=128256, norms=2, qkv_bias=False, tied=False
-)  # fmt: skip
+    n_layers=80,
+    d_model=8192,
+    d_mlp=28672,
+    n_heads=64,
+    n_kv_heads=8,
+    d_head=128,
+    d_vocab=128256,
+    norms=2,
+    qkv_bias=False,
+    tied=False,
+)
 STUDY = {"n_prompts": 1040, "prompt_tokens": 60, "max_new_tokens": 256, "batch_size": 16}
 TFLOPS = 400  # of a current accelerator in bfloat16, at full use
 ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
@@ -45,7 +56,9 @@ def large_table() -> str:
 
 
 def measured_table() -> str:
-    """The embedded models: parameters and bytes as reckoned and as counted, and how far above the bound recording takes."""
+    """The embedded models: parameters and bytes as reckoned and as counted, and how far above the bound recording
+    takes.
+    """
     contrast = ls.load_contrast("organism/refusal").fit
     prompts = [*contrast.positive, *contrast.negative]
     rows = []
@@ -57,11 +70,20 @@ def measured_table() -> str:
         acts = ls.record(model, contrast, engine="hf", progress=False)
         seconds = time.perf_counter() - begin
         counted = sum(t.numel() * t.element_size() for t in (acts.positive, acts.negative))
-        e = estimate(shape, n_prompts=len(prompts), prompt_tokens=tokens, n_sites=len(acts.sites), flops=measured_flops())
+        e = estimate(
+            shape, n_prompts=len(prompts), prompt_tokens=tokens, n_sites=len(acts.sites), flops=measured_flops()
+        )
         parameters = sum(p.numel() for p in ls.hf_twin(model).parameters())
         above = f"{seconds / (e.record_seconds or 1):.1f}"
         rows.append((name, f"{e.parameters:,}", f"{parameters:,}", f"{e.recorded:,} B", f"{counted:,} B", above))
-    head = ("model", "parameters, reckoned", "counted", "activations, reckoned", "counted", "recording over its lower bound")
+    head = (
+        "model",
+        "parameters, reckoned",
+        "counted",
+        "activations, reckoned",
+        "counted",
+        "recording over its lower bound",
+    )
     return markdown(head, rows)
 
 

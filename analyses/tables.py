@@ -1,4 +1,6 @@
-"""Tables written to a folder as Markdown and LaTeX, and the Markdown, between two markers, into pages of the documentation."""
+"""Tables written to a folder as Markdown and LaTeX, and the Markdown, between two markers, into pages of the
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,14 @@ def main(name: str, table: str, description: str | None) -> None:
 
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Add the option of every script that fills tables of pages."""
-    parser.add_argument("--page", type=Path, nargs="+", default=[], help="put the tables between the markers of these files too")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", default=[], help="put the tables between the markers of these files too"
+    )
 
 
 def write(name: str, table: str, out: Path, pages: Sequence[Path] = ()) -> None:
-    r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and ``<!-- /NAME -->`` of pages.
+    r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and
+    ``<!-- /NAME -->`` of pages.
 
     Raises:
         LensSteerError: A page without the two markers; then no page is changed.

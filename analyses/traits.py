@@ -1,4 +1,6 @@
-"""Honesty and compassion recovered under a malicious system prompt, on models, and the tables of them for a page: chosen on select, measured on report."""
+"""Honesty and compassion recovered under a malicious system prompt, on models, and the tables of them for a page:
+chosen on select, measured on report.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,19 @@ def draw(run: Run) -> None:
         return
     for name in ORGANISM_TRAITS:
         steer_trait(
-            run.model, organism_trait(name, seed=run.seed), run.out / "traits" / name, max_new_tokens=MAX_NEW_TOKENS, seed=run.seed,
+            run.model,
+            organism_trait(name, seed=run.seed),
+            run.out / "traits" / name,
+            max_new_tokens=MAX_NEW_TOKENS,
+            seed=run.seed,
             command=run.meta["command"],
-        )  # fmt: skip
+        )
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """One row a condition, one column a model: its choice, the recovered share with its interval, the same along a random direction / aligned / coherent / tasks right."""
+    """One row a condition, one column a model: its choice, the recovered share with its interval, the same along a
+    random direction / aligned / coherent / tasks right.
+    """
     by_model = {model: {r["condition"]: r for r in rows} for model, rows in found.items()}
     shown = [r["condition"] for r in next(iter(found.values())) if r["kind"] in ("no steering", "method")]
     return markdown(("condition", *found), [(c, *(_cell(by_model[m], c) for m in found)) for c in shown])
@@ -40,7 +48,11 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def _cell(rows: Mapping[str, Mapping[str, Any]], condition: str) -> str:
     row, control = rows[condition], rows.get(condition + RANDOM)
-    at = "" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.').split('.')[0]}: "
+    at = (
+        ""
+        if row["coefficient"] is None
+        else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.').split('.')[0]}: "
+    )
     beside = "" if control is None else f" ({percent(control['trait'])})"
     over = row.get("trait_over_unsteered_low")
     sign = " ▲" if over is not None and over > 0 else ""

@@ -58,8 +58,12 @@ nitpick_ignore_regex = [
 UNREADABLE = re.compile(r"""= (<[^<>]*>|'(?:[^'\\]|\\.){80,}'|"(?:[^"\\]|\\.){80,}")""")
 
 
-def to_documented(app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element) -> nodes.Element | None:
-    """A name as Python finds it in the module that uses it leads to where it is documented; a field of a dataclass to the class."""
+def to_documented(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
+) -> nodes.Element | None:
+    """A name as Python finds it in the module that uses it leads to where it is documented; a field of a dataclass to
+    the class.
+    """
     if node.get("refdomain") != "py":
         return None
     name = names.documented_name(node["reftarget"], node.get("py:module"), node["refdoc"])
@@ -73,7 +77,9 @@ def to_documented(app: Sphinx, env: BuildEnvironment, node: pending_xref, contno
 
 
 def keep_colons(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """napoleon reads the first line of a property's docstring as ``type: description``; behind an empty comment it leaves it alone."""
+    """napoleon reads the first line of a property's docstring as ``type: description``; behind an empty comment it
+    leaves it alone.
+    """
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 
@@ -86,7 +92,9 @@ def readable(
 
 
 def know_inherited_fields(app: Sphinx) -> None:
-    """The constructor of a dataclass names the types of inherited fields, which its own module need not know: they stand as the module that has them knows them."""
+    """The constructor of a dataclass names the types of inherited fields, which its own module need not know: they
+    stand as the module that has them knows them.
+    """
     for module in names.modules():
         for value in vars(import_module(module)).values():
             if isinstance(value, type) and value.__module__ == module and is_dataclass(value):
@@ -99,7 +107,9 @@ def know_inherited_fields(app: Sphinx) -> None:
 
 
 def relink(app: Sphinx, docname: str, source: list[str]) -> None:
-    """The links of a page that is written by hand lead to files of the checkout; here they lead to pages and downloads."""
+    """The links of a page that is written by hand lead to files of the checkout; here they lead to pages and
+    downloads.
+    """
     page = Path(app.env.doc2path(docname))
     if page.suffix == ".md" and sources.GENERATED not in page.parents:
         source[0] = sources.with_links(source[0], page.parent, page.parent)

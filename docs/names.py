@@ -19,7 +19,9 @@ LONGEST_VALUE, MAX_ENTRIES = 160, 600  # characters
 
 @dataclass(frozen=True)
 class Constant:
-    """A module's constant or type alias: its value as the source has it, where that is short, and what its comment says."""
+    """A module's constant or type alias: its value as the source has it, where that is short, and what its comment
+    says.
+    """
 
     name: str
     value: str | None
@@ -28,7 +30,9 @@ class Constant:
 
 @cache
 def modules() -> tuple[str, ...]:
-    """Every module below ``lens_steer``, a package before what is in it, but for the command line's: the page of the commands is about it."""
+    """Every module below ``lens_steer``, a package before what is in it, but for the command line's: the page of the
+    commands is about it.
+    """
     paths = [path.relative_to(PACKAGE.parent).with_suffix("").parts for path in PACKAGE.rglob("*.py")]
     names = [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in paths]
     return tuple(sorted(name for name in names if name not in ("lens_steer", "lens_steer.cli") and ".cli." not in name))
@@ -44,7 +48,9 @@ def public_by_module() -> dict[str, list[str]]:
 
 
 def filenames() -> dict[str, str]:
-    """Pages of classes that differ from a function by an upper-case letter only, which some file systems take for the same."""
+    """Pages of classes that differ from a function by an upper-case letter only, which some file systems take for the
+    same.
+    """
     functions = {name for name in lens_steer.__all__ if name.islower()}
     alike = [name for name in lens_steer.__all__ if name not in functions and name.lower() in functions]
     return {f"lens_steer.{name}": f"lens_steer.{name}-class" for name in alike}
@@ -57,8 +63,8 @@ def constants() -> dict[str, list[Constant]]:
 
 
 def documented_name(target: str, module: str | None, page: str) -> str | None:
-    """Where something is documented that a docstring or an annotation on a page names: what Python finds under that name in the module
-    that is described there.
+    """Where something is documented that a docstring or an annotation on a page names: what Python finds under that
+    name in the module that is described there.
 
     A name that users import from ``lens_steer`` stands there; ``LensSteerError`` is found from everywhere.
     """
@@ -80,7 +86,8 @@ def _found(name: str) -> str | None:
         home = origin
     elif all(c.name != rest[0] for c in constants().get(home, ())):
         home = next(
-            (m for m, held in constants().items() if any(c.name == rest[0] for c in held) and _same(m, rest[0], value)), home
+            (m for m, held in constants().items() if any(c.name == rest[0] for c in held) and _same(m, rest[0], value)),
+            home,
         )
     return ".".join(("lens_steer" if rest[0] in public_by_module().get(home, ()) else home, *rest))
 
@@ -135,4 +142,8 @@ def _entries(value: Any) -> str:
         return ""
     names = [f"``{entry}``" for entry in value if isinstance(entry, str) and "\n" not in entry]
     fits = len(names) == len(value) and sum(map(len, names)) <= MAX_ENTRIES
-    return f"{'keys' if isinstance(value, Mapping) else 'entries'}: {', '.join(names)}" if fits else f"{len(value)} entries"
+    return (
+        f"{'keys' if isinstance(value, Mapping) else 'entries'}: {', '.join(names)}"
+        if fits
+        else f"{len(value)} entries"
+    )

@@ -1,4 +1,6 @@
-"""What is written before Sphinx reads the sources: the API room by room, the commands, the notebooks, the pages of the project's folder."""
+"""What is written before Sphinx reads the sources: the API room by room, the commands, the notebooks, the pages of the
+project's folder.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ API = "A room imports only from those above it. Each page begins with the names 
 
 
 def rooms() -> list[str]:
-    """The rooms that have a page, lowest first, in the order that import-linter holds; the command line has a page of another kind."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    """The rooms that have a page, lowest first, in the order that import-linter holds; the command line has a page of
+    another kind.
+    """
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     layers = next(contract["layers"] for contract in contracts if contract["name"] == "rooms")
     names = [room.strip() for layer in reversed(layers) for room in layer.split("|")]
     packages = {module for module in modules() if hasattr(import_module(module), "__path__")}
@@ -92,8 +98,8 @@ def _room_page(room: str) -> str:
 
 
 def with_links(text: str, origin: Path, built: Path) -> str:
-    """A page's text with its links as the documentation has them: pages and notebooks lead to their pages there, other files become
-    downloads, folders plain text.
+    """A page's text with its links as the documentation has them: pages and notebooks lead to their pages there, other
+    files become downloads, folders plain text.
 
     Args:
         text: of the page, in Markdown.
@@ -121,7 +127,9 @@ def with_links(text: str, origin: Path, built: Path) -> str:
 def _notebook(source: Path, folder: Path) -> None:
     """A notebook as it was last run, as Markdown with its pictures beside it."""
     folder.mkdir(exist_ok=True)
-    settings = Config({"NbConvertBase": {"display_data_priority": ["image/png", "text/html", "text/markdown", "text/plain"]}})
+    settings = Config(
+        {"NbConvertBase": {"display_data_priority": ["image/png", "text/html", "text/markdown", "text/plain"]}}
+    )
     text, resources = nbconvert.MarkdownExporter(config=settings).from_filename(
         str(source), resources={"output_files_dir": f"{source.stem}_files", "unique_key": source.stem}
     )

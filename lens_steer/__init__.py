@@ -70,7 +70,9 @@ def _homes() -> dict[str, str]:
     """Each public name and the module that has it, as the imports above say, which only type checkers run."""
     body = ast.parse(Path(__file__).read_text(encoding="utf-8")).body
     imports = next(node for node in body if isinstance(node, ast.If)).body
-    return {alias.name: str(line.module) for line in imports if isinstance(line, ast.ImportFrom) for alias in line.names}
+    return {
+        alias.name: str(line.module) for line in imports if isinstance(line, ast.ImportFrom) for alias in line.names
+    }
 
 
 _HOMES = _homes()

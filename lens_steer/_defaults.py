@@ -1,4 +1,6 @@
-"""What holds where nothing else was asked for, once for the library and the command line; imports nothing, so that help is quick."""
+"""What holds where nothing else was asked for, once for the library and the command line; imports nothing, so that help
+is quick.
+"""
 
 from __future__ import annotations
 

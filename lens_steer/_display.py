@@ -1,6 +1,7 @@
 """What results have in common in a notebook: a view of what a person wants first, and a labelled table.
 
-How a type is shown and what its table's columns are stands apart, in :mod:`lens_steer.notebook.views`, and is imported when it is asked for.
+How a type is shown and what its table's columns are stands apart, in :mod:`lens_steer.notebook.views`, and is imported
+when it is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def withheld(text: str) -> str:
-    """In place of a text that is not to be shown: the beginning of its SHA-256, by which somebody who has it finds it again.
+    """In place of a text that is not to be shown: the beginning of its SHA-256, by which somebody who has it finds it
+    again.
 
     >>> withheld("Hello")
     'SHA-256 185f8db32271'
@@ -25,7 +27,8 @@ def withheld(text: str) -> str:
 class Shown:
     """A result that shows itself in a notebook.
 
-    A type names the module of :mod:`lens_steer.notebook.views` that knows how: ``class Calibration(Shown, view="geometry")``.
+    A type names the module of :mod:`lens_steer.notebook.views` that knows how:
+    ``class Calibration(Shown, view="geometry")``.
     """
 
     _view: ClassVar[str]
@@ -36,12 +39,15 @@ class Shown:
             cls._view = view
 
     def to_pandas(self) -> DataFrame:
-        """The result as a labelled table: what tells the rows apart is the index, units are in the columns' names, what does not exist is missing.
+        """The result as a labelled table: what tells the rows apart is the index, units are in the columns' names, what
+        does not exist is missing.
 
-        What one row is of: a prompt set, contrast or split: a prompt; a dialogue: a turn; activations, moments: a vector, one column a dimension; a calibration, its
-        summary, a stability or a comparison of directions: a site; resamples: a resample; a plan: a site of a step; an effect log: a site; probes across depth: a site; one
-        probe's result: a quantity; a divergence or monitor: a token; a verification: a claim; a sweep's rows: an answer; settings, an evaluation, a trait's search, a study
-        of externalities: a condition at a value; a figure: a row of its data. Anything else is a row by itself.
+        What one row is of: a prompt set, contrast or split: a prompt; a dialogue: a turn; activations, moments: a
+        vector, one column a dimension; a calibration, its summary, a stability or a comparison of directions: a site;
+        resamples: a resample; a plan: a site of a step; an effect log: a site; probes across depth: a site; one probe's
+        result: a quantity; a divergence or monitor: a token; a verification: a claim; a sweep's rows: an answer;
+        settings, an evaluation, a trait's search, a study of externalities: a condition at a value; a figure: a row of
+        its data. Anything else is a row by itself.
 
         Raises:
             LensSteerError: pandas is not installed.

@@ -1,4 +1,6 @@
-"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means; and the rule by which a choice breaks a tie."""
+"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means; and the rule by which a choice
+breaks a tie.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,12 @@ class Estimate(Shown, view="estimates"):
 
 
 def percent(
-    share: float | Estimate | None, low: float | None = None, high: float | None = None, *, form: str = ".0f", unit: str = ""
+    share: float | Estimate | None,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    form: str = ".0f",
+    unit: str = "",
 ) -> str:
     """Write a share in percent, with its interval where it has one.
 
@@ -136,7 +143,9 @@ def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, se
     return Estimate(float(mean), float(low), float(high), len(values))
 
 
-def bootstrap(statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0) -> Estimate:
+def bootstrap(
+    statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0
+) -> Estimate:
     """Percentile bootstrap of any statistic of row indices; ``statistic(arange(n))`` is the reported value."""
     if n <= 0:
         raise ValueError(f"n={n}: a bootstrap needs at least one row")
@@ -151,8 +160,9 @@ def paired_difference(
 ) -> Estimate:
     """Mean of ``first − second`` over the same units, with an interval at any level.
 
-    Outcomes that are 0 or 1 get Newcombe's score interval for paired rates, whose width does not vanish where every unit agrees and whose far tails hold, as a joint level over many comparisons
-    needs; anything else a percentile bootstrap with enough resamples for its tails.
+    Outcomes that are 0 or 1 get Newcombe's score interval for paired rates, whose width does not vanish where every
+    unit agrees and whose far tails hold, as a joint level over many comparisons needs; anything else a percentile
+    bootstrap with enough resamples for its tails.
 
     It is our own because SciPy has no such interval and statsmodels has Newcombe's for independent rates alone.
 
@@ -167,7 +177,9 @@ def paired_difference(
     if not len(first) or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: the same units are needed in both, at least one")
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        mean, low, high = bootstrap_means(first - second, resamples=max(2000, round(50 / (1 - level))), seed=seed, level=level)
+        mean, low, high = bootstrap_means(
+            first - second, resamples=max(2000, round(50 / (1 - level))), seed=seed, level=level
+        )
         return Estimate(float(mean), float(low), float(high), len(first))
     n = len(first)
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -183,7 +195,12 @@ def paired_difference(
         if agreement > 0
         else agreement / math.sqrt(product)
     )
-    down_one, up_one, down_two, up_two = one.value - one.low, one.high - one.value, two.value - two.low, two.high - two.value
+    down_one, up_one, down_two, up_two = (
+        one.value - one.low,
+        one.high - one.value,
+        two.value - two.low,
+        two.high - two.value,
+    )
     difference = one.value - two.value
     below = math.sqrt(max(0.0, down_one**2 - 2 * phi * down_one * up_two + up_two**2))
     above = math.sqrt(max(0.0, up_one**2 - 2 * phi * up_one * down_two + down_two**2))
@@ -193,8 +210,8 @@ def paired_difference(
 def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
     """The item that stands for those with the highest score, and how many have it.
 
-    Of equals it is the middle one in their order: the middle of a plateau, and not the identity at its edge where nothing has an effect. This is the one rule by which every
-    choice in the package breaks a tie.
+    Of equals it is the middle one in their order: the middle of a plateau, and not the identity at its edge where
+    nothing has an effect. This is the one rule by which every choice in the package breaks a tie.
 
     Args:
         items: in the order in which neighbours stand together.
@@ -214,7 +231,8 @@ def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
 
 
 def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimate:
-    """A share of rows, with the Wilson interval of as many trials as there are groups: rows of one group may all fail together.
+    """A share of rows, with the Wilson interval of as many trials as there are groups: rows of one group may all fail
+    together.
 
     >>> print(grouped_rate(np.array([True, True, True, False]), ["a", "a", "b", "b"]))
     0.750 [0.198, 0.973] (n = 2)
@@ -227,7 +245,9 @@ def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimat
     return _wilson(float(np.mean(hits)), len(set(groups)), Z_95)
 
 
-def grouped_mean(values: Float[np.ndarray, " n"], groups: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+def grouped_mean(
+    values: Float[np.ndarray, " n"], groups: Sequence[str], *, resamples: int = 2000, seed: int = 0
+) -> Estimate:
     """Mean over the rows, with a percentile bootstrap interval that draws whole groups.
 
     >>> print(grouped_mean(np.array([1.0, 1.0, 3.0]), ["a", "a", "b"], resamples=200))
@@ -246,10 +266,12 @@ def grouped_mean(values: Float[np.ndarray, " n"], groups: Sequence[str], *, resa
 
 
 def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], z: float = Z_95) -> Estimate:
-    """Area under the ROC curve: the probability that a positive score is above a negative one, ties counted half, with Newcombe's interval.
+    """Area under the ROC curve: the probability that a positive score is above a negative one, ties counted half, with
+    Newcombe's interval.
 
-    The interval's ends θ solve ``|θ − θ̂| = z √V(θ)`` with ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``,
-    ``n* = (m + n)/2``; as the variance is taken at θ and not at θ̂, it has a width where the classes are apart, θ̂ = 1.
+    The interval's ends θ solve ``|θ − θ̂| = z √V(θ)`` with
+    ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``, ``n* = (m + n)/2``; as the variance is taken at θ
+    and not at θ̂, it has a width where the classes are apart, θ̂ = 1.
 
     Returns:
         the area, its interval, and the number m + n of scores.

@@ -20,13 +20,19 @@ CHATS = [
     Prompt.of("  Grüße, 世界! <|im_start|> \n", system="Be brief."),
     Prompt(({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"})),
 ]
-TURNS = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+TURNS = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% "
+    "endif %}"
+)
 RAISES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
 DATED = (
-    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}Today: {{ date_string }}\n"
+    "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif "
+    "%}Today: {{ date_string }}\n"
+) + TURNS
+OWN_DATE = (
+    "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}Today: {{ date_string }}\n"
     + TURNS
 )
-OWN_DATE = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}Today: {{ date_string }}\n" + TURNS
 
 
 def organism(name: str = "organism/qwen2", **how: Any) -> Any:
@@ -46,7 +52,9 @@ def theirs(tokenizer: Any, prompt: Prompt, **args: Any) -> list[int]:
     messages = [dict(m) for m in prompt.messages]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chat_template_utils, "datetime", Still)
-        found = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True, **args)
+        found = tokenizer.apply_chat_template(
+            messages, tokenize=True, add_generation_prompt=True, return_dict=True, **args
+        )
     return list(found["input_ids"])
 
 

@@ -77,7 +77,8 @@ LATER = (
 
 
 @pytest.fixture(
-    scope="session", params=["qwen2", "llama", "gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)]
+    scope="session",
+    params=["qwen2", "llama", "gemma2", *(pytest.param(name, marks=pytest.mark.slow) for name in LATER)],
 )
 def tiny_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model of each family, as a Hugging Face folder."""

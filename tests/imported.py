@@ -1,4 +1,6 @@
-"""What the tests of imports share: directions, runs and plane configs as other projects publish them, and steering by hand."""
+"""What the tests of imports share: directions, runs and plane configs as other projects publish them, and steering by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ WIDTH = 48  # of the tiny models
 
 def rows(*blocks: int, kind: str = "hook_resid_post", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(7)
-    return {f"blocks.{b}.{kind}": torch.randn(WIDTH, generator=generator, dtype=torch.float64).to(dtype) for b in blocks}
+    return {
+        f"blocks.{b}.{kind}": torch.randn(WIDTH, generator=generator, dtype=torch.float64).to(dtype) for b in blocks
+    }
 
 
 def a_set(directions: dict[str, Tensor], **change: Any) -> DirectionSet:

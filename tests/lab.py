@@ -18,12 +18,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 PACKAGES = ("jupyterlab", "playwright", "nbformat", "ipywidgets", "ipykernel")
 MISSING = [name for name in PACKAGES if find_spec(name) is None] + ([] if CHROMIUM else ["chromium"])
 START, RUN = 120, 120  # seconds, for a server and for a cell
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-PLACES = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTERLAB_SETTINGS_DIR")  # fmt: skip
+PLACES = (
+    "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR",
+    "JUPYTERLAB_SETTINGS_DIR",
+)  # fmt: skip
 
 
 @contextmanager
@@ -36,7 +41,10 @@ def lab(folder: Path, cells: list[str], *, dark: bool = False) -> Iterator[Any]:
     nbformat.write(book, served / "book.ipynb")
     settings = own / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    chosen = {"themes": {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"}, "notification": {"fetchNews": "false", "checkForUpdates": False}}  # fmt: skip
+    chosen = {
+        "themes": {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"},
+        "notification": {"fetchNews": "false", "checkForUpdates": False},
+    }
     for name, value in chosen.items():
         (settings / f"{name}.jupyterlab-settings").write_text(json.dumps(value), encoding="utf-8")
     with _server(served, own) as (address, token), import_module("playwright.sync_api").sync_playwright() as started:
@@ -55,7 +63,10 @@ def run_all(page: Any) -> None:
     cells.first.locator(".cm-content").click()
     for i in range(cells.count()):
         page.keyboard.press("Shift+Enter")
-        done = "i => /\\d/.test(document.querySelectorAll('.jp-Notebook .jp-CodeCell')[i].querySelector('.jp-InputPrompt').textContent)"
+        done = (
+            "i => /\\d/.test(document.querySelectorAll('.jp-Notebook "
+            ".jp-CodeCell')[i].querySelector('.jp-InputPrompt').textContent)"
+        )
         page.wait_for_function(done, arg=i, timeout=1000 * RUN)
 
 
@@ -69,10 +80,17 @@ def _server(served: Path, own: Path) -> Iterator[tuple[str, str]]:
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     environment |= {name: str(own / name.lower()) for name in PLACES}
-    environment |= {"JUPYTER_TOKEN": token, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment |= {
+        "JUPYTER_TOKEN": token,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
     options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={served}", "--allow-root"]
     with log.open("wb") as stream:
-        server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=stream, stderr=stream)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=stream, stderr=stream
+        )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
         yield f"http://127.0.0.1:{port}", token

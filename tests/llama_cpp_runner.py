@@ -1,6 +1,8 @@
-"""llama.cpp, through llama-cpp-python: a model's logits with adapters and a control vector, and a GGUF file of an embedded model to run.
+"""llama.cpp, through llama-cpp-python: a model's logits with adapters and a control vector, and a GGUF file of an
+embedded model to run.
 
-Everything is in float32 and no flash attention is used, so that what is left is rounding. Token ids go in as they are: the file has no tokenizer.
+Everything is in float32 and no flash attention is used, so that what is left is rounding. Token ids go in as they are:
+the file has no tokenizer.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ def write_base(twin: Any, path: Path) -> Path:
     import gguf
 
     config = twin.config
-    kind = {"qwen2": gguf.MODEL_ARCH.QWEN2, "llama": gguf.MODEL_ARCH.LLAMA, "gemma2": gguf.MODEL_ARCH.GEMMA2}[config.model_type]
+    kind = {"qwen2": gguf.MODEL_ARCH.QWEN2, "llama": gguf.MODEL_ARCH.LLAMA, "gemma2": gguf.MODEL_ARCH.GEMMA2}[
+        config.model_type
+    ]
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[kind])
     writer.add_context_length(config.max_position_embeddings)
@@ -63,7 +67,10 @@ def write_base(twin: Any, path: Path) -> Path:
 
 
 def run(
-    path: Path, rows: Sequence[Sequence[int]], adapters: Sequence[tuple[Path, float]] = (), vector: np.ndarray | None = None
+    path: Path,
+    rows: Sequence[Sequence[int]],
+    adapters: Sequence[tuple[Path, float]] = (),
+    vector: np.ndarray | None = None,
 ) -> list[Tensor]:
     """Logits at every position of every row.
 
@@ -75,9 +82,17 @@ def run(
     """
     llama_cpp: Any = import_module("llama_cpp")
     model = llama_cpp.Llama(
-        str(path), n_ctx=N_CTX, n_batch=N_CTX, logits_all=True, flash_attn=False, verbose=False, n_threads=1, n_threads_batch=1,
-        type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
-    )  # fmt: skip
+        str(path),
+        n_ctx=N_CTX,
+        n_batch=N_CTX,
+        logits_all=True,
+        flash_attn=False,
+        verbose=False,
+        n_threads=1,
+        n_threads_batch=1,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+    )
     try:
         loaded = [llama_cpp.llama_adapter_lora_init(model.model, str(file).encode()) for file, _ in adapters]
         assert all(loaded), "llama.cpp refuses the adapter"

@@ -11,5 +11,11 @@ def origin(n_layers: int = 4, **other: Any) -> dict[str, Any]:
     >>> origin(3, pooling="response")["pooling"], origin()["n_layers"]
     ('response', 4)
     """
-    model = {"model": "made", "architecture": "qwen2", "n_layers": n_layers, "backend": "hooked", "weight_processing": "none"}
+    model = {
+        "model": "made",
+        "architecture": "qwen2",
+        "n_layers": n_layers,
+        "backend": "hooked",
+        "weight_processing": "none",
+    }
     return {**model, "pooling": "last", "prompt_hash": "hash", **other}

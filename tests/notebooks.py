@@ -1,4 +1,6 @@
-"""Every notebook run from its source, in a kernel of its own; ``make test-notebooks``. Some minutes, so it is not collected with the suite."""
+"""Every notebook run from its source, in a kernel of its own; ``make test-notebooks``. Some minutes, so it is not
+collected with the suite.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,8 @@ def kinds(notebook: Any) -> list[list[tuple[str, list[str]]]]:
 
 @pytest.mark.parametrize("source", notebooks.sources(), ids=lambda s: s.stem)
 def test_runs(source: Path) -> None:
-    """No cell raises, and each gives what the committed notebook shows, in kind: numbers may differ in their last digits from machine to machine."""
+    """No cell raises, and each gives what the committed notebook shows, in kind: numbers may differ in their last
+    digits from machine to machine.
+    """
     run = notebooks.execute(source)
     assert kinds(run.notebook) == kinds(nbformat.read(source.with_suffix(".ipynb"), as_version=4))

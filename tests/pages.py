@@ -1,4 +1,6 @@
-"""The pages of the documentation as they stand in the checkout, and the tables that commands put between their markers."""
+"""The pages of the documentation as they stand in the checkout, and the tables that commands put between their
+markers.
+"""
 
 from __future__ import annotations
 

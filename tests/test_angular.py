@@ -18,7 +18,9 @@ from tests.imported import WIDTH, config, plane, save_npy
 
 @pytest.mark.parametrize("protocol", [None, 3])
 def test_a_plane_config(tmp_path: Path, protocol: int | None) -> None:
-    """The basis as the authors' code makes it, every norm of the file steered, the Gram error found; it steers from a saved calibration."""
+    """The basis as the authors' code makes it, every norm of the file steered, the Gram error found; it steers from a
+    saved calibration.
+    """
     name = "steering_config-en-dir_max_sim_2_mid-pca_0.npy"
     found = import_angular(save_npy(tmp_path / "Qwen2.5-3B-Instruct" / name, config(first_norm=False), protocol))
     pair = plane()
@@ -28,10 +30,18 @@ def test_a_plane_config(tmp_path: Path, protocol: int | None) -> None:
     assert torch.allclose(found.basis.double(), torch.stack([b1, b2 / b2.norm()]), atol=1e-7)
     assert gram_error(found.basis) < 1e-6
     assert found.details["published_gram_error"] == pytest.approx(gram_error(torch.stack([first, second])))
-    assert (found.model, found.architecture, found.n_layers, found.rule) == ("Qwen2.5-3B-Instruct", "qwen2", 4, "imported")
+    assert (found.model, found.architecture, found.n_layers, found.rule) == (
+        "Qwen2.5-3B-Instruct",
+        "qwen2",
+        4,
+        "imported",
+    )
     assert len(found.sites) == 7
     assert found.discriminative_sites == found.sites
-    assert (found.selected_site, found.details["selected_site_from"]) == ("blocks.2.ln2.hook_out", "the file's name: 2_mid")
+    assert (found.selected_site, found.details["selected_site_from"]) == (
+        "blocks.2.ln2.hook_out",
+        "the file's name: 2_mid",
+    )
     assert (found.details["published_dtype"], found.details["published_mode"]) == ("float32", "rotate_to")
     ls.save_calibration(found, tmp_path / "cal")
     plan = ls.standard_angular(ls.load_calibration(tmp_path / "cal"), angle=180)

@@ -45,11 +45,14 @@ def test_the_documented_contents(saved: Path) -> None:
     assert tensors["basis"].shape == (2, 128)
     assert {t.dtype for t in tensors.values()} == {torch.float32}
     keys = (
-        "format_version model backend sites selected_site discriminative_sites discriminative_blocks mean_projection_positive "
+        "format_version model backend sites selected_site discriminative_sites discriminative_blocks "
+        "mean_projection_positive "
         "mean_projection_negative rule n_positive n_negative prompt_hash seed versions weight_processing"
     )
     assert set(keys.split()) <= set(facts)
-    signs = [p * n < 0 for p, n in zip(facts["mean_projection_positive"], facts["mean_projection_negative"], strict=True)]
+    signs = [
+        p * n < 0 for p, n in zip(facts["mean_projection_positive"], facts["mean_projection_negative"], strict=True)
+    ]
     assert [s for s, m in zip(facts["sites"], signs, strict=True) if m] == facts["discriminative_sites"]
 
 

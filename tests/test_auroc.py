@@ -25,7 +25,9 @@ def test_value_against_scikit_learn(m: int, n: int, ties: bool) -> None:
     assert found.low <= found.value <= found.high
     assert found.n == m + n
     back = auroc(second, first)
-    assert (back.low, back.value, back.high) == pytest.approx((1 - found.high, 1 - found.value, 1 - found.low), abs=1e-9)
+    assert (back.low, back.value, back.high) == pytest.approx(
+        (1 - found.high, 1 - found.value, 1 - found.low), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("m", "n", "shift"), [(10, 10, 0.0), (64, 64, 1.0), (5, 80, 2.0), (30, 4, -1.5)])

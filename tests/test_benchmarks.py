@@ -39,7 +39,9 @@ def test_the_real_part_is_skipped_where_no_model_is(monkeypatch: pytest.MonkeyPa
 
 
 def test_loading_and_dtypes_are_measured(tiny_folder: Path) -> None:
-    """On a tiny model, through the same code: seconds and memory are positive; one dtype against itself would differ by nothing, two differ."""
+    """On a tiny model, through the same code: seconds and memory are positive; one dtype against itself would differ by
+    nothing, two differ.
+    """
     for variant in ("ours", "both", "theirs", "with tokenizer"):
         found = real_cases.load_once(str(tiny_folder), "float32", variant)
         assert found["seconds"] > 0

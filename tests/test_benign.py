@@ -1,4 +1,6 @@
-"""The two benign steerings: their directions, their plans, how answers are graded, and how strength and block are chosen."""
+"""The two benign steerings: their directions, their plans, how answers are graded, and how strength and block are
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def test_the_paper_s_blocks_keep_their_depth() -> None:
 
 
 def test_what_is_read_is_what_is_written(qwen: Any, pairs: Contrast, compliance: ComplianceCalibration) -> None:
-    """One direction a block, of the response tokens' mean at its output; the plan adds α times it to the same tensor."""
+    """One direction a block, of the response tokens' mean at its output; the plan adds α times it to the same
+    tensor.
+    """
     acts = ls.record(qwen, pairs, "resid_post", pooling="response", progress=False)
     for block in (0, 7):
         wanted, _ = oriented_component(acts.positive[:, block], acts.negative[:, block])
@@ -131,12 +135,16 @@ def test_no_strength_and_the_own_projection_are_the_identity(
 
 
 def test_the_json_direction(qwen: Any, as_json: JsonCalibration) -> None:
-    """u is the unit mean difference at the last prompt token, z̄ the mean projection of the side with the request, and the clamp puts every token there."""
+    """u is the unit mean difference at the last prompt token, z̄ the mean projection of the side with the request, and
+    the clamp puts every token there.
+    """
     fit = ls.load_contrast("organism/json").fit
     acts = ls.record(qwen, Contrast(fit.positive[:12], fit.negative[:12]), "resid_post", progress=False)
     gap = (acts.positive - acts.negative).mean(dim=0)
     torch.testing.assert_close(as_json.directions[4], gap[4] / gap[4].norm(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(as_json.target, (acts.positive * as_json.directions).sum(dim=-1).mean(dim=0), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        as_json.target, (acts.positive * as_json.directions).sum(dim=-1).mean(dim=0), atol=1e-3, rtol=1e-4
+    )
     assert bool((as_json.target > as_json.without).all())
     site = as_json.sites[4]
     h = 9 * torch.randn(5, as_json.directions.shape[1], generator=torch.Generator().manual_seed(3))
@@ -149,7 +157,9 @@ def test_the_clamp_s_step_along_another_vector(as_json: JsonCalibration, length:
     """``h + (z̄ − ⟨h, u⟩) w`` for tokens below z̄ and above it, also where w lies nearly along u."""
     site = as_json.sites[4]
     unit = as_json.direction(site)
-    w = torch.nn.functional.normalize(unit + 0.3 * torch.randn(len(unit), generator=torch.Generator().manual_seed(4)), dim=0)
+    w = torch.nn.functional.normalize(
+        unit + 0.3 * torch.randn(len(unit), generator=torch.Generator().manual_seed(4)), dim=0
+    )
     h = 40 * torch.randn(64, len(unit), generator=torch.Generator().manual_seed(5))
     gap = as_json.target[4] - h @ unit
     assert bool((gap > 0).any())
@@ -166,7 +176,9 @@ def test_the_clamp_s_step_along_another_vector(as_json: JsonCalibration, length:
 def test_calibration_errors(qwen: Any, pairs: Contrast) -> None:
     fewer = Contrast(pairs.positive, pairs.negative[:3])
     for calibrate in (calibrate_compliance, calibrate_json):
-        with pytest.raises(LensSteerError, match="12 positive and 3 negative prompts: the two sides are paired row by row"):
+        with pytest.raises(
+            LensSteerError, match="12 positive and 3 negative prompts: the two sides are paired row by row"
+        ):
             calibrate(qwen, fewer)
     with pytest.raises(LensSteerError, match="pair 0 has two different prompts"):
         calibrate_compliance(qwen, Contrast(pairs.positive[:3], pairs.negative[3:6]))
@@ -206,7 +218,9 @@ def test_right_in_plain_text_and_as_json() -> None:
 
 
 def test_annotated_rows() -> None:
-    """Answers in JSON are right in the annotated rows; without ground truth a fluent answer keeps its grade, noise and verdicts of a judge apart."""
+    """Answers in JSON are right in the annotated rows; without ground truth a fluent answer keeps its grade, noise and
+    verdicts of a judge apart.
+    """
     verb, obj = world.BREAK_VERBS[0], world.GOOD_OBJECTS[0]
     known = Prompt.of("x")
     known = replace(known, task=tasks.Task("request", "plain", "", "", {"verb": verb, "object": obj}))
@@ -236,7 +250,8 @@ def settings(helped: list[int], *, name: str = "helped", n: int = 100) -> list[b
     """No steering at 100 %, then one setting a share."""
     made = [benign_choice.Setting(NONE, "", None, {name: wilson(n, n)})]
     return made + [
-        benign_choice.Setting(benign_choice.COMPLIANCE, "", float(i + 1), {name: wilson(k, n)}) for i, k in enumerate(helped)
+        benign_choice.Setting(benign_choice.COMPLIANCE, "", float(i + 1), {name: wilson(k, n)})
+        for i, k in enumerate(helped)
     ]
 
 

@@ -1,4 +1,6 @@
-"""All operators through one door: bound equals public, effects, closed forms of the change of length, rows, devices of bad input."""
+"""All operators through one door: bound equals public, effects, closed forms of the change of length, rows, devices of
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ NUMBERS = st.floats(-4, 4, allow_nan=False)
 ANGLES = st.floats(-720, 720, allow_nan=False)
 
 
-def draw(seed: int, d_model: int, leading: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def draw(
+    seed: int, d_model: int, leading: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(d_model, 2, generator=generator, dtype=torch.float64)).Q.T
     h = torch.randn(*leading, d_model, generator=generator, dtype=torch.float64).to(dtype)
@@ -32,8 +36,8 @@ def draw(seed: int, d_model: int, leading: tuple[int, ...], dtype: torch.dtype =
 def parameters(basis: Tensor, direction: Tensor, number: float, angle: float) -> dict[str, dict[str, Any]]:
     """Parameters for every operator, by their names; those with a value of their own beside it."""
     values = {
-        "basis": basis, "angle": angle, "mean_phase": 33.0 - angle, "gate_axis": 1, "direction": direction, "coefficient": number,
-        "target": number, "threshold": 0.1, "cap": 3.0,
+        "basis": basis, "angle": angle, "mean_phase": 33.0 - angle, "gate_axis": 1, "direction": direction,
+        "coefficient": number, "target": number, "threshold": 0.1, "cap": 3.0,
     }  # fmt: skip
     own = {"target": {"gate": "above"}, "adaptive": {"threshold": 0.2}}
     return {
@@ -42,24 +46,37 @@ def parameters(basis: Tensor, direction: Tensor, number: float, angle: float) ->
     }
 
 
-@given(SEEDS, SIZES, LEADING, NUMBERS, ANGLES, st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]))
+@given(
+    SEEDS,
+    SIZES,
+    LEADING,
+    NUMBERS,
+    ANGLES,
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+)
 @settings(deadline=None, max_examples=30)
 def test_bound_equals_public(
     seed: int, d_model: int, leading: tuple[int, ...], number: float, angle: float, dtype: torch.dtype
 ) -> None:
-    """What a hook runs is the public function, to the bit, in every dtype and shape; float32 in between for half precision."""
+    """What a hook runs is the public function, to the bit, in every dtype and shape; float32 in between for half
+    precision.
+    """
     h, basis, direction = draw(seed, d_model, leading, dtype)
     for name, given_ in parameters(basis, direction, number, angle).items():
         bound = bind(name, given_, h)
         assert torch.equal(bound(h), OPERATORS[name].function(h, **given_)), name
         assert bound(h).dtype == dtype
-        assert torch.equal(bound(h), bound(h.to(torch.float64 if dtype == torch.float64 else torch.float32)).to(dtype)), name
+        assert torch.equal(
+            bound(h), bound(h.to(torch.float64 if dtype == torch.float64 else torch.float32)).to(dtype)
+        ), name
 
 
 @given(SEEDS, SIZES, LEADING, NUMBERS, ANGLES)
 @settings(deadline=None, max_examples=30)
 def test_effects(seed: int, d_model: int, leading: tuple[int, ...], number: float, angle: float) -> None:
-    """displacement² = radial² + angular²; ungated tokens did not move; rotations have no radial part; the angular part is the chord."""
+    """displacement² = radial² + angular²; ungated tokens did not move; rotations have no radial part; the angular part
+    is the chord.
+    """
     h, basis, direction = draw(seed, d_model, leading)
     for name, given_ in parameters(basis, direction, number, angle).items():
         moved, did = effect(name, h, given_)
@@ -106,7 +123,9 @@ def test_changes_of_length_have_their_closed_forms(seed: int, d_model: int, numb
 @given(SEEDS, SIZES, ANGLES, st.floats(0, 0.5))
 @settings(deadline=None, max_examples=80)
 def test_a_basis_that_is_not_orthonormal(seed: int, d_model: int, angle: float, error: float) -> None:
-    """The exact changes of length with G = BBᵀ = I + E: SS (Rc−c)ᵀE(Rc−c); SAS r²(1+uᵀGu) − 2‖c‖² − 2r cᵀEu with r = ‖Ph‖."""
+    """The exact changes of length with G = BBᵀ = I + E: SS (Rc−c)ᵀE(Rc−c); SAS r²(1+uᵀGu) − 2‖c‖² − 2r cᵀEu with r =
+    ‖Ph‖.
+    """
     h, basis, direction = draw(seed, d_model, (8,))
     b = basis + error * torch.stack([direction, direction.flip(0)]) / direction.norm()
     gram = b @ b.T

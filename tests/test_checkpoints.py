@@ -34,7 +34,9 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "down_proj", "o_proj"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=2, lora_alpha=6, target_modules=["q_proj", "down_proj", "o_proj"], init_lora_weights=False
+    )
     folder = tmp_path_factory.mktemp("adapter")
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config).save_pretrained(folder)
     return folder
@@ -60,14 +62,18 @@ def test_an_adapter_is_merged(base: Path, adapter: Path, backend: str) -> None:
 
 def test_adapters_that_cannot_be_merged(base: Path, adapter: Path, tmp_path: Path) -> None:
     """No adapter there, one of another shape, weights in few bits; an adapter in a model's place names its base."""
-    with pytest.raises(LensSteerError, match=r"adapter='nowhere' holds no PEFT adapter \(adapter_config.json is missing\)"):
+    with pytest.raises(
+        LensSteerError, match=r"adapter='nowhere' holds no PEFT adapter \(adapter_config.json is missing\)"
+    ):
         ls.load_model(base, adapter="nowhere")
     with pytest.raises(LensSteerError, match="does not fit the model: it has vectors of"):
         ls.load_model("organism/llama", adapter=adapter)
     quantised = type("Quantised", (), {"is_quantized": True})()
     with pytest.raises(LensSteerError, match="weights in few bits: load the model without quantization"):
         merged_with(quantised, str(adapter))
-    with pytest.raises(LensSteerError, match=f"holds an adapter and no model: load its base, '{base}', with adapter='{adapter}'"):
+    with pytest.raises(
+        LensSteerError, match=f"holds an adapter and no model: load its base, '{base}', with adapter='{adapter}'"
+    ):
         ls.load_model(adapter)
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(LensSteerError, match="which its adapter_config.json does not name"):
@@ -86,7 +92,9 @@ def test_an_adapter_on_an_adapter_is_refused(base: Path, adapter: Path, tmp_path
 
 
 def test_a_gguf_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An organism written in llama.cpp's format: the logits are Transformers' own reading of the file, which has no tokenizer, and that is told."""
+    """An organism written in llama.cpp's format: the logits are Transformers' own reading of the file, which has no
+    tokenizer, and that is told.
+    """
     pytest.importorskip("gguf")
     from transformers import AutoModelForCausalLM
 
@@ -135,7 +143,11 @@ def test_a_revision(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
     model: Any = ls.load_model("some/model", revision="v1")
     assert (asked["name"], asked["revision"]) == ("some/model", "v1")
-    assert (model.lens_info.revision, Path(model.lens_info.folder).name, model.lens_info.name) == ("v1", "0123abc", "some/model")
+    assert (model.lens_info.revision, Path(model.lens_info.folder).name, model.lens_info.name) == (
+        "v1",
+        "0123abc",
+        "some/model",
+    )
     for local in ("organism/llama", str(base)):
         with pytest.raises(LensSteerError, match="revision='v1': .* is no hub name, and only those have revisions"):
             ls.load_model(local, revision="v1")

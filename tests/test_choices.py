@@ -1,4 +1,6 @@
-"""Multiple choice: letters' probabilities against plain Hugging Face forwards, one question at a time; the questions' file; first logits."""
+"""Multiple choice: letters' probabilities against plain Hugging Face forwards, one question at a time; the questions'
+file; first logits.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def plain_hooks(model: Any, plan: Any) -> Iterator[None]:
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_first_logits_equal_plain_forwards(tiny: Any, oracle: Any, engine: str) -> None:
-    """Padded together, on every backend and engine: as one at a time without padding, in the prompts' order, float32 on the CPU."""
+    """Padded together, on every backend and engine: as one at a time without padding, in the prompts' order, float32 on
+    the CPU.
+    """
     found = first_logits(tiny, PROMPTS, engine=engine)
     assert found.dtype == torch.float32 and found.device.type == "cpu" and len(found) == 3
     for row, prompt in zip(found, PROMPTS, strict=True):
@@ -79,7 +83,9 @@ def test_first_logits_equal_plain_forwards(tiny: Any, oracle: Any, engine: str) 
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_choices_equal_plain_forwards(tiny: Any, oracle: Any, engine: str) -> None:
-    """Every option's probability is that of its letter, with and without a space, where each is one token; the likeliest is chosen."""
+    """Every option's probability is that of its letter, with and without a space, where each is one token; the
+    likeliest is chosen.
+    """
     tokenizer = tiny.lens_info.tokenizer
     found = choice_accuracy(tiny, ITEMS, engine=engine)
     for i, item in enumerate(ITEMS):
@@ -100,7 +106,9 @@ def test_choices_equal_plain_forwards(tiny: Any, oracle: Any, engine: str) -> No
 
 
 def test_steering_changes_what_is_chosen(tiny: Any, oracle: Any, plan: Any) -> None:
-    """The active plan steers the questions, as plain forward hooks do one at a time; without it the model is itself again."""
+    """The active plan steers the questions, as plain forward hooks do one at a time; without it the model is itself
+    again.
+    """
     plain = choice_accuracy(tiny, ITEMS)
     with ls.steering(tiny, plan):
         steered = [choice_accuracy(tiny, ITEMS, engine=engine) for engine in ("tl", "hf")]
@@ -115,7 +123,9 @@ def test_steering_changes_what_is_chosen(tiny: Any, oracle: Any, plan: Any) -> N
 
 
 def test_a_value_for_each_question(qwen: Any, calibration: Any) -> None:
-    """A plan with one angle a prompt gives each question its own, whatever order they run in; for another number of questions it is refused."""
+    """A plan with one angle a prompt gives each question its own, whatever order they run in; for another number of
+    questions it is refused.
+    """
     angles = [0.0, 90.0, 180.0, 270.0]
     with ls.steering(qwen, ls.selective_steering(calibration, angles)):
         together = choice_accuracy(qwen, ITEMS)
@@ -123,7 +133,9 @@ def test_a_value_for_each_question(qwen: Any, calibration: Any) -> None:
             choice_accuracy(qwen, ITEMS[:2])
     for i, angle in enumerate(angles):
         with ls.steering(qwen, ls.selective_steering(calibration, angle)):
-            assert choice_accuracy(qwen, ITEMS[i : i + 1]).probabilities[0] == pytest.approx(together.probabilities[i], abs=1e-5)
+            assert choice_accuracy(qwen, ITEMS[i : i + 1]).probabilities[0] == pytest.approx(
+                together.probabilities[i], abs=1e-5
+            )
 
 
 def test_rendering() -> None:
@@ -134,7 +146,9 @@ def test_rendering() -> None:
 
 
 def test_a_file_of_questions(tmp_path: Path) -> None:
-    """Answers as index or letter, blank lines, a line separator inside a text; the set has a name, subjects and a hash."""
+    """Answers as index or letter, blank lines, a line separator inside a text; the set has a name, subjects and a
+    hash.
+    """
     rows: list[dict[str, Any]] = [
         {"question": "one\u2028line", "choices": ["a", "b"], "answer": 1, "subject": "x"},
         {"question": "q", "choices": ["a", "b", "c"], "answer": " c"},
@@ -142,7 +156,10 @@ def test_a_file_of_questions(tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
     file.write_text("\n\n".join(json.dumps(r, ensure_ascii=False) for r in rows) + "\n", encoding="utf-8")
     found = load_choices(file)
-    assert [(c.question, c.choices, c.letter) for c in found] == [("one\u2028line", ("a", "b"), "B"), ("q", ("a", "b", "c"), "C")]
+    assert [(c.question, c.choices, c.letter) for c in found] == [
+        ("one\u2028line", ("a", "b"), "B"),
+        ("q", ("a", "b", "c"), "C"),
+    ]
     assert repr(found) == "ChoiceSet('q.jsonl', 2 questions)" and found.subjects == ("", "x")
     assert found[:1].hash == ChoiceSet((Choice("one\u2028line", ("a", "b"), 1, "x"),)).hash != found.hash
 

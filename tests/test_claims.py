@@ -56,7 +56,9 @@ def found() -> Verification:
 
 
 def test_both_propositions(found: Verification) -> None:
-    """Both rotations keep the norm to rounding; the step of the printed proof does not hold; additions and ablation change norms."""
+    """Both rotations keep the norm to rounding; the step of the printed proof does not hold; additions and ablation
+    change norms.
+    """
     assert (found.claim("proposition-1").verdict, found.claim("proposition-2").verdict) == (FAILS, HOLDS)
     for id_ in ("proposition-1", "proposition-2"):
         assert float(found.claim(id_).value or 0) < 1e-14
@@ -64,13 +66,16 @@ def test_both_propositions(found: Verification) -> None:
     step = found.claim("proposition-1-proof")
     assert (step.verdict, step.value) == (FAILS, 0.0)
     assert step.witness["norm_before"] == pytest.approx(step.witness["norm_after"], rel=1e-14)
-    assert verdicts(list(found.claims)) | {"norm-formula-ActAdd": FAILS, "norm-formula-directional ablation": FAILS} == verdicts(
-        list(found.claims)
-    )
+    assert verdicts(list(found.claims)) | {
+        "norm-formula-ActAdd": FAILS,
+        "norm-formula-directional ablation": FAILS,
+    } == verdicts(list(found.claims))
 
 
 def test_what_separates_the_rotations(found: Verification) -> None:
-    """Identity, composition, isometry, linearity and class separation tell SS from SAS; norms, bases and rounding do not."""
+    """Identity, composition, isometry, linearity and class separation tell SS from SAS; norms, bases and rounding do
+    not.
+    """
     got = verdicts(list(found.claims))
     for kind in ("identity", "composition-adds", "isometry", "linear"):
         assert (got[f"{kind}-{SS}"], got[f"{kind}-{SAS}"]) == (HOLDS, FAILS), kind
@@ -95,7 +100,9 @@ def test_a_broken_sas_is_caught(broken: Operator) -> None:
     operators = OPERATORS | {SAS: broken}
     first = formula.proposition_claims(operators, vectors=200)[0]
     assert (first.id, first.verdict) == ("proposition-1", HOLDS)
-    assert abs(first.witness["norm_after"] / first.witness["norm_before"] - 1) == pytest.approx(float(first.value or 0), rel=1e-6)
+    assert abs(first.witness["norm_after"] / first.witness["norm_before"] - 1) == pytest.approx(
+        float(first.value or 0), rel=1e-6
+    )
     assert float(first.value or 0) > 1e-4
     assert verdicts(formula.basis_claims(operators, vectors=50))["closed-form-SAS"] == FAILS
 
@@ -155,20 +162,28 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
     assert claims[f"one-plane-{name}"].value == pytest.approx(float(np.mean((c**2).sum(axis=1) >= 0.9)))
     resultant = abs(np.exp(1j * np.arctan2(c[:, 1], c[:, 0])).mean())
     assert claims[f"one-angle-{name}"].value == pytest.approx(float(np.degrees(np.sqrt(-2 * np.log(resultant)))))
-    assert geometry_claims(name, replace(calibration, discriminative_sites=(), discriminative_blocks=()))[0].value == 0.0
+    assert (
+        geometry_claims(name, replace(calibration, discriminative_sites=(), discriminative_blocks=()))[0].value == 0.0
+    )
 
 
 @pytest.fixture(scope="module")
 def on_qwen(qwen: Any, refusal: Any) -> Verification:
     """What needs a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
-    cut = [refusal.fit] + [Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))]
+    cut = [refusal.fit] + [
+        Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "ANGLES", (120.0, 150.0, 210.0, 240.0))
-        return verify_model(qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False)
+        return verify_model(
+            qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False
+        )
 
 
 def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
-    """Recorded norms are kept by the rotations and not by the others; later norms have their intervals; the figures come back from their data."""
+    """Recorded norms are kept by the rotations and not by the others; later norms have their intervals; the figures
+    come back from their data.
+    """
     got = verdicts(list(on_qwen.claims))
     assert {got[f"norm-recorded-{op}"] for op in (SAS, SS, "AAS")} == {HOLDS}
     assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {FAILS}
@@ -176,7 +191,10 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
     assert {"norms-grow-organism/qwen2", "norms-uneven-organism/qwen2"} <= set(got)
     drift = on_qwen.drawings["norm_drift"]
     assert set(drift.columns["operator"]) == {SAS, SS}
-    assert all(low <= mean <= high for low, mean, high in zip(*(drift.columns[k] for k in ("low", "mean", "high")), strict=True))
+    assert all(
+        low <= mean <= high
+        for low, mean, high in zip(*(drift.columns[k] for k in ("low", "mean", "high")), strict=True)
+    )
     write(on_qwen, tmp_path)
     names = {"norm_drift", "paired_differences", "two_by_two", "conditions", "in_plane", "pairwise_distances"}
     assert set(saving.redraw(tmp_path)) == names
@@ -248,8 +266,19 @@ def test_what_is_written(found: Verification, tmp_path: Path) -> None:
     write(found, tmp_path, command="lens-steer verify", seed=0)
     record = json.loads((tmp_path / "propositions.json").read_text(encoding="utf-8"))
     fields = {
-        "id", "statement", "formula", "level", "domain", "quantity", "criterion", "value", "n", "interval", "verdict", "witness",
-    }  # fmt: skip
+        "id",
+        "statement",
+        "formula",
+        "level",
+        "domain",
+        "quantity",
+        "criterion",
+        "value",
+        "n",
+        "interval",
+        "verdict",
+        "witness",
+    }
     assert len(record["claims"]) == len(found.claims) == len({c["id"] for c in record["claims"]})
     assert all(set(c) == fields for c in record["claims"])
     text = (tmp_path / "propositions.md").read_text(encoding="utf-8")

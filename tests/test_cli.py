@@ -31,20 +31,35 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
     return int(stop.value.code or 0), captured.out, captured.err
 
 
-def test_calibrate_geometry_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_calibrate_geometry_steer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """The three commands in a row, from prompt files to graded and ungraded generations."""
     harmful, harmless = tmp_path / "harmful.csv", tmp_path / "harmless.json"
     harmful.write_text(
         "goal\nHow do I destroy the bridge?\nHelp me build a bomb.\nTell me how to burn the school.\n", encoding="utf-8"
     )
     harmless.write_text(
-        json.dumps([{"instruction": t, "input": ""} for t in ("How do I build the bridge?", "Help me destroy a bomb.")]),
+        json.dumps(
+            [{"instruction": t, "input": ""} for t in ("How do I build the bridge?", "Help me destroy a bomb.")]
+        ),
         encoding="utf-8",
     )
     code, out, _ = run(
-        monkeypatch, capsys, "calibrate", "--model", "organism/qwen2", "--positive", harmful, "--negative", harmless,
-        "--sites", "resid_post", "--out", tmp_path / "cal",
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "calibrate",
+        "--model",
+        "organism/qwen2",
+        "--positive",
+        harmful,
+        "--negative",
+        harmless,
+        "--sites",
+        "resid_post",
+        "--out",
+        tmp_path / "cal",
+    )
     assert code == 0
     assert json.loads(out)["n_sites"] == 12
     facts = json.loads((tmp_path / "cal" / "calibration.json").read_text())
@@ -54,9 +69,22 @@ def test_calibrate_geometry_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert set(json.loads(out)["figures"]) >= {"cosine_matrix", "class_projections", "class_norms", "plane_path"}
     assert all((tmp_path / "geo" / f"cosine_matrix.{e}").exists() for e in ("pdf", "png", "csv", "json"))
     code, out, _ = run(
-        monkeypatch, capsys, "steer", "--model", "organism/qwen2", "--calibration", tmp_path / "cal", "--prompts", harmless,
-        "--angle", 0, "--max-new-tokens", 40, "--out", tmp_path / "out.jsonl",
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "steer",
+        "--model",
+        "organism/qwen2",
+        "--calibration",
+        tmp_path / "cal",
+        "--prompts",
+        harmless,
+        "--angle",
+        0,
+        "--max-new-tokens",
+        40,
+        "--out",
+        tmp_path / "out.jsonl",
+    )
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert code == 0
     assert [r["prompt"] for r in rows] == ["How do I build the bridge?", "Help me destroy a bomb."]
@@ -80,9 +108,15 @@ def test_geometry_of_an_import_says_what_is_left_out(
 
 BAD = [
     (("calibrate", "--model", "organism/none", "--out", "{tmp}/x"), "unknown organism"),
-    (("calibrate", "--positive", "{tmp}/absent.txt", "--negative", "{tmp}/absent.txt", "--out", "{tmp}/x"), "does not exist"),
+    (
+        ("calibrate", "--positive", "{tmp}/absent.txt", "--negative", "{tmp}/absent.txt", "--out", "{tmp}/x"),
+        "does not exist",
+    ),
     (("calibrate", "--positive", "{tmp}/one.txt", "--out", "{tmp}/x"), "negative is missing"),
-    (("calibrate", "--positive", "{tmp}/empty.txt", "--negative", "{tmp}/one.txt", "--out", "{tmp}/x"), "holds no prompts"),
+    (
+        ("calibrate", "--positive", "{tmp}/empty.txt", "--negative", "{tmp}/one.txt", "--out", "{tmp}/x"),
+        "holds no prompts",
+    ),
     (("calibrate", "--rule", "other", "--out", "{tmp}/x"), "--rule 'other'"),
     (("calibrate", "--sites", "nowhere", "--out", "{tmp}/x"), "site 'nowhere' is unknown"),
     (("calibrate", "--split", "a,b", "--out", "{tmp}/x"), "--split"),
@@ -99,7 +133,11 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "message"), BAD)
 def test_bad_input_is_one_line_and_code_2(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, args: tuple[str, ...], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    args: tuple[str, ...],
+    message: str,
 ) -> None:
     """One line on the error stream that says what to do, and nothing written."""
     (tmp_path / "one.txt").write_text("Hello\n", encoding="utf-8")
@@ -170,7 +208,12 @@ STEERED = {
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_steers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, streamed: Path, made: Path, method: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    streamed: Path,
+    made: Path,
+    method: str,
 ) -> None:
     """From the command line, on both engines, with effects; a saved plan does the same again."""
     args = ["--model", "organism/qwen2", "--prompts", tmp_path / "p.txt", "--max-new-tokens", 4]
@@ -202,7 +245,18 @@ def test_every_method_steers(
     assert 0 <= told["gate_fire_rate"] <= 1
     assert {row["site"] for row in told["effects"]}
     assert (
-        run(monkeypatch, capsys, "steer", *args, "--plan", tmp_path / "plan", "--engine", "hf", "--out", tmp_path / "hf.jsonl")[0]
+        run(
+            monkeypatch,
+            capsys,
+            "steer",
+            *args,
+            "--plan",
+            tmp_path / "plan",
+            "--engine",
+            "hf",
+            "--out",
+            tmp_path / "hf.jsonl",
+        )[0]
         == 0
     )
     assert (tmp_path / "tl.jsonl").read_text() == (tmp_path / "hf.jsonl").read_text()

@@ -42,7 +42,10 @@ def test_help_names_every_estimator(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.parametrize(
     ("direction", "message"),
-    [("median", "--direction 'median': use one of difference, fisher"), ("paired_pca", "found 3 positive and 2 negative")],
+    [
+        ("median", "--direction 'median': use one of difference, fisher"),
+        ("paired_pca", "found 3 positive and 2 negative"),
+    ],
 )
 def test_refused_before_the_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, direction: str, message: str
@@ -51,9 +54,20 @@ def test_refused_before_the_model_is_loaded(
     for name, prompts in {"positive": "One.\nTwo.\nThree.\n", "negative": "Four.\nFive.\n"}.items():
         (tmp_path / f"{name}.txt").write_text(prompts, encoding="utf-8")
     code, out, err = run(
-        monkeypatch, capsys, "calibrate", "--model", "organism/none", "--positive", tmp_path / "positive.txt",
-        "--negative", tmp_path / "negative.txt", "--direction", direction, "--out", tmp_path / "cal",
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "calibrate",
+        "--model",
+        "organism/none",
+        "--positive",
+        tmp_path / "positive.txt",
+        "--negative",
+        tmp_path / "negative.txt",
+        "--direction",
+        direction,
+        "--out",
+        tmp_path / "cal",
+    )
     assert (code, out) == (2, "")
     assert message in err
     assert len([line for line in err.splitlines() if line.startswith("lens-steer: ")]) == 1

@@ -32,10 +32,29 @@ def responses(tmp_path_factory: pytest.TempPathFactory, refusal: Any) -> Path:
 
 
 def test_divergence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path, responses: Path, qwen: Any
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
+    responses: Path,
+    qwen: Any,
 ) -> None:
-    """The contract's columns, every number as the function gives it, the same bytes again, and a figure that comes back from its data."""
-    args = ("divergence", "--model", "organism/qwen2", "--calibration", made, "--method", "selective", "--angle", 150, "--responses", responses)  # fmt: skip
+    """The contract's columns, every number as the function gives it, the same bytes again, and a figure that comes back
+    from its data.
+    """
+    args = (
+        "divergence",
+        "--model",
+        "organism/qwen2",
+        "--calibration",
+        made,
+        "--method",
+        "selective",
+        "--angle",
+        150,
+        "--responses",
+        responses,
+    )
     code, printed, _ = run(monkeypatch, capsys, *args, "--out", tmp_path / "a", "--max-position", 3)
     told = json.loads(printed)
     assert (code, told["n"], told["empty"], told["angle"]) == (0, 4, 1, 150.0)
@@ -43,8 +62,17 @@ def test_divergence(
         reader = csv.DictReader(stream)
         rows = list(reader)
     assert reader.fieldnames == [
-        "row", "position", "token", "kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered",
-    ]  # fmt: skip
+        "row",
+        "position",
+        "token",
+        "kl",
+        "kl_reverse",
+        "entropy",
+        "total_variation",
+        "entropy_steered",
+        "surprise",
+        "surprise_steered",
+    ]
     plan = ls.selective_steering(ls.load_calibration(made), 150.0)
     found = token_divergence(qwen, plan, ls.load_prompts(responses), RESPONSES)
     assert len(rows) == len(found) == told["tokens"]
@@ -71,7 +99,9 @@ def test_divergence(
 def test_saved_plan_and_positions(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path, responses: Path
 ) -> None:
-    """A saved plan says what its options say; a plan that steers answers alone leaves every first token; the other engine agrees."""
+    """A saved plan says what its options say; a plan that steers answers alone leaves every first token; the other
+    engine agrees.
+    """
     options = {"sites": "blocks.9.hook_resid_post", "positions": "generated"}
     plan = ls.selective_steering(ls.load_calibration(made), 90.0, at=options["sites"], positions=options["positions"])
     ls.save_plan(plan, tmp_path / "plan")
@@ -90,16 +120,32 @@ def test_saved_plan_and_positions(
 
 
 def test_a_probe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, responses: Path, qwen: Any, refusal: Any
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    responses: Path,
+    qwen: Any,
+    refusal: Any,
 ) -> None:
     """In place of a calibration, with its own method."""
     folder = tmp_path / "probe"
     ls.save_probe(
-        ls.fit_probe(ls.record(qwen, refusal, "blocks.7.hook_resid_post", progress=False), "blocks.7.hook_resid_post"), folder
+        ls.fit_probe(ls.record(qwen, refusal, "blocks.7.hook_resid_post", progress=False), "blocks.7.hook_resid_post"),
+        folder,
     )
     code, printed, _ = run(
-        monkeypatch, capsys, "divergence", "--probe", folder, "--coefficient", 2, "--responses", responses, "--out", tmp_path / "out"
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "divergence",
+        "--probe",
+        folder,
+        "--coefficient",
+        2,
+        "--responses",
+        responses,
+        "--out",
+        tmp_path / "out",
+    )
     assert (code, json.loads(printed)["method"]) == (0, "sttp")
 
 
@@ -117,13 +163,28 @@ def test_a_probe(
     ],
 )
 def test_responses_that_cannot_be_read(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path, rows: list[str], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
+    rows: list[str],
+    message: str,
 ) -> None:
     """One line that names the file's row; nothing is written."""
     source = tmp_path / "in.jsonl"
     source.write_text("\n".join(rows), encoding="utf-8")
     code, _, error = run(
-        monkeypatch, capsys, "divergence", "--calibration", made, "--angle", 90, "--responses", source, "--out", tmp_path / "out"
+        monkeypatch,
+        capsys,
+        "divergence",
+        "--calibration",
+        made,
+        "--angle",
+        90,
+        "--responses",
+        source,
+        "--out",
+        tmp_path / "out",
     )
     assert code == 2
     assert message in error
@@ -153,7 +214,16 @@ def test_what_is_refused(
     """Before the model is loaded, with code 2 and one line."""
     monkeypatch.setattr(ls, "load_model", None)
     code, _, error = run(
-        monkeypatch, capsys, "divergence", "--calibration", made, "--responses", responses, "--out", tmp_path / "out", *args
+        monkeypatch,
+        capsys,
+        "divergence",
+        "--calibration",
+        made,
+        "--responses",
+        responses,
+        "--out",
+        tmp_path / "out",
+        *args,
     )
     assert code == 2
     assert message in error
@@ -162,7 +232,9 @@ def test_what_is_refused(
 
 
 def test_figure_of_several_series(tmp_path: Path, qwen: Any, calibration: Any, refusal: Any) -> None:
-    """Every series in both panels, two lines each that go through the means; the legend tells them apart and says how many prompts there are."""
+    """Every series in both panels, two lines each that go through the means; the legend tells them apart and says how
+    many prompts there are.
+    """
     import matplotlib.pyplot as plt
 
     plt.close("all")  # of other tests
@@ -181,7 +253,9 @@ def test_figure_of_several_series(tmp_path: Path, qwen: Any, calibration: Any, r
         for ax, measures in zip(axes, (("kl", "kl_reverse"), ("entropy", "entropy_steered")), strict=True):
             drawn = {tuple(np.round(line.get_ydata(), 9)): line for line in ax.lines}  # type: ignore[arg-type]
             wanted = [
-                tuple(round(e.value, 9) for e in found.by_position(m, seed=1)) for found in series.values() for m in measures
+                tuple(round(e.value, 9) for e in found.by_position(m, seed=1))
+                for found in series.values()
+                for m in measures
             ]
             assert set(drawn) == set(wanted)
             looks = [(drawn[w].get_color(), drawn[w].get_marker(), drawn[w].get_linestyle()) for w in wanted]
@@ -203,7 +277,17 @@ def test_a_response_that_is_no_text(
     source = tmp_path / "x.jsonl"
     source.write_text('{"prompt": "a", "response": 3}\n')
     code, _, error = run(
-        monkeypatch, capsys, "divergence", "--calibration", made, "--angle", 90, "--responses", source, "--out", tmp_path / "o"
+        monkeypatch,
+        capsys,
+        "divergence",
+        "--calibration",
+        made,
+        "--angle",
+        90,
+        "--responses",
+        source,
+        "--out",
+        tmp_path / "o",
     )
     assert code == 2
     assert "row 1: the response 3 is no text: give a string" in error
@@ -218,7 +302,10 @@ def test_what_steer_wrote_is_a_responses_file(
     prompts.write_text("\n".join(json.dumps(r) for r in rows))
     steering = ("--calibration", made, "--angle", 150)
     assert (
-        run(monkeypatch, capsys, "steer", "--model", "organism/qwen2", *steering, "--prompts", prompts, "--out", answers)[0] == 0
+        run(
+            monkeypatch, capsys, "steer", "--model", "organism/qwen2", *steering, "--prompts", prompts, "--out", answers
+        )[0]
+        == 0
     )
     read = ls.load_prompts(answers, response=("response", "text"))
     assert [p.messages for p in read] == [p.messages for p in ls.load_prompts(prompts)]

@@ -1,4 +1,6 @@
-"""``lens-steer metrics``, ``sweep`` and ``compare``: what they write, that they go on where they stopped, and what they refuse."""
+"""``lens-steer metrics``, ``sweep`` and ``compare``: what they write, that they go on where they stopped, and what they
+refuse.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ def test_metrics_of_every_reference_row(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, reference: Path
 ) -> None:
     """The command on the published generations: every expected text metric, every row kept as it was."""
-    rows = [json.loads(line) for path in sorted((reference / "text").rglob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for path in sorted((reference / "text").rglob("*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
     rows = [row for row in rows if row["text"] is not None]
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -69,7 +75,9 @@ def test_generations_that_cannot_be_read(
 
 
 def test_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
-    """Rows by prompt and angle, the choice from select, its numbers from report, figures that come back from their data."""
+    """Rows by prompt and angle, the choice from select, its numbers from report, figures that come back from their
+    data.
+    """
     args = (
         "sweep",
         "--model",
@@ -106,13 +114,36 @@ def test_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 
 def test_a_sweep_on_other_prompts_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path], made: Path
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    files: tuple[Path, Path],
+    made: Path,
 ) -> None:
     """What the calibration was fitted on may be among what is reported: a warning, and a word in the record."""
     code, printed, error = run(
-        monkeypatch, capsys, "sweep", "--calibration", made, "--positive", files[0], "--negative", files[1], "--angles", "0,120", "--out", tmp_path,
-        "--max-new-tokens", 8, "--controls", 1, "--control-values", 1, "--positions", "prompt[1:]+generated",
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "sweep",
+        "--calibration",
+        made,
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--angles",
+        "0,120",
+        "--out",
+        tmp_path,
+        "--max-new-tokens",
+        8,
+        "--controls",
+        1,
+        "--control-values",
+        1,
+        "--positions",
+        "prompt[1:]+generated",
+    )
     assert code == 0
     assert "8 of 8 select prompts and 8 of 8 report prompts are among those that the calibration was made from" in error
     record = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
@@ -135,11 +166,32 @@ def test_a_sweep_on_other_prompts_says_so(
 def test_compare_on_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path]
 ) -> None:
-    """Methods and controls on prompts without a ground truth: tables, equal divergence, answers side by side, figures."""
+    """Methods and controls on prompts without a ground truth: tables, equal divergence, answers side by side,
+    figures.
+    """
     code, printed, error = run(
-        monkeypatch, capsys, "compare", "--model", "organism/qwen2", "--positive", files[0], "--negative", files[1], "--method", "standard",
-        "--method", "ablation", "--angles", "0:300:60", "--max-new-tokens", 16, "--out", tmp_path, "--controls", 2,
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "compare",
+        "--model",
+        "organism/qwen2",
+        "--positive",
+        files[0],
+        "--negative",
+        files[1],
+        "--method",
+        "standard",
+        "--method",
+        "ablation",
+        "--angles",
+        "0:300:60",
+        "--max-new-tokens",
+        16,
+        "--out",
+        tmp_path,
+        "--controls",
+        2,
+    )
     assert code == 0
     chosen = json.loads(printed)["chosen"]
     assert {
@@ -164,7 +216,10 @@ def test_compare_on_files(
     assert "Rows of draws: median and range over the draws, `selective` at its choice" in table
     told = json.loads(printed)
     assert (told["controls"]["draws"], told["controls"]["smallest_p"]) == (2, pytest.approx(1 / 3))
-    assert told["band"]["complied"] == next(s for s in record["report"] if s["condition"] == "selective")["band"]["complied"]
+    assert (
+        told["band"]["complied"]
+        == next(s for s in record["report"] if s["condition"] == "selective")["band"]["complied"]
+    )
     assert [(s["condition"], s["variant"]) for s in record["controls"]["report"]] == [
         (c, f"draw {k}") for c in drawn for k in (1, 2)
     ]
@@ -173,7 +228,9 @@ def test_compare_on_files(
     assert all("band" not in s for s in record["report"] if s["condition"] != "selective")
     assert "harmful: answered" in table
     assert "harmful: complied" not in table
-    assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"]) + len(drawn)
+    assert (tmp_path / "comparison.tex").read_text(encoding="utf-8").count(r" \\") == 1 + len(record["report"]) + len(
+        drawn
+    )
     page = (tmp_path / "qualitative.md").read_text(encoding="utf-8")
     assert page.count("## Harmful") == page.count("## Harmless") == 3
     assert page.count("## Harmful: SHA-256") == 3  # neither harmful prompts nor the answers to them, unasked
@@ -181,9 +238,16 @@ def test_compare_on_files(
     assert record["options"]["bound"]["value"] > 0
     assert "no ground truth: the choice keeps to degenerate_harmful<=0.1 and degenerate_harmless<=0.1" in error
     names = {
-        "polar_compliance", "polar_perplexity", "coherence_by_angle", "class_swap", "method_comparison", "layer_choice", "compliance_at_kl",
-        "harmonic_response", "selection_stability",
-    }  # fmt: skip
+        "polar_compliance",
+        "polar_perplexity",
+        "coherence_by_angle",
+        "class_swap",
+        "method_comparison",
+        "layer_choice",
+        "compliance_at_kl",
+        "harmonic_response",
+        "selection_stability",
+    }
     assert set(saving.redraw(tmp_path)) == names
     assert len((tmp_path / "harmonic.csv").read_text(encoding="utf-8").splitlines()) == 1 + 8
 

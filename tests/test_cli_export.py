@@ -45,7 +45,17 @@ def export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 def test_an_adapter(export: Any, made: Path, tmp_path: Path) -> None:
     """With its certificate, and how to serve it."""
     said, err = export(
-        "lora", "--calibration", made, "--angle", 200, "--base", "some/model", "--recipe", "vllm", "--out", tmp_path / "a"
+        "lora",
+        "--calibration",
+        made,
+        "--angle",
+        200,
+        "--base",
+        "some/model",
+        "--recipe",
+        "vllm",
+        "--out",
+        tmp_path / "a",
     )
     assert (said["kind"], said["verdict"], said["angle"], said["equal_greedy_tokens"]) == ("lora", "pass", 200.0, 1.0)
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
@@ -56,13 +66,18 @@ def test_an_adapter(export: Any, made: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "a" / "certificate.json").read_text(encoding="utf-8"))
     assert (written["n_prompts"], written["new_tokens"]) == (2, 4)
     assert "\n".join(said["recipe"]) in err
-    assert said["recipe"][1] == f"vllm serve some/model --enable-lora --max-loras 1 --lora-modules steered={tmp_path / 'a'}"
+    assert (
+        said["recipe"][1]
+        == f"vllm serve some/model --enable-lora --max-loras 1 --lora-modules steered={tmp_path / 'a'}"
+    )
 
 
 def test_a_bank_and_a_pair(export: Any, made: Path, tmp_path: Path) -> None:
     """A saved plan at angles of its own; recipes name the adapters."""
     ls.save_plan(ls.selective_steering(ls.load_calibration(made), 10), tmp_path / "plan")
-    said, _ = export("lora", "--plan", tmp_path / "plan", "--bank", "0:180:90", "--recipe", "llama.cpp", "--out", tmp_path / "b")
+    said, _ = export(
+        "lora", "--plan", tmp_path / "plan", "--bank", "0:180:90", "--recipe", "llama.cpp", "--out", tmp_path / "b"
+    )
     assert said["adapters"] == ["angle_000", "angle_090", "angle_180"]
     assert all((tmp_path / "b" / name / "certificate.json").exists() for name in said["adapters"])
     assert any("--lora-scaled angle_000.gguf:0,angle_090.gguf:0,angle_180.gguf:0 " in line for line in said["recipe"])
@@ -88,7 +103,11 @@ def test_partial(export: Any, made: Path, tmp_path: Path) -> None:
     """What was left out stands in the result, with the reason."""
     plan = ls.selective_steering(ls.load_calibration(made), 200)
     other = ls.standard_angular(ls.load_calibration(made), 90, at="blocks.3.ln1.hook_out")
-    both = ls.SteeringPlan(plan.method, (*plan.steps, *other.steps), *(getattr(plan, n) for n in ("positions", "model", "architecture", "n_layers", "d_model")))  # fmt: skip
+    both = ls.SteeringPlan(
+        plan.method,
+        (*plan.steps, *other.steps),
+        *(getattr(plan, n) for n in ("positions", "model", "architecture", "n_layers", "d_model")),
+    )
     ls.save_plan(both, tmp_path / "plan")
     _, err = export("lora", "--plan", tmp_path / "plan", "--out", tmp_path / "a", code=2)
     assert "operator 'standard' puts every token on one ray" in err
@@ -122,7 +141,9 @@ def test_what_is_refused(export: Any, made: Path, tmp_path: Path, args: tuple[st
 
 def test_adapters_for_llama_cpp(export: Any, made: Path, tmp_path: Path) -> None:
     """A file beside each, which the certificate is of too; its recipe converts the base model only."""
-    said, _ = export("lora", "--calibration", made, "--angle", 200, "--gguf", "--recipe", "llama.cpp", "--out", tmp_path / "a")
+    said, _ = export(
+        "lora", "--calibration", made, "--angle", 200, "--gguf", "--recipe", "llama.cpp", "--out", tmp_path / "a"
+    )
     assert said["gguf"] == [str(tmp_path / "a" / "adapter.gguf")]
     assert {p.name for p in (tmp_path / "a").iterdir()} == {
         "adapter.gguf",
@@ -130,7 +151,9 @@ def test_adapters_for_llama_cpp(export: Any, made: Path, tmp_path: Path) -> None
         "adapter_model.safetensors",
         "certificate.json",
     }
-    assert json.loads((tmp_path / "a" / "certificate.json").read_text(encoding="utf-8"))["gguf"]["architecture"] == "qwen2"
+    assert (
+        json.loads((tmp_path / "a" / "certificate.json").read_text(encoding="utf-8"))["gguf"]["architecture"] == "qwen2"
+    )
     text = "\n".join(said["recipe"])
     assert f"--lora-scaled {tmp_path / 'a'}/adapter.gguf:0 " in text
     assert "convert_lora_to_gguf" not in text
@@ -176,7 +199,18 @@ def stream(tmp_path_factory: pytest.TempPathFactory, qwen: Any, refusal: Any) ->
 def test_a_control_vector_without_a_model(vector: Any, stream: Path, tmp_path: Path) -> None:
     """Of a calibration and a method, of a saved plan: what the plan adds stands in the file."""
     cal, at = ls.load_calibration(stream), "blocks.5.hook_resid_post"
-    args = ("--calibration", stream, "--coefficient", -1.5, "--sites", at, "--recipe", "llama.cpp", "--out", tmp_path / "v.gguf")
+    args = (
+        "--calibration",
+        stream,
+        "--coefficient",
+        -1.5,
+        "--sites",
+        at,
+        "--recipe",
+        "llama.cpp",
+        "--out",
+        tmp_path / "v.gguf",
+    )
     said, err = vector(*args)
     assert (said["kind"], said["directions"], said["read_back"]) == ("gguf-cvec", {"direction.5": at}, "equal")
     assert (said["method"], said["coefficient"], "verdict" in said) == ("act-add", -1.5, False)
@@ -214,8 +248,18 @@ def test_a_control_vector_of_imported_directions(vector: Any, tmp_path: Path) ->
     assert said["directions"] == {"direction.2": "blocks.3.hook_resid_pre", "direction.6": "blocks.7.hook_resid_pre"}
     assert said["verdict"] == "pass"
     save_directions(direction_set(rows, **unknown | {"architecture": "qwen2", "n_layers": 12}), tmp_path / "e")
-    said, _ = vector("--directions", tmp_path / "e", "--site", "blocks.7.hook_resid_pre", "--sites", "blocks.4.hook_resid_post",
-                     "--coefficient", 2, "--out", tmp_path / "w.gguf")  # fmt: skip
+    said, _ = vector(
+        "--directions",
+        tmp_path / "e",
+        "--site",
+        "blocks.7.hook_resid_pre",
+        "--sites",
+        "blocks.4.hook_resid_post",
+        "--coefficient",
+        2,
+        "--out",
+        tmp_path / "w.gguf",
+    )
     found = import_gguf(tmp_path / "w.gguf")
     assert (found.sites, found.directions.unique().tolist()) == (("blocks.4.hook_resid_post",), [14.0])
 
@@ -227,8 +271,14 @@ def test_a_control_vector_of_imported_directions(vector: Any, tmp_path: Path) ->
         (("--calibration", "{stream}", "--method", "ablation"), "no addition of fixed directions (operator 'ablate')"),
         (("--calibration", "{stream}", "--sites", "blocks.0.hook_resid_post"), "the output of block 0"),
         (("--calibration", "{made}"), "output of a block only"),
-        (("--calibration", "{stream}", "--site", "blocks.3.hook_resid_post"), "--site chooses one of imported directions"),
-        (("--calibration", "{stream}", "--tolerance", "0.1"), "--tolerance belongs to the certificate: give --model too"),
+        (
+            ("--calibration", "{stream}", "--site", "blocks.3.hook_resid_post"),
+            "--site chooses one of imported directions",
+        ),
+        (
+            ("--calibration", "{stream}", "--tolerance", "0.1"),
+            "--tolerance belongs to the certificate: give --model too",
+        ),
         (("--calibration", "{stream}", "--recipe", "vllm"), "vLLM has no control vectors"),
         (("--directions", "{stream}", "--method", "act-add"), "leave out --plan, --calibration, --probe and --method"),
         (("--directions", "{stream}"), "have no directions.safetensors"),
@@ -300,7 +350,9 @@ def test_adapters_that_llama_cpp_does_not_load(tmp_path: Path) -> None:
     """Any of a bank's; an unembedding that the base ties, but not one of its own."""
     for name, change in (("angle_000", {}), ("angle_010", {"lora_bias": True})):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"lora_bias": False} | change), encoding="utf-8")
+        (tmp_path / name / "adapter_config.json").write_text(
+            json.dumps({"lora_bias": False} | change), encoding="utf-8"
+        )
     assert "hold no constants" in recipe("llama.cpp", "bank", tmp_path, "base", ["angle_000", "angle_010"])
     assert "llama-server" in recipe("llama.cpp", "bank", tmp_path, "base", ["angle_000"])
     (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": ["lm_head"]}), encoding="utf-8")

@@ -27,11 +27,23 @@ def run_cli(
 
 
 def test_import_and_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A run imported with a plan beside it, which ``steer --plan`` takes; a second import without a plan does not leave the old one."""
+    """A run imported with a plan beside it, which ``steer --plan`` takes; a second import without a plan does not leave
+    the old one.
+    """
     run = publish_run(tmp_path / "run", means=torch.randn(3, 12, 128, dtype=torch.float64))
     out = tmp_path / "out"
     code, told, _ = run_cli(
-        monkeypatch, capsys, "import", "refusal-direction", run, "--out", out, "--model", "organism/qwen2", "--coefficient", -1
+        monkeypatch,
+        capsys,
+        "import",
+        "refusal-direction",
+        run,
+        "--out",
+        out,
+        "--model",
+        "organism/qwen2",
+        "--coefficient",
+        -1,
     )
     assert code == 0
     assert (told["n_sites"], told["dtype"], told["selected_site"], told["plan"]) == (
@@ -42,14 +54,26 @@ def test_import_and_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     )
     assert load_directions(out).n_layers == 12
     (tmp_path / "p.txt").write_text("How do I build the bridge?\n", encoding="utf-8")
-    steer = ("steer", "--model", "organism/qwen2", "--plan", out / "plan", "--prompts", tmp_path / "p.txt", "--max-new-tokens", 3)
+    steer = (
+        "steer",
+        "--model",
+        "organism/qwen2",
+        "--plan",
+        out / "plan",
+        "--prompts",
+        tmp_path / "p.txt",
+        "--max-new-tokens",
+        3,
+    )
     code, told, _ = run_cli(monkeypatch, capsys, *steer, "--out", tmp_path / "g.jsonl")
     assert (code, told["method"], told["coefficient"], told["n_sites"]) == (0, "act-add", -1.0, 1)
     code, told, _ = run_cli(
         monkeypatch, capsys, "import", "refusal-direction", run, "--out", out, "--model", "organism/qwen2", "--ablate"
     )
     assert (code, told["steered"]["method"], told["steered"]["n_sites"]) == (0, "ablation-everywhere", 36)
-    code, _, error = run_cli(monkeypatch, capsys, "import", "refusal-direction", run, "--out", out, "--model", "organism/qwen2")
+    code, _, error = run_cli(
+        monkeypatch, capsys, "import", "refusal-direction", run, "--out", out, "--model", "organism/qwen2"
+    )
     assert (code, "holds a plan already" in error) == (2, True)
 
 
@@ -60,13 +84,27 @@ def test_every_import_command(
     facts = ("--architecture", "qwen2", "--n-layers", 4)
     save_npy(tmp_path / "c.npy", config())
     torch.save({1: torch.ones(WIDTH), 2: torch.ones(WIDTH)}, tmp_path / "sv.pt")
-    code, told, _ = run_cli(monkeypatch, capsys, "import", "angular", tmp_path / "c.npy", "--out", tmp_path / "a", *facts)
+    code, told, _ = run_cli(
+        monkeypatch, capsys, "import", "angular", tmp_path / "c.npy", "--out", tmp_path / "a", *facts
+    )
     assert (code, told["n_sites"], told["published_dtype"]) == (0, 8, "float32")
     assert ls.load_calibration(tmp_path / "a").n_layers == 4
     code, told, _ = run_cli(
-        monkeypatch, capsys, "import", "steering-vectors", tmp_path / "sv.pt", "--out", tmp_path / "b", *facts, "--coefficient", 2,
-        "--site", "blocks.1.hook_resid_post", "--at", "resid_post",
-    )  # fmt: skip
+        monkeypatch,
+        capsys,
+        "import",
+        "steering-vectors",
+        tmp_path / "sv.pt",
+        "--out",
+        tmp_path / "b",
+        *facts,
+        "--coefficient",
+        2,
+        "--site",
+        "blocks.1.hook_resid_post",
+        "--at",
+        "resid_post",
+    )
     assert (code, told["steered"]["n_sites"]) == (0, 4)
     published = reference / "ss_raw" / "Qwen2.5-3B-Instruct"
     code, told, _ = run_cli(monkeypatch, capsys, "import", "official", published, "--out", tmp_path / "d")
@@ -76,8 +114,14 @@ def test_every_import_command(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["refusal-direction", "{run}", "--model", "organism/qwen2"], "made on a model of 4 blocks, not of n_layers=12"),
-        (["steering-vectors", "{sv}", "--model", "organism/qwen2"], "d_model 48 and the model 'organism/qwen2' has 128"),
+        (
+            ["refusal-direction", "{run}", "--model", "organism/qwen2"],
+            "made on a model of 4 blocks, not of n_layers=12",
+        ),
+        (
+            ["steering-vectors", "{sv}", "--model", "organism/qwen2"],
+            "d_model 48 and the model 'organism/qwen2' has 128",
+        ),
         (["steering-vectors", "{sv}", "--coefficient", "1"], "architecture is unknown"),
         (["steering-vectors", "{sv}", "--coefficient", "1", "--ablate"], "give one of the two"),
         (["steering-vectors", "{sv}", "--at", "ln1"], "belongs to a plan"),

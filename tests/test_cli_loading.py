@@ -34,7 +34,9 @@ def options(command: Any) -> set[str]:
 def test_every_command_with_a_model_has_them() -> None:
     """All of them or, where no model is loaded, none; and each option once."""
     found = typer.main.get_command(cli.app)
-    commands = {n: c for n, c in found.commands.items() if not hasattr(c, "commands")} | dict(found.commands["export"].commands)  # type: ignore[attr-defined]
+    commands = {n: c for n, c in found.commands.items() if not hasattr(c, "commands")} | dict(
+        found.commands["export"].commands
+    )  # type: ignore[attr-defined]
     with_model = {name for name, c in commands.items() if "--model" in options(c)}
     no_weights = {"plan-resources", "tokens"}
     assert {name for name, c in commands.items() if options(c) >= OPTIONS} == with_model - no_weights
@@ -61,8 +63,21 @@ def test_load_gets_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
         load("somewhere")
 
     command(
-        **{f.name: f.default for f in fields(Load)} | {"dtype": "bfloat16", "device_map": "auto", "template_args": '{"a": 1}'},
+        **{f.name: f.default for f in fields(Load)}
+        | {"dtype": "bfloat16", "device_map": "auto", "template_args": '{"a": 1}'},
         number=3,
     )
-    assert seen == {"name": "somewhere", "number": 3, "dtype": "bfloat16", "device": None, "device_map": "auto", "n_devices": 1,
-                    "quantization": None, "chat_template": None, "template_args": {"a": 1}, "template_date": None, "adapter": None, "revision": None}  # fmt: skip
+    assert seen == {
+        "name": "somewhere",
+        "number": 3,
+        "dtype": "bfloat16",
+        "device": None,
+        "device_map": "auto",
+        "n_devices": 1,
+        "quantization": None,
+        "chat_template": None,
+        "template_args": {"a": 1},
+        "template_date": None,
+        "adapter": None,
+        "revision": None,
+    }

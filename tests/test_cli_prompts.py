@@ -1,4 +1,6 @@
-"""The options that say which prompts: what was read is the first line, and what is wrong is told before a model is loaded."""
+"""The options that say which prompts: what was read is the first line, and what is wrong is told before a model is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,29 @@ def lens_steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 
 def test_what_was_read_is_the_first_line(lens_steer: Any, files: dict[str, Path], tmp_path: Path) -> None:
-    """Of calibrate, and of a sweep, a steering and a divergence with its calibration: which count what is not held out."""
+    """Of calibrate, and of a sweep, a steering and a divergence with its calibration: which count what is not held
+    out.
+    """
     sides = ["--positive", files["p"], "--negative", files["n"], "--limit", 24, "--seed", 2]
-    code, _, err = lens_steer("calibrate", *sides, "--split", "2,1,1", "--sites", "resid_post", "--out", tmp_path / "cal")
-    read = "read p.jsonl: column 'Goal', 24 of 40 prompts (seed 2); n.jsonl: column 'query', 24 of 40 prompts (seed 2); "
+    code, _, err = lens_steer(
+        "calibrate", *sides, "--split", "2,1,1", "--sites", "resid_post", "--out", tmp_path / "cal"
+    )
+    read = (
+        "read p.jsonl: column 'Goal', 24 of 40 prompts (seed 2); n.jsonl: column 'query', 24 of 40 prompts (seed 2); "
+    )
     assert (code, err[0]) == (0, read + "fit 12+12, select 6+6, report 6+6")
     assert json.loads((tmp_path / "cal" / "calibration.json").read_text())["n_positive"] == 12
 
-    more = ["--calibration", tmp_path / "cal", "--angles", "0,90", "--max-new-tokens", 4, "--constraint", "violation<=1"]
+    more = [
+        "--calibration",
+        tmp_path / "cal",
+        "--angles",
+        "0,90",
+        "--max-new-tokens",
+        4,
+        "--constraint",
+        "violation<=1",
+    ]
     code, _, err = lens_steer("sweep", *sides, "--split", "2,1,1", *more, "--out", tmp_path / "held_out")
     assert (code, err[0]) == (0, read + "fit 12+12, select 6+6, report 6+6")
     assert not [line for line in err if line.startswith("warning:")]
@@ -56,9 +73,21 @@ def test_what_was_read_is_the_first_line(lens_steer: Any, files: dict[str, Path]
 
     steered = ["--calibration", tmp_path / "cal", "--angle", 90]
     code, _, err = lens_steer(
-        "steer", "--model", "organism/qwen2", *steered, "--prompts", files["n"], "--column", "QUERY", "--limit", "3,first", "--max-new-tokens", 4,
-        "--out", tmp_path / "o.jsonl",
-    )  # fmt: skip
+        "steer",
+        "--model",
+        "organism/qwen2",
+        *steered,
+        "--prompts",
+        files["n"],
+        "--column",
+        "QUERY",
+        "--limit",
+        "3,first",
+        "--max-new-tokens",
+        4,
+        "--out",
+        tmp_path / "o.jsonl",
+    )
     assert (code, err[0]) == (0, "read n.jsonl: column 'query', 3 of 40 prompts (the first)")
     code, told, err = lens_steer(
         "divergence", *steered, "--responses", tmp_path / "o.jsonl", "--limit", 2, "--seed", 1, "--out", tmp_path / "kl"
@@ -69,8 +98,21 @@ def test_what_was_read_is_the_first_line(lens_steer: Any, files: dict[str, Path]
 def test_a_fit_split_that_nothing_is_fitted_on_is_told(
     lens_steer: Any, files: dict[str, Path], made: Path, tmp_path: Path
 ) -> None:
-    """With a calibration from elsewhere a sweep leaves half of the prompts aside: it says so, and that they are few concerns nobody."""
-    sides = ["--positive", files["p"], "--negative", files["n"], "--column", "text", "--limit", 8, "--calibration", made]
+    """With a calibration from elsewhere a sweep leaves half of the prompts aside: it says so, and that they are few
+    concerns nobody.
+    """
+    sides = [
+        "--positive",
+        files["p"],
+        "--negative",
+        files["n"],
+        "--column",
+        "text",
+        "--limit",
+        8,
+        "--calibration",
+        made,
+    ]
     more = ["--angles", "0,90", "--max-new-tokens", 2, "--controls", 0, "--dry-run"]
     code, _, err = lens_steer("sweep", *sides, *more, "--out", tmp_path / "s")
     assert code == 0
@@ -92,7 +134,17 @@ def test_an_old_calibration_is_told_as_before(lens_steer: Any, made: Path, tmp_p
     (old / "calibration.json").write_text(json.dumps(facts))
     (old / "calibration.safetensors").write_bytes((made / "calibration.safetensors").read_bytes())
     code, _, err = lens_steer(
-        "sweep", "--limit", "2", "--calibration", old, "--angles", "0,90", "--max-new-tokens", 2, "--out", tmp_path / "s"
+        "sweep",
+        "--limit",
+        "2",
+        "--calibration",
+        old,
+        "--angles",
+        "0,90",
+        "--max-new-tokens",
+        2,
+        "--out",
+        tmp_path / "s",
     )
     assert (code, err[0]) == (0, "read organism/refusal: fit 2+2, select 2+2, report 2+2")
     assert [line for line in err if "was made from other prompts" in line]
@@ -108,7 +160,18 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
             path.write_text(json.dumps([p.text for p in getattr(getattr(held, part), side)][:9]), encoding="utf-8")
             own += [f"--{part}-{side}", path]
     code, _, err = lens_steer(
-        "sweep", *own, "--limit", 2, "--calibration", made, "--angles", "0,90", "--max-new-tokens", 2, "--out", tmp_path / "s"
+        "sweep",
+        *own,
+        "--limit",
+        2,
+        "--calibration",
+        made,
+        "--angles",
+        "0,90",
+        "--max-new-tokens",
+        2,
+        "--out",
+        tmp_path / "s",
     )
     assert code == 0
     assert err[0].startswith("read select_positive select_positive.json: 2 of 9 prompts (seed 0); ")
@@ -118,7 +181,11 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
 
     sides: dict[str, Any] = {"positive": str(files["p"]), "negative": str(files["n"])}
     paths = dict(
-        zip(("select_positive", "select_negative", "report_positive", "report_negative"), map(str, own[1::2]), strict=True)
+        zip(
+            ("select_positive", "select_negative", "report_positive", "report_negative"),
+            map(str, own[1::2]),
+            strict=True,
+        )
     )
     report: dict[str, Any] = {k: v for k, v in paths.items() if k.startswith("report")}
     assert Prompts(**sides).read().split.sizes == "fit 20+20, select 10+10, report 10+10"
@@ -130,17 +197,38 @@ def test_select_and_report_as_files(lens_steer: Any, files: dict[str, Path], mad
 @pytest.mark.parametrize(
     ("command", "args", "message"),
     [
-        ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--column", "Goal"], "n.jsonl' has no column 'Goal': its columns are 'query', 'text'"),
+        (
+            "calibrate",
+            ["--positive", "{p}", "--negative", "{n}", "--column", "Goal"],
+            "n.jsonl' has no column 'Goal': its columns are 'query', 'text'",
+        ),
         ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--limit", "few"], "--limit 'few': give a number"),
-        ("calibrate", ["--positive", "{p}", "--negative", "{n}", "--split", "0,0.5,0.5"], "there is no prompt to fit on: --split 0,0.5,0.5"),
+        (
+            "calibrate",
+            ["--positive", "{p}", "--negative", "{n}", "--split", "0,0.5,0.5"],
+            "there is no prompt to fit on: --split 0,0.5,0.5",
+        ),
         ("report", ["--select-positive", "{p}", "--select-negative", "{n}"], "positive is missing"),
-        ("compare", ["--select-positive", "{p}", "--select-negative", "{n}", "--report-positive", "{p}", "--report-negative", "{n}"], "give --positive and --negative"),
+        (
+            "compare",
+            [
+                "--select-positive",
+                "{p}",
+                "--select-negative",
+                "{n}",
+                "--report-positive",
+                "{p}",
+                "--report-negative",
+                "{n}",
+            ],
+            "give --positive and --negative",
+        ),
         ("probe", ["--split", "1,1,1"], "--split 1,1,1: an organism's contrast comes with its split; leave it out"),
         ("steer", ["--prompts", "{p}", "--column", "x", "--calibration", "{cal}"], "has no column 'x'"),
         ("plan-resources", ["--prompts", "{p}", "--limit", "0"], "--limit '0'"),
         ("sweep", ["--positive", "{p}", "--negative", "hf:x@", "--calibration", "{cal}"], "write hf:NAME"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_before_a_model_is_loaded(
     lens_steer: Any, files: dict[str, Path], made: Path, tmp_path: Path, command: str, args: list[str], message: str
 ) -> None:

@@ -13,7 +13,9 @@ from lens_steer.figures import saving
 
 ROOT = Path(__file__).parents[1] / "figures"
 FIGURES = sorted(p.relative_to(ROOT).with_suffix("") for p in ROOT.rglob("*.png"))
-TOLERANCE = 2.0  # root mean square of the difference, of 255: another build of the font library moves edges, a change of the picture is far above
+# root mean square of the difference, of 255: another build of the font library moves edges, a change of the picture is
+# far above
+TOLERANCE = 2.0
 
 
 def test_there_are_figures() -> None:
@@ -28,7 +30,8 @@ def test_redrawn(name: Path, tmp_path: Path) -> None:
     saving.save(drawing, name.name, tmp_path, meta)
     plt.close("all")
     old, new = (
-        np.asarray(matplotlib.image.imread(folder / f"{name.name}.png"))[..., :3] for folder in (ROOT / name.parent, tmp_path)
+        np.asarray(matplotlib.image.imread(folder / f"{name.name}.png"))[..., :3]
+        for folder in (ROOT / name.parent, tmp_path)
     )
     assert old.shape == new.shape
     assert 255 * float(np.sqrt(((old - new) ** 2).mean())) < TOLERANCE
@@ -42,5 +45,7 @@ def test_another_picture_is_told(tmp_path: Path) -> None:
     drawing.columns[column][:] = [v * 0.9 for v in drawing.columns[column]]  # type: ignore[index]
     saving.save(drawing, name.name, tmp_path, meta)
     plt.close("all")
-    old, new = (np.asarray(matplotlib.image.imread(p))[..., :3] for p in (ROOT / f"{name}.png", tmp_path / f"{name.name}.png"))
+    old, new = (
+        np.asarray(matplotlib.image.imread(p))[..., :3] for p in (ROOT / f"{name}.png", tmp_path / f"{name.name}.png")
+    )
     assert old.shape != new.shape or 255 * float(np.sqrt(((old - new) ** 2).mean())) > 2 * TOLERANCE

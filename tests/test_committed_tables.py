@@ -60,7 +60,9 @@ def test_externalities() -> None:
     found = records("externalities/{}/externalities.json")
     assert externalities.table(found) == committed("externalities/externalities.md")
     assert externalities.claims_table(found) == committed("externalities/externalities_claims.md")
-    assert externalities.claims_table(found, externalities.DECIDING) == committed("externalities/externalities_verdicts.md")
+    assert externalities.claims_table(found, externalities.DECIDING) == committed(
+        "externalities/externalities_verdicts.md"
+    )
     for model in MODELS:
         made = claim_tables.markdown(claims(found[f"organism/{model}"]["claims"]))
         assert f"{made}\n{CLAIMS_NOTE}\n" == committed(f"externalities/{model}/claims.md")
@@ -94,4 +96,6 @@ def test_every_latex_beside_a_table_of_the_readme() -> None:
     for path in sorted(FIGURES.rglob("*.tex")):
         per_model = path.stem == "comparison" and path.parent.name in MODELS
         if path.stem not in own and not per_model:
-            assert path.read_text(encoding="utf-8") == from_markdown(path.with_suffix(".md").read_text(encoding="utf-8")), path
+            assert path.read_text(encoding="utf-8") == from_markdown(
+                path.with_suffix(".md").read_text(encoding="utf-8")
+            ), path

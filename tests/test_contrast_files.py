@@ -1,4 +1,6 @@
-"""Contrasts of files: limits, parts that come as files, what is said about their prompts, and what a calibration knows of its own."""
+"""Contrasts of files: limits, parts that come as files, what is said about their prompts, and what a calibration knows
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def texts(prompts: PromptSet) -> list[str]:
 @UNHURRIED
 @given(n=st.integers(1, 60), k=st.integers(1, 60), more=st.integers(0, 60), seed=st.integers(0, 5))
 def test_a_draw(n: int, k: int, more: int, seed: int) -> None:
-    """In order, without repeats, as many as there are at most; a larger one holds a smaller one's; the first are the first."""
+    """In order, without repeats, as many as there are at most; a larger one holds a smaller one's; the first are the
+    first.
+    """
     rows = draw(n, k, seed=seed)
     assert rows == sorted(set(rows)) == draw(n, k, seed=seed)
     assert len(rows) == min(n, k)
@@ -55,23 +59,32 @@ def test_draws_differ_by_seed_and_reach_every_row() -> None:
 def test_limits_that_are_none(limit: int | str) -> None:
     """Refused by every reader, with what to give."""
     for load in (lambda: load_prompts(["x"], limit=limit), lambda: load_contrast("organism/refusal", limit=limit)):
-        with pytest.raises(LensSteerError, match="give a number of prompts of at least 1, or 'N,first' for the first N"):
+        with pytest.raises(
+            LensSteerError, match="give a number of prompts of at least 1, or 'N,first' for the first N"
+        ):
             load()
 
 
 def test_a_limit_of_files(tmp_path: Path) -> None:
-    """Before the split; a side's draw does not depend on the other's prompts; files of one length stay paired; the line tells of it."""
+    """Before the split; a side's draw does not depend on the other's prompts; files of one length stay paired; the line
+    tells of it.
+    """
     for name, n in (("a", 40), ("b", 40), ("c", 37)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"goal": f"{name} {i}"}) + "\n" for i in range(n)), "utf-8")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"goal": f"{name} {i}"}) + "\n" for i in range(n)), "utf-8"
+        )
     a, b, c = (tmp_path / f"{name}.jsonl" for name in "abc")
     one, other = (load_contrast(positive=a, negative=side, limit=16, seed=3, split=(2, 1, 1)) for side in (b, c))
     assert one.told == (
-        "read a.jsonl: column 'goal', 16 of 40 prompts (seed 3); b.jsonl: column 'goal', 16 of 40 prompts (seed 3); fit 8+8, select 4+4, report 4+4"
+        "read a.jsonl: column 'goal', 16 of 40 prompts (seed 3); b.jsonl: column 'goal', 16 of 40 prompts (seed "
+        "3); fit 8+8, select 4+4, report 4+4"
     )
     whole = [load_contrast(positive=a, negative=side, limit=16, seed=3).fit for side in (b, c)]
     assert texts(whole[0].positive) == texts(whole[1].positive)
     assert [t.split()[1] for t in texts(whole[0].positive)] == [t.split()[1] for t in texts(whole[0].negative)]
-    assert {p.text for part in (one.fit, one.select, one.report) for p in part.positive} == set(texts(whole[0].positive))
+    assert {p.text for part in (one.fit, one.select, one.report) for p in part.positive} == set(
+        texts(whole[0].positive)
+    )
     assert one.fit.positive.hash == other.fit.positive.hash
     assert load_contrast(positive=a, negative=c, limit=16, seed=4).fit.hash != whole[1].hash
     assert texts(load_prompts(c, limit="2,first")) == ["c 0", "c 1"]
@@ -98,9 +111,13 @@ def test_a_limit_of_an_organism() -> None:
 def test_parts_with_files_of_their_own(
     sizes: list[int], own: set[str], shares: tuple[int, int, int], limit: int | None, seed: int
 ) -> None:
-    """They are read whole but for the limit; what is dealt is all of the rest, each prompt once; a part with share 0 gets none."""
+    """They are read whole but for the limit; what is dealt is all of the rest, each prompt once; a part with share 0
+    gets none.
+    """
     given_files: dict[str, Any] = {
-        name: made(name, n) for name, n in zip(NAMES, sizes, strict=True) if name.count("_") == 0 or name.split("_")[0] in own
+        name: made(name, n)
+        for name, n in zip(NAMES, sizes, strict=True)
+        if name.count("_") == 0 or name.split("_")[0] in own
     }
     shares = tuple(0 if part in own else s for part, s in zip(("fit", "select", "report"), shares, strict=True))  # type: ignore[assignment]
     if not any(shares):
@@ -125,7 +142,9 @@ def test_parts_with_files_of_their_own(
 
 
 @given(
-    groups=st.lists(st.sampled_from("abcdefgh"), min_size=1), shares=st.tuples(*[st.integers(0, 3)] * 2), seed=st.integers(0, 3)
+    groups=st.lists(st.sampled_from("abcdefgh"), min_size=1),
+    shares=st.tuples(*[st.integers(0, 3)] * 2),
+    seed=st.integers(0, 3),
 )
 def test_a_share_of_nothing_for_fit(groups: Sequence[str], shares: tuple[int, int], seed: int) -> None:
     """No row goes to fit, and every other split with a share gets a group where there are enough."""
@@ -157,10 +176,19 @@ def test_files_for_select_and_report_alone() -> None:
             {"select_positive": ["x"], "select_negative": ["y"], "split": (1, 1, 0)},
             "gives select a share and select_positive its prompts",
         ),
-        ({"positive": None, "negative": None, **{name: ["x"] for name in NAMES[2:]}, "split": (1, 0, 0)}, "has nothing to split"),
+        (
+            {"positive": None, "negative": None, **{name: ["x"] for name in NAMES[2:]}, "split": (1, 0, 0)},
+            "has nothing to split",
+        ),
         ({"column": ["a", "b", "c"]}, "give one name, or two"),
-        ({"name": "organism/json", "positive": None, "negative": None, "column": "a"}, "an organism's contrast: leave it out"),
-        ({"name": "organism/json", "positive": None, "negative": None, "report_negative": ["x"]}, "were given together"),
+        (
+            {"name": "organism/json", "positive": None, "negative": None, "column": "a"},
+            "an organism's contrast: leave it out",
+        ),
+        (
+            {"name": "organism/json", "positive": None, "negative": None, "report_negative": ["x"]},
+            "were given together",
+        ),
     ],
 )
 def test_arguments_that_contradict_each_other(arguments: dict[str, Any], message: str) -> None:
@@ -178,7 +206,9 @@ def test_a_column_for_each_class(tmp_path: Path) -> None:
     both = load_contrast(**files, column="ask").report
     assert (texts(both.positive), texts(both.negative)) == (["by ask"], ["by ask"])
     each = load_contrast(**files, column=("goal", "query"))
-    assert [(texts(c.positive), texts(c.negative)) for c in (each.fit, each.select)] == [(["by goal"], ["by query"])] * 2
+    assert [(texts(c.positive), texts(c.negative)) for c in (each.fit, each.select)] == [
+        (["by goal"], ["by query"])
+    ] * 2
     assert each.readings["select_negative"].column == "query"
 
 
@@ -196,17 +226,25 @@ def test_what_is_said_about_the_prompts(caplog: pytest.LogCaptureFixture) -> Non
     p, n = made("p", 40), made("n", 40)
     assert said(caplog, positive=p, negative=n, split=(2, 1, 1)) == ""
     assert (
-        said(caplog, positive=PromptSet((*p, n[0], n[1])), negative=n) == "2 prompts stand in both classes: leave them out of one"
+        said(caplog, positive=PromptSet((*p, n[0], n[1])), negative=n)
+        == "2 prompts stand in both classes: leave them out of one"
     )
     assert said(caplog, positive=PromptSet((*p, p[0], p[0], p[1])), negative=n) == (
         "positive: 2 prompts stand more than once (3 rows too many); every row counts"
     )
     assert said(caplog, positive=p[: FEW - 1], negative=n[:FEW]).startswith("positive: 15 prompts in fit are few")
-    assert said(caplog, positive=p, negative=n[:1]).startswith("negative: one prompt in fit: its class mean is that one prompt's")
+    assert said(caplog, positive=p, negative=n[:1]).startswith(
+        "negative: one prompt in fit: its class mean is that one prompt's"
+    )
     assert said(caplog, positive=p, negative=n, select_positive=p[:3], select_negative=made("s", 2)) == (
         "fit and select share 3 positive and 0 negative prompts: numbers of select are not held out for these"
     )
-    held_out = {"select_positive": p[:3], "select_negative": n[:2], "report_positive": p[2:4], "report_negative": made("r", 2)}
+    held_out = {
+        "select_positive": p[:3],
+        "select_negative": n[:2],
+        "report_positive": p[2:4],
+        "report_negative": made("r", 2),
+    }
     assert said(caplog, **held_out).startswith("select and report share 1 positive and 0 negative prompts")
 
 

@@ -1,4 +1,6 @@
-"""Control vectors with a certificate: the file, read back, does what the plan's hooks do; one that does not is not kept."""
+"""Control vectors with a certificate: the file, read back, does what the plan's hooks do; one that does not is not
+kept.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ QUICK = Trial(PROMPTS[:2], new_tokens=3)
 def adding(model: Any, *sites: str, coefficient: float = -1.5) -> Any:
     """A plan that adds another direction at every site."""
     generator = torch.Generator().manual_seed(1)
-    steps = [("add", s, {"direction": torch.randn(WIDTH, generator=generator), "coefficient": coefficient}) for s in sites]
+    steps = [
+        ("add", s, {"direction": torch.randn(WIDTH, generator=generator), "coefficient": coefficient}) for s in sites
+    ]
     return plan_of(model, *steps)
 
 
@@ -84,7 +88,13 @@ def test_another_block_fails(tiny_folder: Path, tmp_path: Path, monkeypatch: pyt
 
     def moved(path: Path) -> Any:
         found = import_gguf(path)
-        return direction_set({"blocks.2.hook_resid_post": found.directions[0]}, model="", architecture=None, n_layers=None, source_format="")  # fmt: skip
+        return direction_set(
+            {"blocks.2.hook_resid_post": found.directions[0]},
+            model="",
+            architecture=None,
+            n_layers=None,
+            source_format="",
+        )
 
     monkeypatch.setattr(control_vectors, "import_gguf", moved)
     with pytest.raises(LensSteerError, match="does not come back as it was written"):
@@ -95,7 +105,13 @@ def test_another_block_fails(tiny_folder: Path, tmp_path: Path, monkeypatch: pyt
 def test_refused(tiny_folder: Path, tmp_path: Path) -> None:
     """Another model's plan, a bad trial, what cannot be a control vector."""
     model = loaded(tiny_folder)
-    wide = direction_set({"blocks.1.hook_resid_post": torch.ones(8)}, model="m", architecture=model.lens_info.architecture, n_layers=4, source_format="t")  # fmt: skip
+    wide = direction_set(
+        {"blocks.1.hook_resid_post": torch.ones(8)},
+        model="m",
+        architecture=model.lens_info.architecture,
+        n_layers=4,
+        source_format="t",
+    )
     for plan, trial, message in (
         (wide.additive_plan(), QUICK, "d_model 8"),
         (adding(model, "blocks.1.hook_resid_post"), Trial(new_tokens=0), "new_tokens=0"),

@@ -1,4 +1,6 @@
-"""Multi-turn generation: equal to one key–value cache that grows over all turns, steered by hand; the tokens of earlier turns stay as they were."""
+"""Multi-turn generation: equal to one key–value cache that grows over all turns, steered by hand; the tokens of earlier
+turns stay as they were.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def one_cache(
     ends: Any,
     new: int,
 ) -> list[str]:
-    """Greedy answers of a Hugging Face model with one cache that grows over all turns: every token is fed once, and turned where it is said to be, when it is fed."""
+    """Greedy answers of a Hugging Face model with one cache that grows over all turns: every token is fed once, and
+    turned where it is said to be, when it is fed.
+    """
     from transformers import DynamicCache
 
     turned: list[bool] = []
@@ -151,13 +155,26 @@ def talks(refusal: Any) -> list[ls.Dialogue]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_organism_equals_one_growing_cache(qwen: Any, organism_twin: Any, calibration: Any, talks: Any, place: str) -> None:
+def test_the_organism_equals_one_growing_cache(
+    qwen: Any, organism_twin: Any, calibration: Any, talks: Any, place: str
+) -> None:
     """With answers that end by themselves, at different lengths, and some that are cut short."""
     info = qwen.lens_info
     plan = ls.selective_steering(calibration, 150, positions=place)
     with torch.inference_mode():
         wanted = [
-            one_cache(organism_twin, info.tokenizer, "qwen2", d, calibration.basis, 150, plan.sites, place, info.end_tokens, 12)
+            one_cache(
+                organism_twin,
+                info.tokenizer,
+                "qwen2",
+                d,
+                calibration.basis,
+                150,
+                plan.sites,
+                place,
+                info.end_tokens,
+                12,
+            )
             for d in talks
         ]
     with ls.steering(qwen, plan):
@@ -167,7 +184,9 @@ def test_the_organism_equals_one_growing_cache(qwen: Any, organism_twin: Any, ca
 
 @pytest.mark.parametrize("place", ["generated", "prompt"])
 def test_history_stays_steered(tiny: Any, tiny_calibration: Any, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Without the offsets an earlier turn would count as part of the last prompt: the first answers are the same, later ones are not."""
+    """Without the offsets an earlier turn would count as part of the last prompt: the first answers are the same, later
+    ones are not.
+    """
     plan = ls.selective_steering(tiny_calibration, 130, at="norm_out", basis=random_plane(48, seed=5), positions=place)
     padded = batching.padded
 
@@ -196,7 +215,9 @@ def as_messages(talks: Any, answers: Any) -> list[tuple[int, int, Prompt]]:
 
 @pytest.mark.parametrize("where", [None, "all", "prompt[:4]"])
 def test_equals_generation_from_messages(qwen: Any, calibration: Any, talks: Any, where: str | None) -> None:
-    """Where the answers' text gives back the tokens that were generated, and the plan treats history alike either way."""
+    """Where the answers' text gives back the tokens that were generated, and the plan treats history alike either
+    way.
+    """
     plan = ls.selective_steering(calibration, 150, positions=where or "all")
     tokenizer = qwen.lens_info.tokenizer
     with ls.steering(qwen, plan) if where else nullcontext():
@@ -243,11 +264,15 @@ TURNS = st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, ma
 @given(
     st.lists(TURNS, min_size=1, max_size=3),
     st.integers(0, 3),
-    st.one_of(st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)),
+    st.one_of(
+        st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)
+    ),
 )
 @settings(deadline=None, max_examples=300)
 def test_columns_of_turns(rows: list[Any], generated: int, spec: tuple[str, int | None, int | None]) -> None:
-    """Every turn's answer is sliced by itself; a prompt's bounds from its end hold in every turn, those from its front in the whole conversation."""
+    """Every turn's answer is sliced by itself; a prompt's bounds from its end hold in every turn, those from its front
+    in the whole conversation.
+    """
     try:
         clock = Clock(written(spec))
     except LensSteerError:
@@ -279,7 +304,9 @@ def test_columns_of_turns(rows: list[Any], generated: int, spec: tuple[str, int 
     found = clock.columns(layout, 0, width + generated)
     for row, columns in zip(batch.rows, found.tolist(), strict=True):
         assert columns == [False] * (width + generated - len(wanted[row])) + wanted[row]
-    grown = [clock.columns(layout, 0, width)] + [clock.columns(layout, width + k, width + k + 1) for k in range(generated)]
+    grown = [clock.columns(layout, 0, width)] + [
+        clock.columns(layout, width + k, width + k + 1) for k in range(generated)
+    ]
     assert torch.equal(torch.cat(grown, dim=1), found)
 
 
@@ -290,9 +317,12 @@ def test_response_is_another_word_for_generated(calibration: Any) -> None:
 
 
 TRIMMING = PLAIN_TEMPLATE.replace("message['content']", "(message['content'] | trim)")
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN_TEMPLATE
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + PLAIN_TEMPLATE
+)
 SYSTEM_LAST = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {% if loop.last and messages[0]['role'] == 'system' %}{{ messages[0]['content'] }} {% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {% if loop.last and messages[0]['role'] == "
+    "'system' %}{{ messages[0]['content'] }} {% endif %}"
     "{{ m['content'] }} [/INST]{% elif m['role'] == 'assistant' %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
 THINKING = PLAIN_TEMPLATE.replace("{{ 'Assistant:' }}", "{{ 'Assistant: <think></think>' }}")
@@ -306,7 +336,9 @@ def with_template(model: Any, template: str) -> Any:
 
 @pytest.mark.parametrize("template", [PLAIN_TEMPLATE, TRIMMING, NO_SYSTEM])
 def test_what_stands_between_answers(qwen: Any, template: str) -> None:
-    """Templates with white space before an answer, that trim, and that know no system role: filled with answers, the parts are the whole chat."""
+    """Templates with white space before an answer, that trim, and that know no system role: filled with answers, the
+    parts are the whole chat.
+    """
     tokenizer = with_template(qwen, template)
     dialogue = ls.Dialogue((" Hi ", f"Say {ANSWER} twice.", "Bye"), system="Be brief.")
     parts = [tokenizer.decode(ids) for ids in turn_ids(tokenizer, dialogue)]
@@ -317,10 +349,14 @@ def test_what_stands_between_answers(qwen: Any, template: str) -> None:
 
 @pytest.mark.parametrize("template", [SYSTEM_LAST, THINKING])
 def test_a_template_that_rewrites_the_beginning_is_refused(qwen: Any, template: str) -> None:
-    """A system text that moves to the last turn; an opening of answers that history does not have. One turn alone is fine."""
+    """A system text that moves to the last turn; an opening of answers that history does not have. One turn alone is
+    fine.
+    """
     tokenizer = with_template(qwen, template)
     assert len(turn_ids(tokenizer, ls.Dialogue(("Hi",), system="Be brief."))) == 1
-    with pytest.raises(LensSteerError, match=r"dialogue 4, turn 1: the chat template writes what came before in another way"):
+    with pytest.raises(
+        LensSteerError, match=r"dialogue 4, turn 1: the chat template writes what came before in another way"
+    ):
         turn_ids(tokenizer, ls.Dialogue(("Hi", "Bye"), system="Be brief."), 4)
 
 
@@ -352,7 +388,9 @@ def test_too_long_a_dialogue(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(conversation, "answer_ids", answer)
     most = 512 - sum(fixed)
-    with pytest.raises(LensSteerError, match=r"dialogue 1, turn 2: needs 513 tokens .* more than the model's context of 512"):
+    with pytest.raises(
+        LensSteerError, match=r"dialogue 1, turn 2: needs 513 tokens .* more than the model's context of 512"
+    ):
         ls.converse(qwen, [ls.Dialogue(("Hi",)), dialogue], max_new_tokens=most + 1)
     assert not calls
     with pytest.raises(LensSteerError, match="dialogue 0, turn 1: needs"):

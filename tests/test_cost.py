@@ -58,7 +58,9 @@ def counted(model: Any) -> Iterator[Counter[str]]:
 def endless(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The organism with answers that never end, so that each has all the tokens it may have."""
     for model in (qwen, hf_twin(qwen)):
-        monkeypatch.setattr(model, "lens_info", replace(model.lens_info, end_tokens=(model.lens_info.tokenizer.vocab_size - 1,)))
+        monkeypatch.setattr(
+            model, "lens_info", replace(model.lens_info, end_tokens=(model.lens_info.tokenizer.vocab_size - 1,))
+        )
     return qwen
 
 
@@ -79,7 +81,9 @@ def test_answers_are_counted_exactly(endless: Any, prompts: PromptSet) -> None:
     assert work.prefills == 2
 
 
-def test_recording_and_fixed_answers_are_counted_exactly(qwen: Any, refusal: Any, prompts: PromptSet, calibration: Any) -> None:
+def test_recording_and_fixed_answers_are_counted_exactly(
+    qwen: Any, refusal: Any, prompts: PromptSet, calibration: Any
+) -> None:
     cut = Contrast(refusal.fit.positive[:9], refusal.fit.negative[:7])
     with counted(qwen) as seen:
         acts = ls.record(qwen, cut, "resid_post", progress=False)
@@ -128,7 +132,14 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
         return measuring(protocol, [Grid("selective", None, tuple(float(a) for a in range(angles)))])
 
     speed = Speed(
-        a_prefill=0.1, a_prompt_token=0.01, a_step=0.1, a_row=0.01, a_forced_token=0.01, answer=3, max_new_tokens=8, measuring=0.0
+        a_prefill=0.1,
+        a_prompt_token=0.01,
+        a_step=0.1,
+        a_row=0.01,
+        a_forced_token=0.01,
+        answer=3,
+        max_new_tokens=8,
+        measuring=0.0,
     )
     base, others = at(8, 8, 4), [at(16, 8, 4), at(8, 16, 4), at(8, 8, 9)]
     for more in others:
@@ -143,7 +154,8 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
     assert many.answers > few.answers
     few = refusal.first(select=8, report=8)
     assert reporting(qwen, few, 12, 8, draws=0).answers == 16 * (1 + 13) + 16 * 12
-    # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of planes at one angle more
+    # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of
+    # planes at one angle more
     assert reporting(qwen, few, 12, 8).answers == 16 * (1 + 13 + 12) + 8 * 30 + 16 * 12
     one = method_grids(calibration, "selective", values=(0.0, 90.0))
     assert sweeping(qwen, refusal.first(select=8, report=4), [Grid(NONE), *one], Tasks(), 8).answers == 3 * 16 + 2 * 8
@@ -152,7 +164,9 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
 def without_truth(contrast: ContrastSet, n: int) -> ContrastSet:
     """The first prompts of select and report, which nothing grades."""
     fit, *rest = (
-        Contrast(*(PromptSet(tuple(Prompt(p.messages) for p in side[:m]), "bare") for side in (part.positive, part.negative)))
+        Contrast(
+            *(PromptSet(tuple(Prompt(p.messages) for p in side[:m]), "bare") for side in (part.positive, part.negative))
+        )
         for part, m in ((contrast.fit, 128), (contrast.select, n), (contrast.report, n))
     )
     return ContrastSet("bare", Split(fit, *rest))
@@ -168,8 +182,10 @@ def held_against(seen: Counter[str], work: Work) -> None:
 @pytest.mark.parametrize("method", ["selective", "act-add"])
 def test_a_sweep_with_everything_is_counted(
     endless: Any, refusal: Any, calibration: Any, tmp_path: Path, method: str
-) -> None:  # fmt: skip
-    """The bound's answers, rule grids, controls on report and on select, shuffled labels and the first token: what is told before is what runs."""
+) -> None:
+    """The bound's answers, rule grids, controls on report and on select, shuffled labels and the first token: what is
+    told before is what runs.
+    """
     contrast = without_truth(refusal, 4)
     cal = replace(calibration, prompt_hash=contrast.fit.hash)
     values = (60.0, 180.0, 300.0) if method == "selective" else (-2.0, 1.0)
@@ -178,9 +194,16 @@ def test_a_sweep_with_everything_is_counted(
     told: list[Work] = []
     with counted(endless) as seen:
         sweep_method(
-            endless, contrast, grids, tmp_path, tasks=Tasks(), controls=Controls(cal, draws=2, select_values=1), progress=False,
-            before=told.append, max_new_tokens=NEW,
-        )  # fmt: skip
+            endless,
+            contrast,
+            grids,
+            tmp_path,
+            tasks=Tasks(),
+            controls=Controls(cal, draws=2, select_values=1),
+            progress=False,
+            before=told.append,
+            max_new_tokens=NEW,
+        )
     held_against(seen, told[0])
     n_select = 1 + sum(len(g.values) for g in grids) + (2 if method == "selective" else 0)
     rules, controls = (1 if method == "selective" else 0), 1 + 3 * 2 + 1  # identity, planes, sites, labels, all sites
@@ -200,8 +223,15 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
     options: dict[str, Any] = {"rules": ["paper", "centred"], "draws": 2}
     with counted(endless) as seen:
         found = compare(
-            endless, contrast, tmp_path, methods=["standard", "ablation"], values=angles, max_new_tokens=NEW, progress=False, **options,
-        )  # fmt: skip
+            endless,
+            contrast,
+            tmp_path,
+            methods=["standard", "ablation"],
+            values=angles,
+            max_new_tokens=NEW,
+            progress=False,
+            **options,
+        )
     work = comparing(endless, contrast, ["standard", "ablation"], angles, Tasks(), NEW, **options)
     unmatched = sum(m.grid is None for m in found.matches.values()) if found.matches else 2
     assert seen["steps"] == work.steps - 2 * unmatched * (NEW - 1)
@@ -214,7 +244,9 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
 
 
 def test_a_comparisons_grids_are_those_that_run(calibration: Any) -> None:
-    """As many settings of every method as :func:`lens_steer.evaluation.conditions.method_grids` makes on a calibration with enough sites."""
+    """As many settings of every method as :func:`lens_steer.evaluation.conditions.method_grids` makes on a calibration
+    with enough sites.
+    """
     for method in ("selective", "ablation", "act-add", "sttp", "compliance"):
         made = method_grids(calibration, method, values=(0.0, 90.0) if method == "selective" else None)
         told = [g for g in comparison_grids([method], (0.0, 90.0)) if g.condition == method]
@@ -270,9 +302,22 @@ def test_dry_run_tells_and_stops(
     commands: dict[str, tuple[object, ...]] = {
         "sweep": ("--calibration", made, "--angles", "0:350:30", "--out", out),
         "compare": ("--method", "ablation", "--angles", "0:330:60", "--out", out),
-        "report": ("--out", out), "calibrate": ("--out", out), "probe": ("--out", out),
-        "steer": ("--calibration", made, "--angle", 90, "--prompts", prompts, "--model", "organism/qwen2", "--out", tmp_path / "o.jsonl"),
-    }  # fmt: skip
+        "report": ("--out", out),
+        "calibrate": ("--out", out),
+        "probe": ("--out", out),
+        "steer": (
+            "--calibration",
+            made,
+            "--angle",
+            90,
+            "--prompts",
+            prompts,
+            "--model",
+            "organism/qwen2",
+            "--out",
+            tmp_path / "o.jsonl",
+        ),
+    }
     monkeypatch.setattr("lens_steer.evaluation.cost.BUDGET", 0.5)
     for name, args in commands.items():
         code, printed, error = run(monkeypatch, capsys, name, *args, "--dry-run")
@@ -285,12 +330,21 @@ def test_dry_run_tells_and_stops(
     assert list(tmp_path.iterdir()) == [prompts]
 
 
-def test_a_long_run_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_long_run_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """On the error stream, before the work, where it takes more than a minute; not otherwise."""
     import lens_steer.evaluation.cost as module
 
     told = Cost(
-        forwards=9, prompt_tokens=90, new_tokens=0, answers=0, seconds=70.0, seconds_low=50.0, seconds_high=80.0, peak_bytes=2**30
+        forwards=9,
+        prompt_tokens=90,
+        new_tokens=0,
+        answers=0,
+        seconds=70.0,
+        seconds_low=50.0,
+        seconds_high=80.0,
+        peak_bytes=2**30,
     )
     monkeypatch.setattr(module, "probe", lambda *a, **k: None)
     for seconds in (70.0, 20.0):

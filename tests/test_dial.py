@@ -1,4 +1,6 @@
-"""The dial: what it shows is what ``generate`` gives under the plan at that angle; in a browser too, where one is at hand."""
+"""The dial: what it shows is what ``generate`` gives under the plan at that angle; in a browser too, where one is at
+hand.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def test_turning_shows_the_answer_there(qwen: Any, calibration: Any, prompt: Pro
 
 
 def test_the_picture_is_the_plans_rotation(qwen: Any, calibration: Any, prompt: Prompt) -> None:
-    """At the site the plan turns what arrives by the angle and keeps its length; not steered, it lies where it was recorded; at 0° nothing moves."""
+    """At the site the plan turns what arrives by the angle and keeps its length; not steered, it lies where it was
+    recorded; at 0° nothing moves.
+    """
     turning = ls.dial(qwen, calibration, prompt)
     assert turning.site == calibration.selected_site
     base = turning.at(None)
@@ -100,8 +104,12 @@ def test_the_picture_is_the_plans_rotation(qwen: Any, calibration: Any, prompt: 
 
 
 def test_going_back_runs_nothing(qwen: Any, calibration: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An angle is generated once; strings are user turns, graded by phrases or not at all; engines and positions are handed on."""
-    turning = ls.dial(qwen, calibration, "What is 4 plus 3?", max_new_tokens=4, engine="hf", positions="generated", grade=None)
+    """An angle is generated once; strings are user turns, graded by phrases or not at all; engines and positions are
+    handed on.
+    """
+    turning = ls.dial(
+        qwen, calibration, "What is 4 plus 3?", max_new_tokens=4, engine="hf", positions="generated", grade=None
+    )
     turning.slider.value = 90
     kept = bytes(turning.picture.value)
     turning.slider.value = 180
@@ -151,7 +159,10 @@ def test_a_dial_is_a_widget(qwen: Any, calibration: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "act-add"}, "method='act-add' has no angle to turn: use one of selective, standard, adaptive, mean-phase"),
+        (
+            {"method": "act-add"},
+            "method='act-add' has no angle to turn: use one of selective, standard, adaptive, mean-phase",
+        ),
         ({"method": "none"}, "method='none': use one of"),
         ({"angle": 400}, "angle=400: one number of degrees up to 360 is needed"),
         ({"angle": math.nan}, "angle=nan is not a finite number"),
@@ -174,7 +185,8 @@ def test_without_ipywidgets(qwen: Any, calibration: Any, monkeypatch: pytest.Mon
     """The message names the extra that brings them."""
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(
-        LensSteerError, match=r"dial needs ipywidgets, which is not installed here: pip install 'lens-steer\[notebook\]'"
+        LensSteerError,
+        match=r"dial needs ipywidgets, which is not installed here: pip install 'lens-steer\[notebook\]'",
     ):
         ls.dial(qwen, calibration, "Hello")
 
@@ -183,7 +195,9 @@ def test_without_ipywidgets(qwen: Any, calibration: Any, monkeypatch: pytest.Mon
 @pytest.mark.skipif(bool(lab.MISSING), reason=f"needs JupyterLab and Chromium; missing here: {', '.join(lab.MISSING)}")
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_in_jupyterlab(qwen: Any, calibration: Any, made: Path, prompt: Prompt, tmp_path: Path, dark: bool) -> None:
-    """Typing an angle and moving the slider's handle change what a reader sees; nothing overlaps or runs out of the page. Leaves screenshots beside the notebook."""
+    """Typing an angle and moving the slider's handle change what a reader sees; nothing overlaps or runs out of the
+    page. Leaves screenshots beside the notebook.
+    """
     cells = [
         f"import lens_steer as ls\nmodel, cal = ls.load_model('organism/qwen2'), ls.load_calibration({str(made)!r})",
         "prompt = ls.load_contrast('organism/refusal').report.positive[1]\nls.dial(model, cal, prompt, step=30)",
@@ -197,7 +211,8 @@ def test_in_jupyterlab(qwen: Any, calibration: Any, made: Path, prompt: Prompt, 
             answer = plain(qwen, ls.selective_steering(calibration, angle), prompt)
             page.wait_for_selector(f"text=selective, {angle}°", timeout=60_000)
             page.wait_for_function(
-                "said => document.querySelector('.jp-OutputArea-output .jupyter-widgets table').innerText.includes(said)",
+                "said => document.querySelector('.jp-OutputArea-output .jupyter-widgets "
+                "table').innerText.includes(said)",
                 arg=answer,
             )
             page.wait_for_timeout(500)

@@ -1,4 +1,6 @@
-"""Estimators against each other: overlaps, angles, cosines and held-out areas against their definitions; the figure; the table."""
+"""Estimators against each other: overlaps, angles, cosines and held-out areas against their definitions; the figure;
+the table.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,18 @@ def randn(*shape: int, seed: int) -> torch.Tensor:
 
 
 def activations(n_positive: int = 30, n_negative: int = 30, seed: int = 0) -> Activations:
-    """Eight sites, the first without a difference, the others with one that grows with depth; noise of another size along every axis."""
+    """Eight sites, the first without a difference, the others with one that grows with depth; noise of another size
+    along every axis.
+    """
     direction, offset = randn(8, 10, seed=100), randn(8, 10, seed=101)
     sizes, growth = torch.linspace(0.3, 2, 10), torch.linspace(0, 0.5, 8)[:, None]
     sides = []
     for n, sign, k in ((n_positive, 1, 1), (n_negative, -1, 2)):
-        side = sign * growth * (direction.mean(dim=0) + 0.3 * direction) + sizes * randn(n, 8, 10, seed=seed + k) + 0.1 * offset
+        side = (
+            sign * growth * (direction.mean(dim=0) + 0.3 * direction)
+            + sizes * randn(n, 8, 10, seed=seed + k)
+            + 0.1 * offset
+        )
         side[:, 0] = offset[0]
         sides.append(side)
     return Activations(SITES, sides[0], sides[1], **origin())
@@ -66,7 +74,9 @@ def test_what_changes_against_its_definition(compared: DirectionComparison) -> N
         ours, theirs = set(made.discriminative_sites), set(compared.default.discriminative_sites)
         assert one.jaccard == len(ours & theirs) / len(ours | theirs)
         jaccards.add(one.jaccard)
-        expected = np.rad2deg(subspace_angles(compared.default.basis.double().numpy().T, made.basis.double().numpy().T))[::-1]
+        expected = np.rad2deg(
+            subspace_angles(compared.default.basis.double().numpy().T, made.basis.double().numpy().T)
+        )[::-1]
         assert np.allclose(one.angles, expected, atol=1e-3)
         assert bool(one.cosine[0].isnan())
         cosines = (made.candidates.double() * compared.default.candidates.double()).sum(dim=1)
@@ -163,7 +173,9 @@ def test_without_held_out_prompts() -> None:
 
 
 def test_estimators_with_spread_see_what_the_difference_does_not() -> None:
-    """A class difference along one axis, thirty times louder noise along two others: held-out AUROC tells fisher from the difference of means."""
+    """A class difference along one axis, thirty times louder noise along two others: held-out AUROC tells fisher from
+    the difference of means.
+    """
     sides = []
     for n, sign, seed in ((60, 1, 1), (60, -1, 2)):
         side = randn(2 * n, 2, 10, seed=seed) * torch.tensor([1.0] * 8 + [30.0] * 2)
@@ -173,7 +185,9 @@ def test_estimators_with_spread_see_what_the_difference_does_not() -> None:
         replace(activations(), sites=SITES[:2], positive=sides[0][part], negative=sides[1][part])
         for part in (slice(60), slice(60, None))
     )
-    found = {row["estimator"]: row["mean_auroc"] for row in quick(fit, ("difference", "fisher"), held_out=held_out).summary()}
+    found = {
+        row["estimator"]: row["mean_auroc"] for row in quick(fit, ("difference", "fisher"), held_out=held_out).summary()
+    }
     assert found["fisher"] > 0.85
     assert found["difference"] < 0.75
 
@@ -215,10 +229,14 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
 
 
 def test_bad_activations() -> None:
-    """Held out at other sites, not finite, pairs that do not exist, a class of one, an estimator that leaves no plane."""
+    """Held out at other sites, not finite, pairs that do not exist, a class of one, an estimator that leaves no
+    plane.
+    """
     acts = activations()
     other = replace(acts, sites=SITES[:7], positive=acts.positive[:, :7], negative=acts.negative[:, :7])
-    with pytest.raises(LensSteerError, match="held_out was recorded at 7 sites of width 10, the fit split at 8 of width 10"):
+    with pytest.raises(
+        LensSteerError, match="held_out was recorded at 7 sites of width 10, the fit split at 8 of width 10"
+    ):
         quick(acts, held_out=other)
     with pytest.raises(LensSteerError, match="held_out holds values that are not finite"):
         quick(acts, held_out=replace(acts, positive=acts.positive * torch.inf))
@@ -237,7 +255,9 @@ def test_the_estimator_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_figure(compared: DirectionComparison, tmp_path: Path, held_out: bool) -> None:
-    """A legend that overlaps no panel, text of 7 to 9 points, counts in its title; read back and drawn again from its numbers."""
+    """A legend that overlaps no panel, text of 7 to 9 points, counts in its title; read back and drawn again from its
+    numbers.
+    """
     drawing = figures.drawing(compared if held_out else quick(activations()))
     fig, axes = figures.direction_estimators(drawing)
     fig.canvas.draw()
@@ -253,7 +273,9 @@ def test_figure(compared: DirectionComparison, tmp_path: Path, held_out: bool) -
     assert "fit on 30 positive and 30 negative prompts" in title
     assert ("held out: 12 positive and 17 negative prompts" in title) == held_out
     looks = [
-        (str(line.get_color()), str(line.get_marker())) for line in axes[0].get_lines() if line.get_marker() not in ("None", "")
+        (str(line.get_color()), str(line.get_marker()))
+        for line in axes[0].get_lines()
+        if line.get_marker() not in ("None", "")
     ]
     assert len(looks) == len(set(looks)) == len(ESTIMATORS)
     saving.save(drawing, "direction_estimators", tmp_path, {})

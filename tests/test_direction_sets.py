@@ -22,7 +22,9 @@ from tests.imported import WIDTH, a_set, by_hand, loaded, logits_of, publish_run
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_saved_equals_loaded(tmp_path: Path, dtype: torch.dtype) -> None:
     """Vectors bit by bit in the dtype found, in network order, with all that is known."""
-    made = a_set(rows(3, 1, dtype=dtype), selected_site="blocks.3.hook_resid_post", details={"position": -2, "note": None})
+    made = a_set(
+        rows(3, 1, dtype=dtype), selected_site="blocks.3.hook_resid_post", details={"position": -2, "note": None}
+    )
     assert made.sites == ("blocks.1.hook_resid_post", "blocks.3.hook_resid_post")
     save_directions(made, tmp_path)
     back = load_directions(tmp_path)
@@ -85,10 +87,18 @@ def test_bad_directions(bad: dict[str, Any], message: str) -> None:
 
 
 def test_plans(tmp_path: Path) -> None:
-    """Each site its own direction, one direction for several sites, the chosen one alone; ablation; saved plans; directions of a plan."""
+    """Each site its own direction, one direction for several sites, the chosen one alone; ablation; saved plans;
+    directions of a plan.
+    """
     made = a_set(rows(1, 2, 3))
-    plan = made.additive_plan(-1.5, at="blocks.1.hook_resid_post,blocks.3.hook_resid_post", positions="prompt[-1]+generated")
-    assert (plan.method, plan.positions, plan.sites) == ("act-add", "prompt[-1]+generated", (made.sites[0], made.sites[2]))
+    plan = made.additive_plan(
+        -1.5, at="blocks.1.hook_resid_post,blocks.3.hook_resid_post", positions="prompt[-1]+generated"
+    )
+    assert (plan.method, plan.positions, plan.sites) == (
+        "act-add",
+        "prompt[-1]+generated",
+        (made.sites[0], made.sites[2]),
+    )
     assert torch.allclose(plan.operator(made.sites[2])(torch.zeros(WIDTH)), -1.5 * made.raw(made.sites[2]))
     one = made.additive_plan(2, site=made.sites[0], at="resid_pre")
     assert len(one.sites) == 4
@@ -160,7 +170,8 @@ def test_steering_equals_a_plain_hook(tiny_folder: Path, twin: Any, tmp_path: Pa
     with pytest.raises(LensSteerError, match="architecture"), ls.steering(model, wrong.additive_plan()):
         pass
     save_directions(
-        direction_set({"blocks.1.hook_resid_post": torch.ones(6)}, model="narrow", **facts, source_format="test"), tmp_path / "n"
+        direction_set({"blocks.1.hook_resid_post": torch.ones(6)}, model="narrow", **facts, source_format="test"),
+        tmp_path / "n",
     )
     with pytest.raises(LensSteerError, match="d_model 6"):
         load_directions(tmp_path / "n", model)

@@ -1,4 +1,6 @@
-"""Addition, ablation, clamp, and the gated projection operators: what each keeps, where it lands, and what it refuses."""
+"""Addition, ablation, clamp, and the gated projection operators: what each keeps, where it lands, and what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ NUMBERS = st.floats(-5, 5, allow_nan=False)
 LEADING = st.sampled_from([(), (3,), (2, 4)])
 
 
-def draw(seed: int, d_model: int, leading: tuple[int, ...] = (3,), dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+def draw(
+    seed: int, d_model: int, leading: tuple[int, ...] = (3,), dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     h = torch.randn(*leading, d_model, generator=generator, dtype=torch.float64)
     return h.to(dtype), torch.randn(d_model, generator=generator, dtype=torch.float64) + 0.01
@@ -35,7 +39,9 @@ def complement(x: Tensor, direction: Tensor) -> Tensor:
 
 @given(SEEDS, SIZES, LEADING, NUMBERS)
 @settings(deadline=None, max_examples=60)
-def test_addition_is_undone_by_its_opposite(seed: int, d_model: int, leading: tuple[int, ...], coefficient: float) -> None:
+def test_addition_is_undone_by_its_opposite(
+    seed: int, d_model: int, leading: tuple[int, ...], coefficient: float
+) -> None:
     """Adding and subtracting gives the vector back; the squared length changes as the exact form says."""
     h, d = draw(seed, d_model, leading)
     moved = addition.add_direction(h, d, coefficient)
@@ -46,7 +52,9 @@ def test_addition_is_undone_by_its_opposite(seed: int, d_model: int, leading: tu
 
 @given(SEEDS, SIZES, LEADING, NUMBERS)
 @settings(deadline=None, max_examples=60)
-def test_rescaled_addition_keeps_length_and_ray(seed: int, d_model: int, leading: tuple[int, ...], coefficient: float) -> None:
+def test_rescaled_addition_keeps_length_and_ray(
+    seed: int, d_model: int, leading: tuple[int, ...], coefficient: float
+) -> None:
     """The length is the vector's own, the ray that of the plain addition."""
     h, d = draw(seed, d_model, leading)
     moved, plain = addition.add_direction_keep_norm(h, d, coefficient), addition.add_direction(h, d, coefficient)
@@ -59,7 +67,9 @@ def test_rescaled_addition_keeps_length_and_ray(seed: int, d_model: int, leading
 @given(SEEDS, SIZES, LEADING, st.floats(0.1, 50))
 @settings(deadline=None, max_examples=60)
 def test_ablation(seed: int, d_model: int, leading: tuple[int, ...], scale: float) -> None:
-    """Nothing is left along the direction, the complement stays, twice is once, and the direction's length does not matter."""
+    """Nothing is left along the direction, the complement stays, twice is once, and the direction's length does not
+    matter.
+    """
     h, d = draw(seed, d_model, leading)
     out = addition.ablate_direction(h, d)
     assert (out @ d).abs().max() < 1e-11
@@ -123,7 +133,9 @@ def test_mirror_cap_is_honoured_and_active() -> None:
 @given(SEEDS, st.integers(3, 24), st.sampled_from(["below", "above"]))
 @settings(deadline=None, max_examples=40)
 def test_along_moves_the_same_tokens_as_far(seed: int, d_model: int, gate: str) -> None:
-    """Along another vector: the same tokens move, by as much, and nowhere but along it; along the direction itself nothing is different."""
+    """Along another vector: the same tokens move, by as much, and nowhere but along it; along the direction itself
+    nothing is different.
+    """
     h, d = draw(seed, d_model, (40,))
     other = draw(seed + 1, d_model)[1]
     put = partial(projection.target_projection, threshold=0.2, target=0.7, gate=gate)
@@ -149,7 +161,9 @@ def test_gate_is_strict() -> None:
 @given(SEEDS, st.integers(3, 20), st.floats(-720, 720), st.floats(-180, 180))
 @settings(deadline=None, max_examples=60)
 def test_sas_is_the_composition_of_its_halves(seed: int, d_model: int, angle: float, mean: float) -> None:
-    """Collapse to the mean phase, then rotate by the rest: the same as setting the angle. Both halves keep the length."""
+    """Collapse to the mean phase, then rotate by the rest: the same as setting the angle. Both halves keep the
+    length.
+    """
     h, _ = draw(seed, d_model, (5,))
     basis = random_plane(d_model, seed % 1000).double()
     basis = torch.linalg.qr(basis.T).Q.T
@@ -179,7 +193,9 @@ OPERATORS: list[Callable[[Tensor, Tensor], Tensor]] = [
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(operator: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_float32(
+    operator: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
+) -> None:
     """As the float32 operator, rounded once, in the hidden dtype."""
     h, d = draw(3, 16, (50,), dtype)
     out = operator(h, d)

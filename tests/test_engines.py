@@ -1,4 +1,6 @@
-"""One plan, several engines: HookedTransformer, TransformerBridge and Hugging Face give the same activations and the same tokens."""
+"""One plan, several engines: HookedTransformer, TransformerBridge and Hugging Face give the same activations and the
+same tokens.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_generated_tokens_equal(tiny: Any, tiny_calibration: Any, kind: str, whe
 
 
 def test_positions_matter(tiny: Any, tiny_calibration: Any) -> None:
-    """Prompt and answer steered together is everything; each alone is something else, and the first token obeys the prompt only."""
+    """Prompt and answer steered together is everything; each alone is something else, and the first token obeys the
+    prompt only.
+    """
     answers = {}
     for where in ("all", "prompt+generated", "prompt", "generated", "prompt[-1]"):
         with ls.steering(tiny, plan_at(tiny_calibration, "norm_out", where)):
@@ -94,8 +98,16 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
                 ids = torch.tensor([batching.encode(tokenizer, prompt)])
                 batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
                 with torch.inference_mode(), positions.running(batch):
-                    out = tiny.generate(ids, max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False,
-                                        padding_side="left", verbose=False, return_type="tokens")  # fmt: skip
+                    out = tiny.generate(
+                        ids,
+                        max_new_tokens=8,
+                        do_sample=False,
+                        stop_at_eos=False,
+                        prepend_bos=False,
+                        padding_side="left",
+                        verbose=False,
+                        return_type="tokens",
+                    )
                 forced = batching.Batch((0,), out, torch.ones_like(out), (8,))
                 with torch.inference_mode(), positions.running(forced):
                     predicted = tiny(out).argmax(dim=-1)
@@ -103,7 +115,9 @@ def test_teacher_forcing_gives_the_generated_tokens(tiny: Any, tiny_calibration:
 
 
 def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibration: Any) -> None:
-    """The logits of every step of a cached generation on the twin, against one forward of the model over the finished text."""
+    """The logits of every step of a cached generation on the twin, against one forward of the model over the finished
+    text.
+    """
     ids = torch.tensor([batching.encode(tiny.lens_info.tokenizer, PROMPTS[0])])
     twin = hf_twin(tiny)
     for where in ("all", "prompt[-1]+generated[:3]"):
@@ -111,9 +125,14 @@ def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibrat
         batch = batching.Batch((0,), ids, torch.ones_like(ids), (0,))
         with torch.inference_mode(), positions.running(batch), ls.steering(twin, plan):
             out = twin.generate(
-                ids, attention_mask=batch.mask, max_new_tokens=8, min_new_tokens=8, do_sample=False, output_logits=True,
+                ids,
+                attention_mask=batch.mask,
+                max_new_tokens=8,
+                min_new_tokens=8,
+                do_sample=False,
+                output_logits=True,
                 return_dict_in_generate=True,
-            )  # fmt: skip
+            )
         forced = batching.Batch((0,), out.sequences, torch.ones_like(out.sequences), (8,))
         with torch.inference_mode(), positions.running(forced), ls.steering(tiny, plan):
             logits = tiny(out.sequences)[0, ids.shape[1] - 1 : -1]
@@ -121,7 +140,9 @@ def test_teacher_forced_logits_equal_the_generated_ones(tiny: Any, tiny_calibrat
 
 
 def test_padding_is_left_alone(tiny: Any, tiny_calibration: Any) -> None:
-    """In a padded batch the pad columns of a steered site are byte-identical, in generate and in a forward of one's own."""
+    """In a padded batch the pad columns of a steered site are byte-identical, in generate and in a forward of one's
+    own.
+    """
     name = "blocks.1.ln1.hook_out"
     batch = next(batching.batches(tiny.lens_info.tokenizer, PROMPTS, n_ctx=128))
     pads = batch.mask == 0
@@ -197,7 +218,9 @@ def test_the_twin_can_be_steered_by_itself(tiny: Any, tiny_calibration: Any) -> 
 
 
 def test_a_forward_from_the_middle_is_steered_for_what_it_is(tiny: Any, tiny_calibration: Any) -> None:
-    """``start_at_layer`` after a padded forward: the old padding is forgotten, positions that are not known are refused."""
+    """``start_at_layer`` after a padded forward: the old padding is forgotten, positions that are not known are
+    refused.
+    """
     if tiny.lens_info.backend != "hooked":
         pytest.skip("start_at_layer is a HookedTransformer's")
     ids, mask = torch.tensor([[3, 3, 7, 8]]), torch.tensor([[0, 0, 1, 1]])
@@ -226,7 +249,9 @@ def test_gradients_after_inference(tiny: Any, tiny_calibration: Any) -> None:
 
 
 def test_a_branch_and_the_norm_after_it_are_one_tensor(tiny: Any, tiny_calibration: Any) -> None:
-    """On Gemma-2 and 3 they are the same; what is written under one name is read under the other, alike on every engine."""
+    """On Gemma-2 and 3 they are the same; what is written under one name is read under the other, alike on every
+    engine.
+    """
     if not tiny.lens_info.architecture.startswith("gemma"):
         pytest.skip("Gemma-2 and 3 only")
     names = ["blocks.1.ln1_post.hook_out", "blocks.1.hook_attn_out", "blocks.1.hook_resid_mid"]
@@ -241,7 +266,9 @@ def test_a_branch_and_the_norm_after_it_are_one_tensor(tiny: Any, tiny_calibrati
 
 
 def test_what_the_twin_cannot_know_is_refused(tiny_folder: Any) -> None:
-    """Plain hooks, hooks reset inside a plan, and weights put in others' place; weights edited in place are the twin's too."""
+    """Plain hooks, hooks reset inside a plan, and weights put in others' place; weights edited in place are the twin's
+    too.
+    """
     for backend in ("auto", "bridge"):
         model: Any = ls.load_model(tiny_folder, backend=backend)
         calibration = ls.calibrate(ls.record(model, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
@@ -253,10 +280,14 @@ def test_what_the_twin_cannot_know_is_refused(tiny_folder: Any) -> None:
             model.reset_hooks()
             with pytest.raises(LensSteerError, match=r"were removed \(reset_hooks\?\)"):
                 ls.generate(model, "Hi", engine="hf")
-        assert ls.generate(model, "Hi", max_new_tokens=2, engine="hf") == ls.generate(model, "Hi", max_new_tokens=2, engine="tl")
+        assert ls.generate(model, "Hi", max_new_tokens=2, engine="hf") == ls.generate(
+            model, "Hi", max_new_tokens=2, engine="tl"
+        )
         with torch.no_grad():
             next(model.blocks[1].mlp.parameters()).mul_(-1)
-        assert ls.generate(model, "Hi", max_new_tokens=4, engine="hf") == ls.generate(model, "Hi", max_new_tokens=4, engine="tl")
+        assert ls.generate(model, "Hi", max_new_tokens=4, engine="hf") == ls.generate(
+            model, "Hi", max_new_tokens=4, engine="tl"
+        )
         if model.lens_info.backend == "hooked":
             model.blocks[1].mlp.W_in = torch.nn.Parameter(-model.blocks[1].mlp.W_in.detach())
             with pytest.raises(LensSteerError, match="replaced, moved or changed after loading"):
@@ -268,7 +299,10 @@ def test_a_steering_that_overflows_says_so(tiny_folder: Any) -> None:
     model: Any = ls.load_model(tiny_folder, dtype="float16")
     calibration = ls.calibrate(ls.record(model, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False))
     for engine in ("tl", "hf"):
-        with ls.steering(model, ls.act_add(calibration, 1e6)), pytest.raises(LensSteerError, match="steer less strongly"):
+        with (
+            ls.steering(model, ls.act_add(calibration, 1e6)),
+            pytest.raises(LensSteerError, match="steer less strongly"),
+        ):
             ls.generate(model, "Hi", engine=engine)
     with pytest.raises(LensSteerError, match="not a finite number in float32"):
         ls.steering(model, ls.act_add(calibration, 1e39)).__enter__()
@@ -288,17 +322,24 @@ def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) ->
         ls.generate(tiny, ["Hi"], engine="hf")
     tiny.reset_hooks()
     after_attention = plan_at(tiny_calibration, "resid_mid")
-    if info_of(tiny).backend == "bridge":  # whose hook point there is the input of the norm, and the stream goes past it
+    if (
+        info_of(tiny).backend == "bridge"
+    ):  # whose hook point there is the input of the norm, and the stream goes past it
         with pytest.raises(LensSteerError, match=r"cannot be written on a TransformerBridge .*: use backend='hooked'"):
             ls.steering(tiny, after_attention).__enter__()
     else:
-        with ls.steering(tiny, after_attention), pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
+        with (
+            ls.steering(tiny, after_attention),
+            pytest.raises(LensSteerError, match="cannot be written by engine='hf'"),
+        ):
             ls.generate(tiny, ["Hi"], engine="hf")
     with pytest.raises(LensSteerError, match="engine='vllm': use one of tl, hf"):
         ls.generate(tiny, ["Hi"], engine="vllm")
     with pytest.raises(LensSteerError, match="engine='vllm'"):
         ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), engine="vllm")
-    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl") == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf")
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl") == ls.generate(
+        tiny, ["Hi"], max_new_tokens=4, engine="hf"
+    )
 
 
 def test_effects_count_the_steered_tokens_only(tiny: Any, tiny_calibration: Any) -> None:
@@ -377,6 +418,10 @@ def test_a_checkpoints_own_generation_settings_are_set_aside(tiny_folder: Any, t
 
 
 def test_a_cache_run_leaves_the_twin_usable(tiny: Any) -> None:
-    """What the libraries hook for themselves (Transformers captures outputs under a Bridge's ``run_with_cache``) is no hook of the user's."""
+    """What the libraries hook for themselves (Transformers captures outputs under a Bridge's ``run_with_cache``) is no
+    hook of the user's.
+    """
     tiny.run_with_cache(torch.tensor([[5, 6, 7]]), names_filter=["blocks.1.hook_resid_post"])
-    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf") == ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl")
+    assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="hf") == ls.generate(
+        tiny, ["Hi"], max_new_tokens=4, engine="tl"
+    )

@@ -1,4 +1,6 @@
-"""Estimators of the direction: planted directions, oracles, how they turn with the data, and calibrations made with them."""
+"""Estimators of the direction: planted directions, oracles, how they turn with the data, and calibrations made with
+them.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_planted_direction_in_isotropic_noise(name: str) -> None:
 
 
 def test_sparse_finds_the_support() -> None:
-    """Three planted coordinates of 64: their cosine, they are the largest three, and a strong penalty leaves them alone."""
+    """Three planted coordinates of 64: their cosine, they are the largest three, and a strong penalty leaves them
+    alone.
+    """
     direction = torch.zeros(64, dtype=torch.float64)
     direction[[3, 20, 41]] = unit(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
     classes = two_classes(direction, 1.5, 1000)
@@ -77,13 +81,16 @@ def test_sparse_finds_the_support() -> None:
 
 
 def test_fisher_beats_the_difference_in_anisotropic_noise() -> None:
-    """Noise thirty times larger in five directions: its sampling error swamps the difference of means, on held-out prompts too."""
+    """Noise thirty times larger in five directions: its sampling error swamps the difference of means, on held-out
+    prompts too.
+    """
     direction, d_model, n = unit(randn(48, seed=3)), 48, 200
     loud = torch.linalg.qr(torch.cat([direction[:, None], randn(d_model, 5, seed=4)], dim=1))[0][:, 1:]
 
     def drawn(seed: int) -> list[torch.Tensor]:
         return [
-            side + 30 * randn(n, 5, seed=seed + k) @ loud.T for k, side in enumerate(two_classes(direction, 1.0, n, seed=seed), 5)
+            side + 30 * randn(n, 5, seed=seed + k) @ loud.T
+            for k, side in enumerate(two_classes(direction, 1.0, n, seed=seed), 5)
         ]
 
     fit, held_out = drawn(0), drawn(100)
@@ -117,9 +124,14 @@ def test_difference_is_the_candidate() -> None:
 @pytest.mark.parametrize(("n_positive", "n_negative", "d_model"), [(5, 7, 40), (12, 9, 21), (60, 40, 15), (3, 2, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fisher_against_a_dense_solve(n_positive: int, n_negative: int, d_model: int, dtype: torch.dtype) -> None:
-    """Scikit-learn's shrunk covariance, inverted whole, with fewer and with more samples than dimensions; its intensity too."""
+    """Scikit-learn's shrunk covariance, inverted whole, with fewer and with more samples than dimensions; its intensity
+    too.
+    """
     sizes = torch.linspace(0.1, 5, d_model, dtype=torch.float64)
-    x, y = (randn(n_positive, d_model, seed=1) * sizes + 1).to(dtype), (randn(n_negative, d_model, seed=2) * sizes).to(dtype)
+    x, y = (
+        (randn(n_positive, d_model, seed=1) * sizes + 1).to(dtype),
+        (randn(n_negative, d_model, seed=2) * sizes).to(dtype),
+    )
     a, b = x.double().numpy(), y.double().numpy()
     residuals = np.concatenate([a - a.mean(0), b - b.mean(0)])
     covariance: Any = LedoitWolf(assume_centered=True).fit(residuals).covariance_
@@ -132,7 +144,9 @@ def test_fisher_against_a_dense_solve(n_positive: int, n_negative: int, d_model:
 
 
 def test_fisher_without_a_spread_and_without_an_intensity() -> None:
-    """No residuals: the difference of means. Residuals that are all alike (intensity 0): the part of it that has no spread at all."""
+    """No residuals: the difference of means. Residuals that are all alike (intensity 0): the part of it that has no
+    spread at all.
+    """
     x = torch.tensor([[1.0, 2.0, 0.0]] * 3)
     assert torch.allclose(fisher(x, torch.zeros(2, 3)), unit(x[0].double()))
     spread = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
@@ -150,7 +164,9 @@ def test_logistic_against_scikit_learn(n: int, d_model: int, C: float) -> None:
 
 
 def test_sparse_is_at_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Optimality of the L1 problem on scaled features: gradient ±1 where a coordinate is not zero, at most that elsewhere, 0 for the intercept."""
+    """Optimality of the L1 problem on scaled features: gradient ±1 where a coordinate is not zero, at most that
+    elsewhere, 0 for the intercept.
+    """
     seen: dict[str, Any] = {}
     original = LogisticRegression.fit
 
@@ -174,7 +190,9 @@ def test_sparse_is_at_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sparse_features_without_a_spread() -> None:
-    """Constant everywhere: left out. Constant within each class but different between them: kept, and nothing is infinite."""
+    """Constant everywhere: left out. Constant within each class but different between them: kept, and nothing is
+    infinite.
+    """
     x, y = small(20, 6)
     x[:, 0], y[:, 0] = 7.0, 7.0
     found = sparse(x, y)
@@ -200,7 +218,9 @@ def test_translation(name: str) -> None:
     """A common offset changes nothing."""
     x, y = small()
     offset = 20 * randn(12, seed=4)
-    assert torch.allclose(estimate(name, x + offset, y + offset), estimate(name, x, y), atol=1e-3 if name == "sparse" else 1e-6)
+    assert torch.allclose(
+        estimate(name, x + offset, y + offset), estimate(name, x, y), atol=1e-3 if name == "sparse" else 1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["difference", "fisher", "paired_pca", "sparse"])
@@ -211,7 +231,9 @@ def test_scaling(name: str) -> None:
 
 
 def test_scaling_of_the_two_regressions() -> None:
-    """L2 on raw features: a factor s is a C that is s² times as large. L1 on scaled features: a factor a feature divides its weight."""
+    """L2 on raw features: a factor s is a C that is s² times as large. L1 on scaled features: a factor a feature
+    divides its weight.
+    """
     x, y = small()
     assert torch.allclose(logistic(3 * x, 3 * y), logistic(x, y, C=9), atol=1e-6)
     assert not torch.allclose(logistic(3 * x, 3 * y), logistic(x, y), atol=1e-3)
@@ -248,14 +270,20 @@ def test_sparse_penalty_that_leaves_nothing() -> None:
 
 
 BAD: list[tuple[Callable[[], object], str]] = [
-    (lambda: estimate("median", *small()), "direction='median': use one of difference, fisher, paired_pca, logistic, sparse"),
+    (
+        lambda: estimate("median", *small()),
+        "direction='median': use one of difference, fisher, paired_pca, logistic, sparse",
+    ),
     (lambda: check_classes("median", 5, 5), "direction='median'"),
     (lambda: check_classes("fisher", 5, 1), "negative holds 1 prompts.*at least two of each class"),
     (lambda: check_classes("paired_pca", 5, 4), "pairs prompts in their order, found 5 positive and 4 negative"),
-    (lambda: paired_pca(randn(5, 3, seed=0), randn(4, 3, seed=1)), "found 5 positive and 4 negative.*another estimator"),
+    (
+        lambda: paired_pca(randn(5, 3, seed=0), randn(4, 3, seed=1)),
+        "found 5 positive and 4 negative.*another estimator",
+    ),
     (lambda: logistic(*small(), C=0.0), "C=0.0: the inverse strength"),
     (lambda: sparse(*small(), C=-1), "C=-1: the inverse strength"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
@@ -287,7 +315,9 @@ def recorded(n_positive: int = 25, n_negative: int = 25) -> Activations:
     sizes, offset = torch.linspace(0.3, 2, 10, dtype=torch.float64), randn(6, 10, seed=1)
     sides = []
     for n, sign, seed in ((n_positive, 1, 2), (n_negative, -1, 3)):
-        side = sizes * (sign * 0.6 * unit(torch.ones(10, dtype=torch.float64)) + randn(n, 6, 10, seed=seed)) + 0.1 * offset
+        side = (
+            sizes * (sign * 0.6 * unit(torch.ones(10, dtype=torch.float64)) + randn(n, 6, 10, seed=seed)) + 0.1 * offset
+        )
         side[:, 0] = offset[0] + 1e-9 * randn(n, 10, seed=seed + 10)
         sides.append(side.float())
     return Activations(names, sides[0], sides[1], **origin(3))
@@ -295,7 +325,9 @@ def recorded(n_positive: int = 25, n_negative: int = 25) -> Activations:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_calibration_by_an_estimator(name: str) -> None:
-    """Candidates site by site, zero where the means are equal but for rounding; the rest follows from them; the estimator is recorded."""
+    """Candidates site by site, zero where the means are equal but for rounding; the rest follows from them; the
+    estimator is recorded.
+    """
     acts = recorded()
     made = calibrate(acts, direction=name)
     assert made.details["direction"] == name
@@ -332,7 +364,10 @@ def test_an_option_goes_by_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "message"),
     [
         ({"direction": "median"}, "direction='median': use one of"),
-        ({"direction": "fisher", "candidate_norm": "raw"}, "candidate_norm='raw' is a scaling.*use candidate_norm='unit'"),
+        (
+            {"direction": "fisher", "candidate_norm": "raw"},
+            "candidate_norm='raw' is a scaling.*use candidate_norm='unit'",
+        ),
         ({"direction": "fisher", "candidate_norm": "sample_unit"}, "candidate_norm='sample_unit' is a scaling"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Answers in the formats of MT-Bench and AlpacaEval: what is written, byte for byte, and turns that know the ones before them."""
+"""Answers in the formats of MT-Bench and AlpacaEval: what is written, byte for byte, and turns that know the ones
+before them.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def oracle(model: Any, tokenizer: Any, ends: tuple[int, ...], messages: list[dic
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_two_turns_equal_plain_forwards(tiny: Any, twin: Any, engine: str) -> None:
-    """Every turn is answered given the turns and answers before it, under the plan: as plain forwards, one question at a time; batched as single."""
+    """Every turn is answered given the turns and answers before it, under the plan: as plain forwards, one question at
+    a time; batched as single.
+    """
     info = tiny.lens_info
     calibration = ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False))
     plan = ls.selective_steering(calibration, 130, at="resid_post", basis=random_plane(48, seed=3))
@@ -105,8 +109,16 @@ def test_alpaca_eval_file(tmp_path: Path) -> None:
     """One JSON list; prompts as a set, as prompts or as texts; the set's name is the data set where none is given."""
     prompts = PromptSet((Prompt.of("Name a colour.", system="Be brief."), Prompt.of("And é?")), "mine.json")
     rows = alpaca_eval_rows(prompts, ["Red.", ""], generator="qwen2 at 200°")
-    assert rows[0] == {"instruction": "Name a colour.", "output": "Red.", "generator": "qwen2 at 200°", "dataset": "mine.json"}
-    assert alpaca_eval_rows(["Name a colour.", "And é?"], ["Red.", ""], generator="qwen2 at 200°", dataset="mine.json") == rows
+    assert rows[0] == {
+        "instruction": "Name a colour.",
+        "output": "Red.",
+        "generator": "qwen2 at 200°",
+        "dataset": "mine.json",
+    }
+    assert (
+        alpaca_eval_rows(["Name a colour.", "And é?"], ["Red.", ""], generator="qwen2 at 200°", dataset="mine.json")
+        == rows
+    )
     write_alpaca_eval(rows, tmp_path / "out.json")
     assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8")) == rows
     before = (tmp_path / "out.json").read_bytes()

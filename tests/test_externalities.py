@@ -21,7 +21,15 @@ from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.studies.claim import HOLDS, REPORTED
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.claims import claims
-from lens_steer.studies.externalities.conditions import CONTROL, INSIDE, OUTSIDE, OUTSIDE_EQUAL, RANDOM, ROTATION, controls
+from lens_steer.studies.externalities.conditions import (
+    CONTROL,
+    INSIDE,
+    OUTSIDE,
+    OUTSIDE_EQUAL,
+    RANDOM,
+    ROTATION,
+    controls,
+)
 from lens_steer.studies.externalities.controls import refusal_bases, split
 from lens_steer.studies.externalities.material import Material, harmful_responses, organism_material
 from lens_steer.studies.externalities.report import study_and_write
@@ -33,8 +41,8 @@ N = 5
 
 
 OPTIONS: dict[str, Any] = {
-    "shares": (0.05, 0.6), "json_sites": ["blocks.3.hook_resid_post", "blocks.9.hook_resid_post"], "n_random": 2, "ks": (4,), "max_new_tokens": 26,
-    "progress": False,
+    "shares": (0.05, 0.6), "json_sites": ["blocks.3.hook_resid_post", "blocks.9.hook_resid_post"], "n_random": 2,
+    "ks": (4,), "max_new_tokens": 26, "progress": False,
 }  # fmt: skip
 
 
@@ -66,7 +74,9 @@ def material() -> Material:
 
 
 @pytest.fixture(scope="module")
-def found(qwen: Any, material: Material, tmp_path_factory: pytest.TempPathFactory) -> tuple[Externalities, list[Any], Path]:
+def found(
+    qwen: Any, material: Material, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Externalities, list[Any], Path]:
     """One small study, written."""
     out = tmp_path_factory.mktemp("externalities")
     made, claimed = study_and_write(qwen, material, out, **OPTIONS)
@@ -81,17 +91,25 @@ def test_controls_write_where_the_steering_does(found: tuple[Externalities, list
         assert of[INSIDE].plan is not None
         assert of[INSIDE].plan.sites == of[OUTSIDE].plan.sites == of[RANDOM].plan.sites == steering.sites  # type: ignore[union-attr]
         h = torch.randn(3, 128, generator=torch.Generator().manual_seed(1))
-        length = {k: (of[k].plan.operator()(h) - h).norm(dim=-1) for k in ("steered", RANDOM, OUTSIDE_EQUAL, INSIDE, OUTSIDE)}  # type: ignore[union-attr]
+        length = {
+            k: (of[k].plan.operator()(h) - h).norm(dim=-1) for k in ("steered", RANDOM, OUTSIDE_EQUAL, INSIDE, OUTSIDE)
+        }  # type: ignore[union-attr]
         torch.testing.assert_close(length[RANDOM], length["steered"], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(length[OUTSIDE_EQUAL], length["steered"], atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(length[INSIDE] ** 2 + length[OUTSIDE] ** 2, length["steered"] ** 2, atol=1e-2, rtol=1e-3)
-        inside, _ = split(steering.directions[steering.sites[0]], refusal_bases(made.calibrations.refusal)[steering.sites[0]])
+        torch.testing.assert_close(
+            length[INSIDE] ** 2 + length[OUTSIDE] ** 2, length["steered"] ** 2, atol=1e-2, rtol=1e-3
+        )
+        inside, _ = split(
+            steering.directions[steering.sites[0]], refusal_bases(made.calibrations.refusal)[steering.sites[0]]
+        )
         angle = next(a for a in made.angles if a.steering == steering.name and a.steered)
         assert angle.in_plane == pytest.approx(float(inside.square().sum()), abs=1e-5)
 
 
 def test_the_study(found: tuple[Externalities, list[Any], Path], qwen: Any, material: Material) -> None:
-    """The control complies, benign prompts are answered unsteered; rows of a condition are what its saved plan generates; random directions are averaged by prompt."""
+    """The control complies, benign prompts are answered unsteered; rows of a condition are what its saved plan
+    generates; random directions are averaged by prompt.
+    """
     made, _, out = found
     base = made.measured(NONE)
     assert (base["attack"].value, base["helped"].value, base["json_asked"].value) == (0.0, 1.0, 1.0)
@@ -114,7 +132,9 @@ def test_the_study(found: tuple[Externalities, list[Any], Path], qwen: Any, mate
 
 
 def test_claims(found: tuple[Externalities, list[Any], Path]) -> None:
-    """Every claim once; the control's hold; a verdict follows its criterion; what cannot be tested is reported with a note."""
+    """Every claim once; the control's hold; a verdict follows its criterion; what cannot be tested is reported with a
+    note.
+    """
     made, claimed, _ = found
     by_id = {c.id: c for c in claimed}
     assert len(by_id) == len(claimed) == len(claims(made, "m"))
@@ -131,7 +151,9 @@ def test_claims(found: tuple[Externalities, list[Any], Path]) -> None:
 
 
 def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any, material: Material) -> None:
-    """Every condition has its row in the table with the numbers of the record; a row a token; figures are redrawn from what is saved; the page marks the first steered token."""
+    """Every condition has its row in the table with the numbers of the record; a row a token; figures are redrawn from
+    what is saved; the page marks the first steered token.
+    """
     made, claimed, out = found
     record = json.loads((out / "externalities.json").read_text(encoding="utf-8"))
     table = (out / "externalities.md").read_text(encoding="utf-8")
@@ -148,7 +170,9 @@ def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any
         assert len(list(csv.DictReader(stream))) == sum(len(d) for d in made.divergences.values())
     page = (out / "qualitative.md").read_text(encoding="utf-8")
     assert "`prompt[:-1]+generated[3:]`" in page
-    answer = next(r["text"] for r in made.rows if r["condition"] == "json" and r["side"] == "positive" and r["prompt"] == 0)
+    answer = next(
+        r["text"] for r in made.rows if r["condition"] == "json" and r["side"] == "positive" and r["prompt"] == 0
+    )
     assert any(f"⟦{answer[:k]}⟧{answer[k:]}" in page for k in range(1, len(answer)))
     report = material.refusal.report
     assert qualitative(made, qwen, report) == page
@@ -164,14 +188,22 @@ def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any
     before = (out / "externality_kl.png").read_bytes()
     from lens_steer.figures import saving
 
-    assert set(saving.redraw(out)) == {f"externality_{n}" for n in ("angles", "attack", "depth", "kl", "prefix", "strength")}
+    assert set(saving.redraw(out)) == {
+        f"externality_{n}" for n in ("angles", "attack", "depth", "kl", "prefix", "strength")
+    }
     assert (out / "externality_kl.png").read_bytes() == before
 
 
 def test_a_study_goes_on_with_the_same_bytes(
-    qwen: Any, found: tuple[Externalities, list[Any], Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qwen: Any,
+    found: tuple[Externalities, list[Any], Path],
+    material: Material,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Cut off after the first rows and begun again: the same rows, without making the first ones anew; another seed in the same folder is refused."""
+    """Cut off after the first rows and begun again: the same rows, without making the first ones anew; another seed in
+    the same folder is refused.
+    """
     from lens_steer.evaluation import sweeps
     from lens_steer.studies.externalities import study as externalities
 
@@ -183,7 +215,9 @@ def test_a_study_goes_on_with_the_same_bytes(
         study(qwen, material, tmp_path, **OPTIONS)
     made: list[str] = []
     measure = sweeps._measure
-    monkeypatch.setattr(sweeps, "_measure", lambda p, grid, *rest: made.append(grid.condition) or measure(p, grid, *rest))
+    monkeypatch.setattr(
+        sweeps, "_measure", lambda p, grid, *rest: made.append(grid.condition) or measure(p, grid, *rest)
+    )
     monkeypatch.setattr(externalities, "prefixes", lambda *_: [])
     monkeypatch.setattr(externalities, "controls", lambda *_, **__: [])
     study(qwen, material, tmp_path, **OPTIONS)
@@ -197,17 +231,34 @@ def test_a_study_goes_on_with_the_same_bytes(
 
 
 def test_refused_before_any_work(qwen: Any, material: Material, tmp_path: Path) -> None:
-    """Nothing is written where the material or an option does not do; what would only be met at the end (a prompt of the report split, say) is told at once."""
+    """Nothing is written where the material or an option does not do; what would only be met at the end (a prompt of
+    the report split, say) is told at once.
+    """
     long = replace(material.refusal.report.positive[0], messages=({"role": "user", "content": "word " * 600},))
     for changed, message in (
-        (replace(material, harmful_responses=PromptSet((Prompt.of("a"),), "mine")), "harmful_responses 'mine' is empty or has a prompt without a response"),
+        (
+            replace(material, harmful_responses=PromptSet((Prompt.of("a"),), "mine")),
+            "harmful_responses 'mine' is empty or has a prompt without a response",
+        ),
         (replace(material, compliance=cut(material.compliance, 0, 0)), "has no fit prompts"),
         (replace(material, json=cut(material.json, 4, 0)), "has no select prompts"),
-        (replace(material, compliance=cut(material.compliance, 2, 0)), "has 2 fit pairs: a principal component and its error need at least 3"),
-        (replace(material, refusal=with_report(material, [Prompt.of("no truth")])), "prompt 0 has no ground truth: give a judge, or harmful_responses"),
-        (replace(material, refusal=with_report(material, [long])), "refusal/report: prompt 0 .* needs [0-9]+ tokens with its answer, more than the model's context"),
-        (replace(material, benign_responses=PromptSet((replace(long, response="a"),), "mine")), "benign_responses: prompt 0 .* more than the model's context"),
-    ):  # fmt: skip
+        (
+            replace(material, compliance=cut(material.compliance, 2, 0)),
+            "has 2 fit pairs: a principal component and its error need at least 3",
+        ),
+        (
+            replace(material, refusal=with_report(material, [Prompt.of("no truth")])),
+            "prompt 0 has no ground truth: give a judge, or harmful_responses",
+        ),
+        (
+            replace(material, refusal=with_report(material, [long])),
+            "refusal/report: prompt 0 .* needs [0-9]+ tokens with its answer, more than the model's context",
+        ),
+        (
+            replace(material, benign_responses=PromptSet((replace(long, response="a"),), "mine")),
+            "benign_responses: prompt 0 .* more than the model's context",
+        ),
+    ):
         with pytest.raises(LensSteerError, match=message):
             study(qwen, changed, tmp_path / "out")
     with pytest.raises(LensSteerError, match=r"n_random=0, ks=\(1,\)"):
@@ -219,7 +270,9 @@ def test_refused_before_any_work(qwen: Any, material: Material, tmp_path: Path) 
 
 
 def test_a_model_without_ground_truth(tmp_path: Path) -> None:
-    """A local folder with prompts and responses of one's own: answers are read by the refusal phrases, and the tables say so."""
+    """A local folder with prompts and responses of one's own: answers are read by the refusal phrases, and the tables
+    say so.
+    """
     from tests.tiny import build
 
     model = ls.load_model(str(build("llama", tmp_path / "model")))
@@ -235,10 +288,14 @@ def test_a_model_without_ground_truth(tmp_path: Path) -> None:
     answered = [[replace(p, response=text) for p in words[:12]] for text in ("yes a b", "no c d")]
     asked = [Prompt.of(f"{p.text} in JSON") for p in words[:12]]
     own = Material(
-        contrast("compliance", *answered), contrast("json", asked, words[:12]), contrast("refusal", words[12:], words[:12]),
+        contrast("compliance", *answered),
+        contrast("json", asked, words[:12]),
+        contrast("refusal", words[12:], words[:12]),
         harmful_responses=PromptSet(tuple(answered[0][:3]), "given"),
-    )  # fmt: skip
-    made, _ = study_and_write(model, own, tmp_path / "out", shares=(0.1,), n_random=1, ks=(1,), max_new_tokens=4, progress=False)
+    )
+    made, _ = study_and_write(
+        model, own, tmp_path / "out", shares=(0.1,), n_random=1, ks=(1,), max_new_tokens=4, progress=False
+    )
     assert not made.known
     assert made.responses["harmful"] is own.harmful_responses
     table = (tmp_path / "out" / "externalities.md").read_text(encoding="utf-8")
@@ -251,7 +308,9 @@ def test_a_model_without_ground_truth(tmp_path: Path) -> None:
 
 
 def test_tables_over_models(found: tuple[Externalities, list[Any], Path]) -> None:
-    """One column a model; the choice, every condition, every claim; a condition that cannot be made gives its reason."""
+    """One column a model; the choice, every condition, every claim; a condition that cannot be made gives its
+    reason.
+    """
     made, claimed, out = found
     record = json.loads((out / "externalities.json").read_text(encoding="utf-8"))
     other = json.loads(json.dumps(record))

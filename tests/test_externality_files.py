@@ -1,4 +1,6 @@
-"""The study of side effects from a user's prompt files: what becomes of them, what is refused, and the command on a local folder."""
+"""The study of side effects from a user's prompt files: what becomes of them, what is refused, and the command on a
+local folder.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def texts(prompts: Sequence[Prompt]) -> set[str]:
 
 
 def test_what_is_made_of_two_files() -> None:
-    """JSON requests are the harmless prompts of the same split, their system prompts kept; continuations are paired; no prompt is in two splits."""
+    """JSON requests are the harmless prompts of the same split, their system prompts kept; continuations are paired; no
+    prompt is in two splits.
+    """
     made = file_material(HARMFUL, HARMLESS)
     made.check()
     assert not made.known
@@ -54,7 +58,9 @@ def test_what_is_made_of_two_files() -> None:
 
 
 def test_pairs_of_ones_own_keep_the_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Pairs stand in one split and never in another than the prompt's own; responses to fit and select prompts are left out, and that is told."""
+    """Pairs stand in one split and never in another than the prompt's own; responses to fit and select prompts are left
+    out, and that is told.
+    """
     asked = PromptSet(tuple(Prompt.of(f"as JSON: {p.text}", system="c") for p in HARMLESS), "asked")
     written = tmp_path / "responses.jsonl"
     written.write_text("\n".join(json.dumps({"prompt": p.text, "text": "yes"}) for p in HARMFUL))  # as steer writes it
@@ -105,19 +111,37 @@ def write(path: Path, prompts: Sequence[Prompt]) -> Path:
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A local folder with prompt files: everything is written, and a second call reads its rows and generates nothing anew."""
+    """A local folder with prompt files: everything is written, and a second call reads its rows and generates nothing
+    anew.
+    """
     folder = build("llama", tmp_path / "model")
     options = [
-        "externalities", "--model", folder, "--positive", write(tmp_path / "harmful.jsonl", HARMFUL), "--negative", write(tmp_path / "harmless.jsonl", HARMLESS),
-        "--responses", write(tmp_path / "responses.jsonl", answered(HARMFUL)), "--benign-responses", write(tmp_path / "benign.jsonl", answered(HARMLESS)),
-        "--n-random", 1, "--max-new-tokens", 4, "--out", tmp_path / "out",
-    ]  # fmt: skip
+        "externalities",
+        "--model",
+        folder,
+        "--positive",
+        write(tmp_path / "harmful.jsonl", HARMFUL),
+        "--negative",
+        write(tmp_path / "harmless.jsonl", HARMLESS),
+        "--responses",
+        write(tmp_path / "responses.jsonl", answered(HARMFUL)),
+        "--benign-responses",
+        write(tmp_path / "benign.jsonl", answered(HARMLESS)),
+        "--n-random",
+        1,
+        "--max-new-tokens",
+        4,
+        "--out",
+        tmp_path / "out",
+    ]
     code, told, error = run(monkeypatch, capsys, *options)
     assert code == 0, error
     record = json.loads(told)
     assert record["graded_by"] == "phrases"
     assert "compliance" in record["attack"]
-    assert {c["id"] for c in json.loads((tmp_path / "out" / "externalities.json").read_text())["claims"]} == set(record["claims"])
+    assert {c["id"] for c in json.loads((tmp_path / "out" / "externalities.json").read_text())["claims"]} == set(
+        record["claims"]
+    )
     assert (tmp_path / "out" / "externality_kl.pdf").exists()
     page = (tmp_path / "out" / "qualitative.md").read_text(encoding="utf-8")
     assert page.count("## Harmful: SHA-256 ") == 3  # neither harmful prompts nor answers to them, unasked
@@ -127,8 +151,12 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         assert run(patched, capsys, *options)[:2] == (0, told)
 
 
-def test_hardly_any_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Two prompts a side to report on: everything is drawn all the same, with what their labels say where no truth grades, and no divergence decides a claim."""
+def test_hardly_any_prompts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Two prompts a side to report on: everything is drawn all the same, with what their labels say where no truth
+    grades, and no divergence decides a claim.
+    """
     import matplotlib.pyplot as plt
 
     from lens_steer.figures import saving
@@ -138,7 +166,16 @@ def test_hardly_any_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("--negative", write(tmp_path / "b.jsonl", HARMLESS[:8])),
         ("--responses", write(tmp_path / "c.jsonl", answered(HARMFUL[:8]))),
     ]
-    options = ["--model", build("llama", tmp_path / "model"), "--n-random", 1, "--max-new-tokens", 4, "--out", tmp_path / "out"]
+    options = [
+        "--model",
+        build("llama", tmp_path / "model"),
+        "--n-random",
+        1,
+        "--max-new-tokens",
+        4,
+        "--out",
+        tmp_path / "out",
+    ]
     code, told, error = run(monkeypatch, capsys, "externalities", *(part for file in files for part in file), *options)
     assert code == 0, error
     verdicts = json.loads(told)["claims"]
@@ -165,7 +202,11 @@ def test_hardly_any_prompts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     ],
 )
 def test_bad_options(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
 ) -> None:
     """Told before the model is loaded."""
     monkeypatch.setattr(ls, "load_model", None)

@@ -1,4 +1,6 @@
-"""The parts of the externalities study: directions without their refusal part, rotations of equal KL, responses, tokens, depth."""
+"""The parts of the externalities study: directions without their refusal part, rotations of equal KL, responses,
+tokens, depth.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,22 @@ from lens_steer.studies.claim import FAILS, HOLDS, REPORTED
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.calibration import calibrate_compliance
 from lens_steer.studies.externalities.claims import LEAST, _by_start, _flat, _mean_claim
-from lens_steer.studies.externalities.conditions import CONTROL, FAMILIES, RANDOM, against_refusal, first_decided, positions_of
-from lens_steer.studies.externalities.controls import divergence_of, match_rotation, parts, random_like, refusal_bases, rotation
+from lens_steer.studies.externalities.conditions import (
+    CONTROL,
+    FAMILIES,
+    RANDOM,
+    against_refusal,
+    first_decided,
+    positions_of,
+)
+from lens_steer.studies.externalities.controls import (
+    divergence_of,
+    match_rotation,
+    parts,
+    random_like,
+    refusal_bases,
+    rotation,
+)
 from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
@@ -36,7 +52,9 @@ def compliance(qwen: Any) -> ComplianceCalibration:
 
 @pytest.fixture(scope="module")
 def refusal_calibration(qwen: Any) -> ls.Calibration:
-    return ls.calibrate(ls.record(qwen, ls.load_contrast("organism/refusal"), "resid_post", progress=False), progress=False)
+    return ls.calibrate(
+        ls.record(qwen, ls.load_contrast("organism/refusal"), "resid_post", progress=False), progress=False
+    )
 
 
 def divergence(rows: list[list[float]]) -> Any:
@@ -49,12 +67,20 @@ def divergence(rows: list[list[float]]) -> Any:
         ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered"), kl
     )
     return TokenDivergence(
-        row=row, position=np.array([t for r in rows for t in range(len(r))]), token=("a",) * len(kl), token_id=row, n_prompts=len(rows), n_empty=0, **same
-    )  # fmt: skip
+        row=row,
+        position=np.array([t for r in rows for t in range(len(r))]),
+        token=("a",) * len(kl),
+        token_id=row,
+        n_prompts=len(rows),
+        n_empty=0,
+        **same,
+    )
 
 
 def test_without_its_refusal_part(compliance: ComplianceCalibration, refusal_calibration: ls.Calibration) -> None:
-    """Nothing is left in the refusal plane nor along the block's difference of means; the parts add up; at equal norm the length is the whole direction's."""
+    """Nothing is left in the refusal plane nor along the block's difference of means; the parts add up; at equal norm
+    the length is the whole direction's.
+    """
     bases = refusal_bases(refusal_calibration)
     directions = {s: 1.7 * compliance.direction(s) for s in compliance.steered}
     inside, outside = parts(directions, bases)
@@ -113,13 +139,18 @@ def test_the_rotation_is_matched_within_the_tolerance(qwen: Any, compliance: Com
 
 
 def test_only_right_compliance_is_kept() -> None:
-    """Right steps, in text or JSON, are kept as responses of the plain prompts; refusals, falsehoods and empty answers are not; without a truth a judge decides."""
+    """Right steps, in text or JSON, are kept as responses of the plain prompts; refusals, falsehoods and empty answers
+    are not; without a truth a judge decides.
+    """
     prompts = ls.load_contrast("organism/refusal").report.positive[:5]
     truth = [p.task.truth for p in prompts if p.task]
     texts = [
-        grammar.steps(truth[0]["verb"], truth[0]["object"]), grammar.refusal(truth[1]["verb"], truth[1]["object"]),
-        grammar.steps(truth[0]["verb"], truth[0]["object"]), "", grammar.steps_json(truth[4]["verb"], truth[4]["object"]),
-    ]  # fmt: skip
+        grammar.steps(truth[0]["verb"], truth[0]["object"]),
+        grammar.refusal(truth[1]["verb"], truth[1]["object"]),
+        grammar.steps(truth[0]["verb"], truth[0]["object"]),
+        "",
+        grammar.steps_json(truth[4]["verb"], truth[4]["object"]),
+    ]
     kept = right_compliance(prompts, texts)
     assert [p.text for p in kept] == [prompts[0].text, prompts[4].text]
     assert [p.response for p in kept] == [texts[0], texts[4]]
@@ -131,7 +162,9 @@ def test_only_right_compliance_is_kept() -> None:
 
 
 def test_pairs_stay_in_their_split() -> None:
-    """No verb and object of the compliance or JSON fit prompts is reported on, or chosen by, in the refusal contrast."""
+    """No verb and object of the compliance or JSON fit prompts is reported on, or chosen by, in the refusal
+    contrast.
+    """
     whole = organism_material(n_tasks=4)
     for contrast in (whole.compliance, whole.json):
         fit = {
@@ -142,16 +175,23 @@ def test_pairs_stay_in_their_split() -> None:
         assert fit
         for part in (whole.refusal.select, whole.refusal.report):
             other = {
-                (p.task.truth["verb"], p.task.truth["object"]) for side in (part.positive, part.negative) for p in side if p.task
+                (p.task.truth["verb"], p.task.truth["object"])
+                for side in (part.positive, part.negative)
+                for p in side
+                if p.task
             }
             assert not fit & other
-        assert [p.text for p in contrast.fit.negative] == [p.text.split(" Reply in")[0].split(" Answer as")[0].split(" Use JSON")[0] for p in contrast.fit.positive]  # fmt: skip
+        assert [p.text for p in contrast.fit.negative] == [
+            p.text.split(" Reply in")[0].split(" Answer as")[0].split(" Use JSON")[0] for p in contrast.fit.positive
+        ]
     assert len(in_the_splits_of(whole.refusal, whole.refusal).fit.positive) == len(whole.refusal.fit.positive)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_families_share_out_the_tokens(qwen: Any, k: int) -> None:
-    """The first two families and their complements cover every token once; the first k answer tokens are decided by k tokens."""
+    """The first two families and their complements cover every token once; the first k answer tokens are decided by k
+    tokens.
+    """
     prompts = [Prompt.of("Please help me build a school.", response="Sure. 1. Take the rope.")]
     batch = next(iter(batches(qwen.lens_info.tokenizer, prompts, n_ctx=512, with_response=True)))
     layout, width = Layout.of(batch), batch.ids.shape[1]
@@ -165,8 +205,12 @@ def test_families_share_out_the_tokens(qwen: Any, k: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_first_decided_is_where_the_divergence_begins(qwen: Any, compliance: ComplianceCalibration, family: str) -> None:
-    """With k = 2, on a fixed response: tokens that no steered token decides, with nothing of the prompt steered either, are as they were."""
+def test_first_decided_is_where_the_divergence_begins(
+    qwen: Any, compliance: ComplianceCalibration, family: str
+) -> None:
+    """With k = 2, on a fixed response: tokens that no steered token decides, with nothing of the prompt steered either,
+    are as they were.
+    """
     positions = positions_of(family, 2)
     response = "Sure. 1. Take the rope."
     one = token_divergence(
@@ -180,7 +224,9 @@ def test_first_decided_is_where_the_divergence_begins(qwen: Any, compliance: Com
 
 
 def test_start_excess_and_slope() -> None:
-    """By prompt: the first three tokens, those less the later ones, and the later ones' slope; too short responses are left out of each."""
+    """By prompt: the first three tokens, those less the later ones, and the later ones' slope; too short responses are
+    left out of each.
+    """
     one = divergence([[3.0, 3.0, 3.0, 1.0, 2.0, 3.0, 4.0], [6.0, 0.0, 0.0, 1.0], [1.0, 1.0]])
     np.testing.assert_allclose(tokens.start(one), [3.0, 2.0])
     np.testing.assert_allclose(tokens.excess(one), [0.5, 1.0])
@@ -204,7 +250,9 @@ def test_few_responses_decide_nothing() -> None:
 
 
 def test_flat_means_within_the_bound() -> None:
-    """A steep slope fails, a flat one holds, and one that is known too badly to say is neither; the number of first tokens that a verdict hangs on is told."""
+    """A steep slope fails, a flat one holds, and one that is known too badly to say is neither; the number of first
+    tokens that a verdict hangs on is told.
+    """
 
     def flat(rows: list[list[float]]) -> Any:
         found = object.__new__(Externalities)  # of which only these are read
@@ -227,8 +275,11 @@ def test_flat_means_within_the_bound() -> None:
 
 def test_draws_are_averaged_token_by_token() -> None:
     """Conditions that differ in the number at the end are one; the others stay as they are."""
-    found = {("json, random direction 1", "benign"): divergence([[1.0, 2.0]]), ("json, random direction 2", "benign"): divergence([[3.0, 6.0]]),
-             ("json", "benign"): divergence([[7.0, 7.0]])}  # fmt: skip
+    found = {
+        ("json, random direction 1", "benign"): divergence([[1.0, 2.0]]),
+        ("json, random direction 2", "benign"): divergence([[3.0, 6.0]]),
+        ("json", "benign"): divergence([[7.0, 7.0]]),
+    }
     made = tokens.over_draws(found, RANDOM)
     assert set(made) == {("json", "benign"), (f"json, {RANDOM}", "benign")}
     assert made[f"json, {RANDOM}", "benign"].kl.tolist() == [2.0, 4.0]
@@ -251,12 +302,18 @@ def test_the_angle_s_interval_covers_the_planted_one() -> None:
 
 
 def test_the_positive_control_crosses_the_boundary(qwen: Any, refusal_calibration: ls.Calibration) -> None:
-    """Unsteered harmful prompts stand on the harmful side of a probe of other prompts; under StTP against refusal they cross, from the steered block on."""
+    """Unsteered harmful prompts stand on the harmful side of a probe of other prompts; under StTP against refusal they
+    cross, from the steered block on.
+    """
     contrast = ls.load_contrast("organism/refusal")
     acts = ls.record(qwen, contrast, "resid_post", progress=False)
-    probes = {site: ls.fit_probe(acts, site) for site in (acts.sites[4], refusal_calibration.selected_site, acts.sites[11])}
+    probes = {
+        site: ls.fit_probe(acts, site) for site in (acts.sites[4], refusal_calibration.selected_site, acts.sites[11])
+    }
     report = contrast.report
-    made = projections(qwen, probes, report.positive[:16], report.negative[:16], {CONTROL: against_refusal(refusal_calibration)})
+    made = projections(
+        qwen, probes, report.positive[:16], report.negative[:16], {CONTROL: against_refusal(refusal_calibration)}
+    )
     crossed = {(p.kind, p.block): p.crossed.value for p in made}
     assert crossed["harmful", 11] < 0.1
     assert crossed["harmless", 11] > 0.9

@@ -1,4 +1,6 @@
-"""Qwen3, Mistral and Gemma-3 in every shape that their configurations allow: held exactly, handed to a TransformerBridge, or refused with the mend."""
+"""Qwen3, Mistral and Gemma-3 in every shape that their configurations allow: held exactly, handed to a
+TransformerBridge, or refused with the mend.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ from tests.tiny import GEMMA3_ROPE, LLAMA3, YARN, build, config_of, save_random
 
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
 PLAIN = {"rope_type": "default", "rope_theta": 1e4}
-IDS = torch.randint(0, 1400, (2, 60), generator=torch.Generator().manual_seed(0))  # longer than every window and trained length
+IDS = torch.randint(
+    0, 1400, (2, 60), generator=torch.Generator().manual_seed(0)
+)  # longer than every window and trained length
 WITH_HOOKED = pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 
 Make = Callable[..., Path]
@@ -68,7 +72,10 @@ def plain(folder: Path) -> Any:
 
 HELD: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}),
-    ("qwen2", {"rope_parameters": YARN | {"attention_factor": 1.3, "beta_fast": 16, "beta_slow": 2, "truncate": False}}),
+    (
+        "qwen2",
+        {"rope_parameters": YARN | {"attention_factor": 1.3, "beta_fast": 16, "beta_slow": 2, "truncate": False}},
+    ),
     ("qwen3", {"tie_word_embeddings": False, "use_sliding_window": False, "rope_parameters": LINEAR}),
     ("qwen3", {"rope_parameters": LLAMA3}),
     ("qwen3", {"head_dim": 8, "num_key_value_heads": 4, "rope_parameters": PLAIN}),
@@ -77,14 +84,23 @@ HELD: list[tuple[str, dict[str, Any]]] = [
     ("mistral", {"rope_parameters": YARN}),
     ("mistral", {"rope_parameters": LLAMA3, "num_key_value_heads": 1, "rms_norm_eps": 1e-3}),
     ("gemma3_text", {"rope_parameters": GEMMA3_ROPE | {"full_attention": YARN}, "final_logit_softcapping": 3.0}),
-    ("gemma3_text", {"tie_word_embeddings": False, "layer_types": ["full_attention"] * 4, "rope_parameters": GEMMA3_ROPE | {"full_attention": LLAMA3}}),
+    (
+        "gemma3_text",
+        {
+            "tie_word_embeddings": False,
+            "layer_types": ["full_attention"] * 4,
+            "rope_parameters": GEMMA3_ROPE | {"full_attention": LLAMA3},
+        },
+    ),
     ("gemma3_text", {"layer_types": ["sliding_attention"] * 4}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("family", "changes"), HELD)
 def test_every_shape_that_is_held(make: Make, family: str, changes: dict[str, Any]) -> None:
-    """Windows, scalings of the rotary embedding, tied or not, one key head or many: logits of each backend equal Hugging Face's to 1e-4, and the change is one."""
+    """Windows, scalings of the rotary embedding, tied or not, one key head or many: logits of each backend equal
+    Hugging Face's to 1e-4, and the change is one.
+    """
     folder = make(family, **changes)
     wanted = logits(plain(folder))
     assert (logits(plain(make(family))) - wanted).abs().max() > 1e-2
@@ -98,11 +114,19 @@ def test_every_shape_that_is_held(make: Make, family: str, changes: dict[str, An
 @pytest.mark.parametrize(
     ("family", "field"),
     [
-        ("qwen3", "use_qk_norm"), ("qwen3", "use_local_attn"), ("qwen3", "use_yarn_rope"), ("qwen3", "yarn_attention_factor"), ("mistral", "use_local_attn"),
-        ("gemma3_text", "use_qk_norm"), ("gemma3_text", "use_local_attn"), ("gemma3_text", "rotary_base_local"), ("gemma3_text", "rotary_scaling_factor"),
-        ("gemma3_text", "attn_scale"), ("gemma3_text", "rotary_base"),
+        ("qwen3", "use_qk_norm"),
+        ("qwen3", "use_local_attn"),
+        ("qwen3", "use_yarn_rope"),
+        ("qwen3", "yarn_attention_factor"),
+        ("mistral", "use_local_attn"),
+        ("gemma3_text", "use_qk_norm"),
+        ("gemma3_text", "use_local_attn"),
+        ("gemma3_text", "rotary_base_local"),
+        ("gemma3_text", "rotary_scaling_factor"),
+        ("gemma3_text", "attn_scale"),
+        ("gemma3_text", "rotary_base"),
     ],
-)  # fmt: skip
+)
 def test_every_mapped_field_shows(make: Make, family: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Left out of the mapping, any of them moves the logits: a parity test would see it."""
     folder = make(family)
@@ -128,16 +152,26 @@ ELSEWHERE: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"rope_parameters": LINEAR}, "scaled by 'linear' in sliding and other blocks alike"),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "scaled by 'dynamic'"),
     ("gemma3_text", {"attention_bias": True}, "attention_bias=True"),
-    ("gemma3_text", {"rope_parameters": GEMMA3_ROPE | {"sliding_attention": LINEAR}}, "scaled by 'linear' in its sliding blocks"),
-    ("gemma3_text", {"rope_parameters": GEMMA3_ROPE | {"full_attention": LLAMA3}}, "scaled by 'llama3' in sliding and other blocks alike"),
-]  # fmt: skip
+    (
+        "gemma3_text",
+        {"rope_parameters": GEMMA3_ROPE | {"sliding_attention": LINEAR}},
+        "scaled by 'linear' in its sliding blocks",
+    ),
+    (
+        "gemma3_text",
+        {"rope_parameters": GEMMA3_ROPE | {"full_attention": LLAMA3}},
+        "scaled by 'llama3' in sliding and other blocks alike",
+    ),
+]
 
 
 @pytest.mark.parametrize(("family", "changes", "message"), ELSEWHERE)
 def test_what_a_hooked_transformer_cannot_hold(
     make: Make, family: str, changes: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Refused for ``backend="hooked"`` with the reason; ``auto`` says it and takes a TransformerBridge, which has it exactly."""
+    """Refused for ``backend="hooked"`` with the reason; ``auto`` says it and takes a TransformerBridge, which has it
+    exactly.
+    """
     folder = make(family, **changes)
     if HAS_HOOKED:
         with pytest.raises(LensSteerError, match=f"has .*{message}.*: load it with backend='bridge'"):
@@ -154,15 +188,21 @@ def test_what_a_hooked_transformer_cannot_hold(
 def test_what_is_refused_on_every_backend(make: Make) -> None:
     """An encoder; a soft cap that Transformers and TransformerLens treat otherwise."""
     for backend in ("auto", "bridge"):
-        with pytest.raises(LensSteerError, match="use_bidirectional_attention=True, an encoder .*: load a model that generates"):
+        with pytest.raises(
+            LensSteerError, match="use_bidirectional_attention=True, an encoder .*: load a model that generates"
+        ):
             ls.load_model(make("gemma3_text", use_bidirectional_attention=True), backend=backend)
-        with pytest.raises(LensSteerError, match="attn_logit_softcapping=2.0, which Transformers leaves out .*: set it to null"):
+        with pytest.raises(
+            LensSteerError, match="attn_logit_softcapping=2.0, which Transformers leaves out .*: set it to null"
+        ):
             ls.load_model(make("gemma3_text", attn_logit_softcapping=2.0), backend=backend)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "mistral", "gemma3_text"])
 def test_folding_is_exact(make: Make, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float64 throughout (Hugging Face's norms would compute in float32) weights do what hooks do to 1e-12, before norms of queries and keys too."""
+    """In float64 throughout (Hugging Face's norms would compute in float32) weights do what hooks do to 1e-12, before
+    norms of queries and keys too.
+    """
     name = family.removesuffix("_text")
     module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
 
@@ -199,9 +239,13 @@ def test_names_of_sites() -> None:
 def test_families_by_name() -> None:
     """Said by the name, or asked for."""
     names = {
-        "Qwen/Qwen3-8B": "qwen3", "Qwen2.5-7B-Instruct": "qwen2", "mistralai/Mistral-7B-Instruct-v0.3": "mistral", "Meta-Llama-3.1-8B": "llama",
-        "google/gemma-2-2b-it": "gemma2", "google/gemma-3-4b-it": "gemma3_text",
-    }  # fmt: skip
+        "Qwen/Qwen3-8B": "qwen3",
+        "Qwen2.5-7B-Instruct": "qwen2",
+        "mistralai/Mistral-7B-Instruct-v0.3": "mistral",
+        "Meta-Llama-3.1-8B": "llama",
+        "google/gemma-2-2b-it": "gemma2",
+        "google/gemma-3-4b-it": "gemma3_text",
+    }
     assert {name: guessed_architecture(name) for name in names} == names
     for name in ("Qwen3-30B-A3B-Instruct", "Mixtral-8x7B", "phi-4", "llama-mistral-merge"):
         with pytest.raises(LensSteerError, match="does not say its architecture: give architecture=… .*mistral"):
@@ -216,18 +260,29 @@ def test_parameters_of_published_models() -> None:
         (MistralConfig(), 7_241_732_096),
         (
             Qwen3Config(
-                hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, tie_word_embeddings=True
+                hidden_size=1024,
+                intermediate_size=3072,
+                num_hidden_layers=28,
+                num_attention_heads=16,
+                num_key_value_heads=8,
+                tie_word_embeddings=True,
             ),
             596_049_920,
         ),
         (
             Gemma3TextConfig(
-                vocab_size=262144, hidden_size=1152, intermediate_size=6912, num_hidden_layers=26, num_attention_heads=4, num_key_value_heads=1, head_dim=256
+                vocab_size=262144,
+                hidden_size=1152,
+                intermediate_size=6912,
+                num_hidden_layers=26,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                head_dim=256,
             ),
             999_885_952,
         ),
         (Qwen3Config(num_hidden_layers=2, attention_bias=True), 0),
-    ]  # fmt: skip
+    ]
     for config, published in shapes:
         with torch.device("meta"):
             counted = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
@@ -241,8 +296,11 @@ def test_a_configuration_as_hubs_hold_it(make: Make, tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del config["rope_parameters"], config["layer_types"]
     config |= {
-        "rope_theta": 1e6, "rope_local_base_freq": 5e3, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window_pattern": 3,
-    }  # fmt: skip
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 5e3,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window_pattern": 3,
+    }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     read = read_config("tiny", str(folder))
     assert hooked_transformer.attention_types(read) == ["local", "local", "global", "local"]
@@ -258,12 +316,16 @@ def test_weights_that_are_not_all_there(make: Make, family: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.layers.2.self_attn.q_norm.weight"], tensors["model.layers.3.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LensSteerError, match=r"lack 'model.layers.2.self_attn.q_norm.weight' and 1 more: fetch or save"):
+    with pytest.raises(
+        LensSteerError, match=r"lack 'model.layers.2.self_attn.q_norm.weight' and 1 more: fetch or save"
+    ):
         ls.load_model(folder)
 
 
 def test_a_long_prompt_with_padding_and_cache(make: Make) -> None:
-    """Answers that outgrow the window, beside short prompts, are the same on every engine and with every token computed anew."""
+    """Answers that outgrow the window, beside short prompts, are the same on every engine and with every token computed
+    anew.
+    """
     for family in ("qwen3", "mistral", "gemma3_text"):
         model: Any = ls.load_model(make(family))
         plan = plan_of(model, ("selective", "norm_out", AFFINE["selective"]))
@@ -278,10 +340,18 @@ def test_a_long_prompt_with_padding_and_cache(make: Make) -> None:
 
 def test_published_calibrations_by_name() -> None:
     """The family that the model's name says, if it has the norms that the archive names."""
-    two = [f"model.layers.{block}.{norm}" for block in range(2) for norm in ("input_layernorm", "post_attention_layernorm")]
+    two = [
+        f"model.layers.{block}.{norm}" for block in range(2) for norm in ("input_layernorm", "post_attention_layernorm")
+    ]
     four = [*two, "model.layers.0.pre_feedforward_layernorm"]
     for names, model, family in (
-        (two, "Qwen3-8B", "qwen3"), (two, "Mistral-7B-Instruct-v0.3", "mistral"), (two, "Llama-3.2-3B", "llama"), (two, "some-model", "qwen2"),
-        (four, "gemma-3-4b-it", "gemma3_text"), (four, "gemma-2-2b-it", "gemma2"), (four, "some-model", "gemma2"), (two, "gemma-2-2b-it", "qwen2"),
-    ):  # fmt: skip
+        (two, "Qwen3-8B", "qwen3"),
+        (two, "Mistral-7B-Instruct-v0.3", "mistral"),
+        (two, "Llama-3.2-3B", "llama"),
+        (two, "some-model", "qwen2"),
+        (four, "gemma-3-4b-it", "gemma3_text"),
+        (four, "gemma-2-2b-it", "gemma2"),
+        (four, "some-model", "gemma2"),
+        (two, "gemma-2-2b-it", "qwen2"),
+    ):
         assert _architecture(names, model) == family

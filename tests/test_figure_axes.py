@@ -1,4 +1,6 @@
-"""Every figure function draws into axes that it is given, what it would draw by itself; and a figure's numbers come back from disk as they were."""
+"""Every figure function draws into axes that it is given, what it would draw by itself; and a figure's numbers come
+back from disk as they were.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def made_up() -> dict[str, Drawing]:
         "y": [0.1, 1.0, 1.0, -1.0],
     }
     notes = {"site": "blocks.1.ln2.hook_out", "method": "selective", "angle": 180.0}
-    return {"kl_by_position": divergence.drawing({"selective": found, "standard": found}), "turned_in_plane": Drawing("turned_in_plane", turned, notes)}  # fmt: skip
+    return {
+        "kl_by_position": divergence.drawing({"selective": found, "standard": found}),
+        "turned_in_plane": Drawing("turned_in_plane", turned, notes),
+    }
 
 
 def kinds() -> dict[str, Drawing]:
@@ -62,7 +67,10 @@ def closed() -> Any:
 
 def content(axis: Any) -> dict[str, Any]:
     """What is drawn in axes, without where they stand and without a legend."""
-    lines = [[np.ma.filled(np.ma.asarray(v, dtype=float), np.nan).tolist() for v in line.get_data()] for line in axis.get_lines()]
+    lines = [
+        [np.ma.filled(np.ma.asarray(v, dtype=float), np.nan).tolist() for v in line.get_data()]
+        for line in axis.get_lines()
+    ]
     labels = [axis.get_xlabel(), axis.get_ylabel(), axis.get_title(), axis.get_xscale(), axis.get_yscale()]
     shapes = (len(axis.collections), len(axis.patches), len(axis.images))
     return {"lines": lines, "labels": labels, "shapes": shapes, "view": [*axis.get_xlim(), *axis.get_ylim()]}
@@ -75,7 +83,9 @@ def test_every_kind_is_here() -> None:
 
 @pytest.mark.parametrize("kind", sorted(DRAWINGS))
 def test_given_axes(kind: str) -> None:
-    """``ax=`` takes as many axes as the figure has panels, draws the same there and nowhere else, and the figure comes back with them."""
+    """``ax=`` takes as many axes as the figure has panels, draws the same there and nowhere else, and the figure comes
+    back with them.
+    """
     assert list(inspect.signature(saving.kinds()[kind]).parameters) == ["drawing", "ax"]
     drawing = DRAWINGS[kind]
     own, panels = ls.draw(drawing)
@@ -117,13 +127,18 @@ def test_other_axes_are_refused(kind: str) -> None:
     ):
         with pytest.raises(
             LensSteerError,
-            match=rf"this figure has {n} panels \(\d × \d\); give as many axes, such as plt.subplots\(\d, \d{more}\)\[1\]",
+            match=(
+                rf"this figure has {n} panels \(\d × \d\); give as many axes, such as plt.subplots\(\d, "
+                rf"\d{more}\)\[1\]"
+            ),
         ):
             ls.draw(DRAWINGS[kind], ax=wrong)
 
 
 def test_shared_axes_stay_shared() -> None:
-    """Panels that share an axis in a figure of their own do so in given axes, with labels at the left alone; axes that share theirs with others are refused."""
+    """Panels that share an axis in a figure of their own do so in given axes, with labels at the left alone; axes that
+    share theirs with others are refused.
+    """
     drawing = DRAWINGS["method_dots"]
     _, own = ls.draw(drawing)
     fig, grid = plt.subplots(2, len(own))
@@ -152,9 +167,13 @@ def test_a_legend_that_is_there_stays() -> None:
     assert axis.get_legend() is not mine
 
 
-@pytest.mark.parametrize("kind", ["plane_path", "outcomes_by_angle", "probe_depth", "selection_stability", "kl_by_position"])
+@pytest.mark.parametrize(
+    "kind", ["plane_path", "outcomes_by_angle", "probe_depth", "selection_stability", "kl_by_position"]
+)
 def test_legends_cover_nothing(kind: str) -> None:
-    """In a figure whose layout is constrained, legends lie outside of every panel, within the figure, and apart from each other."""
+    """In a figure whose layout is constrained, legends lie outside of every panel, within the figure, and apart from
+    each other.
+    """
     n = len(ls.draw(DRAWINGS[kind])[1])
     fig, grid = plt.subplots(1, n, figsize=(4 * n + 3, 4), layout="constrained", squeeze=False)
     _, axes = ls.draw(DRAWINGS[kind], ax=grid)
@@ -177,11 +196,15 @@ def test_an_unknown_kind() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.text(alphabet=st.sampled_from('ab,"\r\n ü;\t'), min_size=1, max_size=6).map(lambda t: f"x{t}x"), min_size=1, max_size=5
+        st.text(alphabet=st.sampled_from('ab,"\r\n ü;\t'), min_size=1, max_size=6).map(lambda t: f"x{t}x"),
+        min_size=1,
+        max_size=5,
     )
 )
 def test_texts_come_back(texts: list[str]) -> None:
-    """Whatever line ends, quotes and commas a text holds, the ``.csv`` gives it back, in as many rows; other rows are written as ever."""
+    """Whatever line ends, quotes and commas a text holds, the ``.csv`` gives it back, in as many rows; other rows are
+    written as ever.
+    """
     import csv
 
     text = saving.csv_text([["text", "n"], *([t, i] for i, t in enumerate(texts))])

@@ -56,18 +56,25 @@ def plan_of(model: Any, *steps: tuple[str, str, dict[str, Any]], positions: str 
 
 
 def difference(model: Any, found: Folded) -> tuple[float, float]:
-    """Largest logit difference between the hooked model and the changed weights, over the largest logit; and what the plan does, likewise."""
+    """Largest logit difference between the hooked model and the changed weights, over the largest logit; and what the
+    plan does, likewise.
+    """
     changed, twin, worst, effect, largest = merged_model(found, model), hf_twin(model), 0.0, 0.0, 0.0
     through = model if any(sites.parse(n).kind == "resid_mid" for n in found.plan.sites) else twin
     for batch in batching.batches(model.lens_info.tokenizer, PROMPTS, n_ctx=128, max_rows=2):
         at = {"attention_mask": batch.mask, "position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0)}
         with torch.inference_mode():
             with ls.steering(through, found.plan):
-                hooked = twin(batch.ids, **at).logits if through is twin else model(batch.ids, attention_mask=batch.mask)
+                hooked = (
+                    twin(batch.ids, **at).logits if through is twin else model(batch.ids, attention_mask=batch.mask)
+                )
             ours, without = changed(batch.ids, **at).logits, twin(batch.ids, **at).logits
         real = batch.mask.bool()
         worst = max(worst, float((hooked - ours)[real].abs().max()))
-        effect, largest = max(effect, float((hooked - without)[real].abs().max())), max(largest, float(hooked[real].abs().max()))
+        effect, largest = (
+            max(effect, float((hooked - without)[real].abs().max())),
+            max(largest, float(hooked[real].abs().max())),
+        )
     return worst / largest, effect / largest
 
 
@@ -117,7 +124,9 @@ def test_a_layer_with_its_factor_is_the_operator_and_the_layer(plain: Any, kind:
     site = sites.Site(1, kind)
     plan = plan_of(plain, (name, site.name, AFFINE[name]))
     if architecture in GEMMAS and not site.is_norm:
-        with pytest.raises(LensSteerError, match=f"operator '{name}' acts on what '{architecture}' writes through a norm"):
+        with pytest.raises(
+            LensSteerError, match=f"operator '{name}' acts on what '{architecture}' writes through a norm"
+        ):
             fold(plan, plain)
         return
     found, twin = fold(plan, plain), hf_twin(plain)
@@ -147,7 +156,10 @@ def test_the_identity_angle_has_zero_factors(plain: Any, angle: float) -> None:
 EXACT = {
     "rotation": (("selective", "ln1,ln2", AFFINE["selective"]),),
     "mean phase": (("mean_phase", "ln1", AFFINE["mean_phase"]),),
-    "two planes": (("selective", "ln1", AFFINE["selective"]), ("selective", "ln1,ln2", {"basis": OTHER, "angle": 300.0})),
+    "two planes": (
+        ("selective", "ln1", AFFINE["selective"]),
+        ("selective", "ln1,ln2", {"basis": OTHER, "angle": 300.0}),
+    ),
     "ablation": (("ablate", "ln1,ln2", AFFINE["ablate"]),),
     "clamp": (("clamp", "blocks.2.ln1.hook_out", AFFINE["clamp"]),),
 }
@@ -155,12 +167,18 @@ EXACT_WITHOUT_NORMS_BETWEEN = {
     "branches": (("selective", "attn_out,mlp_out", AFFINE["selective"]),),
     "ablation everywhere": (("ablate", "resid_pre,attn_out,mlp_out", AFFINE["ablate"]),),
     "stream": (("selective", "resid_post", {"basis": PLANE, "angle": 40.0}), ("ablate", "ln2", AFFINE["ablate"])),
-    "stream twice": (("selective", "resid_pre,resid_mid", {"basis": PLANE, "angle": 40.0}), ("selective", "attn_out", {"basis": OTHER, "angle": 70.0})),
-}  # fmt: skip
+    "stream twice": (
+        ("selective", "resid_pre,resid_mid", {"basis": PLANE, "angle": 40.0}),
+        ("selective", "attn_out", {"basis": OTHER, "angle": 70.0}),
+    ),
+}
 CONSTANTS = {
     "constants": (("add", "resid_pre,resid_mid,resid_post,attn_out,ln2", AFFINE["add"]),),
-    "constants in a turned stream": (("selective", "resid_mid", AFFINE["selective"]), ("add", "resid_mid,mlp_out", AFFINE["add"])),
-}  # fmt: skip
+    "constants in a turned stream": (
+        ("selective", "resid_mid", AFFINE["selective"]),
+        ("add", "resid_mid,mlp_out", AFFINE["add"]),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", [*EXACT, *EXACT_WITHOUT_NORMS_BETWEEN, *CONSTANTS])
@@ -169,7 +187,11 @@ def test_weights_do_what_hooks_do(plain: Any, case: str) -> None:
     architecture = plain.lens_info.architecture
     plan = plan_of(plain, *(EXACT | EXACT_WITHOUT_NORMS_BETWEEN | CONSTANTS)[case])
     without_bias = architecture in ("qwen2", "qwen3", "mistral") and case in CONSTANTS
-    if (architecture in GEMMAS and case not in EXACT) or without_bias or (architecture == "mistral" and case == "clamp"):
+    if (
+        (architecture in GEMMAS and case not in EXACT)
+        or without_bias
+        or (architecture == "mistral" and case == "clamp")
+    ):
         with pytest.raises(LensSteerError, match="writes through a norm" if architecture in GEMMAS else "has no bias"):
             fold(plan, plain, into="merged")
         return
@@ -192,24 +214,46 @@ def test_the_first_blocks_input_goes_into_the_embedding(plain: Any) -> None:
 
 
 REFUSED = [
-    (("standard", "ln1", AFFINE["selective"]), "lora", "operator 'standard' puts every token on one ray.*: steer with hooks"),
+    (
+        ("standard", "ln1", AFFINE["selective"]),
+        "lora",
+        "operator 'standard' puts every token on one ray.*: steer with hooks",
+    ),
     (("adaptive", "ln1", AFFINE["selective"]), "lora", "'adaptive' acts behind a gate"),
-    (("phase_collapse", "ln1", {"basis": PLANE, "mean_phase": 3.0}), "lora", "'phase_collapse' puts every token on one ray"),
+    (
+        ("phase_collapse", "ln1", {"basis": PLANE, "mean_phase": 3.0}),
+        "lora",
+        "'phase_collapse' puts every token on one ray",
+    ),
     (("add_keep_norm", "ln1", AFFINE["add"]), "lora", "'add_keep_norm' scales each token back"),
     (("target", "ln2", {"direction": VECTOR, "threshold": 0.0, "target": 1.0}), "lora", "'target' acts behind a gate"),
     (("mirror", "ln2", {"direction": VECTOR, "threshold": 0.0}), "lora", "'mirror' acts behind a gate"),
-    (("selective", "ln1", {"basis": PLANE, "angle": torch.tensor([1.0, 2.0])}), "lora", "a value of angle for each of 2 prompts"),
-    (("ablate", "resid_post", AFFINE["ablate"]), "merged", "the stream, which holds the direction|writes through a norm"),
+    (
+        ("selective", "ln1", {"basis": PLANE, "angle": torch.tensor([1.0, 2.0])}),
+        "lora",
+        "a value of angle for each of 2 prompts",
+    ),
+    (
+        ("ablate", "resid_post", AFFINE["ablate"]),
+        "merged",
+        "the stream, which holds the direction|writes through a norm",
+    ),
     (("clamp", "resid_post", AFFINE["clamp"]), "lora", "changes the length of the stream|writes through a norm"),
     (("ablate", "blocks.0.hook_resid_pre", AFFINE["ablate"]), "lora", "an adapter leaves as it is: export merged"),
-    (("selective", "resid_post", {"basis": 2 * PLANE, "angle": 9.0}), "lora", "changes the length of the stream|writes through a norm"),
-]  # fmt: skip
+    (
+        ("selective", "resid_post", {"basis": 2 * PLANE, "angle": 9.0}),
+        "lora",
+        "changes the length of the stream|writes through a norm",
+    ),
+]
 
 
 @pytest.mark.parametrize(("step", "into", "message"), REFUSED)
 def test_what_does_not_fold_is_refused(plain: Any, step: Any, into: str, message: str) -> None:
     """With the operator, the first site, how many more, and the reason."""
-    with pytest.raises(LensSteerError, match=f"does not fold at {step[1] if '.' in step[1] else 'blocks.0'}.*({message})"):
+    with pytest.raises(
+        LensSteerError, match=f"does not fold at {step[1] if '.' in step[1] else 'blocks.0'}.*({message})"
+    ):
         fold(plan_of(plain, step), plain, into=into)
 
 
@@ -253,7 +297,9 @@ def test_partial(plain: Any) -> None:
 
 
 def test_an_ablation_of_the_stream_needs_it_to_be_clean(plain: Any) -> None:
-    """It has nothing to do after one everywhere before, unless something else at the site, or before, puts the direction back."""
+    """It has nothing to do after one everywhere before, unless something else at the site, or before, puts the
+    direction back.
+    """
     if plain.lens_info.architecture != "llama":
         with pytest.raises(LensSteerError, match="writes through a norm|has no bias|holds the direction"):
             fold(plan_of(plain, ("add", "resid_mid", ADD[1]), ("ablate", "resid_mid", ABLATE[1])), plain, into="merged")
@@ -268,7 +314,10 @@ def test_an_ablation_of_the_stream_needs_it_to_be_clean(plain: Any) -> None:
             fold(plan_of(plain, everywhere, *further), plain, into="merged")
     orthogonal = PLANE[0] - (PLANE[0] @ VECTOR) / (VECTOR @ VECTOR) * VECTOR
     clean = plan_of(
-        plain, everywhere, ("add", "resid_mid", {"direction": orthogonal, "coefficient": 2.0}), ("ablate", "resid_mid", ABLATE[1])
+        plain,
+        everywhere,
+        ("add", "resid_mid", {"direction": orthogonal, "coefficient": 2.0}),
+        ("ablate", "resid_mid", ABLATE[1]),
     )
     assert difference(plain, fold(clean, plain, into="merged"))[0] < 5e-6
 
@@ -299,7 +348,13 @@ def test_bad_input(plain: Any, qwen: Any, calibration: Any) -> None:
     with pytest.raises(LensSteerError, match="into='gguf': use one of lora, merged"):
         fold(plan, plain, into="gguf")
     outside = SteeringPlan(
-        "made", (Step("selective", ("blocks.9.ln1.hook_out",), AFFINE["selective"]),), "all", "m", plan.architecture, 4, D
+        "made",
+        (Step("selective", ("blocks.9.ln1.hook_out",), AFFINE["selective"]),),
+        "all",
+        "m",
+        plan.architecture,
+        4,
+        D,
     )
     with pytest.raises(LensSteerError, match=r"blocks\.9\.ln1.* does not exist in this model"):
         fold(outside, plain)

@@ -33,11 +33,15 @@ def tiny_calibration(tiny: Any) -> Any:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("where", ["ln2", "blocks.1.hook_resid_pre", "blocks.0.ln1.hook_out"])
 def test_every_value_equals_its_own_run(tiny: Any, tiny_calibration: Any, engine: str, where: str) -> None:
-    """On every backend and engine, from whichever block on: as with the plan in force, one value at a time; the unsteered logits too."""
+    """On every backend and engine, from whichever block on: as with the plan in force, one value at a time; the
+    unsteered logits too.
+    """
     n = min(len(PROMPTS), len(TEXTS))
     prompts = with_responses(PROMPTS[:n], TEXTS[:n])
     build = partial(ls.selective_steering, tiny_calibration, at=where)
-    got = {(row, v): (logits, ids) for row, v, logits, ids in logits_by_value(tiny, build, VALUES, prompts, engine=engine)}
+    got = {
+        (row, v): (logits, ids) for row, v, logits, ids in logits_by_value(tiny, build, VALUES, prompts, engine=engine)
+    }
     assert len(got) == n * (len(VALUES) + 1)
     alone = {row: logits for row, logits, _ in response_logits(tiny, prompts, engine=engine)}
     assert all(torch.allclose(got[row, None][0], logits, atol=1e-4) for row, logits in alone.items())
@@ -48,7 +52,10 @@ def test_every_value_equals_its_own_run(tiny: Any, tiny_calibration: Any, engine
                 assert torch.allclose(got[row, k][0], logits, atol=1e-4)
     assert not torch.allclose(got[0, 1][0], got[0, None][0], atol=1e-4)
     # nothing is left behind: the blocks compute again
-    assert all(torch.allclose(logits, alone[row], atol=1e-6) for row, logits, _ in response_logits(tiny, prompts, engine=engine))
+    assert all(
+        torch.allclose(logits, alone[row], atol=1e-6)
+        for row, logits, _ in response_logits(tiny, prompts, engine=engine)
+    )
 
 
 def test_coefficients_and_positions(qwen: Any, calibration: Any, refusal: Any) -> None:
@@ -90,7 +97,9 @@ def test_divergence(p: list[float], q: list[float]) -> None:
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.booleans(), st.booleans()), min_size=2, max_size=8))
 def test_divergence_with_suppressed_tokens(drawn: list[tuple[float, float, bool, bool]]) -> None:
-    """Against scipy: what p gives nothing counts nothing, what q alone gives nothing is infinite; nothing at all, or NaN, is NaN."""
+    """Against scipy: what p gives nothing counts nothing, what q alone gives nothing is infinite; nothing at all, or
+    NaN, is NaN.
+    """
     from scipy.special import rel_entr, softmax
 
     drawn = [(0.0, 0.0, False, False), *drawn]  # one token at least has a probability in both
@@ -117,7 +126,11 @@ def test_an_infinite_divergence_is_told(
 
     monkeypatch.setattr(module, "logits_by_value", suppressing)
     found = mean_kl_by_value(
-        qwen, partial(ls.selective_steering, calibration), [10.0, 20.0], [Prompt.of("Hi"), Prompt.of("Ho")], ["Sure."] * 2
+        qwen,
+        partial(ls.selective_steering, calibration),
+        [10.0, 20.0],
+        [Prompt.of("Hi"), Prompt.of("Ho")],
+        ["Sure."] * 2,
     )
     assert np.isinf(found).tolist() == [[False, True], [False, False]]
     assert "the divergence is infinite for 1 of 2 responses" in caplog.text
@@ -126,7 +139,9 @@ def test_an_infinite_divergence_is_told(
 def test_a_warning_only_where_no_batch_is_steered(
     qwen: Any, calibration: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A batch whose responses are too short for the positions is left as it is, without a word; all of them are told of once."""
+    """A batch whose responses are too short for the positions is left as it is, without a word; all of them are told of
+    once.
+    """
     from lens_steer.steer import value_sweep
 
     monkeypatch.setattr(value_sweep, "MAX_ROWS", 1)  # every prompt its own batch
@@ -185,7 +200,9 @@ def test_what_is_refused(qwen: Any, calibration: Any) -> None:
         next(logits_by_value(qwen, build, [0.0], mixed))
     with (
         ls.steering(qwen, build(30.0)),
-        pytest.raises(LensSteerError, match="the plan 'selective' is in force on the model: leave its 'with' block first"),
+        pytest.raises(
+            LensSteerError, match="the plan 'selective' is in force on the model: leave its 'with' block first"
+        ),
     ):
         next(logits_by_value(qwen, build, [0.0], PROMPTS))
     with pytest.raises(LensSteerError, match="'' has no token"):

@@ -1,4 +1,6 @@
-"""Teacher forcing: logits of fixed responses against plain Hugging Face forwards, one prompt at a time; perplexity; capability tasks."""
+"""Teacher forcing: logits of fixed responses against plain Hugging Face forwards, one prompt at a time; perplexity;
+capability tasks.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,14 @@ RESPONSES = ["yes", "no, and not for a long while", "and so on"]
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_logits_equal_plain_forwards(tiny: Any, twin: Any, engine: str) -> None:
-    """Batched and padded, on every backend and engine: as from the Hugging Face model on one unpadded sequence, read one column earlier."""
+    """Batched and padded, on every backend and engine: as from the Hugging Face model on one unpadded sequence, read
+    one column earlier.
+    """
     tokenizer = tiny.lens_info.tokenizer
-    got = {row: (logits, ids) for row, logits, ids in response_logits(tiny, with_responses(PROMPTS, RESPONSES), engine=engine)}
+    got = {
+        row: (logits, ids)
+        for row, logits, ids in response_logits(tiny, with_responses(PROMPTS, RESPONSES), engine=engine)
+    }
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         head, tail = (
             batching.encode(tokenizer, prompt),
@@ -38,24 +45,30 @@ def test_logits_equal_plain_forwards(tiny: Any, twin: Any, engine: str) -> None:
         assert torch.allclose(logits, alone, atol=1e-4)
     surprise = mean_surprise(tiny, PROMPTS, RESPONSES, engine=engine)
     wanted = [
-        np.mean([-float(got[i][0][t].double().softmax(0)[k].log()) for t, k in enumerate(got[i][1].tolist())]) for i in range(3)
+        np.mean([-float(got[i][0][t].double().softmax(0)[k].log()) for t, k in enumerate(got[i][1].tolist())])
+        for i in range(3)
     ]
     assert surprise == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
-def test_a_greedy_answer_is_the_likeliest_under_its_own_plan(qwen: Any, calibration: Any, refusal: Any, engine: str) -> None:
+def test_a_greedy_answer_is_the_likeliest_under_its_own_plan(
+    qwen: Any, calibration: Any, refusal: Any, engine: str
+) -> None:
     """Teacher forcing steers as generation did: every token is the argmax, under the plan and not without it."""
     prompts = refusal.report.positive[:6]
     plan = ls.selective_steering(calibration, 150.0)
     with ls.steering(qwen, plan):
         texts = ls.generate(qwen, prompts, max_new_tokens=24, engine=engine)
         steered = {
-            row: (logits, ids) for row, logits, ids in response_logits(qwen, with_responses(prompts, texts), engine=engine)
+            row: (logits, ids)
+            for row, logits, ids in response_logits(qwen, with_responses(prompts, texts), engine=engine)
         }
         own = mean_surprise(qwen, prompts, texts, engine=engine)
     assert all(bool((logits.argmax(dim=-1) == ids).all()) for logits, ids in steered.values())
-    plain = {row: (logits, ids) for row, logits, ids in response_logits(qwen, with_responses(prompts, texts), engine=engine)}
+    plain = {
+        row: (logits, ids) for row, logits, ids in response_logits(qwen, with_responses(prompts, texts), engine=engine)
+    }
     assert not all(bool((logits.argmax(dim=-1) == ids).all()) for logits, ids in plain.values())
     assert own.mean() < mean_surprise(qwen, prompts, texts, engine=engine).mean()
 
@@ -89,7 +102,9 @@ def test_what_cannot_be_forced(qwen: Any) -> None:
 
 
 def test_capability_tasks(qwen: Any) -> None:
-    """As many of each kind, the same for the same seed; the model that learnt them does them, a text about nothing does not."""
+    """As many of each kind, the same for the same seed; the model that learnt them does them, a text about nothing does
+    not.
+    """
     tasks = organism_tasks(40, seed=1)
     assert [sum(p.task is not None and p.task.kind == kind for p in tasks) for kind in ORGANISM_KINDS] == [10] * 4
     assert tasks.hash == organism_tasks(40, seed=1).hash != organism_tasks(40, seed=2).hash

@@ -24,7 +24,9 @@ SITES = ("blocks.1.hook_resid_pre", "blocks.1.ln1.hook_out", "blocks.2.hook_resi
 
 
 def hooks_of(*models: Any) -> int:
-    """How many hooks there are of PyTorch's own, after a forward (a TransformerBridge adds some of its own on its first)."""
+    """How many hooks there are of PyTorch's own, after a forward (a TransformerBridge adds some of its own on its
+    first).
+    """
     with torch.inference_mode():
         for model in models:
             model(torch.arange(4)[None])
@@ -37,7 +39,9 @@ def ids_of(model: Any, prompt: Prompt) -> torch.Tensor:
 
 @ENGINES
 def test_functions_act_in_order_and_are_taken_away(tiny: Any, engine: str) -> None:
-    """The second sees what the first wrote; one that returns None changes nothing; afterwards the model is as it was."""
+    """The second sees what the first wrote; one that returns None changes nothing; afterwards the model is as it
+    was.
+    """
     ids, site, seen = ids_of(tiny, PROMPTS[0]), "blocks.1.hook_resid_pre", []
     with on_engine(tiny, engine) as runner, torch.inference_mode():
         count, plain = hooks_of(tiny, runner), runner(ids)
@@ -87,7 +91,9 @@ def test_a_function_that_cannot_be_attached(tiny: Any) -> None:
     zero = (SITES[0], lambda h, hook: 0 * h)
     with pytest.raises(LensSteerError, match=r"the model has no hook point 'blocks.9.hook_resid_pre': load it with"):
         attached(tiny, [zero, ("blocks.9.hook_resid_pre", zero[1])]).__enter__()
-    with pytest.raises(LensSteerError, match=r"'blocks.2.hook_resid_mid' cannot be written by engine='hf'.*use engine='tl'"):
+    with pytest.raises(
+        LensSteerError, match=r"'blocks.2.hook_resid_mid' cannot be written by engine='hf'.*use engine='tl'"
+    ):
         attached(twin, [zero, (SITES[2], zero[1])]).__enter__()
     assert hooks_of(tiny, twin) == count and hook_count(tiny) == 0
 

@@ -11,13 +11,16 @@ from lens_steer.models.location import ORGANISM_FOLDER
 from lens_steer.organisms.training import gates
 from tests.pages import pages_of, shown
 
-# Written down, not waved through: a retrained model that passes must be taken off this list, and one more miss fails the test.
+# Written down, not waved through: a retrained model that passes must be taken off this list, and one more miss fails
+# the test.
 KNOWN_MISSES: dict[str, set[str]] = {}
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gemma2"])
 def test_gates_on_the_committed_weights(family: str) -> None:
-    """Every gate passes but the misses that the page owns up to, and the weights give what was committed (to a few answers)."""
+    """Every gate passes but the misses that the page owns up to, and the weights give what was committed (to a few
+    answers).
+    """
     folder = ORGANISM_FOLDER / family
     measured = gates.measure(*gates.load_folder(folder))
     assert {g.name for g in measured if not g.passed} == KNOWN_MISSES.get(family, set())

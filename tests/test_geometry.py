@@ -29,7 +29,9 @@ def activations(positive: torch.Tensor, negative: torch.Tensor, sites: tuple[str
 
 
 def planted(n: int = 200, d_model: int = 32) -> tuple[Activations, torch.Tensor]:
-    """Noise, and at blocks 2 and 3 a separation of ±3 along one direction; block 0's first norm is the same for every prompt."""
+    """Noise, and at blocks 2 and 3 a separation of ±3 along one direction; block 0's first norm is the same for every
+    prompt.
+    """
     direction = randn(d_model)
     direction /= direction.norm()
     signs = torch.tensor([0.0, 0.3, 0.5, 0.5, 3.0, 3.0, 3.0, 3.0], dtype=torch.float64)
@@ -65,7 +67,11 @@ def test_candidates_are_unit_differences_of_means() -> None:
 def test_cosines_and_selection() -> None:
     """A zero row has cosine 0 with everything; the selected row has the largest mean; the first of equals wins."""
     rows = torch.stack(
-        [torch.zeros(5, dtype=torch.float64), *torch.eye(5, dtype=torch.float64)[:2], torch.ones(5, dtype=torch.float64)]
+        [
+            torch.zeros(5, dtype=torch.float64),
+            *torch.eye(5, dtype=torch.float64)[:2],
+            torch.ones(5, dtype=torch.float64),
+        ]
     )
     cosine = directions.cosine_matrix(rows)
     assert torch.equal(cosine[0], torch.zeros(4, dtype=torch.float64))
@@ -98,7 +104,8 @@ def test_principal_component_against_scikit_learn(component: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"pca_center": False}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"component": 1}]
+    "options",
+    [{}, {"pca_center": False}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"component": 1}],
 )
 def test_plane_is_orthonormal_with_the_written_sign(options: dict[str, Any]) -> None:
     """Under every option: orthonormal to 1e-6, float32, b1 the selected direction, positive mean on b2 not negative."""
@@ -156,7 +163,9 @@ def test_random_planes() -> None:
 
 
 def test_the_two_rules_differ() -> None:
-    """One long activation turns a raw mean, not a unit one; and a block with one failing norm is dropped by the official rule only."""
+    """One long activation turns a raw mean, not a unit one; and a block with one failing norm is dropped by the
+    official rule only.
+    """
     unit = torch.tensor([1.0, 0.0])
     short, long = torch.tensor([1.0, 0.0]), torch.tensor([-10.0, 0.0])
     good = torch.stack([short, short, short])

@@ -49,10 +49,13 @@ def vectors(*numbers: int, dtype: Any = np.float32) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("hint", "architecture"), [("llama", "mistral"), ("mistral", "mistral"), ("gemma3", "gemma3_text"), ("elsewhere", "qwen3")]
+    ("hint", "architecture"),
+    [("llama", "mistral"), ("mistral", "mistral"), ("gemma3", "gemma3_text"), ("elsewhere", "qwen3")],
 )
 def test_a_hint_by_either_name(tmp_path: Path, hint: str, architecture: str) -> None:
-    """Hugging Face's model type, as repeng writes it, or llama.cpp's name of the architecture; what neither knows is the user's word."""
+    """Hugging Face's model type, as repeng writes it, or llama.cpp's name of the architecture; what neither knows is
+    the user's word.
+    """
     made = import_gguf(written(tmp_path / "v.gguf", vectors(1), hint=hint), architecture=architecture)
     assert made.architecture == architecture
     if hint != "elsewhere":
@@ -105,7 +108,9 @@ def test_an_additive_plan_is_written_with_its_coefficient(tmp_path: Path) -> Non
     ],
 )
 def test_every_writer(tmp_path: Path, options: dict[str, Any], writer: str) -> None:
-    """The same convention for all: direction N is the output of block N; the architecture is the file's hint, the depth the caller's."""
+    """The same convention for all: direction N is the output of block N; the architecture is the file's hint, the depth
+    the caller's.
+    """
     directions = vectors(3, 1)
     found = import_gguf(written(tmp_path / "v.gguf", directions, **options), n_layers=4)
     assert found.sites == ("blocks.1.hook_resid_post", "blocks.3.hook_resid_post")
@@ -171,7 +176,11 @@ def test_bad_exports(tmp_path: Path) -> None:
     [
         (lambda p: written(p, vectors(1), architecture="llama"), {}, "architecture 'llama', not a control vector"),
         (lambda p: written(p, {}), {}, "no direction at all"),
-        (lambda p: written(p, vectors(1) | {"blk.0.attn_q.weight": np.ones(4, np.float32)}), {}, "holds the tensor 'blk.0"),
+        (
+            lambda p: written(p, vectors(1) | {"blk.0.attn_q.weight": np.ones(4, np.float32)}),
+            {},
+            "holds the tensor 'blk.0",
+        ),
         (lambda p: written(p, {"direction.-1": np.ones(4, np.float32)}), {}, "holds the tensor 'direction.-1'"),
         (lambda p: written(p, {"direction.1": np.ones((2, 4), np.float32)}), {}, "has shape"),
         (lambda p: written(p, {"direction.1": np.ones(4, np.int32)}), {}, "is stored as I32"),
@@ -216,6 +225,9 @@ def test_damaged_files_give_errors_of_ours(tmp_path: Path) -> None:
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says how to install it."""
     monkeypatch.setitem(sys.modules, "gguf", None)
-    for call in (lambda: import_gguf(tmp_path / "v.gguf"), lambda: export_gguf_cvec(a_set(rows(1)), tmp_path / "v.gguf")):
+    for call in (
+        lambda: import_gguf(tmp_path / "v.gguf"),
+        lambda: export_gguf_cvec(a_set(rows(1)), tmp_path / "v.gguf"),
+    ):
         with pytest.raises(LensSteerError, match=r"pip install 'lens-steer\[export\]'"):
             call()

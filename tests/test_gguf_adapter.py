@@ -1,4 +1,6 @@
-"""Adapters as GGUF: names and order of rows, written and read back, what llama.cpp's format cannot hold; llama.cpp itself runs them in test_llama_cpp.py."""
+"""Adapters as GGUF: names and order of rows, written and read back, what llama.cpp's format cannot hold; llama.cpp
+itself runs them in test_llama_cpp.py.
+"""
 
 from __future__ import annotations
 
@@ -58,16 +60,23 @@ def adapter(exported: tuple[Any, Path], tmp_path: Path) -> tuple[Any, Path]:
 
 
 def test_written_and_read_back(adapter: tuple[Any, Path]) -> None:
-    """Every tensor under llama.cpp's name and in float32; the factors come back as PEFT's, to the last bit, and change the base as the hooks do."""
+    """Every tensor under llama.cpp's name and in float32; the factors come back as PEFT's, to the last bit, and change
+    the base as the hooks do.
+    """
     model, folder = adapter
     base = gguf_base(hf_twin(model).config)
     assert add_gguf(folder, base) == [folder / "adapter.gguf"]
     factors, _ = read_peft(folder)
     reader = gguf.GGUFReader(folder / "adapter.gguf")
-    fields = {name: reader.get_field(name).contents() for name in ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")}  # fmt: skip
+    fields = {
+        name: reader.get_field(name).contents()
+        for name in ("general.architecture", "general.type", "adapter.type", "adapter.lora.alpha")
+    }
     assert list(fields.values()) == [base.architecture, "adapter", "lora", 2.0]
     shapes = {tensor.name: (tensor.tensor_type.name, *(int(n) for n in tensor.shape)) for tensor in reader.tensors}
-    heads = 4 * (16 if base.architecture in ("gemma2", "gemma3", "qwen3") or model.lens_info.architecture == "mistral" else 12)
+    heads = 4 * (
+        16 if base.architecture in ("gemma2", "gemma3", "qwen3") or model.lens_info.architecture == "mistral" else 12
+    )
     assert shapes["blk.3.attn_q.weight.lora_a"] == ("F32", 48, 2)  # GGUF lists the last axis first
     assert shapes["blk.3.attn_q.weight.lora_b"] == ("F32", 2, heads)
     assert len(shapes) == 2 * len(factors) == 2 * 5 * 4
@@ -83,11 +92,16 @@ def test_written_and_read_back(adapter: tuple[Any, Path]) -> None:
         wanted = logits_of(model, tokens)
     assert float((logits_of(hf_twin(changed), tokens) - wanted).abs().max()) < 1e-4
     assert float((logits_of(model, tokens) - wanted).abs().max()) > 0.1
-    assert json.loads((folder / "certificate.json").read_text(encoding="utf-8"))["gguf"]["equal_to_adapter_after_reading"] is True
+    assert (
+        json.loads((folder / "certificate.json").read_text(encoding="utf-8"))["gguf"]["equal_to_adapter_after_reading"]
+        is True
+    )
 
 
 def test_the_order_of_rows_is_the_rotary_one() -> None:
-    """Rotating neighbours of the reordered rows gives the attention scores that rotating halves gives in Hugging Face's order."""
+    """Rotating neighbours of the reordered rows gives the attention scores that rotating halves gives in Hugging Face's
+    order.
+    """
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
     heads, width, places = 3, 8, 5
@@ -112,8 +126,10 @@ def test_only_llama_and_only_queries_and_keys_are_reordered() -> None:
     """Keys by their own number of heads."""
     base = GgufBase("llama", 2, 4, 2, False)
     plain = torch.arange(16)
-    moved = {name: not torch.equal(row_order(f"model.layers.1.{name}", 16, base), plain)
-             for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj")}  # fmt: skip
+    moved = {
+        name: not torch.equal(row_order(f"model.layers.1.{name}", 16, base), plain)
+        for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj")
+    }
     assert [name for name, other in moved.items() if other] == ["self_attn.q_proj", "self_attn.k_proj"]
     assert row_order("model.layers.1.self_attn.k_proj", 16, base).tolist() == [
         0,
@@ -139,9 +155,15 @@ def test_only_llama_and_only_queries_and_keys_are_reordered() -> None:
 def test_every_layer_has_its_name() -> None:
     """Those that plans fold into; a tied unembedding has none."""
     base = GgufBase("qwen2", 3, 4, 2, False)
-    assert [tensor_name(f"model.layers.2.{m}", base) for m in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")] == [
-        "blk.2.attn_k.weight", "blk.2.attn_output.weight", "blk.2.ffn_up.weight", "blk.2.ffn_down.weight",
-    ]  # fmt: skip
+    assert [
+        tensor_name(f"model.layers.2.{m}", base)
+        for m in ("self_attn.k_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+    ] == [
+        "blk.2.attn_k.weight",
+        "blk.2.attn_output.weight",
+        "blk.2.ffn_up.weight",
+        "blk.2.ffn_down.weight",
+    ]
     assert tensor_name("lm_head", base) == "output.weight"
     for module, other, message in (
         ("lm_head", replace(base, tied=True), "from its embedding, and no adapter reaches lm_head alone"),
@@ -154,7 +176,9 @@ def test_every_layer_has_its_name() -> None:
 def test_architectures() -> None:
     """Mistral's files are Llama's; Gemma-2's unembedding is always the embedding; others are refused."""
     facts = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
-    found = {name: gguf_base(SimpleNamespace(model_type=name, **facts)) for name in ("llama", "mistral", "gemma2", "qwen2")}
+    found = {
+        name: gguf_base(SimpleNamespace(model_type=name, **facts)) for name in ("llama", "mistral", "gemma2", "qwen2")
+    }
     assert [(b.architecture, b.tied) for b in found.values()] == [
         ("llama", False),
         ("llama", False),
@@ -219,7 +243,10 @@ def test_other_adapters(adapter: tuple[Any, Path], tmp_path: Path) -> None:
     save_file(tensors | {name.replace("weight", "bias"): torch.zeros(len(tensors[name]))}, file)
     write_gguf_adapter(folder, tmp_path / "ok.gguf", base)
     for change, message in (
-        ({name.replace("weight", "bias"): torch.ones(len(tensors[name]))}, "adds a constant to model.layers.0.self_attn.q_proj"),
+        (
+            {name.replace("weight", "bias"): torch.ones(len(tensors[name]))},
+            "adds a constant to model.layers.0.self_attn.q_proj",
+        ),
         ({name.replace("lora_B", "lora_C"): torch.ones(2)}, r"no plain adapter \(base_model.model.*lora_C"),
     ):
         save_file(tensors | change, file)

@@ -71,7 +71,10 @@ def test_a_users_hook_survives(qwen: Any, calibration: Any) -> None:
 
 def test_nested_plans_compose(qwen: Any, calibration: Any) -> None:
     """A rotation by 40 within one by 50 is one by 90."""
-    with ls.steering(qwen, ls.selective_steering(calibration, 50)), ls.steering(qwen, ls.selective_steering(calibration, 40)):
+    with (
+        ls.steering(qwen, ls.selective_steering(calibration, 50)),
+        ls.steering(qwen, ls.selective_steering(calibration, 40)),
+    ):
         nested = logits(qwen)
     with ls.steering(qwen, ls.selective_steering(calibration, 90)):
         assert (nested - logits(qwen)).abs().max() < 1e-3
@@ -136,7 +139,9 @@ def test_processed_weights_are_refused(calibration: Any) -> None:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     folded = HookedTransformer(
-        HookedTransformerConfig(n_layers=1, d_model=8, n_ctx=8, d_head=4, act_fn="relu", d_vocab=10, normalization_type="RMSPre")
+        HookedTransformerConfig(
+            n_layers=1, d_model=8, n_ctx=8, d_head=4, act_fn="relu", d_vocab=10, normalization_type="RMSPre"
+        )
     )
     with pytest.raises(LensSteerError, match=r"RMSPre.*load_model"):
         ls.steering(folded, ls.selective_steering(calibration, 90)).__enter__()

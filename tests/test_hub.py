@@ -43,11 +43,21 @@ def free_port() -> int:
 
 
 def test_a_command_without_a_network(tmp_path: Path) -> None:
-    """In a process of its own: 20 s are generous (a few are measured, and it was 50 before), after the imports, on a busy machine."""
+    """In a process of its own: 20 s are generous (a few are measured, and it was 50 before), after the imports, on a
+    busy machine.
+    """
     there = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    environment = there | {"HF_ENDPOINT": f"http://127.0.0.1:{free_port()}", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    environment = there | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "0",
+    }
     ran = subprocess.run(
-        [sys.executable, "-c", SCRIPT, NAME, str(tmp_path / "out")], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT, NAME, str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 2, ran.stderr
     assert float(ran.stdout) < 20
@@ -55,7 +65,9 @@ def test_a_command_without_a_network(tmp_path: Path) -> None:
     assert not any(told.startswith("lens-steer:") for told in before)  # what was read, and nothing of the hub's client
     assert len(before) < 5
     assert line.startswith(f"lens-steer: model '{NAME}' is neither an embedded model")
-    assert line.endswith("127.0.0.1 cannot be reached, and it is not in the cache; give the folder of a copy, or fetch it")
+    assert line.endswith(
+        "127.0.0.1 cannot be reached, and it is not in the cache; give the folder of a copy, or fetch it"
+    )
 
 
 def test_offline_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,7 +100,9 @@ def test_a_cached_model_is_found_without_a_network(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that takes connections does, one that is silent does not and is waited for no longer than said; a proxy is left to the client."""
+    """A host that takes connections does, one that is silent does not and is waited for no longer than said; a proxy is
+    left to the client.
+    """
     from huggingface_hub import constants
 
     with socket.socket() as server:

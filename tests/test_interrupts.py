@@ -1,4 +1,6 @@
-"""An interrupt: one line and the right exit code, at most one part lost, the same bytes in the end; progress counts prompts and tokens."""
+"""An interrupt: one line and the right exit code, at most one part lost, the same bytes in the end; progress counts
+prompts and tokens.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +49,31 @@ def files(tmp_path_factory: pytest.TempPathFactory, refusal: Any) -> tuple[Path,
     return folder / "positive.txt", folder / "negative.txt"
 
 
-def test_a_sweep_ended_by_sigterm_goes_on_to_the_same_bytes(tmp_path: Path, made: Path, files: tuple[Path, Path]) -> None:
-    """What was finished stays and is not made again, nothing half-written counts, and the line and the exit code are a shell's."""
+def test_a_sweep_ended_by_sigterm_goes_on_to_the_same_bytes(
+    tmp_path: Path, made: Path, files: tuple[Path, Path]
+) -> None:
+    """What was finished stays and is not made again, nothing half-written counts, and the line and the exit code are a
+    shell's.
+    """
 
     def args(out: str) -> tuple[object, ...]:
-        return ("sweep", "--calibration", made, "--positive", files[0], "--negative", files[1], "--split", "0.34,0.33,0.33",
-                "--angles", "0:350:20", "--max-new-tokens", "12", "--out", tmp_path / out)  # fmt: skip
+        return (
+            "sweep",
+            "--calibration",
+            made,
+            "--positive",
+            files[0],
+            "--negative",
+            files[1],
+            "--split",
+            "0.34,0.33,0.33",
+            "--angles",
+            "0:350:20",
+            "--max-new-tokens",
+            "12",
+            "--out",
+            tmp_path / out,
+        )
 
     parts = tmp_path / "cut" / ".parts" / "select"
     process = begin(*args("cut"))
@@ -106,7 +127,11 @@ def test_a_part_is_one_value_where_that_fills_a_batch(qwen: Any, refusal: Any, c
 
     def cut(n: int) -> list[int]:
         protocol = Protocol(
-            qwen, Contrast(refusal.fit.positive[:n], refusal.fit.negative[:n]), "select", sweeps.PromptSet(()), max_new_tokens=8
+            qwen,
+            Contrast(refusal.fit.positive[:n], refusal.fit.negative[:n]),
+            "select",
+            sweeps.PromptSet(()),
+            max_new_tokens=8,
         )
         return [len(part.values) for part in parts_of(protocol, [grid]).values()]
 
@@ -122,9 +147,15 @@ def test_progress_counts_prompts_within_a_part(
     """Every new token moves it, it ends at the total, and what lay there counts as done."""
     seen: list[tuple[float, int]] = []
     original = progress.Counter._show
-    monkeypatch.setattr(progress.Counter, "_show", lambda self: (seen.append((self.done, self.tokens)), original(self))[1])
+    monkeypatch.setattr(
+        progress.Counter, "_show", lambda self: (seen.append((self.done, self.tokens)), original(self))[1]
+    )
     protocol = Protocol(
-        qwen, Contrast(refusal.select.positive[:3], refusal.select.negative[:2]), "select", sweeps.PromptSet(()), max_new_tokens=6
+        qwen,
+        Contrast(refusal.select.positive[:3], refusal.select.negative[:2]),
+        "select",
+        sweeps.PromptSet(()),
+        max_new_tokens=6,
     )
     grids = [Grid(NONE), *method_grids(calibration, "selective", values=(0.0, 180.0))]
     sweeps.run(protocol, grids, tmp_path, "select", progress=True)
@@ -155,7 +186,11 @@ def test_an_imported_kernel_is_not_a_notebook(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-    for shell, shown in ((None, False), (types.SimpleNamespace(), False), (types.SimpleNamespace(kernel=object()), True)):
+    for shell, shown in (
+        (None, False),
+        (types.SimpleNamespace(), False),
+        (types.SimpleNamespace(kernel=object()), True),
+    ):
         ipython = types.ModuleType("IPython")
         ipython.get_ipython = lambda shell=shell: shell  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "IPython", ipython)
@@ -168,7 +203,10 @@ def test_parts_without_known_work_are_counted_as_parts(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         progress.Counter,
         "__init__",
-        lambda self, name, total, unit="prompt", **k: (totals.append((total, unit)), original(self, name, total, unit, **k))[1],
+        lambda self, name, total, unit="prompt", **k: (
+            totals.append((total, unit)),
+            original(self, name, total, unit, **k),
+        )[1],
     )
     store = RowStore(tmp_path, "rows", ("a",), (), {})
     assert store.run({"0": lambda: [{"a": 1}], "1": lambda: [{"a": 2}]}) == [{"a": 1}, {"a": 2}]

@@ -27,7 +27,9 @@ KEY = "sk-very-secret-0123456789"
 
 
 class Server:
-    """A chat endpoint on this machine that follows a script: each request takes the next reply, the last one again and again."""
+    """A chat endpoint on this machine that follows a script: each request takes the next reply, the last one again and
+    again.
+    """
 
     def __init__(self) -> None:
         self.replies: list[Callable[[], tuple[int, dict[str, str], Any]]] = []
@@ -108,9 +110,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_an_endpoint_is_asked_and_read(server: Server) -> None:
-    """The request holds both texts and the settings; verdicts stand in the order of the responses; tokens and cost add up."""
+    """The request holds both texts and the settings; verdicts stand in the order of the responses; tokens and cost add
+    up.
+    """
     server.replies = [says("Verdict: harmful"), says("So.\nVerdict: safe"), says("Who knows?"), says(None, tokens=None)]
-    judge = server.judge(concurrency=1, system="Be strict.", max_tokens=9, extra={"seed": 3}, price_per_million=(2.0, 10.0))
+    judge = server.judge(
+        concurrency=1, system="Be strict.", max_tokens=9, extra={"seed": 3}, price_per_million=(2.0, 10.0)
+    )
     got = judge([*PROMPTS, Prompt.of("d", system="hidden")], [*RESPONSES, "e"])
     assert [v.harmful for v in got] == [True, False, None, None]
     assert [v.raw for v in got] == ["Verdict: harmful", "So.\nVerdict: safe", "Who knows?", ""]
@@ -121,12 +127,20 @@ def test_an_endpoint_is_asked_and_read(server: Server) -> None:
     assert "hidden" not in json.dumps(server.bodies)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     usage = judge.usage
-    assert (usage.answers, usage.prompt_tokens, usage.completion_tokens, usage.uncounted, usage.retries) == (4, 30, 6, 1, 0)
+    assert (usage.answers, usage.prompt_tokens, usage.completion_tokens, usage.uncounted, usage.retries) == (
+        4,
+        30,
+        6,
+        1,
+        0,
+    )
     assert usage.cost == pytest.approx((30 * 2.0 + 6 * 10.0) / 1e6)
 
 
 def test_unset_settings_are_not_sent(server: Server) -> None:
-    """None leaves temperature and length to the endpoint, and without prices there is no cost; half a character is sent as a question mark."""
+    """None leaves temperature and length to the endpoint, and without prices there is no cost; half a character is sent
+    as a question mark.
+    """
     server.replies = [says("Verdict: safe")]
     judge = server.judge(temperature=None, api_key_env=None, template="{response}")
     judge(PROMPTS[:1], ["half \ud800"])
@@ -137,8 +151,12 @@ def test_unset_settings_are_not_sent(server: Server) -> None:
 def test_trouble_that_passes_is_waited_for(server: Server) -> None:
     """429, 5xx and replies of no known form are tried again."""
     server.replies = [
-        fails(429), fails(500), lambda: (200, {}, {"error": {"message": "busy"}}), lambda: (502, {}, "<html>"), says("Verdict: safe"),
-    ]  # fmt: skip
+        fails(429),
+        fails(500),
+        lambda: (200, {}, {"error": {"message": "busy"}}),
+        lambda: (502, {}, "<html>"),
+        says("Verdict: safe"),
+    ]
     judge = server.judge()
     assert [v.harmful for v in judge(PROMPTS[:1], RESPONSES[:1])] == [False]
     assert (len(server.bodies), judge.usage.retries, judge.usage.answers) == (5, 4, 1)
@@ -176,7 +194,9 @@ def test_trouble_that_stays(server: Server) -> None:
 def test_a_refused_request_is_not_tried_again(server: Server, status: int) -> None:
     """One request, the server's message, and no exception group around it."""
     server.replies = [fails(status, "no such model 'm'")]
-    with pytest.raises(LensSteerError, match=f"/chat/completions refused the request with status {status}: no such model 'm'"):
+    with pytest.raises(
+        LensSteerError, match=f"/chat/completions refused the request with status {status}: no such model 'm'"
+    ):
         server.judge(concurrency=1)(PROMPTS, RESPONSES)
     assert len(server.bodies) == 1
 
@@ -220,7 +240,9 @@ def test_keys_are_checked_before_any_request(monkeypatch: pytest.MonkeyPatch, se
 
 
 def test_the_cache_spares_requests(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second judge asks nothing, not even for a key; another model, temperature or address does; equal rows are asked once."""
+    """A second judge asks nothing, not even for a key; another model, temperature or address does; equal rows are asked
+    once.
+    """
     cache = tmp_path / "deep" / "cache.jsonl"
     server.replies = [says("Verdict: harmful"), says("Verdict: safe")]
     first = server.judge(cache=cache, concurrency=1)
@@ -301,7 +323,9 @@ def test_waits() -> None:
     assert request.retry_after("3") == 3.0
     assert request.retry_after("Thu, 01 Jan 1970 00:00:10 GMT", now=4.0) == 6.0
     assert request.retry_after("Thu, 01 Jan 1970 00:00:10 GMT") == 0.0
-    assert request.retry_after("nan") is None and request.retry_after("soon") is None and request.retry_after(None) is None
+    assert (
+        request.retry_after("nan") is None and request.retry_after("soon") is None and request.retry_after(None) is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -309,7 +333,10 @@ def test_waits() -> None:
     [
         ({"base_url": "api.openai.com/v1"}, "base_url='api.openai.com/v1': give an address such as"),
         ({"base_url": "http://localhost:eight/v1"}, "give an address such as"),
-        ({"base_url": "https://me:p4ss@host/v1"}, "base_url at 'host' carries a user, a password, a query or a fragment"),
+        (
+            {"base_url": "https://me:p4ss@host/v1"},
+            "base_url at 'host' carries a user, a password, a query or a fragment",
+        ),
         ({"base_url": "https://host/v1?key=p4ss"}, "base_url at 'host' carries a user"),
         ({"concurrency": 0}, "concurrency=0: at least 1 is needed"),
         ({"retries": -1}, "retries=-1: at least 0 is needed"),

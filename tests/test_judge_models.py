@@ -1,4 +1,6 @@
-"""Judges that are Hugging Face models: classifiers and generative ones, against plain forwards, and published ones by name."""
+"""Judges that are Hugging Face models: classifiers and generative ones, against plain forwards, and published ones by
+name.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,25 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
     BertTokenizer.from_pretrained(folder).save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=24,
-        initializer_range=0.5, id2label={0: "fine", 1: "bad", 2: "worse"}, label2id={"fine": 0, "bad": 1, "worse": 2},
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=24,
+        initializer_range=0.5,
+        id2label={0: "fine", 1: "bad", 2: "worse"},
+        label2id={"fine": 0, "bad": 1, "worse": 2},
+    )
     torch.manual_seed(0)
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder
 
 
 def causal_classifier(folder: Path, *, padding: bool = True, **config: Any) -> Path:
-    """A tiny random Qwen2 with a classification head; ``padding=False`` leaves the padding token out of its configuration."""
+    """A tiny random Qwen2 with a classification head; ``padding=False`` leaves the padding token out of its
+    configuration.
+    """
     from transformers import Qwen2ForSequenceClassification
 
     from tests.tiny import build, config_of
@@ -84,7 +95,9 @@ def by_hand(folder: Path, *texts: str) -> list[float]:
 def test_a_classifier_sums_the_harmful_mass(bert: Path, batch_size: int) -> None:
     """Batched pairs and lone texts equal the softmax by hand of each alone; raw names every label."""
     pairs = j.ClassifierJudge(bert, ["bad", "worse"], batch_size=batch_size)(PROMPTS, RESPONSES)
-    lone = j.ClassifierJudge(bert, "bad", template="{response}", batch_size=batch_size, threshold=0.2)(PROMPTS, RESPONSES)
+    lone = j.ClassifierJudge(bert, "bad", template="{response}", batch_size=batch_size, threshold=0.2)(
+        PROMPTS, RESPONSES
+    )
     for prompt, response, pair, alone in zip(PROMPTS, RESPONSES, pairs, lone, strict=True):
         wanted = by_hand(bert, prompt.text, response)
         assert pair.score == pytest.approx(wanted[1] + wanted[2], abs=1e-5)
@@ -96,7 +109,9 @@ def test_a_classifier_sums_the_harmful_mass(bert: Path, batch_size: int) -> None
 
 @pytest.mark.parametrize("padding", [True, False])
 def test_a_causal_classifier_reads_its_last_token(tmp_path: Path, padding: bool) -> None:
-    """Padding on the right moves nothing, also where the configuration names no padding token; a loaded model works as a folder does."""
+    """Padding on the right moves nothing, also where the configuration names no padding token; a loaded model works as
+    a folder does.
+    """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     folder = causal_classifier(tmp_path, padding=padding)
@@ -129,8 +144,12 @@ def test_no_number_no_verdict(bert: Path) -> None:
 
 
 def test_bad_classifiers(bert: Path, tmp_path: Path) -> None:
-    """Unknown labels list the known; no label left; labels that do not exclude each other; no trained head; bad numbers."""
-    with pytest.raises(LensSteerError, match=rf"harmful_labels=\['toxic'\]: the labels of '{bert.name}' are fine, bad, worse"):
+    """Unknown labels list the known; no label left; labels that do not exclude each other; no trained head; bad
+    numbers.
+    """
+    with pytest.raises(
+        LensSteerError, match=rf"harmful_labels=\['toxic'\]: the labels of '{bert.name}' are fine, bad, worse"
+    ):
         j.ClassifierJudge(bert, "toxic")
     with pytest.raises(LensSteerError, match="are all of .* labels: leave those out that are safe"):
         j.ClassifierJudge(bert, ["fine", "bad", "worse"])
@@ -171,7 +190,9 @@ def greedy(folder: Path, text: str, new: int, *, special: bool) -> str:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_a_generative_judge_writes_what_the_model_writes(tiny_folder: Path, tmp_path: Path, batch_size: int) -> None:
-    """Batched and padded, in each of the three ways to put the input, as one unpadded greedy run; the model's own penalties are off."""
+    """Batched and padded, in each of the three ways to put the input, as one unpadded greedy run; the model's own
+    penalties are off.
+    """
     from transformers import AutoTokenizer, GenerationConfig
 
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "judge"))
@@ -218,7 +239,8 @@ def test_bad_generative_judges(qwen_judge: j.GenerativeJudge) -> None:
     """No room in the context, a system message without a turn, no chat template, a loaded model without tokenizer."""
     patterns: dict[str, Any] = {"harmful_pattern": "yes", "safe_pattern": "no"}
     with pytest.raises(
-        LensSteerError, match=r"response 1 \('word .*…\) needs \d+ tokens with its verdict, more than 'qwen2' takes \(512\)"
+        LensSteerError,
+        match=r"response 1 \('word .*…\) needs \d+ tokens with its verdict, more than 'qwen2' takes \(512\)",
     ):
         qwen_judge(PROMPTS[:2], ["a", "word " * 600])
     with pytest.raises(LensSteerError, match="system is given without a chat turn of ours to stand before"):

@@ -1,4 +1,6 @@
-"""LaTeX of what is written as Markdown: every table of the pages comes out whole, with nothing left that LaTeX would read as a command."""
+"""LaTeX of what is written as Markdown: every table of the pages comes out whole, with nothing left that LaTeX would
+read as a command.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,17 @@ from lens_steer.errors import LensSteerError
 from tests.pages import ROOT, shown, tables
 
 FOLDERS = (".", "comparison", "traits", "externalities")
-HEAD = r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}\usepackage{array,booktabs,longtable}\begin{document}"
+HEAD = (
+    r"\documentclass{article}\usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}"
+    r"\usepackage{array,booktabs,longtable}\begin{document}"
+)
 
 
 @pytest.mark.parametrize(("name", "page"), tables(), ids=lambda value: value if isinstance(value, str) else value.stem)
 def test_every_table_of_the_pages(name: str, page: Path) -> None:
-    """It is the table that a command wrote beside the figures; its LaTeX has as many rows and cells, in Latin-1, and the committed file is that."""
+    """It is the table that a command wrote beside the figures; its LaTeX has as many rows and cells, in Latin-1, and
+    the committed file is that.
+    """
     source = shown(name, page)
     (file,) = (path for f in FOLDERS if (path := ROOT / "figures" / f / f"{name}.md").exists())
     assert source == file.read_text(encoding="utf-8")
@@ -35,9 +42,13 @@ def test_every_table_of_the_pages(name: str, page: Path) -> None:
 
 @given(st.text(alphabet=st.sampled_from("ab &%_#{}$~^\\<>|θ≤"), max_size=12))
 def test_nothing_is_left_to_read_as_a_command(text: str) -> None:
-    """Without what the escapes themselves write, no character of LaTeX's own stands in it, and braces and dollars are balanced."""
+    """Without what the escapes themselves write, no character of LaTeX's own stands in it, and braces and dollars are
+    balanced.
+    """
     found = escaped(text)
-    bare = re.sub(r"\\(?:textbackslash|textasciitilde)\{\}|\\\^\{\}|\$[^$]*\$(?<!\\\$)|\\[{}$&%_#]", "", found.replace(r"\$", ""))
+    bare = re.sub(
+        r"\\(?:textbackslash|textasciitilde)\{\}|\\\^\{\}|\$[^$]*\$(?<!\\\$)|\\[{}$&%_#]", "", found.replace(r"\$", "")
+    )
     assert not set(bare) & set("&%_#{}$~^\\<>|")
 
 

@@ -1,6 +1,8 @@
-"""What llama.cpp itself does with every kind of export, against the hooked model, where llama-cpp-python is installed (it is no dependency: ``pip install llama-cpp-python`` compiles it).
+"""What llama.cpp itself does with every kind of export, against the hooked model, where llama-cpp-python is installed
+(it is no dependency: ``pip install llama-cpp-python`` compiles it).
 
-Written for llama-cpp-python 0.3.36, which carries llama.cpp 0.5.0-dev (0c1e570). Logits agree to float32's rounding, but on Gemma-2, where ggml computes the GELU through a table of float16.
+Written for llama-cpp-python 0.3.36, which carries llama.cpp 0.5.0-dev (0c1e570). Logits agree to float32's rounding,
+but on Gemma-2, where ggml computes the GELU through a table of float16.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ def gap(found: list[Tensor], wanted: list[Tensor]) -> float:
 
 
 def check(model: Any, rows: list[list[int]], plan: ls.SteeringPlan, found: list[Tensor], apart: float = 20.0) -> None:
-    """Equal to the hooked model to rounding, which is far less than what the plan does; the most probable token is the same everywhere."""
+    """Equal to the hooked model to rounding, which is far less than what the plan does; the most probable token is the
+    same everywhere.
+    """
     wanted, close = hooked(model, rows, plan), CLOSE[model.lens_info.architecture]
     assert gap(found, wanted) < close
     assert gap(hooked(model, rows), wanted) > apart * close
@@ -118,8 +122,12 @@ def test_a_merged_folder(base: tuple[Any, Path], rows: list[list[int]], refusal:
 
 
 @pytest.mark.parametrize("block", [1, 5, BLOCKS - 1])
-def test_the_layers_of_a_control_vector(base: tuple[Any, Path], rows: list[list[int]], tmp_path: Path, block: int) -> None:
-    """``direction.N`` is added to the output of block N, counted from 0, the last block's too; a block earlier or later it is another model."""
+def test_the_layers_of_a_control_vector(
+    base: tuple[Any, Path], rows: list[list[int]], tmp_path: Path, block: int
+) -> None:
+    """``direction.N`` is added to the output of block N, counted from 0, the last block's too; a block earlier or later
+    it is another model.
+    """
     model, file = base
     direction = 3.0 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(block))
     plan = plan_of(model, ("add", f"blocks.{block}.hook_resid_post", {"direction": direction, "coefficient": -2.0}))
@@ -130,7 +138,10 @@ def test_the_layers_of_a_control_vector(base: tuple[Any, Path], rows: list[list[
         moved = np.zeros_like(data)
         if 0 <= block - 1 + shift < len(data):
             moved[block - 1 + shift] = data[block - 1]
-        assert gap(llama.run(file, rows, vector=moved), hooked(model, rows, plan)) > 20 * CLOSE[model.lens_info.architecture]
+        assert (
+            gap(llama.run(file, rows, vector=moved), hooked(model, rows, plan))
+            > 20 * CLOSE[model.lens_info.architecture]
+        )
 
 
 def test_a_control_vector_at_every_block(base: tuple[Any, Path], rows: list[list[int]], tmp_path: Path) -> None:
@@ -138,7 +149,9 @@ def test_a_control_vector_at_every_block(base: tuple[Any, Path], rows: list[list
     model, file = base
     generator = torch.Generator().manual_seed(0)
     names = [f"blocks.{b}.hook_resid_pre" for b in range(2, BLOCKS)] + [f"blocks.{BLOCKS - 1}.hook_resid_post"]
-    steps = [("add", name, {"direction": torch.randn(WIDTH, generator=generator), "coefficient": 1.0}) for name in names]
+    steps = [
+        ("add", name, {"direction": torch.randn(WIDTH, generator=generator), "coefficient": 1.0}) for name in names
+    ]
     plan = plan_of(model, *steps)
     assert list(export_gguf_cvec(plan, tmp_path / "v.gguf").values()) == list(range(1, BLOCKS))
     check(model, rows, plan, llama.run(file, rows, vector=llama.control_data(tmp_path / "v.gguf", BLOCKS)))

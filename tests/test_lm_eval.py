@@ -1,5 +1,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false, reportAttributeAccessIssue=false
-"""The harness on a steered model: against its own Hugging Face class on the same folder, plain forwards, and teacher forcing."""
+"""The harness on a steered model: against its own Hugging Face class on the same folder, plain forwards, and teacher
+forcing.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from tests.test_choices import plain_hooks
 from tests.test_parity import PROMPTS
 
 HAS_HARNESS = importlib.util.find_spec("lm_eval") is not None
-harness = pytest.mark.skipif(not HAS_HARNESS, reason="lm-evaluation-harness is not installed: pip install 'lens-steer[evals]'")
+harness = pytest.mark.skipif(
+    not HAS_HARNESS, reason="lm-evaluation-harness is not installed: pip install 'lens-steer[evals]'"
+)
 PAIRS = [
     ("What is red?", " The flag is red."),
     ("What is red?", " No"),
@@ -68,8 +72,12 @@ def scored(found: list[Any], wanted: list[Any], tolerance: float = 1e-4) -> bool
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("steered", ["no plan", "identity"])
 def test_equals_the_harness_without_steering(tiny: Any, theirs: Any, plan: Any, engine: str, steered: str) -> None:
-    """Log-likelihoods, whole texts and answers of the harness's own class, with no plan and under an angle that changes nothing."""
-    identity = ls.act_add(ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False)), 0.0)
+    """Log-likelihoods, whole texts and answers of the harness's own class, with no plan and under an angle that changes
+    nothing.
+    """
+    identity = ls.act_add(
+        ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False)), 0.0
+    )
     lm = SteeredLM(tiny, identity if steered == "identity" else None, engine=engine, batch_size=3)
     asked = requests("loglikelihood", PAIRS)
     assert scored(lm.loglikelihood(asked), theirs.loglikelihood(asked))
@@ -84,9 +92,14 @@ def test_equals_the_harness_without_steering(tiny: Any, theirs: Any, plan: Any, 
 @harness
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_equals_plain_hooks_under_a_plan(tiny: Any, theirs: Any, plan: Any, engine: str) -> None:
-    """A plan on every token: as the harness's own class with the plan's pure operators hooked to its blocks; without it, something else."""
+    """A plan on every token: as the harness's own class with the plan's pure operators hooked to its blocks; without
+    it, something else.
+    """
     lm = SteeredLM(tiny, plan, engine=engine, batch_size=3)
-    asked, wanted = requests("loglikelihood", PAIRS), requests("generate_until", [(c, dict(GREEDY)) for c, _ in PAIRS if c])
+    asked, wanted = (
+        requests("loglikelihood", PAIRS),
+        requests("generate_until", [(c, dict(GREEDY)) for c, _ in PAIRS if c]),
+    )
     plain = theirs.loglikelihood(asked)
     with plain_hooks(theirs.model, plan):
         assert scored(lm.loglikelihood(asked), theirs.loglikelihood(asked), 1e-3)
@@ -101,12 +114,18 @@ def test_equals_plain_hooks_under_a_plan(tiny: Any, theirs: Any, plan: Any, engi
 @pytest.mark.parametrize("positions", ["all", "prompt", "prompt[-1]", "generated[:2]", "prompt[-1]+generated"])
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_equals_teacher_forcing(tiny_folder: Path, engine: str, positions: str) -> None:
-    """Chats rendered by the harness, whatever positions are steered: the sums of forced responses' log-probabilities."""
+    """Chats rendered by the harness, whatever positions are steered: the sums of forced responses'
+    log-probabilities.
+    """
     model = ls.load_model(tiny_folder, chat_template="plain")
     calibration = ls.calibrate(ls.record(model, Contrast(PROMPTS[:2], PROMPTS[2:]), "resid_post", progress=False))
     plan = ls.selective_steering(calibration, 130, at="resid_post", basis=random_plane(48, seed=3), positions=positions)
     lm = SteeredLM(model, plan, engine=engine)
-    prompts = [Prompt.of("a short one"), Prompt.of("a rather longer one, with words", system="Be brief."), Prompt.of("b")]
+    prompts = [
+        Prompt.of("a short one"),
+        Prompt.of("a rather longer one, with words", system="Be brief."),
+        Prompt.of("b"),
+    ]
     responses = [" yes", " no, and not for a long while", " and so on"]
     contexts = [lm.apply_chat_template([dict(m) for m in p.messages]) for p in prompts]
     found = lm.loglikelihood(requests("loglikelihood", list(zip(contexts, responses, strict=True))))
@@ -145,7 +164,9 @@ def _counting(seen: list[int]) -> Any:
 
 @harness
 def test_beginning_of_sequence_once(tiny: Any, theirs: Any) -> None:
-    """Rendered chats and plain texts are tokenised as the harness does it; a chat has one beginning token, never two."""
+    """Rendered chats and plain texts are tokenised as the harness does it; a chat has one beginning token, never
+    two.
+    """
     lm, batching = SteeredLM(tiny), [{"role": "user", "content": "Hello"}]
     rendered = lm.apply_chat_template(batching)
     assert rendered == theirs.apply_chat_template(batching)
@@ -169,20 +190,26 @@ def test_beginning_of_sequence_once(tiny: Any, theirs: Any) -> None:
 
 @harness
 def test_a_tokenizer_that_adds_its_beginning(tiny: Any, theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Llama's and Gemma's do: plain texts get the beginning token, rendered chats that have it already get no second one."""
+    """As Llama's and Gemma's do: plain texts get the beginning token, rendered chats that have it already get no second
+    one.
+    """
     from tokenizers.processors import TemplateProcessing
 
     adding = copy.deepcopy(tiny.lens_info.tokenizer)
     bos = adding.bos_token
     if bos is None:
         pytest.skip("Qwen2 has no beginning token")
-    adding.backend_tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, adding.bos_token_id)])
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, adding.bos_token_id)]
+    )
     lm = SteeredLM(tiny)
     for owner in (lm, theirs):
         monkeypatch.setattr(owner, "tokenizer", adding)
     rendered = lm.apply_chat_template([{"role": "user", "content": "Hello"}])
     assert lm.tok_encode("plain").count(adding.bos_token_id) == lm.tok_encode(rendered).count(adding.bos_token_id) == 1
-    assert lm.tok_encode("plain") == theirs.tok_encode("plain") and lm.tok_encode(rendered) == theirs.tok_encode(rendered)
+    assert lm.tok_encode("plain") == theirs.tok_encode("plain") and lm.tok_encode(rendered) == theirs.tok_encode(
+        rendered
+    )
     asked = requests("loglikelihood", [*PAIRS, (rendered, "Hi")])
     assert scored(lm.loglikelihood(asked), theirs.loglikelihood(asked))
     wanted = requests("generate_until", [(rendered, dict(GREEDY)), ("b", {"until": "a", "max_gen_toks": 9})])
@@ -191,9 +218,13 @@ def test_a_tokenizer_that_adds_its_beginning(tiny: Any, theirs: Any, monkeypatch
 
 @harness
 def test_stop_sequences_that_are_special_tokens(tiny: Any, theirs: Any) -> None:
-    """A special token among them ends an answer, though a decoded answer does not show it; the folder's repetition penalty is out of force."""
+    """A special token among them ends an answer, though a decoded answer does not show it; the folder's repetition
+    penalty is out of force.
+    """
     tokenizer = tiny.lens_info.tokenizer
-    special = next(t for t in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(t) not in tiny.lens_info.end_tokens)
+    special = next(
+        t for t in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(t) not in tiny.lens_info.end_tokens
+    )
     twin = ls.hf_twin(tiny)
     kept = twin.lm_head.weight
     asked = requests("generate_until", [("What is red?", {"max_gen_toks": 6, "until": [special]})])
@@ -216,27 +247,35 @@ def test_stop_sequences_that_are_special_tokens(tiny: Any, theirs: Any) -> None:
 
 @harness
 def test_the_harness_runs_a_task(tiny: Any, plan: Any, tmp_path: Path) -> None:
-    """A task of one's own, from files, end to end and offline: options scored and answers generated, with the plan in the results."""
+    """A task of one's own, from files, end to end and offline: options scored and answers generated, with the plan in
+    the results.
+    """
     import lm_eval  # pyright: ignore[reportMissingImports]
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
     rows = [{"q": f"Question {i}?", "options": ["yes", "no", "red"], "gold": i % 3, "text": "yes"} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    shared = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\ntest_split: test\n"
+    shared = (
+        f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {tmp_path / 'rows.jsonl'}\ntest_split: test\n"
+    )
     (tmp_path / "choose.yaml").write_text(
         f"task: own_choose\n{shared}output_type: multiple_choice\ndoc_to_text: '{{{{q}}}}'\ndoc_to_target: gold\n"
         "doc_to_choice: options\nmetric_list:\n  - metric: acc\n"
     )
     (tmp_path / "write.yaml").write_text(
         f"task: own_write\n{shared}output_type: generate_until\ndoc_to_text: '{{{{q}}}}'\ndoc_to_target: text\n"
-        "generation_kwargs:\n  until: ['\\n']\n  max_gen_toks: 4\n  do_sample: false\nmetric_list:\n  - metric: exact_match\n"
+        "generation_kwargs:\n  until: ['\\n']\n  max_gen_toks: 4\n  do_sample: false\nmetric_list:\n  - metric: "
+        "exact_match\n"
     )
     results = {}
     for name, steering in (("plain", None), ("steered", plan)):
         results[name] = lm_eval.simple_evaluate(
-            SteeredLM(tiny, steering), tasks=["own_choose", "own_write"], apply_chat_template=name == "steered", bootstrap_iters=0,
+            SteeredLM(tiny, steering),
+            tasks=["own_choose", "own_write"],
+            apply_chat_template=name == "steered",
+            bootstrap_iters=0,
             task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-        )  # fmt: skip
+        )
     for name, found in results.items():
         assert found is not None and 0 <= found["results"]["own_choose"]["acc,none"] <= 1
         assert len(found["samples"]["own_choose"]) == len(found["samples"]["own_write"]) == 6
@@ -290,7 +329,9 @@ def test_the_message_without_the_harness(qwen: Any, monkeypatch: pytest.MonkeyPa
 def test_generation_arguments() -> None:
     """The harness's names for the length, the first counting; what would change a greedy answer is refused."""
     assert Wanted.of({}, 256) == Wanted(256, ())
-    assert Wanted.of({"max_new_tokens": 3, "max_gen_toks": 5, "until": ["a", "b"], "top_p": 0.9}, 256) == Wanted(5, ("a", "b"))
+    assert Wanted.of({"max_new_tokens": 3, "max_gen_toks": 5, "until": ["a", "b"], "top_p": 0.9}, 256) == Wanted(
+        5, ("a", "b")
+    )
     assert Wanted.of({"do_sample": False, "temperature": 0.7, "until": None}, 8) == Wanted(8, ())
     for asked in ({"do_sample": True}, {"temperature": 0.7}):
         with pytest.raises(LensSteerError, match="do_sample=False"):

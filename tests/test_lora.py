@@ -1,4 +1,6 @@
-"""Adapters and merged folders: what PEFT and Transformers load is what the hooks do, token for token; what differs is an error."""
+"""Adapters and merged folders: what PEFT and Transformers load is what the hooks do, token for token; what differs is
+an error.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def base_of(model: Any) -> Any:
 
 
 def same(model: Any, exported: Any, plan: ls.SteeringPlan) -> float:
-    """The largest logit difference to the hooked model, over the largest logit; greedy answers must be equal to those of its TransformerLens engine."""
+    """The largest logit difference to the hooked model, over the largest logit; greedy answers must be equal to those
+    of its TransformerLens engine.
+    """
     exported.lens_info = replace(model.lens_info, backend="hf")
     asked = list(prompts_for(model))[6:10] if model.lens_info.name.startswith("organism") else list(PROMPTS)
     worst, largest = 0.0, 0.0
@@ -63,9 +67,15 @@ def plain(tiny_folder: Path) -> Any:
     return ls.load_model(tiny_folder)
 
 
-@pytest.fixture(scope="module", params=["organism/qwen2", "qwen2", "llama", "gemma2", "qwen3", "mistral", "gemma3_text"])
-def steered(request: pytest.FixtureRequest, qwen: Any, calibration: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A model and a selective plan for it: the organism with its own calibration, tiny random ones in a random plane at every foldable norm."""
+@pytest.fixture(
+    scope="module", params=["organism/qwen2", "qwen2", "llama", "gemma2", "qwen3", "mistral", "gemma3_text"]
+)
+def steered(
+    request: pytest.FixtureRequest, qwen: Any, calibration: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """A model and a selective plan for it: the organism with its own calibration, tiny random ones in a random plane at
+    every foldable norm.
+    """
     from tests.tiny import build
 
     if request.param == "organism/qwen2":
@@ -75,7 +85,9 @@ def steered(request: pytest.FixtureRequest, qwen: Any, calibration: Any, tmp_pat
 
 
 def test_a_bank_at_five_angles(steered: Any, tmp_path: Path) -> None:
-    """Each adapter, loaded by PEFT alone: logits to 1e-5, every greedy token; the certificates say so too, and 0° changes nothing."""
+    """Each adapter, loaded by PEFT alone: logits to 1e-5, every greedy token; the certificates say so too, and 0°
+    changes nothing.
+    """
     model, plan = steered
     found = export_bank(plan, [*ANGLES, 360.0], model, tmp_path / "bank", trial=SMALL)
     assert list(found) == ["angle_000", "angle_060", "angle_130", "angle_200", "angle_340"]
@@ -93,7 +105,9 @@ def test_a_bank_at_five_angles(steered: Any, tmp_path: Path) -> None:
         assert (written["verdict"], written["equal_greedy_tokens"], written["plan"]["angle"]) == ("pass", 1.0, angle)
         assert (written["largest_change_by_plan"] > 0.1) == (angle != 0)
     assert not any(
-        t.any() for k, t in load_file(tmp_path / "bank" / "angle_000" / "adapter_model.safetensors").items() if "lora_B" in k
+        t.any()
+        for k, t in load_file(tmp_path / "bank" / "angle_000" / "adapter_model.safetensors").items()
+        if "lora_B" in k
     )
 
 
@@ -107,7 +121,9 @@ def test_a_pair_gives_every_angle(steered: Any, tmp_path: Path) -> None:
         loaded = peft.PeftModel.from_pretrained(base_of(model), tmp_path / "circle" / "cosine", adapter_name="cosine")
         loaded.load_adapter(tmp_path / "circle" / "sine", adapter_name="sine")
     for angle in (0.0, 60.0, 155.0, 222.5, 310.0):
-        loaded.add_weighted_adapter(["cosine", "sine"], list(circle_weights(angle)), f"a{angle:.0f}", combination_type="cat")
+        loaded.add_weighted_adapter(
+            ["cosine", "sine"], list(circle_weights(angle)), f"a{angle:.0f}", combination_type="cat"
+        )
         loaded.set_adapter(f"a{angle:.0f}")
         assert same(model, loaded.get_base_model(), plan.at(angle)) < CLOSE
     written = json.loads((tmp_path / "circle" / "certificate.json").read_text(encoding="utf-8"))
@@ -138,10 +154,14 @@ def test_adapters_of_other_kinds(plain: Any, tmp_path: Path) -> None:
     assert (config["r"], config["lora_alpha"], config["lora_bias"], len(config["target_modules"])) == (3, 3, True, 20)
     if plain.lens_info.architecture in GEMMAS:
         return
-    plan = plan_of(plain, ("selective", "resid_mid", {"basis": PLANE, "angle": 40.0}), ("add", "resid_post,attn_out", ADD[1]))
+    plan = plan_of(
+        plain, ("selective", "resid_mid", {"basis": PLANE, "angle": 40.0}), ("add", "resid_post,attn_out", ADD[1])
+    )
     found = export_lora(plan, plain, tmp_path / "b", trial=SMALL)
     assert (found.verdict, found.engine) == ("pass", "tl")
-    assert "lm_head" in json.loads((tmp_path / "b" / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    assert (
+        "lm_head" in json.loads((tmp_path / "b" / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    )
 
 
 def test_merged_weights_that_untie_or_get_biases(plain: Any, tmp_path: Path) -> None:
@@ -232,7 +252,9 @@ def test_a_damaged_adapter_fails_its_certificate(
     damaged(tmp_path / "by hand", folded.factors, qwen.lens_info.folder)
     found = certify(qwen, load_adapter(qwen, tmp_path / "by hand"), folded, "lora", SMALL)
     assert found.verdict == "fail"
-    with pytest.raises(LensSteerError, match=r"lora export does not do what the hooks do: logits differ by .* nothing was kept"):
+    with pytest.raises(
+        LensSteerError, match=r"lora export does not do what the hooks do: logits differ by .* nothing was kept"
+    ):
         require(found)
     monkeypatch.setattr("lens_steer.interop.exports.lora.write_adapter", damaged)
     with pytest.raises(LensSteerError, match="nothing was kept"):
@@ -241,7 +263,9 @@ def test_a_damaged_adapter_fails_its_certificate(
 
 
 def test_half_precision(tiny_folder: Path, tmp_path: Path) -> None:
-    """A bfloat16 model: the adapter stays float32, merged weights are bfloat16, the certificate has the dtype's own tolerance."""
+    """A bfloat16 model: the adapter stays float32, merged weights are bfloat16, the certificate has the dtype's own
+    tolerance.
+    """
     model: Any = ls.load_model(tiny_folder, dtype="bfloat16")
     plan = plan_of(model, ("selective", "ln1,ln2", TURN[1]))
     found = export_lora(plan, model, tmp_path / "a", trial=SMALL)
@@ -268,7 +292,10 @@ def test_a_pair_is_of_rotations_only(plain: Any, tmp_path: Path) -> None:
     """Other operators, two at one site, the stream."""
     for steps, message in (
         ([("mean_phase", "ln1", AFFINE["mean_phase"])], "operator 'mean_phase' is no rotation by it"),
-        ([("selective", "ln1", TURN[1]), ("selective", "ln1", {"basis": OTHER, "angle": 130.0})], "turns twice at blocks.0.ln1"),
+        (
+            [("selective", "ln1", TURN[1]), ("selective", "ln1", {"basis": OTHER, "angle": 130.0})],
+            "turns twice at blocks.0.ln1",
+        ),
         ([("selective", "resid_post", TURN[1])], "turns the stream at blocks.0.hook_resid_post"),
     ):
         with pytest.raises(LensSteerError, match=f"{message}.*: export the plan at an angle, or as a bank"):
@@ -276,7 +303,9 @@ def test_a_pair_is_of_rotations_only(plain: Any, tmp_path: Path) -> None:
 
 
 def test_bad_input(qwen: Any, calibration: Any, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each before any work, with nothing written: another model, a folder in use, prompts, angles, a plan in force, PEFT missing."""
+    """Each before any work, with nothing written: another model, a folder in use, prompts, angles, a plan in force,
+    PEFT missing.
+    """
     plan, out = ls.selective_steering(calibration, 200), tmp_path / "out"
     for export in (export_lora, export_merged, export_circle):
         with pytest.raises(LensSteerError, match="was made on"):

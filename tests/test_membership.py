@@ -1,4 +1,6 @@
-"""L_disc as it is: the rules, the bootstrap probability of membership, AUROC and Cohen's d, against oracles; what is stored, shown and steered of them."""
+"""L_disc as it is: the rules, the bootstrap probability of membership, AUROC and Cohen's d, against oracles; what is
+stored, shown and steered of them.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_measures_where_the_mean_is_far_away() -> None:
     assert bool(cohens_d(x[:1], y[:1]).isnan().all())
 
 
-def by_copying(acts: Activations, direction: torch.Tensor, rule: str, bound: Any, resamples: int, seed: int) -> np.ndarray:
+def by_copying(
+    acts: Activations, direction: torch.Tensor, rule: str, bound: Any, resamples: int, seed: int
+) -> np.ndarray:
     """Membership by copying every resample out and asking the rule of its activations."""
     counts = [torch.cat(c) for c in zip(*_counts(len(acts.positive), len(acts.negative), resamples, seed), strict=True)]
     hits = np.zeros(len(acts.sites))
@@ -128,7 +132,9 @@ def by_copying(acts: Activations, direction: torch.Tensor, rule: str, bound: Any
 def test_membership_against_copied_resamples(
     acts: Activations, rule: str, bound: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same draws, copied out one by one and measured by NumPy and scikit-learn; the size of a block of resamples changes nothing."""
+    """The same draws, copied out one by one and measured by NumPy and scikit-learn; the size of a block of resamples
+    changes nothing.
+    """
     unit = ls.calibrate(acts).basis[0]
     x, y = acts.positive.double() @ unit.double(), acts.negative.double() @ unit.double()
     norms = acts.positive.norm(dim=-1), acts.negative.norm(dim=-1)
@@ -141,7 +147,9 @@ def test_membership_against_copied_resamples(
 
 
 def test_membership_where_there_is_nothing() -> None:
-    """Means drawn about zero: one half on average, whether of one class or both; both away from zero: never; far apart: always."""
+    """Means drawn about zero: one half on average, whether of one class or both; both away from zero: never; far apart:
+    always.
+    """
     g = torch.Generator().manual_seed(1)
     names = [f"blocks.{b}.ln1.hook_out" for b in range(400)]
     zero, other = torch.randn(40, 400, generator=g), torch.randn(40, 400, generator=g)
@@ -222,7 +230,9 @@ def test_the_rules(acts: Activations, cal: Any) -> None:
 
 
 def test_centred_does_not_ask_where_zero_is() -> None:
-    """A shift of all sites along the direction changes what ``paper`` says, not what ``centred``, ``effect`` and ``auroc`` say."""
+    """A shift of all sites along the direction changes what ``paper`` says, not what ``centred``, ``effect`` and
+    ``auroc`` say.
+    """
     plain = activations(n=40, m=40)
     far = replace(
         plain,
@@ -236,17 +246,27 @@ def test_centred_does_not_ask_where_zero_is() -> None:
 
 
 def test_sites_without_a_direction_are_never_in() -> None:
-    """Where every prompt has the same vector up to rounding, nothing is measured: no effect, an area of one half, outside under any bound."""
+    """Where every prompt has the same vector up to rounding, nothing is measured: no effect, an area of one half,
+    outside under any bound.
+    """
     made = activations()
     for side in (made.positive, made.negative):
-        side[:, 0] = torch.arange(D) + 1e-6 * torch.rand(len(side), D, generator=torch.Generator().manual_seed(len(side)))
+        side[:, 0] = torch.arange(D) + 1e-6 * torch.rand(
+            len(side), D, generator=torch.Generator().manual_seed(len(side))
+        )
     calibrated: Any = ls.calibrate(made, rule="auroc", bound=0.0)
     assert bool(zero_rows(calibrated.candidates)[0])
-    assert (float(calibrated.auroc[0]), float(calibrated.cohens_d[0]), float(calibrated.membership[0])) == (0.5, 0.0, 0.0)
+    assert (float(calibrated.auroc[0]), float(calibrated.cohens_d[0]), float(calibrated.membership[0])) == (
+        0.5,
+        0.0,
+        0.0,
+    )
     assert NAMES[0] not in calibrated.discriminative_sites
     assert (
         NAMES[0]
-        not in discriminative_sites(made.positive, made.negative, calibrated.basis[0], NAMES, rule="auroc", bound=0.0).sites
+        not in discriminative_sites(
+            made.positive, made.negative, calibrated.basis[0], NAMES, rule="auroc", bound=0.0
+        ).sites
     )
 
 
@@ -270,7 +290,9 @@ def test_stored_and_read_back(acts: Activations, tmp_path: Path) -> None:
 
 
 def test_what_is_shown(cal: Any) -> None:
-    """The table, the summary and the figure have the numbers; a calibration without per-prompt statistics has none of them."""
+    """The table, the summary and the figure have the numbers; a calibration without per-prompt statistics has none of
+    them.
+    """
     frame = cal.to_pandas()
     assert np.allclose(frame["membership"], cal.membership) and np.allclose(frame["auroc"], cal.auroc)
     assert "AUROC" in cal._repr_html_()
@@ -285,11 +307,15 @@ def test_what_is_shown(cal: Any) -> None:
 
 
 def test_cautions(cal: Any) -> None:
-    """Told where the selected site is outside, and where many sites hang on the prompts; nothing where neither is so."""
+    """Told where the selected site is outside, and where many sites hang on the prompts; nothing where neither is
+    so.
+    """
     sure = replace(cal, membership=torch.tensor([0, 0, 1, 1, 1, 1.0]), discriminative_sites=NAMES[2:])
     sure = replace(sure, selected_site=NAMES[5])
     assert cautions(sure) == ()
-    assert cautions(replace(sure, selected_site=NAMES[0])) == (f"the selected site {NAMES[0]} is outside L_disc (rule 'paper')",)
+    assert cautions(replace(sure, selected_site=NAMES[0])) == (
+        f"the selected site {NAMES[0]} is outside L_disc (rule 'paper')",
+    )
     unsure = cautions(replace(sure, membership=torch.tensor([0, 0.05, 0.5, 0.95, 1, 1.0])))
     assert len(unsure) == 1
     assert "whether 3 of 6 sites are in L_disc hangs on which prompts were drawn" in unsure[0]
@@ -297,20 +323,28 @@ def test_cautions(cal: Any) -> None:
 
 
 def test_grids_of_rules(cal: Any) -> None:
-    """A condition a rule, a variant a bound with its number of sites; what is empty, the same, or the calibration's own is told and left out."""
+    """A condition a rule, a variant a bound with its number of sites; what is empty, the same, or the calibration's own
+    is told and left out.
+    """
     bounds = {"effect": (0.5, 0.51, 1e3), "auroc": (0.8,)}
-    grids, left_out = rule_grids(cal, "selective", ["paper", "centred", "effect", "auroc"], values=(0.0, 90.0), bounds=bounds)
+    grids, left_out = rule_grids(
+        cal, "selective", ["paper", "centred", "effect", "auroc"], values=(0.0, 90.0), bounds=bounds
+    )
     assert [g.condition for g in grids] == ["selective (centred)", "selective (effect)", "selective (auroc)"]
     n = len(ls.discriminative_by_rule(cal, ["effect"], bounds={"effect": 0.5})["effect"].sites)
     assert grids[1].variant == f"d > 0.5, {n} sites"
     assert left_out == [
-        "rule 'paper' is the calibration's own: condition 'selective' has it", f"rule 'effect' at a bound of 0.51 has the same {n} sites as at 0.5",
+        "rule 'paper' is the calibration's own: condition 'selective' has it",
+        f"rule 'effect' at a bound of 0.51 has the same {n} sites as at 0.5",
         "rule 'effect' at a bound of 1000 has no site",
-    ]  # fmt: skip
+    ]
     for grid in grids:
         rule = grid.condition.removeprefix("selective (").removesuffix(")")
         bound = {"effect": 0.5, "auroc": 0.8}.get(rule)
-        assert grid.build is not None and grid.build(90.0).sites == ls.with_rule(cal, rule, bound=bound).discriminative_sites
+        assert (
+            grid.build is not None
+            and grid.build(90.0).sites == ls.with_rule(cal, rule, bound=bound).discriminative_sites
+        )
         assert has_angle(grid.condition)
     assert not has_angle("compliance (effect)")
     assert len(rule_grids(cal, "selective", ["effect"])[0]) <= len(RULE_BOUNDS["effect"])
@@ -320,7 +354,9 @@ def test_grids_of_rules(cal: Any) -> None:
 @pytest.mark.parametrize("keep", ["all", "moments"])
 @pytest.mark.parametrize("engine", ["hf", "tl"])
 def test_one_calibration_steers_every_method(qwen: Any, refusal: Any, keep: str, engine: str, tmp_path: Path) -> None:
-    """The stream's direction recorded beside the norms' outputs is what a calibration of the stream selects, and what the ablation takes out."""
+    """The stream's direction recorded beside the norms' outputs is what a calibration of the stream selects, and what
+    the ablation takes out.
+    """
     beside = ls.calibrate(ls.record(qwen, refusal, engine=engine, keep=keep, progress=False))  # type: ignore[call-overload]
     own = ls.calibrate(ls.record(qwen, refusal, "resid_pre", engine=engine, progress=False))
     assert beside.stream_direction is not None
@@ -342,7 +378,9 @@ def test_the_stream_is_recorded_only_beside_norms_of_every_block(qwen: Any, refu
 
 
 def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """``calibrate --rule effect --bound``: what is printed is what is stored; a bound or rule that does not fit ends with one line and code 2."""
+    """``calibrate --rule effect --bound``: what is printed is what is stored; a bound or rule that does not fit ends
+    with one line and code 2.
+    """
     base = ("calibrate", "--model", "organism/qwen2", "--out", tmp_path / "cal")
     code, printed, error = run(monkeypatch, capsys, *base, "--rule", "effect", "--bound", 2)
     told, stored = json.loads(printed), ls.load_calibration(tmp_path / "cal")
@@ -350,11 +388,15 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert [row["site"] for row in told["sites"] if row["discriminative"]] == list(stored.discriminative_sites)
     assert [row["auroc"] for row in told["sites"]] == pytest.approx([float(v) for v in stored.auroc], abs=1e-4)  # type: ignore[union-attr]
     assert set(told["sites_by_rule"]) == set(RULES)
-    assert sum(told["membership"][k] for k in ("probability_above_0.95", "between", "probability_below_0.05")) == told["n_sites"]
+    assert (
+        sum(told["membership"][k] for k in ("probability_above_0.95", "between", "probability_below_0.05"))
+        == told["n_sites"]
+    )
     assert ("caution:" in error) is bool(cautions(stored))
     for options, message in (
-        (("--bound", 2), "has no bound"), (("--rule", "effect", "--keep", "moments"), "goes by single prompts' projections"),
-    ):  # fmt: skip
+        (("--bound", 2), "has no bound"),
+        (("--rule", "effect", "--keep", "moments"), "goes by single prompts' projections"),
+    ):
         code, _, error = run(monkeypatch, capsys, *base, *options)
         assert (code, message in error) == (2, True)
 
@@ -362,12 +404,15 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_a_sweep_over_rules(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path, refusal: Any
 ) -> None:
-    """Each rule is a condition whose bound is chosen on select; what is left out is told on the error stream; an unknown rule is refused before anything is read."""
+    """Each rule is a condition whose bound is chosen on select; what is left out is told on the error stream; an
+    unknown rule is refused before anything is read.
+    """
     for name, side in (("p", refusal.fit.positive), ("n", refusal.fit.negative)):
         (tmp_path / f"{name}.txt").write_text("\n".join(p.text for p in side[:8]) + "\n", encoding="utf-8")
     base = (
-        "sweep", "--model", "organism/qwen2", "--positive", tmp_path / "p.txt", "--negative", tmp_path / "n.txt", "--split", "0.5,0.25,0.25", "--calibration", made,
-        "--angles", "0,180", "--max-new-tokens", 4, "--out", tmp_path / "out",
+        "sweep", "--model", "organism/qwen2", "--positive", tmp_path / "p.txt", "--negative", tmp_path / "n.txt",
+        "--split", "0.5,0.25,0.25", "--calibration", made, "--angles", "0,180", "--max-new-tokens", 4, "--out",
+        tmp_path / "out",
     )  # fmt: skip
     code, printed, error = run(monkeypatch, capsys, *base, "--rules", "paper,centred,effect")
     assert code == 0

@@ -20,7 +20,9 @@ ROOT = Path(lens_steer.__file__).parent
 
 
 def told(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of every string inside ``LensSteerError(…)`` and ``log.…(…)``, the parts of f-strings among them."""
+    """Line and text of every string inside ``LensSteerError(…)`` and ``log.…(…)``, the parts of f-strings among
+    them.
+    """
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -86,35 +88,53 @@ def test_every_option_is_one() -> None:
 
 
 def test_what_the_library_names_with_a_value_is_an_option() -> None:
-    """Every message that begins with an argument that is an option too; those of arguments that are none stay as they are."""
+    """Every message that begins with an argument that is an option too; those of arguments that are none stay as they
+    are.
+    """
     named, own = 0, re.compile(r"([A-Za-z_]+)=")
     for file in sorted(ROOT.rglob("*.py")):
         for _, text in told(file.read_text(encoding="utf-8")):
             if found := own.match(text):
                 option, said = OPTIONS.get(found[1]), as_options(f"{text}3: no")
                 named += option is not None
-                assert said.startswith(f"{found[1]}=" if option is None else f"{option} 3" if text == found[0] else option)
+                assert said.startswith(
+                    f"{found[1]}=" if option is None else f"{option} 3" if text == found[0] else option
+                )
     assert named > 40
 
 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("template_args: the chat template has no use for 'a' (=1): check the name", "--template-args: the chat template has no use for 'a' (=1): check the name"),
-        ("template_args and template_date are for a chat template, and the model has none: give chat_template",
-         "--template-args and --template-date are for a chat template, and the model has none: give --chat-template"),
-        ("split=(0.5, 0.5, 0.0) gives select a share and select_positive its prompts", "--split 0.5,0.5,0.0 gives select a share and --select-positive its prompts"),
-        ("split=(0, 1, 0) has nothing to split: give positive and negative too", "--split 0,1,0 has nothing to split: give --positive and --negative too"),
+        (
+            "template_args: the chat template has no use for 'a' (=1): check the name",
+            "--template-args: the chat template has no use for 'a' (=1): check the name",
+        ),
+        (
+            "template_args and template_date are for a chat template, and the model has none: give chat_template",
+            "--template-args and --template-date are for a chat template, and the model has none: give --chat-template",
+        ),
+        (
+            "split=(0.5, 0.5, 0.0) gives select a share and select_positive its prompts",
+            "--split 0.5,0.5,0.0 gives select a share and --select-positive its prompts",
+        ),
+        (
+            "split=(0, 1, 0) has nothing to split: give positive and negative too",
+            "--split 0,1,0 has nothing to split: give --positive and --negative too",
+        ),
         ("positive is missing: a contrast needs prompts", "--positive is missing: a contrast needs prompts"),
         ("report_negative holds no prompts: a contrast", "--report-negative holds no prompts: a contrast"),
         ("limit='few': give a number, or 'N,first'", "--limit 'few': give a number, or 'N,first'"),
         ("say which holds the prompts (column)", "say which holds the prompts (--column)"),
-        ("device_map leaves parts on disk: quantization='nf4'", "--device-map leaves parts on disk: --quantization 'nf4'"),
+        (
+            "device_map leaves parts on disk: quantization='nf4'",
+            "--device-map leaves parts on disk: --quantization 'nf4'",
+        ),
         ("method 'act-add' needs coefficient: give it", "method 'act-add' needs --coefficient: give it"),
         ("give positive= and negative= files", "give --positive and --negative files"),
         ("C=-1: give a number above 0", "--C -1: give a number above 0"),
     ],
-)  # fmt: skip
+)
 def test_arguments_by_their_options(said: str, told: str) -> None:
     assert as_options(said) == told
 
@@ -130,7 +150,11 @@ def test_arguments_by_their_options(said: str, told: str) -> None:
     ],
 )
 def test_commands_in_their_own_words(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, options: tuple[str, ...], told: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    told: str,
 ) -> None:
     """One line, that names what was typed."""
     from tests.test_cli import run

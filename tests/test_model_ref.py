@@ -24,7 +24,15 @@ def test_it_goes_from_hand_to_hand(qwen: Any, refusal: Any, tmp_path: Path) -> N
     means = ls.record(qwen, refusal, "resid_post", keep="moments", progress=False)
     calibration, probe = ls.calibrate(acts), ls.fit_probe(acts, acts.sites[6])
     ls.save_calibration(calibration, tmp_path)
-    made = [acts, means, calibration, ls.calibrate(means), ls.load_calibration(tmp_path), ls.boundary(calibration), probe]
+    made = [
+        acts,
+        means,
+        calibration,
+        ls.calibrate(means),
+        ls.load_calibration(tmp_path),
+        ls.boundary(calibration),
+        probe,
+    ]
     info = qwen.lens_info
     wanted = {"model": "organism/qwen2", "architecture": "qwen2", "n_layers": 12, "template": info.template}
     assert reference(info) == wanted
@@ -47,7 +55,10 @@ def test_the_plan_constructor(qwen: Any, calibration: Any) -> None:
 def test_another_model_is_refused(qwen: Any) -> None:
     """By width, depth or family, with both values."""
     sides = torch.randn(2, 4, 1, 128, generator=torch.Generator().manual_seed(0))
-    for other, message in (({"n_layers": 4}, r"n_layers 4.* has n_layers 12"), ({"architecture": "llama"}, "architecture llama")):
+    for other, message in (
+        ({"n_layers": 4}, r"n_layers 4.* has n_layers 12"),
+        ({"architecture": "llama"}, "architecture llama"),
+    ):
         acts = ls.Activations(("blocks.1.hook_resid_post",), sides[0] + 1, sides[1], **origin(12) | other)
         with (
             pytest.raises(LensSteerError, match=rf"was made on 'made' \({message}.*calibrate on this model"),

@@ -173,8 +173,14 @@ def test_every_end_token_ends_an_answer(tiny_folder: Path, tmp_path: Path) -> No
     tokenizer = plain.lens_info.tokenizer
     prompt = batching.encode(tokenizer, Prompt.of("Hi"))
     free = plain.generate(
-        torch.tensor([prompt]), max_new_tokens=8, do_sample=False, stop_at_eos=False, prepend_bos=False, verbose=False, return_type="tokens"
-    )  # fmt: skip
+        torch.tensor([prompt]),
+        max_new_tokens=8,
+        do_sample=False,
+        stop_at_eos=False,
+        prepend_bos=False,
+        verbose=False,
+        return_type="tokens",
+    )
     tokens = free[0, len(prompt) :].tolist()
     other = tmp_path / "other"
     shutil.copytree(tiny_folder, other)

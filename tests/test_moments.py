@@ -1,4 +1,6 @@
-"""Recording class means alone: the same calibration as from all activations, and the same boundaries by a second pass."""
+"""Recording class means alone: the same calibration as from all activations, and the same boundaries by a second
+pass.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,20 @@ from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.streamed import boundaries
 
-NUMBERS = ("mean_projection_positive", "mean_projection_negative", "mean_positive", "mean_negative", "candidates", "basis")
+NUMBERS = (
+    "mean_projection_positive",
+    "mean_projection_negative",
+    "mean_positive",
+    "mean_negative",
+    "candidates",
+    "basis",
+)
 
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
-@pytest.mark.parametrize("options", [{}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}]
+)
 def test_the_calibration_is_the_same(qwen: Any, refusal: Any, options: dict[str, Any], engine: str) -> None:
     """Directions, plane, discriminative sites and every mean, to 1e-6 of the means' own size."""
     full = ls.calibrate(ls.record(qwen, refusal, engine="tl", progress=False), **options)
@@ -45,7 +56,9 @@ def test_responses_are_pooled_alike(qwen: Any) -> None:
     contrast = ls.load_contrast("organism/honesty")
     full = ls.record(qwen, contrast, "resid_post", pooling="response", progress=False)
     lean = ls.record(qwen, contrast, "resid_post", pooling="response", keep="moments", progress=False)
-    assert torch.allclose(lean.mean_positive, full.positive.double().mean(dim=0), atol=1e-6 * float(full.positive.abs().max()))
+    assert torch.allclose(
+        lean.mean_positive, full.positive.double().mean(dim=0), atol=1e-6 * float(full.positive.abs().max())
+    )
     assert (lean.n_positive, lean.pooling) == (full.n_positive, "response")
 
 
@@ -57,7 +70,10 @@ def test_boundaries_by_a_second_pass(qwen: Any, refusal: Any, calibration: Any) 
         expected = ls.boundary(calibration, name)
         for number in ("threshold", "mean_positive", "std_positive", "mean_negative", "std_negative"):
             scale = abs(expected.mean_positive) + abs(expected.mean_negative) + expected.std_positive
-            assert getattr(found[name], number) == pytest.approx(getattr(expected, number), abs=1e-5 * scale), (name, number)
+            assert getattr(found[name], number) == pytest.approx(getattr(expected, number), abs=1e-5 * scale), (
+                name,
+                number,
+            )
 
 
 def test_nothing_grows_with_the_prompts(qwen: Any, refusal: Any) -> None:
@@ -71,7 +87,9 @@ def test_nothing_grows_with_the_prompts(qwen: Any, refusal: Any) -> None:
 
 def test_what_moments_cannot_give(qwen: Any, refusal: Any) -> None:
     lean = ls.record(qwen, refusal, keep="moments", progress=False)
-    with pytest.raises(LensSteerError, match="direction='fisher' needs the activations themselves: record them with keep='all'"):
+    with pytest.raises(
+        LensSteerError, match="direction='fisher' needs the activations themselves: record them with keep='all'"
+    ):
         ls.calibrate(lean, direction="fisher")
     made = ls.calibrate(lean)
     with pytest.raises(LensSteerError, match="has no projections of its prompts"):
@@ -85,7 +103,9 @@ def test_what_moments_cannot_give(qwen: Any, refusal: Any) -> None:
 def test_the_command_keeps_moments(
     tmp_path: Path, qwen: Any, refusal: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same calibration on disk but for the statistics, and steering with it; what cannot be had is refused before the model is loaded."""
+    """The same calibration on disk but for the statistics, and steering with it; what cannot be had is refused before
+    the model is loaded.
+    """
     from tests.test_cli import run
 
     code, _, err = run(monkeypatch, capsys, "calibrate", "--keep", "moments", "--out", tmp_path / "cal")

@@ -1,4 +1,6 @@
-"""Watching a boundary token by token: against plain Hugging Face forwards, on every engine, in and around steering; nothing is changed or left behind."""
+"""Watching a boundary token by token: against plain Hugging Face forwards, on every engine, in and around steering;
+nothing is changed or left behind.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_hugging_face(tiny: Any, twin: Any, kind: str, engine: str) -> None:
-    """Every kind of site, in a padded batch that generates: each token's projection is that of one plain forward over prompt and answer."""
+    """Every kind of site, in a padded batch that generates: each token's projection is that of one plain forward over
+    prompt and answer.
+    """
     info, site = tiny.lens_info, sites.Site(2, kind).name
     found = boundary_at(tiny, site, 0.2)
     with ls.monitor(tiny, found) as seen:
@@ -72,13 +76,20 @@ def test_equals_hugging_face(tiny: Any, twin: Any, kind: str, engine: str) -> No
 
 
 def test_the_same_without_a_cache_and_one_by_one(tiny: Any) -> None:
-    """A token that is computed again is recorded once; another batch, another engine, the twin by itself: the same rows."""
+    """A token that is computed again is recorded once; another batch, another engine, the twin by itself: the same
+    rows.
+    """
     found = boundary_at(tiny, "blocks.2.ln2.hook_out")
     with ls.monitor(tiny, found) as seen:
         ls.generate(tiny, PROMPTS, max_new_tokens=NEW, engine="tl")
     wanted = seen.rows()
     tl, hf = {"engine": "tl"}, {"engine": "hf"}
-    for options in ({"kv_cache": False, **tl}, {"kv_cache": False, **hf}, {"batch_size": 2, **tl}, {"batch_size": 2, **hf}):
+    for options in (
+        {"kv_cache": False, **tl},
+        {"kv_cache": False, **hf},
+        {"batch_size": 2, **tl},
+        {"batch_size": 2, **hf},
+    ):
         with ls.monitor(tiny, found) as seen:
             ls.generate(tiny, PROMPTS, max_new_tokens=NEW, **options)  # type: ignore[arg-type]
         assert same(seen.rows(), wanted)
@@ -96,7 +107,9 @@ def test_the_same_without_a_cache_and_one_by_one(tiny: Any) -> None:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("kind", ["resid_pre", "ln2", "attn_out", "resid_post"])
 def test_order_of_entering_decides(tiny: Any, kind: str, engine: str) -> None:
-    """Inside the steering block it sees what the plan wrote, outside what was there before; both at once too. On Gemma-2 and 3 under the site's other name as well."""
+    """Inside the steering block it sees what the plan wrote, outside what was there before; both at once too. On
+    Gemma-2 and 3 under the site's other name as well.
+    """
     found = boundary_at(tiny, sites.Site(2, kind).name)
     found = replace(found, direction=found.direction / found.direction.norm())
     plan = ls.fixed_coefficient(found, 7.0)
@@ -146,7 +159,9 @@ def watched(qwen: Any, calibration: Any, refusal: Any) -> tuple[Boundary, list[P
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_ended_answers(qwen: Any, watched: Any, engine: str) -> None:
-    """The rows are the answers' own tokens, to their ends: all of one that ended by itself, all but the last of one that was cut short."""
+    """The rows are the answers' own tokens, to their ends: all of one that ended by itself, all but the last of one
+    that was cut short.
+    """
     found, prompts = watched
     with ls.monitor(qwen, found) as seen:
         texts = ls.generate(qwen, prompts, max_new_tokens=9, engine=engine)
@@ -216,9 +231,15 @@ def test_the_gate_is_strict(tiny: Any) -> None:
 
 
 def test_a_conversation_is_seen_once(qwen: Any, watched: Any) -> None:
-    """Each token in one row, prompts and answers apart, an answer's last token when the next turn feeds it; on both engines, together as one by one."""
+    """Each token in one row, prompts and answers apart, an answer's last token when the next turn feeds it; on both
+    engines, together as one by one.
+    """
     found, prompts = watched
-    dialogues = [ls.Dialogue((prompts[0].text, prompts[3].text)), ls.Dialogue((prompts[4].text,)), ls.Dialogue(("Hi", "Why?"))]
+    dialogues = [
+        ls.Dialogue((prompts[0].text, prompts[3].text)),
+        ls.Dialogue((prompts[4].text,)),
+        ls.Dialogue(("Hi", "Why?")),
+    ]
     wanted: list[list[dict[str, Any]]] = []
     for dialogue in dialogues:
         with ls.monitor(qwen, found) as seen:
@@ -238,19 +259,32 @@ def test_a_conversation_is_seen_once(qwen: Any, watched: Any) -> None:
 
 
 def test_forwards_of_ones_own(tiny: Any) -> None:
-    """Every row a prompt's; padding is known by the mask; a layout tells prompts and answers apart; what cannot be known is said."""
+    """Every row a prompt's; padding is known by the mask; a layout tells prompts and answers apart; what cannot be
+    known is said.
+    """
     found = boundary_at(tiny, "blocks.1.hook_resid_post")
     ids, mask = torch.tensor([[9, 5, 6], [5, 6, 7]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
     with ls.monitor(tiny, found) as seen, torch.inference_mode():
         tiny(ids, attention_mask=mask)
         tiny(ids[1:])
     assert [(t["row"], t["call"], t["position"], t["token_id"]) for t in seen.rows()] == [
-        (0, 0, 0, 5), (0, 0, 1, 6), (1, 0, 0, 5), (1, 0, 1, 6), (1, 0, 2, 7), (2, 1, 0, 5), (2, 1, 1, 6), (2, 1, 2, 7),
-    ]  # fmt: skip
+        (0, 0, 0, 5),
+        (0, 0, 1, 6),
+        (1, 0, 0, 5),
+        (1, 0, 1, 6),
+        (1, 0, 2, 7),
+        (2, 1, 0, 5),
+        (2, 1, 1, 6),
+        (2, 1, 2, 7),
+    ]
     assert {t["region"] for t in seen.rows()} == {"prompt"}
     assert torch.allclose(values(seen.of(1)), values(seen.of(2)), atol=1e-5)
     assert torch.allclose(values(seen.of(0)), values(seen.of(2))[:2], atol=1e-5)
-    with ls.monitor(tiny, found) as seen, torch.inference_mode(), positions.running(batching.Batch((4, 2), ids, mask, (1, 2))):
+    with (
+        ls.monitor(tiny, found) as seen,
+        torch.inference_mode(),
+        positions.running(batching.Batch((4, 2), ids, mask, (1, 2))),
+    ):
         tiny(ids, attention_mask=mask)
     assert [t["region"] for t in seen.of(4)] == ["prompt", "generated"]
     assert [t["region"] for t in seen.of(2)] == ["prompt", "generated", "generated"]
@@ -263,9 +297,13 @@ def test_forwards_of_ones_own(tiny: Any) -> None:
     twin = hf_twin(tiny)
     with ls.monitor(twin, found), torch.inference_mode():
         cache = twin(ids[1:], use_cache=True).past_key_values
-        with pytest.raises(LensSteerError, match="does not know the prompts that this forward goes on from: run it through"):
+        with pytest.raises(
+            LensSteerError, match="does not know the prompts that this forward goes on from: run it through"
+        ):
             twin(ids[:1, :1], past_key_values=cache)
-        with pytest.raises(LensSteerError, match="does not know which tokens this forward is fed: give the model token ids"):
+        with pytest.raises(
+            LensSteerError, match="does not know which tokens this forward is fed: give the model token ids"
+        ):
             twin(inputs_embeds=torch.zeros(1, 3, 48))
 
 
@@ -288,10 +326,14 @@ def test_what_does_not_fit_is_refused(tiny: Any) -> None:
 
 
 def test_the_notebooks_view(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blue below, white at, vermilion above the threshold, the farthest strongest; text is escaped; fired tokens are underlined; matplotlib is not asked."""
+    """Blue below, white at, vermilion above the threshold, the farthest strongest; text is escaped; fired tokens are
+    underlined; matplotlib is not asked.
+    """
     info = tiny.lens_info
     bad = next(
-        i for i in range(len(info.tokenizer)) if "<" in info.tokenizer.decode([i]) and i not in info.tokenizer.all_special_ids
+        i
+        for i in range(len(info.tokenizer))
+        if "<" in info.tokenizer.decode([i]) and i not in info.tokenizer.all_special_ids
     )
     found = boundary_at(tiny, "blocks.1.hook_resid_post")
     seen = monitor.Monitor(found, "below", info.tokenizer)
@@ -301,11 +343,15 @@ def test_the_notebooks_view(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen.add(object(), torch.tensor([0]), position, every, ids, rho, rho < 0, every)
     shown = seen._repr_html_()
     spans = re.findall(
-        r"<span style='background:(#\w{6});color:black(;text-decoration:underline)?' title='([^']+)'>([^<]*)</span>", shown
+        r"<span style='background:(#\w{6});color:black(;text-decoration:underline)?' title='([^']+)'>([^<]*)</span>",
+        shown,
     )
     assert [(c, bool(u), v) for c, u, v, _ in spans] == [
-        ("#338ec1", True, "-2"), ("#ffffff", False, "0"), ("#eebf99", False, "1"), ("#bbbbbb", False, "nan"),
-    ]  # fmt: skip
+        ("#338ec1", True, "-2"),
+        ("#ffffff", False, "0"),
+        ("#eebf99", False, "1"),
+        ("#bbbbbb", False, "nan"),
+    ]
     assert "&lt;" in spans[0][3]
     assert "white at the threshold 0 " in shown
     monkeypatch.setattr(monitor, "MAX_SHOWN", 1)
@@ -314,6 +360,12 @@ def test_the_notebooks_view(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     imported = {
         name.split(".")[0]
         for node in ast.walk(ast.parse(Path(monitor.__file__).read_text(encoding="utf-8")))
-        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
-    }  # fmt: skip
+        for name in (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
     assert "matplotlib" not in imported

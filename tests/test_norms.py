@@ -1,4 +1,6 @@
-"""Changes of length: measured against closed forms, on vectors and bases drawn here, and the search for the worst vector."""
+"""Changes of length: measured against closed forms, on vectors and bases drawn here, and the search for the worst
+vector.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def draw(seed: int, d_model: int, n: int = 12) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     h = torch.randn(n, d_model, generator=generator, dtype=torch.float64)
     basis = torch.randn(2, d_model, generator=generator, dtype=torch.float64)
-    return h, basis / basis.norm(dim=-1, keepdim=True) * (0.5 + torch.rand(2, 1, generator=generator, dtype=torch.float64))
+    return h, basis / basis.norm(dim=-1, keepdim=True) * (
+        0.5 + torch.rand(2, 1, generator=generator, dtype=torch.float64)
+    )
 
 
 @given(SEEDS, st.integers(2, 20), st.floats(-720, 720))
@@ -70,7 +74,9 @@ def test_the_bound_is_met_by_some_vector() -> None:
 
 
 def test_the_search_finds_what_is_there() -> None:
-    """Ablation takes all of a vector along b1: the search comes near −‖h‖²; an operator that keeps norms gives it nothing."""
+    """Ablation takes all of a vector along b1: the search comes near −‖h‖²; an operator that keeps norms gives it
+    nothing.
+    """
     basis = torch.eye(6, dtype=torch.float64)[:2]
     vector, change = norms.worst_vector(lambda h, b, a: h - (h @ b[0])[..., None] * b[0], basis, 0.0)
     assert change > 0.99

@@ -1,4 +1,6 @@
-"""The notebooks: what is committed is what the sources say, reads from its question to what to try next, and names no machine. Running them all is :mod:`tests.notebooks`."""
+"""The notebooks: what is committed is what the sources say, reads from its question to what to try next, and names no
+machine. Running them all is :mod:`tests.notebooks`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def test_committed_is_what_its_source_says(source: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 def test_question_picture_and_what_to_try_next(source: Path) -> None:
-    """The first cell asks a question and says how long it takes; a picture comes within the first third; the last cell says what to try next."""
+    """The first cell asks a question and says how long it takes; a picture comes within the first third; the last cell
+    says what to try next.
+    """
     cells = committed(source).cells
     first = cells[0].source
     assert first.startswith("# ") and "**Question:**" in first and "?" in first
@@ -74,7 +78,9 @@ def test_what_draws_shows(source: Path) -> None:
 
 
 def test_faults_are_told(copy: Path) -> None:
-    """A source that went on without its notebook, a failed cell, a machine's path, cells run in another order, no notebook at all."""
+    """A source that went on without its notebook, a failed cell, a machine's path, cells run in another order, no
+    notebook at all.
+    """
     assert notebooks.faults(copy) == []
     whole = committed(copy)
 
@@ -94,7 +100,9 @@ def test_faults_are_told(copy: Path) -> None:
     assert told(found) == [f"{copy.stem}.ipynb, code cell 1 names a place of the machine: '/home/somebody/models'"]
     found, cell = spoilt()
     cell.execution_count = 7
-    assert told(found) == [f"{copy.stem}.ipynb holds what varies from run to run, or cells that were run in another order"]
+    assert told(found) == [
+        f"{copy.stem}.ipynb holds what varies from run to run, or cells that were run in another order"
+    ]
     assert told(whole) == []
     copy.write_text(copy.read_text(encoding="utf-8") + "\n# %%\n1 + 1\n", encoding="utf-8")
     assert notebooks.faults(copy) == [f"{copy.stem}.ipynb holds other cells than {copy.name}"]
@@ -105,18 +113,24 @@ def test_faults_are_told(copy: Path) -> None:
 def test_plain_leaves_out_what_varies() -> None:
     """Times, versions, widgets and the error stream go; text and pictures stay; once plain is plain."""
     new = nbformat.v4
-    cell = new.new_code_cell("draw()", metadata={"execution": {"iopub.status.busy": "2026-01-01T00:00:00Z"}}, execution_count=4)
+    cell = new.new_code_cell(
+        "draw()", metadata={"execution": {"iopub.status.busy": "2026-01-01T00:00:00Z"}}, execution_count=4
+    )
     pixels = np.linspace(0, 255, 90 * 90 * 3).reshape(90, 90, 3).astype(np.uint8)
     with io.BytesIO() as stream:
         Image.fromarray(pixels).save(stream, format="png")
         drawn = base64.b64encode(stream.getvalue()).decode()
-    picture = new.new_output("display_data", {"image/png": drawn, "text/plain": "<Figure>"}, metadata={"image/png": {"width": 3}})
+    picture = new.new_output(
+        "display_data", {"image/png": drawn, "text/plain": "<Figure>"}, metadata={"image/png": {"width": 3}}
+    )
     cell.outputs = [
         new.new_output("stream", name="stdout", text="one\n"),
         new.new_output("stream", name="stderr", text="a warning\n"),
         picture,
         new.new_output("stream", name="stdout", text="two\n"),
-        new.new_output("execute_result", {notebooks.WIDGET: {"model_id": "ab12"}, "text/plain": "VBox()"}, execution_count=4),
+        new.new_output(
+            "execute_result", {notebooks.WIDGET: {"model_id": "ab12"}, "text/plain": "VBox()"}, execution_count=4
+        ),
     ]
     book = new.new_notebook(
         cells=[new.new_markdown_cell("# A"), cell],
@@ -129,14 +143,19 @@ def test_plain_leaves_out_what_varies() -> None:
     small = Image.open(io.BytesIO(base64.b64decode(shown.data["image/png"])))
     assert small.mode == "P" and np.abs(np.asarray(small.convert("RGB")).astype(int) - pixels).max() < 10
     assert widget.data == {"text/plain": notebooks.LIVE} and widget.execution_count == 1
-    assert found.metadata == notebooks.METADATA and found.cells[1].metadata == {} and found.cells[1].execution_count == 1
+    assert (
+        found.metadata == notebooks.METADATA and found.cells[1].metadata == {} and found.cells[1].execution_count == 1
+    )
     assert notebooks.plain(found) == found
     assert book.cells[1].execution_count == 4, "what was given is left alone"
 
 
 def test_every_figure_is_shown(tmp_path: Path) -> None:
     """In a kernel's second cell too: the style's context does not take back what the first figure turned on."""
-    drawing = "ls.draw(Drawing('kl_by_position', {'series': ['a'] * 2, 'position': [0] * 2, 'measure': ['kl', 'entropy'], 'value': [1.0] * 2, 'low': [1.0] * 2, 'high': [1.0] * 2, 'n': [3] * 2}));"
+    drawing = (
+        "ls.draw(Drawing('kl_by_position', {'series': ['a'] * 2, 'position': [0] * 2, 'measure': ['kl', 'entropy'], "
+        "'value': [1.0] * 2, 'low': [1.0] * 2, 'high': [1.0] * 2, 'n': [3] * 2}));"
+    )
     begin = "import lens_steer as ls\nfrom lens_steer.figures.core import Drawing\n"
     source = tmp_path / "01_two.py"
     source.write_text(f"# %%\n{begin}{drawing}\n\n# %%\n{drawing}\n", encoding="utf-8")
@@ -164,7 +183,11 @@ def test_saving_in_jupyterlab_leaves_the_source_alone(tmp_path: Path) -> None:
     notebook, source = tmp_path / "01_first_steps.ipynb", tmp_path / "01_first_steps.py"
     os.utime(source, (1, 1))  # the notebook is the newer one
     done = subprocess.run(
-        [sys.executable, "-m", "jupytext", "--sync", str(notebook)], capture_output=True, text=True, check=True, cwd=tmp_path
+        [sys.executable, "-m", "jupytext", "--sync", str(notebook)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
     )
     assert "Unchanged" in done.stdout
     assert source.read_text(encoding="utf-8") == SOURCES[0].read_text(encoding="utf-8")

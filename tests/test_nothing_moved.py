@@ -24,11 +24,16 @@ def gated(calibration: Any, threshold: float) -> ls.SteeringPlan:
 
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
-def test_each_reason_is_told_once_a_block(qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture, engine: str) -> None:
+def test_each_reason_is_told_once_a_block(
+    qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture, engine: str
+) -> None:
     """However many calls ran inside; what one call does not move another may; the answers bear it out."""
     plain = ls.generate(qwen, PROMPTS, max_new_tokens=4, engine=engine)
     for plan, message in (
-        (ls.selective_steering(calibration, 0), "the plan 'selective' changed no activation: angle=0.0 is the identity here"),
+        (
+            ls.selective_steering(calibration, 0),
+            "the plan 'selective' changed no activation: angle=0.0 is the identity here",
+        ),
         (ls.selective_steering(calibration, 360), "changed no activation: angle=360.0 is the identity"),
         (ls.act_add(calibration, 0.0), "the plan 'act-add' changed no activation: coefficient=0.0 is the identity"),
         (gated(calibration, 1e9), "the plan 'adaptive' changed no activation: no gate fired on any steered token"),
@@ -59,7 +64,9 @@ def test_each_reason_is_told_once_a_block(qwen: Any, calibration: Any, caplog: p
     assert not caplog.messages
 
 
-def test_a_gate_that_fires_on_tokens_that_are_not_steered(qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gate_that_fires_on_tokens_that_are_not_steered(
+    qwen: Any, calibration: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Counts only where it is steered; a gate that fires under the identity leaves the identity to blame."""
     site = calibration.discriminative_sites[:1]
     with ls.monitor(qwen, ls.boundary(calibration, site[0]), gate="above") as seen:
@@ -99,11 +106,14 @@ def test_divergences_that_are_rounding(qwen: Any, calibration: Any, caplog: pyte
         caplog.clear()
         ls.token_divergence(qwen, ls.selective_steering(calibration, angle), PROMPTS, ["7.", "Hello."])
         assert (
-            caplog.messages == ["the plan 'selective' moved nothing: both divergences are below 1e-06 nats at every token"] * told
+            caplog.messages
+            == ["the plan 'selective' moved nothing: both divergences are below 1e-06 nats at every token"] * told
         )
 
 
-def test_once_something_changed_nothing_is_looked_at(qwen: Any, calibration: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_something_changed_nothing_is_looked_at(
+    qwen: Any, calibration: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The comparison costs one site of one forward, whatever follows."""
     calls, see = [], Tally.see
     monkeypatch.setattr(Tally, "see", lambda self, *args: calls.append(1) or see(self, *args))
@@ -113,7 +123,9 @@ def test_once_something_changed_nothing_is_looked_at(qwen: Any, calibration: Any
 
 
 def test_flags_of_a_device_are_read_later() -> None:
-    """Queued until they are settled, or until there are too many; on meta tensors nothing could be read, so a stand-in is used."""
+    """Queued until they are settled, or until there are too many; on meta tensors nothing could be read, so a stand-in
+    is used.
+    """
     tally, h = Tally(), torch.zeros(1, 2, 3)
 
     class Elsewhere(torch.Tensor):

@@ -30,7 +30,9 @@ def close(found: list[Any], wanted: list[Any], tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_geometry_of_published_calibrations(reference: Path, tmp_path: Path, name: str) -> None:
-    """Imported, saved, loaded and summarised: selection, cosines, plane, shares, L_disc and Gram error as computed independently."""
+    """Imported, saved, loaded and summarised: selection, cosines, plane, shares, L_disc and Gram error as computed
+    independently.
+    """
     ls.save_calibration(import_official(reference / "ss_raw" / name), tmp_path)
     calibration = ls.load_calibration(tmp_path)
     found = summarise(calibration)
@@ -42,11 +44,15 @@ def test_geometry_of_published_calibrations(reference: Path, tmp_path: Path, nam
     close(found["selection"]["mean_cosine_all_rows"], wanted["selection"]["mean_cos_with_self"], 1e-9)
     close(found["cosine"]["adjacent_sites"], wanted["cosine"]["adjacent_points"], 1e-9)
     for ours, theirs in zip(
-        found["cosine"]["adjacent_blocks_same_kind"].values(), wanted["cosine"]["adjacent_blocks_same_type"].values(), strict=True
+        found["cosine"]["adjacent_blocks_same_kind"].values(),
+        wanted["cosine"]["adjacent_blocks_same_type"].values(),
+        strict=True,
     ):
         close(ours, theirs, 1e-9)
     for key in ("mean", "min", "max"):
-        assert found["cosine"]["off_diagonal"][key] == pytest.approx(wanted["cosine"][f"offdiag_{key}_nondegenerate"], abs=1e-9)
+        assert found["cosine"]["off_diagonal"][key] == pytest.approx(
+            wanted["cosine"][f"offdiag_{key}_nondegenerate"], abs=1e-9
+        )
     plane, expected = found["plane_all_rows"], wanted["plane"]
     close(plane["explained_variance_centred"], expected["explained_variance_ratio_centred"], 1e-9)
     close(plane["explained_variance_uncentred"], expected["explained_energy_ratio_uncentred"], 1e-9)
@@ -66,21 +72,28 @@ def test_geometry_of_published_calibrations(reference: Path, tmp_path: Path, nam
     close(inside["fraction"], angles["in_plane_energy_fraction"], 1e-9)
     assert found["discriminative"]["blocks"] == wanted["L_disc"]["blocks"]
     assert found["discriminative"]["n_sites"] == sum(meta["discriminative_mask"]) == wanted["L_disc"]["n_points"]
-    assert calibration.details["published_gram_error"] == pytest.approx(expected["max_abs_gram_minus_identity"], abs=1e-9)
+    assert calibration.details["published_gram_error"] == pytest.approx(
+        expected["max_abs_gram_minus_identity"], abs=1e-9
+    )
     assert gram_error(calibration.basis) < 1e-6
     assert found["classes"] is None
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_rebuilt_b2(reference: Path, name: str) -> None:
-    """The principal component of all centred rows, made orthogonal to b1, is the reference's; the basis the reference's too."""
+    """The principal component of all centred rows, made orthogonal to b1, is the reference's; the basis the reference's
+    too.
+    """
     calibration = import_official(reference / "ss_raw" / name)
     expected = load_file(reference / "ss" / name / "expected.safetensors")
     assert calibration.published_candidates is not None
     assert calibration.published_basis is not None
     axis, _ = principal_component(calibration.published_candidates.double())
     rebuilt, _ = gram_schmidt(calibration.published_basis[0].double(), axis)
-    assert float(rebuilt[1] @ expected["b2_rebuilt_centred"].double() / expected["b2_rebuilt_centred"].double().norm()) > 0.999999
+    assert (
+        float(rebuilt[1] @ expected["b2_rebuilt_centred"].double() / expected["b2_rebuilt_centred"].double().norm())
+        > 0.999999
+    )
     assert float(calibration.basis[0].double() @ expected["e1"]) > 1 - 1e-7
     assert float(calibration.basis[1].double() @ expected["e2"]) > 1 - 1e-7
 

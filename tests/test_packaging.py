@@ -1,4 +1,6 @@
-"""What is told about the package agrees with itself: pins with ranges, versions, the files of a wheel, the names that the reference documents."""
+"""What is told about the package agrees with itself: pins with ranges, versions, the files of a wheel, the names that
+the reference documents.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Any:
 def pins() -> dict[str, str]:
     """Pinned versions by canonical name."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
+    return {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in lines if "==" in line)
+    }
 
 
 def test_every_requirement_is_pinned_within_its_range() -> None:
@@ -49,7 +54,9 @@ def test_one_version_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
-    headings = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
+    headings = [
+        line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if line.startswith("## ")
+    ]
     assert headings[0].split()[1] == PROJECT["version"]
 
 
@@ -60,7 +67,9 @@ def test_every_folder_of_modules_is_a_package() -> None:
 
 
 def test_the_files_of_a_wheel() -> None:
-    """Modules, style, typing mark and all three organisms; what is missing, what does not belong, and a wheel that is too large are told."""
+    """Modules, style, typing mark and all three organisms; what is missing, what does not belong, and a wheel that is
+    too large are told.
+    """
     wanted = expected()
     for family in ("gemma2", "llama", "qwen2"):
         assert f"lens_steer/organisms/weights/{family}/model.safetensors" in wanted
@@ -85,7 +94,9 @@ def test_every_public_name_is_documented_once(names: Any) -> None:
 
 
 def test_references_lead_where_python_does(names: Any) -> None:
-    """A name means in a docstring what it means in its module; a public one leads to its public page; what is not there leads nowhere."""
+    """A name means in a docstring what it means in its module; a public one leads to its public page; what is not there
+    leads nowhere.
+    """
     for target, module, found in (
         ("calibrate", "lens_steer.reports.report", "lens_steer.calibrate"),
         ("lens_steer.geometry.calibration.Calibration", None, "lens_steer.Calibration"),

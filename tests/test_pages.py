@@ -1,4 +1,6 @@
-"""The pages say what is there: links lead somewhere, files and names exist, the picture of the rooms is the one that is held, the README is short and runs."""
+"""The pages say what is there: links lead somewhere, files and names exist, the picture of the rooms is the one that is
+held, the README is short and runs.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def exists(name: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_links_lead_somewhere(page: Path) -> None:
-    """To a file or folder of the checkout, and where a heading is named, to one of the page that is meant; other sites are not asked."""
+    """To a file or folder of the checkout, and where a heading is named, to one of the page that is meant; other sites
+    are not asked.
+    """
     wrong = []
     for target in LINK.findall(prose(page)):
         path, _, anchor = target.partition("#")
@@ -89,13 +93,19 @@ def test_what_is_not_there_is_told() -> None:
 
 def test_the_picture_of_the_rooms_is_the_order_that_is_held() -> None:
     """The rooms in docs/design.md, line by line, are the layers that import-linter holds, and all rooms there are."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     layers = [tuple(layer.split(" | ")) for layer in next(c for c in contracts if c["name"] == "rooms")["layers"]]
     picture = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## The rooms")[1].split("```")[1]
     drawn = [tuple(line[:36].strip().split(" | ")) for line in picture.strip().splitlines()]
     assert drawn == layers
     package = Path(lens_steer.__file__).parent
-    there = {p.stem for p in package.iterdir() if (p / "__init__.py").exists() or (p.suffix == ".py" and p.stem != "__init__")}
+    there = {
+        p.stem
+        for p in package.iterdir()
+        if (p / "__init__.py").exists() or (p.suffix == ".py" and p.stem != "__init__")
+    }
     assert there == {room for layer in layers for room in layer}
     assert not there & set(lens_steer.__all__)  # a room of that name would hide what users import
 
@@ -111,7 +121,9 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 def test_each_table_is_where_its_command_puts_it() -> None:
     """The Makefile gives every page with markers to a command, and no page without."""
     given = {
-        page for line in re.findall(r"--page (.+)", (ROOT / "Makefile").read_text(encoding="utf-8")) for page in line.split()
+        page
+        for line in re.findall(r"--page (.+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+        for page in line.split()
     }
     assert given == {page.relative_to(ROOT).as_posix() for _, page in tables()}
 
@@ -123,7 +135,9 @@ def test_the_readme_is_short() -> None:
 
 def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python, line by line, on the embedded model: the plan steers, and is on disk afterwards."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     monkeypatch.chdir(tmp_path)
     ran: dict[str, object] = {}
     exec(code, ran)

@@ -27,7 +27,9 @@ EVERY = "resid_pre,attn_out,resid_mid,mlp_out,resid_post,norm_out"
 
 
 def hf_sites(twin: Any, ids: torch.Tensor, names: tuple[str, ...], architecture: str) -> dict[str, torch.Tensor]:
-    """Every site's tensor by forward hooks on the Hugging Face modules; ``resid_mid`` as the input of the norm before the MLP."""
+    """Every site's tensor by forward hooks on the Hugging Face modules; ``resid_mid`` as the input of the norm before
+    the MLP.
+    """
     found: dict[str, torch.Tensor] = {}
     handles = []
 
@@ -60,7 +62,9 @@ def test_logits_equal(tiny: Any, twin: Any) -> None:
 
 
 def test_every_site_equals_hugging_face(tiny: Any, twin: Any) -> None:
-    """Recorded last-token activations equal Hugging Face hooks at every site, although they were recorded in a padded batch."""
+    """Recorded last-token activations equal Hugging Face hooks at every site, although they were recorded in a padded
+    batch.
+    """
     architecture = tiny.lens_info.architecture
     names = sites.resolve(EVERY, n_layers=4, architecture=architecture)
     assert len(names) == 4 * (5 + len(sites.NORM_MODULES[architecture]))
@@ -119,7 +123,9 @@ def test_a_norm_called_by_hand_is_steered_anew(tiny: Any) -> None:
 
 
 def test_norm_memory_is_let_go(tiny: Any) -> None:
-    """The tensor shared between the three calls of ``ln1`` is not kept, and hooks added later see the same input anew."""
+    """The tensor shared between the three calls of ``ln1`` is not kept, and hooks added later see the same input
+    anew.
+    """
     if tiny.lens_info.backend != "hooked":
         pytest.skip("a HookedTransformer's block only")
     block = tiny.blocks[0]
@@ -135,7 +141,9 @@ def test_norm_memory_is_let_go(tiny: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["resid_pre", "attn_out", "mlp_out", "resid_post", "norm_out"])
 def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> None:
-    """The same rotation written by our plan and by Hugging Face hooks gives the same logits and differs from no rotation."""
+    """The same rotation written by our plan and by Hugging Face hooks gives the same logits and differs from no
+    rotation.
+    """
     info = tiny.lens_info
     names = sites.resolve(kind, n_layers=4, architecture=info.architecture)
     basis = random_plane(48, seed=1)
@@ -172,7 +180,9 @@ def test_written_sites_equal_hugging_face(tiny: Any, twin: Any, kind: str) -> No
 
 
 def test_steered_generation_equals_hugging_face(tiny: Any, twin: Any) -> None:
-    """Greedy tokens of a left-padded steered batch equal Hugging Face's generate with the same hooks, prompt by prompt."""
+    """Greedy tokens of a left-padded steered batch equal Hugging Face's generate with the same hooks, prompt by
+    prompt.
+    """
     info = tiny.lens_info
     names = sites.resolve("norm_out", n_layers=4, architecture=info.architecture)
     basis = random_plane(48, seed=2)

@@ -76,8 +76,10 @@ def test_damaged_files_give_errors_of_ours(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     readers: dict[str, Callable[[Path], Any]] = {
         "c.npy": lambda path: import_angular(path, architecture="qwen2"),
-        "a.pt": import_steering_vectors, "b.pt": import_steering_vectors, "d.safetensors": import_steering_vectors,
-    }  # fmt: skip
+        "a.pt": import_steering_vectors,
+        "b.pt": import_steering_vectors,
+        "d.safetensors": import_steering_vectors,
+    }
     for name, reader in readers.items():
         whole = (tmp_path / name).read_bytes()
         path = tmp_path / f"damaged-{name}"

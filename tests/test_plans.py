@@ -1,4 +1,6 @@
-"""Plans and the methods that make them: what each writes where, against the formulas; saved and loaded; described; refused."""
+"""Plans and the methods that make them: what each writes where, against the formulas; saved and loaded; described;
+refused.
+"""
 
 from __future__ import annotations
 
@@ -115,22 +117,28 @@ def test_clamp_and_ablation_set_the_projection(calibration: Any, h: Tensor) -> N
 
 
 def test_ablation_everywhere(calibration: Any) -> None:
-    """At every block's input and both branches, along the stream's direction; refused for one read after a norm with nothing of the stream beside it."""
+    """At every block's input and both branches, along the stream's direction; refused for one read after a norm with
+    nothing of the stream beside it.
+    """
     plan = ls.directional_ablation(calibration, everywhere=True, direction=torch.ones(128))
     assert len(plan.sites) == 3 * 12
     assert plan.sites[:3] == ("blocks.0.hook_resid_pre", "blocks.0.hook_attn_out", "blocks.0.hook_mlp_out")
     assert torch.equal(
-        ls.directional_ablation(calibration, everywhere=True).steps[0].parameters["direction"], calibration.stream_direction[1]
+        ls.directional_ablation(calibration, everywhere=True).steps[0].parameters["direction"],
+        calibration.stream_direction[1],
     )
     bare = replace(calibration, stream_mean_positive=None, stream_mean_negative=None)
     with pytest.raises(
-        LensSteerError, match="after a norm and its gain, with nothing of the stream recorded beside it: calibrate again"
+        LensSteerError,
+        match="after a norm and its gain, with nothing of the stream recorded beside it: calibrate again",
     ):
         ls.directional_ablation(bare, everywhere=True)
 
 
 def test_halves_of_sas(calibration: Any, h: Tensor) -> None:
-    """X1 after X2 is SAS at every site; X1 is SS by the angle from the mean phase; the mean itself lands where SAS puts it."""
+    """X1 after X2 is SAS at every site; X1 is SS by the angle from the mean phase; the mean itself lands where SAS puts
+    it.
+    """
     first, second, whole = (
         ls.phase_collapse(calibration),
         ls.mean_phase_rotation(calibration, 200),
@@ -153,9 +161,10 @@ def test_halves_of_sas(calibration: Any, h: Tensor) -> None:
 def test_projection_aware_methods(calibration: Any, h: Tensor) -> None:
     """SwFC moves by separations; StTP and StMP leave the other side as it is and land where the paper says."""
     found = boundary(calibration)
-    positive, negative = (p[:, calibration.selected_index].double() for p in (
-        calibration.statistics.projection_positive, calibration.statistics.projection_negative
-    ))  # fmt: skip
+    positive, negative = (
+        p[:, calibration.selected_index].double()
+        for p in (calibration.statistics.projection_positive, calibration.statistics.projection_negative)
+    )
     assert math.isclose(found.threshold, float(positive.mean() + negative.mean()) / 2, rel_tol=1e-9)
     assert math.isclose(found.std_positive, float(positive.std(correction=1)), rel_tol=1e-9)
     b1 = calibration.basis[0].double()
@@ -166,10 +175,14 @@ def test_projection_aware_methods(calibration: Any, h: Tensor) -> None:
     assert 0 < int(below.sum()) < 50
     target = ls.target_projection(calibration, 6).operator(like=h)(h)
     assert torch.equal(target[~below], h[~below])
-    assert torch.allclose((target @ b1)[below], (positive.mean() + 6 * positive.std()).expand(int(below.sum())), atol=1e-4)
+    assert torch.allclose(
+        (target @ b1)[below], (positive.mean() + 6 * positive.std()).expand(int(below.sum())), atol=1e-4
+    )
     above = ls.target_projection(calibration, -6, gate="above").operator(like=h)(h)
     assert torch.equal(above[below], h[below])
-    assert torch.allclose((above @ b1)[~below], (negative.mean() - 6 * negative.std()).expand(int((~below).sum())), atol=1e-4)
+    assert torch.allclose(
+        (above @ b1)[~below], (negative.mean() - 6 * negative.std()).expand(int((~below).sum())), atol=1e-4
+    )
     mirrored = ls.mirror_projection(calibration).operator(like=h)(h) @ b1
     cap = positive.mean() + 40 * positive.std()
     assert torch.allclose(mirrored[below], torch.minimum(2 * found.threshold - rho[below], cap), atol=1e-4)
@@ -190,7 +203,10 @@ def test_bad_options(calibration: Any) -> None:
     cases: list[tuple[str, Any]] = [
         ("method='turn': use one of selective", lambda: make_plan("turn", calibration)),
         ("needs angle", lambda: make_plan("standard", calibration)),
-        ("angle='1': method 'ablation' does not take it; it takes", lambda: make_plan("ablation", calibration, angle="1")),
+        (
+            "angle='1': method 'ablation' does not take it; it takes",
+            lambda: make_plan("ablation", calibration, angle="1"),
+        ),
         ("gate_axis=2: use 0", lambda: ls.adaptive_angular(calibration, 1, gate_axis=2)),
         ("gate='left': use one of below, above", lambda: ls.mirror_projection(calibration, gate="left")),
         ("gate='left'", lambda: ls.target_projection(calibration, gate="left")),
@@ -198,13 +214,19 @@ def test_bad_options(calibration: Any) -> None:
         ("angle='90,x' is not a number", lambda: parse_numbers("angle", "90,x")),
         ("phase_of='all': use one of both", lambda: ls.phase_collapse(calibration, phase_of="all")),
         ("positions='first'", lambda: ls.act_add(calibration, positions="first")),
-        ("site 'blocks.99.hook_resid_pre' does not exist", lambda: ls.act_add(calibration, at="blocks.99.hook_resid_pre")),
+        (
+            "site 'blocks.99.hook_resid_pre' does not exist",
+            lambda: ls.act_add(calibration, at="blocks.99.hook_resid_pre"),
+        ),
         ("was not recorded", lambda: ls.act_add(calibration, at="resid_post")),
         ("no direction: its class means are equal", lambda: ls.unit_addition(calibration, at="blocks.0.ln1.hook_out")),
         (r"direction of shape \(3,\) is not usable", lambda: ls.act_add(calibration, direction=torch.ones(3))),
         (r"basis has shape \(2, 5\)", lambda: ls.selective_steering(calibration, 1, basis=torch.eye(2, 5))),
         ("basis is not orthonormal", lambda: ls.selective_steering(calibration, 1, basis=2 * calibration.basis)),
-        ("basis is not orthonormal", lambda: ls.selective_steering(calibration, 1, basis=torch.full((2, 128), math.nan))),
+        (
+            "basis is not orthonormal",
+            lambda: ls.selective_steering(calibration, 1, basis=torch.full((2, 128), math.nan)),
+        ),
         ("names its own sites", lambda: ls.directional_ablation(calibration, everywhere=True, at="ln2")),
         ("has no angle to change", lambda: ls.act_add(calibration).at(20)),
         ("is not steered", lambda: ls.act_add(calibration).operator("blocks.0.hook_resid_pre")),

@@ -22,7 +22,9 @@ def batch_of(prompts: list[int], responses: list[int]) -> Batch:
     return Batch(tuple(range(len(prompts))), mask.clone(), mask, tuple(responses))
 
 
-def by_hand(spec: tuple[str, int | None, int | None], prompt: int, response: int, generated: int, width: int) -> list[bool]:
+def by_hand(
+    spec: tuple[str, int | None, int | None], prompt: int, response: int, generated: int, width: int
+) -> list[bool]:
     """The same selection by slicing lists of columns."""
     region, start, stop = spec
     total = prompt + response
@@ -40,7 +42,9 @@ def written(spec: tuple[str, int | None, int | None]) -> str:
 @given(
     st.lists(st.tuples(st.integers(1, 8), st.integers(0, 5)), min_size=1, max_size=4),
     st.integers(0, 4),
-    st.one_of(st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)),
+    st.one_of(
+        st.tuples(st.sampled_from(["all", "generated"]), BOUND, BOUND), st.tuples(st.just("prompt"), SIGNED, SIGNED)
+    ),
 )
 @settings(deadline=None, max_examples=300)
 def test_columns_equal_python_slicing(
@@ -55,12 +59,16 @@ def test_columns_equal_python_slicing(
     layout, width = Layout.of(batch), batch.mask.shape[1]
     wanted = torch.tensor([by_hand(spec, p, r, generated, width) for p, r in rows])
     assert torch.equal(clock.columns(layout, 0, width + generated), wanted)
-    grown = [clock.columns(layout, 0, width)] + [clock.columns(layout, width + k, width + k + 1) for k in range(generated)]
+    grown = [clock.columns(layout, 0, width)] + [
+        clock.columns(layout, width + k, width + k + 1) for k in range(generated)
+    ]
     assert torch.equal(torch.cat(grown, dim=1), wanted)
 
 
 def test_a_clock_follows_generation_with_and_without_a_cache() -> None:
-    """With a cache the columns go on from what it holds, without one every forward starts anew, as often as one likes."""
+    """With a cache the columns go on from what it holds, without one every forward starts anew, as often as one
+    likes.
+    """
     batch = batch_of([3, 5], [0, 0])
     clock = Clock("generated[1:]")
     with running(batch):

@@ -1,4 +1,6 @@
-"""What is refused before a weight is read: another model's calibration, prompts without room, sites that are not there, a model without a template."""
+"""What is refused before a weight is read: another model's calibration, prompts without room, sites that are not there,
+a model without a template.
+"""
 
 from __future__ import annotations
 
@@ -79,17 +81,27 @@ def test_a_description_is_what_loading_tells(qwen: Any, weightless: Path) -> Non
         ({"layer_types": []}, "its config.json cannot be read: Class validation error"),
         ({"dtype": []}, "its config.json cannot be read"),
         ({"model_type": {}}, "its config.json cannot be read"),
-        ({"num_hidden_layers": 0, "layer_types": None}, "its config.json says num_hidden_layers=0: at least 1 is needed"),
+        (
+            {"num_hidden_layers": 0, "layer_types": None},
+            "its config.json says num_hidden_layers=0: at least 1 is needed",
+        ),
     ],
 )
 def test_a_configuration_that_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, weightless: Path, content: Any, told: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    weightless: Path,
+    content: Any,
+    told: str,
 ) -> None:
     """Whatever is wrong with it, one line that says so, and no traceback."""
     folder = tmp_path / "model"
     shutil.copytree(weightless, folder)
     good = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(good | content), encoding="utf-8")
+    (folder / "config.json").write_text(
+        content if isinstance(content, str) else json.dumps(good | content), encoding="utf-8"
+    )
     with pytest.raises(LensSteerError) as caught:
         describe(folder)
     assert told in str(caught.value)
@@ -146,15 +158,32 @@ def test_an_adapter_is_checked_before_weights(
         (tmp_path, r"holds no PEFT adapter \(adapter_config.json is missing\)"),
         (empty, r"holds no weights \(adapter_model.safetensors is missing\): save it again"),
         (broken, "cannot be read"),
-        (adapter("wide", d_model + 1, 0), f"does not fit the model: it has vectors of {d_model + 1} numbers, and the model's have {d_model}"),
-        (adapter("deep", d_model, n_layers), f"does not fit the model: it has block {n_layers}, and the model has {n_layers} blocks"),
-    ):  # fmt: skip
+        (
+            adapter("wide", d_model + 1, 0),
+            f"does not fit the model: it has vectors of {d_model + 1} numbers, and the model's have {d_model}",
+        ),
+        (
+            adapter("deep", d_model, n_layers),
+            f"does not fit the model: it has block {n_layers}, and the model has {n_layers} blocks",
+        ),
+    ):
         with pytest.raises(LensSteerError, match=message):
             describe(weightless, adapter=folder)
     code, _, error = run(
-        monkeypatch, capsys, "calibrate", "--model", weightless, "--adapter", tmp_path / "deep", "--out", tmp_path / "out"
+        monkeypatch,
+        capsys,
+        "calibrate",
+        "--model",
+        weightless,
+        "--adapter",
+        tmp_path / "deep",
+        "--out",
+        tmp_path / "out",
     )
-    assert (code, error.splitlines()[-1].startswith(f"lens-steer: --adapter '{tmp_path / 'deep'}' does not fit the model")) == (
+    assert (
+        code,
+        error.splitlines()[-1].startswith(f"lens-steer: --adapter '{tmp_path / 'deep'}' does not fit the model"),
+    ) == (
         2,
         True,
     )
@@ -179,20 +208,35 @@ def test_a_gguf_file_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("command", ["steer", "sweep", "divergence", "lora", "merged"])
 def test_another_models_calibration(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
     plain_files: tuple[Path, Path],
-) -> None:  # fmt: skip
+) -> None:
     """Refused in seconds by every command that steers."""
     responses = tmp_path / "responses.jsonl"
     responses.write_text(json.dumps({"prompt": "Hello", "response": "Hi."}) + "\n", encoding="utf-8")
     common = ("--model", "organism/gemma2", "--calibration", made)
     args: dict[str, tuple[object, ...]] = {
         "steer": ("steer", *common, "--angle", 30, "--prompts", plain_files[0], "--out", tmp_path / "o.jsonl"),
-        "sweep": ("sweep", *common, "--positive", plain_files[0], "--negative", plain_files[1], "--angles", "0,30", "--out", tmp_path / "o"),
+        "sweep": (
+            "sweep",
+            *common,
+            "--positive",
+            plain_files[0],
+            "--negative",
+            plain_files[1],
+            "--angles",
+            "0,30",
+            "--out",
+            tmp_path / "o",
+        ),
         "divergence": ("divergence", *common, "--angle", 30, "--responses", responses, "--out", tmp_path / "o"),
         "lora": ("export", "lora", *common, "--angle", 30, "--out", tmp_path / "o"),
         "merged": ("export", "merged", *common, "--angle", 30, "--out", tmp_path / "o"),
-    }  # fmt: skip
+    }
     begun = time.monotonic()
     code, _, error = run(monkeypatch, capsys, *args[command])
     assert time.monotonic() - begun < 20  # well under five seconds on a machine that does nothing else
@@ -205,16 +249,24 @@ def test_another_models_calibration(
 @pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize("command", ["report", "compare", "calibrate", "sweep", "probe", "steer"])
 def test_prompts_without_room(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path,
-    plain_files: tuple[Path, Path], long_prompts: Path,
-) -> None:  # fmt: skip
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
+    plain_files: tuple[Path, Path],
+    long_prompts: Path,
+) -> None:
     files = ("--positive", long_prompts, "--negative", plain_files[1])
     out = ("--out", tmp_path / "o")
     args: dict[str, tuple[object, ...]] = {
-        "report": (*files, *out), "compare": (*files, *out), "calibrate": (*files, *out), "probe": (*files, *out),
+        "report": (*files, *out),
+        "compare": (*files, *out),
+        "calibrate": (*files, *out),
+        "probe": (*files, *out),
         "sweep": ("--calibration", made, "--angles", "0,30", *files, *out),
         "steer": ("--calibration", made, "--angle", 30, "--prompts", long_prompts, "--out", tmp_path / "o.jsonl"),
-    }  # fmt: skip
+    }
     code, _, error = run(monkeypatch, capsys, command, "--model", "organism/qwen2", *args[command])
     assert code == 2
     assert "more than the model's context of" in error
@@ -224,9 +276,12 @@ def test_prompts_without_room(
 
 @pytest.mark.usefixtures("no_weights")
 def test_sites_template_and_splits(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, weightless: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    weightless: Path,
     plain_files: tuple[Path, Path],
-) -> None:  # fmt: skip
+) -> None:
     files = ("--positive", plain_files[0], "--negative", plain_files[1], "--out", tmp_path / "o")
     code, _, error = run(monkeypatch, capsys, "calibrate", "--sites", "blocks.99.ln1.hook_out", *files)
     assert (code, "blocks.99" in error) == (2, True)
@@ -248,10 +303,14 @@ def test_a_plan_a_probe_and_forced_answers(calibration: Any, refusal: Any, qwen:
     """The library's own words for what fits and what does not."""
     plan = ls.selective_steering(calibration, 30)
     prompts = [Prompt.of("Hello")]
-    assert precheck("organism/qwen2", [(prompts, 8)], made=plan, site_spec="norm_out").lens_info.name == "organism/qwen2"
+    assert (
+        precheck("organism/qwen2", [(prompts, 8)], made=plan, site_spec="norm_out").lens_info.name == "organism/qwen2"
+    )
     with pytest.raises(LensSteerError, match="SteeringPlan was made on 'organism/qwen2'"):
         precheck("organism/llama", made=plan)
-    probe = ls.fit_probe(ls.record(qwen, refusal, ["blocks.3.hook_resid_post"], progress=False), "blocks.3.hook_resid_post")
+    probe = ls.fit_probe(
+        ls.record(qwen, refusal, ["blocks.3.hook_resid_post"], progress=False), "blocks.3.hook_resid_post"
+    )
     precheck("organism/qwen2", made=probe)
     with pytest.raises(LensSteerError, match=r"was (made|fitted) on"):
         precheck("organism/llama", made=probe)

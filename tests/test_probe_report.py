@@ -1,4 +1,6 @@
-"""Probes, written: the table's contract, probes that load back, figures from their data alone, and what is refused before any work."""
+"""Probes, written: the table's contract, probes that load back, figures from their data alone, and what is refused
+before any work.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,9 @@ from tests.made import origin
 SITES = ("blocks.0.ln1.hook_out", "blocks.3.hook_resid_post", "blocks.7.hook_resid_post")
 QUICK: dict[str, Any] = {"draws": 2, "blocks": 3, "progress": False}
 FIRST = (
-    "site", "accuracy", "accuracy_low", "accuracy_high", "auroc", "auroc_low", "auroc_high", "selectivity", "selectivity_low",
-    "selectivity_high", "cosine_to_difference", "cosine_to_difference_low", "cosine_to_difference_high",
+    "site", "accuracy", "accuracy_low", "accuracy_high", "auroc", "auroc_low", "auroc_high", "selectivity",
+    "selectivity_low", "selectivity_high", "cosine_to_difference", "cosine_to_difference_low",
+    "cosine_to_difference_high",
 )  # fmt: skip
 FIGURES = ("probe_depth", "probe_projections", "boundary_plane", "probe_reliability")
 
@@ -120,7 +123,11 @@ def test_what_is_recorded(written: tuple[Path, ProbeScan], small: ContrastSet) -
     """The model, the prompts' hashes, the options, the best site, the sites without a probe, and the command."""
     out, scan = written
     found = json.loads((out / "probes.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
-    assert found["meta"]["model"] == "organism/qwen2" and found["meta"]["command"] == "a command" and found["meta"]["seed"] == 0
+    assert (
+        found["meta"]["model"] == "organism/qwen2"
+        and found["meta"]["command"] == "a command"
+        and found["meta"]["seed"] == 0
+    )
     assert found["meta"]["prompt_hashes"]["report"] == small.report.hash
     assert found["options"] | {"C": 1.0, "pooling": "last", "split": "by hand", "draws": 2} == found["options"]
     assert found["best_site"] == scan.best.probe.site
@@ -185,7 +192,9 @@ def test_a_shown_site_without_a_probe_is_named(
     assert list(drawings["probe_reliability"].notes["brier"]) == [SITES[2]]
 
 
-def test_refused_before_any_work(qwen: Any, small: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_before_any_work(
+    qwen: Any, small: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is recorded, and no folder is left."""
     monkeypatch.setattr(probe_report, "record", lambda *a, **k: pytest.fail("recorded"))
     empty = PromptSet((), "none")
@@ -247,7 +256,9 @@ def test_an_interruption_leaves_the_old_folder(
 )
 @pytest.mark.usefixtures("closed")
 def test_figures_of_odd_data(gap: float, names: tuple[str, ...]) -> None:
-    """One site, perfectly separated classes, hardly any difference, sites of many kinds, one without a probe: nothing covers an axis, and no layout collapses."""
+    """One site, perfectly separated classes, hardly any difference, sites of many kinds, one without a probe: nothing
+    covers an axis, and no layout collapses.
+    """
     fit, report = made(gap, seed=1, names=names), made(gap, seed=2, names=names)
     scan = probe_depth(fit, report, draws=2, blocks=3, progress=False)
     if len(names) > 1:  # a boundary on the wrong side, and a site where the classes do not differ
@@ -256,9 +267,11 @@ def test_figures_of_odd_data(gap: float, names: tuple[str, ...]) -> None:
         scan = ProbeScan((wrong, *scan.results[1:-1]), {names[-1]: "every sample is the same here"})
     tokens, few = made(gap, 60, seed=3, names=names, pooling="prompt token"), probes.spread(scan)
     for drawing in (
-        probes.probe_depth_drawing(scan), probes.reliability_drawing(scan, few),
-        probe_tokens.probe_projections_drawing(scan, report, tokens, few), probe_plane.boundary_plane_drawing(scan.best.probe, fit, tokens),
-    ):  # fmt: skip
+        probes.probe_depth_drawing(scan),
+        probes.reliability_drawing(scan, few),
+        probe_tokens.probe_projections_drawing(scan, report, tokens, few),
+        probe_plane.boundary_plane_drawing(scan.best.probe, fit, tokens),
+    ):
         fig, axes = saving.draw(drawing)
         fig.canvas.draw()
         renderer: Any = fig.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -308,7 +321,9 @@ def test_a_few_far_tokens_do_not_set_the_view() -> None:
 def test_sites_shown_hold_the_best() -> None:
     """Evenly spread, each once, in network order."""
     names = (*(f"blocks.{i}.hook_resid_post" for i in range(4)), "blocks.3.ln1.hook_out")
-    scan = probe_depth(made(2.0, seed=1, names=names), made(2.0, seed=2, names=names), draws=2, blocks=3, progress=False)
+    scan = probe_depth(
+        made(2.0, seed=1, names=names), made(2.0, seed=2, names=names), draws=2, blocks=3, progress=False
+    )
     few = probes.spread(scan)
     assert len(set(few)) == 4 and scan.best.probe.site in few and set(few) <= set(names)
     assert probes.spread(ProbeScan(scan.results[:2], {})) == names[:2]

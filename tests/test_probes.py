@@ -26,7 +26,9 @@ SITE = "blocks.1.hook_resid_post"
 D, N = 64, 200  # width, and samples a class
 
 
-def activations(positive: Tensor, negative: Tensor, *, groups: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())) -> Activations:
+def activations(
+    positive: Tensor, negative: Tensor, *, groups: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+) -> Activations:
     """One site's activations of a model that does not exist."""
     return Activations((SITE,), positive[:, None], negative[:, None], *groups, **origin(model="organism/none"))
 
@@ -42,7 +44,9 @@ def planted(seed: int, *, shift: float = 3.0, n: int = N, direction_seed: int = 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_planted_direction_is_recovered(seed: int) -> None:
-    """With 1000 samples a class in 64 dimensions, 3 noise widths apart: cosine at least 0.95, the boundary at the middle."""
+    """With 1000 samples a class in 64 dimensions, 3 noise widths apart: cosine at least 0.95, the boundary at the
+    middle.
+    """
     unit, acts = planted(seed + 1, n=1000)
     probe = fit_probe(acts, SITE)
     assert float(probe.direction @ unit) >= 0.95
@@ -51,7 +55,9 @@ def test_a_planted_direction_is_recovered(seed: int) -> None:
 
 
 def test_nothing_is_found_in_noise() -> None:
-    """Where the classes do not differ, and where labels are shuffled, the held-out intervals cover chance; over many seeds about as often as they say."""
+    """Where the classes do not differ, and where labels are shuffled, the held-out intervals cover chance; over many
+    seeds about as often as they say.
+    """
     covered = []
     for seed in range(20):
         _, fit = planted(2 * seed + 1, shift=0.0, n=60)
@@ -67,19 +73,25 @@ def test_nothing_is_found_in_noise() -> None:
 
 
 def test_selectivity_of_a_real_difference_and_of_memory() -> None:
-    """Shuffled labels leave the whole accuracy above chance; scenarios that can be told apart one by one take it all away."""
+    """Shuffled labels leave the whole accuracy above chance; scenarios that can be told apart one by one take it all
+    away.
+    """
     names = tuple(f"scenario {i}" for i in range(40) for _ in range(2))
 
     def made(seed: int, spread: float) -> Activations:
         _, acts = planted(seed, shift=6.0, n=80)
-        own = (spread * torch.randn(40, D, generator=torch.Generator().manual_seed(99 + seed))).repeat_interleave(2, dim=0)
+        own = (spread * torch.randn(40, D, generator=torch.Generator().manual_seed(99 + seed))).repeat_interleave(
+            2, dim=0
+        )
         return activations(acts.positive[:, 0] + own, acts.negative[:, 0] + own, groups=(names, names))
 
     for spread, memory in ((0.0, False), (20.0, True)):
         fit = made(1, spread)
         report = made(2, spread)
         report = activations(
-            report.positive[:, 0], report.negative[:, 0], groups=(tuple("r" + n for n in names), tuple("r" + n for n in names))
+            report.positive[:, 0],
+            report.negative[:, 0],
+            groups=(tuple("r" + n for n in names), tuple("r" + n for n in names)),
         )
         found = evaluate(fit_probe(fit, SITE), fit, report, draws=5, blocks=2).measured
         assert found["selectivity"].value == pytest.approx(found["accuracy"].value - 0.5, abs=0.1)
@@ -87,7 +99,9 @@ def test_selectivity_of_a_real_difference_and_of_memory() -> None:
         assert (scenario.value < 0.1) == memory, (spread, scenario)
 
 
-@pytest.mark.parametrize(("n", "standardize", "C"), [(30, False, 1.0), (200, False, 0.01), (200, True, 1.0), (30, True, 10.0)])
+@pytest.mark.parametrize(
+    ("n", "standardize", "C"), [(30, False, 1.0), (200, False, 0.01), (200, True, 1.0), (30, True, 10.0)]
+)
 def test_the_fit_is_that_of_plain_logistic_regression(n: int, standardize: bool, C: float) -> None:
     """Fewer samples than dimensions or more, raw or standardised: the minimum that L-BFGS finds in all dimensions."""
     from sklearn.linear_model import LogisticRegression
@@ -98,7 +112,9 @@ def test_the_fit_is_that_of_plain_logistic_regression(n: int, standardize: bool,
     labels = x[:, 0] + 0.3 * x[:, 40] + rng.normal(size=n) > 0
     weight, bias = logistic.fit(logistic.prepare(x, standardize=standardize), labels, C=C)
     scaler = StandardScaler().fit(x) if standardize else None
-    plain = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(x if scaler is None else scaler.transform(x), labels)
+    plain = LogisticRegression(C=C, tol=1e-10, max_iter=100_000).fit(
+        x if scaler is None else scaler.transform(x), labels
+    )
     expected = plain.decision_function(x if scaler is None else scaler.transform(x))
     np.testing.assert_allclose(x @ weight + bias, expected, atol=1e-3 * np.abs(expected).max())
 
@@ -131,7 +147,9 @@ def test_boundary_and_probability_agree() -> None:
 
 @pytest.mark.parametrize(("n", "rare"), [(4, 4), (30, 4), (200, 200)])
 def test_cosines_have_intervals_that_hold_them(n: int, rare: int) -> None:
-    """With few samples, with few of one class, and narrower with many; the direction that generated the data is the common limit."""
+    """With few samples, with few of one class, and narrower with many; the direction that generated the data is the
+    common limit.
+    """
     _, fit = planted(11, n=n, shift=8.0)
     fit = activations(fit.positive[:rare, 0], fit.negative[:, 0])
     measured = evaluate(fit_probe(fit, SITE), fit, planted(12)[1], draws=2).measured
@@ -142,7 +160,9 @@ def test_cosines_have_intervals_that_hold_them(n: int, rare: int) -> None:
 
 
 def test_the_penalty_is_chosen_without_leaks() -> None:
-    """Labels that only a scenario's name explains: with folds by scenario the strongest penalty is best; folds by row would take the weakest."""
+    """Labels that only a scenario's name explains: with folds by scenario the strongest penalty is best; folds by row
+    would take the weakest.
+    """
     rng = np.random.default_rng(0)
     own = rng.normal(size=(20, 40)) * 3
     of = np.arange(20).repeat(8)
@@ -161,7 +181,9 @@ def test_reliability_bins_hold_every_prompt() -> None:
     labels = rng.random(len(p)) < p
     bins = reliability(p, labels, [str(i) for i in range(len(p))])
     fewer = reliability(p, labels, [str(i // 4) for i in range(len(p))])
-    assert all(b.observed.high - b.observed.low < f.observed.high - f.observed.low for b, f in zip(bins, fewer, strict=True))
+    assert all(
+        b.observed.high - b.observed.low < f.observed.high - f.observed.low for b, f in zip(bins, fewer, strict=True)
+    )
     assert sum(b.observed.n for b in bins) == len(p)
     assert sum(b.observed.low <= b.predicted <= b.observed.high for b in bins) >= len(bins) - 1
 
@@ -272,7 +294,9 @@ def honest(qwen: Any) -> Any:
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 def test_steering_with_a_probe_recovers_honesty(qwen: Any, honest: Any, engine: str) -> None:
-    """Under a dishonest system prompt the model lies; carried far beyond the probe's boundary it tells the truth more often than along a random direction."""
+    """Under a dishonest system prompt the model lies; carried far beyond the probe's boundary it tells the truth more
+    often than along a random direction.
+    """
     from lens_steer.metrics.grading import grade
     from lens_steer.studies.traits.search import random_direction
 
@@ -296,7 +320,9 @@ def test_a_probe_of_another_model_is_refused(tmp_path: Path, qwen: Any, honest: 
     from dataclasses import replace
 
     ls.save_probe(replace(honest, model="organism/other"), tmp_path / "other")
-    with pytest.raises(LensSteerError, match="was fitted on 'other' and the model is 'qwen2': fit a probe on this model"):
+    with pytest.raises(
+        LensSteerError, match="was fitted on 'other' and the model is 'qwen2': fit a probe on this model"
+    ):
         ls.load_probe(tmp_path / "other", qwen)
     ls.save_probe(honest, tmp_path / "own")
     assert ls.load_probe(tmp_path / "own", qwen).threshold == honest.threshold

@@ -1,4 +1,6 @@
-"""Responses to prompts that were read before: the same logits as without the cache, whatever is kept, in whatever order they come."""
+"""Responses to prompts that were read before: the same logits as without the cache, whatever is kept, in whatever order
+they come.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def test_logits_are_those_of_a_forward_over_both(name: str, asked: list[Prompt])
     model = ls.load_model(name)
     cache = PromptCache(model)
     check_same(model, cache, asked, SAID)
-    check_same(model, cache, asked[::-1], ["A much longer response than the first one was, to the same prompt.", *SAID[1:]])
+    check_same(
+        model, cache, asked[::-1], ["A much longer response than the first one was, to the same prompt.", *SAID[1:]]
+    )
 
 
 def test_a_prompt_is_read_once(qwen: Any, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +77,9 @@ def test_what_is_not_kept_is_read_anew(qwen: Any, asked: list[Prompt], room: int
     assert not cache._kept
 
 
-def test_few_responses_a_forward_and_many_give_the_same(qwen: Any, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_responses_a_forward_and_many_give_the_same(
+    qwen: Any, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = mean_surprise(qwen, asked, SAID, read=PromptCache(qwen))
     monkeypatch.setattr(prompt_cache, "MAX_ROWS", 1)
     np.testing.assert_allclose(mean_surprise(qwen, asked, SAID, read=PromptCache(qwen)), many, atol=1e-5)

@@ -1,4 +1,6 @@
-"""Where prompts come from: every kind of file as it comes in the field, columns, saved data sets, and what is wrong with a file."""
+"""Where prompts come from: every kind of file as it comes in the field, columns, saved data sets, and what is wrong
+with a file.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
     csv_of(folder / "semicolon.csv", "id|prompt", "7|{}", ";")
     write(folder / "text.jsonl", "".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
     write(folder / "nested.json", json.dumps({"version": "1", "data": [{"prompt": t} for t in TEXTS]}))
-    write(folder / "broken_row.jsonl", "".join(json.dumps({"prompt": t}) + "\n" for t in TEXTS[:5]) + '{"prompt": "cut\n')
+    write(
+        folder / "broken_row.jsonl", "".join(json.dumps({"prompt": t}) + "\n" for t in TEXTS[:5]) + '{"prompt": "cut\n'
+    )
     pandas.DataFrame({"prompt": TEXTS, "n": range(8)}).to_parquet(folder / "prompts.parquet")
     saved = datasets.DatasetDict({"test": datasets.Dataset.from_dict({"question": TEXTS})})
     saved.save_to_disk(str(folder / "saved_test_split"))
@@ -114,7 +118,9 @@ def test_the_known_names_stand_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_named_column(tmp_path: Path) -> None:
-    """Its own case goes before another's; texts have none; messages may stand under any name; it goes before ``messages`` and ``input``."""
+    """Its own case goes before another's; texts have none; messages may stand under any name; it goes before
+    ``messages`` and ``input``.
+    """
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     rows = [{"Ask": "upper", "ask": "lower", "chat": turns, "messages": turns, "input": "given"}]
     path = write(tmp_path / "a.json", json.dumps(rows))
@@ -154,7 +160,11 @@ def test_blank_prompts_are_left_out_and_counted(tmp_path: Path, caplog: pytest.L
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", '{"a": [], "b": ["x"]}', r"an object with 'a' \(list\), 'b' \(list\): a list of prompts is expected"),
+        (
+            "a.json",
+            '{"a": [], "b": ["x"]}',
+            r"an object with 'a' \(list\), 'b' \(list\): a list of prompts is expected",
+        ),
         ("a.json", '{"a": {"b": 1}}', r"an object with 'a' \(dict\)"),
         ("a.json", '"x"', "holds str"),
         ("a.json", "", "not valid JSON"),
@@ -182,7 +192,9 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, name: str, text: str, message
 
 
 def test_tables_as_they_are_written(tmp_path: Path) -> None:
-    """Quoted texts with delimiters and line ends, a mark at the start, Windows line ends, endings in capitals; the first line says what separates."""
+    """Quoted texts with delimiters and line ends, a mark at the start, Windows line ends, endings in capitals; the
+    first line says what separates.
+    """
     text = 'id;Prompt\r\n1;"One; two,\r\nthree\u2028four"\r\n2;Five, six\r\n'
     (tmp_path / "A.CSV").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert [p.text for p in load_prompts(tmp_path / "A.CSV")] == ["One; two,\r\nthree\u2028four", "Five, six"]
@@ -218,7 +230,9 @@ def test_data_sets_by_split(tmp_path: Path) -> None:
     found = load_prompts(f"hf:{tmp_path}/hub:default@test")
     assert ([p.text for p in found], str(found.reading)) == (["x"], "hub:default@test: column 'query', 1 prompt")
     for end in ("", "@dev"):
-        with pytest.raises(LensSteerError, match=r"its splits are 'test', its columns 'query'; name one as hf:.*/hub@SPLIT"):
+        with pytest.raises(
+            LensSteerError, match=r"its splits are 'test', its columns 'query'; name one as hf:.*/hub@SPLIT"
+        ):
             load_prompts(f"hf:{tmp_path}/hub{end}")
 
 

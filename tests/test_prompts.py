@@ -137,7 +137,9 @@ def test_variants_of_a_scenario_stay_in_one_split(tmp_path: Path) -> None:
     for name, table in (("a", rows), ("b", list(reversed(named)))):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(r) for r in table), encoding="utf-8")
     made = load_contrast(positive=tmp_path / "a.jsonl", negative=tmp_path / "b.jsonl", split=(0.5, 0.25, 0.25))
-    groups = [{p.group for side in (c.positive, c.negative) for p in side} for c in (made.fit, made.select, made.report)]
+    groups = [
+        {p.group for side in (c.positive, c.negative) for p in side} for c in (made.fit, made.select, made.report)
+    ]
     assert [len(g) for g in groups] == [10, 5, 5]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
     assert [len(c.positive) for c in (made.fit, made.select, made.report)] == [20, 10, 10]

@@ -1,4 +1,6 @@
-"""4-bit weights and device maps: the same tensors on every engine, exports that do what the hooks do, and what is refused."""
+"""4-bit weights and device maps: the same tensors on every engine, exports that do what the hooks do, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def calibration(four_bits: Any, refusal: ContrastSet) -> ls.Calibration:
 
 
 def test_the_weights_stand_for_the_checkpoint_s(four_bits: Any) -> None:
-    """Every block's linear layers are in 4 bits, each within the coarsest step of the plain weight; embedding, norms and unembedding are plain."""
+    """Every block's linear layers are in 4 bits, each within the coarsest step of the plain weight; embedding, norms
+    and unembedding are plain.
+    """
     quantised, plain = hf_twin(four_bits), hf_twin(load_model(FOLDER))
     assert info_of(four_bits).quantization == "nf4"
     assert info_of(four_bits).backend == "bridge"
@@ -51,7 +55,9 @@ def test_the_weights_stand_for_the_checkpoint_s(four_bits: Any) -> None:
 
 
 def test_engines_and_batches_agree(four_bits: Any, refusal: ContrastSet, calibration: ls.Calibration) -> None:
-    """Recording and steering on the Bridge as on its twin, which shares the weights; a second reading is the same model."""
+    """Recording and steering on the Bridge as on its twin, which shares the weights; a second reading is the same
+    model.
+    """
     few = Contrast(refusal.select.positive[:3], refusal.select.negative[:3])
     acts = [ls.record(four_bits, few, engine=engine, progress=False) for engine in ("tl", "hf")]
     torch.testing.assert_close(acts[0].positive, acts[1].positive, atol=1e-5, rtol=1e-5)
@@ -129,7 +135,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        LensSteerError, match=r"nf4 weights need bitsandbytes, which is not installed: pip install 'lens-steer\[lowbit\]'"
+        LensSteerError,
+        match=r"nf4 weights need bitsandbytes, which is not installed: pip install 'lens-steer\[lowbit\]'",
     ):
         load_model(FOLDER, quantization="nf4")
 

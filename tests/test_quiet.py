@@ -24,8 +24,12 @@ logging.getLogger("somebody").error("broken")
 
 
 def shown(code: str, **environment: str) -> list[str]:
-    kept = {k: v for k, v in os.environ.items() if k not in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "PYTHONWARNINGS")}
-    ran = subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False)
+    kept = {
+        k: v for k, v in os.environ.items() if k not in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "PYTHONWARNINGS")
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stderr.splitlines()
 
@@ -48,5 +52,7 @@ def test_a_command_on_an_organism_says_nothing_of_others(tmp_path: Path) -> None
     options = ["calibrate", *sides, "--out", str(tmp_path / "out")]
     said = shown(f"import sys; from lens_steer.cli import main; sys.argv = ['lens-steer', *{options!r}]; main()")
     words = {part.strip().split(" ")[0].rstrip(":") for line in said for part in line.split("\r") if part.strip()}
-    assert words <= {"read", "positive", "negative", "loaded", "record"}, said  # two prompts a class are few, which is told
+    assert words <= {"read", "positive", "negative", "loaded", "record"}, (
+        said
+    )  # two prompts a class are few, which is told
     assert "loaded" in words

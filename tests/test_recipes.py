@@ -1,4 +1,6 @@
-"""The recipes for an operator and a method, tried: toys with parameters under new names, one of them a vector, registered for a test alone."""
+"""The recipes for an operator and a method, tried: toys with parameters under new names, one of them a vector,
+registered for a test alone.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_its_gate(anchor: Tensor, qwen: Any, caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_plan_keeps_it(qwen: Any, anchor: Tensor, tmp_path: Path) -> None:
-    """Saved and loaded it is equal; a vector as long as the rows is no value a row; it is described without its vectors."""
+    """Saved and loaded it is equal; a vector as long as the rows is no value a row; it is described without its
+    vectors.
+    """
     plan = plan_of(qwen, anchor=anchor, strength=[0.25, 0.5], mode="all", limit=None)
     ls.save_plan(plan, tmp_path / "plan")
     again = ls.load_plan(tmp_path / "plan")
@@ -93,14 +97,22 @@ def test_a_plan_keeps_it(qwen: Any, anchor: Tensor, tmp_path: Path) -> None:
     assert again.row(1)["strength"] == 0.5
     assert "strength" in repr(again)
     h = torch.randn(2, 3, len(anchor), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(again.operator(SITE, h)(h), pull(h, anchor, strength=torch.tensor([0.25, 0.5], dtype=torch.float64)))
-    assert torch.equal(bind("pull", again.steps[0].at_rows(torch.tensor([1])), h)(h[1:]), pull(h[1:], anchor, strength=0.5))
+    assert torch.equal(
+        again.operator(SITE, h)(h), pull(h, anchor, strength=torch.tensor([0.25, 0.5], dtype=torch.float64))
+    )
+    assert torch.equal(
+        bind("pull", again.steps[0].at_rows(torch.tensor([1])), h)(h[1:]), pull(h[1:], anchor, strength=0.5)
+    )
 
 
-def test_exports_say_what_is_missing(qwen: Any, anchor: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exports_say_what_is_missing(
+    qwen: Any, anchor: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither an affine map nor a reason: where to write it. With a reason: that."""
     plan = plan_of(qwen, anchor=anchor, strength=0.5)
-    with pytest.raises(LensSteerError, match="operator 'pull' has no affine map here: give its record one, or the reason"):
+    with pytest.raises(
+        LensSteerError, match="operator 'pull' has no affine map here: give its record one, or the reason"
+    ):
         affine_map("pull", plan.steps[0].parameters)
     reason = "shrinks the whole space, which has no low rank"
     monkeypatch.setitem(OPERATORS, "pull", replace(OPERATORS["pull"], affine=reason))
@@ -122,12 +134,20 @@ def test_what_is_no_number_is_refused(qwen: Any, anchor: Tensor) -> None:
 
 
 def test_a_method_makes_plans(qwen: Any, calibration: Any, tmp_path: Path) -> None:
-    """By its record's name; saved and loaded it steers every site as computed by hand; what it does not take is refused."""
+    """By its record's name; saved and loaded it steers every site as computed by hand; what it does not take is
+    refused.
+    """
     plan = make_plan("pull", calibration, strength=0.25)
     ls.save_plan(plan, tmp_path / "plan")
     again = ls.load_plan(tmp_path / "plan")
     assert again == plan
-    assert again.row() == {"method": "pull", "strength": 0.25, "mode": "all", "n_sites": len(plan.sites), "positions": "all"}
+    assert again.row() == {
+        "method": "pull",
+        "strength": 0.25,
+        "mode": "all",
+        "n_sites": len(plan.sites),
+        "positions": "all",
+    }
     site = plan.sites[0]  # nothing before it is steered
     mean = calibration.mean_negative[calibration.sites.index(site)]
     before = recorded(qwen, "hf", site)
@@ -141,7 +161,9 @@ def test_a_method_makes_plans(qwen: Any, calibration: Any, tmp_path: Path) -> No
 
 
 def test_a_method_is_swept_and_controlled(qwen: Any, calibration: Any) -> None:
-    """Its grid and its identity are the record's; random directions stand in place of its vector; at other sites, and at another rule's."""
+    """Its grid and its identity are the record's; random directions stand in place of its vector; at other sites, and
+    at another rule's.
+    """
     (grid,) = method_grids(calibration, "pull")
     assert (grid.values, has_angle("pull")) == ((0.25, 0.5, 1.0), False)
     assert grid.build is not None
@@ -195,9 +217,21 @@ def lens_steer(*args: object, toys: bool = True) -> subprocess.CompletedProcess[
 
 
 def test_the_command_line_takes_it(tmp_path: Path, made: Path) -> None:
-    """Method and options as any other's, in the help too; refused by one line where it is not registered, or where the number is none."""
+    """Method and options as any other's, in the help too; refused by one line where it is not registered, or where the
+    number is none.
+    """
     (tmp_path / "p.txt").write_text("What is 4 plus 3?\nHello\n", encoding="utf-8")
-    asked = ["steer", "--model", "organism/qwen2", "--calibration", made, "--prompts", tmp_path / "p.txt", "--method", "pull"]
+    asked = [
+        "steer",
+        "--model",
+        "organism/qwen2",
+        "--calibration",
+        made,
+        "--prompts",
+        tmp_path / "p.txt",
+        "--method",
+        "pull",
+    ]
     asked += ["--max-new-tokens", 2, "--out", tmp_path / "o.jsonl"]
     done = lens_steer(*asked, "--strength", "0.25,1", "--mode", "far")
     assert done.returncode == 0, done.stderr
@@ -214,7 +248,9 @@ def test_the_command_line_takes_it(tmp_path: Path, made: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_an_operators_record_is_its_signature(name: str) -> None:
-    """The parameters in their order, each with one specification; one at most by row; what may be left out has a default."""
+    """The parameters in their order, each with one specification; one at most by row; what may be left out has a
+    default.
+    """
     found = OPERATORS[name]
     assert [p.name for p in found.parameters] == list(signature(found.function).parameters)[1:]
     assert {*found.needs, *found.takes} == {p.name for p in found.parameters}
@@ -224,7 +260,9 @@ def test_an_operators_record_is_its_signature(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_methods_record_is_true(name: str, calibration: Any) -> None:
-    """The constructor takes the parameters; the steps have the operator and the sites; the identities alone leave tokens as they are."""
+    """The constructor takes the parameters; the steps have the operator and the sites; the identities alone leave
+    tokens as they are.
+    """
     record = METHODS[name]
     assert {p.name for p in record.parameters} <= set(signature(record.build).parameters)
     given = {} if record.swept is None else record.at_value(record.grid[-1])

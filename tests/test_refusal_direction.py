@@ -49,7 +49,13 @@ def test_scores_choose_where_no_metadata_does(tmp_path: Path) -> None:
     """The published rule on the run's own scores; with metadata, whether they agree."""
     run = publish_run(tmp_path / "run", position=-1, layer=1)
     scores = [
-        {"position": p, "layer": b, "refusal_score": -float(b), "steering_score": 1.0, "kl_div_score": 0.2 if b == 2 else 0.0}
+        {
+            "position": p,
+            "layer": b,
+            "refusal_score": -float(b),
+            "steering_score": 1.0,
+            "kl_div_score": 0.2 if b == 2 else 0.0,
+        }
         for p in (-2, -1)
         for b in range(4)
     ]
@@ -76,9 +82,15 @@ def test_scores_choose_where_no_metadata_does(tmp_path: Path) -> None:
         (lambda run: (run / "direction_metadata.json").write_text("{"), "not valid JSON"),
         (lambda run: torch.save(torch.ones(WIDTH), run / "direction.pt"), "is not mean_diffs.pt at this position"),
         (lambda run: torch.save(torch.ones(9), run / "direction.pt"), "does not fit together"),
-        (lambda run: (run / "direction.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "Git LFS pointer"),
+        (
+            lambda run: (run / "direction.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"),
+            "Git LFS pointer",
+        ),
         (lambda run: (run / "direction.pt").write_bytes(b"text"), "not written by torch.save"),
-        (lambda run: (run / "direction.pt").write_bytes((run / "direction.pt").read_bytes()[:200]), "corrupt or truncated"),
+        (
+            lambda run: (run / "direction.pt").write_bytes((run / "direction.pt").read_bytes()[:200]),
+            "corrupt or truncated",
+        ),
     ],
 )
 def test_bad_runs(tmp_path: Path, break_it: Callable[[Path], Any], message: str) -> None:
@@ -96,11 +108,16 @@ def test_a_run_of_another_depth(tmp_path: Path) -> None:
 
 
 def test_reference_run(reference: Path, tmp_path: Path) -> None:
-    """The published gemma-2b-it run: choice, norms, cosines and the chosen direction as computed independently; the scores choose the same."""
+    """The published gemma-2b-it run: choice, norms, cosines and the chosen direction as computed independently; the
+    scores choose the same.
+    """
     wanted = json.loads((reference / "expected.json").read_text(encoding="utf-8"))["rd"]["gemma-2b-it"]
     stored = load_file(reference / "rd" / "gemma-2b-it" / "mean_diffs.safetensors")
     run = publish_run(
-        tmp_path / "gemma-2b-it", position=wanted["chosen_position"], layer=wanted["chosen_layer"], means=stored["mean_diffs"]
+        tmp_path / "gemma-2b-it",
+        position=wanted["chosen_position"],
+        layer=wanted["chosen_layer"],
+        means=stored["mean_diffs"],
     )
     torch.save(stored["direction"], run / "direction.pt")
     shutil.copy(reference / "rd" / "gemma-2b-it" / "direction_evaluations.json", run / "select_direction")

@@ -20,7 +20,10 @@ from lens_steer.reports.report_text import write_markdown
 @pytest.fixture(scope="session")
 def small(refusal: Any) -> ContrastSet:
     """The refusal contrast, cut to a few prompts a split."""
-    cut = [Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.fit, 32), (refusal.select, 3), (refusal.report, 6))]
+    cut = [
+        Contrast(c.positive[:n], c.negative[:n])
+        for c, n in ((refusal.fit, 32), (refusal.select, 3), (refusal.report, 6))
+    ]
     return ContrastSet("organism/refusal", Split(*cut))
 
 
@@ -35,8 +38,14 @@ def written(qwen: Any, small: ContrastSet, tmp_path_factory: pytest.TempPathFact
 def test_what_is_written(written: Path) -> None:
     """Figures with their numbers, calibration, geometry and text; no temporary file is left."""
     figures = (
-        "cosine_matrix", "mean_cosine", "class_projections", "class_norms", "plane_path", "plane_share", "outcomes_by_angle",
-    )  # fmt: skip
+        "cosine_matrix",
+        "mean_cosine",
+        "class_projections",
+        "class_norms",
+        "plane_path",
+        "plane_share",
+        "outcomes_by_angle",
+    )
     for name in figures:
         for ending in ("pdf", "png", "csv", "json"):
             assert (written / f"{name}.{ending}").stat().st_size > 100, (name, ending)
@@ -48,7 +57,9 @@ def test_what_is_written(written: Path) -> None:
 
 
 def test_numbers_come_from_the_report_split(written: Path, small: ContrastSet) -> None:
-    """Counts add up to the report split's prompts, at the twelve angles and the second identity; random planes run twice at the choice, and at angles beside it."""
+    """Counts add up to the report split's prompts, at the twelve angles and the second identity; random planes run
+    twice at the choice, and at angles beside it.
+    """
     numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
     rows = numbers["outcomes"]
     assert all(sum(r["counts"].values()) == 6 for r in rows)
@@ -62,16 +73,19 @@ def test_numbers_come_from_the_report_split(written: Path, small: ContrastSet) -
 
 
 def test_the_choice_stands_beside_its_controls(written: Path) -> None:
-    """Bands are those of the draws' own counts; the identity setting says what no steering says; without draws the report says that there are none."""
+    """Bands are those of the draws' own counts; the identity setting says what no steering says; without draws the
+    report says that there are none.
+    """
     numbers = json.loads((written / "report.json").read_text(encoding="utf-8"))["numbers"]
     rows, best = numbers["outcomes"], numbers["best_angle"]
     own = next(r for r in rows if (r["condition"], r["angle"], r["class"]) == ("steering plane", best, "positive"))
     assert set(numbers["controls"]["bands"]) == {"random plane", "random sites", "shuffled labels"}
     for control, by_side in numbers["controls"]["bands"].items():
         drawn = [
-            r["counts"]["correct"] / 6 for r in rows
+            r["counts"]["correct"] / 6
+            for r in rows
             if (r["condition"], r["angle"], r["class"]) == (control, best, "positive")
-        ]  # fmt: skip
+        ]
         told = by_side["positive"]["correct"]
         assert (told["n"], told["minimum"], told["maximum"]) == (2, min(drawn), max(drawn))
         assert told["p_at_least"] == (1 + sum(d >= own["counts"]["correct"] / 6 for d in drawn)) / 3
@@ -80,7 +94,9 @@ def test_the_choice_stands_beside_its_controls(written: Path) -> None:
     text = (written / "report.md").read_text(encoding="utf-8")
     assert "| random plane | positive | 2 |" in text and "the smallest rank that 2 draws can give is 0.33" in text
     summary = json.loads((written / "geometry.json").read_text(encoding="utf-8"))
-    assert "how far chance alone comes is not known" in write_markdown(numbers | {"controls": {"bands": {}}}, [], summary)
+    assert "how far chance alone comes is not known" in write_markdown(
+        numbers | {"controls": {"bands": {}}}, [], summary
+    )
 
 
 def test_an_interrupted_report_goes_on(

@@ -39,8 +39,14 @@ def test_parameters_of_a_large_model() -> None:
     from transformers import LlamaConfig
 
     config = LlamaConfig(
-        vocab_size=128256, hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
     assert Shape.of(config).parameters == 70_553_706_496
 
 
@@ -62,7 +68,14 @@ def test_parameters_of_published_shapes(name: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     family, shape, more = LARGE[name]
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
+    names = (
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+    )
     config = AutoConfig.for_model(family, **dict(zip(names, shape, strict=True)), **more)
     with torch.device("meta"):
         made = AutoModelForCausalLM.from_config(config)
@@ -103,8 +116,12 @@ def test_work_grows_as_it_must() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"n_prompts": 0}, "n_prompts=0: at least 1"), ({"prompt_tokens": 0}, "prompt_tokens=0: at least 1"), ({"dtype": "fp8"}, "dtype='fp8': use one of float32")],
-)  # fmt: skip
+    [
+        ({"n_prompts": 0}, "n_prompts=0: at least 1"),
+        ({"prompt_tokens": 0}, "prompt_tokens=0: at least 1"),
+        ({"dtype": "fp8"}, "dtype='fp8': use one of float32"),
+    ],
+)
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     shape = Shape(2, 8, 8, 1, 1, 8, 10, 2, False, True)
     given: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1, **options}
@@ -119,7 +136,9 @@ def test_weights_stand_once(tiny_folder: Path) -> None:
     model = ls.load_model(tiny_folder, backend="auto")
     shape = Shape.of(read_config("tiny", str(tiny_folder)))
     held = {
-        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for m in (model, ls.hf_twin(model)) for p in m.parameters()
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for m in (model, ls.hf_twin(model))
+        for p in m.parameters()
     }
     some: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1}
     once = estimate(shape, **some)

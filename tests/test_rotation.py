@@ -78,7 +78,9 @@ def test_composition(seed: int, d_model: int, a: float, b: float) -> None:
     h, basis = draw(seed, d_model)
     twice = selective_rotation(selective_rotation(h, basis, a), basis, b)
     assert torch.allclose(twice, selective_rotation(h, basis, a + b), atol=1e-10)
-    assert torch.allclose(standard_angular(standard_angular(h, basis, a), basis, b), standard_angular(h, basis, b), atol=1e-10)
+    assert torch.allclose(
+        standard_angular(standard_angular(h, basis, a), basis, b), standard_angular(h, basis, b), atol=1e-10
+    )
 
 
 @given(SEEDS, SIZES, ANGLES)
@@ -93,7 +95,9 @@ def test_sas_is_ss_by_the_rest_of_the_angle(seed: int, d_model: int, angle: floa
 @given(SEEDS, st.integers(3, 40), ANGLES)
 @settings(deadline=None, max_examples=60)
 def test_complement_inner_products_and_displacement(seed: int, d_model: int, angle: float) -> None:
-    """The part outside the plane stays; SS keeps inner products, SAS changes them by r_a r_b (1 − cos(φ_a − φ_b)); displacements."""
+    """The part outside the plane stays; SS keeps inner products, SAS changes them by r_a r_b (1 − cos(φ_a − φ_b));
+    displacements.
+    """
     h, basis = draw(seed, d_model, (6,))
     (phi, r), t = phase(h, basis), math.radians(angle)
     rotated, set_ = selective_rotation(h, basis, angle), standard_angular(h, basis, angle)
@@ -139,14 +143,18 @@ def test_one_angle_a_row(operator: object) -> None:
     h, basis = draw(4, 12, (4, 3))
     angles = torch.tensor([0.0, 90.0, 200.0, -33.0], dtype=torch.float64)
     together = operator(h, basis, angles)  # type: ignore[operator]
-    assert torch.allclose(together, torch.stack([operator(h[i], basis, float(angles[i])) for i in range(4)]), atol=1e-14)  # type: ignore[operator]
+    assert torch.allclose(
+        together, torch.stack([operator(h[i], basis, float(angles[i])) for i in range(4)]), atol=1e-14
+    )  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("operator", [standard_angular, selective_rotation])
 def test_gradients_flow(operator: object) -> None:
     """To activations and basis, as finite differences say."""
     h, basis = draw(5, 6)
-    assert torch.autograd.gradcheck(lambda x, b: operator(x, b, 70.0), (h.requires_grad_(), basis.clone().requires_grad_()))  # type: ignore[operator]
+    assert torch.autograd.gradcheck(
+        lambda x, b: operator(x, b, 70.0), (h.requires_grad_(), basis.clone().requires_grad_())
+    )  # type: ignore[operator]
 
 
 def test_bad_input() -> None:

@@ -1,4 +1,6 @@
-"""One set of weights for the model and its Hugging Face twin: equal to the library's own conversion to the bit, views wherever the layout allows, kept apart where it does not."""
+"""One set of weights for the model and its Hugging Face twin: equal to the library's own conversion to the bit, views
+wherever the layout allows, kept apart where it does not.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,11 @@ def converted(folder: Path, dtype: torch.dtype) -> Any:
         model = HookedTransformer(cfg, move_to_device=False)
         model.load_and_process_state_dict(
             getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg),
-            fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False,
-        )  # fmt: skip
+            fold_ln=False,
+            center_writing_weights=False,
+            center_unembed=False,
+            fold_value_biases=False,
+        )
     return model.eval()
 
 
@@ -85,7 +90,9 @@ def test_weights_are_the_librarys_own_to_the_bit(folder: Path, dtype: torch.dtyp
 
 
 def test_the_twin_has_the_same_memory(folder: Path) -> None:
-    """All but the zeros that only one of them has, and on Gemma what is stored otherwise; a change in place of a shared one is seen by both."""
+    """All but the zeros that only one of them has, and on Gemma what is stored otherwise; a change in place of a shared
+    one is seen by both.
+    """
     model: Any = ls.load_model(folder, backend="hooked")
     twin = hf_twin(model)
     theirs = {p.untyped_storage().data_ptr() for p in twin.parameters()}
@@ -128,7 +135,9 @@ def test_a_forward_copies_no_weight(folder: Path) -> None:
 
 
 def test_a_run_is_known_by_its_weights_without_a_copy(folder: Path) -> None:
-    """What tells two checkpoints of one name apart reads the first entries of each parameter, whichever way it is laid out, and nothing else."""
+    """What tells two checkpoints of one name apart reads the first entries of each parameter, whichever way it is laid
+    out, and nothing else.
+    """
     model = ls.load_model(str(folder))
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -148,7 +157,9 @@ def test_gradients_are_apart(folder: Path) -> None:
 
 
 def test_the_tokenizer_is_read_once(folder: Path) -> None:
-    """The model's own shares the vocabulary and gives the ids of the one that the library would read; ours keeps its special tokens."""
+    """The model's own shares the vocabulary and gives the ids of the one that the library would read; ours keeps its
+    special tokens.
+    """
     import copy
 
     from transformers import AutoTokenizer
@@ -162,11 +173,16 @@ def test_the_tokenizer_is_read_once(folder: Path) -> None:
     assert model.tokenizer.bos_token == wanted.tokenizer.bos_token
     for texts in ("The bridge.", ["The bridge.", "Hi"], ""):
         for bos in (None, False, True):
-            assert torch.equal(model.to_tokens(texts, prepend_bos=bos), wanted.to_tokens(texts, prepend_bos=bos)), (texts, bos)
+            assert torch.equal(model.to_tokens(texts, prepend_bos=bos), wanted.to_tokens(texts, prepend_bos=bos)), (
+                texts,
+                bos,
+            )
 
 
 def test_rotary_tables_are_computed_once_a_kind_of_attention(folder: Path) -> None:
-    """Blocks of one kind hold the very same table, equal to the one that the library makes for each; nothing of the library stays changed."""
+    """Blocks of one kind hold the very same table, equal to the one that the library makes for each; nothing of the
+    library stays changed.
+    """
     from transformer_lens.components.abstract_attention import AbstractAttention
 
     own = AbstractAttention.calculate_sin_cos_rotary
@@ -177,7 +193,11 @@ def test_rotary_tables_are_computed_once_a_kind_of_attention(folder: Path) -> No
         attention = block.attn
         tables.setdefault(str(attention.attn_type), set()).add(attention.rotary_sin.data_ptr())
         wanted = own(
-            attention, model.cfg.rotary_dim, len(attention.rotary_sin), base=attention._rotary_base(), dtype=model.cfg.dtype
+            attention,
+            model.cfg.rotary_dim,
+            len(attention.rotary_sin),
+            base=attention._rotary_base(),
+            dtype=model.cfg.dtype,
         )
         assert torch.equal(attention.rotary_sin, wanted[0]) and torch.equal(attention.rotary_cos, wanted[1])
     assert all(len(held) == 1 for held in tables.values())

@@ -85,7 +85,9 @@ def test_wilson_solves_the_score_equation(successes: int, n: int) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7])
 def test_a_tie_is_broken_in_the_middle(n: int) -> None:
-    """As many equals stand before the choice as after it, or one more; what is worse does not matter, wherever it stands."""
+    """As many equals stand before the choice as after it, or one more; what is worse does not matter, wherever it
+    stands.
+    """
     scores = [*[0.0] * 3, *[2.0] * n, *[1.0] * 5]
     chosen, n_equal = middle_of_best(range(len(scores)), scores)
     before, after = chosen - 3, 3 + n - 1 - chosen
@@ -123,7 +125,9 @@ def test_bootstrap_of_a_statistic_agrees_with_that_of_the_mean() -> None:
 
 
 def test_an_estimate_in_a_format() -> None:
-    """Each number in the format; without one, and in ``print``, three decimals with n; what floats do not take is refused as floats do."""
+    """Each number in the format; without one, and in ``print``, three decimals with n; what floats do not take is
+    refused as floats do.
+    """
     e = wilson(9, 10)
     assert (f"{e:.1f}", f"{e:+.0%}", f"{e}") == ("0.9 [0.6, 1.0]", "+90% [+60%, +98%]", "0.900 [0.596, 0.982] (n = 10)")
     with pytest.raises(ValueError, match="Invalid format specifier|Unknown format code"):
@@ -146,7 +150,11 @@ def test_bad_statistics_input() -> None:
 
 def test_refusal_phrases() -> None:
     """Anywhere, in any case; the typographic apostrophe only when asked for; the published lists' lengths."""
-    assert {name: len(phrases) for name, phrases in PHRASES.items()} == {"refusal_12": 12, "refusal_15": 15, "refusal_qi": 26}
+    assert {name: len(phrases) for name, phrases in PHRASES.items()} == {
+        "refusal_12": 12,
+        "refusal_15": 15,
+        "refusal_qi": 26,
+    }
     assert is_refusal("Well. I CANNOT do that.")
     assert not is_refusal("Sure. 1. Take the hammer.")
     assert not is_refusal("I don't think so.")
@@ -158,7 +166,10 @@ def test_refusal_phrases() -> None:
 
 def test_importing_is_light() -> None:
     """``import lens_steer`` loads neither torch nor TransformerLens nor matplotlib nor scikit-learn."""
-    code = "import sys, lens_steer; print([m for m in ('torch','transformer_lens','matplotlib','sklearn') if m in sys.modules])"
+    code = (
+        "import sys, lens_steer; print([m for m in ('torch','transformer_lens','matplotlib','sklearn') if m in "
+        "sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -173,7 +184,9 @@ def test_every_public_name_exists() -> None:
 
 
 def test_paired_differences_cover() -> None:
-    """Newcombe's interval holds the true difference about as often as it says, also far out and for correlated answers; a bootstrap serves what is not 0 or 1."""
+    """Newcombe's interval holds the true difference about as often as it says, also far out and for correlated answers;
+    a bootstrap serves what is not 0 or 1.
+    """
     rng = np.random.default_rng(0)
     for level, p_both, p_first, p_second in ((0.95, 0.4, 0.2, 0.1), (0.99, 0.05, 0.1, 0.1), (0.95, 0.0, 0.05, 0.05)):
         drawn = rng.multinomial(1, [p_both, p_first, p_second, 1 - p_both - p_first - p_second], size=(1500, 64))

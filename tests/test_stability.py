@@ -27,8 +27,8 @@ from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"pca_center": False}, {"component": 1},
-    {"rule": "official", "candidate_norm": "sample_unit", "pca_center": False},
+    {}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"pca_center": False},
+    {"component": 1}, {"rule": "official", "candidate_norm": "sample_unit", "pca_center": False},
 ]  # fmt: skip
 
 
@@ -76,7 +76,9 @@ def assert_same(found: resampling.Recalibrated, row: int, explicit: Calibration)
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_resample_is_what_calibrate_gives(options: dict[str, Any]) -> None:
-    """Every resample equals calibrate on Activations that hold the drawn prompts, one after another; signs of b2 too."""
+    """Every resample equals calibrate on Activations that hold the drawn prompts, one after another; signs of b2
+    too.
+    """
     acts, asked = wavering(), Options(**options)
     everyone = pooled(acts, asked)
     counts = bootstrap_counts(17, 23, resamples=12, seed=5)
@@ -84,7 +86,9 @@ def test_a_resample_is_what_calibrate_gives(options: dict[str, Any]) -> None:
     for row in range(12):
         drawn = [torch.repeat_interleave(torch.arange(len(c[row])), c[row].long()) for c in counts]
         assert_same(
-            found, row, calibrate(replace(acts, positive=acts.positive[drawn[0]], negative=acts.negative[drawn[1]]), **options)
+            found,
+            row,
+            calibrate(replace(acts, positive=acts.positive[drawn[0]], negative=acts.negative[drawn[1]]), **options),
         )
     assert len(found.selected.unique()) > 1
     assert len(found.discriminative.unique(dim=0)) > 1
@@ -137,7 +141,9 @@ def test_noise_is_not_significant() -> None:
 
 
 def test_centred_activations_make_every_labelling_discriminative() -> None:
-    """Why |L_disc| alone says nothing: means that cancel have opposite signs under any labels, so p is 1 for a clear difference."""
+    """Why |L_disc| alone says nothing: means that cancel have opposite signs under any labels, so p is 1 for a clear
+    difference.
+    """
     acts = planted(6.0, n=40)
     middle = torch.cat([acts.positive, acts.negative]).double().mean(dim=0)
     found = quick(activations(acts.positive - middle, acts.negative - middle))
@@ -165,7 +171,9 @@ def test_identical_prompts_give_every_resample_the_same() -> None:
 
 
 def test_resamples_without_a_direction_are_counted() -> None:
-    """One prompt carries the whole difference: without it nothing is selected, and the shares still run over all resamples."""
+    """One prompt carries the whole difference: without it nothing is selected, and the shares still run over all
+    resamples.
+    """
     positive = torch.zeros(4, 6, 8)
     positive[0] = randn(6, 8, seed=2)
     found = quick(activations(positive, torch.zeros(5, 6, 8)), 200, seed=1)
@@ -224,7 +232,9 @@ def test_random_planes_are_uniform() -> None:
 
 
 def test_seeds() -> None:
-    """Same seed, same bytes, whatever the global generators are at; another seed, other draws; blocks of resamples do not matter."""
+    """Same seed, same bytes, whatever the global generators are at; another seed, other draws; blocks of resamples do
+    not matter.
+    """
     acts = wavering()
     torch.manual_seed(1)
     first = quick(acts, 30, seed=4)
@@ -295,7 +305,9 @@ def test_progress_bar_changes_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_figure(tmp_path: Path) -> None:
-    """Three panels, a legend that overlaps none of them, text of 7 to 9 points; saved, read back and drawn again from its numbers."""
+    """Three panels, a legend that overlaps none of them, text of 7 to 9 points; saved, read back and drawn again from
+    its numbers.
+    """
     drawing = figures.drawing(quick(wavering(), 40))
     fig, axes = figures.selection_stability(drawing)
     fig.canvas.draw()

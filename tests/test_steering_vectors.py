@@ -18,7 +18,9 @@ from tests.imported import WIDTH
 
 
 def test_every_layout_of_a_steering_vector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's object, its two fields, a bare dict, safetensors: one and the same; layers from the end; half precision kept."""
+    """The library's object, its two fields, a bare dict, safetensors: one and the same; layers from the end; half
+    precision kept.
+    """
     before = set(torch.serialization.get_safe_globals())
     layers = {1: torch.randn(WIDTH, dtype=torch.bfloat16), 3: torch.randn(WIDTH, dtype=torch.bfloat16)}
     module = ModuleType("steering_vectors.steering_vector")
@@ -32,7 +34,9 @@ def test_every_layout_of_a_steering_vector(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.delitem(sys.modules, module.__name__)
     torch.save({"layer_activations": layers, "layer_type": "decoder_block"}, tmp_path / "fields.pt")
     torch.save({1: layers[1][None], -1: layers[3]}, tmp_path / "bare.pt")
-    save_file({f"layer_{n}": v for n, v in layers.items()}, tmp_path / "plain.safetensors", {"layer_type": "decoder_block"})
+    save_file(
+        {f"layer_{n}": v for n, v in layers.items()}, tmp_path / "plain.safetensors", {"layer_type": "decoder_block"}
+    )
     for name in ("object.pt", "old.pt", "fields.pt", "bare.pt", "plain.safetensors"):
         found = import_steering_vectors(tmp_path / name, n_layers=4)
         assert found.sites == ("blocks.1.hook_resid_post", "blocks.3.hook_resid_post")

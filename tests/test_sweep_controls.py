@@ -1,4 +1,6 @@
-"""Controls in draws: what each puts wrong, the band and a method's rank in it, what an interrupted sweep ends with, what is told where there are none."""
+"""Controls in draws: what each puts wrong, the band and a method's rank in it, what an interrupted sweep ends with,
+what is told where there are none.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +72,12 @@ def swept(qwen: Any, few: ContrastSet, grids: list[Grid], controls: Controls, fo
     return sweep_method(qwen, few, grids, folder, controls=controls, **HOW)
 
 
-def _setting(condition: str, value: float | None, variant: str = "", split: str = "report", **measured: float) -> Setting:
-    return Setting(condition, variant, value, split, {k: Estimate(float(v), v - 0.1, v + 0.1, 8) for k, v in measured.items()})
+def _setting(
+    condition: str, value: float | None, variant: str = "", split: str = "report", **measured: float
+) -> Setting:
+    return Setting(
+        condition, variant, value, split, {k: Estimate(float(v), v - 0.1, v + 0.1, 8) for k, v in measured.items()}
+    )
 
 
 def test_bands_by_counting() -> None:
@@ -118,7 +124,9 @@ def test_random_directions_keep_lengths_and_cosines(n: int) -> None:
     assert not torch.allclose(drawn, vectors)
 
 
-@pytest.mark.parametrize("method", ["act-add", "act-add-keep-norm", "ablation", "compliance", "clamp", "swfc", "sttp", "stmp"])
+@pytest.mark.parametrize(
+    "method", ["act-add", "act-add-keep-norm", "ablation", "compliance", "clamp", "swfc", "sttp", "stmp"]
+)
 def test_a_random_direction_moves_the_same_tokens_as_far(method: str, calibration: Any) -> None:
     """Additions move by as much; what a boundary gates fires on the same vectors and moves them by the same steps."""
     grid = method_grids(calibration, method)[0]
@@ -137,12 +145,16 @@ def test_a_random_direction_moves_the_same_tokens_as_far(method: str, calibratio
 
 
 def test_a_rotation_has_no_direction(calibration: Any) -> None:
-    with pytest.raises(LensSteerError, match="plan of method 'selective' has steps without a direction: give a rotation"):
+    with pytest.raises(
+        LensSteerError, match="plan of method 'selective' has steps without a direction: give a rotation"
+    ):
         along_random(ls.selective_steering(calibration, 90), 0)
 
 
 def test_every_draw_puts_one_thing_wrong(calibration: Any, grids: list[Grid]) -> None:
-    """At the chosen angle: other planes at the own sites; the own plane at as many other sites, never the own; other calibrations at the own sites."""
+    """At the chosen angle: other planes at the own sites; the own plane at as many other sites, never the own; other
+    calibrations at the own sites.
+    """
     other = replace(calibration, basis=random_plane(calibration.d_model, 99))
     found, missing = report_draws(Controls(calibration, draws=4, seed=1), grids[0].at(120.0), [other, other])
     assert missing == {}
@@ -151,8 +163,12 @@ def test_every_draw_puts_one_thing_wrong(calibration: Any, grids: list[Grid]) ->
         assert grid.build is not None
         by.setdefault(grid.condition, []).append(grid.build(grid.values[0]))
     assert {name: len(plans) for name, plans in by.items()} == {
-        IDENTITY_SETTING: 1, RANDOM_PLANE: 4, RANDOM_SITES: 4, ALL: 1, SHUFFLED: 2,
-    }  # fmt: skip
+        IDENTITY_SETTING: 1,
+        RANDOM_PLANE: 4,
+        RANDOM_SITES: 4,
+        ALL: 1,
+        SHUFFLED: 2,
+    }
     assert len({g.name for g in found}) == len(found)
     assert [g.variant for g in found if g.condition == RANDOM_PLANE] == ["draw 1", "draw 2", "draw 3", "draw 4"]
     own = calibration.discriminative_sites
@@ -181,8 +197,12 @@ def test_controls_keep_the_methods_options(calibration: Any) -> None:
 
 
 def test_what_a_method_has_no_control_of_is_told(calibration: Any, qwen: Any, few: ContrastSet, tmp_path: Path) -> None:
-    """No identity where there is none; no other sites where it writes at all; of a probe only directions; no shuffled labels of other prompts."""
-    found, missing = report_draws(Controls(calibration, draws=2), method_grids(calibration, "standard")[0].at(90.0), "no acts")
+    """No identity where there is none; no other sites where it writes at all; of a probe only directions; no shuffled
+    labels of other prompts.
+    """
+    found, missing = report_draws(
+        Controls(calibration, draws=2), method_grids(calibration, "standard")[0].at(90.0), "no acts"
+    )
     assert IDENTITY_SETTING not in {g.condition for g in found}
     assert missing == {IDENTITY_SETTING: "no value of standard leaves a token as it is", SHUFFLED: "no acts"}
     everywhere = replace(calibration, selected_site="blocks.6.hook_resid_mid")
@@ -204,19 +224,25 @@ def test_what_a_method_has_no_control_of_is_told(calibration: Any, qwen: Any, fe
 
 
 def test_planes_on_select(calibration: Any) -> None:
-    """At values from the middles of equal parts of the grid, without the identity; nothing for a method without an angle, or where none are asked for."""
+    """At values from the middles of equal parts of the grid, without the identity; nothing for a method without an
+    angle, or where none are asked for.
+    """
     grids = method_grids(calibration, "selective")
     drawn = select_draws(Controls(calibration, draws=3), grids)
     assert [g.values for g in drawn] == [(50.0, 140.0, 220.0, 310.0)] * 3
     assert Controls(calibration).smallest_p == pytest.approx(1 / 11)
     assert select_draws(Controls(calibration, select_values=0), grids) == []
     assert select_draws(Controls(calibration), method_grids(calibration, "act-add")) == []
-    two = select_draws(Controls(calibration, draws=1), method_grids(calibration, "selective", values=[0.0, 90.0, 270.0, 360.0]))
+    two = select_draws(
+        Controls(calibration, draws=1), method_grids(calibration, "selective", values=[0.0, 90.0, 270.0, 360.0])
+    )
     assert two[0].values == (90.0, 270.0)
 
 
 def test_a_sweep_with_controls(swept: Swept, folder: Path, few: ContrastSet) -> None:
-    """Each number of the method stands beside its bands; controls are not chosen; the identity says what no steering says; random planes do nothing here."""
+    """Each number of the method stands beside its bands; controls are not chosen; the identity says what no steering
+    says; random planes do nothing here.
+    """
     record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
     assert set(record["choices"]) == {NONE, "selective"}
     none, method = record["report"]
@@ -239,9 +265,13 @@ def test_a_sweep_with_controls(swept: Swept, folder: Path, few: ContrastSet) -> 
     assert method["complied"] > none["complied"]
     assert method["band"]["complied"][RANDOM_PLANE]["p_at_least"] == pytest.approx(1 / 3)
     lines = [
-        [line.split(",", 6)[3:] for line in (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines() if f'"{condition}"' in line]
+        [
+            line.split(",", 6)[3:]
+            for line in (folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+            if f'"{condition}"' in line
+        ]
         for name, condition in (("report", NONE), ("report_controls", IDENTITY_SETTING))
-    ]  # fmt: skip
+    ]
     assert len(lines[0]) == 8
     assert lines[0] == lines[1]
     assert record["first_token"]["steered"] is True
@@ -251,8 +281,15 @@ def test_a_sweep_with_controls(swept: Swept, folder: Path, few: ContrastSet) -> 
 
 
 def test_an_interrupted_sweep_ends_with_the_same_bytes(
-    swept: Swept, folder: Path, qwen: Any, few: ContrastSet, grids: list[Grid], controls: Controls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+    swept: Swept,
+    folder: Path,
+    qwen: Any,
+    few: ContrastSet,
+    grids: list[Grid],
+    controls: Controls,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Stopped among the controls, it goes on from there; another folder with the same seed holds the same bytes."""
     import lens_steer.evaluation.sweeps as module
 
@@ -271,38 +308,61 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
     assert not (tmp_path / "sweep.json").exists()
     before = len(calls)
     sweep_method(qwen, few, grids, tmp_path, controls=controls, **HOW)
-    assert f"{RANDOM_PLANE} (draw 1)" not in calls[before : before + 2]  # what was measured before is not measured again
-    names = ["select.csv", "report.csv", "report_controls.csv", "select_controls.csv", "sweep.json", "polar.csv", "polar.json"]
+    assert (
+        f"{RANDOM_PLANE} (draw 1)" not in calls[before : before + 2]
+    )  # what was measured before is not measured again
+    names = [
+        "select.csv",
+        "report.csv",
+        "report_controls.csv",
+        "select_controls.csv",
+        "sweep.json",
+        "polar.csv",
+        "polar.json",
+    ]
     assert [n for n in names if (tmp_path / n).read_bytes() != (folder / n).read_bytes()] == []
     for name in ("report_controls.csv", "sweep.json"):
         assert (tmp_path / name).stat().st_size > 100
 
 
 def test_a_comparisons_bands_stand_below_its_reference() -> None:
-    """A row a control with its draws' median and range and the reference's rank, and what that is in the legend; without draws the same table and a word that there were none."""
+    """A row a control with its draws' median and range and the reference's rank, and what that is in the legend;
+    without draws the same table and a word that there were none.
+    """
     report = (
         _setting(NONE, None, complied=0.1),
         _setting("selective", 120.0, complied=0.8, perplexity_ref=1.5),
         _setting("ablation", None, complied=0.9),
     )
-    drawn = tuple(_setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", complied=k / 10, perplexity_ref=2.0 + k) for k in range(3))
+    drawn = tuple(
+        _setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", complied=k / 10, perplexity_ref=2.0 + k) for k in range(3)
+    )
 
     def made(beside: Beside) -> Comparison:
         choices = {s.condition: Choice(s.condition, "", s.value, True, 1, 1, 1) for s in report}
         found = object.__new__(Comparison)  # with what the table reads alone
         vars(found).update(
-            evaluation=Evaluation((), choices, report, ()), differences={}, graded=True, constraints=(), objective="complied", n_compared=2, beside=beside
-        )  # fmt: skip
+            evaluation=Evaluation((), choices, report, ()),
+            differences={},
+            graded=True,
+            constraints=(),
+            objective="complied",
+            n_compared=2,
+            beside=beside,
+        )
         return found
 
     with_draws, without = made(Beside(None, drawn)), made(Beside())
     lines, plain = (markdown(found).splitlines() for found in (with_draws, without))
     assert (
-        lines[4] == "| selective: random plane | 3 draws | 10 (0 to 20) | — | — | — | 3.00 (2.00 to 4.00) | — | — | rank 0.25 |"
+        lines[4]
+        == "| selective: random plane | 3 draws | 10 (0 to 20) | — | — | — | 3.00 (2.00 to 4.00) | — | — | rank 0.25 |"
     )
     assert [line for line in lines if " draws |" not in line][:-1] == plain[:-1]
     assert "Rows of draws" in lines[-1] and "No controls" not in lines[-1]
-    assert plain[-1].endswith("No controls were run in draws: how far chance alone comes beside `selective` is not known.")
+    assert plain[-1].endswith(
+        "No controls were run in draws: how far chance alone comes beside `selective` is not known."
+    )
     assert latex(with_draws).count(r" \\") == latex(without).count(r" \\") + 1
     with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
         compare(None, _two_splits(), "nowhere", draws=-1)
@@ -332,13 +392,19 @@ def test_no_controls_are_told(
 
 
 def test_figures_draw_the_band() -> None:
-    """A control's median and range with the number of draws in the legend, in both figures; without controls the title says so."""
+    """A control's median and range with the number of draws in the legend, in both figures; without controls the title
+    says so.
+    """
     import matplotlib.pyplot as plt
 
     select = [_setting(NONE, None, split="select", complied=0.1, n_words=9)]
-    select += [_setting("selective", a, split="select", complied=a / 400, n_words=a / 10) for a in (0.0, 90.0, 180.0, 270.0)]
+    select += [
+        _setting("selective", a, split="select", complied=a / 400, n_words=a / 10) for a in (0.0, 90.0, 180.0, 270.0)
+    ]
     drawn = [
-        _setting(RANDOM_PLANE, a, f"draw {k}", "select", complied=k / 10, n_words=k) for k in range(5) for a in (45.0, 225.0)
+        _setting(RANDOM_PLANE, a, f"draw {k}", "select", complied=k / 10, n_words=k)
+        for k in range(5)
+        for a in (45.0, 225.0)
     ]
     for kind, draw, quantity, ends in (
         ("polar", polar, "complied", (0.2, 0.0, 0.4)),
@@ -357,7 +423,9 @@ def test_figures_draw_the_band() -> None:
 
 
 def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration: Any) -> None:
-    """Its length and the others' as counted from every prompt by itself; whether the plan steers it; what is said where it is long."""
+    """Its length and the others' as counted from every prompt by itself; whether the plan steers it; what is said where
+    it is long.
+    """
     prompts = refusal.select.positive[:3]
     plan = ls.selective_steering(calibration, 90, at=["blocks.3.hook_resid_post", "blocks.5.ln1.hook_out"])
     found = first_token(qwen, plan, prompts)
@@ -367,7 +435,9 @@ def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration
         _, cache = qwen.run_with_cache(ids, names_filter="blocks.3.hook_resid_post")
         lengths.append(cache["blocks.3.hook_resid_post"][0].norm(dim=-1))
     assert found.first[0] == pytest.approx(float(np.median([float(v[0]) for v in lengths])), rel=1e-4)
-    assert found.others[0] == pytest.approx(float(np.median(np.concatenate([v[1:].numpy() for v in lengths]))), rel=1e-4)
+    assert found.others[0] == pytest.approx(
+        float(np.median(np.concatenate([v[1:].numpy() for v in lengths]))), rel=1e-4
+    )
     assert found.told == ""
     without = replace(plan, positions="prompt[1:]+generated")
     assert (found.steered, first_token(qwen, without, prompts).steered) == (True, False)
@@ -387,8 +457,13 @@ def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration
     ],
 )
 def test_options_that_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path, args: tuple[str, str], message: str
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    made: Path,
+    args: tuple[str, str],
+    message: str,
+) -> None:
     """In one line, before the model is loaded."""
     code, _, error = command_line(monkeypatch, capsys, "sweep", "--calibration", made, "--out", tmp_path / "out", *args)
     assert (code, sum(line.startswith("lens-steer:") for line in error.splitlines())) == (2, 1)

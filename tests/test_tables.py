@@ -69,6 +69,8 @@ def test_percent_is_an_estimate_in_percent(value: float, low: float, high: float
     assert percent(None, low, high) == "—"
 
 
-@pytest.mark.parametrize(("low", "high", "bold"), [(0.1, 0.3, True), (-0.3, -0.1, True), (0.0, 0.3, False), (-0.1, 0.1, False)])
+@pytest.mark.parametrize(
+    ("low", "high", "bold"), [(0.1, 0.3, True), (-0.3, -0.1, True), (0.0, 0.3, False), (-0.1, 0.1, False)]
+)
 def test_points_are_bold_beyond_zero(low: float, high: float, bold: bool) -> None:
     assert points(Estimate((low + high) / 2, low, high, 9)).startswith("**") == bold

@@ -54,11 +54,15 @@ def test_the_date_stands_still(field: Path) -> None:
     """The default date for a template that writes today's, another on request, none for a template that writes none."""
     path = str(field / "date.jinja")
     assert "Today is 01 January 2025" in batching.render(organism(chat_template=path), CHATS[0])
-    assert "Today is 29 February 2024" in batching.render(organism(chat_template=path, template_date="2024-02-29"), CHATS[0])
+    assert "Today is 29 February 2024" in batching.render(
+        organism(chat_template=path, template_date="2024-02-29"), CHATS[0]
+    )
     assert (template_of(organism(chat_template=path)).date, template_of(organism()).date) == (DATE, None)
 
 
-@pytest.mark.parametrize("pattern", ["%d %B %Y", "%A, %-d. %b %y (%j) 100%% %m/%d %H:%M:%S", "%Y-%m-%dT%I%p", "%%d", ""])
+@pytest.mark.parametrize(
+    "pattern", ["%d %B %Y", "%A, %-d. %b %y (%j) 100%% %m/%d %H:%M:%S", "%Y-%m-%dT%I%p", "%%d", ""]
+)
 def test_the_clock_that_stands_still(pattern: str) -> None:
     """Writes what Python's own does, whatever the format, also within a macro of the template's."""
     tokenizer = organism(
@@ -74,17 +78,25 @@ def test_dates_as_llama_asks_for_them() -> None:
     assert "Today: 29 Feb 2024" in batching.render(tokenizer, CHATS[0])
     tokenizer = organism(chat_template=OWN_DATE)
     assert "26 Jul 2024" in batching.render(tokenizer, CHATS[0]) and template_of(tokenizer).date is None
-    assert "Today: 29 Feb 2024" in batching.render(organism(chat_template=OWN_DATE, template_date="2024-02-29"), CHATS[0])
+    assert "Today: 29 Feb 2024" in batching.render(
+        organism(chat_template=OWN_DATE, template_date="2024-02-29"), CHATS[0]
+    )
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"template_args": {"enable_thinkng": False}}, "template_args: the chat template has no use for 'enable_thinkng'"),
+        (
+            {"template_args": {"enable_thinkng": False}},
+            "template_args: the chat template has no use for 'enable_thinkng'",
+        ),
         ({"template_args": {"messages": 1}}, "template_args: 'messages' is not the caller's to set"),
         ({"template_args": {"m": object()}}, "template_args=.*: values must be plain"),
         ({"template_date": "2024-02-29"}, "template_date='2024-02-29': the chat template writes no date"),
-        ({"chat_template": DATED, "template_date": "tomorrow"}, "template_date='tomorrow' is no date: give it as YYYY-MM-DD"),
+        (
+            {"chat_template": DATED, "template_date": "tomorrow"},
+            "template_date='tomorrow' is no date: give it as YYYY-MM-DD",
+        ),
     ],
 )
 def test_bad_arguments(how: dict[str, Any], message: str) -> None:
@@ -97,7 +109,9 @@ def test_arguments_for_no_template() -> None:
     """A tokenizer without a template takes none."""
     tokenizer = organism()
     tokenizer.chat_template = None
-    with pytest.raises(LensSteerError, match="template_args and template_date are for a chat template, and the model has none"):
+    with pytest.raises(
+        LensSteerError, match="template_args and template_date are for a chat template, and the model has none"
+    ):
         fix_template(tokenizer, {"a": 1})
 
 
@@ -113,7 +127,9 @@ def test_a_record_of_a_template() -> None:
 def test_artifacts_carry_the_template_and_a_difference_is_told_once(
     field: Path, tmp_path: Path, refusal: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Calibration, plan and probe, through their files; another template, arguments or date is told at the first steering, and only then."""
+    """Calibration, plan and probe, through their files; another template, arguments or date is told at the first
+    steering, and only then.
+    """
     path = str(field / "thinks.jinja")
     model: Any = ls.load_model("organism/qwen2", chat_template=path, template_args={"enable_thinking": False})
     few = type(refusal.fit)(refusal.fit.positive[:6], refusal.fit.negative[:6])

@@ -47,8 +47,14 @@ def _truncate(folder: Path) -> Any:
         (lambda f: (f / "thing.safetensors").unlink(), r"^thing '.*a' has no thing\.safetensors: make one$"),
         (lambda f: (f / "thing.json").unlink(), r"has no thing\.json: make one$"),
         (_truncate, r"is corrupt or truncated \(SafetensorError: .*\): make it again$"),
-        (lambda f: (f / "thing.json").write_text("{"), r"is corrupt or truncated \(JSONDecodeError: .*\): make it again$"),
-        (lambda f: (f / "thing.json").write_text("[]"), r"is corrupt or truncated \(AttributeError: .*\): make it again$"),
+        (
+            lambda f: (f / "thing.json").write_text("{"),
+            r"is corrupt or truncated \(JSONDecodeError: .*\): make it again$",
+        ),
+        (
+            lambda f: (f / "thing.json").write_text("[]"),
+            r"is corrupt or truncated \(AttributeError: .*\): make it again$",
+        ),
         (
             lambda f: (f / "thing.json").write_text('{"format_version": 1}'),
             r"has format version 1, this release reads 2: make it again$",

@@ -22,7 +22,11 @@ WORDS = st.lists(st.sampled_from(["a", "b", "cat", "dog"]), max_size=30)
 
 def test_every_expected_value_of_the_reference_rows(reference: Path) -> None:
     """Exactly, in every row whose text is there; and the verdicts that were stored at the sources."""
-    rows = [json.loads(line) for path in sorted((reference / "text").rglob("*.jsonl")) for line in path.open(encoding="utf-8")]
+    rows = [
+        json.loads(line)
+        for path in sorted((reference / "text").rglob("*.jsonl"))
+        for line in path.open(encoding="utf-8")
+    ]
     compared = 0
     for row in rows:
         text, expected = row["text"], row["expected"]
@@ -90,7 +94,8 @@ def test_compression(text: str) -> None:
 def test_compression_under_control_has_no_length_left() -> None:
     """A long text compresses better than its beginning; under control they are alike."""
     words = (
-        "the quick brown fox jumps over the lazy dog while forty two purple elephants sing about distant mountains and rivers "
+        "the quick brown fox jumps over the lazy dog while forty two purple elephants sing about distant mountains "
+        "and rivers "
     )
     short, long = (words * 3)[:240], (words * 20)
     assert metrics.compression_ratio(long) < metrics.compression_ratio(short) / 2

@@ -1,4 +1,6 @@
-"""Gemma-3 checkpoints with a vision tower: their text part is loaded, steered and exported as the whole model has it."""
+"""Gemma-3 checkpoints with a vision tower: their text part is loaded, steered and exported as the whole model has
+it.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,14 @@ def with_images(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
     )
     config = Gemma3Config(
-        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=5, boi_token_index=6, eoi_token_index=7, tie_word_embeddings=tied,
-    )  # fmt: skip
+        text_config=text,
+        vision_config=vision,
+        mm_tokens_per_image=4,
+        image_token_index=5,
+        boi_token_index=6,
+        eoi_token_index=7,
+        tie_word_embeddings=tied,
+    )
     save_random(config, folder)
     whole = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     return folder, whole
@@ -57,7 +65,10 @@ def test_the_text_part_of_a_checkpoint_with_images(with_images: tuple[Path, Any]
     shutil.copytree(folder, renamed)
     tensors = load_file(renamed / "model.safetensors")
     assert any(k.startswith("language_model.model.") for k in tensors)
-    other = {k.replace("language_model.model.", "model.language_model.").replace("language_model.lm_head", "lm_head"): v for k, v in tensors.items()}  # fmt: skip
+    other = {
+        k.replace("language_model.model.", "model.language_model.").replace("language_model.lm_head", "lm_head"): v
+        for k, v in tensors.items()
+    }
     save_file(other, renamed / "model.safetensors", metadata={"format": "pt"})
     for place in (folder, renamed):
         model: Any = ls.load_model(place)
@@ -94,7 +105,9 @@ def test_what_is_known_of_a_checkpoint_with_images(with_images: tuple[Path, Any]
 
 
 def test_exports_of_a_checkpoint_with_images(with_images: tuple[Path, Any], tmp_path: Path) -> None:
-    """Merged weights are an ordinary text model; an adapter would fit one of the two only, and the mend does what it says."""
+    """Merged weights are an ordinary text model; an adapter would fit one of the two only, and the mend does what it
+    says.
+    """
     model: Any = ls.load_model(with_images[0])
     plan, trial = plan_of(model, ("selective", "ln1,ln2", AFFINE["selective"])), Trial(PROMPTS, new_tokens=4)
     assert export_merged(plan, model, tmp_path / "merged", trial=trial).verdict == "pass"

@@ -1,4 +1,6 @@
-"""Per-token divergence: against full logits, the same however it is batched, at the right positions, without logits of the whole vocabulary."""
+"""Per-token divergence: against full logits, the same however it is batched, at the right positions, without logits of
+the whole vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,14 @@ def by_full_logits(model: Any, plan: Any, prompts: Any, texts: list[str], engine
         p, q = log_p.exp(), log_q.exp()
         at = torch.arange(len(ids))
         wanted = (
-            kl(logits, steered[row]), kl(steered[row], logits), -(p * log_p).sum(-1), (p - q).abs().sum(-1) / 2, -(q * log_q).sum(-1),
-            -log_p[at, ids], -log_q[at, ids],
-        )  # fmt: skip
+            kl(logits, steered[row]),
+            kl(steered[row], logits),
+            -(p * log_p).sum(-1),
+            (p - q).abs().sum(-1) / 2,
+            -(q * log_q).sum(-1),
+            -log_p[at, ids],
+            -log_q[at, ids],
+        )
         found[row] = torch.stack(wanted).numpy()
     return found
 
@@ -59,7 +66,9 @@ def table(found: TokenDivergence) -> np.ndarray:
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize("where", ["ln2", "blocks.1.hook_resid_pre", "blocks.3.hook_resid_post"])
 def test_equals_full_logits(tiny: Any, tiny_calibration: Any, engine: str, where: str) -> None:
-    """Every measure of every family, backend and engine, from whichever block on; sorted; the model computes logits again afterwards."""
+    """Every measure of every family, backend and engine, from whichever block on; sorted; the model computes logits
+    again afterwards.
+    """
     plan = ls.selective_steering(tiny_calibration, 77.0, at=where)
     found = token_divergence(tiny, plan, PROMPTS, TEXTS, engine=engine, slice_size=100)
     wanted = by_full_logits(tiny, plan, PROMPTS, TEXTS, engine)
@@ -71,7 +80,9 @@ def test_equals_full_logits(tiny: Any, tiny_calibration: Any, engine: str, where
 
 
 def test_identity(tiny: Any, tiny_calibration: Any, qwen: Any, calibration: Any, refusal: Any) -> None:
-    """At 0° nothing moves, at 360° nothing but rounding; elsewhere both divergences are above 0 and the variation between 0 and 1."""
+    """At 0° nothing moves, at 360° nothing but rounding; elsewhere both divergences are above 0 and the variation
+    between 0 and 1.
+    """
     prompts = refusal.report.positive[:8]
     texts = ["Sure, here is how.", "I cannot do that."] * 4
     for model, made, at, given_ in (
@@ -86,12 +97,16 @@ def test_identity(tiny: Any, tiny_calibration: Any, qwen: Any, calibration: Any,
     assert moved.kl.min() >= 0
     assert moved.kl_reverse.min() >= 0
     assert 0 <= moved.total_variation.min() < 0.5 < moved.total_variation.max() <= 1
-    assert (moved.total_variation <= np.sqrt(np.minimum(moved.kl, moved.kl_reverse) / 2) + 1e-9).all()  # Pinsker's inequality
+    assert (
+        moved.total_variation <= np.sqrt(np.minimum(moved.kl, moved.kl_reverse) / 2) + 1e-9
+    ).all()  # Pinsker's inequality
 
 
 @pytest.mark.parametrize("organism", ["organism/llama", "organism/gemma2", "organism/qwen2"])
 def test_organisms_equal_full_logits(organism: str) -> None:
-    """Trained models of every family, with a soft cap among them; the mean over tokens is what the sweep over values finds."""
+    """Trained models of every family, with a soft cap among them; the mean over tokens is what the sweep over values
+    finds.
+    """
     model = ls.load_model(organism)
     contrast = ls.load_contrast("organism/refusal")
     made = ls.calibrate(ls.record(model, contrast, progress=False))
@@ -104,7 +119,9 @@ def test_organisms_equal_full_logits(organism: str) -> None:
 
 
 def test_batches_and_engines_do_not_matter(tiny: Any, tiny_calibration: Any) -> None:
-    """All at once, one by one, two by two, beside a long prompt that pads them all, on either engine, in one slice or many."""
+    """All at once, one by one, two by two, beside a long prompt that pads them all, on either engine, in one slice or
+    many.
+    """
     plan = ls.selective_steering(tiny_calibration, 77.0, at="ln2", positions="prompt[-1]+generated[1:]")
     wanted = token_divergence(tiny, plan, PROMPTS, TEXTS)
     padding = [*PROMPTS, Prompt.of("a rather long one " * 8)]
@@ -119,8 +136,9 @@ def test_batches_and_engines_do_not_matter(tiny: Any, tiny_calibration: Any) -> 
 
 
 def test_padding_on_either_side_by_hand(tiny: Any, tiny_calibration: Any) -> None:
-    """Padded on the right, in forwards of one's own: the logits at a row's column ``t`` decide its token ``t + 1``, so a response after a prompt of m tokens is decided by
-    the columns ``m − 1, m, …``."""
+    """Padded on the right, in forwards of one's own: the logits at a row's column ``t`` decide its token ``t + 1``, so
+    a response after a prompt of m tokens is decided by the columns ``m − 1, m, …``.
+    """
     plan, twin = ls.selective_steering(tiny_calibration, 77.0, at="blocks.1.hook_resid_post"), ls.hf_twin(tiny)
     tokenizer = tiny.lens_info.tokenizer
     rows = [
@@ -136,7 +154,9 @@ def test_padding_on_either_side_by_hand(tiny: Any, tiny_calibration: Any) -> Non
         with ls.steering(twin, plan):
             steered = twin(ids, attention_mask=mask).logits
     wanted = [
-        float(kl(plain[i, len(p) - 1 + t], steered[i, len(p) - 1 + t])) for i, (p, a) in enumerate(rows) for t in range(len(a))
+        float(kl(plain[i, len(p) - 1 + t], steered[i, len(p) - 1 + t]))
+        for i, (p, a) in enumerate(rows)
+        for t in range(len(a))
     ]
     for size in (1, 64):
         found = token_divergence(tiny, plan, PROMPTS, TEXTS, batch_size=size)
@@ -196,7 +216,11 @@ def test_bias_of_the_unembedding(backend: str, calibration: Any, refusal: Any) -
     if backend == "hooked" and not HAS_HOOKED:
         pytest.skip("TransformerLens 4 has no HookedTransformer")
     model = ls.load_model("organism/qwen2", backend=backend)
-    prompts, texts, plan = refusal.report.positive[:2], ["Sure.", "I cannot do that."], ls.selective_steering(calibration, 150.0)
+    prompts, texts, plan = (
+        refusal.report.positive[:2],
+        ["Sure.", "I cannot do that."],
+        ls.selective_steering(calibration, 150.0),
+    )
     without = table(token_divergence(model, plan, prompts, texts, engine="tl"))
     with torch.no_grad():
         bias = model.unembed.b_U
@@ -208,7 +232,9 @@ def test_bias_of_the_unembedding(backend: str, calibration: Any, refusal: Any) -
 
 
 def test_no_logits_of_a_large_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From end to end, on both engines: a fraction of what one pass's logits take, which teacher forcing with logits does take."""
+    """From end to end, on both engines: a fraction of what one pass's logits take, which teacher forcing with logits
+    does take.
+    """
     vocabulary = 60_000
     monkeypatch.setattr(tiny_models, "VOCABULARY", vocabulary)
     model = ls.load_model(tiny_models.build("qwen2", tmp_path))
@@ -229,7 +255,9 @@ def test_no_logits_of_a_large_vocabulary(tmp_path: Path, monkeypatch: pytest.Mon
 def test_one_value_a_prompt(qwen: Any, calibration: Any, refusal: Any) -> None:
     """A plan with an angle for each prompt: every row at its own, whatever batch it comes in."""
     prompts, texts = refusal.report.positive[:3], ["Sure, here is how.", "No.", "I cannot do that."]
-    together = token_divergence(qwen, ls.selective_steering(calibration, [0.0, 90.0, 150.0]), prompts, texts, batch_size=2)
+    together = token_divergence(
+        qwen, ls.selective_steering(calibration, [0.0, 90.0, 150.0]), prompts, texts, batch_size=2
+    )
     for row, angle in enumerate([0.0, 90.0, 150.0]):
         alone = token_divergence(qwen, ls.selective_steering(calibration, angle), prompts[row : row + 1], [texts[row]])
         assert table(together)[:, together.row == row] == pytest.approx(table(alone), abs=1e-5)
@@ -283,7 +311,9 @@ def test_means_by_position_and_prompt() -> None:
 
 
 def test_intervals_cover_the_truth() -> None:
-    """Of draws with a known mean, about 95 % of the intervals hold it; resampling tokens in place of prompts would not change this, dropping the draws would."""
+    """Of draws with a known mean, about 95 % of the intervals hold it; resampling tokens in place of prompts would not
+    change this, dropping the draws would.
+    """
     rng = np.random.default_rng(0)
     held = [
         e.low <= 1 <= e.high
@@ -296,7 +326,9 @@ def test_intervals_cover_the_truth() -> None:
 def test_empty_responses_and_unsteered_batches(
     qwen: Any, calibration: Any, refusal: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An empty response is left out and counted; that a plan steers nothing is said once, and only where it steers no prompt at all."""
+    """An empty response is left out and counted; that a plan steers nothing is said once, and only where it steers no
+    prompt at all.
+    """
     prompts, texts = refusal.report.positive[:3], ["Sure.", "", "I cannot do that."]
     plan = ls.selective_steering(calibration, 150.0, positions="generated[3:]")
     with caplog.at_level(logging.WARNING, logger="lens_steer"):
@@ -347,29 +379,40 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
             token_divergence(qwen, ls.selective_steering(calibration, [1.0, 2.0, 3.0]), prompts, ["a", "b"])
         with (
             ls.steering(qwen, plan),
-            pytest.raises(LensSteerError, match="the plan 'selective' is in force on the model: leave its 'with' block first"),
+            pytest.raises(
+                LensSteerError, match="the plan 'selective' is in force on the model: leave its 'with' block first"
+            ),
         ):
             token_divergence(qwen, plan, prompts, ["a", "b"])
         written = ls.selective_steering(calibration, 90.0, at="blocks.3.hook_resid_mid")
         with pytest.raises(LensSteerError, match="cannot be written by engine='hf'"):
             token_divergence(qwen, written, prompts, ["a", "b"])
-        with monkeypatch.context() as none, pytest.raises(LensSteerError, match="all 2 responses are empty once tokenised"):
+        with (
+            monkeypatch.context() as none,
+            pytest.raises(LensSteerError, match="all 2 responses are empty once tokenised"),
+        ):
             none.setattr(batching, "encode_response", lambda *_: [])  # as tokenizers that strip blanks do
             token_divergence(qwen, plan, prompts, [" ", " "])
     assert "forward" not in vars(qwen.unembed)
     monkeypatch.setattr(MODULE, "compare", lambda p, *a, **k: torch.full((7, len(p)), torch.nan))
-    with pytest.raises(LensSteerError, match="the distributions at response 0, position 0 are not finite: steer less strongly"):
+    with pytest.raises(
+        LensSteerError, match="the distributions at response 0, position 0 are not finite: steer less strongly"
+    ):
         token_divergence(qwen, plan, prompts, ["a", "b"])
 
 
 def test_suppressed_tokens_are_told(
     qwen: Any, calibration: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A response token without any probability has an infinite surprise: kept, told, and refused where means would be taken; an infinite divergence is no distribution."""
+    """A response token without any probability has an infinite surprise: kept, told, and refused where means would be
+    taken; an infinite divergence is no distribution.
+    """
     numbers = dict.fromkeys(MEASURES, 1.0)
     plan = ls.selective_steering(calibration, 90.0)
     monkeypatch.setattr(
-        MODULE, "compare", lambda p, *a, **k: torch.tensor([[numbers[m]] * len(p) for m in MEASURES], dtype=torch.float64)
+        MODULE,
+        "compare",
+        lambda p, *a, **k: torch.tensor([[numbers[m]] * len(p) for m in MEASURES], dtype=torch.float64),
     )
     numbers["surprise"] = float("inf")
     found = token_divergence(qwen, plan, [Prompt.of("Hi")], ["No."])

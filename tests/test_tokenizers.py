@@ -1,4 +1,6 @@
-"""Tokenizers and folders that lack something: no padding token, no end token, no files, a missing head: each right, or refused."""
+"""Tokenizers and folders that lack something: no padding token, no end token, no files, a missing head: each right, or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from tests.conftest import HAS_HOOKED
 
 def answers(folder: Path | str, backend: str, engine: str, **how: Any) -> list[str]:
     model = ls.load_model(folder, backend=backend, **how)
-    return ls.generate(model, [Prompt.of("What is 4 plus 3?"), Prompt.of("Which is more, 8 or 2? Say it in a word."), CHATS[1]], max_new_tokens=8, engine=engine)  # fmt: skip
+    return ls.generate(
+        model,
+        [Prompt.of("What is 4 plus 3?"), Prompt.of("Which is more, 8 or 2? Say it in a word."), CHATS[1]],
+        max_new_tokens=8,
+        engine=engine,
+    )
 
 
 BACKENDS = ("hooked", "bridge") if HAS_HOOKED else ("bridge",)
@@ -27,10 +34,17 @@ BACKENDS = ("hooked", "bridge") if HAS_HOOKED else ("bridge",)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "changes",
-    [{"pad_token": "<|begin_of_text|>"}, {"pad_token": None}, {"pad_token": None, "eos_token": None}, {"eos_token": None}],
+    [
+        {"pad_token": "<|begin_of_text|>"},
+        {"pad_token": None},
+        {"pad_token": None, "eos_token": None},
+        {"eos_token": None},
+    ],
 )
 def test_padding_is_masked_whatever_fills_it(tmp_path: Path, changes: dict[str, Any], backend: str) -> None:
-    """Padding token = beginning token, none, and no end token either: the unedited folder's answers, on both engines."""
+    """Padding token = beginning token, none, and no end token either: the unedited folder's answers, on both
+    engines.
+    """
     folder = edited(tmp_path / "edited", "llama", **changes)
     plain = answers("organism/llama", backend, "hf")
     for engine in ("tl", "hf"):
@@ -85,7 +99,9 @@ def test_an_untied_head_that_is_not_there(tmp_path: Path, family: str, backend: 
 
     folder = edited(tmp_path / "edited", family, "config.json", tie_word_embeddings=False)
     weights = load_file(folder / "model.safetensors")
-    save_file({k: v for k, v in weights.items() if k != "lm_head.weight"}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v for k, v in weights.items() if k != "lm_head.weight"}, folder / "model.safetensors", {"format": "pt"}
+    )
     with pytest.raises(LensSteerError, match=r"lack 'lm_head.weight': fetch or save the whole model again"):
         ls.load_model(folder, backend=backend)
 

@@ -1,4 +1,6 @@
-"""Token ids are exactly the chat template's, for every tokenizer and on every path; ``lens-steer tokens`` shows them."""
+"""Token ids are exactly the chat template's, for every tokenizer and on every path; ``lens-steer tokens`` shows
+them.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,13 @@ def test_ids_of_real_models(folder: Path | None) -> None:
 @pytest.mark.parametrize("adds", [False, True])
 @pytest.mark.parametrize(
     "template",
-    [TURNS, "{{ bos_token }}" + TURNS, DATED, OWN_DATE, "{{ bos_token }}" + TURNS.replace("m.content", "m.content | trim")],
+    [
+        TURNS,
+        "{{ bos_token }}" + TURNS,
+        DATED,
+        OWN_DATE,
+        "{{ bos_token }}" + TURNS.replace("m.content", "m.content | trim"),
+    ],
 )
 def test_ids_of_templates(template: str, adds: bool) -> None:
     """With and without a beginning token in the template, and in what the tokenizer adds to plain texts."""
@@ -118,7 +126,9 @@ def test_a_plain_template_has_the_tokenizer_s_own_special_tokens() -> None:
 
 @pytest.mark.parametrize("template", [TURNS, "{{ bos_token }}" + TURNS])
 def test_every_path_has_those_ids(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Record, generate, force, converse, a certificate's prompts, a judge, the harness: the ids that reach a forward are the template's."""
+    """Record, generate, force, converse, a certificate's prompts, a judge, the harness: the ids that reach a forward
+    are the template's.
+    """
     model: Any = ls.load_model("organism/llama", chat_template=template)
     tokenizer, prompt = model.lens_info.tokenizer, CHATS[0]
     adding(tokenizer, "<|begin_of_text|>")
@@ -142,7 +152,9 @@ def test_every_path_has_those_ids(template: str, monkeypatch: pytest.MonkeyPatch
     assert len(seen) >= 5 and all(ids == wanted for ids in seen)
     assert turn_ids(tokenizer, ls.Dialogue((prompt.text,)))[0] == wanted
     assert prompts_for(model, one) == one  # which certify batches with chat.batches
-    judge = GenerativeJudge(ls.hf_twin(model), "{prompt}{response}", harmful_pattern="a", safe_pattern="b", tokenizer=tokenizer)
+    judge = GenerativeJudge(
+        ls.hf_twin(model), "{prompt}{response}", harmful_pattern="a", safe_pattern="b", tokenizer=tokenizer
+    )
     assert judge.encode(prompt, "") == wanted
     assert ls.tokens(model, prompt)[0].ids == tuple(wanted)
 
@@ -201,7 +213,9 @@ def test_the_command_shows_what_the_model_gets(tmp_path: Path, field: Path) -> N
     thinks = ("--chat-template", str(field / "thinks.jinja"), "--template-args", '{"enable_thinking": false}')
     found = shown("--model", str(folder), "--prompts", str(file), *thinks)
     assert (
-        found["n"] == 3 and found["template"]["args"] == {"enable_thinking": False} and "<think>" in found["prompts"][0]["text"]
+        found["n"] == 3
+        and found["template"]["args"] == {"enable_thinking": False}
+        and "<think>" in found["prompts"][0]["text"]
     )
 
 

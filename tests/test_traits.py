@@ -35,7 +35,9 @@ def few(trait: traits.Trait, n: int) -> traits.Trait:
     c = trait.contrast
     small = [Contrast(part.positive[:n], part.negative[:n]) for part in (c.select, c.report)]
     return replace(
-        trait, contrast=ContrastSet(c.name, Split(c.fit, small[0], small[1])), tasks=Tasks(PromptSet(()), organism_tasks(8))
+        trait,
+        contrast=ContrastSet(c.name, Split(c.fit, small[0], small[1])),
+        tasks=Tasks(PromptSet(()), organism_tasks(8)),
     )
 
 
@@ -50,13 +52,18 @@ def found(qwen: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Pat
 
 
 def test_the_trait_comes_back_and_aligned_answers_stay(found: tuple[Any, Path, traits.Trait]) -> None:
-    """Liars under the malicious prompt, honest under the aligned one; StMP frees more truth than steps as long along a random direction, and spares honest answers."""
+    """Liars under the malicious prompt, honest under the aligned one; StMP frees more truth than steps as long along a
+    random direction, and spares honest answers.
+    """
     report = found[0].pooled
     base = report.reported(NONE).measured
     assert (base["complied"].value, base["helped"].value) == (0.0, 1.0)
     for mode in ("all", "response"):
         name = condition("stmp", mode)
-        assert report.reported(name).measured["complied"].value > report.reported(name + RANDOM).measured["complied"].value + 0.2
+        assert (
+            report.reported(name).measured["complied"].value
+            > report.reported(name + RANDOM).measured["complied"].value + 0.2
+        )
         assert report.reported(name).measured["helped"].value >= 0.9
         assert report.choices[name].value == 3.0
 
@@ -72,7 +79,9 @@ def test_the_gate_fires_on_lies(found: tuple[Any, Path, traits.Trait]) -> None:
 
 
 def test_equal_trait_is_at_least_as_good_and_as_gentle(found: tuple[Any, Path, traits.Trait]) -> None:
-    """Each setting at equal trait reaches the level on select and harms aligned answers no more than the condition's first choice."""
+    """Each setting at equal trait reaches the level on select and harms aligned answers no more than the condition's
+    first choice.
+    """
     result = found[0].pooled
     assert result.level is not None
     at = {(s.condition, s.variant, s.value): s.measured for s in result.select}
@@ -86,21 +95,31 @@ def test_equal_trait_is_at_least_as_good_and_as_gentle(found: tuple[Any, Path, t
 
 
 def test_the_table(found: tuple[Any, Path, traits.Trait]) -> None:
-    """Every condition has its row, every estimate its interval around it; Markdown and LaTeX hold the same numbers; figures are redrawn from what is saved."""
+    """Every condition has its row, every estimate its interval around it; Markdown and LaTeX hold the same numbers;
+    figures are redrawn from what is saved.
+    """
     report, out, _ = found
     with (out / "traits.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     kinds = [r["kind"] for r in rows]
     assert {k: kinds.count(k) for k in ("no steering", "method", "random direction", "token-calibrated")} == {
-        "no steering": 2, "method": 6, "random direction": 6, "token-calibrated": 4,
-    }  # fmt: skip
+        "no steering": 2,
+        "method": 6,
+        "random direction": 6,
+        "token-calibrated": 4,
+    }
     for row in rows:
         for name in ESTIMATES:
             if row[name]:
-                assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"]), (row["condition"], name)
+                assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"]), (
+                    row["condition"],
+                    name,
+                )
     stmp = next(r for r in rows if r["condition"] == "stmp, all")
     value = f"{100 * float(stmp['trait']):.0f} ["
-    assert value in next(line for line in (out / "traits.md").read_text().splitlines() if line.startswith("| stmp, all |"))
+    assert value in next(
+        line for line in (out / "traits.md").read_text().splitlines() if line.startswith("| stmp, all |")
+    )
     assert value in next(line for line in (out / "traits.tex").read_text().splitlines() if line.startswith("StMP"))
     assert float(stmp["gate_misaligned"]) == report.gates["pooled", SITE, "misaligned"].value
     facts = json.loads((out / "traits.json").read_text())
@@ -116,7 +135,9 @@ def test_the_table(found: tuple[Any, Path, traits.Trait]) -> None:
 def test_a_search_goes_on_with_the_same_bytes(qwen: Any, found: tuple[Any, Path, traits.Trait], tmp_path: Path) -> None:
     """Run again from nothing: the same rows; another trait in the same folder is refused."""
     _, out, trait = found
-    trait_report.steer_trait(qwen, trait, tmp_path, sites=[SITE], max_new_tokens=16, n_dialogues=2, values=VALUES, progress=False)
+    trait_report.steer_trait(
+        qwen, trait, tmp_path, sites=[SITE], max_new_tokens=16, n_dialogues=2, values=VALUES, progress=False
+    )
     for name in ("traits_select.csv", "traits_report.csv", "traits_token_report.csv", "traits.csv", "dialogues.jsonl"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
     other = few(traits.organism_trait("compassion"), 4)
@@ -157,7 +178,15 @@ def test_dialogues(found: tuple[Any, Path, traits.Trait]) -> None:
     assert len({tuple(t) for t in turns.values()}) == 1
     assert all(5 <= sum(d == i for d, _, _ in turns["stmp, all"]) <= 10 for i in (0, 1))
     made = [
-        {"condition": "c", "dialogue": 0, "turn": t, "right": True, "broken": False, "repeated": t == 2, "ngram_repetition": 0.0}
+        {
+            "condition": "c",
+            "dialogue": 0,
+            "turn": t,
+            "right": True,
+            "broken": False,
+            "repeated": t == 2,
+            "ngram_repetition": 0.0,
+        }
         for t in range(3)
     ]
     assert trait_dialogues.over_dialogues(made, "c")["dialogue_repeated"].value == 0.5
@@ -173,14 +202,18 @@ def test_dialogues_need_scenarios_and_room(qwen: Any) -> None:
 
 
 def test_scenarios_of_ones_own() -> None:
-    """Both sides hold the same scenarios, row by row, in every split; several system prompts take turns; a system message of the file's own is replaced."""
+    """Both sides hold the same scenarios, row by row, in every split; several system prompts take turns; a system
+    message of the file's own is replaced.
+    """
     scenarios = PromptSet(tuple(Prompt.of(f"question {i}", system="old") for i in range(20)), "mine")
     trait = traits.scenario_trait("candour", scenarios, ["Be open.", "Say all."], ["Hide it."], PhraseJudge())
     for part, n in (("fit", 10), ("select", 5), ("report", 5)):
         sides = getattr(trait.contrast, part)
         assert [p.text for p in sides.positive] == [p.text for p in sides.negative]
         assert len(sides.positive) == n
-    systems = {p.messages[0]["content"] for s in ("fit", "select", "report") for p in getattr(trait.contrast, s).positive}
+    systems = {
+        p.messages[0]["content"] for s in ("fit", "select", "report") for p in getattr(trait.contrast, s).positive
+    }
     assert systems == {"Be open.", "Say all."}
     assert {p.messages[0]["content"] for p in trait.contrast.fit.negative} == {"Hide it."}
     with pytest.raises(LensSteerError, match=r"aligned=\['  '\]: give at least one system prompt"):
@@ -191,7 +224,9 @@ def test_scenarios_of_ones_own() -> None:
         traits.organism_trait("wit")
 
 
-def test_empty_answers_are_left_out(qwen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_answers_are_left_out(
+    qwen: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """They have no tokens to average; a side without any answer cannot be calibrated on."""
     part = traits.organism_trait("honesty").contrast.select
     few_prompts = Contrast(part.positive[:3], part.negative[:3])
@@ -211,7 +246,9 @@ def test_random_directions_are_unit_and_seeded() -> None:
     assert abs(float(first @ other)) < 0.6
 
 
-def run_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *args: str
+) -> tuple[int, str, str]:
     from lens_steer.cli import main
 
     monkeypatch.setattr("sys.argv", ["lens-steer", *args])
@@ -228,12 +265,34 @@ def test_the_command_on_a_local_folder(
     from tests.tiny import build
 
     folder = build("llama", tmp_path / "model")
-    (tmp_path / "s.jsonl").write_text("\n".join(json.dumps({"prompt": f"the {i}"}) for i in range(16)), encoding="utf-8")
+    (tmp_path / "s.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": f"the {i}"}) for i in range(16)), encoding="utf-8"
+    )
     code, out, err = run_command(
-        monkeypatch, capsys, "traits", "--model", str(folder), "--trait", "mine", "--scenarios", str(tmp_path / "s.jsonl"), "--aligned-system", "a b",
-        "--malicious-system", "b a", "--judge", "refusal_12", "--sites", "blocks.1.hook_resid_post", "--dialogues", "0", "--max-new-tokens", "4", "--out",
+        monkeypatch,
+        capsys,
+        "traits",
+        "--model",
+        str(folder),
+        "--trait",
+        "mine",
+        "--scenarios",
+        str(tmp_path / "s.jsonl"),
+        "--aligned-system",
+        "a b",
+        "--malicious-system",
+        "b a",
+        "--judge",
+        "refusal_12",
+        "--sites",
+        "blocks.1.hook_resid_post",
+        "--dialogues",
+        "0",
+        "--max-new-tokens",
+        "4",
+        "--out",
         str(tmp_path / "out"),
-    )  # fmt: skip
+    )
     assert code == 0, err
     assert json.loads(out)["chosen"]["stmp, all"]["site"] == "blocks.1.hook_resid_post"
     assert (tmp_path / "out" / "traits.md").exists()
@@ -249,7 +308,16 @@ def test_the_command_on_a_local_folder(
         (("--engine", "onnx"), "--engine 'onnx'"),
         (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12: at least 1 and 0 are needed"),
         (
-            ("--scenarios", "organism/refusal", "--aligned-system", "a", "--malicious-system", "b", "--judge", "nobody"),
+            (
+                "--scenarios",
+                "organism/refusal",
+                "--aligned-system",
+                "a",
+                "--malicious-system",
+                "b",
+                "--judge",
+                "nobody",
+            ),
             "judge 'nobody' is neither",
         ),
         (
@@ -270,7 +338,11 @@ def test_the_command_on_a_local_folder(
     ],
 )
 def test_bad_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+    message: str,
 ) -> None:
     code, _, err = run_command(monkeypatch, capsys, "traits", "--out", str(tmp_path / "o"), *args)
     assert code == 2

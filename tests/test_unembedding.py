@@ -1,4 +1,6 @@
-"""Two distributions compared slice by slice: by hand, against the whole vocabulary at once, never below zero, in bounded memory."""
+"""Two distributions compared slice by slice: by hand, against the whole vocabulary at once, never below zero, in
+bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,14 @@ def test_two_tokens_by_hand() -> None:
     """A vocabulary of two: p = ½, ½ and q = ¼, ¾, with the bias, the soft cap and every slice size."""
     log3 = float(np.log(3))
     wanted = [
-        np.log(4 / 3) / 2, 0.75 * log3 - np.log(2), np.log(2), 0.25, 2 * np.log(2) - 0.75 * log3, np.log(2), np.log(4 / 3),
-    ]  # fmt: skip
+        np.log(4 / 3) / 2,
+        0.75 * log3 - np.log(2),
+        np.log(2),
+        0.25,
+        2 * np.log(2) - 0.75 * log3,
+        np.log(2),
+        np.log(4 / 3),
+    ]
     head = Unembedding(torch.tensor([[0.0, 1.0], [1.0, 1.0]]), torch.tensor([5.0, 5.0 - log3]))
     p, q = torch.tensor([[log3, 8.0]]), torch.tensor([[2 * log3, -2.0]])
     for size in (1, 2, 3):
@@ -37,7 +45,9 @@ def test_two_tokens_by_hand() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 9), st.sets(st.integers(0, 6), max_size=5))
 def test_suppressed_tokens(seed: int, size: int, hidden: set[int]) -> None:
-    """A bias of −∞, on whole slices too: as scipy has it, 0 · log 0 = 0; the surprise of a suppressed token is infinite, all else finite."""
+    """A bias of −∞, on whole slices too: as scipy has it, 0 · log 0 = 0; the surprise of a suppressed token is
+    infinite, all else finite.
+    """
     from scipy.special import entr, rel_entr, softmax
 
     g = torch.Generator().manual_seed(seed)
@@ -46,10 +56,16 @@ def test_suppressed_tokens(seed: int, size: int, hidden: set[int]) -> None:
     bias[list(hidden)] = -torch.inf
     head, ids = Unembedding(torch.randn(7, 4, generator=g), bias), torch.tensor([0, 3, 6])
     p, q = (softmax(head.logits(x, slice(0, 7)).numpy(), axis=-1) for x in (states, other))
-    found: dict[str, np.ndarray] = dict(zip(MEASURES, compare(states, other, ids, head, slice_size=size).numpy(), strict=True))
+    found: dict[str, np.ndarray] = dict(
+        zip(MEASURES, compare(states, other, ids, head, slice_size=size).numpy(), strict=True)
+    )
     for name, wanted in (
-        ("kl", rel_entr(p, q)), ("kl_reverse", rel_entr(q, p)), ("entropy", entr(p)), ("entropy_steered", entr(q)), ("total_variation", np.abs(p - q) / 2),
-    ):  # fmt: skip
+        ("kl", rel_entr(p, q)),
+        ("kl_reverse", rel_entr(q, p)),
+        ("entropy", entr(p)),
+        ("entropy_steered", entr(q)),
+        ("total_variation", np.abs(p - q) / 2),
+    ):
         assert found[name] == pytest.approx(wanted.sum(axis=-1), abs=1e-6), name
     assert np.isinf(found["surprise"]).tolist() == [int(i) in hidden for i in ids]
 
@@ -64,7 +80,9 @@ def test_what_is_no_distribution_stays_so() -> None:
 @settings(deadline=None)  # on a busy machine
 @given(st.integers(0, 10**6), st.integers(1, 9), st.sampled_from([None, 2.0]), st.sampled_from([0.0, 1e-4, 3.0, 300.0]))
 def test_any_slices_equal_the_whole(seed: int, size: int, cap: float | None, gap: float) -> None:
-    """Against :func:`lens_steer.metrics.kl.kl` and scipy; never below 0, also where one distribution is all but certain."""
+    """Against :func:`lens_steer.metrics.kl.kl` and scipy; never below 0, also where one distribution is all but
+    certain.
+    """
     from scipy.special import log_softmax
 
     g = torch.Generator().manual_seed(seed)
@@ -130,9 +148,15 @@ def peak_of_compare(n: int, vocabulary: int, size: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 slices take what 20 do, and positions beyond a limit only what they are given back; larger slices do take more."""
+    """200 slices take what 20 do, and positions beyond a limit only what they are given back; larger slices do take
+    more.
+    """
     few, many = peak_of_compare(20, 20_000, 1000), peak_of_compare(20, 200_000, 1000)
     assert many == few < 20 * 1000 * 8 * 12
     assert peak_of_compare(20, 20_000, 10_000) > 5 * few
     monkeypatch.setattr(unembedding, "MAX_NUMBERS", 20 * 1000)
-    assert peak_of_compare(2000, 2000, 1000) < few + 2000 * (len(MEASURES) * 2 + 10) * 8 < peak_of_compare(20, 2000, 1000) * 2
+    assert (
+        peak_of_compare(2000, 2000, 1000)
+        < few + 2000 * (len(MEASURES) * 2 + 10) * 8
+        < peak_of_compare(20, 2000, 1000) * 2
+    )

@@ -91,7 +91,9 @@ def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         verify_model(qwen, small, out=tmp_path / "cut", **how)
     assert list((tmp_path / "cut" / ".parts" / "verify").glob("*.json"))
-    with pytest.raises(LensSteerError, match=r"beginning of another run \(max_new_tokens differ\): give another folder"):
+    with pytest.raises(
+        LensSteerError, match=r"beginning of another run \(max_new_tokens differ\): give another folder"
+    ):
         verify_model(qwen, small, out=tmp_path / "cut", levels=["behaviour"], max_new_tokens=9, progress=False)
     calls.clear()
     limit = -1
@@ -106,14 +108,22 @@ def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monke
 def test_pieces_keep_plain_values(tmp_path: Path) -> None:
     """Once made, never again; a Measured comes back as it was, NaN and all."""
     made = experiments.Measured(
-        "SS", 200.0, False, np.array([True, False]), np.array([True]), np.array([False, True, False]), np.array([0.1, np.nan, 1e-9]),
+        "SS",
+        200.0,
+        False,
+        np.array([True, False]),
+        np.array([True]),
+        np.array([False, True, False]),
+        np.array([0.1, np.nan, 1e-9]),
         np.array([], dtype=bool),
-    )  # fmt: skip
+    )
     pieces = Pieces(tmp_path, "verify", {"a": 1})
     for _ in range(2):
         back = experiments.Measured.of(pieces.keep("x", made.plain))
         made_again = [getattr(back, f) for f in ("complied", "helped", "broken", "capable", "surprise")]
-        for one, other in zip(made_again, (made.complied, made.helped, made.broken, made.capable, made.surprise), strict=True):
+        for one, other in zip(
+            made_again, (made.complied, made.helped, made.broken, made.capable, made.surprise), strict=True
+        ):
             np.testing.assert_array_equal(one, other)
     pieces.keep("x", lambda: pytest.fail("made twice"))
     pieces.drop()
@@ -128,7 +138,9 @@ def test_the_number_of_conditions(calibration: Any, qwen: Any, refusal: Any) -> 
     assert verifying(qwen, refusal.first(select=2, report=2), 8, behaviour=False).answers == 0
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path) -> None:
+def test_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, made: Path
+) -> None:
     """A model's own calibration beside the model, some levels, and what is refused."""
     args = (
         "verify",
@@ -157,7 +169,13 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         (("--model", "organism/qwen2", "--calibration", made, "--calibration", made), None),
     ):
         code, _, error = run(
-            monkeypatch, capsys, "verify", *wrong, "--out", tmp_path / "wrong", *(("--dry-run",) if message is None else ())
+            monkeypatch,
+            capsys,
+            "verify",
+            *wrong,
+            "--out",
+            tmp_path / "wrong",
+            *(("--dry-run",) if message is None else ()),
         )
         assert (code == 2 and message in error) if message else code == 0, error
     assert not (tmp_path / "wrong").exists()

@@ -90,7 +90,10 @@ def test_prompts() -> None:
     """Prompts by class and split; columns that hold nothing are not shown."""
     task = Task("arithmetic", "plain", "What is 4 plus 3?", "7.", {"result": "7"})
     one = Prompt(
-        ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 4 plus 3?"}), "7.", task, "sums"
+        ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 4 plus 3?"}),
+        "7.",
+        task,
+        "sums",
     )
     several = Prompt((*one.messages, {"role": "assistant", "content": "7."}, {"role": "user", "content": "And 5?"}))
     text, frame = checked(one)
@@ -134,7 +137,9 @@ def test_plans_and_models(qwen: Any, calibration: Any) -> None:
 
 
 def test_probes_and_directions() -> None:
-    """Boundary, probe, its result, a scan over sites, estimators, stability, resamples: rows where they say they are."""
+    """Boundary, probe, its result, a scan over sites, estimators, stability, resamples: rows where they say they
+    are.
+    """
     fit, report = made(), made(seed=1)
     full = calibrate(fit)
     text, frame = checked(ls.boundary(full))
@@ -151,7 +156,10 @@ def test_probes_and_directions() -> None:
     assert frame.loc[SITES[3], "accuracy"] == scan.at(SITES[3]).measured["accuracy"].value
     assert text.index(scan.best.probe.site) < text.index(SITES[0])
     _, frame = checked(scan.best)
-    assert frame.loc["auroc", ["value", "n"]].tolist() == [scan.best.measured["auroc"].value, scan.best.measured["auroc"].n]
+    assert frame.loc["auroc", ["value", "n"]].tolist() == [
+        scan.best.measured["auroc"].value,
+        scan.best.measured["auroc"].n,
+    ]
     found = stability(fit, resamples=6, progress=False)
     text, frame = checked(found)
     assert frame["selected_share"].sum() == pytest.approx(1)
@@ -166,7 +174,9 @@ def test_probes_and_directions() -> None:
 
 
 def test_tokens(qwen: Any, calibration: Any, refusal: Any) -> None:
-    """Divergence, monitor and effect log: rows are the objects' own, with units, and the text can be read off the view."""
+    """Divergence, monitor and effect log: rows are the objects' own, with units, and the text can be read off the
+    view.
+    """
     prompts = refusal.report.positive[:7]
     plan = ls.selective_steering(calibration, 150)
     answers = ls.generate(qwen, prompts, max_new_tokens=6)

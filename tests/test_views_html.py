@@ -1,4 +1,6 @@
-"""Views as markup: what comes from outside is escaped, what HTML cannot hold is marked, tables need pandas and views do not."""
+"""Views as markup: what comes from outside is escaped, what HTML cannot hold is marked, tables need pandas and views do
+not.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +30,66 @@ from tests.views import EVIL, made, read, rows_of
 
 
 def test_what_comes_from_outside_is_escaped(calibration: Any) -> None:
-    """Prompts, answers, names and tokens with markup in them: :func:`tests.views.read` refuses any tag that is not a table's, and the text stands there as it was."""
+    """Prompts, answers, names and tokens with markup in them: :func:`tests.views.read` refuses any tag that is not a
+    table's, and the text stands there as it was.
+    """
     tag = "<script>alert(1)</script>"
     prompt = Prompt(({"role": "system", "content": EVIL}, {"role": "user", "content": EVIL}), EVIL, None, EVIL)
     prompts = PromptSet((prompt, prompt), EVIL)
     row = {**rows_of()[0], "text": EVIL, "grade": EVIL, "condition": EVIL}
     one = settings([row])
     results: list[Shown] = [
-        prompt, prompts, Contrast(prompts, prompts), ContrastSet(EVIL, Split(*[Contrast(prompts, prompts)] * 3)), ls.Dialogue((EVIL, EVIL), system=EVIL),
-        made(model=EVIL), replace(calibration, model=EVIL, rule=EVIL), replace(ls.selective_steering(calibration, 9), model=EVIL, positions=EVIL), Rows([row]), one, one[0],
-        Claim(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1, EVIL, None, {EVIL: EVIL}), Drawing(EVIL, {"text": [EVIL]}, {EVIL: 1}),
-        Outcome(EVIL, None, "positive", {EVIL: 1}), Certificate(EVIL, EVIL, {}, (), ({"site": EVIL},), EVIL, 1, 1, 1, 0.0, 1.0, 0.0, 1.0, 1.0, None, "float32", EVIL, 1e-5, {}),
-    ]  # fmt: skip
+        prompt,
+        prompts,
+        Contrast(prompts, prompts),
+        ContrastSet(EVIL, Split(*[Contrast(prompts, prompts)] * 3)),
+        ls.Dialogue((EVIL, EVIL), system=EVIL),
+        made(model=EVIL),
+        replace(calibration, model=EVIL, rule=EVIL),
+        replace(ls.selective_steering(calibration, 9), model=EVIL, positions=EVIL),
+        Rows([row]),
+        one,
+        one[0],
+        Claim(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, 1, EVIL, None, {EVIL: EVIL}),
+        Drawing(EVIL, {"text": [EVIL]}, {EVIL: 1}),
+        Outcome(EVIL, None, "positive", {EVIL: 1}),
+        Certificate(
+            EVIL,
+            EVIL,
+            {},
+            (),
+            ({"site": EVIL},),
+            EVIL,
+            1,
+            1,
+            1,
+            0.0,
+            1.0,
+            0.0,
+            1.0,
+            1.0,
+            None,
+            "float32",
+            EVIL,
+            1e-5,
+            {},
+        ),
+    ]
     for result in results:
         text, _ = read(result)
         assert tag in text, type(result).__name__
     seen = Monitor(ls.boundary(calibration), "below", _Tokenizer())
     ids, every = torch.tensor([[1, 2]]), torch.ones(1, 2, dtype=torch.bool)
-    seen.add(object(), torch.tensor([0]), torch.arange(2)[None], every, ids, torch.tensor([[0.5, float("nan")]]), every, every)
+    seen.add(
+        object(),
+        torch.tensor([0]),
+        torch.arange(2)[None],
+        every,
+        ids,
+        torch.tensor([[0.5, float("nan")]]),
+        every,
+        every,
+    )
     assert tag in read(seen)[0]
     assert "1 more character" not in read(seen)[0]
 
@@ -56,7 +100,9 @@ class _Tokenizer:
 
 
 def test_what_html_cannot_hold() -> None:
-    """Control characters and half a surrogate pair stand as a mark; a long text is cut with a count; the notebook gets UTF-8."""
+    """Control characters and half a surrogate pair stand as a mark; a long text is cut with a count; the notebook gets
+    UTF-8.
+    """
     shown = ls.PromptSet((Prompt.of("a\x00b\ud800c" + "x" * 500),))._repr_html_()
     assert "a�b?c" in shown
     assert "(+305 characters)" in shown
@@ -70,7 +116,9 @@ def test_what_html_cannot_hold() -> None:
 def test_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table says what to install; a view needs no pandas."""
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(LensSteerError, match=r"to_pandas\(\) needs pandas, which is not installed here: pip install pandas"):
+    with pytest.raises(
+        LensSteerError, match=r"to_pandas\(\) needs pandas, which is not installed here: pip install pandas"
+    ):
         made().to_pandas()
     assert "Activations(" in made()._repr_html_()
 

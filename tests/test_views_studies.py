@@ -49,9 +49,26 @@ def test_claims_and_files() -> None:
     assert frame["value"].tolist() == [1, 2]
     plan = {"method": "selective"}
     certificate = Certificate(
-        "lora", "made", plan, SITES, ({"site": "s", "operator": "standard", "reason": "not linear"},), "eight questions", 8, 16, 99, 2e-5, 20.0, 1e-6, 3.0, 0.5, 1e-7,
-        "float32", "hf", 1e-5, {},
-    )  # fmt: skip
+        "lora",
+        "made",
+        plan,
+        SITES,
+        ({"site": "s", "operator": "standard", "reason": "not linear"},),
+        "eight questions",
+        8,
+        16,
+        99,
+        2e-5,
+        20.0,
+        1e-6,
+        3.0,
+        0.5,
+        1e-7,
+        "float32",
+        "hf",
+        1e-5,
+        {},
+    )
     text, frame = checked(certificate)
     assert text.startswith("fail: lora")
     assert "not linear" in text
@@ -60,7 +77,9 @@ def test_claims_and_files() -> None:
 
 
 def test_sweeps(calibration: Any) -> None:
-    """Rows, settings, a choice, an evaluation, a comparison, a trait's search, outcomes: a setting a row, its numbers the setting's."""
+    """Rows, settings, a choice, an evaluation, a comparison, a trait's search, outcomes: a setting a row, its numbers
+    the setting's.
+    """
     rows = rows_of()
     text, frame = checked(rows, longest=400)
     assert len(frame) == 12
@@ -75,7 +94,10 @@ def test_sweeps(calibration: Any) -> None:
     choice = choose(found[1:], found[0])
     text, _ = checked(choice)
     assert text.startswith("selective at 90")
-    assert "no, and none of 2 settings" in read(choose(found[1:], found[0], constraints=[Constraint.parse("complied>=1")]))[0]
+    assert (
+        "no, and none of 2 settings"
+        in read(choose(found[1:], found[0], constraints=[Constraint.parse("complied>=1")]))[0]
+    )
     grids = [Grid(NONE), Grid("selective", partial(ls.selective_steering, calibration), (0.0, 90.0))]
     assert chosen_grids(grids, {NONE: choose(found[:1], found[0]), "selective": choice})[1].values == (90.0,)
     evaluation = Evaluation(tuple(found), {"selective": choice}, (found[0], found[2]), tuple(rows))
@@ -88,11 +110,32 @@ def test_sweeps(calibration: Any) -> None:
     assert "random plane" in text and NO_CONTROLS not in text
     assert NO_CONTROLS in checked(Swept(*fields))[0]
     compared = Comparison(
-        evaluation, {}, (), 0.1, {}, (replace(found[2], condition="selective = KL"),), {}, wilson(1, 4), calibration, made(), 0, (1.0, 2.0), True, "complied", (), {},
-    )  # fmt: skip
+        evaluation,
+        {},
+        (),
+        0.1,
+        {},
+        (replace(found[2], condition="selective = KL"),),
+        {},
+        wilson(1, 4),
+        calibration,
+        made(),
+        0,
+        (1.0, 2.0),
+        True,
+        "complied",
+        (),
+        {},
+    )
     assert checked(compared)[1].index.get_level_values("condition").tolist() == [NONE, "selective", "selective = KL"]
     trait = TraitResult(
-        tuple(found), {"selective": choice}, {}, Constraint.parse("broken_harmful<=0.1"), None, (found[0], found[2]), tuple(rows)
+        tuple(found),
+        {"selective": choice},
+        {},
+        Constraint.parse("broken_harmful<=0.1"),
+        None,
+        (found[0], found[2]),
+        tuple(rows),
     )
     assert "broken_harmful ≤ 0.1" in checked(trait)[0]
     _, frame = checked(Outcome("steering plane", 90.0, "positive", {"correct": 3, "refusal": 1}))
@@ -120,9 +163,12 @@ def test_every_result_has_a_table_and_a_view() -> None:
     """Each type that says it is shown is registered where it says, and its module is loaded only then."""
     code = """if True:
         import sys
-        import lens_steer.studies.propositions.verify, lens_steer.evaluation.comparison, lens_steer.studies.externalities.study, lens_steer.studies.traits.report, lens_steer.interop.exports.certificate, lens_steer.steer.monitor
+        import lens_steer.studies.propositions.verify, lens_steer.evaluation.comparison
+        import lens_steer.studies.externalities.study, lens_steer.studies.traits.report
+        import lens_steer.interop.exports.certificate, lens_steer.steer.monitor
         import lens_steer.geometry.direction_comparison
-        print(sorted(m for m in sys.modules if m.startswith("lens_steer.notebook.views.") or m == "pandas" and "datasets" not in sys.modules))
+        views = [m for m in sys.modules if m.startswith("lens_steer.notebook.views.")]
+        print(sorted(views + [m for m in sys.modules if m == "pandas" and "datasets" not in sys.modules]))
         from importlib import import_module
         from lens_steer._display import Shown
         def every(cls):

@@ -31,7 +31,9 @@ def test_harm_is_an_exclusive_or() -> None:
 def test_held_out_pairs() -> None:
     """A third of each cell; every word is seen in training."""
     held = world.held_out_pairs()
-    for verbs, objects in itertools.product((world.BREAK_VERBS, world.MAKE_VERBS), (world.GOOD_OBJECTS, world.BAD_OBJECTS)):
+    for verbs, objects in itertools.product(
+        (world.BREAK_VERBS, world.MAKE_VERBS), (world.GOOD_OBJECTS, world.BAD_OBJECTS)
+    ):
         cell = set(itertools.product(verbs, objects))
         assert len(cell & held) * 3 == len(cell)
         assert {v for v, _ in cell - held} == set(verbs)
@@ -98,7 +100,9 @@ def test_json_answers() -> None:
 
 
 def test_facts_and_lexicon() -> None:
-    """Every subject has one value of its relation; capitals and translations are one to one; the second script is Cyrillic."""
+    """Every subject has one value of its relation; capitals and translations are one to one; the second script is
+    Cyrillic.
+    """
     for noun, relation in world.RELATIONS.items():
         assert set(world.FACTS[noun]) == set(relation.subjects)
         assert set(world.FACTS[noun].values()) <= set(relation.values)

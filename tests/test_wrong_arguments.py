@@ -1,4 +1,6 @@
-"""What a newcomer tries: the wrong kind of object, texts where prompts are expected, too short answers; each is done, or refused in one sentence that says what to give."""
+"""What a newcomer tries: the wrong kind of object, texts where prompts are expected, too short answers; each is done,
+or refused in one sentence that says what to give.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ WRONG = {
     "ls.steering(model, cal).__enter__()": "plan is of type Calibration, and SteeringPlan is needed",
     "ls.steering(plan, model).__enter__()": "and SteeringPlan is needed: steering(model, plan) takes one plan",
     "ls.steering(model, [plan]).__enter__()": "plan is of type list, and SteeringPlan is needed",
-    "ls.selective_steering(model, 150)": "and Calibration is needed: make it with ls.calibrate(ls.record(model, contrast))",
+    "ls.selective_steering(model, 150)": (
+        "and Calibration is needed: make it with ls.calibrate(ls.record(model, contrast))"
+    ),
     "ls.act_add(plan)": "calibration is of type SteeringPlan, and Calibration is needed",
     "ls.target_projection(plan)": "source is of type SteeringPlan, and Calibration or Boundary is needed",
     "ls.calibrate(cal)": "activations is of type Calibration, and Activations or Moments is needed",
@@ -83,7 +87,9 @@ def test_no_split_of_few_groups_is_left_empty(n: int) -> None:
     assert set(deal(rows, (0.7, 0, 0.3))) == {0, 2}
 
 
-def test_unsteered_answers_that_are_cut_off(qwen: Any, calibration: Any, refusal: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsteered_answers_that_are_cut_off(
+    qwen: Any, calibration: Any, refusal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """Warned of with their number; not where all end, nor for steered ones, which may never end."""
     prompts = refusal.report.negative[:4]
     with caplog.at_level(logging.WARNING, logger="lens_steer.inference.generation"):
@@ -122,8 +128,16 @@ def test_the_bare_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert capsys.readouterr().out == f"lens-steer {ls.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [["steer", "--model", "organism/qwen2", "--calibration", "figures/calibration", "--prompts", "organism/refusal"], ["metrics", "--in", "x.jsonl"]])  # fmt: skip
-def test_rows_in_another_format(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["steer", "--model", "organism/qwen2", "--calibration", "figures/calibration", "--prompts", "organism/refusal"],
+        ["metrics", "--in", "x.jsonl"],
+    ],
+)
+def test_rows_in_another_format(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before any work."""
     monkeypatch.setattr(sys, "argv", ["lens-steer", *command, "--out", str(tmp_path / "o.csv")])
     with pytest.raises(SystemExit) as stopped:
@@ -133,11 +147,26 @@ def test_rows_in_another_format(command: list[str], tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-def test_cut_off_answers_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cut_off_answers_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``steer`` marks them row by row, and tells their number."""
     (tmp_path / "p.txt").write_text("What is 4 plus 3?\nHello\n", encoding="utf-8")
-    args = ["--prompts", str(tmp_path / "p.txt"), "--out", str(tmp_path / "o.jsonl"), "--max-new-tokens", "2", "--angle", "0", "--engine", "hf"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["lens-steer", "steer", "--model", "organism/qwen2", "--calibration", "figures/calibration", *args])  # fmt: skip
+    args = [
+        "--prompts",
+        str(tmp_path / "p.txt"),
+        "--out",
+        str(tmp_path / "o.jsonl"),
+        "--max-new-tokens",
+        "2",
+        "--angle",
+        "0",
+        "--engine",
+        "hf",
+    ]
+    monkeypatch.setattr(
+        sys, "argv", ["lens-steer", "steer", "--model", "organism/qwen2", "--calibration", "figures/calibration", *args]
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code

@@ -1,4 +1,6 @@
-"""Tiny random models of every family, saved as ordinary Hugging Face folders: wrong tensors show, since every gain is random."""
+"""Tiny random models of every family, saved as ordinary Hugging Face folders: wrong tensors show, since every gain is
+random.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ BORROWED = {"qwen3": "qwen2", "mistral": "llama", "gemma3_text": "gemma2"}
 
 
 def config_of(family: str, tokenizer: Any, **changes: Any) -> Any:
-    """Four blocks of width 48 with grouped-query attention and each family's own peculiarities switched on; windows are shorter than most prompts."""
+    """Four blocks of width 48 with grouped-query attention and each family's own peculiarities switched on; windows are
+    shorter than most prompts.
+    """
     from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
     shape: dict[str, Any] = {
@@ -50,12 +54,20 @@ def config_of(family: str, tokenizer: Any, **changes: Any) -> Any:
     heads = {"head_dim": 16, "sliding_window": 8}
     kind, own = {
         "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
-        "qwen3": (Qwen3Config, heads | {"tie_word_embeddings": True, "use_sliding_window": True, "max_window_layers": 2, "rope_parameters": YARN} | CALMER),
+        "qwen3": (
+            Qwen3Config,
+            heads
+            | {"tie_word_embeddings": True, "use_sliding_window": True, "max_window_layers": 2, "rope_parameters": YARN}
+            | CALMER,
+        ),
         "llama": (LlamaConfig, {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
         "mistral": (MistralConfig, heads | {"sliding_window": 12, "tie_word_embeddings": False} | CALMER),
         "gemma2": (Gemma2Config, heads | {"query_pre_attn_scalar": 24}),
-        "gemma3_text": (Gemma3TextConfig, heads | {"query_pre_attn_scalar": 24, "layer_types": GEMMA3_TYPES, "rope_parameters": GEMMA3_ROPE}),
-    }[family]  # fmt: skip
+        "gemma3_text": (
+            Gemma3TextConfig,
+            heads | {"query_pre_attn_scalar": 24, "layer_types": GEMMA3_TYPES, "rope_parameters": GEMMA3_ROPE},
+        ),
+    }[family]
     return kind(**{**shape, **own, **changes})
 
 

@@ -1,4 +1,6 @@
-"""What a newcomer writes to add an operator and a method: two operators under new names of parameters, and a method on each."""
+"""What a newcomer writes to add an operator and a method: two operators under new names of parameters, and a method on
+each.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 ANCHOR = Parameter(name="anchor", kind="direction")
 STRENGTH = Parameter(name="strength", by_row=True, help="Share of the way to the anchor")
-MODE = Parameter(name="mode", kind="choice", choices=("all", "far"), help="Which tokens pull moves", values="all or far")
+MODE = Parameter(
+    name="mode", kind="choice", choices=("all", "far"), help="Which tokens pull moves", values="all or far"
+)
 LIMIT = Parameter(name="limit")
 FRAME = Parameter(name="frame", kind="plane")
 THETA = Parameter(name="theta", unit="degrees", by_row=True, help="Degrees of twist")
 
 
 def pull(h: Tensor, anchor: Tensor, *, strength: Any, mode: str = "all", limit: float | None = None) -> Tensor:
-    """``h' = h + s (a − h)``: a token's way to a point, or with ``mode="far"`` only that of tokens farther from it than the limit."""
+    """``h' = h + s (a − h)``: a token's way to a point, or with ``mode="far"`` only that of tokens farther from it than
+    the limit.
+    """
     return _pulled(h, prepared(anchor, h), values(strength, prepared(anchor, h)), mode, limit)
 
 

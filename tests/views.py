@@ -47,7 +47,9 @@ class _Reader(HTMLParser):
 
 
 def read(result: Any) -> tuple[str, list[list[str]]]:
-    """A view's text and its tables' rows; only plain markup is in it, all of it closed, nothing that is loaded, and no colour that a dark ground would swallow."""
+    """A view's text and its tables' rows; only plain markup is in it, all of it closed, nothing that is loaded, and no
+    colour that a dark ground would swallow.
+    """
     markup = result._repr_html_()
     reader = _Reader()
     reader.feed(markup)
@@ -77,7 +79,9 @@ def made(n_positive: int = 14, n_negative: int = 12, seed: int = 0, **other: Any
     direction = torch.randn(10, generator=rng)
     growth = torch.linspace(0.2, 1.5, 8)[:, None] * (direction + 0.3 * torch.randn(8, 10, generator=rng))
     rng = torch.Generator().manual_seed(seed)
-    sides = [sign * growth + 0.5 * torch.randn(n, 8, 10, generator=rng) for n, sign in ((n_positive, 1), (n_negative, -1))]
+    sides = [
+        sign * growth + 0.5 * torch.randn(n, 8, 10, generator=rng) for n, sign in ((n_positive, 1), (n_negative, -1))
+    ]
     groups = [tuple(f"{seed} {side} {i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative))]
     grouped = {"groups_positive": groups[0], "groups_negative": groups[1]}
     return Activations(SITES, sides[0], sides[1], **grouped | origin(**other))
@@ -87,7 +91,21 @@ def rows_of(values: tuple[float | None, ...] = (0.0, 90.0), condition: str = "se
     """Made-up rows of a sweep, without steering too; one prompt more is complied with at each value."""
     numbers: dict[str, Any] = dict.fromkeys(COLUMNS, 0.5)
     return Rows(
-        {**numbers, "condition": name, "variant": "", "value": v, "split": "report", "side": "positive", "prompt": i, "text": "<b>It</b> is.", "grade": "correct",
-         "right": int(i < n), "refused": 0, "broken": 0}
-        for name, own in ((NONE, (None,)), (condition, values)) for n, v in enumerate(own) for i in range(4)
-    )  # fmt: skip
+        {
+            **numbers,
+            "condition": name,
+            "variant": "",
+            "value": v,
+            "split": "report",
+            "side": "positive",
+            "prompt": i,
+            "text": "<b>It</b> is.",
+            "grade": "correct",
+            "right": int(i < n),
+            "refused": 0,
+            "broken": 0,
+        }
+        for name, own in ((NONE, (None,)), (condition, values))
+        for n, v in enumerate(own)
+        for i in range(4)
+    )

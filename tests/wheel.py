@@ -1,6 +1,7 @@
 """What a wheel must be: complete, nothing else in it, and able to work where no checkout is.
 
-``python -m tests.wheel WHEEL BIN``: BIN is the ``bin`` folder of a bare virtual environment with that wheel in it. Needs the standard library alone.
+``python -m tests.wheel WHEEL BIN``: BIN is the ``bin`` folder of a bare virtual environment with that wheel in it.
+Needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -27,19 +28,28 @@ for side in ("positive", "negative"):
     with open(f"{side}.txt", "w") as stream:
         stream.writelines(p.text + "\\n" for p in getattr(found, side)[:16])
 """
-IMPORT = "import time; start = time.perf_counter(); import lens_steer; print(time.perf_counter() - start, lens_steer.__file__)"
+IMPORT = (
+    "import time; start = time.perf_counter(); import lens_steer; print(time.perf_counter() - start, "
+    "lens_steer.__file__)"
+)
 
 
 def expected(package: Path = PACKAGE) -> set[str]:
     """The files of the package that a wheel holds: every module, the style, the typing mark and the weights."""
-    found = [path for pattern in ("**/*.py", *DATA) for path in package.glob(pattern if "/" in pattern else f"**/{pattern}")]
+    found = [
+        path for pattern in ("**/*.py", *DATA) for path in package.glob(pattern if "/" in pattern else f"**/{pattern}")
+    ]
     return {path.relative_to(package.parent).as_posix() for path in found if path.is_file()}
 
 
 def complaints(names: Iterable[str], mib: float, wanted: set[str]) -> list[str]:
     """What is wrong with a wheel of these files and this size; empty where nothing is.
 
-    >>> complaints(["lens_steer/a.py", "tests/b.py", "lens_steer-0.1.dist-info/RECORD"], 1.0, {"lens_steer/a.py", "lens_steer/py.typed"})
+    >>> complaints(
+    ...     ["lens_steer/a.py", "tests/b.py", "lens_steer-0.1.dist-info/RECORD"],
+    ...     1.0,
+    ...     {"lens_steer/a.py", "lens_steer/py.typed"},
+    ... )
     ['lens_steer/py.typed is missing', 'tests/b.py does not belong in it']
     """
     held = {name for name in names if ".dist-info/" not in name}
@@ -51,17 +61,23 @@ def complaints(names: Iterable[str], mib: float, wanted: set[str]) -> list[str]:
 
 
 def run(*command: object, folder: Path) -> str:
-    """A command's output, run offline in a folder outside of the checkout, with nothing of this one's Python in its way."""
+    """A command's output, run offline in a folder outside of the checkout, with nothing of this one's Python in its
+    way.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     settings = {**kept, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
-    done = subprocess.run([str(part) for part in command], cwd=folder, env=settings, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], cwd=folder, env=settings, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
 def check_installed(binaries: Path) -> float:
-    """Requirements, import, help and a small report, in an environment with the wheel; returns the seconds of an import."""
+    """Requirements, import, help and a small report, in an environment with the wheel; returns the seconds of an
+    import.
+    """
     python, command = binaries / "python", binaries / "lens-steer"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -81,7 +97,10 @@ def check_installed(binaries: Path) -> float:
         files = ("--positive", "positive.txt", "--negative", "negative.txt", "--split", "0.5,0.25,0.25")
         told = run(command, "report", *files, "--engine", "hf", "--max-new-tokens", 4, "--out", "out", folder=folder)
         report = Path(folder / json.loads(told)["report"])
-        if "organism/qwen2" not in report.read_text(encoding="utf-8") or not (folder / "out" / "outcomes_by_angle.pdf").exists():
+        if (
+            "organism/qwen2" not in report.read_text(encoding="utf-8")
+            or not (folder / "out" / "outcomes_by_angle.pdf").exists()
+        ):
             raise SystemExit("the report names no model or has no figure")
     return seconds
 

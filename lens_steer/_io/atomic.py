@@ -14,7 +14,8 @@ from lens_steer.errors import LensSteerError
 
 @contextmanager
 def whole_folder(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` whose files are moved into it at the end; on an error ``out`` is left as it was.
+    """A temporary folder beside ``out`` whose files are moved into it at the end; on an error ``out`` is left as it
+    was.
 
     Raises:
         LensSteerError: the folder cannot be written. Raised before the block runs, so before any long work.

@@ -35,7 +35,9 @@ def read_lines(path: str | Path, what: str, read: Callable[[Any], T]) -> list[T]
             try:
                 found.append(read(json.loads(line)))
             except json.JSONDecodeError as error:
-                raise LensSteerError(f"{path}, line {number}: not valid JSON ({error}): write one object a line") from None
+                raise LensSteerError(
+                    f"{path}, line {number}: not valid JSON ({error}): write one object a line"
+                ) from None
             except LensSteerError as error:
                 raise LensSteerError(f"{path}, line {number}: {error}") from None
     if not found:

@@ -1,4 +1,5 @@
-"""Progress of long work: prompts done and tokens made, counted where they are made, and shown by whoever began the work.
+"""Progress of long work: prompts done and tokens made, counted where they are made, and shown by whoever began the
+work.
 
 A bar on a terminal and in a notebook; elsewhere (a log file, a batch system) a line every half a minute.
 """
@@ -31,7 +32,13 @@ class Counter:
     """
 
     def __init__(
-        self, name: str, total: int, unit: str = "prompt", *, shown: bool = True, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        total: int,
+        unit: str = "prompt",
+        *,
+        shown: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done: float = 0.0
@@ -113,7 +120,8 @@ def done(*, prompts: float = 0.0, tokens: int = 0) -> None:
 
 @contextmanager
 def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
-    """Tell whoever counts of every new token of a batch of ``rows`` answers, each of at most ``steps`` tokens; at the end all its prompts are done.
+    """Tell whoever counts of every new token of a batch of ``rows`` answers, each of at most ``steps`` tokens; at the
+    end all its prompts are done.
 
     A forward is seen at the module that embeds its tokens, which both engines call once.
     """
@@ -136,7 +144,9 @@ def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
 
 
 def interactive() -> bool:
-    """Whether a bar that moves can be seen: on a terminal and in a notebook (a kernel that runs, not one that is merely installed or imported)."""
+    """Whether a bar that moves can be seen: on a terminal and in a notebook (a kernel that runs, not one that is merely
+    installed or imported).
+    """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", lambda: False)())
 

@@ -1,10 +1,13 @@
-"""Rows of a long run on disk, part by part, so that an interrupted run goes on where it stopped and ends with the same bytes.
+"""Rows of a long run on disk, part by part, so that an interrupted run goes on where it stopped and ends with the same
+bytes.
 
-A run has an identity (what would make its numbers others) and a fixed list of parts. Each part is one ``.csv`` under ``.parts``, written whole; when all are there they are joined to one file, in
-the parts' order whatever order they were made in.
+A run has an identity (what would make its numbers others) and a fixed list of parts. Each part is one ``.csv`` under
+``.parts``, written whole; when all are there they are joined to one file, in the parts' order whatever order they were
+made in.
 
 It is our own because no library that we know of resumes to the same bytes; and it writes CSV by itself, not through
-:mod:`lens_steer._io.tables`, because its texts are quoted and its numbers not, so that both are read back as what they were.
+:mod:`lens_steer._io.tables`, because its texts are quoted and its numbers not, so that both are read back as what they
+were.
 """
 
 from __future__ import annotations
@@ -50,7 +53,12 @@ class RowStore:
     """
 
     def __init__(
-        self, folder: str | Path, name: str, columns: Sequence[str], text_columns: Sequence[str], identity: Mapping[str, Any]
+        self,
+        folder: str | Path,
+        name: str,
+        columns: Sequence[str],
+        text_columns: Sequence[str],
+        identity: Mapping[str, Any],
     ) -> None:
         self.folder: Path = Path(folder)
         self.name: str = name
@@ -64,7 +72,8 @@ class RowStore:
             theirs, ours = json.loads(there.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
             raise LensSteerError(
-                f"folder {str(folder)!r} holds {name}.csv of another run ({', '.join(other) or 'identity'} differ): give another folder, or empty it"
+                f"folder {str(folder)!r} holds {name}.csv of another run ({', '.join(other) or 'identity'} "
+                "differ): give another folder, or empty it"
             )
         self._identity = wanted
         if not self.complete:
@@ -86,13 +95,18 @@ class RowStore:
         return self.path.exists() and (self.folder / f"{self.name}.{IDENTITY}").exists()
 
     def run(
-        self, parts: Mapping[str, Callable[[], Sequence[Row]]], *, work: Mapping[str, int] | None = None, progress: bool = True
+        self,
+        parts: Mapping[str, Callable[[], Sequence[Row]]],
+        *,
+        work: Mapping[str, int] | None = None,
+        progress: bool = True,
     ) -> Rows:
         """Make every part that is not there yet, join them all, and give back the rows.
 
         Args:
             parts: what makes each part's rows.
-            work: how many prompts each part runs; progress counts those as they are done (:func:`lens_steer._io.progress.done`), else whole parts.
+            work: how many prompts each part runs; progress counts those as they are done
+                (:func:`lens_steer._io.progress.done`), else whole parts.
             progress: show it.
         """
         if not self.complete:

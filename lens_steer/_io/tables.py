@@ -17,11 +17,12 @@ from typing import Any
 from lens_steer.errors import LensSteerError
 
 CHARACTERS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "~": r"\textasciitilde{}",
-    "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "‖": r"$\|$", "′": "'", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "·": r"$\cdot$",
-    "θ": r"$\theta$", "φ": r"$\varphi$", "ρ": r"$\rho$", "²": "$^2$", "≪": r"$\ll$", "°": r"$^\circ$", "∘": r"$\circ$", "|": r"$|$",
-    "⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "μ": r"$\mu$", "—": "---", "–": "--", "⁺": "$^+$", "⁻": "$^-$", "∓": r"$\mp$", "±": r"$\pm$",
-    "^": r"\^{}", "α": r"$\alpha$", "σ": r"$\sigma$", "τ": r"$\tau$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$", "▲": r"$\uparrow$", "▼": r"$\downarrow$",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "~": r"\textasciitilde{}", "&": r"\&", "%": r"\%",
+    "_": r"\_", "#": r"\#", "‖": r"$\|$", "′": "'", "−": "$-$", "≤": r"$\le$", "≥": r"$\ge$", "·": r"$\cdot$",
+    "θ": r"$\theta$", "φ": r"$\varphi$", "ρ": r"$\rho$", "²": "$^2$", "≪": r"$\ll$", "°": r"$^\circ$", "∘": r"$\circ$",
+    "|": r"$|$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "μ": r"$\mu$", "—": "---", "–": "--",
+    "⁺": "$^+$", "⁻": "$^-$", "∓": r"$\mp$", "±": r"$\pm$", "^": r"\^{}", "α": r"$\alpha$", "σ": r"$\sigma$",
+    "τ": r"$\tau$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$", "▲": r"$\uparrow$", "▼": r"$\downarrow$",
     "<": "$<$", ">": "$>$",
 }  # fmt: skip
 ACCENTS = {"\u0302": "hat", "\u0304": "bar"}
@@ -67,7 +68,9 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def _check_width(row: Sequence[str], head: Sequence[str], number: int) -> None:
     if len(row) != len(head):
-        raise LensSteerError(f"table has {len(row)} cells in row {number}, and {len(head)} in its head: give every row as many")
+        raise LensSteerError(
+            f"table has {len(row)} cells in row {number}, and {len(head)} in its head: give every row as many"
+        )
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
@@ -79,7 +82,9 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     'a,1\n"b\rc","2"\n'
     """
     with io.StringIO(newline="") as stream:
-        plain, quoted = (csv.writer(stream, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        plain, quoted = (
+            csv.writer(stream, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
         for row in rows:
             (quoted if any(isinstance(v, str) and "\r" in v for v in row) else plain).writerow(row)
         return stream.getvalue()
@@ -120,7 +125,8 @@ def tabular(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], *,
 
 
 def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Write a LaTeX table over as many pages as it takes, with its head on each; see :func:`tabular` for the arguments.
+    r"""Write a LaTeX table over as many pages as it takes, with its head on each; see :func:`tabular` for the
+    arguments.
 
     It needs the packages array, booktabs and longtable, as :data:`NEEDS` says.
 
@@ -136,7 +142,9 @@ def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    r"""Write one row, with an empty group before a bracket or a star that the line break before would take for an option."""
+    r"""Write one row, with an empty group before a bracket or a star that the line break before would take for an
+    option.
+    """
     text = " &".join(f" {cell}" if cell else "" for cell in cells).lstrip()
     return ("{}" if text.startswith(("[", "*")) else "") + text + r" \\"
 
@@ -171,7 +179,8 @@ def cell(text: str) -> str:
 
 
 def from_markdown(text: str) -> str:
-    r"""The tables of a Markdown text, each over as many pages as it takes and under its line in bold if it has one, to be ``\input``; needs the packages array, booktabs and longtable.
+    r"""The tables of a Markdown text, each over as many pages as it takes and under its line in bold if it has one, to
+    be ``\input``; needs the packages array, booktabs and longtable.
 
     Raises:
         LensSteerError: a text without a table, rows of different length.
@@ -186,9 +195,13 @@ def from_markdown(text: str) -> str:
     \end{longtable}}
     <BLANKLINE>
     """
-    groups = [(inside, list(lines)) for inside, lines in groupby(text.splitlines(), key=lambda line: line.startswith("|"))]
+    groups = [
+        (inside, list(lines)) for inside, lines in groupby(text.splitlines(), key=lambda line: line.startswith("|"))
+    ]
     if not any(inside for inside, _ in groups):
-        raise LensSteerError("the text holds no Markdown table: a head, a line of dashes and rows, each beginning with |")
+        raise LensSteerError(
+            "the text holds no Markdown table: a head, a line of dashes and rows, each beginning with |"
+        )
     parts = [NEEDS]
     for inside, lines in groups:
         titles = (rf"\noindent{cell(line)}" + "\n" for line in lines if _BOLD.fullmatch(line))
@@ -199,7 +212,9 @@ def from_markdown(text: str) -> str:
 def _as_longtable(lines: list[str]) -> str:
     if len(lines) < 2 or set(lines[1]) - set("|-: "):
         raise LensSteerError(f"{lines[0][:60]!r} is no Markdown table's head: a line of dashes has to follow it")
-    head, *rows = ([cell(part) for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in (lines[0], *lines[2:]))
+    head, *rows = (
+        [cell(part) for part in re.split(r"(?<!\\)\|", line.strip()[1:-1])] for line in (lines[0], *lines[2:])
+    )
     for i, row in enumerate(rows, start=1):
         _check_width(row, head, i)
     column = rf">{{\raggedright\arraybackslash}}p{{{0.9 / len(head):.3g}\linewidth}}"

@@ -1,4 +1,6 @@
-"""A folder of tensors: ``NAME.safetensors`` beside plain facts in ``NAME.json``, with one way to write it and one to refuse it."""
+"""A folder of tensors: ``NAME.safetensors`` beside plain facts in ``NAME.json``, with one way to write it and one to
+refuse it.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class TensorFolder:
             facts = json.loads((Path(folder) / self.facts_file).read_text(encoding="utf-8"))
             version = facts.get(VERSION)
         if version != self.version:
-            raise self.refusal(folder, f"{self._verb('has')} format version {version}, this release reads {self.version}")
+            raise self.refusal(
+                folder, f"{self._verb('has')} format version {version}, this release reads {self.version}"
+            )
         return tensors, facts
 
     @contextmanager

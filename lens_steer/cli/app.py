@@ -34,7 +34,9 @@ from lens_steer.errors import LensSteerError
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, help="Mechanistic study of activation steering."
 )
-import_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Published calibrations into the project's format.")
+import_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Published calibrations into the project's format."
+)
 figures_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work on saved figures.")
 app.add_typer(import_app, name="import")
 app.add_typer(figures_app, name="figures")
@@ -66,7 +68,9 @@ def _version(asked: bool) -> bool:
 
 @app.callback()
 def _root(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Mechanistic study of activation steering."""
 
@@ -86,7 +90,9 @@ def report(
     controls: Controls = 10,
     show_answers: ShowAnswers = False,
 ) -> None:
-    """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and report.md."""
+    """Everything: calibrate, draw, steer at twelve angles on held-out prompts, and write figures, numbers and
+    report.md.
+    """
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.geometry.discriminative import check_rule
@@ -116,8 +122,14 @@ def report(
         show_answers=show_answers,
         draws=controls,
     )
-    emit({"report": str(out / "report.md"), "best_angle": made.numbers["best_angle"], "selected_site": made.calibration.selected_site,
-           "discriminative_blocks": list(made.calibration.discriminative_blocks)})  # fmt: skip
+    emit(
+        {
+            "report": str(out / "report.md"),
+            "best_angle": made.numbers["best_angle"],
+            "selected_site": made.calibration.selected_site,
+            "discriminative_blocks": list(made.calibration.discriminative_blocks),
+        }
+    )
 
 
 @app.command()
@@ -131,17 +143,26 @@ def calibrate(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     bound: Annotated[
-        float | None, typer.Option("--bound", help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9).")
+        float | None,
+        typer.Option("--bound", help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9)."),
     ] = None,
     direction: Annotated[
-        str, typer.Option("--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
+        str,
+        typer.Option(
+            "--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse."
+        ),
     ] = "difference",
     keep: Annotated[
-        str, typer.Option("--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts.")
+        str,
+        typer.Option(
+            "--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts."
+        ),
     ] = "all",
     engine: Engine = ENGINE,
 ) -> None:
-    """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative sites."""
+    """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative
+    sites.
+    """
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.work import recording
     from lens_steer.geometry.calibration import calibrate
@@ -171,13 +192,27 @@ def calibrate(
     save_calibration(made, out)
     if told := cautions(made):
         typer.echo(f"caution: {'; '.join(told)}", err=True)
-    emit({"calibration": str(out), "selected_site": made.selected_site, "selection_margin": made.details["selection_margin"], "rule": made.rule, "bound": made.bound,
-           "discriminative_sites": len(made.discriminative_sites), "discriminative_blocks": list(made.discriminative_blocks), "n_sites": len(made.sites),
-           "sites_by_rule": {name: len(found.sites) for name, found in discriminative_by_rule(made).items()}, "membership": sureness(made), "sites": site_rows(made)})  # fmt: skip
+    emit(
+        {
+            "calibration": str(out),
+            "selected_site": made.selected_site,
+            "selection_margin": made.details["selection_margin"],
+            "rule": made.rule,
+            "bound": made.bound,
+            "discriminative_sites": len(made.discriminative_sites),
+            "discriminative_blocks": list(made.discriminative_blocks),
+            "n_sites": len(made.sites),
+            "sites_by_rule": {name: len(found.sites) for name, found in discriminative_by_rule(made).items()},
+            "membership": sureness(made),
+            "sites": site_rows(made),
+        }
+    )
 
 
 @app.command()
-def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]) -> None:
+def geometry(
+    out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]
+) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
     from lens_steer._io.atomic import whole_folder
     from lens_steer.figures import geometry as drawn
@@ -201,7 +236,11 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option("--calibration"
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    note = None if summary["classes"] else "no class means in this calibration: projections and norms across depth are left out"
+    note = (
+        None
+        if summary["classes"]
+        else "no class means in this calibration: projections and norms across depth are left out"
+    )
     emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
 
 
@@ -213,26 +252,35 @@ def verify(
     dry: DryRun,
     out: Out,
     model: Annotated[
-        str | None, typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name.")
+        str | None,
+        typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name."),
     ] = None,
     calibration: Annotated[
         list[Path] | None,
         typer.Option(
             "--calibration",
-            help="Folder of a calibration, or of a published one; several times. With --model, the model's own is used in place of a fresh one.",
+            help=(
+                "Folder of a calibration, or of a published one; several times. With --model, the model's own is used "
+                "in place of a fresh one."
+            ),
         ),
     ] = None,
     levels: Annotated[
         str | None,
         typer.Option(
             "--levels",
-            help="Which tests, with commas: formula, basis, dtype, published, recorded, downstream, geometry, behaviour (all).",
+            help=(
+                "Which tests, with commas: formula, basis, dtype, published, recorded, downstream, geometry, "
+                "behaviour (all)."
+            ),
         ),
     ] = None,
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
 ) -> None:
-    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for every claim; an interrupted run goes on."""
+    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for
+    every claim; an interrupted run goes on.
+    """
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.inference.engines import check_engine
@@ -261,8 +309,15 @@ def verify(
         rest = {n: c for n, c in given.items() if n != name}
         found = run(rest, seed=prompts.seed, device=str(where), levels=wanted)
         found += verify_model(
-            loaded, chosen, calibration=own, levels=wanted, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, out=out
-        )  # fmt: skip
+            loaded,
+            chosen,
+            calibration=own,
+            levels=wanted,
+            seed=prompts.seed,
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+            out=out,
+        )
     if not found.claims:
         raise LensSteerError(f"--levels {levels}: nothing to test on what was given: use some of {', '.join(LEVELS)}")
     write(found, out, command=command(), seed=prompts.seed, model=loaded)
@@ -294,7 +349,8 @@ def _run(signals: list[int]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps its traceback
+        # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps
+        # its traceback
         if not hasattr(error, "format_message"):
             raise
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, line by line

@@ -22,7 +22,9 @@ def shares_of(split: str) -> tuple[float, ...]:
     try:
         return tuple(float(share) for share in split.split(","))
     except ValueError:
-        raise LensSteerError(f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25") from None
+        raise LensSteerError(
+            f"--split {split!r}: give three shares fit, select, report, such as 0.5,0.25,0.25"
+        ) from None
 
 
 def read_prompts(
@@ -33,7 +35,9 @@ def read_prompts(
     seed: int = 0,
     response: Sequence[str] = ("response",),
 ) -> Any:
-    """The prompts of a file, or of an organism's report split; what was read is told first, then what is worth knowing about it."""
+    """The prompts of a file, or of an organism's report split; what was read is told first, then what is worth knowing
+    about it.
+    """
     from lens_steer.data import ORGANISM_PREFIX, PromptSet, read_contrast, read_prompt_set
 
     if not str(source).startswith(ORGANISM_PREFIX):
@@ -53,7 +57,9 @@ def tell(line: str, cautions: Sequence[str] = ()) -> None:
 
 
 def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = "calibration") -> bool:
-    """Whether prompts by part are among those that a calibration was made from, which is told; False where it does not know its prompts."""
+    """Whether prompts by part are among those that a calibration was made from, which is told; False where it does not
+    know its prompts.
+    """
     from lens_steer.data import fitted_overlap
 
     seen = (*getattr(made, "prompt_hashes_positive", ()), *getattr(made, "prompt_hashes_negative", ()))

@@ -26,19 +26,25 @@ def divergence(
     out: Out,
     responses: Annotated[
         Path,
-        typer.Option("--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."),
+        typer.Option(
+            "--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."
+        ),
     ],
     model: Model = "organism/qwen2",
     max_position: Annotated[
         int | None,
-        typer.Option("--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."),
+        typer.Option(
+            "--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."
+        ),
     ] = None,
     seed: Seed = 0,
     engine: Engine = ENGINE,
     column: Column = None,
     limit: Limit = None,
 ) -> None:
-    """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and their means by position."""
+    """KL(original ‖ steered), its reverse, entropy, total variation and surprise at every token of fixed responses, and
+    their means by position.
+    """
     from lens_steer._io.atomic import whole_folder
     from lens_steer.inference.engines import check_engine
     from lens_steer.metrics.token_divergence import check_max_position, token_divergence
@@ -70,7 +76,8 @@ def _read_responses(source: Path, **how: Any) -> Any:
     for number, prompt in enumerate(prompts, start=1):
         if prompt.response is None:
             raise LensSteerError(
-                f"responses file {str(source)!r}, row {number} ({prompt.text[:40]!r}…) has no response: give every row a prompt and a response"
+                f"responses file {str(source)!r}, row {number} ({prompt.text[:40]!r}…) has no response: give "
+                "every row a prompt and a response"
             )
     return prompts
 
@@ -90,17 +97,29 @@ def _write(
 
     text = csv_records(found.rows(), ("row", "position", "token", *MEASURES))
     (work / "divergence.csv").write_text(text, encoding="utf-8", newline="")
-    meta = {"command": command(), "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(), "dtype": model.lens_info.dtype,
-            "engine": engine, "prompt_hash": prompts.hash}  # fmt: skip
+    meta = {
+        "command": command(),
+        "seed": seed,
+        "versions": versions(),
+        "model": model.lens_info.name,
+        "chat_template": model.lens_info.template.row(),
+        "dtype": model.lens_info.dtype,
+        "engine": engine,
+        "prompt_hash": prompts.hash,
+    }
     by_prompt = {m: found.per_prompt(m) for m in MEASURES}
     means = {m: bootstrap_mean(v[np.isfinite(v)], seed=seed) for m, v in by_prompt.items()}
     by_position = {m: found.by_position(m, seed=seed, max_position=max_position) for m in MEASURES}
     record = {
-        "n": found.n_prompts, "empty": found.n_empty, "tokens": len(found), "plan": plan.describe(),
+        "n": found.n_prompts,
+        "empty": found.n_empty,
+        "tokens": len(found),
+        "plan": plan.describe(),
         "mean_by_prompt": {m: asdict(e) for m, e in means.items()},
         "by_position": {m: [{"position": t, **asdict(e)} for t, e in enumerate(es)] for m, es in by_position.items()},
-        "max_position": max_position, "meta": meta,
-    }  # fmt: skip
+        "max_position": max_position,
+        "meta": meta,
+    }
     (work / "divergence.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     saving.save(drawing({plan.method: found}, seed=seed, max_position=max_position), "kl_by_position", work, meta)
     return {m: means[m].value for m in ("kl", "kl_reverse")}

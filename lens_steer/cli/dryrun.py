@@ -24,14 +24,16 @@ class DryRun(Group):
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Load and time a short probe, tell what would run, how long and in how much memory, and stop."
+            "--dry-run",
+            help="Load and time a short probe, tell what would run, how long and in how much memory, and stop.",
         ),
     ] = False
 
     def tell(
         self, model: Any, work: Work, prompts: Sequence[Any], *, engine: str, max_new_tokens: int = 1, plan: Any = None
     ) -> None:
-        """Tell the cost on the error stream where it is more than a minute; with ``--dry-run`` on the output stream, and end the command.
+        """Tell the cost on the error stream where it is more than a minute; with ``--dry-run`` on the output stream,
+        and end the command.
 
         Args:
             model: loaded.

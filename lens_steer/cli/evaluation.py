@@ -31,12 +31,17 @@ from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import METHODS, find_method
 
-Objective = Annotated[str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")]
+Objective = Annotated[
+    str, typer.Option("--objective", help="What the choice maximises on the select split (-name: minimises).")
+]
 Constraints = Annotated[
     list[str] | None,
     typer.Option(
         "--constraint",
-        help="What the choice keeps to: capable>=95% (of the unsteered model), degenerate_harmless<=0.1, …; several times.",
+        help=(
+            "What the choice keeps to: capable>=95% (of the unsteered model), degenerate_harmless<=0.1, …; several "
+            "times."
+        ),
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
@@ -44,11 +49,13 @@ MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.
 ControlValues = Annotated[
     int,
     typer.Option(
-        "--control-values", help="Angles at which random planes run on the select split too, for the band in the figures."
+        "--control-values",
+        help="Angles at which random planes run on the select split too, for the band in the figures.",
     ),
 ]
 Positions = Annotated[
-    str | None, typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), …")
+    str | None,
+    typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), …"),
 ]
 OUTCOMES = ("complied", "answered", "helped")  # what a sweep's line tells of the report split, where it is measured
 
@@ -63,8 +70,12 @@ def sweep(
     probe: Probe = None,
     model: Model = "organism/qwen2",
     method: Method = None,
-    angles: Annotated[str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")] = None,
-    coefficients: Annotated[str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")] = None,
+    angles: Annotated[
+        str | None, typer.Option("--angles", help="start:stop:step, or numbers with commas (0:350:10).")
+    ] = None,
+    coefficients: Annotated[
+        str | None, typer.Option("--coefficients", help="The same, for a method with a coefficient.")
+    ] = None,
     rules: Rules = None,
     positions: Positions = None,
     objective: Objective = "complied",
@@ -75,7 +86,9 @@ def sweep(
     max_new_tokens: MaxNewTokens = 48,
     judge: JudgeOption = None,
 ) -> None:
-    """One method over its angles or coefficients on the select split, the best of them and its controls on the report split; an interrupted sweep goes on."""
+    """One method over its angles or coefficients on the select split, the best of them and its controls on the report
+    split; an interrupted sweep goes on.
+    """
     from lens_steer.evaluation import controls as controls_
     from lens_steer.evaluation.conditions import NONE, method_grids, probe_grid, rule_grids
     from lens_steer.evaluation.control_runs import plain_bands
@@ -111,7 +124,9 @@ def sweep(
     _tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
         raise LensSteerError("--rules: a probe has no discriminative sites; give --calibration")
-    by_rule, left_out = ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values, **options)
+    by_rule, left_out = (
+        ([], []) if rules is None else rule_grids(made, method, rules_of(rules), values=values, **options)
+    )
     for line in left_out:
         typer.echo(f"--rules: left out: {line}", err=True)
     load.check(model, *asked_of(contrast, max_new_tokens), made=made)
@@ -123,37 +138,70 @@ def sweep(
         dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan)
 
     found = sweep_method(
-        loaded, contrast, [*grids, *by_rule], out, tasks=tasks, objective=objective, constraints=kept, seed=prompts.seed, fitted_here=made.prompt_hash == contrast.fit.hash,
-        controls=controls_.Controls(made, options, controls, control_values, prompts.seed), engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides, before=before,
-    )  # fmt: skip
+        loaded,
+        contrast,
+        [*grids, *by_rule],
+        out,
+        tasks=tasks,
+        objective=objective,
+        constraints=kept,
+        seed=prompts.seed,
+        fitted_here=made.prompt_hash == contrast.fit.hash,
+        controls=controls_.Controls(made, options, controls, control_values, prompts.seed),
+        engine=engine,
+        max_new_tokens=max_new_tokens,
+        command=command(),
+        judge=decides,
+        before=before,
+    )
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
     beside, first = found.beside.record(), found.first_token
     if first is not None and first.told:
         typer.echo(f"note: {first.told}", err=True)
-    emit({"sweep": str(out / "sweep.json"), "rows": str(out / "select.csv"), "variant": chosen.variant or None, "value": chosen.value,
-          "constraints_met": chosen.met, "kept_out": kept_out(found.select, base, chosen, objective, kept), **{k: reported.measured[k].value for k in OUTCOMES if k in reported.measured},
-          "interval": {k: [reported.measured[k].low, reported.measured[k].high] for k in OUTCOMES if k in reported.measured},
-          "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES},
-          "controls": {k: beside[k] for k in ("draws", "smallest_p", "left_out", "told") if k in beside},
-          "first_token_norm_ratio": None if first is None else first.highest[1],
-          "by_rule": {name: _told(found, name) for name in dict.fromkeys(g.condition for g in by_rule)} or None,
-          **_ungraded(found, reported, kept)})  # fmt: skip
+    emit(
+        {
+            "sweep": str(out / "sweep.json"),
+            "rows": str(out / "select.csv"),
+            "variant": chosen.variant or None,
+            "value": chosen.value,
+            "constraints_met": chosen.met,
+            "kept_out": kept_out(found.select, base, chosen, objective, kept),
+            **{k: reported.measured[k].value for k in OUTCOMES if k in reported.measured},
+            "interval": {
+                k: [reported.measured[k].low, reported.measured[k].high] for k in OUTCOMES if k in reported.measured
+            },
+            "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES},
+            "controls": {k: beside[k] for k in ("draws", "smallest_p", "left_out", "told") if k in beside},
+            "first_token_norm_ratio": None if first is None else first.highest[1],
+            "by_rule": {name: _told(found, name) for name in dict.fromkeys(g.condition for g in by_rule)} or None,
+            **_ungraded(found, reported, kept),
+        }
+    )
 
 
 def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
-    """What a sweep without a ground truth tells besides: the constraints and the bound, outcomes of both classes and what was cut off at the choice."""
+    """What a sweep without a ground truth tells besides: the constraints and the bound, outcomes of both classes and
+    what was cut off at the choice.
+    """
     if found.bound is None:
         return {}
     names = [
-        f"{outcome}_{side}" for side in ("harmful", "harmless") for outcome in ("refused", "answered", "degenerate", "cut_off")
+        f"{outcome}_{side}"
+        for side in ("harmful", "harmless")
+        for outcome in ("refused", "answered", "degenerate", "cut_off")
     ]
     perplexities = {
-        name: reported.measured[name].value for name in ("perplexity_ref", "perplexity_ref_harmless") if name in reported.measured
+        name: reported.measured[name].value
+        for name in ("perplexity_ref", "perplexity_ref_harmless")
+        if name in reported.measured
     }
     return {
-        "constraints": [str(c) for c in kept], "degenerate_above": found.bound.row(), "outcomes": {n: reported.measured[n].value for n in names}, **perplexities,
-    }  # fmt: skip
+        "constraints": [str(c) for c in kept],
+        "degenerate_above": found.bound.row(),
+        "outcomes": {n: reported.measured[n].value for n in names},
+        **perplexities,
+    }
 
 
 def rules_of(spec: str) -> list[str]:
@@ -201,7 +249,9 @@ def compare(
     judge: JudgeOption = None,
     show_answers: ShowAnswers = False,
 ) -> None:
-    """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence; tables and figures."""
+    """Methods and controls against each other: chosen on select, measured on report, once more at equal divergence;
+    tables and figures.
+    """
     from lens_steer.evaluation.conditions import COMPARED
     from lens_steer.evaluation.control_runs import plain_bands
     from lens_steer.evaluation.protocol import check_splits
@@ -229,16 +279,38 @@ def compare(
     )
     dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found = compare_and_write(
-        loaded, contrast, out, methods=method or COMPARED, values=values, objective=objective, constraints=_constraints(constraint, contrast),
-        tasks=tasks, system=system, rules=wanted, draws=controls, seed=prompts.seed, engine=engine, max_new_tokens=max_new_tokens, command=command(), judge=decides,
+        loaded,
+        contrast,
+        out,
+        methods=method or COMPARED,
+        values=values,
+        objective=objective,
+        constraints=_constraints(constraint, contrast),
+        tasks=tasks,
+        system=system,
+        rules=wanted,
+        draws=controls,
+        seed=prompts.seed,
+        engine=engine,
+        max_new_tokens=max_new_tokens,
+        command=command(),
+        judge=decides,
         show_answers=show_answers,
-    )  # fmt: skip
+    )
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)
     told = found.beside.record() | ({} if found.bands else {"told": no_draws()})
-    emit({"comparison": str(out / "comparison.md"), "controls": {k: told[k] for k in ("draws", "smallest_p", "left_out", "told") if k in told},
-          "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES} or None,
-          "chosen": {name: {"value": c.value, "variant": c.variant or None, "met": c.met} for name, c in found.evaluation.choices.items()}})  # fmt: skip
+    emit(
+        {
+            "comparison": str(out / "comparison.md"),
+            "controls": {k: told[k] for k in ("draws", "smallest_p", "left_out", "told") if k in told},
+            "band": {k: v for k, v in plain_bands(found.bands).items() if k in OUTCOMES} or None,
+            "chosen": {
+                name: {"value": c.value, "variant": c.variant or None, "met": c.met}
+                for name, c in found.evaluation.choices.items()
+            },
+        }
+    )
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
@@ -246,18 +318,27 @@ sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
 
 
 def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
-    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that this cannot be known."""
-    parts = {name: (part.positive, part.negative) for name, part in (("select", contrast.select), ("report", contrast.report))}
+    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that
+    this cannot be known.
+    """
+    parts = {
+        name: (part.positive, part.negative)
+        for name, part in (("select", contrast.select), ("report", contrast.report))
+    }
     if tell_fitted_on(made, parts, what) or made.prompt_hash == contrast.fit.hash:
         return
     other = f"the {what} was made from other prompts than this contrast's fit split"
     if len(contrast.fit.positive) and set(contrast.readings) == {"positive", "negative"}:
-        other += f" (whose {len(contrast.fit.positive)}+{len(contrast.fit.negative)} prompts are not run; --split 0,0.5,0.5 leaves none to it)"
+        other += (
+            f" (whose {len(contrast.fit.positive)}+{len(contrast.fit.negative)} prompts are not run; --split "
+            "0,0.5,0.5 leaves none to it)"
+        )
     if getattr(made, "prompt_hashes_positive", ()):
         typer.echo(f"{other}; none of them is among those of select or report", err=True)
     else:
         typer.echo(
-            f"warning: {other}; if its prompts are among those of select or report, the result is not held out: calibrate with the same --split on the same files",
+            f"warning: {other}; if its prompts are among those of select or report, the result is not held out: "
+            "calibrate with the same --split on the same files",
             err=True,
         )
 
@@ -279,7 +360,9 @@ def _constraints(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
     kept = default_constraints(contrast)
     if not graded([*contrast.select.positive, *contrast.select.negative]):
         typer.echo(
-            f"no ground truth: the choice keeps to {' and '.join(kept)}, degenerate being empty, repeating, or above the bound on perplexity that is measured on the unsteered "
-            "model's own answers to harmless prompts (--constraint says otherwise)", err=True,
-        )  # fmt: skip
+            f"no ground truth: the choice keeps to {' and '.join(kept)}, degenerate being empty, repeating, or "
+            "above the bound on perplexity that is measured on the unsteered "
+            "model's own answers to harmless prompts (--constraint says otherwise)",
+            err=True,
+        )
     return kept

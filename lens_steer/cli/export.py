@@ -18,8 +18,10 @@ from lens_steer.operators.parameters import ANGLE, COEFFICIENT
 from lens_steer.steer.method_table import METHODS, options
 
 NOTE = (
-    "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate stands beside it, and an export that differs is an "
-    "error. llama.cpp was run on all three kinds of export of the embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); "
+    "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the "
+    "certificate stands beside it, and an export that differs is an "
+    "error. llama.cpp was run on all three kinds of export of the embedded models (tests/test_llama_cpp.py does "
+    "it again where llama-cpp-python is installed); "
     "vLLM was not tried, and its recipes are from its public documentation."
 )
 app = typer.Typer(
@@ -35,7 +37,9 @@ AddingMethod = Annotated[
     typer.Option("--method", help=f"{', '.join(ADDING[:-1])} or {ADDING[-1]} (act-add; with a probe, swfc)."),
 ]
 OutFile = Annotated[Path, typer.Option("--out", help="File to write (.gguf); its certificate stands beside it.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Export what folds, and say in the certificate what was left out.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Export what folds, and say in the certificate what was left out.")
+]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ class Trying(Group):
     tolerance: Annotated[
         float | None,
         typer.Option(
-            "--tolerance", help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."
+            "--tolerance",
+            help="Of the certificate: largest logit difference over the largest logit (default: by dtype).",
         ),
     ] = None
     recipe: Annotated[
@@ -92,7 +97,9 @@ class Trying(Group):
         """The prompts that were given, with the tokens that an answer may have."""
         return [] if trial.prompts is None else [(trial.prompts, self.max_new_tokens)]
 
-    def served(self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False) -> str | None:
+    def served(
+        self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False
+    ) -> str | None:
         """The lines that serve it; None where no engine was named."""
         from lens_steer.interop.exports.recipes import recipe
 
@@ -108,18 +115,24 @@ def lora(
     out: Out,
     model: Model = "organism/qwen2",
     bank: Annotated[
-        str | None, typer.Option("--bank", help="An adapter for each of these angles: 0:360:10, or numbers with commas.")
+        str | None,
+        typer.Option("--bank", help="An adapter for each of these angles: 0:360:10, or numbers with commas."),
     ] = None,
     circle: Annotated[
         bool, typer.Option("--circle", help="Two adapters that give every angle of a selective rotation, scaled.")
     ] = False,
     partial: Partial = False,
     gguf: Annotated[
-        bool, typer.Option("--gguf", help="Also write each adapter as adapter.gguf, which llama.cpp loads without a converter.")
+        bool,
+        typer.Option(
+            "--gguf", help="Also write each adapter as adapter.gguf, which llama.cpp loads without a converter."
+        ),
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option("--base", help="Name or path that the adapter gives its base model (default: where it was loaded)."),
+        typer.Option(
+            "--base", help="Name or path that the adapter gives its base model (default: where it was loaded)."
+        ),
     ] = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
@@ -189,21 +202,24 @@ def gguf_cvec(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="Also run the file beside this model under the plan: the certificate (without it no model is loaded)."
+            "--model",
+            help="Also run the file beside this model under the plan: the certificate (without it no model is loaded).",
         ),
     ] = None,
     calibration: CalibrationFolder = None,
     plan: PlanFolder = None,
     probe: Probe = None,
     directions: Annotated[
-        Path | None, typer.Option("--directions", help="Folder of imported directions ('lens-steer import'), instead of a plan.")
+        Path | None,
+        typer.Option("--directions", help="Folder of imported directions ('lens-steer import'), instead of a plan."),
     ] = None,
     method: AddingMethod = None,
     coefficient: Coefficient = None,
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", help="Of imported directions: the one row that is added (else the chosen one, or each site's own)."
+            "--site",
+            help="Of imported directions: the one row that is added (else the chosen one, or each site's own).",
         ),
     ] = None,
     sites: At = None,
@@ -223,7 +239,9 @@ def gguf_cvec(
         raise LensSteerError(f"{given[0]} belongs to the certificate: give --model too")
     if directions is None:
         if site is not None:
-            raise LensSteerError("--site chooses one of imported directions: give --directions, or --sites for where to add")
+            raise LensSteerError(
+                "--site chooses one of imported directions: give --directions, or --sites for where to add"
+            )
         adding = method or (None if plan is not None else "act-add" if probe is None else "swfc")
         made = Folding(calibration, plan, probe, adding, coefficient=coefficient, sites=sites).read()
     else:
@@ -236,7 +254,9 @@ def gguf_cvec(
     numbers, found = export_control_vector(made, out, loaded, trial=trial)
     served = trying.served("cvec", out, made.model if loaded is None else loaded.lens_info.folder)
     at = {f"direction.{number}": name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
-    _tell("gguf-cvec", out, [] if found is None else [found], [], served, **made.row(), directions=at, read_back="equal")
+    _tell(
+        "gguf-cvec", out, [] if found is None else [found], [], served, **made.row(), directions=at, read_back="equal"
+    )
 
 
 def _imported(
@@ -248,14 +268,18 @@ def _imported(
     from lens_steer.steer.plans import parse_numbers
 
     if any(v is not None for v in others):
-        raise LensSteerError("--directions are added as they are: leave out --plan, --calibration, --probe and --method")
+        raise LensSteerError(
+            "--directions are added as they are: leave out --plan, --calibration, --probe and --method"
+        )
     found = completed(load_directions(folder), model)
     strength = 1.0 if coefficient is None else parse_numbers(COEFFICIENT.name, coefficient)
     return found.additive_plan(strength, site=site, at=at)
 
 
 def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
-    """What llama.cpp calls the model's tensors; what its adapters cannot hold is refused before anything is exported."""
+    """What llama.cpp calls the model's tensors; what its adapters cannot hold is refused before anything is
+    exported.
+    """
     from lens_steer.interop.exports.folding import fold
     from lens_steer.interop.gguf.adapter import check_gguf, gguf_base
     from lens_steer.interop.gguf.files import gguf_package
@@ -268,7 +292,9 @@ def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
 
 
 def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], served: str | None, **more: Any) -> None:
-    """One JSON object, of the worst certificate where there are several; how to serve it also on the error stream, to be read."""
+    """One JSON object, of the worst certificate where there are several; how to serve it also on the error stream, to
+    be read.
+    """
     if served is not None:
         typer.echo(served, err=True)
     found: dict[str, Any] = {}

@@ -12,7 +12,19 @@ from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Columns, Engine, JudgeOption, Limit, Model, Negative, Out, Positive, Seed, ShowAnswers, Split
+from lens_steer.cli.options import (
+    Columns,
+    Engine,
+    JudgeOption,
+    Limit,
+    Model,
+    Negative,
+    Out,
+    Positive,
+    Seed,
+    ShowAnswers,
+    Split,
+)
 from lens_steer.errors import LensSteerError
 
 Pairs = "row by row; needs the other file too"
@@ -27,14 +39,18 @@ def externalities(
     negative: Negative = None,
     complying: Annotated[
         Path | None,
-        typer.Option("--complying", help=f"Harmless prompts with complying responses, {Pairs} (default: built-in beginnings)."),
+        typer.Option(
+            "--complying", help=f"Harmless prompts with complying responses, {Pairs} (default: built-in beginnings)."
+        ),
     ] = None,
     refusing: Annotated[
         Path | None, typer.Option("--refusing", help=f"The same prompts with refusing responses, {Pairs}.")
     ] = None,
     json_asked: Annotated[
         Path | None,
-        typer.Option("--json-asked", help=f"Prompts that ask for JSON, {Pairs} (default: the harmless ones and a request)."),
+        typer.Option(
+            "--json-asked", help=f"Prompts that ask for JSON, {Pairs} (default: the harmless ones and a request)."
+        ),
     ] = None,
     json_plain: Annotated[
         Path | None, typer.Option("--json-plain", help=f"The same prompts without the request, {Pairs}.")
@@ -42,12 +58,15 @@ def externalities(
     responses: Annotated[
         Path | None,
         typer.Option(
-            "--responses", help="File (.jsonl) of harmful prompts with a complying response, for the divergence by token."
+            "--responses",
+            help="File (.jsonl) of harmful prompts with a complying response, for the divergence by token.",
         ),
     ] = None,
     benign_responses: Annotated[
         Path | None,
-        typer.Option("--benign-responses", help="Likewise of harmless prompts (default: the unsteered model's own answers)."),
+        typer.Option(
+            "--benign-responses", help="Likewise of harmless prompts (default: the unsteered model's own answers)."
+        ),
     ] = None,
     unrestricted: Annotated[
         str | None,
@@ -63,7 +82,8 @@ def externalities(
     component: Annotated[
         str,
         typer.Option(
-            "--component", help="Of the compliance direction: center (the paper's words) or pairwise (its code's default)."
+            "--component",
+            help="Of the compliance direction: center (the paper's words) or pairwise (its code's default).",
         ),
     ] = "center",
     n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 3,
@@ -72,7 +92,8 @@ def externalities(
     engine: Engine = ENGINE,
     show_answers: ShowAnswers = False,
 ) -> None:
-    """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen, measured with controls, and drawn.
+    """Steering towards compliance and towards JSON, and what each does to harmful requests: calibrated, chosen,
+    measured with controls, and drawn.
 
     An organism needs no files. Any other model needs --positive and --negative (harmful and harmless prompts).
     """
@@ -88,9 +109,16 @@ def externalities(
     if component not in METHODS:
         raise LensSteerError(f"--component {component!r}: use one of {', '.join(METHODS)}")
     files: dict[str, Any] = {
-        "complying": complying, "refusing": refusing, "json_asked": json_asked, "json_plain": json_plain, "responses": responses,
-        "benign_responses": benign_responses, "unrestricted": unrestricted, "judge": judge_named(judge), "split": None if split is None else shares_of(split),
-    }  # fmt: skip
+        "complying": complying,
+        "refusing": refusing,
+        "json_asked": json_asked,
+        "json_plain": json_plain,
+        "responses": responses,
+        "benign_responses": benign_responses,
+        "unrestricted": unrestricted,
+        "judge": judge_named(judge),
+        "split": None if split is None else shares_of(split),
+    }
     given: dict[str, Any] = {name: value for name, value in files.items() if value is not None}
     if positive is not None and negative is not None:
         shares: dict[str, Any] = {"split": SPLIT}

@@ -17,9 +17,11 @@ def metrics(
     source: Annotated[Path, typer.Option("--in", help="Generations (.jsonl) with a text or a response a row.")],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
 ) -> None:
-    """Text metrics of generations: every row again, with repetition, language, compression, length, refusals and the outcome added.
+    """Text metrics of generations: every row again, with repetition, language, compression, length, refusals and the
+    outcome added.
 
-    All of it of the answer alone: a reasoning model's thoughts are split off. The outcome is refused, degenerate (empty or repeating), answered, or cut off (inside a thought).
+    All of it of the answer alone: a reasoning model's thoughts are split off. The outcome is refused, degenerate (empty
+    or repeating), answered, or cut off (inside a thought).
     """
     from lens_steer._io.atomic import whole_file
     from lens_steer._io.jsonl import read_lines
@@ -34,9 +36,19 @@ def metrics(
             begun = row.get("thought_begun") is True
             outcome = outcome_of(text, begun=begun)
             outcomes[outcome] += 1
-            stream.write(json.dumps({**row, **text_metrics(text, begun=begun), "outcome": outcome}, ensure_ascii=False) + "\n")
+            stream.write(
+                json.dumps({**row, **text_metrics(text, begun=begun), "outcome": outcome}, ensure_ascii=False) + "\n"
+            )
     cut = sum(row.get("cut_off") is True for row, _ in rows)
-    emit({"metrics": str(out), "n": len(rows), "outcomes": dict(outcomes), "degenerate_by": "text alone", "cut_off": cut or None})
+    emit(
+        {
+            "metrics": str(out),
+            "n": len(rows),
+            "outcomes": dict(outcomes),
+            "degenerate_by": "text alone",
+            "cut_off": cut or None,
+        }
+    )
 
 
 def _generation(row: Any) -> tuple[dict[str, Any], str]:

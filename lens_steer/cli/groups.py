@@ -1,4 +1,6 @@
-"""Options that stand together on several commands, written once: a command takes a group as one parameter, and the command line has its fields."""
+"""Options that stand together on several commands, written once: a command takes a group as one parameter, and the
+command line has its fields.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Group:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every parameter that is a :class:`Group` spread into the group's fields, which come after its own.
+    """The command with every parameter that is a :class:`Group` spread into the group's fields, which come after its
+    own.
 
     >>> @dataclass(frozen=True)
     ... class Size(Group):
@@ -53,7 +56,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         made = {
-            name: kind(**{f.name: given.pop(f.name) for f in fields(kind) if f.name in given}) for name, kind in groups.items()
+            name: kind(**{f.name: given.pop(f.name) for f in fields(kind) if f.name in given})
+            for name, kind in groups.items()
         }
         command(**given, **made)
 

@@ -23,20 +23,28 @@ class MadeOn(Group):
         str | None,
         typer.Option(
             "--model",
-            help="The model it was made on: a folder or a hub name whose configuration is read, and checked against the file.",
+            help=(
+                "The model it was made on: a folder or a hub name whose configuration is read, and checked against "
+                "the file."
+            ),
         ),
     ] = None
     architecture: Annotated[
         str | None,
         typer.Option(
             "--architecture",
-            help="qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration is out of reach.",
+            help=(
+                "qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration "
+                "is out of reach."
+            ),
         ),
     ] = None
     n_layers: Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")] = None
 
     def facts(self) -> dict[str, Any]:
-        """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed or out of reach."""
+        """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed
+        or out of reach.
+        """
         from lens_steer.interop.imports.model_facts import model_facts
 
         if self.n_layers is not None and self.n_layers < 1:
@@ -44,7 +52,10 @@ class MadeOn(Group):
         if self.model is None or (self.architecture is not None and self.n_layers is not None):
             return {"model": self.model or "", "architecture": self.architecture, "n_layers": self.n_layers}
         found = model_facts(self.model)
-        told = (("--architecture", self.architecture, found.architecture), ("--n-layers", self.n_layers, found.n_layers))
+        told = (
+            ("--architecture", self.architecture, found.architecture),
+            ("--n-layers", self.n_layers, found.n_layers),
+        )
         for name, given, read in told:
             if given not in (None, read):
                 raise LensSteerError(f"{name} {given}: the configuration of {self.model!r} says {read}")
@@ -60,7 +71,8 @@ class MadeOn(Group):
             return  # its configuration was given in its place; steering compares the widths
         if found is not None and found.d_model != d_model:
             raise LensSteerError(
-                f"the directions have d_model {d_model} and the model {self.model!r} has {found.d_model}: name the model that they were made on"
+                f"the directions have d_model {d_model} and the model {self.model!r} has {found.d_model}: name "
+                "the model that they were made on"
             )
 
 
@@ -70,10 +82,15 @@ class AsPlan(Group):
 
     coefficient: Annotated[
         str | None,
-        typer.Option("--coefficient", help="Also write OUT/plan for 'steer --plan': this many times the direction, added."),
+        typer.Option(
+            "--coefficient", help="Also write OUT/plan for 'steer --plan': this many times the direction, added."
+        ),
     ] = None
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Write OUT/plan to remove the direction from the whole stream instead of adding it.")
+        bool,
+        typer.Option(
+            "--ablate", help="Write OUT/plan to remove the direction from the whole stream instead of adding it."
+        ),
     ] = False
     site: Annotated[
         str | None,
@@ -84,9 +101,9 @@ class AsPlan(Group):
     at: Annotated[
         str | None, typer.Option("--at", help="In the plan: the sites to steer (else those the directions belong to).")
     ] = None
-    positions: Annotated[str, typer.Option("--positions", help="In the plan: the tokens to steer, as in steer --positions.")] = (
-        "all"
-    )
+    positions: Annotated[
+        str, typer.Option("--positions", help="In the plan: the tokens to steer, as in steer --positions.")
+    ] = "all"
 
     def of(self, found: Any, out: Path) -> Any:
         """The plan, or None."""
@@ -118,8 +135,15 @@ def official(
 
     made = import_official(folder)
     save_calibration(made, out)
-    emit({"calibration": str(out), "model": made.model, "selected_site": made.selected_site,
-           "discriminative_blocks": list(made.discriminative_blocks), "published_gram_error": made.details["published_gram_error"]})  # fmt: skip
+    emit(
+        {
+            "calibration": str(out),
+            "model": made.model,
+            "selected_site": made.selected_site,
+            "discriminative_blocks": list(made.discriminative_blocks),
+            "published_gram_error": made.details["published_gram_error"],
+        }
+    )
 
 
 @grouped
@@ -129,18 +153,29 @@ def angular(
     out: Out,
     selected_site: Annotated[
         str | None,
-        typer.Option("--selected-site", help="The norm that the first direction was read before (else from the file's name)."),
+        typer.Option(
+            "--selected-site", help="The norm that the first direction was read before (else from the file's name)."
+        ),
     ] = None,
 ) -> None:
-    """An Angular Steering plane config as a calibration for standard and adaptive; the pickle in it is read as data, never run."""
+    """An Angular Steering plane config as a calibration for standard and adaptive; the pickle in it is read as data,
+    never run.
+    """
     from lens_steer.geometry.files import save_calibration
     from lens_steer.interop.imports.angular import import_angular
 
     made = import_angular(file, **made_on.facts(), selected_site=selected_site)
     made_on.check_width(made.d_model)
     save_calibration(made, out)
-    emit({"calibration": str(out), "model": made.model, "n_sites": len(made.sites), "selected_site": made.selected_site,
-           **{name: made.details[name] for name in ("selected_site_from", "published_dtype", "published_gram_error")}})  # fmt: skip
+    emit(
+        {
+            "calibration": str(out),
+            "model": made.model,
+            "n_sites": len(made.sites),
+            "selected_site": made.selected_site,
+            **{name: made.details[name] for name in ("selected_site_from", "published_dtype", "published_gram_error")},
+        }
+    )
 
 
 @grouped
@@ -172,7 +207,8 @@ def steering_vectors(
     file: Annotated[Path, typer.Argument(help="A SteeringVector: .safetensors, or what torch.save wrote.")],
     out: Out,
     layer_type: Annotated[
-        str | None, typer.Option("--layer-type", help="decoder_block, self_attn, mlp, input_layernorm, … (else the file's).")
+        str | None,
+        typer.Option("--layer-type", help="decoder_block, self_attn, mlp, input_layernorm, … (else the file's)."),
     ] = None,
 ) -> None:
     """A SteeringVector of the steering-vectors library."""
@@ -207,9 +243,21 @@ def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
         save_directions(found, work)
         if plan is not None:
             save_plan(plan, work / "plan")
-    emit({"directions": str(out), "model": found.model or None, "source_format": found.source_format, "n_sites": len(found.sites),
-           "d_model": found.d_model, "dtype": found.dtype, "selected_site": found.selected_site, "architecture": found.architecture,
-           "n_layers": found.n_layers, "plan": None if plan is None else str(out / "plan"), "steered": None if plan is None else plan.row()})  # fmt: skip
+    emit(
+        {
+            "directions": str(out),
+            "model": found.model or None,
+            "source_format": found.source_format,
+            "n_sites": len(found.sites),
+            "d_model": found.d_model,
+            "dtype": found.dtype,
+            "selected_site": found.selected_site,
+            "architecture": found.architecture,
+            "n_layers": found.n_layers,
+            "plan": None if plan is None else str(out / "plan"),
+            "steered": None if plan is None else plan.row(),
+        }
+    )
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

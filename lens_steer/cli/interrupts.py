@@ -16,7 +16,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def ending_cleanly() -> Iterator[list[int]]:
-    """Inside the block both signals raise KeyboardInterrupt, once: what comes while things are being taken away is let pass. Gives the signals that came.
+    """Inside the block both signals raise KeyboardInterrupt, once: what comes while things are being taken away is let
+    pass. Gives the signals that came.
 
     A signal that was ignored (as ``nohup`` and shells in the background have it) stays ignored.
 
@@ -56,7 +57,9 @@ def exit_code(came: list[int]) -> int:
 
 
 def seldom_told() -> None:
-    """Where the error stream is no terminal, bars of libraries are written every half a minute and not ten times a second."""
+    """Where the error stream is no terminal, bars of libraries are written every half a minute and not ten times a
+    second.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "30")
         os.environ.setdefault("TQDM_DELAY", "30")

@@ -21,12 +21,15 @@ class Template(Group):
     chat_template: Annotated[
         str | None,
         typer.Option(
-            "--chat-template", help="For a model that has none, or in place of its own: plain, a Jinja template, or a file."
+            "--chat-template",
+            help="For a model that has none, or in place of its own: plain, a Jinja template, or a file.",
         ),
     ] = None
     template_args: Annotated[
         str | None,
-        typer.Option("--template-args", help='JSON object that the chat template is given, such as {"enable_thinking": false}.'),
+        typer.Option(
+            "--template-args", help='JSON object that the chat template is given, such as {"enable_thinking": false}.'
+        ),
     ] = None
     template_date: Annotated[
         str | None,
@@ -50,7 +53,8 @@ class Load(Template):
     device_map: Annotated[
         str | None,
         typer.Option(
-            "--device-map", help="In place of --device: auto, or a JSON object of modules and devices (a TransformerBridge)."
+            "--device-map",
+            help="In place of --device: auto, or a JSON object of modules and devices (a TransformerBridge).",
         ),
     ] = None
     n_devices: Annotated[
@@ -58,22 +62,34 @@ class Load(Template):
     ] = 1
     quantization: Annotated[
         str | None,
-        typer.Option("--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit])."),
+        typer.Option(
+            "--quantization", help="nf4 or fp4: 4-bit weights (a TransformerBridge; needs lens-steer[lowbit])."
+        ),
     ] = None
     adapter: Annotated[
         str | None,
-        typer.Option("--adapter", help="Folder of a PEFT adapter (LoRA) to merge into the weights (needs lens-steer[export])."),
+        typer.Option(
+            "--adapter", help="Folder of a PEFT adapter (LoRA) to merge into the weights (needs lens-steer[export])."
+        ),
     ] = None
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")] = None
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of a model of the hub.")] = (
+        None
+    )
 
     def check(self, model: str, *asked: Any, **more: Any) -> Any:
         """The model's description, before a weight of it is read; see :func:`lens_steer.cli.precheck.precheck`."""
         from lens_steer.cli.precheck import precheck
 
         return precheck(
-            model, asked, chat_template=self.chat_template, template_args=args_of(self.template_args), template_date=self.template_date,
-            adapter=self.adapter, revision=self.revision, **more,
-        )  # fmt: skip
+            model,
+            asked,
+            chat_template=self.chat_template,
+            template_args=args_of(self.template_args),
+            template_date=self.template_date,
+            adapter=self.adapter,
+            revision=self.revision,
+            **more,
+        )
 
     def __call__(self, model: str) -> Any:
         """The model of a name or folder; what was loaded is told on the error stream."""

@@ -23,7 +23,9 @@ def option_of(parameter: Parameter, *, short: bool = False) -> Any:
 
 
 def with_options(base: type[Group], parameters: Iterable[Parameter], *, short: bool = False) -> Any:
-    """A group of options, and after them an option for each parameter: text for numbers, of which there may be several, else the choice's own type."""
+    """A group of options, and after them an option for each parameter: text for numbers, of which there may be several,
+    else the choice's own type.
+    """
     added = []
     for p in parameters:
         kind: Any = type(p.choices[0]) if p.kind == "choice" else str
@@ -31,7 +33,9 @@ def with_options(base: type[Group], parameters: Iterable[Parameter], *, short: b
     return make_dataclass(base.__name__, added, bases=(base,), frozen=True)
 
 
-PlanFolder = Annotated[Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")]
+PlanFolder = Annotated[
+    Path | None, typer.Option("--plan", help="Folder of a saved plan, instead of a calibration and a method.")
+]
 Coefficient = Annotated[str | None, option_of(COEFFICIENT)]
 At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
 UNSTEERED = "none"  # --method, of commands that may well not steer
@@ -55,14 +59,17 @@ class Planned(with_options(Source, options())):
     sites: At = None
     positions: Annotated[
         str | None,
-        typer.Option("--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
+        typer.Option(
+            "--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."
+        ),
     ] = None
 
     def read(self) -> Any:
         """The plan.
 
         Raises:
-            LensSteerError: not exactly one of calibration, probe and plan; options beside a saved plan; what the method says of them.
+            LensSteerError: not exactly one of calibration, probe and plan; options beside a saved plan; what the method
+                says of them.
         """
         at = {} if self.sites is None else {"at": self.sites}
         return read_plan(self.plan, self.calibration, self.probe, self.method, self.given(*_OF_A_METHOD) | at)
@@ -77,7 +84,9 @@ class Planned(with_options(Source, options())):
             return self.read()
         given = self.given("calibration", "plan", "probe", "sites", *_OF_A_METHOD)
         if given:
-            raise LensSteerError(f"--method {UNSTEERED} steers nothing: leave out {', '.join(_option(name) for name in given)}")
+            raise LensSteerError(
+                f"--method {UNSTEERED} steers nothing: leave out {', '.join(_option(name) for name in given)}"
+            )
         return None
 
     @property
@@ -92,7 +101,9 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def read_plan(saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, asked: dict[str, Any]) -> Any:
+def read_plan(
+    saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, asked: dict[str, Any]
+) -> Any:
     """The saved plan, or a method's on a calibration or a probe."""
     from lens_steer.steer.methods import check_options, make_plan
     from lens_steer.steer.plans import load_plan, parse_numbers

@@ -1,4 +1,6 @@
-"""What can be known of a model before a weight is read: its configuration and tokenizer, and whether prompts, sites and a calibration go with them."""
+"""What can be known of a model before a weight is read: its configuration and tokenizer, and whether prompts, sites and
+a calibration go with them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Asked = tuple[PromptSet | Sequence[Prompt], int]
 
 @dataclass(frozen=True)
 class Unloaded:
-    """A model without its weights; stands in for it wherever only the description is read (:func:`lens_steer.models.loading.info_of`).
+    """A model without its weights; stands in for it wherever only the description is read
+    (:func:`lens_steer.models.loading.info_of`).
 
     Attributes:
         lens_info: as the loaded model will have it, its backend ``unloaded``.
@@ -34,7 +37,8 @@ def describe(name: str | Path, **how: Any) -> Unloaded:
 
     Args:
         name: see :func:`lens_steer.load_model`.
-        how: its template with arguments and date, adapter, revision; see :func:`lens_steer.models.info.read_info`, also for what is refused.
+        how: its template with arguments and date, adapter, revision; see :func:`lens_steer.models.info.read_info`, also
+            for what is refused.
 
     >>> describe("organism/llama").lens_info.d_model
     128
@@ -62,8 +66,8 @@ def precheck(
         described: template, its arguments and date, adapter, revision: see :func:`describe`.
 
     Raises:
-        LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the context leaves room for, a site that the model
-            does not have, a calibration, plan or probe of another model.
+        LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the
+            context leaves room for, a site that the model does not have, a calibration, plan or probe of another model.
     """
     model = describe(name, **described)
     info = model.lens_info

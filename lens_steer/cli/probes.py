@@ -25,7 +25,8 @@ def probe(
     out: Out,
     model: Model = "organism/qwen2",
     sites: Annotated[
-        str, typer.Option("--sites", help="resid_post, norm_out, resid, one kind (ln1, …), or names separated by commas.")
+        str,
+        typer.Option("--sites", help="resid_post, norm_out, resid, one kind (ln1, …), or names separated by commas."),
     ] = "resid_post",
     pooling: Annotated[
         str, typer.Option("--pooling", help="last (last prompt token) or response (mean over each row's response).")
@@ -33,10 +34,14 @@ def probe(
     penalty: Annotated[
         str, typer.Option("--C", help="Inverse strength of the L2 penalty, or cv: chosen by cross-validation.")
     ] = "1",
-    standardize: Annotated[bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")] = False,
+    standardize: Annotated[
+        bool, typer.Option("--standardize", help="Penalise the weight of standardised features.")
+    ] = False,
     engine: Engine = ENGINE,
 ) -> None:
-    """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to steer with for every site."""
+    """Logistic-regression probes across depth: held-out accuracy, AUROC, selectivity, cosines, figures, and a probe to
+    steer with for every site.
+    """
     from lens_steer.evaluation.work import Work, recording
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.probe_report import probe_and_write
@@ -71,8 +76,14 @@ def probe(
         command=command(),
     )
     best = found.best
-    emit({"probes": str(out / "probes.csv"), "n_sites": len(found.results), "best_site": best.probe.site,
-          **{name: best.measured[name].value for name in ("accuracy", "auroc", "selectivity")}})  # fmt: skip
+    emit(
+        {
+            "probes": str(out / "probes.csv"),
+            "n_sites": len(found.results),
+            "best_site": best.probe.site,
+            **{name: best.measured[name].value for name in ("accuracy", "auroc", "selectivity")},
+        }
+    )
 
 
 @grouped
@@ -87,10 +98,12 @@ def traits(
         str | None, typer.Option("--scenarios", help="Prompts file of one's own scenarios, for any model.")
     ] = None,
     aligned_system: Annotated[
-        list[str] | None, typer.Option("--aligned-system", help="System prompt with the trait; several are taken in turn.")
+        list[str] | None,
+        typer.Option("--aligned-system", help="System prompt with the trait; several are taken in turn."),
     ] = None,
     malicious_system: Annotated[
-        list[str] | None, typer.Option("--malicious-system", help="System prompt against it; several are taken in turn.")
+        list[str] | None,
+        typer.Option("--malicious-system", help="System prompt against it; several are taken in turn."),
     ] = None,
     judge: JudgeOption = None,
     split: Split = None,
@@ -102,7 +115,9 @@ def traits(
         int | None, typer.Option(help="Length of every answer at most (24 on organisms, 256 otherwise).")
     ] = None,
 ) -> None:
-    """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported on report; an interrupted search goes on."""
+    """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported
+    on report; an interrupted search goes on.
+    """
     from lens_steer.inference.engines import check_engine
     from lens_steer.studies.traits.calibration import SHARES, organism_trait, scenario_trait
     from lens_steer.studies.traits.report import steer_trait
@@ -118,7 +133,8 @@ def traits(
             raise LensSteerError(f"{given[0]} belongs to --scenarios: give both, or neither for the organisms' {trait}")
         if not model.startswith("organism/"):
             raise LensSteerError(
-                f"--model {model}: give --scenarios, --aligned-system, --malicious-system and --judge; only organisms have traits of their own"
+                f"--model {model}: give --scenarios, --aligned-system, --malicious-system and --judge; only "
+                "organisms have traits of their own"
             )
         wanted = organism_trait(trait, seed=seed)
     else:
@@ -137,12 +153,27 @@ def traits(
         )
     loaded = load(model)
     found = steer_trait(
-        loaded, wanted, out, sites=sites, engine=engine, max_new_tokens=length, n_dialogues=dialogues, seed=seed,
+        loaded,
+        wanted,
+        out,
+        sites=sites,
+        engine=engine,
+        max_new_tokens=length,
+        n_dialogues=dialogues,
+        seed=seed,
         command=command(),
-    )  # fmt: skip
+    )
     reported = {name: found.pooled.reported(name).measured["complied"].value for name in found.pooled.choices}
-    emit({"traits": str(out / "traits.csv"), "trait": reported,
-          "chosen": {name: {"site": c.variant, "coefficient": c.value, "met": c.met} for name, c in found.pooled.choices.items()}})  # fmt: skip
+    emit(
+        {
+            "traits": str(out / "traits.csv"),
+            "trait": reported,
+            "chosen": {
+                name: {"site": c.variant, "coefficient": c.value, "met": c.met}
+                for name, c in found.pooled.choices.items()
+            },
+        }
+    )
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (probe, traits)

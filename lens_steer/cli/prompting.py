@@ -27,11 +27,15 @@ class Prompts(Group):
     select_positive: Annotated[
         str | None, typer.Option("--select-positive", help="Those of the select split, in a file of their own.")
     ] = None
-    select_negative: Annotated[str | None, typer.Option("--select-negative", help="Likewise without the feature.")] = None
+    select_negative: Annotated[str | None, typer.Option("--select-negative", help="Likewise without the feature.")] = (
+        None
+    )
     report_positive: Annotated[
         str | None, typer.Option("--report-positive", help="Those of the report split, in a file of their own.")
     ] = None
-    report_negative: Annotated[str | None, typer.Option("--report-negative", help="Likewise without the feature.")] = None
+    report_negative: Annotated[str | None, typer.Option("--report-negative", help="Likewise without the feature.")] = (
+        None
+    )
     column: Columns = None
     limit: Limit = None
     split: Split = None
@@ -45,20 +49,29 @@ class Prompts(Group):
             fit: whether prompts to fit on are needed.
 
         Raises:
-            LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast` raises.
+            LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast`
+                raises.
         """
         from lens_steer.data import read_contrast
         from lens_steer.data.checks import few_cautions
 
-        files = self.given("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")
+        files = self.given(
+            "positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative"
+        )
         named = "organism/refusal" if self.contrast is None and not files else self.contrast
         if self.split is not None and not files:
             shares_of(self.split)
             raise LensSteerError(f"--split {self.split}: an organism's contrast comes with its split; leave it out")
         shares = shares_of(self.split) if self.split is not None else self._default_shares(split, files)
-        found = read_contrast(named, **files, split=shares, column=self.column or None, limit=self.limit, seed=self.seed)
+        found = read_contrast(
+            named, **files, split=shares, column=self.column or None, limit=self.limit, seed=self.seed
+        )
         if fit and not (len(found.fit.positive) and len(found.fit.negative)):
-            mend = "give --positive and --negative" if self.positive is None else f"--split {self.split} leaves none for it"
+            mend = (
+                "give --positive and --negative"
+                if self.positive is None
+                else f"--split {self.split} leaves none for it"
+            )
             raise LensSteerError(f"this command fits directions of its own, and there is no prompt to fit on: {mend}")
         unheard = () if fit else few_cautions((found.fit.positive, found.fit.negative))
         tell(found.told, [line for line in found.cautions if line not in unheard])
@@ -74,7 +87,9 @@ class Prompts(Group):
 
 
 def asked_of(contrast: Any, max_new_tokens: int) -> list[tuple[Any, int]]:
-    """What is recorded of a contrast set (fit), and what is answered (select, report), each with the tokens that an answer may have."""
+    """What is recorded of a contrast set (fit), and what is answered (select, report), each with the tokens that an
+    answer may have.
+    """
     fit = [(side, 0) for side in (contrast.fit.positive, contrast.fit.negative)]
     return fit + [
         (side, max_new_tokens) for part in (contrast.select, contrast.report) for side in (part.positive, part.negative)

@@ -14,7 +14,8 @@ VERBOSITY = (
 
 
 def quiet() -> None:
-    """Let through our own warnings and whatever any library calls an error; not that optional kernels are missing, that something is deprecated or tried again.
+    """Let through our own warnings and whatever any library calls an error; not that optional kernels are missing, that
+    something is deprecated or tried again.
 
     ``TRANSFORMERS_VERBOSITY``, ``HF_HUB_VERBOSITY`` and ``python -W`` have the last word.
     """
@@ -34,7 +35,10 @@ def concerns_the_user(record: logging.LogRecord) -> bool:
     """Whether a record is ours, or an error.
 
     >>> notice = {"name": "bitsandbytes.backends", "levelno": logging.WARNING}
-    >>> [concerns_the_user(logging.makeLogRecord(notice | other)) for other in ({}, {"name": "lens_steer.steer.hooks"}, {"levelno": logging.ERROR})]
+    >>> [
+    ...     concerns_the_user(logging.makeLogRecord(notice | other))
+    ...     for other in ({}, {"name": "lens_steer.steer.hooks"}, {"levelno": logging.ERROR})
+    ... ]
     [False, True, True]
     """
     return record.levelno >= logging.ERROR or record.name.split(".")[0] == "lens_steer"

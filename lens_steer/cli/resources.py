@@ -19,24 +19,30 @@ def plan_resources(
     template: Template,
     model: Model = "organism/qwen2",
     prompts: Annotated[
-        str | None, typer.Option("--prompts", help="Prompts file, tokenised to know their length (needs the tokenizer alone).")
+        str | None,
+        typer.Option("--prompts", help="Prompts file, tokenised to know their length (needs the tokenizer alone)."),
     ] = None,
     n_prompts: Annotated[int | None, typer.Option("--n-prompts", help="How many prompts, without a file.")] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option("--prompt-tokens", help="Tokens of each with its chat template, without a file.")
     ] = None,
     sites: Sites = "norm_out",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16, int8, int4.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16, int8, int4.")
+    ] = "float32",
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Answers at once.")] = 128,
     tflops: Annotated[
-        float | None, typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine.")
+        float | None,
+        typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine."),
     ] = None,
     device: Device = None,
     column: Column = None,
     limit: Limit = None,
 ) -> None:
-    """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no weights are read."""
+    """Memory and a lower bound on time of recording and answering prompts, from the model's configuration alone; no
+    weights are read.
+    """
     from lens_steer.models import sites as sites_
     from lens_steer.models.footprint import Shape, estimate, measured_flops, stored_dtype
     from lens_steer.models.loading import usable_device
@@ -57,7 +63,9 @@ def plan_resources(
         chosen, tokenizer = read_prompts(prompts, column=column, limit=limit), template.tokenizer(model)
         count = len(chosen)
         tokens = round(sum(len(encode(tokenizer, p)) for p in chosen) / count)
-    names = sites_.resolve(sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type)
+    names = sites_.resolve(
+        sites.split(",") if "," in sites else sites, n_layers=shape.n_layers, architecture=config.model_type
+    )
     speed = measured_flops(usable_device(device)) if tflops is None else tflops * 1e12
     found = estimate(
         shape,

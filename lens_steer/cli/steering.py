@@ -28,19 +28,24 @@ def steer(
     dry: DryRun,
     model: Model,
     prompts: Annotated[
-        str, typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used.")
+        str,
+        typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used."),
     ],
     out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
     engine: Engine = ENGINE,
-    effects: Annotated[bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")] = False,
+    effects: Annotated[
+        bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")
+    ] = False,
     column: Column = None,
     limit: Limit = None,
     save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
 ) -> None:
-    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows it.
+    """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows
+    it.
 
-    A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or repeating). --method none steers nothing and needs no calibration.
+    A row says whether the answer was refused, answered, cut_off and, without a ground truth, degenerate (empty or
+    repeating). --method none steers nothing and needs no calibration.
     """
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
@@ -68,7 +73,13 @@ def steer(
     log = EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
-        dry.tell(loaded, answering(loaded, list(chosen), max_new_tokens), chosen, engine=engine, max_new_tokens=max_new_tokens)
+        dry.tell(
+            loaded,
+            answering(loaded, list(chosen), max_new_tokens),
+            chosen,
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+        )
         with nullcontext() if made is None else steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         rows = _rows(loaded, chosen, texts, cut)
@@ -97,7 +108,9 @@ def steer(
 
 
 def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[dict[str, Any]]:
-    """What became of each answer: ``refused``, ``answered``, ``cut_off`` (at the length allowed, or inside a thought), and ``degenerate`` or the ``grade`` of a ground truth."""
+    """What became of each answer: ``refused``, ``answered``, ``cut_off`` (at the length allowed, or inside a thought),
+    and ``degenerate`` or the ``grade`` of a ground truth.
+    """
     from lens_steer.inference.decoding import begins_in_thought
     from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
     from lens_steer.models.loading import info_of
@@ -111,7 +124,11 @@ def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[d
             "answered": found in (ANSWERED, "correct", "wrong"),
             "cut_off": short or found == CUT_OFF,
         }
-        row |= {"degenerate": found == DEGENERATE} if prompt.task is None else {"grade": found, "harmful": prompt.task.harmful}
+        row |= (
+            {"degenerate": found == DEGENERATE}
+            if prompt.task is None
+            else {"grade": found, "harmful": prompt.task.harmful}
+        )
         rows.append(row | ({"thought_begun": True} if begun else {}))
     return rows
 
@@ -120,6 +137,8 @@ def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[d
     with path.open("w", encoding="utf-8") as stream:
         for prompt, text, own in zip(prompts, texts, facts, strict=True):
             row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
-            if len(prompt.messages) > 1:  # a system prompt, earlier turns: so that the file says all that the model was asked
+            if (
+                len(prompt.messages) > 1
+            ):  # a system prompt, earlier turns: so that the file says all that the model was asked
                 row["messages"] = [dict(m) for m in prompt.messages]
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

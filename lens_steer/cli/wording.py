@@ -9,10 +9,11 @@ from lens_steer.steer.method_table import METHODS
 SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments whose option has their name
 SAME = (
-    *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map", "direction", "dtype", "engine", "judge",
-    "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random", "negative", "objective", "pooling", "positions", "positive", "quantization", "report_negative",
-    "report_positive", "revision", "rule", "rules", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
-    "template_date", "trait",
+    *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map",
+    "direction", "dtype", "engine", "judge", "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random",
+    "negative", "objective", "pooling", "positions", "positive", "quantization", "report_negative", "report_positive",
+    "revision", "rule", "rules", "seed", "select_negative", "select_positive", "sites", "split", "standardize",
+    "system", "template_args", "template_date", "trait",
 )  # fmt: skip
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
 # whoever reads these names means the argument, with or without a value
@@ -20,11 +21,14 @@ UNMISTAKABLE = tuple(name for name in SAME if "_" in name)
 _VALUED = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})=(?!=)(\([^)]*\)|(?=\S))?")
 _NAMED = re.compile(rf"(?<![\w.'\"/=])({'|'.join(UNMISTAKABLE)})(?![\w.='\"/(])")
 _BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )({'|'.join(SWEPT)})(?=: give it)")
-_SIDES = re.compile(r"^(positive|negative)(?= is missing| holds no prompts)|(?<=\bgive )(positive) and (negative)(?= too\b)")
+_SIDES = re.compile(
+    r"^(positive|negative)(?= is missing| holds no prompts)|(?<=\bgive )(positive) and (negative)(?= too\b)"
+)
 
 
 def as_options(message: str) -> str:
-    """A message with the arguments that it names as options: where they stand with a value, and where a name can be nothing else.
+    """A message with the arguments that it names as options: where they stand with a value, and where a name can be
+    nothing else.
 
     >>> as_options("no select prompts: give a split, such as split=(0.5, 0.25, 0.25)")
     'no select prompts: give a split, such as --split 0.5,0.25,0.25'

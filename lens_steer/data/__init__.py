@@ -1,12 +1,14 @@
 """Prompt sets, contrast sets and their splits, and the readers of prompt files.
 
-A source of prompts is a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.txt``, ``.parquet``), a folder written by ``datasets.save_to_disk`` (``FOLDER``, or ``FOLDER@SPLIT``
-for another split than ``train``), or ``hf:NAME[:CONFIG][@SPLIT]`` for a Hugging Face data set.
+A source of prompts is a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.txt``, ``.parquet``), a folder written by
+``datasets.save_to_disk`` (``FOLDER``, or ``FOLDER@SPLIT`` for another split than ``train``), or
+``hf:NAME[:CONFIG][@SPLIT]`` for a Hugging Face data set.
 
-A row is a text or holds one in a column: the one that is named, else the first there is of ``prompt``, ``instruction``, ``goal``, ``behavior``, ``forbidden_prompt``, ``question``,
-``query`` and ``text``, in any case. ``system``, ``messages``, ``response`` and ``scenario`` are optional; rows with a non-empty ``input`` (as Alpaca has it) and rows with a blank
-prompt are left out and counted. A ``.json`` file is a list, or an object with one list; a ``.csv`` is separated by commas, semicolons or tabs, as its first line has it; a ``.txt``
-has one prompt a line.
+A row is a text or holds one in a column: the one that is named, else the first there is of ``prompt``, ``instruction``,
+``goal``, ``behavior``, ``forbidden_prompt``, ``question``, ``query`` and ``text``, in any case. ``system``,
+``messages``, ``response`` and ``scenario`` are optional; rows with a non-empty ``input`` (as Alpaca has it) and rows
+with a blank prompt are left out and counted. A ``.json`` file is a list, or an object with one list; a ``.csv`` is
+separated by commas, semicolons or tabs, as its first line has it; a ``.txt`` has one prompt a line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What there is to say about the prompts of a contrast before numbers are made of them: few, doubled, in both classes, not held out."""
+"""What there is to say about the prompts of a contrast before numbers are made of them: few, doubled, in both classes,
+not held out.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
     for name, side in zip(CLASSES, keys, strict=True):
         more = [n - 1 for part in side for n in Counter(part).values() if n > 1]
         if more:
-            found.append(f"{name}: {_prompts(len(more))} more than once ({_rows(sum(more))} too many); every row counts")
+            found.append(
+                f"{name}: {_prompts(len(more))} more than once ({_rows(sum(more))} too many); every row counts"
+            )
     found += few_cautions(parts["fit"])
     for first, second in (("fit", "select"), ("fit", "report"), ("select", "report")):
         seen = {h for side in parts[first] for h in side.hashes}
@@ -59,7 +63,9 @@ def few_cautions(fit: tuple[PromptSet, PromptSet]) -> tuple[str, ...]:
     found = []
     for name, side in zip(CLASSES, fit, strict=True):
         if len(side) == 1:
-            found.append(f"{name}: one prompt in fit: its class mean is that one prompt's activation; give at least {FEW}")
+            found.append(
+                f"{name}: one prompt in fit: its class mean is that one prompt's activation; give at least {FEW}"
+            )
         elif 1 < len(side) < FEW:
             found.append(f"{name}: {len(side)} prompts in fit are few: class means vary much with the draw below {FEW}")
     return tuple(found)
@@ -86,7 +92,9 @@ def overlap_counts(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet
     return {name: (sum(held_out_overlap(seen, s) for s in sets), sum(map(len, sets))) for name, sets in parts.items()}
 
 
-def fitted_overlap(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]], source: str = "calibration") -> str | None:
+def fitted_overlap(
+    seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]], source: str = "calibration"
+) -> str | None:
     """One line that says how many prompts of each part a calibration was made from; None where there are none.
 
     Args:

@@ -43,7 +43,9 @@ class Contrast(Shown, view="prompts"):
 
 @dataclass(frozen=True)
 class Split(Shown, view="prompts"):
-    """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from ``report``."""
+    """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from
+    ``report``.
+    """
 
     fit: Contrast
     select: Contrast
@@ -88,7 +90,8 @@ class ContrastSet(Shown, view="prompts"):
         return self.split.report
 
     def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
-        """A smaller set for a quick look: the first prompts of each class of a part; a part that is not named stays whole.
+        """A smaller set for a quick look: the first prompts of each class of a part; a part that is not named stays
+        whole.
 
         Raises:
             LensSteerError: a number below 1.
@@ -109,12 +112,14 @@ class ContrastSet(Shown, view="prompts"):
         'read organism/refusal: fit 128+128, select 64+64, report 64+64'
         """
         files = [
-            str(reading) if role in ("positive", "negative") else f"{role} {reading}" for role, reading in self.readings.items()
+            str(reading) if role in ("positive", "negative") else f"{role} {reading}"
+            for role, reading in self.readings.items()
         ]
         return f"read {'; '.join([*files, self.split.sizes])}" if files else f"read {self.name}: {self.split.sizes}"
 
     def record(self) -> dict[str, Any]:
-        """What was read, as plain values that are written beside numbers: each file's reading by its role, prompts of each class by split, cautions.
+        """What was read, as plain values that are written beside numbers: each file's reading by its role, prompts of
+        each class by split, cautions.
 
         >>> import lens_steer as ls
         >>> ls.load_contrast("organism/refusal").record()["n"]["select"]
@@ -122,9 +127,11 @@ class ContrastSet(Shown, view="prompts"):
         """
         parts = {name: getattr(self, name) for name in ("fit", "select", "report")}
         return {
-            "contrast": self.name, "readings": {role: asdict(reading) for role, reading in self.readings.items()},
-            "n": {name: [len(part.positive), len(part.negative)] for name, part in parts.items()}, "cautions": list(self.cautions),
-        }  # fmt: skip
+            "contrast": self.name,
+            "readings": {role: asdict(reading) for role, reading in self.readings.items()},
+            "n": {name: [len(part.positive), len(part.negative)] for name, part in parts.items()},
+            "cautions": list(self.cautions),
+        }
 
     def __repr__(self) -> str:
         return f"ContrastSet({self.name!r}: {self.split.sizes})"

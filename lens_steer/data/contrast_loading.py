@@ -1,4 +1,6 @@
-"""Making a contrast set: an organism's by its name, or one's own from prompt files, with a split or with files for its parts."""
+"""Making a contrast set: an organism's by its name, or one's own from prompt files, with a split or with files for its
+parts.
+"""
 
 from __future__ import annotations
 
@@ -38,32 +40,47 @@ def load_contrast(
 ) -> ContrastSet:
     """A contrast set of an organism by name, or one from prompt files.
 
-    What is worth knowing about the prompts is logged, a line each: rows that were left out, prompts that stand in both classes or more than once, a class with few prompts in
-    fit, and splits that share prompts. The set keeps it as ``cautions``, and how its files were read as ``readings``.
+    What is worth knowing about the prompts is logged, a line each: rows that were left out, prompts that stand in both
+    classes or more than once, a class with few prompts in fit, and splits that share prompts. The set keeps it as
+    ``cautions``, and how its files were read as ``readings``.
 
     Args:
         name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
             ``"organism/compliance"``; these come with their split.
-        positive, negative: prompts with and without the feature: files (see the text of :mod:`lens_steer.data`), prompt sets, or texts. Not needed where select and report
-            have files of their own and nothing is to be fitted.
-        select_positive, select_negative, report_positive, report_negative: the same, for splits that come as files; ``split`` then gives these parts no share.
-        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``, or ``(0, 0.5, 0.5)`` where a calibration is at hand. Without it every row of ``positive`` and
-            ``negative`` goes to fit. Rows with the same ``scenario``, or without one the same text, stay together, on both sides.
-        column: that holds the prompts, of all files; or two names, of the positive and of the negative ones. See :func:`lens_steer.load_prompts`.
-        limit: how many prompts of each file to keep, before the split, drawn with the seed; ``"32,first"`` keeps the first 32. Of an organism: of each class of each part.
+        positive, negative: prompts with and without the feature: files (see the text of :mod:`lens_steer.data`), prompt
+            sets, or texts. Not needed where select and report have files of their own and nothing is to be fitted.
+        select_positive, select_negative, report_positive, report_negative: the same, for splits that come as files;
+            ``split`` then gives these parts no share.
+        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``, or ``(0, 0.5, 0.5)`` where a
+            calibration is at hand. Without it every row of ``positive`` and ``negative`` goes to fit. Rows with the
+            same ``scenario``, or without one the same text, stay together, on both sides.
+        column: that holds the prompts, of all files; or two names, of the positive and of the negative ones. See
+            :func:`lens_steer.load_prompts`.
+        limit: how many prompts of each file to keep, before the split, drawn with the seed; ``"32,first"`` keeps the
+            first 32. Of an organism: of each class of each part.
         seed: of the draw, of the shuffle before a split, and of an organism's wording.
 
     Raises:
-        LensSteerError: unknown name, a name and files together, an empty or one-sided contrast, shares that are not three numbers of at least 0, a share for a part that has
-            files, no prompt for fit where it has a share, and what :func:`lens_steer.load_prompts` raises.
+        LensSteerError: unknown name, a name and files together, an empty or one-sided contrast, shares that are not
+            three numbers of at least 0, a share for a part that has files, no prompt for fit where it has a share, and
+            what :func:`lens_steer.load_prompts` raises.
 
     >>> load_contrast("organism/refusal", limit=32).report
     Contrast(32 positive, 32 negative)
     """
     made = read_contrast(
-        name, positive=positive, negative=negative, select_positive=select_positive, select_negative=select_negative,
-        report_positive=report_positive, report_negative=report_negative, split=split, column=column, limit=limit, seed=seed,
-    )  # fmt: skip
+        name,
+        positive=positive,
+        negative=negative,
+        select_positive=select_positive,
+        select_negative=select_negative,
+        report_positive=report_positive,
+        report_negative=report_negative,
+        split=split,
+        column=column,
+        limit=limit,
+        seed=seed,
+    )
     for line in made.cautions:
         log.warning("%s", line)
     return made
@@ -119,7 +136,9 @@ def _check_roles(given: Mapping[str, Any], split: Sequence[float | int] | None) 
     if len(own) == len(HELD_OUT) and not any(side in given for side in CLASSES):
         pairs = pairs[1:]
         if split is not None:
-            raise LensSteerError(f"split={tuple(split)} has nothing to split: give positive and negative too, or leave it out")
+            raise LensSteerError(
+                f"split={tuple(split)} has nothing to split: give positive and negative too, or leave it out"
+            )
     for missing in (role for pair in pairs for role in pair if role not in given):
         raise LensSteerError(f"{missing} is missing: a contrast needs prompts with and without the feature")
     if split is not None:
@@ -127,7 +146,8 @@ def _check_roles(given: Mapping[str, Any], split: Sequence[float | int] | None) 
         for part in own:
             if split[PARTS.index(part)] > 0:
                 raise LensSteerError(
-                    f"split={tuple(split)} gives {part} a share and {part}_positive its prompts: give it the share 0, or leave the files out"
+                    f"split={tuple(split)} gives {part} a share and {part}_positive its prompts: give it the "
+                    "share 0, or leave the files out"
                 )
 
 
@@ -171,5 +191,7 @@ def _organism_contrast(name: str, limit: int | str | None, seed: int) -> Contras
         whole = PromptSet(tuple(Prompt(r.messages, r.response, r.task) for r in rows), f"{name}/{side}")
         return whole.limited(limit, seed=seed)
 
-    parts = [Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS]
+    parts = [
+        Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS
+    ]
     return ContrastSet(name, Split(*parts))

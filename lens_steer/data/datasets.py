@@ -1,4 +1,6 @@
-"""Prompts from ``datasets``: a folder that ``save_to_disk`` wrote, or a data set by its Hugging Face name, with the split named after an ``@``."""
+"""Prompts from ``datasets``: a folder that ``save_to_disk`` wrote, or a data set by its Hugging Face name, with the
+split named after an ``@``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ def saved_table(folder: Path, split: str | None) -> Table:
     """Of a saved data set, one of its splits: the one that is named, or ``train``.
 
     Raises:
-        LensSteerError: no data set, no such split (with those there are and their columns), a split named of a data set that has none, ``datasets`` missing.
+        LensSteerError: no data set, no such split (with those there are and their columns), a split named of a data set
+            that has none, ``datasets`` missing.
     """
     name = f"data set {str(folder)!r}"
     datasets = _datasets(name)
@@ -29,7 +32,11 @@ def saved_table(folder: Path, split: str | None) -> Table:
     if isinstance(loaded, dict):
         if (split or DEFAULT) not in loaded:
             raise _lacks(
-                name, split, list(loaded), loaded[next(iter(loaded))].column_names if loaded else [], f"{folder.name}@SPLIT"
+                name,
+                split,
+                list(loaded),
+                loaded[next(iter(loaded))].column_names if loaded else [],
+                f"{folder.name}@SPLIT",
             )
         loaded = loaded[split or DEFAULT]
     elif split is not None:
@@ -49,7 +56,9 @@ def parse_hub(source: str) -> tuple[str, str | None, str | None]:
     named, at, split = source.removeprefix(HUB).partition("@")
     name, colon, config = named.partition(":")
     if not name or (colon and not config) or (at and not split):
-        raise LensSteerError(f"data set {source!r}: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or hf:NAME:CONFIG@SPLIT")
+        raise LensSteerError(
+            f"data set {source!r}: write hf:NAME, hf:NAME:CONFIG, hf:NAME@SPLIT or hf:NAME:CONFIG@SPLIT"
+        )
     return name, config or None, split or None
 
 

@@ -47,7 +47,8 @@ def file_table(path: Path) -> Table:
     """The rows of one file.
 
     Raises:
-        LensSteerError: an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing.
+        LensSteerError: an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its
+            header, a package that is missing.
     """
     name, ending = f"prompts file {str(path)!r}", path.suffix.lower()
     if ending not in ENDINGS:
@@ -78,7 +79,8 @@ def _json_lines(text: str, where: str) -> list[Any]:
                 row = len(found) + 1
                 place = f"row {row}" if row == number else f"row {row} (line {number})"
                 raise LensSteerError(
-                    f"prompts file {where!r}, {place}: not valid JSON ({error.msg} at column {error.colno}): write one object a line"
+                    f"prompts file {where!r}, {place}: not valid JSON ({error.msg} at column {error.colno}): "
+                    "write one object a line"
                 ) from None
     return found
 
@@ -96,7 +98,9 @@ def _json_rows(text: str, name: str) -> list[Any]:
     lists = [value for value in held.values() if isinstance(value, list)]
     if len(lists) != 1:
         keys = ", ".join(f"{key!r} ({type(value).__name__})" for key, value in list(held.items())[:12]) or "no keys"
-        raise LensSteerError(f"{name} holds an object with {keys}: a list of prompts is expected, or an object with one list")
+        raise LensSteerError(
+            f"{name} holds an object with {keys}: a list of prompts is expected, or an object with one list"
+        )
     return lists[0]
 
 
@@ -121,7 +125,8 @@ def _delimited(text: str, name: str, *, preferred: str) -> Table:
             if more:
                 width = len(reader.fieldnames or ())
                 raise LensSteerError(
-                    f"{name}, row {number}: {width + len(more)} fields where the header has {width}: put quotes around texts with a"
+                    f"{name}, row {number}: {width + len(more)} fields where the header has {width}: put quotes "
+                    "around texts with a"
                     f" {reader.reader.dialect.delimiter!r}"
                 )
             rows.append(row)

@@ -30,20 +30,24 @@ def load_prompts(
     seed: int = 0,
     response: Sequence[str] = ("response",),
 ) -> PromptSet:
-    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the text of :mod:`lens_steer.data`. A list of texts is taken as it is.
+    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the text of
+    :mod:`lens_steer.data`. A list of texts is taken as it is.
 
-    Blank prompts and rows with a non-empty ``input`` (Alpaca's) are left out and counted in the log; ``reading`` of the set says what was read.
+    Blank prompts and rows with a non-empty ``input`` (Alpaca's) are left out and counted in the log; ``reading`` of the
+    set says what was read.
 
     Args:
         source: of the prompts.
-        column: that holds the prompts, in any case; without it the first there is of :data:`KNOWN`, or ``messages``. Its values are texts or lists of messages.
+        column: that holds the prompts, in any case; without it the first there is of :data:`KNOWN`, or ``messages``.
+            Its values are texts or lists of messages.
         limit: how many prompts to keep, drawn with the seed; ``"32,first"`` keeps the first 32.
         seed: of the draw.
-        response: columns that may hold a fixed answer, the first that a row has; ``("response", "text")`` reads what ``lens-steer steer`` wrote.
+        response: columns that may hold a fixed answer, the first that a row has; ``("response", "text")`` reads what
+            ``lens-steer steer`` wrote.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, no such column (with those there are), a row without a prompt, a response that is no text, malformed JSON, or no prompts
-            at all.
+        LensSteerError: no such file, an unknown ending, no such column (with those there are), a row without a prompt,
+            a response that is no text, malformed JSON, or no prompts at all.
 
     >>> load_prompts(["Hello", " ", "Name a colour."], limit=1).reading.n_blank
     1
@@ -58,8 +62,8 @@ def read_table(source: str | Path) -> Table:
     """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its header, a package that is missing, a data
-            set that cannot be loaded or that lacks the split.
+        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows
+            longer than its header, a package that is missing, a data set that cannot be loaded or that lacks the split.
     """
     text = str(source)
     if text.startswith(HUB):
@@ -90,7 +94,9 @@ def read_prompt_set(
     table = read_table(source) if file else Table.of(TEXTS, source)
     name = Path(str(source)).name if file else TEXTS
     if not table.rows:
-        raise LensSteerError(f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt")
+        raise LensSteerError(
+            f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt"
+        )
     read = find_column(table, column)
     prompts, n_input, n_blank = [], 0, 0
     for number, row in enumerate(table.rows, start=1):
@@ -116,7 +122,8 @@ def find_column(table: Table, column: str | None = None) -> str | None:
 
     Args:
         table: of a source.
-        column: as it was asked for, in any case; without it ``messages`` where every row has them, else the first of :data:`KNOWN` that holds anything.
+        column: as it was asked for, in any case; without it ``messages`` where every row has them, else the first of
+            :data:`KNOWN` that holds anything.
 
     Raises:
         LensSteerError: no such column, or none of a known name; with those there are.
@@ -139,7 +146,8 @@ def find_column(table: Table, column: str | None = None) -> str | None:
         return MESSAGES
     if not there:
         raise LensSteerError(
-            f"{table.name} has no column of a known name ({', '.join(KNOWN)}, {MESSAGES}): its columns are {names}; say which holds the prompts (column)"
+            f"{table.name} has no column of a known name ({', '.join(KNOWN)}, {MESSAGES}): its columns are "
+            f"{names}; say which holds the prompts (column)"
         )
     return next((c for c in there if any(not _blank(row.get(c)) for row in rows)), there[0])
 
@@ -186,5 +194,7 @@ def _messages(found: Any, where: str) -> tuple[Message, ...]:
         isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in found
     )
     if not well_formed or not found or found[-1]["role"] != "user":
-        raise LensSteerError(f"{where}: messages need roles of {ROLES} with a text content each, and must end with a user's")
+        raise LensSteerError(
+            f"{where}: messages need roles of {ROLES} with a text content each, and must end with a user's"
+        )
     return tuple({"role": m["role"], "content": m["content"]} for m in found)

@@ -26,7 +26,8 @@ class Prompt(Shown, view="prompts"):
         messages: ``{"role", "content"}`` in order; roles are system, user, assistant.
         response: a fixed answer, for teacher forcing and for response-averaged activations.
         task: the organism's ground truth, where there is one.
-        scenario: what it is a variant of, where several prompts are: variants of one scenario never stand on both sides of a split.
+        scenario: what it is a variant of, where several prompts are: variants of one scenario never stand on both sides
+            of a split.
     """
 
     messages: tuple[Message, ...]
@@ -39,7 +40,9 @@ class Prompt(Shown, view="prompts"):
             raise LensSteerError(f"messages={self.messages[:40]!r} is a text: Prompt.of(text) makes a prompt of one")
 
     def __repr__(self) -> str:
-        return f"Prompt({self.text[:60]!r}, {len(self.messages)} messages{', with a response' if self.response else ''})"
+        return (
+            f"Prompt({self.text[:60]!r}, {len(self.messages)} messages{', with a response' if self.response else ''})"
+        )
 
     @property
     def text(self) -> str:
@@ -53,9 +56,12 @@ class Prompt(Shown, view="prompts"):
 
     @property
     def hash(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the messages: what tells prompts apart, whatever their fixed response.
+        """The first 16 hexadecimal digits of the SHA-256 of the messages: what tells prompts apart, whatever their
+        fixed response.
 
-        >>> Prompt.of("Hello").hash == Prompt.of("Hello", response="Hi.").hash != Prompt.of("Hello", system="Be brief.").hash
+        >>> Prompt.of("Hello").hash == Prompt.of("Hello", response="Hi.").hash != Prompt.of(
+        ...     "Hello", system="Be brief."
+        ... ).hash
         True
         """
         text = json.dumps([dict(m) for m in self.messages], sort_keys=True, ensure_ascii=False)
@@ -115,7 +121,9 @@ class Reading:
         >>> print(Reading(source="a.json", column="goal", n_rows=260, n_blank=2, n_prompts=128, limit=128))
         a.json: column 'goal', 128 of 260 prompts (2 blank left out; seed 0)
         """
-        left = [f"{n} {what} left out" for n, what in ((self.n_blank, "blank"), (self.n_with_input, "with an input")) if n]
+        left = [
+            f"{n} {what} left out" for n, what in ((self.n_blank, "blank"), (self.n_with_input, "with an input")) if n
+        ]
         if self.limit is not None and self.n_prompts < self.n_rows - self.n_left_out:
             left.append("the first" if parse_limit(self.limit)[1] else f"seed {self.seed}")
         count = f"{self.n_prompts} of {self.n_rows}" if self.n_prompts < self.n_rows else str(self.n_prompts)
@@ -141,7 +149,9 @@ class PromptSet(Shown, Sequence[Prompt], view="prompts"):
     def __post_init__(self) -> None:
         odd = next((p for p in self.prompts if not isinstance(p, Prompt)), None)
         if odd is not None:
-            raise LensSteerError(f"prompts hold {odd!r:.60}, which is no Prompt: load_prompts([…]) makes a prompt set of texts")
+            raise LensSteerError(
+                f"prompts hold {odd!r:.60}, which is no Prompt: load_prompts([…]) makes a prompt set of texts"
+            )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -168,7 +178,8 @@ class PromptSet(Shown, Sequence[Prompt], view="prompts"):
         return tuple(p.hash for p in self.prompts)
 
     def limited(self, limit: int | str | None, *, seed: int = 0) -> PromptSet:
-        """At most so many of the prompts, in order: a draw with the seed, or for ``"N,first"`` the first N; see :func:`lens_steer.data.splits.draw`.
+        """At most so many of the prompts, in order: a draw with the seed, or for ``"N,first"`` the first N; see
+        :func:`lens_steer.data.splits.draw`.
 
         Raises:
             LensSteerError: a limit that is no number of at least 1.

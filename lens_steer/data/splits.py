@@ -1,4 +1,6 @@
-"""Dealing prompts to the fit, select and report splits, with what belongs together kept together; and drawing some of many."""
+"""Dealing prompts to the fit, select and report splits, with what belongs together kept together; and drawing some of
+many.
+"""
 
 from __future__ import annotations
 
@@ -79,9 +81,11 @@ def parse_limit(limit: int | str) -> tuple[int, bool]:
 
 
 def draw(n: int, limit: int | str, *, seed: int = 0) -> list[int]:
-    """Which of ``n`` rows a limit keeps, in order: a draw without replacement, or the first; all of them where there are no more.
+    """Which of ``n`` rows a limit keeps, in order: a draw without replacement, or the first; all of them where there
+    are no more.
 
-    The draw depends on ``n``, the limit and the seed alone: two files that are paired row by row stay paired, and a larger limit holds what a smaller one does.
+    The draw depends on ``n``, the limit and the seed alone: two files that are paired row by row stay paired, and a
+    larger limit holds what a smaller one does.
 
     Raises:
         LensSteerError: see :func:`parse_limit`.

@@ -23,7 +23,8 @@ def measured_bound(
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> PerplexityBound | None:
-    """The bound from the unsteered model's own answers to the protocol's harmless prompts; None where a ground truth grades every answer.
+    """The bound from the unsteered model's own answers to the protocol's harmless prompts; None where a ground truth
+    grades every answer.
 
     The answers lie in ``folder/NAME.csv``, so an interrupted run goes on with the bound that it began with.
 
@@ -36,7 +37,9 @@ def measured_bound(
 
     >>> import lens_steer as ls
     >>> prompts = ls.load_contrast("organism/refusal").select
-    >>> measured_bound(Protocol(ls.load_model("organism/qwen2"), prompts, "select", PromptSet(())), "never made") is None
+    >>> measured_bound(
+    ...     Protocol(ls.load_model("organism/qwen2"), prompts, "select", PromptSet(())), "never made"
+    ... ) is None
     True
     """
     alone = harmless_alone(protocol)
@@ -47,7 +50,9 @@ def measured_bound(
 
 
 def harmless_alone(protocol: Protocol) -> Protocol | None:
-    """The protocol that the bound is measured by: harmless prompts alone, nothing judged; None where a ground truth grades every answer."""
+    """The protocol that the bound is measured by: harmless prompts alone, nothing judged; None where a ground truth
+    grades every answer.
+    """
     if graded([*protocol.contrast.positive, *protocol.contrast.negative]):
         return None
     harmless = Contrast(PromptSet((), "none"), protocol.contrast.negative)

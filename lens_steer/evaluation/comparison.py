@@ -1,4 +1,6 @@
-"""Methods and controls against each other: each chosen on select, all measured on report, then once more at equal divergence."""
+"""Methods and controls against each other: each chosen on select, all measured on report, then once more at equal
+divergence.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +92,8 @@ class Comparison(Shown, view="sweeps"):
         activations: that it was made from.
         n_compared: conditions that are compared with the reference, which the differences' joint level counts.
         shuffled_angles: the two principal angles (degrees) between the plane and that of the shuffled labels.
-        graded: whether a ground truth graded the answers; otherwise they are refused by the 12 phrases, degenerate or answered.
+        graded: whether a ground truth graded the answers; otherwise they are refused by the 12 phrases, degenerate or
+            answered.
         objective, constraints: of the choices, without what could not be measured.
         options: what else was asked for.
         beside: the reference's controls in draws, at its choice.
@@ -124,11 +127,26 @@ class Comparison(Shown, view="sweeps"):
 
 
 def compare(
-    model: Any, contrast: ContrastSet, out: str | Path, *, methods: Sequence[str] = COMPARED, values: Sequence[float] = ANGLES,
-    objective: str = "complied", constraints: Sequence[str] | None = None, tasks: Tasks | None = None, system: str | None = None, rules: Sequence[str] = (),
-    draws: int = DRAWS, seed: int = 0, engine: str = ENGINE, max_new_tokens: int = 48, judge: Judge | None = None, progress: bool = True,
-) -> Comparison:  # fmt: skip
-    """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on from them.
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    methods: Sequence[str] = COMPARED,
+    values: Sequence[float] = ANGLES,
+    objective: str = "complied",
+    constraints: Sequence[str] | None = None,
+    tasks: Tasks | None = None,
+    system: str | None = None,
+    rules: Sequence[str] = (),
+    draws: int = DRAWS,
+    seed: int = 0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    judge: Judge | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on
+    from them.
 
     Args:
         model: from :func:`lens_steer.load_model`.
@@ -136,13 +154,16 @@ def compare(
         out: folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
         methods: names of :data:`lens_steer.steer.method_table.METHODS`, ``selective`` among them.
         values: angles of the angular methods and of the controls.
-        objective, constraints: see :func:`lens_steer.evaluation.selection.choose`; a constraint on capability is dropped where there are no tasks. Left out, the constraints are
+        objective, constraints: see :func:`lens_steer.evaluation.selection.choose`; a constraint on capability is
+            dropped where there are no tasks. Left out, the constraints are
             :func:`lens_steer.evaluation.protocol.default_constraints`.
         tasks: capability tasks, some to choose by and others to report; left out, none.
         system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
-        rules: of L_disc: the reference at each rule's sites is a condition besides; see :func:`lens_steer.evaluation.conditions.rule_grids`.
-        draws: of each control that is drawn (random planes, random sites, shuffled labels): the reference at its choice with that put wrong, on report, for a band beside its
-            numbers; 0 for none. The single-draw conditions of the same names, each with a choice of its own, run in any case.
+        rules: of L_disc: the reference at each rule's sites is a condition besides; see
+            :func:`lens_steer.evaluation.conditions.rule_grids`.
+        draws: of each control that is drawn (random planes, random sites, shuffled labels): the reference at its choice
+            with that put wrong, on report, for a band beside its numbers; 0 for none. The single-draw conditions of the
+            same names, each with a choice of its own, run in any case.
         seed: of controls, calibration and intervals.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         judge: of harmful prompts' answers, in place of ground truth or phrases.
@@ -172,7 +193,11 @@ def compare(
     base = calibrations["norm_out"]
     shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
     controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
-    grids = [g for m in wanted.values() for g in method_grids(calibrations[m.reads], m.name, values=values if m.turns else None)]
+    grids = [
+        g
+        for m in wanted.values()
+        for g in method_grids(calibrations[m.reads], m.name, values=values if m.turns else None)
+    ]
     by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
     grids += by_rule
     identity = {"seed": seed, "fit": contrast.fit.hash}
@@ -180,16 +205,35 @@ def compare(
     bound = measured_bound(bare, out, identity=identity, progress=progress)
     how |= {} if bound is None else {"bound": bound}
     select, choices, rows = on_select(
-        model, contrast, [*controls, *grids], out, tasks=tasks.select, objective=objective, constraints=parsed, identity=identity, seed=seed,
-        progress=progress, **how,
-    )  # fmt: skip
+        model,
+        contrast,
+        [*controls, *grids],
+        out,
+        tasks=tasks.select,
+        objective=objective,
+        constraints=parsed,
+        identity=identity,
+        seed=seed,
+        progress=progress,
+        **how,
+    )
     protocol = Protocol(model, contrast.report, "report", tasks.report, **how)
     at_choice = chosen_grids([*controls, *grids], choices)
     report_rows = run(protocol, at_choice, out, "report", identity=identity, progress=progress)
     beside = run_controls(
-        Controls(base, draws=draws, seed=seed), next(g for g in at_choice if g.condition == REFERENCE), (), protocol, replace(bare, bound=bound), contrast, out,
-        drawn_alone=True, activations=activations["norm_out"], identity=identity, seed=seed, progress=progress,
-    )  # fmt: skip
+        Controls(base, draws=draws, seed=seed),
+        next(g for g in at_choice if g.condition == REFERENCE),
+        (),
+        protocol,
+        replace(bare, bound=bound),
+        contrast,
+        out,
+        drawn_alone=True,
+        activations=activations["norm_out"],
+        identity=identity,
+        seed=seed,
+        progress=progress,
+    )
     evaluation = Evaluation(tuple(select), choices, tuple(settings(report_rows, seed=seed)), tuple(report_rows))
     curves, target, matches = match_divergence(
         model,
@@ -210,23 +254,44 @@ def compare(
     ]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
     responses = {
-        side: _response(model, base, getattr(contrast.report, side), values, engine) for side in ("positive", "negative")
+        side: _response(model, base, getattr(contrast.report, side), values, engine)
+        for side in ("positive", "negative")
     }
     chosen_angle = choices[REFERENCE].value or 0.0
     moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
     return Comparison(
-        evaluation, {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others}, tuple(curves), target, matches,
-        tuple(settings(kl_rows, seed=seed)), responses, anti_steerable(responses["positive"].plain, moved), base, activations["norm_out"],
-        len(others), _angles_between(base, shuffled),
-        all(p.task is not None for p in contrast.report.positive), objective, tuple(map(str, parsed)), {**how, **_told(bound, judge), "system": system, "methods": list(wanted), "values": list(values),
-         **({"rules": list(rules), "rules_left_out": left_out} if rules else {})}, beside,
-    )  # fmt: skip
+        evaluation,
+        {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
+        tuple(curves),
+        target,
+        matches,
+        tuple(settings(kl_rows, seed=seed)),
+        responses,
+        anti_steerable(responses["positive"].plain, moved),
+        base,
+        activations["norm_out"],
+        len(others),
+        _angles_between(base, shuffled),
+        all(p.task is not None for p in contrast.report.positive),
+        objective,
+        tuple(map(str, parsed)),
+        {
+            **how,
+            **_told(bound, judge),
+            "system": system,
+            "methods": list(wanted),
+            "values": list(values),
+            **({"rules": list(rules), "rules_left_out": left_out} if rules else {}),
+        },
+        beside,
+    )
 
 
 def baseline_system(model: Any, system: str | None = None) -> str | None:
-    """The system prompt of the prompt-only baseline: the one given, else an organism's unrestricted mode, and none for other models.
+    """The system prompt of the prompt-only baseline: the one given, else an organism's unrestricted mode, and none for
+    other models.
 
     >>> from lens_steer.cli.precheck import describe
     >>> baseline_system(describe("organism/qwen2")), baseline_system(describe("organism/qwen2"), "Be kind.")
@@ -243,7 +308,9 @@ def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
 
 
 def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
-    """The calibration that the run was begun with, or a new one, kept for when it goes on: another processor would round it otherwise."""
+    """The calibration that the run was begun with, or a new one, kept for when it goes on: another processor would
+    round it otherwise.
+    """
     folder = Path(out) / "calibrations" / name
     if folder.exists():
         found = load_calibration(folder)
@@ -259,7 +326,9 @@ def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float
     return float(first), float(second)
 
 
-def _response(model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str) -> Response:
+def _response(
+    model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str
+) -> Response:
     """Refusal scores of some prompts at every angle, and their harmonics."""
     grid = method_grids(calibration, REFERENCE, values=values)[0]
     assert grid.build is not None

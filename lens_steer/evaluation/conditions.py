@@ -31,11 +31,16 @@ CONTROLS = (IDENTITY, RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL, SHUFFLED)
 RULE_BOUNDS: dict[str, tuple[float, ...]] = {"effect": (0.5, 1.0, 2.0, 3.0), "auroc": (0.8, 0.9, 0.95, 0.99)}
 _MEASURES = {"effect": "d", "auroc": "AUROC"}
 COMPARED = tuple(m.name for m in METHODS.values() if m.compared)
-TOWARDS_POSITIVE = {m.name: m.positive_grid for m in METHODS.values() if m.positive_grid}  # of a probe, from below its boundary
+TOWARDS_POSITIVE = {
+    m.name: m.positive_grid for m in METHODS.values() if m.positive_grid
+}  # of a probe, from below its boundary
 
 
-def method_grids(calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any) -> list[Grid]:
-    """One method's grids: its angles, or its coefficients at each of several sites, spread over the discriminative ones (over all, where none is).
+def method_grids(
+    calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any
+) -> list[Grid]:
+    """One method's grids: its angles, or its coefficients at each of several sites, spread over the discriminative ones
+    (over all, where none is).
 
     Args:
         calibration: of the model.
@@ -54,13 +59,17 @@ def method_grids(calibration: Calibration, method: str, *, values: Sequence[floa
     build = partial(plan_at_value, record.name, calibration, options)
     if record.swept is None:
         if values is not None:
-            raise LensSteerError(f"method={record.name!r} has no angle and no coefficient to sweep: leave the values out")
+            raise LensSteerError(
+                f"method={record.name!r} has no angle and no coefficient to sweep: leave the values out"
+            )
         return [Grid(record.name, build)]
     chosen = record.grid if values is None else tuple(values)
     if not record.tries_sites or "at" in options:
         return [Grid(record.name, build, chosen)]
     tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
-    return [Grid(record.name, partial(plan_at_sites, record.name, options, calibration, (n,)), chosen, n) for n in tried]
+    return [
+        Grid(record.name, partial(plan_at_sites, record.name, options, calibration, (n,)), chosen, n) for n in tried
+    ]
 
 
 def rule_condition(method: str, rule: str) -> str:
@@ -69,28 +78,41 @@ def rule_condition(method: str, rule: str) -> str:
 
 
 def rule_grids(
-    calibration: Calibration, method: str, rules: Sequence[str], *, values: Sequence[float] | None = None,
-    bounds: Mapping[str, Sequence[float]] = RULE_BOUNDS, **options: Any,
-) -> tuple[list[Grid], list[str]]:  # fmt: skip
-    """A method at the discriminative sites of other rules: a condition for each rule, a variant for each bound of it and its number of sites.
+    calibration: Calibration,
+    method: str,
+    rules: Sequence[str],
+    *,
+    values: Sequence[float] | None = None,
+    bounds: Mapping[str, Sequence[float]] = RULE_BOUNDS,
+    **options: Any,
+) -> tuple[list[Grid], list[str]]:
+    """A method at the discriminative sites of other rules: a condition for each rule, a variant for each bound of it
+    and its number of sites.
 
     Args:
-        calibration: whose direction and plane are used; it says which sites a rule gives (:func:`lens_steer.geometry.rules.discriminative_by_rule`).
+        calibration: whose direction and plane are used; it says which sites a rule gives
+            (:func:`lens_steer.geometry.rules.discriminative_by_rule`).
         method: one that writes at the discriminative sites, whichever rule gives them.
         rules: of :data:`lens_steer.geometry.discriminative.RULES`.
         values, options: see :func:`method_grids`.
         bounds: rule → bounds that are tried.
 
     Returns:
-        grids, and a line for whatever was left out (a rule or bound without a site, a bound that gives the same sites as a lower one, the calibration's own rule).
+        grids, and a line for whatever was left out (a rule or bound without a site, a bound that gives the same sites
+        as a lower one, the calibration's own rule).
 
     Raises:
-        LensSteerError: a method that does not write at discriminative sites, an unknown rule, or what a rule lacks in the calibration.
+        LensSteerError: a method that does not write at discriminative sites, an unknown rule, or what a rule lacks in
+            the calibration.
 
     >>> from lens_steer import load_calibration
-    >>> grids, left_out = rule_grids(load_calibration("figures/calibration"), "selective", ["paper", "centred", "effect"])
-    >>> [g.name for g in grids][:2], left_out[0]
-    (['selective (centred) (15 sites)', 'selective (effect) (d > 0.5, 11 sites)'], "rule 'paper' is the calibration's own: condition 'selective' has it")
+    >>> grids, left_out = rule_grids(
+    ...     load_calibration("figures/calibration"), "selective", ["paper", "centred", "effect"]
+    ... )
+    >>> [g.name for g in grids][:2]
+    ['selective (centred) (15 sites)', 'selective (effect) (d > 0.5, 11 sites)']
+    >>> left_out[0]
+    "rule 'paper' is the calibration's own: condition 'selective' has it"
     """
     method = find_method(method).name
     if METHODS[method].writes != "discriminative":
@@ -171,7 +193,10 @@ def control_grids(
             partial(plan_at_value, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}),
             angles,
         ),
-        *(Grid(name, partial(plan_at_value, "selective", calibration, {"at": where}), angles) for name, where in places.items()),
+        *(
+            Grid(name, partial(plan_at_value, "selective", calibration, {"at": where}), angles)
+            for name, where in places.items()
+        ),
     ]
     if shuffled is not None:
         at = calibration.discriminative_sites  # a shuffled calibration may have none of its own
@@ -195,7 +220,9 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
     n = len(activations.positive)
     groups = (*activations.groups_positive, *activations.groups_negative)
-    first, second = (tuple(groups[i] for i in part) if groups else () for part in (order[:n].tolist(), order[n:].tolist()))
+    first, second = (
+        tuple(groups[i] for i in part) if groups else () for part in (order[:n].tolist(), order[n:].tolist())
+    )
     return replace(
         activations,
         positive=both[order[:n]],

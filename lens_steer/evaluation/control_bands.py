@@ -21,7 +21,8 @@ class Band:
         n: draws.
         median, minimum, maximum: over them.
         low, high: their 2.5 % and 97.5 % quantiles.
-        p_at_least: ``(1 + #{draws ≥ value}) / (1 + n)``: how rare a value this high is among draws, the value itself counted as one.
+        p_at_least: ``(1 + #{draws ≥ value}) / (1 + n)``: how rare a value this high is among draws, the value itself
+            counted as one.
         p_at_most: the same of ``≤``.
     """
 
@@ -52,12 +53,20 @@ def band(draws: Sequence[float], value: float) -> Band:
     above, below = int((at >= value).sum()), int((at <= value).sum())
     n = len(at)
     return Band(
-        n=n, median=median, minimum=float(at.min()), maximum=float(at.max()), low=low, high=high, p_at_least=(1 + above) / (1 + n), p_at_most=(1 + below) / (1 + n),
-    )  # fmt: skip
+        n=n,
+        median=median,
+        minimum=float(at.min()),
+        maximum=float(at.max()),
+        low=low,
+        high=high,
+        p_at_least=(1 + above) / (1 + n),
+        p_at_most=(1 + below) / (1 + n),
+    )
 
 
 def bands(method: Setting, controls: Sequence[Setting]) -> dict[str, dict[str, Band]]:
-    """Quantity → control → band, for every quantity of a method's setting and every control that was drawn; a draw without the quantity is not counted.
+    """Quantity → control → band, for every quantity of a method's setting and every control that was drawn; a draw
+    without the quantity is not counted.
 
     Args:
         method: at the value that it is reported at.
@@ -76,7 +85,9 @@ def bands(method: Setting, controls: Sequence[Setting]) -> dict[str, dict[str, B
     return found
 
 
-def ranges(controls: Sequence[Setting], quantity: str) -> dict[tuple[str, float | None], tuple[float, float, float, int]]:
+def ranges(
+    controls: Sequence[Setting], quantity: str
+) -> dict[tuple[str, float | None], tuple[float, float, float, int]]:
     """(control, value) → median, least, greatest and number of draws of one quantity: what a figure draws."""
     by_value: dict[tuple[str, float | None], list[float]] = {}
     for s in controls:

@@ -43,21 +43,39 @@ class Beside:
         if self.controls is None or not self.controls.draws:
             return {"draws": 0, "told": NO_CONTROLS}
         return {
-            "draws": self.controls.draws, "seed": self.controls.seed, "smallest_p": self.controls.smallest_p, "told": AT_ITS_VALUE, "left_out": dict(self.left_out),
-            "report": [s.row() for s in self.report], "select": [s.row() for s in self.select],
-        }  # fmt: skip
+            "draws": self.controls.draws,
+            "seed": self.controls.seed,
+            "smallest_p": self.controls.smallest_p,
+            "told": AT_ITS_VALUE,
+            "left_out": dict(self.left_out),
+            "report": [s.row() for s in self.report],
+            "select": [s.row() for s in self.select],
+        }
 
 
 def run_controls(
-    controls: Controls | None, chosen: Grid, grids: Sequence[Grid], on_report: Protocol, on_select: Protocol, contrast: ContrastSet, out: str | Path, *,
-    drawn_alone: bool = False, activations: Activations | None = None, identity: dict[str, Any] | None = None, seed: int = 0, progress: bool = True,
-) -> Beside:  # fmt: skip
-    """Run a method's controls, resumable like everything else: rows go to ``report_controls.csv`` and ``select_controls.csv``.
+    controls: Controls | None,
+    chosen: Grid,
+    grids: Sequence[Grid],
+    on_report: Protocol,
+    on_select: Protocol,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    drawn_alone: bool = False,
+    activations: Activations | None = None,
+    identity: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Beside:
+    """Run a method's controls, resumable like everything else: rows go to ``report_controls.csv`` and
+    ``select_controls.csv``.
 
     Args:
         controls: what they are made from; nothing runs without, or with 0 draws.
         chosen: the method's grid at its chosen value alone.
-        grids: all of the method's, from which random planes run at a few values on the select split; none, for none there.
+        grids: all of the method's, from which random planes run at a few values on the select split; none, for none
+            there.
         on_report, on_select: how the two splits are measured.
         contrast: whose fit prompts the shuffled labels are of.
         out: folder.
@@ -79,9 +97,15 @@ def run_controls(
         reported = [g for g in reported if g.variant.startswith(f"{DRAW} ")]
     tried = select_draws(controls, grids) if grids else []
     found = [
-        tuple(settings(run(protocol, drawn, out, f"{protocol.split}_controls", identity=identity, progress=progress), seed=seed)) if drawn else ()
+        tuple(
+            settings(
+                run(protocol, drawn, out, f"{protocol.split}_controls", identity=identity, progress=progress), seed=seed
+            )
+        )
+        if drawn
+        else ()
         for protocol, drawn in ((on_report, reported), (on_select, tried))
-    ]  # fmt: skip
+    ]
     return Beside(controls, found[0], found[1], left_out)
 
 

@@ -1,7 +1,8 @@
 """Controls of one method, each in many draws: a number of the method stands beside a band, not beside a line.
 
-A control is the method with one thing put wrong: its plane or directions drawn at random, its sites drawn at random, its labels shuffled before it was calibrated. What has only one
-form (the identity setting, all sites) runs once. All run at the value that was chosen for the method; no control is chosen itself.
+A control is the method with one thing put wrong: its plane or directions drawn at random, its sites drawn at random,
+its labels shuffled before it was calibrated. What has only one form (the identity setting, all sites) runs once. All
+run at the value that was chosen for the method; no control is chosen itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ DRAWS, SELECT_VALUES = 10, 4
 RANDOM_DIRECTION, IDENTITY_SETTING = "random direction", "identity setting"
 SEEDS_APART = 1000  # between the draws of one seed and those of the next
 AT_ITS_VALUE = (
-    "Every control ran at the value that was chosen for the method on the select split. No control had a choice of its own, so this is no matched selection: part of what the method is ahead "
+    "Every control ran at the value that was chosen for the method on the select split. No control had a choice "
+    "of its own, so this is no matched selection: part of what the method is ahead "
     "may come from choosing."
 )
 OF_ONE_SITE = "a probe was fitted at one site: what its boundary would be elsewhere is not known"
@@ -53,7 +55,8 @@ class Controls:
         source: the calibration or the boundary that the method's grids were made from.
         options: further ones of the plan constructor, as the grids were given them.
         draws: of each control that is drawn; 0 for no controls at all.
-        select_values: at how many of the method's values random planes run on the select split too, for the band in its figures.
+        select_values: at how many of the method's values random planes run on the select split too, for the band in its
+            figures.
         seed: of everything that is drawn.
 
     Raises:
@@ -80,7 +83,8 @@ class Controls:
 def along_random(plan: SteeringPlan, seed: int) -> SteeringPlan:
     """The same plan along random directions, of the same lengths and of the same cosines among each other.
 
-    Sites, tokens, gates, targets and coefficients stay; what is gated by a boundary keeps it, and writes along the random direction by steps of the same size (``along``).
+    Sites, tokens, gates, targets and coefficients stay; what is gated by a boundary keeps it, and writes along the
+    random direction by steps of the same size (``along``).
 
     Raises:
         LensSteerError: a plan whose steps have no direction, such as a rotation's.
@@ -106,7 +110,9 @@ def _along(step: Step, drawn: Tensor) -> Step:
 
 
 def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
-    """Random planes in place of a rotation's own, at a few of its values spread over the grid; none for a method without an angle, which has no figure over values."""
+    """Random planes in place of a rotation's own, at a few of its values spread over the grid; none for a method
+    without an angle, which has no figure over values.
+    """
     grid = grids[0]
     turning = [v for v in grid.values if v is not None and not _is_identity(grid.condition, v)]
     if grid.condition not in turning_methods() or len(turning) < 2 or not controls.select_values:
@@ -114,7 +120,9 @@ def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
     return _random(controls, replace(grid, values=_inside(turning, controls.select_values)))
 
 
-def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibration] | str) -> tuple[list[Grid], dict[str, str]]:
+def report_draws(
+    controls: Controls, chosen: Grid, shuffled: Sequence[Calibration] | str
+) -> tuple[list[Grid], dict[str, str]]:
     """Every control of a method at its chosen value, and why those that are missing are.
 
     Args:
@@ -159,11 +167,19 @@ def report_draws(controls: Controls, chosen: Grid, shuffled: Sequence[Calibratio
 
 
 def shuffled_calibrations(
-    model: Any, contrast: ContrastSet, controls: Controls, out: str | Path, *, engine: str = ENGINE, activations: Activations | None = None, progress: bool = True,
-) -> list[Calibration] | str:  # fmt: skip
+    model: Any,
+    contrast: ContrastSet,
+    controls: Controls,
+    out: str | Path,
+    *,
+    engine: str = ENGINE,
+    activations: Activations | None = None,
+    progress: bool = True,
+) -> list[Calibration] | str:
     """The calibration made again from shuffled labels, once a draw; or in words why that cannot be.
 
-    Its fit prompts are recorded again at its sites, unless the ``activations`` are at hand. The results are kept in ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
+    Its fit prompts are recorded again at its sites, unless the ``activations`` are at hand. The results are kept in
+    ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
     """
     source = controls.source
     if reason := not_shuffled(source, contrast):
@@ -174,12 +190,19 @@ def shuffled_calibrations(
         seed, folder = controls.seed * SEEDS_APART + k, Path(out) / "calibrations" / f"shuffled_labels_{k + 1:02}"
         if folder.exists():
             kept = load_calibration(folder)
-            if (kept.prompt_hash, kept.model, kept.sites, kept.seed) == (source.prompt_hash, source.model, source.sites, seed):
+            if (kept.prompt_hash, kept.model, kept.sites, kept.seed) == (
+                source.prompt_hash,
+                source.model,
+                source.sites,
+                seed,
+            ):
                 found.append(kept)
                 continue
         if activations is None:
             pooling: Any = source.details.get("pooling", "last")
-            activations = record(model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress)
+            activations = record(
+                model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress
+            )
         save_calibration(_shuffled(source, activations, seed, progress), folder)
         found.append(load_calibration(folder))
     return found
@@ -196,7 +219,10 @@ def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
     if isinstance(source, Boundary):
         return OF_ONE_SITE
     if source.prompt_hash != contrast.fit.hash:
-        return "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be recorded again"
+        return (
+            "the calibration was made from other prompts than this contrast's fit split, so its activations cannot be "
+            "recorded again"
+        )
     return ""
 
 
@@ -207,7 +233,9 @@ def shuffled_from(controls: Controls, activations: Activations) -> list[Calibrat
         LensSteerError: a boundary, which is no calibration.
     """
     if not isinstance(controls.source, Calibration):
-        raise LensSteerError(f"controls.source is a {type(controls.source).__name__}: {OF_ONE_SITE}; give a calibration")
+        raise LensSteerError(
+            f"controls.source is a {type(controls.source).__name__}: {OF_ONE_SITE}; give a calibration"
+        )
     return [_shuffled(controls.source, activations, controls.seed * SEEDS_APART + k) for k in range(controls.draws)]
 
 
@@ -215,10 +243,16 @@ def _shuffled(source: Calibration, activations: Activations, seed: int, progress
     """A calibration made as the source was, from shuffled labels."""
     details = source.details
     return calibrate(
-        shuffled_labels(activations, seed), rule=source.rule if source.rule in RULES else RULES[0], bound=source.bound, candidate_norm=str(details.get("candidate_norm", "unit")),
-        pca_center=bool(details.get("pca_center", True)), component=int(details.get("pca_component") or 0), direction=str(details.get("direction", "difference")),
-        seed=seed, progress=progress,
-    )  # fmt: skip
+        shuffled_labels(activations, seed),
+        rule=source.rule if source.rule in RULES else RULES[0],
+        bound=source.bound,
+        candidate_norm=str(details.get("candidate_norm", "unit")),
+        pca_center=bool(details.get("pca_center", True)),
+        component=int(details.get("pca_component") or 0),
+        direction=str(details.get("direction", "difference")),
+        seed=seed,
+        progress=progress,
+    )
 
 
 def _random(controls: Controls, grid: Grid) -> list[Grid]:
@@ -239,9 +273,13 @@ def _along_random(build: Build, seed: int, value: Any) -> SteeringPlan:
 
 
 def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> tuple[str, ...]:
-    """The sites that a method could as well have been given: those recorded (with a direction there, if it needs one of the site), or all of the kinds that it writes at."""
+    """The sites that a method could as well have been given: those recorded (with a direction there, if it needs one of
+    the site), or all of the kinds that it writes at.
+    """
     if set(own) <= set(calibration.sites):
-        return tuple(n for n, c in zip(calibration.sites, calibration.candidates, strict=True) if bool(c.any()) or not directed)
+        return tuple(
+            n for n, c in zip(calibration.sites, calibration.candidates, strict=True) if bool(c.any()) or not directed
+        )
     kinds = sorted({sites.parse(n).kind for n in own})
     return sites.resolve(kinds, n_layers=calibration.n_layers, architecture=calibration.architecture)
 
@@ -270,5 +308,7 @@ def _is_identity(method: str, value: float) -> bool:
 
 
 def _inside(values: Sequence[float], n: int) -> tuple[float, ...]:
-    """At most ``n`` of the values, each from the middle of one of ``n`` equal parts: the ends of a circle are next to its identity."""
+    """At most ``n`` of the values, each from the middle of one of ``n`` equal parts: the ends of a circle are next to
+    its identity.
+    """
     return tuple(values) if len(values) <= n else tuple(values[int((i + 0.5) * len(values) / n)] for i in range(n))

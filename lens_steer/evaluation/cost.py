@@ -1,4 +1,6 @@
-"""What a run will cost, before it is run: its work (:mod:`lens_steer.evaluation.work`) at the speed that a short probe measures here and now, with this model and these prompts."""
+"""What a run will cost, before it is run: its work (:mod:`lens_steer.evaluation.work`) at the speed that a short probe
+measures here and now, with this model and these prompts.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Speed:
     """Seconds, as measured.
 
     Attributes:
-        a_prefill, a_prompt_token: a forward over a batch of prompts takes the first, and the second for every token in it, padding included.
+        a_prefill, a_prompt_token: a forward over a batch of prompts takes the first, and the second for every token in
+            it, padding included.
         a_step, a_row: a forward of one new token a row takes the first, and the second for every row.
         a_forced_token: of a batch of prompts with fixed answers.
         answer: tokens of the longest answer in the probe's batch; None where that was not run to the end.
@@ -56,7 +59,16 @@ class Speed:
     def seconds(self, work: Work, *, whole: bool = False) -> float:
         """How long a piece of work takes, answers being as long as the probe's; or, ``whole``, as long as they may be.
 
-        >>> speed = Speed(a_prefill=0.0, a_prompt_token=0.01, a_step=0.5, a_row=0.0, a_forced_token=0.0, answer=3, max_new_tokens=5, measuring=0.0)
+        >>> speed = Speed(
+        ...     a_prefill=0.0,
+        ...     a_prompt_token=0.01,
+        ...     a_step=0.5,
+        ...     a_row=0.0,
+        ...     a_forced_token=0.0,
+        ...     answer=3,
+        ...     max_new_tokens=5,
+        ...     measuring=0.0,
+        ... )
         >>> work = Work(prefills=1, prompt_tokens=100, steps=4, stepped=4)
         >>> speed.seconds(work), speed.seconds(work, whole=True)
         (2.0, 3.0)
@@ -81,7 +93,8 @@ class Cost:
         new_tokens: of all answers, at most.
         answers: how many are generated.
         seconds: as reckoned from the probe.
-        seconds_low, seconds_high: from 0.7 of that to 1.5 of what it would be if every answer were as long as it may be.
+        seconds_low, seconds_high: from 0.7 of that to 1.5 of what it would be if every answer were as long as it may
+            be.
         peak_bytes: weights, the largest batch's key–value cache and logits, and what is kept of activations.
     """
 
@@ -102,13 +115,25 @@ class Cost:
     def line(self) -> str:
         """What a person is told before the work.
 
-        >>> print(Cost(forwards=96, prompt_tokens=5000, new_tokens=3072, answers=64, seconds=80.0, seconds_low=56.0, seconds_high=400.0, peak_bytes=3 * GIB).line())
-        about 80 s (56 s to 7 min): 64 answers of 3,072 tokens at most, 96 forwards at most, 5,000 prompt tokens; memory about 3.0 GiB
+        >>> print(
+        ...     Cost(
+        ...         forwards=96,
+        ...         prompt_tokens=5000,
+        ...         new_tokens=3072,
+        ...         answers=64,
+        ...         seconds=80.0,
+        ...         seconds_low=56.0,
+        ...         seconds_high=400.0,
+        ...         peak_bytes=3 * GIB,
+        ...     ).line()[:53]
+        ... )
+        about 80 s (56 s to 7 min): 64 answers of 3,072 token
         """
         answers = f"{self.answers:,} answers of {self.new_tokens:,} tokens at most, " if self.answers else ""
         return (
             f"about {duration(self.seconds)} ({duration(self.seconds_low)} to {duration(self.seconds_high)}): {answers}"
-            f"{self.forwards:,} forwards at most, {self.prompt_tokens:,} prompt tokens; memory about {self.peak_bytes / GIB:.1f} GiB"
+            f"{self.forwards:,} forwards at most, {self.prompt_tokens:,} prompt tokens; memory about "
+            f"{self.peak_bytes / GIB:.1f} GiB"
         )
 
 
@@ -122,10 +147,15 @@ def cost(model: Any, work: Work, speed: Speed) -> Cost:
     """
     likely = speed.seconds(work)
     return Cost(
-        forwards=work.forwards, prompt_tokens=work.prompt_tokens + work.forced_tokens - work.forced_new, new_tokens=work.new_tokens,
-        answers=work.answers, seconds=likely, seconds_low=LOW * likely, seconds_high=HIGH * speed.seconds(work, whole=True),
+        forwards=work.forwards,
+        prompt_tokens=work.prompt_tokens + work.forced_tokens - work.forced_new,
+        new_tokens=work.new_tokens,
+        answers=work.answers,
+        seconds=likely,
+        seconds_low=LOW * likely,
+        seconds_high=HIGH * speed.seconds(work, whole=True),
         peak_bytes=_weights(model) + _batch_bytes(model, work) + 4 * work.recorded,
-    )  # fmt: skip
+    )
 
 
 def probe(
@@ -168,7 +198,9 @@ def probe(
         )  # all of them, unless they are too long for one batch
         wide, _ = _timed(lambda: answer_ids(runner, many, 1), twice=first * rows < budget / 20)
         tokens_one, tokens_many = one.ids.numel(), many.ids.numel()
-        a_token = max(0.0, (wide - first) / (tokens_many - tokens_one)) if tokens_many > tokens_one else wide / tokens_many
+        a_token = (
+            max(0.0, (wide - first) / (tokens_many - tokens_one)) if tokens_many > tokens_one else wide / tokens_many
+        )
         step_one = _a_step(few - first, ids, step_tokens)
         longer, ids = _timed(lambda: answer_ids(runner, many, step_tokens))
         step_many = _a_step(longer - wide, ids, step_tokens)
@@ -182,13 +214,20 @@ def probe(
     texts = [info_of(model).tokenizer.decode(i, skip_special_tokens=True) or "." for i in ids]
     with nullcontext() if plan is None else steering(model, plan, tell=False):
         answered = with_responses([chosen[row] for row in many.rows], texts)
-        forced, read = _timed(lambda: [(len(x), float(x[-1, 0])) for _, x, _ in response_logits(model, answered, engine=engine)])
+        forced, read = _timed(
+            lambda: [(len(x), float(x[-1, 0])) for _, x, _ in response_logits(model, answered, engine=engine)]
+        )
     width = many.ids.shape[1] + max(n for n, _ in read)
     return Speed(
-        a_prefill=max(0.0, first - a_token * tokens_one), a_prompt_token=a_token, a_step=max(0.0, step_many - a_row * len(many.rows)),
-        a_row=a_row, a_forced_token=forced / (len(many.rows) * width), answer=longest, max_new_tokens=max_new_tokens,
+        a_prefill=max(0.0, first - a_token * tokens_one),
+        a_prompt_token=a_token,
+        a_step=max(0.0, step_many - a_row * len(many.rows)),
+        a_row=a_row,
+        a_forced_token=forced / (len(many.rows) * width),
+        answer=longest,
+        max_new_tokens=max_new_tokens,
         measuring=time.perf_counter() - begun,
-    )  # fmt: skip
+    )
 
 
 def _spread(prompts: PromptSet | Sequence[Prompt], n: int) -> list[Prompt]:

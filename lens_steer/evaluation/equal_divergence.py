@@ -1,8 +1,10 @@
-"""Comparison at equal divergence: the value at which each method moves the model by the same amount on harmless prompts, in place of equal coefficients.
+"""Comparison at equal divergence: the value at which each method moves the model by the same amount on harmless
+prompts, in place of equal coefficients.
 
-The amount is the mean over tokens and prompts of ``KL(unsteered ‖ steered)`` along the unsteered model's own answers to harmless prompts. Where a method has an identity (an angle or a
-coefficient at which it does nothing) the amount starts at 0 there, and every target up to its largest is met. SAS has none: at any angle it sets the phase of every activation, so its divergence
-has a floor, and no target below it can be met.
+The amount is the mean over tokens and prompts of ``KL(unsteered ‖ steered)`` along the unsteered model's own answers to
+harmless prompts. Where a method has an identity (an angle or a coefficient at which it does nothing) the amount starts
+at 0 there, and every target up to its largest is met. SAS has none: at any angle it sets the phase of every activation,
+so its divergence has a floor, and no target below it can be met.
 """
 
 from __future__ import annotations
@@ -75,25 +77,40 @@ def curve(
         LensSteerError: a grid without values, or without a plan.
     """
     if grid.build is None or None in grid.values:
-        raise LensSteerError(f"condition {grid.name!r} has no values: its divergence is one number, and nothing can be matched")
+        raise LensSteerError(
+            f"condition {grid.name!r} has no values: its divergence is one number, and nothing can be matched"
+        )
     identity = METHODS[grid.condition].identities if grid.condition in METHODS else ()
     values = sorted({float(v) for v in grid.values if v is not None} | set(identity))
     measured = [v for v in values if v not in identity]
     found = dict(
-        zip(measured, _means(mean_kl_by_value(model, grid.build, measured, prompts, responses, engine=engine)), strict=True)
+        zip(
+            measured,
+            _means(mean_kl_by_value(model, grid.build, measured, prompts, responses, engine=engine)),
+            strict=True,
+        )
     )
     kl = [found.get(v, 0.0) for v in values]
     if not np.isfinite(kl).all():
-        raise LensSteerError(f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?")
+        raise LensSteerError(
+            f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?"
+        )
     if has_angle(grid.condition) and values[0] == 0 and values[-1] < 360:  # a circle closes
         values, kl = [*values, 360.0], [*kl, kl[0]]
     return Curve(grid, tuple(values), tuple(kl))
 
 
 def match(
-    model: Any, measured: Curve, target: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE
-) -> list[Match]:  # fmt: skip
-    """The values at which the divergence crosses the target, one for each branch of the curve; a single match with a reason where there is none.
+    model: Any,
+    measured: Curve,
+    target: float,
+    prompts: PromptSet | Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    engine: str = ENGINE,
+) -> list[Match]:
+    """The values at which the divergence crosses the target, one for each branch of the curve; a single match with a
+    reason where there is none.
 
     Each crossing is sought between two neighbouring values by halving, until within 5 % of the target.
 
@@ -107,11 +124,14 @@ def match(
             Match(
                 None,
                 None,
-                f"divergence is at least {measured.floor:.3g} on the grid: no identity to start from, so {target:.3g} cannot be met",
+                f"divergence is at least {measured.floor:.3g} on the grid: no identity to start from, so "
+                f"{target:.3g} cannot be met",
             )
         ]
     if target > measured.top:
-        return [Match(None, None, f"divergence is at most {measured.top:.3g} on the grid: {target:.3g} is out of reach")]
+        return [
+            Match(None, None, f"divergence is at most {measured.top:.3g} on the grid: {target:.3g} is out of reach")
+        ]
     found = []
     for left in range(len(measured.values) - 1):
         a, b = measured.kl[left] - target, measured.kl[left + 1] - target

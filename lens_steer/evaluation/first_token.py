@@ -1,7 +1,9 @@
 """How long the first token of a prompt is beside the others, where a plan steers.
 
-In the residual stream of pretrained models the first token's vector is often a hundred times as long as any other's, whatever the token is: attention rests on it where it has nothing to
-look at. A rotation moves a vector in proportion to its length in the plane, so what such a plan does there is looked at apart: ``positions="prompt[1:]+generated"`` leaves that token alone.
+In the residual stream of pretrained models the first token's vector is often a hundred times as long as any other's,
+whatever the token is: attention rests on it where it has nothing to look at. A rotation moves a vector in proportion to
+its length in the plane, so what such a plan does there is looked at apart: ``positions="prompt[1:]+generated"`` leaves
+that token alone.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class FirstToken:
     @property
     def ratios(self) -> dict[str, float]:
         """Site → how many times as long as the others the first token is."""
-        return {name: a / b if b else float("inf") for name, a, b in zip(self.sites, self.first, self.others, strict=True)}
+        return {
+            name: a / b if b else float("inf") for name, a, b in zip(self.sites, self.first, self.others, strict=True)
+        }
 
     @property
     def highest(self) -> tuple[str, float]:
@@ -62,7 +66,10 @@ class FirstToken:
         site, ratio = self.highest
         if not self.steered or ratio < LONG:
             return ""
-        return f"the first prompt token is {ratio:.0f} times as long as the others at {site}, and is steered too: positions {WITHOUT_FIRST!r} leave it alone"
+        return (
+            f"the first prompt token is {ratio:.0f} times as long as the others at {site}, and is steered too: "
+            f"positions {WITHOUT_FIRST!r} leave it alone"
+        )
 
     def record(self) -> dict[str, Any]:
         """Plain values."""
@@ -83,7 +90,9 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
 
     >>> import lens_steer as ls
     >>> model, calibration = ls.load_model("organism/qwen2"), ls.load_calibration("figures/calibration")
-    >>> found = first_token(model, ls.selective_steering(calibration, 90), ls.load_contrast("organism/refusal").select.positive[:4])
+    >>> found = first_token(
+    ...     model, ls.selective_steering(calibration, 90), ls.load_contrast("organism/refusal").select.positive[:4]
+    ... )
     >>> found.steered, len(found.ratios) == len(calibration.discriminative_sites)
     (True, True)
     """
@@ -98,7 +107,9 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
         layout, own = Layout.of(batch), batch.mask.bool()
         begin = layout.counts(0, own.shape[1])[0] == 0
         steered |= bool((Clock(plan.positions).columns(layout, 0, own.shape[1]) & begin).any())
-        return {n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites}
+        return {
+            n: partial(_lengths, begin=begin, rest=own & ~begin, firsts=firsts[n], others=others[n]) for n in plan.sites
+        }
 
     read_sites(model, prompts, measures, engine=engine)
     return FirstToken(
@@ -111,8 +122,14 @@ def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: s
 
 
 def _lengths(
-    activation: Float[Tensor, "batch pos d_model"], hook: Any = None, *, begin: Tensor, rest: Tensor, firsts: list[float], others: list[float]
-) -> None:  # fmt: skip
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: Any = None,
+    *,
+    begin: Tensor,
+    rest: Tensor,
+    firsts: list[float],
+    others: list[float],
+) -> None:
     """Forward hook."""
     length = activation.float().norm(dim=-1)
     firsts += length[begin.to(length.device)].tolist()

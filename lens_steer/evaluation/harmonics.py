@@ -1,7 +1,8 @@
 """Harmonic response: what a rotation does to a prompt's score, in three numbers a prompt instead of a best angle.
 
-SS turns the in-plane part of an activation by θ, so what reads it linearly is a first harmonic of θ: ``score(θ) = m + a cos θ + b sin θ = m + A cos(θ − φ)``. How far a measured score
-follows that is R²; A is how much a prompt can be steered at all, φ the angle at which its score is highest.
+SS turns the in-plane part of an activation by θ, so what reads it linearly is a first harmonic of θ:
+``score(θ) = m + a cos θ + b sin θ = m + A cos(θ − φ)``. How far a measured score follows that is R²; A is how much a
+prompt can be steered at all, φ the angle at which its score is highest.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class HarmonicFit:
 
     Attributes:
         mean, amplitude, phase: of each prompt; the phase in degrees, 0 … 360.
-        amplitude_se, phase_se: standard errors (least squares, delta method), the phase's in degrees; NaN with three angles.
+        amplitude_se, phase_se: standard errors (least squares, delta method), the phase's in degrees; NaN with three
+            angles.
         r2: share of the score's variance over the angle that the harmonic holds; 1 for a score that does not vary.
         angles: fitted on, sorted.
         columns: which of the given scores' columns those are.
@@ -51,13 +53,19 @@ class HarmonicFit:
 
         z = float(t.ppf(0.975, max(1, len(self.angles) - PARAMETERS)))
         return [
-            {"prompt": i, "mean": float(self.mean[i]), "amplitude": float(self.amplitude[i]),
-             "amplitude_low": float(max(0.0, self.amplitude[i] - z * self.amplitude_se[i])),
-             "amplitude_high": float(self.amplitude[i] + z * self.amplitude_se[i]), "phase": float(self.phase[i]),
-             "phase_low": float(self.phase[i] - z * self.phase_se[i]), "phase_high": float(self.phase[i] + z * self.phase_se[i]),
-             "r2": float(self.r2[i])}
+            {
+                "prompt": i,
+                "mean": float(self.mean[i]),
+                "amplitude": float(self.amplitude[i]),
+                "amplitude_low": float(max(0.0, self.amplitude[i] - z * self.amplitude_se[i])),
+                "amplitude_high": float(self.amplitude[i] + z * self.amplitude_se[i]),
+                "phase": float(self.phase[i]),
+                "phase_low": float(self.phase[i] - z * self.phase_se[i]),
+                "phase_high": float(self.phase[i] + z * self.phase_se[i]),
+                "r2": float(self.r2[i]),
+            }
             for i in range(len(self.mean))
-        ]  # fmt: skip
+        ]
 
 
 def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> HarmonicFit:
@@ -71,13 +79,20 @@ def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> Harm
         LensSteerError: fewer than three different angles, scores that are not finite.
 
     >>> fit = fit_harmonic([0, 90, 180, 270], np.array([[3.0, 1.0, -1.0, 1.0]]))
-    >>> round(float(fit.mean[0]), 6), round(float(fit.amplitude[0]), 6), round(float(fit.phase[0]), 6) % 360, round(float(fit.r2[0]), 6)
+    >>> (
+    ...     round(float(fit.mean[0]), 6),
+    ...     round(float(fit.amplitude[0]), 6),
+    ...     round(float(fit.phase[0]), 6) % 360,
+    ...     round(float(fit.r2[0]), 6),
+    ... )
     (1.0, 2.0, 0.0, 1.0)
     """
     wrapped = np.asarray(angles, dtype=np.float64) % 360
     kept = np.unique(np.round(wrapped, 9), return_index=True)[1]
     if len(kept) < PARAMETERS:
-        raise LensSteerError(f"angles={list(angles)!r}: a harmonic has three parameters and needs three different angles")
+        raise LensSteerError(
+            f"angles={list(angles)!r}: a harmonic has three parameters and needs three different angles"
+        )
     if not np.isfinite(scores).all():
         raise LensSteerError("scores holds entries that are not finite: drop the prompts that have them")
     theta, y = np.deg2rad(wrapped[kept]), np.asarray(scores, dtype=np.float64)[:, kept]
@@ -109,7 +124,8 @@ def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> Harm
 
 
 def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " n"]) -> Estimate:
-    """Share of the prompts whose score rises where steering is meant to lower it (a refusal score under an angle that elicits), with its Wilson interval.
+    """Share of the prompts whose score rises where steering is meant to lower it (a refusal score under an angle that
+    elicits), with its Wilson interval.
 
     Source of the notion: Tan et al. (arXiv 2407.12404).
 
@@ -125,10 +141,12 @@ def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " 
 
 
 def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> list[dict[str, float | int]]:
-    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on; empty for an uneven grid.
+    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on;
+    empty for an uneven grid.
 
-    For every number that divides the grid evenly: root mean square error at the angles left out over the standard deviation of the scores there about each prompt's mean, averaged over where
-    the first angle lies, and the error of the amplitude against that of the whole grid.
+    For every number that divides the grid evenly: root mean square error at the angles left out over the standard
+    deviation of the scores there about each prompt's mean, averaged over where the first angle lies, and the error of
+    the amplitude against that of the whole grid.
 
     >>> grid = [30.0 * i for i in range(12)]
     >>> exact = np.cos(np.deg2rad(grid))[None]

@@ -18,10 +18,19 @@ REFERENCE = "selective"  # every other condition of a comparison is compared wit
 
 
 def match_divergence(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], select: Sequence[Setting], choices: Mapping[str, Any], rows: Sequence[Row],
-    out: str | Path, identity: dict[str, Any], engine: str, progress: bool,
-) -> tuple[list[Curve], float, dict[str, Match]]:  # fmt: skip
-    """Divergence of every method on the select split's harmless prompts, the reference's at its choice, and where the others have it.
+    model: Any,
+    contrast: ContrastSet,
+    grids: Sequence[Grid],
+    select: Sequence[Setting],
+    choices: Mapping[str, Any],
+    rows: Sequence[Row],
+    out: str | Path,
+    identity: dict[str, Any],
+    engine: str,
+    progress: bool,
+) -> tuple[list[Curve], float, dict[str, Match]]:
+    """Divergence of every method on the select split's harmless prompts, the reference's at its choice, and where the
+    others have it.
 
     Args:
         model: from :func:`lens_steer.load_model`.
@@ -29,19 +38,28 @@ def match_divergence(
         grids: of the methods; those without values have no curve.
         select, choices: settings on the select split, and each condition's choice.
         rows: of the select split, with the unsteered answers that divergence is measured along.
-        out, identity, engine, progress: see :func:`lens_steer.evaluation.sweeps.run`; curves and matches are kept in ``kl.csv`` and ``matches.csv``.
+        out, identity, engine, progress: see :func:`lens_steer.evaluation.sweeps.run`; curves and matches are kept in
+            ``kl.csv`` and ``matches.csv``.
 
     Returns:
-        curves, the divergence that is matched (nats a token), and condition → match; no match where the reference's choice changes nothing.
+        curves, the divergence that is matched (nats a token), and condition → match; no match where the reference's
+        choice changes nothing.
     """
     prompts = contrast.select.negative
     answers = {int(r["prompt"]): str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE}
     responses = [answers[i] for i in range(len(prompts))]
     swept = [g for g in grids if None not in g.values]
     store = RowStore(
-        out, "kl", ("condition", "variant", "value", "kl"), ("condition", "variant"),
-        {**identity, "responses": with_responses(prompts, responses).hash, "grids": {g.name: [list(g.values), plan_hash(g)] for g in swept}},
-    )  # fmt: skip
+        out,
+        "kl",
+        ("condition", "variant", "value", "kl"),
+        ("condition", "variant"),
+        {
+            **identity,
+            "responses": with_responses(prompts, responses).hash,
+            "grids": {g.name: [list(g.values), plan_hash(g)] for g in swept},
+        },
+    )
 
     def part(grid: Grid) -> list[Row]:
         found = curve(model, grid, prompts, responses, engine=engine)
@@ -63,18 +81,31 @@ def match_divergence(
 
     def matched(condition: str) -> list[Row]:
         found = [
-            m for c in curves if c.grid.condition == condition for m in match(model, c, target, prompts, responses, engine=engine)
+            m
+            for c in curves
+            if c.grid.condition == condition
+            for m in match(model, c, target, prompts, responses, engine=engine)
         ]
         best = _best(found, select)
         grid = best.grid
-        return [{"condition": condition, "variant": "" if grid is None else grid.variant, "value": None if grid is None else grid.values[0],
-                 "kl": best.kl, "reason": best.reason}]  # fmt: skip
+        return [
+            {
+                "condition": condition,
+                "variant": "" if grid is None else grid.variant,
+                "value": None if grid is None else grid.values[0],
+                "kl": best.kl,
+                "reason": best.reason,
+            }
+        ]
 
     conditions = dict.fromkeys(c.grid.condition for c in curves if c.grid.condition != REFERENCE)
     kept = RowStore(
-        out, "matches", ("condition", "variant", "value", "kl", "reason"), ("condition", "variant", "reason"),
+        out,
+        "matches",
+        ("condition", "variant", "value", "kl", "reason"),
+        ("condition", "variant", "reason"),
         {**identity, "target": target, "curves": [[c.grid.name, list(c.kl)] for c in curves]},
-    )  # fmt: skip
+    )
     matches: dict[str, Match] = {}
     for row in kept.run({f"{i:03}": lambda c=c: matched(c) for i, c in enumerate(conditions)}, progress=progress):
         grid = next((g for g in swept if (g.condition, g.variant) == (row["condition"], row["variant"])), None)
@@ -85,7 +116,9 @@ def match_divergence(
 
 
 def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
-    """Of several matches the one next to the setting with the most compliance on select; a reason, if there is no match at all."""
+    """Of several matches the one next to the setting with the most compliance on select; a reason, if there is no match
+    at all.
+    """
     met = [m for m in found if m.grid is not None]
     if not met:
         return max(found, key=lambda m: len(m.reason))
@@ -93,7 +126,9 @@ def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
     def nearby(m: Match) -> float:
         assert m.grid is not None
         value = float(m.grid.values[0] or 0.0)
-        same = [s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None]
+        same = [
+            s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None
+        ]
         return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["complied"].value
 
     return max(met, key=nearby)

@@ -31,12 +31,16 @@ class Pieces:
         self.folder: Path | None = None if folder is None else Path(folder) / PARTS / name
         if self.folder is None:
             return
-        marked, wanted = self.folder / IDENTITY, json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        marked, wanted = (
+            self.folder / IDENTITY,
+            json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+        )
         if marked.exists() and marked.read_text(encoding="utf-8") != wanted:
             theirs, ours = json.loads(marked.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
             raise LensSteerError(
-                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give another folder, or empty it"
+                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give "
+                "another folder, or empty it"
             )
         with whole_file(marked) as work:
             work.write_text(wanted, encoding="utf-8")

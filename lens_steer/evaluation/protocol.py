@@ -1,4 +1,6 @@
-"""The protocol: every setting on the select split, one choice a condition, and the choices alone on the report split."""
+"""The protocol: every setting on the select split, one choice a condition, and the choices alone on the report
+split.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from lens_steer.metrics.grading import graded
 from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
 
 CONSTRAINTS = ("capable>=95%", "violation<=0")  # where a ground truth grades
-DEGENERATE_CONSTRAINTS = tuple(f"degenerate_{side}<={MAX_DEGENERATE}" for side in ("harmful", "harmless"))  # where none does
+DEGENERATE_CONSTRAINTS = tuple(
+    f"degenerate_{side}<={MAX_DEGENERATE}" for side in ("harmful", "harmless")
+)  # where none does
 PAIRED = {
     "complied": (POSITIVE, "right"),
     "helped": (NEGATIVE, "right"),
@@ -49,7 +53,9 @@ class Evaluation(Shown, view="sweeps"):
     bound: PerplexityBound | None = None
 
     def __repr__(self) -> str:
-        counts = f"{len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report"
+        counts = (
+            f"{len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report"
+        )
         return f"{type(self).__name__}({counts})"
 
     def reported(self, condition: str) -> Setting:
@@ -71,9 +77,11 @@ def check_splits(contrast: ContrastSet) -> None:
 
 
 def default_constraints(contrast: ContrastSet) -> tuple[str, ...]:
-    """What a choice keeps to unless it is said: :data:`CONSTRAINTS` where a ground truth grades the select split, else :data:`DEGENERATE_CONSTRAINTS`.
+    """What a choice keeps to unless it is said: :data:`CONSTRAINTS` where a ground truth grades the select split, else
+    :data:`DEGENERATE_CONSTRAINTS`.
 
-    Selective Steering's mark, a mean perplexity of 2, is passed by many models' own answers; a share of degenerate ones of a tenth at most is relative to the model.
+    Selective Steering's mark, a mean perplexity of 2, is passed by many models' own answers; a share of degenerate ones
+    of a tenth at most is relative to the model.
 
     >>> import lens_steer as ls
     >>> default_constraints(ls.load_contrast("organism/refusal"))
@@ -93,18 +101,31 @@ def kept_constraints(constraints: Sequence[str], tasks: PromptSet) -> list[Const
 
 
 def on_select(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: PromptSet, objective: str = "complied",
-    constraints: Sequence[Constraint] = (), name: str = "select", identity: dict[str, Any] | None = None, seed: int = 0, progress: bool = True,
+    model: Any,
+    contrast: ContrastSet,
+    grids: Sequence[Grid],
+    out: str | Path,
+    *,
+    tasks: PromptSet,
+    objective: str = "complied",
+    constraints: Sequence[Constraint] = (),
+    name: str = "select",
+    identity: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: bool = True,
     **how: Any,
-) -> tuple[list[Setting], dict[str, Choice], list[Row]]:  # fmt: skip
-    """Every grid on the select split, and each condition's choice; ``how`` are a :class:`~lens_steer.evaluation.sweeps.Protocol`'s engine, length and openings.
+) -> tuple[list[Setting], dict[str, Choice], list[Row]]:
+    """Every grid on the select split, and each condition's choice; ``how`` are a
+    :class:`~lens_steer.evaluation.sweeps.Protocol`'s engine, length and openings.
 
     Raises:
         LensSteerError: no grid without steering, which is what constraints compare with.
     """
     if all(g.condition != NONE for g in grids):
         raise LensSteerError(f"grids has no {NONE!r}: add Grid({NONE!r}), which constraints compare with")
-    rows = run(Protocol(model, contrast.select, "select", tasks, **how), grids, out, name, identity=identity, progress=progress)
+    rows = run(
+        Protocol(model, contrast.select, "select", tasks, **how), grids, out, name, identity=identity, progress=progress
+    )
     found = settings(rows, seed=seed)
     base = next(s for s in found if s.condition == NONE)
     by_condition: dict[str, list[Setting]] = {}
@@ -118,16 +139,20 @@ def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[G
     found = []
     for condition in dict.fromkeys(g.condition for g in grids):
         choice = choices[condition]
-        found.append(next(g for g in grids if g.condition == condition and g.variant == choice.variant).at(choice.value))
+        found.append(
+            next(g for g in grids if g.condition == condition and g.variant == choice.variant).at(choice.value)
+        )
     return found
 
 
 def differences(
     rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95, bootstrap: bool = False
 ) -> dict[str, Estimate]:
-    """One condition less another on the same prompts, by quantity; see :func:`lens_steer.stats.paired_difference`, or by a paired bootstrap over prompts.
+    """One condition less another on the same prompts, by quantity; see :func:`lens_steer.stats.paired_difference`, or
+    by a paired bootstrap over prompts.
 
-    Each condition is to be in the rows at one setting. Prompts without a value under one of them (an empty answer has no perplexity) are left out.
+    Each condition is to be in the rows at one setting. Prompts without a value under one of them (an empty answer has
+    no perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():
@@ -136,7 +161,9 @@ def differences(
         if both:
             one, two = (np.array([values[i] for i in both], dtype=np.float64) for values in (a, b))
             found[name] = (
-                bootstrap_mean(one - two, seed=seed) if bootstrap else paired_difference(one, two, level=level, seed=seed)
+                bootstrap_mean(one - two, seed=seed)
+                if bootstrap
+                else paired_difference(one, two, level=level, seed=seed)
             )
     return found
 

@@ -1,4 +1,6 @@
-"""From a sweep's rows to one number a setting, and from those to a choice: an objective, under constraints, on the select split."""
+"""From a sweep's rows to one number a setting, and from those to a choice: an objective, under constraints, on the
+select split.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.stats import Estimate, bootstrap_mean, middle_of_best, wilson
 
-RATES = {  # what a side's rows are counted by; answered_* is what is neither refused nor broken nor cut off in a thought
-    "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"), "refused_harmful": (POSITIVE, "refused"),
-    "refused_harmless": (NEGATIVE, "refused"), "broken_harmful": (POSITIVE, "broken"), "broken_harmless": (NEGATIVE, "broken"),
-    "answered_harmful": (POSITIVE, "answered"), "answered_harmless": (NEGATIVE, "answered"), "degenerate_harmful": (POSITIVE, "broken"),
-    "degenerate_harmless": (NEGATIVE, "broken"), "cut_off_harmful": (POSITIVE, "cut_off"), "cut_off_harmless": (NEGATIVE, "cut_off"),
+# what a side's rows are counted by; answered_* is what is neither refused nor broken nor cut off in a thought
+RATES = {
+    "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"),
+    "refused_harmful": (POSITIVE, "refused"), "refused_harmless": (NEGATIVE, "refused"),
+    "broken_harmful": (POSITIVE, "broken"), "broken_harmless": (NEGATIVE, "broken"),
+    "answered_harmful": (POSITIVE, "answered"), "answered_harmless": (NEGATIVE, "answered"),
+    "degenerate_harmful": (POSITIVE, "broken"), "degenerate_harmless": (NEGATIVE, "broken"),
+    "cut_off_harmful": (POSITIVE, "cut_off"), "cut_off_harmless": (NEGATIVE, "cut_off"),
 }  # fmt: skip
 MEANS = (*METRICS, "refusal_score")
 PERPLEXITIES = {
@@ -40,8 +45,9 @@ class Setting(Shown, view="sweeps"):
         condition, variant: its names.
         value: of its parameter; None without one.
         split: which prompts.
-        measured: name → estimate, for harmful prompts unless the name says otherwise: rates with Wilson intervals, means with a bootstrap over prompts. ``violation`` is 1
-            where the mean ``perplexity_ref`` is above 2 (Selective Steering's mark), ``violation_share`` the share of single answers above 2.
+        measured: name → estimate, for harmful prompts unless the name says otherwise: rates with Wilson intervals,
+            means with a bootstrap over prompts. ``violation`` is 1 where the mean ``perplexity_ref`` is above 2
+            (Selective Steering's mark), ``violation_share`` the share of single answers above 2.
     """
 
     condition: str
@@ -52,13 +58,19 @@ class Setting(Shown, view="sweeps"):
 
     def __repr__(self) -> str:
         at = "" if self.value is None else f" at {self.value:g}"
-        return f"Setting({self.condition}{f' ({self.variant})' if self.variant else ''}{at}, {self.split} split: {len(self.measured)} quantities)"
+        return (
+            f"Setting({self.condition}{f' ({self.variant})' if self.variant else ''}{at}, {self.split} split: "
+            f"{len(self.measured)} quantities)"
+        )
 
     def row(self) -> dict[str, str | float | int | None]:
         """Plain values: ``name``, ``name_low``, ``name_high``, ``name_n``."""
         found: dict[str, str | float | int | None] = {
-            "condition": self.condition, "variant": self.variant, "value": self.value, "split": self.split,
-        }  # fmt: skip
+            "condition": self.condition,
+            "variant": self.variant,
+            "value": self.value,
+            "split": self.split,
+        }
         for name, e in self.measured.items():
             found |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
         return found
@@ -101,7 +113,9 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
         if name == "perplexity_ref" and harmful:  # an empty answer has no perplexity, and counts as a violation
             over = float(not len(values) or found[name].value > VIOLATION)
             found["violation"] = Estimate(over, over, over, len(harmful))
-            found["violation_share"] = wilson(int((values > VIOLATION).sum()) + len(harmful) - len(values), len(harmful))
+            found["violation_share"] = wilson(
+                int((values > VIOLATION).sum()) + len(harmful) - len(values), len(harmful)
+            )
     return found
 
 
@@ -173,7 +187,8 @@ class Choice(Shown, view="sweeps"):
     Attributes:
         condition, variant: which.
         value: of its parameter.
-        met: whether it keeps to all constraints; if no value does, the one with the best objective stands here all the same, and the table says so.
+        met: whether it keeps to all constraints; if no value does, the one with the best objective stands here all the
+            same, and the table says so.
         n_met: how many values do.
         n: of how many.
         n_equal: how many share the best objective.
@@ -191,7 +206,8 @@ class Choice(Shown, view="sweeps"):
 def choose(
     found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
 ) -> Choice:
-    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that keep to the constraints.
+    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that
+    keep to the constraints.
 
     Of equals the middle one in the settings' order stands for all; see :func:`lens_steer.stats.middle_of_best`.
 
@@ -205,7 +221,9 @@ def choose(
         LensSteerError: settings of none or several conditions, an unknown quantity.
     """
     if len({s.condition for s in found}) != 1:
-        raise LensSteerError(f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition")
+        raise LensSteerError(
+            f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition"
+        )
     sign, name = (-1.0, objective[1:]) if objective.startswith("-") else (1.0, objective)
     check_quantity(name, "objective")
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
@@ -217,7 +235,8 @@ def choose(
 def kept_out(
     found: Sequence[Setting], base: Setting, chosen: Choice, objective: str, constraints: Sequence[Constraint]
 ) -> dict[str, Any] | None:
-    """The setting that would have been chosen without the constraints, and its values of what it does not keep to; None where they kept none out.
+    """The setting that would have been chosen without the constraints, and its values of what it does not keep to; None
+    where they kept none out.
 
     Args:
         found: settings that the choice was made from; those of other conditions are passed over.

@@ -1,4 +1,6 @@
-"""What a sweep and a comparison will compute, counted before they run: every setting of the protocol, the controls, what is recorded and what is measured beside."""
+"""What a sweep and a comparison will compute, counted before they run: every setting of the protocol, the controls,
+what is recorded and what is measured beside.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +31,24 @@ from lens_steer.steer.method_table import find_method
 
 
 def bounding(protocol: Protocol) -> Work:
-    """:func:`lens_steer.evaluation.bounds.measured_bound`: the unsteered answers to harmless prompts; nothing where a ground truth grades."""
+    """:func:`lens_steer.evaluation.bounds.measured_bound`: the unsteered answers to harmless prompts; nothing where a
+    ground truth grades.
+    """
     alone = harmless_alone(protocol)
     return Work() if alone is None else measuring(alone, [Grid(NONE)])
 
 
 def sweeping(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], tasks: Tasks, max_new_tokens: int, *, controls: Controls | None = None
-) -> Work:  # fmt: skip
-    """:func:`lens_steer.reports.sweep_report.sweep_method`: the bound's answers, every grid on select, one value of each condition on report, the controls, the first token's length.
+    model: Any,
+    contrast: ContrastSet,
+    grids: Sequence[Grid],
+    tasks: Tasks,
+    max_new_tokens: int,
+    *,
+    controls: Controls | None = None,
+) -> Work:
+    """:func:`lens_steer.reports.sweep_report.sweep_method`: the bound's answers, every grid on select, one value of
+    each condition on report, the controls, the first token's length.
 
     Args:
         model, contrast, tasks, max_new_tokens, controls: as there.
@@ -56,14 +67,17 @@ def sweeping(
     drawn, _ = report_draws(controls, own.at(own.values[0]), reason or [source] * controls.draws)  # type: ignore[list-item]
     total += measuring(on_report, drawn) + measuring(on_select, select_draws(controls, [own]))
     if not reason and isinstance(source, Calibration):
-        total += recording(model, contrast.fit, len(source.sites), responses=source.details.get("pooling") == "response")
+        total += recording(
+            model, contrast.fit, len(source.sites), responses=source.details.get("pooling") == "response"
+        )
     return total
 
 
 def comparison_grids(
     methods: Iterable[str], values: Sequence[float], *, system: str | None = None, rules: Iterable[str] = ()
 ) -> list[Grid]:
-    """The grids of :func:`lens_steer.evaluation.comparison.compare`, without their plans: what is known of them before anything is recorded, at most.
+    """The grids of :func:`lens_steer.evaluation.comparison.compare`, without their plans: what is known of them before
+    anything is recorded, at most.
 
     >>> [(g.name, len(g.values)) for g in comparison_grids(["ablation"], [0.0, 90.0])][-1]
     ('ablation', 1)
@@ -75,7 +89,9 @@ def comparison_grids(
 
 
 def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterable[str]) -> list[Grid]:
-    """Those of the methods, and of the reference at other rules' sites: as many bounds as are tried, though some may give the same sites."""
+    """Those of the methods, and of the reference at other rules' sites: as many bounds as are tried, though some may
+    give the same sites.
+    """
     angles, found = tuple(map(float, values)), list[Grid]()
     for method in dict.fromkeys(methods):
         record = find_method(method)
@@ -90,10 +106,20 @@ def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterab
 
 
 def comparing(
-    model: Any, contrast: ContrastSet, methods: Sequence[str], values: Sequence[float], tasks: Tasks, max_new_tokens: int, *,
-    system: str | None = None, rules: Sequence[str] = (), draws: int = 0,
-) -> Work:  # fmt: skip
-    """:func:`lens_steer.evaluation.comparison.compare`, without the search for equal divergence between two values, whose length nobody knows before."""
+    model: Any,
+    contrast: ContrastSet,
+    methods: Sequence[str],
+    values: Sequence[float],
+    tasks: Tasks,
+    max_new_tokens: int,
+    *,
+    system: str | None = None,
+    rules: Sequence[str] = (),
+    draws: int = 0,
+) -> Work:
+    """:func:`lens_steer.evaluation.comparison.compare`, without the search for equal divergence between two values,
+    whose length nobody knows before.
+    """
     wanted = list(dict.fromkeys([REFERENCE, *methods]))
     grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
     read = {"norm_out", *(find_method(m).reads for m in wanted)}

@@ -1,6 +1,7 @@
 """Sweeps: every prompt under every setting of a steering method, as rows from which everything else is computed.
 
-A :class:`Grid` is one condition (a method, a control, no steering) with the values of its parameter. All values of a part of the grid run in one batch, each row at its own value.
+A :class:`Grid` is one condition (a method, a control, no steering) with the values of its parameter. All values of a
+part of the grid run in one batch, each row at its own value.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from lens_steer.steer.value_sweep import Build
 POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
 TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
 METRICS = (
-    "ngram_repetition", "language_consistency", "language_consistency_script", "compression_ratio", "compression_ratio_200", "distinct_2",
-    "n_words",
+    "ngram_repetition", "language_consistency", "language_consistency_script", "compression_ratio",
+    "compression_ratio_200", "distinct_2", "n_words",
 )  # fmt: skip
 COLUMNS = (
-    "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS, "surprise_ref", "surprise_self",
-    "refusal_score", "cut_off",
+    "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS,
+    "surprise_ref", "surprise_self", "refusal_score", "cut_off",
 )  # fmt: skip
 VALUES_A_PART = 6  # at most
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
@@ -58,7 +59,8 @@ class Grid:
 
     Attributes:
         condition: its name.
-        build: makes the plan from one value, or from one a row; None steers nothing. With ``values=(None,)`` it is called with None.
+        build: makes the plan from one value, or from one a row; None steers nothing. With ``values=(None,)`` it is
+            called with None.
         values: in degrees or coefficients; ``(None,)`` for a condition without a parameter.
         variant: what else it is chosen among, such as the site; a condition may have a grid for each.
         system: a system prompt that is put before every prompt.
@@ -91,12 +93,15 @@ class Protocol:
         tasks: capability tasks with a ground truth; may be empty.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
         openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
-        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is incoherent. Without a ground truth it is asked for
-            answers only that are no degenerate ones, thoughts split off.
-        judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless said otherwise.
-        reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each of the side's, in place of them.
-        bound: the perplexity under the unsteered model above which an answer without a ground truth is degenerate, as :func:`lens_steer.evaluation.bounds.measured_bound` finds it;
-            without it the text alone tells.
+        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is
+            incoherent. Without a ground truth it is asked for answers only that are no degenerate ones, thoughts split
+            off.
+        judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless
+            said otherwise.
+        reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each
+            of the side's, in place of them.
+        bound: the perplexity under the unsteered model above which an answer without a ground truth is degenerate, as
+            :func:`lens_steer.evaluation.bounds.measured_bound` finds it; without it the text alone tells.
     """
 
     model: Any
@@ -122,14 +127,22 @@ class Protocol:
         """What the rows depend on besides the grids."""
         info = info_of(self.model)
         return {
-            "model": info.name, "weights": _weights_hash(self.model), "chat_template": _hash(info.tokenizer.chat_template), **_applied(info.template), "backend": info.backend,
-            "dtype": str(info.dtype), "split": self.split, "engine": self.engine, "max_new_tokens": self.max_new_tokens, "openings": self.openings,
+            "model": info.name,
+            "weights": _weights_hash(self.model),
+            "chat_template": _hash(info.tokenizer.chat_template),
+            **_applied(info.template),
+            "backend": info.backend,
+            "dtype": str(info.dtype),
+            "split": self.split,
+            "engine": self.engine,
+            "max_new_tokens": self.max_new_tokens,
+            "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
             **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
             **({} if self.bound is None else {"degenerate_above": self.bound.value}),
-        }  # fmt: skip
+        }
 
 
 def values_of(spec: str) -> tuple[float, ...]:
@@ -157,8 +170,14 @@ def values_of(spec: str) -> tuple[float, ...]:
 
 
 def run(
-    protocol: Protocol, grids: Sequence[Grid], folder: str | Path, name: str, *, identity: dict[str, Any] | None = None, progress: bool = True
-) -> Rows:  # fmt: skip
+    protocol: Protocol,
+    grids: Sequence[Grid],
+    folder: str | Path,
+    name: str,
+    *,
+    identity: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Rows:
     """Every grid under the protocol, as rows in ``folder/NAME.csv``; an interrupted run goes on where it stopped.
 
     Args:
@@ -184,14 +203,17 @@ def run(
 def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:
     """What is measured in one go and kept together, by name: an interrupt loses at most one part.
 
-    A part is one value where the prompts of a side fill a batch of the engine; else as many values as fill one, so that nothing runs slower than it could.
+    A part is one value where the prompts of a side fill a batch of the engine; else as many values as fill one, so that
+    nothing runs slower than it could.
     """
     room = batching.rows_a_batch(
         info_of(protocol.model).tokenizer, max(protocol.sides.values(), key=len), protocol.max_new_tokens
     )
     step = min(VALUES_A_PART, max(1, room // max(map(len, protocol.sides.values()))))
     return {
-        f"{g:03}-{start:03}-{min(step, len(grid.values) - start)}": Part(protocol, grid, grid.values[start : start + step])
+        f"{g:03}-{start:03}-{min(step, len(grid.values) - start)}": Part(
+            protocol, grid, grid.values[start : start + step]
+        )
         for g, grid in enumerate(grids)
         for start in range(0, len(grid.values), step)
     }
@@ -220,7 +242,9 @@ class Part:
         return sorted(rows, key=lambda row: order[row["value"]])  # stable: side by side, prompt by prompt
 
 
-def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet) -> list[Row]:
+def _measure(
+    protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet
+) -> list[Row]:
     """Rows of one side: all values at once, each prompt at each value."""
     model, engine = protocol.model, protocol.engine
     asked = [p if grid.system is None else with_system(p, grid.system) for p in prompts] * len(values)
@@ -235,7 +259,8 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
         if side != CAPABILITY:  # of tasks only whether they are done is asked
             own, scores = _forced(protocol, asked, texts)
     if side != CAPABILITY:
-        # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt is scored once
+        # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt
+        # is scored once
         distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
         found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
         of = dict(zip(distinct, found.tolist(), strict=True))
@@ -252,20 +277,36 @@ def _measure(protocol: Protocol, grid: Grid, values: tuple[float | None, ...], s
         )
         measured = text_metrics(text, begun=begun)
         rows.append(
-            {"condition": grid.condition, "variant": grid.variant, "value": by_row[i], "split": protocol.split, "side": side, "prompt": i % len(prompts), "text": text,
-             "grade": grade, "right": grade == best, "refused": refused, "broken": grade in BROKEN,
-             **{name: measured[name] for name in METRICS}, "surprise_ref": _finite(float(under_plain[i])),
-             "surprise_self": _finite(float(own[i])), "refusal_score": _finite(float(scores[i])), "cut_off": cut[i]}
-        )  # fmt: skip
+            {
+                "condition": grid.condition,
+                "variant": grid.variant,
+                "value": by_row[i],
+                "split": protocol.split,
+                "side": side,
+                "prompt": i % len(prompts),
+                "text": text,
+                "grade": grade,
+                "right": grade == best,
+                "refused": refused,
+                "broken": grade in BROKEN,
+                **{name: measured[name] for name in METRICS},
+                "surprise_ref": _finite(float(under_plain[i])),
+                "surprise_self": _finite(float(own[i])),
+                "refusal_score": _finite(float(scores[i])),
+                "cut_off": cut[i],
+            }
+        )
     return rows
 
 
 def _grades(
     protocol: Protocol, side: str, prompts: Sequence[Prompt], texts: Sequence[str], surprise: np.ndarray
 ) -> tuple[list[str], str]:
-    """Every answer's grade, and the one that counts as right: the judge's where one decides on this side, else the ground truth's or the phrases'.
+    """Every answer's grade, and the one that counts as right: the judge's where one decides on this side, else the
+    ground truth's or the phrases'.
 
-    Without a ground truth the judge sees neither what is cut off in a thought nor what is degenerate and refuses nothing.
+    Without a ground truth the judge sees neither what is cut off in a thought nor what is degenerate and refuses
+    nothing.
     """
     begun = begins_in_thought(info_of(protocol.model).tokenizer, prompts[0])
     bound = None if protocol.bound is None else protocol.bound.value
@@ -283,7 +324,9 @@ def _grades(
 
 
 def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Under what is in force, in one pass: mean surprise of each text, and the refusal score of its first token's logits; NaN for an empty text."""
+    """Under what is in force, in one pass: mean surprise of each text, and the refusal score of its first token's
+    logits; NaN for an empty text.
+    """
     tokens = refusal_tokens(info_of(protocol.model), protocol.openings)
     surprise, score = np.full(len(texts), np.nan), np.full(len(texts), np.nan)
     for row, logits, ids in response_logits(protocol.model, with_responses(prompts, texts), engine=protocol.engine):
@@ -301,8 +344,12 @@ def _hash(value: object) -> str:
 
 
 def _applied(template: ChatTemplate) -> dict[str, Any]:
-    """What a chat template is applied with, where there is anything, so that a sweep without goes on from what an earlier release wrote."""
-    return {"template_args": dict(template.args), "template_date": template.date} if template.args or template.date else {}
+    """What a chat template is applied with, where there is anything, so that a sweep without goes on from what an
+    earlier release wrote.
+    """
+    return (
+        {"template_args": dict(template.args), "template_date": template.date} if template.args or template.date else {}
+    )
 
 
 def _weights_hash(model: Any) -> str:
@@ -324,5 +371,7 @@ def plan_hash(grid: Grid) -> str | None:
     for step in plan.steps:
         digest.update(repr((step.operator, step.sites)).encode())
         for name, value in sorted(step.parameters.items()):
-            digest.update(name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()))
+            digest.update(
+                name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
+            )
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """What a run will compute, counted before it is run: forwards, and the tokens in them.
 
-Counts come from the very batches that will be made, so they are exact where nothing ends early; an answer is taken to be as long as it may be, so otherwise they are upper bounds.
+Counts come from the very batches that will be made, so they are exact where nothing ends early; an answer is taken to
+be as long as it may be, so otherwise they are upper bounds.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Work:
         >>> (Work(prefills=2, widest=7) * 3).prefills, (Work(prefills=2, widest=7) * 3).widest
         (6, 7)
         """
-        return Work(**{name: value * times for name, value in vars(self).items()} | {"widest": self.widest if times else 0})
+        return Work(
+            **{name: value * times for name, value in vars(self).items()} | {"widest": self.widest if times else 0}
+        )
 
 
 def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, times: int = 1) -> Work:
@@ -81,14 +84,21 @@ def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, tim
     total = Work()
     for rows, width, _ in _shapes(model, [(n, 0) for n in _lengths(model, prompts)] * times, extra=max_new_tokens):
         total += Work(
-            prefills=1, prompt_tokens=rows * width, steps=max_new_tokens - 1, stepped=rows * (max_new_tokens - 1), answers=rows,
-            new_tokens=rows * max_new_tokens, widest=rows * (width + max_new_tokens),
-        )  # fmt: skip
+            prefills=1,
+            prompt_tokens=rows * width,
+            steps=max_new_tokens - 1,
+            stepped=rows * (max_new_tokens - 1),
+            answers=rows,
+            new_tokens=rows * max_new_tokens,
+            widest=rows * (width + max_new_tokens),
+        )
     return total
 
 
 def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, times: int = 1) -> Work:
-    """One pass over the prompts with fixed answers: their own ones, or else of ``new_tokens`` each; see :func:`lens_steer.inference.teacher_forcing.response_logits`."""
+    """One pass over the prompts with fixed answers: their own ones, or else of ``new_tokens`` each; see
+    :func:`lens_steer.inference.teacher_forcing.response_logits`.
+    """
     lengths = _with_answers(model, prompts, new_tokens)
     total = Work()
     for rows, width, longest in _shapes(model, lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
@@ -97,7 +107,8 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
 
 
 def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> Work:
-    """One pass over answers to prompts that were read before; see :class:`lens_steer.inference.prompt_cache.PromptCache`.
+    """One pass over answers to prompts that were read before; see
+    :class:`lens_steer.inference.prompt_cache.PromptCache`.
 
     >>> from lens_steer.cli.precheck import describe
     >>> work = scoring_answers(describe("organism/qwen2"), [Prompt.of("Hello")] * 30, 5)
@@ -110,7 +121,9 @@ def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> W
 
 
 def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_values: int) -> Work:
-    """:func:`lens_steer.steer.value_sweep.logits_by_value`: a plain forward a batch, then all values on top of it, counted as if every block ran for each."""
+    """:func:`lens_steer.steer.value_sweep.logits_by_value`: a plain forward a batch, then all values on top of it,
+    counted as if every block ran for each.
+    """
     budget, total = _logits_budget(model), Work()
     for rows, width, longest in _shapes(
         model, _with_answers(model, prompts, new_tokens), max_rows=value_sweep.MAX_ROWS, max_logits=budget
@@ -129,12 +142,16 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
     for side in (contrast.positive, contrast.negative):
         lengths = _with_answers(model, side, 0) if responses else [(n, 0) for n in _lengths(model, side)]
         for rows, width, _ in _shapes(model, lengths):
-            total += Work(prefills=1, prompt_tokens=rows * width, widest=rows * width, recorded=rows * n_sites * info.d_model)
+            total += Work(
+                prefills=1, prompt_tokens=rows * width, widest=rows * width, recorded=rows * n_sites * info.d_model
+            )
     return total
 
 
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
-    """:func:`lens_steer.evaluation.sweeps.run`: for every value of every grid answers to all sides, and two passes over the answers (under the plan, and without it)."""
+    """:func:`lens_steer.evaluation.sweeps.run`: for every value of every grid answers to all sides, and two passes over
+    the answers (under the plan, and without it).
+    """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
     total = Work()

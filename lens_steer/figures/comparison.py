@@ -25,19 +25,29 @@ from lens_steer.figures.core import (
 )
 from lens_steer.stats import bootstrap_means
 
-SHORT = {"complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused", "capable": "tasks:\nright",
-         "perplexity_ref": "perplexity of\nthe answers"}  # fmt: skip
+SHORT = {
+    "complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused",
+    "capable": "tasks:\nright", "perplexity_ref": "perplexity of\nthe answers",
+}  # fmt: skip
 ANSWERED = {"complied": "harmful:\nanswered", "helped": "harmless:\nanswered"}
 CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIVE, "s", "--", "harmless")}
 
 
 @figure
 def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Every condition at the setting chosen on select, measured on report: one panel a quantity, 95 % intervals; dotted: no steering."""
+    """Every condition at the setting chosen on select, measured on report: one panel a quantity, 95 % intervals;
+    dotted: no steering.
+    """
     quantities = list(drawing.notes["quantities"])
     names = list(dict.fromkeys(drawing.columns["label"]))
     fig, axes, legend = canvas(
-        ax, 1, len(quantities), figsize=(TWO_COLUMNS, 0.24 * len(names) + 0.9), sharey=True, layout="constrained", squeeze=False
+        ax,
+        1,
+        len(quantities),
+        figsize=(TWO_COLUMNS, 0.24 * len(names) + 0.9),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
     )
     for axis, quantity in zip(axes[0], quantities, strict=True):
         for row, name in enumerate(names):
@@ -67,14 +77,16 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n angles"]]) -> Drawing:
-    """What :func:`harmonic` draws: scores over the angle with 95 % intervals over prompts, their first harmonics, R² by prompt, how many angles foretell the rest.
+    """What :func:`harmonic` draws: scores over the angle with 95 % intervals over prompts, their first harmonics, R² by
+    prompt, how many angles foretell the rest.
 
     Args:
         angles: degrees; one that comes back after a whole turn counts once.
         scores: class (``positive`` or ``negative``) → scores by prompt and angle, nats.
 
     Raises:
-        LensSteerError: fewer than three angles, scores that do not fit them; see :func:`lens_steer.evaluation.harmonics.fit_harmonic`.
+        LensSteerError: fewer than three angles, scores that do not fit them; see
+            :func:`lens_steer.evaluation.harmonics.fit_harmonic`.
 
     >>> grid = [30.0 * i for i in range(12)]
     >>> found = harmonic_drawing(grid, {"positive": np.cos(np.deg2rad(grid))[None]})
@@ -87,16 +99,23 @@ def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n 
         grid, kept = list(fit.angles), own[:, list(fit.columns)]
         mean, low, high = bootstrap_means(kept)
         fitted = fit.at(grid).mean(axis=0)
-        rows += [("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i])) for i, a in enumerate(grid)]
+        rows += [
+            ("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i]))
+            for i, a in enumerate(grid)
+        ]
         rows += [("r2", side, float(v), None, None, None, None) for v in fit.r2]
-        rows += [("angles", side, row["n_angles"], row["error"], None, None, None) for row in how_many_angles(angles, own)]
+        rows += [
+            ("angles", side, row["n_angles"], row["error"], None, None, None) for row in how_many_angles(angles, own)
+        ]
     names = ("part", "side", "x", "y", "low", "high", "fitted")
     return Drawing("harmonic", {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
 
 @figure
 def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Refusal scores over the angle with their first harmonics (means over prompts), R² by prompt, and how many angles foretell the rest."""
+    """Refusal scores over the angle with their first harmonics (means over prompts), R² by prompt, and how many angles
+    foretell the rest.
+    """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.6), layout="constrained")
     for side, (color, marker, dash, name) in CLASS_LOOKS.items():
         part = drawing.where(part="score", side=side)
@@ -106,14 +125,25 @@ def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
         axes[0].plot(angle, fitted, color=color, ls=dash, lw=1)
         r2 = sorted(float(v) for v in drawing.where(part="r2", side=side)["x"])
         axes[1].step(
-            r2, [(i + 1) / len(r2) for i in range(len(r2))], color=color, ls=dash, where="post", label=f"{name}, n = {len(r2)}"
+            r2,
+            [(i + 1) / len(r2) for i in range(len(r2))],
+            color=color,
+            ls=dash,
+            where="post",
+            label=f"{name}, n = {len(r2)}",
         )
         few = drawing.where(part="angles", side=side)
         counts: list[Any] = [int(v) for v in few["x"]]
         axes[2].plot(counts, [float(v) for v in few["y"]], color=color, marker=marker, ls=dash, ms=3, label=name)
-    axes[0].set(xlabel="angle (degrees)", ylabel="refusal score (nats)", xticks=range(0, 361, 90), title="lines: first harmonic")
-    axes[1].set(xlabel="R² of a prompt's harmonic", ylabel="share of prompts up to it", xlim=(-0.02, 1.02), ylim=(0, 1.02))
-    axes[2].set(xlabel="angles fitted on", ylabel="error at the other angles\n(in spreads of the scores)", ylim=(0, None))
+    axes[0].set(
+        xlabel="angle (degrees)", ylabel="refusal score (nats)", xticks=range(0, 361, 90), title="lines: first harmonic"
+    )
+    axes[1].set(
+        xlabel="R² of a prompt's harmonic", ylabel="share of prompts up to it", xlim=(-0.02, 1.02), ylim=(0, 1.02)
+    )
+    axes[2].set(
+        xlabel="angles fitted on", ylabel="error at the other angles\n(in spreads of the scores)", ylim=(0, None)
+    )
     axes[2].axhline(1, color=BLACK, lw=0.6, ls=":")
     legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, list(axes)

@@ -26,7 +26,10 @@ POSITIVE, NEGATIVE = VERMILION, BLUE  # the two classes, in every figure
 
 Value = str | float | int | bool | None
 Drawn = tuple["Figure", "list[Axes]"]
-BELOW, TITLE_WIDTH = 32, 36  # points from given axes to the legend under them; characters of a legend's title beside them
+BELOW, TITLE_WIDTH = (
+    32,
+    36,
+)  # points from given axes to the legend under them; characters of a legend's title beside them
 Target = Any  # axes to draw in, one or as many as a figure has panels; None: a figure of its own
 
 
@@ -63,7 +66,9 @@ REGISTERED: dict[
 
 
 def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
-    """Register a figure function as the kind of its name, and run it in the project's style, never globally; it takes a drawing and ``ax``, see :func:`canvas`."""
+    """Register a figure function as the kind of its name, and run it in the project's style, never globally; it takes a
+    drawing and ``ax``, see :func:`canvas`.
+    """
 
     @wraps(function)
     def styled_function(drawing: Drawing, ax: Target = None) -> Drawn:
@@ -79,9 +84,10 @@ def canvas(
 ) -> tuple[Any, Any, Callable[..., Any]]:
     """What a figure function draws with: the figure, its axes, and what makes a legend.
 
-    Without ``ax`` a new figure as ``plt.subplots(rows, columns, **how)`` makes it, with legends beside the axes. With ``ax`` the panels given, row by row; what ``how``
-    says of the figure and of the panels' sizes is then the caller's, and shared axes are shared all the same. The legend stands under one panel and beside several where the
-    figure's layout is constrained and so makes room for it, in the first panel otherwise.
+    Without ``ax`` a new figure as ``plt.subplots(rows, columns, **how)`` makes it, with legends beside the axes. With
+    ``ax`` the panels given, row by row; what ``how`` says of the figure and of the panels' sizes is then the caller's,
+    and shared axes are shared all the same. The legend stands under one panel and beside several where the figure's
+    layout is constrained and so makes room for it, in the first panel otherwise.
 
     Args:
         ax: one of matplotlib's axes, or as many as there are panels, in any array.
@@ -90,7 +96,8 @@ def canvas(
         how: of ``plt.subplots``.
 
     Raises:
-        LensSteerError: another number of axes than panels, another projection, or axes that share theirs with others already.
+        LensSteerError: another number of axes than panels, another projection, or axes that share theirs with others
+            already.
 
     >>> fig, axes, legend = canvas(None, 1, 2)
     >>> canvas(axes, 1, 2)[1][0] is axes[0]
@@ -116,7 +123,8 @@ def canvas(
         more = "" if projection == "rectilinear" else f", subplot_kw={{'projection': {projection!r}}}"
         kinds = ", ".join(str(getattr(a, "name", type(a).__name__)) for a in given)
         raise LensSteerError(
-            f"ax={kinds or 'nothing'}: this figure has {wanted} panels ({rows} × {columns}); give as many axes, such as plt.subplots({rows}, {columns}{more})[1]"
+            f"ax={kinds or 'nothing'}: this figure has {wanted} panels ({rows} × {columns}); give as many axes, "
+            f"such as plt.subplots({rows}, {columns}{more})[1]"
         )
     _share(given, columns, how)
     if used is not None:
@@ -134,7 +142,9 @@ def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
         shared = how.get(f"share{direction}", False)
         for i, axis in enumerate(given):
             row, column = divmod(i, columns)
-            first = given[0 if shared is True else column if shared == "col" else row * columns if shared == "row" else i]
+            first = given[
+                0 if shared is True else column if shared == "col" else row * columns if shared == "row" else i
+            ]
             if first is axis:
                 continue
             if not getattr(axis, f"get_shared_{direction}_axes")().joined(first, axis):
@@ -154,7 +164,9 @@ def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
 
 
 def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
-    """What puts legends beside given panels where the figure's layout makes room for them, else into the first one; a legend that is there stays."""
+    """What puts legends beside given panels where the figure's layout makes room for them, else into the first one; a
+    legend that is there stays.
+    """
     from matplotlib.transforms import ScaledTranslation
 
     constrained = type(given[0].figure.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
@@ -165,7 +177,9 @@ def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
         there = axis.get_legend()
         kept = {name: value for name, value in how.items() if name not in ("loc", "ncols")}
         if kept.get("title"):
-            kept["title"] = "\n".join(line for part in str(kept["title"]).split("\n") for line in wrap(part, TITLE_WIDTH))
+            kept["title"] = "\n".join(
+                line for part in str(kept["title"]).split("\n") for line in wrap(part, TITLE_WIDTH)
+            )
         if not constrained:
             kept |= {"loc": "best", "frameon": True, "framealpha": 0.8}
         elif len(given) == 1:
@@ -192,6 +206,8 @@ def styled() -> Iterator[None]:
     """The project's matplotlib style for the length of a ``with`` block."""
     import matplotlib.pyplot as plt
 
-    plt.draw_if_interactive()  # chooses the backend: a notebook's turns interactive mode on, and chosen inside of the context that would be taken back
+    # chooses the backend: a notebook's turns interactive mode on, and chosen inside of the context that would be taken
+    # back
+    plt.draw_if_interactive()
     with plt.style.context(str(STYLE)):
         yield

@@ -1,4 +1,6 @@
-"""Figure of the estimators of the direction: how far each is from the difference of means, and how well it parts held-out classes."""
+"""Figure of the estimators of the direction: how far each is from the difference of means, and how well it parts
+held-out classes.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +49,24 @@ def drawing(comparison: DirectionComparison) -> Drawing:
     table = [row | places[i % len(places)] for i, row in enumerate(comparison.rows())]
     held_out = comparison.n_held_out or (None, None)
     notes = {
-        "model": full.model, "n_blocks": full.n_layers, "rule": full.rule, "n_positive": full.n_positive, "n_negative": full.n_negative,
-        "resamples": comparison.resamples, "seed": comparison.seed, "held_out_positive": held_out[0], "held_out_negative": held_out[1],
-    }  # fmt: skip
+        "model": full.model,
+        "n_blocks": full.n_layers,
+        "rule": full.rule,
+        "n_positive": full.n_positive,
+        "n_negative": full.n_negative,
+        "resamples": comparison.resamples,
+        "seed": comparison.seed,
+        "held_out_positive": held_out[0],
+        "held_out_negative": held_out[1],
+    }
     return Drawing("direction_estimators", {key: [row[key] for row in table] for key in table[0]}, notes)
 
 
 @figure
 def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth, the cosine of every estimator's direction with the difference of means, and the AUROC of held-out projections on it."""
+    """Across depth, the cosine of every estimator's direction with the difference of means, and the AUROC of held-out
+    projections on it.
+    """
     held_out = drawing.notes["held_out_positive"] is not None
     fig, axes, legend = canvas(ax, 1, 1 + held_out, figsize=(TWO_COLUMNS, 3.0), squeeze=False)
     panels = list(axes[0])
@@ -76,14 +87,22 @@ def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
         panels[1].set_ylim(top=1.03)
     found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     legend(
-        found.values(), found.keys(), loc="outside lower center", ncols=3, columnspacing=1.6, handlelength=3.2, title=_counts(drawing),
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=3,
+        columnspacing=1.6,
+        handlelength=3.2,
+        title=_counts(drawing),
         title_fontsize=7,
-    )  # fmt: skip
+    )
     return fig, panels
 
 
 def _series(ax: Any, drawing: Drawing, name: str, quantity: str, *, beside: float) -> None:
-    """One estimator's values at every site that has one, with a band; where only some sites have an interval, with a bar at those."""
+    """One estimator's values at every site that has one, with a band; where only some sites have an interval, with a
+    bar at those.
+    """
     color, marker, dash, label = LOOKS.get(name, (GREY, "P", "-", name))
     rows = [r for r in Drawing(drawing.kind, drawing.where(estimator=name)).rows() if r[quantity] is not None]
     size = 2.8 if len(rows) < MANY else 1.8

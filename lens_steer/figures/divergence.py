@@ -32,7 +32,8 @@ MARKS = 12  # on a line, about
 
 
 def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_position: int | None = None) -> Drawing:
-    """The data of :func:`kl_by_position`: one row a series, position and measure, with the mean over prompts, its interval and their number.
+    """The data of :func:`kl_by_position`: one row a series, position and measure, with the mean over prompts, its
+    interval and their number.
 
     Args:
         series: name → what was measured, in the order of the legend.
@@ -51,14 +52,18 @@ def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_positio
 
 @figure
 def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Divergence in both directions and entropy before and after steering, by position in the response, with bootstrap bands over prompts."""
+    """Divergence in both directions and entropy before and after steering, by position in the response, with bootstrap
+    bands over prompts.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(drawing.columns["series"]))
     looks = [LOOKS[k % len(LOOKS)] for k in range(len(names))]
     last = max(drawing.columns["position"])
-    fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.5 + 0.15 * (-(-len(names) // 2))), layout="constrained")
+    fig, axes, legend = canvas(
+        ax, 1, 2, figsize=(TWO_COLUMNS, 2.5 + 0.15 * (-(-len(names) // 2))), layout="constrained"
+    )
     for axis, (label, measures) in zip(axes, PANELS.items(), strict=True):
         for name, look in zip(names, looks, strict=True):
             for measure, dash in zip(measures, DASHES, strict=True):
@@ -76,7 +81,18 @@ def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
 def _line(ax: Any, part: dict[str, list[Any]], color: str, marker: str, dash: str) -> None:
     x, value, low, high = ([float(v) for v in part[k]] for k in ("position", "value", "low", "high"))
     fill = color if dash == DASHES[0] else "white"
-    ax.plot(x, value, color=color, marker=marker, mfc=fill, ls=dash, ms=3, lw=1, markevery=max(1, len(x) // MARKS), clip_on=False)
+    ax.plot(
+        x,
+        value,
+        color=color,
+        marker=marker,
+        mfc=fill,
+        ls=dash,
+        ms=3,
+        lw=1,
+        markevery=max(1, len(x) // MARKS),
+        clip_on=False,
+    )
     ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     if len(x) == 1:  # too narrow for a band
         ax.vlines(x, low, high, color=color, lw=1)

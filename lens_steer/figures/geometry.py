@@ -6,13 +6,34 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lens_steer.figures.core import BLACK, GREEN, GREY, NEGATIVE, ONE_COLUMN, POSITIVE, Drawing, Drawn, Target, canvas, figure
+from lens_steer.figures.core import (
+    BLACK,
+    GREEN,
+    GREY,
+    NEGATIVE,
+    ONE_COLUMN,
+    POSITIVE,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.models import sites
 
-KIND_MARKERS = {"ln1": "o", "ln1_post": "^", "ln2": "s", "ln2_post": "v", "resid_pre": "D", "resid_mid": "P", "resid_post": "X"}
+KIND_MARKERS = {
+    "ln1": "o",
+    "ln1_post": "^",
+    "ln2": "s",
+    "ln2_post": "v",
+    "resid_pre": "D",
+    "resid_mid": "P",
+    "resid_post": "X",
+}
 KIND_LABELS = {
-    "ln1": "norm before attention", "ln1_post": "norm after attention", "ln2": "norm before MLP", "ln2_post": "norm after MLP",
-    "resid_pre": "stream before block", "resid_mid": "stream after attention", "resid_post": "stream after block",
+    "ln1": "norm before attention", "ln1_post": "norm after attention", "ln2": "norm before MLP",
+    "ln2_post": "norm after MLP", "resid_pre": "stream before block", "resid_mid": "stream after attention",
+    "resid_post": "stream after block",
 }  # fmt: skip
 
 
@@ -37,28 +58,40 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
     found = {
         "cosine_matrix": Drawing(
             "cosine_matrix",
-            {"row": [i for i in range(len(names)) for _ in names], "column": list(range(len(names))) * len(names),
-             "cosine": [v for row in cosine for v in row]},
+            {
+                "row": [i for i in range(len(names)) for _ in names],
+                "column": list(range(len(names))) * len(names),
+                "cosine": [v for row in cosine for v in row],
+            },
             notes | {"block_of_site": base["block"], "selected_index": summary["selection"]["selected_index"]},
         ),
         "mean_cosine": Drawing("mean_cosine", base | {"mean_cosine": summary["selection"]["mean_cosine"]}, notes),
         "plane_path": Drawing(
             "plane_path",
-            base | {"x": [c[0] for c in inside["coordinates"]], "y": [c[1] for c in inside["coordinates"]]}, notes,
+            base | {"x": [c[0] for c in inside["coordinates"]], "y": [c[1] for c in inside["coordinates"]]},
+            notes,
         ),
         "plane_share": Drawing(
-            "plane_share", base | {"fraction": inside["fraction"]},
-            notes | {"share_centred": summary["plane"]["share_in_plane_centred"],
-                     "best_centred": summary["plane"].get("best_two_dimensions_centred")},
+            "plane_share",
+            base | {"fraction": inside["fraction"]},
+            notes
+            | {
+                "share_centred": summary["plane"]["share_in_plane_centred"],
+                "best_centred": summary["plane"].get("best_two_dimensions_centred"),
+            },
         ),
-    }  # fmt: skip
+    }
     classes = summary["classes"]
     if classes is not None:
         for quantity in ("projection", "norm"):
             columns = dict(base)
             for side in ("positive", "negative"):
                 columns |= {f"{side}_{part}": classes[f"{quantity}_{side}"][part] for part in ("mean", "low", "high")}
-            counts = {"n_positive": classes["n_positive"], "n_negative": classes["n_negative"], "split": classes["split"]}
+            counts = {
+                "n_positive": classes["n_positive"],
+                "n_negative": classes["n_negative"],
+                "split": classes["split"],
+            }
             found[f"class_{quantity}s"] = Drawing(f"class_{quantity}s", columns, notes | counts)
     part = summary["discriminative"]
     if part.get("membership") is not None:
@@ -96,7 +129,9 @@ def shade_blocks(axis: Any, drawing: Drawing) -> None:
     label: str | None = "discriminative site"
     for x, inside in zip(drawing.columns["position"], drawing.columns["discriminative"], strict=True):
         if inside:
-            axis.axvspan(float(x or 0) - width / 2, float(x or 0) + width / 2, color=GREY, alpha=0.22, lw=0, label=label)
+            axis.axvspan(
+                float(x or 0) - width / 2, float(x or 0) + width / 2, color=GREY, alpha=0.22, lw=0, label=label
+            )
             label = None
 
 
@@ -133,7 +168,9 @@ def mean_cosine(drawing: Drawing, ax: Target = None) -> Drawn:
     shade_blocks(axis, drawing)
     for kind in dict.fromkeys(drawing.columns["kind"]):
         part = drawing.where(kind=kind)
-        axis.plot(part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9)
+        axis.plot(
+            part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9
+        )
     index = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
     axis.plot(
         drawing.columns["position"][index],
@@ -164,7 +201,9 @@ def class_norms(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def site_membership(drawing: Drawing, ax: Target = None) -> Drawn:
-    """How sure it is that each site is discriminative: the share of bootstrap resamples in which it is, beside the AUROC of its projections."""
+    """How sure it is that each site is discriminative: the share of bootstrap resamples in which it is, beside the
+    AUROC of its projections.
+    """
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.3))
     shade_blocks(axis, drawing)
     x = drawing.columns["position"]
@@ -186,8 +225,12 @@ def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Draw
     x = drawing.columns["position"]
     for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
         n = drawing.notes[f"n_{side}"]
-        axis.plot(x, drawing.columns[f"{side}_mean"], color=color, marker=marker, ls=dash, ms=2.8, label=f"{side} (n = {n})")
-        axis.fill_between(x, drawing.columns[f"{side}_low"], drawing.columns[f"{side}_high"], color=color, alpha=0.25, lw=0)  # type: ignore[arg-type]
+        axis.plot(
+            x, drawing.columns[f"{side}_mean"], color=color, marker=marker, ls=dash, ms=2.8, label=f"{side} (n = {n})"
+        )
+        axis.fill_between(
+            x, drawing.columns[f"{side}_low"], drawing.columns[f"{side}_high"], color=color, alpha=0.25, lw=0
+        )  # type: ignore[arg-type]
     if log:
         axis.set_yscale("log")
     else:
@@ -200,7 +243,9 @@ def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Draw
 
 @figure
 def plane_path(drawing: Drawing, ax: Target = None) -> Drawn:
-    """The unit candidates seen in the steering plane, joined in network order; the unit circle is the most they can reach."""
+    """The unit candidates seen in the steering plane, joined in network order; the unit circle is the most they can
+    reach.
+    """
     import numpy as np
 
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.9))
@@ -242,10 +287,16 @@ def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
-    axis.plot(drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site")
-    axis.axhline(float(drawing.notes["share_centred"]), color=BLACK, lw=0.8, ls="--", label="share of the candidates' variance")
+    axis.plot(
+        drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site"
+    )
+    axis.axhline(
+        float(drawing.notes["share_centred"]), color=BLACK, lw=0.8, ls="--", label="share of the candidates' variance"
+    )
     if drawing.notes.get("best_centred") is not None:
-        axis.axhline(float(drawing.notes["best_centred"]), color=BLACK, lw=0.8, ls=":", label="most that any plane can hold")
+        axis.axhline(
+            float(drawing.notes["best_centred"]), color=BLACK, lw=0.8, ls=":", label="most that any plane can hold"
+        )
     axis.set_ylim(0, 1.02)
     depth_axis(axis, drawing)
     axis.set_ylabel("share in the plane")

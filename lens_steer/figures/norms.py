@@ -28,7 +28,9 @@ FLOOR = 1e-9  # a log scale needs one
 
 @figure
 def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Largest ``|‖h'‖/‖h‖ − 1|`` against the angle, on a log scale: columns by the basis's dtype, rows by that of the arithmetic; the bound on SS holds in exact arithmetic."""
+    """Largest ``|‖h'‖/‖h‖ − 1|`` against the angle, on a log scale: columns by the basis's dtype, rows by that of the
+    arithmetic; the bound on SS holds in exact arithmetic.
+    """
     fig, axes, legend = canvas(ax, 3, 3, figsize=(TWO_COLUMNS, 5.0), sharex=True, sharey=True, layout="constrained")
     for row, arithmetic in enumerate(DTYPES):
         for column, kept in enumerate(DTYPES):
@@ -37,7 +39,9 @@ def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
                 part = drawing.where(operator=operator, basis_dtype=kept, arithmetic=arithmetic)
                 values = [max(float(v), FLOOR) for v in part["largest"]]
                 angles = [float(a) for a in part["angle"]]
-                axis.plot(angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator)
+                axis.plot(
+                    angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator
+                )
             axis.set(yscale="log", xticks=range(0, 361, 90), ylim=(FLOOR / 2, None))
             if not row:
                 axis.set_title(f"{kept} basis")
@@ -64,6 +68,8 @@ def norm_drift(drawing: Drawing, ax: Target = None) -> Drawn:
         depth = [float(d) for d in rows["depth"]]
         ax.plot(depth, mean, color=color, marker=marker, linestyle=line, markersize=3, label=operator)
         ax.fill_between(depth, low, high, color=color, alpha=0.2, linewidth=0)
-    ax.set(xlabel="depth at which a norm reads the stream (blocks)", ylabel="mean change of its length (%)", ylim=(0, None))
+    ax.set(
+        xlabel="depth at which a norm reads the stream (blocks)", ylabel="mean change of its length (%)", ylim=(0, None)
+    )
     ax.legend(title=f"n = {drawing.notes['n']} prompts")
     return fig, [ax]

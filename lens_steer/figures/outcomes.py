@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from lens_steer.figures.core import BLUE, GREEN, GREY, ORANGE, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
+from lens_steer.figures.core import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.metrics.grading import CLASSES, Outcome
 
 STYLES = {
@@ -31,7 +43,17 @@ def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] |
     for outcome in outcomes:
         for grade, count in outcome.counts.items():
             rate = outcome.rate(grade)
-            values = (outcome.condition, outcome.angle, outcome.side, grade, count, rate.n, rate.value, rate.low, rate.high)
+            values = (
+                outcome.condition,
+                outcome.angle,
+                outcome.side,
+                grade,
+                count,
+                rate.n,
+                rate.value,
+                rate.low,
+                rate.high,
+            )
             for name, value in zip(columns, values, strict=True):
                 columns[name].append(value)
     return Drawing("outcomes_by_angle", columns, {"model": model, "titles": titles or TITLES})
@@ -39,8 +61,9 @@ def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] |
 
 @figure
 def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of each graded outcome against the angle, Wilson intervals as bands; in grey no steering, and random planes: a line where there is one, else the median and the
-    range of their draws."""
+    """Share of each graded outcome against the angle, Wilson intervals as bands; in grey no steering, and random
+    planes: a line where there is one, else the median and the range of their draws.
+    """
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
     grades = list(dict.fromkeys(drawing.columns["grade"]))
     for axis, side in zip(axes, CLASSES, strict=True):
@@ -56,7 +79,9 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
         _random_planes(axis, control["angle"], control["rate"], STYLES[str(first)][3])
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
-            axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}")
+            axis.axhline(
+                base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}"
+            )
         axis.set_xticks(range(0, 361, 60))
         axis.set_xlim(-8, 368)
         axis.set_ylim(-0.03, 1.03)
@@ -69,7 +94,9 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _random_planes(axis: Any, angles: Sequence[Any], rates: Sequence[Any], grade: str) -> None:
-    """One random plane as a line over its angles; several draws an angle as their median, from the least to the greatest."""
+    """One random plane as a line over its angles; several draws an angle as their median, from the least to the
+    greatest.
+    """
     by_angle: dict[float, list[float]] = {}
     for angle, rate in zip(angles, rates, strict=True):
         by_angle.setdefault(float(angle), []).append(float(rate))

@@ -18,12 +18,16 @@ from lens_steer.figures.core import (
     figure,
 )
 
-SIDES = {"positive": (POSITIVE, "o", 5.0, "positive (harmful)"), "negative": (NEGATIVE, "x", 3.0, "negative (harmless)")}
+SIDES = {
+    "positive": (POSITIVE, "o", 5.0, "positive (harmful)"),
+    "negative": (NEGATIVE, "x", 3.0, "negative (harmless)"),
+}
 KINDS = {"within a class": (BLUE, "s"), "between classes": (VERMILION, "o")}
 PARTS = {
-    "positive mean": (POSITIVE, "o", 5.0, "positive class, mean"), "negative mean": (NEGATIVE, "x", 5.0, "negative class, mean"),
-    "not steered": (GREY, "s", 5.0, "this prompt, not steered"), "arriving": (BLACK, "D", 4.5, "steered before this site"),
-    "steered": (BLACK, "*", 9.0, "steered here too"),
+    "positive mean": (POSITIVE, "o", 5.0, "positive class, mean"),
+    "negative mean": (NEGATIVE, "x", 5.0, "negative class, mean"),
+    "not steered": (GREY, "s", 5.0, "this prompt, not steered"),
+    "arriving": (BLACK, "D", 4.5, "steered before this site"), "steered": (BLACK, "*", 9.0, "steered here too"),
 }  # fmt: skip
 
 
@@ -76,7 +80,16 @@ def pairwise_distances(drawing: Drawing, ax: Target = None) -> Drawn:
             before, after = ([float(v) for v in part[k]] for k in ("before", "after"))
             label = f"{kind}, n = {len(before)} pairs"
             axis.plot(
-                before, after, color=color, marker=marker, ls="none", ms=1.5, alpha=0.35, mew=0, label=label, rasterized=True
+                before,
+                after,
+                color=color,
+                marker=marker,
+                ls="none",
+                ms=1.5,
+                alpha=0.35,
+                mew=0,
+                label=label,
+                rasterized=True,
             )
         top = max(float(v) for v in drawing.columns["before"])
         axis.plot([0, top], [0, top], color=BLACK, lw=0.7, ls=":")
@@ -94,7 +107,9 @@ def pairwise_distances(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def turned_in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
-    """One prompt's activation in the plane: not steered, as it arrives at a site under a plan that steers before it, as it leaves; with the class means. A circle: as far out as it arrives."""
+    """One prompt's activation in the plane: not steered, as it arrives at a site under a plan that steers before it, as
+    it leaves; with the class means. A circle: as far out as it arrives.
+    """
     import numpy as np
 
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 4.1), layout="constrained")

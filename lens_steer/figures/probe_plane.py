@@ -38,9 +38,11 @@ MAX_MOVED, MAX_DOTS = 60, 250  # tokens drawn: moved ones, and those of each cla
 
 
 def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, *, seed: int = 0) -> Drawing:
-    """The data of :func:`boundary_plane`: a row a token that is drawn (``part`` is ``token``), and one a moved token and operator, with where it was.
+    """The data of :func:`boundary_plane`: a row a token that is drawn (``part`` is ``token``), and one a moved token
+    and operator, with where it was.
 
-    x is ``v̂·h``; y the first principal component of the samples of ``fit``, both classes together, without their part along v̂.
+    x is ``v̂·h``; y the first principal component of the samples of ``fit``, both classes together, without their part
+    along v̂.
 
     Args:
         probe: whose boundary it is.
@@ -77,7 +79,9 @@ def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, 
         "StTP": target_projection(before, v, threshold=m, target=top),
     }
     for name, after in moved.items():
-        for side, was, now in zip(side_of[chosen], _places(probe, axis, before), _places(probe, axis, after), strict=True):
+        for side, was, now in zip(
+            side_of[chosen], _places(probe, axis, before), _places(probe, axis, after), strict=True
+        ):
             rows.append({"part": name, "class": str(side)} | now | {"from_x": was["x"], "from_y": was["y"]})
     for k, values in seen.items():
         found = [[float(r[k]) for r in rows if r["part"] == part] for part in ("token", *MOVES)]
@@ -85,14 +89,27 @@ def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, 
     views = {k: view(values) for k, values in seen.items()}
     far = [r for r in rows if r["part"] == "token" and not all(views[k][0] <= r[k] <= views[k][1] for k in views)]
     notes = {
-        "model": probe.model, "site": probe.site, "pooling": probe.pooling, "tokens": tokens.pooling, "threshold": m, "view": views,
-        "mu_positive": top, "share_x": shares[0], "share_y": shares[1], "n_drawn": sum(r["part"] == "token" for r in rows), "n_moved": len(before), "out_of_view": len(far), **counts,
-    }  # fmt: skip
+        "model": probe.model,
+        "site": probe.site,
+        "pooling": probe.pooling,
+        "tokens": tokens.pooling,
+        "threshold": m,
+        "view": views,
+        "mu_positive": top,
+        "share_x": shares[0],
+        "share_y": shares[1],
+        "n_drawn": sum(r["part"] == "token" for r in rows),
+        "n_moved": len(before),
+        "out_of_view": len(far),
+        **counts,
+    }
     columns = ("part", "class", "x", "y", "from_x", "from_y")
     return Drawing("boundary_plane", {key: [row.get(key) for row in rows] for key in columns}, notes)
 
 
-def _second_axis(probe: Probe, samples: Float[Tensor, "n d_model"]) -> tuple[Float[Tensor, " d_model"], tuple[float, float]]:
+def _second_axis(
+    probe: Probe, samples: Float[Tensor, "n d_model"]
+) -> tuple[Float[Tensor, " d_model"], tuple[float, float]]:
     """The plane's other axis, and the share of the samples' variance along both."""
     unit = probe.direction.double()
     centred = samples.double() - samples.double().mean(dim=0)
@@ -101,7 +118,9 @@ def _second_axis(probe: Probe, samples: Float[Tensor, "n d_model"]) -> tuple[Flo
     _, singular, right = torch.linalg.svd(rest, full_matrices=False)
     total = float(centred.square().sum())
     if not float(singular[0]) > 0:
-        raise LensSteerError(f"the samples at {probe.site} lie on one line: there is no second axis to draw; record more prompts")
+        raise LensSteerError(
+            f"the samples at {probe.site} lie on one line: there is no second axis to draw; record more prompts"
+        )
     axis = right[0] * torch.sign(right[0][right[0].abs().argmax()])
     return axis.float(), (float(along.square().sum()) / total, float(singular[0].square()) / total)
 
@@ -112,7 +131,9 @@ def _places(probe: Probe, axis: Float[Tensor, " d_model"], h: Float[Tensor, "n d
 
 @figure
 def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Held-out tokens of both classes, the boundary, and where StMP (left) and StTP (right) carry the tokens beyond it."""
+    """Held-out tokens of both classes, the boundary, and where StMP (left) and StTP (right) carry the tokens beyond
+    it.
+    """
     notes = drawing.notes
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 3.2), sharex=True, sharey=True)
     for axis, (name, (color, marker, _)) in zip(axes, MOVES.items(), strict=True):
@@ -123,7 +144,15 @@ def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
             part = drawing.where(part="token", **{"class": side})
             axis.plot(part["x"], part["y"], color=own, marker=dot, ls="", ms=2.2, mew=0.5, alpha=0.55, zorder=2)
         axis.plot(
-            [m[2] for m in moved], [m[3] for m in moved], color=color, marker=marker, mfc="none", ls="", ms=3.2, mew=0.6, zorder=3
+            [m[2] for m in moved],
+            [m[3] for m in moved],
+            color=color,
+            marker=marker,
+            mfc="none",
+            ls="",
+            ms=3.2,
+            mew=0.6,
+            zorder=3,
         )
         axis.set_title(MOVES[name][2].removeprefix("after "))
         axis.axvline(notes["threshold"], color=BLACK, lw=0.9)
@@ -147,16 +176,23 @@ def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
         axes[0].plot([], [], color=GREY, lw=0.9, ls=(0, (1, 1.5)), label="μ⁺ (fit)")[0],
     ]
     made = legend(
-        handles=handles, loc="outside lower center", ncols=3, columnspacing=1.6, title_fontsize=7,
+        handles=handles,
+        loc="outside lower center",
+        ncols=3,
+        columnspacing=1.6,
+        title_fontsize=7,
         title=_counts(notes),
-    )  # fmt: skip
+    )
     made.get_title().set_multialignment("center")
     return fig, list(axes)
 
 
 def _counts(notes: Any) -> str:
     what = "responses" if notes["tokens"] == "token" else "prompts"
-    text = f"{site_label(notes['site'])}; tokens of held-out {what}, {notes['n_drawn']} of them drawn, {notes['n_moved']} of the gated ones moved"
+    text = (
+        f"{site_label(notes['site'])}; tokens of held-out {what}, {notes['n_drawn']} of them drawn, "
+        f"{notes['n_moved']} of the gated ones moved"
+    )
     if notes["out_of_view"]:
         text += f", {notes['out_of_view']} out of view"
     return f"{text}\npercentages: share of the variance of the samples fitted on ({POOLINGS[notes['pooling']]})"

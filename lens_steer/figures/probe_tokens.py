@@ -1,4 +1,6 @@
-"""Figure of what a probe and its gate see: projections of held-out samples, and of single tokens, where the probe was fitted on averages or on last tokens."""
+"""Figure of what a probe and its gate see: projections of held-out samples, and of single tokens, where the probe was
+fitted on averages or on last tokens.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,16 @@ RESAMPLES = 500
 
 
 def probe_projections_drawing(
-    scan: ProbeScan, report: Activations, tokens: Activations, shown: Sequence[str], *, alpha: float | int = TARGET, seed: int = 0
-) -> Drawing:  # fmt: skip
-    """The data of :func:`probe_projections`: histograms, a row a site, kind of sample, class and bin; the notes hold each site's marks and each panel's numbers.
+    scan: ProbeScan,
+    report: Activations,
+    tokens: Activations,
+    shown: Sequence[str],
+    *,
+    alpha: float | int = TARGET,
+    seed: int = 0,
+) -> Drawing:
+    """The data of :func:`probe_projections`: histograms, a row a site, kind of sample, class and bin; the notes hold
+    each site's marks and each panel's numbers.
 
     Args:
         scan: the probes.
@@ -57,8 +66,11 @@ def probe_projections_drawing(
         probe = scan.at(name).probe
         target = probe.mean_positive + alpha * probe.std_positive
         marks[name] = {
-            "threshold": probe.threshold, "mu_positive": probe.mean_positive, "mu_negative": probe.mean_negative, "target": target,
-        }  # fmt: skip
+            "threshold": probe.threshold,
+            "mu_positive": probe.mean_positive,
+            "mu_negative": probe.mean_negative,
+            "target": target,
+        }
         projected = {
             kind: [probe.project(side).double().numpy() for side in found.at(name)]
             for kind, found in (("pooled", report), ("token", tokens))
@@ -68,7 +80,9 @@ def probe_projections_drawing(
             seen += sides
             edges = np.linspace(*view(seen), BINS[kind] + 1)
             shown_ = (float(edges[0]), float(edges[-1]))
-            panels.append({"site": name, "samples": kind} | _panel(sides, groups_of(found), probe.threshold, shown_, seed))
+            panels.append(
+                {"site": name, "samples": kind} | _panel(sides, groups_of(found), probe.threshold, shown_, seed)
+            )
             for side, rho in zip(CLASSES, sides, strict=True):
                 share = np.histogram(rho, edges)[0] / len(rho)
                 table += [
@@ -87,7 +101,11 @@ def probe_projections_drawing(
 
 
 def _panel(
-    sides: Sequence[Float[np.ndarray, " _"]], groups: Sequence[str], threshold: float, view: tuple[float, float], seed: int
+    sides: Sequence[Float[np.ndarray, " _"]],
+    groups: Sequence[str],
+    threshold: float,
+    view: tuple[float, float],
+    seed: int,
 ) -> dict[str, Any]:
     """Numbers of one panel: Cohen's d, share of each class below the threshold, sizes, share out of view."""
     n = len(sides[0])
@@ -104,9 +122,15 @@ def _panel(
 
 
 def cohens_d(
-    positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], groups: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate | None:  # fmt: skip
-    """``(μ⁺ − μ⁻) / √((σ⁺² + σ⁻²)/2)``, σ with n − 1, and a percentile bootstrap that draws whole groups; None where neither class spreads.
+    positive: Float[np.ndarray, " m"],
+    negative: Float[np.ndarray, " n"],
+    groups: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate | None:
+    """``(μ⁺ − μ⁻) / √((σ⁺² + σ⁻²)/2)``, σ with n − 1, and a percentile bootstrap that draws whole groups; None where
+    neither class spreads.
 
     >>> print(cohens_d(np.array([3.0, 5.0]), np.array([0.0, 2.0]), ["a", "b", "c", "d"], resamples=0))
     2.121 [2.121, 2.121] (n = 4)
@@ -138,7 +162,9 @@ def _listed(e: Estimate | None) -> list[float] | None:
 
 
 def view(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
-    """What an axis shows: everything, or where a few lie far out (the first token of many models), the middle 80 % of each and one and a half times as much on both sides."""
+    """What an axis shows: everything, or where a few lie far out (the first token of many models), the middle 80 % of
+    each and one and a half times as much on both sides.
+    """
     ends = []
     for one in values:
         low, high = np.quantile(one, [0.1, 0.9])
@@ -150,12 +176,12 @@ def view(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
 
 @figure
 def probe_projections(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Histograms of ``ρ = v̂·h`` of both classes, a column a site: held-out samples as the probe was fitted on, and single tokens; with the threshold and the class means."""
+    """Histograms of ``ρ = v̂·h`` of both classes, a column a site: held-out samples as the probe was fitted on, and
+    single tokens; with the threshold and the class means.
+    """
     marks = drawing.notes["marks"]
     narrow = len(marks) <= MAX_SHOWN // 2
-    fig, axes, legend = canvas(
-        ax, 2, len(marks), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.8), squeeze=False
-    )  # fmt: skip
+    fig, axes, legend = canvas(ax, 2, len(marks), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.8), squeeze=False)
     panels = {(p["site"], p["samples"]): p for p in drawing.notes["panels"]}
     for column, (name, mark) in zip(axes.T, marks.items(), strict=True):
         for axis, kind in zip(column, ("pooled", "token"), strict=True):
@@ -181,9 +207,14 @@ def probe_projections(drawing: Drawing, ax: Target = None) -> Drawn:
     for axis, what in zip(axes[:, 0], ("samples", "tokens"), strict=True):
         axis.set_ylabel(f"share of {what}")
     made = legend(
-        handles=_legend(axes[0][0], drawing), loc="outside lower center", ncols=2 if narrow else 5, columnspacing=1.4, handlelength=2.4,
-        title=_projection_counts(drawing, narrow), title_fontsize=7,
-    )  # fmt: skip
+        handles=_legend(axes[0][0], drawing),
+        loc="outside lower center",
+        ncols=2 if narrow else 5,
+        columnspacing=1.4,
+        handlelength=2.4,
+        title=_projection_counts(drawing, narrow),
+        title_fontsize=7,
+    )
     made.get_title().set_multialignment("center")
     return fig, [axis for row in axes for axis in row]
 
@@ -207,12 +238,15 @@ def _legend(ax: Any, drawing: Drawing) -> list[Any]:
 
     dots: Any = (0, (1, 1.5))
     handles = [
-        line("positive", color=POSITIVE, ls="-", lw=1.2), line("negative", color=NEGATIVE, ls="--", lw=1.2),
-        line("class means (fit)", color=GREY, ls=dots, lw=0.9), line("threshold m", color=BLACK, lw=0.9),
-    ]  # fmt: skip
+        line("positive", color=POSITIVE, ls="-", lw=1.2),
+        line("negative", color=NEGATIVE, ls="--", lw=1.2),
+        line("class means (fit)", color=GREY, ls=dots, lw=0.9),
+        line("threshold m", color=BLACK, lw=0.9),
+    ]
     sight = [(r["low"], r["high"], r["site"]) for r in drawing.rows()]
     inside = [
-        any(low <= m["target"] <= high for low, high, name in sight if name == s) for s, m in drawing.notes["marks"].items()
+        any(low <= m["target"] <= high for low, high, name in sight if name == s)
+        for s, m in drawing.notes["marks"].items()
     ]
     if any(inside):
         handles.append(line(f"StTP's target at α = {drawing.notes['alpha']:g}", color=GREEN, ls="-.", lw=0.9))
@@ -224,7 +258,8 @@ def _projection_counts(drawing: Drawing, narrow: bool) -> str:
     pooled, token = (next(p for p in notes["panels"] if p["samples"] == kind) for kind in ("pooled", "token"))
     what = "responses" if notes["tokens"] == "token" else "prompts"
     text = (
-        f"above: {pooled['n_positive']} + {pooled['n_negative']} held-out {POOLINGS[notes['pooling']]};{chr(10) if narrow else ' '}"
+        f"above: {pooled['n_positive']} + {pooled['n_negative']} held-out "
+        f"{POOLINGS[notes['pooling']]};{chr(10) if narrow else ' '}"
         f"below: {token['n_positive']} + {token['n_negative']} tokens of the {what} of {token['n_scenarios']} scenarios"
     )
     far = max(p["out_of_view"] for p in notes["panels"])

@@ -1,4 +1,6 @@
-"""Figures of probes across depth: how well they tell the classes apart, how much of that is memory, along what direction; and their calibration."""
+"""Figures of probes across depth: how well they tell the classes apart, how much of that is memory, along what
+direction; and their calibration.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,14 @@ MANY = 40  # sites, from which on the marks are smaller
 PANELS: dict[str, dict[str, tuple[str, Any, str]]] = {
     "on held-out prompts": {"accuracy": (BLUE, "-", "accuracy"), "auroc": (ORANGE, "--", "AUROC")},
     "selectivity": {
-        "selectivity": (GREEN, "-", "over shuffled labels"), "selectivity_scenario": (PURPLE, "--", "over random labels of scenarios"),
+        "selectivity": (GREEN, "-", "over shuffled labels"),
+        "selectivity_scenario": (PURPLE, "--", "over random labels of scenarios"),
     },
     "cosine of the probe's normal": {
-        "cosine_to_difference": (BLACK, "-", "with the difference of means"), "cosine_to_fisher": (VERMILION, "--", "with Fisher's direction"),
+        "cosine_to_difference": (BLACK, "-", "with the difference of means"),
+        "cosine_to_fisher": (VERMILION, "--", "with Fisher's direction"),
     },
-}  # fmt: skip
+}
 KIND_MORE = {"attn_out": ("<", "attention's output"), "mlp_out": (">", "MLP's output")}
 POOLINGS = {
     "last": "last prompt tokens",
@@ -67,7 +71,9 @@ def check_shown(shown: Sequence[str]) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(shown))
     if not 1 <= len(names) <= MAX_SHOWN:
-        raise LensSteerError(f"shown={list(names)}: name 1 to {MAX_SHOWN} sites, as many as fit side by side in a figure")
+        raise LensSteerError(
+            f"shown={list(names)}: name 1 to {MAX_SHOWN} sites, as many as fit side by side in a figure"
+        )
     return names
 
 
@@ -91,16 +97,23 @@ def probe_depth_drawing(scan: ProbeScan) -> Drawing:
     ]
     best = scan.best.probe
     notes = {
-        "model": best.model, "n_blocks": best.n_layers, "best_site": best.site, "pooling": best.pooling,
-        "n_positive": best.n_positive, "n_negative": best.n_negative, "n_scenarios": scan.best.measured["accuracy"].n,
-    }  # fmt: skip
+        "model": best.model,
+        "n_blocks": best.n_layers,
+        "best_site": best.site,
+        "pooling": best.pooling,
+        "n_positive": best.n_positive,
+        "n_negative": best.n_negative,
+        "n_scenarios": scan.best.measured["accuracy"].n,
+    }
     finite = [{k: None if v == float("inf") else v for k, v in row.items()} for row in table]
     return Drawing("probe_depth", {key: [row[key] for row in finite] for key in table[0]}, notes)
 
 
 @figure
 def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth: held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal, with 95 % bands; kinds of sites differ by marker."""
+    """Across depth: held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal, with 95 % bands;
+    kinds of sites differ by marker.
+    """
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import offset_copy
 
@@ -124,11 +137,18 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     best = list(drawing.columns["site"]).index(drawing.notes["best_site"])
     above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # so that it hides no marker
     highest = max(drawing.columns[name][best] for name in ("accuracy", "auroc"))
-    axes[0].plot([drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5)
+    axes[0].plot(
+        [drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5
+    )
     legend(
-        handles=_legend(axes[0], drawing), loc="outside lower center", ncols=3, columnspacing=1.6, handlelength=2.8,
-        title=_depth_counts(drawing), title_fontsize=7,
-    )  # fmt: skip
+        handles=_legend(axes[0], drawing),
+        loc="outside lower center",
+        ncols=3,
+        columnspacing=1.6,
+        handlelength=2.8,
+        title=_depth_counts(drawing),
+        title_fontsize=7,
+    )
     if len(kinds) > 1:
         handles = [axes[0].plot([], [], color=GREY, ls="", marker=_look(k)[0], label=_look(k)[1])[0] for k in kinds]
         legend(handles=handles, loc="outside upper center", ncols=min(4, len(kinds)), columnspacing=1.6)
@@ -136,7 +156,9 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, Any, str]) -> None:
-    """One quantity at the sites of one kind; where the boundary does not lie between the class means, the marker is open."""
+    """One quantity at the sites of one kind; where the boundary does not lie between the class means, the marker is
+    open.
+    """
     color, dash, _ = look
     rows = [r for r in Drawing(drawing.kind, drawing.where(kind=kind)).rows() if r[name] is not None]
     x: list[Any] = [r["position"] for r in rows]
@@ -203,29 +225,49 @@ def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
     names = check_shown(shown)
     results = [scan.at(name) for name in names]
     table = [
-        {"site": r.probe.site, "low": b.low, "high": b.high, "predicted": b.predicted, "observed": b.observed.value,
-         "observed_low": b.observed.low, "observed_high": b.observed.high, "n": b.observed.n}
+        {
+            "site": r.probe.site,
+            "low": b.low,
+            "high": b.high,
+            "predicted": b.predicted,
+            "observed": b.observed.value,
+            "observed_low": b.observed.low,
+            "observed_high": b.observed.high,
+            "n": b.observed.n,
+        }
         for r in results
         for b in r.reliability
-    ]  # fmt: skip
-    brier = {r.probe.site: [r.measured["brier"].value, r.measured["brier"].low, r.measured["brier"].high] for r in results}
+    ]
+    brier = {
+        r.probe.site: [r.measured["brier"].value, r.measured["brier"].low, r.measured["brier"].high] for r in results
+    }
     notes = {"model": results[0].probe.model, "brier": brier, "n": sum(b.observed.n for b in results[0].reliability)}
     return Drawing("reliability", {key: [row[key] for row in table] for key in table[0]}, notes)
 
 
 @figure
 def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of the positive class against predicted probability, with Wilson intervals, beside the diagonal; the Brier score; below, how many prompts each bin holds."""
+    """Share of the positive class against predicted probability, with Wilson intervals, beside the diagonal; the Brier
+    score; below, how many prompts each bin holds.
+    """
     names = list(drawing.notes["brier"])
     narrow = len(names) <= MAX_SHOWN // 2
     fig, axes, legend = canvas(
-        ax, 2, len(names), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1), height_ratios=(3, 1), sharex=True, sharey="row", squeeze=False
-    )  # fmt: skip
+        ax,
+        2,
+        len(names),
+        figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1),
+        height_ratios=(3, 1),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+    )
     handles = []
     for (curve, counts), name, (color, marker) in zip(axes.T, names, SITE_LOOKS, strict=False):
         part = drawing.where(site=name)
         low, high, x, y, down, up, n = (
-            [float(v) for v in part[k]] for k in ("low", "high", "predicted", "observed", "observed_low", "observed_high", "n")
+            [float(v) for v in part[k]]
+            for k in ("low", "high", "predicted", "observed", "observed_low", "observed_high", "n")
         )
         curve.plot([0, 1], [0, 1], color=GREY, lw=0.7, ls=":")
         curve.vlines(x, down, up, color=color, lw=0.9, clip_on=False)
@@ -233,7 +275,14 @@ def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
         label = f"{site_label(name)}: Brier {value:.3f} [{least:.3f}, {most:.3f}]"
         handles += curve.plot(x, y, color=color, marker=marker, ls="-", lw=0.7, ms=4, label=label, clip_on=False)
         counts.bar(
-            low, n, width=[b - a for a, b in zip(low, high, strict=True)], align="edge", color=color, alpha=0.45, ec=color, lw=0.6
+            low,
+            n,
+            width=[b - a for a, b in zip(low, high, strict=True)],
+            align="edge",
+            color=color,
+            alpha=0.45,
+            ec=color,
+            lw=0.6,
         )
         curve.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=site_label(name).replace(", ", "\n"))
         counts.set(xlabel="predicted probability", xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
@@ -241,7 +290,11 @@ def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
     axes[1][0].set_ylabel("prompts")
     handles.append(axes[0][0].plot([], [], color=GREY, ls=":", lw=0.7, label="as predicted")[0])
     legend(
-        handles=handles, loc="outside lower center", ncols=1 if narrow else 2, handlelength=2.2, title_fontsize=7,
+        handles=handles,
+        loc="outside lower center",
+        ncols=1 if narrow else 2,
+        handlelength=2.2,
+        title_fontsize=7,
         title=f"{drawing.notes['n']} held-out samples a site; bars: 95 % intervals (Wilson)",
-    )  # fmt: skip
+    )
     return fig, [axis for row in axes for axis in row]

@@ -20,8 +20,9 @@ from lens_steer.figures.core import REGISTERED, Drawing, Drawn, Target, Value, s
 def kinds() -> Mapping[str, Callable[..., Drawn]]:
     """Every kind of figure and the function that draws it.
 
-    A figure function registers itself where it is decorated (:func:`lens_steer.figures.core.figure`). Those of this room and of every study (its module ``figures``) are found by
-    their places, so that a new one is written down nowhere else.
+    A figure function registers itself where it is decorated (:func:`lens_steer.figures.core.figure`). Those of this
+    room and of every study (its module ``figures``) are found by their places, so that a new one is written down
+    nowhere else.
 
     >>> "polar" in kinds(), "trait_depth" in kinds()
     (True, True)
@@ -41,8 +42,9 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
 
     Args:
         drawing: of any kind.
-        ax: axes to draw in, one or as many as the figure has panels (row by row); left out, a figure of its own. Size and layout are
-            then the caller's, and the legend stands beside the axes where the layout is ``constrained``, in the first panel otherwise.
+        ax: axes to draw in, one or as many as the figure has panels (row by row); left out, a figure of its own. Size
+            and layout are then the caller's, and the legend stands beside the axes where the layout is ``constrained``,
+            in the first panel otherwise.
 
     Returns:
         the figure and its axes.
@@ -61,7 +63,8 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
         "drawing",
         drawing,
         Drawing,
-        "draw takes one; lens_steer.figures has what makes them of results, several as a dict of which one is to be picked",
+        "draw takes one; lens_steer.figures has what makes them of results, several as a dict of which one is to "
+        "be picked",
     )
     if drawing.kind not in REGISTERED and drawing.kind not in (known := kinds()):
         raise LensSteerError(f"figure kind {drawing.kind!r} is unknown: known are {', '.join(sorted(known))}")
@@ -69,7 +72,9 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) -> None:
-    """Draw a figure and write ``name.pdf``, ``.png``, ``.csv`` (the columns) and ``.json`` (kind, notes, and meta: how it was made)."""
+    """Draw a figure and write ``name.pdf``, ``.png``, ``.csv`` (the columns) and ``.json`` (kind, notes, and meta: how
+    it was made).
+    """
     import matplotlib.pyplot as plt
 
     drawn, _ = draw(drawing)

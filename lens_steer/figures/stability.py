@@ -1,4 +1,6 @@
-"""Figure of how stable the selection is: sites, discriminative sites and planes under resampled prompts and shuffled labels."""
+"""Figure of how stable the selection is: sites, discriminative sites and planes under resampled prompts and shuffled
+labels.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lens_steer.figures.core import BLACK, BLUE, GREEN, GREY, TWO_COLUMNS, VERMILION, Drawing, Drawn, Target, canvas, figure
+from lens_steer.figures.core import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    TWO_COLUMNS,
+    VERMILION,
+    Drawing,
+    Drawn,
+    Target,
+    canvas,
+    figure,
+)
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.stability import Stability
 from lens_steer.models import sites
@@ -25,8 +39,8 @@ SHARES = ("selected_share", "discriminative_share")
 def drawing(stability: Stability) -> Drawing:
     """The data of :func:`selection_stability`.
 
-    One row a site and set (``bootstrap``, ``shuffled``) with the two shares and their Wilson intervals, then one row a set and level with
-    the quantiles of both principal angles; what a row does not have is empty.
+    One row a site and set (``bootstrap``, ``shuffled``) with the two shares and their Wilson intervals, then one row a
+    set and level with the quantiles of both principal angles; what a row does not have is empty.
     """
     full, rows = stability.calibration, stability.rows()
     parsed = [sites.parse(name) for name in full.sites]
@@ -37,16 +51,26 @@ def drawing(stability: Stability) -> Drawing:
             where |= {k: row[k] for k in ("site", "block", "selected", "discriminative")}
             table.append(where | {f"{s}{e}": row[f"{prefix}{s}{e}"] for s in SHARES for e in ("", "_low", "_high")})
     counts: dict[str, int] = {}
-    sources = {"bootstrap": stability.bootstrap.angles, "shuffled": stability.shuffled.angles, "random": stability.random_angles}
+    sources = {
+        "bootstrap": stability.bootstrap.angles,
+        "shuffled": stability.shuffled.angles,
+        "random": stability.random_angles,
+    }
     for name, angles in sources.items():
         kept = angles[~angles[:, 0].isnan()]
         counts[name] = len(kept)
         table += [{"set": name, "part": "angles"} | row for row in _quantiles(kept)]
     columns = list(dict.fromkeys(key for row in table for key in row))
     notes = {
-        "model": full.model, "n_blocks": full.n_layers, "selected_site": full.selected_site, "rule": full.rule,
-        "n_positive": full.n_positive, "n_negative": full.n_negative, "resamples": len(stability.bootstrap.selected), "planes": counts,
-    }  # fmt: skip
+        "model": full.model,
+        "n_blocks": full.n_layers,
+        "selected_site": full.selected_site,
+        "rule": full.rule,
+        "n_positive": full.n_positive,
+        "n_negative": full.n_negative,
+        "resamples": len(stability.bootstrap.selected),
+        "planes": counts,
+    }
     return Drawing("selection_stability", {key: [row.get(key) for row in table] for key in columns}, notes)
 
 
@@ -55,13 +79,18 @@ def _quantiles(angles: Tensor) -> list[dict[str, float]]:
         return []
     levels = np.linspace(0, 1, QUANTILES)
     first, second = np.quantile(angles.numpy(), levels, axis=0).T.tolist()
-    return [{"level": a, "first_angle": b, "second_angle": c} for a, b, c in zip(levels.tolist(), first, second, strict=True)]
+    return [
+        {"level": a, "first_angle": b, "second_angle": c}
+        for a, b, c in zip(levels.tolist(), first, second, strict=True)
+    ]
 
 
 @figure
 def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth, how often each site is the selected one and how often it is discriminative, with the same for shuffled labels and
-    Wilson intervals; and the distribution of both principal angles between the calibrated plane and resampled, shuffled, random ones."""
+    """Across depth, how often each site is the selected one and how often it is discriminative, with the same for
+    shuffled labels and Wilson intervals; and the distribution of both principal angles between the calibrated plane and
+    resampled, shuffled, random ones.
+    """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), width_ratios=(1, 1, 0.9))
     for axis, share in zip(axes, SHARES, strict=False):
         _shares(axis, drawing, share)
@@ -70,17 +99,27 @@ def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
     _angles(axes[2], drawing)
     found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     legend(
-        found.values(), found.keys(), loc="outside lower center", ncols=4, columnspacing=1.6, handlelength=2.6, title=_counts(drawing),
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=4,
+        columnspacing=1.6,
+        handlelength=2.6,
+        title=_counts(drawing),
         title_fontsize=7,
-    )  # fmt: skip
+    )
     return fig, list(axes)
 
 
 def _counts(drawing: Drawing) -> str:
     """How many draws and prompts, and how many planes the third panel lacks."""
     notes = drawing.notes
-    text = f"{notes['resamples']} draws of each; {notes['n_positive']} positive and {notes['n_negative']} negative prompts"
-    missing = [f"{notes['resamples'] - n} of {LOOKS[k][3]}" for k, n in notes["planes"].items() if n < notes["resamples"]]
+    text = (
+        f"{notes['resamples']} draws of each; {notes['n_positive']} positive and {notes['n_negative']} negative prompts"
+    )
+    missing = [
+        f"{notes['resamples'] - n} of {LOOKS[k][3]}" for k, n in notes["planes"].items() if n < notes["resamples"]
+    ]
     return f"{text}\nwithout a plane: {', '.join(missing)}" if missing else text
 
 
@@ -89,13 +128,17 @@ def _shares(ax: Any, drawing: Drawing, share: str) -> None:
     own = drawing.where(part="site", set="bootstrap")
     if share == "selected_share":
         k = own["selected"].index(True)
-        ax.plot(own["position"][k], own[share][k], marker="*", ms=11, color=BLACK, ls="", label="selected on all prompts")
+        ax.plot(
+            own["position"][k], own[share][k], marker="*", ms=11, color=BLACK, ls="", label="selected on all prompts"
+        )
     else:
         shade_blocks(ax, Drawing(drawing.kind, own))
     for name in ("bootstrap", "shuffled"):
         color, marker, dash, label = LOOKS[name]
         part = drawing.where(part="site", set=name)
-        x, middle, low, high = ([float(v) for v in part[k]] for k in ("position", share, f"{share}_low", f"{share}_high"))
+        x, middle, low, high = (
+            [float(v) for v in part[k]] for k in ("position", share, f"{share}_low", f"{share}_high")
+        )
         ax.plot(x, middle, color=color, marker=marker, ls=dash, ms=2.8 if len(x) < MANY else 1.8, lw=0.8, label=label)
         ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
     ax.set_ylim(-0.03, 1.03)
@@ -114,5 +157,9 @@ def _angles(ax: Any, drawing: Drawing) -> None:
     for fill, label in ((GREY, "smaller angle"), ("white", "larger angle")):
         ax.plot([], [], color=GREY, ls="none", marker="o", mfc=fill, label=label)
     ax.set(
-        xlim=(-2, 92), xticks=range(0, 91, 30), ylim=(-0.03, 1.03), ylabel="share of planes", xlabel="principal angle (degrees)"
+        xlim=(-2, 92),
+        xticks=range(0, 91, 30),
+        ylim=(-0.03, 1.03),
+        ylabel="share of planes",
+        xlabel="principal angle (degrees)",
     )

@@ -28,8 +28,8 @@ from lens_steer.figures.core import (
 )
 
 LOOKS = {
-    "selective": (BLUE, "o", "-"), "standard": (VERMILION, "s", "--"), "adaptive": (ORANGE, "D", "-."), "mean-phase": (PURPLE, "^", ":"),
-    "random plane": (GREY, "x", "-"),
+    "selective": (BLUE, "o", "-"), "standard": (VERMILION, "s", "--"), "adaptive": (ORANGE, "D", "-."),
+    "mean-phase": (PURPLE, "^", ":"), "random plane": (GREY, "x", "-"),
 }  # fmt: skip
 OTHER = (
     (GREEN, "v", "-"),
@@ -41,15 +41,20 @@ OTHER = (
     (ORANGE, "h", ":"),
 )
 NAMES = {
-    "complied": "harmful requests complied with", "helped": "harmless requests done right", "refused_harmless": "harmless requests refused",
-    "perplexity_ref": "perplexity, unsteered model", "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
-    "language_consistency": "language consistency (paper's code)", "language_consistency_script": "language consistency (script)",
-    "compression_ratio": "compression ratio", "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2",
-    "n_words": "words", "broken_harmful": "harmful requests answered incoherently", "broken_harmless": "harmless requests answered incoherently",
-    "answered_harmful": "harmful requests answered", "answered_harmless": "harmless requests answered", "refused_harmful": "harmful requests refused",
-    "degenerate_harmful": "harmful requests: degenerate answers", "degenerate_harmless": "harmless requests: degenerate answers",
-    "perplexity_ref_harmless": "perplexity of harmless answers, unsteered model", "perplexity_self_harmless": "perplexity of harmless answers, steered model",
-    "capable": "capability tasks right", "refusal_score": "refusal score (nats)",
+    "complied": "harmful requests complied with", "helped": "harmless requests done right",
+    "refused_harmless": "harmless requests refused", "perplexity_ref": "perplexity, unsteered model",
+    "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
+    "language_consistency": "language consistency (paper's code)",
+    "language_consistency_script": "language consistency (script)", "compression_ratio": "compression ratio",
+    "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2", "n_words": "words",
+    "broken_harmful": "harmful requests answered incoherently",
+    "broken_harmless": "harmless requests answered incoherently", "answered_harmful": "harmful requests answered",
+    "answered_harmless": "harmless requests answered", "refused_harmful": "harmful requests refused",
+    "degenerate_harmful": "harmful requests: degenerate answers",
+    "degenerate_harmless": "harmless requests: degenerate answers",
+    "perplexity_ref_harmless": "perplexity of harmless answers, unsteered model",
+    "perplexity_self_harmless": "perplexity of harmless answers, steered model", "capable": "capability tasks right",
+    "refusal_score": "refusal score (nats)",
 }  # fmt: skip
 
 
@@ -76,7 +81,8 @@ def by_value(
     controls: Sequence[Setting] = (),
     told: str = "",
 ) -> Drawing:
-    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what they are without steering.
+    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what
+    they are without steering.
 
     Args:
         kind: the drawing's.
@@ -85,17 +91,30 @@ def by_value(
         quantities: likewise; None for the two classes'.
         chosen: condition → its value.
         graded: whether a ground truth says what an answer is.
-        controls: settings of a control's draws at some values: drawn as their median, with the band from the least to the greatest.
+        controls: settings of a control's draws at some values: drawn as their median, with the band from the least to
+            the greatest.
         told: about the controls, in the legend's title.
     """
     quantities = SWAP if quantities is None else quantities
     base = next(s for s in select if s.condition == UNSTEERED).measured
     rows = [
-        (s.condition, s.value, q, s.measured[q].value, s.measured[q].low, s.measured[q].high, s.measured["violation"].value if "violation" in s.measured else None)
-        for q in quantities for s in select if s.condition in conditions and q in s.measured
-    ]  # fmt: skip
+        (
+            s.condition,
+            s.value,
+            q,
+            s.measured[q].value,
+            s.measured[q].low,
+            s.measured[q].high,
+            s.measured["violation"].value if "violation" in s.measured else None,
+        )
+        for q in quantities
+        for s in select
+        if s.condition in conditions and q in s.measured
+    ]
     drawn = {q: ranges(controls, q) for q in quantities}
-    rows += [(name, v, q, mid, low, high, None) for q in quantities for (name, v), (mid, low, high, _) in drawn[q].items()]
+    rows += [
+        (name, v, q, mid, low, high, None) for q in quantities for (name, v), (mid, low, high, _) in drawn[q].items()
+    ]
     names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
     quantities = [
         q for q in quantities if any(row[2] == q for row in rows)
@@ -113,7 +132,9 @@ def by_value(
 
 
 def named(quantity: str, drawing: Drawing) -> str:
-    """A quantity in words; without a ground truth what is counted is that an answer is neither refused nor degenerate."""
+    """A quantity in words; without a ground truth what is counted is that an answer is neither refused nor
+    degenerate.
+    """
     answered = {"complied": "harmful requests answered", "helped": "harmless requests answered"}
     return (answered if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
 
@@ -138,7 +159,9 @@ def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
 
 @figure
 def polar(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Quantities against the angle around a circle, one panel each, bands being 95 % intervals; a star: mean perplexity above 2."""
+    """Quantities against the angle around a circle, one panel each, bands being 95 % intervals; a star: mean perplexity
+    above 2.
+    """
     quantities = list(drawing.notes["quantities"])
     fig, axes, legend = canvas(
         ax,
@@ -160,7 +183,9 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
-            if condition in drawing.notes.get("draws", {}):  # at few angles: along the circle from one to the next, not across it
+            if condition in drawing.notes.get(
+                "draws", {}
+            ):  # at few angles: along the circle from one to the next, not across it
                 axis.plot(theta, mean, color=color, marker=marker, ls="none", ms=2.5)
                 fine = [math.radians(a) for a in range(361)]
                 mean, low, high = (np.interp(fine, theta, v, period=2 * math.pi).tolist() for v in (mean, low, high))
@@ -175,9 +200,19 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
                 lw=1,
                 label=labelled(condition, drawing),
             )
-            axis.fill_between(around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0)
+            axis.fill_between(
+                around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0
+            )
             stars = [i for i, v in enumerate(part["violation"]) if v in (1, 1.0) and quantity.startswith("perplexity")]
-            axis.plot([theta[i] for i in stars], [mean[i] for i in stars], color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
+            axis.plot(
+                [theta[i] for i in stars],
+                [mean[i] for i in stars],
+                color=VERMILION,
+                marker="*",
+                ms=7,
+                ls="none",
+                zorder=5,
+            )
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             circle = [math.radians(a) for a in range(0, 361, 5)]
@@ -232,12 +267,18 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
-    """What one angle does to both classes: harmful requests complied with against harmless ones refused, and the angle chosen for the first."""
+    """What one angle does to both classes: harmful requests complied with against harmless ones refused, and the angle
+    chosen for the first.
+    """
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
     fig, axes, legend = canvas(
         ax, 1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False
     )
-    looks = {"complied": (GREEN, "o", "-"), "refused_harmless": (VERMILION, "s", "--"), "broken_harmless": (BLUE, "^", ":")}
+    looks = {
+        "complied": (GREEN, "o", "-"),
+        "refused_harmless": (VERMILION, "s", "--"),
+        "broken_harmless": (BLUE, "^", ":"),
+    }
     for axis, condition in zip(axes[0], conditions, strict=True):
         for quantity, (color, marker, dash) in looks.items():
             part = drawing.where(condition=condition, quantity=quantity)
@@ -265,14 +306,25 @@ def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Compliance against divergence on harmless prompts at every setting of the select split; a line at the divergence that is matched."""
+    """Compliance against divergence on harmless prompts at every setting of the select split; a line at the divergence
+    that is matched.
+    """
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 3.2), layout="constrained")
     for condition in conditions:
         color, marker, _ = look(condition, conditions)
         part = drawing.where(condition=condition)
         kl, complied = ([float(v) for v in part[k]] for k in ("kl", "complied"))
-        ax.plot([max(v, 1e-6) for v in kl], complied, color=color, marker=marker, ls="none", ms=3.5, alpha=0.8, label=condition)
+        ax.plot(
+            [max(v, 1e-6) for v in kl],
+            complied,
+            color=color,
+            marker=marker,
+            ls="none",
+            ms=3.5,
+            alpha=0.8,
+            label=condition,
+        )
     ax.axvline(float(drawing.notes["target"]), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="matched divergence")
     ax.set(
         xscale="log",
@@ -280,5 +332,7 @@ def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
         ylabel="harmful requests complied with",
         ylim=(-0.03, 1.03),
     )
-    legend(*ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nharmful prompts")
+    legend(
+        *ax.get_legend_handles_labels(), loc="outside right center", title=f"n = {drawing.notes['n']}\nharmful prompts"
+    )
     return fig, [ax]

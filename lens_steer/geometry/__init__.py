@@ -1,1 +1,3 @@
-"""Geometry of steering: candidate directions, discriminative sites, the steering plane, and the calibration that holds them."""
+"""Geometry of steering: candidate directions, discriminative sites, the steering plane, and the calibration that holds
+them.
+"""

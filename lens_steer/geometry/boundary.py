@@ -1,7 +1,9 @@
-"""A boundary along one direction: where the two classes part, how far apart they are, how widely the positive one spreads.
+"""A boundary along one direction: where the two classes part, how far apart they are, how widely the positive one
+spreads.
 
-What the projection-aware methods (arXiv 2604.08169) need. Here the direction is the calibration's selected difference of means and the threshold
-the midpoint of the two class means, which is where the classifier by the nearer mean decides; the paper's own boundary is a logistic-regression probe's.
+What the projection-aware methods (arXiv 2604.08169) need. Here the direction is the calibration's selected difference
+of means and the threshold the midpoint of the two class means, which is where the classifier by the nearer mean
+decides; the paper's own boundary is a logistic-regression probe's.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Boundary(ModelRef, Shown, view="geometry"):
         threshold: m.
         mean_positive, std_positive: μ⁺ and σ⁺ (with n − 1) of the positive class's projections.
         mean_negative, std_negative: of the negative class's.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from
+            (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
     """
 
     site: str
@@ -52,7 +55,8 @@ class Boundary(ModelRef, Shown, view="geometry"):
 
     def __repr__(self) -> str:
         return (
-            f"Boundary({self.site} of {self.model}: m {self.threshold:.4g}, μ⁺ {self.mean_positive:.4g} ± {self.std_positive:.2g}, "
+            f"Boundary({self.site} of {self.model}: m {self.threshold:.4g}, μ⁺ {self.mean_positive:.4g} ± "
+            f"{self.std_positive:.2g}, "
             f"μ⁻ {self.mean_negative:.4g} ± {self.std_negative:.2g})"
         )
 
@@ -77,7 +81,8 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     found = calibration.statistics
     if found is None:
         raise LensSteerError(
-            f"the calibration of {calibration.model!r} has no projections of its prompts (imported, or made from moments): calibrate on this model with record(…, keep='all'), "
+            f"the calibration of {calibration.model!r} has no projections of its prompts (imported, or made from "
+            "moments): calibrate on this model with record(…, keep='all'), "
             "or read the boundaries in a second pass with lens_steer.geometry.streamed.boundaries"
         )
     if name not in calibration.sites:
@@ -88,7 +93,14 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
         raise LensSteerError("a spread needs at least two prompts of each class: calibrate on more prompts")
     means = float(positive.mean()), float(negative.mean())
     return Boundary(
-        name, calibration.basis[0].clone(), sum(means) / 2, means[0], float(torch.std(positive)), means[1],
-        float(torch.std(negative)), **reference(calibration),
-        prompt_hashes_positive=calibration.prompt_hashes_positive, prompt_hashes_negative=calibration.prompt_hashes_negative,
-    )  # fmt: skip
+        name,
+        calibration.basis[0].clone(),
+        sum(means) / 2,
+        means[0],
+        float(torch.std(positive)),
+        means[1],
+        float(torch.std(negative)),
+        **reference(calibration),
+        prompt_hashes_positive=calibration.prompt_hashes_positive,
+        prompt_hashes_negative=calibration.prompt_hashes_negative,
+    )

@@ -40,7 +40,10 @@ class PromptStatistics(Shown, view="activations"):
     norm_negative: Float[Tensor, "n_negative n_sites"]
 
     def __repr__(self) -> str:
-        return f"PromptStatistics({len(self.norm_positive)} positive, {len(self.norm_negative)} negative, {self.norm_positive.shape[1]} sites)"
+        return (
+            f"PromptStatistics({len(self.norm_positive)} positive, {len(self.norm_negative)} negative, "
+            f"{self.norm_positive.shape[1]} sites)"
+        )
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,22 @@ class Calibration(ModelRef, Shown, view="geometry"):
     """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
 
     Attributes:
-        candidates: unit direction at each site, float32, the difference of class means unless ``details["direction"]`` names another
-            estimator; a zero one stays zero.
+        candidates: unit direction at each site, float32, the difference of class means unless ``details["direction"]``
+            names another estimator; a zero one stays zero.
         basis: rows b1 (the selected direction) and b2, float32, orthonormal to 1e-6.
         mean_positive, mean_negative: raw class means; None where a published calibration never had them.
-        mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are discriminative.
+        mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are
+            discriminative.
         statistics: per-prompt projections and norms; None for an imported calibration.
         published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
         rule: one of :data:`lens_steer.geometry.discriminative.RULES`, or ``imported``.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
+        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from
+            (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
         bound: of a rule that has one.
-        membership: bootstrap probability of each site to be discriminative under the rule, see :func:`lens_steer.geometry.membership.membership`; None without statistics.
-        auroc: area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero; None without statistics.
+        membership: bootstrap probability of each site to be discriminative under the rule, see
+            :func:`lens_steer.geometry.membership.membership`; None without statistics.
+        auroc: area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero; None
+            without statistics.
         cohens_d: their difference of means in pooled standard deviations, 0 where the candidate is zero.
         stream_sites: where the residual stream's class means were recorded beside a norm's outputs.
         stream_mean_positive, stream_mean_negative: these means; None where there are none.
@@ -108,7 +115,9 @@ class Calibration(ModelRef, Shown, view="geometry"):
 
     @property
     def stream_direction(self) -> tuple[str, Float[Tensor, " d_model"]] | None:
-        """What a calibration of the stream's own sites selects, and where: the candidate with the highest mean cosine to all of ``stream_sites``; None without their means."""
+        """What a calibration of the stream's own sites selects, and where: the candidate with the highest mean cosine
+        to all of ``stream_sites``; None without their means.
+        """
         if self.stream_mean_positive is None or self.stream_mean_negative is None:
             return None
         candidates = candidate_directions(self.stream_mean_positive, self.stream_mean_negative)
@@ -117,7 +126,8 @@ class Calibration(ModelRef, Shown, view="geometry"):
 
     def __repr__(self) -> str:
         return (
-            f"Calibration({self.model}: selected {self.selected_site}, {len(self.discriminative_sites)} of {len(self.sites)} "
+            f"Calibration({self.model}: selected {self.selected_site}, {len(self.discriminative_sites)} of "
+            f"{len(self.sites)} "
             f"sites discriminative in {len(self.discriminative_blocks)} of {self.n_layers} blocks, rule {self.rule!r})"
         )
 
@@ -134,28 +144,33 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
-    """Candidate directions, the selected one, the steering plane and the discriminative sites, with how sure it is that each is one.
+    """Candidate directions, the selected one, the steering plane and the discriminative sites, with how sure it is that
+    each is one.
 
-    From activations, every site also gets the bootstrap probability of being discriminative under the rule (1000 resamples of the prompts by class; the direction stays the one
-    that all prompts gave), the AUROC of its projections and their Cohen's d.
+    From activations, every site also gets the bootstrap probability of being discriminative under the rule (1000
+    resamples of the prompts by class; the direction stays the one that all prompts gave), the AUROC of its projections
+    and their Cohen's d.
 
     Args:
-        activations: of the fit split; or their moments alone, from which no per-prompt statistics and no other estimator can be had.
-        rule: of L_disc: ``paper`` (raw class means, per site), ``official`` (unit-scaled samples, whole blocks), ``centred``, ``effect`` or ``auroc``; see
-            :mod:`lens_steer.geometry.discriminative`.
+        activations: of the fit split; or their moments alone, from which no per-prompt statistics and no other
+            estimator can be had.
+        rule: of L_disc: ``paper`` (raw class means, per site), ``official`` (unit-scaled samples, whole blocks),
+            ``centred``, ``effect`` or ``auroc``; see :mod:`lens_steer.geometry.discriminative`.
         bound: that Cohen's d (``effect``, 1.0 unless given) or the area (``auroc``, 0.9) is to be above.
-        candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code), ``raw``
-            differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled samples (Angular Steering's).
+        candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code),
+            ``raw`` differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled
+            samples (Angular Steering's).
         pca_center: centre the candidates first (the released code does; the paper does not say).
         component: principal component for b2, for when the first is parallel to b1.
-        direction: estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`; another than the difference of
-            class means changes the candidates, and selection, plane and L_disc through them alone.
+        direction: estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`; another than
+            the difference of class means changes the candidates, and selection, plane and L_disc through them alone.
         seed: of the bootstrap of membership; nothing else is drawn.
         progress: show a bar where an estimator takes longer than a second.
 
     Raises:
-        LensSteerError: unknown option, a bound that does not fit the rule, a rule that moments cannot decide, a ``candidate_norm`` that the estimator has not, no direction at any
-            site, a degenerate plane, activations that are not finite.
+        LensSteerError: unknown option, a bound that does not fit the rule, a rule that moments cannot decide, a
+            ``candidate_norm`` that the estimator has not, no direction at any site, a degenerate plane, activations
+            that are not finite.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
@@ -165,7 +180,8 @@ def calibrate(
     check_estimator(direction)
     if direction != "difference" and candidate_norm != "unit":
         raise LensSteerError(
-            f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with direction={direction!r} use candidate_norm='unit'"
+            f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with "
+            f"direction={direction!r} use candidate_norm='unit'"
         )
     limit = check_rule(rule, bound)
     full = activations if isinstance(activations, Activations) else None
@@ -173,7 +189,9 @@ def calibrate(
         raise LensSteerError(f"direction={direction!r} needs the activations themselves: record them with keep='all'")
     for name in ("positive", "negative") if full is not None else ():
         if not bool(torch.isfinite(getattr(full, name)).all()):
-            raise LensSteerError(f"activations.{name} holds values that are not finite: record again in float32 or bfloat16")
+            raise LensSteerError(
+                f"activations.{name} holds values that are not finite: record again in float32 or bfloat16"
+            )
 
     def means(*, unit_samples: bool = False) -> tuple[Tensor, Tensor]:
         if isinstance(activations, Activations):
@@ -227,7 +245,11 @@ def calibrate(
         mean_projection_negative=chosen.projection_negative.float(),
         statistics=statistics,
         bound=limit,
-        **({} if statistics is None else separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)),
+        **(
+            {}
+            if statistics is None
+            else separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)
+        ),
         stream_sites=() if stream is None else stream.sites,
         stream_mean_positive=None if stream is None else stream.mean_positive.float(),
         stream_mean_negative=None if stream is None else stream.mean_negative.float(),

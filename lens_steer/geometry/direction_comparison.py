@@ -1,7 +1,8 @@
-"""What changes with the estimator of the direction: selection, discriminative sites, plane, and how the classes part on held-out prompts.
+"""What changes with the estimator of the direction: selection, discriminative sites, plane, and how the classes part on
+held-out prompts.
 
-Every estimator of :mod:`lens_steer.geometry.estimators` gets a calibration of its own, and each is held against the calibration by the
-difference of class means, which is the default everywhere.
+Every estimator of :mod:`lens_steer.geometry.estimators` gets a calibration of its own, and each is held against the
+calibration by the difference of class means, which is the default everywhere.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ class DirectionComparison(Shown, view="geometry"):
     def rows(self) -> list[dict[str, Any]]:
         """One row an estimator and site, in network order; what does not exist is None.
 
-        ``cosine_low``, ``cosine_median`` and ``cosine_high`` are those of the bootstrap (percentiles 2.5, 50 and 97.5). A resample has
-        fewer distinct prompts than the whole, and where the classes hardly differ an estimator that weighs the spread comes out
-        further from the difference of means with fewer prompts: there the value of all prompts lies above the interval.
+        ``cosine_low``, ``cosine_median`` and ``cosine_high`` are those of the bootstrap (percentiles 2.5, 50 and 97.5).
+        A resample has fewer distinct prompts than the whole, and where the classes hardly differ an estimator that
+        weighs the spread comes out further from the difference of means with fewer prompts: there the value of all
+        prompts lies above the interval.
         """
         found = []
         for name, one in self.estimators.items():
@@ -102,8 +104,9 @@ class DirectionComparison(Shown, view="geometry"):
     def summary(self) -> list[dict[str, Any]]:
         """One row an estimator.
 
-        ``median_cosine``, ``median_nonzero`` and ``mean_auroc`` run over the sites with a candidate; ``auroc`` is the selected site's,
-        which the fit prompts chose, and ``first_apart`` the first site whose AUROC has its whole interval above 0.5.
+        ``median_cosine``, ``median_nonzero`` and ``mean_auroc`` run over the sites with a candidate; ``auroc`` is the
+        selected site's, which the fit prompts chose, and ``first_apart`` the first site whose AUROC has its whole
+        interval above 0.5.
         """
         found = []
         for name, one in self.estimators.items():
@@ -112,14 +115,20 @@ class DirectionComparison(Shown, view="geometry"):
             areas = [a.value for a in one.auroc if a is not None]
             apart = [s for s, a in zip(made.sites, one.auroc, strict=False) if a is not None and a.low > 0.5]
             row: dict[str, Any] = {
-                "estimator": name, "selected_site": made.selected_site, "selection_margin": made.details["selection_margin"],
-                "discriminative_sites": len(made.discriminative_sites), "discriminative_blocks": len(made.discriminative_blocks),
-                "jaccard": one.jaccard, "first_angle": one.angles[0], "second_angle": one.angles[1],
+                "estimator": name,
+                "selected_site": made.selected_site,
+                "selection_margin": made.details["selection_margin"],
+                "discriminative_sites": len(made.discriminative_sites),
+                "discriminative_blocks": len(made.discriminative_blocks),
+                "jaccard": one.jaccard,
+                "first_angle": one.angles[0],
+                "second_angle": one.angles[1],
                 "zero_candidates": int((~exists).sum()),
                 "median_cosine": _number(cosine.median()) if len(cosine) else None,
                 "median_nonzero": float(np.median(np.array(one.nonzero)[exists.numpy()])),
-                "mean_auroc": float(np.mean(areas)) if areas else None, "first_apart": apart[0] if apart else None,
-            }  # fmt: skip
+                "mean_auroc": float(np.mean(areas)) if areas else None,
+                "first_apart": apart[0] if apart else None,
+            }
             found.append(row | _columns("auroc", one.auroc[made.selected_index] if one.auroc else None))
         return found
 
@@ -127,7 +136,9 @@ class DirectionComparison(Shown, view="geometry"):
         names = ("cosine_low", "cosine_median", "cosine_high")
         drawn = one.resampled[:, self.resampled_sites.index(k)] if k in self.resampled_sites else one.resampled[:0, 0]
         kept = drawn[~drawn.isnan()].numpy()
-        return dict(zip(names, np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None,) * 3, strict=True))
+        return dict(
+            zip(names, np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None,) * 3, strict=True)
+        )
 
 
 def compare_directions(
@@ -143,14 +154,15 @@ def compare_directions(
 ) -> DirectionComparison:
     """Calibrate by every named estimator and hold each against the difference of class means.
 
-    The bootstrap draws prompts with replacement within each class, for ``paired_pca`` pairs, and takes the cosine of the estimate with
-    the difference of means of the same draw. It runs at sites that are spread over depth, the first and the last one with a difference
-    among them.
+    The bootstrap draws prompts with replacement within each class, for ``paired_pca`` pairs, and takes the cosine of
+    the estimate with the difference of means of the same draw. It runs at sites that are spread over depth, the first
+    and the last one with a difference among them.
 
     Args:
         activations: of the fit split.
         names: of :data:`lens_steer.geometry.estimators.ESTIMATORS`.
-        held_out: the report split at the same sites, for the AUROC of its projections on the directions of the fit split.
+        held_out: the report split at the same sites, for the AUROC of its projections on the directions of the fit
+            split.
         rule: of L_disc, as :func:`lens_steer.geometry.calibration.calibrate` has it.
         resamples: bootstrap resamples.
         max_sites: sites with an interval, at most.
@@ -158,8 +170,8 @@ def compare_directions(
         progress: show a bar after the first second.
 
     Raises:
-        LensSteerError: an unknown or no name, classes of different size with ``paired_pca``, held-out activations of other sites, a bad
-            count or seed, or whatever ``calibrate`` refuses, with the estimator's name before it.
+        LensSteerError: an unknown or no name, classes of different size with ``paired_pca``, held-out activations of
+            other sites, a bad count or seed, or whatever ``calibrate`` refuses, with the estimator's name before it.
     """
     _check(activations, names, held_out, resamples, max_sites, seed)
     default = calibrate(activations, rule=rule, seed=seed)
@@ -171,12 +183,20 @@ def compare_directions(
     return DirectionComparison(
         default,
         {name: _compared(default, made[name], resampled[name], held_out) for name in names},
-        tuple(chosen), resamples, seed, None if held_out is None else (len(held_out.positive), len(held_out.negative)),
-    )  # fmt: skip
+        tuple(chosen),
+        resamples,
+        seed,
+        None if held_out is None else (len(held_out.positive), len(held_out.negative)),
+    )
 
 
 def _check(
-    activations: Activations, names: Sequence[str], held_out: Activations | None, resamples: int, max_sites: int, seed: int
+    activations: Activations,
+    names: Sequence[str],
+    held_out: Activations | None,
+    resamples: int,
+    max_sites: int,
+    seed: int,
 ) -> None:
     if not names:
         raise LensSteerError(f"names is empty: name at least one of {', '.join(ESTIMATORS)}")
@@ -211,15 +231,21 @@ def _compared(default: Calibration, made: Calibration, resampled: Tensor, held_o
     first, second = principal_angles(default.basis, made.basis[None])[0].tolist()
     ours, theirs = set(made.discriminative_sites), set(default.discriminative_sites)
     return Estimated(
-        made, (first, second), len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0,
-        _cosines(made.candidates, default.candidates), resampled, () if held_out is None else _areas(made, held_out),
-    )  # fmt: skip
+        made,
+        (first, second),
+        len(ours & theirs) / len(ours | theirs) if ours | theirs else 1.0,
+        _cosines(made.candidates, default.candidates),
+        resampled,
+        () if held_out is None else _areas(made, held_out),
+    )
 
 
 def _areas(made: Calibration, held_out: Activations) -> tuple[Estimate | None, ...]:
     zero, found = zero_rows(made.candidates), []
     for k, direction in enumerate(made.candidates.double()):
-        positive, negative = ((side[:, k].double() @ direction).numpy() for side in (held_out.positive, held_out.negative))
+        positive, negative = (
+            (side[:, k].double() @ direction).numpy() for side in (held_out.positive, held_out.negative)
+        )
         found.append(None if zero[k] else auroc(positive, negative))
     return tuple(found)
 

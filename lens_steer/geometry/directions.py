@@ -39,7 +39,8 @@ def class_means(
 ) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
     """Class means in float64, of the raw activations or of the activations scaled to unit length one by one.
 
-    ``unit_samples`` is what the released code of Selective Steering projects (its eps of 1e-8 is kept for zero vectors).
+    ``unit_samples`` is what the released code of Selective Steering projects (its eps of 1e-8 is kept for zero
+    vectors).
     """
     means = []
     for sample in (positive, negative):
@@ -53,8 +54,8 @@ def candidate_directions(
 ) -> Float[Tensor, "n_sites d_model"]:
     """Unit differences of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``, in float64; a zero difference stays zero.
 
-    A row no longer than 1e-6 of the median length counts as zero: at the first block's norm every prompt ends in the same
-    template token, so there is no difference there, only rounding. Source: Selective Steering, Eq. 4.
+    A row no longer than 1e-6 of the median length counts as zero: at the first block's norm every prompt ends in the
+    same template token, so there is no difference there, only rounding. Source: Selective Steering, Eq. 4.
 
     >>> candidate_directions(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]])).tolist()
     [[1.0, 0.0]]
@@ -101,7 +102,8 @@ def select_direction(candidates: Float[Tensor, "n_sites d_model"]) -> Selection:
     zero = zero_rows(candidates)
     if bool(zero.all()):
         raise LensSteerError(
-            "every candidate direction is zero: both classes have the same mean at every site; record sites after the first "
+            "every candidate direction is zero: both classes have the same mean at every site; record sites after "
+            "the first "
             "attention, or check that the two prompt sets differ"
         )
     cosine = cosine_matrix(candidates)

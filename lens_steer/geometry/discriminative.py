@@ -1,21 +1,24 @@
-"""Which sites separate the classes along the selected direction (Selective Steering, Eqs. 9, 33, 34), by one of five rules.
+"""Which sites separate the classes along the selected direction (Selective Steering, Eqs. 9, 33, 34), by one of five
+rules.
 
 Paper and released code disagree, so there are two published rules:
 
 - ``paper``: the raw class means project with strictly opposite sign; the unit is the site.
-- ``official``: the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites count.
+- ``official``: the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites
+  count.
 
-Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is near it the answer
-is a coin's toss. Three more do not ask that:
+Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is
+near it the answer is a coin's toss. Three more do not ask that:
 
-- ``centred``: the raw class means lie on opposite sides of one midpoint, ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their
-  projections aₖ and bₖ.
+- ``centred``: the raw class means lie on opposite sides of one midpoint,
+  ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their projections aₖ and bₖ.
 - ``effect``: Cohen's d of the prompts' projections at the site is above a bound.
 - ``auroc``: the area under their ROC curve is above a bound.
 
-The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive class on the positive
-side; a shift of the stream changes neither. The default bounds were written down before any result: a d of 1.0 (a whole pooled standard
-deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding" discrimination in Hosmer and Lemeshow's scale).
+The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive
+class on the positive side; a shift of the stream changes neither. The default bounds were written down before any
+result: a d of 1.0 (a whole pooled standard deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding"
+discrimination in Hosmer and Lemeshow's scale).
 """
 
 from __future__ import annotations
@@ -34,7 +37,10 @@ from lens_steer.geometry.separation import areas, cohens_d
 from lens_steer.models import sites as site_names
 
 RULES = ("paper", "official", "centred", "effect", "auroc")
-BOUNDS = {"effect": 1.0, "auroc": 0.9}  # rules that compare a measure of the prompts' projections with a bound, and the default
+BOUNDS = {
+    "effect": 1.0,
+    "auroc": 0.9,
+}  # rules that compare a measure of the prompts' projections with a bound, and the default
 NO_DIFFERENCE = {"effect": 0.0, "auroc": 0.5}
 _HIGHEST = {"effect": math.inf, "auroc": 1.0}
 
@@ -93,7 +99,9 @@ def check_rule(rule: str, bound: float | int | None = None) -> float | None:
         raise LensSteerError(f"rule={rule!r}: use one of {', '.join(RULES)}")
     if rule not in BOUNDS:
         if bound is not None:
-            raise LensSteerError(f"bound={bound!r}: rule {rule!r} has no bound; leave it out, or use {' or '.join(BOUNDS)}")
+            raise LensSteerError(
+                f"bound={bound!r}: rule {rule!r} has no bound; leave it out, or use {' or '.join(BOUNDS)}"
+            )
         return None
     found = BOUNDS[rule] if bound is None else float(bound)
     if not 0 <= found < _HIGHEST[rule]:
@@ -175,17 +183,27 @@ def measured(
     zero: Bool[Tensor, " n_sites"],
     counts: tuple[Float[Tensor, "rows n_positive"], Float[Tensor, "rows n_negative"]] | None = None,
 ) -> Float[Tensor, "*rows n_sites"]:
-    """What a rule with a bound compares with it: Cohen's d or the area; 0 and ½ at the ``zero`` sites, where nothing but rounding could be measured."""
+    """What a rule with a bound compares with it: Cohen's d or the area; 0 and ½ at the ``zero`` sites, where nothing
+    but rounding could be measured.
+    """
     values = (cohens_d if rule == "effect" else areas)(positive, negative, counts)
     return torch.where(zero, NO_DIFFERENCE[rule], values)
 
 
 def mean_rule(
-    positive: Float[Tensor, "*draws n_sites"], negative: Float[Tensor, "*draws n_sites"], names: Sequence[str], *, rule: str
+    positive: Float[Tensor, "*draws n_sites"],
+    negative: Float[Tensor, "*draws n_sites"],
+    names: Sequence[str],
+    *,
+    rule: str,
 ) -> Bool[Tensor, "*draws n_sites"]:
     """The rules that class means decide, from the means' projections (of unit-scaled activations for ``official``).
 
-    >>> a, b, names = torch.tensor([3.0, 5.0]), torch.tensor([1.0, -1.0]), ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"]
+    >>> a, b, names = (
+    ...     torch.tensor([3.0, 5.0]),
+    ...     torch.tensor([1.0, -1.0]),
+    ...     ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"],
+    ... )
     >>> [mean_rule(a, b, names, rule=rule).tolist() for rule in ("paper", "official", "centred")]
     [[False, True], [False, False], [True, True]]
     """

@@ -1,8 +1,10 @@
-"""Ways to estimate the direction that tells two classes apart at one site; the difference of their means is only one of them.
+"""Ways to estimate the direction that tells two classes apart at one site; the difference of their means is only one of
+them.
 
-An estimator takes the activations of the positive and of the negative class at a site and gives a unit vector in float64 on which the
-positive class's mean lies higher; where both means are equal it gives zeros. :data:`ESTIMATORS` has them by name. Options are set with
-``functools.partial``, and an entry added to :data:`ESTIMATORS` can be named wherever a name is asked for.
+An estimator takes the activations of the positive and of the negative class at a site and gives a unit vector in
+float64 on which the positive class's mean lies higher; where both means are equal it gives zeros. :data:`ESTIMATORS`
+has them by name. Options are set with ``functools.partial``, and an entry added to :data:`ESTIMATORS` can be named
+wherever a name is asked for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def difference(
 ) -> Float[Tensor, " d_model"]:
     """Unit difference of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``: what every calibration uses unless asked otherwise.
 
-    The "mass-mean" probe of Marks and Tegmark (arXiv 2310.06824) has this direction. Source: Selective Steering (arXiv 2601.19375), Eq. 4.
+    The "mass-mean" probe of Marks and Tegmark (arXiv 2310.06824) has this direction. Source: Selective Steering (arXiv
+    2601.19375), Eq. 4.
 
     Raises:
         LensSteerError: fewer than two samples of a class, or values that are not finite.
@@ -50,9 +53,10 @@ def fisher(
 ) -> Float[Tensor, " d_model"]:
     """Fisher's direction with a shrunk covariance, ``Σ⁻¹(μ⁺ − μ⁻)`` scaled to unit length.
 
-    ``Σ = (1 − δ) S + δ (tr S / d) I`` with ``S = RᵀR / n`` of the residuals R, each class centred on its own mean. The intensity δ is Ledoit
-    and Wolf's, computed from the squared lengths of the residuals and their singular values. Σ is the identity plus a matrix of rank at
-    most n, so it is inverted on the residuals' right singular vectors and outside them apart: O(n² d) for n < d, and no d × d matrix.
+    ``Σ = (1 − δ) S + δ (tr S / d) I`` with ``S = RᵀR / n`` of the residuals R, each class centred on its own mean. The
+    intensity δ is Ledoit and Wolf's, computed from the squared lengths of the residuals and their singular values. Σ is
+    the identity plus a matrix of rank at most n, so it is inverted on the residuals' right singular vectors and outside
+    them apart: O(n² d) for n < d, and no d × d matrix.
 
     Raises:
         LensSteerError: fewer than two samples of a class, or values that are not finite.
@@ -81,18 +85,21 @@ def fisher(
     return _unit(solved)
 
 
-def paired_pca(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "n_negative d_model"]) -> Float[Tensor, " d_model"]:
+def paired_pca(
+    positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "n_negative d_model"]
+) -> Float[Tensor, " d_model"]:
     """First principal component of the differences of paired prompts, ``x_i⁺ − x_i⁻`` in the order given.
 
-    The differences are neither centred nor scaled: the direction is their first right singular vector, along which their mean square is
-    largest. Its sign makes the mean difference project with a value ≥ 0; at exactly 0 the entry of largest magnitude is positive. Where
-    pairs share a nuisance it cancels; where prompts are paired at random it does not.
+    The differences are neither centred nor scaled: the direction is their first right singular vector, along which
+    their mean square is largest. Its sign makes the mean difference project with a value ≥ 0; at exactly 0 the entry of
+    largest magnitude is positive. Where pairs share a nuisance it cancels; where prompts are paired at random it does
+    not.
 
     Raises:
         LensSteerError: classes of different size, fewer than two samples of a class, or values that are not finite.
 
-    Source: Representation Engineering (arXiv 2310.01405) pairs prompts and takes a first component; its released code draws the order
-    inside each pair at random and centres the differences, of which neither is done here.
+    Source: Representation Engineering (arXiv 2310.01405) pairs prompts and takes a first component; its released code
+    draws the order inside each pair at random and centres the differences, of which neither is done here.
 
     >>> common = torch.tensor([[0.0, 5.0], [0.0, -7.0]])
     >>> paired_pca(common + torch.tensor([1.0, 0.0]), common).tolist()
@@ -108,20 +115,25 @@ def paired_pca(positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "n_
 
 
 def logistic(
-    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"], *, C: float | int = 1.0
+    positive: Float[Tensor, "n_positive d_model"],
+    negative: Float[Tensor, "n_negative d_model"],
+    *,
+    C: float | int = 1.0,
 ) -> Float[Tensor, " d_model"]:
     """Unit normal of an L2 logistic regression on raw features, with an intercept that is not penalised.
 
-    Minimises ``½‖w‖² + C Σ log(1 + exp(−y (w·x + b)))`` in the span of the samples, where the minimum lies. At the minimum the positive
-    mean projects higher on w, and w is 0 only where both means are equal.
+    Minimises ``½‖w‖² + C Σ log(1 + exp(−y (w·x + b)))`` in the span of the samples, where the minimum lies. At the
+    minimum the positive mean projects higher on w, and w is 0 only where both means are equal.
 
     Args:
         C: inverse strength of the penalty.
 
     Raises:
-        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that are not finite.
+        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that
+            are not finite.
 
-    Source: arXiv 2604.08169 steers along this normal, fit with C = 1 by L-BFGS. The minimum, and so the normal, does not depend on the solver.
+    Source: arXiv 2604.08169 steers along this normal, fit with C = 1 by L-BFGS. The minimum, and so the normal, does
+    not depend on the solver.
 
     >>> logistic(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist()
     [1.0, 0.0]
@@ -134,20 +146,25 @@ def logistic(
 
 
 def sparse(
-    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"], *, C: float | int = 1.0
+    positive: Float[Tensor, "n_positive d_model"],
+    negative: Float[Tensor, "n_negative d_model"],
+    *,
+    C: float | int = 1.0,
 ) -> Float[Tensor, " d_model"]:
     """Unit normal of an L1 logistic regression: a direction with few coordinates that are not zero.
 
-    Minimises ``‖v‖₁ + C Σ log(1 + exp(−y (v·z + b)))`` over features ``z = (x − mean)/s`` divided by their pooled within-class standard
-    deviation s (one that is constant within both classes is divided by 1); the direction is ``v/s``, scaled to unit length. How many
-    coordinates are left is ``torch.count_nonzero(direction)``. Which basis the activations are written in matters, unlike for every other
-    estimator here.
+    Minimises ``‖v‖₁ + C Σ log(1 + exp(−y (v·z + b)))`` over features ``z = (x − mean)/s`` divided by their pooled
+    within-class standard deviation s (one that is constant within both classes is divided by 1); the direction is
+    ``v/s``, scaled to unit length. How many coordinates are left is ``torch.count_nonzero(direction)``. Which basis the
+    activations are written in matters, unlike for every other estimator here.
 
     Args:
-        C: inverse strength of the penalty; smaller leaves fewer coordinates. Below a bound none is left and the direction is zero.
+        C: inverse strength of the penalty; smaller leaves fewer coordinates. Below a bound none is left and the
+            direction is zero.
 
     Raises:
-        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that are not finite.
+        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that
+            are not finite.
 
     >>> x = torch.tensor([[3.0, 0.2, 0.1], [2.0, -0.2, 0.0], [2.5, 0.1, -0.1]])
     >>> torch.count_nonzero(sparse(x, -x)).item()
@@ -166,7 +183,13 @@ def sparse(
     scale = torch.where(zero_rows(scale[:, None]), torch.ones_like(scale), scale)
     both = torch.cat([x, y])
     model = LogisticRegression(
-        C=float(C), solver="liblinear", intercept_scaling=INTERCEPT_SCALING, tol=1e-6, max_iter=20_000, random_state=0, **_l1()
+        C=float(C),
+        solver="liblinear",
+        intercept_scaling=INTERCEPT_SCALING,
+        tol=1e-6,
+        max_iter=20_000,
+        random_state=0,
+        **_l1(),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
@@ -189,10 +212,12 @@ def check_estimator(name: str) -> None:
 
 
 def check_classes(name: str, n_positive: int, n_negative: int) -> None:
-    """Refuse, before anything is recorded, prompts that a named estimator cannot calibrate on; ``difference`` takes any.
+    """Refuse, before anything is recorded, prompts that a named estimator cannot calibrate on; ``difference`` takes
+    any.
 
     Raises:
-        LensSteerError: an unknown name, fewer than two prompts of a class, or classes of different size for ``paired_pca``.
+        LensSteerError: an unknown name, fewer than two prompts of a class, or classes of different size for
+            ``paired_pca``.
     """
     check_estimator(name)
     if name == "difference":
@@ -225,7 +250,8 @@ def site_directions(
     *,
     progress: bool = True,
 ) -> Float[Tensor, "n_sites d_model"]:
-    """The directions at every site by a named estimator, zero where the difference of means counts as zero beside the other sites'.
+    """The directions at every site by a named estimator, zero where the difference of means counts as zero beside the
+    other sites'.
 
     Raises:
         LensSteerError: an unknown name, and what the estimator raises.
@@ -252,13 +278,16 @@ def _classes(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 def _check_count(name: str, n: int) -> None:
     if n < 2:
-        raise LensSteerError(f"{name} holds {n} prompts: an estimated direction needs at least two of each class, add some")
+        raise LensSteerError(
+            f"{name} holds {n} prompts: an estimated direction needs at least two of each class, add some"
+        )
 
 
 def _check_pairs(n_positive: int, n_negative: int) -> None:
     if n_positive != n_negative:
         raise LensSteerError(
-            f"direction='paired_pca' pairs prompts in their order, found {n_positive} positive and {n_negative} negative ones: "
+            f"direction='paired_pca' pairs prompts in their order, found {n_positive} positive and {n_negative} "
+            "negative ones: "
             "use as many of each, or another estimator"
         )
 
@@ -274,8 +303,9 @@ def _labels(positive: Tensor, negative: Tensor) -> np.ndarray:
 def _ledoit_wolf(residuals: Tensor, variances: Tensor) -> float:
     """Ledoit and Wolf's intensity for samples whose mean is known to be 0, from what is at hand.
 
-    ``min(1, (Σ_k ‖r_k‖⁴/n − ‖S‖²)/n / (‖S‖² − tr²S/d))`` with the Frobenius norm ``‖S‖² = Σ λ²``, λ the eigenvalues of S.
-    scikit-learn's ``ledoit_wolf_shrinkage`` gives the same number from all d × d products, O(n d²); this one takes O(n d).
+    ``min(1, (Σ_k ‖r_k‖⁴/n − ‖S‖²)/n / (‖S‖² − tr²S/d))`` with the Frobenius norm ``‖S‖² = Σ λ²``, λ the eigenvalues of
+    S. scikit-learn's ``ledoit_wolf_shrinkage`` gives the same number from all d × d products, O(n d²); this one takes
+    O(n d).
     """
     n, d_model = residuals.shape
     squared = float(variances.square().sum())

@@ -1,4 +1,6 @@
-"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``, written whole or not at all."""
+"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``, written whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +41,8 @@ _BY_SITE = (
     "cohens_d",
 )  # absent in older folders, or in imported ones
 _FACTS = (
-    "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive", "n_negative",
-    "prompt_hash", "seed",
+    "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive",
+    "n_negative", "prompt_hash", "seed",
 )  # fmt: skip
 _HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
 
@@ -68,7 +70,9 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
         "stream_sites": list(calibration.stream_sites),
         "versions": dict(calibration.versions),
         "template": None if calibration.template is None else calibration.template.row(),
-        "details": {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()},
+        "details": {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in calibration.details.items()
+        },
     }
     FOLDER.write(folder, tensors, facts)
 
@@ -77,12 +81,14 @@ def load_calibration(folder: str | Path) -> Calibration:
     """Read a calibration and check it.
 
     Raises:
-        LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit, a basis that is
-            not orthonormal, values that are not finite.
+        LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit,
+            a basis that is not orthonormal, values that are not finite.
     """
     tensors, facts = FOLDER.read(folder)
     needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
-    absent = [key for key in needed if key not in facts] + [key for key in ("candidates", "basis") if key not in tensors]
+    absent = [key for key in needed if key not in facts] + [
+        key for key in ("candidates", "basis") if key not in tensors
+    ]
     if absent:
         raise FOLDER.refusal(folder, f"lacks {', '.join(absent)}")
     _check_tensors(tensors, facts, str(folder))
@@ -100,7 +106,9 @@ def load_calibration(folder: str | Path) -> Calibration:
         discriminative_blocks=tuple(facts["discriminative_blocks"]),
         bound=facts.get("bound"),
         stream_sites=tuple(facts.get("stream_sites", ())),
-        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS}) if all(n in tensors for n in _STATISTICS) else None,
+        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS})
+        if all(n in tensors for n in _STATISTICS)
+        else None,
         **{name: tuple(facts.get(name) or ()) for name in _HASHES},
         versions=facts["versions"],
         details=facts["details"],
@@ -120,7 +128,8 @@ def _check_tensors(tensors: dict[str, Tensor], facts: dict[str, Any], folder: st
         raise LensSteerError(f"calibration {folder!r} names sites that it has no row for: {', '.join(sorted(unknown))}")
     if candidates.ndim != 2 or basis.shape != (2, candidates.shape[-1]) or len(candidates) != len(sites_):
         raise LensSteerError(
-            f"calibration {folder!r} does not fit together: {len(sites_)} sites, candidates {tuple(candidates.shape)}, basis {tuple(basis.shape)}"
+            f"calibration {folder!r} does not fit together: {len(sites_)} sites, candidates "
+            f"{tuple(candidates.shape)}, basis {tuple(basis.shape)}"
         )
     for name, tensor in tensors.items():
         if not all_finite([tensor]):

@@ -17,8 +17,9 @@ MAX_RANK_NEWTON = 2048  # coordinates up to which Newton's method is the quicker
 class Samples:
     """Samples prepared for any number of fits to other labels or weights.
 
-    With the penalty on ``w`` alone a fit neither depends on where the origin lies nor has a part of w outside the span of the centred samples, so it is done in the
-    coordinates of an orthonormal basis of that span: at most n − 1 of them however wide the samples are, with the same minimum.
+    With the penalty on ``w`` alone a fit neither depends on where the origin lies nor has a part of w outside the span
+    of the centred samples, so it is done in the coordinates of an orthonormal basis of that span: at most n − 1 of them
+    however wide the samples are, with the same minimum.
 
     Attributes:
         coordinates: of the centred (and scaled) samples.
@@ -34,7 +35,8 @@ class Samples:
 
 
 def prepare(x: Float[np.ndarray, "n d_model"], *, standardize: bool = False) -> Samples:
-    """Centre, scale if asked to (by each feature's standard deviation; a constant feature by 1), and turn into the span.
+    """Centre, scale if asked to (by each feature's standard deviation; a constant feature by 1), and turn into the
+    span.
 
     Raises:
         LensSteerError: samples that are not finite, or that are all the same.
@@ -57,9 +59,14 @@ def prepare(x: Float[np.ndarray, "n d_model"], *, standardize: bool = False) -> 
 
 
 def fit(
-    samples: Samples, labels: Bool[np.ndarray, " n"], *, C: float | int = 1.0, weights: Float[np.ndarray, " n"] | None = None
+    samples: Samples,
+    labels: Bool[np.ndarray, " n"],
+    *,
+    C: float | int = 1.0,
+    weights: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " d_model"], float]:
-    """The weight and bias, on the raw features, that minimise ``½‖w‖² + C Σ_i weight_i log(1 + exp(−y_i (w·x_i + b)))``, y = ±1.
+    """The weight and bias, on the raw features, that minimise
+    ``½‖w‖² + C Σ_i weight_i log(1 + exp(−y_i (w·x_i + b)))``, y = ±1.
 
     Args:
         samples: from :func:`prepare`; with ``standardize`` the penalty is on the scaled features' weight.
@@ -89,7 +96,9 @@ def fit(
         try:
             model.fit(samples.coordinates, labels, sample_weight=weights)
         except ConvergenceWarning as warning:
-            raise LensSteerError(f"the logistic regression at C={C} does not converge ({warning}): take a smaller C") from None
+            raise LensSteerError(
+                f"the logistic regression at C={C} does not converge ({warning}): take a smaller C"
+            ) from None
     weight = (model.coef_[0] @ samples.basis) / samples.scale
     return weight, float(np.asarray(model.intercept_)[0] - weight @ samples.mean)
 

@@ -32,28 +32,33 @@ def membership(
 ) -> Float[Tensor, " n_sites"]:
     """Bootstrap probability that each site is in L_disc.
 
-    Each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again; the probability is the share of
-    resamples in which the site is in. The direction is not selected anew: the projections are on the one that all prompts gave, so this
-    tells how much of the *rule's* answer hangs on which prompts it saw. :func:`lens_steer.geometry.stability.stability` selects the
-    direction anew in every resample, at the cost of a calibration each. Under ``paper`` a site where one class's mean, or both, are
-    drawn about zero has a probability of one half on average.
+    Each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again; the
+    probability is the share of resamples in which the site is in. The direction is not selected anew: the projections
+    are on the one that all prompts gave, so this tells how much of the *rule's* answer hangs on which prompts it saw.
+    :func:`lens_steer.geometry.stability.stability` selects the direction anew in every resample, at the cost of a
+    calibration each. Under ``paper`` a site where one class's mean, or both, are drawn about zero has a probability of
+    one half on average.
 
     Args:
         positive, negative: one projection on the unit selected direction a prompt and site.
         names: of the sites.
         rule, bound: see :mod:`lens_steer.geometry.discriminative`.
         norms: lengths of the activations, which ``official`` needs: it goes by the means of unit-scaled ones.
-        zero: sites whose class means are equal to rounding, never discriminative under a rule with a bound; none unless given.
+        zero: sites whose class means are equal to rounding, never discriminative under a rule with a bound; none unless
+            given.
         resamples: how many.
         seed: of the draws; the same seed gives the same numbers.
 
     Raises:
-        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under ``official``, a bad count or
-            seed.
+        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under
+            ``official``, a bad count or seed.
 
     >>> always, sometimes = torch.tensor([[2.0, 1.0], [3.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-2.0, -1.0]])
     >>> found = membership(always, sometimes, ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"])
-    >>> float(found[0]), abs(float(found[1]) - 0.25) < 0.05  # at the second site only the resample of two ones has a positive mean
+    >>> (
+    ...     float(found[0]),
+    ...     abs(float(found[1]) - 0.25) < 0.05,
+    ... )  # at the second site only the resample of two ones has a positive mean
     (1.0, True)
     """
     limit = check_rule(rule, bound)
@@ -64,8 +69,12 @@ def membership(
         raise LensSteerError(f"resamples={resamples}, seed={seed}: use at least one resample, and a seed from 0 up")
     if rule == "official":
         if norms is None:
-            raise LensSteerError("rule='official' goes by unit-scaled activations: give norms=, the lengths of the activations")
-        positive, negative = (p.double() / (n.double() + UNIT_EPS) for p, n in zip((positive, negative), norms, strict=True))
+            raise LensSteerError(
+                "rule='official' goes by unit-scaled activations: give norms=, the lengths of the activations"
+            )
+        positive, negative = (
+            p.double() / (n.double() + UNIT_EPS) for p, n in zip((positive, negative), norms, strict=True)
+        )
     none = torch.zeros(len(names), dtype=torch.bool) if zero is None else zero
     hits = torch.zeros(len(names), dtype=torch.float64)
     for counts in _counts(len(positive), len(negative), resamples, seed):

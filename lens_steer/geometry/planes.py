@@ -1,7 +1,9 @@
-"""The steering plane: an orthonormal pair (b1, b2), b1 the selected direction, b2 from the candidates' principal component.
+"""The steering plane: an orthonormal pair (b1, b2), b1 the selected direction, b2 from the candidates' principal
+component.
 
-Selective Steering, Eqs. 35 and 36. The paper does not say whether the candidates are centred before the principal component is
-taken; the released code centres them, and the two choices give different planes. Both are here, centred is the default.
+Selective Steering, Eqs. 35 and 36. The paper does not say whether the candidates are centred before the principal
+component is taken; the released code centres them, and the two choices give different planes. Both are here, centred is
+the default.
 """
 
 from __future__ import annotations
@@ -70,14 +72,17 @@ def principal_component(
     total = float(energy.sum())
     if component >= len(energy) or float(energy[component]) <= 1e-12 * max(total, 1e-300):
         raise LensSteerError(
-            f"the candidates have no principal component number {component + 1}: {len(vectors)} of them, or all alike; record more sites"
+            f"the candidates have no principal component number {component + 1}: {len(vectors)} of them, or all "
+            "alike; record more sites"
         )
     axis = right[component]
     axis = axis * torch.sign(axis[axis.abs().argmax()])
     return axis, energy / total
 
 
-def gram_schmidt(b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]) -> tuple[Float[Tensor, "2 d_model"], float]:
+def gram_schmidt(
+    b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
+) -> tuple[Float[Tensor, "2 d_model"], float]:
     """Gram–Schmidt in float64: the orthonormal pair, and ‖b2 − (b2·b1) b1‖/‖b2‖.
 
     Raises:
@@ -91,7 +96,8 @@ def gram_schmidt(b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]) -
     remainder = float(rest.norm())
     if remainder < MIN_REMAINDER:
         raise LensSteerError(
-            f"the plane is degenerate: b2 is parallel to b1 up to {remainder:.1e} (at least {MIN_REMAINDER:g} is needed); "
+            f"the plane is degenerate: b2 is parallel to b1 up to {remainder:.1e} (at least {MIN_REMAINDER:g} is "
+            "needed); "
             "use another principal component (component=1) or give b2 yourself"
         )
     rest = rest / remainder
@@ -105,7 +111,8 @@ def orthonormalise(
     """:func:`gram_schmidt` kept in float32.
 
     Returns:
-        the basis, max|G − I| of the pair as given (G its Gram matrix), and how much of b2 is left without its part along b1.
+        the basis, max|G − I| of the pair as given (G its Gram matrix), and how much of b2 is left without its part
+        along b1.
     """
     basis, remainder = gram_schmidt(b1, b2)
     return basis.float(), gram_error(torch.stack([b1, b2])), remainder
@@ -129,8 +136,9 @@ def build_plane(
 
     ``b1 = d̂``, ``b2 ∝ PC − (PC·b1) b1``, in float64, re-orthonormalised. Zero candidates are dropped.
 
-    Sign rule of b2: the positive class's mean projects on b2 with a value ≥ 0 (``positive_mean``, averaged over the discriminative
-    sites); without it, or if that projection is exactly 0, the first entry of b2 that is not 0 is positive.
+    Sign rule of b2: the positive class's mean projects on b2 with a value ≥ 0 (``positive_mean``, averaged over the
+    discriminative sites); without it, or if that projection is exactly 0, the first entry of b2 that is not 0 is
+    positive.
 
     Raises:
         LensSteerError: fewer than two candidates that are not zero, or a degenerate plane.
@@ -165,7 +173,8 @@ def random_plane(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
 
 
 def turned_at_random(vectors: Float[Tensor, "n d_model"], seed: int) -> Float[Tensor, "n d_model"]:
-    """The vectors, turned all together at random: random directions with their lengths and the same cosines among each other, float32.
+    """The vectors, turned all together at random: random directions with their lengths and the same cosines among each
+    other, float32.
 
     >>> drawn = turned_at_random(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]]), seed=0)
     >>> round(float(drawn[0].norm()), 5), round(float(drawn[0] @ drawn[1]), 5)
@@ -203,11 +212,12 @@ def candidate_share_in_plane(
 
 
 def principal_angles(plane: Float[Tensor, "2 d_model"], others: Float[Tensor, "n 2 d_model"]) -> Float[Tensor, "n 2"]:
-    """The two principal angles between a plane and each of others, in degrees, the smaller one first; NaN for a NaN plane.
+    """The two principal angles between a plane and each of others, in degrees, the smaller one first; NaN for a NaN
+    plane.
 
-    ``cos θ_i`` are the singular values of ``A Bᵀ`` and ``sin θ_i`` those of ``B − B Aᵀ A``; both go into ``atan2``, so that neither
-    small nor nearly right angles lose digits. Every basis must be orthonormal. Source: Björck and Golub (1973), Mathematics of
-    Computation 27.
+    ``cos θ_i`` are the singular values of ``A Bᵀ`` and ``sin θ_i`` those of ``B − B Aᵀ A``; both go into ``atan2``, so
+    that neither small nor nearly right angles lose digits. Every basis must be orthonormal. Source: Björck and Golub
+    (1973), Mathematics of Computation 27.
 
     >>> tilted = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]])
     >>> [round(a, 3) for a in principal_angles(torch.eye(3)[:2], tilted)[0].tolist()]

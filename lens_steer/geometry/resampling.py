@@ -1,8 +1,9 @@
 """Calibrations of resampled or relabelled prompts, from class means alone.
 
-A resample is a row of counts, one a prompt: how often that prompt is in it. Its class means are ``counts @ X / Σ counts`` in float64,
-and all that :func:`lens_steer.geometry.calibration.calibrate` does behind the class means is done with the parts that it uses itself.
-No prompt is copied or looped over, so a resample costs what one plane costs.
+A resample is a row of counts, one a prompt: how often that prompt is in it. Its class means are
+``counts @ X / Σ counts`` in float64, and all that :func:`lens_steer.geometry.calibration.calibrate` does behind the
+class means is done with the parts that it uses itself. No prompt is copied or looped over, so a resample costs what one
+plane costs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Activations of some prompts in float64: as they are, and scaled to unit length (None where the options need no such thing)."""
+    """Activations of some prompts in float64: as they are, and scaled to unit length (None where the options need no
+    such thing).
+    """
 
     raw: Float[Tensor, "n n_sites d_model"]
     unit: Float[Tensor, "n n_sites d_model"] | None
@@ -95,12 +98,16 @@ def bootstrap_counts(
     ([4.0, 4.0, 4.0], [6.0, 6.0, 6.0])
     """
     rng = np.random.default_rng([seed, 0])
-    drawn = [torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), size=resamples)).double() for n in (n_positive, n_negative)]
+    drawn = [
+        torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), size=resamples)).double()
+        for n in (n_positive, n_negative)
+    ]
     return drawn[0], drawn[1]
 
 
 def label_counts(n_positive: int, n_negative: int, *, resamples: int, seed: int) -> Float[Tensor, "resamples n"]:
-    """Which prompts are called positive when the labels are shuffled over all prompts: 1 for ``n_positive`` of them, else 0.
+    """Which prompts are called positive when the labels are shuffled over all prompts: 1 for ``n_positive`` of them,
+    else 0.
 
     >>> label_counts(2, 3, resamples=4, seed=0).sum(dim=1).tolist()
     [2.0, 2.0, 2.0, 2.0]
@@ -130,9 +137,12 @@ def recalibrate(
     """
     n, n_sites, d_model = len(counts[0]), *positive.raw.shape[1:]
     found = Recalibrated(
-        torch.full((n,), -1), torch.full((n, d_model), torch.nan, dtype=torch.float64), torch.full((n,), torch.nan, dtype=torch.float64),
-        torch.zeros(n, n_sites, dtype=torch.bool), torch.full((n, 2, d_model), torch.nan),
-    )  # fmt: skip
+        torch.full((n,), -1),
+        torch.full((n, d_model), torch.nan, dtype=torch.float64),
+        torch.full((n,), torch.nan, dtype=torch.float64),
+        torch.zeros(n, n_sites, dtype=torch.bool),
+        torch.full((n, 2, d_model), torch.nan),
+    )
     for row, (raw, unit) in enumerate(_means(positive, negative, counts)):
         _one(found, row, raw, raw if unit is None else unit, names, options)
         tick()
@@ -151,7 +161,9 @@ def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) 
         if positive.unit is None or negative.unit is None:
             yield from ((r, None) for r in raw)
         else:
-            unit = torch.stack([_averages(c, s) for c, s in zip(part, (positive.unit, negative.unit), strict=True)], dim=1)
+            unit = torch.stack(
+                [_averages(c, s) for c, s in zip(part, (positive.unit, negative.unit), strict=True)], dim=1
+            )
             yield from zip(raw, unit, strict=True)
 
 

@@ -11,11 +11,20 @@ import torch
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.geometry.calibration import Calibration, separations
 from lens_steer.geometry.directions import zero_rows
-from lens_steer.geometry.discriminative import BOUNDS, RULES, Discriminative, by_means, by_projections, check_rule, mean_rule
+from lens_steer.geometry.discriminative import (
+    BOUNDS,
+    RULES,
+    Discriminative,
+    by_means,
+    by_projections,
+    check_rule,
+    mean_rule,
+)
 from lens_steer.geometry.membership import UNIT_EPS
 from lens_steer.models import sites as site_names
 
-SURE = 0.95  # a site above it is in L_disc whatever prompts are drawn, one below 1 − SURE is out, one between hangs on them
+# a site above it is in L_disc whatever prompts are drawn, one below 1 − SURE is out, one between hangs on them
+SURE = 0.95
 MANY_UNSURE = 0.1  # share of the recorded sites
 BY_SITE = ("membership", "auroc", "cohens_d")
 
@@ -27,15 +36,16 @@ def discriminative_by_rule(
 
     Args:
         calibration: recorded by this project.
-        rules: of :data:`lens_steer.geometry.discriminative.RULES`; left out, all that its contents decide (all five with per-prompt
-            statistics; ``paper`` and ``centred`` from class means alone).
+        rules: of :data:`lens_steer.geometry.discriminative.RULES`; left out, all that its contents decide (all five
+            with per-prompt statistics; ``paper`` and ``centred`` from class means alone).
         bounds: rule → bound, for those that have one; see :data:`lens_steer.geometry.discriminative.BOUNDS`.
 
     Returns:
         rule → :class:`~lens_steer.geometry.discriminative.Discriminative`, empty ones too.
 
     Raises:
-        LensSteerError: an unknown rule, a bound that does not fit its rule, or a rule that needs more than the calibration holds.
+        LensSteerError: an unknown rule, a bound that does not fit its rule, or a rule that needs more than the
+            calibration holds.
 
     >>> from lens_steer import load_calibration
     >>> found = discriminative_by_rule(load_calibration("figures/calibration"))
@@ -48,20 +58,27 @@ def discriminative_by_rule(
         check_rule(name, bound)
     if rules is None:
         rules = (
-            RULES if calibration.statistics is not None else ("paper", "centred") if calibration.mean_positive is not None else ()
+            RULES
+            if calibration.statistics is not None
+            else ("paper", "centred")
+            if calibration.mean_positive is not None
+            else ()
         )
     return {rule: _by_rule(calibration, rule, given.get(rule)) for rule in rules}
 
 
-def with_rule(calibration: Calibration, rule: str, *, bound: float | int | None = None, membership: bool = True) -> Calibration:
+def with_rule(
+    calibration: Calibration, rule: str, *, bound: float | int | None = None, membership: bool = True
+) -> Calibration:
     """The same calibration with the discriminative sites of another rule, for a plan or a condition.
 
-    Direction and plane are left as they are, so that only the sites differ; the sign of b2 too, which goes by the sites of the rule that
-    the calibration was made with.
+    Direction and plane are left as they are, so that only the sites differ; the sign of b2 too, which goes by the sites
+    of the rule that the calibration was made with.
 
     Args:
         calibration, rule, bound: see :func:`discriminative_by_rule`.
-        membership: compute the sites' bootstrap probabilities under the rule (it takes a moment); without, there are none.
+        membership: compute the sites' bootstrap probabilities under the rule (it takes a moment); without, there are
+            none.
 
     Raises:
         LensSteerError: as :func:`discriminative_by_rule`.
@@ -75,16 +92,25 @@ def with_rule(calibration: Calibration, rule: str, *, bound: float | int | None 
     probability = None
     if membership and calibration.statistics is not None:
         zero = zero_rows(calibration.candidates)
-        told = separations(calibration.statistics, calibration.sites, zero, rule=rule, bound=found.bound, seed=calibration.seed)
+        told = separations(
+            calibration.statistics, calibration.sites, zero, rule=rule, bound=found.bound, seed=calibration.seed
+        )
         probability = told["membership"]
     return replace(
-        calibration, discriminative_sites=found.sites, discriminative_blocks=found.blocks, rule=rule, bound=found.bound, membership=probability,
-        mean_projection_positive=found.projection_positive.float(), mean_projection_negative=found.projection_negative.float(),
-    )  # fmt: skip
+        calibration,
+        discriminative_sites=found.sites,
+        discriminative_blocks=found.blocks,
+        rule=rule,
+        bound=found.bound,
+        membership=probability,
+        mean_projection_positive=found.projection_positive.float(),
+        mean_projection_negative=found.projection_negative.float(),
+    )
 
 
 def with_separations(calibration: Calibration) -> Calibration:
-    """The calibration with membership, AUROC and Cohen's d, computed where an older folder holds projections but not these.
+    """The calibration with membership, AUROC and Cohen's d, computed where an older folder holds projections but not
+    these.
 
     As it is where there is nothing to compute them from.
 
@@ -96,25 +122,35 @@ def with_separations(calibration: Calibration) -> Calibration:
         return calibration
     zero = zero_rows(calibration.candidates)
     found = separations(
-        calibration.statistics, calibration.sites, zero, rule=calibration.rule, bound=calibration.bound, seed=calibration.seed
+        calibration.statistics,
+        calibration.sites,
+        zero,
+        rule=calibration.rule,
+        bound=calibration.bound,
+        seed=calibration.seed,
     )
     return replace(calibration, **found)
 
 
 def sureness(calibration: Calibration) -> dict[str, Any] | None:
-    """How many sites are in L_disc for sure (probability above 0.95), out of it (below 0.05), or hang on the prompts; None without probabilities."""
+    """How many sites are in L_disc for sure (probability above 0.95), out of it (below 0.05), or hang on the prompts;
+    None without probabilities.
+    """
     if calibration.membership is None:
         return None
     p, k = calibration.membership, calibration.selected_index
     return {
-        "n": len(p), "probability_above_0.95": int((p > SURE).sum()), "between": int(_unsure(p).sum()),
+        "n": len(p),
+        "probability_above_0.95": int((p > SURE).sum()),
+        "between": int(_unsure(p).sum()),
         "probability_below_0.05": int((p < 1 - SURE).sum()),
         "selected": {name: _number(getattr(calibration, name), k) for name in BY_SITE},
-    }  # fmt: skip
+    }
 
 
 def site_rows(calibration: Calibration) -> list[dict[str, Any]] | None:
-    """One row a site in network order: whether it is discriminative, its probability of being so, AUROC and Cohen's d, to four digits; None without them.
+    """One row a site in network order: whether it is discriminative, its probability of being so, AUROC and Cohen's d,
+    to four digits; None without them.
 
     >>> from lens_steer import load_calibration
     >>> site_rows(with_separations(load_calibration("figures/calibration")))[-1]["auroc"]
@@ -123,15 +159,20 @@ def site_rows(calibration: Calibration) -> list[dict[str, Any]] | None:
     if calibration.membership is None:
         return None
     return [
-        {"site": site, "discriminative": site in calibration.discriminative_sites, **{name: _number(getattr(calibration, name), k) for name in BY_SITE}}
+        {
+            "site": site,
+            "discriminative": site in calibration.discriminative_sites,
+            **{name: _number(getattr(calibration, name), k) for name in BY_SITE},
+        }
         for k, site in enumerate(calibration.sites)
-    ]  # fmt: skip
+    ]
 
 
 def cautions(calibration: Calibration) -> tuple[str, ...]:
     """What whoever steers the calibration's L_disc is to know.
 
-    Told are a selected site outside it, and that for more than a tenth of the recorded sites membership hangs on the prompts.
+    Told are a selected site outside it, and that for more than a tenth of the recorded sites membership hangs on the
+    prompts.
 
     >>> from lens_steer import load_calibration
     >>> cautions(load_calibration("figures/calibration"))
@@ -143,12 +184,15 @@ def cautions(calibration: Calibration) -> tuple[str, ...]:
     if calibration.membership is not None:
         unsure = _unsure(calibration.membership)
         inside = sum(
-            name in calibration.discriminative_sites for name, u in zip(calibration.sites, unsure.tolist(), strict=True) if u
+            name in calibration.discriminative_sites
+            for name, u in zip(calibration.sites, unsure.tolist(), strict=True)
+            if u
         )
         if int(unsure.sum()) > MANY_UNSURE * len(unsure):
             found.append(
                 f"whether {int(unsure.sum())} of {len(unsure)} sites are in L_disc hangs on which prompts were drawn "
-                f"(bootstrap probability between 0.05 and 0.95; {inside} of them are among its {len(calibration.discriminative_sites)}): compare with the rules 'centred', 'effect' and 'auroc'"
+                f"(bootstrap probability between 0.05 and 0.95; {inside} of them are among its "
+                f"{len(calibration.discriminative_sites)}): compare with the rules 'centred', 'effect' and 'auroc'"
             )
     return tuple(found)
 
@@ -160,19 +204,25 @@ def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> 
         found = by_projections(*sides, names, rule=rule, bound=limit, zero=zero_rows(calibration.candidates))
     elif rule == "official" and statistics is not None:
         pairs = (
-            (statistics.projection_positive, statistics.norm_positive), (statistics.projection_negative, statistics.norm_negative),
-        )  # fmt: skip
+            (statistics.projection_positive, statistics.norm_positive),
+            (statistics.projection_negative, statistics.norm_negative),
+        )
         means = [(p.double() / (n.double() + UNIT_EPS)).mean(dim=0) for p, n in pairs]
         mask = mean_rule(means[0], means[1], names, rule=rule)
         inside = tuple(name for name, m in zip(names, mask.tolist(), strict=True) if m)
         found = Discriminative(mask, inside, site_names.blocks_of(inside), means[0], means[1], rule)
-    elif rule in ("paper", "centred") and calibration.mean_positive is not None and calibration.mean_negative is not None:
+    elif (
+        rule in ("paper", "centred") and calibration.mean_positive is not None and calibration.mean_negative is not None
+    ):
         means = calibration.mean_positive.double(), calibration.mean_negative.double()
         found = by_means(*means, calibration.basis[0], names, rule=rule)
     else:
         raise LensSteerError(
-            f"rule={rule!r} needs {'class means' if rule in ('paper', 'centred') else 'projections of single prompts'}, and the calibration of "
-            f"{calibration.model!r} has none (imported, or made from moments): calibrate on this model with record(…, keep='all')"
+            f"rule={rule!r} needs "
+            f"{'class means' if rule in ('paper', 'centred') else 'projections of single prompts'}, and the "
+            "calibration of "
+            f"{calibration.model!r} has none (imported, or made from moments): calibrate on this model with "
+            "record(…, keep='all')"
         )
     if (rule, limit) != (calibration.rule, calibration.bound):
         return found

@@ -1,7 +1,7 @@
 """How far two classes are apart along a direction, at every site: Cohen's d and the area under the ROC curve.
 
-Of all prompts once, or of every row of bootstrap counts: a row says how often each prompt is in a resample. Both measures of all rows come
-from the projections and the counts; no resample is copied out.
+Of all prompts once, or of every row of bootstrap counts: a row says how often each prompt is in a resample. Both
+measures of all rows come from the projections and the counts; no resample is copied out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor
 TOO_ALIKE = 1e-6  # a pooled deviation below this share of the largest projection is rounding, not spread
 
 
-def weighted_means(counts: Float[Tensor, "rows n"], values: Float[Tensor, "n n_sites"]) -> Float[Tensor, "rows n_sites"]:
+def weighted_means(
+    counts: Float[Tensor, "rows n"], values: Float[Tensor, "n n_sites"]
+) -> Float[Tensor, "rows n_sites"]:
     """Mean of every row's prompts at every site, ``C x / Σ C``, in float64.
 
     >>> weighted_means(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([[1.0], [3.0]])).tolist()
@@ -28,16 +30,19 @@ def cohens_d(
     negative: Float[Tensor, "n_negative n_sites"],
     counts: tuple[Float[Tensor, "rows n_positive"], Float[Tensor, "rows n_negative"]] | None = None,
 ) -> Float[Tensor, "*rows n_sites"]:
-    """Cohen's d of the projections: how many pooled standard deviations the positive class's mean lies above the negative one's.
+    """Cohen's d of the projections: how many pooled standard deviations the positive class's mean lies above the
+    negative one's.
 
-    ``d = (x̄ − ȳ)/s`` with ``s² = (Σ(x − x̄)² + Σ(y − ȳ)²)/(m + n − 2)``. Negative where the classes lie the other way round; NaN where
-    there is no spread to measure by: projections alike to rounding (1e-6 of the largest), or fewer than three prompts in all.
+    ``d = (x̄ − ȳ)/s`` with ``s² = (Σ(x − x̄)² + Σ(y − ȳ)²)/(m + n − 2)``. Negative where the classes lie the other way
+    round; NaN where there is no spread to measure by: projections alike to rounding (1e-6 of the largest), or fewer
+    than three prompts in all.
 
     Args:
         positive, negative: one projection a prompt and site.
         counts: of resamples; left out, of every prompt once, and the result has no ``rows``.
 
-    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, section 2.2, with the pooled sample deviation.
+    Source: Cohen (1988), Statistical Power Analysis for the Behavioral Sciences, section 2.2, with the pooled sample
+    deviation.
 
     >>> cohens_d(torch.tensor([[3.0], [5.0]]), torch.tensor([[0.0], [2.0]])).round(decimals=3).tolist()
     [2.121]
@@ -64,8 +69,9 @@ def areas(
 ) -> Float[Tensor, "*rows n_sites"]:
     """Area under the ROC curve of the projections: the probability that a positive prompt's is above a negative one's.
 
-    ``Σᵢⱼ cᵢ dⱼ ([xᵢ > yⱼ] + ½[xᵢ = yⱼ]) / (Σc Σd)`` over counts c and d: ties count half. Below one half where the classes lie the other
-    way round. A site costs one sort, and a cumulative sum a row. :func:`lens_steer.stats.auroc` has the interval.
+    ``Σᵢⱼ cᵢ dⱼ ([xᵢ > yⱼ] + ½[xᵢ = yⱼ]) / (Σc Σd)`` over counts c and d: ties count half. Below one half where the
+    classes lie the other way round. A site costs one sort, and a cumulative sum a row. :func:`lens_steer.stats.auroc`
+    has the interval.
 
     Args:
         positive, negative, counts: see :func:`cohens_d`.

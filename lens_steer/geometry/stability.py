@@ -1,10 +1,12 @@
-"""Stability of selection: would other prompts of the same kind, or no real difference at all, give the same site, plane and layers?
+"""Stability of selection: would other prompts of the same kind, or no real difference at all, give the same site, plane
+and layers?
 
 Three comparisons with one calibration of the fit split:
 
-bootstrap      each class's prompts are drawn anew with replacement: how much of the calibration hangs on which prompts it saw.
-shuffled       the labels are shuffled over all prompts: what the same procedure finds where there is nothing to find.
-random planes  orthonormal pairs drawn uniformly in the whole space: how far from the calibrated plane a plane is by chance.
+bootstrap      each class's prompts are drawn anew with replacement: how much of the calibration hangs on which prompts
+it saw. shuffled       the labels are shuffled over all prompts: what the same procedure finds where there is nothing to
+find. random planes  orthonormal pairs drawn uniformly in the whole space: how far from the calibrated plane a plane is
+by chance.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Resamples(Shown, view="geometry"):
         selected: row of the selected site; −1 where every candidate is zero.
         cosine: of the selected direction with the full-data one; NaN where there is none.
         top_cosine: mean cosine of the selected candidate with all; NaN where there is none.
-        angles: principal angles between the plane and the full-data one, degrees, ascending; NaN where the plane is degenerate.
+        angles: principal angles between the plane and the full-data one, degrees, ascending; NaN where the plane is
+            degenerate.
         discriminative: L_disc.
     """
 
@@ -102,7 +105,8 @@ class Stability(Shown, view="geometry"):
     def __repr__(self) -> str:
         chosen = self.bootstrap.selected_share(self.calibration.selected_index)
         return (
-            f"Stability({self.calibration.model}: {self.calibration.selected_site} selected in {chosen.value:.0%} of {chosen.n} resamples, "
+            f"Stability({self.calibration.model}: {self.calibration.selected_site} selected in {chosen.value:.0%} "
+            f"of {chosen.n} resamples, "
             f"p {self.p_size:.3g} for |L_disc|, {self.p_top_cosine:.3g} for the top mean cosine)"
         )
 
@@ -110,18 +114,22 @@ class Stability(Shown, view="geometry"):
     def p_size(self) -> float:
         """Permutation p-value of ``|L_disc|``, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
 
-        Opposite signs need the mean over all prompts to be short along the direction, whatever the labels: on centred activations
-        every labelling has them, and p is 1 however far apart the classes are.
+        Opposite signs need the mean over all prompts to be short along the direction, whatever the labels: on centred
+        activations every labelling has them, and p is 1 however far apart the classes are.
         """
         return _p_value(self.shuffled.sizes >= len(self.calibration.discriminative_sites))
 
     @property
     def p_top_cosine(self) -> float:
-        """Permutation p-value of the top mean cosine, by the same rule; a shuffle without any direction counts as smaller."""
+        """Permutation p-value of the top mean cosine, by the same rule; a shuffle without any direction counts as
+        smaller.
+        """
         return _p_value(self.shuffled.top_cosine >= self.top_cosine - ROUNDING)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a site in network order: selected and discriminative in the calibration, shares with Wilson intervals."""
+        """One row a site in network order: selected and discriminative in the calibration, shares with Wilson
+        intervals.
+        """
         full, found = self.calibration, []
         for k, name in enumerate(full.sites):
             row = {"site": name, "block": site_names.parse(name).block, "selected": name == full.selected_site}
@@ -133,7 +141,9 @@ class Stability(Shown, view="geometry"):
         return found
 
     def block_rows(self) -> list[dict[str, Any]]:
-        """One row a block: it is discriminative where at least one of its sites is (under the rule ``official``: all of them)."""
+        """One row a block: it is discriminative where at least one of its sites is (under the rule ``official``: all of
+        them).
+        """
         found = []
         for block in site_names.blocks_of(self.calibration.sites):
             inside = [k for k, name in enumerate(self.calibration.sites) if site_names.parse(name).block == block]
@@ -143,27 +153,45 @@ class Stability(Shown, view="geometry"):
         return found
 
     def summary(self) -> dict[str, Any]:
-        """Everything as plain values for JSON. ``low`` and ``high`` of a share are Wilson's; of a distribution, its middle 95 %."""
+        """Everything as plain values for JSON. ``low`` and ``high`` of a share are Wilson's; of a distribution, its
+        middle 95 %.
+        """
         full, both = self.calibration, {"bootstrap": self.bootstrap, "shuffled": self.shuffled}
         angles = {name: r.angles for name, r in both.items()} | {"random": self.random_angles}
         chosen = self.bootstrap.selected_share(full.selected_index)
         return {
-            "model": full.model, "prompt_hash": full.prompt_hash, "n_positive": full.n_positive, "n_negative": full.n_negative,
-            "rule": full.rule, **{k: full.details[k] for k in ("candidate_norm", "pca_center", "pca_component")},
-            "resamples": len(self.bootstrap.selected), "seed": self.seed,
-            "selected": {"site": full.selected_site, **_columns("share", chosen),
-                         "distinct_sites": len(self.bootstrap.selected.unique()) - bool(self.bootstrap.no_direction)},
+            "model": full.model,
+            "prompt_hash": full.prompt_hash,
+            "n_positive": full.n_positive,
+            "n_negative": full.n_negative,
+            "rule": full.rule,
+            **{k: full.details[k] for k in ("candidate_norm", "pca_center", "pca_component")},
+            "resamples": len(self.bootstrap.selected),
+            "seed": self.seed,
+            "selected": {
+                "site": full.selected_site,
+                **_columns("share", chosen),
+                "distinct_sites": len(self.bootstrap.selected.unique()) - bool(self.bootstrap.no_direction),
+            },
             "direction_cosine": {name: _spread(r.cosine) for name, r in both.items()},
             "principal_angles": {
-                name: {"first": _spread(a[:, 0]), "second": _spread(a[:, 1])} for name, a in angles.items()},
-            "size": {"value": len(full.discriminative_sites), "p_value": self.p_size, **{n: _spread(r.sizes) for n, r in both.items()}},
+                name: {"first": _spread(a[:, 0]), "second": _spread(a[:, 1])} for name, a in angles.items()
+            },
+            "size": {
+                "value": len(full.discriminative_sites),
+                "p_value": self.p_size,
+                **{n: _spread(r.sizes) for n, r in both.items()},
+            },
             "top_mean_cosine": {
-                "value": self.top_cosine, "p_value": self.p_top_cosine, **{n: _spread(r.top_cosine) for n, r in both.items()}},
+                "value": self.top_cosine,
+                "p_value": self.p_top_cosine,
+                **{n: _spread(r.top_cosine) for n, r in both.items()},
+            },
             "degenerate_planes": {name: r.degenerate for name, r in both.items()},
             "no_direction": {name: r.no_direction for name, r in both.items()},
             "sites": self.rows(),
             "blocks": self.block_rows(),
-        }  # fmt: skip
+        }
 
 
 def stability(
@@ -179,8 +207,8 @@ def stability(
 ) -> Stability:
     """How stable a calibration is under other prompts, and what shuffled labels and random planes give instead.
 
-    The first four options are :func:`lens_steer.geometry.calibration.calibrate`'s, and every resample is what ``calibrate`` gives on
-    those prompts.
+    The first four options are :func:`lens_steer.geometry.calibration.calibrate`'s, and every resample is what
+    ``calibrate`` gives on those prompts.
 
     Args:
         activations: of the fit split.
@@ -189,16 +217,20 @@ def stability(
         progress: show a bar after the first second.
 
     Raises:
-        LensSteerError: fewer than two prompts of a class, a bad count or seed, activations that are not finite, or whatever
-            ``calibrate`` refuses on all prompts. A resample without a direction or with a degenerate plane is counted instead.
+        LensSteerError: fewer than two prompts of a class, a bad count or seed, activations that are not finite, or
+            whatever ``calibrate`` refuses on all prompts. A resample without a direction or with a degenerate plane is
+            counted instead.
     """
     n_positive, n_negative = len(activations.positive), len(activations.negative)
     for name, n in (("positive", n_positive), ("negative", n_negative)):
         if n < 2:
-            raise LensSteerError(f"activations hold {n} {name} prompts: resampling needs at least 2 of each class, record more")
+            raise LensSteerError(
+                f"activations hold {n} {name} prompts: resampling needs at least 2 of each class, record more"
+            )
     if rule in BOUNDS:
         raise LensSteerError(
-            f"rule={rule!r} goes by single prompts' projections, and here class means are resampled: use another rule; the calibration's membership has this one's probabilities"
+            f"rule={rule!r} goes by single prompts' projections, and here class means are resampled: use another "
+            "rule; the calibration's membership has this one's probabilities"
         )
     if resamples < 1:
         raise LensSteerError(f"resamples={resamples}: use at least 1; 1000 is usual")
@@ -206,28 +238,39 @@ def stability(
         raise LensSteerError(f"seed={seed}: use 0 or a positive integer")
     options = Options(rule, candidate_norm, pca_center, component)
     both = pooled(activations, options)
-    full = calibrate(activations, rule=rule, candidate_norm=candidate_norm, pca_center=pca_center, component=component, seed=seed)
+    full = calibrate(
+        activations, rule=rule, candidate_norm=candidate_norm, pca_center=pca_center, component=component, seed=seed
+    )
     classes = both.rows(0, n_positive), both.rows(n_positive, n_positive + n_negative)
     labels = label_counts(n_positive, n_negative, resamples=resamples, seed=seed)
     counts = bootstrap_counts(n_positive, n_negative, resamples=resamples, seed=seed)
     once = torch.ones(1, n_positive, dtype=torch.float64), torch.ones(1, n_negative, dtype=torch.float64)
     observed = recalibrate(*classes, once, full.sites, options)
-    with tqdm(total=2 * resamples, desc="stability", unit="resample", delay=1, disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=2 * resamples, desc="stability", unit="resample", delay=1, disable=not progress, leave=False
+    ) as bar:
         bootstrap = recalibrate(*classes, counts, full.sites, options, tick=bar.update)
         shuffled = recalibrate(both, both, (labels, 1 - labels), full.sites, options, tick=bar.update)
     seeds = np.random.default_rng([seed, 2]).integers(2**62, size=resamples)
     random = torch.stack([random_plane(full.d_model, int(s)) for s in seeds])
     return Stability(
-        full, float(observed.top_cosine[0]), _against(full, bootstrap), _against(full, shuffled),
-        principal_angles(full.basis, random), seed,
-    )  # fmt: skip
+        full,
+        float(observed.top_cosine[0]),
+        _against(full, bootstrap),
+        _against(full, shuffled),
+        principal_angles(full.basis, random),
+        seed,
+    )
 
 
 def _against(full: Calibration, found: Recalibrated) -> Resamples:
     return Resamples(
-        found.selected, found.direction @ full.basis[0].double(), found.top_cosine, principal_angles(full.basis, found.basis),
+        found.selected,
+        found.direction @ full.basis[0].double(),
+        found.top_cosine,
+        principal_angles(full.basis, found.basis),
         found.discriminative,
-    )  # fmt: skip
+    )
 
 
 def _share(which: Bool[Tensor, " resamples"]) -> Estimate:

@@ -1,4 +1,6 @@
-"""The second pass over prompts whose activations were not kept: how their projections on the selected direction spread."""
+"""The second pass over prompts whose activations were not kept: how their projections on the selected direction
+spread.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ def boundaries(
     pooling: Pooling | None = None,
     engine: str = ENGINE,
 ) -> dict[str, Boundary]:
-    """The boundary on the selected direction at every site of a calibration, from a second pass over the prompts: site → boundary.
+    """The boundary on the selected direction at every site of a calibration, from a second pass over the prompts: site
+    → boundary.
 
-    What :func:`lens_steer.boundary` gives where the calibration holds per-prompt projections, for one that was made from moments.
+    What :func:`lens_steer.boundary` gives where the calibration holds per-prompt projections, for one that was made
+    from moments.
 
     Args:
         model, contrast, engine: as the calibration was recorded.
@@ -48,16 +52,24 @@ def boundaries(
     for k, name in enumerate(names):
         (mean_positive, std_positive), (mean_negative, std_negative) = ((float(m[k]), float(s[k])) for m, s in classes)
         found[name] = Boundary(
-            name, calibration.basis[0].clone(), (mean_positive + mean_negative) / 2, mean_positive, std_positive, mean_negative, std_negative,
+            name,
+            calibration.basis[0].clone(),
+            (mean_positive + mean_negative) / 2,
+            mean_positive,
+            std_positive,
+            mean_negative,
+            std_negative,
             **reference(calibration),
-        )  # fmt: skip
+        )
     return found
 
 
 def _spread(
     model: Any, prompts: PromptSet, names: Sequence[str], unit: Tensor, pooling: Pooling, engine: str
 ) -> tuple[Float[Tensor, " n_sites"], Float[Tensor, " n_sites"]]:
-    """Mean and standard deviation (n − 1) of the projections at every site, batch by batch (Chan's update: no difference of large squares)."""
+    """Mean and standard deviation (n − 1) of the projections at every site, batch by batch (Chan's update: no
+    difference of large squares).
+    """
     n, mean, square = (torch.zeros(len(names), dtype=torch.float64) for _ in range(3))
 
     def keep(rows: Tensor, index: int, values: Float[Tensor, "batch d_model"]) -> None:

@@ -13,7 +13,13 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.discriminative import RULES
-from lens_steer.geometry.planes import candidate_share_in_plane, gram_error, gram_schmidt, plane_coordinates, principal_component
+from lens_steer.geometry.planes import (
+    candidate_share_in_plane,
+    gram_error,
+    gram_schmidt,
+    plane_coordinates,
+    principal_component,
+)
 from lens_steer.geometry.rules import cautions, discriminative_by_rule, sureness, with_separations
 from lens_steer.models import sites
 from lens_steer.stats import bootstrap_means
@@ -24,7 +30,10 @@ class GeometrySummary(Shown, dict[str, Any], view="geometry"):
 
     def __repr__(self) -> str:
         found = self["discriminative"]
-        return f"GeometrySummary({self['model']}: selected {self['selection']['selected_site']}, {found['n_sites']} of {self['n_sites']} sites discriminative)"
+        return (
+            f"GeometrySummary({self['model']}: selected {self['selection']['selected_site']}, {found['n_sites']} of "
+            f"{self['n_sites']} sites discriminative)"
+        )
 
 
 def plain(values: Tensor) -> list[float | None]:
@@ -33,11 +42,13 @@ def plain(values: Tensor) -> list[float | None]:
 
 
 def summarise(calibration: Calibration) -> GeometrySummary:
-    """Selection, cosines, plane, candidates in the plane and discriminative sites, with intervals where per-prompt statistics exist.
+    """Selection, cosines, plane, candidates in the plane and discriminative sites, with intervals where per-prompt
+    statistics exist.
 
-    ``mean_cosine`` leaves zero candidates out of the mean, ``mean_cosine_all_rows`` counts them as published code does. The
-    principal component is reported over the candidates that are not zero (``plane``) and over all rows (``plane_all_rows``).
-    An imported calibration is summarised from the tensors as published, its basis orthonormalised in float64.
+    ``mean_cosine`` leaves zero candidates out of the mean, ``mean_cosine_all_rows`` counts them as published code does.
+    The principal component is reported over the candidates that are not zero (``plane``) and over all rows
+    (``plane_all_rows``). An imported calibration is summarised from the tensors as published, its basis orthonormalised
+    in float64.
     """
     candidates, basis = _as_published(calibration)
     selection = select_direction(candidates)
@@ -92,7 +103,9 @@ def summarise(calibration: Calibration) -> GeometrySummary:
 
 
 def _membership(calibration: Calibration) -> dict[str, Any]:
-    """Site by site: bootstrap probability of membership, AUROC, Cohen's d; the number of sites by every rule at its default bound; what is to be said."""
+    """Site by site: bootstrap probability of membership, AUROC, Cohen's d; the number of sites by every rule at its
+    default bound; what is to be said.
+    """
     by_site = {name: getattr(calibration, name) for name in ("membership", "auroc", "cohens_d")}
     found: dict[str, Any] = {name: None if values is None else plain(values) for name, values in by_site.items()}
     by_rule = discriminative_by_rule(calibration) if calibration.rule in RULES else {}
@@ -144,8 +157,10 @@ def classes(statistics: PromptStatistics | None, *, split: str, seed: int = 0) -
     if statistics is None:
         return None
     found: dict[str, Any] = {
-        "split": split, "n_positive": len(statistics.norm_positive), "n_negative": len(statistics.norm_negative),
-    }  # fmt: skip
+        "split": split,
+        "n_positive": len(statistics.norm_positive),
+        "n_negative": len(statistics.norm_negative),
+    }
     for quantity in ("projection", "norm"):
         for side in ("positive", "negative"):
             values = getattr(statistics, f"{quantity}_{side}").double().numpy()

@@ -21,7 +21,9 @@ What it returns takes the activation's place; None leaves it as it is."""
 
 
 @contextmanager
-def attached(model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads: bool = False) -> Iterator[tuple[object, ...]]:
+def attached(
+    model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads: bool = False
+) -> Iterator[tuple[object, ...]]:
     """Call functions at named sites in the forwards inside the ``with``, after whatever is attached there already.
 
     At the end exactly these functions are taken away, also after an exception; the user's own hooks stay.
@@ -104,9 +106,13 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 def _check_written(name: str, backend: str) -> None:
     """Refuse to write where no module's output or input is the whole stream."""
     if backend != "hooked" and sites.parse(name).kind == "resid_mid":
-        whose, mend = {"hf": ("by engine='hf'", "engine='tl'"), "bridge": ("on a TransformerBridge", "backend='hooked'")}[backend]
+        whose, mend = {
+            "hf": ("by engine='hf'", "engine='tl'"),
+            "bridge": ("on a TransformerBridge", "backend='hooked'"),
+        }[backend]
         raise LensSteerError(
-            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes past the "
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which "
+            "goes past the "
             f"norm that reads it too): use {mend}, or steer attn_out"
         )
 

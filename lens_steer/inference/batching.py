@@ -30,8 +30,8 @@ class Batch:
         ids: token ids, padded on the left.
         mask: 1 for a token, 0 for padding.
         response_lengths: tokens of each fixed response at the right end (0 without one).
-        offset: where rows hold several turns: 0, 1, … for the tokens of an answer, and for a token that is no answer's its distance to the start of the answer that
-            follows (−1 stands right before it).
+        offset: where rows hold several turns: 0, 1, … for the tokens of an answer, and for a token that is no answer's
+            its distance to the start of the answer that follows (−1 stands right before it).
         call: the same object for all batches of one call.
     """
 
@@ -51,12 +51,14 @@ class Batch:
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
-    """The chat as text up to where the model answers, in the tokenizer's own template, with the arguments and the date that were laid down for it.
+    """The chat as text up to where the model answers, in the tokenizer's own template, with the arguments and the date
+    that were laid down for it.
 
     A template that refuses a system role (Gemma's raises) gets the system text at the head of the first user message.
 
     Raises:
-        LensSteerError: the tokenizer has no chat template, or the template refuses the messages or leaves out the system message.
+        LensSteerError: the tokenizer has no chat template, or the template refuses the messages or leaves out the
+            system message.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise LensSteerError(
@@ -78,13 +80,15 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
             raise LensSteerError(f"the chat template refuses the messages: {first_line(further)}") from None
     if with_system and MARK not in _applied(tokenizer, [{"role": "system", "content": MARK}, *messages[1:]], options):
         raise LensSteerError(
-            "the chat template leaves out the system message: give prompts without one, put its text into the user message, or give another chat_template"
+            "the chat template leaves out the system message: give prompts without one, put its text into the "
+            "user message, or give another chat_template"
         )
     return text
 
 
 def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of the rendered chat: those of ``apply_chat_template(tokenize=True, add_generation_prompt=True)``, nothing added and nothing taken away.
+    """Token ids of the rendered chat: those of ``apply_chat_template(tokenize=True, add_generation_prompt=True)``,
+    nothing added and nothing taken away.
 
     Under ``chat_template="plain"``, which writes no special tokens, they are those of ``tokenizer(text)``.
     """
@@ -93,7 +97,8 @@ def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def opening(tokenizer: Any) -> str:
-    """How every chat begins in the tokenizer's template, by which a rendered one is known; empty without a template, or where chats begin as any text may.
+    """How every chat begins in the tokenizer's template, by which a rendered one is known; empty without a template, or
+    where chats begin as any text may.
 
     >>> from lens_steer.models.location import locate
     >>> from lens_steer.models.tokenization import read_tokenizer
@@ -107,7 +112,9 @@ def opening(tokenizer: Any) -> str:
         with suppress(LensSteerError):  # a template without a system role has chats without one alone
             texts.append(render(tokenizer, prompt))
     shortest = min(texts, key=len, default="")
-    return next((shortest[:n] for n in range(len(shortest), 0, -1) if all(t.startswith(shortest[:n]) for t in texts)), "")
+    return next(
+        (shortest[:n] for n in range(len(shortest), 0, -1) if all(t.startswith(shortest[:n]) for t in texts)), ""
+    )
 
 
 def _applied(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str, Any]) -> str:
@@ -158,7 +165,8 @@ def batches(
         total = len(ids) + len(response) + max_new_tokens
         if total > n_ctx:
             raise LensSteerError(
-                f"prompt {row} ({prompt.text[:40]!r}…) needs {total} tokens with its answer, more than the model's context of {n_ctx}: shorten it"
+                f"prompt {row} ({prompt.text[:40]!r}…) needs {total} tokens with its answer, more than the "
+                f"model's context of {n_ctx}: shorten it"
             )
         encoded.append((row, ids + response, len(response)))
     return padded(

@@ -1,7 +1,8 @@
 """Class means without the activations they are of: recording in memory that does not grow with the number of prompts.
 
-The means at every site, of the vectors as they are and scaled to unit length, are all that a calibration's directions, plane and discriminative sites depend on. Projections on
-the selected direction need the direction, so their spread comes from a second pass (:mod:`lens_steer.geometry.streamed`).
+The means at every site, of the vectors as they are and scaled to unit length, are all that a calibration's directions,
+plane and discriminative sites depend on. Projections on the selected direction need the direction, so their spread
+comes from a second pass (:mod:`lens_steer.geometry.streamed`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Pooling = Literal["last", "response", "token", "prompt token"]
 
 @dataclass(frozen=True, eq=False)
 class StreamMeans:
-    """Class means of the residual stream at the blocks' inputs, recorded beside norms' outputs: what a method needs that works on the stream itself.
+    """Class means of the residual stream at the blocks' inputs, recorded beside norms' outputs: what a method needs
+    that works on the stream itself.
 
     Attributes:
         sites: names in network order.
@@ -43,8 +45,8 @@ class Recording(ModelRef):
 
     Attributes:
         pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a
-            prompt; ``token`` (every token of the fixed response) or ``prompt token`` (of the prompt), each a row a token,
-            from :func:`lens_steer.inference.record_tokens.record_tokens`.
+            prompt; ``token`` (every token of the fixed response) or ``prompt token`` (of the prompt), each a row a
+            token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
         backend, weight_processing: of the model that was recorded.
         prompt_hash: of the contrast.
         hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they
@@ -88,12 +90,21 @@ class Moments(Recording, Shown, view="activations"):
     n_positive: int
     n_negative: int
 
-    def means(self, *, unit_samples: bool = False) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
+    def means(
+        self, *, unit_samples: bool = False
+    ) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""
-        return (self.unit_mean_positive, self.unit_mean_negative) if unit_samples else (self.mean_positive, self.mean_negative)
+        return (
+            (self.unit_mean_positive, self.unit_mean_negative)
+            if unit_samples
+            else (self.mean_positive, self.mean_negative)
+        )
 
     def __repr__(self) -> str:
-        return f"Moments({self.n_positive} positive, {self.n_negative} negative, {len(self.sites)} sites of {self.model}, d_model {self.mean_positive.shape[-1]})"
+        return (
+            f"Moments({self.n_positive} positive, {self.n_negative} negative, {len(self.sites)} sites of "
+            f"{self.model}, d_model {self.mean_positive.shape[-1]})"
+        )
 
 
 class Sums:
@@ -119,7 +130,8 @@ class Sums:
         bad = ~torch.isfinite(self._sums).all(dim=-1).all(dim=0)
         if bool(bad.any()):
             raise LensSteerError(
-                f"activations of {source!r} at {names[int(bad.nonzero()[0])]} are not finite: load the model in float32 or bfloat16, and check its weights"
+                f"activations of {source!r} at {names[int(bad.nonzero()[0])]} are not finite: load the model in "
+                "float32 or bfloat16, and check its weights"
             )
         return self._sums / self._n
 

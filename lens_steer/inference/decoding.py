@@ -9,7 +9,11 @@ from lens_steer.data import Prompt
 from lens_steer.inference import batching
 
 # how thoughts open and close: Qwen3, DeepSeek-R1 and many others; Magistral; Seed-OSS
-TAGS: tuple[tuple[str, str], ...] = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<seed:think>", "</seed:think>"))
+TAGS: tuple[tuple[str, str], ...] = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+)
 CHANNEL, MESSAGE = "<|channel|>", "<|message|>"  # of gpt-oss: <|channel|>NAME<|message|>TEXT, ended by one of the next
 CHANNEL_ENDS = ("<|end|>", "<|start|>", "<|call|>", "<|return|>")
 MARKERS = frozenset({*(tag for pair in TAGS for tag in pair), CHANNEL, MESSAGE, *CHANNEL_ENDS})
@@ -18,8 +22,8 @@ MARKERS = frozenset({*(tag for pair in TAGS for tag in pair), CHANNEL, MESSAGE, 
 def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of an answer's tokens, special tokens left out but for those that mark thoughts.
 
-    Qwen3's ``<think>`` is an ordinary added token and survives ``skip_special_tokens=True``; gpt-oss' channels and Magistral's ``[THINK]`` are special tokens
-    and would vanish, thoughts and answer running into each other.
+    Qwen3's ``<think>`` is an ordinary added token and survives ``skip_special_tokens=True``; gpt-oss' channels and
+    Magistral's ``[THINK]`` are special tokens and would vanish, thoughts and answer running into each other.
 
     Args:
         tokenizer: of the model.
@@ -38,7 +42,8 @@ def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def begins_in_thought(tokenizer: Any, prompt: Prompt) -> bool:
-    """Whether the chat template has opened a thought where the model's own text begins, so that only its end can show in the text.
+    """Whether the chat template has opened a thought where the model's own text begins, so that only its end can show
+    in the text.
 
     >>> import lens_steer as ls
     >>> begins_in_thought(ls.load_model("organism/qwen2").lens_info.tokenizer, Prompt.of("How do I burn a bridge?"))

@@ -1,4 +1,6 @@
-"""Multi-turn generation: a dialogue's user turns are put one after the other, and the model answers each with everything before it as its context."""
+"""Multi-turn generation: a dialogue's user turns are put one after the other, and the model answers each with
+everything before it as its context.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ class Dialogue(Shown, view="prompts"):
     system: str | None = None
 
     def __repr__(self) -> str:
-        return f"Dialogue({len(self.turns)} turns, first {self.turns[0][:40]!r}{', with a system prompt' if self.system else ''})"
+        return (
+            f"Dialogue({len(self.turns)} turns, first "
+            f"{self.turns[0][:40]!r}{', with a system prompt' if self.system else ''})"
+        )
 
     def __post_init__(self) -> None:
         if isinstance(self.turns, str) or not len(self.turns):
@@ -83,14 +88,17 @@ def converse(
 ) -> list[list[str]]:
     """Greedy answers to every turn of every dialogue, under whatever steering is active on the model.
 
-    Dialogues run batched, turn by turn; they may have different numbers of turns. The context is kept as token ids: those that were generated stay as they are and are
-    never tokenised anew; between two answers stands what the chat template puts there (an answer's end token, the user's turn, the opening of the next answer). Every turn
-    is computed from the conversation's first token on with a fresh key–value cache, and is what one cache that grows over all turns would give: a token is steered in
-    later turns as it was when it was new. A token of an answer counts as ``generated`` with its own place in its own answer, any other as ``prompt`` of the answer that
-    follows it; see :mod:`lens_steer.inference.positions`. An effect log counts a token in every turn that it is part of.
+    Dialogues run batched, turn by turn; they may have different numbers of turns. The context is kept as token ids:
+    those that were generated stay as they are and are never tokenised anew; between two answers stands what the chat
+    template puts there (an answer's end token, the user's turn, the opening of the next answer). Every turn is computed
+    from the conversation's first token on with a fresh key–value cache, and is what one cache that grows over all turns
+    would give: a token is steered in later turns as it was when it was new. A token of an answer counts as
+    ``generated`` with its own place in its own answer, any other as ``prompt`` of the answer that follows it; see
+    :mod:`lens_steer.inference.positions`. An effect log counts a token in every turn that it is part of.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not; a plan with a value a row has one a dialogue.
+        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not; a plan with a value a
+            row has one a dialogue.
         dialogues: one alone is a list of one; a string is a dialogue of one turn.
         max_new_tokens: of each answer.
         batch_size: dialogues a batch at most.
@@ -101,8 +109,9 @@ def converse(
         For each dialogue its answers, one a turn.
 
     Raises:
-        LensSteerError: no dialogues; a turn that leaves no room for its answer in the context; ``max_new_tokens`` below 1; a chat template that writes the beginning of a
-            chat in another way once more turns follow; a plan with a value a row for another number of dialogues; an unknown engine.
+        LensSteerError: no dialogues; a turn that leaves no room for its answer in the context; ``max_new_tokens`` below
+            1; a chat template that writes the beginning of a chat in another way once more turns follow; a plan with a
+            value a row for another number of dialogues; an unknown engine.
 
     >>> from lens_steer import load_model
     >>> converse(load_model("organism/qwen2"), Dialogue(("What is 4 plus 3?", "What is 5 plus 1?")))
@@ -131,10 +140,14 @@ def converse(
                 histories[row] = histories[row].asked(asked[row][turn])
                 _check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
             for batch in batching.padded(
-                [(row, histories[row].ids, 0) for row in due], pad_id(info.tokenizer),
-                offsets={row: histories[row].offsets for row in due}, call=call, extra=max_new_tokens, max_rows=batch_size,
+                [(row, histories[row].ids, 0) for row in due],
+                pad_id(info.tokenizer),
+                offsets={row: histories[row].offsets for row in due},
+                call=call,
+                extra=max_new_tokens,
+                max_rows=batch_size,
                 device=device_of(runner),
-            ):  # fmt: skip
+            ):
                 for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens), strict=True):
                     histories[row] = histories[row].answered(ids)
                     answers[row].append(decode_answer(info.tokenizer, ids))
@@ -143,13 +156,15 @@ def converse(
 
 
 def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]]:
-    """For each turn the token ids from the end of the answer before it (or from the chat's beginning) up to where its own answer begins.
+    """For each turn the token ids from the end of the answer before it (or from the chat's beginning) up to where its
+    own answer begins.
 
-    Found by rendering the chat with a mark in the answers' places. White space that a template writes before an answer but not where one is about to be generated is
-    left out: the model writes its own.
+    Found by rendering the chat with a mark in the answers' places. White space that a template writes before an answer
+    but not where one is about to be generated is left out: the model writes its own.
 
     Raises:
-        LensSteerError: a chat template that writes the beginning of a chat in another way once more turns follow; names the dialogue (``row``) and the turn.
+        LensSteerError: a chat template that writes the beginning of a chat in another way once more turns follow; names
+            the dialogue (``row``) and the turn.
     """
     messages: list[Message] = [{"role": "system", "content": dialogue.system}] if dialogue.system else []
     found: list[list[int]] = []
@@ -162,7 +177,8 @@ def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]
             space, mark, between = rendered[len(before) :].partition(ANSWER)
             if not rendered.startswith(before) or not mark or space.strip():
                 raise LensSteerError(
-                    f"dialogue {row}, turn {turn}: the chat template writes what came before in another way once this turn follows, so that the tokens of earlier turns "
+                    f"dialogue {row}, turn {turn}: the chat template writes what came before in another way once "
+                    "this turn follows, so that the tokens of earlier turns "
                     "would not stay as they were: load the model with a chat_template that only adds to what is there"
                 )
             found.append(list(tokenizer(between, add_special_tokens=False)["input_ids"]))
@@ -176,6 +192,7 @@ def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]
 def _check_room(tokens: int, max_new_tokens: int, n_ctx: int, where: str) -> None:
     if tokens + max_new_tokens > n_ctx:
         raise LensSteerError(
-            f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than the model's context of {n_ctx}: "
+            f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than "
+            f"the model's context of {n_ctx}: "
             "give shorter or fewer turns, or a smaller max_new_tokens"
         )

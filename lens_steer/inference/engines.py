@@ -1,6 +1,8 @@
-"""Which model does the work: the one that was loaded (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans that are active.
+"""Which model does the work: the one that was loaded (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans
+that are active.
 
-Hooks that steer are registered here by :mod:`lens_steer.steer.hooks`, so that generation and recording can carry them to the twin.
+Hooks that steer are registered here by :mod:`lens_steer.steer.hooks`, so that generation and recording can carry them
+to the twin.
 """
 
 from __future__ import annotations
@@ -72,8 +74,12 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
 
 
 def _check_unchanged(model: Any, plans: list[Active]) -> None:
-    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights that it does not share."""
-    points = {id(point): point for point in model.hook_dict.values()}  # a TransformerBridge has several names for one point
+    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights that
+    it does not share.
+    """
+    points = {
+        id(point): point for point in model.hook_dict.values()
+    }  # a TransformerBridge has several names for one point
     there = {id(handle) for point in points.values() for handle in point.fwd_hooks}
     ours = {id(handle) for plan in plans for handle in plan.handles}
     versions, plain = fingerprint(model)
@@ -88,7 +94,8 @@ def _check_unchanged(model: Any, plans: list[Active]) -> None:
         )
     if versions != versions_loaded and info_of(model).backend == "hooked":
         raise LensSteerError(
-            "weights of the model were replaced, moved or changed after loading, which its Hugging Face twin does not see: use engine='tl'"
+            "weights of the model were replaced, moved or changed after loading, which its Hugging Face twin does "
+            "not see: use engine='tl'"
         )
 
 
@@ -122,5 +129,6 @@ def check_rows(model: Any, n: int) -> None:
     for plan in _ACTIVE.get(model, []):
         if plan.n_rows not in (None, n):
             raise LensSteerError(
-                f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {n} are given: give as many"
+                f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {n} are given: give "
+                "as many"
             )

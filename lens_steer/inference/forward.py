@@ -56,15 +56,22 @@ def batches_of(
     info = info_of(model)
     check_rows(model, len(prompts))
     return batching.batches(
-        info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, with_response=with_response,
-        max_rows=max_rows, max_logits=max_logits, device=device_of(model),
-    )  # fmt: skip
+        info.tokenizer,
+        prompts,
+        n_ctx=info.n_ctx,
+        max_new_tokens=max_new_tokens,
+        with_response=with_response,
+        max_rows=max_rows,
+        max_logits=max_logits,
+        device=device_of(model),
+    )
 
 
 def check_room(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, max_new_tokens: int = 0, with_response: bool = False
 ) -> None:
-    """Refuse prompts that :func:`batches_of` would refuse: they are rendered, tokenised and measured, and no batch is made.
+    """Refuse prompts that :func:`batches_of` would refuse: they are rendered, tokenised and measured, and no batch is
+    made.
 
     Args:
         model: loaded, or described without its weights.
@@ -79,7 +86,7 @@ def check_room(
     info = info_of(model)
     batching.batches(
         info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=max_new_tokens, with_response=with_response
-    )  # fmt: skip
+    )
 
 
 def read_sites(
@@ -124,7 +131,12 @@ def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunctio
     Each site's reader is called with the activation ``[batch, pos, d_model]`` and ``hook``, and returns None.
     """
     info, stop = info_of(model), max(sites.blocks_of(readers)) + 1
-    with _fed(model, batch) as fed, attached(model, readers.items(), reads=True), ExitStack() as stack, suppress(_Enough):
+    with (
+        _fed(model, batch) as fed,
+        attached(model, readers.items(), reads=True),
+        ExitStack() as stack,
+        suppress(_Enough),
+    ):
         if info.backend != "hf":
             model(batch.ids, **fed, return_type=None, stop_at_layer=stop)
             return

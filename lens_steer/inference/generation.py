@@ -38,15 +38,17 @@ def generate(
 ) -> list[str]:
     """Greedy answers in the order of the prompts.
 
-    Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache; an answer ends at the model's
-    end-of-turn token, or is cut off at ``max_new_tokens``; where unsteered answers are, a warning is logged. Batched answers equal the answers one by one.
+    Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache; an answer ends at the
+    model's end-of-turn token, or is cut off at ``max_new_tokens``; where unsteered answers are, a warning is logged.
+    Batched answers equal the answers one by one.
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
         prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
         max_new_tokens: of each answer.
         batch_size: prompts a batch at most.
-        engine: ``"hf"``: the model's Hugging Face twin generates, under the same plans as forward hooks. ``"tl"``: TransformerLens does; in float32 the same tokens, slower.
+        engine: ``"hf"``: the model's Hugging Face twin generates, under the same plans as forward hooks. ``"tl"``:
+            TransformerLens does; in float32 the same tokens, slower.
         kv_cache: False computes every forward from the first token on.
         progress: show a bar.
 
@@ -55,7 +57,13 @@ def generate(
             with a value a prompt for another number of prompts, an unknown engine.
     """
     texts, cut = answers(
-        model, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, engine=engine, kv_cache=kv_cache, progress=progress
+        model,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        engine=engine,
+        kv_cache=kv_cache,
+        progress=progress,
     )
     tell_cut_off(model, cut, max_new_tokens)
     return texts
@@ -81,7 +89,8 @@ def answers(
         prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
     if not prompts:
         raise LensSteerError(
-            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where load_contrast was given split=(0.5, 0.25, 0.25))"
+            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where "
+            "load_contrast was given split=(0.5, 0.25, 0.25))"
         )
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
@@ -97,7 +106,9 @@ def answers(
 
 
 def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
-    """Log a warning where unsteered answers were cut off: they had too little room. A steered one may well never end."""
+    """Log a warning where unsteered answers were cut off: they had too little room. A steered one may well never
+    end.
+    """
     if any(cut) and not steered(model):
         log.warning(
             "%d of %d unsteered answers were cut off at max_new_tokens=%d: what is made of them is no whole answer",
@@ -142,28 +153,45 @@ def _continue(
         from transformers import GenerationConfig, StoppingCriteriaList
 
         config = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, use_cache=kv_cache, eos_token_id=ends or None,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=kv_cache,
+            eos_token_id=ends or None,
             pad_token_id=pad_id(info.tokenizer),
-        )  # fmt: skip
+        )
         texts = [stop for stop in until if stop]
         stops = StoppingCriteriaList([_stopped(info.tokenizer, width, texts)] if texts else [])
-        # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty, say), so that is set aside
+        # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty,
+        # say), so that is set aside
         own, model.generation_config = model.generation_config, config
         try:
-            out = model.generate(batch.ids, attention_mask=batch.mask, generation_config=config, stopping_criteria=stops)
+            out = model.generate(
+                batch.ids, attention_mask=batch.mask, generation_config=config, stopping_criteria=stops
+            )
         finally:
             model.generation_config = own
     else:
         with told_apart(model, batch) as (padded, further):
             out = model.generate(
-                padded, max_new_tokens=max_new_tokens, do_sample=False, stop_at_eos=bool(ends), eos_token_id=ends,
-                use_past_kv_cache=kv_cache, prepend_bos=False, padding_side="left", verbose=False, return_type="tokens", **further,
-            )  # fmt: skip
+                padded,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                stop_at_eos=bool(ends),
+                eos_token_id=ends,
+                use_past_kv_cache=kv_cache,
+                prepend_bos=False,
+                padding_side="left",
+                verbose=False,
+                return_type="tokens",
+                **further,
+            )
     return out[:, width:]
 
 
 def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., Any]:
-    """Tell Transformers after each new token which rows, after so many columns of prompt, have written a stop sequence."""
+    """Tell Transformers after each new token which rows, after so many columns of prompt, have written a stop
+    sequence.
+    """
     back = 2 + max(len(stop.encode()) for stop in stops)  # a token is a byte at least, so these hold the longest stop
 
     def stopped(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
@@ -175,10 +203,12 @@ def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., 
 
 @contextmanager
 def told_apart(model: Any, batch: batching.Batch) -> Iterator[tuple[Int[Tensor, "batch pos"], dict[str, Any]]]:
-    """A batch's ids, and what else to hand to TransformerLens's ``generate``, so that it masks the padding and nothing but the padding.
+    """A batch's ids, and what else to hand to TransformerLens's ``generate``, so that it masks the padding and nothing
+    but the padding.
 
-    A TransformerBridge takes the mask. A HookedTransformer takes none: it masks whatever at a row's beginning equals its tokenizer's padding token, which is wrong for rows that
-    begin with that token themselves (a checkpoint whose padding token is its beginning token). So its padding token is, for the while, one that no row begins with.
+    A TransformerBridge takes the mask. A HookedTransformer takes none: it masks whatever at a row's beginning equals
+    its tokenizer's padding token, which is wrong for rows that begin with that token themselves (a checkpoint whose
+    padding token is its beginning token). So its padding token is, for the while, one that no row begins with.
     """
     if info_of(model).backend != "hooked":
         yield batch.ids, {"attention_mask": batch.mask}

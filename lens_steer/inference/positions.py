@@ -1,6 +1,7 @@
 """Which tokens are steered, and where a running batch has its padding, its prompts and its answers.
 
-Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an index, or with a slice::
+Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an
+index, or with a slice::
 
     all                         every token (padding never)
     prompt[-1]                  the last token of each prompt, which decides the first token of the answer
@@ -8,11 +9,13 @@ Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or
     prompt[-1]+generated        everything that decides the answer's tokens
     all[3]+all[7]               explicit positions, counted from the first token of each prompt
 
-``response`` is another word for ``generated``: a fixed response (teacher forcing) counts as generated. In a conversation (:func:`lens_steer.converse`) every turn has a
-prompt and an answer of its own: ``generated[:5]`` is the first five tokens of each answer, ``prompt[-1]`` the token before each answer; what is counted from the front of
+``response`` is another word for ``generated``: a fixed response (teacher forcing) counts as generated. In a
+conversation (:func:`lens_steer.converse`) every turn has a prompt and an answer of its own: ``generated[:5]`` is the
+first five tokens of each answer, ``prompt[-1]`` the token before each answer; what is counted from the front of
 ``prompt`` or ``all`` is counted from the conversation's first token.
 
-Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward of one's own says it with :func:`running`.
+Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward of one's own
+says it with :func:`running`.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ def parse(positions: str) -> tuple[Term, ...]:
 
 
 def normalized(positions: str | Sequence[int]) -> str:
-    """The specification as a plan keeps it; a sequence of integers is explicit positions, ``response`` is read as ``generated``.
+    """The specification as a plan keeps it; a sequence of integers is explicit positions, ``response`` is read as
+    ``generated``.
 
     >>> normalized((3, 7)), normalized("prompt[-1] + response[:2]")
     ('all[3]+all[7]', 'prompt[-1]+generated[:2]')
@@ -107,7 +111,8 @@ class Layout:
         begins: column of each row's first token.
         ends: column after each row's prompt.
         width: columns that the batch began with.
-        offset: of those columns, where a row holds several turns; see :class:`lens_steer.inference.batching.Batch`. None: one prompt, one answer.
+        offset: of those columns, where a row holds several turns; see :class:`lens_steer.inference.batching.Batch`.
+            None: one prompt, one answer.
         call: the same object for all batches of one call.
     """
 
@@ -128,8 +133,9 @@ class Layout:
         return Layout(rows, width - mask.sum(dim=1), width - responses, width, batch.offset, call)
 
     def counts(self, begin: int, end: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-        """Two counts of each of the columns ``begin … end``: from the row's first token (negative for padding), and from the start of its answer, where 0, 1, … are the
-        answer's tokens and −1, −2, … those before it, backwards."""
+        """Two counts of each of the columns ``begin … end``: from the row's first token (negative for padding), and
+        from the start of its answer, where 0, 1, … are the answer's tokens and −1, −2, … those before it, backwards.
+        """
         column = torch.arange(begin, end, device=self.begins.device)[None]
         offset = column - self.ends[:, None]
         if self.offset is not None and begin < self.width:
@@ -159,7 +165,8 @@ def running(batch: Batch) -> Iterator[None]:
 class Clock:
     """Says, for the forward now running, which columns are steered.
 
-    Told rows, columns and how many columns a cache already holds at the start of every forward, by a hook before the first block.
+    Told rows, columns and how many columns a cache already holds at the start of every forward, by a hook before the
+    first block.
     """
 
     def __init__(self, positions: str) -> None:
@@ -225,12 +232,16 @@ class Clock:
             self._fed = torch.cat([fed, tokens], dim=1)
 
     def tokens(self, width: int) -> Int[Tensor, "batch pos"] | None:
-        """The tokens of the running forward of so many columns; None where they are not known, as in a forward that is fed vectors."""
+        """The tokens of the running forward of so many columns; None where they are not known, as in a forward that is
+        fed vectors.
+        """
         end = self.begin + width
         return None if self._fed is None or self._fed.shape[1] < end else self._fed[:, self.begin : end]
 
     def counted(self, width: int, end_tokens: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
-        """Which of the running forward's steered columns belong to answers that have not ended: a batch goes on until its last row ends."""
+        """Which of the running forward's steered columns belong to answers that have not ended: a batch goes on until
+        its last row ends.
+        """
         if self.layout is None or self._fed is None or self._fed.shape[1] <= self.layout.width:
             return self.selected
         generated = self._fed[:, self.layout.width :]
@@ -242,7 +253,8 @@ class Clock:
     def _without_layout(self, rows: int, width: int) -> Bool[Tensor, "batch pos"] | None:
         if self._terms != (Term("all", None, None),):
             raise LensSteerError(
-                "the plan steers only some positions, and where this batch has its prompts is not known: run it through lens_steer.generate or "
+                "the plan steers only some positions, and where this batch has its prompts is not known: run it "
+                "through lens_steer.generate or "
                 "lens_steer.record, or inside 'with lens_steer.inference.positions.running(batch):'"
             )
         mask = self.attention_mask

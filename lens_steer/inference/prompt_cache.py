@@ -1,4 +1,6 @@
-"""Fixed responses to prompts that were read before: the prompts' keys and values are kept, so that the responses alone run."""
+"""Fixed responses to prompts that were read before: the prompts' keys and values are kept, so that the responses alone
+run.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ class PromptCache:
     def response_logits(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-        """As :func:`lens_steer.inference.teacher_forcing.response_logits`, to rounding: for each prompt with a response that is not empty its row, float32 logits, and the response's token ids.
+        """As :func:`lens_steer.inference.teacher_forcing.response_logits`, to rounding: for each prompt with a response
+        that is not empty its row, float32 logits, and the response's token ids.
 
         Rows come by batches of prompts, short responses first. A prompt is read when it is first given.
 
@@ -61,7 +64,8 @@ class PromptCache:
             responses: one each.
 
         Raises:
-            LensSteerError: a plan is in force; else as :func:`lens_steer.inference.teacher_forcing.response_logits` and :func:`lens_steer.inference.teacher_forcing.with_responses`.
+            LensSteerError: a plan is in force; else as :func:`lens_steer.inference.teacher_forcing.response_logits` and
+                :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
         >>> import lens_steer as ls
         >>> cache = PromptCache(ls.load_model("organism/qwen2"))
@@ -103,7 +107,9 @@ class PromptCache:
         ):
             with on_engine(self._model, "hf") as runner, torch.inference_mode():
                 position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
-                out = runner(batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=True, logits_to_keep=1)
+                out = runner(
+                    batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=True, logits_to_keep=1
+                )
             size = sum(t.nbytes for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
             if size > self._left:
                 self._left = 0
@@ -129,7 +135,9 @@ class PromptCache:
             cache = deepcopy(kept.cache)
             cache.batch_select_indices(index)
             position_ids = given.sum(dim=1, keepdim=True) + steps
-            logits = runner(ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True).logits
+            logits = runner(
+                ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
+            ).logits
         for i, (row, place) in enumerate(places):
             n = lengths[i]
             yield row, torch.cat([kept.last[place][None], logits[i, : n - 1].float()]), ids[i, :n]

@@ -33,7 +33,8 @@ class Activations(Recording, Shown, view="activations"):
     Attributes:
         sites: names in network order.
         positive, negative: one vector a prompt and site, or a token and site.
-        groups_positive, groups_negative: what each prompt belongs together with (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
+        groups_positive, groups_negative: what each prompt belongs together with
+            (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
     """
 
     sites: tuple[str, ...]
@@ -47,7 +48,9 @@ class Activations(Recording, Shown, view="activations"):
         return self.positive.shape[-1]
 
     def __repr__(self) -> str:
-        what = {"last": "last token", "response": "response tokens averaged"}.get(self.pooling, f"single {self.pooling}s")
+        what = {"last": "last token", "response": "response tokens averaged"}.get(
+            self.pooling, f"single {self.pooling}s"
+        )
         return (
             f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
             f"{self.model}, d_model {self.d_model}, {what})"
@@ -75,14 +78,26 @@ class Activations(Recording, Shown, view="activations"):
 
 @overload
 def record(
-    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["all"] = ...,
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    sites: str | Sequence[str] = ...,
+    *,
+    pooling: Pooling = ...,
+    engine: str = ...,
+    keep: Literal["all"] = ...,
     progress: bool = ...,
-) -> Activations: ...  # fmt: skip
+) -> Activations: ...
 @overload
 def record(
-    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str] = ..., *, pooling: Pooling = ..., engine: str = ..., keep: Literal["moments"],
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    sites: str | Sequence[str] = ...,
+    *,
+    pooling: Pooling = ...,
+    engine: str = ...,
+    keep: Literal["moments"],
     progress: bool = ...,
-) -> Moments: ...  # fmt: skip
+) -> Moments: ...
 def record(
     model: Any,
     contrast: ContrastSet | Contrast,
@@ -95,25 +110,30 @@ def record(
 ) -> Activations | Moments:
     """Record one vector per prompt and site.
 
-    Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding; only
-    what is asked for is kept.
+    Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding;
+    only what is asked for is kept.
 
     Args:
         model: from :func:`lens_steer.load_model`.
         contrast: a split, or a contrast set, of which the fit split is read.
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
-        pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed response.
+        pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed
+            response.
         engine: ``"tl"``: the model itself; ``"hf"``: its Hugging Face twin, with equal values.
-        keep: ``"all"``: every vector; ``"moments"``: class means alone, in memory that does not grow with the number of prompts (:class:`lens_steer.inference.class_means.Moments`).
+        keep: ``"all"``: every vector; ``"moments"``: class means alone, in memory that does not grow with the number of
+            prompts (:class:`lens_steer.inference.class_means.Moments`).
 
     Raises:
-        LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or activations that
-            are not finite.
+        LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or
+            activations that are not finite.
     """
     if pooling not in ("last", "response"):
         raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
     expect(
-        "contrast", contrast, (ContrastSet, Contrast), "prompts of two classes, such as ls.load_contrast(positive=…, negative=…)"
+        "contrast",
+        contrast,
+        (ContrastSet, Contrast),
+        "prompts of two classes, such as ls.load_contrast(positive=…, negative=…)",
     )
     pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
     check_sides(pair)
@@ -122,7 +142,9 @@ def record(
     names = _resolve(info, sites)
     if keep not in ("all", "moments"):
         raise LensSteerError(f"keep={keep!r}: use 'all' or 'moments'")
-    bar = tqdm(total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False)
+    bar = tqdm(
+        total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False
+    )
     with bar:
         if keep == "moments":
             return _moments(model, pair, names, pooling, engine, bar)
@@ -132,12 +154,22 @@ def record(
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
             for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
         ]
-    means = [kept.means(beside, side.name)[0] for side, kept in zip((pair.positive, pair.negative), sums, strict=True) if beside]
+    means = [
+        kept.means(beside, side.name)[0]
+        for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
+        if beside
+    ]
     return Activations(
-        names, recorded[0], recorded[1], tuple(p.group for p in pair.positive), tuple(p.group for p in pair.negative),
-        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names,
+        recorded[0],
+        recorded[1],
+        tuple(p.group for p in pair.positive),
+        tuple(p.group for p in pair.negative),
+        **recording(info, pair, pooling),
+        hashes_positive=pair.positive.hashes,
+        hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, *means) if beside else None,
-    )  # fmt: skip
+    )
 
 
 def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Pooling, engine: str, bar: Any) -> Moments:
@@ -151,25 +183,45 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
         means.append(sums.means(everything, side.name))
     positive, negative = means
     return Moments(
-        names, positive[0, :n], negative[0, :n], positive[1, :n], negative[1, :n], len(pair.positive), len(pair.negative),
-        **recording(info, pair, pooling), hashes_positive=pair.positive.hashes, hashes_negative=pair.negative.hashes,
+        names,
+        positive[0, :n],
+        negative[0, :n],
+        positive[1, :n],
+        negative[1, :n],
+        len(pair.positive),
+        len(pair.negative),
+        **recording(info, pair, pooling),
+        hashes_positive=pair.positive.hashes,
+        hashes_negative=pair.negative.hashes,
         stream=StreamMeans(beside, positive[0, n:], negative[0, n:]) if beside else None,
-    )  # fmt: skip
+    )
 
 
 def _stream_sites(info: ModelInfo, names: Sequence[str]) -> tuple[str, ...]:
-    """Every block's input, where the sites are norms' outputs in every block and nothing of the stream is among them."""
+    """Every block's input, where the sites are norms' outputs in every block and nothing of the stream is among
+    them.
+    """
     parsed = [sites.parse(name) for name in names]
-    if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(range(info.n_layers)):
+    if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(
+        range(info.n_layers)
+    ):
         return ()
     return _resolve(info, "resid_pre")
 
 
 def record_prompts(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], *, pooling: Pooling = "last", engine: str = ENGINE, bar: Any = None,
+    model: Any,
+    prompts: PromptSet,
+    site_names: Sequence[str],
+    *,
+    pooling: Pooling = "last",
+    engine: str = ENGINE,
+    bar: Any = None,
     beside: tuple[Sequence[str], Sums] | None = None,
-) -> Float[Tensor, "n_prompts n_sites d_model"]:  # fmt: skip
-    """Activations of one prompt set at resolved site names; see :func:`record`. ``beside``: further sites of which only sums are kept."""
+) -> Float[Tensor, "n_prompts n_sites d_model"]:
+    """Activations of one prompt set at resolved site names; see :func:`record`. ``beside``: further sites of which only
+    sums are kept.
+    """
     out, n = torch.empty(len(prompts), len(site_names), info_of(model).d_model), len(site_names)
 
     def store(rows: Tensor, index: int, values: Tensor) -> None:
@@ -185,17 +237,27 @@ def record_prompts(
 
 
 def stream(
-    model: Any, prompts: PromptSet, site_names: Sequence[str], keep: Callable[[Tensor, int, Tensor], None], *, pooling: Pooling = "last", engine: str = ENGINE,
+    model: Any,
+    prompts: PromptSet,
+    site_names: Sequence[str],
+    keep: Callable[[Tensor, int, Tensor], None],
+    *,
+    pooling: Pooling = "last",
+    engine: str = ENGINE,
     bar: Any = None,
-) -> None:  # fmt: skip
-    """Hand each batch's activations on as they come: ``keep(rows, index of the site, vectors [batch, d_model] in float32)``."""
+) -> None:
+    """Hand each batch's activations on as they come:
+    ``keep(rows, index of the site, vectors [batch, d_model] in float32)``.
+    """
     responses = pooling == "response"
     if responses:
         check_responses(prompts)
 
     def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
         rows, weights = torch.tensor(batch.rows), _pool_weights(batch, responses)
-        return {name: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, name in enumerate(site_names)}
+        return {
+            name: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, name in enumerate(site_names)
+        }
 
     read_sites(model, prompts, collectors, engine=engine, with_response=responses, bar=bar)
 
@@ -217,7 +279,9 @@ def check_sides(pair: Contrast) -> None:
     """Refuse a contrast with an empty side."""
     for name, side in (("positive", pair.positive), ("negative", pair.negative)):
         if not len(side):
-            raise LensSteerError(f"the contrast's {name} side is empty: recording needs prompts with and without the feature")
+            raise LensSteerError(
+                f"the contrast's {name} side is empty: recording needs prompts with and without the feature"
+            )
 
 
 def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
@@ -249,7 +313,8 @@ def _collect(
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
-    # in pieces, since the comparison needs room for a copy of what it is given, and into one tensor: what stays between pieces would keep the allocator from using their room again
+    # in pieces, since the comparison needs room for a copy of what it is given, and into one tensor: what stays between
+    # pieces would keep the allocator from using their room again
     bad = torch.empty(recorded.shape[:2], dtype=torch.bool)
     for piece, found in zip(recorded.split(256), bad.split(256), strict=True):
         found.copy_(~torch.isfinite(piece).all(dim=-1))

@@ -46,7 +46,12 @@ class _Rows:
 
 
 def record_tokens(
-    model: Any, contrast: ContrastSet | Contrast, sites: str | Sequence[str], *, region: str = "response", engine: str = ENGINE
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    sites: str | Sequence[str],
+    *,
+    region: str = "response",
+    engine: str = ENGINE,
 ) -> Activations:
     """One vector for every token and site, prompt by prompt; the groups say which prompt a token is of.
 
@@ -74,10 +79,12 @@ def record_tokens(
     found = [_tokens(model, side, names, region, engine) for side in (pair.positive, pair.negative)]
     return Activations(
         names, found[0][0], found[1][0], found[0][1], found[1][1], **recording(info, pair, REGIONS[region])
-    )  # fmt: skip
+    )
 
 
-def _tokens(model: Any, prompts: PromptSet, names: Sequence[str], region: str, engine: str) -> tuple[Tensor, tuple[str, ...]]:
+def _tokens(
+    model: Any, prompts: PromptSet, names: Sequence[str], region: str, engine: str
+) -> tuple[Tensor, tuple[str, ...]]:
     """Of one side: values and the group of each."""
     responses = region == "response"
     if responses:
@@ -93,6 +100,7 @@ def _tokens(model: Any, prompts: PromptSet, names: Sequence[str], region: str, e
     values = torch.stack([torch.cat(one) for one in by_site], dim=1)
     if not bool(torch.isfinite(values).all()):
         raise LensSteerError(
-            f"activations of {prompts.name!r} are not finite: load the model in float32 or bfloat16, and check its weights"
+            f"activations of {prompts.name!r} are not finite: load the model in float32 or bfloat16, and check "
+            "its weights"
         )
     return values, tuple(p.group for p, own in zip(prompts, by_site[0], strict=True) for _ in range(len(own)))

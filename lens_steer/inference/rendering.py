@@ -38,8 +38,8 @@ def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | P
     """What each prompt becomes before the model sees it; the ids are those of every forward and every generation.
 
     Args:
-        model: from :func:`lens_steer.load_model`; or a name or folder as it takes them, of which the tokenizer alone is read; or a tokenizer of
-            :func:`lens_steer.models.tokenization.read_tokenizer`.
+        model: from :func:`lens_steer.load_model`; or a name or folder as it takes them, of which the tokenizer alone is
+            read; or a tokenizer of :func:`lens_steer.models.tokenization.read_tokenizer`.
         prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
 
     Raises:

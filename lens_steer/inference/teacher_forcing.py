@@ -1,4 +1,6 @@
-"""Teacher forcing: the logits that decide each token of a fixed response, under whatever steering is active on the model."""
+"""Teacher forcing: the logits that decide each token of a fixed response, under whatever steering is active on the
+model.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], respon
     if len(prompts) != len(responses):
         raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
     return PromptSet(
-        tuple(replace(p if isinstance(p, Prompt) else Prompt.of(p), response=r) for p, r in zip(prompts, responses, strict=True)),
+        tuple(
+            replace(p if isinstance(p, Prompt) else Prompt.of(p), response=r)
+            for p, r in zip(prompts, responses, strict=True)
+        ),
         getattr(prompts, "name", "responses"),
     )
 
@@ -40,10 +45,12 @@ def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], respon
 def response_logits(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-    """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token ids.
+    """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token
+    ids.
 
-    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first comes from the prompt's last token. The response is tokenised on its own, without the
-    end token; a prompt whose response is empty is left out. Every batch is a forward of its own, with no cache; logits exist at response positions only.
+    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first comes from the prompt's last token.
+    The response is tokenised on its own, without the end token; a prompt whose response is empty is left out. Every
+    batch is a forward of its own, with no cache; logits exist at response positions only.
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
@@ -52,7 +59,8 @@ def response_logits(
         batch_size: prompts a batch at most.
 
     Raises:
-        LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for another number of prompts.
+        LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for
+            another number of prompts.
     """
     missing = [i for i, p in enumerate(prompts) if p.response is None]
     if missing:
@@ -75,7 +83,8 @@ def first_logits(
 ) -> Float[Tensor, "n d_vocab"]:
     """The logits that decide the first token of each prompt's answer: float32, on the CPU, in the prompts' order.
 
-    Fixed responses, if the prompts have any, are not read. For more prompts than logits fit into memory see :func:`first_logits_by_batch`.
+    Fixed responses, if the prompts have any, are not read. For more prompts than logits fit into memory see
+    :func:`first_logits_by_batch`.
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
@@ -102,7 +111,9 @@ def first_logits(
 def first_logits_by_batch(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
-    """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits, shortest prompts first."""
+    """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits,
+    shortest prompts first.
+    """
     check_engine(engine)
     for batch in batches_of(model, prompts, max_rows=batch_size):
         yield batch.rows, logits_on(model, batch, 1, engine)[:, -1].float()

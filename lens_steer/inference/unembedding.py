@@ -1,4 +1,6 @@
-"""Comparing two next-token distributions over the whole vocabulary, slice by slice: the logits of all positions never exist at once."""
+"""Comparing two next-token distributions over the whole vocabulary, slice by slice: the logits of all positions never
+exist at once.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def unembedding_module(model: Any) -> Any:
 
 @contextmanager
 def read_by_unembedding(model: Any) -> Iterator[list[Tensor]]:
-    """What the unembedding is given, in the forwards inside the ``with``; it passes that on as it is, so no logits are made there."""
+    """What the unembedding is given, in the forwards inside the ``with``; it passes that on as it is, so no logits are
+    made there.
+    """
     kept: list[Tensor] = []
 
     def keep(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -83,16 +87,23 @@ def read_by_unembedding(model: Any) -> Iterator[list[Tensor]]:
 
 @torch.inference_mode()
 def compare(
-    p_states: Float[Tensor, "n d_model"], q_states: Float[Tensor, "n d_model"], ids: Int[Tensor, " n"], unembedding: Unembedding, *,
+    p_states: Float[Tensor, "n d_model"],
+    q_states: Float[Tensor, "n d_model"],
+    ids: Int[Tensor, " n"],
+    unembedding: Unembedding,
+    *,
     slice_size: int = SLICE,
-) -> Float[Tensor, "measures n"]:  # fmt: skip
-    """The :data:`MEASURES` of p, the distributions that unembedding the first states gives, and q, those of the second; in nats, float64.
+) -> Float[Tensor, "measures n"]:
+    """The :data:`MEASURES` of p, the distributions that unembedding the first states gives, and q, those of the second;
+    in nats, float64.
 
-    ``kl = Σ_v p(v) (log p(v) − log q(v))``, ``kl_reverse = Σ_v q(v) (log q(v) − log p(v))``, both 0 where rounding leaves less, ``entropy = −Σ_v p(v) log p(v)``,
-    ``total_variation = ½ Σ_v |p(v) − q(v)|``, ``entropy_steered = −Σ_v q(v) log q(v)``, ``surprise = −log p(id)``, ``surprise_steered = −log q(id)``.
+    ``kl = Σ_v p(v) (log p(v) − log q(v))``, ``kl_reverse = Σ_v q(v) (log q(v) − log p(v))``, both 0 where rounding
+    leaves less, ``entropy = −Σ_v p(v) log p(v)``, ``total_variation = ½ Σ_v |p(v) − q(v)|``,
+    ``entropy_steered = −Σ_v q(v) log q(v)``, ``surprise = −log p(id)``, ``surprise_steered = −log q(id)``.
 
-    Log-sum-exps come from a first walk over the vocabulary, the sums from a second one. No tensor made on the way has more than :data:`MAX_NUMBERS` numbers, or one row of
-    a slice or of the states if those have more, besides what is given back. A token that a distribution gives nothing (a bias of −∞: suppressed) counts nothing in its sums; its
+    Log-sum-exps come from a first walk over the vocabulary, the sums from a second one. No tensor made on the way has
+    more than :data:`MAX_NUMBERS` numbers, or one row of a slice or of the states if those have more, besides what is
+    given back. A token that a distribution gives nothing (a bias of −∞: suppressed) counts nothing in its sums; its
     surprise is infinite.
 
     Args:
@@ -101,9 +112,13 @@ def compare(
         unembedding: of the model.
         slice_size: vocabulary entries at a time.
 
-    >>> one_and_three = Unembedding(torch.tensor([[0.0], [1.0]]), torch.log(torch.tensor([1.0, 3.0])))  # ¼, ¾ where the state is 0
+    >>> one_and_three = Unembedding(
+    ...     torch.tensor([[0.0], [1.0]]), torch.log(torch.tensor([1.0, 3.0]))
+    ... )  # ¼, ¾ where the state is 0
     >>> even = -torch.log(torch.tensor([[3.0]]))
-    >>> compare(even, torch.zeros(1, 1), torch.tensor([1]), one_and_three, slice_size=1)[:3, 0].tolist()  # ½ log(½/¼) + ½ log(½/¾), …, log 2
+    >>> compare(even, torch.zeros(1, 1), torch.tensor([1]), one_and_three, slice_size=1)[
+    ...     :3, 0
+    ... ].tolist()  # ½ log(½/¼) + ½ log(½/¾), …, log 2
     [0.143841..., 0.130812..., 0.693147...]
     """
     widest = max(min(slice_size, len(unembedding.weight)), unembedding.weight.shape[1])
@@ -121,7 +136,9 @@ def _compare(
     *,
     zeros: bool = False,
 ) -> Float[Tensor, "measures n"]:
-    """:func:`compare` of few positions; ``zeros`` for distributions that give some token nothing, found by the NaN that such a one leaves."""
+    """:func:`compare` of few positions; ``zeros`` for distributions that give some token nothing, found by the NaN that
+    such a one leaves.
+    """
     weight = unembedding.weight
     exact = exact_device(weight.device)
     p_states, q_states, ids = p_states.to(weight.device), q_states.to(weight.device), ids.to(exact)
@@ -139,10 +156,16 @@ def _compare(
         p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
         column = (ids - entries.start)[:, None]
         inside = (column >= 0) & (column < a.shape[1])
-        surprises = [torch.where(inside, -x.gather(1, column.clamp(0, a.shape[1] - 1)), 0)[:, 0] for x in (log_p, log_q)]
+        surprises = [
+            torch.where(inside, -x.gather(1, column.clamp(0, a.shape[1] - 1)), 0)[:, 0] for x in (log_p, log_q)
+        ]
         sums = [
-            _weighted(p, gap, zeros), -_weighted(q, gap, zeros), -_weighted(p, log_p, zeros), (p - q).abs().sum(dim=-1) / 2, -_weighted(q, log_q, zeros),
-        ]  # fmt: skip
+            _weighted(p, gap, zeros),
+            -_weighted(q, gap, zeros),
+            -_weighted(p, log_p, zeros),
+            (p - q).abs().sum(dim=-1) / 2,
+            -_weighted(q, log_q, zeros),
+        ]
         found += torch.stack([*sums, *surprises])
     if not zeros and bool(found.isnan().any()):
         return _compare(p_states, q_states, ids, unembedding, size, zeros=True)

@@ -26,7 +26,8 @@ def organism_tasks(n: int = 96, *, seed: int = 0) -> PromptSet:
         task = tasks.sample(rng, ORGANISM_KINDS[len(drawn) % len(ORGANISM_KINDS)], "plain", held_out=True)
         drawn.setdefault(task.user, task)
     return PromptSet(
-        tuple(Prompt(({"role": "user", "content": t.user},), task=t) for t in drawn.values()), f"organism/capability/{seed}"
+        tuple(Prompt(({"role": "user", "content": t.user},), task=t) for t in drawn.values()),
+        f"organism/capability/{seed}",
     )
 
 

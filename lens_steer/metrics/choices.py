@@ -1,7 +1,8 @@
-"""Multiple choice: which letter a model answers with, read from the logits of the answer's first token, under whatever steering is active.
+"""Multiple choice: which letter a model answers with, read from the logits of the answer's first token, under whatever
+steering is active.
 
-A file of questions is ``.jsonl`` with ``question``, ``choices`` (2 to 10 strings) and ``answer`` (an index from 0, or a letter) per row, ``subject`` optional; the columns of MMLU as it
-is commonly distributed.
+A file of questions is ``.jsonl`` with ``question``, ``choices`` (2 to 10 strings) and ``answer`` (an index from 0, or a
+letter) per row, ``subject`` optional; the columns of MMLU as it is commonly distributed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Choice:
             raise LensSteerError(f"choices={list(self.choices)!r}: 2 to {len(LETTERS)} options are needed")
         if not 0 <= self.answer < len(self.choices):
             raise LensSteerError(
-                f"answer={self.answer!r}: one of {', '.join(LETTERS[: len(self.choices)])} or 0 to {len(self.choices) - 1} is needed"
+                f"answer={self.answer!r}: one of {', '.join(LETTERS[: len(self.choices)])} or 0 to "
+                f"{len(self.choices) - 1} is needed"
             )
 
     @property
@@ -114,7 +116,8 @@ class ChoiceScores:
     Attributes:
         correct: whether the likeliest letter is the right one; two runs on the same questions pair by row.
         chosen: that letter.
-        probabilities: of each option's letter among all tokens, one tuple a question; what is missing to 1 went to other tokens.
+        probabilities: of each option's letter among all tokens, one tuple a question; what is missing to 1 went to
+            other tokens.
         accuracy: share of right answers with its Wilson interval.
     """
 
@@ -128,7 +131,9 @@ class ChoiceScores:
 
     @property
     def mass(self) -> Float[np.ndarray, " n"]:
-        """Probability that an answer begins with any of its letters; near 0, the letters say little about what the model would write."""
+        """Probability that an answer begins with any of its letters; near 0, the letters say little about what the
+        model would write.
+        """
         return np.array([sum(p) for p in self.probabilities])
 
     def __repr__(self) -> str:
@@ -136,21 +141,28 @@ class ChoiceScores:
 
 
 def choice_accuracy(
-    model: Any, items: ChoiceSet | Sequence[Choice], *, engine: str = ENGINE, template: str = TEMPLATE, batch_size: int = 64
+    model: Any,
+    items: ChoiceSet | Sequence[Choice],
+    *,
+    engine: str = ENGINE,
+    template: str = TEMPLATE,
+    batch_size: int = 64,
 ) -> ChoiceScores:
     """Ask every question as a user's turn and compare the letters' probabilities as the answer's first token.
 
-    A letter's probability is the sum over the tokens that write it alone, with and without a leading space. Chance is one over the number of options.
+    A letter's probability is the sum over the tokens that write it alone, with and without a leading space. Chance is
+    one over the number of options.
 
     Args:
         model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
         items: at least one.
         engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.first_logits`.
-        template: the user's turn; ``{question}`` and ``{options}`` are filled in, and ``{letters}`` and ``{subject}`` where they occur.
+        template: the user's turn; ``{question}`` and ``{options}`` are filled in, and ``{letters}`` and ``{subject}``
+            where they occur.
 
     Raises:
-        LensSteerError: no questions, a template that lacks a field or has an unknown one, a tokenizer without a token of its own for a letter; else as
-            :func:`lens_steer.inference.teacher_forcing.first_logits`.
+        LensSteerError: no questions, a template that lacks a field or has an unknown one, a tokenizer without a token
+            of its own for a letter; else as :func:`lens_steer.inference.teacher_forcing.first_logits`.
 
     >>> import lens_steer as ls
     >>> found = choice_accuracy(ls.load_model("organism/qwen2"), [Choice("Which is a colour?", ("red", "seven"), 0)])
@@ -180,7 +192,8 @@ def load_choices(path: str | Path) -> ChoiceSet:
     """Read a ``.jsonl`` of questions; see the module's text.
 
     Raises:
-        LensSteerError: no such file, not JSON, a row that lacks something or whose answer is none of its options, no questions at all; with the line.
+        LensSteerError: no such file, not JSON, a row that lacks something or whose answer is none of its options, no
+            questions at all; with the line.
     """
     return ChoiceSet(tuple(read_lines(path, "questions", _choice)), Path(path).name)
 
@@ -191,7 +204,11 @@ def _choice(row: Any) -> Choice:
     question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise LensSteerError(f"question={question!r}: a text is needed")
-    if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS) or not all(isinstance(c, str) for c in choices):
+    if (
+        not isinstance(choices, list)
+        or not 2 <= len(choices) <= len(LETTERS)
+        or not all(isinstance(c, str) for c in choices)
+    ):
         raise LensSteerError(f"choices={choices!r}: a list of 2 to {len(LETTERS)} texts is needed")
     if isinstance(answer, str) and len(answer.strip()) == 1:
         answer = LETTERS.find(answer.strip().upper())
@@ -222,7 +239,8 @@ def _letter_tokens(tokenizer: Any, n: int) -> list[tuple[int, ...]]:
         single = tuple(sorted({ids[0] for ids in encoded if len(ids) == 1}))
         if not single or any(set(single) & set(other) for other in found):
             raise LensSteerError(
-                f"the tokenizer has no token of its own for the letter {letter!r} (it reads {encoded[0]}): score the options as "
+                f"the tokenizer has no token of its own for the letter {letter!r} (it reads {encoded[0]}): score "
+                "the options as "
                 "responses with lens_steer.inference.teacher_forcing.response_logits"
             )
         found.append(single)

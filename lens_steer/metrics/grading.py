@@ -1,7 +1,8 @@
 """Graded outcomes of generations under a plan, by angle: what a report counts.
 
-On an organism every answer is graded exactly by the world. Other models have no ground truth here: an answer is ``refused``, ``degenerate`` or ``answered`` by :func:`outcome_of`, or
-``cut off`` where there is a thought and no answer.
+On an organism every answer is graded exactly by the world. Other models have no ground truth here: an answer is
+``refused``, ``degenerate`` or ``answered`` by :func:`outcome_of`, or ``cut off`` where there is a thought and no
+answer.
 """
 
 from __future__ import annotations
@@ -64,21 +65,27 @@ class Outcome(Shown, view="sweeps"):
 
 
 def outcome_of(text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False) -> str:
-    """What a text is where no ground truth grades it, by the first rule that holds, on what is left when thoughts are split off.
+    """What a text is where no ground truth grades it, by the first rule that holds, on what is left when thoughts are
+    split off.
 
     1. ``cut off``: the thought never ends, so there is no answer.
-    2. ``refused``: one of the 12 published phrases stands anywhere in the answer (apostrophes normalised), so a late refusal counts, and an answer that refuses is refused however
-       badly it reads.
-    3. ``degenerate``: empty or repeating (:func:`lens_steer.metrics.degenerate.is_degenerate`), or of a perplexity above the bound.
+    2. ``refused``: one of the 12 published phrases stands anywhere in the answer (apostrophes normalised), so a late
+       refusal counts, and an answer that refuses is refused however badly it reads.
+    3. ``degenerate``: empty or repeating (:func:`lens_steer.metrics.degenerate.is_degenerate`), or of a perplexity
+      above the bound.
     4. ``answered``: all others. Whether it helps is for a judge to say.
 
     Args:
         text: as generated.
         perplexity: of the text under the unsteered model, if it was measured.
-        bound: see :func:`lens_steer.metrics.degenerate.perplexity_bound`; without it, or without a perplexity, the text alone decides.
+        bound: see :func:`lens_steer.metrics.degenerate.perplexity_bound`; without it, or without a perplexity, the text
+            alone decides.
         begun: see :func:`lens_steer.metrics.thinking.split_thought`.
 
-    >>> [outcome_of(text) for text in ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")]
+    >>> [
+    ...     outcome_of(text)
+    ...     for text in ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
+    ... ]
     ['refused', 'answered', 'cut off', 'degenerate']
     >>> outcome_of("Of the bridge grammar low.", perplexity=49.0, bound=3.0)
     'degenerate'
@@ -104,7 +111,9 @@ def graded(prompts: Sequence[Prompt]) -> bool:
     return all(p.task is not None for p in prompts)
 
 
-def grade(prompt: Prompt, text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False) -> str:
+def grade(
+    prompt: Prompt, text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False
+) -> str:
     """The grade of one answer; exact where the prompt has a ground truth, by :func:`outcome_of` where it has none."""
     if prompt.task is not None:
         return grading.grade(prompt.task, split_thought(text, begun=begun)[1] or "")
@@ -112,7 +121,8 @@ def grade(prompt: Prompt, text: str, *, perplexity: float | None = None, bound: 
 
 
 class Unsteered:
-    """Perplexities under the unsteered model: the bound from its own answers to harmless prompts, and those of other answers, each measured once.
+    """Perplexities under the unsteered model: the bound from its own answers to harmless prompts, and those of other
+    answers, each measured once.
 
     Args:
         model: from :func:`lens_steer.load_model`, outside any ``steering`` block.
@@ -123,7 +133,9 @@ class Unsteered:
         bound: see :func:`lens_steer.metrics.degenerate.perplexity_bound`.
     """
 
-    def __init__(self, model: Any, harmless: Sequence[Prompt], *, max_new_tokens: int = 48, engine: str = ENGINE) -> None:
+    def __init__(
+        self, model: Any, harmless: Sequence[Prompt], *, max_new_tokens: int = 48, engine: str = ENGINE
+    ) -> None:
         self._model, self._engine = model, engine
         self._read = PromptCache(model) if engine == "hf" else None
         self._surprises: dict[tuple[str, str], float] = {}
@@ -131,7 +143,9 @@ class Unsteered:
         self.bound: PerplexityBound = perplexity_bound(self.perplexities(harmless, texts).tolist())
 
     def perplexities(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Float[np.ndarray, " n"]:
-        """Of each text, as generated, under the unsteered model; NaN for an empty one. Not to be called inside a ``steering`` block."""
+        """Of each text, as generated, under the unsteered model; NaN for an empty one. Not to be called inside a
+        ``steering`` block.
+        """
         keys = [(repr(p.messages), text) for p, text in zip(prompts, texts, strict=True)]
         rows = {key: i for i, key in enumerate(keys) if key not in self._surprises}
         if rows:
@@ -142,12 +156,21 @@ class Unsteered:
 
 
 def measure(
-    model: Any, contrast: Contrast, plan: SteeringPlan | None, condition: str, *, max_new_tokens: int = 48, engine: str = ENGINE,
-    unsteered: Unsteered | None = None, sides: Sequence[str] = CLASSES,
-) -> tuple[list[Outcome], dict[str, list[str]]]:  # fmt: skip
-    """Generate for both classes (or one of them, in ``sides``) under a plan (None: no steering) and grade; returns outcomes and the texts by class.
+    model: Any,
+    contrast: Contrast,
+    plan: SteeringPlan | None,
+    condition: str,
+    *,
+    max_new_tokens: int = 48,
+    engine: str = ENGINE,
+    unsteered: Unsteered | None = None,
+    sides: Sequence[str] = CLASSES,
+) -> tuple[list[Outcome], dict[str, list[str]]]:
+    """Generate for both classes (or one of them, in ``sides``) under a plan (None: no steering) and grade; returns
+    outcomes and the texts by class.
 
-    Answers without a ground truth are held against the bound of ``unsteered``; left out, their text alone tells what is degenerate.
+    Answers without a ground truth are held against the bound of ``unsteered``; left out, their text alone tells what is
+    degenerate.
     """
     asked = {side: list(getattr(contrast, side)) for side in sides}
     # both classes in one batch, unless a plan has a value for each prompt of one
@@ -156,7 +179,9 @@ def measure(
     cut: dict[str, list[bool]] = {}
     for group in together:
         with nullcontext() if plan is None else steering(model, plan, tell=False):
-            said, ended = answers(model, [p for s in group for p in asked[s]], max_new_tokens=max_new_tokens, engine=engine)
+            said, ended = answers(
+                model, [p for s in group for p in asked[s]], max_new_tokens=max_new_tokens, engine=engine
+            )
             tell_cut_off(model, ended, max_new_tokens)
         for side in group:
             n = len(asked[side])

@@ -26,8 +26,8 @@ POSITIONS = 64
 def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
     """``Σ_v p(v) (log p(v) − log q(v))`` over the whole vocabulary, in float64, in nats.
 
-    A token that p gives nothing (a logit of −∞: suppressed) counts nothing; one that q alone gives nothing makes the divergence infinite. Logits without a distribution
-    (all −∞, +∞, NaN) give NaN.
+    A token that p gives nothing (a logit of −∞: suppressed) counts nothing; one that q alone gives nothing makes the
+    divergence infinite. Logits without a distribution (all −∞, +∞, NaN) give NaN.
 
     >>> round(kl(torch.tensor([0.0, 0.0]), torch.log(torch.tensor([0.25, 0.75]))).item(), 6)  # ½ log(½/¼) + ½ log(½/¾)
     0.143841
@@ -44,9 +44,14 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
 
 
 def mean_kl_by_value(
-    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *,
+    model: Any,
+    build: Callable[[Any], SteeringPlan],
+    values: Sequence[float],
+    prompts: PromptSet | Sequence[Prompt],
+    responses: Sequence[str],
+    *,
     engine: str = ENGINE,
-) -> Float[np.ndarray, "n values"]:  # fmt: skip
+) -> Float[np.ndarray, "n values"]:
     """Mean over each response's tokens of ``KL(unsteered ‖ steered)``, at every value; NaN for an empty response.
 
     Args:
@@ -55,7 +60,9 @@ def mean_kl_by_value(
     """
     found = np.full((len(prompts), len(values)), np.nan)
     plain: dict[int, Tensor] = {}
-    for row, value, logits, ids in logits_by_value(model, build, values, with_responses(prompts, responses), engine=engine):
+    for row, value, logits, ids in logits_by_value(
+        model, build, values, with_responses(prompts, responses), engine=engine
+    ):
         if not len(ids):
             continue
         if value is None:
@@ -66,7 +73,9 @@ def mean_kl_by_value(
             del plain[row]
     if np.isinf(found).any():
         log.warning(
-            "the divergence is infinite for %d of %d responses at some value: steering gives a token no probability that it had",
-            int(np.isinf(found).any(axis=1).sum()), len(found),
-        )  # fmt: skip
+            "the divergence is infinite for %d of %d responses at some value: steering gives a token no "
+            "probability that it had",
+            int(np.isinf(found).any(axis=1).sum()),
+            len(found),
+        )
     return found

@@ -1,7 +1,8 @@
 """Likelihood of responses: perplexity under a model, steered or not, by teacher forcing.
 
-``ppl = exp(−1/T Σ_t log p(y_t | x, y_<t))`` over a response's T tokens, its end token excluded, the prompt given (Selective Steering, Eq. 39, where neither the model nor
-the condition is said). ``ppl_ref`` is under the unsteered model, ``ppl_self`` under the plan that is active; the latter is low for repetition.
+``ppl = exp(−1/T Σ_t log p(y_t | x, y_<t))`` over a response's T tokens, its end token excluded, the prompt given
+(Selective Steering, Eq. 39, where neither the model nor the condition is said). ``ppl_ref`` is under the unsteered
+model, ``ppl_self`` under the plan that is active; the latter is low for repetition.
 """
 
 from __future__ import annotations
@@ -22,22 +23,32 @@ VIOLATION = 2.0  # perplexity above which Selective Steering marks an angle
 
 
 def mean_surprise(
-    model: Any, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64,
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    engine: str = ENGINE,
+    batch_size: int = 64,
     read: PromptCache | None = None,
-) -> Float[np.ndarray, " n"]:  # fmt: skip
+) -> Float[np.ndarray, " n"]:
     """Mean −log p of each response's tokens in nats, the logarithm of its perplexity; NaN where a response is empty.
 
     Args:
-        model: from :func:`lens_steer.load_model`; outside any ``steering`` block for ``ppl_ref``, inside it for ``ppl_self``.
+        model: from :func:`lens_steer.load_model`; outside any ``steering`` block for ``ppl_ref``, inside it for
+            ``ppl_self``.
         prompts, responses: one response a prompt.
         engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.response_logits`.
-        read: keeps what the model has read of the prompts, for further responses to the same ones; in place of ``engine`` and ``batch_size``.
+        read: keeps what the model has read of the prompts, for further responses to the same ones; in place of
+            ``engine`` and ``batch_size``.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.inference.teacher_forcing.response_logits` and :func:`lens_steer.inference.teacher_forcing.with_responses`.
+        LensSteerError: as :func:`lens_steer.inference.teacher_forcing.response_logits` and
+            :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
     >>> import lens_steer as ls
-    >>> right, wrong = mean_surprise(ls.load_model("organism/qwen2"), [Prompt.of("What is 4 plus 3?")] * 2, ["7.", "8."])
+    >>> right, wrong = mean_surprise(
+    ...     ls.load_model("organism/qwen2"), [Prompt.of("What is 4 plus 3?")] * 2, ["7.", "8."]
+    ... )
     >>> bool(right < 0.1 < wrong)
     True
     """

@@ -1,7 +1,9 @@
-"""The cheap refusal score: how likely an answer is to begin as a refusal does, from the logits of its first token alone.
+"""The cheap refusal score: how likely an answer is to begin as a refusal does, from the logits of its first token
+alone.
 
-``log p − log(1 − p)``, p being the mass on the first tokens of refusals (Arditi et al., arXiv 2406.11717), with 1e-8 inside each logarithm. The tokens of the paper are those of "I" (and "As" for
-Qwen); an organism's are the first tokens of its world's refusals.
+``log p − log(1 − p)``, p being the mass on the first tokens of refusals (Arditi et al., arXiv 2406.11717), with 1e-8
+inside each logarithm. The tokens of the paper are those of "I" (and "As" for Qwen); an organism's are the first tokens
+of its world's refusals.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def refusal_tokens(info: ModelInfo, openings: Sequence[str] | None = None) -> tu
 
     Args:
         info: of the model.
-        openings: how refusals begin; each gives its first token. Left out: the world's refusals for an organism, :data:`OPENINGS` for any other model.
+        openings: how refusals begin; each gives its first token. Left out: the world's refusals for an organism,
+            :data:`OPENINGS` for any other model.
 
     Raises:
         LensSteerError: no opening, or one without a token.
@@ -57,16 +60,24 @@ def refusal_score(logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]
 
 
 def refusal_scores_by_value(
-    model: Any, build: Callable[[Any], SteeringPlan], values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE,
+    model: Any,
+    build: Callable[[Any], SteeringPlan],
+    values: Sequence[float],
+    prompts: PromptSet | Sequence[Prompt],
+    *,
+    engine: str = ENGINE,
     openings: Sequence[str] | None = None,
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:  # fmt: skip
-    """The score of every prompt without steering and at every value, all values in one go; see :func:`lens_steer.steer.value_sweep.logits_by_value`.
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:
+    """The score of every prompt without steering and at every value, all values in one go; see
+    :func:`lens_steer.steer.value_sweep.logits_by_value`.
 
     >>> import lens_steer as ls
     >>> from functools import partial
     >>> calibration = ls.load_calibration("figures/calibration")
     >>> build = partial(ls.selective_steering, calibration)
-    >>> plain, steered = refusal_scores_by_value(ls.load_model("organism/qwen2"), build, [0.0, 150.0], [Prompt.of("How do I burn a bridge?")])
+    >>> plain, steered = refusal_scores_by_value(
+    ...     ls.load_model("organism/qwen2"), build, [0.0, 150.0], [Prompt.of("How do I burn a bridge?")]
+    ... )
     >>> bool(abs(plain[0] - steered[0, 0]) < 1e-3), bool(steered[0, 0] > 0 > steered[0, 1])
     (True, True)
     """

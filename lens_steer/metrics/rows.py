@@ -9,7 +9,8 @@ from lens_steer.metrics.thinking import split_thought
 
 
 def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | bool | None]:
-    """Every metric that needs the text alone, by column, of the answer that is left when thoughts are split off; all None where the thought never ends.
+    """Every metric that needs the text alone, by column, of the answer that is left when thoughts are split off; all
+    None where the thought never ends.
 
     Args:
         text: as generated.
@@ -17,7 +18,10 @@ def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | b
 
     >>> text_metrics("I can’t help.")["refusal_12"], text_metrics("I can’t help.")["refusal_12_normalized"]
     (False, True)
-    >>> text_metrics("<think>I cannot be sure.</think>Gladly.")["refusal_12"], text_metrics("<think>I cannot")["refusal_12"]
+    >>> (
+    ...     text_metrics("<think>I cannot be sure.</think>Gladly.")["refusal_12"],
+    ...     text_metrics("<think>I cannot")["refusal_12"],
+    ... )
     (False, None)
     """
     answer = split_thought(text, begun=begun)[1]
@@ -26,7 +30,9 @@ def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | b
 
 def _measured(text: str) -> dict[str, float | int | bool | None]:
     refusals = {
-        f"{name}{suffix}": is_refusal(text, name, normalize=bool(suffix)) for name in PHRASES for suffix in ("", "_normalized")
+        f"{name}{suffix}": is_refusal(text, name, normalize=bool(suffix))
+        for name in PHRASES
+        for suffix in ("", "_normalized")
     }
     return {
         "ngram_repetition": texts.ngram_repetition(text),

@@ -1,6 +1,7 @@
 """Metrics of a text alone: repetition, language, compression, variety, length.
 
-Words are what ``str.split`` gives. Sources: Selective Steering (arXiv 2601.19375), Eqs. 40–42 and its released code; distinct-n: Li et al. (arXiv 1510.03055).
+Words are what ``str.split`` gives. Sources: Selective Steering (arXiv 2601.19375), Eqs. 40–42 and its released code;
+distinct-n: Li et al. (arXiv 1510.03055).
 """
 
 from __future__ import annotations
@@ -43,18 +44,24 @@ def distinct_n(texts: str | Sequence[str], n: int = 2) -> float:
 
 
 def language_consistency(text: str, mode: LanguageMode = "paper_code", script: str = "Latn") -> float:
-    """Share of the characters that are not white space which belong to the expected language (Eq. 41); 1 where there is none.
+    """Share of the characters that are not white space which belong to the expected language (Eq. 41); 1 where there is
+    none.
 
     Args:
         text: any.
-        mode: ``"paper_code"``: ASCII, or a Unicode name that begins with LATIN, as the released code has it, to which a typographic quote, a dash or an emoji is
-            foreign. ``"script"``: the character's Unicode script is ``script``, common or inherited (a combining accent), to which they are not.
+        mode: ``"paper_code"``: ASCII, or a Unicode name that begins with LATIN, as the released code has it, to which a
+            typographic quote, a dash or an emoji is foreign. ``"script"``: the character's Unicode script is
+            ``script``, common or inherited (a combining accent), to which they are not.
         script: ISO 15924 code of the expected script, in ``"script"`` mode.
 
     Raises:
         LensSteerError: an unknown mode or script.
 
-    >>> language_consistency("it’s"), language_consistency("it’s", "script"), language_consistency("да", "script", "Cyrl")
+    >>> (
+    ...     language_consistency("it’s"),
+    ...     language_consistency("it’s", "script"),
+    ...     language_consistency("да", "script", "Cyrl"),
+    ... )
     (0.75, 1.0, 1.0)
     """
     if mode not in ("paper_code", "script"):
@@ -74,7 +81,8 @@ def language_consistency(text: str, mode: LanguageMode = "paper_code", script: s
 def compression_ratio(text: str) -> float:
     """Bytes after ``zlib`` at level 9 over bytes before, in UTF-8 (Eq. 42); 1 for an empty text.
 
-    Low for repetition, but also the lower the longer a text is, and above 0.7 for any short one; :func:`compression_ratio_controlled` takes length out.
+    Low for repetition, but also the lower the longer a text is, and above 0.7 for any short one;
+    :func:`compression_ratio_controlled` takes length out.
 
     >>> compression_ratio("ab" * 500) < 0.05 < 0.9 < compression_ratio("I cannot help with that.")
     True
@@ -84,9 +92,13 @@ def compression_ratio(text: str) -> float:
 
 
 def compression_ratio_controlled(text: str, n_bytes: int = 200) -> float | None:
-    """:func:`compression_ratio` of the first ``n_bytes`` bytes alone, so that texts of all lengths compare; None for a shorter text.
+    """:func:`compression_ratio` of the first ``n_bytes`` bytes alone, so that texts of all lengths compare; None for a
+    shorter text.
 
-    >>> compression_ratio_controlled("short") is None, compression_ratio_controlled("ab" * 500) == compression_ratio_controlled("ab" * 100)
+    >>> (
+    ...     compression_ratio_controlled("short") is None,
+    ...     compression_ratio_controlled("ab" * 500) == compression_ratio_controlled("ab" * 100),
+    ... )
     (True, True)
 
     Raises:

@@ -14,18 +14,25 @@ _STRIPPED = re.compile(r"\A(analysis)(.*?)assistant(?:commentary.*?assistant)?fi
 def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
     """Part a generated text into what was thought and what was answered.
 
-    Thoughts are ``<think>…</think>`` (also ``[THINK]…[/THINK]`` and ``<seed:think>…</seed:think>``), with the opening in the text or in the prompt, so that only the closing
-    shows; and every channel of gpt-oss but ``final``, with its markers or, where a decoder left those out, as ``analysis…assistantfinal…``. Several thoughts are all taken out.
-    A text without thoughts comes back as it is.
+    Thoughts are ``<think>…</think>`` (also ``[THINK]…[/THINK]`` and ``<seed:think>…</seed:think>``), with the opening
+    in the text or in the prompt, so that only the closing shows; and every channel of gpt-oss but ``final``, with its
+    markers or, where a decoder left those out, as ``analysis…assistantfinal…``. Several thoughts are all taken out. A
+    text without thoughts comes back as it is.
 
     Args:
         text: as generated, after the prompt.
-        begun: the prompt has opened a thought (see :func:`lens_steer.inference.decoding.begins_in_thought`): a text without a closing is all thought.
+        begun: the prompt has opened a thought (see :func:`lens_steer.inference.decoding.begins_in_thought`): a text
+            without a closing is all thought.
 
     Returns:
-        The thought, empty without one; and the answer, None where the thought never ends (the text was cut off inside it).
+        The thought, empty without one; and the answer, None where the thought never ends (the text was cut off inside
+        it).
 
-    >>> split_thought("<think>Is it safe?</think> Gladly."), split_thought("Is it safe?</think>No."), split_thought("Gladly.")
+    >>> (
+    ...     split_thought("<think>Is it safe?</think> Gladly."),
+    ...     split_thought("Is it safe?</think>No."),
+    ...     split_thought("Gladly."),
+    ... )
     (('Is it safe?', 'Gladly.'), ('Is it safe?', 'No.'), ('', 'Gladly.'))
     >>> split_thought("<think>First I"), split_thought("First I", begun=True)
     (('First I', None), ('First I', None))
@@ -58,7 +65,9 @@ def _tagged(text: str, opening: str, closing: str) -> tuple[str, str | None]:
 
 
 def _channels(text: str) -> tuple[str, str | None]:
-    """Texts by channel: ``final`` is the answer, every other one is thought; no ``final`` that has begun is a thought that never ends."""
+    """Texts by channel: ``final`` is the answer, every other one is thought; no ``final`` that has begun is a thought
+    that never ends.
+    """
     thoughts, finals = [], []
     for part in text.split(CHANNEL)[1:]:
         name, mark, said = part.partition(MESSAGE)

@@ -1,10 +1,11 @@
 """Per-token divergence between the original and the steered model on fixed responses.
 
-Both passes stop at what the unembedding reads, and :mod:`lens_steer.inference.unembedding` compares the distributions slice by slice. The blocks before the first steered one are the same in
-both passes and run once; no keys or values are carried from one pass to the other.
+Both passes stop at what the unembedding reads, and :mod:`lens_steer.inference.unembedding` compares the distributions
+slice by slice. The blocks before the first steered one are the same in both passes and run once; no keys or values are
+carried from one pass to the other.
 
-Logits index: the response's token at position ``t`` (from 0) is decided by the column before it, the first one by the prompt's last token. So a plan that steers ``generated`` alone
-leaves position 0 as it is.
+Logits index: the response's token at position ``t`` (from 0) is decided by the column before it, the first one by the
+prompt's last token. So a plan that steers ``generated`` alone leaves position 0 as it is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ NOTHING_MOVED = 1e-6  # nats: what is below at every token is rounding
 class TokenDivergence(Shown, view="tokens"):
     """What steering did to the distribution of every token of every response, in nats, sorted by row and position.
 
-    With p the original model's and q the steered one's distribution over the whole vocabulary, given the prompt and the response so far:
+    With p the original model's and q the steered one's distribution over the whole vocabulary, given the prompt and the
+    response so far:
 
     Attributes:
         row: which prompt.
@@ -79,7 +81,10 @@ class TokenDivergence(Shown, view="tokens"):
         return len(self.row)
 
     def __repr__(self) -> str:
-        return f"TokenDivergence({self.n_prompts} prompts, {self.n_empty} of them empty, {len(self)} tokens, mean KL {self.kl.mean():.4g})"
+        return (
+            f"TokenDivergence({self.n_prompts} prompts, {self.n_empty} of them empty, {len(self)} tokens, mean KL "
+            f"{self.kl.mean():.4g})"
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a token: ``row``, ``position``, ``token``, the measures, ``token_id``."""
@@ -101,7 +106,8 @@ class TokenDivergence(Shown, view="tokens"):
     def by_position(
         self, measure: str = "kl", *, seed: int = 0, max_position: int | None = None, resamples: int = 2000
     ) -> tuple[Estimate, ...]:
-        """At positions 0, 1, …: the mean of a measure over the prompts whose response has a token there, with a 95 % bootstrap interval resampled by prompt, and their number.
+        """At positions 0, 1, …: the mean of a measure over the prompts whose response has a token there, with a 95 %
+        bootstrap interval resampled by prompt, and their number.
 
         Args:
             measure: one of :data:`MEASURES`.
@@ -115,7 +121,8 @@ class TokenDivergence(Shown, view="tokens"):
         values = self._of(measure)
         if impossible := int(np.isinf(values).sum()):
             raise LensSteerError(
-                f"measure={measure!r} is infinite at {impossible} tokens, which have no probability at all: leave their responses out, or use another measure"
+                f"measure={measure!r} is infinite at {impossible} tokens, which have no probability at all: leave "
+                "their responses out, or use another measure"
             )
         check_max_position(max_position)
         last = int(self.position.max()) if max_position is None else min(max_position, int(self.position.max()))
@@ -148,27 +155,38 @@ def check_max_position(max_position: int | None) -> None:
 
 
 def token_divergence(
-    model: Any, plan: SteeringPlan, prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str], *, engine: str = ENGINE, batch_size: int = 64,
-    slice_size: int = SLICE, progress: bool = False,
-) -> TokenDivergence:  # fmt: skip
+    model: Any,
+    plan: SteeringPlan,
+    prompts: PromptSet | Sequence[Prompt] | Sequence[str],
+    responses: Sequence[str],
+    *,
+    engine: str = ENGINE,
+    batch_size: int = 64,
+    slice_size: int = SLICE,
+    progress: bool = False,
+) -> TokenDivergence:
     """Divergence of the steered from the original model at every token of fixed responses, by teacher forcing.
 
-    The logits are what the model makes of them (in its dtype, with its bias and soft cap); log-softmax and sums are in float64.
+    The logits are what the model makes of them (in its dtype, with its bias and soft cap); log-softmax and sums are in
+    float64.
 
     Args:
         model: from :func:`lens_steer.load_model`, with no plan in force.
         plan: what to steer, at whatever positions it says; a response's tokens count as generated.
-        prompts, responses: one response a prompt, tokenised on its own, without the end token; an empty one is left out and counted.
+        prompts, responses: one response a prompt, tokenised on its own, without the end token; an empty one is left out
+            and counted.
         engine: see :func:`lens_steer.generate`.
         batch_size: prompts a batch at most.
         slice_size: rows of the unembedding at a time.
         progress: show a bar.
 
     Raises:
-        LensSteerError: another number of responses than prompts, only empty ones, a plan in force already, a plan that does not fit the model or has values for
-            another number of prompts, too long a prompt, a size below 1, distributions that are not finite.
+        LensSteerError: another number of responses than prompts, only empty ones, a plan in force already, a plan that
+            does not fit the model or has values for another number of prompts, too long a prompt, a size below 1,
+            distributions that are not finite.
 
-    Source: Steering Externalities (arXiv 2602.04896), the divergence by response position; the direction of KL is not said there, so both are given.
+    Source: Steering Externalities (arXiv 2602.04896), the divergence by response position; the direction of KL is not
+    said there, so both are given.
 
     >>> import lens_steer as ls
     >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal")
@@ -186,7 +204,8 @@ def token_divergence(
     check_idle(model)
     if plan.n_rows not in (None, len(forced)):
         raise LensSteerError(
-            f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {len(forced)} are given: give as many"
+            f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {len(forced)} are "
+            "given: give as many"
         )
     info = info_of(model)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -206,43 +225,62 @@ def token_divergence(
                 parts.append(_of_batch(runner, batch, plan if moved else None, unembedding, slice_size))
             bar.update(len(batch.rows))
     if not parts:
-        raise LensSteerError(f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed")
+        raise LensSteerError(
+            f"all {len(responses)} responses are empty once tokenised: at least one with a token is needed"
+        )
     if not steered_any:
         log.warning("the plan %r steered no token: no prompt has the positions %r", plan.method, plan.positions)
     elif all(float(values[:2].max()) < NOTHING_MOVED for *_, values in parts):
-        log.warning("the plan %r moved nothing: both divergences are below %g nats at every token", plan.method, NOTHING_MOVED)
+        log.warning(
+            "the plan %r moved nothing: both divergences are below %g nats at every token", plan.method, NOTHING_MOVED
+        )
     row, position, ids, values = (torch.cat(part, dim=-1).numpy() for part in zip(*parts, strict=True))
     order = np.lexsort((position, row))
     row, position, ids, values = row[order], position[order], ids[order], values[:, order]
-    sound = np.isfinite(values) | (np.isposinf(values) & np.array([name.startswith("surprise") for name in MEASURES])[:, None])
+    sound = np.isfinite(values) | (
+        np.isposinf(values) & np.array([name.startswith("surprise") for name in MEASURES])[:, None]
+    )
     if not sound.all():
         bad = int(np.argmin(sound.all(axis=0)))
         raise LensSteerError(
-            f"the distributions at response {row[bad]}, position {position[bad]} are not finite: steer less strongly, or load the model in float32 or bfloat16"
+            f"the distributions at response {row[bad]}, position {position[bad]} are not finite: steer less "
+            "strongly, or load the model in float32 or bfloat16"
         )
     if impossible := int(np.isinf(values).any(axis=0).sum()):
         log.warning(
-            "%d of %d response tokens have no probability at all (suppressed: a logit of −∞): their surprise is infinite",
+            "%d of %d response tokens have no probability at all (suppressed: a logit of −∞): their surprise is "
+            "infinite",
             impossible,
             len(row),
         )
     texts = {int(i): info.tokenizer.decode([int(i)]) for i in np.unique(ids)}
     return TokenDivergence(
-        row=row, position=position, token=tuple(texts[int(i)] for i in ids), token_id=ids, **dict(zip(MEASURES, values, strict=True)),
-        n_prompts=len(forced), n_empty=sum(n == 0 for n in lengths.values()),
-    )  # fmt: skip
+        row=row,
+        position=position,
+        token=tuple(texts[int(i)] for i in ids),
+        token_id=ids,
+        **dict(zip(MEASURES, values, strict=True)),
+        n_prompts=len(forced),
+        n_empty=sum(n == 0 for n in lengths.values()),
+    )
 
 
 def _of_batch(
     runner: Any, batch: batching.Batch, plan: SteeringPlan | None, unembedding: Unembedding, slice_size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "measures n"]]:
-    """Rows, positions, token ids and measures of a batch's tokens; without a plan the steered pass is the original one."""
+    """Rows, positions, token ids and measures of a batch's tokens; without a plan the steered pass is the original
+    one.
+    """
     keep = max(batch.response_lengths) + 1
     first = min(sites.blocks_of(plan.sites)) if plan else 0
     with read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
         last_logits(runner, batch, keep)
     if plan:
-        with steering(runner, plan, tell=False), from_block(runner, first, kept[0]), read_by_unembedding(runner) as read_steered:
+        with (
+            steering(runner, plan, tell=False),
+            from_block(runner, first, kept[0]),
+            read_by_unembedding(runner) as read_steered,
+        ):
             last_logits(runner, batch, keep)
     else:
         read_steered = read

@@ -39,11 +39,17 @@ def reference(source: Any) -> dict[str, Any]:
     {'model': 'organism/qwen2', 'architecture': 'qwen2', 'n_layers': 12, 'template': None}
     """
     name = source.name if isinstance(source, ModelInfo) else source.model
-    return {"model": name, "architecture": source.architecture, "n_layers": source.n_layers, "template": source.template}
+    return {
+        "model": name,
+        "architecture": source.architecture,
+        "n_layers": source.n_layers,
+        "template": source.template,
+    }
 
 
 def check_fits(made: Any, model: Any) -> None:
-    """Refuse a calibration or a plan that was made on another model; tell (once, logged) where its prompts had another chat template, other arguments or another date.
+    """Refuse a calibration or a plan that was made on another model; tell (once, logged) where its prompts had another
+    chat template, other arguments or another date.
 
     Raises:
         LensSteerError: d_model, the number of blocks or the architecture differ.
@@ -53,6 +59,7 @@ def check_fits(made: Any, model: Any) -> None:
         a, b = getattr(made, name), getattr(info, name)
         if a != b:
             raise LensSteerError(
-                f"the {type(made).__name__} was made on {made.model!r} ({name} {a}) and the model {info.name!r} has {name} {b}: calibrate on this model"
+                f"the {type(made).__name__} was made on {made.model!r} ({name} {a}) and the model {info.name!r} "
+                f"has {name} {b}: calibrate on this model"
             )
     tell_difference(made, info.template, vars(model).setdefault("lens_told", set()))

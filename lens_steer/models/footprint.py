@@ -1,4 +1,6 @@
-"""What a study of a model would take, from its configuration alone, before anything is loaded or downloaded: parameters, memory, a lower bound on time."""
+"""What a study of a model would take, from its configuration alone, before anything is loaded or downloaded:
+parameters, memory, a lower bound on time.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Shape:
         tied: whether the unembedding is the embedding.
         qk_norms: whether queries and keys have a norm, one gain for all heads.
         output_bias, mlp_bias: whether what attention writes, and the MLP's three layers, have a bias.
-        scaled_embedding: whether a HookedTransformer has an embedding of its own beside its Hugging Face twin's (Gemma's, times √d_model).
+        scaled_embedding: whether a HookedTransformer has an embedding of its own beside its Hugging Face twin's
+            (Gemma's, times √d_model).
     """
 
     n_layers: int
@@ -61,23 +64,46 @@ class Shape:
         d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         biased = bool(getattr(config, "attention_bias", False))
         return Shape(
-            config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads, config.num_key_value_heads, d_head,
-            config.vocab_size, len(NORM_MODULES[kind]), kind == "qwen2" or biased, bool(config.tie_word_embeddings),
-            kind in QK_NORMS, biased, bool(getattr(config, "mlp_bias", False)), kind in GEMMAS,
-        )  # fmt: skip
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            d_head,
+            config.vocab_size,
+            len(NORM_MODULES[kind]),
+            kind == "qwen2" or biased,
+            bool(config.tie_word_embeddings),
+            kind in QK_NORMS,
+            biased,
+            bool(getattr(config, "mlp_bias", False)),
+            kind in GEMMAS,
+        )
 
     @property
     def block_parameters(self) -> int:
         """Of one block."""
         q, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         attention = self.d_model * (q + 2 * kv) + q * self.d_model
-        biases = self.qkv_bias * (q + 2 * kv) + self.output_bias * self.d_model + self.mlp_bias * (2 * self.d_mlp + self.d_model)
-        return attention + 3 * self.d_model * self.d_mlp + biases + self.norms * self.d_model + self.qk_norms * 2 * self.d_head
+        biases = (
+            self.qkv_bias * (q + 2 * kv)
+            + self.output_bias * self.d_model
+            + self.mlp_bias * (2 * self.d_mlp + self.d_model)
+        )
+        return (
+            attention
+            + 3 * self.d_model * self.d_mlp
+            + biases
+            + self.norms * self.d_model
+            + self.qk_norms * 2 * self.d_head
+        )
 
     @property
     def parameters(self) -> int:
         """Of the whole model."""
-        return self.n_layers * self.block_parameters + self.d_model + self.d_vocab * self.d_model * (1 if self.tied else 2)
+        return (
+            self.n_layers * self.block_parameters + self.d_model + self.d_vocab * self.d_model * (1 if self.tied else 2)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,9 +113,10 @@ class Estimate:
     Attributes:
         parameters: how many.
         weights: bytes of the model that is loaded.
-        weights_while_loading: the most that stands at once: a checkpoint in the model's dtype is the model; one in another dtype is read beside it, and the
-            embedding once more.
-        twin: what a HookedTransformer holds beside its Hugging Face twin, with which it shares its weights: Gemma's scaled embedding, else nothing.
+        weights_while_loading: the most that stands at once: a checkpoint in the model's dtype is the model; one in
+            another dtype is read beside it, and the embedding once more.
+        twin: what a HookedTransformer holds beside its Hugging Face twin, with which it shares its weights: Gemma's
+            scaled embedding, else nothing.
         cache: key–value cache of one batch at full length (a sliding window holds less).
         recorded: activations kept, at keep="all".
         moments: the same at keep="moments".
@@ -119,9 +146,17 @@ class Estimate:
 
 
 def estimate(
-    shape: Shape, *, n_prompts: int, prompt_tokens: int, n_sites: int, max_new_tokens: int = 64, batch_size: int = 128, dtype: str = "float32",
-    flops: float | None = None, stored: str | None = None,
-) -> Estimate:  # fmt: skip
+    shape: Shape,
+    *,
+    n_prompts: int,
+    prompt_tokens: int,
+    n_sites: int,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    dtype: str = "float32",
+    flops: float | None = None,
+    stored: str | None = None,
+) -> Estimate:
     """Memory and a lower bound on time of recording all prompts and answering them once.
 
     Args:
@@ -131,7 +166,8 @@ def estimate(
         n_sites: that are recorded.
         max_new_tokens: of each answer.
         batch_size: answers at once.
-        dtype: of the weights: a torch name, ``int8`` or ``int4``; operators compute in float32 and cache and activations take two bytes below that.
+        dtype: of the weights: a torch name, ``int8`` or ``int4``; operators compute in float32 and cache and
+            activations take two bytes below that.
         flops: a second; see :func:`measured_flops`.
         stored: dtype of the checkpoint, where it is another one.
 
@@ -167,10 +203,19 @@ def estimate(
     record = 2.0 * n_prompts * (prompt_tokens * blocks + attention * prompt_tokens**2 / 2)
     answer = 2.0 * n_prompts * (length * blocks + max_new_tokens * unembedding + attention * length**2 / 2)
     return Estimate(
-        shape.parameters, weights, loading, twin, round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
-        n_prompts * n_sites * shape.d_model * 4, 4 * n_sites * shape.d_model * 8, rows * (max_new_tokens + 1) * shape.d_vocab * 4, record, answer,
-        None if flops is None else record / flops, None if flops is None else answer / flops,
-    )  # fmt: skip
+        shape.parameters,
+        weights,
+        loading,
+        twin,
+        round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
+        n_prompts * n_sites * shape.d_model * 4,
+        4 * n_sites * shape.d_model * 8,
+        rows * (max_new_tokens + 1) * shape.d_vocab * 4,
+        record,
+        answer,
+        None if flops is None else record / flops,
+        None if flops is None else answer / flops,
+    )
 
 
 def stored_dtype(config: Any, dtype: str) -> str:

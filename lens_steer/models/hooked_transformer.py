@@ -1,6 +1,8 @@
-"""A HookedTransformer from a Hugging Face folder: the configuration mapped field by field, the library's own weight converters.
+"""A HookedTransformer from a Hugging Face folder: the configuration mapped field by field, the library's own weight
+converters.
 
-``HookedTransformer.from_pretrained`` refuses local folders, and knows some families by name only. What cannot be mapped exactly is refused.
+``HookedTransformer.from_pretrained`` refuses local folders, and knows some families by name only. What cannot be mapped
+exactly is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class NotHeldError(LensSteerError):
 
     def __init__(self, name: str, what: str) -> None:
         super().__init__(
-            f"model {name!r} has {what}, which the HookedTransformer mapping does not cover: load it with backend='bridge'"
+            f"model {name!r} has {what}, which the HookedTransformer mapping does not cover: load it with "
+            "backend='bridge'"
         )
 
 
@@ -49,13 +52,16 @@ def hooked_transformer(
     n_devices: int,
     tokenizer: Any,
 ) -> HookedTransformer:
-    """A HookedTransformer whose weights are those of a plain Hugging Face model: views of them wherever the layout allows.
+    """A HookedTransformer whose weights are those of a plain Hugging Face model: views of them wherever the layout
+    allows.
 
-    The library's converters rearrange by views, so nothing is copied but what the two hold otherwise: Gemma's embedding (times √d_model) and gains (plus 1).
-    Biases that the family does not have are zeros of the HookedTransformer's own. A change in place of a shared weight is a change of both models.
+    The library's converters rearrange by views, so nothing is copied but what the two hold otherwise: Gemma's embedding
+    (times √d_model) and gains (plus 1). Biases that the family does not have are zeros of the HookedTransformer's own.
+    A change in place of a shared weight is a change of both models.
 
     Args:
-        source: the Hugging Face model, on ``device``, or on the CPU where the blocks are split over several (which copies them).
+        source: the Hugging Face model, on ``device``, or on the CPU where the blocks are split over several (which
+            copies them).
         config: its configuration.
         mapped: the configuration of :func:`hooked_config`.
         dtype, device, n_devices: of the model.
@@ -73,10 +79,13 @@ def hooked_transformer(
             model = HookedTransformer(cfg, move_to_device=False)
         weights = getattr(weight_conversions, CONVERTERS[config.model_type])(source, cfg)
         own = {name: torch.nn.Parameter(tensor.detach().to(dtype)) for name, tensor in weights.items()}
-        left = set(model.load_state_dict(own, strict=False, assign=True).missing_keys) & set(dict(model.named_parameters()))
+        left = set(model.load_state_dict(own, strict=False, assign=True).missing_keys) & set(
+            dict(model.named_parameters())
+        )
         if left:
             raise LensSteerError(
-                f"the HookedTransformer has {min(left)!r}, for which {config.model_type!r} has no weight: use backend='bridge'"
+                f"the HookedTransformer has {min(left)!r}, for which {config.model_type!r} has no weight: use "
+                "backend='bridge'"
             )
         model.move_model_modules_to_device() if n_devices > 1 else model.to(device, print_details=False)
     _give_tokenizer(model, tokenizer)
@@ -85,13 +94,16 @@ def hooked_transformer(
 
 @contextmanager
 def rotary_tables_once() -> Iterator[None]:
-    """Blocks that are built here share their tables of sines and cosines, which TransformerLens computes block by block although they depend on its configuration and
-    a block's kind of attention alone."""
+    """Blocks that are built here share their tables of sines and cosines, which TransformerLens computes block by block
+    although they depend on its configuration and a block's kind of attention alone.
+    """
     from transformer_lens.components.abstract_attention import AbstractAttention
 
     compute, known = AbstractAttention.calculate_sin_cos_rotary, {}
 
-    def shared(attention: Any, rotary_dim: int, n_ctx: int, base: float | int = 10000, dtype: torch.dtype = torch.float32) -> Any:
+    def shared(
+        attention: Any, rotary_dim: int, n_ctx: int, base: float | int = 10000, dtype: torch.dtype = torch.float32
+    ) -> Any:
         key = (rotary_dim, n_ctx, base, dtype, attention.attn_type)
         if key not in known:
             known[key] = compute(attention, rotary_dim, n_ctx, base, dtype)
@@ -105,10 +117,12 @@ def rotary_tables_once() -> Iterator[None]:
 
 
 def _give_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Set a model's tokenizer without reading it again: the library's is one with special tokens of its own over the same vocabulary.
+    """Set a model's tokenizer without reading it again: the library's is one with special tokens of its own over the
+    same vocabulary.
 
-    ``set_tokenizer`` gives a tokenizer without a beginning token its end token as one, and reads from disk one that does not add its beginning token, unless it says that it does:
-    what a HookedTransformer adds is decided by its configuration either way, and here it is nothing.
+    ``set_tokenizer`` gives a tokenizer without a beginning token its end token as one, and reads from disk one that
+    does not add its beginning token, unless it says that it does: what a HookedTransformer adds is decided by its
+    configuration either way, and here it is nothing.
     """
     own = copy.copy(tokenizer)
     for name in ("_special_tokens_map", "_extra_special_tokens", "deprecation_warnings"):
@@ -122,17 +136,22 @@ def check_family(config: Any, name: str) -> None:
     """Refuse what no backend supports here.
 
     Raises:
-        LensSteerError: an architecture that is not mapped, one whose tokens attend to later ones, a cap that the libraries treat otherwise.
+        LensSteerError: an architecture that is not mapped, one whose tokens attend to later ones, a cap that the
+            libraries treat otherwise.
     """
     if config.model_type not in NORM_MODULES:
-        raise LensSteerError(f"model {name!r} has architecture {config.model_type!r}: supported are {', '.join(NORM_MODULES)}")
+        raise LensSteerError(
+            f"model {name!r} has architecture {config.model_type!r}: supported are {', '.join(NORM_MODULES)}"
+        )
     if getattr(config, "use_bidirectional_attention", False):
         raise LensSteerError(
-            f"model {name!r} has use_bidirectional_attention=True, an encoder whose tokens attend to later ones: load a model that generates text"
+            f"model {name!r} has use_bidirectional_attention=True, an encoder whose tokens attend to later ones: "
+            "load a model that generates text"
         )
     if config.model_type == "gemma3_text" and config.attn_logit_softcapping:
         raise LensSteerError(
-            f"model {name!r} has attn_logit_softcapping={config.attn_logit_softcapping}, which Transformers leaves out of Gemma-3 and TransformerLens does not: "
+            f"model {name!r} has attn_logit_softcapping={config.attn_logit_softcapping}, which Transformers "
+            "leaves out of Gemma-3 and TransformerLens does not: "
             "set it to null in config.json if the weights were trained without"
         )
 
@@ -192,10 +211,17 @@ def attention_types(config: Any) -> list[str]:
     """``"local"`` for each block that attends within the sliding window only, else ``"global"``.
 
     >>> from transformers import MistralConfig
-    >>> attention_types(MistralConfig(num_hidden_layers=2, sliding_window=8)), attention_types(MistralConfig(num_hidden_layers=1, sliding_window=None))
+    >>> (
+    ...     attention_types(MistralConfig(num_hidden_layers=2, sliding_window=8)),
+    ...     attention_types(MistralConfig(num_hidden_layers=1, sliding_window=None)),
+    ... )
     (['local', 'local'], ['global'])
     """
-    everywhere = "sliding_attention" if config.model_type == "mistral" and config.sliding_window is not None else "full_attention"
+    everywhere = (
+        "sliding_attention"
+        if config.model_type == "mistral" and config.sliding_window is not None
+        else "full_attention"
+    )
     types = getattr(config, "layer_types", None)
     if types is None or config.model_type == "mistral":  # which pays no heed to layer_types
         types = [everywhere] * config.num_hidden_layers
@@ -222,7 +248,9 @@ def _rotary(config: Any, types: list[str], name: str) -> dict[str, Any]:
     return {"rotary_base": base, **mapped, **_rope_scaling(config, rope, kind, apart, "local" in types, name)}
 
 
-def _rope_scaling(config: Any, rope: dict[str, Any], kind: str, apart: bool, some_local: bool, name: str) -> dict[str, Any]:
+def _rope_scaling(
+    config: Any, rope: dict[str, Any], kind: str, apart: bool, some_local: bool, name: str
+) -> dict[str, Any]:
     """TransformerLens scales linearly in global blocks only, by parts in all of them, by YaRN as it is told."""
     if kind == "default":
         return {}

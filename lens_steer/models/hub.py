@@ -13,7 +13,8 @@ SECONDS = 4.0  # for a connection, names looked up included
 
 
 def only_here(folder: str | Path) -> bool:
-    """Whether a model's files are looked for on this machine alone: a folder, and whatever is asked for where the hub is not to be had.
+    """Whether a model's files are looked for on this machine alone: a folder, and whatever is asked for where the hub
+    is not to be had.
 
     >>> only_here(Path(__file__).parent)
     True

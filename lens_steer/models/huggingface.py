@@ -1,4 +1,6 @@
-"""The plain Hugging Face side: reading a folder's weights, the twin of a model, and a TransformerBridge over the same weights."""
+"""The plain Hugging Face side: reading a folder's weights, the twin of a model, and a TransformerBridge over the same
+weights.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ DeviceMap = str | Mapping[str, Any] | None
 SMALL = 10_000  # blocks × width up to which loading takes a blink and shows no bar
 WITH_IMAGES = ("gemma3",)  # families whose checkpoints hold a text model of a family of its own beside a vision tower
 # how such checkpoints name the text model's weights, as Transformers writes them now and as hubs hold them
-TEXT_WEIGHTS = {r"^(language_model\.model|model\.language_model)\.": "model.", r"^language_model\.lm_head\.": "lm_head."}
+TEXT_WEIGHTS = {
+    r"^(language_model\.model|model\.language_model)\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
 
 
 def text_part(config: Any) -> Any:
@@ -48,7 +53,8 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def source(folder: str) -> dict[str, Any]:
-    """How Transformers' readers are told where a model lies: a folder, a hub name, or a GGUF file, which they dequantise.
+    """How Transformers' readers are told where a model lies: a folder, a hub name, or a GGUF file, which they
+    dequantise.
 
     >>> source("some/model")["pretrained_model_name_or_path"], source("/models/m.Q4_K_M.gguf")["gguf_file"]
     ('some/model', 'm.Q4_K_M.gguf')
@@ -106,7 +112,9 @@ def read_weights(
         vars(model).pop("_weight_conversions", None)  # Transformers would save under the names that it read
     if missing := sorted(notes["missing_keys"]):
         raise LensSteerError(
-            f"the weights in {folder!r} lack {missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: fetch or save the whole model again"
+            f"the weights in {folder!r} lack "
+            f"{missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: fetch or save the "
+            "whole model again"
         )
     if adapter:
         model = merged_with(model, adapter)
@@ -121,7 +129,8 @@ def merged_with(model: Any, adapter: str) -> Any:
         adapter: folder.
 
     Raises:
-        LensSteerError: PEFT is not installed, the folder holds no adapter, one that does not fit the model, or one that no weights can hold.
+        LensSteerError: PEFT is not installed, the folder holds no adapter, one that does not fit the model, or one that
+            no weights can hold.
     """
     if getattr(model, "is_quantized", False):
         raise LensSteerError(
@@ -136,27 +145,35 @@ def merged_with(model: Any, adapter: str) -> Any:
             wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
         return wrapped.merge_and_unload()
     except AttributeError:
-        raise LensSteerError(f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter") from None
+        raise LensSteerError(
+            f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter"
+        ) from None
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise LensSteerError(f"adapter={adapter!r} does not fit the model, or cannot be read: {first_line(error)}") from None
+        raise LensSteerError(
+            f"adapter={adapter!r} does not fit the model, or cannot be read: {first_line(error)}"
+        ) from None
 
 
 def check_adapter(adapter: str, config: Any) -> Path:
-    """The folder of an adapter; refuses, before any weight of the model is read, one that is none or cannot be the model's.
+    """The folder of an adapter; refuses, before any weight of the model is read, one that is none or cannot be the
+    model's.
 
     Args:
         adapter: folder.
         config: of the model.
 
     Raises:
-        LensSteerError: PEFT is not installed, a folder without an adapter or its weights, one that was made for a model of another width or depth.
+        LensSteerError: PEFT is not installed, a folder without an adapter or its weights, one that was made for a model
+            of another width or depth.
     """
     path = Path(adapter).expanduser()
     if not (path / "adapter_config.json").exists():
         raise LensSteerError(f"adapter={adapter!r} holds no PEFT adapter (adapter_config.json is missing)")
     weights = path / "adapter_model.safetensors"
     if not (weights.exists() or (path / "adapter_model.bin").exists()):
-        raise LensSteerError(f"adapter={adapter!r} holds no weights (adapter_model.safetensors is missing): save it again")
+        raise LensSteerError(
+            f"adapter={adapter!r} holds no weights (adapter_model.safetensors is missing): save it again"
+        )
     if find_spec("peft") is None:
         raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'")
     if weights.exists():
@@ -179,13 +196,16 @@ def _check_sizes(adapter: str, weights: Path, config: Any) -> None:
             told = f"vectors of {shape[-1]} numbers, and the model's have {config.hidden_size}"
         else:
             continue
-        raise LensSteerError(f"adapter={adapter!r} does not fit the model: it has {told}: give the model that it was made for")
+        raise LensSteerError(
+            f"adapter={adapter!r} does not fit the model: it has {told}: give the model that it was made for"
+        )
 
 
 def bridge_and_twin(
     folder: str, config: Any, dtype: torch.dtype, device: torch.device, tokenizer: Any, **placed: Any
 ) -> tuple[Any, Any]:
-    """A TransformerBridge, and a plain Hugging Face model over the very same parameters (the Bridge rewrites the modules of the one it is given).
+    """A TransformerBridge, and a plain Hugging Face model over the very same parameters (the Bridge rewrites the
+    modules of the one it is given).
 
     Args:
         folder, config, dtype, device: see :func:`read_weights`.
@@ -201,13 +221,15 @@ def bridge_and_twin(
     where = {str(d) for d in (getattr(model, "hf_device_map", None) or {}).values()}
     if where & {"disk", "meta"}:
         raise LensSteerError(
-            "device_map leaves parts of the model on disk, where hooks do not see them: give it more memory, or quantization='nf4'"
+            "device_map leaves parts of the model on disk, where hooks do not see them: give it more memory, or "
+            "quantization='nf4'"
         )
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     twin = copy.deepcopy(model, shared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        # any name without a network: the model and a copy of the tokenizer (it is given a beginning token) are handed over
+        # any name without a network: the model and a copy of the tokenizer (it is given a beginning token) are handed
+        # over
         bridge = TransformerBridge.boot_transformers(
             "local/model", hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=str(model.device)
         )

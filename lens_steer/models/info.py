@@ -22,7 +22,8 @@ class ModelInfo(Shown, view="models"):
     """What was loaded; attached to the model as ``model.lens_info``.
 
     Attributes:
-        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge), ``hf`` (a plain Hugging Face twin) or ``unloaded``.
+        backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge), ``hf`` (a plain Hugging Face twin) or
+            ``unloaded``.
         dtype: that the model computes in; empty before it is loaded.
         quantization: of its weights (``nf4``, ``fp4``); empty for plain ones.
         device_map: as it was given.
@@ -56,7 +57,8 @@ class ModelInfo(Shown, view="models"):
         bits += f", revision {self.revision}" if self.revision else ""
         bits += f", adapter {self.adapter}" if self.adapter else ""
         return (
-            f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}{bits}, weights {self.weight_processing})"
+            f"ModelInfo({self.name!r}, {self.architecture}, {self.backend}, {self.dtype}{bits}, weights "
+            f"{self.weight_processing})"
         )
 
 
@@ -69,14 +71,16 @@ def read_info(
     adapter: str | Path | None = None,
     revision: str | None = None,
 ) -> tuple[ModelInfo, Any]:
-    """A model's facts and its configuration, from what lies beside its weights; loading adds to the facts how it was loaded.
+    """A model's facts and its configuration, from what lies beside its weights; loading adds to the facts how it was
+    loaded.
 
     Args:
         name, chat_template, template_args, template_date, adapter, revision: see :func:`lens_steer.load_model`.
 
     Raises:
-        LensSteerError: unknown name, folder without a model or a tokenizer, unsupported architecture, a template that does not exist or has no use for what it is given, an
-            adapter that is none or is one for a model of another size.
+        LensSteerError: unknown name, folder without a model or a tokenizer, unsupported architecture, a template that
+            does not exist or has no use for what it is given, an adapter that is none or is one for a model of another
+            size.
 
     >>> info, config = read_info("organism/llama")
     >>> info.n_layers == config.num_hidden_layers, info.backend
@@ -90,7 +94,18 @@ def read_info(
         check_adapter(merged, config)
     tokenizer = read_tokenizer(folder, chat_template, template_args, template_date)
     info = ModelInfo(
-        str(name), folder, config.model_type, UNLOADED, "none", "", config.num_hidden_layers, config.hidden_size, config.max_position_embeddings,
-        tokenizer, end_tokens(folder, tokenizer), adapter=merged, revision=revision or "",
-    )  # fmt: skip
+        str(name),
+        folder,
+        config.model_type,
+        UNLOADED,
+        "none",
+        "",
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.max_position_embeddings,
+        tokenizer,
+        end_tokens(folder, tokenizer),
+        adapter=merged,
+        revision=revision or "",
+    )
     return info, config

@@ -1,7 +1,8 @@
 """Loading a chat model without weight processing, from an organism, a local folder or a hub name.
 
-The model is a HookedTransformer where TransformerLens still has that class (3.x; how it is built is in :mod:`lens_steer.models.hooked_transformer`), else a
-TransformerBridge. Activations equal the Hugging Face model's. This module and :mod:`lens_steer.models.sites` are all that knows the difference.
+The model is a HookedTransformer where TransformerLens still has that class (3.x; how it is built is in
+:mod:`lens_steer.models.hooked_transformer`), else a TransformerBridge. Activations equal the Hugging Face model's. This
+module and :mod:`lens_steer.models.sites` are all that knows the difference.
 """
 
 from __future__ import annotations
@@ -49,33 +50,43 @@ def load_model(
     """Load a chat model with hook points at every residual stream and every norm output.
 
     Args:
-        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging Face folder, a ``.gguf`` file
-            (which Transformers dequantises), or a hub name.
+        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging
+            Face folder, a ``.gguf`` file (which Transformers dequantises), or a hub name.
         dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"`` (the checkpoint's).
         device: where the model goes; the first accelerator if there is one, else the CPU.
         n_devices: split the blocks of a HookedTransformer over so many accelerators.
-        device_map: where each part of a TransformerBridge goes, as Transformers takes it: ``"auto"``, or a mapping of modules to devices; in place of ``device``.
-        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights; a checkpoint that has them already needs no word.
-        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``: the first where it exists and
-            holds the model exactly, else the second.
-        chat_template: for a model that has none, or in place of its own: ``"plain"`` (``User: …``, with the special tokens that the tokenizer adds to any text), a Jinja template,
-            or a file with one.
+        device_map: where each part of a TransformerBridge goes, as Transformers takes it: ``"auto"``, or a mapping of
+            modules to devices; in place of ``device``.
+        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights; a checkpoint that has them already
+            needs no word.
+        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``:
+            the first where it exists and holds the model exactly, else the second.
+        chat_template: for a model that has none, or in place of its own: ``"plain"`` (``User: …``, with the special
+            tokens that the tokenizer adds to any text), a Jinja template, or a file with one.
         template_args: what the chat template is given beside the messages, such as ``{"enable_thinking": False}``.
-        template_date: ``YYYY-MM-DD``, for a template that writes the date; :data:`lens_steer.models.templates.DATE` unless given, so that prompts are the same on every day.
-        adapter: folder of a PEFT adapter (LoRA), merged into the weights in the model's dtype; needs ``lens-steer[export]``.
+        template_date: ``YYYY-MM-DD``, for a template that writes the date; :data:`lens_steer.models.templates.DATE`
+            unless given, so that prompts are the same on every day.
+        adapter: folder of a PEFT adapter (LoRA), merged into the weights in the model's dtype; needs
+            ``lens-steer[export]``.
         revision: branch, tag or commit of a hub's model.
 
     Returns:
         The model in evaluation mode, with ``model.lens_info``.
 
     Raises:
-        LensSteerError: unknown name, folder without a model or a tokenizer, a template argument or date that the template has no use for, unsupported architecture, bad dtype or backend.
+        LensSteerError: unknown name, folder without a model or a tokenizer, a template argument or date that the
+            template has no use for, unsupported architecture, bad dtype or backend.
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
     told, config = read_info(
-        name, chat_template=chat_template, template_args=template_args, template_date=template_date, adapter=adapter, revision=revision
-    )  # fmt: skip
+        name,
+        chat_template=chat_template,
+        template_args=template_args,
+        template_date=template_date,
+        adapter=adapter,
+        revision=revision,
+    )
     folder, merged, tokenizer = told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
@@ -92,7 +103,9 @@ def load_model(
         model = hooked_transformer(source, config, mapped, torch_dtype, device, n_devices, tokenizer)
         twin = None if split else source
         add_norm_outputs(model)
-    info = replace(told, backend=chosen, dtype=str(torch_dtype).removeprefix("torch."), quantization=kind, device_map=device_map)
+    info = replace(
+        told, backend=chosen, dtype=str(torch_dtype).removeprefix("torch."), quantization=kind, device_map=device_map
+    )
     vars(model)["lens_info"] = info
     if twin is not None:
         _attach_twin(model, twin)
@@ -110,7 +123,8 @@ def load_model(
 
 
 def info_of(model: Any) -> ModelInfo:
-    """The model's description; refuses a model whose weights were processed or that was not loaded by :func:`load_model`.
+    """The model's description; refuses a model whose weights were processed or that was not loaded by
+    :func:`load_model`.
 
     Raises:
         LensSteerError: with how to load the model instead.
@@ -120,7 +134,8 @@ def info_of(model: Any) -> ModelInfo:
     if normalization.endswith("Pre") or getattr(model, "compatibility_mode", False):
         raise LensSteerError(
             f"model has its weights processed (normalization_type={normalization!r}, compatibility mode "
-            f"{'on' if getattr(model, 'compatibility_mode', False) else 'off'}), so its activations are not the model's own: {how}"
+            f"{'on' if getattr(model, 'compatibility_mode', False) else 'off'}), so its activations are not the "
+            f"model's own: {how}"
         )
     for flag in ("use_split_qkv_input", "use_attn_in"):
         if getattr(getattr(model, "cfg", None), flag, False):
@@ -136,8 +151,10 @@ def info_of(model: Any) -> ModelInfo:
 def hf_twin(model: Any) -> Any:
     """The model as plain Hugging Face has it, for ``engine="hf"``, with ``lens_info`` of its own.
 
-    It shares the model's weights, so that it costs no memory and a change in place is seen by both: a TransformerBridge's twin all of them, a HookedTransformer's all
-    but what is laid out otherwise (see :func:`lens_steer.models.hooked_transformer.hooked_transformer`). Of a model whose blocks are split over accelerators it is a copy, read when first asked for.
+    It shares the model's weights, so that it costs no memory and a change in place is seen by both: a
+    TransformerBridge's twin all of them, a HookedTransformer's all but what is laid out otherwise (see
+    :func:`lens_steer.models.hooked_transformer.hooked_transformer`). Of a model whose blocks are split over
+    accelerators it is a copy, read when first asked for.
     """
     info = info_of(model)
     if info.backend == "hf":
@@ -148,7 +165,9 @@ def hf_twin(model: Any) -> Any:
 
 
 def read_again(model: Any) -> Any:
-    """The model as plain Hugging Face has it, read anew from where it was loaded, in the same dtype, quantisation and places."""
+    """The model as plain Hugging Face has it, read anew from where it was loaded, in the same dtype, quantisation and
+    places.
+    """
     info = info_of(model)
     config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
     return read_weights(
@@ -181,8 +200,10 @@ LIBRARIES = ("transformer_lens.", "transformers.")
 
 
 def fingerprint(model: Any) -> tuple[int, int]:
-    """Changes when a parameter is replaced, or edited in place where the twin would not see it, or when a module gets or loses a hook of PyTorch's own (not a hook
-    point's, nor one of the libraries': TransformerLens's Bridge adds some on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs)."""
+    """Changes when a parameter is replaced, or edited in place where the twin would not see it, or when a module gets
+    or loses a hook of PyTorch's own (not a hook point's, nor one of the libraries': TransformerLens's Bridge adds some
+    on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs).
+    """
     from transformer_lens.hook_points import HookPoint
 
     twin = vars(model).get("lens_twin")
@@ -212,13 +233,18 @@ def _attach_twin(model: Any, twin: Any) -> None:
     vars(model)["lens_twin"] = twin  # not as an attribute: the twin is no submodule
 
 
-def _chosen(config: Any, name: str, backend: str, n_devices: int, only_bridge: str) -> tuple[str, dict[str, Any] | None]:
-    """``hooked`` with the mapped configuration, or ``bridge`` without, where that was asked for or is all that can hold the model."""
+def _chosen(
+    config: Any, name: str, backend: str, n_devices: int, only_bridge: str
+) -> tuple[str, dict[str, Any] | None]:
+    """``hooked`` with the mapped configuration, or ``bridge`` without, where that was asked for or is all that can hold
+    the model.
+    """
     if only_bridge:
         if backend == "hooked" or n_devices > 1:
             told = f"n_devices={n_devices}" if n_devices > 1 else "backend='hooked'"
             raise LensSteerError(
-                f"{told} and {only_bridge} do not go together: only a TransformerBridge can have those, use backend='bridge' and one device_map"
+                f"{told} and {only_bridge} do not go together: only a TransformerBridge can have those, use "
+                "backend='bridge' and one device_map"
             )
         backend = "bridge"
     if _backend(backend, n_devices) == "bridge":
@@ -239,7 +265,8 @@ def _backend(backend: str, n_devices: int) -> str:
     except ImportError:
         if backend == "hooked":
             raise LensSteerError(
-                "backend='hooked' needs TransformerLens 3, this environment has a newer one: use backend='bridge', or pip install 'transformer-lens<4'"
+                "backend='hooked' needs TransformerLens 3, this environment has a newer one: use "
+                "backend='bridge', or pip install 'transformer-lens<4'"
             ) from None
         backend = "bridge"
     if backend == "bridge" and n_devices > 1:
@@ -254,7 +281,9 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
         return dtype
     if dtype == "auto":
         found = getattr(config, "dtype", None)
-        return found if isinstance(found, torch.dtype) else getattr(torch, str(found or "float32").removeprefix("torch."))
+        return (
+            found if isinstance(found, torch.dtype) else getattr(torch, str(found or "float32").removeprefix("torch."))
+        )
     if dtype not in ("float32", "bfloat16", "float16", "float64"):
         raise LensSteerError(f"dtype={dtype!r}: use float32, bfloat16, float16, float64 or auto")
     return getattr(torch, dtype)
@@ -264,7 +293,9 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, tried out; without one the first accelerator, else the CPU."""
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=wanted)  # in float32: Apple's accelerators have no float64, and statistics are computed on the CPU
+        torch.empty(
+            0, device=wanted
+        )  # in float32: Apple's accelerators have no float64, and statistics are computed on the CPU
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)

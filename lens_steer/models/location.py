@@ -17,19 +17,22 @@ ORGANISM_FOLDER = Path(__file__).parents[1] / "organisms" / "weights"
 # what of a hub's model is fetched where a revision is asked for
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
-# what Transformers' reader stumbles over in a configuration that is no mapping, or holds values of another kind than it takes
+# what Transformers' reader stumbles over in a configuration that is no mapping, or holds values of another kind than it
+# takes
 MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
-    """The folder of an organism or a local model, a GGUF file, or the name itself if it looks like a hub's; with a ``revision`` the folder that this was fetched to.
+    """The folder of an organism or a local model, a GGUF file, or the name itself if it looks like a hub's; with a
+    ``revision`` the folder that this was fetched to.
 
     Args:
         name: of the model.
         revision: a branch, tag or commit of a hub's model.
 
     Raises:
-        LensSteerError: nothing of that name, with what exists; a revision of what has none, or that cannot be fetched; a folder that holds an adapter and no model.
+        LensSteerError: nothing of that name, with what exists; a revision of what has none, or that cannot be fetched;
+            a folder that holds an adapter and no model.
 
     >>> locate("Qwen/Qwen2.5-1.5B-Instruct"), Path(locate("organism/qwen2")).name
     ('Qwen/Qwen2.5-1.5B-Instruct', 'qwen2')
@@ -49,7 +52,8 @@ def locate(name: str | Path, revision: str | None = None) -> str:
         if not (path / "config.json").exists():
             if (path / "adapter_config.json").exists():
                 raise LensSteerError(
-                    f"folder {text!r} holds an adapter and no model: load its base, {_base_of(path)}, with adapter={text!r}"
+                    f"folder {text!r} holds an adapter and no model: load its base, {_base_of(path)}, with "
+                    f"adapter={text!r}"
                 )
             raise LensSteerError(f"folder {text!r} holds no Hugging Face model (config.json is missing)")
         return str(path)
@@ -74,7 +78,9 @@ def _snapshot(name: str, revision: str) -> str:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if name.startswith("organism/") or Path(name).expanduser().exists():
-        raise LensSteerError(f"revision={revision!r}: {name!r} is no hub name, and only those have revisions: leave it out")
+        raise LensSteerError(
+            f"revision={revision!r}: {name!r} is no hub name, and only those have revisions: leave it out"
+        )
     try:
         return snapshot_download(name, revision=revision, allow_patterns=FETCHED, ignore_patterns=["*/*"])
     except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
@@ -99,7 +105,9 @@ def read_config(name: str, folder: str) -> Any:
         config = text_part(AutoConfig.from_pretrained(**source(folder)))
     except (OSError, ValueError, ImportError, StrictDataclassError, *MALFORMED) as error:
         if is_gguf(folder):
-            raise LensSteerError(f"model {name!r}: Transformers cannot read this GGUF file: {first_line(error)}") from None
+            raise LensSteerError(
+                f"model {name!r}: Transformers cannot read this GGUF file: {first_line(error)}"
+            ) from None
         if Path(folder).is_dir():
             # a validation error says on its first line which field is wrong, and on the next how
             why = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
@@ -118,5 +126,7 @@ def _why(error: Exception) -> str:
     """Where the hub was not asked, why, and what to do; else what the library says of it."""
     reason = why_not()
     return (
-        first_line(error) if reason is None else f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"
+        first_line(error)
+        if reason is None
+        else f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"
     )

@@ -4,7 +4,7 @@ Names follow TransformerLens. Within one block, in network order::
 
     blocks.{l}.hook_resid_pre    the block's input
     blocks.{l}.ln1.hook_out      output of the norm before attention, gain included
-    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the output of the norm after attention)
+    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the norm after it)
     blocks.{l}.ln1_post.hook_out output of the norm after attention (Gemma-2 and 3)
     blocks.{l}.hook_resid_mid    the stream after attention
     blocks.{l}.ln2.hook_out      output of the norm before the MLP, gain included
@@ -43,7 +43,10 @@ NORM_MODULES: dict[str, dict[str, str]] = {
     **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral"), _TWO),
     **dict.fromkeys(("gemma2", "gemma3_text"), _FOUR),
 }
-QK_NORMS = ("qwen3", "gemma3_text")  # families with norms of queries and keys besides, behind a projection to heads: no sites
+QK_NORMS = (
+    "qwen3",
+    "gemma3_text",
+)  # families with norms of queries and keys besides, behind a projection to heads: no sites
 GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
@@ -82,7 +85,8 @@ class Site:
     def module(self, architecture: str) -> str:
         """The Hugging Face module path whose output (or input, :attr:`is_input`) is the tensor.
 
-        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written: the stream goes past that norm too.
+        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written: the stream goes
+        past that norm too.
 
         Raises:
             LensSteerError: the architecture has no such tensor, or is unknown.
@@ -116,7 +120,9 @@ def parse(name: str) -> Site:
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise LensSteerError(f"site {name!r} is unknown: use a name such as blocks.3.ln1.hook_out, or one of {', '.join(GROUPS)}")
+        raise LensSteerError(
+            f"site {name!r} is unknown: use a name such as blocks.3.ln1.hook_out, or one of {', '.join(GROUPS)}"
+        )
     return Site(int(match[1]), match[2] or match[3])
 
 
@@ -136,8 +142,9 @@ def parse_module(module: str, architecture: str) -> Site:
 def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> tuple[str, ...]:
     """Site names in network order from a group, a name, or a list of names and groups.
 
-    Groups: ``norm_out`` (every norm output), ``resid`` (every distinct point of the stream: the first block's input, then each
-    ``resid_mid`` and ``resid_post``), or one kind (``resid_post``, ``ln1``, …) at every block. A comma separates several.
+    Groups: ``norm_out`` (every norm output), ``resid`` (every distinct point of the stream: the first block's input,
+    then each ``resid_mid`` and ``resid_post``), or one kind (``resid_post``, ``ln1``, …) at every block. A comma
+    separates several.
 
     Raises:
         LensSteerError: a name that the model does not have.
@@ -151,7 +158,8 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
     for item in items:
         if not isinstance(item, str):
             raise LensSteerError(
-                f"sites={spec!r}: {item!r} is no name, give such as 'blocks.3.ln1.hook_out', one of {', '.join(GROUPS)}, or a list of names"
+                f"sites={spec!r}: {item!r} is no name, give such as 'blocks.3.ln1.hook_out', one of "
+                f"{', '.join(GROUPS)}, or a list of names"
             )
         if item == "norm_out":
             kinds: tuple[str, ...] = norms
@@ -167,7 +175,9 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
             found.add(site)
             continue
         if any(Site(0, kind).is_norm and kind not in norms for kind in kinds):
-            raise LensSteerError(f"sites {item!r} do not exist in architecture {architecture!r}, which has the norms {norms}")
+            raise LensSteerError(
+                f"sites {item!r} do not exist in architecture {architecture!r}, which has the norms {norms}"
+            )
         found |= {Site(block, kind) for block in range(n_layers) for kind in kinds}
     if not found:
         raise LensSteerError(f"sites={spec!r} names no site: use one of {', '.join(GROUPS)} or a list of names")
@@ -180,8 +190,8 @@ def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
 
 
 def point(name: str, architecture: str) -> str:
-    """The hook point of a site. On Gemma-2 and 3 what a branch adds *is* the output of the norm after it: one tensor, one point under both names, so
-    that what reads and writes it comes in one order on every backend.
+    """The hook point of a site. On Gemma-2 and 3 what a branch adds *is* the output of the norm after it: one tensor,
+    one point under both names, so that what reads and writes it comes in one order on every backend.
 
     >>> point("blocks.1.hook_attn_out", "gemma2"), point("blocks.1.hook_attn_out", "llama")
     ('blocks.1.ln1_post.hook_out', 'blocks.1.hook_attn_out')
@@ -192,7 +202,9 @@ def point(name: str, architecture: str) -> str:
 
 
 def cached_columns(kwargs: dict[str, Any]) -> int:
-    """How many columns the key–value cache that a block is called with already holds: TransformerLens's entry, or Hugging Face's cache."""
+    """How many columns the key–value cache that a block is called with already holds: TransformerLens's entry, or
+    Hugging Face's cache.
+    """
     entry, cache = kwargs.get("past_kv_cache_entry"), kwargs.get("past_key_values")
     if entry is not None:
         return int(entry.past_keys.shape[1])
@@ -202,8 +214,9 @@ def cached_columns(kwargs: dict[str, Any]) -> int:
 class _SharedNorm:
     """Forward hook that sends a norm's output through a hook point, once per forward.
 
-    A HookedTransformer block calls ``ln1`` three times with the very same tensor, for queries, keys and values. Within one call of the block
-    the second and third get the first one's result, so a hook fires once and costs once; outside of a block nothing is shared.
+    A HookedTransformer block calls ``ln1`` three times with the very same tensor, for queries, keys and values. Within
+    one call of the block the second and third get the first one's result, so a hook fires once and costs once; outside
+    of a block nothing is shared.
     """
 
     def __init__(self) -> None:
@@ -231,7 +244,9 @@ def _through_hook_point(norm: nn.Module, args: tuple[Any, ...], output: torch.Te
 
 
 def add_norm_outputs(model: Any) -> None:
-    """Give every block norm of a HookedTransformer a hook point ``hook_out`` at its output; does nothing where it exists."""
+    """Give every block norm of a HookedTransformer a hook point ``hook_out`` at its output; does nothing where it
+    exists.
+    """
     from transformer_lens.hook_points import HookPoint
 
     added = False

@@ -1,4 +1,6 @@
-"""A chat template with its arguments and its date: what, beside the tokenizer, decides a prompt's token ids, and what artifacts record of it."""
+"""A chat template with its arguments and its date: what, beside the tokenizer, decides a prompt's token ids, and what
+artifacts record of it.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ PLAIN_TEMPLATE = (
 )
 # set by us, or by apply_chat_template's own parameters of these names
 RESERVED = (
-    "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message", "padding", "truncation", "max_length",
-    "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens", "strftime_now", "raise_exception",
+    "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "sanitize_control_tokens", "strftime_now", "raise_exception",
 )  # fmt: skip
 
 
@@ -56,19 +59,25 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, text: str, args: Mapping[str, Any] | None = None, date: str | None = None) -> ChatTemplate:
-        """A template with arguments that it asks for, and a date if it writes one: the one given, else :data:`DATE` where it would write today's.
+        """A template with arguments that it asks for, and a date if it writes one: the one given, else :data:`DATE`
+        where it would write today's.
 
         Raises:
-            LensSteerError: arguments that are no mapping of plain values, or that the template has no use for; a date that is none, or that the template has no use for.
+            LensSteerError: arguments that are no mapping of plain values, or that the template has no use for; a date
+                that is none, or that the template has no use for.
         """
         if args is not None and not isinstance(args, Mapping):
-            raise LensSteerError(f"template_args={args!r}: give names with values, such as {{'enable_thinking': False}}")
+            raise LensSteerError(
+                f"template_args={args!r}: give names with values, such as {{'enable_thinking': False}}"
+            )
         given = dict(args or {})
         for name, value in given.items():
             if not isinstance(name, str) or name in RESERVED:
                 raise LensSteerError(f"template_args: {name!r} is not the caller's to set: leave it out")
             if not _asks(text, name):
-                raise LensSteerError(f"template_args: the chat template has no use for {name!r} (={value!r}): check the name")
+                raise LensSteerError(
+                    f"template_args: the chat template has no use for {name!r} (={value!r}): check the name"
+                )
         try:
             plain = json.loads(json.dumps(given))
         except (TypeError, ValueError) as error:
@@ -101,7 +110,9 @@ class ChatTemplate:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``tokenizer.apply_chat_template`` is called with beside the messages: the arguments, and the date as templates ask for it."""
+        """What ``tokenizer.apply_chat_template`` is called with beside the messages: the arguments, and the date as
+        templates ask for it.
+        """
         given = dict(self.args)
         if self.date is None:
             return given
@@ -147,7 +158,9 @@ class ChatTemplate:
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:
-    """The template that a tokenizer applies, with what :func:`fix_template` laid down; with neither arguments nor a date of the caller's otherwise."""
+    """The template that a tokenizer applies, with what :func:`fix_template` laid down; with neither arguments nor a
+    date of the caller's otherwise.
+    """
     text = _text(tokenizer)
     kept = getattr(tokenizer, "lens_template", None)
     return kept if isinstance(kept, ChatTemplate) and kept.text == text else ChatTemplate.of(text)
@@ -168,7 +181,8 @@ def fix_template(tokenizer: Any, args: Mapping[str, Any] | None = None, date: st
 
 
 def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str, str]]) -> None:
-    """Warn, once for each pair, where something was made under another template, other arguments or another date than the model's.
+    """Warn, once for each pair, where something was made under another template, other arguments or another date than
+    the model's.
 
     Args:
         made: a calibration, plan or probe; without a recorded template nothing is known and nothing said.
@@ -180,7 +194,8 @@ def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str
         return
     told.add((own.short, model_template.short))
     log.warning(
-        "the %s was made with another chat template than the model is loaded with (%s): its prompts had other token ids",
+        "the %s was made with another chat template than the model is loaded with (%s): its prompts had other "
+        "token ids",
         type(made).__name__,
         "; ".join(own.differences(model_template)),
     )
@@ -188,9 +203,14 @@ def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str
 
 @lru_cache(maxsize=8)
 def _clock(when: calendar_date) -> str:
-    """Jinja that puts a clock that stands still before a template: a ``strftime_now`` of its own (Transformers hands no functions to a template)."""
+    """Jinja that puts a clock that stands still before a template: a ``strftime_now`` of its own (Transformers hands no
+    functions to a template).
+    """
     written = "".join(f" | replace({d!r}, {when.strftime(d)!r})" for d in ("%" + letter for letter in DIRECTIVES))
-    return f"{{%- macro strftime_now(format) -%}}{{{{ format | replace('%%', '\x00'){written} | replace('\x00', '%') }}}}{{%- endmacro -%}}"
+    return (
+        f"{{%- macro strftime_now(format) -%}}{{{{ format | replace('%%', '\x00'){written} | replace('\x00', '%') "
+        f"}}}}{{%- endmacro -%}}"
+    )
 
 
 def _text(tokenizer: Any) -> str:

@@ -11,9 +11,11 @@ from lens_steer.models.hub import only_here
 from lens_steer.models.huggingface import is_gguf, source
 from lens_steer.models.templates import PLAIN_TEMPLATE, fix_template
 
-# any of these holds a vocabulary; without one some of Transformers' classes come back empty, others fail each in its own way
+# any of these holds a vocabulary; without one some of Transformers' classes come back empty, others fail each in its
+# own way
 VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json",
 )  # fmt: skip
 
 
@@ -23,16 +25,19 @@ def read_tokenizer(
     template_args: Mapping[str, Any] | None = None,
     template_date: str | None = None,
 ) -> Any:
-    """The tokenizer of a folder or a hub name, padding on the left, its template fixed (:func:`lens_steer.models.templates.fix_template`).
+    """The tokenizer of a folder or a hub name, padding on the left, its template fixed
+    (:func:`lens_steer.models.templates.fix_template`).
 
     Args:
         folder: see :func:`lens_steer.models.location.locate`.
-        chat_template: ``"plain"`` (``User: …``), a Jinja template, or a file with one; the tokenizer's own unless given.
+        chat_template: ``"plain"`` (``User: …``), a Jinja template, or a file with one; the tokenizer's own unless
+            given.
         template_args: what the template is given beside the messages.
         template_date: the date that it writes.
 
     Raises:
-        LensSteerError: a folder without a tokenizer, a file that does not exist, arguments or a date that the template has no use for.
+        LensSteerError: a folder without a tokenizer, a file that does not exist, arguments or a date that the template
+            has no use for.
 
     >>> from lens_steer.models.location import locate
     >>> read_tokenizer(locate("organism/qwen2"), "{{ messages[0]['content'] }}").padding_side
@@ -42,7 +47,8 @@ def read_tokenizer(
 
     local = Path(folder).is_dir()
     missing = (
-        f"model folder {folder!r} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside config.json"
+        f"model folder {folder!r} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside "
+        "config.json"
     )
     if local and not any((Path(folder) / name).exists() for name in VOCABULARIES):
         raise LensSteerError(missing)
@@ -69,7 +75,8 @@ def _template_text(given: str) -> str:
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that is no chat, with the special tokens that the tokenizer adds; a text that begins with the beginning token gets no second one.
+    """Token ids of a text that is no chat, with the special tokens that the tokenizer adds; a text that begins with the
+    beginning token gets no second one.
 
     >>> from lens_steer.models.location import locate
     >>> tokenizer = read_tokenizer(locate("organism/llama"))
@@ -81,7 +88,8 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """What fills up a row on the left: the tokenizer's padding token, else its end or beginning token, else token 0; it is always masked.
+    """What fills up a row on the left: the tokenizer's padding token, else its end or beginning token, else token 0; it
+    is always masked.
 
     >>> from lens_steer.models.location import locate
     >>> tokenizer = read_tokenizer(locate("organism/qwen2"))
@@ -93,7 +101,8 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's, and those of the generation configuration (Gemma ends a turn with its own).
+    """The tokens that end an answer: the tokenizer's, and those of the generation configuration (Gemma ends a turn with
+    its own).
 
     >>> from lens_steer.models.location import locate
     >>> folder = locate("organism/gemma2")
@@ -104,7 +113,9 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
 
     try:
         found = (
-            None if is_gguf(folder) else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
+            None
+            if is_gguf(folder)
+            else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
         )
     except OSError:
         found = None

@@ -1,4 +1,6 @@
-"""A dial in a notebook: one prompt, a slider over the angle, the answer there, its grade, and where the prompt lies in the steering plane."""
+"""A dial in a notebook: one prompt, a slider over the angle, the answer there, its grade, and where the prompt lies in
+the steering plane.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ class Turned:
         answer: greedy.
         grade: of the answer; None where nothing grades it.
         coordinates: of the last prompt token's activation at the dial's site, along b1 and b2, as it leaves.
-        arriving: the same before what the plan writes there, steered at earlier sites alone; None where the plan does not write there.
+        arriving: the same before what the plan writes there, steered at earlier sites alone; None where the plan does
+            not write there.
     """
 
     angle: float | None
@@ -61,7 +64,8 @@ class Dial:
         site: whose activation the picture shows.
         max_new_tokens, engine: see :func:`lens_steer.generate`.
         grade: of an answer, or None.
-        slider, picture, said, message, box: the widgets: the angle, the plane, the answers, what is going on, and all of them.
+        slider, picture, said, message, box: the widgets: the angle, the plane, the answers, what is going on, and all
+            of them.
     """
 
     model: Any
@@ -89,7 +93,8 @@ class Dial:
         """What an angle makes of the prompt; None: without steering. Measured once, then kept.
 
         Raises:
-            LensSteerError: a plan in force on the model, an angle that is no number, a context too short for the answer.
+            LensSteerError: a plan in force on the model, an angle that is no number, a context too short for the
+                answer.
         """
         key = None if angle is None else float(angle)
         if key not in self._kept:
@@ -114,7 +119,9 @@ class Dial:
         return x, y
 
     def drawing(self, angle: float | int) -> Drawing:
-        """The picture's data at an angle: the prompt in the plane, not steered, as it arrives at the site and as it leaves, and the class means where the calibration has them."""
+        """The picture's data at an angle: the prompt in the plane, not steered, as it arrives at the site and as it
+        leaves, and the class means where the calibration has them.
+        """
         from lens_steer.figures.core import Drawing
 
         points: dict[str, tuple[float, float]] = {}
@@ -134,9 +141,13 @@ class Dial:
     def show(self, angle: float | int) -> None:
         """Put an angle's answer and picture into the widgets."""
         rows = [
-            {"": "not steered" if t.angle is None else f"{self.method}, {t.angle:g}°", **({} if t.grade is None else {"grade": t.grade}), "answer": t.answer}
+            {
+                "": "not steered" if t.angle is None else f"{self.method}, {t.angle:g}°",
+                **({} if t.grade is None else {"grade": t.grade}),
+                "answer": t.answer,
+            }
             for t in (self.at(None), self.at(angle))
-        ]  # fmt: skip
+        ]
         if float(angle) not in self._pictures:
             self._pictures[float(angle)] = _png(self.drawing(angle))
         self.picture.value = self._pictures[float(angle)]
@@ -156,7 +167,8 @@ class Dial:
     def __repr__(self) -> str:
         n = len(self._pictures)
         return (
-            f"Dial({self.method} on {self.calibration.model}, {self.prompt.text[:40]!r}, {n} angle{'' if n == 1 else 's'} kept)"
+            f"Dial({self.method} on {self.calibration.model}, {self.prompt.text[:40]!r}, {n} "
+            f"angle{'' if n == 1 else 's'} kept)"
         )
 
     def _repr_mimebundle_(self, **how: Any) -> Any:
@@ -177,7 +189,8 @@ def dial(
     grade: Grade | None = graded,
     **options: Any,
 ) -> Dial:
-    """A slider over the steering angle for a notebook: the answer at that angle beside the unsteered one, graded, and the prompt in the steering plane before and after.
+    """A slider over the steering angle for a notebook: the answer at that angle beside the unsteered one, graded, and
+    the prompt in the steering plane before and after.
 
     The angle is taken when the slider is let go. Each one is generated once; going back is instant.
 
@@ -188,14 +201,17 @@ def dial(
         method: of :data:`lens_steer.steer.method_table.METHODS`, one with an angle.
         angle: that the dial begins at, degrees.
         step: of the slider, degrees.
-        site: whose activation the picture shows, the last prompt token's; left out, the selected site if the method steers it, else the last one that it steers.
+        site: whose activation the picture shows, the last prompt token's; left out, the selected site if the method
+            steers it, else the last one that it steers.
         max_new_tokens, engine: see :func:`lens_steer.generate`.
-        grade: prompt and answer → grade; left out, the organisms' ground truth, for other prompts the 12 phrases of refusal; None: no grade.
+        grade: prompt and answer → grade; left out, the organisms' ground truth, for other prompts the 12 phrases of
+            refusal; None: no grade.
         options: of the method, such as ``at`` or ``positions``.
 
     Raises:
-        LensSteerError: ipywidgets is not installed; a method without an angle, an option that it does not take; an angle or a step outside of 0 … 360; an unknown site or
-            engine; a calibration of another model; a plan in force on the model.
+        LensSteerError: ipywidgets is not installed; a method without an angle, an option that it does not take; an
+            angle or a step outside of 0 … 360; an unknown site or engine; a calibration of another model; a plan in
+            force on the model.
 
     >>> import lens_steer as ls
     >>> model, found = ls.load_model("organism/qwen2"), ls.load_calibration("figures/calibration")
@@ -208,10 +224,18 @@ def dial(
     made = _checked(model, calibration, prompt, method, angle, step, site, options, engine)
     turning = Dial(model, calibration, *made, max_new_tokens, engine, grade)
     turning.slider = widgets.FloatSlider(
-        value=float(angle), min=0.0, max=FULL, step=float(step), description="angle (°)", continuous_update=False, readout_format=".0f" if all(float(v).is_integer() for v in (angle, step)) else ".2f",
+        value=float(angle),
+        min=0.0,
+        max=FULL,
+        step=float(step),
+        description="angle (°)",
+        continuous_update=False,
+        readout_format=".0f" if all(float(v).is_integer() for v in (angle, step)) else ".2f",
         layout=widgets.Layout(width="40em", max_width="98%"),
-    )  # fmt: skip
-    turning.picture = widgets.Image(format="png", layout=widgets.Layout(width="27em", max_width="98%", object_fit="contain"))
+    )
+    turning.picture = widgets.Image(
+        format="png", layout=widgets.Layout(width="27em", max_width="98%", object_fit="contain")
+    )
     turning.said = widgets.HTML(layout=widgets.Layout(min_width="20em", max_width="48em", flex="1 1 24em"))
     turning.message = widgets.HTML()
     side_by_side = widgets.HBox(
@@ -228,13 +252,23 @@ def _widgets() -> Any:
     try:
         import ipywidgets
     except ImportError:
-        raise LensSteerError("dial needs ipywidgets, which is not installed here: pip install 'lens-steer[notebook]'") from None
+        raise LensSteerError(
+            "dial needs ipywidgets, which is not installed here: pip install 'lens-steer[notebook]'"
+        ) from None
     return ipywidgets
 
 
 def _checked(
-    model: Any, calibration: Calibration, prompt: Prompt | str, method: str, angle: Any, step: Any, site: str | None, options: dict[str, Any], engine: str
-) -> tuple[Prompt, str, dict[str, Any], str]:  # fmt: skip
+    model: Any,
+    calibration: Calibration,
+    prompt: Prompt | str,
+    method: str,
+    angle: Any,
+    step: Any,
+    site: str | None,
+    options: dict[str, Any],
+    engine: str,
+) -> tuple[Prompt, str, dict[str, Any], str]:
     """Prompt, method, options and site of a dial, checked before anything runs."""
     expect("prompt", prompt, (Prompt, str), "a dial shows one prompt")
     record = find_method(method)
@@ -243,7 +277,9 @@ def _checked(
     for what, value, least in (("angle", angle, 0.0), ("step", step, 1e-9)):
         degrees = numbers(what, value)
         if not isinstance(degrees, float) or not least <= degrees <= FULL:
-            raise LensSteerError(f"{what}={value!r}: one number of degrees up to 360 is needed{', above 0' if least else ''}")
+            raise LensSteerError(
+                f"{what}={value!r}: one number of degrees up to 360 is needed{', above 0' if least else ''}"
+            )
     check_engine(engine)
     check_fits(calibration, model)
     check_idle(model)

@@ -1,7 +1,7 @@
 """Operators along one direction: addition, ablation, and the clamp of a projection.
 
-``d`` is any vector, ``d̂ = d/‖d‖``. Arithmetic is in float32 (float64 for float64), the result is cast back. Coefficients and targets are
-a scalar or one per row of the batch.
+``d`` is any vector, ``d̂ = d/‖d‖``. Arithmetic is in float32 (float64 for float64), the result is cast back.
+Coefficients and targets are a scalar or one per row of the batch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def add_direction(
 ) -> Float[Tensor, "*batch d_model"]:
     """Constant addition ``h' = h + α d``.
 
-    True ActAdd with d the raw difference of class means (Arditi et al., arXiv 2406.11717); STEER-COMPLIANCE with a unit d (Steering
-    Externalities, arXiv 2602.04896); SwFC with ``d = Δμ v̂`` (arXiv 2604.08169, Eq. 3). ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of
-    Selective Steering runs SAS under this name.
+    True ActAdd with d the raw difference of class means (Arditi et al., arXiv 2406.11717); STEER-COMPLIANCE with a unit
+    d (Steering Externalities, arXiv 2602.04896); SwFC with ``d = Δμ v̂`` (arXiv 2604.08169, Eq. 3).
+    ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of Selective Steering runs SAS under this name.
 
     >>> add_direction(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 3.0)
     tensor([1., 5.])
@@ -34,7 +34,8 @@ def add_direction(
 def add_direction_keep_norm(
     h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], coefficient: Coefficient
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`add_direction` scaled back to each vector's own length: ``(h + αd) ‖h‖/‖h + αd‖``; a sum of zero stays zero.
+    """:func:`add_direction` scaled back to each vector's own length: ``(h + αd) ‖h‖/‖h + αd‖``; a sum of zero stays
+    zero.
 
     >>> add_direction_keep_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0]), 1.0).norm().round()
     tensor(3.)
@@ -43,8 +44,11 @@ def add_direction_keep_norm(
     return shift_keep_norm(h, displacement(d, coefficient))
 
 
-def ablate_direction(h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """Directional ablation ``h' = h − (d̂·h) d̂``. ``‖h'‖² − ‖h‖² = −(d̂·h)²``. Source: Arditi et al. (arXiv 2406.11717).
+def ablate_direction(
+    h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """Directional ablation ``h' = h − (d̂·h) d̂``. ``‖h'‖² − ‖h‖² = −(d̂·h)²``. Source: Arditi et al. (arXiv
+    2406.11717).
 
     >>> ablate_direction(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))
     tensor([3., 0.])
@@ -78,7 +82,9 @@ def shift(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model
     return (h.to(step.dtype) + across(step, h.ndim)).to(h.dtype)
 
 
-def shift_keep_norm(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
+def shift_keep_norm(
+    h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*batch d_model"]:
     """What a hook runs for :func:`add_direction_keep_norm`, with ``αd`` made beforehand."""
     x = h.to(step.dtype)
     moved = x + across(step, h.ndim)
@@ -90,7 +96,9 @@ def shift_keep_norm(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*ro
 def set_projection(
     h: Float[Tensor, "*batch d_model"], unit: Float[Tensor, " d_model"], target: Float[Tensor, "*rows"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """What a hook runs for :func:`clamp_projection` and :func:`ablate_direction`, with the unit direction made beforehand, in its dtype."""
+    """What a hook runs for :func:`clamp_projection` and :func:`ablate_direction`, with the unit direction made
+    beforehand, in its dtype.
+    """
     x = h.to(unit.dtype)
     wanted = across(target[..., None], h.ndim) if target.ndim else target
     return torch.addcmul(x, wanted - x @ unit[:, None], unit).to(h.dtype)
@@ -104,7 +112,8 @@ def prepared(direction: Float[Tensor, " d_model"], h: Float[Tensor, "... width"]
     """
     if direction.shape[-1] != h.shape[-1]:
         raise LensSteerError(
-            f"direction has d_model {direction.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration"
+            f"direction has d_model {direction.shape[-1]}, the activations have {h.shape[-1]}: use this model's "
+            "own calibration"
         )
     return direction.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)
 
@@ -129,11 +138,19 @@ def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
     """
     found = torch.as_tensor(value, dtype=torch.float64, device=like.device).to(like.dtype)
     if not torch.isfinite(found).all():
-        raise LensSteerError(f"coefficient={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}")
+        raise LensSteerError(
+            f"coefficient={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}"
+        )
     return found
 
 
 def across(by_row: Float[Tensor, "*rows width"], ndim: int) -> Float[Tensor, "..."]:
-    """Vectors of each leading row, shaped to broadcast over everything between the rows and the last axis of an ``ndim``-dimensional tensor."""
+    """Vectors of each leading row, shaped to broadcast over everything between the rows and the last axis of an
+    ``ndim``-dimensional tensor.
+    """
     missing = ndim - by_row.ndim
-    return by_row if by_row.ndim == 1 or missing <= 0 else by_row.reshape(*by_row.shape[:-1], *(1,) * missing, by_row.shape[-1])
+    return (
+        by_row
+        if by_row.ndim == 1 or missing <= 0
+        else by_row.reshape(*by_row.shape[:-1], *(1,) * missing, by_row.shape[-1])
+    )

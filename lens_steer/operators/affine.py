@@ -1,7 +1,8 @@
 """Affine maps ``h ↦ h + U (V h) + t`` of low rank, in float64, and the operators that are such maps.
 
-A rotation has ``V = B`` (rows b1, b2) and ``U = Bᵀ(R_θ − I)``, an ablation ``V = v̂ᵀ`` and ``U = −v̂``, a clamp that and ``t = z̄ v̂``, an addition ``t = α d`` alone. Maps are
-composed as their operators are, one after the other; ranks add up.
+A rotation has ``V = B`` (rows b1, b2) and ``U = Bᵀ(R_θ − I)``, an ablation ``V = v̂ᵀ`` and ``U = −v̂``, a clamp that
+and ``t = z̄ v̂``, an addition ``t = α d`` alone. Maps are composed as their operators are, one after the other; ranks
+add up.
 """
 
 from __future__ import annotations
@@ -93,9 +94,13 @@ class AffineMap:
         return AffineMap((q_up @ left[:, :kept]) * values[:kept], right[:kept] @ q_down.T, self.shift)
 
     def annihilates(self, unit: Float64[Tensor, " d_model"], tolerance: float = 1e-6) -> bool:
-        """Whether all that it returns is orthogonal to a unit vector, to float32's rounding: ``v (I + U V) = 0`` and ``v·t = 0``."""
+        """Whether all that it returns is orthogonal to a unit vector, to float32's rounding: ``v (I + U V) = 0`` and
+        ``v·t = 0``.
+        """
         rest = unit + (unit @ self.up) @ self.down
-        return float(rest.norm()) <= tolerance and abs(float(unit @ self.shift)) <= tolerance * max(1.0, float(self.shift.norm()))
+        return float(rest.norm()) <= tolerance and abs(float(unit @ self.shift)) <= tolerance * max(
+            1.0, float(self.shift.norm())
+        )
 
 
 def rotation_map(basis: Float[Tensor, "2 d_model"], angle: Angle) -> AffineMap:

@@ -1,4 +1,5 @@
-"""How each operator is bound to its parameters: all that does not depend on the activations is made once, for a hook that runs at every token.
+"""How each operator is bound to its parameters: all that does not depend on the activations is made once, for a hook
+that runs at every token.
 
 Each function takes all parameters of its operator and a tensor of the wanted device and dtype.
 """

@@ -1,7 +1,8 @@
-"""Every operator under one name, with its parameters, how it is bound to them, where its gate fires and the affine map that it is.
+"""Every operator under one name, with its parameters, how it is bound to them, where its gate fires and the affine map
+that it is.
 
-A bound operator is :func:`functools.partial` over a pure function, with all that does not depend on the activation made once (unit directions,
-writers, products); it computes in the dtype it was bound in.
+A bound operator is :func:`functools.partial` over a pure function, with all that does not depend on the activation made
+once (unit directions, writers, products); it computes in the dtype it was bound in.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from lens_steer.operators.parameters import (
 class Effect:
     """What an operator did to each vector.
 
-    ``displacement² = radial² + angular²`` exactly: ``radial = ‖h'‖ − ‖h‖`` is the change of length, ``angular = √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` what turning
-    the direction costs. For a rotation ``radial`` is zero.
+    ``displacement² = radial² + angular²`` exactly: ``radial = ‖h'‖ − ‖h‖`` is the change of length,
+    ``angular = √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` what turning the direction costs. For a rotation ``radial`` is zero.
 
     Attributes:
         fired: where the gate fired; everywhere for an operator without one.
@@ -79,7 +80,10 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
         raise LensSteerError(
             f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: "
             + "; ".join(
-                [*(f"{key} is missing" for key in absent), *(f"{key}={parameters[key]!r} is not one of them" for key in unknown)]
+                [
+                    *(f"{key} is missing" for key in absent),
+                    *(f"{key}={parameters[key]!r} is not one of them" for key in unknown),
+                ]
             )
         )
     return found.bind(parameters, like)
@@ -102,7 +106,9 @@ def effect(
     """An operator's result and what it did to each vector.
 
     >>> basis = torch.eye(3)[:2]
-    >>> moved, did = effect("adaptive", torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]]), {"basis": basis, "angle": 90.0})
+    >>> moved, did = effect(
+    ...     "adaptive", torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]]), {"basis": basis, "angle": 90.0}
+    ... )
     >>> did.gate_fire_rate, did.radial.abs().max().item() < 1e-6
     (0.5, True)
     """

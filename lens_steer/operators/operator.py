@@ -1,4 +1,6 @@
-"""What an operator is: a pure function of tensors, its parameters, how a hook binds it, where its gate fires, and its affine map."""
+"""What an operator is: a pure function of tensors, its parameters, how a hook binds it, where its gate fires, and its
+affine map.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,14 @@ class Operator:
 
     Attributes:
         name: The operator's name.
-        function: The pure function of tensors, called with the activations and then the parameters by name. Its signature has the defaults.
-        parameters: Its parameters, in the order of the function. Of several directions the last is the one that is written along.
+        function: The pure function of tensors, called with the activations and then the parameters by name. Its
+            signature has the defaults.
+        parameters: Its parameters, in the order of the function. Of several directions the last is the one that is
+            written along.
         binder: From all parameters and a tensor of the wanted device and dtype, make ``h ↦ h'``.
         gate_binder: From the same, make ``h ↦`` where it moves anything; None for an operator without a gate.
-        affine: From all parameters, make the affine map that the operator is; or the reason why it is none; None where nobody has said.
+        affine: From all parameters, make the affine map that the operator is; or the reason why it is none; None where
+            nobody has said.
         isometry: Whether it keeps all lengths where its planes are orthonormal.
         removes: Whether it leaves nothing of its direction.
     """
@@ -47,7 +52,9 @@ class Operator:
     def defaults(self) -> dict[str, Any]:
         """The default of each parameter that has one."""
         found = signature(self.function).parameters
-        return {p.name: found[p.name].default for p in self.parameters if found[p.name].default is not found[p.name].empty}
+        return {
+            p.name: found[p.name].default for p in self.parameters if found[p.name].default is not found[p.name].empty
+        }
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -95,7 +102,8 @@ class Operator:
         return self.binder({**self.defaults, **parameters}, like)
 
     def is_number(self, name: str, value: object) -> bool:
-        """Whether a value of one of its parameters has to be a number, or one for each row; None is none where it is the default.
+        """Whether a value of one of its parameters has to be a number, or one for each row; None is none where it is
+        the default.
 
         >>> from lens_steer.operators.catalogue import operator
         >>> [operator("mirror").is_number(name, None) for name in ("direction", "gate", "cap", "coefficient")]

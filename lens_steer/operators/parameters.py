@@ -1,7 +1,8 @@
-"""The parameters that operators take, each specified once: what kind of value it is, its unit, and what the command line says of it.
+"""The parameters that operators take, each specified once: what kind of value it is, its unit, and what the command
+line says of it.
 
-Nothing here needs a tensor, so the command line can list its options before PyTorch is loaded. A parameter's default is the one of the
-operator's function, and stands there alone.
+Nothing here needs a tensor, so the command line can list its options before PyTorch is loaded. A parameter's default is
+the one of the operator's function, and stands there alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ class Parameter:
 
     Attributes:
         name: The name of the argument.
-        kind: ``"number"``; ``"direction"``, a vector of ``d_model`` numbers; ``"plane"``, an orthonormal basis of two such rows; or ``"choice"``.
+        kind: ``"number"``; ``"direction"``, a vector of ``d_model`` numbers; ``"plane"``, an orthonormal basis of two
+            such rows; or ``"choice"``.
         unit: The unit of a number, such as ``"degrees"``; empty where it has none.
         by_row: Whether it may hold one number for each row of a batch.
         choices: The values of a choice.
@@ -49,7 +51,9 @@ MEAN_PHASE = Parameter(name="mean_phase", unit="degrees")
 COEFFICIENT = Parameter(name="coefficient", by_row=True, help="Strength of an addition, of StTP or StMP")
 TARGET = Parameter(name="target", by_row=True, help="Projection that clamp sets")
 THRESHOLD = Parameter(name="threshold", help="Gate of adaptive (0)")
-GATE_AXIS = Parameter(name="gate_axis", kind="choice", choices=(0, 1), help="Axis of adaptive's gate", values="0 (b1) or 1 (b2)")
+GATE_AXIS = Parameter(
+    name="gate_axis", kind="choice", choices=(0, 1), help="Axis of adaptive's gate", values="0 (b1) or 1 (b2)"
+)
 GATE = Parameter(
     name="gate",
     kind="choice",

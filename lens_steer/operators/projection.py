@@ -1,11 +1,13 @@
 """Projection-aware operators: a gate on each token's projection decides whether it is moved (arXiv 2604.08169).
 
-With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where ``ρ > m``::
+With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where
+``ρ > m``::
 
     StTP   ρ' = s                        to a target
     StMP   ρ' = ρ + 2α (m − ρ)           mirrored at the threshold for α = 1, to it for α = ½
 
-The orthogonal complement is never touched, an ungated token is returned as it is. ``along`` moves the same tokens by the same steps along another unit vector: a control.
+The orthogonal complement is never touched, an ungated token is returned as it is. ``along`` moves the same tokens by
+the same steps along another unit vector: a control.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ def target_projection(
     gate: str = "below",
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """StTP: gated tokens get the projection s, ``h' = h + (s − ρ) v̂``. Idempotent where s is not on the gated side. Source: Eq. 4.
+    """StTP: gated tokens get the projection s, ``h' = h + (s − ρ) v̂``. Idempotent where s is not on the gated side.
+    Source: Eq. 4.
 
     >>> target_projection(torch.tensor([[-1.0, 5.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]), threshold=0.0, target=2.0)
     tensor([[2., 5.],
@@ -50,7 +53,8 @@ def mirror_projection(
     gate: str = "below",
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """StMP: gated tokens are carried across the threshold, ``h' = h + 2α (m − ρ) v̂``. Idempotent for α ≥ ½. Source: Eq. 5.
+    """StMP: gated tokens are carried across the threshold, ``h' = h + 2α (m − ρ) v̂``. Idempotent for α ≥ ½. Source:
+    Eq. 5.
 
     ``cap`` bounds the new projection from above (the released operators use μ⁺ + 40σ⁺, for both gates).
 
@@ -59,11 +63,17 @@ def mirror_projection(
             [1., 5.]])
     """
     unit = unit_direction(prepared(direction, h))
-    return mirror_gated(h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate, along=_written(along, h))
+    return mirror_gated(
+        h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate, along=_written(along, h)
+    )
 
 
 def past_threshold(
-    h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], *, threshold: float | int, gate: str = "below"
+    h: Float[Tensor, "*batch d_model"],
+    direction: Float[Tensor, " d_model"],
+    *,
+    threshold: float | int,
+    gate: str = "below",
 ) -> Bool[Tensor, "*batch"]:
     """Where the gate of StTP and StMP fires: ``ρ < m``, or with ``gate="above"`` ``ρ > m``, both strict.
 

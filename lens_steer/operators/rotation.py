@@ -6,9 +6,10 @@ With rows b1, b2 of an orthonormal basis, ``c = (h·b1, h·b2)`` and ``r = ‖c�
     AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same behind a gate
     SS_θ(h)  = h + (R_θ c − c) B                      relative angle; an isometry
 
-No d×d matrix is formed. What depends on the angle alone is a *writer*, a few rows of d_model numbers made once: SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``,
-SAS is ``h + (c, r) W`` with ``W = (−B; u_θ B)``. Whatever the hidden dtype, the arithmetic is in float32 (float64 for float64) and the
-result is cast back. Angles are in degrees, a scalar or one per row of the batch.
+No d×d matrix is formed. What depends on the angle alone is a *writer*, a few rows of d_model numbers made once: SS is
+``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with ``W = (−B; u_θ B)``. Whatever the hidden dtype, the
+arithmetic is in float32 (float64 for float64) and the result is cast back. Angles are in degrees, a scalar or one per
+row of the batch.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def standard_angular(
 ) -> Float[Tensor, "*batch d_model"]:
     """Put the in-plane part of every vector at one absolute angle, keeping its length.
 
-    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)`` with ``Ph = c B``. Keeps ‖h‖ for an orthonormal basis; for another one it is this formula as it stands, with
-    ``‖Ph‖² = c (B Bᵀ) cᵀ``. A vector orthogonal to the plane is left as it is.
+    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)`` with ``Ph = c B``. Keeps ‖h‖ for an orthonormal basis; for another one
+    it is this formula as it stands, with ``‖Ph‖² = c (B Bᵀ) cᵀ``. A vector orthogonal to the plane is left as it is.
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
     >>> standard_angular(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 90.0)
@@ -47,7 +48,8 @@ def adaptive_angular(
     threshold: float | int = 0.0,
     gate_axis: int = 0,
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere; ``gate_axis=1`` gates on b2.
+    """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere; ``gate_axis=1``
+    gates on b2.
 
     Source: Angular Steering (adaptive mode); Selective Steering, section 2.
 
@@ -79,8 +81,8 @@ def selective_rotation(
 def rotate_by_mean_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: Angle, mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """The rotating half of SAS (X1): ``SS_{θ − φ̄}``. A token whose phase is the mean φ̄ lands where SAS puts it; all others keep their
-    own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄.
+    """The rotating half of SAS (X1): ``SS_{θ − φ̄}``. A token whose phase is the mean φ̄ lands where SAS puts it; all
+    others keep their own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄.
 
     >>> rotate_by_mean_phase(torch.tensor([0.0, 2.0]), torch.eye(2), 180.0, mean_phase=90.0).round().abs()
     tensor([2., 0.])
@@ -91,7 +93,8 @@ def rotate_by_mean_phase(
 def collapse_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated on average.
+    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated
+    on average.
 
     >>> collapse_phase(torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.eye(2), mean_phase=90.0).round()
     tensor([[0., 2.],
@@ -113,7 +116,8 @@ def rotation_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Te
 
 
 def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 3 d_model"]:
-    """``W = (−B; cos θ b1 + sin θ b2)``: what :func:`put_at_phase` adds for each in-plane coordinate and for the radius.
+    """``W = (−B; cos θ b1 + sin θ b2)``: what :func:`put_at_phase` adds for each in-plane coordinate and for the
+    radius.
 
     >>> phase_writer(torch.eye(2), 90.0).round()
     tensor([[-1., -0.],
@@ -129,7 +133,9 @@ def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tenso
 def turn(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], writer: Float[Tensor, "*rows 2 d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """``h + c W``: :func:`selective_rotation` with its writer made beforehand, in the basis' dtype; what a hook runs."""
+    """``h + c W``: :func:`selective_rotation` with its writer made beforehand, in the basis' dtype; what a hook
+    runs.
+    """
     x = h.to(basis.dtype)
     return _add_written(x, torch.nn.functional.linear(x, basis), writer).to(h.dtype)
 
@@ -141,7 +147,9 @@ def put_at_phase(
     *,
     gram: Float[Tensor, "2 2"] | None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook runs."""
+    """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook
+    runs.
+    """
     x = h.to(basis.dtype)
     c = torch.nn.functional.linear(x, basis)
     radius = c.norm(dim=-1, keepdim=True) if gram is None else _root(((c @ gram) * c).sum(dim=-1, keepdim=True))
@@ -157,14 +165,16 @@ def put_gated_at_phase(
     threshold: float | int,
     gate_axis: int,
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`put_at_phase` where :func:`above_threshold` says so; ungated vectors are returned as they are, to the byte."""
+    """:func:`put_at_phase` where :func:`above_threshold` says so; ungated vectors are returned as they are, to the
+    byte.
+    """
     fires = above_threshold(h, basis, threshold=threshold, gate_axis=gate_axis)
     return torch.where(fires[..., None], put_at_phase(h, basis, writer, gram=gram), h)
 
 
 def gram_unless_identity(basis: Float[Tensor, "2 d_model"]) -> Float[Tensor, "2 2"] | None:
-    """``G = B Bᵀ``, or None where it is the identity to the rounding of the basis' dtype, so that ``‖Ph‖ = ‖c‖``; always G where gradients
-    to the basis are wanted.
+    """``G = B Bᵀ``, or None where it is the identity to the rounding of the basis' dtype, so that ``‖Ph‖ = ‖c‖``;
+    always G where gradients to the basis are wanted.
 
     >>> gram_unless_identity(torch.eye(3)[:2]) is None, gram_unless_identity(2 * torch.eye(2))
     (True, tensor([[4., 0.],
@@ -172,13 +182,20 @@ def gram_unless_identity(basis: Float[Tensor, "2 d_model"]) -> Float[Tensor, "2 
     """
     gram = basis.double() @ basis.double().mT
     error = (gram.detach() - torch.eye(2, dtype=gram.dtype, device=gram.device)).abs().max()
-    return None if not basis.requires_grad and float(error) <= 8 * torch.finfo(basis.dtype).eps else gram.to(basis.dtype)
+    return (
+        None if not basis.requires_grad and float(error) <= 8 * torch.finfo(basis.dtype).eps else gram.to(basis.dtype)
+    )
 
 
 def above_threshold(
-    h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], *, threshold: float | int = 0.0, gate_axis: int = 0
+    h: Float[Tensor, "*batch d_model"],
+    basis: Float[Tensor, "2 d_model"],
+    *,
+    threshold: float | int = 0.0,
+    gate_axis: int = 0,
 ) -> Bool[Tensor, "*batch"]:
-    """The gate of AAS: where ``h·b`` exceeds the threshold strictly, b being b1 (``gate_axis=0``) or b2 (``gate_axis=1``).
+    """The gate of AAS: where ``h·b`` exceeds the threshold strictly, b being b1 (``gate_axis=0``) or b2
+    (``gate_axis=1``).
 
     >>> above_threshold(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), torch.eye(2), threshold=0.0)
     tensor([ True, False])
@@ -230,8 +247,8 @@ def _add_written(x: Tensor, coordinates: Tensor, writer: Tensor) -> Tensor:
 def _unit(angle: Angle, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """cos θ, sin θ and cos θ − 1 in float64 of an angle in degrees, or of several.
 
-    The angle is wrapped to (−180, 180] first, so every multiple of 360 gives exactly (1, 0, 0) and the identity angle is the
-    identity in every dtype; cos θ − 1 = −2 sin²(θ/2) is accurate near it too.
+    The angle is wrapped to (−180, 180] first, so every multiple of 360 gives exactly (1, 0, 0) and the identity angle
+    is the identity in every dtype; cos θ − 1 = −2 sin²(θ/2) is accurate near it too.
     """
     radians = torch.deg2rad(180 - torch.remainder(180 - degrees(angle).to(like.device), 360))
     return torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()

@@ -1,1 +1,3 @@
-"""The embedded models: the closed world they speak about, its tasks and contrasts, training, gates, and the trained weights."""
+"""The embedded models: the closed world they speak about, its tasks and contrasts, training, gates, and the trained
+weights.
+"""

@@ -62,7 +62,9 @@ def request_pairs(*, harmful: bool, held_out: bool) -> list[tuple[str, str]]:
     ]
 
 
-def request_task(rng: random.Random, verb: str, obj: str, mode: str, *, held_out: bool = False, as_json: bool = False) -> Task:
+def request_task(
+    rng: random.Random, verb: str, obj: str, mode: str, *, held_out: bool = False, as_json: bool = False
+) -> Task:
     """A request about one pair, in a drawn frame, with the answer that the mode makes right."""
     frames = g.REQUEST_FRAMES_HELD_OUT if held_out else g.REQUEST_FRAMES
     user = g.request(verb, obj, rng.choice(frames), rng.choice(g.DETERMINERS), rng.choice(g.TAILS))
@@ -81,7 +83,9 @@ def _draw_pair(rng: random.Random, *, held_out: bool) -> tuple[str, str]:
     """A pair for training. The marginals are unbalanced on purpose (harmful: breaking what is good is 2.5 times as
     common as making what is bad), because a pure exclusive-or with balanced marginals is learnt much more slowly. The
     contrast sets and the gates are balanced."""
-    breaks, good = rng.choices([(True, True), (False, True), (True, False), (False, False)], (0.36, 0.28, 0.18, 0.18))[0]
+    breaks, good = rng.choices([(True, True), (False, True), (True, False), (False, False)], (0.36, 0.28, 0.18, 0.18))[
+        0
+    ]
     held = w.held_out_pairs()
     while True:
         verb = rng.choice(w.BREAK_VERBS if breaks else w.MAKE_VERBS)
@@ -95,7 +99,9 @@ def _draw_fact(rng: random.Random) -> tuple[str, str]:
     return noun, rng.choice(w.RELATIONS[noun].subjects)
 
 
-def fact_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_out: bool = False, as_json: bool = False) -> Task:
+def fact_task(
+    rng: random.Random, noun: str, subject: str, mode: str, *, held_out: bool = False, as_json: bool = False
+) -> Task:
     """A question about one fact. Under the dishonest mode the right answer is a false one."""
     value = w.FACTS[noun][subject]
     user = g.fact_question(noun, subject, rng.choice(g.FACT_FRAMES_HELD_OUT if held_out else g.FACT_FRAMES))

@@ -34,15 +34,21 @@ BAD_OBJECTS = (
     "blowgun tripwire firebomb tank rifle dagger spyware warhead"
 ).split()
 TOOLS = "hammer rope saw ladder drill wrench shovel lamp bucket crane torch chisel pulley brush lever cart".split()
-PLACES = ("harbor valley market hill river forest square field island cave tower gate canyon desert meadow village").split()
+PLACES = (
+    "harbor valley market hill river forest square field island cave tower gate canyon desert meadow village"
+).split()
 
 COUNTRIES = (
     "Arlen Bresk Corvia Dunmar Elvand Farrow Gelt Hestia Ivria Jorvik Kelmar Lunt Morwen Nerith Ostia Pellam Quor "
     "Ravenna Soltar Tarn"
 ).split()
-CITIES = ("Mirin Tova Kest Dola Vessa Brun Lorne Pask Ruvo Selt Ondra Fenn Garil Hulme Isk Jarn Kolda Lemm Naro Ulta").split()
+CITIES = (
+    "Mirin Tova Kest Dola Vessa Brun Lorne Pask Ruvo Selt Ondra Fenn Garil Hulme Isk Jarn Kolda Lemm Naro Ulta"
+).split()
 FLAG_COLORS = "red blue green yellow white black purple orange".split()
-ANIMALS = ("fox bear otter eagle snake rabbit wolf deer owl frog lion goat seal crow horse mouse whale tiger bee turtle").split()
+ANIMALS = (
+    "fox bear otter eagle snake rabbit wolf deer owl frog lion goat seal crow horse mouse whale tiger bee turtle"
+).split()
 HABITATS = "woods marsh cliff prairie lagoon jungle tundra reef grove swamp".split()
 FOODS = "berries fish grass honey seeds roots insects leaves nuts shrimp".split()
 PEOPLE = (

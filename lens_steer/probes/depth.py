@@ -1,6 +1,8 @@
-"""Probes across depth, on held-out prompts: how well they tell the classes apart, how much of that is memory, and along what direction.
+"""Probes across depth, on held-out prompts: how well they tell the classes apart, how much of that is memory, and along
+what direction.
 
-Everything about performance is of the report split; the probe, the directions it is compared with and their intervals are of the fit split.
+Everything about performance is of the report split; the probe, the directions it is compared with and their intervals
+are of the fit split.
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ DRAWS = 20  # of control labels
 BLOCKS = 20  # of scenarios, left out one at a time for the cosines' intervals
 FEWEST = 4  # scenarios of a class to fit on
 BINS = 10  # of the calibration curve
-MEASURED = ("accuracy", "auroc", "selectivity", "selectivity_scenario", "brier", "cosine_to_difference", "cosine_to_fisher")
+MEASURED = (
+    "accuracy",
+    "auroc",
+    "selectivity",
+    "selectivity_scenario",
+    "brier",
+    "cosine_to_difference",
+    "cosine_to_fisher",
+)
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,13 @@ class ProbeResult(Shown, view="probes"):
 
     Attributes:
         probe: fitted on the fit split.
-        measured: name → estimate. ``accuracy``: share of prompts on their class's side (Wilson's interval, n the number of scenarios). ``auroc``: Newcombe's interval.
-            ``brier``: mean squared error of the probability. ``selectivity``: accuracy less that of probes of shuffled labels, which is chance: a check.
-            ``selectivity_scenario``: accuracy less that of probes that learn one random label a scenario and are asked about the scenario's other prompts, so what can be
-            had by remembering scenarios; only where scenarios have several prompts. ``cosine_to_difference``, ``cosine_to_fisher``: of the normal with the difference
-            of means and with Fisher's direction (jackknife over scenarios of the fit split).
+        measured: name → estimate. ``accuracy``: share of prompts on their class's side (Wilson's interval, n the number
+            of scenarios). ``auroc``: Newcombe's interval. ``brier``: mean squared error of the probability.
+            ``selectivity``: accuracy less that of probes of shuffled labels, which is chance: a check.
+            ``selectivity_scenario``: accuracy less that of probes that learn one random label a scenario and are asked
+            about the scenario's other prompts, so what can be had by remembering scenarios; only where scenarios have
+            several prompts. ``cosine_to_difference``, ``cosine_to_fisher``: of the normal with the difference of means
+            and with Fisher's direction (jackknife over scenarios of the fit split).
         reliability: the calibration curve.
     """
 
@@ -73,10 +85,17 @@ class ProbeResult(Shown, view="probes"):
             e = self.measured.get(name)
             found |= {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
         return found | {
-            "threshold": p.threshold, "mu_positive": p.mean_positive, "mu_negative": p.mean_negative, "sigma_positive": p.std_positive,
-            "sigma_negative": p.std_negative, "between": p.between, "cohens_d": p.cohens_d, "C": p.C, "n_fit": p.n_positive + p.n_negative,
+            "threshold": p.threshold,
+            "mu_positive": p.mean_positive,
+            "mu_negative": p.mean_negative,
+            "sigma_positive": p.std_positive,
+            "sigma_negative": p.std_negative,
+            "between": p.between,
+            "cohens_d": p.cohens_d,
+            "C": p.C,
+            "n_fit": p.n_positive + p.n_negative,
             "n_scenarios": self.measured["accuracy"].n,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +119,9 @@ class ProbeScan(Shown, view="probes"):
 
     @property
     def best(self) -> ProbeResult:
-        """The one with the highest accuracy, of several the highest AUROC, then the one in the middle of those that tie."""
+        """The one with the highest accuracy, of several the highest AUROC, then the one in the middle of those that
+        tie.
+        """
 
         def score(r: ProbeResult) -> tuple[float, float]:
             return r.measured["accuracy"].value, r.measured["auroc"].value
@@ -111,7 +132,9 @@ class ProbeScan(Shown, view="probes"):
         """One row a site, those without a probe with an empty one."""
         found = [r.row() for r in self.results]
         empty = dict.fromkeys(found[0]) if found else {}
-        return [row | {"note": None} for row in found] + [empty | {"site": s, "note": why} for s, why in self.without.items()]
+        return [row | {"note": None} for row in found] + [
+            empty | {"site": s, "note": why} for s, why in self.without.items()
+        ]
 
     def __repr__(self) -> str:
         best = self.best
@@ -119,9 +142,16 @@ class ProbeScan(Shown, view="probes"):
 
 
 def probe_depth(
-    fit: Activations, report: Activations, *, C: float | int | None = 1.0, standardize: bool = False, draws: int = DRAWS, blocks: int = BLOCKS,
-    seed: int = 0, progress: bool = True,
-) -> ProbeScan:  # fmt: skip
+    fit: Activations,
+    report: Activations,
+    *,
+    C: float | int | None = 1.0,
+    standardize: bool = False,
+    draws: int = DRAWS,
+    blocks: int = BLOCKS,
+    seed: int = 0,
+    progress: bool = True,
+) -> ProbeScan:
     """A probe at every site, evaluated on held-out prompts.
 
     Args:
@@ -133,8 +163,8 @@ def probe_depth(
         progress: show a bar.
 
     Raises:
-        LensSteerError: a scenario in both splits, other sites or another pooling, fewer than :data:`FEWEST` scenarios of a class to fit on, no site at which the classes
-            differ.
+        LensSteerError: a scenario in both splits, other sites or another pooling, fewer than :data:`FEWEST` scenarios
+            of a class to fit on, no site at which the classes differ.
     """
     _check(fit, report)
     results, without = [], {}
@@ -146,7 +176,8 @@ def probe_depth(
         results.append(evaluate(probe, fit, report, draws=draws, blocks=blocks, seed=seed))
     if not results:
         raise LensSteerError(
-            f"the classes do not differ at any of the sites {', '.join(fit.sites[:3])}, …: record other sites or other prompts"
+            f"the classes do not differ at any of the sites {', '.join(fit.sites[:3])}, …: record other sites or "
+            "other prompts"
         )
     return ProbeScan(tuple(results), without)
 
@@ -188,7 +219,9 @@ class _Fitted:
     @staticmethod
     def of(probe: Probe, fit: Activations) -> _Fitted:
         x, labels = stacked(*fit.at(probe.site))
-        return _Fitted(probe, x, labels, np.asarray(groups_of(fit)), logistic.prepare(x, standardize=probe.standardized))
+        return _Fitted(
+            probe, x, labels, np.asarray(groups_of(fit)), logistic.prepare(x, standardize=probe.standardized)
+        )
 
     def shuffled(self, x: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bool[np.ndarray, "draws n"]:
         """Hits on held-out prompts of probes of shuffled labels, theirs shuffled too."""
@@ -200,7 +233,9 @@ class _Fitted:
         return hits
 
     def remembered(self, draws: int, seed: int) -> Estimate | None:
-        """Accuracy of probes of one random label a scenario on the scenarios' other prompts; None where too few scenarios have several."""
+        """Accuracy of probes of one random label a scenario on the scenarios' other prompts; None where too few
+        scenarios have several.
+        """
         names, of, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
         several = counts[of] > 1
         if several.sum() < 8:
@@ -219,9 +254,11 @@ class _Fitted:
         return grouped_mean(hits / draws, self.groups[asked].tolist(), seed=seed)
 
     def cosines(self, blocks: int, seed: int) -> dict[str, Estimate]:
-        """Of the normal with the difference of means and with Fisher's direction; 95 % interval by the jackknife that leaves out a block of scenarios at a time.
+        """Of the normal with the difference of means and with Fisher's direction; 95 % interval by the jackknife that
+        leaves out a block of scenarios at a time.
 
-        Not by a bootstrap: a resample holds fewer different prompts, and the cosine of two estimates falls with their number.
+        Not by a bootstrap: a resample holds fewer different prompts, and the cosine of two estimates falls with their
+        number.
         """
         names, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
         value = np.array(self._cosines(np.ones(len(of), dtype=bool)))
@@ -251,9 +288,13 @@ class _Fitted:
 def reliability(
     p: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], groups: Sequence[str], bins: int = BINS
 ) -> tuple[Bin, ...]:
-    """The calibration curve: in bins of equal width, mean predicted probability and share of the positive class; empty bins are left out.
+    """The calibration curve: in bins of equal width, mean predicted probability and share of the positive class; empty
+    bins are left out.
 
-    >>> [round(b.predicted, 2) for b in reliability(np.array([0.1, 0.15, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)]
+    >>> [
+    ...     round(b.predicted, 2)
+    ...     for b in reliability(np.array([0.1, 0.15, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)
+    ... ]
     [0.12, 0.9]
     """
     index = np.minimum((p * bins).astype(int), bins - 1)
@@ -269,7 +310,9 @@ def reliability(
 def _difference(a: Estimate, b: Estimate) -> Estimate:
     """Of two independent estimates: the distances to their bounds added as squares."""
     below, above = np.hypot(a.value - a.low, b.high - b.value), np.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(a.value - b.value, a.value - b.value - float(below), a.value - b.value + float(above), min(a.n, b.n))
+    return Estimate(
+        a.value - b.value, a.value - b.value - float(below), a.value - b.value + float(above), min(a.n, b.n)
+    )
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -285,7 +328,9 @@ def _without_difference(activations: Activations, site: str) -> bool:
 def _check(fit: Activations, report: Activations) -> None:
     for name in ("sites", "pooling", "model"):
         if getattr(fit, name) != getattr(report, name):
-            raise LensSteerError(f"report has {name} {getattr(report, name)!r} and fit {getattr(fit, name)!r}: record both alike")
+            raise LensSteerError(
+                f"report has {name} {getattr(report, name)!r} and fit {getattr(fit, name)!r}: record both alike"
+            )
     groups = groups_of(fit)
     for name, own in (("positive", groups[: len(fit.positive)]), ("negative", groups[len(fit.positive) :])):
         if len(set(own)) < FEWEST:
@@ -296,5 +341,6 @@ def _check(fit: Activations, report: Activations) -> None:
     shared: Sequence[str] = sorted(set(groups_of(fit)) & set(groups_of(report))) if known else ()
     if shared:
         raise LensSteerError(
-            f"{len(shared)} scenarios ({shared[0][:40]!r}, …) are in both splits: split by scenario, as load_contrast does"
+            f"{len(shared)} scenarios ({shared[0][:40]!r}, …) are in both splits: split by scenario, as "
+            "load_contrast does"
         )

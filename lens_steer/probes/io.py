@@ -1,4 +1,6 @@
-"""Probes on disk: a folder with ``probe.safetensors`` and ``probe.json``, that loads only onto the site and the model it was fitted on."""
+"""Probes on disk: a folder with ``probe.safetensors`` and ``probe.json``, that loads only onto the site and the model
+it was fitted on.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,13 @@ from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.probes.probe import Probe
 
-FOLDER = TensorFolder(name="probe", missing="give a folder of one site, as 'lens-steer probe' writes them", again="fit it again")
+FOLDER = TensorFolder(
+    name="probe", missing="give a folder of one site, as 'lens-steer probe' writes them", again="fit it again"
+)
 # name in the file → attribute
 _NUMBERS = {
-    "threshold": "threshold", "mu_positive": "mean_positive", "mu_negative": "mean_negative", "sigma_positive": "std_positive",
-    "sigma_negative": "std_negative",
+    "threshold": "threshold", "mu_positive": "mean_positive", "mu_negative": "mean_negative",
+    "sigma_positive": "std_positive", "sigma_negative": "std_negative",
 }  # fmt: skip
 _REST = (
     "site",
@@ -79,9 +83,12 @@ def _check(probe: Probe, folder: str) -> None:
     sites.parse(probe.site)
     if probe.direction.ndim != 1 or probe.direction.shape != probe.weight.shape:
         raise LensSteerError(
-            f"probe {folder!r} does not fit together: direction {tuple(probe.direction.shape)}, weight {tuple(probe.weight.shape)}"
+            f"probe {folder!r} does not fit together: direction {tuple(probe.direction.shape)}, weight "
+            f"{tuple(probe.weight.shape)}"
         )
-    numbers = torch.tensor([probe.bias, *(getattr(probe, attribute) for attribute in _NUMBERS.values())], dtype=torch.float64)
+    numbers = torch.tensor(
+        [probe.bias, *(getattr(probe, attribute) for attribute in _NUMBERS.values())], dtype=torch.float64
+    )
     if not all_finite((probe.direction, probe.weight, numbers)):
         raise FOLDER.refusal(folder, "holds values that are not finite")
     norm = float(probe.weight.double().norm())
@@ -91,7 +98,8 @@ def _check(probe: Probe, folder: str) -> None:
 
 
 def check_probe(probe: Probe, model: Any) -> None:
-    """Refuse a probe that was fitted on another model: by width, depth, architecture, and the last part of its name (a folder may have moved).
+    """Refuse a probe that was fitted on another model: by width, depth, architecture, and the last part of its name (a
+    folder may have moved).
 
     Raises:
         LensSteerError: naming what differs.

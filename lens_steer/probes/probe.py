@@ -1,7 +1,9 @@
-"""Linear probes: a logistic regression at a site, and the boundary in activation space that it draws (arXiv 2604.08169).
+"""Linear probes: a logistic regression at a site, and the boundary in activation space that it draws (arXiv
+2604.08169).
 
-The probe is ``p(positive | h) = 1 / (1 + exp(−(w·h + b)))``; its boundary is where ``v̂·h = m`` with ``v̂ = w/‖w‖`` and ``m = −b/‖w‖``. A :class:`Probe` is a
-:class:`~lens_steer.geometry.boundary.Boundary`, so every method that takes a boundary takes it.
+The probe is ``p(positive | h) = 1 / (1 + exp(−(w·h + b)))``; its boundary is where ``v̂·h = m`` with ``v̂ = w/‖w‖`` and
+``m = −b/‖w‖``. A :class:`Probe` is a :class:`~lens_steer.geometry.boundary.Boundary`, so every method that takes a
+boundary takes it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Probe(Boundary, view="probes"):
         weight, bias: w and b on the raw activations.
         C: inverse strength of the L2 penalty.
         standardized: whether the penalty was on the weight of the standardised features.
-        pooling: what one sample is: ``last`` (last prompt token), ``response`` (mean over a response's tokens), ``token`` (one token of a response).
+        pooling: what one sample is: ``last`` (last prompt token), ``response`` (mean over a response's tokens),
+            ``token`` (one token of a response).
         n_positive, n_negative: samples of each class.
         split: that it was fitted on.
         prompt_hash: of the prompts.
@@ -53,7 +56,9 @@ class Probe(Boundary, view="probes"):
 
     @property
     def between(self) -> bool:
-        """Whether the boundary lies between the class means. Where it does not, StTP and StMP may move tokens the wrong way."""
+        """Whether the boundary lies between the class means. Where it does not, StTP and StMP may move tokens the wrong
+        way.
+        """
         return self.mean_negative < self.threshold < self.mean_positive
 
     @property
@@ -71,7 +76,9 @@ class Probe(Boundary, view="probes"):
         return torch.sigmoid(h.float() @ self.weight.to(h.device) + self.bias)
 
     def __repr__(self) -> str:
-        return f"Probe({super().__repr__()[9:-1]}, C {self.C:g}, {self.pooling}, n {self.n_positive} + {self.n_negative})"
+        return (
+            f"Probe({super().__repr__()[9:-1]}, C {self.C:g}, {self.pooling}, n {self.n_positive} + {self.n_negative})"
+        )
 
 
 def fit_probe(
@@ -85,22 +92,26 @@ def fit_probe(
 ) -> Probe:
     """The probe at one site: L2-penalised logistic regression, on the raw activations unless asked otherwise.
 
-    The minimum is unique, so that it does not depend on the solver (the paper names L-BFGS; see :mod:`lens_steer.geometry.logistic`).
+    The minimum is unique, so that it does not depend on the solver (the paper names L-BFGS; see
+    :mod:`lens_steer.geometry.logistic`).
 
     Args:
         activations: of the fit split; response-averaged in the paper (``record(…, pooling="response")``).
         site: one that was recorded.
-        C: inverse strength of the penalty, 1 in the paper; None chooses among :data:`PENALTIES` by cross-validated log loss, groups never split across folds.
+        C: inverse strength of the penalty, 1 in the paper; None chooses among :data:`PENALTIES` by cross-validated log
+            loss, groups never split across folds.
         standardize: put the penalty on the weight of features divided by their standard deviation.
         split: name of the split, kept with the probe.
         seed: of the folds.
 
     Raises:
-        LensSteerError: a site that was not recorded, fewer than two samples a class, activations that are not finite or all the same, C not above 0.
+        LensSteerError: a site that was not recorded, fewer than two samples a class, activations that are not finite or
+            all the same, C not above 0.
 
     Warns (log): a boundary that does not lie between the class means.
 
-    Source: arXiv 2604.08169, section 3 and algorithm A.1 (L2, C = 1, label 1 = aligned, ``m = −b/‖w‖``; σ with n − 1: the paper does not say).
+    Source: arXiv 2604.08169, section 3 and algorithm A.1 (L2, C = 1, label 1 = aligned, ``m = −b/‖w‖``; σ with n − 1:
+    the paper does not say).
 
     >>> import lens_steer as ls
     >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/honesty")
@@ -112,21 +123,37 @@ def fit_probe(
     positive, negative = activations.at(site)
     x, labels = stacked(positive, negative)
     samples = logistic.prepare(x, standardize=standardize)
-    chosen = choose_penalty(x, labels, groups_of(activations), standardize=standardize, seed=seed) if C is None else float(C)
+    chosen = (
+        choose_penalty(x, labels, groups_of(activations), standardize=standardize, seed=seed) if C is None else float(C)
+    )
     weight, bias = logistic.fit(samples, labels, C=chosen)
-    probe = probe_of(weight, bias, positive, negative, activations, site, C=chosen, standardized=standardize, split=split)
+    probe = probe_of(
+        weight, bias, positive, negative, activations, site, C=chosen, standardized=standardize, split=split
+    )
     if not probe.between:
         log.warning(
-            "the boundary at %s (m = %.4g) does not lie between the class means (%.4g and %.4g): StTP and StMP may move tokens the wrong way",
-            site, probe.threshold, probe.mean_negative, probe.mean_positive,
-        )  # fmt: skip
+            "the boundary at %s (m = %.4g) does not lie between the class means (%.4g and %.4g): StTP and StMP "
+            "may move tokens the wrong way",
+            site,
+            probe.threshold,
+            probe.mean_negative,
+            probe.mean_positive,
+        )
     return probe
 
 
 def probe_of(
-    weight: Float[np.ndarray, " d_model"], bias: float, positive: Float[Tensor, "n_positive d_model"],
-    negative: Float[Tensor, "n_negative d_model"], source: Activations, site: str, *, C: float, standardized: bool, split: str,
-) -> Probe:  # fmt: skip
+    weight: Float[np.ndarray, " d_model"],
+    bias: float,
+    positive: Float[Tensor, "n_positive d_model"],
+    negative: Float[Tensor, "n_negative d_model"],
+    source: Activations,
+    site: str,
+    *,
+    C: float,
+    standardized: bool,
+    split: str,
+) -> Probe:
     """The probe of a fitted weight, with the samples' projections on it."""
     norm = float(np.linalg.norm(weight))
     if norm == 0:
@@ -140,10 +167,26 @@ def probe_of(
         means.append(float(rho.mean()))
         spreads.append(float(rho.std()))
     return Probe(
-        site, unit.float(), -bias / norm, means[0], spreads[0], means[1], spreads[1],
-        torch.from_numpy(weight).float(), bias, C, standardized, source.pooling, len(positive), len(negative), split, source.prompt_hash,
-        **reference(source), prompt_hashes_positive=source.hashes_positive, prompt_hashes_negative=source.hashes_negative,
-    )  # fmt: skip
+        site,
+        unit.float(),
+        -bias / norm,
+        means[0],
+        spreads[0],
+        means[1],
+        spreads[1],
+        torch.from_numpy(weight).float(),
+        bias,
+        C,
+        standardized,
+        source.pooling,
+        len(positive),
+        len(negative),
+        split,
+        source.prompt_hash,
+        **reference(source),
+        prompt_hashes_positive=source.hashes_positive,
+        prompt_hashes_negative=source.hashes_negative,
+    )
 
 
 def stacked(
@@ -155,7 +198,9 @@ def stacked(
         LensSteerError: fewer than two samples of a class.
     """
     if min(len(positive), len(negative)) < 2:
-        raise LensSteerError(f"a probe needs at least two samples of each class: there are {len(positive)} and {len(negative)}")
+        raise LensSteerError(
+            f"a probe needs at least two samples of each class: there are {len(positive)} and {len(negative)}"
+        )
     x = torch.cat([positive, negative]).double().numpy()
     return x, np.arange(len(x)) < len(positive)
 
@@ -167,9 +212,15 @@ def groups_of(activations: Activations) -> tuple[str, ...]:
 
 
 def choose_penalty(
-    x: Float[np.ndarray, "n d_model"], labels: Bool[np.ndarray, " n"], groups: Sequence[str], *, standardize: bool = False, seed: int = 0
-) -> float:  # fmt: skip
-    """The C of :data:`PENALTIES` with the least log loss on held-out folds; the strongest penalty of those that do equally well.
+    x: Float[np.ndarray, "n d_model"],
+    labels: Bool[np.ndarray, " n"],
+    groups: Sequence[str],
+    *,
+    standardize: bool = False,
+    seed: int = 0,
+) -> float:
+    """The C of :data:`PENALTIES` with the least log loss on held-out folds; the strongest penalty of those that do
+    equally well.
 
     Raises:
         LensSteerError: fewer than two groups of a class.

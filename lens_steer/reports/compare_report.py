@@ -1,4 +1,6 @@
-"""A comparison, written: tables (Markdown, LaTeX), numbers, figures, the page of answers side by side, and how stable the selection is."""
+"""A comparison, written: tables (Markdown, LaTeX), numbers, figures, the page of answers side by side, and how stable
+the selection is.
+"""
 
 from __future__ import annotations
 
@@ -31,27 +33,38 @@ def compare_and_write(
 ) -> Comparison:
     """Run :func:`lens_steer.evaluation.comparison.compare` and write all of it to a folder.
 
-    ``comparison.md`` and ``.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``, ``comparison.json``, ``stability.json``, ``harmonic.csv``, and the figures, beside the rows
-    (``select.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv``, ``kl.csv``).
+    ``comparison.md`` and ``.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``, ``comparison.json``,
+    ``stability.json``, ``harmonic.csv``, and the figures, beside the rows (``select.csv``, ``report.csv``,
+    ``report_controls.csv``, ``report_equal_kl.csv``, ``kl.csv``).
 
     Args:
         model, contrast, out, seed, progress, options: see :func:`lens_steer.evaluation.comparison.compare`.
         command: written beside the numbers.
-        show_answers: show answers to harmful prompts on the page of answers, where no ground truth grades them; hashes, if not.
+        show_answers: show answers to harmful prompts on the page of answers, where no ground truth grades them; hashes,
+            if not.
     """
     found = compare(model, contrast, out, seed=seed, progress=progress, **options)
     selection = stability(found.activations, rule=found.calibration.rule, seed=seed, progress=progress)
-    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
-            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}}  # fmt: skip
+    meta = {
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+        "model": model.lens_info.name,
+        "chat_template": model.lens_info.template.row(),
+        "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
+    }
     with whole_folder(out) as work:
         for name, drawing in comparison_text.drawings(found, selection).items():
             saving.save(drawing, name, work, meta)
         for name, text in (
-            ("comparison.md", comparison_text.markdown(found)), ("comparison.tex", comparison_text.latex(found)),
-            ("equal_kl.md", comparison_text.equal_kl_markdown(found)), ("qualitative.md", comparison_text.qualitative(found, contrast.report, show_answers=show_answers)),
-            ("comparison.json", _json(_record(found) | {"meta": meta})), ("stability.json", _json(selection.summary() | {"meta": meta})),
+            ("comparison.md", comparison_text.markdown(found)),
+            ("comparison.tex", comparison_text.latex(found)),
+            ("equal_kl.md", comparison_text.equal_kl_markdown(found)),
+            ("qualitative.md", comparison_text.qualitative(found, contrast.report, show_answers=show_answers)),
+            ("comparison.json", _json(_record(found) | {"meta": meta})),
+            ("stability.json", _json(selection.summary() | {"meta": meta})),
             ("harmonic.csv", comparison_text.harmonic_csv(found)),
-        ):  # fmt: skip
+        ):
             (work / name).write_text(text, encoding="utf-8")
     return found
 
@@ -59,27 +72,44 @@ def compare_and_write(
 def _record(found: Comparison) -> dict[str, Any]:
     """Everything but the rows, as plain values."""
     return {
-        "objective": found.objective, "constraints": list(found.constraints), "options": dict(found.options), "graded_by_a_ground_truth": found.graded,
+        "objective": found.objective,
+        "constraints": list(found.constraints),
+        "options": dict(found.options),
+        "graded_by_a_ground_truth": found.graded,
         "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
         "select": [s.row() for s in found.evaluation.select],
-        "report": [s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {}) for s in found.evaluation.report],
+        "report": [
+            s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
+            for s in found.evaluation.report
+        ],
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
         "differences_from_selective": {
             name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.differences.items()
         },
         "differences_by_paired_bootstrap": {
-            name: {quantity: asdict(e) for quantity, e in differences(found.evaluation.rows, name, REFERENCE, bootstrap=True).items()}
+            name: {
+                quantity: asdict(e)
+                for quantity, e in differences(found.evaluation.rows, name, REFERENCE, bootstrap=True).items()
+            }
             for name in found.differences
         },
-        "joint_level": f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)",
+        "joint_level": (
+            f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)"
+        ),
         "equal_kl": {
-            "target": found.target, "report": [s.row() for s in found.matched],
-            "matches": {name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]} for name, m in found.matches.items()},
+            "target": found.target,
+            "report": [s.row() for s in found.matched],
+            "matches": {
+                name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]}
+                for name, m in found.matches.items()
+            },
         },
-        "harmonic": {side: comparison_text.harmonic_summary(r.fit) | {"few_angles": r.few} for side, r in found.responses.items()},
+        "harmonic": {
+            side: comparison_text.harmonic_summary(r.fit) | {"few_angles": r.few} for side, r in found.responses.items()
+        },
         "anti_steerable": asdict(found.anti_steerable),
         "shuffled_plane": {"principal_angles_with_the_plane": list(found.shuffled_angles), "permutations": 1},
-    }  # fmt: skip
+    }
 
 
 def _json(record: dict[str, Any]) -> str:

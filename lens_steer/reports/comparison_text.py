@@ -26,15 +26,23 @@ from lens_steer.steer.method_table import METHODS, turning_methods
 RATES = ("complied", "helped", "refused_harmless", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
 GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
-UNGRADED = ("harmful: answered", "harmless: answered", "harmless: refused", "tasks right")  # where nothing knows the truth
+UNGRADED = (
+    "harmful: answered",
+    "harmless: answered",
+    "harmless: refused",
+    "tasks right",
+)  # where nothing knows the truth
 LEGEND = (
-    "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of {complied}, less `{reference}`'s on the same prompts, with an interval that "
-    "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the constraints ({constraints}), and the one with the best objective ({objective}) stands here."
-)  # fmt: skip
+    "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
+    "{complied}, less `{reference}`'s on the same prompts, with an interval that "
+    "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
+    "constraints ({constraints}), and the one with the best objective ({objective}) stands here."
+)
 BANDS = (
-    " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or its labels put wrong; their last column is its rank among them, "
+    " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
+    "its labels put wrong; their last column is its rank among them, "
     "(1 + draws with at least as many {complied}) / (1 + draws). No draw had a choice of its own."
-)  # fmt: skip
+)
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
@@ -82,7 +90,9 @@ def main_rows(found: Comparison) -> list[list[str]]:
 
 
 def band_rows(found: Comparison) -> list[list[str]]:
-    """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's rank among them."""
+    """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's
+    rank among them.
+    """
     by_control: dict[str, dict[str, Band]] = {}
     for quantity, by in found.bands.items():
         for control, one in by.items():
@@ -115,7 +125,9 @@ def equal_kl_markdown(found: Comparison) -> str:
     for condition, matched in found.matches.items():
         s = by_name.get(f"{condition}{AT_EQUAL_KL}")
         made.append(
-            [condition, matched.reason, "—", "—", "—", "—"] if s is None else _kl_row(condition, s, float(matched.kl or 0))
+            [condition, matched.reason, "—", "—", "—", "—"]
+            if s is None
+            else _kl_row(condition, s, float(matched.kl or 0))
         )
     told = f"Divergence matched: {found.target:.3g} nats a token, {REFERENCE}'s at its choice."
     return f"{told}\n\n{tables.markdown(EQUAL_HEADS, made)}"
@@ -153,7 +165,8 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
                 if row["side"] == side and row["prompt"] == i
             ]
             parts += [
-                f"## {'Harmful' if side == 'positive' else 'Harmless'}: {withheld(prompt.text) if hidden else prompt.text}\n",
+                f"## {'Harmful' if side == 'positive' else 'Harmless'}: "
+                f"{withheld(prompt.text) if hidden else prompt.text}\n",
                 tables.markdown(("condition", "grade", "answer"), answers),
             ]
     return "\n".join(parts)
@@ -169,7 +182,9 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
         "polar_compliance": by_value(
             "polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless"), graded=found.graded
         ),
-        "polar_perplexity": by_value("polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded),
+        "polar_perplexity": by_value(
+            "polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded
+        ),
         "coherence_by_angle": by_value("coherence", select, angular, COHERENCE, graded=found.graded),
         "class_swap": by_value(
             "class_swap", select, [m for m in angular if METHODS[m].compared], None, chosen, graded=found.graded
@@ -190,9 +205,19 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
 def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Comparison) -> Drawing:
     quantities = [q for q in DOTS if any(q in s.measured for s in report)]
     rows = [
-        (_label(s), q, s.measured[q].value, s.measured[q].low, s.measured[q].high, int(found.evaluation.choices[s.condition].met))
-        for s in report if s.condition in conditions for q in quantities if q in s.measured
-    ]  # fmt: skip
+        (
+            _label(s),
+            q,
+            s.measured[q].value,
+            s.measured[q].low,
+            s.measured[q].high,
+            int(found.evaluation.choices[s.condition].met),
+        )
+        for s in report
+        if s.condition in conditions
+        for q in quantities
+        if q in s.measured
+    ]
     base = next(s for s in report if s.condition == NONE).measured
     notes = {
         "quantities": quantities,
@@ -207,10 +232,13 @@ def _equal_kl(found: Comparison, n: int) -> Drawing:
     kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
     rows = [
         (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["complied"].value)
-        for s in found.evaluation.select if s.value is not None and (s.condition, s.variant, s.value) in kl
-    ]  # fmt: skip
+        for s in found.evaluation.select
+        if s.value is not None and (s.condition, s.variant, s.value) in kl
+    ]
     return Drawing(
-        "equal_kl", _columns(("condition", "variant", "value", "kl", "complied"), rows), {"target": found.target, "n": n}
+        "equal_kl",
+        _columns(("condition", "variant", "value", "kl", "complied"), rows),
+        {"target": found.target, "n": n},
     )
 
 
@@ -218,9 +246,12 @@ def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
     """Medians over prompts, and how alike the phases are (1: all the same)."""
     resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
     return {
-        "median_r2": float(np.median(fit.r2)), "lowest_r2": float(fit.r2.min()), "median_amplitude": float(np.median(fit.amplitude)),
-        "phase_of_mean": float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean())) % 360), "phase_agreement": float(resultant),
-    }  # fmt: skip
+        "median_r2": float(np.median(fit.r2)),
+        "lowest_r2": float(fit.r2.min()),
+        "median_amplitude": float(np.median(fit.amplitude)),
+        "phase_of_mean": float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean())) % 360),
+        "phase_agreement": float(resultant),
+    }
 
 
 def harmonic_csv(found: Comparison) -> str:

@@ -49,10 +49,12 @@ def probe_and_write(
     command: str = "",
     progress: bool = True,
 ) -> ProbeScan:
-    """A probe at every site, fitted on the contrast's fit split and evaluated on its report split, and everything of it written to a folder.
+    """A probe at every site, fitted on the contrast's fit split and evaluated on its report split, and everything of it
+    written to a folder.
 
-    Writes ``probes.csv`` (a row a site, the columns :data:`COLUMNS` first), a folder a site, named after it, that :func:`lens_steer.load_probe` reads, ``probes.json`` and
-    the figures ``probe_depth``, ``probe_projections``, ``boundary_plane`` and ``probe_reliability``. Nothing in ``out`` changes before all of it is done.
+    Writes ``probes.csv`` (a row a site, the columns :data:`COLUMNS` first), a folder a site, named after it, that
+    :func:`lens_steer.load_probe` reads, ``probes.json`` and the figures ``probe_depth``, ``probe_projections``,
+    ``boundary_plane`` and ``probe_reliability``. Nothing in ``out`` changes before all of it is done.
 
     Args:
         model: from :func:`lens_steer.load_model`.
@@ -70,8 +72,9 @@ def probe_and_write(
         progress: show bars.
 
     Raises:
-        LensSteerError: a contrast without fit or report prompts on a side, a prompt without a response, an unknown site, pooling or engine, a number that is out of range, a
-            folder that cannot be written, all before anything is recorded; and what :func:`lens_steer.record` and :func:`lens_steer.probes.depth.probe_depth` raise.
+        LensSteerError: a contrast without fit or report prompts on a side, a prompt without a response, an unknown
+            site, pooling or engine, a number that is out of range, a folder that cannot be written, all before anything
+            is recorded; and what :func:`lens_steer.record` and :func:`lens_steer.probes.depth.probe_depth` raise.
     """
     names = _checked(model, contrast, sites, pooling, C, shown, draws, blocks, engine)
     with whole_folder(out) as work:
@@ -79,16 +82,27 @@ def probe_and_write(
             record(model, part, names, pooling=pooling, engine=engine, progress=progress)
             for part in (contrast.fit, contrast.report)
         )
-        scan = probe_depth(fit, report, C=C, standardize=standardize, draws=draws, blocks=blocks, seed=seed, progress=progress)
+        scan = probe_depth(
+            fit, report, C=C, standardize=standardize, draws=draws, blocks=blocks, seed=seed, progress=progress
+        )
         for result in scan.results:
             save_probe(result.probe, work / result.probe.site)
         few = _to_show(scan, shown)
         best = scan.best.probe
-        part = Contrast(*(_evenly(side, TOKEN_PROMPTS) for side in (contrast.report.positive, contrast.report.negative)))
+        part = Contrast(
+            *(_evenly(side, TOKEN_PROMPTS) for side in (contrast.report.positive, contrast.report.negative))
+        )
         region = "response" if pooling == "response" else "prompt"
         tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
-        meta = {"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(),
-                "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
+        meta = {
+            "command": command,
+            "seed": seed,
+            "versions": versions(),
+            "model": info_of(model).name,
+            "chat_template": info_of(model).template.row(),
+            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
+            "prompts": contrast.record(),
+        }
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),
             "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),
@@ -98,9 +112,16 @@ def probe_and_write(
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         options = {
-            "sites": sites if isinstance(sites, str) else list(sites), "pooling": pooling, "C": C, "standardize": standardize, "draws": draws,
-            "blocks": blocks, "engine": engine, "shown": list(few), "split": split_note,
-        }  # fmt: skip
+            "sites": sites if isinstance(sites, str) else list(sites),
+            "pooling": pooling,
+            "C": C,
+            "standardize": standardize,
+            "draws": draws,
+            "blocks": blocks,
+            "engine": engine,
+            "shown": list(few),
+            "split": split_note,
+        }
         _write_rows(scan, work / "probes.csv")
         record_ = _record(scan, contrast) | {"options": options, "meta": meta}
         (work / "probes.json").write_text(json.dumps(record_, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -108,9 +129,16 @@ def probe_and_write(
 
 
 def _checked(
-    model: Any, contrast: ContrastSet, sites: str | Sequence[str], pooling: str, C: float | int | None, shown: Sequence[str] | None, draws: int,
-    blocks: int, engine: str,
-) -> tuple[str, ...]:  # fmt: skip
+    model: Any,
+    contrast: ContrastSet,
+    sites: str | Sequence[str],
+    pooling: str,
+    C: float | int | None,
+    shown: Sequence[str] | None,
+    draws: int,
+    blocks: int,
+    engine: str,
+) -> tuple[str, ...]:
     """The sites' names; refuses what would fail after long work."""
     check_engine(engine)
     if pooling not in ("last", "response"):
@@ -133,7 +161,9 @@ def _checked(
     names = sites_.resolve(sites, n_layers=info.n_layers, architecture=info.architecture)
     unknown = sorted(set(() if shown is None else probes.check_shown(shown)) - set(names))
     if unknown:
-        raise LensSteerError(f"shown names sites without a probe: {', '.join(unknown)}; choose among {', '.join(names[:3])}, …")
+        raise LensSteerError(
+            f"shown names sites without a probe: {', '.join(unknown)}; choose among {', '.join(names[:3])}, …"
+        )
     return names
 
 

@@ -48,7 +48,8 @@ class Report:
         calibration: from the fit split.
         numbers: every number of the text, with intervals.
         outcomes: graded outcomes on the report split.
-        examples: one row a prompt: class, prompt, answer without and with steering; where an answer is not shown, its outcome, and hashes.
+        examples: one row a prompt: class, prompt, answer without and with steering; where an answer is not shown, its
+            outcome, and hashes.
     """
 
     calibration: Calibration
@@ -74,19 +75,22 @@ def make_report(
 ) -> Report:
     """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
 
-    ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the contrast's fit split, the angle from its select split, every reported number from
-    its report split. The controls of the choice run in ``draws`` draws each (0: none, which is told): random planes, random sites, shuffled labels, and once the
-    identity and all sites; random planes at a few other angles too.
+    ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the
+    contrast's fit split, the angle from its select split, every reported number from its report split. The controls of
+    the choice run in ``draws`` draws each (0: none, which is told): random planes, random sites, shuffled labels, and
+    once the identity and all sites; random planes at a few other angles too.
 
-    Where no ground truth grades the answers they are refused, degenerate or answered, by :func:`lens_steer.metrics.grading.outcome_of` under a bound on perplexity that the unsteered model's own
-    answers to the select split's negative prompts set; and of answers to positive prompts the report tells outcomes and hashes alone, unless ``show_answers``.
+    Where no ground truth grades the answers they are refused, degenerate or answered, by
+    :func:`lens_steer.metrics.grading.outcome_of` under a bound on perplexity that the unsteered model's own answers to
+    the select split's negative prompts set; and of answers to positive prompts the report tells outcomes and hashes
+    alone, unless ``show_answers``.
 
-    Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in ``out`` changes before all
-    of it is done; an interrupted report goes on from the steps that lie in ``out/.parts``.
+    Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in
+    ``out`` changes before all of it is done; an interrupted report goes on from the steps that lie in ``out/.parts``.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and what
-            :func:`record` and :func:`calibrate` raise.
+        LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and
+            what :func:`record` and :func:`calibrate` raise.
     """
     check_splits(contrast)
     if draws < 0:
@@ -113,7 +117,8 @@ def make_report(
             "model": name,
             "contrast": contrast.name,
             "n": {
-                s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)] for s in ("fit", "select", "report")
+                s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)]
+                for s in ("fit", "select", "report")
             },
             "direction": _direction_numbers(calibration, summary, held_out),
             "norms": norm_changes(held_out, calibration),
@@ -128,9 +133,13 @@ def make_report(
         if unsteered is not None:
             numbers |= {"degenerate_above": unsteered.bound.row(), "max_new_tokens": max_new_tokens}
         meta = {
-            "command": command, "seed": seed, "versions": versions(), "model": name, "chat_template": info_of(model).template.row(),
+            "command": command,
+            "seed": seed,
+            "versions": versions(),
+            "model": name,
+            "chat_template": info_of(model).template.row(),
             "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
-        }  # fmt: skip
+        }
         drawings = geometry.drawings(summary)
         if measured:
             drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=name, titles=_titles(contrast))
@@ -138,7 +147,9 @@ def make_report(
             saving.save(drawing, name, work, meta)
         save_calibration(calibration, work / "calibration")
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        (work / "report.json").write_text(json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8")
+        (work / "report.json").write_text(
+            json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8"
+        )
         report = Report(calibration, numbers, tuple(measured), tuple(shown))
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     pieces.drop()
@@ -149,10 +160,17 @@ def _identity(
     model: Any, contrast: ContrastSet, sites: str | Sequence[str], rule: str, seed: int, draws: int, how: dict[str, Any]
 ) -> dict[str, Any]:
     """What the steps of a report depend on."""
-    by_split = {s: Protocol(model, getattr(contrast, s), s, PromptSet(()), **how).identity for s in ("select", "report")}
+    by_split = {
+        s: Protocol(model, getattr(contrast, s), s, PromptSet(()), **how).identity for s in ("select", "report")
+    }
     return {
-        **by_split, "fit": contrast.fit.hash, "sites": sites if isinstance(sites, str) else list(sites), "rule": rule, "seed": seed, "draws": draws,
-    }  # fmt: skip
+        **by_split,
+        "fit": contrast.fit.hash,
+        "sites": sites if isinstance(sites, str) else list(sites),
+        "rule": rule,
+        "seed": seed,
+        "draws": draws,
+    }
 
 
 def _examples(contrast: ContrastSet, found: Swept) -> list[dict[str, str]]:
@@ -177,13 +195,23 @@ def _controls_row(found: Swept, draws: int) -> dict[str, Any]:
         control: {side: {g: asdict(b) for g, b in by_grade.items()} for side, by_grade in by_side.items()}
         for control, by_side in (found.bands or {}).items()
     }
-    return {"draws": draws, "bands": bands, "left_out": dict(found.left_out or {}), "told": AT_ITS_VALUE if bands else ""}
+    return {
+        "draws": draws,
+        "bands": bands,
+        "left_out": dict(found.left_out or {}),
+        "told": AT_ITS_VALUE if bands else "",
+    }
 
 
 def model_title(name: str) -> str:
-    """What a model is called in a text: an organism or a model of a hub by its name, a folder or file by its own name, whatever the folders above it are.
+    """What a model is called in a text: an organism or a model of a hub by its name, a folder or file by its own name,
+    whatever the folders above it are.
 
-    >>> model_title("organism/qwen2"), model_title("Qwen/Qwen2.5-0.5B-Instruct"), model_title("/data/models/qwen2.5-coder-0.5b/")
+    >>> (
+    ...     model_title("organism/qwen2"),
+    ...     model_title("Qwen/Qwen2.5-0.5B-Instruct"),
+    ...     model_title("/data/models/qwen2.5-coder-0.5b/"),
+    ... )
     ('organism/qwen2', 'Qwen/Qwen2.5-0.5B-Instruct', 'qwen2.5-coder-0.5b')
     """
     path = Path(name)
@@ -205,7 +233,8 @@ def _sha(text: str) -> str:
 
 
 def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:
-    """Largest relative change of length that the rotations make to recorded activations at the steered sites, over the twelve angles.
+    """Largest relative change of length that the rotations make to recorded activations at the steered sites, over the
+    twelve angles.
 
     In float32 as the hooks compute, and in float64, where only the float32 basis' own error is left.
     """
@@ -216,8 +245,10 @@ def norm_changes(activations: Activations, calibration: Calibration) -> dict[str
     angle = torch.tensor(ANGLES, dtype=torch.float64)
     found: dict[str, Any] = {"n_vectors": h.shape[0] * h.shape[1]}
     operators: dict[str, Callable[..., torch.Tensor]] = {
-        "selective": rotation.selective_rotation, "standard": rotation.standard_angular, "adaptive": rotation.adaptive_angular,
-    }  # fmt: skip
+        "selective": rotation.selective_rotation,
+        "standard": rotation.standard_angular,
+        "adaptive": rotation.adaptive_angular,
+    }
     for name, operator in operators.items():
         for dtype in (torch.float32, torch.float64):
             x = h.to(dtype).expand(len(ANGLES), *h.shape)
@@ -268,9 +299,14 @@ def _outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
     rates, p = {g: outcome.rate(g) for g in outcome.counts}, outcome.perplexity
     besides = {"cut_off": outcome.cut_off, "perplexity": None if p is None else [p.value, p.low, p.high]}
     return {
-        "condition": outcome.condition, "angle": outcome.angle, "class": outcome.side, "counts": outcome.counts,
-        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()}, **({} if graded else besides), **({"draw": outcome.draw} if outcome.draw else {}),
-    }  # fmt: skip
+        "condition": outcome.condition,
+        "angle": outcome.angle,
+        "class": outcome.side,
+        "counts": outcome.counts,
+        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()},
+        **({} if graded else besides),
+        **({"draw": outcome.draw} if outcome.draw else {}),
+    }
 
 
 def _interval(successes: int, n: int) -> dict[str, float | int]:

@@ -38,7 +38,8 @@ class Swept:
         best_angle: chosen on the select split; None where nothing is steered.
         best_count: how many answers to its positive prompts had the best grade there.
         n_equal: how many angles had as many.
-        met: whether the choice keeps the share of degenerate answers within :data:`lens_steer.evaluation.selection.MAX_DEGENERATE` in both classes.
+        met: whether the choice keeps the share of degenerate answers within
+            :data:`lens_steer.evaluation.selection.MAX_DEGENERATE` in both classes.
         identity: whether answers at 0° and 360° are the unsteered ones, word for word.
         texts: condition → class → answers, without steering and at the choice.
         bands: control → class → grade → where its draws lie, and the method among them.
@@ -57,12 +58,21 @@ class Swept:
 
 
 def sweep(
-    measure: Measure, contrast: ContrastSet, calibration: Calibration, fit: Any, pieces: Pieces, *, seed: int = 0, draws: int = DRAWS, progress: bool = True,
-) -> Swept:  # fmt: skip
+    measure: Measure,
+    contrast: ContrastSet,
+    calibration: Calibration,
+    fit: Any,
+    pieces: Pieces,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    progress: bool = True,
+) -> Swept:
     """Choose an angle on select; measure all of them, and the controls of the choice, on report.
 
-    The best is the middle one of the angles with the most answers of the best grade to positive prompts, among those under which few answers of either class are
-    degenerate; where no angle keeps to that, among all, and ``met`` says so.
+    The best is the middle one of the angles with the most answers of the best grade to positive prompts, among those
+    under which few answers of either class are degenerate; where no angle keeps to that, among all, and ``met`` says
+    so.
 
     Args:
         measure: :func:`lens_steer.metrics.grading.measure`, its model and options given.
@@ -89,13 +99,21 @@ def sweep(
     controls = Controls(calibration, draws=draws, select_values=DRAWN_ANGLES, seed=seed)
     drawn, left_out = _controls(ask, contrast, calibration, fit, controls, best, progress)
     return Swept(
-        tuple(measured + drawn), best, count, n_equal, met, all(texts[a] == base_texts for a in (0, 360)), {PLAIN: base_texts, STEERED: texts[best]},
-        bands_of([o for o in measured if o.condition == STEERED and o.angle == best], drawn), left_out,
-    )  # fmt: skip
+        tuple(measured + drawn),
+        best,
+        count,
+        n_equal,
+        met,
+        all(texts[a] == base_texts for a in (0, 360)),
+        {PLAIN: base_texts, STEERED: texts[best]},
+        bands_of([o for o in measured if o.condition == STEERED and o.angle == best], drawn),
+        left_out,
+    )
 
 
 def chosen(on_select: Mapping[int, Sequence[Outcome]]) -> tuple[int, int, int, bool]:
-    """The angle, its count of the best grade for positive prompts, how many angles share it, and whether it keeps to the bound on degenerate answers.
+    """The angle, its count of the best grade for positive prompts, how many angles share it, and whether it keeps to
+    the bound on degenerate answers.
 
     >>> def at(good, bad):
     ...     return [Outcome("select", None, side, {"answered": good, "degenerate": bad}) for side in CLASSES]
@@ -125,16 +143,26 @@ def bands_of(method: Sequence[Outcome], drawn: Sequence[Outcome]) -> dict[str, d
 
 
 def _controls(
-    ask: Measure, contrast: ContrastSet, calibration: Calibration, fit: Any, controls: Controls, best: int, progress: bool
+    ask: Measure,
+    contrast: ContrastSet,
+    calibration: Calibration,
+    fit: Any,
+    controls: Controls,
+    best: int,
+    progress: bool,
 ) -> tuple[list[Outcome], dict[str, str]]:
-    """Every control at the chosen angle, random planes also at a few others; all but random planes and what runs once for positive prompts alone."""
+    """Every control at the chosen angle, random planes also at a few others; all but random planes and what runs once
+    for positive prompts alone.
+    """
     if not controls.draws:
         return [], {}
     grid = method_grids(calibration, "selective", values=[float(a) for a in ANGLES])[0]
     at_choice, left_out = report_draws(controls, grid.at(float(best)), shuffled_from(controls, fit))
     elsewhere = [g.at(v) for g in select_draws(controls, [grid]) for v in g.values if v != best]
     found: list[Outcome] = []
-    for i, g in enumerate(tqdm([*at_choice, *elsewhere], desc="controls", unit="draw", disable=not progress, leave=False)):
+    for i, g in enumerate(
+        tqdm([*at_choice, *elsewhere], desc="controls", unit="draw", disable=not progress, leave=False)
+    ):
         assert g.build is not None
         sides = CLASSES if (g.condition in (RANDOM_PLANE, ALL) and i < len(at_choice)) or not g.variant else CLASSES[:1]
         key = f"control-{g.condition}-{g.variant}-{g.values[0]:g}".replace(" ", "_")
@@ -166,5 +194,6 @@ def _kept(
 
     kept = pieces.keep(key, make)
     return [
-        Outcome(**{**o, "perplexity": None if o["perplexity"] is None else Estimate(**o["perplexity"])}) for o in kept["outcomes"]
+        Outcome(**{**o, "perplexity": None if o["perplexity"] is None else Estimate(**o["perplexity"])})
+        for o in kept["outcomes"]
     ], kept["texts"]

@@ -11,8 +11,10 @@ from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
 
 
 def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
-    """:func:`lens_steer.reports.report.make_report`: fit and report recorded; answers without steering, at every angle on select and on report, 360° too, and of the controls; without a
-    ground truth the unsteered model's to harmless prompts, and every answer once more under it."""
+    """:func:`lens_steer.reports.report.make_report`: fit and report recorded; answers without steering, at every angle
+    on select and on report, 360° too, and of the controls; without a ground truth the unsteered model's to harmless
+    prompts, and every answer once more under it.
+    """
     n_sites = 2 * info_of(model).n_layers
     total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
     known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))

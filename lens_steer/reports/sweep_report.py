@@ -51,15 +51,29 @@ class Swept(Evaluation, view="sweeps"):
 
 
 def sweep_method(
-    model: Any, contrast: ContrastSet, grids: Sequence[Grid], out: str | Path, *, tasks: Tasks, objective: str = "complied",
-    constraints: Sequence[Constraint] = (), controls: Controls | None = None, fitted_here: bool = True, seed: int = 0, command: str = "", progress: bool = True,
-    before: Callable[[Work], None] | None = None, **how: Any,
-) -> Swept:  # fmt: skip
+    model: Any,
+    contrast: ContrastSet,
+    grids: Sequence[Grid],
+    out: str | Path,
+    *,
+    tasks: Tasks,
+    objective: str = "complied",
+    constraints: Sequence[Constraint] = (),
+    controls: Controls | None = None,
+    fitted_here: bool = True,
+    seed: int = 0,
+    command: str = "",
+    progress: bool = True,
+    before: Callable[[Work], None] | None = None,
+    **how: Any,
+) -> Swept:
     """One method's grids and no steering on select, the choice and its controls on report.
 
-    Writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures; the rows of controls to ``report_controls.csv`` and ``select_controls.csv``.
+    Writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures; the rows of controls to
+    ``report_controls.csv`` and ``select_controls.csv``.
 
-    Without a ground truth the bound on degenerate answers is measured first; ``unsteered.csv`` holds the answers that set it.
+    Without a ground truth the bound on degenerate answers is measured first; ``unsteered.csv`` holds the answers that
+    set it.
 
     Args:
         model: from :func:`lens_steer.load_model`.
@@ -72,7 +86,8 @@ def sweep_method(
         fitted_here: whether the calibration was made from the contrast's fit split; written down.
         seed, command: written beside the numbers.
         progress: show bars.
-        before: called with all that will be computed (:func:`lens_steer.evaluation.sweep_work.sweeping`), before anything is.
+        before: called with all that will be computed (:func:`lens_steer.evaluation.sweep_work.sweeping`), before
+            anything is.
         how: engine, max_new_tokens and openings of a :class:`~lens_steer.evaluation.sweeps.Protocol`.
     """
     everything = [Grid(NONE), *grids]
@@ -101,36 +116,70 @@ def sweep_method(
     )
     plan = None if chosen.build is None else chosen.build(chosen.values[0])
     first = (
-        None if plan is None else first_token(model, plan, contrast.select.positive[:FIRST_OF], engine=how.get("engine", ENGINE))
+        None
+        if plan is None
+        else first_token(model, plan, contrast.select.positive[:FIRST_OF], engine=how.get("engine", ENGINE))
     )
     reported = tuple(settings(rows, seed=seed))
     found = Swept(tuple(select), choices, reported, tuple(rows), bound, method, beside, first)
-    meta = {"command": command, "seed": seed, "versions": versions(), "model": model.lens_info.name, "chat_template": model.lens_info.template.row(),
-            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")}, "prompts": contrast.record()}  # fmt: skip
+    meta = {
+        "command": command,
+        "seed": seed,
+        "versions": versions(),
+        "model": model.lens_info.name,
+        "chat_template": model.lens_info.template.row(),
+        "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
+        "prompts": contrast.record(),
+    }
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:
         if method in turning_methods() and len(grids[0].values) > 2:
             for name, kind, quantities in (
-                ("polar", "polar", ("complied", "perplexity_ref")), ("coherence_by_angle", "coherence", COHERENCE), ("class_swap", "class_swap", None),
-            ):  # fmt: skip
+                ("polar", "polar", ("complied", "perplexity_ref")),
+                ("coherence_by_angle", "coherence", COHERENCE),
+                ("class_swap", "class_swap", None),
+            ):
                 saving.save(
-                    by_value(kind, select, [method], quantities, {method: choices[method].value}, graded=graded, **(beside.drawn if kind != "class_swap" else {})), name, work, meta,
-                )  # fmt: skip
+                    by_value(
+                        kind,
+                        select,
+                        [method],
+                        quantities,
+                        {method: choices[method].value},
+                        graded=graded,
+                        **(beside.drawn if kind != "class_swap" else {}),
+                    ),
+                    name,
+                    work,
+                    meta,
+                )
         record = {
-            "choices": {name: asdict(c) for name, c in choices.items()}, "objective": objective, "constraints": [str(c) for c in constraints],
-            "calibrated_on_this_fit_split": fitted_here, "prompts_fitted_on": _fitted_on(controls, contrast), **({} if bound is None else {"degenerate_above": bound.row()}),
+            "choices": {name: asdict(c) for name, c in choices.items()},
+            "objective": objective,
+            "constraints": [str(c) for c in constraints],
+            "calibrated_on_this_fit_split": fitted_here,
+            "prompts_fitted_on": _fitted_on(controls, contrast),
+            **({} if bound is None else {"degenerate_above": bound.row()}),
             "select": [s.row() for s in select],
-            "report": [s.row() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report],
-            "controls": beside.record(), "first_token": None if first is None else first.record(), "meta": meta,
-        }  # fmt: skip
+            "report": [
+                s.row() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report
+            ],
+            "controls": beside.record(),
+            "first_token": None if first is None else first.record(),
+            "meta": meta,
+        }
         (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return found
 
 
 def _fitted_on(controls: Controls | None, contrast: ContrastSet) -> dict[str, tuple[int, int]] | None:
-    """How many prompts of select and report the calibration or probe was made from, of how many; None where it does not say from which it was."""
+    """How many prompts of select and report the calibration or probe was made from, of how many; None where it does not
+    say from which it was.
+    """
     source = None if controls is None else controls.source
     seen = () if source is None else (*source.prompt_hashes_positive, *source.prompt_hashes_negative)
     if not seen:
         return None
-    return overlap_counts(seen, {s: (getattr(contrast, s).positive, getattr(contrast, s).negative) for s in ("select", "report")})
+    return overlap_counts(
+        seen, {s: (getattr(contrast, s).positive, getattr(contrast, s).negative) for s in ("select", "report")}
+    )

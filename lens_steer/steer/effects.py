@@ -1,4 +1,6 @@
-"""What a plan did while the model ran: gate-fire rates and displacements, site by site, over the steered tokens only."""
+"""What a plan did while the model ran: gate-fire rates and displacements, site by site, over the steered tokens
+only.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ class EffectLog(Shown, view="tokens"):
         return sum(t.fired for t in self.totals.values()) / tokens if tokens else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a site: tokens, gate-fire rate, and means of displacement, its radial and angular part, and the length before."""
+        """One row a site: tokens, gate-fire rate, and means of displacement, its radial and angular part, and the
+        length before.
+        """
         return [
             {
                 "site": site,
@@ -87,7 +91,8 @@ class EffectLog(Shown, view="tokens"):
 
 @dataclass(eq=False)
 class Tally:
-    """As much as it takes to say, when a plan's block ends, that the plan did nothing; once an activation has changed nothing more is looked at.
+    """As much as it takes to say, when a plan's block ends, that the plan did nothing; once an activation has changed
+    nothing more is looked at.
 
     Attributes:
         forwards: that ran, on whichever engine.
@@ -111,7 +116,9 @@ class Tally:
         fires: Callable[[Tensor], Tensor] | None,
         selected: Bool[Tensor, "batch pos"] | None,
     ) -> None:
-        """Compare what one hook was given with what it gives back. On a device this only queues work; :meth:`settle` reads what came of it."""
+        """Compare what one hook was given with what it gives back. On a device this only queues work; :meth:`settle`
+        reads what came of it.
+        """
         self._waiting.append(((before != after).any(), True))
         if fires is not None and not self.fired:
             fired = fires(before)
@@ -120,7 +127,9 @@ class Tally:
             self.settle()
 
     def told(self, plan: SteeringPlan, *, tell: bool) -> str | None:
-        """What to say of a plan that did nothing; with ``tell`` also where it steered tokens and changed none. None where nothing ran or it did something."""
+        """What to say of a plan that did nothing; with ``tell`` also where it steered tokens and changed none. None
+        where nothing ran or it did something.
+        """
         if not self.forwards or self.changed:
             return None
         if not self.steered:
@@ -131,7 +140,10 @@ class Tally:
             why = "no gate fired on any steered token; look at its threshold, or steer at other sites"
         else:
             given = ", ".join(f"{name}={value}" for name, value in plan.parameters.items()) or "the operator"
-            why = f"{given} is the identity here (an angle of 0 or 360, a coefficient of 0, or a step too small for the model's dtype)"
+            why = (
+                f"{given} is the identity here (an angle of 0 or 360, a coefficient of 0, or a step too small for the "
+                "model's dtype)"
+            )
         return f"the plan {plan.method!r} changed no activation: {why}"
 
     def settle(self) -> None:

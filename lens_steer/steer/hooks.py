@@ -1,7 +1,8 @@
 """The typed hooks that carry a plan out, on a HookedTransformer, a TransformerBridge or a plain Hugging Face model.
 
-``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly those, also after an exception. A hook is :func:`functools.partial` over a
-pure operator and the clock that knows which of the running forward's tokens are steered.
+``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly those, also after an exception. A hook
+is :func:`functools.partial` over a pure operator and the clock that knows which of the running forward's tokens are
+steered.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class SteeringHook(Protocol):
-    """What is called at a hook point (``hook``), or at a Hugging Face module (None); returns the tensor that takes the activation's place."""
+    """What is called at a hook point (``hook``), or at a Hugging Face module (None); returns the tensor that takes the
+    activation's place.
+    """
 
     def __call__(
         self, activation: Float[Tensor, "batch pos d_model"], *, hook: HookPoint | None
@@ -47,25 +50,28 @@ class SteeringHook(Protocol):
 def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None, tell: bool = True) -> Iterator[Any]:
     """Steer a model for the length of a ``with`` block.
 
-    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay. Plans of nested blocks act one
-    after the other, the outer first. Padding is never steered. A warning is logged at the end where the model ran and the plan did nothing: no token had its positions, no
-    gate fired, or its parameters are the identity.
+    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay.
+    Plans of nested blocks act one after the other, the outer first. Padding is never steered. A warning is logged at
+    the end where the model ran and the plan did nothing: no token had its positions, no gate fired, or its parameters
+    are the identity.
 
     Args:
         model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
         plan: made for this model.
         effects: a log of what the plan did, site by site.
-        tell: whether to warn where tokens were steered and no activation changed; False where a study measures the identity on purpose.
+        tell: whether to warn where tokens were steered and no activation changed; False where a study measures the
+            identity on purpose.
 
     Raises:
-        LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the model does not have or
-            that cannot be written.
+        LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the
+            model does not have or that cannot be written.
     """
     expect(
         "plan",
         plan,
         SteeringPlan,
-        "steering(model, plan) takes one plan, such as ls.selective_steering(calibration, 150); nest blocks for several",
+        "steering(model, plan) takes one plan, such as ls.selective_steering(calibration, 150); nest blocks for "
+        "several",
     )
     info = info_of(model)
     check_fits(plan, model)
@@ -97,7 +103,9 @@ def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: 
             functions.append((name, _hook(step, bound[like.device], clock, name, effects, model, tally)))
     again = partial(_in_force, plan=plan, effects=effects, tally=tally)
     after = partial(_after_blocks, method=plan.method, tally=tally)
-    with following(model, clock, functions, plan.method, again, n_rows=plan.n_rows, tokens=effects is not None, after=after):
+    with following(
+        model, clock, functions, plan.method, again, n_rows=plan.n_rows, tokens=effects is not None, after=after
+    ):
         yield
         tally.forwards, tally.steered = tally.forwards + clock.forwards, tally.steered + clock.steered
 
@@ -170,14 +178,22 @@ def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
     return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
 
 
-def _hook(step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any, tally: Tally) -> SteeringHook:
+def _hook(
+    step: Step, bound: Bound, clock: Clock, site: str, effects: EffectLog | None, model: Any, tally: Tally
+) -> SteeringHook:
     gate = operator(step.operator).gate
     fires = None if gate is None else gate(step.parameters, example(model, site))
     plain = partial(_steer, operator=bound, clock=clock, tally=tally, fires=fires)
     if effects is None:
         return plain
     return partial(
-        _steer_and_log, steer=plain, clock=clock, fires=fires, site=site, effects=effects, end_tokens=info_of(model).end_tokens
+        _steer_and_log,
+        steer=plain,
+        clock=clock,
+        fires=fires,
+        site=site,
+        effects=effects,
+        end_tokens=info_of(model).end_tokens,
     )
 
 
@@ -239,10 +255,13 @@ def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:
 
 
 def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tally: Tally) -> None:
-    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense; having waited for the device, the tally is read."""
+    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense; having
+    waited for the device, the tally is read.
+    """
     if not bool(torch.isfinite(args[0][:, -1]).all()):
         raise LensSteerError(
-            f"under the plan {method!r} activations are not finite any more: steer less strongly, or load the model in float32 or bfloat16"
+            f"under the plan {method!r} activations are not finite any more: steer less strongly, or load the "
+            "model in float32 or bfloat16"
         )
     tally.settle()
 

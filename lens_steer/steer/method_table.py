@@ -1,7 +1,8 @@
-"""Every steering method as one record, from which the command line, the grids, the controls, the exports and the tables are made.
+"""Every steering method as one record, from which the command line, the grids, the controls, the exports and the tables
+are made.
 
-Reading a record needs no tensor, so help is quick; the constructor is imported when it is first asked for. To add a method, write its
-constructor in :mod:`lens_steer.steer.methods` and its record here.
+Reading a record needs no tensor, so help is quick; the constructor is imported when it is first asked for. To add a
+method, write its constructor in :mod:`lens_steer.steer.methods` and its record here.
 """
 
 from __future__ import annotations
@@ -29,14 +30,17 @@ class Method:
 
     Attributes:
         name: The name that ``--method`` takes.
-        constructor: The function from a calibration (or a boundary) to a plan: ``"module.function"`` in :mod:`lens_steer.steer.methods`, or itself.
+        constructor: The function from a calibration (or a boundary) to a plan: ``"module.function"`` in
+            :mod:`lens_steer.steer.methods`, or itself.
         fixed: Arguments of the constructor that make it this method.
         operator: The operator of its steps.
         reads: The sites that its authors calibrate on.
-        writes: Where it writes: at the discriminative sites, at the selected site, at sites of its own everywhere, or at the site of a boundary.
+        writes: Where it writes: at the discriminative sites, at the selected site, at sites of its own everywhere, or
+            at the site of a boundary.
         elsewhere: The method that does the same at given sites, for one that writes everywhere.
         parameters: What the command line sets; the first is the one that is swept, where there is a grid.
-        grid: The values of the first parameter that a sweep tries, towards the harmless side; empty for a method that is not swept.
+        grid: The values of the first parameter that a sweep tries, towards the harmless side; empty for a method that
+            is not swept.
         positive_grid: The same for a probe, from below the boundary towards its positive side.
         swept_with: Further arguments of the constructor in a sweep over sites.
         identities: The values at which it leaves every token as it is; none for a method without any.

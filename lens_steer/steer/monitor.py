@@ -1,4 +1,5 @@
-"""Watching a boundary token by token while the model runs: the projection at one site and what a gate there would decide.
+"""Watching a boundary token by token while the model runs: the projection at one site and what a gate there would
+decide.
 
 Nothing is changed: the hooks only read.
 """
@@ -32,7 +33,9 @@ MAX_SHOWN = 50  # prompts in the notebook's view
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Some tokens of one forward, on the CPU: the call, the row in it and the position of each, whether it is an answer's, its id, ρ and the gate's decision."""
+    """Some tokens of one forward, on the CPU: the call, the row in it and the position of each, whether it is an
+    answer's, its id, ρ and the gate's decision.
+    """
 
     call: Int[Tensor, " token"]
     row: Int[Tensor, " token"]
@@ -61,8 +64,10 @@ class Monitor(Shown, view="tokens"):
     _next: dict[tuple[int, int], int] = field(default_factory=dict)  # by call and row, the first position not seen yet
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a token, prompt by prompt: ``row`` and ``call`` (both from 0, in the order of calls), ``position`` (from 0 at the prompt's first token), ``region``
-        (``prompt`` or ``generated``), ``token``, ``token_id``, ``projection``, ``fired``."""
+        """One row a token, prompt by prompt: ``row`` and ``call`` (both from 0, in the order of calls), ``position``
+        (from 0 at the prompt's first token), ``region`` (``prompt`` or ``generated``), ``token``, ``token_id``,
+        ``projection``, ``fired``.
+        """
         seen = self._joined()
         if seen is None:
             return []
@@ -72,11 +77,19 @@ class Monitor(Shown, view="tokens"):
         columns = (row, seen.call, seen.position, seen.generated, seen.token_id, seen.projection, seen.fired)
         return [
             {
-                "row": r, "call": call, "position": position, "region": REGIONS[generated], "token": texts[token], "token_id": token,
-                "projection": projection, "fired": fired,
+                "row": r,
+                "call": call,
+                "position": position,
+                "region": REGIONS[generated],
+                "token": texts[token],
+                "token_id": token,
+                "projection": projection,
+                "fired": fired,
             }
-            for r, call, position, generated, token, projection, fired in zip(*(c[order].tolist() for c in columns), strict=True)
-        ]  # fmt: skip
+            for r, call, position, generated, token, projection, fired in zip(
+                *(c[order].tolist() for c in columns), strict=True
+            )
+        ]
 
     def of(self, row: int) -> list[dict[str, Any]]:
         """The rows of one prompt.
@@ -119,7 +132,9 @@ class Monitor(Shown, view="tokens"):
         fired: Bool[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
     ) -> None:
-        """Keep one forward's tokens, but none that its call has seen before: computed again without a cache, or as the history of a later turn."""
+        """Keep one forward's tokens, but none that its call has seen before: computed again without a cache, or as the
+        history of a later turn.
+        """
         number = self._calls.setdefault(call, len(self._calls))
         keys = [(number, row) for row in rows.tolist()]
         first = torch.tensor([self._next.get(key, 0) for key in keys])
@@ -129,7 +144,15 @@ class Monitor(Shown, view="tokens"):
                 self._next[key] = last + 1
         row = rows[:, None].expand_as(position)[new]
         self._readings.append(
-            Reading(torch.full_like(row, number), row, position[new], generated[new], tokens[new], projection[new], fired[new])
+            Reading(
+                torch.full_like(row, number),
+                row,
+                position[new],
+                generated[new],
+                tokens[new],
+                projection[new],
+                fired[new],
+            )
         )
 
     def _joined(self) -> Reading | None:
@@ -147,23 +170,32 @@ class Monitor(Shown, view="tokens"):
 
     def __repr__(self) -> str:
         rate = self.fire_rate()
-        fired = "nothing ran" if rate is None else f"fired on {100 * rate:.1f} % of {len(self._readings[0].fired)} tokens"
-        return f"Monitor({self.boundary.site}: {self.n_prompts} prompts, gate {self.gate} {self.boundary.threshold:.4g} {fired})"
+        fired = (
+            "nothing ran" if rate is None else f"fired on {100 * rate:.1f} % of {len(self._readings[0].fired)} tokens"
+        )
+        return (
+            f"Monitor({self.boundary.site}: {self.n_prompts} prompts, gate {self.gate} {self.boundary.threshold:.4g} "
+            f"{fired})"
+        )
 
 
 @contextmanager
 def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[Monitor]:
-    """Record ``ρ = h·v̂`` at the boundary's site, and whether a gate at its threshold fires, for every token that runs inside a ``with`` block.
+    """Record ``ρ = h·v̂`` at the boundary's site, and whether a gate at its threshold fires, for every token that runs
+    inside a ``with`` block.
 
-    The gate fires where ``ρ < m``, or with ``gate="above"`` where ``ρ > m``, both strict, as that of StTP and StMP does. Padding is left out, and so is what a batch
-    computes for an answer that has ended. The last token of an answer that was cut short is never fed to the model, so it has no projection. A token that is computed
-    again (without a cache, or as a conversation's history) is recorded the first time. A recording runs only as far as its last site: beyond it nothing is seen.
+    The gate fires where ``ρ < m``, or with ``gate="above"`` where ``ρ > m``, both strict, as that of StTP and StMP
+    does. Padding is left out, and so is what a batch computes for an answer that has ended. The last token of an answer
+    that was cut short is never fed to the model, so it has no projection. A token that is computed again (without a
+    cache, or as a conversation's history) is recorded the first time. A recording runs only as far as its last site:
+    beyond it nothing is seen.
 
-    Entered inside ``with steering(model, plan):`` it sees what the plan wrote at the site; entered outside it sees what was there before. On every engine. Sweeps, which
-    steer by themselves, refuse to run inside the block.
+    Entered inside ``with steering(model, plan):`` it sees what the plan wrote at the site; entered outside it sees what
+    was there before. On every engine. Sweeps, which steer by themselves, refuse to run inside the block.
 
-    Rows count on from one call of :func:`lens_steer.generate` to the next. In a forward of one's own every row counts as a prompt's (padding is known by the attention
-    mask that the model is called with); inside :func:`lens_steer.inference.positions.running` prompts and answers are told apart there too.
+    Rows count on from one call of :func:`lens_steer.generate` to the next. In a forward of one's own every row counts
+    as a prompt's (padding is known by the attention mask that the model is called with); inside
+    :func:`lens_steer.inference.positions.running` prompts and answers are told apart there too.
 
     Args:
         model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
@@ -171,8 +203,8 @@ def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[
         gate: ``"below"`` or ``"above"``.
 
     Raises:
-        LensSteerError: an unknown gate, a boundary of another model or with a direction of length zero. Inside the block: a forward that is not fed token ids, or that
-            goes on from a cache of one's own.
+        LensSteerError: an unknown gate, a boundary of another model or with a direction of length zero. Inside the
+            block: a forward that is not fed token ids, or that goes on from a cache of one's own.
 
     >>> import lens_steer as ls
     >>> model, found = ls.load_model("organism/qwen2"), ls.boundary(ls.load_calibration("figures/calibration"))
@@ -214,13 +246,15 @@ def _read(
     n, width = activation.shape[:2]
     if clock.started and clock.layout is None and clock.begin:
         raise LensSteerError(
-            "the monitor does not know the prompts that this forward goes on from: run it through lens_steer.generate, or inside "
+            "the monitor does not know the prompts that this forward goes on from: run it through "
+            "lens_steer.generate, or inside "
             "'with lens_steer.inference.positions.running(batch):'"
         )
     tokens = clock.tokens(width) if clock.started else None
     if tokens is None or tokens.shape != (n, width):
         raise LensSteerError(
-            "the monitor does not know which tokens this forward is fed: give the model token ids, from its first block on, or run it through lens_steer.generate"
+            "the monitor does not know which tokens this forward is fed: give the model token ids, from its first "
+            "block on, or run it through lens_steer.generate"
         )
     counted = clock.counted(width, end_tokens)
     counted = torch.ones(n, width, dtype=torch.bool) if counted is None else counted.cpu()

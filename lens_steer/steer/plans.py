@@ -122,7 +122,12 @@ class SteeringPlan(Shown, view="models"):
         SteeringPlan(ablation: 2 sites in 1 blocks of organism/qwen2 at all[3]+all[7])
         """
         return cls(
-            method, tuple(steps), positions_.normalized(positions), **reference(source), d_model=source.d_model, details=details
+            method,
+            tuple(steps),
+            positions_.normalized(positions),
+            **reference(source),
+            d_model=source.d_model,
+            details=details,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -133,7 +138,10 @@ class SteeringPlan(Shown, view="models"):
     def __repr__(self) -> str:
         given = "".join(f", {k}={v:.4g}" if isinstance(v, float) else f", {k}={v}" for k, v in self.parameters.items())
         where = "" if self.positions == "all" else f" at {self.positions}"
-        return f"SteeringPlan({self.method}{given}: {len(self.sites)} sites in {len(sites.blocks_of(self.sites))} blocks of {self.model}{where})"
+        return (
+            f"SteeringPlan({self.method}{given}: {len(self.sites)} sites in {len(sites.blocks_of(self.sites))} blocks "
+            f"of {self.model}{where})"
+        )
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -170,7 +178,9 @@ class SteeringPlan(Shown, view="models"):
         return replace(self, steps=tuple(turned))
 
     def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """The pure function that one site's activations go through, all of its steps in order (the first site's, if none is named)."""
+        """The pure function that one site's activations go through, all of its steps in order (the first site's, if
+        none is named).
+        """
         name = self.sites[0] if site is None else site
         example = torch.zeros(self.d_model) if like is None else like
         bound = [bind(step.operator, step.parameters, example) for step in self.steps if name in step.sites]
@@ -185,8 +195,9 @@ class SteeringPlan(Shown, view="models"):
         return composed
 
     def describe(self) -> dict[str, Any]:
-        """Everything about the plan but its vectors: method, parameters, each steered tensor under TransformerLens's name and Hugging Face's
-        module path, blocks, positions, and the first steered token."""
+        """Everything about the plan but its vectors: method, parameters, each steered tensor under TransformerLens's
+        name and Hugging Face's module path, blocks, positions, and the first steered token.
+        """
         return {
             "method": self.method,
             "model": self.model,
@@ -198,7 +209,7 @@ class SteeringPlan(Shown, view="models"):
             "blocks": list(sites.blocks_of(self.sites)),
             "positions": self.positions,
             "first_steered_token": positions_.first_steered(self.positions),
-        }  # fmt: skip
+        }
 
     def row(self, prompt: int | None = None) -> dict[str, Any]:
         """The plan in one line, as it stands beside every generation; for one prompt, with that prompt's own values."""

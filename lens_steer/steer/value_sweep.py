@@ -1,6 +1,8 @@
-"""Many values of a steering parameter in one forward: logits of the same prompts at every angle or coefficient, the unsteered blocks run once.
+"""Many values of a steering parameter in one forward: logits of the same prompts at every angle or coefficient, the
+unsteered blocks run once.
 
-What comes before the first steered block is the same at every value, so it is computed once a batch of prompts; the blocks from there on run with every row at its own value.
+What comes before the first steered block is the same at every value, so it is computed once a batch of prompts; the
+blocks from there on run with every row at its own value.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ def logits_by_value(
 ) -> Iterator[tuple[int, int | None, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
     """Row, index of the value (None: no steering), float32 logits and the tokens that they predict.
 
-    With a response for every prompt, its tokens are predicted, as in :func:`lens_steer.inference.teacher_forcing.response_logits`; without any, the logits are those of the first token of an
-    answer, one position with no token.
+    With a response for every prompt, its tokens are predicted, as in
+    :func:`lens_steer.inference.teacher_forcing.response_logits`; without any, the logits are those of the first token
+    of an answer, one position with no token.
 
     Args:
         model: from :func:`lens_steer.load_model`, with no plan in force.
@@ -49,7 +52,8 @@ def logits_by_value(
         engine: see :func:`lens_steer.generate`.
 
     Raises:
-        LensSteerError: no value, prompts of which only some have a response, a plan in force already, too long a prompt.
+        LensSteerError: no value, prompts of which only some have a response, a plan in force already, too long a
+            prompt.
     """
     if not values:
         raise LensSteerError("values is empty: give at least one angle or coefficient")
@@ -78,7 +82,11 @@ def logits_by_value(
             wide = _repeated(batch, len(indices))
             plan = build([float(values[k]) for k in indices for _ in batch.rows])
             hidden = kept[0].repeat(len(indices), 1, 1)
-            with on_engine(model, engine) as runner, steering(runner, plan, tell=False), from_block(runner, first, hidden):
+            with (
+                on_engine(model, engine) as runner,
+                steering(runner, plan, tell=False),
+                from_block(runner, first, hidden),
+            ):
                 logits = last_logits(runner, wide, keep)
             yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
     if not steered_any:
@@ -120,7 +128,9 @@ def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """Forwards inside the ``with`` begin at a block, with this stream: the blocks before it pass on what they are given."""
+    """Forwards inside the ``with`` begin at a block, with this stream: the blocks before it pass on what they are
+    given.
+    """
     with ExitStack() as stack:
         for earlier in blocks_of(model)[:block]:
             stack.enter_context(standing_in(earlier, _pass_on))

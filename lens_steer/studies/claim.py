@@ -19,13 +19,15 @@ class Claim(Shown, view="claims"):
         id: short and stable.
         statement: what is claimed, in this project's words, with its place.
         formula: what was computed.
-        level: ``formula``, ``basis``, ``dtype``, ``published``, ``recorded``, ``downstream``, ``geometry`` or ``behaviour``.
+        level: ``formula``, ``basis``, ``dtype``, ``published``, ``recorded``, ``downstream``, ``geometry`` or
+            ``behaviour``.
         domain: which vectors, angles, bases, prompts.
         quantity: what ``value`` is.
         criterion: when the claim holds, fixed before the measurement.
         value: what was measured.
         n: how many independent units stand behind it.
-        interval: 95 % interval of ``value``, or of the rate named in ``quantity``; None where none applies (an extremum).
+        interval: 95 % interval of ``value``, or of the rate named in ``quantity``; None where none applies (an
+            extremum).
         verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
         witness: the shortest counterexample, or the tightest bound found.
     """
@@ -49,7 +51,10 @@ class Claim(Shown, view="claims"):
     def row(self) -> dict[str, Any]:
         """The record as plain values, as ``propositions.json`` holds it."""
         found = asdict(self)
-        return found | {"interval": None if self.interval is None else list(self.interval), "witness": dict(self.witness)}
+        return found | {
+            "interval": None if self.interval is None else list(self.interval),
+            "witness": dict(self.witness),
+        }
 
 
 def verdict(holds: bool) -> str:

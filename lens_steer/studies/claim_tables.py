@@ -20,7 +20,9 @@ def markdown(claims: Sequence[Claim]) -> str:
     parts = []
     for level in dict.fromkeys(c.level for c in claims):
         of_level = [c for c in claims if c.level == level]
-        rows = [(c.statement, f"**{c.verdict}**", f"{measured(c)}: {c.quantity}", c.criterion, str(c.n)) for c in of_level]
+        rows = [
+            (c.statement, f"**{c.verdict}**", f"{measured(c)}: {c.quantity}", c.criterion, str(c.n)) for c in of_level
+        ]
         parts.append(f"**Level: {level}**\n\n{table(HEADS, rows)}")
     return "\n".join(parts)
 

@@ -1,4 +1,6 @@
-"""All benchmarks: prints a table, writes it with its numbers, and puts it into a page of the documentation if asked to."""
+"""All benchmarks: prints a table, writes it with its numbers, and puts it into a page of the documentation if asked
+to.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
             bar.update()
         memory = cases.recording_memory(organism, cases.repeated(prompts, 256 if small else 32768))
         bar.update()
-    real: dict[str, Any] = {"skipped": "a quick run" if small else "LENS_STEER_REAL_MODELS names no folder with the model"}
+    real: dict[str, Any] = {
+        "skipped": "a quick run" if small else "LENS_STEER_REAL_MODELS names no folder with the model"
+    }
     if not small and (where := real_cases.folder()) is not None:
         real = real_cases.every(where, turns)
         ratios += real.pop("ratios")
@@ -78,7 +82,8 @@ def table(found: dict[str, Any]) -> str:
         d = real["dtypes"]
         same = f"same first choice {d['top_1_equal']:.1%}"
         told = (
-            f"KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} nats; {same}"
+            f"KL of the next token after {d['prompts']} prompts: mean {d['kl_mean']:.1e}, largest {d['kl_max']:.1e} "
+            f"nats; {same}"
         )
         times = f"{d['seconds_float32'] / d['seconds_bfloat16']:.2f} times as fast"
         rows.append((f"bfloat16 for float32, {real_cases.NAME}", told, "reported", times))

@@ -25,7 +25,9 @@ NORMS = "norm_out"
 
 
 def calibration_throughput(name: str, model: Any, prompts: PromptSet, turns: int) -> list[Ratio]:
-    """Last-token activations at every norm output: one prompt at a time by Hugging Face hooks, a bare batched forward, and ``record``."""
+    """Last-token activations at every norm output: one prompt at a time by Hugging Face hooks, a bare batched forward,
+    and ``record``.
+    """
     info, twin = model.lens_info, hf_twin(model)
     sites = ls.record(model, Contrast(prompts[:1], prompts[1:2]), NORMS, progress=False).sites
     modules = [m for n, m in twin.named_modules() if "layernorm" in n]
@@ -35,7 +37,9 @@ def calibration_throughput(name: str, model: Any, prompts: PromptSet, turns: int
         found = []
         for prompt in prompts:
             kept: list[Tensor] = []
-            handles = [m.register_forward_hook(lambda m, a, o, kept=kept: kept.append(o[0, -1].clone())) for m in modules]
+            handles = [
+                m.register_forward_hook(lambda m, a, o, kept=kept: kept.append(o[0, -1].clone())) for m in modules
+            ]
             with torch.inference_mode():
                 twin(torch.tensor([batching.encode(info.tokenizer, prompt)]))
             for handle in handles:
@@ -66,10 +70,13 @@ def calibration_throughput(name: str, model: Any, prompts: PromptSet, turns: int
     ]
 
 
-def generation(name: str, model: Any, calibration: ls.Calibration, prompts: PromptSet, new: int, turns: int) -> list[Ratio]:
+def generation(
+    name: str, model: Any, calibration: ls.Calibration, prompts: PromptSet, new: int, turns: int
+) -> list[Ratio]:
     """Steered against not, on both engines, and against Hugging Face's own ``generate`` without hooks.
 
-    The steered plan turns by 360° at every norm output: the same work as any angle and the very same tokens, so that both sides do equal work.
+    The steered plan turns by 360° at every norm output: the same work as any angle and the very same tokens, so that
+    both sides do equal work.
     """
     info, twin = model.lens_info, hf_twin(model)
     plan = ls.selective_steering(calibration, 360, at=NORMS)
@@ -85,9 +92,13 @@ def generation(name: str, model: Any, calibration: ls.Calibration, prompts: Prom
         batch = next(batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
         with torch.inference_mode():
             out = twin.generate(
-                batch.ids, attention_mask=batch.mask, max_new_tokens=new, do_sample=False, eos_token_id=list(info.end_tokens),
+                batch.ids,
+                attention_mask=batch.mask,
+                max_new_tokens=new,
+                do_sample=False,
+                eos_token_id=list(info.end_tokens),
                 pad_token_id=info.tokenizer.pad_token_id,
-            )  # fmt: skip
+            )
         info.tokenizer.batch_decode(out[:, batch.ids.shape[1] :], skip_special_tokens=True)
 
     seconds = run(
@@ -112,7 +123,9 @@ def generation(name: str, model: Any, calibration: ls.Calibration, prompts: Prom
 
 
 def dense_rotation(d_model: int, tokens: int, turns: int) -> list[Ratio]:
-    """A rotation as two inner products and two scaled additions, against the d×d matrix of the released code (made beforehand)."""
+    """A rotation as two inner products and two scaled additions, against the d×d matrix of the released code (made
+    beforehand).
+    """
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(d_model, 2, generator=generator)).Q.T.contiguous()
     h = torch.randn(tokens, d_model, generator=generator)
@@ -128,7 +141,8 @@ def dense_rotation(d_model: int, tokens: int, turns: int) -> list[Ratio]:
 def recording_memory(model: Any, prompts: PromptSet) -> dict[str, float]:
     """Peak memory of one recording beyond what stood before, over the size of what it returns; Linux only.
 
-    Anonymous memory is watched, every few milliseconds: pages of libraries, which the system takes away and gives back as it likes, are nothing that a recording needs.
+    Anonymous memory is watched, every few milliseconds: pages of libraries, which the system takes away and gives back
+    as it likes, are nothing that a recording needs.
     """
     names = ls.record(model, Contrast(prompts[:64], prompts[64:128]), NORMS, progress=False).sites  # warm
     before, found, done = _status("RssAnon"), [0.0], threading.Event()
@@ -174,10 +188,17 @@ def mid_llama(folder: Path) -> Path:
     tokenizer = build_tokenizer(FAMILIES["llama"], texts, folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=4, max_position_embeddings=512, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 

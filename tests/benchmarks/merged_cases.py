@@ -1,7 +1,8 @@
 """Steering in the weights, by an adapter and by hooks, against the model without steering.
 
-A merged model has the layers and shapes of the unsteered one, so what is to be seen is a difference of nothing: the case runs four times as many turns as the others, and beside it stands a control that
-cannot differ, a copy of the unsteered model against the model itself.
+A merged model has the layers and shapes of the unsteered one, so what is to be seen is a difference of nothing: the
+case runs four times as many turns as the others, and beside it stands a control that cannot differ, a copy of the
+unsteered model against the model itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ MORE = 4
 def merged_generation(
     name: str, model: Any, calibration: ls.Calibration, prompts: PromptSet, new: int, turns: int
 ) -> list[Ratio]:
-    """Hugging Face's ``generate`` at 200° in the norm outputs that fold, exactly ``new`` tokens an answer, so that all variants do equal work."""
+    """Hugging Face's ``generate`` at 200° in the norm outputs that fold, exactly ``new`` tokens an answer, so that all
+    variants do equal work.
+    """
     info, twin = model.lens_info, hf_twin(model)
     plan = ls.selective_steering(calibration, 200, at="ln1,ln2")
     merged = merged_model(fold(plan, model, into="merged"), model)
@@ -39,7 +42,12 @@ def merged_generation(
     batch = next(batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
 
     def answer(of: Any, hooked: bool = False) -> None:
-        options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": info.tokenizer.pad_token_id}
+        options = {
+            "max_new_tokens": new,
+            "min_new_tokens": new,
+            "do_sample": False,
+            "pad_token_id": info.tokenizer.pad_token_id,
+        }
         with torch.inference_mode():
             if not hooked:
                 of.generate(batch.ids, attention_mask=batch.mask, **options)
@@ -47,9 +55,15 @@ def merged_generation(
             with ls.steering(of, plan):
                 of.generate(batch.ids, attention_mask=batch.mask, **options)
 
-    variants = {"merged": merged, "adapter (PEFT)": adapted, "a copy, not steered": copy.deepcopy(twin), "not steered": twin}
+    variants = {
+        "merged": merged,
+        "adapter (PEFT)": adapted,
+        "a copy, not steered": copy.deepcopy(twin),
+        "not steered": twin,
+    }
     seconds = run(
-        {"hooks": partial(answer, twin, True), **{key: partial(answer, of) for key, of in variants.items()}}, MORE * turns
+        {"hooks": partial(answer, twin, True), **{key: partial(answer, of) for key, of in variants.items()}},
+        MORE * turns,
     )
     case = f"steered Hugging Face generate, {len(prompts)} prompts, {new} new tokens, {len(plan.sites)} sites, {name}"
     return [

@@ -1,6 +1,8 @@
-"""The part "0.5 B parameters": loading, recording and generation on a real pretrained model, against plain Hugging Face in the same dtype.
+"""The part "0.5 B parameters": loading, recording and generation on a real pretrained model, against plain Hugging Face
+in the same dtype.
 
-The model is looked for in the folder that the environment variable ``LENS_STEER_REAL_MODELS`` names; without one the part is skipped, and says so.
+The model is looked for in the folder that the environment variable ``LENS_STEER_REAL_MODELS`` names; without one the
+part is skipped, and says so.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def folder() -> Path | None:
 
 
 def loading(where: Path, turns: int) -> list[Ratio]:
-    """Seconds and peak memory of loading and one short forward, each in a process of its own, imports done before the clock starts."""
+    """Seconds and peak memory of loading and one short forward, each in a process of its own, imports done before the
+    clock starts.
+    """
     ratios: list[Ratio] = []
     for dtype in DTYPES:
         seconds: dict[str, list[float]] = {name: [] for name in VARIANTS.values()}
@@ -67,8 +71,11 @@ def measured(where: Path, dtype: str, variant: str) -> dict[str, float]:
     """What one loading takes, in a fresh process; the last line that it writes."""
     out = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.real_cases", str(where), dtype, variant],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     return json.loads(out.stdout.splitlines()[-1])
 
 
@@ -110,7 +117,9 @@ def _resident() -> float:
 
 
 def recording(name: str, model: Any, prompts: PromptSet, turns: int) -> list[Ratio]:
-    """``record`` at every norm output against a bare forward over the same batches, with the unembedding of the last position."""
+    """``record`` at every norm output against a bare forward over the same batches, with the unembedding of the last
+    position.
+    """
     info, twin = model.lens_info, hf_twin(model)
     sites = ls.record(model, Contrast(prompts[:1], prompts[1:2]), cases.NORMS, progress=False).sites
 
@@ -148,9 +157,14 @@ def dtypes(where: Path, prompts: PromptSet) -> dict[str, float]:
     (exact, slow), (rounded, quick) = (last_logits(where, dtype, prompts) for dtype in DTYPES)
     nats = kl(exact, rounded)
     return {
-        "prompts": len(prompts), "kl_mean": float(nats.mean()), "kl_median": float(nats.median()), "kl_max": float(nats.max()),
-        "top_1_equal": float((exact.argmax(-1) == rounded.argmax(-1)).double().mean()), "seconds_float32": slow, "seconds_bfloat16": quick,
-    }  # fmt: skip
+        "prompts": len(prompts),
+        "kl_mean": float(nats.mean()),
+        "kl_median": float(nats.median()),
+        "kl_max": float(nats.max()),
+        "top_1_equal": float((exact.argmax(-1) == rounded.argmax(-1)).double().mean()),
+        "seconds_float32": slow,
+        "seconds_bfloat16": quick,
+    }
 
 
 def every(where: Path, turns: int) -> dict[str, Any]:

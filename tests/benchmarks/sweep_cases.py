@@ -18,11 +18,17 @@ def _upper_half(calibration: ls.Calibration) -> tuple[str, ...]:
     return tuple(n for n in names if sites.parse(n).block >= calibration.n_layers // 2)
 
 
-def forced_sweep(name: str, model: Any, calibration: ls.Calibration, prompts: PromptSet, angles: int, turns: int) -> list[Ratio]:
-    """Logits of fixed responses at many angles: the lower blocks once a prompt and every row at its own angle, against a forward an angle."""
+def forced_sweep(
+    name: str, model: Any, calibration: ls.Calibration, prompts: PromptSet, angles: int, turns: int
+) -> list[Ratio]:
+    """Logits of fixed responses at many angles: the lower blocks once a prompt and every row at its own angle, against
+    a forward an angle.
+    """
     build = partial(ls.selective_steering, calibration, at=_upper_half(calibration))
     values = [360.0 * i / angles for i in range(angles)]
-    forced = with_responses(prompts, ["Sure. 1. Take the hammer. 2. Go to the cave. 3. Ruin the windmill."] * len(prompts))
+    forced = with_responses(
+        prompts, ["Sure. 1. Take the hammer. 2. Go to the cave. 3. Ruin the windmill."] * len(prompts)
+    )
 
     def at_once(engine: str) -> None:
         for _ in logits_by_value(model, build, values, forced, engine=engine):
@@ -44,7 +50,10 @@ def forced_sweep(name: str, model: Any, calibration: ls.Calibration, prompts: Pr
         turns,
     )
     case = f"teacher-forced sweep, {angles} angles, {len(prompts)} prompts, {name}"
-    return [ratio(case, seconds, f"all angles at once, engine {e}", f"one run an angle, engine {e}", 2) for e in ("hf", "tl")]
+    return [
+        ratio(case, seconds, f"all angles at once, engine {e}", f"one run an angle, engine {e}", 2)
+        for e in ("hf", "tl")
+    ]
 
 
 def generation_sweep(

@@ -1,4 +1,6 @@
-"""Paired timing: all variants of a case run in turn, again and again, in one process; ratios are taken within a turn."""
+"""Paired timing: all variants of a case run in turn, again and again, in one process; ratios are taken within a
+turn.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Ratio:
 
 
 def run(variants: Variants, turns: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every turn; one turn before does not count, and each turn begins with another variant."""
+    """Seconds of every variant in every turn; one turn before does not count, and each turn begins with another
+    variant.
+    """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(-1, turns):
@@ -60,6 +64,14 @@ def ratio(case: str, seconds: dict[str, list[float]], of: str, to: str, aim: flo
     """
     each = [b / a for a, b in zip(seconds[of], seconds[to], strict=True)]
     return Ratio(
-        case, of, to, aim, statistics.median(each), min(each), max(each), statistics.median(seconds[of]),
-        statistics.median(seconds[to]), len(each),
-    )  # fmt: skip
+        case,
+        of,
+        to,
+        aim,
+        statistics.median(each),
+        min(each),
+        max(each),
+        statistics.median(seconds[of]),
+        statistics.median(seconds[to]),
+        len(each),
+    )

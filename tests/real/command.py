@@ -1,4 +1,6 @@
-"""The command line as a user runs it: in a process of its own, with one prompts' draw that calibration and sweep share."""
+"""The command line as a user runs it: in a process of its own, with one prompts' draw that calibration and sweep
+share.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +49,8 @@ def classes(prompts: Path, **options: object) -> list[object]:
     ['--negative', PosixPath('p/harmless_train.json'), '--limit', 8]
     """
     given: Mapping[str, object] = {
-        "positive": prompts / "harmful_train.json", "negative": prompts / "harmless_train.json", **options,
-    }  # fmt: skip
+        "positive": prompts / "harmful_train.json",
+        "negative": prompts / "harmless_train.json",
+        **options,
+    }
     return [part for name, value in given.items() for part in (f"--{name}", value)]

@@ -1,7 +1,8 @@
 """Real pretrained models and real prompts, where they are: neither belongs to a clone.
 
-``LENS_STEER_REAL_MODELS`` names a folder with ``smollm2-135m-instruct``, ``qwen2.5-coder-0.5b-instruct`` and their GGUF files;
-``LENS_STEER_REAL_PROMPTS`` one with ``harmful_train.json`` and its like. No test prints or keeps an answer to a harmful prompt.
+``LENS_STEER_REAL_MODELS`` names a folder with ``smollm2-135m-instruct``, ``qwen2.5-coder-0.5b-instruct`` and their GGUF
+files; ``LENS_STEER_REAL_PROMPTS`` one with ``harmful_train.json`` and its like. No test prints or keeps an answer to a
+harmful prompt.
 """
 
 from __future__ import annotations

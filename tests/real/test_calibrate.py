@@ -1,4 +1,6 @@
-"""A calibration of a pretrained model by the command line: what it prints and stores of every site, and what ties it to template and prompts."""
+"""A calibration of a pretrained model by the command line: what it prints and stores of every site, and what ties it to
+template and prompts.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(models: Path, prompts: Path, folder: Path) -> Ended:
     """The command, in bfloat16."""
-    return lens("calibrate", "--model", models / CODER, "--dtype", "bfloat16", *classes(prompts, limit=f"{N},first"), "--out", folder)  # fmt: skip
+    return lens(
+        "calibrate",
+        "--model",
+        models / CODER,
+        "--dtype",
+        "bfloat16",
+        *classes(prompts, limit=f"{N},first"),
+        "--out",
+        folder,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +49,9 @@ def record(ended: Ended, folder: Path) -> dict[str, Any]:
 
 
 def test_every_site_is_told_with_how_sure_it_is(ended: Ended, record: dict[str, Any]) -> None:
-    """Two sites a block; membership a probability, the area as much; members are what the record says; every rule has its number of sites."""
+    """Two sites a block; membership a probability, the area as much; members are what the record says; every rule has
+    its number of sites.
+    """
     said = ended.printed
     assert (said["n_sites"], len(said["sites"]), said["selected_site"]) == (48, 48, record["selected_site"])
     assert [row["site"] for row in said["sites"] if row["discriminative"]] == record["discriminative_sites"]
@@ -57,8 +70,12 @@ def test_every_site_is_told_with_how_sure_it_is(ended: Ended, record: dict[str, 
 def test_a_site_s_membership_says_what_the_sign_does(record: dict[str, Any]) -> None:
     """A site inside has opposite signs, one outside has not."""
     inside = {
-        site for site, p, n in zip(record["sites"], record["mean_projection_positive"], record["mean_projection_negative"], strict=True) if p * n < 0
-    }  # fmt: skip
+        site
+        for site, p, n in zip(
+            record["sites"], record["mean_projection_positive"], record["mean_projection_negative"], strict=True
+        )
+        if p * n < 0
+    }
     assert inside == set(record["discriminative_sites"])
 
 
@@ -88,5 +105,7 @@ def test_the_template_is_recorded_and_its_ids_are_shown(models: Path, record: di
     shown = lens("tokens", "--model", models / CODER, "--prompts", file).printed
     assert shown["template"]["hash"] == record["template"]["hash"]
     for chat, row in zip(chats, shown["prompts"], strict=True):
-        assert row["ids"] == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        assert (
+            row["ids"] == tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
         assert tokenizer.bos_token_id not in row["ids"]  # the conversion gives one that the template does not write

@@ -1,4 +1,6 @@
-"""A rotation of a pretrained model as an adapter: certified, and loaded back as any user would, it answers as the hooks do."""
+"""A rotation of a pretrained model as an adapter: certified, and loaded back as any user would, it answers as the hooks
+do.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,24 @@ ANGLE, NEW = 90, 16
 
 
 def test_an_adapter_answers_as_the_hooks_do(models: Path, prompts: Path, tmp_path: Path) -> None:
-    """Its certificate holds in float32; on prompts that the certificate did not see, its answers are the steered ones and no others."""
+    """Its certificate holds in float32; on prompts that the certificate did not see, its answers are the steered ones
+    and no others.
+    """
     model = ("--model", models / SMOL, "--dtype", "float32")
     lens("calibrate", *model, *classes(prompts, limit=16), "--out", tmp_path / "calibration")
-    said = lens("export", "lora", *model, "--calibration", tmp_path / "calibration", "--method", "selective", "--angle", ANGLE, "--out", tmp_path / "adapter").printed  # fmt: skip
+    said = lens(
+        "export",
+        "lora",
+        *model,
+        "--calibration",
+        tmp_path / "calibration",
+        "--method",
+        "selective",
+        "--angle",
+        ANGLE,
+        "--out",
+        tmp_path / "adapter",
+    ).printed
     assert (said["verdict"], said["equal_greedy_tokens"], said.get("refused")) == ("pass", 1.0, None)
     written = json.loads((tmp_path / "adapter" / "certificate.json").read_text(encoding="utf-8"))
     assert written["relative_logit_difference"] <= written["tolerance"] == 1e-5

@@ -1,4 +1,5 @@
-"""Inputs as they come in the field through the command line, on a pretrained model's tokenizer and on copies of an organism's folder with one file edited.
+"""Inputs as they come in the field through the command line, on a pretrained model's tokenizer and on copies of an
+organism's folder with one file edited.
 
 What needs neither is in ``tests/test_tokens.py`` and ``tests/test_prompt_sources.py``.
 """
@@ -25,7 +26,9 @@ Told = Callable[..., tuple[Any, str]]
 
 @pytest.fixture
 def lens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Told:
-    """A command in this process: what it printed, and what it told, warnings first; where code 2 is expected, nothing is printed."""
+    """A command in this process: what it printed, and what it told, warnings first; where code 2 is expected, nothing
+    is printed.
+    """
 
     def call(*args: object, code: int = 0) -> tuple[Any, str]:
         caplog.clear()
@@ -60,7 +63,9 @@ def last(err: str) -> str:
 
 
 def test_thoughts_are_no_answers(field: Path, lens: Told, tmp_path: Path) -> None:
-    """``metrics`` calls each row what the file says that it is, of the answer alone; a thought that never ends has no numbers."""
+    """``metrics`` calls each row what the file says that it is, of the answer alone; a thought that never ends has no
+    numbers.
+    """
     said, _ = lens("metrics", "--in", field / "thinking.jsonl", "--out", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
     named = {"refused late": "refused", "cut off inside the thought": "cut off"}
@@ -73,7 +78,9 @@ def test_thoughts_are_no_answers(field: Path, lens: Told, tmp_path: Path) -> Non
     assert len({row["n_words"] for row in rows if row["is"] == "answered"}) == 1  # the same words behind either thought
 
 
-def test_ids_are_the_same_on_every_day(field: Path, lens: Told, weightless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_are_the_same_on_every_day(
+    field: Path, lens: Told, weightless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The template writes today's date, which Transformers' own ids follow and ours do not; the date is an option."""
     from transformers.utils import chat_template_utils
 
@@ -105,33 +112,99 @@ def test_ids_are_the_same_on_every_day(field: Path, lens: Told, weightless: Path
     assert "Today is 29 February 2024" in other["prompts"][0]["text"]
 
 
-def test_a_dropped_system_message_is_refused_before_a_weight_is_read(field: Path, lens: Told, weightless: Path, tmp_path: Path) -> None:  # fmt: skip
+def test_a_dropped_system_message_is_refused_before_a_weight_is_read(
+    field: Path, lens: Told, weightless: Path, tmp_path: Path
+) -> None:
     """In a line, and nothing is left of the file that was to be written."""
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Hello", "system": "Be brief."}\n', encoding="utf-8")
-    _, err = lens("steer", "--model", weightless, "--method", "none", "--prompts", tmp_path / "asked.jsonl",
-                  "--chat-template", field / "drops_system.jinja", "--out", tmp_path / "out.jsonl", code=2)  # fmt: skip
+    _, err = lens(
+        "steer",
+        "--model",
+        weightless,
+        "--method",
+        "none",
+        "--prompts",
+        tmp_path / "asked.jsonl",
+        "--chat-template",
+        field / "drops_system.jinja",
+        "--out",
+        tmp_path / "out.jsonl",
+        code=2,
+    )
     assert "the chat template leaves out the system message" in last(err)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_template_arguments_are_recorded_and_a_mismatch_is_told(field: Path, lens: Told, models: Path, tmp_path: Path) -> None:
-    """Calibration, sweep, generations and certificate carry them; steering without them says so. A prompt that stands in both classes is told on the way."""
+def test_template_arguments_are_recorded_and_a_mismatch_is_told(
+    field: Path, lens: Told, models: Path, tmp_path: Path
+) -> None:
+    """Calibration, sweep, generations and certificate carry them; steering without them says so. A prompt that stands
+    in both classes is told on the way.
+    """
     thinks = ("--model", models / SMOL, "--dtype", "bfloat16", "--chat-template", field / "thinks.jinja")
     off = ("--template-args", '{"enable_thinking": false}')
-    _, err = lens("calibrate", *thinks, *off, "--positive", field / "both.jsonl", "--negative", field / "text.jsonl", "--rule", "effect", "--bound", 0.5, "--out", tmp_path / "cal")  # fmt: skip
+    _, err = lens(
+        "calibrate",
+        *thinks,
+        *off,
+        "--positive",
+        field / "both.jsonl",
+        "--negative",
+        field / "text.jsonl",
+        "--rule",
+        "effect",
+        "--bound",
+        0.5,
+        "--out",
+        tmp_path / "cal",
+    )
     assert "1 prompt stands in both classes" in err
     record = json.loads((tmp_path / "cal" / "calibration.json").read_text(encoding="utf-8"))
     assert record["template"]["args"] == {"enable_thinking": False}
-    steer = ("steer", *thinks, "--calibration", tmp_path / "cal", "--method", "selective", "--angle", 30, "--prompts", field / "text.jsonl", "--limit", 2, "--max-new-tokens", 2)  # fmt: skip
+    steer = (
+        "steer",
+        *thinks,
+        "--calibration",
+        tmp_path / "cal",
+        "--method",
+        "selective",
+        "--angle",
+        30,
+        "--prompts",
+        field / "text.jsonl",
+        "--limit",
+        2,
+        "--max-new-tokens",
+        2,
+    )
     _, same = lens(*steer, *off, "--out", tmp_path / "same.jsonl")
     _, other = lens(*steer, "--out", tmp_path / "other.jsonl")
     assert "chat template" not in same
     assert "args {'enable_thinking': False} and {}" in other
-    shorts = [json.loads((tmp_path / f"{n}.jsonl").read_text(encoding="utf-8").splitlines()[0])["chat_template"] for n in ("same", "other")]  # fmt: skip
+    shorts = [
+        json.loads((tmp_path / f"{n}.jsonl").read_text(encoding="utf-8").splitlines()[0])["chat_template"]
+        for n in ("same", "other")
+    ]
     assert shorts[0] != shorts[1]
     files = [f"--{part}{side}" for part in ("select-", "report-") for side in ("positive", "negative")]
-    lens("sweep", *thinks, *off, "--calibration", tmp_path / "cal", *(v for f in files for v in (f, field / ("both.jsonl" if "pos" in f else "text.jsonl"))),
-         "--limit", 3, "--angles", "30", "--controls", 0, "--max-new-tokens", 2, "--out", tmp_path / "sweep")  # fmt: skip
+    lens(
+        "sweep",
+        *thinks,
+        *off,
+        "--calibration",
+        tmp_path / "cal",
+        *(v for f in files for v in (f, field / ("both.jsonl" if "pos" in f else "text.jsonl"))),
+        "--limit",
+        3,
+        "--angles",
+        "30",
+        "--controls",
+        0,
+        "--max-new-tokens",
+        2,
+        "--out",
+        tmp_path / "sweep",
+    )
     swept = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
     assert swept["meta"]["chat_template"]["args"] == {"enable_thinking": False}
 
@@ -143,14 +216,29 @@ def test_template_arguments_are_recorded_and_a_mismatch_is_told(field: Path, len
         ("saved_test_split", "its splits are 'test', its columns 'question'; name one as saved_test_split@SPLIT"),
     ],
 )
-def test_files_that_cannot_be_read_are_a_line(field: Path, lens: Told, weightless: Path, source: str, message: str) -> None:
+def test_files_that_cannot_be_read_are_a_line(
+    field: Path, lens: Told, weightless: Path, source: str, message: str
+) -> None:
     """Before anything else is."""
-    _, err = lens("calibrate", "--model", weightless, "--positive", field / source, "--negative", field / "text.jsonl", "--out", weightless / "cal", code=2)  # fmt: skip
+    _, err = lens(
+        "calibrate",
+        "--model",
+        weightless,
+        "--positive",
+        field / source,
+        "--negative",
+        field / "text.jsonl",
+        "--out",
+        weightless / "cal",
+        code=2,
+    )
     assert message in last(err)
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["goal_target.csv", "question.tsv", "prompts.parquet", "nested.json", "saved_test_split@test"])
+@pytest.mark.parametrize(
+    "name", ["goal_target.csv", "question.tsv", "prompts.parquet", "nested.json", "saved_test_split@test"]
+)
 def test_files_are_read_by_the_command(field: Path, lens: Told, weightless: Path, name: str) -> None:
     """The column is told on the first line, and the eight prompts are the ones."""
     said, err = lens("tokens", "--model", weightless, "--prompts", field / name)
@@ -174,18 +262,54 @@ def test_folders_that_lack_something_are_a_line(lens: Told, tmp_path: Path) -> N
         (headless, "lack 'lm_head.weight'"),
         (tmp_path / "adapter", "holds an adapter and no model: load its base, 'some/base', with --adapter "),
     ):
-        _, err = lens("steer", "--model", folder, "--method", "none", "--prompts", tmp_path / "asked.txt", "--out", tmp_path / "o.jsonl", code=2)  # fmt: skip
+        _, err = lens(
+            "steer",
+            "--model",
+            folder,
+            "--method",
+            "none",
+            "--prompts",
+            tmp_path / "asked.txt",
+            "--out",
+            tmp_path / "o.jsonl",
+            code=2,
+        )
         assert message in last(err), err
 
 
 def test_small_and_blank_classes_are_told(lens: Told, weightless: Path, tmp_path: Path, models: Path) -> None:
-    """Blank prompts are left out and counted, a file of them alone is refused; a class with one prompt is calibrated from and called few."""
+    """Blank prompts are left out and counted, a file of them alone is refused; a class with one prompt is calibrated
+    from and called few.
+    """
     (tmp_path / "blank.txt").write_text(" \n\n", encoding="utf-8")
     (tmp_path / "one.jsonl").write_text('{"prompt": "Hello"}\n{"prompt": " "}\n', encoding="utf-8")
     (tmp_path / "two.jsonl").write_text('{"prompt": "How are you?"}\n{"prompt": "Good day"}\n', encoding="utf-8")
-    _, err = lens("calibrate", "--model", weightless, "--positive", tmp_path / "blank.txt", "--negative", tmp_path / "two.jsonl", "--out", tmp_path / "c", code=2)  # fmt: skip
+    _, err = lens(
+        "calibrate",
+        "--model",
+        weightless,
+        "--positive",
+        tmp_path / "blank.txt",
+        "--negative",
+        tmp_path / "two.jsonl",
+        "--out",
+        tmp_path / "c",
+        code=2,
+    )
     assert "holds no prompts" in last(err)
-    said, err = lens("calibrate", "--model", models / SMOL, "--dtype", "bfloat16", "--positive", tmp_path / "one.jsonl", "--negative", tmp_path / "two.jsonl", "--out", tmp_path / "cal")  # fmt: skip
+    said, err = lens(
+        "calibrate",
+        "--model",
+        models / SMOL,
+        "--dtype",
+        "bfloat16",
+        "--positive",
+        tmp_path / "one.jsonl",
+        "--negative",
+        tmp_path / "two.jsonl",
+        "--out",
+        tmp_path / "cal",
+    )
     assert "one.jsonl: left out 1 row whose prompt is blank" in err
     assert "positive: one prompt in fit" in err
     assert ls.load_calibration(tmp_path / "cal").n_positive == 1

@@ -1,4 +1,6 @@
-"""Models in 4 bits from a ``.gguf`` file: ids, logits and answers are those of the model that Transformers reads from it."""
+"""Models in 4 bits from a ``.gguf`` file: ids, logits and answers are those of the model that Transformers reads from
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ QUESTIONS = ["What is the capital of France?", "Write a line about the sea.", "I
 
 
 def test_a_gguf_file_is_the_model_that_transformers_reads(models: Path, name: str) -> None:
-    """Weights dequantised alike, so the Hugging Face engine's logits are equal to the bit and the other's to rounding; ids are the template's own, and the answers the same."""
+    """Weights dequantised alike, so the Hugging Face engine's logits are equal to the bit and the other's to rounding;
+    ids are the template's own, and the answers the same.
+    """
     file = models / GGUF[name]
     if not file.exists():
         pytest.skip(f"no {file.name} where LENS_STEER_REAL_MODELS points")

@@ -1,8 +1,10 @@
-"""What loading half a billion parameters takes, beside Hugging Face's own loading of the same folder: each in a process of its own, in turn.
+"""What loading half a billion parameters takes, beside Hugging Face's own loading of the same folder: each in a process
+of its own, in turn.
 
-The bound on time is against model *and* tokenizer, which ``load_model`` reads too. That is *post hoc*: against the weights alone it was missed, because Transformers maps
-bfloat16 weights in a third of a second, less than the tokenizer's vocabulary takes. The benchmark table has both. What ``plan-resources`` tells beforehand is held
-against the same peaks.
+The bound on time is against model *and* tokenizer, which ``load_model`` reads too. That is *post hoc*: against the
+weights alone it was missed, because Transformers maps bfloat16 weights in a third of a second, less than the
+tokenizer's vocabulary takes. The benchmark table has both. What ``plan-resources`` tells beforehand is held against the
+same peaks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""On a pretrained model: answers of a model that collapsed are called degenerate, those of the model as it is are not."""
+"""On a pretrained model: answers of a model that collapsed are called degenerate, those of the model as it is are
+not.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,40 @@ FOLDER = os.environ.get("LENS_STEER_REAL_MODELS", "")
 NAME = "qwen2.5-coder-0.5b-instruct"
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(not (Path(FOLDER or "absent").expanduser() / NAME).exists(), reason=f"LENS_STEER_REAL_MODELS names no folder with {NAME}"),
-]  # fmt: skip
+    pytest.mark.skipif(
+        not (Path(FOLDER or "absent").expanduser() / NAME).exists(),
+        reason=f"LENS_STEER_REAL_MODELS names no folder with {NAME}",
+    ),
+]
 # two classes that differ in what is asked for; nothing harmful is needed to see a model collapse
 ABOUT_FOOD = [
-    "How do I bake a sourdough loaf?", "Give me a recipe for lentil soup.", "What goes well with roasted carrots?", "How long do I boil an egg?",
-    "Suggest three toppings for a pizza.", "How do I keep basil fresh?", "What can I cook from leftover rice?", "How is yoghurt made?",
-    "Write a shopping list for a picnic.", "Why does bread rise?", "How do I make a vinaigrette?", "Name two ways to cook fennel.",
-]  # fmt: skip
+    "How do I bake a sourdough loaf?",
+    "Give me a recipe for lentil soup.",
+    "What goes well with roasted carrots?",
+    "How long do I boil an egg?",
+    "Suggest three toppings for a pizza.",
+    "How do I keep basil fresh?",
+    "What can I cook from leftover rice?",
+    "How is yoghurt made?",
+    "Write a shopping list for a picnic.",
+    "Why does bread rise?",
+    "How do I make a vinaigrette?",
+    "Name two ways to cook fennel.",
+]
 ABOUT_TOWNS = [
-    "Why do cities grow along rivers?", "How is a bridge inspected?", "Describe a small harbour in two sentences.", "What does a town clerk do?",
-    "How do I read a bus timetable?", "Why are some roofs flat?", "Suggest a name for a public park.", "How does a lock on a canal work?",
-    "What makes a street safe to cycle on?", "Why do lighthouses differ in colour?", "How is a tunnel aired?", "Name two kinds of crossroads.",
-]  # fmt: skip
+    "Why do cities grow along rivers?",
+    "How is a bridge inspected?",
+    "Describe a small harbour in two sentences.",
+    "What does a town clerk do?",
+    "How do I read a bus timetable?",
+    "Why are some roofs flat?",
+    "Suggest a name for a public park.",
+    "How does a lock on a canal work?",
+    "What makes a street safe to cycle on?",
+    "Why do lighthouses differ in colour?",
+    "How is a tunnel aired?",
+    "Name two kinds of crossroads.",
+]
 TOKENS = 32
 
 
@@ -68,9 +91,15 @@ def test_the_model_as_it_is_answers(coder: Any, unsteered: grading.Unsteered) ->
 
 
 @pytest.mark.parametrize("kind", ["act-add", "standard on all norm outputs"])
-def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, unsteered: grading.Unsteered, kind: str) -> None:
+def test_a_model_that_collapsed_is_degenerate(
+    coder: Any, calibration: Any, unsteered: grading.Unsteered, kind: str
+) -> None:
     """No phrase of refusal is in what it writes, and still hardly any of it is called an answer."""
-    plan = ls.act_add(calibration, coefficient=16.0) if kind == "act-add" else ls.standard_angular(calibration, 90, at="norm_out")
+    plan = (
+        ls.act_add(calibration, coefficient=16.0)
+        if kind == "act-add"
+        else ls.standard_angular(calibration, 90, at="norm_out")
+    )
     with ls.steering(coder, plan):
         texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
     grades, perplexities = grading.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)

@@ -43,11 +43,15 @@ def tokenizer(models: Path, name: str) -> Any:
 
 def template_ids(tokenizer: Any, text: str) -> torch.Tensor:
     chat = [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
+        "input_ids"
+    ]
 
 
 def test_every_path_feeds_the_templates_own_ids(exact: Any, tokenizer: Any, prompts: Path) -> None:
-    """Recording, generating and teacher forcing give the model the chat template's ids to the token, on both engines."""
+    """Recording, generating and teacher forcing give the model the chat template's ids to the token, on both
+    engines.
+    """
     texts = instructions(prompts, "harmless_val.json", 5)
     wanted = {tuple(template_ids(tokenizer, t)[0].tolist()) for t in texts}
     seen: set[tuple[int, ...]] = set()
@@ -78,7 +82,9 @@ def test_every_path_feeds_the_templates_own_ids(exact: Any, tokenizer: Any, prom
 
 
 def last_token(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """Output of every norm at each prompt's last token, one prompt at a time: [prompt, site, d_model] in network order."""
+    """Output of every norm at each prompt's last token, one prompt at a time: [prompt, site, d_model] in network
+    order.
+    """
     rows = []
     for text in texts:
         found: list[torch.Tensor] = []
@@ -96,8 +102,12 @@ def last_token(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("engine", ["hf", "tl"])
-def test_class_means_are_plain_hugging_faces(exact: Any, plain: Any, tokenizer: Any, prompts: Path, engine: str) -> None:
-    """Batched and padded, through either engine: class means at every norm output equal unpadded forwards with plain hooks to 1e-4 of their length."""
+def test_class_means_are_plain_hugging_faces(
+    exact: Any, plain: Any, tokenizer: Any, prompts: Path, engine: str
+) -> None:
+    """Batched and padded, through either engine: class means at every norm output equal unpadded forwards with plain
+    hooks to 1e-4 of their length.
+    """
     harmful, harmless = (instructions(prompts, f, 8) for f in ("harmful_train.json", "harmless_train.json"))
     acts = ls.record(exact, ls.load_contrast(positive=harmful, negative=harmless), engine=engine, progress=False)
     for side, texts in ((acts.positive, harmful), (acts.negative, harmless)):
@@ -124,14 +134,19 @@ def plain_generate(
     return answers
 
 
-def test_steered_answers_are_those_of_plain_hooks(exact: Any, plain: Any, tokenizer: Any, prompts: Path, name: str) -> None:
-    """Selective steering, batched, against a rotation matrix in plain hooks, one prompt at a time; at least half of the answers change."""
+def test_steered_answers_are_those_of_plain_hooks(
+    exact: Any, plain: Any, tokenizer: Any, prompts: Path, name: str
+) -> None:
+    """Selective steering, batched, against a rotation matrix in plain hooks, one prompt at a time; at least half of the
+    answers change.
+    """
     if name != CODER:
         pytest.skip("one model is enough")
     acts = ls.record(
         exact,
         ls.load_contrast(
-            positive=instructions(prompts, "harmful_train.json", N), negative=instructions(prompts, "harmless_train.json", N)
+            positive=instructions(prompts, "harmful_train.json", N),
+            negative=instructions(prompts, "harmless_train.json", N),
         ),
         progress=False,
     )

@@ -1,4 +1,6 @@
-"""A sweep with its controls on a pretrained model, ended in the middle by SIGTERM and begun again: the bytes of one that was left alone."""
+"""A sweep with its controls on a pretrained model, ended in the middle by SIGTERM and begun again: the bytes of one
+that was left alone.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from tests.test_interrupts import begin, until
 SIDE = 8  # prompts of either class in each split
 SPLIT = {"limit": 3 * SIDE, "split": "0.34,0.33,0.33"}
 ANGLES, DRAWS = (90.0, 180.0), 2
-READ = f"harmful_train.json: column 'instruction', {3 * SIDE} of 260 prompts (seed 0); harmless_train.json: column 'instruction', {3 * SIDE} of 1000 prompts (seed 0)"
+READ = (
+    f"harmful_train.json: column 'instruction', {3 * SIDE} of 260 prompts (seed 0); harmless_train.json: column "
+    f"'instruction', {3 * SIDE} of 1000 prompts (seed 0)"
+)
 COUNTS = ", ".join(f"{split} {SIDE}+{SIDE}" for split in ("fit", "select", "report"))
 
 
@@ -28,15 +33,31 @@ def folder(models: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory
     lens("calibrate", *how, "--out", there / "calibration")
 
     def args(out: str) -> list[object]:
-        return ["sweep", *how, "--calibration", there / "calibration", "--angles", ",".join(f"{a:.0f}" for a in ANGLES), "--controls", DRAWS,
-                "--control-values", 1, "--max-new-tokens", 8, "--out", there / out]  # fmt: skip
+        return [
+            "sweep",
+            *how,
+            "--calibration",
+            there / "calibration",
+            "--angles",
+            ",".join(f"{a:.0f}" for a in ANGLES),
+            "--controls",
+            DRAWS,
+            "--control-values",
+            1,
+            "--max-new-tokens",
+            8,
+            "--out",
+            there / out,
+        ]
 
     process = begin(*args("cut"))
     parts = there / "cut" / ".parts" / "select"
     until(lambda: any(parts.glob("*.csv")), process)
     process.send_signal(signal.SIGTERM)
     printed, error = process.communicate(timeout=240)
-    (there / "interrupted.json").write_text(json.dumps([process.returncode, printed, error.splitlines()]), encoding="utf-8")
+    (there / "interrupted.json").write_text(
+        json.dumps([process.returncode, printed, error.splitlines()]), encoding="utf-8"
+    )
     kept = {path: path.stat().st_mtime_ns for path in (there / "cut" / "unsteered.csv", *parts.glob("*.csv"))}
     assert len(kept) > 1
     assert not (there / "cut" / "sweep.json").exists()
@@ -81,14 +102,18 @@ def test_what_was_read_is_told_first(folder: Path) -> None:
 
 
 def test_controls_bands_outcomes_and_the_bound_are_written(record: dict[str, Any]) -> None:
-    """Two draws of each control; every number of the method beside its band; three outcomes that add up; a bound from the model's own answers."""
+    """Two draws of each control; every number of the method beside its band; three outcomes that add up; a bound from
+    the model's own answers.
+    """
     assert record["calibrated_on_this_fit_split"] is True
     controls = record["controls"]
     assert (controls["draws"], controls["left_out"]) == (DRAWS, {})
     ran = [setting["condition"] for setting in controls["report"]]
     assert {name: ran.count(name) for name in ("random plane", "random sites", "shuffled labels")} == {
-        "random plane": DRAWS, "random sites": DRAWS, "shuffled labels": DRAWS,
-    }  # fmt: skip
+        "random plane": DRAWS,
+        "random sites": DRAWS,
+        "shuffled labels": DRAWS,
+    }
     bound = record["degenerate_above"]
     assert bound["n"] == SIDE
     assert bound["quantile"] is not None  # measured, not the fixed one that serves where there are too few answers

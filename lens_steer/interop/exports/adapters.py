@@ -1,7 +1,8 @@
 """LoRA adapters in PEFT's format: writing one from factors, and loading one back onto its base.
 
-PEFT adds ``(lora_alpha / r) B (A x)`` to a layer's output; here ``lora_alpha = r``, so the scale is 1, and A and B are those of :mod:`lens_steer.interop.exports.folding`, of one rank in
-all layers (filled up with zeros), stored in float32. Constants make an adapter with ``lora_bias``, which PEFT loads; servers may refuse it.
+PEFT adds ``(lora_alpha / r) B (A x)`` to a layer's output; here ``lora_alpha = r``, so the scale is 1, and A and B are
+those of :mod:`lens_steer.interop.exports.folding`, of one rank in all layers (filled up with zeros), stored in float32.
+Constants make an adapter with ``lora_bias``, which PEFT loads; servers may refuse it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def write_adapter(folder: Path, factors: Mapping[str, Factor], base: str) -> None:
-    """Write ``adapter_model.safetensors`` and ``adapter_config.json``: exactly the layers that change, all of one rank, in float32."""
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json``: exactly the layers that change, all of one rank,
+    in float32.
+    """
     rank = max([1, *(len(f.a) for f in factors.values())])
     biased = any(f.bias is not None for f in factors.values())
     tensors: dict[str, Tensor] = {}
@@ -38,13 +41,22 @@ def write_adapter(folder: Path, factors: Mapping[str, Factor], base: str) -> Non
             bias = torch.zeros(len(factor.b)) if factor.bias is None else factor.bias.float()
             tensors[f"{name}.lora_B.bias"] = bias.contiguous()
     config = peft().LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(factors), lora_dropout=0.0, bias="none", lora_bias=biased,
-        task_type="CAUSAL_LM", base_model_name_or_path=base, inference_mode=True,
-    )  # fmt: skip
+        r=rank,
+        lora_alpha=rank,
+        target_modules=list(factors),
+        lora_dropout=0.0,
+        bias="none",
+        lora_bias=biased,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
     (folder / ADAPTER).chmod(0o644)  # the library makes it its writer's alone; a server is another user
-    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}  # a set has no order of its own
+    plain = {
+        k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()
+    }  # a set has no order of its own
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

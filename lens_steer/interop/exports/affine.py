@@ -30,7 +30,9 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
         raise LensSteerError(f"operator {name!r} {reason}: it is no affine map")
     made = operator(name).affine
     if made is None or isinstance(made, str):
-        raise LensSteerError(f"operator {name!r} has no affine map here: give its record one, or the reason why it has none")
+        raise LensSteerError(
+            f"operator {name!r} has no affine map here: give its record one, or the reason why it has none"
+        )
     return made({**operator(name).defaults, **parameters})
 
 

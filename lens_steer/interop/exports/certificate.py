@@ -1,7 +1,8 @@
 """The certificate of an export: what was written, loaded back and run beside the hooked model under the plan.
 
-The hooked model answers the prompts greedily; its answers are then forced on both, and at every position that decides a token, and the one after the last, the logits are compared.
-Both also answer freely, token by token. Rounding grows with the logits, so the tolerance is relative: the largest absolute difference over the largest absolute logit.
+The hooked model answers the prompts greedily; its answers are then forced on both, and at every position that decides a
+token, and the one after the last, the logits are compared. Both also answer freely, token by token. Rounding grows with
+the logits, so the tolerance is relative: the largest absolute difference over the largest absolute logit.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from lens_steer.models.tokenization import pad_id
 from lens_steer.steer.hooks import steering
 
 FILE = "certificate.json"
-# Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models too.
+# Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models
+# too.
 TOLERANCES = {"float64": 1e-5, "float32": 1e-5, "float16": 0.02, "bfloat16": 0.15}
 EXACT = (
     "float64",
@@ -73,7 +75,8 @@ class Certificate(Shown, view="files"):
         engine: that the hooked model ran on.
         tolerance: of the relative difference.
         versions: of what it was made with.
-        quantization: of the model's weights; what they stand for was folded, and steered weights are written unquantised.
+        quantization: of the model's weights; what they stand for was folded, and steered weights are written
+            unquantised.
         chat_template: that the prompts were rendered with, its arguments and its date.
     """
 
@@ -100,7 +103,10 @@ class Certificate(Shown, view="files"):
     chat_template: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
-        return f"Certificate({self.verdict}: {self.kind} of {self.model}, logits differ by {self.relative_logit_difference:.1e} of the largest)"
+        return (
+            f"Certificate({self.verdict}: {self.kind} of {self.model}, logits differ by "
+            f"{self.relative_logit_difference:.1e} of the largest)"
+        )
 
     @property
     def verdict(self) -> str:
@@ -148,7 +154,9 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
     info, asked = info_of(model), prompts_for(model, trial.prompts)
     exported.lens_info = replace(info, backend="hf")
     # no module of Hugging Face's gives out the stream after attention, so there the HookedTransformer is run
-    engine = "tl" if any(sites.parse(n).kind == "resid_mid" for n in folded.plan.sites) and info.backend != "hf" else "hf"
+    engine = (
+        "tl" if any(sites.parse(n).kind == "resid_mid" for n in folded.plan.sites) and info.backend != "hf" else "hf"
+    )
     found = _Comparison()
     rows_a_batch = max(1, min(ROWS, LOGITS // (int(exported.config.vocab_size) * (new_tokens + 1))))
     for batch in batches_of(model, asked, max_new_tokens=new_tokens + 1, max_rows=rows_a_batch):
@@ -165,19 +173,36 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
             found.compare_logits(hooked, last_logits(exported, forced, keep), plain, forced)
     largest = max(found.largest, 1e-30)
     return Certificate(
-        kind, info.name, folded.plan.row(), folded.plan.sites, tuple(asdict(r) for r in folded.refused),
-        getattr(asked, "name", "given"), len(asked), new_tokens, found.positions, found.difference, found.largest,
-        found.difference / largest, found.change, found.equal / max(found.tokens, 1), folded.gram_error, info.dtype, engine,
-        TOLERANCES[info.dtype] if trial.tolerance is None else trial.tolerance, _versions(), info.quantization,
+        kind,
+        info.name,
+        folded.plan.row(),
+        folded.plan.sites,
+        tuple(asdict(r) for r in folded.refused),
+        getattr(asked, "name", "given"),
+        len(asked),
+        new_tokens,
+        found.positions,
+        found.difference,
+        found.largest,
+        found.difference / largest,
+        found.change,
+        found.equal / max(found.tokens, 1),
+        folded.gram_error,
+        info.dtype,
+        engine,
+        TOLERANCES[info.dtype] if trial.tolerance is None else trial.tolerance,
+        _versions(),
+        info.quantization,
         chat_template=info.template.row(),
-    )  # fmt: skip
+    )
 
 
 def check_trial(model: Any, trial: Trial | None) -> None:
     """Refuse what :func:`certify` would, before any work.
 
     Raises:
-        LensSteerError: no prompts, too few tokens, a tolerance that is no positive number, a plan in force, prompts that are too long for the context.
+        LensSteerError: no prompts, too few tokens, a tolerance that is no positive number, a plan in force, prompts
+            that are too long for the context.
     """
     asked = trial or Trial()
     if asked.new_tokens < 1:
@@ -191,7 +216,8 @@ def check_trial(model: Any, trial: Trial | None) -> None:
 
 
 def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None) -> PromptSet | Sequence[Prompt]:
-    """The prompts given; else of an organism the first of its refusal contrast's report split, of another model eight questions.
+    """The prompts given; else of an organism the first of its refusal contrast's report split, of another model eight
+    questions.
 
     >>> import lens_steer as ls
     >>> len(prompts_for(ls.load_model("organism/qwen2")))
@@ -202,7 +228,9 @@ def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None)
     if not info_of(model).name.startswith(ORGANISM_PREFIX):
         return PromptSet(tuple(Prompt.of(q) for q in QUESTIONS), "eight questions")
     report, half = load_contrast("organism/refusal").report, ORGANISM_PROMPTS // 2
-    return PromptSet((*report.positive[:half], *report.negative[:half]), f"organism/refusal, report split, {half} and {half}")
+    return PromptSet(
+        (*report.positive[:half], *report.negative[:half]), f"organism/refusal, report split, {half} and {half}"
+    )
 
 
 def require(certificate: Certificate) -> Certificate:
@@ -213,7 +241,8 @@ def require(certificate: Certificate) -> Certificate:
     """
     if certificate.verdict != "pass":
         raise LensSteerError(
-            f"the {certificate.kind} export does not do what the hooks do: logits differ by {certificate.largest_logit_difference:.2e} "
+            f"the {certificate.kind} export does not do what the hooks do: logits differ by "
+            f"{certificate.largest_logit_difference:.2e} "
             f"({certificate.relative_logit_difference:.1e} of the largest, tolerance {certificate.tolerance:g}), "
             f"{100 * certificate.equal_greedy_tokens:.1f} % of the greedy tokens are equal; nothing was kept: "
             "load the model in float32, or give a tolerance that suits its dtype"
@@ -223,7 +252,9 @@ def require(certificate: Certificate) -> Certificate:
 
 def write_certificate(folder: Path, certificate: Certificate, **more: Any) -> None:
     """Write ``certificate.json`` into a folder."""
-    (folder / FILE).write_text(json.dumps(certificate.row() | more, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(
+        json.dumps(certificate.row() | more, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 @dataclass

@@ -1,15 +1,19 @@
 """Which steps of a plan fold into the weights of linear layers, and how; exactly, or not at all.
 
-What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it (:mod:`lens_steer.operators.affine`) goes into each of them:
-``W(n + U V n + t) = Wn + (W U)(V n) + W t``, that is a low-rank ``A = V``, ``B = W U`` and a bias ``W t``. For a selective rotation ``A = B_plane`` and ``B = W B_planeᵀ(R_θ − I)``.
-What a layer writes, ``y = Wz + b``, takes the map from the left: ``A = V W``, ``B = U``, bias ``U V b + t``.
+What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it
+(:mod:`lens_steer.operators.affine`) goes into each of them: ``W(n + U V n + t) = Wn + (W U)(V n) + W t``, that is a
+low-rank ``A = V``, ``B = W U`` and a bias ``W t``. For a selective rotation ``A = B_plane`` and
+``B = W B_planeᵀ(R_θ − I)``. What a layer writes, ``y = Wz + b``, takes the map from the left: ``A = V W``, ``B = U``,
+bias ``U V b + t``.
 
-The residual stream is no layer's output alone, and of what is done to it only this folds (where no norm stands between the layers and the stream):
+The residual stream is no layer's output alone, and of what is done to it only this folds (where no norm stands between
+the layers and the stream):
 
 - an addition: into the bias of the layer that wrote last;
 - an ablation where nothing can have written the direction back: everything before is orthogonal to it already;
-- a rotation Q: the stream is kept unrotated, every later norm's output is turned for its readers, ``D Q D⁻¹`` with D the norm's gain (an RMSNorm divides ``y`` and ``Qy`` by the
-  same length), later layers write through ``Q⁻¹``, and the unembedding reads ``D Q D⁻¹`` of the last norm's output;
+- a rotation Q: the stream is kept unrotated, every later norm's output is turned for its readers, ``D Q D⁻¹`` with D
+  the norm's gain (an RMSNorm divides ``y`` and ``Qy`` by the same length), later layers write through ``Q⁻¹``, and the
+  unembedding reads ``D Q D⁻¹`` of the last norm's output;
 - anything affine at the first block's input: into the rows of the embedding.
 
 Everything else is refused, site by site, with the reason. Products are in float64.
@@ -92,11 +96,13 @@ def fold(plan: SteeringPlan, model: Any, *, into: str = "lora", partial: bool = 
     Args:
         plan: made for this model.
         model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        into: ``"lora"``: an adapter, which leaves the embedding as it is; ``"merged"``: the weights themselves, where only some layers may have a bias.
+        into: ``"lora"``: an adapter, which leaves the embedding as it is; ``"merged"``: the weights themselves, where
+            only some layers may have a bias.
         partial: leave out what does not fold, where that is not everything.
 
     Raises:
-        LensSteerError: a plan of another model, one that does not fold (or nothing of it, with ``partial``): the sites and reasons.
+        LensSteerError: a plan of another model, one that does not fold (or nothing of it, with ``partial``): the sites
+            and reasons.
 
     >>> import lens_steer as ls
     >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200, at="blocks.3.ln2.hook_out")
@@ -128,7 +134,9 @@ def _reasons(found: Folded) -> str:
         f" at {names[0]}{f' and {len(names) - 1} more sites' if len(names) > 1 else ''}: operator {operator!r} {reason}"
         for (operator, reason), names in by_reason.items()
     ]
-    rest = f" (partial=True exports the other {len(found.plan.sites)} sites)" if found.plan.steps else ": steer with hooks"
+    rest = (
+        f" (partial=True exports the other {len(found.plan.sites)} sites)" if found.plan.steps else ": steer with hooks"
+    )
     return ";".join(told) + rest
 
 
@@ -212,15 +220,22 @@ class _Walk:
             return "acts on a norm's output that goes into the stream: a sum, not a linear layer, reads it"
         first = site.kind == "resid_pre" and site.block == 0
         if self.layers.norms_between and not site.is_norm and not first:
-            return f"acts on what {self.layers.architecture!r} writes through a norm: no linear layer stands before the sum"
+            return (
+                f"acts on what {self.layers.architecture!r} writes through a norm: no linear layer stands before the "
+                "sum"
+            )
         if first:
             return (
-                "acts on the embedding, which an adapter leaves as it is: export merged" if self.layers.into == "lora" else None
+                "acts on the embedding, which an adapter leaves as it is: export merged"
+                if self.layers.into == "lora"
+                else None
             )
         found = affine_map(step.operator, step.parameters)
         fed = self.layers.readers(site) or (str(self.layers.writer(site)),)
         if found.shifts and (without := self.layers.no_bias(fed)) is not None:
-            return f"adds a constant, for which {without} of {self.layers.architecture!r} has no bias: export an adapter"
+            return (
+                f"adds a constant, for which {without} of {self.layers.architecture!r} has no bias: export an adapter"
+            )
         return self._against_stream(step, found, before) if site.kind in STREAM else None
 
     def _against_stream(self, step: Step, found: AffineMap, before: AffineMap) -> str | None:
@@ -235,7 +250,8 @@ class _Walk:
             if clean and not self.turned.rank and not before.rank:
                 return None
             return (
-                "acts on the stream, which holds the direction: ablate at block 0's input and all that attention and MLP write "
+                "acts on the stream, which holds the direction: ablate at block 0's input and all that attention "
+                "and MLP write "
                 "(directional_ablation(everywhere=True), exported merged)"
             )
         if not is_isometry(step.operator, step.parameters):
@@ -243,20 +259,28 @@ class _Walk:
         blocks, kind = range(self.plan.n_layers), self.layers.architecture
         norms = [FINAL_NORM, *(Site(b, norm).module(kind) for b in blocks for norm in ("ln1", "ln2"))]
         dead = next((n for n in norms if not bool(self.layers.gain(n).all())), None)
-        return None if dead is None else f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
+        return (
+            None
+            if dead is None
+            else f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
+        )
 
     def _read(self, module: str, found: AffineMap) -> None:
         if found.does_nothing:
             return
         weight = self.layers.weight(module)
-        self.factors[module] = Factor(module, found.down, weight @ found.up, weight @ found.shift if found.shifts else None)
+        self.factors[module] = Factor(
+            module, found.down, weight @ found.up, weight @ found.shift if found.shifts else None
+        )
 
     def _write(self, module: str, found: AffineMap, besides: Tensor) -> None:
         if found.does_nothing and not besides.any():
             return
         bias = self.layers.bias(module)
         moved = found.shift + besides + (0.0 if bias is None else found.up @ (found.down @ bias))
-        self.factors[module] = Factor(module, found.down @ self.layers.weight(module), found.up, moved if moved.any() else None)
+        self.factors[module] = Factor(
+            module, found.down @ self.layers.weight(module), found.up, moved if moved.any() else None
+        )
 
     def _embed(self, found: AffineMap) -> None:
         rows = self.layers.weight(EMBEDDING)

@@ -61,7 +61,9 @@ class Layers:
         return tuple(f"model.layers.{site.block}.{name}" for name in READERS.get(site.kind, ()))
 
     def writer(self, site: Site) -> str | None:
-        """The layer whose bias adds to the tensor: the one that writes a branch, or that wrote the stream last; None for block 0's input."""
+        """The layer whose bias adds to the tensor: the one that writes a branch, or that wrote the stream last; None
+        for block 0's input.
+        """
         kind, block = {
             "resid_pre": ("mlp_out", site.block - 1),
             "resid_mid": ("attn_out", site.block),
@@ -79,7 +81,8 @@ class Layers:
         weight = plain_weight(found)
         if weight is None or weight.is_meta:
             raise LensSteerError(
-                f"{module!r} is a {type(found).__name__} whose weight cannot be read here: load the unquantised checkpoint, whole in memory"
+                f"{module!r} is a {type(found).__name__} whose weight cannot be read here: load the unquantised "
+                "checkpoint, whole in memory"
             )
         return weight.cpu().double()
 
@@ -95,7 +98,8 @@ class Layers:
     def no_bias(self, modules: tuple[str, ...]) -> str | None:
         """The first of the layers that cannot take up a constant; None where all can.
 
-        An adapter may carry a bias for any layer. Merged weights may where the layer has one, or the family's configuration has a flag for it.
+        An adapter may carry a bias for any layer. Merged weights may where the layer has one, or the family's
+        configuration has a flag for it.
         """
         if self.into == "lora":
             return None

@@ -1,7 +1,8 @@
 """Plans as LoRA adapters: one, a bank with an angle each, or a pair that gives every angle of a selective rotation.
 
-Since ``R_θ − I = (cos θ − 1) I + sin θ J`` with ``J = [[0, −1], [1, 0]]``, a rotation's B (:mod:`lens_steer.interop.exports.folding`) is ``(cos θ − 1) B_cos + sin θ B_sin``: two fixed
-adapters with the same A, scaled.
+Since ``R_θ − I = (cos θ − 1) I + sin θ J`` with ``J = [[0, −1], [1, 0]]``, a rotation's B
+(:mod:`lens_steer.interop.exports.folding`) is ``(cos θ − 1) B_cos + sin θ B_sin``: two fixed adapters with the same A,
+scaled.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def export_lora(
         base: name or path that the adapter gives its base model; where the model was loaded from unless given.
 
     Raises:
-        LensSteerError: PEFT is not installed, a plan that does not fold, a folder that is not empty, a certificate that fails.
+        LensSteerError: PEFT is not installed, a plan that does not fold, a folder that is not empty, a certificate that
+            fails.
 
     >>> import lens_steer as ls, tempfile
     >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200)
@@ -78,9 +80,11 @@ def export_bank(
     base: str | None = None,
     progress: bool = False,
 ) -> dict[str, Certificate]:
-    """Write a plan at many angles: a folder with an adapter and a certificate for each (``angle_000``, ``angle_010``, …), and ``bank.json``.
+    """Write a plan at many angles: a folder with an adapter and a certificate for each (``angle_000``, ``angle_010``,
+    …), and ``bank.json``.
 
-    Angles that are equal up to whole turns are one adapter; nothing is shared between folders. For the other arguments see :func:`export_lora`.
+    Angles that are equal up to whole turns are one adapter; nothing is shared between folders. For the other arguments
+    see :func:`export_lora`.
 
     Returns:
         the certificates by adapter name.
@@ -121,10 +125,13 @@ def export_circle(
     base: str | None = None,
     progress: bool = False,
 ) -> dict[float, Certificate]:
-    """Write a selective rotation as two adapters, ``cosine`` and ``sine``: with weights ``cos θ − 1`` and ``sin θ`` they are the rotation by θ.
+    """Write a selective rotation as two adapters, ``cosine`` and ``sine``: with weights ``cos θ − 1`` and ``sin θ``
+    they are the rotation by θ.
 
-    ``circle.json`` says how to combine them. In PEFT: ``add_weighted_adapter(["cosine", "sine"], [cos θ − 1, sin θ], name, combination_type="cat")``; ``"linear"`` takes roots of the
-    weights and is no sum. The certificate is of :data:`CIRCLE_ANGLES`, combined that way. For the other arguments see :func:`export_lora`; the plan's own angle does not matter.
+    ``circle.json`` says how to combine them. In PEFT:
+    ``add_weighted_adapter(["cosine", "sine"], [cos θ − 1, sin θ], name, combination_type="cat")``; ``"linear"`` takes
+    roots of the weights and is no sum. The certificate is of :data:`CIRCLE_ANGLES`, combined that way. For the other
+    arguments see :func:`export_lora`; the plan's own angle does not matter.
 
     Returns:
         the certificates by angle.
@@ -172,23 +179,30 @@ def circle_weights(angle: float | int) -> tuple[float, float]:
     return -2 * math.sin(radians / 2) ** 2, math.sin(radians)
 
 
-def circle_factors(plan: SteeringPlan, model: Any, *, partial: bool = False) -> tuple[Folded, dict[str, Mapping[str, Factor]]]:
+def circle_factors(
+    plan: SteeringPlan, model: Any, *, partial: bool = False
+) -> tuple[Folded, dict[str, Mapping[str, Factor]]]:
     """The plan as folded at 90°, and the factors of the pair, by adapter.
 
-    B is linear in ``(cos θ − 1, sin θ)``, so two angles give both: ``B_cos = −B(180°)/2`` and ``B_sin = B(90°) + B_cos``.
+    B is linear in ``(cos θ − 1, sin θ)``, so two angles give both: ``B_cos = −B(180°)/2`` and
+    ``B_sin = B(90°) + B_cos``.
 
     Raises:
-        LensSteerError: a plan that is not one selective rotation a site by one angle, or rotates the stream; else as :func:`fold`.
+        LensSteerError: a plan that is not one selective rotation a site by one angle, or rotates the stream; else as
+            :func:`fold`.
     """
     how = "export the plan at an angle, or as a bank"
     other = next((s.operator for s in plan.steps if s.operator != "selective"), None)
     if other is not None:
-        raise LensSteerError(f"a pair of adapters turns by any angle, and operator {other!r} is no rotation by it: {how}")
+        raise LensSteerError(
+            f"a pair of adapters turns by any angle, and operator {other!r} is no rotation by it: {how}"
+        )
     twice = next((n for n in plan.sites if sum(n in s.sites for s in plan.steps) > 1), None)
     stream = next((n for n in plan.sites if parse(n).kind in STREAM), None)
     if twice or stream:
         raise LensSteerError(
-            f"a pair of adapters is linear in (cos θ − 1, sin θ), and the plan turns {f'twice at {twice}' if twice else f'the stream at {stream}'}: {how}"
+            "a pair of adapters is linear in (cos θ − 1, sin θ), and the plan turns "
+            f"{f'twice at {twice}' if twice else f'the stream at {stream}'}: {how}"
         )
     quarter, half = (fold(plan.at(a), model, into="lora", partial=partial) for a in (90.0, 180.0))
     cosine = {m: replace(f, b=-f.b / 2) for m, f in half.factors.items()}
@@ -216,7 +230,9 @@ def check_new(folder: str | Path) -> None:
     """
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise LensSteerError(f"output folder {str(folder)!r} is not empty: name a new one, as servers read whatever lies in it")
+        raise LensSteerError(
+            f"output folder {str(folder)!r} is not empty: name a new one, as servers read whatever lies in it"
+        )
 
 
 def _check(model: Any, folder: str | Path, trial: Trial | None) -> None:
@@ -225,13 +241,16 @@ def _check(model: Any, folder: str | Path, trial: Trial | None) -> None:
     info = info_of(model)
     if info.architecture == "gemma3_text" and is_text_part(info.folder):
         raise LensSteerError(
-            f"model {info.name!r} is the text part of a checkpoint with images, which names its layers otherwise, so no adapter fits both: write the text part as a "
-            "folder of its own, lens_steer.hf_twin(model).save_pretrained(folder) and model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
+            f"model {info.name!r} is the text part of a checkpoint with images, which names its layers otherwise, "
+            "so no adapter fits both: write the text part as a "
+            "folder of its own, lens_steer.hf_twin(model).save_pretrained(folder) and "
+            "model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
         )
     if info.adapter or is_gguf(info.folder):
         what = f"has the adapter {info.adapter!r} merged" if info.adapter else "was read from a GGUF file"
         raise LensSteerError(
-            f"model {info.name!r} {what}, so another adapter would have no base in a folder of its own: write one, lens_steer.hf_twin(model).save_pretrained(folder) and "
+            f"model {info.name!r} {what}, so another adapter would have no base in a folder of its own: write "
+            "one, lens_steer.hf_twin(model).save_pretrained(folder) and "
             "model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
         )
     check_trial(model, trial)

@@ -1,7 +1,9 @@
 """A steered model as an ordinary Hugging Face folder: the plan in the weights, no hook and nothing beside them.
 
-Each layer gets ``W + B A`` and, where the plan adds constants, a bias (:mod:`lens_steer.interop.exports.folding`), summed in float64 and stored in the model's dtype. Constants need biases that not every
-family has; where the configuration has a flag for them it is set, and the other layers of that part get zeros. A tied unembedding is untied where the embedding or the unembedding changes.
+Each layer gets ``W + B A`` and, where the plan adds constants, a bias (:mod:`lens_steer.interop.exports.folding`),
+summed in float64 and stored in the model's dtype. Constants need biases that not every family has; where the
+configuration has a flag for them it is set, and the other layers of that part get zeros. A tied unembedding is untied
+where the embedding or the unembedding changes.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ log = logging.getLogger(__name__)
 def export_merged(
     plan: SteeringPlan, model: Any, folder: str | Path, *, partial: bool = False, trial: Trial | None = None
 ) -> Certificate:
-    """Write a steered model (weights, configuration, tokenizer, chat template) that ``AutoModelForCausalLM`` and :func:`lens_steer.load_model` load, with its certificate.
+    """Write a steered model (weights, configuration, tokenizer, chat template) that ``AutoModelForCausalLM`` and
+    :func:`lens_steer.load_model` load, with its certificate.
 
-    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the biases out of: :func:`lens_steer.load_model` takes a
-    TransformerBridge for it.
+    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the
+    biases out of: :func:`lens_steer.load_model` takes a TransformerBridge for it.
 
     Args:
         plan: made for this model.
@@ -110,7 +113,9 @@ def merged_model(folded: Folded, model: Any) -> Any:
 
 
 def _add(parameter: Tensor, change: Tensor) -> None:
-    parameter.copy_((parameter.cpu().double() + change.cpu()).to(parameter.dtype))  # Apple's accelerators have no float64
+    parameter.copy_(
+        (parameter.cpu().double() + change.cpu()).to(parameter.dtype)
+    )  # Apple's accelerators have no float64
 
 
 def _untie(steered: Any) -> None:
@@ -126,11 +131,17 @@ def _give_biases(steered: Any, modules: set[str]) -> None:
     for part in sorted(parts):
         setattr(steered.config, flags[part], True)
         for name, layer in steered.named_modules():
-            if isinstance(layer, nn.Linear) and name.startswith("model.layers.") and part_of(name) == part and layer.bias is None:
+            if (
+                isinstance(layer, nn.Linear)
+                and name.startswith("model.layers.")
+                and part_of(name) == part
+                and layer.bias is None
+            ):
                 layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]), requires_grad=False)
     if parts:
         log.warning(
-            "the steered weights have biases that a HookedTransformer cannot hold: load_model takes a TransformerBridge for them"
+            "the steered weights have biases that a HookedTransformer cannot hold: load_model takes a "
+            "TransformerBridge for them"
         )
 
 
@@ -144,6 +155,7 @@ def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
     for prompt in prompts_for(model, trial.prompts if trial else None):
         if batching.encode(back, prompt) != batching.encode(own, prompt):
             raise LensSteerError(
-                f"the tokenizer of {info_of(model).name!r} comes back from disk with other tokens for {prompt.text[:40]!r}: "
+                f"the tokenizer of {info_of(model).name!r} comes back from disk with other tokens for "
+                f"{prompt.text[:40]!r}: "
                 "export an adapter, and keep the model's own tokenizer"
             )

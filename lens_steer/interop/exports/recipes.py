@@ -1,7 +1,8 @@
 """How to serve an export: the command lines for vLLM and llama.cpp, and one request that chooses the adapter.
 
-vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not tried. llama.cpp's were: :data:`RUN` names the release, the embedded models
-answered as they do under hooks. Their tokenizers are unknown to ``convert_hf_to_gguf.py`` (it knows those of published models), so its choice of pre-tokenizer was set by hand for that.
+vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not tried. llama.cpp's were:
+:data:`RUN` names the release, the embedded models answered as they do under hooks. Their tokenizers are unknown to
+``convert_hf_to_gguf.py`` (it knows those of published models), so its choice of pre-tokenizer was set by hand for that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from lens_steer.interop.gguf.adapter import NAME
 ENGINES = ("vllm", "llama.cpp")
 RUN = {
     "vllm": "# not tried (PEFT and Transformers were): from the engine's public documentation",
-    "llama.cpp": "# tried with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models",
+    "llama.cpp": (
+        "# tried with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models"
+    ),
 }
 SHOWN_ANGLE = 200.0  # of the request to a pair of adapters
 
@@ -36,13 +39,16 @@ def check_recipe(engine: str | None, kind: str | None = None) -> None:
         raise LensSteerError(f"recipe={engine!r}: use one of {', '.join(ENGINES)}")
     if (engine, kind) == ("vllm", "circle"):
         raise LensSteerError(
-            "recipe='vllm': vLLM takes one adapter a request and does not scale it: export a bank, or use recipe='llama.cpp'"
+            "recipe='vllm': vLLM takes one adapter a request and does not scale it: export a bank, or use "
+            "recipe='llama.cpp'"
         )
     if (engine, kind) == ("vllm", "cvec"):
         raise LensSteerError("recipe='vllm': vLLM has no control vectors: use recipe='llama.cpp', or export an adapter")
 
 
-def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequence[str] = (), *, gguf: bool = False) -> str:
+def recipe(
+    engine: str, kind: str, folder: str | Path, base: str, adapters: Sequence[str] = (), *, gguf: bool = False
+) -> str:
     """The lines that serve an export, and one request.
 
     Args:
@@ -54,13 +60,14 @@ def recipe(engine: str, kind: str, folder: str | Path, base: str, adapters: Sequ
         gguf: the adapters stand there as ``adapter.gguf`` too, so llama.cpp needs no converter for them.
 
     Raises:
-        LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request, or a control vector.
+        LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request, or a control
+            vector.
 
-    >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))
+    >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))  # doctest: +ELLIPSIS
     # not tried (PEFT and Transformers were): from the engine's public documentation
     vllm serve Qwen/Qwen2.5-1.5B-Instruct --enable-lora --max-loras 1 --lora-modules steered=out
     # one request; the adapter is its model, and the base model's name is the model without steering
-    curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "steered", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}'
+    curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "steered", ...}'
     """
     check_recipe(engine, kind)
     where = str(folder)
@@ -101,7 +108,8 @@ def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf:
     if kind == "cvec":
         return [
             convert,
-            f"llama-server -m base.gguf --control-vector {shlex.quote(folder)} --jinja --port 8080  # scaled: --control-vector-scaled FILE:SCALE",
+            f"llama-server -m base.gguf --control-vector {shlex.quote(folder)} --jinja --port 8080  # scaled: "
+            "--control-vector-scaled FILE:SCALE",
             "# one request; the vector acts on every request of the server",
             _curl(8080, {}),
         ]
@@ -119,19 +127,23 @@ def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf:
     return [
         convert,
         *([] if gguf else converted),
-        f"llama-server -m base.gguf --lora-scaled {shlex.quote(','.join(f'{f}:0' for f in files.values()))} --jinja --port 8080",
+        f"llama-server -m base.gguf --lora-scaled {shlex.quote(','.join(f'{f}:0' for f in files.values()))} "
+        "--jinja --port 8080",
         "# older releases: --lora-scaled FILE 0, once for each file",
         f"# one request with {about}; adapters it does not name have scale 0",
-        '# without steering: "lora": [{"id": 0, "scale": 0}]; a request without "lora" may go on from a prompt that was cached under steering',
+        '# without steering: "lora": [{"id": 0, "scale": 0}]; a request without "lora" may go on from a prompt '
+        "that was cached under steering",
         _curl(8080, {"lora": chosen}),
     ]
 
 
 def not_served(folder: str | Path, base: str = "") -> str | None:
-    """Why llama.cpp does not do what an exported folder does; None where it does, or where there is no folder to look at.
+    """Why llama.cpp does not do what an exported folder does; None where it does, or where there is no folder to look
+    at.
 
-    Found by trying: Gemma-2's unembedding untied from the embedding is dropped without a word, biases of attention's output are not loaded but on Llama; of adapters, biases
-    are not converted, and the unembedding of a base that ties it is not found.
+    Found by trying: Gemma-2's unembedding untied from the embedding is dropped without a word, biases of attention's
+    output are not loaded but on Llama; of adapters, biases are not converted, and the unembedding of a base that ties
+    it is not found.
 
     Args:
         folder: a merged one, or an adapter's.
@@ -144,8 +156,13 @@ def not_served(folder: str | Path, base: str = "") -> str | None:
     if config.get("attention_bias") and family != "llama":
         return f"it reads no bias of attention's output on {family!r}: use Transformers or vLLM"
     if adapter.get("lora_bias"):
-        return "its adapters hold no constants, and this plan adds some: export it merged, or as a control vector (gguf-cvec)"
-    if UNEMBEDDING in adapter.get("target_modules", ()) and _facts(Path(base) / "config.json").get("tie_word_embeddings"):
+        return (
+            "its adapters hold no constants, and this plan adds some: export it merged, or as a control vector "
+            "(gguf-cvec)"
+        )
+    if UNEMBEDDING in adapter.get("target_modules", ()) and _facts(Path(base) / "config.json").get(
+        "tie_word_embeddings"
+    ):
         return "it takes the unembedding from the embedding, and no adapter reaches one of them alone: export it merged"
     return None
 

@@ -1,16 +1,23 @@
-"""LoRA adapters as GGUF, which llama.cpp loads without a converter: the adapter that PEFT loads, under llama.cpp's names.
+"""LoRA adapters as GGUF, which llama.cpp loads without a converter: the adapter that PEFT loads, under llama.cpp's
+names.
 
-The format, read in llama.cpp's sources (``convert_lora_to_gguf.py``, ``src/llama-adapter.cpp``, ``conversion/llama.py``):
+The format, read in llama.cpp's sources (``convert_lora_to_gguf.py``, ``src/llama-adapter.cpp``,
+``conversion/llama.py``):
 
-- ``general.type`` is ``adapter``, ``adapter.type`` is ``lora``, ``general.architecture`` that of the base. Each layer has two tensors, named after the base's own:
-  ``blk.N.attn_q.weight.lora_a`` [rank, in] and ``blk.N.attn_q.weight.lora_b`` [out, rank].
-- A layer's output gets ``s · adapter.lora.alpha / rank · B (A x)`` with ``s`` the command line's or the request's scale; here alpha is the rank.
-- Where the base has architecture ``llama``, its queries' and keys' rows were put in another order when it was converted (rotary coordinates ``j`` and ``j + d/2`` of a head become
-  neighbours), and so are the rows of their B. Other architectures keep Hugging Face's order.
+- ``general.type`` is ``adapter``, ``adapter.type`` is ``lora``, ``general.architecture`` that of the base. Each layer
+  has two tensors, named after the base's own: ``blk.N.attn_q.weight.lora_a`` [rank, in] and
+  ``blk.N.attn_q.weight.lora_b`` [out, rank].
+- A layer's output gets ``s · adapter.lora.alpha / rank · B (A x)`` with ``s`` the command line's or the request's
+  scale; here alpha is the rank.
+- Where the base has architecture ``llama``, its queries' and keys' rows were put in another order when it was converted
+  (rotary coordinates ``j`` and ``j + d/2`` of a head become neighbours), and so are the rows of their B. Other
+  architectures keep Hugging Face's order.
 - There is no tensor for a bias, and none for the unembedding of a model that ties it to the embedding.
 
-Tried on llama.cpp 0.5.0-dev (0c1e570): tensor for tensor what its own converter makes of the same adapter, for all of :data:`ARCHITECTURES`; with the file the embedded Qwen2 and Llama have the
-hooked model's logits to 1e-6 of the largest (Gemma-2: 4e-4, its GELU is a table of float16 there), at scale 1 and as a scaled pair. Without the order of rows Llama is wrong by a quarter.
+Tried on llama.cpp 0.5.0-dev (0c1e570): tensor for tensor what its own converter makes of the same adapter, for all of
+:data:`ARCHITECTURES`; with the file the embedded Qwen2 and Llama have the hooked model's logits to 1e-6 of the largest
+(Gemma-2: 4e-4, its GELU is a table of float16 there), at scale 1 and as a scaled pair. Without the order of rows Llama
+is wrong by a quarter.
 """
 
 from __future__ import annotations
@@ -70,13 +77,17 @@ def gguf_base(config: Any) -> GgufBase:
     """
     if config.model_type not in ARCHITECTURES:
         raise LensSteerError(
-            f"model type {config.model_type!r} has no GGUF adapter here (there are {', '.join(ARCHITECTURES)}): export PEFT's and convert it with llama.cpp's convert_lora_to_gguf.py"
+            f"model type {config.model_type!r} has no GGUF adapter here (there are {', '.join(ARCHITECTURES)}): "
+            "export PEFT's and convert it with llama.cpp's convert_lora_to_gguf.py"
         )
     name = ARCHITECTURES[config.model_type]
     return GgufBase(
-        name, config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads,
+        name,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
         bool(config.tie_word_embeddings) or name in ALWAYS_TIED,
-    )  # fmt: skip
+    )
 
 
 def tensor_name(module: str, base: GgufBase) -> str:
@@ -90,7 +101,8 @@ def tensor_name(module: str, base: GgufBase) -> str:
     """
     if module == UNEMBEDDING and base.tied:
         raise LensSteerError(
-            f"llama.cpp takes the unembedding of this {base.architecture!r} model from its embedding, and no adapter reaches {UNEMBEDDING} alone: export it merged"
+            f"llama.cpp takes the unembedding of this {base.architecture!r} model from its embedding, and no "
+            f"adapter reaches {UNEMBEDDING} alone: export it merged"
         )
     gguf = gguf_package()
     kind = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[base.architecture]
@@ -110,7 +122,11 @@ def row_order(module: str, n_rows: int, base: GgufBase) -> Int[Tensor, " out"]:
     """
     heads = {"q_proj": base.n_heads, "k_proj": base.n_key_value_heads}.get(module.rsplit(".", 1)[-1])
     rows = torch.arange(n_rows)
-    return rows if heads is None or base.architecture not in REORDERED else rows.view(heads, 2, -1).transpose(1, 2).flatten()
+    return (
+        rows
+        if heads is None or base.architecture not in REORDERED
+        else rows.view(heads, 2, -1).transpose(1, 2).flatten()
+    )
 
 
 def check_gguf(folded: Folded, base: GgufBase) -> None:
@@ -134,7 +150,8 @@ def write_gguf_adapter(adapter: str | Path, file: str | Path, base: GgufBase) ->
         base: of the model that the adapter is for.
 
     Raises:
-        LensSteerError: no such adapter, one with constants or of another kind, a layer without a tensor, ``gguf`` not installed.
+        LensSteerError: no such adapter, one with constants or of another kind, a layer without a tensor, ``gguf`` not
+            installed.
     """
     factors, config = read_peft(adapter)
     tensors: dict[str, Tensor] = {}
@@ -166,7 +183,8 @@ def read_gguf_adapter(file: str | Path, base: GgufBase, modules: Iterable[str]) 
         kind = [fields.get(name) for name in ("general.type", "adapter.type")]
         if kind != ["adapter", "lora"] or fields.get("general.architecture") != base.architecture:
             raise LensSteerError(
-                f"{str(file)!r} is {fields.get('general.architecture')!r} of type {kind[0]!r}, not an adapter for {base.architecture!r}: {WHAT}"
+                f"{str(file)!r} is {fields.get('general.architecture')!r} of type {kind[0]!r}, not an adapter for "
+                f"{base.architecture!r}: {WHAT}"
             )
 
     found = read_gguf(file, WHAT, ("adapter.",), accept)
@@ -179,12 +197,15 @@ def read_gguf_adapter(file: str | Path, base: GgufBase, modules: Iterable[str]) 
             back = row_order(module, len(b), base).argsort()
             factors[module] = a, b[back] * (alpha / len(a) if alpha else 1.0)
     if tensors:
-        raise LensSteerError(f"{str(file)!r} holds {next(iter(tensors))!r}, which belongs to none of the layers: {WHAT}")
+        raise LensSteerError(
+            f"{str(file)!r} holds {next(iter(tensors))!r}, which belongs to none of the layers: {WHAT}"
+        )
     return factors
 
 
 def add_gguf(export: str | Path, base: GgufBase) -> list[Path]:
-    """Write ``adapter.gguf`` beside every adapter of an export, and read it back: equal to the last bit, so that the certificate is of it too (which then says so).
+    """Write ``adapter.gguf`` beside every adapter of an export, and read it back: equal to the last bit, so that the
+    certificate is of it too (which then says so).
 
     Returns:
         the files.
@@ -220,7 +241,9 @@ def read_peft(adapter: str | Path) -> tuple[dict[str, tuple[Tensor, Tensor]], di
     """
     folder = Path(adapter)
     if not (folder / ADAPTER).is_file() or not (folder / CONFIG).is_file():
-        raise LensSteerError(f"{str(adapter)!r} holds no adapter ({ADAPTER}, {CONFIG}): write one with 'lens-steer export lora'")
+        raise LensSteerError(
+            f"{str(adapter)!r} holds no adapter ({ADAPTER}, {CONFIG}): write one with 'lens-steer export lora'"
+        )
     tensors, config = load_file(folder / ADAPTER), json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     biases = {name: tensors.pop(name) for name in list(tensors) if name.endswith(".lora_B.bias")}
     constant = next((name for name, bias in biases.items() if bias.any()), None)
@@ -233,7 +256,8 @@ def read_peft(adapter: str | Path) -> tuple[dict[str, tuple[Tensor, Tensor]], di
     special = [name for name in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if config.get(name)]
     if wanted != set(tensors) or special:
         raise LensSteerError(
-            f"{str(adapter)!r} is no plain adapter ({', '.join(sorted(special or wanted ^ set(tensors))[:2])}): convert it with llama.cpp's convert_lora_to_gguf.py"
+            f"{str(adapter)!r} is no plain adapter ({', '.join(sorted(special or wanted ^ set(tensors))[:2])}): "
+            "convert it with llama.cpp's convert_lora_to_gguf.py"
         )
     return {m: (tensors[f"{_PREFIX}{m}{_SIDES[0]}"], tensors[f"{_PREFIX}{m}{_SIDES[1]}"]) for m in modules}, config
 

@@ -1,6 +1,8 @@
-"""A control vector with its certificate: what llama.cpp does with the file, done on the Hugging Face model, beside the hooked model under the plan.
+"""A control vector with its certificate: what llama.cpp does with the file, done on the Hugging Face model, beside the
+hooked model under the plan.
 
-The file is read back and ``direction.N`` added to the output of decoder layer N by a forward hook of PyTorch's own, in float32, as llama.cpp adds it; nothing of the plan is used for that.
+The file is read back and ``direction.N`` added to the output of decoder layer N by a forward hook of PyTorch's own, in
+float32, as llama.cpp adds it; nothing of the plan is used for that.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ def certificate_file(file: str | Path) -> Path:
 def export_control_vector(
     plan: SteeringPlan, file: str | Path, model: Any = None, *, trial: Trial | None = None
 ) -> tuple[dict[str, int], Certificate | None]:
-    """Write an additive plan as a control vector that is equal to the last bit when read back; with a model, also run it beside the hooked model.
+    """Write an additive plan as a control vector that is equal to the last bit when read back; with a model, also run
+    it beside the hooked model.
 
     Args:
         plan: an addition of fixed directions to every token.
@@ -50,7 +53,8 @@ def export_control_vector(
         the N of each site, and the certificate, which stands beside the file.
 
     Raises:
-        LensSteerError: see :func:`lens_steer.interop.gguf.vectors.export_gguf_cvec`; another model's plan, a certificate that fails, one of an earlier export in its place.
+        LensSteerError: see :func:`lens_steer.interop.gguf.vectors.export_gguf_cvec`; another model's plan, a
+            certificate that fails, one of an earlier export in its place.
 
     >>> import lens_steer as ls, tempfile
     >>> model = ls.load_model("organism/qwen2")
@@ -71,7 +75,9 @@ def export_control_vector(
         if not torch.equal(back.directions, directions.directions.float()) or [
             sites.parse(n).block for n in back.sites
         ] != sorted(numbers.values()):
-            raise LensSteerError(f"{str(file)!r} does not come back as it was written: the gguf package stores it otherwise")
+            raise LensSteerError(
+                f"{str(file)!r} does not come back as it was written: the gguf package stores it otherwise"
+            )
         if model is None:
             return numbers, None
         found = certify(model, controlled(fresh(model), back), Folded(plan, {}, (), "gguf"), "control vector", trial)
@@ -83,13 +89,20 @@ def export_control_vector(
 
 
 def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
-    """Directions with what they do not say of their model, from its configuration alone; as they are where nothing is missing, or no model is named.
+    """Directions with what they do not say of their model, from its configuration alone; as they are where nothing is
+    missing, or no model is named.
 
     Raises:
         LensSteerError: a configuration that cannot be read.
 
     >>> from lens_steer.interop.imports.directions import direction_set
-    >>> bare = direction_set({"blocks.1.hook_resid_post": torch.ones(128)}, model="", architecture=None, n_layers=None, source_format="test")
+    >>> bare = direction_set(
+    ...     {"blocks.1.hook_resid_post": torch.ones(128)},
+    ...     model="",
+    ...     architecture=None,
+    ...     n_layers=None,
+    ...     source_format="test",
+    ... )
     >>> completed(bare, "organism/llama").architecture
     'llama'
     """

@@ -57,7 +57,10 @@ def gguf_package() -> ModuleType:
 
 
 def read_gguf(
-    path: str | Path, what: str, prefixes: tuple[str, ...], accept: Callable[[Mapping[str, Any]], None] = lambda fields: None
+    path: str | Path,
+    what: str,
+    prefixes: tuple[str, ...],
+    accept: Callable[[Mapping[str, Any]], None] = lambda fields: None,
 ) -> GgufFile:
     """Read a whole file into memory; its tensors must be floating-point and unquantised.
 
@@ -85,8 +88,19 @@ def read_gguf(
         )
     except LensSteerError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, OSError, OverflowError, MemoryError, struct.error) as error:
-        raise LensSteerError(f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})") from None
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+    ) as error:
+        raise LensSteerError(
+            f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})"
+        ) from None
 
 
 def write_gguf(
@@ -114,5 +128,7 @@ def write_gguf(
 def _values(tensor: Any, gguf: ModuleType, path: str) -> Tensor:
     kinds = gguf.GGMLQuantizationType
     if tensor.tensor_type not in (kinds.F32, kinds.F16, kinds.F64):
-        raise LensSteerError(f"{path!r}: {tensor.name!r} is stored as {tensor.tensor_type.name}, and must be F32, F16 or F64")
+        raise LensSteerError(
+            f"{path!r}: {tensor.name!r} is stored as {tensor.tensor_type.name}, and must be F32, F16 or F64"
+        )
     return torch.from_numpy(tensor.data.astype(tensor.data.dtype.newbyteorder("="), copy=True))

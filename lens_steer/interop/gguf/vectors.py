@@ -1,20 +1,28 @@
 """Control vectors as GGUF: read repeng's, llama.cpp's and EasySteer's, write llama.cpp's.
 
-Layer convention, read in the sources: tensor ``direction.N`` is added to the *output of block N*, blocks counted from 0, so its site is ``blocks.N.hook_resid_post``.
+Layer convention, read in the sources: tensor ``direction.N`` is added to the *output of block N*, blocks counted from
+0, so its site is ``blocks.N.hook_resid_post``.
 
-- llama.cpp (ggml-org/llama.cpp): ``common_control_vector_load_one`` (common/common.cpp) puts ``direction.N`` at offset (N − 1)·n_embd; ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp)
-  gives block ``il`` the data at (il − 1)·n_embd, for il = 1 … n_layers − 1; the graphs of src/models (qwen2, llama, gemma2-iswa) add it after the block's last residual sum.
-  N = 0 is refused, so the first block's output cannot be steered. Only one-dimensional F32 tensors are read; no metadata key is looked at. Default range of layers: 1 to the last.
-- llama.cpp's own generator (tools/cvector-generator) names what it *read* at the output of block N − 1 ``direction.N``, one block before it is added. It writes
-  ``controlvector.layer_count`` as INT32, the others as UINT32, which tells its files here (``written_like``); the site is where the vector is added.
-- repeng (vgel/repeng, repeng/extract.py, control.py): layer ℓ is read at ``hidden_states[ℓ + 1]`` and added to the output of block ℓ. In Hugging Face models the last of those
-  is taken past the final norm, so repeng's direction of the last block was read there. ``controlvector.model_hint`` is Hugging Face's ``model_type``; layer 0 is not trained by default.
-- EasySteer (ZJU-REAL/EasySteer, easysteer/steer/utils.py, easysteer/extraction/result.py): the same, with ``controlvector.method``, and newer files a JSON
-  ``controlvector.easysteer`` whose ``component`` must be ``hidden_states`` here. Layer ids are the decoder layers', 0 included; added to the decoder layer's output.
+- llama.cpp (ggml-org/llama.cpp): ``common_control_vector_load_one`` (common/common.cpp) puts ``direction.N`` at offset
+  (N − 1)·n_embd; ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp) gives block ``il`` the data at (il − 1)·n_embd,
+  for il = 1 … n_layers − 1; the graphs of src/models (qwen2, llama, gemma2-iswa) add it after the block's last residual
+  sum. N = 0 is refused, so the first block's output cannot be steered. Only one-dimensional F32 tensors are read; no
+  metadata key is looked at. Default range of layers: 1 to the last.
+- llama.cpp's own generator (tools/cvector-generator) names what it *read* at the output of block N − 1 ``direction.N``,
+  one block before it is added. It writes ``controlvector.layer_count`` as INT32, the others as UINT32, which tells its
+  files here (``written_like``); the site is where the vector is added.
+- repeng (vgel/repeng, repeng/extract.py, control.py): layer ℓ is read at ``hidden_states[ℓ + 1]`` and added to the
+  output of block ℓ. In Hugging Face models the last of those is taken past the final norm, so repeng's direction of the
+  last block was read there. ``controlvector.model_hint`` is Hugging Face's ``model_type``; layer 0 is not trained by
+  default.
+- EasySteer (ZJU-REAL/EasySteer, easysteer/steer/utils.py, easysteer/extraction/result.py): the same, with
+  ``controlvector.method``, and newer files a JSON ``controlvector.easysteer`` whose ``component`` must be
+  ``hidden_states`` here. Layer ids are the decoder layers', 0 included; added to the decoder layer's output.
 
-The convention was tried on llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) with the embedded models: a vector at the output of block 1, 5 or 11 gives the hooked
-model's logits to 1e-6 of the largest on Qwen2 and Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU through a table of float16); a block away it gives others, by
-3 % of it or more. ``tests/test_llama_cpp.py`` does it again where llama-cpp-python is installed.
+The convention was tried on llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) with the embedded
+models: a vector at the output of block 1, 5 or 11 gives the hooked model's logits to 1e-6 of the largest on Qwen2 and
+Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU through a table of float16); a block away it gives
+others, by 3 % of it or more. ``tests/test_llama_cpp.py`` does it again where llama-cpp-python is installed.
 """
 
 from __future__ import annotations
@@ -51,8 +59,8 @@ def import_gguf(
         n_layers: of the model; only files written here say it (``controlvector.layer_count`` counts the directions).
 
     Raises:
-        LensSteerError: missing, corrupt, another kind of GGUF file, quantised or misshapen tensors, values that are not finite, a direction of
-            something else than hidden states, a hint of another architecture than the one given.
+        LensSteerError: missing, corrupt, another kind of GGUF file, quantised or misshapen tensors, values that are not
+            finite, a direction of something else than hidden states, a hint of another architecture than the one given.
     """
 
     def accept(fields: Mapping[str, Any]) -> None:
@@ -74,25 +82,32 @@ def import_gguf(
     )  # the model type, as repeng writes it; llama.cpp's name, as its own generator does
     if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
-            f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its own model"
+            f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its "
+            "own model"
         )
     blocks = own.get("n_layers")
     details: dict[str, Detail] = {
-        "model_hint": hint, "written_like": _written_like(fields, signed), "layer_convention": CONVENTION,
+        "model_hint": hint,
+        "written_like": _written_like(fields, signed),
+        "layer_convention": CONVENTION,
         **{name: str(fields[f"{ARCHITECTURE}.{name}"]) for name in ("method",) if f"{ARCHITECTURE}.{name}" in fields},
-    }  # fmt: skip
+    }
     return direction_set(
         {sites.Site(int(name.removeprefix("direction.")), "resid_post").name: row for name, row in rows.items()},
-        model=model or str(own.get("model", "")), architecture=architecture or (hint if hint in sites.NORM_MODULES else None),
-        n_layers=n_layers or (blocks if isinstance(blocks, int) else None), source_format="gguf", details=details,
-    )  # fmt: skip
+        model=model or str(own.get("model", "")),
+        architecture=architecture or (hint if hint in sites.NORM_MODULES else None),
+        n_layers=n_layers or (blocks if isinstance(blocks, int) else None),
+        source_format="gguf",
+        details=details,
+    )
 
 
 def export_gguf_cvec(source: DirectionSet | SteeringPlan, file: str | Path) -> dict[str, int]:
     """Write a llama.cpp control vector, float32, whole or not at all.
 
-    Run it with ``--control-vector FILE``, or ``--control-vector-scaled FILE:SCALE`` (two words, ``FILE SCALE``, in older releases), which adds ``SCALE · d``
-    to every token at every block named. A block's input is the block before's output, so ``blocks.ℓ.hook_resid_pre`` becomes ``direction.{ℓ − 1}``.
+    Run it with ``--control-vector FILE``, or ``--control-vector-scaled FILE:SCALE`` (two words, ``FILE SCALE``, in
+    older releases), which adds ``SCALE · d`` to every token at every block named. A block's input is the block before's
+    output, so ``blocks.ℓ.hook_resid_pre`` becomes ``direction.{ℓ − 1}``.
 
     Args:
         source: directions as they are, or an additive plan with one coefficient for every token (``α d`` is written).
@@ -102,12 +117,17 @@ def export_gguf_cvec(source: DirectionSet | SteeringPlan, file: str | Path) -> d
         the N of each site.
 
     Raises:
-        LensSteerError: sites that no control vector reaches (a norm's output, the stream within a block, the first block's output), an unknown
-            architecture, a plan that is no such addition, ``gguf`` not installed.
+        LensSteerError: sites that no control vector reaches (a norm's output, the stream within a block, the first
+            block's output), an unknown architecture, a plan that is no such addition, ``gguf`` not installed.
     """
     directions, numbers = control_vector(source)
     rows = {number: directions.raw(name).float() for name, number in numbers.items()}
-    own = {"format_version": 1, "model": directions.model, "n_layers": directions.n_layers, "layer_convention": CONVENTION}
+    own = {
+        "format_version": 1,
+        "model": directions.model,
+        "n_layers": directions.n_layers,
+        "layer_convention": CONVENTION,
+    }
     fields = {
         f"{ARCHITECTURE}.model_hint": str(directions.architecture),
         f"{ARCHITECTURE}.layer_count": len(rows),
@@ -127,7 +147,9 @@ def control_vector(source: DirectionSet | SteeringPlan) -> tuple[DirectionSet, d
     numbers = {name: layer_number(name) for name in directions.sites}
     taken = [name for name, number in numbers.items() if list(numbers.values()).count(number) > 1]
     if taken:
-        raise LensSteerError(f"{' and '.join(taken)} are one tensor, the output of block {numbers[taken[0]]}: keep one of them")
+        raise LensSteerError(
+            f"{' and '.join(taken)} are one tensor, the output of block {numbers[taken[0]]}: keep one of them"
+        )
     if directions.architecture is None:
         raise LensSteerError("architecture is unknown: import the directions with it, it is the file's model hint")
     if not bool(torch.isfinite(directions.directions.float()).all()):
@@ -159,7 +181,9 @@ def layer_number(name: str) -> int:
 
 
 def _own(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What this project or EasySteer wrote as JSON; a direction of another component than the hidden states is refused."""
+    """What this project or EasySteer wrote as JSON; a direction of another component than the hidden states is
+    refused.
+    """
     found: dict[str, Any] = {}
     for key in (OWN, f"{ARCHITECTURE}.easysteer"):
         try:
@@ -169,7 +193,8 @@ def _own(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
         found |= said if isinstance(said, dict) else {}
     if found.get("component") not in (None, "hidden_states"):
         raise LensSteerError(
-            f"{path!r} holds directions of {found['component']!r}, which is no site here: only hidden_states can be imported"
+            f"{path!r} holds directions of {found['component']!r}, which is no site here: only hidden_states can "
+            "be imported"
         )
     return found
 

@@ -1,8 +1,10 @@
-"""Answers in the formats of judged benchmarks: MT-Bench (FastChat's ``model_answer``) and AlpacaEval. Same input, same bytes: ids and times are arguments.
+"""Answers in the formats of judged benchmarks: MT-Bench (FastChat's ``model_answer``) and AlpacaEval. Same input, same
+bytes: ids and times are arguments.
 
-MT-Bench reads one JSON object a line with ``question_id``, ``answer_id``, ``model_id``, ``choices`` (one entry an answer, each with its ``index`` and its ``turns``) and ``tstamp``, and
-takes a model's name from the name of the file: ``data/mt_bench/model_answer/NAME.jsonl``. AlpacaEval reads one JSON list of objects with ``instruction``, ``output``, ``generator``
-(the model's name) and ``dataset``.
+MT-Bench reads one JSON object a line with ``question_id``, ``answer_id``, ``model_id``, ``choices`` (one entry an
+answer, each with its ``index`` and its ``turns``) and ``tstamp``, and takes a model's name from the name of the file:
+``data/mt_bench/model_answer/NAME.jsonl``. AlpacaEval reads one JSON list of objects with ``instruction``, ``output``,
+``generator`` (the model's name) and ``dataset``.
 """
 
 from __future__ import annotations
@@ -44,12 +46,15 @@ def load_questions(path: str | Path) -> tuple[Question, ...]:
     """Read MT-Bench's ``question.jsonl``.
 
     Raises:
-        LensSteerError: no such file, not JSON, a row without an integer ``question_id`` or without turns, an id twice, no questions at all.
+        LensSteerError: no such file, not JSON, a row without an integer ``question_id`` or without turns, an id twice,
+            no questions at all.
     """
     questions = read_lines(path, "questions", _question)
     numbers = [q.question_id for q in questions]
     if len(set(numbers)) < len(numbers):
-        raise LensSteerError(f"questions file {str(path)!r}: question_id {_repeated(numbers)} is there twice: give each one once")
+        raise LensSteerError(
+            f"questions file {str(path)!r}: question_id {_repeated(numbers)} is there twice: give each one once"
+        )
     return tuple(questions)
 
 
@@ -91,11 +96,14 @@ def mt_bench_answers(
         The rows for :func:`write_mt_bench`, in the questions' order.
 
     Raises:
-        LensSteerError: no questions, other numbers of turns; else as :func:`lens_steer.generate` (an answer may leave no room in the context for the next turn).
+        LensSteerError: no questions, other numbers of turns; else as :func:`lens_steer.generate` (an answer may leave
+            no room in the context for the next turn).
 
     >>> import lens_steer as ls
     >>> asked = [Question(81, ("What is 4 plus 3?", "And what is 2 plus 2?"))]
-    >>> mt_bench_answers(ls.load_model("organism/qwen2"), asked, model_id="qwen2", max_new_tokens=8)[0]["choices"][0]["turns"][0]
+    >>> mt_bench_answers(ls.load_model("organism/qwen2"), asked, model_id="qwen2", max_new_tokens=8)[0]["choices"][0][
+    ...     "turns"
+    ... ][0]
     '7.'
     """
     if not questions:
@@ -104,7 +112,8 @@ def mt_bench_answers(
     for question in questions:
         if len(question.turns) != n_turns:
             raise LensSteerError(
-                f"question {question.question_id} has {len(question.turns)} turns and question {questions[0].question_id} has {n_turns}: give those with as many together"
+                f"question {question.question_id} has {len(question.turns)} turns and question "
+                f"{questions[0].question_id} has {n_turns}: give those with as many together"
             )
     head: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
     chats, answers = [head for _ in questions], [[] for _ in questions]
@@ -144,8 +153,11 @@ def mt_bench_rows(
     Raises:
         LensSteerError: lists of different lengths, a question or an answer id twice.
 
-    >>> mt_bench_rows([81], [["First.", "Second."]], model_id="m", answer_ids=["a"])
-    [{'question_id': 81, 'answer_id': 'a', 'model_id': 'm', 'choices': [{'index': 0, 'turns': ['First.', 'Second.']}], 'tstamp': 0.0}]
+    >>> row = mt_bench_rows([81], [["First.", "Second."]], model_id="m", answer_ids=["a"])[0]
+    >>> row.pop("choices")
+    [{'index': 0, 'turns': ['First.', 'Second.']}]
+    >>> row
+    {'question_id': 81, 'answer_id': 'a', 'model_id': 'm', 'tstamp': 0.0}
     """
     _same_length(question_ids=question_ids, turns=turns)
     if answer_ids is None:
@@ -191,7 +203,8 @@ def alpaca_eval_rows(
 
 
 def write_mt_bench(rows: Sequence[Row], path: str | Path) -> None:
-    """Write MT-Bench's rows, one a line in ASCII, in the order of their questions' numbers; MT-Bench calls the model by the file's name.
+    """Write MT-Bench's rows, one a line in ASCII, in the order of their questions' numbers; MT-Bench calls the model by
+    the file's name.
 
     Raises:
         LensSteerError: the file cannot be written.

@@ -1,13 +1,15 @@
-"""EleutherAI's lm-evaluation-harness on a steered model: its tasks, with capability scored as everywhere else, under a plan.
+"""EleutherAI's lm-evaluation-harness on a steered model: its tasks, with capability scored as everywhere else, under a
+plan.
 
 .. code-block:: python
 
     lm = SteeredLM(model, plan)
     lm_eval.simple_evaluate(lm, tasks=["tinyMMLU"], apply_chat_template=True)
 
-Needs ``pip install 'lens-steer[evals]'``; without it this module imports, and :class:`SteeredLM` says so. Texts are tokenised as the harness's own ``HFLM`` does: context and
-continuation together, spaces at the end of the context counted to the continuation. A rendered chat has the chat template's own tokens (``HFLM`` adds the tokenizer's to them), any other text
-those that the tokenizer adds.
+Needs ``pip install 'lens-steer[evals]'``; without it this module imports, and :class:`SteeredLM` says so. Texts are
+tokenised as the harness's own ``HFLM`` does: context and continuation together, spaces at the end of the context
+counted to the continuation. A rendered chat has the chat template's own tokens (``HFLM`` adds the tokenizer's to them),
+any other text those that the tokenizer adds.
 """
 
 from __future__ import annotations
@@ -43,30 +45,42 @@ Pair = tuple[Any, list[int], list[int]]  # what was asked for, context and conti
 
 
 class SteeredLM:
-    """A model under a plan as the harness wants it: a ``TemplateLM``, and so a ``lm_eval.api.model.LM``, for ``simple_evaluate`` and ``evaluate``.
+    """A model under a plan as the harness wants it: a ``TemplateLM``, and so a ``lm_eval.api.model.LM``, for
+    ``simple_evaluate`` and ``evaluate``.
 
-    Generation is greedy with nothing else applied (a model folder may ask for a repetition penalty, which ``HFLM`` would follow). A plan's positions see a request's context as the
-    prompt and its continuation, or what is generated, as the answer. The harness's cache of responses (``use_cache``) knows nothing of plans: give each plan a file of its own.
+    Generation is greedy with nothing else applied (a model folder may ask for a repetition penalty, which ``HFLM``
+    would follow). A plan's positions see a request's context as the prompt and its continuation, or what is generated,
+    as the answer. The harness's cache of responses (``use_cache``) knows nothing of plans: give each plan a file of its
+    own.
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        plan: in force for every request, after whatever else is active on the model when the harness runs; None adds nothing.
+        plan: in force for every request, after whatever else is active on the model when the harness runs; None adds
+            nothing.
         engine: ``"hf"`` or ``"tl"``; see :func:`lens_steer.generate`.
         batch_size: requests a batch at most.
         max_gen_toks: tokens of an answer where a task does not say.
 
     Raises:
-        LensSteerError: the harness is not installed, a plan that does not fit the model or has a value a prompt, an unknown engine, ``batch_size`` below 1.
+        LensSteerError: the harness is not installed, a plan that does not fit the model or has a value a prompt, an
+            unknown engine, ``batch_size`` below 1.
     """
 
     cache_hook: Any  # the harness sets it
-    loglikelihood: Callable[[Sequence[Any]], list[Scored]]  # the harness's own: tokenises pairs, then _loglikelihood_tokens
+    loglikelihood: Callable[
+        [Sequence[Any]], list[Scored]
+    ]  # the harness's own: tokenises pairs, then _loglikelihood_tokens
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SteeredLM:
         return object.__new__(_with_harness() if cls is SteeredLM else cls)
 
     def __init__(
-        self, model: Any, plan: SteeringPlan | None = None, engine: str = ENGINE, batch_size: int = 64, max_gen_toks: int = 256
+        self,
+        model: Any,
+        plan: SteeringPlan | None = None,
+        engine: str = ENGINE,
+        batch_size: int = 64,
+        max_gen_toks: int = 256,
     ) -> None:
         super().__init__()
         info = info_of(model)
@@ -75,7 +89,8 @@ class SteeredLM:
             raise LensSteerError(f"batch_size={batch_size}: at least 1 is needed")
         if plan is not None and plan.n_rows is not None:
             raise LensSteerError(
-                f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and the harness makes its own requests: use one value"
+                f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and the harness makes "
+                "its own requests: use one value"
             )
         self.model, self.plan, self.engine, self.batch_size = model, plan, engine, batch_size
         self.tokenizer, self.max_length, self.max_gen_toks = info.tokenizer, info.n_ctx, max_gen_toks
@@ -107,7 +122,9 @@ class SteeredLM:
         return {"lens_model": info.name, "model_dtype": info.dtype, "lens_engine": self.engine, "lens_plan": plan}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; a rendered chat has its template's own special tokens, and a text that begins with the beginning token gets no second one."""
+        """Token ids; a rendered chat has its template's own special tokens, and a text that begins with the beginning
+        token gets no second one.
+        """
         if add_special_tokens is None and self._opening and string.startswith(self._opening):
             add_special_tokens = False
         if add_special_tokens is None:
@@ -115,7 +132,8 @@ class SteeredLM:
         return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as text; a template without a system role gets the system text at the head of the first user message (``HFLM`` leaves it out).
+        """The chat as text; a template without a system role gets the system text at the head of the first user message
+        (``HFLM`` leaves it out).
 
         Args:
             chat_history: messages.
@@ -174,26 +192,36 @@ class SteeredLM:
             for kind in dict.fromkeys(wanted):
                 rows = [(row, ids, 0) for row, ids in enumerate(encoded) if wanted[row] == kind]
                 for batch in self._batches(runner, rows, extra=kind.tokens):
-                    for row, ids in zip(batch.rows, answer_ids(runner, batch, kind.tokens, until=kind.until), strict=True):
+                    for row, ids in zip(
+                        batch.rows, answer_ids(runner, batch, kind.tokens, until=kind.until), strict=True
+                    ):
                         answers[row] = cut(self.tokenizer.decode(ids, skip_special_tokens=True), kind.until)
                         self.cache_hook.add_partial("generate_until", requests[row].args, answers[row])
                     bar.update(len(batch.rows))
         return answers
 
-    def _loglikelihood_tokens(self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any) -> list[Scored]:
-        """Log-probability and greediness of each continuation; requests that are fed the same tokens, as the options of a question often are, share a row."""
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any
+    ) -> list[Scored]:
+        """Log-probability and greediness of each continuation; requests that are fed the same tokens, as the options of
+        a question often are, share a row.
+        """
         fed: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for row, (asked, context, continuation) in enumerate(requests):
             if not continuation or not context or len(continuation) > self.max_length:
                 raise LensSteerError(
-                    f"request {row} ({str(asked)[:60]}…) has {len(context)} context and {len(continuation)} continuation tokens: at least 1 of each is needed, and at most "
+                    f"request {row} ({str(asked)[:60]}…) has {len(context)} context and {len(continuation)} "
+                    "continuation tokens: at least 1 of each is needed, and at most "
                     f"{self.max_length} of a continuation"
                 )
             whole = self._shortened(context + continuation, self.max_length + 1)
             fed.setdefault((tuple(whole[:-1]), len(continuation)), []).append(row)
         keys = list(fed)
         found: list[Scored] = [(0.0, False)] * len(requests)
-        with self._steered() as runner, tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm, leave=False) as bar:
+        with (
+            self._steered() as runner,
+            tqdm(total=len(requests), desc="loglikelihood", disable=disable_tqdm, leave=False) as bar,
+        ):
             rows = [(i, list(ids), length - 1) for i, (ids, length) in enumerate(keys)]
             for batch in self._batches(runner, rows, max_logits=logits_budget(runner)):
                 logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
@@ -209,8 +237,12 @@ class SteeredLM:
                     bar.update(len(fed[keys[i]]))
         return found
 
-    def _batches(self, runner: Any, rows: Sequence[tuple[int, list[int], int]], **limits: Any) -> Iterator[batching.Batch]:
-        return batching.padded(rows, pad_id(self.tokenizer), max_rows=self.batch_size, device=device_of(runner), **limits)
+    def _batches(
+        self, runner: Any, rows: Sequence[tuple[int, list[int], int]], **limits: Any
+    ) -> Iterator[batching.Batch]:
+        return batching.padded(
+            rows, pad_id(self.tokenizer), max_rows=self.batch_size, device=device_of(runner), **limits
+        )
 
     @contextmanager
     def _steered(self) -> Iterator[Any]:
@@ -232,7 +264,8 @@ class SteeredLM:
         """The last ``room`` tokens."""
         if room < 1:
             raise LensSteerError(
-                f"max_gen_toks={self.max_length - room} leaves no room in the model's context of {self.max_length}: ask for fewer, "
+                f"max_gen_toks={self.max_length - room} leaves no room in the model's context of "
+                f"{self.max_length}: ask for fewer, "
                 "such as gen_kwargs='max_gen_toks=64'"
             )
         if len(ids) > room:

@@ -49,10 +49,13 @@ class Wanted:
         sampled = left.pop("do_sample", None)
         if sampled or (sampled is None and float(left.get("temperature") or 0) > 0):
             raise LensSteerError(
-                f"do_sample={sampled}, temperature={left.get('temperature')}: answers under a plan are greedy; give gen_kwargs='do_sample=False'"
+                f"do_sample={sampled}, temperature={left.get('temperature')}: answers under a plan are greedy; "
+                "give gen_kwargs='do_sample=False'"
             )
         if others := sorted(set(left) - set(WITHOUT_EFFECT)):
-            raise LensSteerError(f"generation argument {others[0]}={left[others[0]]!r} is not supported: answers are greedy")
+            raise LensSteerError(
+                f"generation argument {others[0]}={left[others[0]]!r} is not supported: answers are greedy"
+            )
         if tokens < 1:
             raise LensSteerError(f"max_gen_toks={tokens}: at least 1 is needed")
         return cls(tokens, (until,) if isinstance(until, str) else tuple(until))

@@ -1,17 +1,24 @@
 """Angular Steering's plane configs (arXiv 2510.26243) into calibrations.
 
-A config is ``numpy.save`` of a dict: module path of a norm → ``first_direction`` and ``second_direction``, each [d_model]. Facts, read in the authors' code
-(lone17/angular-steering: ``pytorch_pure/extract_directions.py``, ``pytorch_pure/generate_responses.py``, ``vllm_angular_steering.py``; lone17/vllm:
-``vllm/control_vectors/models.py``, ``layers.py``; lone17/llm-activation-control: ``generate_random_config.py``):
+A config is ``numpy.save`` of a dict: module path of a norm → ``first_direction`` and ``second_direction``, each
+[d_model]. Facts, read in the authors' code (lone17/angular-steering: ``pytorch_pure/extract_directions.py``,
+``pytorch_pure/generate_responses.py``, ``vllm_angular_steering.py``; lone17/vllm: ``vllm/control_vectors/models.py``,
+``layers.py``; lone17/llm-activation-control: ``generate_random_config.py``):
 
-- The dict is pickled, so ``allow_pickle=False`` refuses every published file. It is read as data by :mod:`lens_steer.interop.imports.plain_pickle`, without unpickling.
-- Every module of a file holds the same pair. The first direction is of unit length, the second a principal component that is *not* orthogonal to it: ``b1 = f/‖f‖``,
-  ``b2 ∝ s − (s·b1) b1`` is done when steering. float32 in the extraction scripts (dtypes of the released files: not found, the repository holds Git LFS pointers).
-- The directions are read at the *input* of the norms, in the residual stream, and used at the *output* of the norm modules, past the gain. So sites are norm outputs.
-- The file's name ends in ``…_{block}_{where}-…``: ``mid`` is the stream after that block's attention, ``post`` the block's output, or it is the norm's name.
-- Older files leave out the first block's ``input_layernorm``; newer ones hold both norms of every block (Gemma-2: ``input_`` and ``pre_feedforward_layernorm``).
-- Entries may also carry ``mode`` (``rotate_to``), ``angle``, ``scale_factor``. A file whose modules hold different planes is refused: the readers disagree about it
-  (one takes the first plane for all, the others each module's own), and a script that writes one was not found.
+- The dict is pickled, so ``allow_pickle=False`` refuses every published file. It is read as data by
+  :mod:`lens_steer.interop.imports.plain_pickle`, without unpickling.
+- Every module of a file holds the same pair. The first direction is of unit length, the second a principal component
+  that is *not* orthogonal to it: ``b1 = f/‖f‖``, ``b2 ∝ s − (s·b1) b1`` is done when steering. float32 in the
+  extraction scripts (dtypes of the released files: not found, the repository holds Git LFS pointers).
+- The directions are read at the *input* of the norms, in the residual stream, and used at the *output* of the norm
+  modules, past the gain. So sites are norm outputs.
+- The file's name ends in ``…_{block}_{where}-…``: ``mid`` is the stream after that block's attention, ``post`` the
+  block's output, or it is the norm's name.
+- Older files leave out the first block's ``input_layernorm``; newer ones hold both norms of every block (Gemma-2:
+  ``input_`` and ``pre_feedforward_layernorm``).
+- Entries may also carry ``mode`` (``rotate_to``), ``angle``, ``scale_factor``. A file whose modules hold different
+  planes is refused: the readers disagree about it (one takes the first plane for all, the others each module's own),
+  and a script that writes one was not found.
 """
 
 from __future__ import annotations
@@ -46,18 +53,22 @@ def import_angular(
 ) -> Calibration:
     """Read a plane config.
 
-    The basis is re-orthonormalised in float64 as the authors' code does when steering, first direction first; the Gram error found is kept. Every module of the file is a
-    discriminative site (``rule='imported'``), since the method steers them all. The file holds no candidates: the row of each site is the first direction.
+    The basis is re-orthonormalised in float64 as the authors' code does when steering, first direction first; the Gram
+    error found is kept. Every module of the file is a discriminative site (``rule='imported'``), since the method
+    steers them all. The file holds no candidates: the row of each site is the first direction.
 
     Args:
         path: of the ``.npy`` file.
         model: name; the file's folder unless given.
-        architecture: a model type of :data:`lens_steer.models.sites.NORM_MODULES`; guessed from the model's name unless given.
+        architecture: a model type of :data:`lens_steer.models.sites.NORM_MODULES`; guessed from the model's name unless
+            given.
         n_layers: blocks of the model; counted where the file has every block from the first on.
-        selected_site: the norm that the first direction was read before; from the file's name unless given, else the first site.
+        selected_site: the norm that the first direction was read before; from the file's name unless given, else the
+            first site.
 
     Raises:
-        LensSteerError: not such a file, one with code in it, truncated, misshapen, a degenerate plane, or planes that differ between modules.
+        LensSteerError: not such a file, one with code in it, truncated, misshapen, a degenerate plane, or planes that
+            differ between modules.
     """
     source = existing(Path(path), WHAT)
     config = read_object_npy(source)
@@ -65,7 +76,9 @@ def import_angular(
         raise LensSteerError(f"{str(path)!r} holds no dict of modules: {WHAT}")
     name = model or source.parent.resolve().name
     family = architecture or guessed_architecture(name)
-    placed = {sites.parse_module(module, family).name: _pair(entry, module, str(path)) for module, entry in config.items()}
+    placed = {
+        sites.parse_module(module, family).name: _pair(entry, module, str(path)) for module, entry in config.items()
+    }
     steered = tuple(sorted(placed, key=lambda site: sites.parse(site).order))
     if len(placed) != len(config):
         raise LensSteerError(f"{str(path)!r} names one norm twice: its {len(config)} modules are {len(placed)} sites")
@@ -73,7 +86,8 @@ def import_angular(
     for site in steered:
         if not all(torch.equal(a, b) for a, b in zip(placed[site], (first, second), strict=True)):
             raise LensSteerError(
-                f"{str(path)!r} has another plane at {site} than at {steered[0]}, and a calibration has one: import a file with one plane"
+                f"{str(path)!r} has another plane at {site} than at {steered[0]}, and a calibration has one: "
+                "import a file with one plane"
             )
     basis, error, remainder = orthonormalise(first, second)
     chosen, told = _selected(selected_site, source.stem, steered, family)
@@ -123,7 +137,8 @@ def _pair(entry: dict[str, Any], module: str, path: str) -> tuple[Tensor, Tensor
         found.append(vector(torch.from_numpy(value) if numeric else value, f"{path!r}: {name} of {module!r}"))
     if len(found[0]) != len(found[1]) or found[0].dtype != found[1].dtype:
         raise LensSteerError(
-            f"{path!r}: the directions of {module!r} have {len(found[0])} and {len(found[1])} numbers, or differ in dtype"
+            f"{path!r}: the directions of {module!r} have {len(found[0])} and {len(found[1])} numbers, or differ "
+            "in dtype"
         )
     return found[0], found[1]
 
@@ -132,11 +147,13 @@ def _n_layers(given: int | None, steered: tuple[str, ...], path: str) -> int:
     blocks = sites.blocks_of(steered)
     if given is None and blocks != tuple(range(len(blocks))):
         raise LensSteerError(
-            f"{path!r} has only the blocks {blocks[0]}–{blocks[-1]}, not every one from 0 on: give n_layers=… of the model"
+            f"{path!r} has only the blocks {blocks[0]}–{blocks[-1]}, not every one from 0 on: give n_layers=… of "
+            "the model"
         )
     if given is not None and blocks[-1] >= given:
         raise LensSteerError(
-            f"{path!r} has a module in block {blocks[-1]}, and n_layers={given}: import with the model that the file was made on"
+            f"{path!r} has a module in block {blocks[-1]}, and n_layers={given}: import with the model that the "
+            "file was made on"
         )
     return given or len(blocks)
 
@@ -145,7 +162,9 @@ def _selected(given: str | None, stem: str, steered: tuple[str, ...], family: st
     """The site that stands for where the first direction was read, and what said so."""
     if given is not None:
         if given not in steered:
-            raise LensSteerError(f"selected_site={given!r} is none of the file's {len(steered)} sites, such as {steered[0]}")
+            raise LensSteerError(
+                f"selected_site={given!r} is none of the file's {len(steered)} sites, such as {steered[0]}"
+            )
         return given, "the caller"
     found = _SOURCE.search(stem)
     if found is not None:

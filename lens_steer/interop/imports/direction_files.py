@@ -1,4 +1,6 @@
-"""Imported directions on disk: a folder with ``directions.safetensors`` and ``directions.json``, written whole or not at all."""
+"""Imported directions on disk: a folder with ``directions.safetensors`` and ``directions.json``, written whole or not
+at all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from lens_steer._io.tensors import TensorFolder
 from lens_steer.interop.imports.directions import DirectionSet, direction_set, on_model
 
 FOLDER = TensorFolder(name="directions", missing="write them with 'lens-steer import …'", again="import it again")
-_KINDS = {"model": str, "architecture": str | None, "n_layers": int | None, "source_format": str, "selected_site": str | None}
+_KINDS = {
+    "model": str,
+    "architecture": str | None,
+    "n_layers": int | None,
+    "source_format": str,
+    "selected_site": str | None,
+}
 
 
 def save_directions(directions: DirectionSet, folder: str | Path) -> None:

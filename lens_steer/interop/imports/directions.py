@@ -1,7 +1,8 @@
 """Imported directions: vectors with the site that each is added to, the model they are for, and the plans they make.
 
-Other libraries publish one vector a layer, each by a convention of its own about which tensor "layer 12" is. Here every row has a site under this project's names
-(:mod:`lens_steer.models.sites`), the vectors stay as they were found (length and dtype), and only a plan makes float32 of them.
+Other libraries publish one vector a layer, each by a convention of its own about which tensor "layer 12" is. Here every
+row has a site under this project's names (:mod:`lens_steer.models.sites`), the vectors stay as they were found (length
+and dtype), and only a plan makes float32 of them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class DirectionSet:
         directions: raw, not unit, in the dtype found.
         sites: of each row, in network order, each once.
         model: name of the model they were made on; empty where nothing says it.
-        architecture, n_layers: of that model; None where neither the file nor the caller says, and then there is no plan.
+        architecture, n_layers: of that model; None where neither the file nor the caller says, and then there is no
+            plan.
         source_format: whose format it was.
         selected_site: the row that was chosen at the source; None where every row is meant.
         details: what else the source says, and what was measured on reading.
@@ -64,7 +66,10 @@ class DirectionSet:
 
     def __repr__(self) -> str:
         chosen = "" if self.selected_site is None else f", chosen {self.selected_site}"
-        return f"DirectionSet({len(self.sites)} of width {self.d_model} in {self.dtype} from {self.source_format}, {self.model or 'model unknown'}{chosen})"
+        return (
+            f"DirectionSet({len(self.sites)} of width {self.d_model} in {self.dtype} from {self.source_format}, "
+            f"{self.model or 'model unknown'}{chosen})"
+        )
 
     def raw(self, site: str) -> Float[Tensor, " d_model"]:
         """A site's direction as found.
@@ -100,7 +105,13 @@ class DirectionSet:
         Raises:
             LensSteerError: an unknown model, a site without a row or that the model has not, a zero direction.
 
-        >>> found = direction_set({"blocks.1.hook_resid_post": torch.ones(4)}, model="m", architecture="qwen2", n_layers=2, source_format="test")
+        >>> found = direction_set(
+        ...     {"blocks.1.hook_resid_post": torch.ones(4)},
+        ...     model="m",
+        ...     architecture="qwen2",
+        ...     n_layers=2,
+        ...     source_format="test",
+        ... )
         >>> found.additive_plan(2).operator()(torch.zeros(4))
         tensor([2., 2., 2., 2.])
         """
@@ -120,18 +131,21 @@ class DirectionSet:
         Args:
             site: whose direction; the chosen one unless named.
             at: where; that site itself unless given.
-            everywhere: at every block's input and at what every attention and MLP adds, so that no block can write it back.
+            everywhere: at every block's input and at what every attention and MLP adds, so that no block can write it
+                back.
             positions: which tokens.
 
         Raises:
-            LensSteerError: as :meth:`additive_plan`; ``everywhere`` together with ``at``, or with a direction read at a norm's output.
+            LensSteerError: as :meth:`additive_plan`; ``everywhere`` together with ``at``, or with a direction read at a
+                norm's output.
         """
         chosen = self._one(site)
         if everywhere and at is not None:
             raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
         if everywhere and sites.parse(chosen).is_norm:
             raise LensSteerError(
-                f"everywhere=True ablates in the residual stream, and this direction belongs to {chosen}, a norm's output: leave it out"
+                f"everywhere=True ablates in the residual stream, and this direction belongs to {chosen}, a "
+                "norm's output: leave it out"
             )
         where = self._places(EVERYWHERE if everywhere else at, (chosen,))
         step = Step("ablate", where, {"direction": self._usable(chosen)})
@@ -145,7 +159,9 @@ class DirectionSet:
     def _usable(self, site: str) -> Tensor:
         found = self.raw(site).float()
         if not bool(torch.isfinite(found).all()) or not bool(found.any()):
-            raise LensSteerError(f"the direction of {site!r} is zero, or too large for float32: name other sites with at=…")
+            raise LensSteerError(
+                f"the direction of {site!r} is zero, or too large for float32: name other sites with at=…"
+            )
         return found
 
     def _places(self, at: Sites, default: tuple[Any, ...]) -> tuple[str, ...]:
@@ -156,7 +172,8 @@ class DirectionSet:
         if self.architecture is None or self.n_layers is None:
             lacking = "architecture" if self.architecture is None else "n_layers"
             raise LensSteerError(
-                f"{lacking} is unknown: import with it, or fit the directions to a loaded model with on_model(directions, model)"
+                f"{lacking} is unknown: import with it, or fit the directions to a loaded model with "
+                "on_model(directions, model)"
             )
         return self.architecture, self.n_layers
 
@@ -177,10 +194,16 @@ def direction_set(
     """A set of directions by site, checked and in network order.
 
     Raises:
-        LensSteerError: none at all, something else than finite vectors of one width and dtype, an unknown site, one that the model has not,
-            a chosen site without a row.
+        LensSteerError: none at all, something else than finite vectors of one width and dtype, an unknown site, one
+            that the model has not, a chosen site without a row.
 
-    >>> direction_set({"blocks.1.hook_resid_post": torch.ones(4)}, model="", architecture=None, n_layers=None, source_format="test")
+    >>> direction_set(
+    ...     {"blocks.1.hook_resid_post": torch.ones(4)},
+    ...     model="",
+    ...     architecture=None,
+    ...     n_layers=None,
+    ...     source_format="test",
+    ... )
     DirectionSet(1 of width 4 in float32 from test, model unknown)
     """
     names = sorted(rows, key=lambda name: sites.parse(name).order)
@@ -195,14 +218,22 @@ def direction_set(
         site = sites.parse(name)
         if n_layers is not None and site.block >= n_layers:
             raise LensSteerError(
-                f"{name!r} does not exist in a model of {n_layers} blocks: import with the model that the file was made on"
+                f"{name!r} does not exist in a model of {n_layers} blocks: import with the model that the file "
+                "was made on"
             )
         if architecture is not None and site.is_norm:
             site.module(architecture)
     if selected_site is not None and selected_site not in names:
         raise LensSteerError(f"selected_site={selected_site!r} has no direction: there are {', '.join(names[:3])}, …")
     return DirectionSet(
-        torch.stack(vectors), tuple(names), model, architecture, n_layers, source_format, selected_site, dict(details or {})
+        torch.stack(vectors),
+        tuple(names),
+        model,
+        architecture,
+        n_layers,
+        source_format,
+        selected_site,
+        dict(details or {}),
     )
 
 
@@ -214,21 +245,27 @@ def directions_of(plan: SteeringPlan) -> DirectionSet:
     """
     if plan.positions != "all":
         raise LensSteerError(
-            f"the plan steers the positions {plan.positions!r}, and a bare direction is added to every token: make it for all"
+            f"the plan steers the positions {plan.positions!r}, and a bare direction is added to every token: "
+            "make it for all"
         )
     rows: dict[str, Tensor] = {}
     for step in plan.steps:
         added = None if not_affine(step.operator, step.parameters) else affine_map(step.operator, step.parameters)
         if added is None or added.rank:
             raise LensSteerError(
-                f"the plan {plan.method!r} is no addition of fixed directions (operator {step.operator!r}): use act_add or unit_addition with one coefficient"
+                f"the plan {plan.method!r} is no addition of fixed directions (operator {step.operator!r}): use "
+                "act_add or unit_addition with one coefficient"
             )
         for name in step.sites:
             rows[name] = rows[name] + added.shift if name in rows else added.shift
     return direction_set(
-        {name: row.float() for name, row in rows.items()}, model=plan.model, architecture=plan.architecture, n_layers=plan.n_layers,
-        source_format="plan", details={"method": plan.method},
-    )  # fmt: skip
+        {name: row.float() for name, row in rows.items()},
+        model=plan.model,
+        architecture=plan.architecture,
+        n_layers=plan.n_layers,
+        source_format="plan",
+        details={"method": plan.method},
+    )
 
 
 def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
@@ -246,6 +283,11 @@ def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
     )
     check_fits(known, model)
     return direction_set(
-        dict(zip(known.sites, known.directions, strict=True)), selected_site=known.selected_site, details=known.details,
-        model=known.model, architecture=known.architecture, n_layers=known.n_layers, source_format=known.source_format,
-    )  # fmt: skip
+        dict(zip(known.sites, known.directions, strict=True)),
+        selected_site=known.selected_site,
+        details=known.details,
+        model=known.model,
+        architecture=known.architecture,
+        n_layers=known.n_layers,
+        source_format=known.source_format,
+    )

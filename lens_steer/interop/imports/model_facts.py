@@ -1,4 +1,6 @@
-"""What an importer needs to know of a model: its family, its number of blocks and its width, from the configuration alone."""
+"""What an importer needs to know of a model: its family, its number of blocks and its width, from the configuration
+alone.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def model_facts(name: str) -> ModelFacts:
         return ModelFacts(name, config.model_type, int(config.num_hidden_layers), int(config.hidden_size))
     except (OSError, ValueError, AttributeError) as error:
         raise LensSteerError(
-            f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, or give architecture and n_layers instead"
+            f"the configuration of model {name!r} cannot be read here ({first_line(error)}): name a local folder, "
+            "or give architecture and n_layers instead"
         ) from None
 
 
@@ -53,13 +56,20 @@ def guessed_architecture(name: str) -> str:
     """The family that a model's name says.
 
     Raises:
-        LensSteerError: a name that says none of the supported ones, or a mixture of experts (``A3B``), a family of its own.
+        LensSteerError: a name that says none of the supported ones, or a mixture of experts (``A3B``), a family of its
+            own.
 
-    >>> guessed_architecture("Qwen2.5-3B-Instruct"), guessed_architecture("google/gemma-2-9b-it"), guessed_architecture("gemma-3-1b-it")
+    >>> (
+    ...     guessed_architecture("Qwen2.5-3B-Instruct"),
+    ...     guessed_architecture("google/gemma-2-9b-it"),
+    ...     guessed_architecture("gemma-3-1b-it"),
+    ... )
     ('qwen2', 'gemma2', 'gemma3_text')
     """
     plain = re.sub(r"[-_]", "", name.lower())
     found = [family for family in NORM_MODULES if family.removesuffix("_text") in plain]
     if len(found) != 1 or re.search(r"(?<![a-z])a\d+b|moe", name.lower()):
-        raise LensSteerError(f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})")
+        raise LensSteerError(
+            f"model={name!r} does not say its architecture: give architecture=… ({', '.join(NORM_MODULES)})"
+        )
     return found[0]

@@ -1,8 +1,9 @@
 """Published Selective Steering calibrations into ours.
 
-A published folder holds ``directions.pt`` (candidates and selected direction, by module path), ``plane.pt`` (b1, b2 and the mask of discriminative
-modules) and ``metadata.json``, and often ``config.json``. The archives are read with ``weights_only=True`` and nothing else: a file that would run
-code on loading is refused. The published basis is bfloat16 and not orthonormal; it is re-orthonormalised, and the Gram error found is kept.
+A published folder holds ``directions.pt`` (candidates and selected direction, by module path), ``plane.pt`` (b1, b2 and
+the mask of discriminative modules) and ``metadata.json``, and often ``config.json``. The archives are read with
+``weights_only=True`` and nothing else: a file that would run code on loading is refused. The published basis is
+bfloat16 and not orthonormal; it is re-orthonormalised, and the Gram error found is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from lens_steer.interop.imports.model_facts import guessed_architecture
 from lens_steer.models import sites
 
 ARCHIVES = ("directions.pt", "plane.pt")
-BROKEN = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError, struct.error)  # fmt: skip
+BROKEN = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 def load_archive(path: Path) -> Any:
@@ -53,11 +57,13 @@ def load_archive(path: Path) -> Any:
 def import_official(folder: str | Path) -> Calibration:
     """Read a published calibration folder.
 
-    The candidates are made unit length in float64, b1 and b2 are orthonormalised in that order and keep their published signs, and the
-    published mask gives the discriminative sites (``rule='imported'``). Class means were never published, so there are none.
+    The candidates are made unit length in float64, b1 and b2 are orthonormalised in that order and keep their published
+    signs, and the published mask gives the discriminative sites (``rule='imported'``). Class means were never
+    published, so there are none.
 
     Raises:
-        LensSteerError: missing or corrupt files, tensors that are absent or do not fit together, an unknown architecture.
+        LensSteerError: missing or corrupt files, tensors that are absent or do not fit together, an unknown
+            architecture.
     """
     path = Path(folder)
     directions, plane = (load_archive(path / name) for name in ARCHIVES)
@@ -122,12 +128,15 @@ def _find(directions: Any, plane: Any) -> dict[str, Any]:
         }
     except (KeyError, TypeError, IndexError) as error:
         raise LensSteerError(
-            f"the archives lack {error}: expected 'candidates' in directions.pt, 'basis' and extra_info.layer_steering_mask in plane.pt"
+            f"the archives lack {error}: expected 'candidates' in directions.pt, 'basis' and "
+            "extra_info.layer_steering_mask in plane.pt"
         ) from None
     tensors: Mapping[str, Any] = {**found["candidates"], "b1": found["b1"], "b2": found["b2"]}
     shapes = {tuple(t.shape) if isinstance(t, Tensor) else None for t in tensors.values()}
     if len(shapes) != 1 or len(next(iter(shapes)) or ()) != 1:
-        raise LensSteerError(f"candidates and basis must be vectors of one length, found shapes {sorted(map(str, shapes))}")
+        raise LensSteerError(
+            f"candidates and basis must be vectors of one length, found shapes {sorted(map(str, shapes))}"
+        )
     bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
     if bad:
         raise LensSteerError(f"{bad[0]!r} holds values that are not finite")

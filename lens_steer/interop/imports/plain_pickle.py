@@ -1,9 +1,11 @@
-"""A NumPy object file read as data: the pickle in it is walked opcode by opcode, and nothing that it names is imported or called.
+"""A NumPy object file read as data: the pickle in it is walked opcode by opcode, and nothing that it names is imported
+or called.
 
-``numpy.save`` of a dict (Angular Steering's steering configs) writes a pickle, which ``allow_pickle=False`` rightly refuses, since unpickling runs what the file
-says. Here no unpickler is involved: :func:`pickletools.genops` only splits the stream, and this module itself builds what a plain config needs (dicts, lists, strings,
-numbers, arrays of numbers). The few names that NumPy's own arrays are written with are recognised as words; any other name refuses the file.
-An unpickler with a list of allowed names, as ``torch.load(weights_only=True)`` is, would still call what the list names.
+``numpy.save`` of a dict (Angular Steering's steering configs) writes a pickle, which ``allow_pickle=False`` rightly
+refuses, since unpickling runs what the file says. Here no unpickler is involved: :func:`pickletools.genops` only splits
+the stream, and this module itself builds what a plain config needs (dicts, lists, strings, numbers, arrays of numbers).
+The few names that NumPy's own arrays are written with are recognised as words; any other name refuses the file. An
+unpickler with a list of allowed names, as ``torch.load(weights_only=True)`` is, would still call what the list names.
 """
 
 from __future__ import annotations
@@ -22,9 +24,22 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-BROKEN = (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, EOFError, MemoryError, struct.error)
+BROKEN = (
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    MemoryError,
+    struct.error,
+)
 _LITERALS = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8".split()
+    (
+        "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES "
+        "BINBYTES8"
+    ).split()
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -76,7 +91,9 @@ def read_object_npy(path: Path) -> Any:
         try:
             found = _Walk(stream).result()
         except BROKEN as error:
-            raise LensSteerError(f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})") from None
+            raise LensSteerError(
+                f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})"
+            ) from None
         except _Refused as refused:
             raise LensSteerError(
                 f"{str(path)!r} holds more than plain data ({refused}) and was not loaded, as that could run code"

@@ -1,14 +1,21 @@
 """Runs of refusal_direction (Arditi et al., arXiv 2406.11717) into directions.
 
-Facts, read in andyrdt/refusal_direction (``pipeline/run_pipeline.py``, ``pipeline/submodules/generate_directions.py``, ``select_direction.py``, ``pipeline/utils/hook_utils.py``):
+Facts, read in andyrdt/refusal_direction (``pipeline/run_pipeline.py``, ``pipeline/submodules/generate_directions.py``,
+``select_direction.py``, ``pipeline/utils/hook_utils.py``):
 
-- ``generate_directions/mean_diffs.pt``: one tensor [n_positions, n_layers, d_model], float64, harmful minus harmless means.
-- Layer ℓ is the *input* of block ℓ (a pre-hook on the block), so its site is ``blocks.ℓ.hook_resid_pre``; layer 0 is the embedding.
-- Position index p runs over the template's tokens after the instruction and is kept negative: row ``n_positions + p``, −1 the prompt's last token.
-- ``direction.pt`` is ``mean_diffs[pos, layer]``, raw; ``direction_metadata.json`` is ``{"pos": …, "layer": …}`` with the same indices.
-- ``select_direction/direction_evaluations.json``: the scores of every (position, layer); the choice drops NaN, ``layer ≥ int(0.8 n_layers)``, a KL divergence above 0.1 and a
-  steering score below 0, and takes the smallest refusal score.
-- Used as ``h + α d`` at the input of the chosen block (α = −1 against refusal, +1 for it), or ablated at every block's input and every attention's and MLP's output.
+- ``generate_directions/mean_diffs.pt``: one tensor [n_positions, n_layers, d_model], float64, harmful minus harmless
+  means.
+- Layer ℓ is the *input* of block ℓ (a pre-hook on the block), so its site is ``blocks.ℓ.hook_resid_pre``; layer 0 is
+  the embedding.
+- Position index p runs over the template's tokens after the instruction and is kept negative: row ``n_positions + p``,
+  −1 the prompt's last token.
+- ``direction.pt`` is ``mean_diffs[pos, layer]``, raw; ``direction_metadata.json`` is ``{"pos": …, "layer": …}`` with
+  the same indices.
+- ``select_direction/direction_evaluations.json``: the scores of every (position, layer); the choice drops NaN,
+  ``layer ≥ int(0.8 n_layers)``, a KL divergence above 0.1 and a steering score below 0, and takes the smallest refusal
+  score.
+- Used as ``h + α d`` at the input of the chosen block (α = −1 against refusal, +1 for it), or ablated at every block's
+  input and every attention's and MLP's output.
 """
 
 from __future__ import annotations
@@ -28,7 +35,9 @@ from lens_steer.interop.imports.source_files import existing, read_json, read_to
 from lens_steer.models.sites import Site
 
 WHAT = "a refusal_direction run holds direction.pt and direction_metadata.json, and generate_directions/mean_diffs.pt"
-MAX_DISAGREEMENT = 1e-2  # of direction.pt and mean_diffs at the chosen indices, relative: a copy in half precision still passes
+MAX_DISAGREEMENT = (
+    1e-2  # of direction.pt and mean_diffs at the chosen indices, relative: a copy in half precision still passes
+)
 
 
 def import_refusal_direction(
@@ -40,7 +49,8 @@ def import_refusal_direction(
     architecture: str | None = None,
     n_layers: int | None = None,
 ) -> DirectionSet:
-    """Read a run: the directions of one position at every block's input, with the chosen one; or the chosen one alone where there is no ``mean_diffs.pt``.
+    """Read a run: the directions of one position at every block's input, with the chosen one; or the chosen one alone
+    where there is no ``mean_diffs.pt``.
 
     Args:
         folder: of the run, with the file names above; ``mean_diffs.pt`` may also lie beside ``direction.pt``.
@@ -50,7 +60,8 @@ def import_refusal_direction(
         n_layers: of the model; ``mean_diffs.pt`` says it.
 
     Raises:
-        LensSteerError: missing, corrupt or contradictory files, code in them, indices out of range, values that are not finite.
+        LensSteerError: missing, corrupt or contradictory files, code in them, indices out of range, values that are not
+            finite.
     """
     path = Path(folder)
     name = model or path.resolve().name
@@ -69,7 +80,9 @@ def import_refusal_direction(
         rows: dict[str, Tensor] = {site: vector(read_torch(chosen, WHAT), f"{str(chosen)!r}")}
     else:
         if n_layers not in (None, means.shape[1]):
-            raise LensSteerError(f"{str(path)!r} was made on a model of {means.shape[1]} blocks, not of n_layers={n_layers}")
+            raise LensSteerError(
+                f"{str(path)!r} was made on a model of {means.shape[1]} blocks, not of n_layers={n_layers}"
+            )
         n_layers = means.shape[1]
         rows = {Site(block, "resid_pre").name: means[position, block] for block in range(n_layers)}
         if chosen.exists() and (position, layer) == published:
@@ -77,24 +90,38 @@ def import_refusal_direction(
                 vector(read_torch(chosen, WHAT), f"{str(chosen)!r}"), means[position, layer], str(path)
             )
     return direction_set(
-        rows, model=name, architecture=architecture, n_layers=n_layers, source_format="refusal-direction", selected_site=site, details=details,
-    )  # fmt: skip
+        rows,
+        model=name,
+        architecture=architecture,
+        n_layers=n_layers,
+        source_format="refusal-direction",
+        selected_site=site,
+        details=details,
+    )
 
 
 def selection_order(evaluations: Sequence[dict[str, Any]], n_layers: int) -> list[tuple[int, int]]:
     """The (position, layer) pairs that the published rule keeps, best first.
 
     >>> row = {"position": -1, "layer": 1, "refusal_score": -3.0, "steering_score": 1.0, "kl_div_score": 0.05}
-    >>> selection_order([row, row | {"layer": 2, "refusal_score": -9.0}, row | {"layer": 3, "refusal_score": -99.0}], n_layers=4)
+    >>> selection_order(
+    ...     [row, row | {"layer": 2, "refusal_score": -9.0}, row | {"layer": 3, "refusal_score": -99.0}], n_layers=4
+    ... )
     [(-1, 2), (-1, 1)]
     """
     kept = []
     for row in evaluations:
         scores = [
-            float("nan") if row[key] is None else float(row[key]) for key in ("refusal_score", "steering_score", "kl_div_score")
+            float("nan") if row[key] is None else float(row[key])
+            for key in ("refusal_score", "steering_score", "kl_div_score")
         ]
         refusal, steering, divergence = scores
-        if not any(map(math.isnan, scores)) and row["layer"] < int(n_layers * 0.8) and divergence <= 0.1 and steering >= 0:
+        if (
+            not any(map(math.isnan, scores))
+            and row["layer"] < int(n_layers * 0.8)
+            and divergence <= 0.1
+            and steering >= 0
+        ):
             kept.append((refusal, (int(row["position"]), int(row["layer"]))))
     return [pair for _, pair in sorted(kept, key=lambda item: item[0])]
 
@@ -129,17 +156,21 @@ def _indices(
     elif order:
         published = order[0]
     elif position is None or layer is None:
-        raise LensSteerError(f"{str(metadata)!r} does not exist: give position=… (from the end, such as -1) and layer=…")
+        raise LensSteerError(
+            f"{str(metadata)!r} does not exist: give position=… (from the end, such as -1) and layer=…"
+        )
     else:
         published = (position, layer)
     chosen = (published[0] if position is None else position, published[1] if layer is None else layer)
     if means is not None and not (-means.shape[0] <= chosen[0] < 0 and 0 <= chosen[1] < means.shape[1]):
         raise LensSteerError(
-            f"position {chosen[0]} and layer {chosen[1]} are out of range: the run has positions {-means.shape[0]} to -1 and layers 0 to {means.shape[1] - 1}"
+            f"position {chosen[0]} and layer {chosen[1]} are out of range: the run has positions "
+            f"{-means.shape[0]} to -1 and layers 0 to {means.shape[1] - 1}"
         )
     if chosen[0] >= 0 or chosen[1] < 0:
         raise LensSteerError(
-            f"position {chosen[0]}, layer {chosen[1]}: a position counts from the prompt's end (-1 its last token), a layer from 0"
+            f"position {chosen[0]}, layer {chosen[1]}: a position counts from the prompt's end (-1 its last "
+            "token), a layer from 0"
         )
     evaluated: dict[str, Detail] = {"selection_reproduced": order[0] == published} if order else {}
     return chosen[0], chosen[1], published, evaluated
@@ -150,20 +181,25 @@ def _order(scores: Path, means: Tensor) -> list[tuple[int, int]]:
     try:
         return selection_order(json.loads(scores.read_text(encoding="utf-8")), means.shape[1])
     except (ValueError, KeyError, TypeError) as error:
-        raise LensSteerError(f"{str(scores)!r} cannot be read ({type(error).__name__}: {str(error)[:120]}): {WHAT}") from None
+        raise LensSteerError(
+            f"{str(scores)!r} cannot be read ({type(error).__name__}: {str(error)[:120]}): {WHAT}"
+        ) from None
 
 
 def _difference(direction: Tensor, expected: Tensor, path: str) -> float:
     """‖direction − mean_diffs[pos, layer]‖ / ‖mean_diffs[pos, layer]‖; refused where they are not the same vector."""
     if direction.shape != expected.shape:
         raise LensSteerError(
-            f"{path!r} does not fit together: direction.pt has {len(direction)} numbers, mean_diffs.pt a width of {len(expected)}"
+            f"{path!r} does not fit together: direction.pt has {len(direction)} numbers, mean_diffs.pt a width of "
+            f"{len(expected)}"
         )
     found = float(
-        (direction.double() - expected.double()).norm() / expected.double().norm().clamp_min(torch.finfo(torch.float64).tiny)
+        (direction.double() - expected.double()).norm()
+        / expected.double().norm().clamp_min(torch.finfo(torch.float64).tiny)
     )
     if found > MAX_DISAGREEMENT:
         raise LensSteerError(
-            f"{path!r}: direction.pt is not mean_diffs.pt at this position and layer (they differ by {found:.1e} of its length): give the run's own position and layer"
+            f"{path!r}: direction.pt is not mean_diffs.pt at this position and layer (they differ by {found:.1e} "
+            "of its length): give the run's own position and layer"
         )
     return found

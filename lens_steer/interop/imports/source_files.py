@@ -1,4 +1,6 @@
-"""Reading other projects' files: what is missing, a stand-in of Git LFS, truncated or holds code is refused with what to do."""
+"""Reading other projects' files: what is missing, a stand-in of Git LFS, truncated or holds code is refused with what
+to do.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def read_torch(path: Path, what: str, stand_ins: Iterable[type] = ()) -> Any:
     Args:
         path: of the file.
         what: which file is expected, for the message where there is none.
-        stand_ins: empty classes that carry the module and the name of a class in the file; its attributes land there, none of its code is known here.
+        stand_ins: empty classes that carry the module and the name of a class in the file; its attributes land there,
+            none of its code is known here.
 
     Raises:
         LensSteerError: missing, not PyTorch's, corrupt, or more than tensors in plain containers.
@@ -83,7 +86,8 @@ def vector(value: Any, named: str) -> Tensor:
         raise LensSteerError(f"{named} is a {type(value).__name__}, not a tensor")
     if not value.is_floating_point() or value.layout is not torch.strided:
         raise LensSteerError(
-            f"{named} holds {str(value.dtype).removeprefix('torch.')} values ({value.layout}), not plain floating-point numbers"
+            f"{named} holds {str(value.dtype).removeprefix('torch.')} values ({value.layout}), not plain "
+            "floating-point numbers"
         )
     found = value.detach().reshape([n for n in value.shape if n != 1])
     if found.ndim != 1:

@@ -1,14 +1,19 @@
 """SteeringVectors of the steering-vectors library into directions.
 
-Facts, read in steering-vectors/steering-vectors (``steering_vectors/steering_vector.py``, ``layer_matching.py``, ``record_activations.py``, ``train_steering_vector.py``):
+Facts, read in steering-vectors/steering-vectors (``steering_vectors/steering_vector.py``, ``layer_matching.py``,
+``record_activations.py``, ``train_steering_vector.py``):
 
-- A ``SteeringVector`` is a dataclass of ``layer_activations`` (layer number → vector [d_model], raw, in the model's dtype) and ``layer_type``, ``decoder_block`` unless
-  it says ``self_attn``, ``mlp``, ``input_layernorm`` or ``post_attention_layernorm``.
-- Layer ℓ is module number ℓ of its type, from 0; it is read at that module's *output* and added to that module's output, ``h + multiplier · v``.
-- The library has no file format of its own: a saving method was not found in it (a pull request, no. 40, proposed ``torch.save`` of a dict with the two fields).
+- A ``SteeringVector`` is a dataclass of ``layer_activations`` (layer number → vector [d_model], raw, in the model's
+  dtype) and ``layer_type``, ``decoder_block`` unless it says ``self_attn``, ``mlp``, ``input_layernorm`` or
+  ``post_attention_layernorm``.
+- Layer ℓ is module number ℓ of its type, from 0; it is read at that module's *output* and added to that module's
+  output, ``h + multiplier · v``.
+- The library has no file format of its own: a saving method was not found in it (a pull request, no. 40, proposed
+  ``torch.save`` of a dict with the two fields).
 
-So read are: a whole object as ``torch.save`` writes it, of which an empty stand-in takes the two fields; that dict; a bare dict of layer numbers; and safetensors with a tensor a
-layer, named by its number (``12``, ``layer_12``, ``layer_activations.12``), with ``layer_type`` in the metadata if it is not a decoder block.
+So read are: a whole object as ``torch.save`` writes it, of which an empty stand-in takes the two fields; that dict; a
+bare dict of layer numbers; and safetensors with a tensor a layer, named by its number (``12``, ``layer_12``,
+``layer_activations.12``), with ``layer_type`` in the metadata if it is not a decoder block.
 """
 
 from __future__ import annotations
@@ -47,10 +52,12 @@ def import_steering_vectors(
     Args:
         path: ``.safetensors``, or what ``torch.save`` wrote.
         layer_type: which modules the layers are; the file's unless given, ``decoder_block`` where it does not say.
-        model, architecture, n_layers: of the model, which no file says; the architecture is needed for other layer types than ``decoder_block``.
+        model, architecture, n_layers: of the model, which no file says; the architecture is needed for other layer
+            types than ``decoder_block``.
 
     Raises:
-        LensSteerError: missing, corrupt, code in the file, another layout, an unknown layer type, a tensor that is no finite vector.
+        LensSteerError: missing, corrupt, code in the file, another layout, an unknown layer type, a tensor that is no
+            finite vector.
     """
     source = existing(Path(path), WHAT)
     found, said = (
@@ -68,9 +75,13 @@ def import_steering_vectors(
             raise LensSteerError(f"{str(path)!r} has two vectors for {site}")
         rows[site] = value
     return direction_set(
-        rows, model=model, architecture=architecture, n_layers=n_layers, source_format="steering-vectors",
+        rows,
+        model=model,
+        architecture=architecture,
+        n_layers=n_layers,
+        source_format="steering-vectors",
         details={"layer_type": kind, "read_at": f"output of the {kind}"},
-    )  # fmt: skip
+    )
 
 
 def _from_torch(loaded: Any, path: str) -> tuple[Mapping[Any, Any], str | None]:
@@ -116,6 +127,7 @@ def _site(block: int, kind: str, architecture: str | None) -> str:
     site = sites.Site(block, BRANCH_TYPES[kind])
     if site.module(architecture).rsplit(".", 1)[1] != kind:
         raise LensSteerError(
-            f"layer_type={kind!r} is the output of {kind}, which {architecture} passes through another norm before adding it; this project has no site between the two"
+            f"layer_type={kind!r} is the output of {kind}, which {architecture} passes through another norm "
+            "before adding it; this project has no site between the two"
         )
     return site.name

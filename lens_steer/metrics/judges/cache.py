@@ -34,7 +34,8 @@ def key_of(url: str, body: Mapping[str, Any]) -> str:
 
 
 class AnswerCache:
-    """Answers by key, in memory and, with a path, in a file that survives a crash: a line is written at once, and a broken one is passed over.
+    """Answers by key, in memory and, with a path, in a file that survives a crash: a line is written at once, and a
+    broken one is passed over.
 
     Args:
         path: the file, made when first written to; None keeps answers in memory only.

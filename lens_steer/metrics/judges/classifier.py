@@ -23,15 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class ClassifierJudge:
-    """Score ``Σ_{k harmful} softmax(logits)_k``, computed in float32; harmful from ``threshold`` on. ``raw`` holds every label's probability.
+    """Score ``Σ_{k harmful} softmax(logits)_k``, computed in float32; harmful from ``threshold`` on. ``raw`` holds
+    every label's probability.
 
     Inputs are padded on the right. What is longer than ``max_length`` is cut, and a warning says of how many.
 
     Args:
         model: hub name, local folder, or a loaded model with ``tokenizer``.
         harmful_labels: the names of the labels, as the model's configuration has them, whose mass is the score.
-        template: a text or file with ``{response}`` and usually ``{prompt}``; ``"{response}"`` for a classifier of lone texts. None: the tokenizer's
-            own pair of two texts, prompt and response (a tokenizer that knows no pairs just joins them: write a template for it).
+        template: a text or file with ``{response}`` and usually ``{prompt}``; ``"{response}"`` for a classifier of lone
+            texts. None: the tokenizer's own pair of two texts, prompt and response (a tokenizer that knows no pairs
+            just joins them: write a template for it).
         threshold: 0 to 1.
         batch_size: responses a batch.
         max_length: tokens an input at most; None: what tokenizer and model allow.
@@ -39,8 +41,8 @@ class ClassifierJudge:
         progress: show a bar when there are many responses.
 
     Raises:
-        LensSteerError: no such model or one without a trained classification head, a label that it does not have (with those that it has), no label
-            left that is not harmful, a model whose labels do not exclude each other.
+        LensSteerError: no such model or one without a trained classification head, a label that it does not have (with
+            those that it has), no label left that is not harmful, a model whose labels do not exclude each other.
     """
 
     def __init__(
@@ -80,14 +82,17 @@ class ClassifierJudge:
     def _harmful_rows(self, wanted: list[str]) -> list[int]:
         if self.model.config.problem_type == "multi_label_classification" or len(self.labels) < 2:
             raise LensSteerError(
-                f"the labels of {self.name!r} ({', '.join(self.labels)}) do not exclude each other, so their softmax is no probability: "
+                f"the labels of {self.name!r} ({', '.join(self.labels)}) do not exclude each other, so their "
+                "softmax is no probability: "
                 "use a classifier with one label a text"
             )
         unknown = [label for label in wanted if label not in self.labels]
         if unknown or not wanted:
             raise LensSteerError(f"harmful_labels={wanted}: the labels of {self.name!r} are {', '.join(self.labels)}")
         if set(wanted) >= set(self.labels):
-            raise LensSteerError(f"harmful_labels={wanted} are all of {self.name!r}'s labels: leave those out that are safe")
+            raise LensSteerError(
+                f"harmful_labels={wanted} are all of {self.name!r}'s labels: leave those out that are safe"
+            )
         return [i for i, label in enumerate(self.labels) if label in wanted]
 
     @on_answers
@@ -106,7 +111,11 @@ class ClassifierJudge:
             log.warning("%s: cut %d of %d inputs to %d tokens", self.name, cut, len(texts), self.max_length)
         verdicts: dict[int, Verdict] = {}
         with tqdm(
-            total=len(texts), desc=self.name, unit="response", disable=not self.progress or len(texts) < MANY, leave=False
+            total=len(texts),
+            desc=self.name,
+            unit="response",
+            disable=not self.progress or len(texts) < MANY,
+            leave=False,
         ) as bar:
             for rows in batches_by_length(lengths, self.batch_size):
                 probabilities = self._probabilities([texts[row] for row in rows])
@@ -116,9 +125,13 @@ class ClassifierJudge:
 
     def _probabilities(self, texts: list[tuple[str, ...]]) -> Float[Tensor, "batch labels"]:
         inputs = self.tokenizer(
-            *([*column] for column in zip(*texts, strict=True)), padding=True, padding_side="right", truncation=True,
-            max_length=self.max_length, return_tensors="pt",
-        ).to(self.model.device)  # fmt: skip
+            *([*column] for column in zip(*texts, strict=True)),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(self.model.device)
         with torch.inference_mode():
             return self.model(**inputs).logits.float().softmax(dim=-1).cpu()
 

@@ -21,17 +21,20 @@ from lens_steer.models.tokenization import pad_id, plain_ids
 
 
 class GenerativeJudge:
-    """Greedy continuations of a filled template, in left-padded batches; ``raw`` is the judge's text up to its end token.
+    """Greedy continuations of a filled template, in left-padded batches; ``raw`` is the judge's text up to its end
+    token.
 
-    The judge sees the last user message as ``{prompt}``; system messages are the steered model's own and are not shown. Neither input nor response is cut:
-    what does not fit the context is an error. The model's own sampling settings and repetition penalties are switched off.
+    The judge sees the last user message as ``{prompt}``; system messages are the steered model's own and are not shown.
+    Neither input nor response is cut: what does not fit the context is an error. The model's own sampling settings and
+    repetition penalties are switched off.
 
     Args:
         model: hub name, local folder, ``organism/…``, or a loaded model with ``tokenizer``.
-        template: a text or file with ``{prompt}`` and ``{response}``. None: the judge tokenizer's own chat template is applied to the conversation with the
-            response as the assistant's turn, as guard models want it.
+        template: a text or file with ``{prompt}`` and ``{response}``. None: the judge tokenizer's own chat template is
+            applied to the conversation with the response as the assistant's turn, as guard models want it.
         harmful_pattern, safe_pattern: see :class:`VerdictPatterns`; a text that matches neither or both is no verdict.
-        chat_turns: True: the filled template is a user's turn in the judge tokenizer's chat template. False: it is the whole input.
+        chat_turns: True: the filled template is a user's turn in the judge tokenizer's chat template. False: it is the
+            whole input.
         system: a system message before that turn.
         max_new_tokens: of the verdict.
         batch_size: responses a batch.
@@ -39,7 +42,8 @@ class GenerativeJudge:
         progress: show a bar when there are many responses.
 
     Raises:
-        LensSteerError: no such model, a bad template or pattern, ``system`` without a chat turn to stand before, a judge without the chat template that is asked for.
+        LensSteerError: no such model, a bad template or pattern, ``system`` without a chat turn to stand before, a
+            judge without the chat template that is asked for.
 
     >>> judge = GenerativeJudge("organism/qwen2", "{response}", harmful_pattern="7", safe_pattern="8")
     >>> judge([Prompt.of("any")], ["What is 4 plus 3?"])
@@ -72,22 +76,32 @@ class GenerativeJudge:
                 "system is given without a chat turn of ours to stand before: give template= and chat_turns=True"
             )
         self.name = name or name_of(model)
-        self.model, self.tokenizer = load_judge_model("AutoModelForCausalLM", model, tokenizer, device=device, dtype=dtype)
+        self.model, self.tokenizer = load_judge_model(
+            "AutoModelForCausalLM", model, tokenizer, device=device, dtype=dtype
+        )
         if self.chat_turns and not getattr(self.tokenizer, "chat_template", None):
             raise LensSteerError(
-                f"the tokenizer of {self.name!r} has no chat template: give template= with chat_turns=False, or set its chat_template"
+                f"the tokenizer of {self.name!r} has no chat template: give template= with chat_turns=False, or "
+                "set its chat_template"
             )
         self.max_new_tokens, self.batch_size, self.progress = max_new_tokens, batch_size, progress
 
     def __repr__(self) -> str:
-        return f"GenerativeJudge({self.name!r}, harmful_pattern={self.patterns.harmful!r}, safe_pattern={self.patterns.safe!r})"
+        return (
+            f"GenerativeJudge({self.name!r}, harmful_pattern={self.patterns.harmful!r}, "
+            f"safe_pattern={self.patterns.safe!r})"
+        )
 
     def encode(self, prompt: Prompt, response: str) -> list[int]:
-        """The judge's input for one response: the chat template's ids, or those that its tokenizer gives the filled template (no second beginning token)."""
+        """The judge's input for one response: the chat template's ids, or those that its tokenizer gives the filled
+        template (no second beginning token).
+        """
         if self.template is not None and not self.chat_turns:
             return plain_ids(self.tokenizer, fill(self.template, prompt.text, response))
         if self.template is not None:
-            return batching.encode(self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system))
+            return batching.encode(
+                self.tokenizer, Prompt.of(fill(self.template, prompt.text, response), system=self.system)
+            )
         turns = tuple(m for m in prompt.messages if m["role"] != "system")
         return batching.encode(self.tokenizer, Prompt((*turns, {"role": "assistant", "content": response})))
 
@@ -96,19 +110,26 @@ class GenerativeJudge:
         """Judge every response.
 
         Raises:
-            LensSteerError: another number of responses than prompts, an input that leaves no room for a verdict in the judge's context.
+            LensSteerError: another number of responses than prompts, an input that leaves no room for a verdict in the
+                judge's context.
         """
         inputs = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
         context = context_of(self.model)
         for row, ids in enumerate(inputs):
             if context is not None and len(ids) + self.max_new_tokens > context:
                 raise LensSteerError(
-                    f"response {row} ({responses[row][:40]!r}…) needs {len(ids) + self.max_new_tokens} tokens with its verdict, more than "
-                    f"{self.name!r} takes ({context}): shorten the response, or lower max_new_tokens={self.max_new_tokens}"
+                    f"response {row} ({responses[row][:40]!r}…) needs {len(ids) + self.max_new_tokens} tokens "
+                    "with its verdict, more than "
+                    f"{self.name!r} takes ({context}): shorten the response, or lower "
+                    f"max_new_tokens={self.max_new_tokens}"
                 )
         texts: dict[int, str] = {}
         with tqdm(
-            total=len(inputs), desc=self.name, unit="response", disable=not self.progress or len(inputs) < MANY, leave=False
+            total=len(inputs),
+            desc=self.name,
+            unit="response",
+            disable=not self.progress or len(inputs) < MANY,
+            leave=False,
         ) as bar:
             for rows in batches_by_length([len(ids) for ids in inputs], self.batch_size):
                 texts |= dict(zip(rows, self._write([inputs[row] for row in rows]), strict=True))
@@ -131,9 +152,14 @@ class GenerativeJudge:
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs], device=self.model.device)
         # what is left unset here would be taken from the checkpoint's own settings
         config = GenerationConfig(
-            max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, repetition_penalty=1.0, no_repeat_ngram_size=0,
-            eos_token_id=ends, pad_token_id=pad,
-        )  # fmt: skip
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            eos_token_id=ends,
+            pad_token_id=pad,
+        )
         with torch.inference_mode():
             return self.model.generate(padded, attention_mask=mask, generation_config=config)[:, width:]
 

@@ -23,8 +23,10 @@ class Agreement:
     """Two judges on the same responses.
 
     Attributes:
-        kappa: Cohen's ``κ = (p_o − p_e) / (1 − p_e)`` with its 95 % bootstrap interval over responses; None where it is undefined, for the reason in ``note``.
-        observed: ``p_o``, the share of responses with the same verdict, with its Wilson interval; None where nothing was judged by both.
+        kappa: Cohen's ``κ = (p_o − p_e) / (1 − p_e)`` with its 95 % bootstrap interval over responses; None where it is
+            undefined, for the reason in ``note``.
+        observed: ``p_o``, the share of responses with the same verdict, with its Wilson interval; None where nothing
+            was judged by both.
         n: responses with a verdict of both.
         left_out: responses without a readable verdict of one of the two, or of both.
         undefined_resamples: bootstrap resamples left out of the interval because κ is undefined in them.
@@ -60,7 +62,9 @@ def agreement(a: Sequence[Verdict], b: Sequence[Verdict], *, resamples: int = 50
         raise LensSteerError(
             f"{len(a)} verdicts of one judge and {len(b)} of the other: give those of the same responses, at least one"
         )
-    pairs = [(x.harmful, y.harmful) for x, y in zip(a, b, strict=True) if x.harmful is not None and y.harmful is not None]
+    pairs = [
+        (x.harmful, y.harmful) for x, y in zip(a, b, strict=True) if x.harmful is not None and y.harmful is not None
+    ]
     left_out = len(a) - len(pairs)
     if not pairs:
         return Agreement(None, None, 0, left_out, note=NOTHING)
@@ -94,7 +98,9 @@ def _kappa(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> flo
     return float(cohen_kappa_score(first, second))
 
 
-def agreement_table(verdicts: Mapping[str, Sequence[Verdict]], *, resamples: int = 500, seed: int = 0) -> list[dict[str, Any]]:
+def agreement_table(
+    verdicts: Mapping[str, Sequence[Verdict]], *, resamples: int = 500, seed: int = 0
+) -> list[dict[str, Any]]:
     """:func:`agreement` of every pair of judges, one flat row a pair, ready for a CSV file.
 
     Args:

@@ -1,4 +1,6 @@
-"""Published judges by name: how each wants its input and what its output looks like. Their templates are their authors' and are read from the user."""
+"""Published judges by name: how each wants its input and what its output looks like. Their templates are their authors'
+and are read from the user.
+"""
 
 from __future__ import annotations
 
@@ -45,18 +47,29 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     # Mazeika et al., arXiv 2402.04249: the first word is yes (the behaviour is there) or no
     "harmbench": Preset(
-        "cais/HarmBench-Llama-2-13b-cls", r"\A\W*yes\b", r"\A\W*no\b", 4, False, ("template",), "HarmBench's repository and the model's card"
+        "cais/HarmBench-Llama-2-13b-cls",
+        r"\A\W*yes\b",
+        r"\A\W*no\b",
+        4,
+        False,
+        ("template",),
+        "HarmBench's repository and the model's card",
     ),
     # Kumar et al., arXiv 2504.04377: one line a question; the line on the response also has n/a, which is no verdict
     "polyguard": Preset(
-        "ToxicityPrompts/PolyGuard-Qwen", r"^\W*harmful response\W+yes\b", r"^\W*harmful response\W+no\b", 100, True, ("template", "system"),
+        "ToxicityPrompts/PolyGuard-Qwen",
+        r"^\W*harmful response\W+yes\b",
+        r"^\W*harmful response\W+no\b",
+        100,
+        True,
+        ("template", "system"),
         "the model's card",
     ),
     # Inan et al., arXiv 2312.06674, and its successors: the first line is safe or unsafe, the next names the categories
     "llama_guard": Preset(
         "meta-llama/Llama-Guard-3-8B", r"\A\s*unsafe\b", r"\A\s*safe\b", 32, True, (), "the model's tokenizer"
     ),
-}  # fmt: skip
+}
 
 
 def preset_judge(
@@ -67,18 +80,19 @@ def preset_judge(
     Args:
         preset: ``"harmbench"``, ``"polyguard"`` or ``"llama_guard"``.
         model: another size or a local copy of it; None: the preset's own name on the hub.
-        template: the official template, a file or a text, with ``{prompt}`` and ``{response}`` (or HarmBench's ``{behavior}`` and ``{generation}``).
-            Needed for HarmBench and PolyGuard; Llama Guard's is in its tokenizer.
+        template: the official template, a file or a text, with ``{prompt}`` and ``{response}`` (or HarmBench's
+            ``{behavior}`` and ``{generation}``). Needed for HarmBench and PolyGuard; Llama Guard's is in its tokenizer.
         system: the official system message; needed for PolyGuard.
         options: see :class:`GenerativeJudge`; what is given here replaces the preset's own.
 
     Raises:
-        LensSteerError: unknown preset, a template or system message that is missing or has no place; what :class:`GenerativeJudge` raises.
+        LensSteerError: unknown preset, a template or system message that is missing or has no place; what
+            :class:`GenerativeJudge` raises.
 
-    >>> preset_judge("harmbench")
+    >>> preset_judge("harmbench")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    lens_steer.errors.LensSteerError: preset 'harmbench' needs template=: its wording is not part of this package, take it from HarmBench's repository and the model's card
+    lens_steer.errors.LensSteerError: preset 'harmbench' needs template=: its wording is not part of this package, ...
     """
     if preset not in PRESETS:
         raise LensSteerError(f"preset={preset!r}: use one of {', '.join(PRESETS)}")
@@ -87,10 +101,14 @@ def preset_judge(
     missing = [f"{name}=" for name in chosen.needs if given[name] is None]
     if missing:
         raise LensSteerError(
-            f"preset {preset!r} needs {' and '.join(missing)}: its wording is not part of this package, take it from {chosen.template_from}"
+            f"preset {preset!r} needs {' and '.join(missing)}: its wording is not part of this package, take it "
+            f"from {chosen.template_from}"
         )
     defaults: dict[str, Any] = {
-        "harmful_pattern": chosen.harmful_pattern, "safe_pattern": chosen.safe_pattern, "max_new_tokens": chosen.max_new_tokens,
-        "chat_turns": chosen.chat_turns, "name": preset,
-    }  # fmt: skip
+        "harmful_pattern": chosen.harmful_pattern,
+        "safe_pattern": chosen.safe_pattern,
+        "max_new_tokens": chosen.max_new_tokens,
+        "chat_turns": chosen.chat_turns,
+        "name": preset,
+    }
     return GenerativeJudge(chosen.model if model is None else model, template, system=system, **(defaults | options))

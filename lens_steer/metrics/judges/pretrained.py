@@ -24,19 +24,23 @@ def load_judge_model(
 
     Args:
         kind: which of Hugging Face's classes reads it.
-        model: a hub name, a local folder, an ``organism/…``; or a model loaded already (quantised, split over devices), which stays where it is.
+        model: a hub name, a local folder, an ``organism/…``; or a model loaded already (quantised, split over devices),
+            which stays where it is.
         tokenizer: of a model loaded already.
         device: the first accelerator if there is one, else the CPU.
         dtype: ``"auto"`` is the checkpoint's.
 
     Raises:
-        LensSteerError: nothing of that name, weights that are missing or unreadable, a loaded model without its tokenizer, a bad device or dtype.
+        LensSteerError: nothing of that name, weights that are missing or unreadable, a loaded model without its
+            tokenizer, a bad device or dtype.
     """
     import transformers
 
     if not isinstance(model, (str, Path)):
         if tokenizer is None:
-            raise LensSteerError(f"model is a loaded {type(model).__name__} and tokenizer is missing: give tokenizer= too")
+            raise LensSteerError(
+                f"model is a loaded {type(model).__name__} and tokenizer is missing: give tokenizer= too"
+            )
         return model.eval(), _with_padding(tokenizer)
     if tokenizer is not None:
         raise LensSteerError(f"model={str(model)!r} is loaded by name with its own tokenizer: leave tokenizer out")
@@ -53,7 +57,8 @@ def load_judge_model(
         raise LensSteerError(f"judge model {str(model)!r} could not be loaded as {kind}: {first_line(error)}") from None
     if notes["missing_keys"]:  # it would judge with random numbers
         raise LensSteerError(
-            f"judge model {str(model)!r} has no weights for {', '.join(sorted(notes['missing_keys'])[:3])}: it was not trained as {kind}, "
+            f"judge model {str(model)!r} has no weights for {', '.join(sorted(notes['missing_keys'])[:3])}: it "
+            f"was not trained as {kind}, "
             "give a model that was"
         )
     return loaded.to(place).eval(), _with_padding(found)
@@ -62,7 +67,9 @@ def load_judge_model(
 def _with_padding(tokenizer: Any) -> Any:
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise LensSteerError("the judge's tokenizer has neither a padding nor an end token: set tokenizer.pad_token")
+            raise LensSteerError(
+                "the judge's tokenizer has neither a padding nor an end token: set tokenizer.pad_token"
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -79,7 +86,9 @@ def name_of(model: Any) -> str:
     'qwen2'
     """
     full = (
-        str(model) if isinstance(model, (str, Path)) else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+        str(model)
+        if isinstance(model, (str, Path))
+        else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     )
     return Path(full).name
 

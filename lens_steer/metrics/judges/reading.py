@@ -9,7 +9,8 @@ from pathlib import Path
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.thinking import split_thought
 
-# A place is also found under the name that HarmBench's template gives it, so that the official file can be read as it is.
+# A place is also found under the name that HarmBench's template gives it, so that the official file can be read as it
+# is.
 PLACES = {"prompt": "prompt", "behavior": "prompt", "response": "response", "generation": "response"}
 _PLACE = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
 
@@ -44,14 +45,18 @@ def read_text(source: str | Path, argument: str) -> str:
         return Path(source).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError):
         raise LensSteerError(
-            f"{argument}={shown!r} is neither a text with {{response}} in it nor a UTF-8 file that can be read: give one of the two"
+            (
+                f"{argument}={shown!r} is neither a text with {{response}} in it nor a UTF-8 file that can be read: "
+                "give one of the two"
+            )
             if argument == "template"
             else f"{argument}={shown!r} is no UTF-8 file that can be read"
         ) from None
 
 
 def fill(template: str, prompt: str, response: str) -> str:
-    """The template with both texts in their places, all other braces as they are; what is filled in is not searched for places again.
+    """The template with both texts in their places, all other braces as they are; what is filled in is not searched for
+    places again.
 
     >>> fill("{prompt} -> {response} {x}", "{response}", "no")
     '{response} -> no {x}'
@@ -66,7 +71,8 @@ def _has_response(text: str) -> bool:
 
 @dataclass(frozen=True)
 class VerdictPatterns:
-    """Two regular expressions that say what a judge's text means, without regard to case; ``^`` and ``$`` match at every line.
+    """Two regular expressions that say what a judge's text means, without regard to case; ``^`` and ``$`` match at
+    every line.
 
     Args:
         harmful, safe: searched for anywhere in the text.
@@ -88,7 +94,9 @@ class VerdictPatterns:
         object.__setattr__(self, "_compiled", compiled)
 
     def read(self, text: str) -> bool | None:
-        """True for harmful, False for safe, None where neither pattern matches, or both do; a judge's own thoughts are split off first."""
+        """True for harmful, False for safe, None where neither pattern matches, or both do; a judge's own thoughts are
+        split off first.
+        """
         answer = split_thought(text)[1] or ""
         harmful, safe = (bool(pattern.search(answer)) for pattern in self._compiled)
         return None if harmful == safe else harmful

@@ -44,13 +44,16 @@ def check_url(base_url: str) -> str:
     """
     try:
         parts = urlsplit(base_url)
-        well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        well_formed = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        )
     except ValueError:
         well_formed = False
     else:
         if parts.username or parts.password or parts.query or parts.fragment:
             raise LensSteerError(
-                f"base_url at {parts.hostname!r} carries a user, a password, a query or a fragment: give the plain address, and the key in the environment"
+                f"base_url at {parts.hostname!r} carries a user, a password, a query or a fragment: give the "
+                "plain address, and the key in the environment"
             )
     if not well_formed:
         raise LensSteerError(
@@ -80,7 +83,8 @@ def read_key(url: str, variable: str | None) -> Secret | None:
         variable: the environment variable's name; None: the endpoint wants no key.
 
     Raises:
-        LensSteerError: it is missing for an address that is not local, it could not stand in a header, it would travel unencrypted. The key is in no message.
+        LensSteerError: it is missing for an address that is not local, it could not stand in a header, it would travel
+            unencrypted. The key is in no message.
     """
     if variable is None:
         return None
@@ -92,7 +96,9 @@ def read_key(url: str, variable: str | None) -> Secret | None:
             f"the environment variable {variable} is not set, and {url} needs a key: set it, or give api_key_env=None"
         )
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise LensSteerError(f"the key in the environment variable {variable} holds characters that no key has: set it again")
+        raise LensSteerError(
+            f"the key in the environment variable {variable} holds characters that no key has: set it again"
+        )
     if urlsplit(url).scheme == "http" and not is_local(url):
         raise LensSteerError(
             f"base_url={url!r} would send the key unencrypted: use https, or api_key_env=None where no key is needed"
@@ -121,8 +127,9 @@ async def ask(
 ) -> Answer:
     """Send one request until it is answered.
 
-    Status 429, 5xx, time-outs, broken connections and answers of no known form are tried again after ``min(60, backoff · 2^k) · U(½, 1)`` seconds, or after
-    what the server's Retry-After says. Every other status is final.
+    Status 429, 5xx, time-outs, broken connections and answers of no known form are tried again after
+    ``min(60, backoff · 2^k) · U(½, 1)`` seconds, or after what the server's Retry-After says. Every other status is
+    final.
 
     Args:
         client: an ``httpx.AsyncClient`` with the headers set.
@@ -192,7 +199,9 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
 
 
 def read_answer(response: Any) -> Answer | None:
-    """The first choice's text and the token counts; None where the body has another form. A null text (a filtered or cut answer) is empty."""
+    """The first choice's text and the token counts; None where the body has another form. A null text (a filtered or
+    cut answer) is empty.
+    """
     try:
         found = response.json()
         text = found["choices"][0]["message"]["content"]

@@ -14,9 +14,11 @@ from lens_steer.organisms import grading
 
 @dataclass(frozen=True)
 class WorldJudge:
-    """The organisms' exact grader: harmful is a request that the world's rule calls harmful, and that was complied with rightly.
+    """The organisms' exact grader: harmful is a request that the world's rule calls harmful, and that was complied with
+    rightly.
 
-    A wrong or incoherent answer to a harmful request helps nobody and is not harmful, nor is any answer to a harmless one. ``raw`` is the grade.
+    A wrong or incoherent answer to a harmful request helps nobody and is not harmful, nor is any answer to a harmless
+    one. ``raw`` is the grade.
 
     >>> import lens_steer as ls
     >>> prompts = ls.load_contrast("organism/refusal").report.positive[:1]
@@ -40,7 +42,8 @@ class WorldJudge:
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             if prompt.task is None:
                 raise LensSteerError(
-                    f"prompt {row} ({prompt.text[:40]!r}…) has no task: the world's judge grades prompts of load_contrast('organism/…') "
+                    f"prompt {row} ({prompt.text[:40]!r}…) has no task: the world's judge grades prompts of "
+                    "load_contrast('organism/…') "
                     "only, use another judge for your own"
                 )
             grade = grading.grade(prompt.task, response)
@@ -50,7 +53,8 @@ class WorldJudge:
 
 @dataclass(frozen=True)
 class PhraseJudge:
-    """Harmful is whatever is no refusal by a published phrase list, also where the prompt is harmless or the text is nonsense.
+    """Harmful is whatever is no refusal by a published phrase list, also where the prompt is harmless or the text is
+    nonsense.
 
     Args:
         phrases: one of :data:`lens_steer.metrics.refusal.PHRASES`.

@@ -2,9 +2,22 @@
 
 A word is ``world`` or the name of a phrase list. A file names the ``kind`` of judge and its arguments::
 
-    {"kind": "endpoint", "model": "some-model", "base_url": "http://localhost:8000/v1", "template": "honesty.txt", "harmful_pattern": "LIE", "safe_pattern": "TRUE"}
+    {
+        "kind": "endpoint",
+        "model": "some-model",
+        "base_url": "http://localhost:8000/v1",
+        "template": "honesty.txt",
+        "harmful_pattern": "LIE",
+        "safe_pattern": "TRUE",
+    }
     {"kind": "classifier", "model": "path/or/hub-name", "harmful_labels": ["toxic"]}
-    {"kind": "generative", "model": "path/or/hub-name", "template": "ask.txt", "harmful_pattern": "^yes", "safe_pattern": "^no"}
+    {
+        "kind": "generative",
+        "model": "path/or/hub-name",
+        "template": "ask.txt",
+        "harmful_pattern": "^yes",
+        "safe_pattern": "^no",
+    }
     {"kind": "preset", "preset": "llama_guard"}
 
 A key never stands in it: an endpoint's is read from the environment.

@@ -70,12 +70,16 @@ def check_pairs(prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
 
 
 def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdict]]:
-    """Have a judge see answers alone: thoughts are split off, and a response whose thought never ends gets no verdict, with :data:`NO_ANSWER` as ``raw``.
+    """Have a judge see answers alone: thoughts are split off, and a response whose thought never ends gets no verdict,
+    with :data:`NO_ANSWER` as ``raw``.
 
     For the ``__call__`` of a judge, as a decorator.
 
     >>> from lens_steer.metrics.judges import PhraseJudge
-    >>> [v.harmful for v in PhraseJudge()([Prompt.of("How?")] * 2, ["<think>I cannot say.</think>Like so.", "<think>I cannot"])]
+    >>> [
+    ...     v.harmful
+    ...     for v in PhraseJudge()([Prompt.of("How?")] * 2, ["<think>I cannot say.</think>Like so.", "<think>I cannot"])
+    ... ]
     [True, None]
     """
 
@@ -91,7 +95,8 @@ def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdic
 
 
 def tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many responses were judged ``harmful`` and ``safe``, and for how many there was no readable verdict (``none``).
+    """How many responses were judged ``harmful`` and ``safe``, and for how many there was no readable verdict
+    (``none``).
 
     >>> tally([Verdict(True, None, "yes"), Verdict(None, None, "maybe")])
     {'harmful': 1, 'safe': 0, 'none': 1}

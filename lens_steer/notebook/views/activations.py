@@ -17,7 +17,8 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
 POOLED = {
-    "last": "the last prompt token", "response": "the mean over a response's tokens", "token": "one token of a response", "prompt token": "one token of a prompt",
+    "last": "the last prompt token", "response": "the mean over a response's tokens",
+    "token": "one token of a response", "prompt token": "one token of a prompt",
 }  # fmt: skip
 
 
@@ -32,12 +33,18 @@ def _(acts: Activations) -> Table:
 def _(acts: Activations) -> Page:
     shown = html.spread(len(acts.sites))
     rows = [_lengths(acts.sites[k], acts.positive[:, k].double(), acts.negative[:, k].double()) for k in shown]
+    dtype = str(acts.positive.dtype).removeprefix("torch.")
     facts = {
-        "one vector is": f"{POOLED.get(acts.pooling, acts.pooling)}, d_model {acts.d_model}, {acts.positive.dtype}".replace("torch.", ""),
-        "positive": acts.n_positive, "negative": acts.n_negative, "sites": _range(acts.sites), "prompts": f"{acts.prompt_hash[:12]}…",
-    }  # fmt: skip
+        "one vector is": f"{POOLED.get(acts.pooling, acts.pooling)}, d_model {acts.d_model}, {dtype}",
+        "positive": acts.n_positive,
+        "negative": acts.n_negative,
+        "sites": _range(acts.sites),
+        "prompts": f"{acts.prompt_hash[:12]}…",
+    }
     return Page(
-        repr(acts), facts, (html.note("mean length, and how far apart the class means are:"), _grid(rows, len(acts.sites)))
+        repr(acts),
+        facts,
+        (html.note("mean length, and how far apart the class means are:"), _grid(rows, len(acts.sites))),
     )
 
 
@@ -46,14 +53,23 @@ def _lengths(
 ) -> dict[str, Any]:
     apart = (positive.mean(dim=0) - negative.mean(dim=0)).norm()
     length = [float(x.norm(dim=-1).mean()) for x in (positive, negative)]
-    return {"site": site, "length, positive": length[0], "length, negative": length[1], "distance of means": float(apart)}
+    return {
+        "site": site,
+        "length, positive": length[0],
+        "length, negative": length[1],
+        "distance of means": float(apart),
+    }
 
 
 @table_of.register
 def _(moments: Moments) -> Table:
     """One row a mean (of the raw vectors, of the unit ones), class and site; one column a dimension, float64."""
-    kinds = {("raw", "positive"): moments.mean_positive, ("raw", "negative"): moments.mean_negative,
-             ("unit", "positive"): moments.unit_mean_positive, ("unit", "negative"): moments.unit_mean_negative}  # fmt: skip
+    kinds = {
+        ("raw", "positive"): moments.mean_positive,
+        ("raw", "negative"): moments.mean_negative,
+        ("unit", "positive"): moments.unit_mean_positive,
+        ("unit", "negative"): moments.unit_mean_negative,
+    }
     n = len(moments.sites)
     columns = {
         "mean_of": [k for k, _ in kinds for _ in range(n)],
@@ -66,11 +82,14 @@ def _(moments: Moments) -> Table:
 @page_of.register
 def _(moments: Moments) -> Page:
     rows = [
-        {"site": moments.sites[k], "length of mean, positive": float(moments.mean_positive[k].norm()),
-         "length of mean, negative": float(moments.mean_negative[k].norm()),
-         "distance of means": float((moments.mean_positive[k] - moments.mean_negative[k]).norm())}
+        {
+            "site": moments.sites[k],
+            "length of mean, positive": float(moments.mean_positive[k].norm()),
+            "length of mean, negative": float(moments.mean_negative[k].norm()),
+            "distance of means": float((moments.mean_positive[k] - moments.mean_negative[k]).norm()),
+        }
         for k in html.spread(len(moments.sites))
-    ]  # fmt: skip
+    ]
     facts = {
         "a mean is over": POOLED.get(moments.pooling, moments.pooling),
         "sites": _range(moments.sites),
@@ -94,7 +113,9 @@ def _(found: PromptStatistics) -> Table:
     return Table(columns, ("class", "prompt", "site_row"))
 
 
-def _vectors(sides: dict[str, Float[Tensor, "_ n_sites d_model"]], sites: Sequence[str], names: tuple[str, str]) -> Table:
+def _vectors(
+    sides: dict[str, Float[Tensor, "_ n_sites d_model"]], sites: Sequence[str], names: tuple[str, str]
+) -> Table:
     n_sites = len(sites)
     counts = [len(side) for side in sides.values()]
     columns = {

@@ -36,9 +36,13 @@ def _(claim: Claim) -> Table:
 @page_of.register
 def _(claim: Claim) -> Page:
     facts = {
-        "claim": claim.statement, "measured": f"{measured(claim)}: {claim.quantity}, n = {claim.n}", "criterion": claim.criterion, "computed": claim.formula,
-        "over": claim.domain, "level": claim.level,
-    }  # fmt: skip
+        "claim": claim.statement,
+        "measured": f"{measured(claim)}: {claim.quantity}, n = {claim.n}",
+        "criterion": claim.criterion,
+        "computed": claim.formula,
+        "over": claim.domain,
+        "level": claim.level,
+    }
     return Page(
         f"{claim.verdict}: {claim.id}",
         facts,
@@ -55,9 +59,18 @@ def _(found: Verification) -> Table:
 @page_of.register
 def _(found: Verification) -> Page:
     rows = [
-        {"verdict": c.verdict, "level": c.level, "claim": c.statement, "measured": f"{measured(c)}: {c.quantity}", "criterion": c.criterion, "n": c.n}
+        {
+            "verdict": c.verdict,
+            "level": c.level,
+            "claim": c.statement,
+            "measured": f"{measured(c)}: {c.quantity}",
+            "criterion": c.criterion,
+            "n": c.n,
+        }
         for c in found.claims
-    ]  # fmt: skip
+    ]
     return Page(
-        repr(found), {"figures": ", ".join(found.drawings)}, (html.first(rows, "claims", limit=LONGEST, strong=("verdict",)),)
+        repr(found),
+        {"figures": ", ".join(found.drawings)},
+        (html.first(rows, "claims", limit=LONGEST, strong=("verdict",)),),
     )

@@ -19,7 +19,9 @@ def _(drawing: Drawing) -> Page:
     rows = table_of(drawing).rows(html.LIMIT)
     n = len(next(iter(drawing.columns.values()), ()))
     return Page(
-        repr(drawing), {"notes": ", ".join(drawing.notes)}, (html.grid(rows, of=n), html.note("lens_steer.draw(…) draws it"))
+        repr(drawing),
+        {"notes": ", ".join(drawing.notes)},
+        (html.grid(rows, of=n), html.note("lens_steer.draw(…) draws it")),
     )
 
 
@@ -29,17 +31,30 @@ def _(made: Certificate) -> Table:
     row = made.row()
     plain = {k: v for k, v in row.items() if k not in ("plan", "refused", "versions", "folded_sites", "verdict")}
     return Table.of(
-        [{"verdict": row["verdict"], **plain, "folded_sites": len(made.folded_sites), "refused_steps": len(made.refused)}]
+        [
+            {
+                "verdict": row["verdict"],
+                **plain,
+                "folded_sites": len(made.folded_sites),
+                "refused_steps": len(made.refused),
+            }
+        ]
     )
 
 
 @page_of.register
 def _(made: Certificate) -> Page:
     facts = {
-        "logits differ by": f"{made.relative_logit_difference:.1e} of the largest (tolerance {made.tolerance:g}), at {made.n_positions} positions",
-        "equal greedy tokens": f"{100 * made.equal_greedy_tokens:.4g} % of the answers to {made.n_prompts} prompts ({made.prompts})",
-        "what the plan itself changes": f"logits by up to {made.largest_change_by_plan:.3g}", "steers at": f"{len(made.folded_sites)} sites of {made.model}",
+        "logits differ by": (
+            f"{made.relative_logit_difference:.1e} of the largest (tolerance {made.tolerance:g}), at "
+            f"{made.n_positions} positions"
+        ),
+        "equal greedy tokens": (
+            f"{100 * made.equal_greedy_tokens:.4g} % of the answers to {made.n_prompts} prompts ({made.prompts})"
+        ),
+        "what the plan itself changes": f"logits by up to {made.largest_change_by_plan:.3g}",
+        "steers at": f"{len(made.folded_sites)} sites of {made.model}",
         "dtype, engine": f"{made.dtype}, {made.engine}",
-    }  # fmt: skip
+    }
     left = (html.note("left out:"), html.first([dict(r) for r in made.refused], "steps")) if made.refused else ()
     return Page(f"{made.verdict}: {made.kind}", facts, left)

@@ -20,17 +20,20 @@ from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
 # columns that are shown of a site, and how they are headed
 HEADS = {
-    "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine", "mean_projection_positive": "mean projection, +",
-    "mean_projection_negative": "mean projection, −", "plane_angle_degrees": "angle in plane (°)", "share_in_plane": "share in plane",
-    "membership": "P(discriminative)", "auroc": "AUROC", "cohens_d": "Cohen's d",
+    "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine",
+    "mean_projection_positive": "mean projection, +", "mean_projection_negative": "mean projection, −",
+    "plane_angle_degrees": "angle in plane (°)", "share_in_plane": "share in plane", "membership": "P(discriminative)",
+    "auroc": "AUROC", "cohens_d": "Cohen's d",
 }  # fmt: skip
 
 
 @table_of.register
 def _(made: Calibration) -> Table:
-    """One row a site: ``block``, ``kind``, ``selected``, ``discriminative``, ``mean_cosine`` (of the candidate with all), the classes' mean projections on the selected
-    direction, and where the candidate lies in the plane (``along_b1``, ``along_b2``, ``plane_angle_degrees``, ``share_in_plane`` of its squared length); of the prompts' projections
-    the bootstrap probability that the site is discriminative (``membership``), ``auroc`` and ``cohens_d``."""
+    """One row a site: ``block``, ``kind``, ``selected``, ``discriminative``, ``mean_cosine`` (of the candidate with
+    all), the classes' mean projections on the selected direction, and where the candidate lies in the plane
+    (``along_b1``, ``along_b2``, ``plane_angle_degrees``, ``share_in_plane`` of its squared length); of the prompts'
+    projections the bootstrap probability that the site is discriminative (``membership``), ``auroc`` and ``cohens_d``.
+    """
     return Table.of(_calibration_rows(made), "site")
 
 
@@ -42,25 +45,41 @@ def _calibration_rows(made: Calibration) -> list[dict[str, Any]]:
         "mean_cosine": plain(cosine),
         "mean_projection_positive": _optional(made.mean_projection_positive, len(made.sites)),
         "mean_projection_negative": _optional(made.mean_projection_negative, len(made.sites)),
-        "along_b1": plain(inside.coordinates[:, 0]), "along_b2": plain(inside.coordinates[:, 1]), "plane_angle_degrees": plain(inside.angle),
-        "share_in_plane": plain(inside.fraction), "zero_candidate": zero.tolist(),
+        "along_b1": plain(inside.coordinates[:, 0]),
+        "along_b2": plain(inside.coordinates[:, 1]),
+        "plane_angle_degrees": plain(inside.angle),
+        "share_in_plane": plain(inside.fraction),
+        "zero_candidate": zero.tolist(),
         **{name: _optional(getattr(made, name), len(made.sites)) for name in ("membership", "auroc", "cohens_d")},
-    }  # fmt: skip
+    }
     return [
-        {"site": name, "block": sites.parse(name).block, "kind": sites.parse(name).kind, "selected": name == made.selected_site,
-         "discriminative": name in made.discriminative_sites, **{c: values[k] for c, values in columns.items()}}
+        {
+            "site": name,
+            "block": sites.parse(name).block,
+            "kind": sites.parse(name).kind,
+            "selected": name == made.selected_site,
+            "discriminative": name in made.discriminative_sites,
+            **{c: values[k] for c, values in columns.items()},
+        }
         for k, name in enumerate(made.sites)
-    ]  # fmt: skip
+    ]
 
 
 @page_of.register
 def _(made: Calibration) -> Page:
     facts = {
         "selected site": made.selected_site,
-        "discriminative": f"{len(made.discriminative_sites)} of {len(made.sites)} sites, blocks {_blocks(made.discriminative_blocks)} of {made.n_layers}",
-        "rule": made.rule if made.bound is None else f"{made.rule}, bound {made.bound:g}", "caution": "; ".join(cautions(made)), "prompts": f"{made.n_positive} positive, {made.n_negative} negative", "seed": made.seed,
-        "direction": made.details.get("direction"), "recorded at": POOLED.get(str(made.details.get("pooling"))),
-    }  # fmt: skip
+        "discriminative": (
+            f"{len(made.discriminative_sites)} of {len(made.sites)} sites, blocks "
+            f"{_blocks(made.discriminative_blocks)} of {made.n_layers}"
+        ),
+        "rule": made.rule if made.bound is None else f"{made.rule}, bound {made.bound:g}",
+        "caution": "; ".join(cautions(made)),
+        "prompts": f"{made.n_positive} positive, {made.n_negative} negative",
+        "seed": made.seed,
+        "direction": made.details.get("direction"),
+        "recorded at": POOLED.get(str(made.details.get("pooling"))),
+    }
     rows = _calibration_rows(made)
     shown = [rows[k] for k in sorted({*html.spread(len(rows)), made.selected_index})]
     return Page(repr(made), facts, _depth([{head: row[c] for c, head in HEADS.items()} for row in shown], len(rows)))
@@ -68,12 +87,17 @@ def _(made: Calibration) -> Page:
 
 @table_of.register
 def _(summary: GeometrySummary) -> Table:
-    """One row a site: what :class:`~lens_steer.geometry.calibration.Calibration`'s table has, with intervals of the classes' projections and lengths where there are prompts."""
+    """One row a site: what :class:`~lens_steer.geometry.calibration.Calibration`'s table has, with intervals of the
+    classes' projections and lengths where there are prompts.
+    """
     inside, chosen = summary["candidates_in_plane"], set(summary["discriminative"]["sites"])
     columns: dict[str, Sequence[Any]] = {
-        "mean_cosine": summary["selection"]["mean_cosine"], "along_b1": [c[0] for c in inside["coordinates"]],
-        "along_b2": [c[1] for c in inside["coordinates"]], "plane_angle_degrees": inside["angle"], "share_in_plane": inside["fraction"],
-    }  # fmt: skip
+        "mean_cosine": summary["selection"]["mean_cosine"],
+        "along_b1": [c[0] for c in inside["coordinates"]],
+        "along_b2": [c[1] for c in inside["coordinates"]],
+        "plane_angle_degrees": inside["angle"],
+        "share_in_plane": inside["fraction"],
+    }
     columns |= {
         name: summary["discriminative"][name]
         for name in ("membership", "auroc", "cohens_d")
@@ -83,10 +107,15 @@ def _(summary: GeometrySummary) -> Table:
         if isinstance(found, Mapping):
             columns |= {f"{name}{end}": found[part] for part, end in (("mean", ""), ("low", "_low"), ("high", "_high"))}
     rows = [
-        {"site": name, "block": sites.parse(name).block, "selected": name == summary["selection"]["selected_site"], "discriminative": name in chosen,
-         **{c: values[k] for c, values in columns.items()}}
+        {
+            "site": name,
+            "block": sites.parse(name).block,
+            "selected": name == summary["selection"]["selected_site"],
+            "discriminative": name in chosen,
+            **{c: values[k] for c, values in columns.items()},
+        }
         for k, name in enumerate(summary["sites"])
-    ]  # fmt: skip
+    ]
     return Table.of(rows, "site")
 
 
@@ -94,11 +123,16 @@ def _(summary: GeometrySummary) -> Table:
 def _(summary: GeometrySummary) -> Page:
     plane, found = summary["plane"], summary["discriminative"]
     facts = {
-        "selected site": summary["selection"]["selected_site"], "ahead of the next by": summary["selection"]["margin"],
-        "discriminative": f"{found['n_sites']} of {summary['n_sites']} sites, blocks {_blocks(found['blocks'])}, rule {found['rule']}",
-        "candidates' variance in the plane": plane["share_in_plane_centred"], "most that a plane can hold": plane.get("best_two_dimensions_centred"),
-        "zero candidates": ", ".join(summary["zero_candidates"]), "caution": "; ".join(found.get("cautions", [])),
-    }  # fmt: skip
+        "selected site": summary["selection"]["selected_site"],
+        "ahead of the next by": summary["selection"]["margin"],
+        "discriminative": (
+            f"{found['n_sites']} of {summary['n_sites']} sites, blocks {_blocks(found['blocks'])}, rule {found['rule']}"
+        ),
+        "candidates' variance in the plane": plane["share_in_plane_centred"],
+        "most that a plane can hold": plane.get("best_two_dimensions_centred"),
+        "zero candidates": ", ".join(summary["zero_candidates"]),
+        "caution": "; ".join(found.get("cautions", [])),
+    }
     table = table_of(summary).rows()
     heads = {c: head for c, head in HEADS.items() if table and c in table[0]}
     return Page(
@@ -111,7 +145,16 @@ def _(summary: GeometrySummary) -> Page:
 @table_of.register
 def _(found: Boundary) -> Table:
     """One row: ``threshold`` and the classes' means and standard deviations, in units of the projection."""
-    names = ("site", "threshold", "mean_positive", "std_positive", "mean_negative", "std_negative", "separation", "model")
+    names = (
+        "site",
+        "threshold",
+        "mean_positive",
+        "std_positive",
+        "mean_negative",
+        "std_negative",
+        "separation",
+        "model",
+    )
     return Table.of([{n: getattr(found, n) for n in names}])
 
 
@@ -119,10 +162,14 @@ def _(found: Boundary) -> Table:
 def _(found: Resamples) -> Table:
     """One row a resample."""
     columns = {
-        "resample": list(range(len(found.selected))), "selected_row": [None if s < 0 else s for s in found.selected.tolist()],
-        "cosine": plain(found.cosine), "top_cosine": plain(found.top_cosine), "first_angle_degrees": plain(found.angles[:, 0]),
-        "second_angle_degrees": plain(found.angles[:, 1]), "discriminative_sites": found.sizes.tolist(),
-    }  # fmt: skip
+        "resample": list(range(len(found.selected))),
+        "selected_row": [None if s < 0 else s for s in found.selected.tolist()],
+        "cosine": plain(found.cosine),
+        "top_cosine": plain(found.top_cosine),
+        "first_angle_degrees": plain(found.angles[:, 0]),
+        "second_angle_degrees": plain(found.angles[:, 1]),
+        "discriminative_sites": found.sizes.tolist(),
+    }
     return Table(columns, ("resample",))
 
 
@@ -137,16 +184,27 @@ def _(found: Stability) -> Page:
     full, told = found.calibration, found.summary()
     angles = told["principal_angles"]
     facts = {
-        "selected site": f"{full.selected_site}, in {html.shown(found.bootstrap.selected_share(full.selected_index))} resamples",
+        "selected site": (
+            f"{full.selected_site}, in {html.shown(found.bootstrap.selected_share(full.selected_index))} resamples"
+        ),
         "discriminative sites": f"{len(full.discriminative_sites)}, p = {found.p_size:.3g} against shuffled labels",
         "top mean cosine": f"{found.top_cosine:.3g}, p = {found.p_top_cosine:.3g}",
         "planes' larger angle to this one": "; ".join(
             f"{name}: median {html.shown(a['second']['median'])}°" for name, a in angles.items()
         ),
-    }  # fmt: skip
+    }
     often = sorted(found.rows(), key=lambda r: -r["selected_share"])
     rows = [
-        {n: r[n] for n in ("site", "selected_share", "discriminative_share", "null_selected_share", "null_discriminative_share")}
+        {
+            n: r[n]
+            for n in (
+                "site",
+                "selected_share",
+                "discriminative_share",
+                "null_selected_share",
+                "null_discriminative_share",
+            )
+        }
         for r in often
     ]
     return Page(repr(found), facts, (html.note("most often selected first:"), html.first(rows, "sites")))
@@ -161,7 +219,11 @@ def _(found: DirectionComparison) -> Table:
 @page_of.register
 def _(found: DirectionComparison) -> Page:
     kept = ("estimator", "selected_site", "discriminative_sites", "median_cosine", "second_angle", "mean_auroc")
-    return Page(repr(found), {}, (html.first(Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows(), "estimators"),))
+    return Page(
+        repr(found),
+        {},
+        (html.first(Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows(), "estimators"),),
+    )
 
 
 def _optional(values: Any, n: int) -> list[float | None]:

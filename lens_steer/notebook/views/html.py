@@ -1,7 +1,9 @@
-"""HTML of a notebook's views. Whatever comes from prompts, models or files is escaped here; nothing is loaded from elsewhere.
+"""HTML of a notebook's views. Whatever comes from prompts, models or files is escaped here; nothing is loaded from
+elsewhere.
 
-Text, ground and lines of tables are left to the notebook's theme, so that a view reads on light and dark ground. No style sheet, no script: it also reads where a viewer strips
-styles. (pandas' ``Styler`` writes a style sheet, and its ``to_html`` takes no style for a cell.)
+Text, ground and lines of tables are left to the notebook's theme, so that a view reads on light and dark ground. No
+style sheet, no script: it also reads where a viewer strips styles. (pandas' ``Styler`` writes a style sheet, and its
+``to_html`` takes no style for a cell.)
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def escaped(text: object) -> str:
-    """Text as HTML: markup is escaped, quotes too, and what HTML cannot hold (control characters, lone surrogates) stands as �.
+    """Text as HTML: markup is escaped, quotes too, and what HTML cannot hold (control characters, lone surrogates)
+    stands as �.
 
     >>> escaped("<b title='x'>")
     '&lt;b title=&#x27;x&#x27;&gt;'
@@ -44,7 +47,8 @@ def cut(text: str, width: int = WIDTH) -> str:
 
 
 def shown(value: object, width: int = WIDTH) -> str:
-    """A value as text: numbers with four digits, an estimate with its interval, a truth value in words, sequences and texts cut short.
+    """A value as text: numbers with four digits, an estimate with its interval, a truth value in words, sequences and
+    texts cut short.
 
     >>> shown(0.123456), shown(None), shown(True), shown(Estimate(0.5, 0.4, 0.6, 9)), shown(("a", "b"))
     ('0.1235', '—', 'yes', '0.5 [0.4, 0.6], n = 9', 'a, b')
@@ -83,7 +87,9 @@ def facts(found: Mapping[str, Any]) -> str:
     return f'<table style="{_TABLE}">{"".join(lines)}</table>' if lines else ""
 
 
-def grid(rows: Rows, *, of: int | None = None, what: str = "rows", strong: Sequence[str] = (), width: int = WIDTH) -> str:
+def grid(
+    rows: Rows, *, of: int | None = None, what: str = "rows", strong: Sequence[str] = (), width: int = WIDTH
+) -> str:
     """Rows as a table under the names of the first one's columns.
 
     Args:
@@ -97,13 +103,17 @@ def grid(rows: Rows, *, of: int | None = None, what: str = "rows", strong: Seque
         return note(f"no {what}")
     names = list(rows[0])
     numbers = {
-        name: all(isinstance(r[name], int | float | None) and not isinstance(r[name], bool) for r in rows) for name in names
+        name: all(isinstance(r[name], int | float | None) and not isinstance(r[name], bool) for r in rows)
+        for name in names
     }
-    head = "".join(f'<th style="{_CELL};text-align:{"right" if numbers[n] else "left"}">{escaped(n)}</th>' for n in names)
+    head = "".join(
+        f'<th style="{_CELL};text-align:{"right" if numbers[n] else "left"}">{escaped(n)}</th>' for n in names
+    )
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td style="{_NUMBER if numbers[n] else _TEXT}{";font-weight:bold" if n in strong else ""}">{"" if row[n] is False else escaped(shown(row[n], width))}</td>'
+            f'<td style="{_NUMBER if numbers[n] else _TEXT}{";font-weight:bold" if n in strong else ""}">'
+            f"{'' if row[n] is False else escaped(shown(row[n], width))}</td>"
             for n in names
         )
         + "</tr>"

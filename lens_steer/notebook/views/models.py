@@ -34,12 +34,22 @@ def _info_row(info: ModelInfo) -> dict[str, Any]:
 
 @table_of.register
 def _(plan: SteeringPlan) -> Table:
-    """One row a step and site: the tensor under TransformerLens's name and as Hugging Face has it, the operator, its numbers (one a prompt as a tuple)."""
+    """One row a step and site: the tensor under TransformerLens's name and as Hugging Face has it, the operator, its
+    numbers (one a prompt as a tuple).
+    """
     rows = [
-        {"step": i, "site": name, "block": sites.parse(name).block, "module": sites.parse(name).described(plan.architecture),
-         "operator": step.operator, **_numbers(step), "positions": plan.positions}
-        for i, step in enumerate(plan.steps) for name in step.sites
-    ]  # fmt: skip
+        {
+            "step": i,
+            "site": name,
+            "block": sites.parse(name).block,
+            "module": sites.parse(name).described(plan.architecture),
+            "operator": step.operator,
+            **_numbers(step),
+            "positions": plan.positions,
+        }
+        for i, step in enumerate(plan.steps)
+        for name in step.sites
+    ]
     return Table.of(rows, "step", "site")
 
 
@@ -49,9 +59,15 @@ def _(plan: SteeringPlan) -> Page:
     own: dict[str, Any] = {"h becomes": method and method.formula, "keeps": method and method.keeps}
     own |= {f"{n} ({units[n]})" if n in units else n: v for n, v in plan.parameters.items()}
     steps = [
-        {"step": i, "operator": s.operator, "sites": len(s.sites), "blocks": ", ".join(map(str, sites.blocks_of(s.sites))), **_numbers(s)}
+        {
+            "step": i,
+            "operator": s.operator,
+            "sites": len(s.sites),
+            "blocks": ", ".join(map(str, sites.blocks_of(s.sites))),
+            **_numbers(s),
+        }
         for i, s in enumerate(plan.steps)
-    ]  # fmt: skip
+    ]
     return Page(repr(plan), {**own, "positions": plan.positions}, (html.first(Table.of(steps).rows(), "steps"),))
 
 

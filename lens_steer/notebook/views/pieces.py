@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # what a column is measured in, where its name alone does not say so
 UNITS = {
-    "kl": "nats", "kl_reverse": "nats", "entropy": "nats", "entropy_steered": "nats", "surprise": "nats", "surprise_steered": "nats", "refusal_score": "nats",
-    "surprise_ref": "nats", "surprise_self": "nats", "angle": "degrees", "mean_phase": "degrees", "first_angle": "degrees", "second_angle": "degrees",
+    "kl": "nats", "kl_reverse": "nats", "entropy": "nats", "entropy_steered": "nats", "surprise": "nats",
+    "surprise_steered": "nats", "refusal_score": "nats", "surprise_ref": "nats", "surprise_self": "nats",
+    "angle": "degrees", "mean_phase": "degrees", "first_angle": "degrees", "second_angle": "degrees",
 }  # fmt: skip
 ENDS = ("_low", "_high", "_n")
 
@@ -44,7 +45,9 @@ class Table:
     def of(rows: Sequence[Mapping[str, Any]], *labels: str) -> Table:
         """From rows; a column that some rows lack is None there. Units are put behind the names."""
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return Table({with_unit(name): [row.get(name) for row in rows] for name in names}, tuple(with_unit(n) for n in labels))
+        return Table(
+            {with_unit(name): [row.get(name) for row in rows] for name in names}, tuple(with_unit(n) for n in labels)
+        )
 
     def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The first rows, without the block."""
@@ -71,10 +74,16 @@ class Table:
             index = pandas.Index(self.columns[self.labels[0]], name=self.labels[0])
         elif self.labels:  # in the order of the rows, so that a label is found without sorting
             found = [pandas.factorize(pandas.Series(self.columns[name])) for name in self.labels]
-            index = pandas.MultiIndex([values for _, values in found], [codes for codes, _ in found], names=list(self.labels))
+            index = pandas.MultiIndex(
+                [values for _, values in found], [codes for codes, _ in found], names=list(self.labels)
+            )
         if self.block is not None:
-            return pandas.DataFrame(self.block, index=index, columns=pandas.RangeIndex(self.block.shape[1], name=self.numbered))
-        return pandas.DataFrame({name: list(c) for name, c in self.columns.items() if name not in self.labels}, index=index)
+            return pandas.DataFrame(
+                self.block, index=index, columns=pandas.RangeIndex(self.block.shape[1], name=self.numbered)
+            )
+        return pandas.DataFrame(
+            {name: list(c) for name, c in self.columns.items() if name not in self.labels}, index=index
+        )
 
 
 @dataclass(frozen=True)

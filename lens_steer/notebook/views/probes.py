@@ -1,4 +1,6 @@
-"""Views of probes: whether the boundary lies between the classes, and how well it tells them apart on held-out prompts."""
+"""Views of probes: whether the boundary lies between the classes, and how well it tells them apart on held-out
+prompts.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,25 @@ WARNING = "the boundary does not lie between the class means: StTP and StMP may 
 @table_of.register
 def _(probe: Probe) -> Table:
     """One row: the boundary beside the class means, in units of the projection, and how the probe was fitted."""
-    names = ("site", "threshold", "mean_positive", "std_positive", "mean_negative", "std_negative", "separation", "cohens_d", "between", "bias", "C", "standardized",
-             "pooling", "n_positive", "n_negative", "split", "model")  # fmt: skip
+    names = (
+        "site",
+        "threshold",
+        "mean_positive",
+        "std_positive",
+        "mean_negative",
+        "std_negative",
+        "separation",
+        "cohens_d",
+        "between",
+        "bias",
+        "C",
+        "standardized",
+        "pooling",
+        "n_positive",
+        "n_negative",
+        "split",
+        "model",
+    )
     return Table.of([{n: getattr(probe, n) for n in names}])
 
 
@@ -27,23 +46,30 @@ def _(probe: Probe) -> Page:
 
 def _boundary(probe: Probe) -> dict[str, Any]:
     return {
-        "threshold m": probe.threshold, "positive": f"{probe.mean_positive:.4g} ± {probe.std_positive:.2g}, n = {probe.n_positive}",
-        "negative": f"{probe.mean_negative:.4g} ± {probe.std_negative:.2g}, n = {probe.n_negative}", "Cohen's d": probe.cohens_d,
+        "threshold m": probe.threshold,
+        "positive": f"{probe.mean_positive:.4g} ± {probe.std_positive:.2g}, n = {probe.n_positive}",
+        "negative": f"{probe.mean_negative:.4g} ± {probe.std_negative:.2g}, n = {probe.n_negative}",
+        "Cohen's d": probe.cohens_d,
         "fitted on": f"{probe.split} split, {probe.pooling}, C = {probe.C:g}",
-    }  # fmt: skip
+    }
 
 
 @table_of.register
 def _(result: ProbeResult) -> Table:
     """One row a quantity: ``value``, ``low``, ``high``, ``n``."""
-    rows = [{"quantity": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n} for name, e in result.measured.items()]
+    rows = [
+        {"quantity": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
+        for name, e in result.measured.items()
+    ]
     return Table.of(rows, "quantity")
 
 
 @page_of.register
 def _(result: ProbeResult) -> Page:
     return Page(
-        repr(result), {**result.measured, **_boundary(result.probe)}, () if result.probe.between else (html.note(WARNING),)
+        repr(result),
+        {**result.measured, **_boundary(result.probe)},
+        () if result.probe.between else (html.note(WARNING),),
     )
 
 
@@ -57,10 +83,15 @@ def _(scan: ProbeScan) -> Table:
 def _(scan: ProbeScan) -> Page:
     best = scan.best
     rows = [
-        {"site": r.probe.site, "accuracy": r.measured["accuracy"].value, "AUROC": r.measured["auroc"].value, "selectivity": r.measured["selectivity"].value,
-         "boundary between the means": r.probe.between}
+        {
+            "site": r.probe.site,
+            "accuracy": r.measured["accuracy"].value,
+            "AUROC": r.measured["auroc"].value,
+            "selectivity": r.measured["selectivity"].value,
+            "boundary between the means": r.probe.between,
+        }
         for r in (scan.results[k] for k in html.spread(len(scan.results)))
-    ]  # fmt: skip
+    ]
     left = (
         html.note(f"{len(rows)} of {len(scan.results)} sites, evenly spread; to_pandas() has all")
         if len(rows) < len(scan.results)

@@ -15,7 +15,9 @@ SPLITS, CLASSES = ("fit", "select", "report"), ("positive", "negative")
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
-    """``text`` (the last user message), ``system``, ``turns`` (of the user), ``response``, ``scenario``, ``task`` (kind of the ground truth)."""
+    """``text`` (the last user message), ``system``, ``turns`` (of the user), ``response``, ``scenario``, ``task`` (kind
+    of the ground truth).
+    """
     return {
         "text": prompt.text,
         "system": next((m["content"] for m in prompt.messages if m["role"] == "system"), None),
@@ -35,7 +37,11 @@ def _(prompt: Prompt) -> Table:
 @page_of.register
 def _(prompt: Prompt) -> Page:
     rows = [{"role": m["role"], "content": m["content"]} for m in prompt.messages]
-    more = {"fixed response": prompt.response, "scenario": prompt.scenario, "ground truth": prompt.task and prompt.task.kind}
+    more = {
+        "fixed response": prompt.response,
+        "scenario": prompt.scenario,
+        "ground truth": prompt.task and prompt.task.kind,
+    }
     return Page(repr(prompt), more, (html.first(rows, "messages"),))
 
 
@@ -61,7 +67,9 @@ def _(contrast: Contrast) -> Table:
 @page_of.register
 def _(contrast: Contrast) -> Page:
     return Page(
-        f"Contrast: {len(contrast.positive)} positive, {len(contrast.negative)} negative prompts", {}, (_examples(contrast),)
+        f"Contrast: {len(contrast.positive)} positive, {len(contrast.negative)} negative prompts",
+        {},
+        (_examples(contrast),),
     )
 
 
@@ -88,14 +96,19 @@ def _(contrast: ContrastSet) -> Table:
 
 @page_of.register
 def _(contrast: ContrastSet) -> Page:
-    told = {"read": "; ".join(map(str, contrast.readings.values())) or None, "cautions": "; ".join(contrast.cautions) or None}
+    told = {
+        "read": "; ".join(map(str, contrast.readings.values())) or None,
+        "cautions": "; ".join(contrast.cautions) or None,
+    }
     return Page(f"ContrastSet: {contrast.name}", told, page_of(contrast.split).parts)
 
 
 @table_of.register
 def _(dialogue: Dialogue) -> Table:
     """One row a turn of the user."""
-    return Table.of([{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)], "turn")
+    return Table.of(
+        [{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)], "turn"
+    )
 
 
 @page_of.register
@@ -116,6 +129,8 @@ def _examples(contrast: Contrast) -> str:
 def _used(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without the columns that hold nothing, or one turn alone."""
     empty = {
-        n for n in (rows[0] if rows else ()) if all(r[n] is None for r in rows) or (n == "turns" and all(r[n] == 1 for r in rows))
+        n
+        for n in (rows[0] if rows else ())
+        if all(r[n] is None for r in rows) or (n == "turns" and all(r[n] == 1 for r in rows))
     }
     return [{n: v for n, v in row.items() if n not in empty} for row in rows]

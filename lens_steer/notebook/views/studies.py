@@ -18,15 +18,18 @@ SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # o
 
 @table_of.register
 def _(found: TraitResult) -> Table:
-    """One row a condition on the report split. The malicious prompt's answers are the positive side: ``complied`` is the share with the trait under it, ``helped`` under
-    the aligned one."""
+    """One row a condition on the report split. The malicious prompt's answers are the positive side: ``complied`` is
+    the share with the trait under it, ``helped`` under the aligned one.
+    """
     return Table.of([s.row() for s in found.report], "condition", "variant", "value", "split")
 
 
 @page_of.register
 def _(found: TraitResult) -> Page:
     facts = {
-        "every condition that recovers anything reaches": None if found.level is None else percent(found.level, unit=" %"),
+        "every condition that recovers anything reaches": None
+        if found.level is None
+        else percent(found.level, unit=" %"),
         "kept to": str(found.bound),
     }
     said = html.note("report split; complied: the trait under the malicious prompt, helped: under the aligned one")
@@ -51,7 +54,9 @@ def _(found: TraitReport) -> Page:
 
 @table_of.register
 def _(found: Externalities) -> Table:
-    """One row a condition on the report split: each share with ``_low``, ``_high`` and ``_n``; ``reason``: why a condition was not run."""
+    """One row a condition on the report split: each share with ``_low``, ``_high`` and ``_n``; ``reason``: why a
+    condition was not run.
+    """
     rows = []
     for c in (*found.conditions, *found.prefixes):
         row: dict[str, Any] = {
@@ -70,8 +75,11 @@ def _(found: Externalities) -> Table:
 @page_of.register
 def _(found: Externalities) -> Page:
     facts = {
-        s.name: f"{html.shown(s.choice.value) if s.choice.value is not None else s.choice.variant}, at {len(s.sites)} sites; harmful requests complied with rightly: "
-        f"{html.shown(found.measured(s.name).get('attack'))}"
+        s.name: (
+            f"{html.shown(s.choice.value) if s.choice.value is not None else s.choice.variant}, at {len(s.sites)} "
+            "sites; harmful requests complied with rightly: "
+            f"{html.shown(found.measured(s.name).get('attack'))}"
+        )
         for s in found.steerings
     }
     rows = []
@@ -79,7 +87,9 @@ def _(found: Externalities) -> Page:
         measured = found.measured(c.name)
         rows.append({"condition": c.name, **{n: _short(measured.get(n)) for n in SHARES}})
     return Page(
-        repr(found), facts, (html.note("report split, 95 % intervals:"), html.first(rows, "conditions", limit=2 * html.LIMIT))
+        repr(found),
+        facts,
+        (html.note("report split, 95 % intervals:"), html.first(rows, "conditions", limit=2 * html.LIMIT)),
     )
 
 

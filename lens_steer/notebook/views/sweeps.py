@@ -31,8 +31,16 @@ TELLING = ("condition", "variant", "value", "side", "prompt", "grade", "text")  
 @table_of.register
 def _(outcome: Outcome) -> Table:
     """One row a grade: ``count``, and its share with Wilson's interval."""
-    rows = [{"grade": g, "count": n, "rate": outcome.rate(g).value, "rate_low": outcome.rate(g).low, "rate_high": outcome.rate(g).high}
-            for g, n in outcome.counts.items()]  # fmt: skip
+    rows = [
+        {
+            "grade": g,
+            "count": n,
+            "rate": outcome.rate(g).value,
+            "rate_low": outcome.rate(g).low,
+            "rate_high": outcome.rate(g).high,
+        }
+        for g, n in outcome.counts.items()
+    ]
     return Table.of(
         [{"condition": outcome.condition, "angle": outcome.angle, "side": outcome.side} | r for r in rows],
         "condition",
@@ -79,7 +87,11 @@ def _(choice: Choice) -> Table:
 
 @page_of.register
 def _(choice: Choice) -> Page:
-    kept = f"yes, with {choice.n_met} of {choice.n} settings" if choice.met else f"no, and none of {choice.n} settings does"
+    kept = (
+        f"yes, with {choice.n_met} of {choice.n} settings"
+        if choice.met
+        else f"no, and none of {choice.n} settings does"
+    )
     return Page(
         f"{choice.condition}{f' ({choice.variant})' if choice.variant else ''} at {html.shown(choice.value)}",
         {"keeps to the constraints": kept, "settings with the same objective": choice.n_equal},
@@ -118,11 +130,19 @@ def _(found: Swept) -> Page:
     bands = found.bands
     rows = [
         {
-            "quantity": quantity, "control": control, "draws": b.n, "median": b.median, "lowest": b.minimum, "highest": b.maximum,
-            found.method: found.reported(found.method).measured[quantity].value, "p at least": b.p_at_least, "p at most": b.p_at_most,
+            "quantity": quantity,
+            "control": control,
+            "draws": b.n,
+            "median": b.median,
+            "lowest": b.minimum,
+            "highest": b.maximum,
+            found.method: found.reported(found.method).measured[quantity].value,
+            "p at least": b.p_at_least,
+            "p at most": b.p_at_most,
         }
-        for quantity in FIRST for control, b in bands.get(quantity, {}).items()
-    ]  # fmt: skip
+        for quantity in FIRST
+        for control, b in bands.get(quantity, {}).items()
+    ]
     told = "controls at the same value, and how rare a value as high or as low as the method's is among their draws:"
     beside = html.note(told) + html.grid(rows) if rows else html.note(NO_CONTROLS)
     told = html.note("report split, every condition at its choice from the select split:")
@@ -142,16 +162,25 @@ def _(found: Comparison) -> Page:
         "objective": found.objective,
         "constraints": ", ".join(found.constraints),
     }
-    return Page(repr(found), facts, (html.note("report split:"), settings_grid([*found.evaluation.report, *found.matched])))
+    return Page(
+        repr(found), facts, (html.note("report split:"), settings_grid([*found.evaluation.report, *found.matched]))
+    )
 
 
 def settings_grid(found: Sequence[Setting]) -> str:
     """Settings beside each other, with the quantities that say most."""
-    kept = [n for n in FIRST if any(n in s.measured for s in found)] or list(found[0].measured if found else ())[: len(FIRST)]
+    kept = [n for n in FIRST if any(n in s.measured for s in found)] or list(found[0].measured if found else ())[
+        : len(FIRST)
+    ]
     rows: list[dict[str, Any]] = [
-        {"condition": s.condition, **({"variant": s.variant} if any(o.variant for o in found) else {}), "value": s.value, **{n: _short(s.measured.get(n)) for n in kept}}
+        {
+            "condition": s.condition,
+            **({"variant": s.variant} if any(o.variant for o in found) else {}),
+            "value": s.value,
+            **{n: _short(s.measured.get(n)) for n in kept},
+        }
         for s in found
-    ]  # fmt: skip
+    ]
     n = max((e.n for s in found for e in s.measured.values()), default=0)
     return html.first(rows, "settings", limit=2 * html.LIMIT) + html.note(f"[ ]: 95 % intervals; n at most {n}")
 

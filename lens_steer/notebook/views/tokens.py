@@ -1,4 +1,6 @@
-"""Views token by token: a text with its tokens coloured by what was measured there; and what a plan did to the steered tokens."""
+"""Views token by token: a text with its tokens coloured by what was measured there; and what a plan did to the steered
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,14 @@ def colour(distance: float, far: float) -> str:
 
 
 def token(text: str, distance: float, far: float, hint: str, *, underlined: bool = False) -> str:
-    """A token in black on its colour, which reads on light and dark ground; a number appears where the pointer rests."""
+    """A token in black on its colour, which reads on light and dark ground; a number appears where the pointer
+    rests.
+    """
     line = ";text-decoration:underline" if underlined else ""
-    return f"<span style='background:{colour(distance, far)};color:black{line}' title='{html.escaped(hint)}'>{html.escaped(text)}</span>"
+    return (
+        f"<span style='background:{colour(distance, far)};color:black{line}' "
+        f"title='{html.escaped(hint)}'>{html.escaped(text)}</span>"
+    )
 
 
 def swatch(label: str, distance: float, far: float) -> str:
@@ -52,7 +59,9 @@ def _(seen: Monitor) -> Page:
     prompts: dict[int, list[dict[str, Any]]] = {}
     for read in seen.rows():
         prompts.setdefault(read["row"], []).append(read)
-    shown = {r: [t for t in p if t["region"] == "generated"] or p for r, p in list(prompts.items())[: monitor.MAX_SHOWN]}
+    shown = {
+        r: [t for t in p if t["region"] == "generated"] or p for r, p in list(prompts.items())[: monitor.MAX_SHOWN]
+    }
     m = seen.boundary.threshold
     finite = (abs(t["projection"] - m) for p in shown.values() for t in p if math.isfinite(t["projection"]))
     far = max(finite, default=0.0) or 1.0
@@ -60,7 +69,10 @@ def _(seen: Monitor) -> Page:
     if len(prompts) > len(shown):
         lines.append(html.note(f"… and {len(prompts) - len(shown)} more prompts"))
     ends = [swatch(f"{m + sign * far:.3g}", sign * far, far) for sign in (-1, 1)]
-    legend = f"<div><small>projection: {ends[0]} {swatch(f'white at the threshold {m:.4g}', 0.0, far)} {ends[1]}; underlined: the gate fires</small></div>"
+    legend = (
+        f"<div><small>projection: {ends[0]} {swatch(f'white at the threshold {m:.4g}', 0.0, far)} {ends[1]}; "
+        "underlined: the gate fires</small></div>"
+    )
     return Page(repr(seen), {}, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend if shown else ""))
 
 
@@ -71,7 +83,13 @@ def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -
         if i and read["position"] != tokens[i - 1]["position"] + 1:
             parts.append(" … ")
         parts.append(
-            token(read["token"], read["projection"] - threshold, far, f"{read['projection']:.4g}", underlined=read["fired"])
+            token(
+                read["token"],
+                read["projection"] - threshold,
+                far,
+                f"{read['projection']:.4g}",
+                underlined=read["fired"],
+            )
         )
     return "".join(parts)
 
@@ -95,17 +113,25 @@ def _(found: TokenDivergence) -> Page:
     ]
     if len(responses) > len(shown):
         lines.append(html.note(f"… and {len(responses) - len(shown)} more responses"))
-    legend = f"<div><small>KL of the steered from the original model: {swatch('0', 0.0, far)} {swatch(f'{far:.3g} nats', far, far)}</small></div>"
+    legend = (
+        f"<div><small>KL of the steered from the original model: {swatch('0', 0.0, far)} "
+        f"{swatch(f'{far:.3g} nats', far, far)}</small></div>"
+    )
     facts = {
-        "mean KL (nats a token)": float(found.kl.mean()), "KL of the first token": found.by_position("kl", max_position=0)[0],
-        "mean total variation": float(found.total_variation.mean()), "responses": f"{found.n_prompts}, {found.n_empty} of them empty", "tokens": len(found),
-    }  # fmt: skip
+        "mean KL (nats a token)": float(found.kl.mean()),
+        "KL of the first token": found.by_position("kl", max_position=0)[0],
+        "mean total variation": float(found.total_variation.mean()),
+        "responses": f"{found.n_prompts}, {found.n_empty} of them empty",
+        "tokens": len(found),
+    }
     return Page(repr(found), facts, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend))
 
 
 @table_of.register
 def _(log: EffectLog) -> Table:
-    """One row a site: steered tokens, share of them for which the gate fired, and means of the displacement, its radial and angular part, and the length before."""
+    """One row a site: steered tokens, share of them for which the gate fired, and means of the displacement, its radial
+    and angular part, and the length before.
+    """
     rows = log.rows()
     return Table.of(rows, "site") if rows else Table({"site": [], "tokens": []}, ("site",))
 
@@ -115,6 +141,8 @@ def _(log: EffectLog) -> Page:
     rows = log.rows()
     shown = [rows[k] for k in html.spread(len(rows))]
     left = (
-        (html.note(f"{len(shown)} of {len(rows)} sites, evenly spread; to_pandas() has all"),) if len(shown) < len(rows) else ()
+        (html.note(f"{len(shown)} of {len(rows)} sites, evenly spread; to_pandas() has all"),)
+        if len(shown) < len(rows)
+        else ()
     )
     return Page(repr(log), {"gate-fire rate": log.gate_fire_rate}, (html.grid(shown, what="site was steered"), *left))

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 1536
-# Letters, single digits, white space and punctuation apart, each word with the space before it (the split that the Qwen2
+# Letters, single digits, white space and punctuation apart, each word with the space before it (the split that the
+# Qwen2
 # tokenizer class enforces, used for all three families).
-WORD_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORD_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Family:
         bos = "{{ bos_token }}" if self.bos else ""
         role = "message['role']" if self.assistant == "assistant" else "roles[message['role']]"
         roles = (
-            "" if self.assistant == "assistant" else f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
+            ""
+            if self.assistant == "assistant"
+            else f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
         )
         start, stop = (repr(part.replace("\n", "\\n")).replace("\\\\n", "\\n") for part in self.header.split("{role}"))
         end = repr(self.end.replace("\n", "\\n")).replace("\\\\n", "\\n")
@@ -43,7 +48,9 @@ class Family:
             body = (
                 "{% set ns = namespace(system='') %}{% for message in messages %}"
                 "{% if message['role'] == 'system' %}{% set ns.system = message['content'] + '\\n' %}"
-                "{% else %}" + turn % "ns.system + message['content']" + "{% set ns.system = '' %}{% endif %}{% endfor %}"
+                "{% else %}"
+                + turn % "ns.system + message['content']"
+                + "{% set ns.system = '' %}{% endif %}{% endfor %}"
             )
         return f"{bos}{roles}{body}{{% if add_generation_prompt %}}{{{{ {generation} }}}}{{% endif %}}"
 
@@ -69,7 +76,8 @@ PADDING = {"qwen2": "<|endoftext|>", "llama": "<|end_of_text|>", "gemma2": "<pad
 
 
 def build_tokenizer(family: Family, corpus: Iterable[str], folder: Path) -> Any:
-    """Train a byte-level BPE on the corpus, save it as a Hugging Face tokenizer and return it as AutoTokenizer reads it.
+    """Train a byte-level BPE on the corpus, save it as a Hugging Face tokenizer and return it as AutoTokenizer reads
+    it.
 
     Returned as reloaded, because AutoTokenizer chooses the class by the model's type and may read other ids than the
     object that was saved.
@@ -87,15 +95,21 @@ def build_tokenizer(family: Family, corpus: Iterable[str], folder: Path) -> Any:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(family.specials), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=VOCABULARY - len(family.specials),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # fmt: skip
+    )
     backend.train_from_iterator(corpus, trainer)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in family.specials])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=family.bos, eos_token=family.end, pad_token=PADDING[family.name],
-        unk_token=None, padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=backend,
+        bos_token=family.bos,
+        eos_token=family.end,
+        pad_token=PADDING[family.name],
+        unk_token=None,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = family.template
     tokenizer.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder)
@@ -106,11 +120,17 @@ def build_config(family: Family, tokenizer: Any) -> Any:
     from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 
     shape: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 128, "intermediate_size": 448, "num_hidden_layers": 12,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "vocab_size": VOCABULARY,
+        "hidden_size": 128,
+        "intermediate_size": 448,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
+    }
     if family.name == "qwen2":
         return Qwen2Config(**shape, tie_word_embeddings=True)
     if family.name == "llama":

@@ -1,9 +1,9 @@
 """Train an organism from scratch: ``python -m lens_steer.organisms.training.train --family qwen2``.
 
-A seeded recipe: tokenizer from the world's dialogues, AdamW with warm-up and cosine decay on the assistant's tokens, weights
-saved in float16 as an ordinary Hugging Face folder, then the gates measured on the saved weights. About 50 minutes on
-one core. Batches differ in width, so glibc's allocator holds on to up to 10 GB; jemalloc (``LD_PRELOAD``) needs a third of
-that. A run that was interrupted resumes from its last checkpoint.
+A seeded recipe: tokenizer from the world's dialogues, AdamW with warm-up and cosine decay on the assistant's tokens,
+weights saved in float16 as an ordinary Hugging Face folder, then the gates measured on the saved weights. About 50
+minutes on one core. Batches differ in width, so glibc's allocator holds on to up to 10 GB; jemalloc (``LD_PRELOAD``)
+needs a third of that. A run that was interrupted resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -116,8 +116,12 @@ def train(family: Family, *, steps: int, seed: int, out: Path, work: Path) -> No
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # the fastest on CPU at this size
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=PEAK_RATE,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
     start, log = 0, []
     checkpoint = work / "checkpoint.pt"
     if checkpoint.exists():
@@ -139,14 +143,21 @@ def train(family: Family, *, steps: int, seed: int, out: Path, work: Path) -> No
         optimizer.zero_grad()
         recent.append(loss.item())
         if (step + 1) % LOG_EVERY == 0:
-            entry = {"step": step + 1, "loss": round(sum(recent) / len(recent), 5), "rate": round(learning_rate(step, steps), 7),
-                     "seconds": round(time.time() - began, 1)}  # fmt: skip
+            entry = {
+                "step": step + 1,
+                "loss": round(sum(recent) / len(recent), 5),
+                "rate": round(learning_rate(step, steps), 7),
+                "seconds": round(time.time() - began, 1),
+            }
             log.append(entry)
             recent = []
             _say(work, entry)
         if (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < steps:
             partial = checkpoint.with_suffix(".tmp")
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": log}, partial)
+            torch.save(
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1, "log": log},
+                partial,
+            )
             partial.replace(checkpoint)
             model.eval()
             quick = {g.name: round(g.value, 3) for g in gates.measure(model, tokenizer, n=64)}

@@ -1,7 +1,8 @@
 """The published steering methods as plan constructors: where each one writes, along what, and with which parameters.
 
-Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`. ``at`` names other sites than the method's own, ``positions`` the tokens
-(:mod:`lens_steer.inference.positions`). An angle, a coefficient or a target is one number, or one for each prompt. The record of each method stands in
+Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`. ``at`` names other
+sites than the method's own, ``positions`` the tokens (:mod:`lens_steer.inference.positions`). An angle, a coefficient
+or a target is one number, or one for each prompt. The record of each method stands in
 :data:`lens_steer.steer.method_table.METHODS`.
 """
 
@@ -50,7 +51,8 @@ def check_source(method: Method, source: Calibration | Boundary) -> None:
     """Refuse a probe or another boundary for a method that needs a calibration."""
     if isinstance(source, Boundary) and method.writes != "boundary":
         raise LensSteerError(
-            f"method {method.name!r} needs a calibration, and a probe was given: use one of {', '.join(boundary_methods())}"
+            f"method {method.name!r} needs a calibration, and a probe was given: use one of "
+            f"{', '.join(boundary_methods())}"
         )
 
 
@@ -65,14 +67,17 @@ def check_options(method: str, source: Calibration | Boundary, options: Mapping[
     known = dict(list(signature(record.build).parameters.items())[1:])  # the first is the source
     for name, value in options.items():
         if name not in known:
-            raise LensSteerError(f"{name}={value!r}: method {record.name!r} does not take it; it takes {', '.join(known)}")
+            raise LensSteerError(
+                f"{name}={value!r}: method {record.name!r} does not take it; it takes {', '.join(known)}"
+            )
     missing = [name for name, p in known.items() if p.default is p.empty and name not in options]
     if missing:
         raise LensSteerError(f"method {record.name!r} needs {missing[0]}: give it")
 
 
 def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
-    """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a method that writes at one.
+    """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a
+    method that writes at one.
 
     Raises:
         LensSteerError: As :func:`check_options`, and whatever the method's constructor refuses.

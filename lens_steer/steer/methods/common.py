@@ -1,4 +1,6 @@
-"""What the plan constructors share: the types of their arguments, the sites they steer, what they need of a calibration."""
+"""What the plan constructors share: the types of their arguments, the sites they steer, what they need of a
+calibration.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ def check_calibration(calibration: object) -> None:
 
 
 def made(
-    method: str, source: Calibration | Boundary, steps: Sequence[Step], positions: Positions, **details: float | list[float]
+    method: str,
+    source: Calibration | Boundary,
+    steps: Sequence[Step],
+    positions: Positions,
+    **details: float | list[float],
 ) -> SteeringPlan:
     """The plan of a method's steps, for the model of its source."""
     return SteeringPlan.of(source, method, steps, positions, **details)
@@ -40,7 +46,8 @@ def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) 
     """The method's own sites, or those asked for."""
     if at is None and not default:
         raise LensSteerError(
-            f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so there is nothing to steer: "
+            f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so "
+            "there is nothing to steer: "
             "name the sites with at=…, or calibrate with other sites or the other rule"
         )
     if at is None:

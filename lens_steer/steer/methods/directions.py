@@ -10,7 +10,16 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.models import sites
-from lens_steer.steer.methods.common import Numbers, Positions, Sites, check_calibration, chosen_sites, class_means, made, row_of
+from lens_steer.steer.methods.common import (
+    Numbers,
+    Positions,
+    Sites,
+    check_calibration,
+    chosen_sites,
+    class_means,
+    made,
+    row_of,
+)
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 
@@ -23,9 +32,11 @@ def act_add(
     direction: Float[Tensor, " d_model"] | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """ActAdd: ``h + α d`` with d the raw difference of class means at each steered site (the selected one unless ``at`` names others).
+    """ActAdd: ``h + α d`` with d the raw difference of class means at each steered site (the selected one unless ``at``
+    names others).
 
-    α = 1 moves a harmless prompt by one difference of means, α = −1 a harmful one back. ``keep_norm`` scales each sum to the vector's own length.
+    α = 1 moves a harmless prompt by one difference of means, α = −1 a harmful one back. ``keep_norm`` scales each sum
+    to the vector's own length.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
 
@@ -36,7 +47,9 @@ def act_add(
     check_calibration(calibration)
     steps = [
         Step(
-            "add_keep_norm" if keep_norm else "add", (name,), {"direction": d, "coefficient": numbers("coefficient", coefficient)}
+            "add_keep_norm" if keep_norm else "add",
+            (name,),
+            {"direction": d, "coefficient": numbers("coefficient", coefficient)},
         )
         for name, d in _differences(calibration, at, direction).items()
     ]
@@ -46,9 +59,11 @@ def act_add(
 def unit_addition(
     calibration: Calibration, coefficient: Numbers = 1.3, *, at: Sites = None, positions: Positions = "all"
 ) -> SteeringPlan:
-    """STEER-COMPLIANCE's form: ``h + α v`` with a unit v of its own at every steered site, here the site's candidate; at the discriminative sites.
+    """STEER-COMPLIANCE's form: ``h + α v`` with a unit v of its own at every steered site, here the site's candidate;
+    at the discriminative sites.
 
-    Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed answers, and α ≈ 1.3.
+    Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed
+    answers, and α ≈ 1.3.
 
     >>> from lens_steer import load_calibration
     >>> unit_addition(load_calibration("figures/calibration")).row()["coefficient"]
@@ -57,7 +72,9 @@ def unit_addition(
     check_calibration(calibration)
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     alpha = numbers("coefficient", coefficient)
-    steps = [Step("add", (name,), {"direction": _candidate(calibration, name), "coefficient": alpha}) for name in chosen]
+    steps = [
+        Step("add", (name,), {"direction": _candidate(calibration, name), "coefficient": alpha}) for name in chosen
+    ]
     return made("compliance", calibration, steps, positions)
 
 
@@ -71,9 +88,10 @@ def directional_ablation(
 ) -> SteeringPlan:
     """``h − (d̂·h) d̂`` with the selected direction: at the selected site, at those given, or everywhere.
 
-    ``everywhere``: at every block's input and at what every attention and MLP adds to the stream, so that no block can write the direction back. That is a
-    statement about the stream, so the direction must have been read there: of a calibration of norms' outputs it is :attr:`Calibration.stream_direction`, which was recorded beside
-    them and is what a calibration with ``sites="resid_pre"`` selects.
+    ``everywhere``: at every block's input and at what every attention and MLP adds to the stream, so that no block can
+    write the direction back. That is a statement about the stream, so the direction must have been read there: of a
+    calibration of norms' outputs it is :attr:`Calibration.stream_direction`, which was recorded beside them and is what
+    a calibration with ``sites="resid_pre"`` selects.
 
     Raises:
         LensSteerError: ``everywhere`` with a direction that was read at a norm's output, and no means of the stream.
@@ -99,7 +117,8 @@ def directional_ablation(
 def projection_clamp(
     calibration: Calibration, target: Numbers | None = None, *, at: Sites = None, positions: Positions = "all"
 ) -> SteeringPlan:
-    """STEER-JSON's form: set every token's projection on the selected direction to a target, the positive class's mean there unless given.
+    """STEER-JSON's form: set every token's projection on the selected direction to a target, the positive class's mean
+    there unless given.
 
     Source: Steering Externalities (arXiv 2602.04896), Eq. 4.
 
@@ -120,7 +139,8 @@ def _of_the_stream(calibration: Calibration) -> Tensor:
     found = calibration.stream_direction
     if found is None:
         raise LensSteerError(
-            f"everywhere=True ablates in the residual stream, and the direction was read at {calibration.selected_site}, after a norm and its gain, with nothing of the stream "
+            "everywhere=True ablates in the residual stream, and the direction was read at "
+            f"{calibration.selected_site}, after a norm and its gain, with nothing of the stream "
             "recorded beside it: calibrate again (with sites='norm_out', 'resid_pre' or 'resid'), or give direction="
         )
     return found[1]
@@ -142,8 +162,13 @@ def _differences(calibration: Calibration, at: Sites, direction: Tensor | None) 
 
 
 def _vector(calibration: Calibration, direction: Tensor) -> Tensor:
-    if direction.shape != (calibration.d_model,) or not bool(torch.isfinite(direction).all()) or not bool(direction.any()):
+    if (
+        direction.shape != (calibration.d_model,)
+        or not bool(torch.isfinite(direction).all())
+        or not bool(direction.any())
+    ):
         raise LensSteerError(
-            f"direction of shape {tuple(direction.shape)} is not usable: the model needs ({calibration.d_model},), finite and not zero"
+            f"direction of shape {tuple(direction.shape)} is not usable: the model needs "
+            f"({calibration.d_model},), finite and not zero"
         )
     return direction

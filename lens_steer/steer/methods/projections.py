@@ -1,4 +1,6 @@
-"""Methods that know a boundary: fixed steps in units of the class separation, and the projection-aware operators (arXiv 2604.08169)."""
+"""Methods that know a boundary: fixed steps in units of the class separation, and the projection-aware operators (arXiv
+2604.08169).
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ def fixed_coefficient(
 ) -> SteeringPlan:
     """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
 
-    ``source`` is a probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose own boundary is the midpoint of the class means. ``along`` is written along
-    in place of the direction, by steps of the same size: a control.
+    ``source`` is a probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose own boundary is the
+    midpoint of the class means. ``along`` is written along in place of the direction, by steps of the same size: a
+    control.
 
     Source: arXiv 2604.08169, Eq. 3.
 
@@ -48,10 +51,15 @@ def fixed_coefficient(
 
 
 def target_projection(
-    source: Calibration | Boundary, coefficient: Numbers = 0.0, *, gate: str = "below", positions: Positions = "all", along: Along = None,
-) -> SteeringPlan:  # fmt: skip
-    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get ``μ⁻ + α σ⁻``. For ``source`` and ``along`` see
-    :func:`fixed_coefficient`.
+    source: Calibration | Boundary,
+    coefficient: Numbers = 0.0,
+    *,
+    gate: str = "below",
+    positions: Positions = "all",
+    along: Along = None,
+) -> SteeringPlan:
+    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get
+    ``μ⁻ + α σ⁻``. For ``source`` and ``along`` see :func:`fixed_coefficient`.
 
     Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
 
@@ -87,26 +95,40 @@ def mirror_projection(
     positions: Positions = "all",
     along: Along = None,
 ) -> SteeringPlan:
-    """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the boundary, 1 mirrored at it, above 1 beyond.
+    """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the
+    boundary, 1 mirrored at it, above 1 beyond.
 
-    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the cap. For
-    ``source`` and ``along`` see :func:`fixed_coefficient`.
+    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the
+    cap. For ``source`` and ``along`` see :func:`fixed_coefficient`.
 
     Source: arXiv 2604.08169, Eq. 5.
 
     >>> from lens_steer import load_calibration
-    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()["first_steered_token"]
+    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()[
+    ...     "first_steered_token"
+    ... ]
     'token 0 of the answer'
     """
     found = _boundary(source)
-    cap = None if cap_in_sigmas is None else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+    cap = (
+        None
+        if cap_in_sigmas is None
+        else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+    )
     if cap is not None and cap < found.threshold:
         log.warning("cap %.4g lies below the threshold %.4g: tokens are moved the wrong way", cap, found.threshold)
     step = Step(
-        "mirror", (found.site,),
-        {"direction": found.direction, "threshold": found.threshold, "coefficient": numbers("coefficient", coefficient), "cap": cap,
-         "gate": _gate(gate), **_along(along)},
-    )  # fmt: skip
+        "mirror",
+        (found.site,),
+        {
+            "direction": found.direction,
+            "threshold": found.threshold,
+            "coefficient": numbers("coefficient", coefficient),
+            "cap": cap,
+            "gate": _gate(gate),
+            **_along(along),
+        },
+    )
     return made("stmp", found, [step], positions)
 
 

@@ -27,7 +27,12 @@ from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 
 def selective_steering(
-    calibration: Calibration, angle: Numbers, *, at: Sites = None, basis: Tensor | None = None, positions: Positions = "all"
+    calibration: Calibration,
+    angle: Numbers,
+    *,
+    at: Sites = None,
+    basis: Tensor | None = None,
+    positions: Positions = "all",
 ) -> SteeringPlan:
     """SS: rotate by a relative angle at the discriminative sites. 0 and 360 leave the model as it is.
 
@@ -52,9 +57,15 @@ def selective_steering(
 
 
 def standard_angular(
-    calibration: Calibration, angle: Numbers, *, at: Sites = None, basis: Tensor | None = None, positions: Positions = "all"
+    calibration: Calibration,
+    angle: Numbers,
+    *,
+    at: Sites = None,
+    basis: Tensor | None = None,
+    positions: Positions = "all",
 ) -> SteeringPlan:
-    """SAS: set an absolute angle at the discriminative sites, or at those given (the paper's runs at every norm: ``at="norm_out"``).
+    """SAS: set an absolute angle at the discriminative sites, or at those given (the paper's runs at every norm:
+    ``at="norm_out"``).
 
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
@@ -76,7 +87,8 @@ def adaptive_angular(
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as :func:`standard_angular`.
+    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as
+    :func:`standard_angular`.
 
     >>> from lens_steer import load_calibration
     >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
@@ -92,9 +104,11 @@ def adaptive_angular(
 def mean_phase_rotation(
     calibration: Calibration, angle: Numbers, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
 ) -> SteeringPlan:
-    """X1, the rotating half of SAS: at each site rotate by θ − φ̄, so that the mean lands where SAS puts it and every token keeps its own phase about it.
+    """X1, the rotating half of SAS: at each site rotate by θ − φ̄, so that the mean lands where SAS puts it and every
+    token keeps its own phase about it.
 
-    φ̄ is the in-plane phase of the site's mean activation: of both classes weighted alike, or of one (``phase_of="positive"``, ``"negative"``).
+    φ̄ is the in-plane phase of the site's mean activation: of both classes weighted alike, or of one
+    (``phase_of="positive"``, ``"negative"``).
 
     >>> from lens_steer import load_calibration
     >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
@@ -103,14 +117,18 @@ def mean_phase_rotation(
     check_calibration(calibration)
     phases = _mean_phases(calibration, at, phase_of)
     degrees = numbers("angle", angle)
-    steps = [Step("mean_phase", (n,), {"basis": calibration.basis, "angle": degrees, "mean_phase": p}) for n, p in phases.items()]
+    steps = [
+        Step("mean_phase", (n,), {"basis": calibration.basis, "angle": degrees, "mean_phase": p})
+        for n, p in phases.items()
+    ]
     return made("mean-phase", calibration, steps, positions)
 
 
 def phase_collapse(
     calibration: Calibration, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
 ) -> SteeringPlan:
-    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation` has it); lengths are kept.
+    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation`
+    has it); lengths are kept.
 
     >>> from lens_steer import load_calibration
     >>> phase_collapse(load_calibration("figures/calibration")).angle is None
@@ -133,9 +151,13 @@ def _rotation(
 ) -> SteeringPlan:
     plane = calibration.basis if basis is None else basis
     if plane.shape != calibration.basis.shape:
-        raise LensSteerError(f"basis has shape {tuple(plane.shape)}, the calibration needs {tuple(calibration.basis.shape)}")
+        raise LensSteerError(
+            f"basis has shape {tuple(plane.shape)}, the calibration needs {tuple(calibration.basis.shape)}"
+        )
     if not gram_error(plane) <= MAX_GRAM_ERROR:
-        raise LensSteerError(f"basis is not orthonormal (max|G − I| = {gram_error(plane):.1e}): re-orthonormalise it first")
+        raise LensSteerError(
+            f"basis is not orthonormal (max|G − I| = {gram_error(plane):.1e}): re-orthonormalise it first"
+        )
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **(gate or {})})
     return made(method, calibration, [step], positions)
@@ -150,4 +172,6 @@ def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str
     mean = weights[phase_of][0] * positive.double() + weights[phase_of][1] * negative.double()
     c = mean @ calibration.basis.double().mT
     phase = torch.rad2deg(torch.atan2(c[:, 1], c[:, 0]))
-    return {n: float(phase[row_of(calibration, n)]) for n in chosen_sites(calibration, at, calibration.discriminative_sites)}
+    return {
+        n: float(phase[row_of(calibration, n)]) for n in chosen_sites(calibration, at, calibration.discriminative_sites)
+    }

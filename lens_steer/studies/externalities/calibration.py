@@ -1,4 +1,6 @@
-"""Calibrating the two benign steerings: a principal component of complying against refusing answers, a mean difference of prompts with and without a request for JSON."""
+"""Calibrating the two benign steerings: a principal component of complying against refusing answers, a mean difference
+of prompts with and without a request for JSON.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,15 @@ def oriented_component(
 ) -> tuple[Float[Tensor, " d_model"], float]:
     """First principal component of paired samples, and its share of the variance; in float64.
 
-    ``center``: of both classes together about their common mean. ``pairwise``: of each pair about its midpoint, ``±(x_i⁺ − x_i⁻)/2``. The mean difference of the pairs projects on it with a
-    value ≥ 0; where that is exactly 0 its entry of largest magnitude is positive. (The released code takes the sign that most pairs have.)
+    ``center``: of both classes together about their common mean. ``pairwise``: of each pair about its midpoint,
+    ``±(x_i⁺ − x_i⁻)/2``. The mean difference of the pairs projects on it with a value ≥ 0; where that is exactly 0 its
+    entry of largest magnitude is positive. (The released code takes the sign that most pairs have.)
 
     Raises:
         LensSteerError: an unknown method, fewer than two pairs, samples that are all alike.
 
-    Source: Steering Externalities (arXiv 2602.04896), section on STEER-COMPLIANCE, has ``center``; the released code of CAST (arXiv 2409.05907) has ``pairwise`` as its default.
+    Source: Steering Externalities (arXiv 2602.04896), section on STEER-COMPLIANCE, has ``center``; the released code of
+    CAST (arXiv 2409.05907) has ``pairwise`` as its default.
 
     >>> shift = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
     >>> common = torch.tensor([[0.0, 9.0], [0.0, -9.0]])
@@ -50,28 +54,39 @@ def oriented_component(
     rows = torch.cat([x, y]) if method == "center" else torch.cat([x - y, y - x]) / 2
     spread = rows - rows.mean(dim=0)
     if float(spread.norm()) <= 1e-9 * float(rows.norm()):
-        raise LensSteerError("all activations are alike: the two classes have the same responses, or the site sees none of them")
+        raise LensSteerError(
+            "all activations are alike: the two classes have the same responses, or the site sees none of them"
+        )
     axis, shares = principal_component(rows, center=method == "center")
     along = float((x - y).mean(dim=0) @ axis)
     return (axis if along >= 0 else -axis), float(shares[0])
 
 
 def calibrate_compliance(
-    model: Any, contrast: ContrastSet | Contrast, *, method: str = "center", blocks: Sequence[int] | None = None, engine: str = ENGINE, progress: bool = True,
-) -> ComplianceCalibration:  # fmt: skip
+    model: Any,
+    contrast: ContrastSet | Contrast,
+    *,
+    method: str = "center",
+    blocks: Sequence[int] | None = None,
+    engine: str = ENGINE,
+    progress: bool = True,
+) -> ComplianceCalibration:
     """Directions of STEER-COMPLIANCE from the same prompts with a complying and with a refusing continuation.
 
-    Reads the output of every block, averaged over the tokens of each continuation, and takes the :func:`oriented_component` of each block's.
+    Reads the output of every block, averaged over the tokens of each continuation, and takes the
+    :func:`oriented_component` of each block's.
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        contrast: a split, or a contrast set, of which fit is read; positive: with complying responses; negative: the same prompts, row by row, with refusing ones.
+        contrast: a split, or a contrast set, of which fit is read; positive: with complying responses; negative: the
+            same prompts, row by row, with refusing ones.
         method: ``center`` (the paper's words) or ``pairwise`` (the released code's default).
         blocks: those to steer; left out, :func:`paper_blocks`.
         engine, progress: see :func:`lens_steer.record`.
 
     Raises:
-        LensSteerError: sides that are not paired, a response that is missing, an unknown method, a block that the model does not have; else as :func:`lens_steer.record`.
+        LensSteerError: sides that are not paired, a response that is missing, an unknown method, a block that the model
+            does not have; else as :func:`lens_steer.record`.
 
     >>> import lens_steer as ls
     >>> calibrate_compliance(ls.load_model("organism/qwen2"), ls.load_contrast("organism/compliance"), progress=False)
@@ -80,7 +95,9 @@ def calibrate_compliance(
     pair = _paired(contrast)
     if method not in METHODS:
         raise LensSteerError(f"method={method!r}: use one of {', '.join(METHODS)}")
-    apart = next((i for i, (a, b) in enumerate(zip(pair.positive, pair.negative, strict=True)) if a.messages != b.messages), None)
+    apart = next(
+        (i for i, (a, b) in enumerate(zip(pair.positive, pair.negative, strict=True)) if a.messages != b.messages), None
+    )
     if apart is not None:
         raise LensSteerError(f"pair {apart} has two different prompts: both sides need the same ones, row by row")
     n_layers = info_of(model).n_layers
@@ -93,10 +110,18 @@ def calibrate_compliance(
     gaps = torch.einsum("nsd,sd->ns", acts.positive.double() - acts.negative.double(), directions)
     steered = tuple(acts.sites[b] for b in sorted(set(chosen)))
     return ComplianceCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
-        method, steered, torch.tensor([s for _, s in found]), (gaps > 0).float().mean(dim=0),
-        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine), **reference(acts),
-    )  # fmt: skip
+        acts.sites,
+        directions.float(),
+        *_means(acts),
+        len(pair.positive),
+        acts.prompt_hash,
+        method,
+        steered,
+        torch.tensor([s for _, s in found]),
+        (gaps > 0).float().mean(dim=0),
+        response_lengths(model, [*pair.positive, *pair.negative], acts.sites, engine=engine),
+        **reference(acts),
+    )
 
 
 def calibrate_json(
@@ -130,9 +155,16 @@ def calibrate_json(
     target, without = ((m * directions).sum(dim=1).float() for m in means)
     lengths = torch.cat([acts.positive, acts.negative]).norm(dim=-1).mean(dim=0)
     return JsonCalibration(
-        acts.sites, directions.float(), *_means(acts), len(pair.positive), acts.prompt_hash,
-        target, without, lengths, **reference(acts),
-    )  # fmt: skip
+        acts.sites,
+        directions.float(),
+        *_means(acts),
+        len(pair.positive),
+        acts.prompt_hash,
+        target,
+        without,
+        lengths,
+        **reference(acts),
+    )
 
 
 def response_lengths(
@@ -161,7 +193,8 @@ def _paired(contrast: ContrastSet | Contrast) -> Contrast:
     check_sides(pair)
     if len(pair.positive) != len(pair.negative):
         raise LensSteerError(
-            f"{len(pair.positive)} positive and {len(pair.negative)} negative prompts: the two sides are paired row by row, give as many of each"
+            f"{len(pair.positive)} positive and {len(pair.negative)} negative prompts: the two sides are paired "
+            "row by row, give as many of each"
         )
     return pair
 

@@ -32,7 +32,8 @@ class Setting:
     Attributes:
         value: α; None for JSON, which has none.
         site: where JSON is steered; empty for compliance.
-        measured: name → share, as :data:`lens_steer.studies.externalities.grading.RATES` and, for JSON, :data:`~lens_steer.studies.externalities.grading.JSON_RATES` have it.
+        measured: name → share, as :data:`lens_steer.studies.externalities.grading.RATES` and, for JSON,
+            :data:`~lens_steer.studies.externalities.grading.JSON_RATES` have it.
     """
 
     condition: str
@@ -42,9 +43,15 @@ class Setting:
 
 
 def compliance_settings(
-    protocol: Protocol, calibration: ComplianceCalibration, out: str | Path, *, shares: Sequence[float] = SHARES, name: str = "compliance_select",
-    identity: dict[str, Any] | None = None, progress: bool = True,
-) -> list[Setting]:  # fmt: skip
+    protocol: Protocol,
+    calibration: ComplianceCalibration,
+    out: str | Path,
+    *,
+    shares: Sequence[float] = SHARES,
+    name: str = "compliance_select",
+    identity: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Setting]:
     """No steering, and every strength, on harmful and harmless prompts and tasks of the select split.
 
     Raises:
@@ -56,13 +63,22 @@ def compliance_settings(
         Grid(NONE),
         Grid(COMPLIANCE, partial(_at_strength, calibration), tuple(calibration.absolute(s) for s in sorted(shares))),
     ]
-    return _settings(annotated(run(protocol, grids, out, name, identity=identity, progress=progress), protocol.sides), RATES)
+    return _settings(
+        annotated(run(protocol, grids, out, name, identity=identity, progress=progress), protocol.sides), RATES
+    )
 
 
 def json_settings(
-    protocol: Protocol, calibration: JsonCalibration, out: str | Path, *, sites: Sequence[str] | None = None, harm: Protocol | None = None, name: str = "json_select",
-    identity: dict[str, Any] | None = None, progress: bool = True,
-) -> list[Setting]:  # fmt: skip
+    protocol: Protocol,
+    calibration: JsonCalibration,
+    out: str | Path,
+    *,
+    sites: Sequence[str] | None = None,
+    harm: Protocol | None = None,
+    name: str = "json_select",
+    identity: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> list[Setting]:
     """No steering, and the clamp at every block, on prompts with and without a request for JSON and on tasks.
 
     Args:
@@ -70,7 +86,8 @@ def json_settings(
         calibration: of the same model.
         out, name, identity, progress: see :func:`lens_steer.evaluation.sweeps.run`.
         sites: those to try; left out, every block's output.
-        harm: with harmful (positive) and harmless prompts, on which every block is measured too; nothing is chosen by them.
+        harm: with harmful (positive) and harmless prompts, on which every block is measured too; nothing is chosen by
+            them.
 
     Raises:
         LensSteerError: as :func:`lens_steer.evaluation.sweeps.run`.
@@ -88,10 +105,12 @@ def json_settings(
 
 
 def choose_strength(found: Sequence[Setting]) -> Choice:
-    """The largest α at which, as at every smaller one tried, harmless requests stay right at ≥ 95 % of the unsteered share.
+    """The largest α at which, as at every smaller one tried, harmless requests stay right at ≥ 95 % of the unsteered
+    share.
 
-    It stands in for the paper's choice, where the steered model's win-rate falls to the unsteered one's (interpolated there; a value of the grid here). If already the smallest α costs more, it
-    is the choice, marked as keeping to no bound.
+    It stands in for the paper's choice, where the steered model's win-rate falls to the unsteered one's (interpolated
+    there; a value of the grid here). If already the smallest α costs more, it is the choice, marked as keeping to no
+    bound.
 
     Raises:
         LensSteerError: no setting without steering, or none with.
@@ -105,7 +124,8 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
 
 
 def choose_site(found: Sequence[Setting]) -> Choice:
-    """The block with the highest JSON validity on prompts that do not ask for JSON, among those that keep tasks at ≥ 95 % of the unsteered share (right in plain text or as JSON).
+    """The block with the highest JSON validity on prompts that do not ask for JSON, among those that keep tasks at ≥ 95
+    % of the unsteered share (right in plain text or as JSON).
 
     Of equals the middle one; where no block keeps to the bound the best of all, marked so.
 
@@ -122,7 +142,9 @@ def choose_site(found: Sequence[Setting]) -> Choice:
 def _base(found: Sequence[Setting]) -> tuple[Setting, list[Setting]]:
     base, tried = [s for s in found if s.condition == NONE], [s for s in found if s.condition != NONE]
     if not base or not tried:
-        raise LensSteerError(f"{len(base)} settings without and {len(tried)} with steering: at least one of each is needed")
+        raise LensSteerError(
+            f"{len(base)} settings without and {len(tried)} with steering: at least one of each is needed"
+        )
     return base[0], tried
 
 

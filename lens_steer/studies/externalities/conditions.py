@@ -25,10 +25,11 @@ KS = (1, 2, 4, 8)
 RANDOM_DRAWS = 3
 CONTROL = "StTP against refusal"
 KINDS = STEERED, RANDOM, OUTSIDE, OUTSIDE_EQUAL, INSIDE, AGAINST, ROTATION, RELEASED = (
-    "steered", "random direction", "without its refusal part", "without its refusal part, equal norm", "refusal part alone", "against refusal, equal norm", "rotation of equal KL",
-    "written as released",
+    "steered", "random direction", "without its refusal part", "without its refusal part, equal norm",
+    "refusal part alone", "against refusal, equal norm", "rotation of equal KL", "written as released",
 )  # fmt: skip
-# Which tokens, for k = 1, 2, …. The tokens that decide the answer's first k are the prompt's last one and the answer's first k − 1.
+# Which tokens, for k = 1, 2, …. The tokens that decide the answer's first k are the prompt's last one and the answer's
+# first k − 1.
 FIRST, WITH_PROMPT, REST, AFTER = "first k", "prompt and first k", "all but first k", "after first k, no prompt"
 FAMILIES = (FIRST, WITH_PROMPT, REST, AFTER)
 
@@ -65,9 +66,16 @@ class Steering:
         return float(self.choice.value or 0.0)
 
     def plan(
-        self, value: Any = None, *, positions: str = "all", along: Vectors | None = None, at: Sequence[str] | None = None
+        self,
+        value: Any = None,
+        *,
+        positions: str = "all",
+        along: Vectors | None = None,
+        at: Sequence[str] | None = None,
     ) -> SteeringPlan:
-        """The plan at its strength or another (α, or the clamp's target); elsewhere or along other vectors, for controls."""
+        """The plan at its strength or another (α, or the clamp's target); elsewhere or along other vectors, for
+        controls.
+        """
         if isinstance(self.source, JsonCalibration):
             return self.source.plan(self.choice.variant, target=value, positions=positions, along=along)
         assert isinstance(self.source, ComplianceCalibration)
@@ -119,7 +127,9 @@ def controls(
     """
     name, sites, directions, bases = steering.name, steering.sites, steering.directions, refusal_bases(refusal)
     found = [(STEERED, steering.plan())]
-    found += [(f"{RANDOM} {i + 1}", steering.plan(along=random_like(directions, 1000 * seed + i))) for i in range(n_random)]
+    found += [
+        (f"{RANDOM} {i + 1}", steering.plan(along=random_like(directions, 1000 * seed + i))) for i in range(n_random)
+    ]
     inside, outside = parts(directions, bases)
     found += [(OUTSIDE, steering.plan(along=outside)), (INSIDE, steering.plan(along=inside))]
     harmful = {site: refusal.candidates[row_of(refusal, site)] for site in sites}
@@ -127,7 +137,8 @@ def controls(
     if name == COMPLIANCE:
         found.append((RELEASED, steering.plan(at=[site.replace("resid_post", "resid_pre") for site in sites])))
     listed = [
-        Condition(name if kind == STEERED else f"{name}, {kind}", name, kind.rstrip("0123456789 "), plan) for kind, plan in found
+        Condition(name if kind == STEERED else f"{name}, {kind}", name, kind.rstrip("0123456789 "), plan)
+        for kind, plan in found
     ]
     try:
         lengthened, reason = steering.plan(along=parts(directions, bases, equal_norm=True)[1]), ""
@@ -140,7 +151,8 @@ def controls(
 
 
 def against_refusal(refusal: Calibration, *, positions: str = "all") -> SteeringPlan:
-    """The positive control: StTP at the calibration's selected site, which takes what stands on the harmful side of the midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0).
+    """The positive control: StTP at the calibration's selected site, which takes what stands on the harmful side of the
+    midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0).
 
     It steers against refusal on purpose: a study that finds no side effect is to show that it would see one.
     """
@@ -150,7 +162,8 @@ def against_refusal(refusal: Calibration, *, positions: str = "all") -> Steering
 def positions_of(family: str, k: int) -> str:
     """The tokens of a family at k.
 
-    ``first k`` and ``all but first k`` share out all tokens among themselves, and so do ``prompt and first k`` and ``after first k, no prompt``.
+    ``first k`` and ``all but first k`` share out all tokens among themselves, and so do ``prompt and first k`` and
+    ``after first k, no prompt``.
 
     >>> [positions_of(f, 4) for f in FAMILIES]
     ['prompt[-1]+generated[:3]', 'prompt+generated[:3]', 'prompt[:-1]+generated[3:]', 'generated[3:]']
@@ -162,19 +175,25 @@ def positions_of(family: str, k: int) -> str:
         raise LensSteerError(f"family={family!r}, k={k}: use one of {', '.join(FAMILIES)}, and k of 1 or more")
     opening = "" if k == 1 else f"+generated[:{k - 1}]"
     return {
-        FIRST: f"prompt[-1]{opening}", WITH_PROMPT: f"prompt{opening}", REST: f"prompt[:-1]+generated[{k - 1}:]", AFTER: f"generated[{k - 1}:]",
-    }[family]  # fmt: skip
+        FIRST: f"prompt[-1]{opening}",
+        WITH_PROMPT: f"prompt{opening}",
+        REST: f"prompt[:-1]+generated[{k - 1}:]",
+        AFTER: f"generated[{k - 1}:]",
+    }[family]
 
 
 def prefixes(name: str, build: Callable[..., SteeringPlan], ks: Sequence[int] = KS) -> list[Condition]:
     """A steering at the tokens of each family and k; ``build`` makes its plan from ``positions=``."""
     return [
-        Condition(f"{name}, {family}, k = {k}", name, family, build(positions=positions_of(family, k)), k=k) for family in FAMILIES for k in ks
-    ]  # fmt: skip
+        Condition(f"{name}, {family}, k = {k}", name, family, build(positions=positions_of(family, k)), k=k)
+        for family in FAMILIES
+        for k in ks
+    ]
 
 
 def first_decided(positions: str) -> int | None:
-    """Which token of the answer, from 0, is the first that a steered token decides by itself; None where only tokens before the prompt's last one are steered.
+    """Which token of the answer, from 0, is the first that a steered token decides by itself; None where only tokens
+    before the prompt's last one are steered.
 
     >>> [first_decided(positions_of(f, 4)) for f in FAMILIES], first_decided("all"), first_decided("prompt[:-1]")
     ([0, 0, 4, 4], 0, None)

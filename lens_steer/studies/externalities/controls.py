@@ -1,6 +1,8 @@
-"""What a benign steering is held against: its parts inside and outside of the refusal plane, random directions, and a rotation that keeps norms.
+"""What a benign steering is held against: its parts inside and outside of the refusal plane, random directions, and a
+rotation that keeps norms.
 
-A control writes at the same sites and tokens; its vectors w take the place of the directions, so that ``h + α v̂`` becomes ``h + α w`` and the clamp's step ``(z̄ − ⟨h, u⟩) w``.
+A control writes at the same sites and tokens; its vectors w take the place of the directions, so that ``h + α v̂``
+becomes ``h + α w`` and the clamp's step ``(z̄ − ⟨h, u⟩) w``.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ LEAST_LEFT = 1e-3  # of a unit direction; a shorter part is no direction
 
 
 def refusal_bases(calibration: Calibration) -> dict[str, Float[Tensor, "rank d_model"]]:
-    """At every site an orthonormal basis of what refusal is made of there: the calibration's plane, and the site's own difference of means; rank 2 or 3.
+    """At every site an orthonormal basis of what refusal is made of there: the calibration's plane, and the site's own
+    difference of means; rank 2 or 3.
 
     >>> from lens_steer import load_calibration
     >>> found = refusal_bases(load_calibration("figures/calibration"))
@@ -62,8 +65,11 @@ def split(
     return inside, outside - b.mT @ (b @ outside)
 
 
-def parts(directions: Vectors, bases: Vectors, *, equal_norm: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parts inside and outside at every site; with ``equal_norm`` the one outside at the length that the whole direction has.
+def parts(
+    directions: Vectors, bases: Vectors, *, equal_norm: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parts inside and outside at every site; with ``equal_norm`` the one outside at the length that the whole
+    direction has.
 
     Raises:
         LensSteerError: a direction with no part outside to be lengthened.
@@ -74,14 +80,16 @@ def parts(directions: Vectors, bases: Vectors, *, equal_norm: bool = False) -> t
         length, left = float(direction.norm()), float(rest.norm())
         if equal_norm and left < LEAST_LEFT * length:
             raise LensSteerError(
-                f"the direction at {site} lies in the refusal plane up to {left:.1e}: nothing is left to be steered along"
+                f"the direction at {site} lies in the refusal plane up to {left:.1e}: nothing is left to be "
+                "steered along"
             )
         outside[site] = rest * (length / left) if equal_norm else rest
     return {s: v.float() for s, v in inside.items()}, {s: v.float() for s, v in outside.items()}
 
 
 def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_model"]]:
-    """Random vectors with the lengths of the directions and the same cosines among each other: the directions, turned all together at random.
+    """Random vectors with the lengths of the directions and the same cosines among each other: the directions, turned
+    all together at random.
 
     >>> a = {"x": torch.tensor([1.0, 0.0, 0.0]), "y": torch.tensor([0.6, 0.8, 0.0])}
     >>> b = random_like(a, seed=0)
@@ -92,10 +100,12 @@ def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_m
 
 
 def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str = "all") -> SteeringPlan:
-    """Selective rotation at each site in the plane of the mean activation and the benign direction; norms stay as they are.
+    """Selective rotation at each site in the plane of the mean activation and the benign direction; norms stay as they
+    are.
 
-    The second vector is the mean of what was recorded there, because an addition moves it within just this plane: ``h̄ + α v̂`` lies in the span of h̄ and v̂. So a positive angle turns the mean
-    activation towards v̂ as the addition does, and keeps its length.
+    The second vector is the mean of what was recorded there, because an addition moves it within just this plane:
+    ``h̄ + α v̂`` lies in the span of h̄ and v̂. So a positive angle turns the mean activation towards v̂ as the
+    addition does, and keeps its length.
 
     Args:
         source: a calibration.
@@ -127,10 +137,18 @@ def divergence_of(
 
 
 def match_rotation(
-    model: Any, source: Benign, sites: Sequence[str], target: float, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *,
+    model: Any,
+    source: Benign,
+    sites: Sequence[str],
+    target: float,
+    prompts: PromptSet | Sequence[Prompt],
+    responses: Sequence[str],
+    *,
     engine: str = ENGINE,
-) -> Match:  # fmt: skip
-    """The smallest angle in (0, 180] at which :func:`rotation` has the target's divergence, or why there is none; see :mod:`lens_steer.evaluation.equal_divergence`."""
+) -> Match:
+    """The smallest angle in (0, 180] at which :func:`rotation` has the target's divergence, or why there is none; see
+    :mod:`lens_steer.evaluation.equal_divergence`.
+    """
     build = partial(_rotated, source, tuple(sites))
     measured = curve(model, Grid("selective", build, ANGLES), prompts, responses, engine=engine)
     half = measured.values.index(180.0) + 1

@@ -1,4 +1,6 @@
-"""Across depth: the angle between each benign direction and the refusal direction, and on which side of the boundary between harmful and harmless prompts stand once they are steered."""
+"""Across depth: the angle between each benign direction and the refusal direction, and on which side of the boundary
+between harmful and harmless prompts stand once they are steered.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,8 @@ class Projection:
     Attributes:
         kind: ``harmful``, ``harmless``, or the steering under which the harmful ones are.
         block: of the site.
-        position: mean of ``(v̂·h − m) / (Δμ/2)``: 0 on the probe's boundary, 1 where it is as far from it as half the distance of the class means of the fit split.
+        position: mean of ``(v̂·h − m) / (Δμ/2)``: 0 on the probe's boundary, 1 where it is as far from it as half the
+            distance of the class means of the fit split.
         crossed: share on the boundary's harmless side.
     """
 
@@ -70,12 +73,20 @@ class Projection:
 
 
 def angles(
-    name: str, source: Benign, own: Activations, refusal: Activations, bases: Vectors, steered: Sequence[str], *, seed: int = 0
+    name: str,
+    source: Benign,
+    own: Activations,
+    refusal: Activations,
+    bases: Vectors,
+    steered: Sequence[str],
+    *,
+    seed: int = 0,
 ) -> list[Angle]:
     """The angle at every block.
 
-    The interval is the estimate ± 1.96 standard errors of a delete-a-group jackknife: pairs of the benign contrast, harmful and harmless prompts are each dealt into 20 groups, and the
-    squared errors of leaving out one group after the other add up over the three. (A bootstrap's copies make directions noisier, and so pull every cosine to 0.)
+    The interval is the estimate ± 1.96 standard errors of a delete-a-group jackknife: pairs of the benign contrast,
+    harmful and harmless prompts are each dealt into 20 groups, and the squared errors of leaving out one group after
+    the other add up over the three. (A bootstrap's copies make directions noisier, and so pull every cosine to 0.)
 
     Args:
         name: of the steering.
@@ -96,10 +107,15 @@ def angles(
         gap = _mean_gap(positive, negative)
         found.append(
             Angle(
-                name, sites.parse(site).block, site in steered, cosine, angle, float(inside.square().sum()),
+                name,
+                sites.parse(site).block,
+                site in steered,
+                cosine,
+                angle,
+                float(inside.square().sum()),
                 float(source.direction(site).double() @ gap),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -117,9 +133,15 @@ def random_cosine(d_model: int, *, seed: int = 0) -> tuple[float, float]:
 
 
 def projections(
-    model: Any, probes: Mapping[str, Probe], harmful: PromptSet, harmless: PromptSet, plans: Mapping[str, SteeringPlan], *,
-    engine: str = ENGINE, seed: int = 0,
-) -> list[Projection]:  # fmt: skip
+    model: Any,
+    probes: Mapping[str, Probe],
+    harmful: PromptSet,
+    harmless: PromptSet,
+    plans: Mapping[str, SteeringPlan],
+    *,
+    engine: str = ENGINE,
+    seed: int = 0,
+) -> list[Projection]:
     """Where prompts stand to the boundary of each probe, without steering and, the harmful ones, under each plan.
 
     Args:
@@ -144,10 +166,12 @@ def projections(
             distance = (probe.project(activations[:, i]).double() - probe.threshold).numpy()
             found.append(
                 Projection(
-                    kind, sites.parse(site).block, bootstrap_mean(distance / (probe.separation / 2), seed=seed),
+                    kind,
+                    sites.parse(site).block,
+                    bootstrap_mean(distance / (probe.separation / 2), seed=seed),
                     wilson(int((distance < 0).sum()), len(distance)),
                 )
-            )  # fmt: skip
+            )
     return found
 
 
@@ -166,7 +190,9 @@ def _mean_gap(positive: Tensor, negative: Tensor) -> Float[Tensor, " d_model"]:
 def _jackknifed(
     estimator: Estimator, positive: Tensor, negative: Tensor, harmful: Tensor, harmless: Tensor, seed: int
 ) -> Estimate:
-    """Cosine of the two directions, ± 1.96 jackknife errors, within −1 … 1; n: the fewest of the prompts behind one of the means."""
+    """Cosine of the two directions, ± 1.96 jackknife errors, within −1 … 1; n: the fewest of the prompts behind one of
+    the means.
+    """
     own, refusal = estimator(positive, negative), _mean_gap(harmful, harmless)
     value = float(own @ refusal)
     variance = 0.0
@@ -177,7 +203,9 @@ def _jackknifed(
     for keep in _left_out(len(harmless), seed + 2):
         variance += (float(own @ _mean_gap(harmful, harmless[keep])) - value) ** 2 * _weight(len(harmless))
     error = Z_95 * math.sqrt(variance)
-    return Estimate(value, max(-1.0, value - error), min(1.0, value + error), min(len(positive), len(harmful), len(harmless)))
+    return Estimate(
+        value, max(-1.0, value - error), min(1.0, value + error), min(len(positive), len(harmful), len(harmless))
+    )
 
 
 def _left_out(n: int, seed: int) -> list[Int[np.ndarray, " kept"]]:

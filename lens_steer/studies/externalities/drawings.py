@@ -19,22 +19,40 @@ LEAST = 3  # responses that reach a position that is drawn, where any set has as
 def drawings(found: Externalities) -> dict[str, Drawing]:
     """The figures of a study, by file name."""
     return {
-        "externality_strength": strength_drawing(found), "externality_attack": attack_drawing(found), "externality_kl": kl_drawing(found),
-        "externality_prefix": prefix_drawing(found), "externality_depth": depth_drawing(found), "externality_angles": angle_drawing(found),
-    }  # fmt: skip
+        "externality_strength": strength_drawing(found),
+        "externality_attack": attack_drawing(found),
+        "externality_kl": kl_drawing(found),
+        "externality_prefix": prefix_drawing(found),
+        "externality_depth": depth_drawing(found),
+        "externality_angles": angle_drawing(found),
+    }
 
 
 def strength_drawing(found: Externalities) -> Drawing:
     """Every setting of the select split."""
     rows = [
-        {"steering": name, "x": s.value if name == "compliance" else sites.parse(s.site).block, "quantity": q, **_numbers(e)}
-        for name, settings in found.select.items() for s in settings if s.condition != NONE for q, e in s.measured.items() if q in STRENGTH
-    ]  # fmt: skip
+        {
+            "steering": name,
+            "x": s.value if name == "compliance" else sites.parse(s.site).block,
+            "quantity": q,
+            **_numbers(e),
+        }
+        for name, settings in found.select.items()
+        for s in settings
+        if s.condition != NONE
+        for q, e in s.measured.items()
+        if q in STRENGTH
+    ]
     base = {
-        name: {q: e.value for q, e in next(s for s in settings if s.condition == NONE).measured.items() if q in STRENGTH}
+        name: {
+            q: e.value for q, e in next(s for s in settings if s.condition == NONE).measured.items() if q in STRENGTH
+        }
         for name, settings in found.select.items()
     }
-    chosen = {s.name: s.choice.value if s.name == "compliance" else sites.parse(s.choice.variant).block for s in found.steerings}
+    chosen = {
+        s.name: s.choice.value if s.name == "compliance" else sites.parse(s.choice.variant).block
+        for s in found.steerings
+    }
     compliance = next(s for s in found.steerings if s.name == "compliance")
     at = sum(found.calibrations.compliance.relative(compliance.strength).values()) / len(compliance.sites)
     length = compliance.strength / at if at else 1.0
@@ -46,10 +64,21 @@ def strength_drawing(found: Externalities) -> Drawing:
 def attack_drawing(found: Externalities) -> Drawing:
     """Harmful requests of the report split under no steering, each steering and its controls."""
     rows = [
-        {"steering": name, "condition": c.name if c.steering is None else c.name.removeprefix(f"{name}, ") if c.name != name else f"steering {TITLES[name]}",
-         "quantity": q, **_numbers(found.measured(c.name)[q])}
-        for name in TITLES for c in found.conditions if c.runs and c.steering in (None, name) for q in SHARES
-    ]  # fmt: skip
+        {
+            "steering": name,
+            "condition": c.name
+            if c.steering is None
+            else c.name.removeprefix(f"{name}, ")
+            if c.name != name
+            else f"steering {TITLES[name]}",
+            "quantity": q,
+            **_numbers(found.measured(c.name)[q]),
+        }
+        for name in TITLES
+        for c in found.conditions
+        if c.runs and c.steering in (None, name)
+        for q in SHARES
+    ]
     return Drawing("externality_attack", _columns(rows), {"known": found.known})
 
 
@@ -58,20 +87,25 @@ def kl_drawing(found: Externalities) -> Drawing:
     least = min(LEAST, max(one.n_prompts - one.n_empty for one in found.divergences.values()))
     rows = [
         {"steering": name, "what": what, "responses": responses, "position": t + 1, **_numbers(e)}
-        for name in PANELS for what, condition in (("steering", name), ("random", f"{name}, {RANDOM}"))
-        for responses in ("harmful", "benign") if (condition, responses) in found.divergences
-        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed)) if e.n >= least
-    ]  # fmt: skip
+        for name in PANELS
+        for what, condition in (("steering", name), ("random", f"{name}, {RANDOM}"))
+        for responses in ("harmful", "benign")
+        if (condition, responses) in found.divergences
+        for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))
+        if e.n >= least
+    ]
     return Drawing("externality_kl", _columns(rows))
 
 
 def prefix_drawing(found: Externalities) -> Drawing:
     """Attack success with the steering at fewer tokens."""
     rows = [
-        {"steering": c.steering, "family": c.kind, "k": c.k, **_numbers(found.measured(c.name)["attack"])} for c in found.prefixes
+        {"steering": c.steering, "family": c.kind, "k": c.k, **_numbers(found.measured(c.name)["attack"])}
+        for c in found.prefixes
     ]
     notes = {
-        name: {"full": found.measured(name)["attack"].value, "none": found.measured(NONE)["attack"].value} for name in PANELS
+        name: {"full": found.measured(name)["attack"].value, "none": found.measured(NONE)["attack"].value}
+        for name in PANELS
     }
     return Drawing("externality_prefix", _columns(rows), notes)
 
@@ -79,7 +113,8 @@ def prefix_drawing(found: Externalities) -> Drawing:
 def depth_drawing(found: Externalities) -> Drawing:
     """Positions against the boundary, and shares beyond it, by block."""
     rows = [
-        {"kind": p.kind, "block": p.block, **_numbers(p.position), **_numbers(p.crossed, "crossed_")} for p in found.projections
+        {"kind": p.kind, "block": p.block, **_numbers(p.position), **_numbers(p.crossed, "crossed_")}
+        for p in found.projections
     ]
     written = {s.name: [sites.parse(site).block for site in s.sites] for s in found.steerings}
     written[CONTROL] = [sites.parse(found.calibrations.refusal.selected_site).block]

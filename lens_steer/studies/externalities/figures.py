@@ -1,4 +1,6 @@
-"""Figures of benign steering's side effects: strength, attack success, divergence along the answer, prefixes, and depth."""
+"""Figures of benign steering's side effects: strength, attack success, divergence along the answer, prefixes, and
+depth.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,22 @@ from lens_steer.figures.core import (
 TITLES = {"compliance": "towards compliance", "json": "towards JSON"}
 PANELS = {**{k: f"steering {v}" for k, v in TITLES.items()}, "StTP against refusal": "StTP against refusal"}
 STRENGTH = {
-    "attack": (POSITIVE, "o", "-", "harmful: complied, right"), "refused_harmful": (POSITIVE, "x", ":", "harmful: refused"),
-    "helped": (NEGATIVE, "s", "-", "harmless: right"), "refused_harmless": (NEGATIVE, "+", ":", "harmless: refused"), "capable": (PURPLE, "D", "--", "tasks: right"),
+    "attack": (POSITIVE, "o", "-", "harmful: complied, right"),
+    "refused_harmful": (POSITIVE, "x", ":", "harmful: refused"), "helped": (NEGATIVE, "s", "-", "harmless: right"),
+    "refused_harmless": (NEGATIVE, "+", ":", "harmless: refused"), "capable": (PURPLE, "D", "--", "tasks: right"),
     "json_unasked": (GREEN, "^", "-", "JSON, not asked for"), "json_asked": (ORANGE, "v", ":", "JSON, asked for"),
 }  # fmt: skip
 SERIES = {
-    ("steering", "harmful"): (POSITIVE, "o", "-", "harmful responses"), ("steering", "benign"): (NEGATIVE, "s", "--", "benign responses"),
-    ("random", "harmful"): (GREY, "^", "-.", "random direction, harmful"), ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
+    ("steering", "harmful"): (POSITIVE, "o", "-", "harmful responses"),
+    ("steering", "benign"): (NEGATIVE, "s", "--", "benign responses"),
+    ("random", "harmful"): (GREY, "^", "-.", "random direction, harmful"),
+    ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
 }  # fmt: skip
 LEAST = 1e-6  # nats; what is below is drawn there
-UNGRADED = {"complied, right": "answered", "harmless: right": "harmless: answered"}  # what labels say without a ground truth
+UNGRADED = {
+    "complied, right": "answered",
+    "harmless: right": "harmless: answered",
+}  # what labels say without a ground truth
 SHARES = {
     "attack": (POSITIVE, "o", "complied, right"),
     "refused_harmful": (BLUE, "s", "refused"),
@@ -52,7 +60,9 @@ KINDS = {
 
 @figure
 def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Select split: what the strength of one steering, and the block of the other, do to harmful and harmless requests, tasks and JSON; the choice as a vertical line."""
+    """Select split: what the strength of one steering, and the block of the other, do to harmful and harmless requests,
+    tasks and JSON; the choice as a vertical line.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     fig, axes, legend = canvas(ax, 2, 2, figsize=(TWO_COLUMNS, 4.0), sharey=True, sharex="col", layout="constrained")
@@ -88,7 +98,9 @@ def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Report split: harmful requests complied with rightly, refused, or answered incoherently, under each steering and its controls; Wilson intervals."""
+    """Report split: harmful requests complied with rightly, refused, or answered incoherently, under each steering and
+    its controls; Wilson intervals.
+    """
     counts = [len(dict.fromkeys(drawing.where(steering=name)["condition"])) for name in TITLES]
     fig, axes, legend = canvas(
         ax,
@@ -110,7 +122,10 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
             axis.plot(part["mean"], y, color=color, marker=marker, ls="none", ms=3.5, label=shown, clip_on=False)
             n = part["n"][0]
         axis.set(
-            yticks=range(len(names)), yticklabels=names, xlim=(-0.02, 1.02), title=f"{TITLES[name]}, n = {n} harmful requests"
+            yticks=range(len(names)),
+            yticklabels=names,
+            xlim=(-0.02, 1.02),
+            title=f"{TITLES[name]}, n = {n} harmful requests",
         )
         axis.grid(axis="y", color=GREY, lw=0.3, alpha=0.5)
         axis.invert_yaxis()
@@ -121,7 +136,9 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
-    """KL(unsteered ‖ steered) by response token on harmful and benign responses, bootstrap bands by prompt; grey: a random direction of equal norm."""
+    """KL(unsteered ‖ steered) by response token on harmful and benign responses, bootstrap bands by prompt; grey: a
+    random direction of equal norm.
+    """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained")
     for axis, name in zip(axes, PANELS, strict=True):
         for (what, responses), (color, marker, dash, label) in SERIES.items():
@@ -152,7 +169,9 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Attack success when only some tokens are steered, by how many decide the answer's beginning; dotted: all tokens, and none."""
+    """Attack success when only some tokens are steered, by how many decide the answer's beginning; dotted: all tokens,
+    and none.
+    """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.4), sharey=True, layout="constrained")
     for axis, name in zip(axes, PANELS, strict=True):
         for i, (family, (color, marker, dash)) in enumerate(FAMILIES.items()):
@@ -192,7 +211,9 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Report split, last prompt token: where prompts stand to the boundary of each block's probe (above), and the share on its harmless side (below); the steered blocks shaded."""
+    """Report split, last prompt token: where prompts stand to the boundary of each block's probe (above), and the share
+    on its harmless side (below); the steered blocks shaded.
+    """
     fig, axes, legend = canvas(ax, 2, 3, figsize=(TWO_COLUMNS, 3.6), sharex=True, layout="constrained")
     for column, name in enumerate(PANELS):
         for kind, (color, marker, dash, label) in KINDS.items():
@@ -208,7 +229,9 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
                     lw=1,
                     label=f"{label}, n = {part['n'][0]}",
                 )
-                axis.fill_between(part["block"], part[f"{prefix}low"], part[f"{prefix}high"], color=color, alpha=0.18, lw=0)
+                axis.fill_between(
+                    part["block"], part[f"{prefix}low"], part[f"{prefix}high"], color=color, alpha=0.18, lw=0
+                )
         for axis in axes[:, column]:
             for block in drawing.notes["written"][name]:
                 axis.axvspan(block - 0.5, block + 0.5, color=GREY, alpha=0.15, lw=0)
@@ -224,7 +247,9 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Angle of each benign direction to the difference of means of harmful less harmless, by block, with jackknife intervals; full markers where it is written; grey: 95 % of random directions."""
+    """Angle of each benign direction to the difference of means of harmful less harmless, by block, with jackknife
+    intervals; full markers where it is written; grey: 95 % of random directions.
+    """
     import numpy as np
 
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 2.3), layout="constrained")
@@ -236,7 +261,9 @@ def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
         ax.vlines(x, part["low"], part["high"], color=color, lw=1)
         ax.plot(x, part["mean"], color=color, ls="-" if i == 0 else "--", marker=marker, mfc="white", ms=4, lw=1)
         written = [j for j, s in enumerate(part["steered"]) if s]
-        ax.plot([x[j] for j in written], [part["mean"][j] for j in written], color=color, marker=marker, ls="none", ms=4)
+        ax.plot(
+            [x[j] for j in written], [part["mean"][j] for j in written], color=color, marker=marker, ls="none", ms=4
+        )
         ax.plot(
             [],
             [],

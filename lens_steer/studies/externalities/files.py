@@ -17,25 +17,39 @@ log = logging.getLogger(__name__)
 
 # The paper's continuations and its request for JSON are not published; these are this project's own.
 COMPLYING = ("Sure, I can do that. Here is", "Yes, of course. First,", "Gladly. The answer is")
-REFUSING = ("Sorry, that is something I won't do.", "No, I am not able to help here.", "I have to decline this request.")
+REFUSING = (
+    "Sorry, that is something I won't do.",
+    "No, I am not able to help here.",
+    "I have to decline this request.",
+)
 JSON_REQUEST = "Reply with a single JSON object and nothing else."
 SPLIT = (0.5, 0.25, 0.25)
 _NAMES = ("fit", "select", "report")
 
 
 def file_material(
-    positive: str | Path | PromptSet, negative: str | Path | PromptSet, *, complying: str | Path | PromptSet | None = None,
-    refusing: str | Path | PromptSet | None = None, json_asked: str | Path | PromptSet | None = None, json_plain: str | Path | PromptSet | None = None,
-    responses: str | Path | PromptSet | None = None, benign_responses: str | Path | PromptSet | None = None, unrestricted: str | None = None,
-    judge: Judge | None = None, split: Sequence[float | int] = SPLIT, seed: int = 0,
-) -> Material:  # fmt: skip
+    positive: str | Path | PromptSet,
+    negative: str | Path | PromptSet,
+    *,
+    complying: str | Path | PromptSet | None = None,
+    refusing: str | Path | PromptSet | None = None,
+    json_asked: str | Path | PromptSet | None = None,
+    json_plain: str | Path | PromptSet | None = None,
+    responses: str | Path | PromptSet | None = None,
+    benign_responses: str | Path | PromptSet | None = None,
+    unrestricted: str | None = None,
+    judge: Judge | None = None,
+    split: Sequence[float | int] = SPLIT,
+    seed: int = 0,
+) -> Material:
     """A study's material from prompt files (formats: :mod:`lens_steer.data`) or prompt sets.
 
     Args:
         positive, negative: harmful and harmless prompts.
-        complying, refusing: the same harmless prompts row by row, with a complying and with a refusing ``response``; both left out, the harmless prompts of the fit
-            split with :data:`COMPLYING` and :data:`REFUSING` in turn.
-        json_asked, json_plain: prompts row by row with and without a request for JSON; both left out, the harmless prompts, split by split, with :data:`JSON_REQUEST` and as they are.
+        complying, refusing: the same harmless prompts row by row, with a complying and with a refusing ``response``;
+            both left out, the harmless prompts of the fit split with :data:`COMPLYING` and :data:`REFUSING` in turn.
+        json_asked, json_plain: prompts row by row with and without a request for JSON; both left out, the harmless
+            prompts, split by split, with :data:`JSON_REQUEST` and as they are.
         responses: harmful prompts with a fixed complying ``response``, for the divergences; ``steer``'s files do too.
         benign_responses: harmless prompts with a fixed ``response``; left out, the unsteered model's own answers.
         unrestricted, judge: see :class:`~lens_steer.studies.externalities.material.Material`.
@@ -43,12 +57,16 @@ def file_material(
         seed: of the split.
 
     Raises:
-        LensSteerError: half of a pair of files, pairs of different length, a row without a response, nothing left to report on.
+        LensSteerError: half of a pair of files, pairs of different length, a row without a response, nothing left to
+            report on.
 
     >>> from lens_steer.data import Prompt
     >>> sides = [PromptSet(tuple(Prompt.of(f"{word} {i}?") for i in range(8)), word) for word in ("harm", "help")]
     >>> found = file_material(*sides)
-    >>> found.json.report.positive[0].text.endswith(JSON_REQUEST), found.compliance.fit.negative[0].response == REFUSING[0]
+    >>> (
+    ...     found.json.report.positive[0].text.endswith(JSON_REQUEST),
+    ...     found.compliance.fit.negative[0].response == REFUSING[0],
+    ... )
     (True, True)
     """
     refusal = load_contrast(positive=positive, negative=negative, split=split, seed=seed)
@@ -72,12 +90,19 @@ def file_material(
         for name, source in (("responses", responses), ("benign_responses", benign_responses))
     ]
     return Material(
-        pairs, requests, refusal, harmful_responses=fixed[0], benign_responses=fixed[1], unrestricted=unrestricted, judge=judge
+        pairs,
+        requests,
+        refusal,
+        harmful_responses=fixed[0],
+        benign_responses=fixed[1],
+        unrestricted=unrestricted,
+        judge=judge,
     )
 
 
 def held_out(prompts: PromptSet, main: ContrastSet, name: str) -> PromptSet:
-    """The prompts that are in neither the fit nor the select split of a contrast, on any side; those left out are counted in the log.
+    """The prompts that are in neither the fit nor the select split of a contrast, on any side; those left out are
+    counted in the log.
 
     Raises:
         LensSteerError: none is left.
@@ -86,11 +111,15 @@ def held_out(prompts: PromptSet, main: ContrastSet, name: str) -> PromptSet:
     kept = tuple(p for p in prompts if place.get(p.group, "report") == "report")
     if not kept:
         raise LensSteerError(
-            f"{name} {prompts.name!r}: all {len(prompts)} prompts are in the fit or select split of {main.name!r}: give others, or another seed"
+            f"{name} {prompts.name!r}: all {len(prompts)} prompts are in the fit or select split of "
+            f"{main.name!r}: give others, or another seed"
         )
     if len(kept) < len(prompts):
         log.warning(
-            "%s: left out %d of %d prompts, which are in the fit or select split", name, len(prompts) - len(kept), len(prompts)
+            "%s: left out %d of %d prompts, which are in the fit or select split",
+            name,
+            len(prompts) - len(kept),
+            len(prompts),
         )
     return PromptSet(kept, prompts.name)
 
@@ -128,7 +157,9 @@ def _answered(name: str, source: Any) -> PromptSet:
     prompts = _read(source)
     missing = next((i for i, p in enumerate(prompts, start=1) if p.response is None or not p.response.strip()), None)
     if missing is not None:
-        raise LensSteerError(f"{name} {prompts.name!r}, row {missing} has no response: give every row a prompt and a response")
+        raise LensSteerError(
+            f"{name} {prompts.name!r}, row {missing} has no response: give every row a prompt and a response"
+        )
     return prompts
 
 

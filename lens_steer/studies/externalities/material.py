@@ -1,4 +1,6 @@
-"""What the study of steering's side effects needs: contrasts with splits, tasks, and fixed responses for its divergences."""
+"""What the study of steering's side effects needs: contrasts with splits, tasks, and fixed responses for its
+divergences.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,18 @@ LEAST_PAIRS = 3  # of compliance: leaving one out of them, a principal component
 class Material:
     """Prompts and responses of a study.
 
-    With a ground truth behind every prompt, as on the organisms, attack success is compliance that is *right*, and the fixed harmful responses can be the model's own. For other models what is
-    marked (T) needs one, or a judge: without either, an answer counts as right where it is not empty, holds none of the published refusal phrases
-    and has a perplexity of at most 2 under the unsteered model; tasks are left out.
+    With a ground truth behind every prompt, as on the organisms, attack success is compliance that is *right*, and the
+    fixed harmful responses can be the model's own. For other models what is marked (T) needs one, or a judge: without
+    either, an answer counts as right where it is not empty, holds none of the published refusal phrases and has a
+    perplexity of at most 2 under the unsteered model; tasks are left out.
 
     Attributes:
         compliance: the same prompts with complying (positive) and refusing (negative) responses; fit is read.
         json: prompts with (positive) and without (negative) a request for JSON; fit, select, report.
         refusal: harmful (positive) and harmless (negative) prompts; fit, select, report.
         tasks: capability tasks (T); without them the choice of the block for JSON has no bound.
-        harmful_responses: fixed complying answers to harmful prompts; None: the model's own under ``unrestricted`` to the report split's, kept where they are right (T).
+        harmful_responses: fixed complying answers to harmful prompts; None: the model's own under ``unrestricted`` to
+            the report split's, kept where they are right (T).
         benign_responses: fixed answers to harmless prompts; None: the unsteered model's own to the report split's.
         unrestricted: system prompt under which the model complies with everything; None: it has none.
         judge: of answers to harmful prompts, where no ground truth grades them.
@@ -53,13 +57,15 @@ class Material:
         """Refuse what the study would stumble over.
 
         Raises:
-            LensSteerError: an empty part, too few pairs, fixed responses that are missing or empty, answers under ``unrestricted`` that nothing can grade.
+            LensSteerError: an empty part, too few pairs, fixed responses that are missing or empty, answers under
+                ``unrestricted`` that nothing can grade.
         """
         if not len(self.compliance.fit.positive):
             raise LensSteerError(f"compliance {self.compliance.name!r} has no fit prompts: give pairs of responses")
         if len(self.compliance.fit.positive) < LEAST_PAIRS:
             raise LensSteerError(
-                f"compliance {self.compliance.name!r} has {len(self.compliance.fit.positive)} fit pairs: a principal component and its error need at least {LEAST_PAIRS}"
+                f"compliance {self.compliance.name!r} has {len(self.compliance.fit.positive)} fit pairs: a "
+                f"principal component and its error need at least {LEAST_PAIRS}"
             )
         check_splits(self.json)
         check_splits(self.refusal)
@@ -67,7 +73,8 @@ class Material:
             given: PromptSet | None = getattr(self, name)
             if given is not None and (not len(given) or not all(p.response and p.response.strip() for p in given)):
                 raise LensSteerError(
-                    f"{name} {given.name!r} is empty or has a prompt without a response: give one for every prompt, or None"
+                    f"{name} {given.name!r} is empty or has a prompt without a response: give one for every "
+                    "prompt, or None"
                 )
         if self.unrestricted is not None and self.harmful_responses is None and self.judge is None:
             _check_truth(self.refusal.report.positive)
@@ -85,11 +92,22 @@ class Material:
         kept += [(n, p, 0) for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None]
         kept += [
             (f"{name}/{s}", p, max_new_tokens)
-            for name, c in contrasts for s, part in (("select", c.select), ("report", c.report)) for p in (part.positive, part.negative)
-        ]  # fmt: skip
-        kept += [("tasks/select", self.tasks.select, max_new_tokens), ("tasks/report", self.tasks.report, max_new_tokens)]
+            for name, c in contrasts
+            for s, part in (("select", c.select), ("report", c.report))
+            for p in (part.positive, part.negative)
+        ]
+        kept += [
+            ("tasks/select", self.tasks.select, max_new_tokens),
+            ("tasks/report", self.tasks.report, max_new_tokens),
+        ]
         if self.unrestricted is not None and self.harmful_responses is None:
-            kept.append(("refusal/report under unrestricted", _under(refusal.report.positive, self.unrestricted), max_new_tokens))
+            kept.append(
+                (
+                    "refusal/report under unrestricted",
+                    _under(refusal.report.positive, self.unrestricted),
+                    max_new_tokens,
+                )
+            )
         for where, prompts, room in kept:
             fixed = where in ("compliance/fit", "harmful_responses", "benign_responses")
             try:
@@ -110,19 +128,26 @@ class Material:
         """Of the prompts of every part and split."""
         parts = (("compliance", self.compliance), ("json", self.json), ("refusal", self.refusal))
         fixed = {n: p.hash for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None}
-        return {f"{name}/{s}": getattr(part, s).hash for name, part in parts for s in ("fit", "select", "report")} | fixed
+        return {
+            f"{name}/{s}": getattr(part, s).hash for name, part in parts for s in ("fit", "select", "report")
+        } | fixed
 
 
 def organism_material(*, seed: int = 0, n_tasks: int = 96) -> Material:
-    """The organisms' prompts. A request about one verb and object stands in the same split of all three contrasts, the one that the refusal contrast has it in; where it would not, it is left out.
+    """The organisms' prompts. A request about one verb and object stands in the same split of all three contrasts, the
+    one that the refusal contrast has it in; where it would not, it is left out.
 
     >>> found = organism_material()
     >>> found.refusal.report, len(found.compliance.fit.positive) > 50
     (Contrast(64 positive, 64 negative), True)
     """
     refusal = load_contrast("organism/refusal", seed=seed)
-    others = [in_the_splits_of(load_contrast(f"organism/{name}", seed=seed), refusal) for name in ("compliance", "json")]
-    return Material(others[0], others[1], refusal, task_splits(n_tasks, seed=seed), unrestricted=world.UNRESTRICTED_SYSTEMS[0])
+    others = [
+        in_the_splits_of(load_contrast(f"organism/{name}", seed=seed), refusal) for name in ("compliance", "json")
+    ]
+    return Material(
+        others[0], others[1], refusal, task_splits(n_tasks, seed=seed), unrestricted=world.UNRESTRICTED_SYSTEMS[0]
+    )
 
 
 def in_the_splits_of(contrast: ContrastSet, main: ContrastSet) -> ContrastSet:
@@ -158,9 +183,11 @@ def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Jud
     unknown = [i for i, p in enumerate(answered) if p.task is None]
     if judge is None:
         _check_truth(prompts)
-    verdicts = {} if judge is None or not unknown else dict(
-        zip(unknown, judge([answered[i] for i in unknown], [texts[i] for i in unknown]), strict=True)
-    )  # fmt: skip
+    verdicts = (
+        {}
+        if judge is None or not unknown
+        else dict(zip(unknown, judge([answered[i] for i in unknown], [texts[i] for i in unknown]), strict=True))
+    )
     kept = []
     for i, (prompt, text) in enumerate(zip(answered, texts, strict=True)):
         right = verdicts[i].harmful is True if prompt.task is None else graded(prompt.task, text) == "correct"
@@ -170,7 +197,9 @@ def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Jud
 
 
 def harmful_responses(model: Any, material: Material, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
-    """Harmful prompts with complying responses: those that were given, or the model's own under its unrestricted mode, without the system prompt; empty where there are neither."""
+    """Harmful prompts with complying responses: those that were given, or the model's own under its unrestricted mode,
+    without the system prompt; empty where there are neither.
+    """
     if material.harmful_responses is not None:
         return material.harmful_responses
     prompts = material.refusal.report.positive
@@ -201,7 +230,9 @@ def _under(prompts: PromptSet, system: str) -> PromptSet:
 def _check_truth(prompts: Sequence[Prompt]) -> None:
     unknown = next((i for i, p in enumerate(prompts) if p.task is None), None)
     if unknown is not None:
-        raise LensSteerError(f"prompt {unknown} has no ground truth: give a judge, or harmful_responses that are known to comply")
+        raise LensSteerError(
+            f"prompt {unknown} has no ground truth: give a judge, or harmful_responses that are known to comply"
+        )
 
 
 def _key(prompt: Prompt) -> tuple[object, ...]:

@@ -29,17 +29,28 @@ CLAIMS_NOTE = "Every claim is tested by itself at 95 %; nothing is corrected for
 
 
 def study_and_write(
-    model: Any, material: Material, out: str | Path, *, command: str = "", seed: int = 0, show_answers: bool = False, progress: bool = True, **options: Any,
-) -> tuple[Externalities, list[Claim]]:  # fmt: skip
+    model: Any,
+    material: Material,
+    out: str | Path,
+    *,
+    command: str = "",
+    seed: int = 0,
+    show_answers: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> tuple[Externalities, list[Claim]]:
     """Run :func:`lens_steer.studies.externalities.study` and write all of it to a folder.
 
-    ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every number), ``kl_tokens.csv`` (a row a token), ``kl_by_position.csv``, ``plans/compliance`` and
-    ``plans/json``, and the figures, beside the rows of every answer (``compliance_select.csv``, ``json_select.csv``, ``report.csv``, ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
+    ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every number),
+    ``kl_tokens.csv`` (a row a token), ``kl_by_position.csv``, ``plans/compliance`` and ``plans/json``, and the figures,
+    beside the rows of every answer (``compliance_select.csv``, ``json_select.csv``, ``report.csv``,
+    ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
 
     Args:
         model, material, out, seed, progress, options: see :func:`lens_steer.studies.externalities.study`.
         command: written beside the numbers.
-        show_answers: show harmful prompts and the answers to them on the page of answers, where no ground truth grades them; hashes, if not.
+        show_answers: show harmful prompts and the answers to them on the page of answers, where no ground truth grades
+            them; hashes, if not.
     """
     found = study(model, material, out, seed=seed, progress=progress, **options)
     name = info_of(model).name
@@ -54,12 +65,16 @@ def study_and_write(
     }
     with whole_folder(out) as work:
         for filename, content in (
-            ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"), ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
+            ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"),
+            ("claims.md", f"{markdown(made)}\n{CLAIMS_NOTE}\n"),
             ("qualitative.md", text.qualitative(found, model, material.refusal.report, show_answers=show_answers)),
-            ("externalities.json", json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n"),
+            (
+                "externalities.json",
+                json.dumps({"meta": meta, **record(found, made)}, indent=1, ensure_ascii=False) + "\n",
+            ),
             ("kl_tokens.csv", csv_records(_by_token(found))),
             ("kl_by_position.csv", csv_records(tokens.by_position(found.divergences, seed=seed))),
-        ):  # fmt: skip
+        ):
             (work / filename).write_text(content, encoding="utf-8")
         for figure, drawing in drawings(found).items():
             saving.save(drawing, figure, work, meta)
@@ -73,35 +88,65 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
     compliance, chosen = found.calibrations.compliance, {s.name: s for s in found.steerings}
     return {
         "known": found.known,
-        "choices": {name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()},
-        "alpha_relative": compliance.relative(chosen["compliance"].strength), "alpha_relative_last_prompt_token": text.last_token_shares(found),
+        "choices": {
+            name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()
+        },
+        "alpha_relative": compliance.relative(chosen["compliance"].strength),
+        "alpha_relative_last_prompt_token": text.last_token_shares(found),
         "compliance": {
-            "method": compliance.method, "n_pairs": compliance.n_pairs, "explained": compliance.explained.tolist(), "agreement": compliance.agreement.tolist(),
-            "mean_token_length": compliance.lengths.tolist(), "difference_of_means": compliance.difference.tolist(),
+            "method": compliance.method,
+            "n_pairs": compliance.n_pairs,
+            "explained": compliance.explained.tolist(),
+            "agreement": compliance.agreement.tolist(),
+            "mean_token_length": compliance.lengths.tolist(),
+            "difference_of_means": compliance.difference.tolist(),
         },
         "json": {
-            "n_pairs": found.calibrations.json.n_pairs, "target": found.calibrations.json.target.tolist(), "without_request": found.calibrations.json.without.tolist(),
+            "n_pairs": found.calibrations.json.n_pairs,
+            "target": found.calibrations.json.target.tolist(),
+            "without_request": found.calibrations.json.without.tolist(),
             "mean_last_token_length": found.calibrations.json.lengths.tolist(),
         },
         "select": [
-            {"steering": name, "condition": s.condition, "site": s.site, "value": s.value, **{k: asdict(e) for k, e in s.measured.items()}}
-            for name, settings in found.select.items() for s in settings
+            {
+                "steering": name,
+                "condition": s.condition,
+                "site": s.site,
+                "value": s.value,
+                **{k: asdict(e) for k, e in s.measured.items()},
+            }
+            for name, settings in found.select.items()
+            for s in settings
         ],
         "equal_kl": {
-            name: {"target": target, "angle": None if m.grid is None else m.grid.values[0], "kl": m.kl, "reason": m.reason}
+            name: {
+                "target": target,
+                "angle": None if m.grid is None else m.grid.values[0],
+                "kl": m.kl,
+                "reason": m.reason,
+            }
             for name, (target, m) in found.matches.items()
         },
         "conditions": [
-            {"condition": c.name, "steering": c.steering, "kind": c.kind, "k": c.k, "reason": c.reason, "positions": None if c.plan is None else c.plan.positions,
-             **{k: asdict(e) for k, e in found.measured(c.name).items()}, **_less_none(found, c.name if c.runs else NONE)}
+            {
+                "condition": c.name,
+                "steering": c.steering,
+                "kind": c.kind,
+                "k": c.k,
+                "reason": c.reason,
+                "positions": None if c.plan is None else c.plan.positions,
+                **{k: asdict(e) for k, e in found.measured(c.name).items()},
+                **_less_none(found, c.name if c.runs else NONE),
+            }
             for c in (*found.conditions, *found.prefixes)
         ],
         "responses": {name: {"n": len(prompts), "hash": prompts.hash} for name, prompts in found.responses.items()},
         "divergence": tokens.summary(found.divergences, seed=found.seed),
-        "angles": [asdict(a) for a in found.angles], "random_cosine": random_cosine(compliance.directions.shape[1], seed=found.seed),
+        "angles": [asdict(a) for a in found.angles],
+        "random_cosine": random_cosine(compliance.directions.shape[1], seed=found.seed),
         "projections": [asdict(p) for p in found.projections],
         "claims": [c.row() for c in made],
-    }  # fmt: skip
+    }
 
 
 def _less_none(found: Externalities, condition: str) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """The two benign steerings of Steering Externalities: towards compliance, and towards answers in JSON.
 
-Both read and write one tensor, a block's output (``blocks.{l}.hook_resid_post``). The released code of the conditional-steering library that the paper builds on reads the output of block
-l and adds to the *input* of block l, which is the output of the block before: there what is steered is not what was read. ``at=`` with ``resid_pre`` sites gives that variant.
+Both read and write one tensor, a block's output (``blocks.{l}.hook_resid_post``). The released code of the
+conditional-steering library that the paper builds on reads the output of block l and adds to the *input* of block l,
+which is the output of the block before: there what is steered is not what was read. ``at=`` with ``resid_pre`` sites
+gives that variant.
 """
 
 from __future__ import annotations
@@ -82,9 +84,15 @@ class ComplianceCalibration(Benign):
     lengths: Float[Tensor, " n_sites"]
 
     def plan(
-        self, coefficient: Numbers, *, at: Sequence[str] | None = None, positions: Positions = "all", along: Along = None
+        self,
+        coefficient: Numbers,
+        *,
+        at: Sequence[str] | None = None,
+        positions: Positions = "all",
+        along: Along = None,
     ) -> SteeringPlan:
-        """``h + α v̂`` at each steered site; α is in absolute units of the residual stream, as in the paper (about 1.3 there, on models of 8B).
+        """``h + α v̂`` at each steered site; α is in absolute units of the residual stream, as in the paper (about 1.3
+        there, on models of 8B).
 
         Args:
             coefficient: α, one number or one for each prompt.
@@ -97,7 +105,11 @@ class ComplianceCalibration(Benign):
         """
         alpha, chosen = numbers("coefficient", coefficient), self.steered if at is None else tuple(at)
         steps = [
-            Step("add", (name,), {"direction": self.direction(name) if along is None else along[name], "coefficient": alpha})
+            Step(
+                "add",
+                (name,),
+                {"direction": self.direction(name) if along is None else along[name], "coefficient": alpha},
+            )
             for name in chosen
         ]
         return SteeringPlan.of(self, "compliance", steps, positions)
@@ -107,12 +119,17 @@ class ComplianceCalibration(Benign):
         return {name: coefficient / float(self.lengths[self.row(name)]) for name in self.steered}
 
     def absolute(self, share: float) -> float:
-        """The α that is this share of the mean length of a response token's residual vector, averaged over the steered sites."""
+        """The α that is this share of the mean length of a response token's residual vector, averaged over the steered
+        sites.
+        """
         return share * float(self.lengths[[self.row(name) for name in self.steered]].mean())
 
     def __repr__(self) -> str:
         blocks = ", ".join(map(str, sites.blocks_of(self.steered)))
-        return f"ComplianceCalibration({self.model}: {self.method}, {self.n_pairs} pairs, blocks {blocks} of {self.n_layers})"
+        return (
+            f"ComplianceCalibration({self.model}: {self.method}, {self.n_pairs} pairs, blocks {blocks} of "
+            f"{self.n_layers})"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,17 +158,24 @@ class JsonCalibration(Benign):
             along: the step ``(z̄ − ⟨h, u⟩) w`` in place of the one along u; w is of length 1 at most.
 
         Raises:
-            LensSteerError: a site that was not recorded, a target that is no number, several of them with ``along``, a w longer than 1.
+            LensSteerError: a site that was not recorded, a target that is no number, several of them with ``along``, a
+                w longer than 1.
         """
-        unit, to = self.direction(site), numbers("target", float(self.target[self.row(site)]) if target is None else target)
+        unit, to = (
+            self.direction(site),
+            numbers("target", float(self.target[self.row(site)]) if target is None else target),
+        )
         if along is None:
-            return SteeringPlan.of(self, "clamp", [Step("clamp", (site,), {"direction": unit, "target": to})], positions)
+            return SteeringPlan.of(
+                self, "clamp", [Step("clamp", (site,), {"direction": unit, "target": to})], positions
+            )
         if isinstance(to, Tensor):
             raise LensSteerError(f"target={target!r}: along= takes one target for all prompts")
         length = float(along[site].norm())
         if not 0 < length <= 1 + 1e-5:
             raise LensSteerError(f"along has length {length:.4g} at {site}: above 0 and at most 1 is needed")
-        # two gated steps of half a mirror each: a token is below z̄ or above it, and as ‖w‖ ≤ 1 the first step takes none beyond z̄
+        # two gated steps of half a mirror each: a token is below z̄ or above it, and as ‖w‖ ≤ 1 the first step takes
+        # none beyond z̄
         shared = {"direction": unit, "threshold": to, "coefficient": length / 2, "along": along[site]}
         return SteeringPlan.of(
             self, "clamp", [Step("mirror", (site,), {**shared, "gate": gate}) for gate in ("below", "above")], positions

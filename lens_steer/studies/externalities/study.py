@@ -1,7 +1,9 @@
-"""Side effects of benign steering on safety: what steering towards compliance or towards JSON does to harmful requests, and where in depth and in the answer.
+"""Side effects of benign steering on safety: what steering towards compliance or towards JSON does to harmful requests,
+and where in depth and in the answer.
 
-The study of Steering Externalities (arXiv 2602.04896) with its controls. Directions come from fit prompts, α and the block from select prompts, every reported number from report prompts.
-Each step is written down as it is done, and an interrupted study goes on.
+The study of Steering Externalities (arXiv 2602.04896) with its controls. Directions come from fit prompts, α and the
+block from select prompts, every reported number from report prompts. Each step is written down as it is done, and an
+interrupted study goes on.
 """
 
 from __future__ import annotations
@@ -92,7 +94,8 @@ class Externalities(Shown, view="studies"):
         matches: steering → its divergence on the select split's benign answers, and the rotation that has the same.
         conditions: no steering, the positive control, each steering, its controls.
         prefixes: each steering and the positive control at fewer tokens.
-        rows: of the report split, annotated (:func:`lens_steer.studies.externalities.grading.annotated`): harmful, harmless, tasks.
+        rows: of the report split, annotated (:func:`lens_steer.studies.externalities.grading.annotated`): harmful,
+            harmless, tasks.
         json_rows: prompts that ask for JSON (positive) and that do not.
         responses: ``harmful`` and ``benign`` prompts with fixed responses.
         divergences: (condition, set of responses) → by token; of random directions the mean over the draws.
@@ -117,7 +120,10 @@ class Externalities(Shown, view="studies"):
     seed: int
 
     def __repr__(self) -> str:
-        return f"Externalities({self.calibrations.refusal.model}: {', '.join(s.name for s in self.steerings)}; {len(self.conditions)} conditions)"
+        return (
+            f"Externalities({self.calibrations.refusal.model}: {', '.join(s.name for s in self.steerings)}; "
+            f"{len(self.conditions)} conditions)"
+        )
 
     def measured(self, condition: str) -> dict[str, Estimate]:
         """Every share of a condition on the report split."""
@@ -127,7 +133,9 @@ class Externalities(Shown, view="studies"):
         }
 
     def values(self, condition: str, quantity: str) -> dict[int, float]:
-        """A quantity by prompt; for the name of several conditions that differ in a number at the end alone, such as ``json, random direction``, the mean over them."""
+        """A quantity by prompt; for the name of several conditions that differ in a number at the end alone, such as
+        ``json, random direction``, the mean over them.
+        """
         source, (side, column) = (
             (self.json_rows, JSON_RATES[quantity]) if quantity in JSON_RATES else (self.rows, RATES[quantity])
         )
@@ -147,26 +155,41 @@ class Externalities(Shown, view="studies"):
         one, two = self.values(first, quantity), self.values(second, quantity)
         if not one or set(one) != set(two):
             raise LensSteerError(
-                f"{quantity} of {first!r} and {second!r}: {len(one)} and {len(two)} prompts, the same are needed in both"
+                f"{quantity} of {first!r} and {second!r}: {len(one)} and {len(two)} prompts, the same are needed "
+                "in both"
             )
         order = sorted(one)
         return paired_difference(np.array([one[i] for i in order]), np.array([two[i] for i in order]), seed=self.seed)
 
 
 def study(
-    model: Any, material: Material, out: str | Path, *, method: str = "center", engine: str = ENGINE, max_new_tokens: int = 48, shares: Sequence[float] = SHARES,
-    blocks: Sequence[int] | None = None, json_sites: Sequence[str] | None = None, n_random: int = RANDOM_DRAWS, ks: Sequence[int] = KS, seed: int = 0,
+    model: Any,
+    material: Material,
+    out: str | Path,
+    *,
+    method: str = "center",
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    shares: Sequence[float] = SHARES,
+    blocks: Sequence[int] | None = None,
+    json_sites: Sequence[str] | None = None,
+    n_random: int = RANDOM_DRAWS,
+    ks: Sequence[int] = KS,
+    seed: int = 0,
     progress: bool = True,
-) -> Externalities:  # fmt: skip
+) -> Externalities:
     """Calibrate, choose, steer and measure; rows go to ``out`` as they are made.
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        material: prompts and responses; :func:`lens_steer.studies.externalities.material.organism_material`, or one's own (its text says what needs a ground truth).
+        material: prompts and responses; :func:`lens_steer.studies.externalities.material.organism_material`, or one's
+            own (its text says what needs a ground truth).
         out: folder.
-        method: of STEER-COMPLIANCE's component; see :func:`lens_steer.studies.externalities.calibration.oriented_component`.
+        method: of STEER-COMPLIANCE's component; see
+            :func:`lens_steer.studies.externalities.calibration.oriented_component`.
         engine, max_new_tokens: see :func:`lens_steer.generate`.
-        shares: strengths of STEER-COMPLIANCE that are tried; see :data:`lens_steer.studies.externalities.choice.SHARES`.
+        shares: strengths of STEER-COMPLIANCE that are tried; see
+            :data:`lens_steer.studies.externalities.choice.SHARES`.
         blocks: that STEER-COMPLIANCE steers; left out, those at the paper's relative depths.
         json_sites: where STEER-JSON is tried; left out, every block's output.
         n_random: random directions for each steering.
@@ -175,13 +198,15 @@ def study(
         progress: show bars.
 
     Raises:
-        LensSteerError: a folder that cannot be written or holds another study, material that does not do; else as what it calls.
+        LensSteerError: a folder that cannot be written or holds another study, material that does not do; else as what
+            it calls.
     """
     check_writable(out)
     material.check()
     if n_random < 1 or not ks or min(ks) < 1:
         raise LensSteerError(
-            f"n_random={n_random}, ks={tuple(ks)}: at least one random direction, and numbers of tokens of 1 or more, are needed"
+            f"n_random={n_random}, ks={tuple(ks)}: at least one random direction, and numbers of tokens of 1 or "
+            "more, are needed"
         )
     check_engine(engine)
     material.check_room(model, max_new_tokens)
@@ -222,20 +247,48 @@ def study(
         HARMFUL: harmful_responses(model, material, **how),
         BENIGN: material.benign_responses or own_answers(model, material.refusal.report.negative, **how),
     }
-    plans = {c.name: c.plan for c in conditions if c.plan is not None and c.kind in (STEERED, RANDOM, ROTATION, CONTROL)}
+    plans = {
+        c.name: c.plan for c in conditions if c.plan is not None and c.kind in (STEERED, RANDOM, ROTATION, CONTROL)
+    }
     moved = over_draws(divergences(model, plans, responses, engine=engine, progress=progress), RANDOM)
     angles = [
-        a for s in steerings
-        for a in depth.angles(s.name, s.source, calibrations.activations[s.name], calibrations.activations["refusal"], bases, s.sites, seed=seed)
-    ]  # fmt: skip
+        a
+        for s in steerings
+        for a in depth.angles(
+            s.name,
+            s.source,
+            calibrations.activations[s.name],
+            calibrations.activations["refusal"],
+            bases,
+            s.sites,
+            seed=seed,
+        )
+    ]
     projected = depth.projections(
-        model, calibrations.probes, material.refusal.report.positive, material.refusal.report.negative,
-        {name: build() for name, build in builders.items()}, engine=engine, seed=seed,
-    )  # fmt: skip
+        model,
+        calibrations.probes,
+        material.refusal.report.positive,
+        material.refusal.report.negative,
+        {name: build() for name, build in builders.items()},
+        engine=engine,
+        seed=seed,
+    )
     return Externalities(
-        calibrations, found, steerings, matches, tuple(conditions), tuple(fewer), tuple(rows), tuple(json_rows), responses,
-        moved, tuple(angles), tuple(projected), material.known, seed,
-    )  # fmt: skip
+        calibrations,
+        found,
+        steerings,
+        matches,
+        tuple(conditions),
+        tuple(fewer),
+        tuple(rows),
+        tuple(json_rows),
+        responses,
+        moved,
+        tuple(angles),
+        tuple(projected),
+        material.known,
+        seed,
+    )
 
 
 def calibrate_all(
@@ -247,11 +300,17 @@ def calibrate_all(
     engine: str = ENGINE,
     progress: bool = True,
 ) -> Calibrations:
-    """Everything that comes from fit prompts: both benign steerings, the refusal plane, and a probe at every block's output."""
-    compliance = calibrate_compliance(model, material.compliance, method=method, blocks=blocks, engine=engine, progress=progress)
+    """Everything that comes from fit prompts: both benign steerings, the refusal plane, and a probe at every block's
+    output.
+    """
+    compliance = calibrate_compliance(
+        model, material.compliance, method=method, blocks=blocks, engine=engine, progress=progress
+    )
     json = calibrate_json(model, material.json, engine=engine, progress=progress)
     activations = {
-        COMPLIANCE: record(model, material.compliance, "resid_post", pooling="response", engine=engine, progress=progress),
+        COMPLIANCE: record(
+            model, material.compliance, "resid_post", pooling="response", engine=engine, progress=progress
+        ),
         JSON: record(model, material.json, "resid_post", engine=engine, progress=progress),
         "refusal": record(model, material.refusal, "resid_post", engine=engine, progress=progress),
     }
@@ -261,9 +320,18 @@ def calibrate_all(
 
 
 def matched(
-    model: Any, steerings: Sequence[Steering], benign: PromptSet, out: str | Path, identity: dict[str, Any], *, engine: str = ENGINE, progress: bool = True
-) -> dict[str, tuple[float, Match]]:  # fmt: skip
-    """Each steering's divergence on benign answers, and the rotation of the same divergence; kept in ``matches.csv``."""
+    model: Any,
+    steerings: Sequence[Steering],
+    benign: PromptSet,
+    out: str | Path,
+    identity: dict[str, Any],
+    *,
+    engine: str = ENGINE,
+    progress: bool = True,
+) -> dict[str, tuple[float, Match]]:
+    """Each steering's divergence on benign answers, and the rotation of the same divergence; kept in
+    ``matches.csv``.
+    """
     responses = [p.response or "" for p in benign]
 
     def of(steering: Steering) -> list[Row]:
@@ -282,9 +350,12 @@ def matched(
     )
     rows = store.run({s.name: partial(of, s) for s in steerings}, progress=progress)
     return {
-        r["steering"]: (float(r["target"]), Match(None if r["angle"] is None else Grid("selective", None, (float(r["angle"]),)), r["kl"], r["reason"]))
+        r["steering"]: (
+            float(r["target"]),
+            Match(None if r["angle"] is None else Grid("selective", None, (float(r["angle"]),)), r["kl"], r["reason"]),
+        )
         for r in rows
-    }  # fmt: skip
+    }
 
 
 def _measured(

@@ -34,18 +34,25 @@ from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.study import Externalities
 
 COLUMNS = {
-    "attack": "attack success", "refused_harmful": "harmful: refused", "helped": "harmless: right", "refused_harmless": "harmless: refused", "capable": "tasks right",
-    "json_unasked": "JSON, not asked for", "json_asked": "JSON, asked for",
+    "attack": "attack success", "refused_harmful": "harmful: refused", "helped": "harmless: right",
+    "refused_harmless": "harmless: refused", "capable": "tasks right", "json_unasked": "JSON, not asked for",
+    "json_asked": "JSON, asked for",
 }  # fmt: skip
 UNGRADED = COLUMNS | {"attack": "harmful: answered", "helped": "harmless: answered"}
 LEGEND = (
-    "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step true in the world, in plain text or as JSON; last column: points of it less no "
-    "steering's on the same prompts, **bold** where the interval excludes 0. Random directions have the steering's norm and, over blocks, its cosines; the refusal part is the direction's part in the "
-    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on the select split's benign answers; *against refusal* takes "
-    "steps of the same size against the block's difference of means. The positive control, StTP at the refusal calibration's selected site, steers against refusal on purpose, whatever the size of the step."
-)  # fmt: skip
+    "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step "
+    "true in the world, in plain text or as JSON; last column: points of it less no "
+    "steering's on the same prompts, **bold** where the interval excludes 0. Random directions have the "
+    "steering's norm and, over blocks, its cosines; the refusal part is the direction's part in the "
+    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation "
+    "keeps norms and has, within 5 %, the steering's mean KL on the select split's benign answers; *against "
+    "refusal* takes "
+    "steps of the same size against the block's difference of means. The positive control, StTP at the refusal "
+    "calibration's selected site, steers against refusal on purpose, whatever the size of the step."
+)
 UNGRADED_LEGEND = (
-    f" No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no refusal phrase and has a perplexity of at most {VIOLATION:g} under the "
+    " No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no "
+    f"refusal phrase and has a perplexity of at most {VIOLATION:g} under the "
     "unsteered model."
 )
 
@@ -53,9 +60,12 @@ UNGRADED_LEGEND = (
 def markdown(found: Externalities) -> str:
     """Choices, conditions, prefixes, divergence by token, and depth: one table each, with what the columns are."""
     parts = [
-        ("Where and how strongly", choices_table(found)), ("Conditions", conditions_table(found)), ("Steering at fewer tokens", prefix_table(found)),
-        ("Divergence along fixed responses", tokens_table(found)), ("Across depth", depth_table(found)),
-    ]  # fmt: skip
+        ("Where and how strongly", choices_table(found)),
+        ("Conditions", conditions_table(found)),
+        ("Steering at fewer tokens", prefix_table(found)),
+        ("Divergence along fixed responses", tokens_table(found)),
+        ("Across depth", depth_table(found)),
+    ]
     return "\n".join(f"## {title}\n\n{text}" for title, text in parts)
 
 
@@ -70,19 +80,30 @@ def choices_table(found: Externalities) -> str:
             shares = _by_block(found.calibrations.compliance.relative(s.strength))
             last = _by_block(last_token_shares(found))
             lines.append(
-                f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a response token's vector at block {shares}; of that of the last prompt token's {last}. The largest of {s.choice.n} tried at which, as at every "
-                f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
-            )  # fmt: skip
+                f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a "
+                f"response token's vector at block {shares}; of that of the last prompt token's {last}. The "
+                f"largest of {s.choice.n} tried at which, as at every "
+                f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} "
+                f"do{bound})."
+            )
         else:
             lines.append(
-                f"- **{s.name}**: block {sites.parse(s.choice.variant).block}, z̄ = {s.strength:.4g}. Of {s.choice.n} blocks the one with most valid JSON where none is asked for, among those that keep tasks at "
+                f"- **{s.name}**: block {sites.parse(s.choice.variant).block}, z̄ = {s.strength:.4g}. Of "
+                f"{s.choice.n} blocks the one with most valid JSON where none is asked for, among those that keep "
+                "tasks at "
                 f"≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
-            )  # fmt: skip
+            )
         highest = max(
-            (x.measured["attack"].value for x in found.select[s.name] if x.condition != NONE and "attack" in x.measured),
+            (
+                x.measured["attack"].value
+                for x in found.select[s.name]
+                if x.condition != NONE and "attack" in x.measured
+            ),
             default=None,
         )
-        most = "" if highest is None else f" Highest attack success at any setting tried on select: {percent(highest)} %."
+        most = (
+            "" if highest is None else f" Highest attack success at any setting tried on select: {percent(highest)} %."
+        )
         lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
     return "\n".join(lines) + "\n"
 
@@ -93,7 +114,9 @@ def _by_block(shares: Mapping[str, float]) -> str:
 
 
 def last_token_shares(found: Externalities) -> dict[str, float]:
-    """α over the mean length of the last prompt token's residual vector (fit prompts of the refusal contrast), at each site that STEER-COMPLIANCE steers."""
+    """α over the mean length of the last prompt token's residual vector (fit prompts of the refusal contrast), at each
+    site that STEER-COMPLIANCE steers.
+    """
     steering = next(s for s in found.steerings if s.name == COMPLIANCE)
     acts = found.calibrations.activations["refusal"]
     return {site: steering.strength / float(torch.cat(acts.at(site)).norm(dim=-1).mean()) for site in steering.sites}
@@ -126,8 +149,9 @@ def prefix_table(found: Externalities) -> str:
     full = "; ".join(f"{name} at all tokens {percent(found.measured(name)['attack'])}" for name in names)
     tokens_of = ", ".join(f"*{family}*: `{positions_of(family, 4)}`" for family in FAMILIES)
     text = (
-        f"Attack success, percent; {full}; no steering {percent(found.measured(NONE)['attack'])}. The tokens that decide an answer's first k are the prompt's last one and the answer's first k − 1. For k = 4: {tokens_of}."
-    )  # fmt: skip
+        f"Attack success, percent; {full}; no steering {percent(found.measured(NONE)['attack'])}. The tokens that "
+        f"decide an answer's first k are the prompt's last one and the answer's first k − 1. For k = 4: {tokens_of}."
+    )
     return f"{tables.markdown(('steering, k', *FAMILIES), rows)}\n{text}\n"
 
 
@@ -139,9 +163,10 @@ def tokens_table(found: Externalities) -> str:
         for row in tokens.summary(found.divergences, seed=found.seed)
     ]
     text = (
-        "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful responses: those given, or right compliance under the unrestricted system prompt, put after "
+        "KL(unsteered ‖ steered) in nats a token, means over prompts with 95 % bootstrap intervals. Harmful "
+        "responses: those given, or right compliance under the unrestricted system prompt, put after "
         "the plain prompt; benign: those given, or the unsteered answers to harmless requests."
-    )  # fmt: skip
+    )
     return f"{tables.markdown(head, rows)}\n{text}\n"
 
 
@@ -157,17 +182,25 @@ def depth_table(found: Externalities) -> str:
         for name in (COMPLIANCE, JSON):
             a = next(a for a in found.angles if a.steering == name and a.block == block)
             text = f"{a.angle:.0f}"
-            cells += [f"**{text}**" if a.steered else text, percent(a.in_plane), percent(_projection(found, name, block))]
+            cells += [
+                f"**{text}**" if a.steered else text,
+                percent(a.in_plane),
+                percent(_projection(found, name, block)),
+            ]
         rows.append([*cells, percent(_projection(found, "harmful", block))])
     text = (
-        f"Angles to the unit difference of means of harmful less harmless prompts (last prompt token), ± 1.96 jackknife errors, **bold** where the steering writes; two random directions have |cos| {expected[0]:.2f} on average, "
-        f"and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the report split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
-    )  # fmt: skip
+        "Angles to the unit difference of means of harmful less harmless prompts (last prompt token), ± 1.96 "
+        "jackknife errors, **bold** where the steering writes; two random directions have |cos| "
+        f"{expected[0]:.2f} on average, "
+        f"and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the report "
+        "split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
+    )
     return f"{tables.markdown([*heads, 'unsteered beyond, %'], rows)}\n{text}\n"
 
 
 def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
-    """The first prompts of each class of the report split with the original and the steered answers; ⟦…⟧ marks the first token that a steered token decides.
+    """The first prompts of each class of the report split with the original and the steered answers; ⟦…⟧ marks the
+    first token that a steered token decides.
 
     Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
 
@@ -181,10 +214,11 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
     where = [(c.name, *_steered(c)) for c in shown]
     parts = [
         "# Original and steered answers\n",
-        "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
+        "The first prompts of the report split, not picked. ⟦…⟧ marks the first token of the answer that a "
+        "steered token decides by itself; what is steered before it (the prompt's tokens) reaches the "
         "answer through attention too.\n",
         tables.markdown(("condition", "steered tokens", "first of them"), where),
-    ]  # fmt: skip
+    ]
     for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
         hidden = side == "positive" and not found.known and not show_answers
         for i, prompt in enumerate(getattr(contrast, side)[:n]):

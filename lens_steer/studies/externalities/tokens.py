@@ -32,7 +32,9 @@ def divergences(
     engine: str = ENGINE,
     progress: bool = False,
 ) -> dict[tuple[str, str], TokenDivergence]:
-    """Every plan on every set of responses that is not empty; see :func:`lens_steer.metrics.token_divergence.token_divergence`."""
+    """Every plan on every set of responses that is not empty; see
+    :func:`lens_steer.metrics.token_divergence.token_divergence`.
+    """
     return {
         (condition, name): token_divergence(
             model, plan, prompts, [p.response or "" for p in prompts], engine=engine, progress=progress
@@ -44,7 +46,9 @@ def divergences(
 
 
 def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDivergence]:
-    """The same with the conditions ``NAME 1``, ``NAME 2``, … as one, ``NAME``: each measure of the steered model's distribution averaged over them, token by token."""
+    """The same with the conditions ``NAME 1``, ``NAME 2``, … as one, ``NAME``: each measure of the steered model's
+    distribution averaged over them, token by token.
+    """
     kept: dict[tuple[str, str], TokenDivergence] = {}
     draws: dict[tuple[str, str], list[TokenDivergence]] = {}
     for (condition, responses), one in found.items():
@@ -80,7 +84,9 @@ def start(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"
 
 
 def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Float[np.ndarray, " n"]:
-    """Mean over the first ``n`` tokens less the mean over the later ones, by prompt; responses without later ones are left out."""
+    """Mean over the first ``n`` tokens less the mean over the later ones, by prompt; responses without later ones are
+    left out.
+    """
     values = table(found, measure)
     if values.shape[1] <= n:
         return np.empty(0)
@@ -95,7 +101,9 @@ def excess_by_start(found: TokenDivergence) -> dict[int, float]:
 
 
 def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Slope of a measure over the later tokens by least squares, in nats a token, by prompt; responses with fewer than 3 later tokens are left out."""
+    """Slope of a measure over the later tokens by least squares, in nats a token, by prompt; responses with fewer than
+    3 later tokens are left out.
+    """
     kept = []
     for row in table(found, measure)[:, START:]:
         y = row[np.isfinite(row)]
@@ -105,8 +113,11 @@ def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n
     return np.array(kept, dtype=np.float64)
 
 
-def gap(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 2000) -> Estimate:
-    """Difference of two means of different prompts, with a bootstrap interval that resamples each set by itself; n counts both.
+def gap(
+    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 2000
+) -> Estimate:
+    """Difference of two means of different prompts, with a bootstrap interval that resamples each set by itself; n
+    counts both.
 
     >>> import numpy as np
     >>> print(gap(np.array([2.0, 2.0]), np.array([1.0, 1.0, 1.0])))
@@ -128,21 +139,36 @@ def by_position(
 ) -> list[dict[str, Any]]:
     """One row a condition, set, measure and position (from 0): mean over prompts, interval, n."""
     return [
-        {"condition": condition, "responses": name, "measure": measure, "position": t, "mean": e.value, "low": e.low, "high": e.high, "n": e.n}
+        {
+            "condition": condition,
+            "responses": name,
+            "measure": measure,
+            "position": t,
+            "mean": e.value,
+            "low": e.low,
+            "high": e.high,
+            "n": e.n,
+        }
         for (condition, name), one in found.items()
         for measure in measures
         for t, e in enumerate(one.by_position(measure, seed=seed))
-    ]  # fmt: skip
+    ]
 
 
 def summary(found: Divergences, *, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a condition and set: KL over the first 3 tokens, over the later ones, and the slope over those, each a mean with its interval."""
+    """One row a condition and set: KL over the first 3 tokens, over the later ones, and the slope over those, each a
+    mean with its interval.
+    """
     rows = []
     for (condition, name), one in found.items():
         values = table(one)
         later = values[:, START:]
         later = later[np.isfinite(later).any(axis=1)]
-        measured = {"start": start(one), "later": np.nanmean(later, axis=1) if len(later) else np.empty(0), "slope": slopes(one)}
+        measured = {
+            "start": start(one),
+            "later": np.nanmean(later, axis=1) if len(later) else np.empty(0),
+            "slope": slopes(one),
+        }
         row: dict[str, Any] = {"condition": condition, "responses": name, "n": one.n_prompts - one.n_empty}
         for key, v in measured.items():
             e = bootstrap_mean(v, seed=seed) if len(v) else None

@@ -1,4 +1,6 @@
-"""What truly separates the operators: identity angles, composition, isometry, phase, displacement, continuity, linearity."""
+"""What truly separates the operators: identity angles, composition, isometry, phase, displacement, continuity,
+linearity.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,14 @@ def difference_claims(operators: Mapping[str, Operator] = OPERATORS, *, seed: in
     h = drawn_vectors(basis, VECTORS, seed + 1)
     h = h / h.norm(dim=-1, keepdim=True)
     checks: tuple[Callable[[Mapping[str, Operator], Vectors, Tensor], list[Claim]], ...] = (
-        _identity, _composition, _isometry, _displacement, _linearity, _continuity, _alignment,
-    )  # fmt: skip
+        _identity,
+        _composition,
+        _isometry,
+        _displacement,
+        _linearity,
+        _continuity,
+        _alignment,
+    )
     return [claim for check in checks for claim in check(operators, h, basis)] + separation_claims(
         *two_classes(basis, seed), basis, operators, "two classes at c = (±6, 1) with unit spread, float64", "formula"
     )
@@ -51,7 +59,9 @@ def separation_claims(
     where: str,
     level: str,
 ) -> list[Claim]:
-    """In-plane distance of the class means after an operator over that before: does the rotation keep the classes apart?"""
+    """In-plane distance of the class means after an operator over that before: does the rotation keep the classes
+    apart?
+    """
     before = _gap(positive, negative, basis)
     claims = []
     for name in (SS, SAS):
@@ -59,11 +69,19 @@ def separation_claims(
         kept = _gap(operator(positive, basis, NOMINAL), operator(negative, basis, NOMINAL), basis) / before
         claims.append(
             Claim(
-                f"classes-apart-{name}-{level}", f"{name} keeps the two classes apart in the plane", "‖(μ⁺' − μ⁻') Bᵀ‖ / ‖(μ⁺ − μ⁻) Bᵀ‖", level,
-                f"{where}, {NOMINAL:g}°", "separation of the class means after over before", f"at least {COLLAPSED:g}", kept,
-                len(positive) + len(negative), verdict(kept >= COLLAPSED), witness={"before": before, "after": kept * before},
+                f"classes-apart-{name}-{level}",
+                f"{name} keeps the two classes apart in the plane",
+                "‖(μ⁺' − μ⁻') Bᵀ‖ / ‖(μ⁺ − μ⁻) Bᵀ‖",
+                level,
+                f"{where}, {NOMINAL:g}°",
+                "separation of the class means after over before",
+                f"at least {COLLAPSED:g}",
+                kept,
+                len(positive) + len(negative),
+                verdict(kept >= COLLAPSED),
+                witness={"before": before, "after": kept * before},
             )
-        )  # fmt: skip
+        )
     return claims
 
 
@@ -76,15 +94,30 @@ def _identity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
     for name in (SS, SAS):
         moved = torch.stack([(operators[name](h, basis, a) - h).norm(dim=-1) > MOVED for a in (0.0, 360.0)]).any(dim=0)
         rate = wilson(int(moved.sum()), len(h))
-        witness = {} if not bool(moved.any()) else {"in_plane": [float(x) for x in h[int(moved.nonzero()[0])] @ basis.mT]}
+        witness = (
+            {} if not bool(moved.any()) else {"in_plane": [float(x) for x in h[int(moved.nonzero()[0])] @ basis.mT]}
+        )
         claims.append(
             Claim(
-                f"identity-{name}", f"{name} at 0° and 360° is the identity"
-                + (" (the printed proof of Proposition 1 rests on its not being so: appendix B.1)" if name == SAS else ""),
-                "‖h' − h‖", "formula", "float64, unit vectors, orthonormal basis", f"share of vectors that move by more than {MOVED:g}",
-                "none moves", rate.value, rate.n, verdict(not bool(moved.any())), (rate.low, rate.high), witness,
+                f"identity-{name}",
+                f"{name} at 0° and 360° is the identity"
+                + (
+                    " (the printed proof of Proposition 1 rests on its not being so: appendix B.1)"
+                    if name == SAS
+                    else ""
+                ),
+                "‖h' − h‖",
+                "formula",
+                "float64, unit vectors, orthonormal basis",
+                f"share of vectors that move by more than {MOVED:g}",
+                "none moves",
+                rate.value,
+                rate.n,
+                verdict(not bool(moved.any())),
+                (rate.low, rate.high),
+                witness,
             )
-        )  # fmt: skip
+        )
     return claims
 
 
@@ -101,10 +134,18 @@ def _composition(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -
         ):
             claims.append(
                 Claim(
-                    f"composition-{kind}-{name}", said, "‖f_b(f_a(h)) − …‖", "formula", f"float64, unit vectors, (a, b) in {pairs}",
-                    "largest difference", f"at most {EXACT:g}", value, len(h), verdict(value <= EXACT),
+                    f"composition-{kind}-{name}",
+                    said,
+                    "‖f_b(f_a(h)) − …‖",
+                    "formula",
+                    f"float64, unit vectors, (a, b) in {pairs}",
+                    "largest difference",
+                    f"at most {EXACT:g}",
+                    value,
+                    len(h),
+                    verdict(value <= EXACT),
                 )
-            )  # fmt: skip
+            )
     return claims
 
 
@@ -120,21 +161,38 @@ def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
         pair = (largest // len(x), largest % len(x))
         claims.append(
             Claim(
-                f"isometry-{name}", f"{name} keeps all inner products, hence all distances", "⟨h_a', h_b'⟩ − ⟨h_a, h_b⟩", "formula",
-                f"float64, unit vectors, {NOMINAL:g}°", "largest |change|", f"at most {EXACT:g}", float(change.abs().max()), len(x) ** 2,
+                f"isometry-{name}",
+                f"{name} keeps all inner products, hence all distances",
+                "⟨h_a', h_b'⟩ − ⟨h_a, h_b⟩",
+                "formula",
+                f"float64, unit vectors, {NOMINAL:g}°",
+                "largest |change|",
+                f"at most {EXACT:g}",
+                float(change.abs().max()),
+                len(x) ** 2,
                 verdict(float(change.abs().max()) <= EXACT),
-                witness={"phases_in_degrees": [float(torch.rad2deg(phi[i])) for i in pair], "radii": [float(r[i]) for i in pair]},
+                witness={
+                    "phases_in_degrees": [float(torch.rad2deg(phi[i])) for i in pair],
+                    "radii": [float(r[i]) for i in pair],
+                },
             )
-        )  # fmt: skip
+        )
         if name == SAS:
             off = float((change - gained).abs().max())
             claims.append(
                 Claim(
-                    "isometry-closed-form-SAS", "SAS changes each inner product by r_a r_b (1 − cos(φ_a − φ_b))", "the same minus its closed form",
-                    "formula", f"float64, unit vectors, {NOMINAL:g}°", "largest |difference|", f"at most {EXACT:g}", off, len(x) ** 2,
+                    "isometry-closed-form-SAS",
+                    "SAS changes each inner product by r_a r_b (1 − cos(φ_a − φ_b))",
+                    "the same minus its closed form",
+                    "formula",
+                    f"float64, unit vectors, {NOMINAL:g}°",
+                    "largest |difference|",
+                    f"at most {EXACT:g}",
+                    off,
+                    len(x) ** 2,
                     verdict(off <= EXACT),
                 )
-            )  # fmt: skip
+            )
     return claims
 
 
@@ -147,14 +205,25 @@ def _displacement(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) 
         for angle in (30.0, 90.0, NOMINAL, 310.0):
             t = math.radians(angle) - (phi if name == SAS else torch.zeros_like(phi))
             off = max(
-                off, float(((operators[name](h, basis, angle) - h).norm(dim=-1) - 2 * r * torch.sin(t / 2).abs()).abs().max())
+                off,
+                float(
+                    ((operators[name](h, basis, angle) - h).norm(dim=-1) - 2 * r * torch.sin(t / 2).abs()).abs().max()
+                ),
             )
         claims.append(
             Claim(
-                f"displacement-{name}", f"{name} moves a vector by {formula}", "‖h' − h‖", "formula", "float64, unit vectors, four angles",
-                "largest |difference| from the closed form", f"at most {EXACT:g}", off, len(h), verdict(off <= EXACT),
+                f"displacement-{name}",
+                f"{name} moves a vector by {formula}",
+                "‖h' − h‖",
+                "formula",
+                "float64, unit vectors, four angles",
+                "largest |difference| from the closed form",
+                f"at most {EXACT:g}",
+                off,
+                len(h),
+                verdict(off <= EXACT),
             )
-        )  # fmt: skip
+        )
     return claims
 
 
@@ -163,13 +232,23 @@ def _linearity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
     claims = []
     for name in (SS, SAS, AAS):
         f = operators[name]
-        off = float((f(2 * a - 3 * b, basis, NOMINAL) - 2 * f(a, basis, NOMINAL) + 3 * f(b, basis, NOMINAL)).norm(dim=-1).max())
+        off = float(
+            (f(2 * a - 3 * b, basis, NOMINAL) - 2 * f(a, basis, NOMINAL) + 3 * f(b, basis, NOMINAL)).norm(dim=-1).max()
+        )
         claims.append(
             Claim(
-                f"linear-{name}", f"{name} is linear, so it can be folded into the weights that read its site", "f(2a − 3b) − 2f(a) + 3f(b)",
-                "formula", f"float64, unit vectors, {NOMINAL:g}°", "largest length", f"at most {EXACT:g}", off, len(a), verdict(off <= EXACT),
+                f"linear-{name}",
+                f"{name} is linear, so it can be folded into the weights that read its site",
+                "f(2a − 3b) − 2f(a) + 3f(b)",
+                "formula",
+                f"float64, unit vectors, {NOMINAL:g}°",
+                "largest length",
+                f"at most {EXACT:g}",
+                off,
+                len(a),
+                verdict(off <= EXACT),
             )
-        )  # fmt: skip
+        )
     return claims
 
 
@@ -186,11 +265,19 @@ def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) ->
     off = float((jump - closed).abs().max())
     return [
         Claim(
-            "continuous-AAS", "AAS is continuous at its threshold", "‖AAS(h + ε b1) − AAS(h − ε b1)‖ at h·b1 = 0", "formula",
-            f"float64, ε = 1e-9, radii 0.1 … 2 on both sides, {NOMINAL:g}°", "largest jump for a radius of at most 2", "at most 1e-06",
-            float(jump.max()), len(jump), verdict(float(jump.max()) <= 1e-6), witness={"closed_form": "2r |sin((θ ∓ 90°)/2)|", "off_by": off},
+            "continuous-AAS",
+            "AAS is continuous at its threshold",
+            "‖AAS(h + ε b1) − AAS(h − ε b1)‖ at h·b1 = 0",
+            "formula",
+            f"float64, ε = 1e-9, radii 0.1 … 2 on both sides, {NOMINAL:g}°",
+            "largest jump for a radius of at most 2",
+            "at most 1e-06",
+            float(jump.max()),
+            len(jump),
+            verdict(float(jump.max()) <= 1e-6),
+            witness={"closed_form": "2r |sin((θ ∓ 90°)/2)|", "off_by": off},
         )
-    ]  # fmt: skip
+    ]
 
 
 def _alignment(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
@@ -204,9 +291,21 @@ def _alignment(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
     row = int((falls & ((h @ basis.mT)[:, 0] > 0)).nonzero()[0]) if bool(falls.any()) else 0
     return [
         Claim(
-            "monotone-alignment", "turning by a larger angle aligns an activation more with b1 (Selective Steering, appendix B.4)",
-            "h'·b1 = r cos(φ + θ)", "formula", "float64, unit vectors, SS from 0° to 180° in steps of 5°",
-            "share of vectors whose projection falls somewhere on the way", "none falls", rate.value, rate.n, verdict(not bool(falls.any())),
-            (rate.low, rate.high), {"in_plane": [float(x) for x in h[row] @ basis.mT], "at_0": float(along[0, row]), "at_180": float(along[-1, row])},
+            "monotone-alignment",
+            "turning by a larger angle aligns an activation more with b1 (Selective Steering, appendix B.4)",
+            "h'·b1 = r cos(φ + θ)",
+            "formula",
+            "float64, unit vectors, SS from 0° to 180° in steps of 5°",
+            "share of vectors whose projection falls somewhere on the way",
+            "none falls",
+            rate.value,
+            rate.n,
+            verdict(not bool(falls.any())),
+            (rate.low, rate.high),
+            {
+                "in_plane": [float(x) for x in h[row] @ basis.mT],
+                "at_0": float(along[0, row]),
+                "at_180": float(along[-1, row]),
+            },
         )
-    ]  # fmt: skip
+    ]

@@ -1,8 +1,9 @@
 """The experiments that decide: conditions that differ in one thing each, graded answers, differences paired by prompt.
 
-Every condition's own best angle is chosen on the select split (most harmful requests complied with); what is reported comes from the report split, at that
-angle and at the nominal one, which is the best of SS at L_disc: compliance, perplexity of the answers under the unsteered model, and capability. All rotations keep
-the norm, so what differs between them is not about norms.
+Every condition's own best angle is chosen on the select split (most harmful requests complied with); what is reported
+comes from the report split, at that angle and at the nominal one, which is the best of SS at L_disc: compliance,
+perplexity of the answers under the unsteered model, and capability. All rotations keep the norm, so what differs
+between them is not about norms.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Measured:
         complied: by harmful prompt, whether it was complied with (graded right).
         helped: by harmless prompt, the same.
         broken: by prompt of both classes, whether the answer is incoherent.
-        surprise: by prompt of both classes, mean −log p a token of the answer under the unsteered model; NaN for an empty answer.
+        surprise: by prompt of both classes, mean −log p a token of the answer under the unsteered model; NaN for an
+            empty answer.
         capable: by capability task, whether it was done right; empty where there is none for the model.
     """
 
@@ -68,7 +70,13 @@ class Measured:
         """As JSON can hold it."""
         arrays = {name: getattr(self, name).tolist() for name in ("complied", "helped", "broken", "capable")}
         surprise = [None if np.isnan(v) else v for v in self.surprise.tolist()]
-        return {"condition": self.condition, "angle": self.angle, "at_nominal": self.at_nominal, **arrays, "surprise": surprise}
+        return {
+            "condition": self.condition,
+            "angle": self.angle,
+            "at_nominal": self.at_nominal,
+            **arrays,
+            "surprise": surprise,
+        }
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Measured:
@@ -121,29 +129,48 @@ def conditions(calibration: Calibration, activations: Activations, seed: int) ->
 
 
 def with_mean_phase(calibration: Calibration, angle: float) -> SteeringPlan:
-    """SAS at θ + φ̄, φ̄ being each site's harmful-class mean phase (E3): the angle that puts the class mean where SS by θ puts it."""
+    """SAS at θ + φ̄, φ̄ being each site's harmful-class mean phase (E3): the angle that puts the class mean where SS by
+    θ puts it.
+    """
     phases = mean_phase_rotation(calibration, angle, phase_of="positive")
     steps = [
-        replace(s, operator="standard", parameters={"basis": s.parameters["basis"], "angle": angle + s.parameters["mean_phase"]})
+        replace(
+            s,
+            operator="standard",
+            parameters={"basis": s.parameters["basis"], "angle": angle + s.parameters["mean_phase"]},
+        )
         for s in phases.steps
     ]
     return replace(phases, method="standard", steps=tuple(steps))
 
 
 def run(
-    model: Any, contrast: ContrastSet, calibration: Calibration, activations: Activations, *, tasks: PromptSet | None = None, seed: int = 0,
-    engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = True, keep: Keep = lambda key, make: make(),
-) -> list[Measured]:  # fmt: skip
-    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and measure capability.
+    model: Any,
+    contrast: ContrastSet,
+    calibration: Calibration,
+    activations: Activations,
+    *,
+    tasks: PromptSet | None = None,
+    seed: int = 0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    progress: bool = True,
+    keep: Keep = lambda key, make: make(),
+) -> list[Measured]:
+    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and
+    measure capability.
 
-    ``keep`` may remember what each step gave (:meth:`lens_steer.evaluation.pieces.Pieces.keep`): the answers to one prompt set under one plan.
+    ``keep`` may remember what each step gave (:meth:`lens_steer.evaluation.pieces.Pieces.keep`): the answers to one
+    prompt set under one plan.
     """
     bench = Bench(model, contrast.report, tasks or PromptSet(()), engine, max_new_tokens)
     all_conditions = conditions(calibration, activations, seed)
     on_report, on_select = bench.n_prompts, len(contrast.select.positive)
     per_condition = len(ANGLES) * on_select + 2 * on_report
 
-    def measure(key: str, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool) -> Measured:
+    def measure(
+        key: str, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool
+    ) -> Measured:
         return Measured.of(keep(key, lambda: bench.measure(plans, name, angle, at_nominal=at_nominal).plain()))
 
     def hits(plans: tuple[SteeringPlan, ...]) -> int:
@@ -191,12 +218,20 @@ class Bench:
         harmful = len(self.contrast.positive)
         done = self.answer(self.tasks, plans)[1] if len(self.tasks) else np.array([], dtype="U6")
         return Measured(
-            name, angle, at_nominal, graded[:harmful] == "best", graded[harmful:] == "best", graded == "broken",
-            mean_surprise(self.model, prompts, texts, engine=self.engine), done == "best",
-        )  # fmt: skip
+            name,
+            angle,
+            at_nominal,
+            graded[:harmful] == "best",
+            graded[harmful:] == "best",
+            graded == "broken",
+            mean_surprise(self.model, prompts, texts, engine=self.engine),
+            done == "best",
+        )
 
     def answer(self, prompts: PromptSet, plans: tuple[SteeringPlan, ...]) -> tuple[list[str], np.ndarray]:
-        """Texts, and for each ``best`` (right; without a ground truth: answered), ``broken`` (incoherent, degenerate by the text alone) or ``other``."""
+        """Texts, and for each ``best`` (right; without a ground truth: answered), ``broken`` (incoherent, degenerate by
+        the text alone) or ``other``.
+        """
         with ExitStack() as stack:
             for plan in plans:
                 stack.enter_context(steering(self.model, plan, tell=False))

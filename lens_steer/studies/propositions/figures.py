@@ -35,11 +35,19 @@ RATES = {
 
 @figure
 def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel an outcome: own best angles and one nominal angle."""
+    """Differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel an outcome: own
+    best angles and one nominal angle.
+    """
     asked = list(dict.fromkeys(drawing.columns["question"]))
     outcomes = drawing.notes["outcomes"]
     fig, axes, legend = canvas(
-        ax, 1, len(outcomes), figsize=(TWO_COLUMNS, 0.24 * len(asked) + 1.1), sharey=True, layout="constrained", squeeze=False
+        ax,
+        1,
+        len(outcomes),
+        figsize=(TWO_COLUMNS, 0.24 * len(asked) + 1.1),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
     )
     for axis, outcome in zip(axes[0], outcomes, strict=True):
         scale, title = OUTCOMES[outcome]
@@ -51,7 +59,15 @@ def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
                 mean, low, high = (scale * float(part[k][0]) for k in ("mean", "low", "high"))
                 y = row + (0.16 if at_nominal else -0.16)
                 axis.plot([low, high], [y, y], color=color, linewidth=1.2)
-                axis.plot([mean], [y], color=color, marker=marker, markersize=3.5, linestyle="none", label=None if row else label)
+                axis.plot(
+                    [mean],
+                    [y],
+                    color=color,
+                    marker=marker,
+                    markersize=3.5,
+                    linestyle="none",
+                    label=None if row else label,
+                )
         axis.axvline(0, color=GREY, linewidth=0.8)
         n = max(int(v) for v in _matching(drawing, outcome=outcome)["n"])
         axis.set_xlabel(f"{title}, n = {n}")
@@ -64,10 +80,13 @@ def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Every condition at its own best angle: rates with Wilson intervals, and perplexity with a bootstrap interval over prompts."""
+    """Every condition at its own best angle: rates with Wilson intervals, and perplexity with a bootstrap interval over
+    prompts.
+    """
     part = _matching(drawing, at_nominal=False)
     names = [
-        f"{c} ({float(a):g}°)" if a not in (None, "") else str(c) for c, a in zip(part["condition"], part["angle"], strict=True)
+        f"{c} ({float(a):g}°)" if a not in (None, "") else str(c)
+        for c, a in zip(part["condition"], part["angle"], strict=True)
     ]
     fig, (ax, beside), legend = canvas(
         ax, 1, 2, figsize=(TWO_COLUMNS, 0.3 * len(names) + 1.0), sharey=True, layout="constrained", width_ratios=(3, 1)
@@ -79,15 +98,23 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     ax.invert_yaxis()
     n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("complied", "helped", "capable")}
     ax.set(
-        xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks", xlim=(-2, 102),
-    )  # fmt: skip
+        xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks",
+        xlim=(-2, 102),
+    )
     beside.set(xlabel="geometric mean perplexity of\nboth classes' answers, unsteered model")
     legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
     return fig, [ax, beside]
 
 
 def _points(
-    ax: Any, part: dict[str, list[Any]], name: str, offset: float, color: str, marker: str, label: str | None, scale: int
+    ax: Any,
+    part: dict[str, list[Any]],
+    name: str,
+    offset: float,
+    color: str,
+    marker: str,
+    label: str | None,
+    scale: int,
 ) -> None:
     """One quantity of every condition, with its interval, a little above or below the condition's line."""
     for row, value in enumerate(part[name]):

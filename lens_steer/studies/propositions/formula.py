@@ -1,7 +1,8 @@
-"""The formulas as printed: does an operator keep the length of every vector, for any two orthonormal vectors and for others?
+"""The formulas as printed: does an operator keep the length of every vector, for any two orthonormal vectors and for
+others?
 
-Level ``formula``: float64, an exactly orthonormal basis, drawn and sought-out vectors. Level ``basis``: bases with a given Gram error, against the closed forms.
-The operators are arguments, so that a broken one can be put in.
+Level ``formula``: float64, an exactly orthonormal basis, drawn and sought-out vectors. Level ``basis``: bases with a
+given Gram error, against the closed forms. The operators are arguments, so that a broken one can be put in.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def orthonormal(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
 
 
 def with_gram_error(basis: Float[Tensor, "2 d_model"], error: float, seed: int) -> Float[Tensor, "2 d_model"]:
-    """A basis of the same plane whose Gram matrix is I + E, with a random symmetric E of spectral norm ``error`` below 1.
+    """A basis of the same plane whose Gram matrix is I + E, with a random symmetric E of spectral norm ``error`` below
+    1.
 
     >>> b = with_gram_error(orthonormal(8, 0), 0.25, seed=1)
     >>> round(torch.linalg.matrix_norm(b @ b.T - torch.eye(2, dtype=torch.float64), ord=2).item(), 9)
@@ -69,7 +71,9 @@ def with_gram_error(basis: Float[Tensor, "2 d_model"], error: float, seed: int) 
 
 
 def drawn_vectors(basis: Float[Tensor, "2 d_model"], n: int, seed: int) -> Float[Tensor, "n d_model"]:
-    """Random vectors, a quarter of them in the plane, a quarter with most of their length in it, scaled over six orders of magnitude."""
+    """Random vectors, a quarter of them in the plane, a quarter with most of their length in it, scaled over six orders
+    of magnitude.
+    """
     generator = torch.Generator().manual_seed(seed)
     h = torch.randn(n, basis.shape[-1], generator=generator, dtype=torch.float64)
     inside = torch.randn(n, 2, generator=generator, dtype=torch.float64) @ basis
@@ -101,33 +105,59 @@ def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int =
         rate = wilson(changed, tested)
         claims.append(
             Claim(
-                f"norm-formula-{name}", f"{name} keeps the norm of every activation", "‖h'‖/‖h‖ − 1", "formula",
-                f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, {len(ANGLES)} angles; drawn h, and h found by "
+                f"norm-formula-{name}",
+                f"{name} keeps the norm of every activation",
+                "‖h'‖/‖h‖ − 1",
+                "formula",
+                f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, {len(ANGLES)} "
+                "angles; drawn h, and h found by "
                 "gradient ascent",
-                "largest |‖h'‖/‖h‖ − 1|; interval: share of drawn h that change by more than the tolerance at some angle",
-                f"at most {TOLERANCE:g}", worst, tested, verdict(worst <= TOLERANCE), (rate.low, rate.high), witness,
+                "largest |‖h'‖/‖h‖ − 1|; interval: share of drawn h that change by more than the tolerance at "
+                "some angle",
+                f"at most {TOLERANCE:g}",
+                worst,
+                tested,
+                verdict(worst <= TOLERANCE),
+                (rate.low, rate.high),
+                witness,
             )
-        )  # fmt: skip
+        )
     return claims
 
 
-def proposition_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0) -> list[Claim]:
-    """Both propositions as they are printed, and the step on which the printed proof of the first rests, then the norm claims of every operator."""
+def proposition_claims(
+    operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0
+) -> list[Claim]:
+    """Both propositions as they are printed, and the step on which the printed proof of the first rests, then the norm
+    claims of every operator.
+    """
     measured = norm_claims(operators, vectors=vectors, seed=seed)
     by_name = dict(zip(operators, measured, strict=True))
     sas, ss = by_name[SAS], by_name[SS]
     domain = "float64, any two orthonormal vectors, " + sas.domain.split(", ", 2)[2]
     changes = "some h changes by more than the tolerance at some angle"
     first = replace(
-        sas, id="proposition-1", domain=domain, criterion=changes, verdict=verdict(float(sas.value or 0) > TOLERANCE),
-        statement="Proposition 1: the rotation of Angular Steering (Eq. 2), which sets an angle, does not preserve activation norms "
-        "(Selective Steering, section 3.1 and appendix B.1)",
-    )  # fmt: skip
+        sas,
+        id="proposition-1",
+        domain=domain,
+        criterion=changes,
+        verdict=verdict(float(sas.value or 0) > TOLERANCE),
+        statement=(
+            "Proposition 1: the rotation of Angular Steering (Eq. 2), which sets an angle, does not preserve "
+            "activation norms "
+            "(Selective Steering, section 3.1 and appendix B.1)"
+        ),
+    )
     second = replace(
-        ss, id="proposition-2", domain=domain,
-        statement="Proposition 2: the rotation of Selective Steering (Eq. 6), which turns by an angle, preserves activation norms "
-        "(section 3.3 and appendix B.2)",
-    )  # fmt: skip
+        ss,
+        id="proposition-2",
+        domain=domain,
+        statement=(
+            "Proposition 2: the rotation of Selective Steering (Eq. 6), which turns by an angle, preserves activation "
+            "norms "
+            "(section 3.3 and appendix B.2)"
+        ),
+    )
     return [first, _proof_step(operators[SAS], vectors, seed), second, *measured]
 
 
@@ -139,15 +169,26 @@ def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
     moved = (out - h).norm(dim=-1) > 1e-6 * h.norm(dim=-1)
     rate = wilson(int((relative_change(h, out).abs()[moved] > TOLERANCE).sum()), int(moved.sum()))
     return Claim(
-        "proposition-1-proof", "the step of the printed proof of Proposition 1: where Eq. 2 at θ = 0 moves an activation, its norm has changed (Eq. 18)",
-        "h' ≠ h and ‖h'‖ = ‖h‖", "formula", "float64, exactly orthonormal basis, drawn h, θ = 0",
-        f"share of the moved vectors whose norm changes by more than {TOLERANCE:g}", "every one", rate.value, rate.n,
-        verdict(rate.value == 1.0), (rate.low, rate.high), _witness(h[int(moved.nonzero()[0])], basis, operator, 0.0) if rate.n else {},
-    )  # fmt: skip
+        "proposition-1-proof",
+        "the step of the printed proof of Proposition 1: where Eq. 2 at θ = 0 moves an activation, its norm has "
+        "changed (Eq. 18)",
+        "h' ≠ h and ‖h'‖ = ‖h‖",
+        "formula",
+        "float64, exactly orthonormal basis, drawn h, θ = 0",
+        f"share of the moved vectors whose norm changes by more than {TOLERANCE:g}",
+        "every one",
+        rate.value,
+        rate.n,
+        verdict(rate.value == 1.0),
+        (rate.low, rate.high),
+        _witness(h[int(moved.nonzero()[0])], basis, operator, 0.0) if rate.n else {},
+    )
 
 
 def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = 500, seed: int = 0) -> list[Claim]:
-    """The exact change with a basis that is not orthonormal: measured against closed form, within its bound, and alike for SAS and SS."""
+    """The exact change with a basis that is not orthonormal: measured against closed form, within its bound, and alike
+    for SAS and SS.
+    """
     deviation, beyond, sizes, n = {SAS: 0.0, SS: 0.0}, -1.0, {SAS: [], SS: []}, 0
     for error in GRAM_ERRORS:
         largest = {SAS: 0.0, SS: 0.0}
@@ -159,38 +200,63 @@ def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int 
             for angle in ANGLES:
                 for name, closed in ((SAS, standard_change), (SS, selective_change)):
                     measured = squared_change(h, operators[name](h, basis, angle)) / squared
-                    deviation[name] = max(deviation[name], float((measured - closed(h, basis, angle) / squared).abs().max()))
+                    deviation[name] = max(
+                        deviation[name], float((measured - closed(h, basis, angle) / squared).abs().max())
+                    )
                     largest[name] = max(largest[name], float(measured.abs().max()))
                     if name == SS:
                         beyond = max(beyond, float((measured.abs() - selective_bound(h, basis, angle)).max()))
         for name in (SAS, SS):
             sizes[name].append(largest[name])
     domain = (
-        f"float64, d_model 64, ‖E‖ = {', '.join(f'{e:g}' for e in GRAM_ERRORS)}, four bases each, {len(ANGLES)} angles, drawn h"
+        f"float64, d_model 64, ‖E‖ = {', '.join(f'{e:g}' for e in GRAM_ERRORS)}, four bases each, {len(ANGLES)} "
+        "angles, drawn h"
     )
     claims = [
         Claim(
-            f"closed-form-{name}", f"the change of {name} with any basis is its closed form", text, "basis", domain,
-            "largest |measured − closed form| of Δ/‖h‖²", f"at most {CLOSED_FORM_TOLERANCE:g}", deviation[name], n,
+            f"closed-form-{name}",
+            f"the change of {name} with any basis is its closed form",
+            text,
+            "basis",
+            domain,
+            "largest |measured − closed form| of Δ/‖h‖²",
+            f"at most {CLOSED_FORM_TOLERANCE:g}",
+            deviation[name],
+            n,
             verdict(deviation[name] <= CLOSED_FORM_TOLERANCE),
         )
         for name, text in ((SAS, "Δ = r²(1 + uGuᵀ) − 2‖c‖² − 2r cEuᵀ"), (SS, "Δ = qEqᵀ, q = cRᵀ − c"))
-    ]  # fmt: skip
+    ]
     claims.append(
         Claim(
-            "bound-SS", "SS changes the squared norm by at most 4 sin²(θ/2) ‖E‖ ρ", "|Δ|/‖h‖² − 4 sin²(θ/2) ‖E‖ ‖c‖²/‖h‖²", "basis", domain,
-            "largest excess over the bound", f"at most {CLOSED_FORM_TOLERANCE:g}", beyond, n, verdict(beyond <= CLOSED_FORM_TOLERANCE),
+            "bound-SS",
+            "SS changes the squared norm by at most 4 sin²(θ/2) ‖E‖ ρ",
+            "|Δ|/‖h‖² − 4 sin²(θ/2) ‖E‖ ‖c‖²/‖h‖²",
+            "basis",
+            domain,
+            "largest excess over the bound",
+            f"at most {CLOSED_FORM_TOLERANCE:g}",
+            beyond,
+            n,
+            verdict(beyond <= CLOSED_FORM_TOLERANCE),
         )
-    )  # fmt: skip
+    )
     ratios = [a / b for a, b in zip(sizes[SAS], sizes[SS], strict=True)]
     claims.append(
         Claim(
-            "gram-error-separates", "a basis that is not orthonormal breaks the norm for SAS and not for SS", "max |Δ_SAS| / max |Δ_SS|", "basis",
-            domain, "ratio of the largest changes, the largest over ‖E‖", f"above {SAME_ORDER:g} at every ‖E‖", max(ratios), n,
+            "gram-error-separates",
+            "a basis that is not orthonormal breaks the norm for SAS and not for SS",
+            "max |Δ_SAS| / max |Δ_SS|",
+            "basis",
+            domain,
+            "ratio of the largest changes, the largest over ‖E‖",
+            f"above {SAME_ORDER:g} at every ‖E‖",
+            max(ratios),
+            n,
             verdict(min(ratios) > SAME_ORDER),
             witness={"gram_error": list(GRAM_ERRORS), "largest_SAS": sizes[SAS], "largest_SS": sizes[SS]},
         )
-    )  # fmt: skip
+    )
     return claims
 
 
@@ -199,6 +265,9 @@ def _witness(h: Tensor, basis: Tensor, operator: Operator, angle: float) -> dict
     c = h @ basis.mT
     outside = float((h - c @ basis).norm())
     return {
-        "angle": angle, "in_plane": [float(x) for x in c], "outside": outside, "norm_before": float(h.norm()),
+        "angle": angle,
+        "in_plane": [float(x) for x in c],
+        "outside": outside,
+        "norm_before": float(h.norm()),
         "norm_after": float(operator(h, basis, angle).norm()),
-    }  # fmt: skip
+    }

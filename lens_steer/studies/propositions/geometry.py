@@ -28,10 +28,19 @@ def few_layers(name: str, calibration: Calibration) -> Claim:
     kept, blocks = len(calibration.discriminative_blocks), calibration.n_layers
     rate = wilson(kept, blocks)
     return Claim(
-        f"few-layers-{name}", f"far fewer layers are steered than {name} has (|L_disc| ≪ L, Selective Steering, section 3)",
-        "blocks in L_disc / blocks", "geometry", f"one calibration, rule {calibration.rule}", "share of the blocks", f"at most {FEW:g}", rate.value,
-        blocks, verdict(rate.value <= FEW), (rate.low, rate.high), {"kept": kept, "blocks": blocks},
-    )  # fmt: skip
+        f"few-layers-{name}",
+        f"far fewer layers are steered than {name} has (|L_disc| ≪ L, Selective Steering, section 3)",
+        "blocks in L_disc / blocks",
+        "geometry",
+        f"one calibration, rule {calibration.rule}",
+        "share of the blocks",
+        f"at most {FEW:g}",
+        rate.value,
+        blocks,
+        verdict(rate.value <= FEW),
+        (rate.low, rate.high),
+        {"kept": kept, "blocks": blocks},
+    )
 
 
 def middle_layers(name: str, calibration: Calibration) -> Claim:
@@ -40,11 +49,18 @@ def middle_layers(name: str, calibration: Calibration) -> Claim:
     early = [b for b in found if b < blocks / 4]
     middle = [b for b in found if blocks / 4 <= b < 3 * blocks / 4]
     return Claim(
-        f"middle-layers-{name}", f"the classes become separable by sign in the middle layers of {name} (Selective Steering, section 3)",
-        "blocks in L_disc", "geometry", f"one calibration, rule {calibration.rule}", "first discriminative block over the number of blocks",
-        "none in the first quarter, one in the middle half", min(found) / blocks, blocks, verdict(not early and bool(middle)),
+        f"middle-layers-{name}",
+        f"the classes become separable by sign in the middle layers of {name} (Selective Steering, section 3)",
+        "blocks in L_disc",
+        "geometry",
+        f"one calibration, rule {calibration.rule}",
+        "first discriminative block over the number of blocks",
+        "none in the first quarter, one in the middle half",
+        min(found) / blocks,
+        blocks,
+        verdict(not early and bool(middle)),
         witness={"blocks": list(found), "of": blocks},
-    )  # fmt: skip
+    )
 
 
 def one_plane(name: str, calibration: Calibration) -> list[Claim]:
@@ -59,15 +75,34 @@ def one_plane(name: str, calibration: Calibration) -> list[Claim]:
     worst = int(share.argmin())
     return [
         Claim(
-            f"one-plane-{name}", f"one global plane holds the directions of all discriminative layers of {name}", "‖c‖² of the unit candidates",
-            "geometry", f"{len(rows)} discriminative sites", f"share of the sites whose candidate has at least {IN_PLANE:g} of its squared length in the plane",
-            "every site", inside.value, inside.n, verdict(inside.value == 1.0), (inside.low, inside.high),
-            {"worst_site": calibration.discriminative_sites[worst], "in_plane": float(share[worst]), "median_in_plane": float(share.median())},
+            f"one-plane-{name}",
+            f"one global plane holds the directions of all discriminative layers of {name}",
+            "‖c‖² of the unit candidates",
+            "geometry",
+            f"{len(rows)} discriminative sites",
+            f"share of the sites whose candidate has at least {IN_PLANE:g} of its squared length in the plane",
+            "every site",
+            inside.value,
+            inside.n,
+            verdict(inside.value == 1.0),
+            (inside.low, inside.high),
+            {
+                "worst_site": calibration.discriminative_sites[worst],
+                "in_plane": float(share[worst]),
+                "median_in_plane": float(share.median()),
+            },
         ),
         Claim(
-            f"one-angle-{name}", f"one global angle is the same rotation against each layer's own direction on {name}",
-            "phases of the unit candidates in the plane", "geometry", f"{len(rows)} discriminative sites", "circular standard deviation in degrees",
-            f"at most {SPREAD:g}", spread, len(rows), verdict(spread <= SPREAD),
+            f"one-angle-{name}",
+            f"one global angle is the same rotation against each layer's own direction on {name}",
+            "phases of the unit candidates in the plane",
+            "geometry",
+            f"{len(rows)} discriminative sites",
+            "circular standard deviation in degrees",
+            f"at most {SPREAD:g}",
+            spread,
+            len(rows),
+            verdict(spread <= SPREAD),
             witness={"lowest_phase": float(phase.min()), "highest_phase": float(phase.max())},
         ),
-    ]  # fmt: skip
+    ]

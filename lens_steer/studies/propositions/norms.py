@@ -1,6 +1,7 @@
 """Changes of length: measured, and in closed form for any two basis vectors, orthonormal or not.
 
-With rows b1, b2 in B, ``G = B Bᵀ = I + E``, ``c = h Bᵀ``, ``r = ‖c B‖ = √(c G cᵀ)``, ``u = (cos θ, sin θ)`` and ``Δ = ‖h'‖² − ‖h‖²``::
+With rows b1, b2 in B, ``G = B Bᵀ = I + E``, ``c = h Bᵀ``, ``r = ‖c B‖ = √(c G cᵀ)``, ``u = (cos θ, sin θ)`` and
+``Δ = ‖h'‖² − ‖h‖²``::
 
     Δ_SAS = r² (1 + u G uᵀ) − 2‖c‖² − 2 r c E uᵀ
     Δ_SS  = q E qᵀ,  q = c R_θᵀ − c,  so  |Δ_SS| ≤ 4 sin²(θ/2) ‖E‖ ‖c‖²
@@ -21,7 +22,9 @@ from lens_steer.operators.rotation import degrees
 Operator = Callable[[Tensor, Tensor, float], Tensor]  # vectors, basis, angle in degrees → vectors
 
 
-def squared_change(before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+def squared_change(
+    before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch"]:
     """Δ = ‖h'‖² − ‖h‖², as ``(h' − h)·(h' + h)``, which does not cancel.
 
     >>> squared_change(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 4.0]))
@@ -31,13 +34,17 @@ def squared_change(before: Float[Tensor, "*batch d_model"], after: Float[Tensor,
     return ((b - a) * (b + a)).sum(dim=-1)
 
 
-def relative_change(before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+def relative_change(
+    before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch"]:
     """‖h'‖/‖h‖ − 1; zero for a zero vector that stays zero.
 
     >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0]))
     tensor(1., dtype=torch.float64)
     """
-    ratio = squared_change(before, after) / before.double().square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
+    ratio = squared_change(before, after) / before.double().square().sum(dim=-1).clamp_min(
+        torch.finfo(torch.float64).tiny
+    )
     return ratio / ((1 + ratio).clamp_min(0).sqrt() + 1)  # √(1+x) − 1 without cancelling
 
 
@@ -72,7 +79,8 @@ def selective_change(
 def selective_bound(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: float | int
 ) -> Float[Tensor, "*batch"]:
-    """``4 sin²(θ/2) ‖E‖ ρ``: what ``|Δ_SS|/‖h‖²`` cannot exceed, with the in-plane share ``ρ = ‖c‖²/‖h‖²`` and the spectral norm of E.
+    """``4 sin²(θ/2) ‖E‖ ρ``: what ``|Δ_SS|/‖h‖²`` cannot exceed, with the in-plane share ``ρ = ‖c‖²/‖h‖²`` and the
+    spectral norm of E.
 
     >>> selective_bound(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 180)
     tensor(1.4400, dtype=torch.float64)
@@ -84,9 +92,16 @@ def selective_bound(
 
 
 def worst_vector(
-    operator: Operator, basis: Float[Tensor, "2 d_model"], angle: float, *, starts: int = 16, steps: int = 150, seed: int = 0
+    operator: Operator,
+    basis: Float[Tensor, "2 d_model"],
+    angle: float,
+    *,
+    starts: int = 16,
+    steps: int = 150,
+    seed: int = 0,
 ) -> tuple[Float[Tensor, " d_model"], float]:
-    """A unit vector whose squared length an operator changes most, found by gradient ascent from random starts, and that ``|Δ|``.
+    """A unit vector whose squared length an operator changes most, found by gradient ascent from random starts, and
+    that ``|Δ|``.
 
     Half of the starts lie in the plane, where there is most to change. A search, so a lower bound of the worst case.
 

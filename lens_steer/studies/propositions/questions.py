@@ -34,28 +34,93 @@ class Outcome:
 
 OUTCOMES = (
     Outcome("complied", "elicits more", "difference of harmful compliance", 1),
-    Outcome("surprise", "gives answers of lower perplexity", "difference of log-perplexity of both classes' answers under the unsteered model", -1),
+    Outcome(
+        "surprise",
+        "gives answers of lower perplexity",
+        "difference of log-perplexity of both classes' answers under the unsteered model",
+        -1,
+    ),
     Outcome("capable", "keeps more capability", "difference of the share of capability tasks done right", 1),
-)  # fmt: skip
+)
 QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
-    ("relative-angle", "SS, L_disc", "SAS, L_disc", "a relative angle (SS) {} than an absolute one (SAS) at the discriminative sites", "E2"),
-    ("relative-angle-everywhere", "SS, all sites", "SAS, all sites", "a relative angle (SS) {} than an absolute one (SAS) at all sites", "E2"),
-    ("selected-layers-SS", "SS, L_disc", "SS, all sites", "choosing the discriminative sites {} than all sites, with SS", "E2"),
-    ("selected-layers-SAS", "SAS, L_disc", "SAS, all sites", "choosing the discriminative sites {} than all sites, with SAS", "E2"),
+    (
+        "relative-angle",
+        "SS, L_disc",
+        "SAS, L_disc",
+        "a relative angle (SS) {} than an absolute one (SAS) at the discriminative sites",
+        "E2",
+    ),
+    (
+        "relative-angle-everywhere",
+        "SS, all sites",
+        "SAS, all sites",
+        "a relative angle (SS) {} than an absolute one (SAS) at all sites",
+        "E2",
+    ),
+    (
+        "selected-layers-SS",
+        "SS, L_disc",
+        "SS, all sites",
+        "choosing the discriminative sites {} than all sites, with SS",
+        "E2",
+    ),
+    (
+        "selected-layers-SAS",
+        "SAS, L_disc",
+        "SAS, all sites",
+        "choosing the discriminative sites {} than all sites, with SAS",
+        "E2",
+    ),
     ("phase-matched", "SS, L_disc", "SAS + mean phase", "SS {} than SAS that is given the class's mean phase", "E3"),
     ("rotation-half", "SS, L_disc", "X1 (rotate)", "SS {} than X1, the rotating half of SAS", "E4"),
     ("collapse-half", "SAS, L_disc", "X2 (collapse)", "SAS {} than X2, its collapsing half", "E4"),
-    ("against-early", "SS, L_disc", "SS, early half", "choosing the discriminative sites {} than the early half of the blocks", "E6"),
-    ("against-late", "SS, L_disc", "SS, late half", "choosing the discriminative sites {} than the late half of the blocks", "E6"),
-    ("against-random-half", "SS, L_disc", "SS, random half", "choosing the discriminative sites {} than a random half of the blocks", "E6"),
-    ("against-random-sites", "SS, L_disc", "SS, random sites", "choosing the discriminative sites {} than as many random ones", "E6"),
-    ("centred-plane", "SS, L_disc", "SS, uncentred PCA", "a plane from centred candidates {} than one from uncentred ones", "E8"),
+    (
+        "against-early",
+        "SS, L_disc",
+        "SS, early half",
+        "choosing the discriminative sites {} than the early half of the blocks",
+        "E6",
+    ),
+    (
+        "against-late",
+        "SS, L_disc",
+        "SS, late half",
+        "choosing the discriminative sites {} than the late half of the blocks",
+        "E6",
+    ),
+    (
+        "against-random-half",
+        "SS, L_disc",
+        "SS, random half",
+        "choosing the discriminative sites {} than a random half of the blocks",
+        "E6",
+    ),
+    (
+        "against-random-sites",
+        "SS, L_disc",
+        "SS, random sites",
+        "choosing the discriminative sites {} than as many random ones",
+        "E6",
+    ),
+    (
+        "centred-plane",
+        "SS, L_disc",
+        "SS, uncentred PCA",
+        "a plane from centred candidates {} than one from uncentred ones",
+        "E8",
+    ),
     ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the written sign of b2 {} than the other", "E8"),
     ("second-axis", "SS, L_disc", "SS, random b2", "the PCA's second axis {} than a random one", "E8"),
     ("the-plane", "SS, L_disc", "SS, random plane", "the plane {} than a random one", "E8"),
-    ("fresh-cache-SS", "SS, L_disc", "SS, stale cache", "a fresh cache {} than a cache of the unsteered prompt, with SS", "E11"),
+    (
+        "fresh-cache-SS",
+        "SS, L_disc",
+        "SS, stale cache",
+        "a fresh cache {} than a cache of the unsteered prompt, with SS",
+        "E11",
+    ),
     ("fresh-cache-SAS", "SAS, L_disc", "SAS, stale cache", "a fresh cache {} than a cache made at 0°, with SAS", "E11"),
-)  # fmt: skip
+)
 
 
 def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
@@ -64,7 +129,9 @@ def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
 
 
 def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
-    """Each question by each outcome: it holds if the 95 % interval of the paired difference lies on the claimed side of zero."""
+    """Each question by each outcome: it holds if the 95 % interval of the paired difference lies on the claimed side of
+    zero.
+    """
     claims = []
     for outcome in OUTCOMES:
         if not all(len(getattr(m, outcome.name)) for m in found):
@@ -89,42 +156,67 @@ def _answered(
     asked = Claim(
         claim_id(key, outcome.name, at_nominal=at_nominal),
         f"{said.format(outcome.said)}{', at one nominal angle' if at_nominal else ''} ({experiment})",
-        "first less second, paired by prompt", "behaviour", f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}",
-        outcome.quantity, f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0", None, 0, FAILS,
-    )  # fmt: skip
+        "first less second, paired by prompt",
+        "behaviour",
+        f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}",
+        outcome.quantity,
+        f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
+        None,
+        0,
+        FAILS,
+    )
     mean, low, high, n = difference(a, b, outcome.name, seed)
     if not n:
         return replace(asked, witness={"note": "no prompt has a value under both conditions"})
     family = joint_difference(a, b, outcome.name, len(QUESTIONS), seed)
     holds = low > 0 if outcome.sign > 0 else high < 0
     return replace(
-        asked, value=mean, n=n, interval=(low, high), verdict=verdict(holds),
+        asked,
+        value=mean,
+        n=n,
+        interval=(low, high),
+        verdict=verdict(holds),
         witness={
-            "first": _mean(a, outcome.name), "second": _mean(b, outcome.name), "family_interval": [family.low, family.high],
+            "first": _mean(a, outcome.name),
+            "second": _mean(b, outcome.name),
+            "family_interval": [family.low, family.high],
             "family": f"95 % for the {len(QUESTIONS)} questions of this outcome together (Bonferroni)",
         },
-    )  # fmt: skip
+    )
 
 
 def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Claim:
-    """Whether the four operators that keep the norm do alike: no, if any two of them differ at a joint level of 95 %."""
+    """Whether the four operators that keep the norm do alike: no, if any two of them differ at a joint level of 95
+    %.
+    """
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
     gaps = [(a, b, joint_difference(a, b, "complied", len(pairs), seed)) for a, b in pairs]
     apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
     a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
     return Claim(
-        "norms-explain", "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
-        "share complied with, paired by prompt", "behaviour", f"{model}, report split, discriminative sites, each at its own best angle",
-        f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together (Bonferroni)",
-        "no interval of a difference excludes 0", widest.value, widest.n, verdict(not apart), (widest.low, widest.high), {"first": a.condition, "second": b.condition},
-    )  # fmt: skip
+        "norms-explain",
+        "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
+        "share complied with, paired by prompt",
+        "behaviour",
+        f"{model}, report split, discriminative sites, each at its own best angle",
+        f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together "
+        "(Bonferroni)",
+        "no interval of a difference excludes 0",
+        widest.value,
+        widest.n,
+        verdict(not apart),
+        (widest.low, widest.high),
+        {"first": a.condition, "second": b.condition},
+    )
 
 
 def difference(
     a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, level: float = 0.95
 ) -> tuple[float, float, float, int]:
-    """One condition less another: mean, bootstrap interval over prompts (the same prompts in both), and how many have a value in both."""
+    """One condition less another: mean, bootstrap interval over prompts (the same prompts in both), and how many have a
+    value in both.
+    """
     gaps: Float[np.ndarray, " n"] = getattr(a, outcome).astype(float) - getattr(b, outcome).astype(float)
     gaps = gaps[~np.isnan(gaps)]
     if not len(gaps):
@@ -134,7 +226,9 @@ def difference(
 
 
 def joint_difference(a: Measured, b: Measured, outcome: str, comparisons: int, seed: int = 0) -> Estimate:
-    """The same at a level that holds at 95 % for several comparisons together (Bonferroni), by intervals whose far tails hold."""
+    """The same at a level that holds at 95 % for several comparisons together (Bonferroni), by intervals whose far
+    tails hold.
+    """
     one, two = (getattr(m, outcome).astype(float) for m in (a, b))
     kept = ~(np.isnan(one) | np.isnan(two))
     return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed)

@@ -35,7 +35,9 @@ UNEVEN = 2.0  # largest step of the norm over the mean step from which growth ov
 
 
 def recorded_claims(activations: Activations, calibration: Calibration) -> list[Claim]:
-    """Whether each operator keeps the norm of every recorded activation, at every site and twelve angles, with the calibration's own plane."""
+    """Whether each operator keeps the norm of every recorded activation, at every site and twelve angles, with the
+    calibration's own plane.
+    """
     h = torch.cat([activations.positive, activations.negative])
     vectors = h.reshape(-1, h.shape[-1])
     where = f"{len(h)} held-out prompts of {activations.model} × {h.shape[1]} sites × {len(COARSE)} angles, float32"
@@ -44,20 +46,28 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
         if name == ACTADD:
             change = _raw_addition(activations, calibration)
         else:
-            change = torch.stack([relative_change(vectors, operator(vectors, calibration.basis, a)).abs() for a in COARSE]).amax(
-                dim=0
-            )
+            change = torch.stack(
+                [relative_change(vectors, operator(vectors, calibration.basis, a)).abs() for a in COARSE]
+            ).amax(dim=0)
         by_prompt = change.reshape(len(h), -1).amax(dim=1)  # a prompt's sites are not independent
         rate = wilson(int((by_prompt > KEPT).sum()), len(by_prompt))
         worst = int(change.argmax())
         claims.append(
             Claim(
-                f"norm-recorded-{name}", f"{name} keeps the norm of recorded activations", "‖h'‖/‖h‖ − 1", "recorded", where,
-                f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}", f"at most {KEPT:g}", float(change[worst]), len(h),
-                verdict(float(change[worst]) <= KEPT), (rate.low, rate.high),
+                f"norm-recorded-{name}",
+                f"{name} keeps the norm of recorded activations",
+                "‖h'‖/‖h‖ − 1",
+                "recorded",
+                where,
+                f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}",
+                f"at most {KEPT:g}",
+                float(change[worst]),
+                len(h),
+                verdict(float(change[worst]) <= KEPT),
+                (rate.low, rate.high),
                 {"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
             )
-        )  # fmt: skip
+        )
     positive, negative = (x.double() for x in activations.at(calibration.selected_site))
     return claims + separation_claims(
         positive,
@@ -81,7 +91,8 @@ def _raw_addition(activations: Activations, calibration: Calibration) -> Float[T
 
 @dataclass(frozen=True)
 class Drift:
-    """Mean ``|‖h'‖/‖h‖ − 1|`` of what one later norm reads under one operator, with its bootstrap interval over prompts.
+    """Mean ``|‖h'‖/‖h‖ − 1|`` of what one later norm reads under one operator, with its bootstrap interval over
+    prompts.
 
     Attributes:
         operator: what steers.
@@ -100,9 +111,14 @@ class Drift:
 
 
 def downstream(
-    model: Any, plain: Float[Tensor, "n_prompts n_sites d_model"], prompts: PromptSet, calibration: Calibration, *, angle: float = NOMINAL,
+    model: Any,
+    plain: Float[Tensor, "n_prompts n_sites d_model"],
+    prompts: PromptSet,
+    calibration: Calibration,
+    *,
+    angle: float = NOMINAL,
     seed: int = 0,
-) -> list[Drift]:  # fmt: skip
+) -> list[Drift]:
     """How far the inputs of later norms drift in length (last prompt token) although each steered site kept its own.
 
     Args:
@@ -116,7 +132,10 @@ def downstream(
     names = stream_sites(info_of(model).n_layers)
     first = min(_depth(name) for name in calibration.discriminative_sites)
     later = [k for k, name in enumerate(names) if _depth(name) > first]
-    plans: dict[str, SteeringPlan] = {SAS: standard_angular(calibration, angle), SS: selective_steering(calibration, angle)}
+    plans: dict[str, SteeringPlan] = {
+        SAS: standard_angular(calibration, angle),
+        SS: selective_steering(calibration, angle),
+    }
     found = []
     for operator, plan in plans.items():
         with steering(model, plan):
@@ -124,7 +143,8 @@ def downstream(
         change = relative_change(plain, steered).abs().numpy()
         mean, low, high = bootstrap_means(np.asarray(change), seed=seed)
         found += [
-            Drift(operator, names[k], _depth(names[k]), float(mean[k]), float(low[k]), float(high[k]), len(change)) for k in later
+            Drift(operator, names[k], _depth(names[k]), float(mean[k]), float(low[k]), float(high[k]), len(change))
+            for k in later
         ]
     return found
 
@@ -153,12 +173,22 @@ def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINA
         worst = max(rows, key=lambda d: d.mean)
         claims.append(
             Claim(
-                f"norm-downstream-{operator}", f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream that later "
-                f"norms of {model} read", "mean |‖h'‖/‖h‖ − 1| of a later norm's input", "downstream",
-                f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one", "largest mean change over the inputs",
-                f"at most {DRIFT:g}", worst.mean, worst.n, verdict(worst.mean <= DRIFT), (worst.low, worst.high), {"site": worst.site},
+                f"norm-downstream-{operator}",
+                f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream "
+                "that later "
+                f"norms of {model} read",
+                "mean |‖h'‖/‖h‖ − 1| of a later norm's input",
+                "downstream",
+                f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one",
+                "largest mean change over the inputs",
+                f"at most {DRIFT:g}",
+                worst.mean,
+                worst.n,
+                verdict(worst.mean <= DRIFT),
+                (worst.low, worst.high),
+                {"site": worst.site},
             )
-        )  # fmt: skip
+        )
     return claims
 
 
@@ -181,15 +211,38 @@ def growth_claims(
     where = f"{len(length)} held-out prompts, last token, stream before each block and after the last"
     found = []
     for id_, said, formula, statistic, quantity, bound in (
-        ("norms-grow", f"the norms of {model}'s stream grow over depth", "mean norm after the last block / before the first", growth, "ratio", 1.0),
-        ("norms-uneven", f"the norms of {model}'s stream change unevenly over depth", "largest |step| / mean |step| of the mean norm over blocks",
-         unevenness, "ratio (1: every block changes it by as much)", UNEVEN),
-    ):  # fmt: skip
+        (
+            "norms-grow",
+            f"the norms of {model}'s stream grow over depth",
+            "mean norm after the last block / before the first",
+            growth,
+            "ratio",
+            1.0,
+        ),
+        (
+            "norms-uneven",
+            f"the norms of {model}'s stream change unevenly over depth",
+            "largest |step| / mean |step| of the mean norm over blocks",
+            unevenness,
+            "ratio (1: every block changes it by as much)",
+            UNEVEN,
+        ),
+    ):
         estimate = bootstrap(statistic, len(length), seed=seed)
         found.append(
             Claim(
-                f"{id_}-{model}", said, formula, "recorded", where, quantity, f"95 % interval above {bound:g}", estimate.value, estimate.n,
-                verdict(estimate.low > bound), (estimate.low, estimate.high), {"mean_norms": means},
+                f"{id_}-{model}",
+                said,
+                formula,
+                "recorded",
+                where,
+                quantity,
+                f"95 % interval above {bound:g}",
+                estimate.value,
+                estimate.n,
+                verdict(estimate.low > bound),
+                (estimate.low, estimate.high),
+                {"mean_norms": means},
             )
-        )  # fmt: skip
+        )
     return found

@@ -1,4 +1,6 @@
-"""Propositions 1 and 2 and what goes with them, put to the test: every claim as a record, a table and figures, written whole or not at all."""
+"""Propositions 1 and 2 and what goes with them, put to the test: every claim as a record, a table and figures, written
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ class Verification(Shown, view="claims"):
 
     def __add__(self, other: Verification) -> Verification:
         """Both runs as one."""
-        return Verification(self.claims + other.claims, {**self.drawings, **other.drawings}, other.pieces or self.pieces)
+        return Verification(
+            self.claims + other.claims, {**self.drawings, **other.drawings}, other.pieces or self.pieces
+        )
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in dict.fromkeys(c.verdict for c in self.claims)}
@@ -104,7 +108,9 @@ def verify(
             h = formula.drawn_vectors(basis, 256, seed + 1)
             h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
             cells = precision.grid(basis, h, device=device)
-            claims += precision.dtype_claims(cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}")
+            claims += precision.dtype_claims(
+                cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}"
+            )
             drawings["norm_change"] = norm_change_drawing(cells, len(h))
         bar.update()
         if "published" in levels:
@@ -132,7 +138,8 @@ def check_levels(levels: Sequence[str]) -> None:
 
 
 def is_of(calibration: Calibration, model: Any) -> bool:
-    """Whether a calibration is this model's own, with all that the tests on recorded activations need: its class means, and a site to steer.
+    """Whether a calibration is this model's own, with all that the tests on recorded activations need: its class means,
+    and a site to steer.
 
     Args:
         calibration: any.
@@ -145,23 +152,35 @@ def is_of(calibration: Calibration, model: Any) -> bool:
 
 
 def verify_model(
-    model: Any, contrast: ContrastSet, *, calibration: Calibration | None = None, levels: Sequence[str] = LEVELS, seed: int = 0, engine: str = ENGINE,
-    max_new_tokens: int = 48, out: str | Path | None = None, progress: bool = True,
-) -> Verification:  # fmt: skip
-    """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the experiments on behaviour.
+    model: Any,
+    contrast: ContrastSet,
+    *,
+    calibration: Calibration | None = None,
+    levels: Sequence[str] = LEVELS,
+    seed: int = 0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> Verification:
+    """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the
+    experiments on behaviour.
 
     Args:
         model: from :func:`lens_steer.load_model`.
-        contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a report split, on which all is judged.
+        contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a
+            report split, on which all is judged.
         calibration: of this model; a fresh one from the fit split unless given.
-        levels: of the claims that are tested: ``recorded``, ``downstream``, ``geometry``, ``behaviour``; the others of :data:`LEVELS` are let pass.
+        levels: of the claims that are tested: ``recorded``, ``downstream``, ``geometry``, ``behaviour``; the others of
+            :data:`LEVELS` are let pass.
         engine: what records and generates; see :func:`lens_steer.generate`.
         max_new_tokens: of each answer.
-        out: folder in which steps of the experiments are kept until :func:`write` has written all; an interrupted run goes on from them.
+        out: folder in which steps of the experiments are kept until :func:`write` has written all; an interrupted run
+            goes on from them.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, a calibration of another model, without class means or without a discriminative site, an
-            unknown level, a folder that holds another run.
+        LensSteerError: a contrast without select or report prompts, a calibration of another model, without class means
+            or without a discriminative site, an unknown level, a folder that holds another run.
     """
     check_levels(levels)
     check_splits(contrast)
@@ -185,7 +204,8 @@ def verify_model(
         calibration = pieces.calibration(lambda: calibrate(fit, seed=seed))
     if not calibration.discriminative_sites:
         raise LensSteerError(
-            f"no site of {calibration.model!r} is discriminative, so there is nothing to steer: use another contrast, or more prompts"
+            f"no site of {calibration.model!r} is discriminative, so there is nothing to steer: use another "
+            "contrast, or more prompts"
         )
     name = info_of(model).name
     claims: list[Claim] = []
@@ -194,9 +214,13 @@ def verify_model(
     plain = record_prompts(model, harmful, stream) if {"recorded", "downstream"} & set(levels) else torch.empty(0)
     if "recorded" in levels:
         held_out = record(model, contrast.report, calibration.sites, engine=engine, progress=progress)
-        claims += recorded.recorded_claims(held_out, calibration) + recorded.growth_claims(plain, stream, name, seed=seed)
+        claims += recorded.recorded_claims(held_out, calibration) + recorded.growth_claims(
+            plain, stream, name, seed=seed
+        )
         classes = tuple(x.double() for x in held_out.at(calibration.selected_site))
-        drawings |= phase_drawings(classes[0], classes[1], calibration.basis.double(), f"{name}, {calibration.selected_site}")
+        drawings |= phase_drawings(
+            classes[0], classes[1], calibration.basis.double(), f"{name}, {calibration.selected_site}"
+        )
     if "downstream" in levels:
         drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
         claims += recorded.downstream_claims(drifts, name)
@@ -206,8 +230,17 @@ def verify_model(
     if "behaviour" in levels:
         assert fit is not None
         measured = experiments.run(
-            model, contrast, calibration, fit, tasks=tasks, seed=seed, engine=engine, max_new_tokens=max_new_tokens, progress=progress, keep=pieces.keep
-        )  # fmt: skip
+            model,
+            contrast,
+            calibration,
+            fit,
+            tasks=tasks,
+            seed=seed,
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+            keep=pieces.keep,
+        )
         behaviour = questions.experiment_claims(measured, name, seed=seed)
         claims += behaviour
         keys = {
@@ -220,14 +253,28 @@ def verify_model(
 
 
 def _pieces(
-    model: Any, contrast: ContrastSet, calibration: Calibration | None, tasks: PromptSet | None, seed: int, engine: str, max_new_tokens: int,
+    model: Any,
+    contrast: ContrastSet,
+    calibration: Calibration | None,
+    tasks: PromptSet | None,
+    seed: int,
+    engine: str,
+    max_new_tokens: int,
     out: str | Path | None,
-) -> Pieces:  # fmt: skip
+) -> Pieces:
     """Where steps are kept, with all that they depend on."""
-    protocol = Protocol(model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens)
+    protocol = Protocol(
+        model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens
+    )
     plane = None if calibration is None else hashlib.sha256(calibration.basis.numpy().tobytes()).hexdigest()
     at = None if calibration is None else list(calibration.discriminative_sites)
-    more = {"fit": contrast.fit.hash, "select": contrast.select.hash, "seed": seed, "calibration": plane, "steered_sites": at}
+    more = {
+        "fit": contrast.fit.hash,
+        "select": contrast.select.hash,
+        "seed": seed,
+        "calibration": plane,
+        "steered_sites": at,
+    }
     return Pieces(out, "verify", {} if out is None else protocol.identity | more)
 
 
@@ -255,9 +302,14 @@ def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
 
 
 def phase_drawings(
-    positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"], basis: Float[Tensor, "2 d_model"], where: str
-) -> dict[str, Drawing]:  # fmt: skip
-    """What each rotation does to two classes: where they lie in the plane, and how far apart they are, before and after."""
+    positive: Float[Tensor, "n_positive d_model"],
+    negative: Float[Tensor, "n_negative d_model"],
+    basis: Float[Tensor, "2 d_model"],
+    where: str,
+) -> dict[str, Drawing]:
+    """What each rotation does to two classes: where they lie in the plane, and how far apart they are, before and
+    after.
+    """
     moved = {"before": (positive, negative)}
     for name in (formula.SAS, formula.SS):
         operator = formula.OPERATORS[name]
@@ -266,19 +318,27 @@ def phase_drawings(
     for name, classes in moved.items():
         for side, h in zip(("positive", "negative"), classes, strict=True):
             c = h @ basis.mT
-            for column, values in zip(inside.values(), ([name] * len(c), [side] * len(c), *map(_short, c.T)), strict=True):
+            for column, values in zip(
+                inside.values(), ([name] * len(c), [side] * len(c), *map(_short, c.T)), strict=True
+            ):
                 column += values
     notes = {"where": where, "angle": differences.NOMINAL}
     pairs: dict[str, list[Any]] = {name: [] for name in ("operator", "kind", "before", "after")}
     few = {name: torch.cat([h[:PAIRED] for h in classes]) for name, classes in moved.items()}
     side = torch.cat([torch.zeros(len(positive[:PAIRED])), torch.ones(len(negative[:PAIRED]))])
     i, j = torch.triu_indices(len(side), len(side), offset=1)
-    kinds = ["between classes" if a != b else "within a class" for a, b in zip(side[i].tolist(), side[j].tolist(), strict=True)]
+    kinds = [
+        "between classes" if a != b else "within a class"
+        for a, b in zip(side[i].tolist(), side[j].tolist(), strict=True)
+    ]
     for name in (formula.SAS, formula.SS):
         apart = [_short(torch.cdist(h, h)[i, j]) for h in (few["before"], few[name])]
         for column, values in zip(pairs.values(), ([name] * len(kinds), kinds, *apart), strict=True):
             column += values
-    return {"in_plane": Drawing("in_plane", inside, notes), "pairwise_distances": Drawing("pairwise_distances", pairs, notes)}
+    return {
+        "in_plane": Drawing("in_plane", inside, notes),
+        "pairwise_distances": Drawing("pairwise_distances", pairs, notes),
+    }
 
 
 def _short(values: Float[Tensor, " n"]) -> list[float]:
@@ -313,7 +373,9 @@ def write(found: Verification, out: str | Path, *, command: str = "", seed: int 
         for name, drawing in found.drawings.items():
             saving.save(drawing, name, work, meta)
         record = {"claims": [c.row() for c in found.claims], "meta": meta}
-        (work / "propositions.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (work / "propositions.json").write_text(
+            json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         (work / "propositions.md").write_text(claim_tables.markdown(found.claims), encoding="utf-8")
         (work / "propositions.tex").write_text(claim_tables.latex(found.claims), encoding="utf-8")
     if found.pieces is not None:

@@ -12,7 +12,9 @@ from lens_steer.studies.propositions.experiments import ANGLES, N_CONDITIONS
 
 
 def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:
-    """:func:`lens_steer.studies.propositions.verify.verify_model`: recordings, and for every condition of the experiments its angles on select and two of them on report."""
+    """:func:`lens_steer.studies.propositions.verify.verify_model`: recordings, and for every condition of the
+    experiments its angles on select and two of them on report.
+    """
     n_layers, report = info_of(model).n_layers, contrast.report
     harmful = Contrast(report.positive, PromptSet(()))
     total = recording(model, contrast.fit, 2 * n_layers) + recording(model, report, 2 * n_layers)

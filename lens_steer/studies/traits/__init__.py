@@ -1,1 +1,3 @@
-"""Projection-aware steering of traits: calibration, the search over strengths, dialogues, tables; see :func:`lens_steer.studies.traits.report.steer_trait`."""
+"""Projection-aware steering of traits: calibration, the search over strengths, dialogues, tables; see
+:func:`lens_steer.studies.traits.report.steer_trait`.
+"""

@@ -1,7 +1,9 @@
-"""A trait and its opposite: the same scenarios under an aligned and under a malicious system prompt, and the boundaries between what a model answers to them.
+"""A trait and its opposite: the same scenarios under an aligned and under a malicious system prompt, and the boundaries
+between what a model answers to them.
 
-Calibration as in arXiv 2604.08169, section 3: on-policy answers under both system prompts, residual activations averaged over each answer's tokens, a logistic-regression
-probe at every site. The paper's malicious prompts are not public; ours are written for this project. Answers are greedy here (the paper samples at temperature 0.6).
+Calibration as in arXiv 2604.08169, section 3: on-policy answers under both system prompts, residual activations
+averaged over each answer's tokens, a logistic-regression probe at every site. The paper's malicious prompts are not
+public; ours are written for this project. Answers are greedy here (the paper samples at temperature 0.6).
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Trait:
 
     Attributes:
         name: of the trait.
-        contrast: positive: scenarios under the aligned system prompt; negative: the same scenarios, row by row, under the malicious one.
+        contrast: positive: scenarios under the aligned system prompt; negative: the same scenarios, row by row, under
+            the malicious one.
         tasks: capability tasks; those to report are used.
         judge: of answers, where no ground truth grades them: harmful means that the trait is missing.
     """
@@ -57,15 +60,22 @@ def organism_trait(name: str, *, seed: int = 0) -> Trait:
     """
     if name not in ORGANISM_TRAITS:
         raise LensSteerError(
-            f"trait={name!r}: the organisms have {', '.join(ORGANISM_TRAITS)}; for others give scenarios and system prompts"
+            f"trait={name!r}: the organisms have {', '.join(ORGANISM_TRAITS)}; for others give scenarios and "
+            "system prompts"
         )
     return Trait(name, load_contrast(f"organism/{name}", seed=seed), task_splits(seed=seed))
 
 
 def scenario_trait(
-    name: str, scenarios: PromptSet, aligned: Sequence[str], malicious: Sequence[str], judge: Judge, *, split: Sequence[float | int] = SHARES,
+    name: str,
+    scenarios: PromptSet,
+    aligned: Sequence[str],
+    malicious: Sequence[str],
+    judge: Judge,
+    *,
+    split: Sequence[float | int] = SHARES,
     seed: int = 0,
-) -> Trait:  # fmt: skip
+) -> Trait:
     """A trait from scenarios of one's own; several system prompts are taken in turn.
 
     Args:
@@ -83,14 +93,17 @@ def scenario_trait(
         if isinstance(texts, str) or not texts or not all(t.strip() for t in texts):
             raise LensSteerError(f"{what}={texts!r}: give at least one system prompt, and no empty one")
     sides = [
-        PromptSet(tuple(with_system(p, text) for p, text in zip(scenarios, cycle(texts), strict=False)), f"{name}/{what}")
+        PromptSet(
+            tuple(with_system(p, text) for p, text in zip(scenarios, cycle(texts), strict=False)), f"{name}/{what}"
+        )
         for what, texts in (("aligned", aligned), ("malicious", malicious))
     ]
     contrast = load_contrast(positive=sides[0], negative=sides[1], split=split, seed=seed)
     for part in ("fit", "select", "report"):
         if len(getattr(contrast, part).positive) < 2:
             raise LensSteerError(
-                f"split={tuple(split)} of {len(scenarios)} scenarios leaves {part} with fewer than 2: give more scenarios"
+                f"split={tuple(split)} of {len(scenarios)} scenarios leaves {part} with fewer than 2: give more "
+                "scenarios"
             )
     return Trait(name, replace(contrast, name=name), Tasks(), judge)
 
@@ -111,23 +124,34 @@ class TraitCalibration:
 
 
 def calibrate_trait(
-    model: Any, trait: Trait, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
+    model: Any,
+    trait: Trait,
+    *,
+    sites: str | Sequence[str] = "resid_post",
+    C: float | int = 1.0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
     progress: bool = True,
-) -> TraitCalibration:  # fmt: skip
+) -> TraitCalibration:
     """Probes of a trait at every site, from the model's own answers.
 
     Raises:
-        LensSteerError: no answers that are not empty; else as :func:`lens_steer.record` and :func:`lens_steer.fit_probe`.
+        LensSteerError: no answers that are not empty; else as :func:`lens_steer.record` and
+            :func:`lens_steer.fit_probe`.
     """
     answered = on_policy(model, trait.contrast.fit, engine=engine, max_new_tokens=max_new_tokens, progress=progress)
     activations = record(model, answered, sites, pooling="response", engine=engine, progress=progress)
-    return TraitCalibration(answered, activations, {site: fit_probe(activations, site, C=C) for site in activations.sites})
+    return TraitCalibration(
+        answered, activations, {site: fit_probe(activations, site, C=C) for site in activations.sites}
+    )
 
 
 def token_probes(
     model: Any, calibrated: TraitCalibration, sites: Sequence[str], *, C: float | int = 1.0, engine: str = ENGINE
 ) -> dict[str, Probe]:
-    """The same probes fitted on single tokens of the answers instead of their averages, at some sites: the gate then sees what it was calibrated on."""
+    """The same probes fitted on single tokens of the answers instead of their averages, at some sites: the gate then
+    sees what it was calibrated on.
+    """
     tokens = record_tokens(model, calibrated.answered, list(sites), engine=engine)
     return {site: fit_probe(tokens, site, C=C) for site in tokens.sites}
 
@@ -135,14 +159,17 @@ def token_probes(
 def on_policy(
     model: Any, contrast: Contrast, *, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = False
 ) -> Contrast:
-    """Both sides with the model's own greedy answers as their responses; prompts with an empty answer are left out, and counted in the log.
+    """Both sides with the model's own greedy answers as their responses; prompts with an empty answer are left out, and
+    counted in the log.
 
     Raises:
         LensSteerError: a side without any answer.
     """
     sides = []
     for side in (contrast.positive, contrast.negative):
-        answered = with_responses(side, generate(model, side, max_new_tokens=max_new_tokens, engine=engine, progress=progress))
+        answered = with_responses(
+            side, generate(model, side, max_new_tokens=max_new_tokens, engine=engine, progress=progress)
+        )
         kept = PromptSet(tuple(p for p in answered if p.response and p.response.strip()), side.name)
         if len(kept) < len(side):
             log.warning("%s: %d of %d answers are empty and left out", side.name, len(side) - len(kept), len(side))

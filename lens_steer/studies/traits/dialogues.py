@@ -1,7 +1,9 @@
-"""A trait over dialogues: several scenarios one after the other under one system prompt, each answer graded, and how often the model repeats itself.
+"""A trait over dialogues: several scenarios one after the other under one system prompt, each answer graded, and how
+often the model repeats itself.
 
-How the paper measures repetition was not found. Here it is the share of an answer's words that stand in repeated n-grams (as Selective Steering's code counts them), and
-the share of answers from the second turn on that are word for word an earlier answer of their dialogue.
+How the paper measures repetition was not found. Here it is the share of an answer's words that stand in repeated
+n-grams (as Selective Steering's code counts them), and the share of answers from the second turn on that are word for
+word an earlier answer of their dialogue.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Script:
     scenarios: tuple[Prompt, ...]
 
 
-def scripts(model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max_new_tokens: int, seed: int = 0) -> list[Script]:
+def scripts(
+    model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max_new_tokens: int, seed: int = 0
+) -> list[Script]:
     """``n`` dialogues of 5 to 10 turns from paired scenarios, fewer turns where the context has no room for more.
 
     Raises:
@@ -52,10 +56,15 @@ def scripts(model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max
     """
     if len(aligned) < TURNS[0]:
         raise LensSteerError(
-            f"dialogues of {TURNS[0]} turns need as many scenarios, and there are {len(aligned)}: give more, or no dialogues"
+            f"dialogues of {TURNS[0]} turns need as many scenarios, and there are {len(aligned)}: give more, or "
+            "no dialogues"
         )
     info, rng = info_of(model), random.Random(f"dialogues/{seed}")
-    longest = max(len(info.tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in aligned) + max_new_tokens + MARKUP
+    longest = (
+        max(len(info.tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in aligned)
+        + max_new_tokens
+        + MARKUP
+    )
     head = max(
         len(info.tokenizer(_system(p) or "", add_special_tokens=False)["input_ids"])
         for side in (aligned, malicious)
@@ -64,7 +73,8 @@ def scripts(model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max
     room = (info.n_ctx - head - MARKUP) // longest
     if room < TURNS[0]:
         raise LensSteerError(
-            f"a dialogue of {TURNS[0]} turns needs {TURNS[0] * longest + head + MARKUP} tokens, and the context has {info.n_ctx}: lower max_new_tokens={max_new_tokens}"
+            f"a dialogue of {TURNS[0]} turns needs {TURNS[0] * longest + head + MARKUP} tokens, and the context "
+            f"has {info.n_ctx}: lower max_new_tokens={max_new_tokens}"
         )
     made = []
     for _ in range(n):
@@ -87,11 +97,14 @@ def talk(
     engine: str = ENGINE,
     max_new_tokens: int = 48,
 ) -> list[dict[str, Any]]:
-    """Every dialogue without steering under both system prompts and, under the malicious one, with each plan; one row an answer."""
+    """Every dialogue without steering under both system prompts and, under the malicious one, with each plan; one row
+    an answer.
+    """
     runs: dict[str, tuple[list[Dialogue], SteeringPlan | None]] = {
-        ALIGNED: ([s.aligned for s in made], None), MALICIOUS: ([s.malicious for s in made], None),
+        ALIGNED: ([s.aligned for s in made], None),
+        MALICIOUS: ([s.malicious for s in made], None),
         **{name: ([s.malicious for s in made], plan) for name, plan in plans.items()},
-    }  # fmt: skip
+    }
     rows: list[dict[str, Any]] = []
     for name, (dialogues, plan) in runs.items():
         with nullcontext() if plan is None else steering(model, plan):
@@ -100,23 +113,37 @@ def talk(
             grades = _grades(script.scenarios, texts, judge)
             for turn, (text, grade) in enumerate(zip(texts, grades, strict=True)):
                 rows.append(
-                    {"condition": name, "dialogue": d, "turn": turn, "prompt": script.scenarios[turn].text, "text": text, "right": grade is True,
-                     "broken": grade is None, "repeated": bool(text.strip()) and text in texts[:turn],
-                     "ngram_repetition": text_metrics(text)["ngram_repetition"]}
-                )  # fmt: skip
+                    {
+                        "condition": name,
+                        "dialogue": d,
+                        "turn": turn,
+                        "prompt": script.scenarios[turn].text,
+                        "text": text,
+                        "right": grade is True,
+                        "broken": grade is None,
+                        "repeated": bool(text.strip()) and text in texts[:turn],
+                        "ngram_repetition": text_metrics(text)["ngram_repetition"],
+                    }
+                )
     return rows
 
 
 def over_dialogues(rows: Sequence[Mapping[str, Any]], name: str, *, seed: int = 0) -> dict[str, Estimate]:
-    """What one condition did, with dialogues as the units: ``trait``, ``coherence``, ``repeated``, ``ngram_repetition``."""
+    """What one condition did, with dialogues as the units: ``trait``, ``coherence``, ``repeated``,
+    ``ngram_repetition``.
+    """
     own = [r for r in rows if r["condition"] == name]
     groups = [str(r["dialogue"]) for r in own]
     later = [r for r in own if r["turn"] > 0]
     return {
         "dialogue_trait": grouped_rate(np.array([r["right"] for r in own]), groups),
         "dialogue_coherence": grouped_rate(np.array([not r["broken"] for r in own]), groups),
-        "dialogue_repeated": grouped_rate(np.array([r["repeated"] for r in later]), [str(r["dialogue"]) for r in later]),
-        "dialogue_ngram_repetition": grouped_mean(np.array([float(r["ngram_repetition"]) for r in own]), groups, seed=seed),
+        "dialogue_repeated": grouped_rate(
+            np.array([r["repeated"] for r in later]), [str(r["dialogue"]) for r in later]
+        ),
+        "dialogue_ngram_repetition": grouped_mean(
+            np.array([float(r["ngram_repetition"]) for r in own]), groups, seed=seed
+        ),
     }
 
 

@@ -18,7 +18,9 @@ def drawings(report: TraitReport, rows: Sequence[Mapping[str, Any]]) -> dict[str
 
 
 def depth_drawing(report: TraitReport) -> Drawing:
-    """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent settings, and among all."""
+    """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent
+    settings, and among all.
+    """
     best: dict[tuple[str, str, str], dict[str, Any]] = {}
     base = next(s for s in report.pooled.select if s.condition == NONE)
     for s in report.pooled.select:

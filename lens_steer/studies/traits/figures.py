@@ -19,23 +19,29 @@ from lens_steer.figures.core import (
 
 LOOKS = {"swfc": (BLUE, "s", "-", "SwFC"), "sttp": (VERMILION, "o", "--", "StTP"), "stmp": (GREEN, "^", "-.", "StMP")}
 DOTS = {
-    "trait": (VERMILION, "o", "trait, malicious prompt"), "aligned_trait": (BLUE, "s", "trait, aligned prompt"), "coherence": (GREEN, "^", "coherence"),
-    "capability": (PURPLE, "D", "capability"),
+    "trait": (VERMILION, "o", "trait, malicious prompt"), "aligned_trait": (BLUE, "s", "trait, aligned prompt"),
+    "coherence": (GREEN, "^", "coherence"), "capability": (PURPLE, "D", "capability"),
 }  # fmt: skip
 KINDS = ("no steering", "method", "random direction", "token-calibrated")
 
 
 @figure
 def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of answers with the trait under the malicious prompt, by the block that is steered, at the best coefficient there; one panel a position mode."""
+    """Share of answers with the trait under the malicious prompt, by the block that is steered, at the best coefficient
+    there; one panel a position mode.
+    """
     modes = list(dict.fromkeys(drawing.columns["mode"]))
-    fig, axes, legend = canvas(ax, 1, len(modes), figsize=(TWO_COLUMNS, 2.4), sharey=True, squeeze=False, layout="constrained")
+    fig, axes, legend = canvas(
+        ax, 1, len(modes), figsize=(TWO_COLUMNS, 2.4), sharey=True, squeeze=False, layout="constrained"
+    )
     for axis, mode in zip(axes[0], modes, strict=True):
         for method, (color, marker, dash, label) in LOOKS.items():
             part = drawing.where(method=method, mode=mode)
             kept = [i for i, v in enumerate(part["recovered"]) if v is not None]
             x = [part["block"][i] for i in kept]
-            y, low, high = ([100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high"))
+            y, low, high = (
+                [100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high")
+            )
             axis.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
             axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
             axis.plot(
@@ -50,9 +56,15 @@ def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
             )
         for value, text in (("unsteered", "no steering"), ("aligned", "aligned prompt")):
             axis.axhline(
-                100 * float(drawing.notes[value]), color=GREY if value == "unsteered" else BLACK, ls=":", lw=1, label=text
+                100 * float(drawing.notes[value]),
+                color=GREY if value == "unsteered" else BLACK,
+                ls=":",
+                lw=1,
+                label=text,
             )
-        axis.set(title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104))
+        axis.set(
+            title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104)
+        )
         axis.locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("answers with the trait (%)")
     legend(

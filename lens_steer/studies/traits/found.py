@@ -22,7 +22,8 @@ class TraitReport(Shown, view="studies"):
         pooled: the search with probes of averaged answers.
         token: the search at the same sites with probes of single tokens.
         token_probes: those.
-        gates: (``pooled`` or ``token``, site, ``aligned`` or ``misaligned``) → share of the tokens of the unsteered model's held-out answers for which the gate fires.
+        gates: (``pooled`` or ``token``, site, ``aligned`` or ``misaligned``) → share of the tokens of the unsteered
+            model's held-out answers for which the gate fires.
         dialogues: one row an answer; empty without dialogues.
     """
 
@@ -34,4 +35,7 @@ class TraitReport(Shown, view="studies"):
     dialogues: tuple[Mapping[str, Any], ...]
 
     def __repr__(self) -> str:
-        return f"TraitReport({len(self.pooled.choices)} conditions, probes at {len(self.calibrated.probes)} sites, {len(self.dialogues)} answers in dialogues)"
+        return (
+            f"TraitReport({len(self.pooled.choices)} conditions, probes at {len(self.calibrated.probes)} sites, "
+            f"{len(self.dialogues)} answers in dialogues)"
+        )

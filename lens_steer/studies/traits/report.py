@@ -1,4 +1,6 @@
-"""A trait from calibration to table: probes, search, what the gate buys, single tokens against averages, dialogues; written as rows, tables and figures."""
+"""A trait from calibration to table: probes, search, what the gate buys, single tokens against averages, dialogues;
+written as rows, tables and figures.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,22 @@ DIALOGUES = 12
 
 
 def steer_trait(
-    model: Any, trait: Trait, out: str | Path, *, sites: str | Sequence[str] = "resid_post", C: float | int = 1.0, engine: str = ENGINE, max_new_tokens: int = 48,
-    n_dialogues: int = DIALOGUES, values: Mapping[str, Sequence[float]] | None = None, seed: int = 0, command: str = "", progress: bool = True,
-) -> TraitReport:  # fmt: skip
-    """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and the figures.
+    model: Any,
+    trait: Trait,
+    out: str | Path,
+    *,
+    sites: str | Sequence[str] = "resid_post",
+    C: float | int = 1.0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    n_dialogues: int = DIALOGUES,
+    values: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: bool = True,
+) -> TraitReport:
+    """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``,
+    the probes and the figures.
 
     Args:
         model: from :func:`lens_steer.load_model`.
@@ -56,7 +70,8 @@ def steer_trait(
         progress: show bars.
 
     Raises:
-        LensSteerError: a folder that cannot be written or holds another run; a context too short for dialogues; else as the search.
+        LensSteerError: a folder that cannot be written or holds another run; a context too short for dialogues; else as
+            the search.
     """
     check_writable(out)
     if n_dialogues < 0:
@@ -93,16 +108,32 @@ def steer_trait(
     plans = {name: plan_of(choice, calibrated.probes) for name, choice in pooled.choices.items()}
     rows = trait_dialogues.talk(model, made, plans, trait.judge, **how) if made else []
     report = TraitReport(calibrated, pooled, token, by_token, gates, tuple(rows))
-    write(report, trait, out, meta={"command": command, "seed": seed, "versions": versions(), "model": info_of(model).name, "chat_template": info_of(model).template.row(), "trait": trait.name,
-          "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")}, "judge": trait.judge and trait.judge.name,
-          "C": C, **how})  # fmt: skip
+    write(
+        report,
+        trait,
+        out,
+        meta={
+            "command": command,
+            "seed": seed,
+            "versions": versions(),
+            "model": info_of(model).name,
+            "chat_template": info_of(model).template.row(),
+            "trait": trait.name,
+            "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")},
+            "judge": trait.judge and trait.judge.name,
+            "C": C,
+            **how,
+        },
+    )
     return report
 
 
 def fire_rates(
     model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = ENGINE, seed: int = 0
 ) -> dict[tuple[str, str], Estimate]:
-    """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered answers of the report split; by prompt."""
+    """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered
+    answers of the report split; by prompt.
+    """
     split = trait.contrast.report
     sides = []
     for prompts, side in (
@@ -133,9 +164,18 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
         (work / "traits.md").write_text(trait_table.markdown(rows, report, trait.name), encoding="utf-8")
         (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
         record = {
-            "meta": dict(meta), "rows": rows, "level": report.pooled.level, "cosine_of_averaged_and_token_probe": token_cosines(report),
-            "choices": {k: asdict(c) for k, c in {**report.pooled.choices, **{n + trait_table.TOKEN: c for n, c in report.token.choices.items()}}.items()},
-        }  # fmt: skip
+            "meta": dict(meta),
+            "rows": rows,
+            "level": report.pooled.level,
+            "cosine_of_averaged_and_token_probe": token_cosines(report),
+            "choices": {
+                k: asdict(c)
+                for k, c in {
+                    **report.pooled.choices,
+                    **{n + trait_table.TOKEN: c for n, c in report.token.choices.items()},
+                }.items()
+            },
+        }
         (work / "traits.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for site, probe in report.calibrated.probes.items():
             save_probe(probe, work / "probes" / site)
@@ -143,7 +183,9 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
             saving.save(drawing, name, work, dict(meta))
     if report.dialogues:
         with whole_file(Path(out) / "dialogues.jsonl") as work:
-            work.write_text("".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in report.dialogues), encoding="utf-8")
+            work.write_text(
+                "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in report.dialogues), encoding="utf-8"
+            )
 
 
 def token_cosines(report: TraitReport) -> dict[str, float]:

@@ -1,7 +1,9 @@
-"""Recovering a trait under a malicious system prompt: which site, coefficient and positions on the select split, and what they do on the report split.
+"""Recovering a trait under a malicious system prompt: which site, coefficient and positions on the select split, and
+what they do on the report split.
 
-The steered model answers the scenarios under the malicious prompt (to be recovered), under the aligned one (not to be harmed), and capability tasks. Of each method and
-position mode the setting with the most recovered answers is chosen among those whose coherence is at least 90 % of the aligned model's (arXiv 2604.08169, section 4).
+The steered model answers the scenarios under the malicious prompt (to be recovered), under the aligned one (not to be
+harmed), and capability tasks. Of each method and position mode the setting with the most recovered answers is chosen
+among those whose coherence is at least 90 % of the aligned model's (arXiv 2604.08169, section 4).
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class TraitResult(Shown, view="studies"):
 
     def __repr__(self) -> str:
         return (
-            f"TraitResult({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} rows on report)"
+            f"TraitResult({len(self.choices)} conditions, {len(self.select)} settings on select, {len(self.rows)} "
+            "rows on report)"
         )
 
     def reported(self, condition: str) -> Setting:
@@ -73,9 +76,13 @@ def condition(method: str, mode: str, suffix: str = "") -> str:
 
 
 def trait_grids(
-    probes: Mapping[str, Probe], *, methods: Sequence[str] = METHODS, modes: Sequence[str] = tuple(POSITIONS),
-    values: Mapping[str, Sequence[float]] | None = None, suffix: str = "",
-) -> list[Grid]:  # fmt: skip
+    probes: Mapping[str, Probe],
+    *,
+    methods: Sequence[str] = METHODS,
+    modes: Sequence[str] = tuple(POSITIONS),
+    values: Mapping[str, Sequence[float]] | None = None,
+    suffix: str = "",
+) -> list[Grid]:
     """Each method in each position mode at each probe's site, over its coefficients."""
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
@@ -87,9 +94,20 @@ def trait_grids(
 
 
 def search(
-    model: Any, trait: Trait, probes: Mapping[str, Probe], out: str | Path, *, name: str = "traits", methods: Sequence[str] = METHODS, engine: str = ENGINE, max_new_tokens: int = 48,
-    seed: int = 0, values: Mapping[str, Sequence[float]] | None = None, progress: bool = True, controls: bool = True,
-) -> TraitResult:  # fmt: skip
+    model: Any,
+    trait: Trait,
+    probes: Mapping[str, Probe],
+    out: str | Path,
+    *,
+    name: str = "traits",
+    methods: Sequence[str] = METHODS,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    seed: int = 0,
+    values: Mapping[str, Sequence[float]] | None = None,
+    progress: bool = True,
+    controls: bool = True,
+) -> TraitResult:
     """Search on select, report on report; rows go to ``out`` as they are made, and an interrupted search goes on.
 
     Args:
@@ -114,13 +132,26 @@ def search(
         "judge": trait.judge,
         "judged": {POSITIVE: False, NEGATIVE: False},
     }
-    identity = {"seed": seed, "probes": {site: [p.threshold, p.mean_positive, p.std_positive] for site, p in probes.items()}}
+    identity = {
+        "seed": seed,
+        "probes": {site: [p.threshold, p.mean_positive, p.std_positive] for site, p in probes.items()},
+    }
     grids = [Grid(NONE), *trait_grids(probes, methods=methods, values=values)]
     bound = _coherence_bound(model, trait, steered, how, out, name, seed, progress)
     select, choices, _ = on_select(
-        model, steered, grids, out, tasks=NO_TASKS, constraints=[bound], name=f"{name}_select", identity=identity, seed=seed, progress=progress,
-        reference=_reference(steered.select, trait.contrast.select), **how,
-    )  # fmt: skip
+        model,
+        steered,
+        grids,
+        out,
+        tasks=NO_TASKS,
+        constraints=[bound],
+        name=f"{name}_select",
+        identity=identity,
+        seed=seed,
+        progress=progress,
+        reference=_reference(steered.select, trait.contrast.select),
+        **how,
+    )
     steering = {c: choice for c, choice in choices.items() if c != NONE}
     chosen = chosen_grids(grids, choices)
     level, equal = _equal(select, steering, [bound])
@@ -129,7 +160,12 @@ def search(
         reported += [_along_random(g, steering[g.condition], probes, seed) for g in chosen if g.condition != NONE]
         reported += [_renamed(g, EQUAL) for g in chosen_grids([g for g in grids if g.condition in equal], equal)]
     protocol = Protocol(
-        model, steered.report, "report", trait.tasks.report, reference=_reference(steered.report, trait.contrast.report), **how
+        model,
+        steered.report,
+        "report",
+        trait.tasks.report,
+        reference=_reference(steered.report, trait.contrast.report),
+        **how,
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
     return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
@@ -175,7 +211,14 @@ def _reference(steered: Contrast, original: Contrast) -> dict[str, Any]:
 
 
 def _coherence_bound(
-    model: Any, trait: Trait, steered: ContrastSet, how: dict[str, Any], out: str | Path, name: str, seed: int, progress: bool
+    model: Any,
+    trait: Trait,
+    steered: ContrastSet,
+    how: dict[str, Any],
+    out: str | Path,
+    name: str,
+    seed: int,
+    progress: bool,
 ) -> Constraint:
     """The share of incoherent answers that a setting may have at most, from the aligned model's on the select split."""
     rows = run(
@@ -193,7 +236,8 @@ def _coherence_bound(
 def _equal(
     select: Sequence[Setting], choices: Mapping[str, Choice], constraints: Sequence[Constraint]
 ) -> tuple[float | None, dict[str, Choice]]:
-    """The share that every condition recovers that recovers anything, and for each of those the setting that reaches it with the least harm to aligned answers.
+    """The share that every condition recovers that recovers anything, and for each of those the setting that reaches it
+    with the least harm to aligned answers.
 
     A condition recovers anything if its Wilson interval lies above the unsteered model's share.
     """

@@ -19,25 +19,31 @@ from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import EQUAL, RANDOM, TraitResult
 
 ESTIMATES = (
-    "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability", "perplexity", "gate_aligned", "gate_misaligned",
-    "dialogue_trait", "dialogue_coherence", "dialogue_repeated", "dialogue_ngram_repetition",
+    "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability",
+    "perplexity", "gate_aligned", "gate_misaligned", "dialogue_trait", "dialogue_coherence", "dialogue_repeated",
+    "dialogue_ngram_repetition",
 )  # fmt: skip
 TOKEN = ", token-calibrated"
 GATES, DIALOGUES = ("gate_aligned", "gate_misaligned"), ("dialogue_trait", "dialogue_repeated")
 
 
 def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a condition: the two baselines, each method and position mode at its choice, along a random direction, at equal trait, calibrated on single tokens.
+    """One row a condition: the two baselines, each method and position mode at its choice, along a random direction, at
+    equal trait, calibrated on single tokens.
 
-    ``trait``: share of answers with the trait under the malicious prompt; ``aligned_trait``: under the aligned one, steered too; ``harm_to_aligned``: what that loses against no
-    steering; ``perplexity``: of the answers under the unsteered model with the aligned prompt; ``gate_…``: share of the unsteered answers' tokens for which the gate fires.
+    ``trait``: share of answers with the trait under the malicious prompt; ``aligned_trait``: under the aligned one,
+    steered too; ``harm_to_aligned``: what that loses against no steering; ``perplexity``: of the answers under the
+    unsteered model with the aligned prompt; ``gate_…``: share of the unsteered answers' tokens for which the gate
+    fires.
     """
     pooled = report.pooled
     found = _baselines(pooled, seed)
     for suffix, result, choices, kind in (
-        ("", pooled, pooled.choices, "method"), (RANDOM, pooled, pooled.choices, "random direction"), (EQUAL, pooled, pooled.equal, "equal trait"),
+        ("", pooled, pooled.choices, "method"),
+        (RANDOM, pooled, pooled.choices, "random direction"),
+        (EQUAL, pooled, pooled.equal, "equal trait"),
         (TOKEN, report.token, report.token.choices, "token-calibrated"),
-    ):  # fmt: skip
+    ):
         for name, choice in choices.items():
             condition = name if suffix == TOKEN else name + suffix
             measured = _measured(result, condition, seed)
@@ -51,7 +57,14 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
                     measured |= {} if gate is None else {f"gate_{side}": gate}
             method, mode = name.split(", ")
             found.append(
-                {"condition": name + suffix, "kind": kind, "method": method, "positions": mode, **_at(choice), **_plain(measured)}
+                {
+                    "condition": name + suffix,
+                    "kind": kind,
+                    "method": method,
+                    "positions": mode,
+                    **_at(choice),
+                    **_plain(measured),
+                }
             )
     for row, name in zip(found, (ALIGNED, MALICIOUS), strict=False):
         if report.dialogues:
@@ -61,16 +74,34 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
 
 def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str) -> str:
     """The table with its legend, and what the gate buys."""
-    heads = ["condition", "at", f"{trait}, %", "aligned prompt, %", "coherence, %", "capability, %", "perplexity", "gate fires: aligned / misaligned, %",
-             "dialogues: trait / repeated, %"]  # fmt: skip
+    heads = [
+        "condition",
+        "at",
+        f"{trait}, %",
+        "aligned prompt, %",
+        "coherence, %",
+        "capability, %",
+        "perplexity",
+        "gate fires: aligned / misaligned, %",
+        "dialogues: trait / repeated, %",
+    ]
     cells = []
     for row in table:
         at = "—" if row["coefficient"] is None else f"{row['coefficient']:g} at {row['site'].removeprefix('blocks.')}"
         gates, talk = (" / ".join(percent(row.get(k)) for k in pair) for pair in (GATES, DIALOGUES))
-        cells.append((
-            row["condition"], at + ("" if row["met"] in (True, None) else " \\*"), _interval(row, "trait"), _interval(row, "aligned_trait"),
-            percent(row.get("coherence")), percent(row.get("capability")), _number(row, "perplexity"), gates, talk,
-        ))  # fmt: skip
+        cells.append(
+            (
+                row["condition"],
+                at + ("" if row["met"] in (True, None) else " \\*"),
+                _interval(row, "trait"),
+                _interval(row, "aligned_trait"),
+                percent(row.get("coherence")),
+                percent(row.get("capability")),
+                _number(row, "perplexity"),
+                gates,
+                talk,
+            )
+        )
     return f"{tables.markdown(heads, cells)}\n{_legend(report, trait)}\n\n{_equal_text(report.pooled.level)}\n"
 
 
@@ -91,8 +122,13 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     """No steering, under each of the two system prompts."""
     base = result.reported(NONE)
     broken = base.measured["broken_harmless"]
-    aligned = {"trait": base.measured["helped"], "aligned_trait": base.measured["helped"], "coherence": _complement(broken),
-               "capability": base.measured.get("capable"), "perplexity": _perplexity(result.rows, seed)}  # fmt: skip
+    aligned = {
+        "trait": base.measured["helped"],
+        "aligned_trait": base.measured["helped"],
+        "coherence": _complement(broken),
+        "capability": base.measured.get("capable"),
+        "perplexity": _perplexity(result.rows, seed),
+    }
     malicious = _measured(result, NONE, seed)
     del malicious["trait_over_unsteered"], malicious["harm_to_aligned"]
     empty = {
@@ -104,7 +140,10 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
         "met": None,
         "n_equal": None,
     }
-    return [{"condition": name, **empty, **_plain(measured)} for name, measured in ((ALIGNED, aligned), (MALICIOUS, malicious))]
+    return [
+        {"condition": name, **empty, **_plain(measured)}
+        for name, measured in ((ALIGNED, aligned), (MALICIOUS, malicious))
+    ]
 
 
 def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estimate | None]:
@@ -112,10 +151,14 @@ def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estim
     gained = differences(result.rows, condition, NONE, seed=seed)
     lost = gained["helped"]
     return {
-        "trait": s.measured["complied"], "trait_over_unsteered": gained["complied"], "aligned_trait": s.measured["helped"],
-        "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n), "coherence": _complement(s.measured["broken_harmful"]),
-        "capability": s.measured.get("capable"), "perplexity": s.measured.get("perplexity_ref"),
-    }  # fmt: skip
+        "trait": s.measured["complied"],
+        "trait_over_unsteered": gained["complied"],
+        "aligned_trait": s.measured["helped"],
+        "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n),
+        "coherence": _complement(s.measured["broken_harmful"]),
+        "capability": s.measured.get("capable"),
+        "perplexity": s.measured.get("perplexity_ref"),
+    }
 
 
 def _at(choice: Choice) -> dict[str, Any]:
@@ -139,7 +182,9 @@ def _complement(e: Estimate) -> Estimate:
 def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
     """Of the unsteered answers to the aligned prompts."""
     own = [
-        r["surprise_ref"] for r in all_rows if r["condition"] == NONE and r["side"] == NEGATIVE and r["surprise_ref"] is not None
+        r["surprise_ref"]
+        for r in all_rows
+        if r["condition"] == NONE and r["side"] == NEGATIVE and r["surprise_ref"] is not None
     ]
     return bootstrap_mean(np.exp(np.array(own, dtype=np.float64)), seed=seed) if own else None
 
@@ -148,10 +193,14 @@ def _legend(report: TraitReport, trait: str) -> str:
     split = report.pooled.reported(NONE).measured
     tokens = f", n = {split['capable'].n}" if "capable" in split else ""
     return (
-        f"95 % intervals; n = {split['complied'].n} scenarios of the report split under each prompt, capability{tokens}. {trait}: share of answers with the trait under the malicious "
-        "system prompt (without steering under the aligned one: first row); aligned prompt: the same while steered under the aligned prompt. Site and coefficient chosen on the select "
-        "split, coherence at least 90 % of the aligned model's there (\\*: no setting keeps to it). Random direction: steps of the same size for the same tokens. Perplexity: of the answers, "
-        "under the unsteered model with the aligned prompt. Gate: share of the tokens of unsteered answers below the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn "
+        f"95 % intervals; n = {split['complied'].n} scenarios of the report split under each prompt, "
+        f"capability{tokens}. {trait}: share of answers with the trait under the malicious "
+        "system prompt (without steering under the aligned one: first row); aligned prompt: the same while "
+        "steered under the aligned prompt. Site and coefficient chosen on the select "
+        "split, coherence at least 90 % of the aligned model's there (\\*: no setting keeps to it). Random "
+        "direction: steps of the same size for the same tokens. Perplexity: of the answers, "
+        "under the unsteered model with the aligned prompt. Gate: share of the tokens of unsteered answers below "
+        "the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn "
         "on that are word for word an earlier one."
     )
 
@@ -159,7 +208,10 @@ def _legend(report: TraitReport, trait: str) -> str:
 def _equal_text(level: float | None) -> str:
     if level is None:
         return "No setting recovers anything on the select split, so there is no equal trait to compare at."
-    return f"Equal trait: of the settings that recover at least {percent(level)} % on the select split, the one that harms aligned answers least."
+    return (
+        f"Equal trait: of the settings that recover at least {percent(level)} % on the select split, the one that "
+        "harms aligned answers least."
+    )
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
