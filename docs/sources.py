@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -25,6 +26,7 @@ ABOUT_REST = "The error that a user can mend, intervals, and how files are writt
 API = "A room imports only from those above it. Each page begins with the names that `import lens_steer as ls` gives."
 
 
+@cache
 def rooms() -> list[str]:
     """The rooms that have a page, lowest first, in the order that import-linter holds; the command line has a page of
     another kind.
