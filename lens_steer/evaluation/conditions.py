@@ -153,7 +153,8 @@ def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None 
     """
     record = find_method(method)
     check_source(record, source)
-    chosen = record.positive_grid if values is None else tuple(values)
+    own = record.positive_grid or record.grid or (None,)
+    chosen = own if values is None else tuple(values)
     return Grid(record.name, partial(plan_at_value, record.name, source, options), chosen, source.site)
 
 
