@@ -132,27 +132,27 @@ def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunctio
     """
     info, stop = info_of(model), max(sites.blocks_of(readers)) + 1
     with (
-        _fed(model, batch) as fed,
+        fed(model, batch) as given,
         attached(model, readers.items(), reads=True),
         ExitStack() as stack,
         suppress(_Enough),
     ):
         if info.backend != "hf":
-            model(batch.ids, **fed, return_type=None, stop_at_layer=stop)
+            model(batch.ids, **given, return_type=None, stop_at_layer=stop)
             return
         if stop < info.n_layers:
             stack.callback(at_input(blocks_of(model)[stop], _enough).remove)
-        model.model(batch.ids, **fed)
+        model.model(batch.ids, **given)
 
 
 def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
     """Run one batch on the model that does the work, and unembed its last ``keep`` columns alone."""
-    with _fed(model, batch) as fed:
+    with fed(model, batch) as given:
         if info_of(model).backend == "hf":
-            return model(batch.ids, **fed, logits_to_keep=keep).logits
+            return model(batch.ids, **given, logits_to_keep=keep).logits
         handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
         try:
-            return model(batch.ids, **fed, return_type="logits")
+            return model(batch.ids, **given, return_type="logits")
         finally:
             handle.remove()
 
@@ -167,16 +167,16 @@ def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Floa
 
 
 @contextmanager
-def _fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
+def fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
     """Give what a forward of a batch is called with beside its tokens.
 
     Inside the ``with``, steering knows the batch's padding, prompts and answers, and no gradients are kept.
     """
     with running(batch), torch.inference_mode():
-        fed: dict[str, Any] = {"attention_mask": batch.mask}
+        given: dict[str, Any] = {"attention_mask": batch.mask}
         if info_of(model).backend == "hf":
-            fed |= {"position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0), "use_cache": False}
-        yield fed
+            given |= {"position_ids": (batch.mask.cumsum(dim=1) - 1).clamp_min(0), "use_cache": False}
+        yield given
 
 
 class _Enough(Exception):

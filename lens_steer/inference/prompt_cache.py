@@ -16,8 +16,9 @@ from torch import Tensor
 from lens_steer.data import Prompt
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.forward import batches_of, fed
 from lens_steer.inference.teacher_forcing import logits_budget, response_logits, with_responses
-from lens_steer.models.loading import device_of, info_of
+from lens_steer.models.loading import info_of
 
 MAX_ROWS = 24  # responses a forward at most: few enough for their lengths to be alike
 MAX_BYTES = 2**29  # of keys and values that are kept; prompts beyond that are read anew each time
@@ -98,18 +99,12 @@ class PromptCache:
 
     def _read(self, new: dict[str, Prompt]) -> None:
         """Read prompts and keep what there is room for."""
-        info = info_of(self._model)
         if not new or self._left <= 0:
             return
         keys = list(new)
-        for batch in batching.batches(
-            info.tokenizer, list(new.values()), n_ctx=info.n_ctx, max_rows=64, device=device_of(self._model)
-        ):
-            with on_engine(self._model, "hf") as runner, torch.inference_mode():
-                position_ids = (batch.mask.cumsum(dim=1) - 1).clamp_min(0)
-                out = runner(
-                    batch.ids, attention_mask=batch.mask, position_ids=position_ids, use_cache=True, logits_to_keep=1
-                )
+        for batch in batches_of(self._model, list(new.values()), max_rows=64):
+            with on_engine(self._model, "hf") as runner, fed(runner, batch) as given:
+                out = runner(batch.ids, **given | {"use_cache": True}, logits_to_keep=1)
             size = sum(t.nbytes for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
             if size > self._left:
                 self._left = 0
