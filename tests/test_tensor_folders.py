@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
+from lens_steer.geometry.files import load_calibration, save_calibration
+from lens_steer.probes.io import load_probe, save_probe
+from lens_steer.steer.plans import load_plan, save_plan
 
 FOLDER = TensorFolder(name="thing", missing="make one", again="make it again", version=2)
 PLURAL = TensorFolder(name="things", missing="make some", again="make them again", facts_first=True, named_errors=False)
@@ -93,3 +96,25 @@ def test_a_refusal_passes_through() -> None:
 def test_finite() -> None:
     assert all_finite([]) and all_finite([torch.ones(2), torch.zeros(0)])
     assert not all_finite([torch.ones(2), torch.tensor([float("inf")])])
+
+
+COMMITTED = Path(__file__).parents[1] / "figures"
+KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None]]] = {
+    "calibration": (load_calibration, save_calibration),
+    "plan": (load_plan, save_plan),
+    "probe": (load_probe, save_probe),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_committed_folders_are_written_again_alike(kind: str, tmp_path: Path) -> None:
+    """Written by a release before, they load; written again the tensors are the same bytes, and the facts the same but for new ones."""
+    load, save = KINDS[kind]
+    folders = sorted(path.parent for path in COMMITTED.rglob(f"{kind}.safetensors"))
+    assert folders
+    for i, folder in enumerate(folders):
+        save(load(folder), tmp_path / str(i))
+        old, new = (json.loads((where / f"{kind}.json").read_text(encoding="utf-8")) for where in (folder, tmp_path / str(i)))
+        assert {name: new[name] for name in old} == old, folder
+        tensors = (where / f"{kind}.safetensors" for where in (folder, tmp_path / str(i)))
+        assert len({path.read_bytes() for path in tensors}) == 1, folder
