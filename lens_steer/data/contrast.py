@@ -51,7 +51,7 @@ class Split(Shown, view="prompts"):
     """The three parts of a contrast.
 
     Attributes:
-        fit: The prompts from which directions, planes and sites are computed.
+        fit: The prompts from which directions, planes, probes and sites are computed.
         select: The prompts on which angles, coefficients and layers are chosen.
         report: The prompts on which every reported number is measured.
     """

@@ -54,7 +54,8 @@ def deal(
     if shares[2] == 0:  # Groups that rounding leaves over go to a split with a share above 0.
         counts[1 if shares[1] > 0 else 0] = len(order) - (counts[0] if shares[1] > 0 else 0)
     counts.append(len(order) - sum(counts))
-    # If there are few groups, rounding must leave no split with a share without a group.
+    # With few groups, rounding can leave a split with a share above 0 empty; it then takes a group from the largest
+    # split.
     for split, share in enumerate(shares):
         while share > 0 and counts[split] < 1 and max(counts) > 1:
             counts[counts.index(max(counts))] -= 1

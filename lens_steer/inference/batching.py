@@ -17,7 +17,7 @@ from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import pad_id
 
 MAX_BATCH_TOKENS = 8192
-MARK = "⟪system⟫"  # A stand-in for the system message, to test if a template writes it.
+MARK = "⟪system⟫"  # A stand-in for the system message, to test whether a template writes it.
 MAX_BATCH_ROWS = 128
 
 

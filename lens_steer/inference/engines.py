@@ -58,8 +58,8 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
 
     Raises:
         LensSteerError: If the engine is unknown, or if the twin would not do what the model does: the user added hooks
-            to the model, the hooks of an active plan were removed, or weights of a HookedTransformer changed after
-            loading.
+            to the model, the hooks of an active plan were removed, or weights of a HookedTransformer were replaced,
+            moved or changed where the twin does not see it.
     """
     check_engine(engine)
     if engine == "tl" or info_of(model).backend == "hf":

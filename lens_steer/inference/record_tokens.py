@@ -23,7 +23,7 @@ from lens_steer.inference.record import Activations, check_responses, check_side
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
 
-REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # → pooling
+REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # region → pooling
 
 
 @dataclass

@@ -169,8 +169,9 @@ def estimate(
         n_sites: The number of recorded sites.
         max_new_tokens: The maximal number of tokens of each answer.
         batch_size: The number of answers in a batch.
-        dtype: The dtype of the weights: a torch name, ``int8`` or ``int4``. For ``int8`` and ``int4`` the cache and the
-            activations take two bytes per number; operators compute in float32.
+        dtype: The dtype of the weights: a torch name, ``int8`` or ``int4``. Numbers of the key–value cache have the
+            same size, but at least two bytes. Operators compute in float32, and recorded activations are float32 for
+            every dtype.
         flops: The floating-point operations per second; see :func:`measured_flops`. None: no times are estimated.
         stored: The dtype of the checkpoint. None: the same dtype as the model.
 

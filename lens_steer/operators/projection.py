@@ -1,4 +1,4 @@
-"""Projection-aware operators: a gate on the projection of each token decides if the token is moved (arXiv 2604.08169).
+"""Projection-aware operators: a gate on the projection of each token decides whether it is moved (arXiv 2604.08169).
 
 With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where
 ``ρ > m``::
