@@ -28,8 +28,8 @@ def withheld(text: str) -> str:
 class Shown:
     """A result that displays itself in a notebook.
 
-    Each subclass names the module of :mod:`lens_steer.notebook.views` that displays it: ``class Calibration(Shown,
-    view="geometry")``.
+    Each subclass names the module of :mod:`lens_steer.notebook.views` that displays it:
+    ``class Calibration(Shown, view="geometry")``.
     """
 
     _view: ClassVar[str]

@@ -283,9 +283,9 @@ def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], 
     """Return the area under the ROC curve, with Newcombe's interval.
 
     The area is the probability that a positive score is above a negative one, where ties count half. The ends θ of the
-    interval solve ``|θ − θ̂| = z √V(θ)`` with ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``, ``n* = (m
-    + n)/2``. The variance is taken at θ and not at θ̂, so the interval has a width even if the classes are fully
-    separated, θ̂ = 1.
+    interval solve ``|θ − θ̂| = z √V(θ)`` with ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``,
+    ``n* = (m + n)/2``. The variance is taken at θ and not at θ̂, so the interval has a width even if the classes are
+    fully separated, θ̂ = 1.
 
     Returns:
         The area, its interval, and the number m + n of scores.

@@ -41,8 +41,8 @@ def load_prompts(
             messages. None: the first column of :data:`KNOWN` that exists, or ``messages``.
         limit: The number of prompts to keep, drawn with the seed; ``"32,first"`` keeps the first 32. None: all prompts.
         seed: The seed of the draw.
-        response: The columns that may hold a fixed answer; the first one with a value in a row is used. ``("response",
-            "text")`` reads what ``lens-steer steer`` wrote.
+        response: The columns that may hold a fixed answer; the first one with a value in a row is used.
+            ``("response", "text")`` reads what ``lens-steer steer`` wrote.
 
     Raises:
         LensSteerError: If the file does not exist, has an unknown ending or holds malformed JSON; if the column does

@@ -35,8 +35,9 @@ from lens_steer.operators.parameters import (
 class Effect:
     """The change of each vector by an operator.
 
-    ``displacement² = radial² + angular²`` exactly. ``radial = ‖h'‖ − ‖h‖`` is the change of length, and ``angular =
-    √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` is the part that comes from the change of direction. For a rotation ``radial`` is zero.
+    ``displacement² = radial² + angular²`` exactly. ``radial = ‖h'‖ − ‖h‖`` is the change of length, and
+    ``angular = √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` is the part that comes from the change of direction. For a rotation ``radial`` is
+    zero.
 
     Attributes:
         fired: True where the gate fired; True everywhere for an operator without a gate.

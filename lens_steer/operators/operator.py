@@ -29,8 +29,8 @@ class Operator:
             signature holds the defaults.
         parameters: The parameters, in the order of the function. If there are several directions, the operator writes
             along the last one.
-        binder: A function that takes all parameters and a tensor of the wanted device and dtype, and returns ``h ↦
-            h'``.
+        binder: A function that takes all parameters and a tensor of the wanted device and dtype, and returns
+            ``h ↦ h'``.
         gate_binder: A function that takes the same arguments and returns ``h ↦`` the mask of the vectors that the
             operator moves; None for an operator without a gate.
         affine: A function that takes all parameters and returns the affine map that equals the operator; or the reason

@@ -7,9 +7,9 @@ With rows b1, b2 of an orthonormal basis B, ``c = (h·b1, h·b2)`` and ``r = ‖
     SS_θ(h)  = h + (R_θ c − c) B                      relative angle; an isometry
 
 No d×d matrix is formed. The part of the computation that depends only on the angle is a *writer*: a few rows of d_model
-numbers, which are computed once. SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with ``W = (−B;
-u_θ B)``, where ``u_θ = (cos θ, sin θ)``. The arithmetic is in float32 for every hidden dtype (float64 for float64), and
-the result is cast back. Angles are in degrees, either a scalar or one per row of the batch.
+numbers, which are computed once. SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with
+``W = (−B; u_θ B)``, where ``u_θ = (cos θ, sin θ)``. The arithmetic is in float32 for every hidden dtype (float64 for
+float64), and the result is cast back. Angles are in degrees, either a scalar or one per row of the batch.
 """
 
 from __future__ import annotations
