@@ -19,11 +19,7 @@ from lens_steer.metrics.text import n_words, ngram_repetition
 GRAM, REPEATED, MIN_WORDS = 4, 0.5, 20
 # A text is also repeating if its periodic end repeats a period at least TURNS times, covers at least a share LOOPED of
 # the text, and has at least MIN_LOOP characters.
-LOOPED, TURNS, MIN_LOOP = (
-    0.5,
-    4,
-    24,
-)
+LOOPED, TURNS, MIN_LOOP = 0.5, 4, 24
 # The bound on perplexity is FACTOR times this quantile, if there are at least MIN_ANSWERS answers to measure it on.
 FACTOR, QUANTILE, MIN_ANSWERS = 2.0, 0.95, 8
 # With fewer answers the bound is twice the perplexity above which Selective Steering marks an angle.
@@ -72,8 +68,8 @@ def is_repeating(text: str) -> bool:
     periodic end covers at least half of the text and 24 characters.
 
     The rule on words finds repeated sentences. The rule on characters finds repeated signs and syllables, and
-    repetition in languages without spaces. Repetition that the prompt asked for also counts. A loop that counts ("Step
-    1 … Step 2 …") is not found.
+    repetition in languages without spaces. Repetition that the prompt asked for also counts. Repetition with a running
+    number ("Step 1 … Step 2 …") is not found.
 
     >>> (
     ...     is_repeating("bridge " * 12),

@@ -42,7 +42,7 @@ class Outcome(Shown, view="sweeps"):
     """The number of answers of one class with each grade, under one condition.
 
     Attributes:
-        condition: ``no steering``, ``steering plane`` or ``random plane``.
+        condition: The name of the condition, such as ``no steering``, ``steering plane`` or ``random plane``.
         angle: The angle in degrees; a list with one angle per prompt if the plan has several, None if it has none.
         side: ``positive`` (harmful) or ``negative`` (harmless).
         counts: The number of answers by grade, grades without answers included.
