@@ -4,13 +4,13 @@ Layer convention, taken from the sources: the tensor ``direction.N`` is added to
 counted from 0. Its site is therefore ``blocks.N.hook_resid_post``.
 
 - llama.cpp (ggml-org/llama.cpp): ``common_control_vector_load_one`` (common/common.cpp) stores ``direction.N`` at
-  offset (N − 1)·n_embd. ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp) gives block ``il`` the data at (il −
-  1)·n_embd, for il = 1 … n_layers − 1. The graphs of src/models (qwen2, llama, gemma2-iswa) add it after the last
+  offset (N − 1)·n_embd. ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp) gives block ``il`` the data at
+  (il − 1)·n_embd, for il = 1 … n_layers − 1. The graphs of src/models (qwen2, llama, gemma2-iswa) add it after the last
   residual sum of the block. N = 0 is refused, so the output of the first block cannot be steered. Only one-dimensional
   F32 tensors are read, and no metadata key is read. The default range of layers is 1 to the last.
 - llama.cpp's own generator (tools/cvector-generator) names a vector that it *read* at the output of block N − 1
   ``direction.N``, one block before the place where it is added. The site here is where the vector is added. The
-  generator writes ``controlvector.layer_count`` as INT32, all others as UINT32; this identifies its files
+  generator writes ``controlvector.layer_count`` as INT32, the other tools as UINT32; this identifies its files
   (``written_like``).
 - repeng (vgel/repeng, repeng/extract.py, control.py): layer ℓ is read at ``hidden_states[ℓ + 1]`` and added to the
   output of block ℓ. In Hugging Face models the last of the hidden states is taken after the final norm, so repeng's
