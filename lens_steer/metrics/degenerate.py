@@ -54,6 +54,7 @@ def looped_share(text: str, turns: int = TURNS) -> float:
     for period in range(1, n // turns + 1):
         if longest == n:
             break
+        # The periodic end begins after the last index i with t[i + p] ≠ t[i]; without one, the whole text is periodic.
         different = np.flatnonzero(codes[period:] != codes[:-period])
         length = n if not len(different) else n - 1 - int(different[-1])
         if length >= turns * period:

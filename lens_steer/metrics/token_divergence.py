@@ -279,6 +279,7 @@ def _of_batch(
     """
     keep = max(batch.response_lengths) + 1
     first = min(sites.blocks_of(plan.sites)) if plan else 0
+    # The original pass keeps the input of the first steered block, and the steered pass begins there.
     with read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
         last_logits(runner, batch, keep)
     if plan:
@@ -291,6 +292,7 @@ def _of_batch(
     else:
         read_steered = read
     wanted = [(i, n) for i, n in enumerate(batch.response_lengths) if n]
+    # The n tokens of a response end its row; the state at the token before each of them gives its logits.
     p, q = (torch.cat([states[0][i, -n - 1 : -1] for i, n in wanted]) for states in (read, read_steered))
     ids = torch.cat([batch.ids[i, -n:] for i, n in wanted])
     row = torch.tensor([batch.rows[i] for i, n in wanted for _ in range(n)])

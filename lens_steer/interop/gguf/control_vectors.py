@@ -1,4 +1,4 @@
-"""Control vectors with a certificate that compares the file, applied as llama.cpp does, with the hooked model.
+"""Control vectors with a certificate: the file, applied as llama.cpp does, is compared with the hooked model.
 
 The file is read back, and ``direction.N`` is added to the output of decoder layer N of the Hugging Face model by a
 plain PyTorch forward hook, in float32, as llama.cpp adds it. This reference uses nothing of the plan.

@@ -1,4 +1,4 @@
-"""Control vectors as GGUF: import of those of repeng, llama.cpp and EasySteer, export of llama.cpp's.
+"""Control vectors as GGUF: import from repeng, llama.cpp and EasySteer, export for llama.cpp.
 
 Layer convention, taken from the sources: the tensor ``direction.N`` is added to the *output of block N*, with blocks
 counted from 0. Its site is therefore ``blocks.N.hook_resid_post``.

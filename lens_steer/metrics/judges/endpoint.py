@@ -38,7 +38,7 @@ HARMFUL, SAFE = r"^\W*verdict\W+harmful\b", r"^\W*verdict\W+safe\b"
 
 @dataclass
 class Usage:
-    """What a judge has used since it was created.
+    """The requests, tokens and cost of a judge since it was created.
 
     Attributes:
         answers: The number of answers that the endpoint gave.

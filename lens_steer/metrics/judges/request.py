@@ -21,7 +21,7 @@ LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait causes an 
 
 
 class Secret(str):
-    """A string that its ``repr`` does not show, and so no traceback that prints variables.
+    """A string that is hidden in its ``repr``, and so in tracebacks that print variables.
 
     >>> Secret("abc")
     '***'
