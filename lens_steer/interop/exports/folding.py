@@ -8,8 +8,7 @@ of it (:mod:`lens_steer.operators.affine`) therefore folds into each of them:
 **Outputs of layers.** The output ``y = Wz + b`` of a layer gets the map from the left: ``A = V W``, ``B = U``, bias
 ``U V b + t``.
 
-**Residual stream.** The stream is not the output of a single layer. Only these steps on it fold (and only if no norm
-stands between the layers and the stream):
+**Residual stream.** The stream is not the output of a single layer. Only these steps on it fold:
 
 - An addition: into the bias of the layer that wrote last.
 - An ablation, if nothing can have written the direction back: everything before is orthogonal to it already.
@@ -18,7 +17,9 @@ stands between the layers and the stream):
   and the unembedding reads ``D Q D⁻¹`` of the last norm's output.
 - Any affine map at the input of the first block: into the rows of the embedding.
 
-All other steps are refused, site by site, with the reason. Products are computed in float64.
+If a norm stands between the layers and the stream (Gemma-2 and 3), neither the outputs of layers nor the stream fold,
+apart from the input of the first block. All other steps are refused, site by site, with the reason. Products are
+computed in float64.
 """
 
 from __future__ import annotations
