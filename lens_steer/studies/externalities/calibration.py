@@ -188,7 +188,7 @@ def response_lengths(
 
 
 def _add_lengths(activation: Tensor, hook: Any = None, *, total: Tensor, index: int, inside: Tensor) -> None:
-    """Forward hook that adds the lengths of a batch's response tokens to a running total."""
+    """Add the lengths of a batch's response tokens to a running total; this is a forward hook."""
     total[index] += activation.float().norm(dim=-1).cpu()[inside].double().sum()
 
 
