@@ -169,7 +169,7 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_qwen(qwen: Any, refusal: Any) -> Verification:
-    """Test the claims that need a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
+    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
     cut = [refusal.fit] + [
         Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))
     ]

@@ -163,6 +163,7 @@ def test_a_sweep_on_other_prompts_says_so(
     assert 0.1 < told["first_token_norm_ratio"] < 10
 
 
+@pytest.mark.slow
 def test_compare_on_files(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, files: tuple[Path, Path]
 ) -> None:

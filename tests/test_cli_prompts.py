@@ -125,6 +125,7 @@ def test_a_fit_split_that_nothing_is_fitted_on_is_told(
     assert not [line for line in err if "are not run" in line]
 
 
+@pytest.mark.slow
 def test_an_old_calibration_is_told_as_before(lens_steer: Any, made: Path, tmp_path: Path) -> None:
     """One that does not know its prompts one by one, against another draw of the organism's contrast."""
     old = tmp_path / "old"

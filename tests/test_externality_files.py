@@ -110,6 +110,7 @@ def write(path: Path, prompts: Sequence[Prompt]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A local folder with prompt files: everything is written, and a second call reads its rows and generates nothing
     anew.

@@ -16,7 +16,9 @@ from tests.pages import pages_of, shown
 KNOWN_MISSES: dict[str, set[str]] = {}
 
 
-@pytest.mark.parametrize("family", ["qwen2", "llama", "gemma2"])
+@pytest.mark.parametrize(
+    "family", ["qwen2", pytest.param("llama", marks=pytest.mark.slow), pytest.param("gemma2", marks=pytest.mark.slow)]
+)
 def test_gates_on_the_committed_weights(family: str) -> None:
     """Every gate passes but the misses that the page owns up to, and the weights give what was committed (to a few
     answers).

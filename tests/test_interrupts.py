@@ -49,6 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, refusal: Any) -> tuple[Path,
     return folder / "positive.txt", folder / "negative.txt"
 
 
+@pytest.mark.slow
 def test_a_sweep_ended_by_sigterm_goes_on_to_the_same_bytes(
     tmp_path: Path, made: Path, files: tuple[Path, Path]
 ) -> None:

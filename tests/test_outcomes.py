@@ -372,6 +372,7 @@ def test_the_default_constraints(untold: ContrastSet, refusal: Any) -> None:
     assert default_constraints(untold) == ("degenerate_harmful<=0.1", "degenerate_harmless<=0.1")
 
 
+@pytest.mark.slow
 def test_a_report_shows_no_answer_to_a_positive_prompt(qwen: Any, untold: ContrastSet, tmp_path: Path) -> None:
     """Outcomes and hashes in their place, unless it is asked for; three outcomes, the bound, perplexities and cut-off
     answers are told.

@@ -132,6 +132,7 @@ def test_the_table(found: tuple[Any, Path, traits.Trait]) -> None:
     assert (out / "trait_depth.png").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_same_bytes(qwen: Any, found: tuple[Any, Path, traits.Trait], tmp_path: Path) -> None:
     """Run again from nothing: the same rows; another trait in the same folder is refused."""
     _, out, trait = found
