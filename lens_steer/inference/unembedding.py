@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lens_steer.inference.attach import standing_in
 from lens_steer.models.loading import info_of
+from lens_steer.operators.exact import exact, exact_device
 
 MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")
 SLICE = 8192  # The number of vocabulary entries in a slice.
@@ -56,18 +57,7 @@ class Unembedding:
         """
         found = nn.functional.linear(states, self.weight[entries], None if self.bias is None else self.bias[entries])
         capped = found if self.soft_cap is None else self.soft_cap * torch.tanh(found / self.soft_cap)
-        return capped.to(exact_device(capped.device)).double()
-
-
-def exact_device(device: torch.device) -> torch.device:
-    """Return the device on which sums over the logits of a device are computed in float64.
-
-    It is the same device, or the CPU if the device (MPS) has no float64.
-
-    >>> exact_device(torch.device("cuda", 1)), exact_device(torch.device("mps"))
-    (device(type='cuda', index=1), device(type='cpu'))
-    """
-    return torch.device("cpu") if device.type == "mps" else device
+        return exact(capped)
 
 
 def unembedding_module(model: Any) -> Any:

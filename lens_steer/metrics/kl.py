@@ -14,7 +14,7 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.inference.teacher_forcing import with_responses
-from lens_steer.inference.unembedding import exact_device
+from lens_steer.operators.exact import exact
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.steer.value_sweep import logits_by_value
 
@@ -38,7 +38,7 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
     found = []
     # A float64 copy of all logits may not fit into memory, so POSITIONS positions are compared at a time.
     for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):
-        p, q = (x.to(exact_device(x.device)).double().log_softmax(dim=-1) for x in rows)
+        p, q = (exact(x).log_softmax(dim=-1) for x in rows)
         terms = torch.where(p == -torch.inf, 0, p.exp() * (p - q))
         found.append(terms.sum(dim=-1).clamp_min(0))
     return torch.cat(found).reshape(p_logits.shape[:-1])

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.operators.exact import exact
 
 Coefficient = float | int | Float[Tensor, "..."]
 
@@ -78,7 +79,7 @@ def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient)
     >>> displacement(torch.tensor([0.0, 2.0]), 3)
     tensor([0., 6.])
     """
-    return (values(coefficient, direction).double()[..., None] * direction.double()).to(direction.dtype)
+    return (exact(values(coefficient, direction))[..., None] * exact(direction)).to(direction)
 
 
 def shift(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -149,7 +150,7 @@ def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
     >>> values(2, torch.zeros(3))
     tensor(2.)
     """
-    found = torch.as_tensor(value, dtype=torch.float64, device=like.device).to(like.dtype)
+    found = exact(value).to(like)
     if not torch.isfinite(found).all():
         raise LensSteerError(
             f"coefficient={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}"

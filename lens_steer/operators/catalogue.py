@@ -15,6 +15,7 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.operators import addition, binding, projection, rotation
 from lens_steer.operators.affine import addition_map, clamp_map, rotation_map
+from lens_steer.operators.exact import exact
 from lens_steer.operators.operator import Bound, Operator, Parameters
 from lens_steer.operators.parameters import (
     ALONG,
@@ -53,10 +54,10 @@ class Effect:
     @property
     def gate_fire_rate(self) -> float:
         """The share of the vectors for which the gate fired."""
-        return float(self.fired.double().mean())
+        return float(exact(self.fired).mean())
 
     def __repr__(self) -> str:
-        mean = {name: float(getattr(self, name).double().mean()) for name in ("displacement", "radial", "angular")}
+        mean = {name: float(exact(getattr(self, name)).mean()) for name in ("displacement", "radial", "angular")}
         return (
             f"Effect({self.fired.numel()} vectors, gate fired on {100 * self.gate_fire_rate:.1f} %, mean displacement "
             f"{mean['displacement']:.4g}: radial {mean['radial']:+.4g}, angular {mean['angular']:.4g})"
@@ -130,7 +131,7 @@ def compare(
     >>> compare(torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0]), torch.tensor(True))
     Effect(1 vectors, gate fired on 100.0 %, mean displacement 5: radial +5, angular 0)
     """
-    a, b = before.double(), after.double()
+    a, b = exact(before), exact(after)
     length_a, length_b = a.norm(dim=-1), b.norm(dim=-1)
     displacement, radial = (b - a).norm(dim=-1), length_b - length_a
     tiny = torch.finfo(torch.float64).tiny

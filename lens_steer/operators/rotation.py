@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
+from lens_steer.operators.exact import exact, exact_device
 from lens_steer.operators.parameters import GATE_AXIS
 
 Angle = float | int | Float[Tensor, "..."]
@@ -117,7 +118,7 @@ def rotation_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Te
     """
     _, sin, less = _unit(angle, basis)
     turned = torch.stack([torch.stack([less, sin], dim=-1), torch.stack([-sin, less], dim=-1)], dim=-2)  # (R − I)ᵀ
-    return (turned @ basis.double()).to(basis.dtype)
+    return (turned @ exact(basis)).to(basis)
 
 
 def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 3 d_model"]:
@@ -131,9 +132,9 @@ def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tenso
             [ 0.,  1.]])
     """
     cos, sin, _ = _unit(angle, basis)
-    b = basis.double()
+    b = exact(basis)
     ray = torch.stack([cos, sin], dim=-1)[..., None, :] @ b
-    return torch.cat([(-b).expand(*ray.shape[:-2], 2, -1), ray], dim=-2).to(basis.dtype)
+    return torch.cat([(-b).expand(*ray.shape[:-2], 2, -1), ray], dim=-2).to(basis)
 
 
 def turn(
@@ -187,11 +188,9 @@ def gram_unless_identity(basis: Float[Tensor, "2 d_model"]) -> Float[Tensor, "2 
     (True, tensor([[4., 0.],
             [0., 4.]]))
     """
-    gram = basis.double() @ basis.double().mT
+    gram = exact(basis) @ exact(basis).mT
     error = (gram.detach() - torch.eye(2, dtype=gram.dtype, device=gram.device)).abs().max()
-    return (
-        None if not basis.requires_grad and float(error) <= 8 * torch.finfo(basis.dtype).eps else gram.to(basis.dtype)
-    )
+    return None if not basis.requires_grad and float(error) <= 8 * torch.finfo(basis.dtype).eps else gram.to(basis)
 
 
 def above_threshold(
@@ -240,7 +239,7 @@ def degrees(angle: Angle) -> Tensor:
     >>> degrees(200)
     tensor(200., dtype=torch.float64)
     """
-    values = torch.as_tensor(angle, dtype=torch.float64)
+    values = exact(angle)
     if not torch.isfinite(values).all():
         raise LensSteerError(f"angle={angle!r} is not a finite number of degrees")
     return values
@@ -267,5 +266,5 @@ def _unit(angle: Angle, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The angle is first wrapped to (−180, 180]. Every multiple of 360 therefore gives exactly (1, 0, 0), and the rotation
     by it is the identity in every dtype. The form cos θ − 1 = −2 sin²(θ/2) is also accurate for small angles.
     """
-    radians = torch.deg2rad(180 - torch.remainder(180 - degrees(angle).to(like.device), 360))
+    radians = torch.deg2rad(180 - torch.remainder(180 - degrees(angle).to(exact_device(like.device)), 360))
     return torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()

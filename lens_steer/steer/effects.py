@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lens_steer._display import Shown
 from lens_steer.operators.catalogue import compare, operator
+from lens_steer.operators.exact import exact
 
 if TYPE_CHECKING:
     from lens_steer.steer.plans import SteeringPlan
@@ -61,7 +62,7 @@ class EffectLog(Shown, view="tokens"):
         total.displacement += float(did.displacement.sum())
         total.radial += float(did.radial.sum())
         total.angular += float(did.angular.sum())
-        total.length += float(before.double().norm(dim=-1).sum())
+        total.length += float(exact(before).norm(dim=-1).sum())
 
     @property
     def gate_fire_rate(self) -> float | None:

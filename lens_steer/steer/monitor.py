@@ -23,6 +23,7 @@ from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import prepared, unit_direction
+from lens_steer.operators.exact import exact
 from lens_steer.operators.projection import GATES
 from lens_steer.steer.hooks import example, following
 
@@ -127,7 +128,7 @@ class Monitor(Shown, view="tokens"):
         fired = torch.zeros(0) if seen is None else seen.fired
         if seen is not None and region is not None:
             fired = fired[seen.generated == (region == "generated")]
-        return float(fired.double().mean()) if len(fired) else None
+        return float(exact(fired).mean()) if len(fired) else None
 
     @property
     def n_prompts(self) -> int:
