@@ -18,6 +18,9 @@ SAME = (
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
 # names with an underscore are no English words, so they mean the argument also where no value follows
 UNMISTAKABLE = tuple(name for name in SAME if "_" in name)
+# Four patterns find arguments in a message: a name with "=" and perhaps a value, where a tuple counts as one value; an
+# unmistakable name alone; a name in brackets or after "needs"; and the two sides of a contrast, which are common words
+# and count only in the few phrases that name the arguments.
 _VALUED = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})=(?!=)(\([^)]*\)|(?=\S))?")
 _NAMED = re.compile(rf"(?<![\w.'\"/=])({'|'.join(UNMISTAKABLE)})(?![\w.='\"/(])")
 _BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )({'|'.join(SWEPT)})(?=: give it)")

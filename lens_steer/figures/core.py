@@ -148,6 +148,7 @@ def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
         shared = how.get(f"share{direction}", False)
         for i, axis in enumerate(given):
             row, column = divmod(i, columns)
+            # the panel to share with: the first of all, of the column, or of the row; itself where nothing is shared
             first = given[
                 0 if shared is True else column if shared == "col" else row * columns if shared == "row" else i
             ]

@@ -158,6 +158,9 @@ def cohens_d(
     sums = []
     for side in (np.arange(len(both)) < len(positive), np.arange(len(both)) >= len(positive)):
         sums += [np.bincount(of, weights=side * both**k, minlength=len(names)) for k in (0, 1, 2)]
+    # A resample needs only the sums of 1, x and x² over each class. These are the sums of each group, weighted by how
+    # often the group was drawn. Row 0 has every group once and is the estimate itself. The values were centred above,
+    # so that a variance from a sum of squares loses few digits.
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     moments = np.concatenate([np.ones((1, len(names))), counts]) @ np.stack(sums, axis=1)

@@ -185,6 +185,7 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
                 continue
             theta = [math.radians(float(v)) for v in part["value"]]
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
+            # the curve is closed: its first point comes again after a full turn
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
             if condition in drawing.notes.get(

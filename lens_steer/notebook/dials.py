@@ -121,6 +121,7 @@ class Dial:
             leaving = self._coordinates()
         arriving = None
         if plan is not None and self.site in plan.sites:
+            # what arrives at the site is what leaves it when all other sites are steered but not this one
             with _under(self.model, _without(plan, self.site)):
                 arriving = self._coordinates()
         return Turned(angle, answer, None if self.grade is None else self.grade(self.prompt, answer), leaving, arriving)
