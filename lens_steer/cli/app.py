@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Errors a user can make end with code 2 and one line on the error stream."""
+"""The entry point of the command line, which parses the options, calls the library and prints the result.
+
+Errors that a user can make end with exit code 2 and one line on the error stream.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ for further_command in (
 for import_name, import_command in cli_import.COMMANDS.items():
     import_app.command(import_name)(import_command)
 
-INTERRUPTED = 130  # what typer returns after Ctrl-C
+INTERRUPTED = 130  # the exit code that typer returns after Ctrl-C
 
 
 def _version(asked: bool) -> bool:
@@ -333,7 +336,7 @@ def figures_redraw(folder: Annotated[Path, typer.Argument(help="Folder of saved 
 
 
 def main() -> None:
-    """Entry point of ``lens-steer``."""
+    """Run the command line ``lens-steer``."""
     quiet()
     seldom_told()
     with ending_cleanly() as signals:
@@ -341,7 +344,7 @@ def main() -> None:
 
 
 def _run(signals: list[int]) -> None:
-    """Run the command and leave with its exit code."""
+    """Run the command and exit with its exit code."""
     try:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
@@ -349,11 +352,11 @@ def _run(signals: list[int]) -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        # click's own usage errors carry an exit code and a message for the user; anything else is a defect and keeps
-        # its traceback
+        # click's usage errors have format_message and carry a message for the user; any other exception is a defect
+        # and keeps its traceback
         if not hasattr(error, "format_message"):
             raise
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, line by line
+        if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help text: its line breaks must stay
             typer.echo(error.format_message(), err=True)  # type: ignore[attr-defined]
             sys.exit(2)
         code = _fail(error.format_message())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What several commands do with their options: read prompts and calibrations, print the result."""
+"""Functions that several commands share: read prompts and calibrations, write to the error stream, print the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 
 
 def shares_of(split: str) -> tuple[float, ...]:
-    """The numbers of ``--split``."""
+    """Parse the value of ``--split``.
+
+    Raises:
+        LensSteerError: If a part between the commas is not a number.
+    """
     try:
         return tuple(float(share) for share in split.split(","))
     except ValueError:
@@ -35,8 +39,9 @@ def read_prompts(
     seed: int = 0,
     response: Sequence[str] = ("response",),
 ) -> Any:
-    """The prompts of a file, or of an organism's report split; what was read is told first, then what is worth knowing
-    about it.
+    """Read the prompts of a file, or of an organism's report split.
+
+    One line on the error stream says what was read; warnings about the prompts follow it.
     """
     from lens_steer.data import ORGANISM_PREFIX, PromptSet, read_contrast, read_prompt_set
 
@@ -50,15 +55,23 @@ def read_prompts(
 
 
 def tell(line: str, cautions: Sequence[str] = ()) -> None:
-    """A line on the error stream, and the warnings that go with it."""
+    """Write a line to the error stream, and log the warnings that belong to it."""
     typer.echo(line, err=True)
     for caution in cautions:
         log.warning("%s", caution)
 
 
 def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = "calibration") -> bool:
-    """Whether prompts by part are among those that a calibration was made from, which is told; False where it does not
-    know its prompts.
+    """Warn of prompts that a calibration was made from, and return whether there are any.
+
+    Args:
+        made: A calibration or a probe.
+        parts: The prompt sets, by the name of their part.
+        source: The word for ``made`` in the warning.
+
+    Returns:
+        True if a prompt of ``parts`` is among those that ``made`` was made from. False if none is, and also if ``made``
+        has no record of its prompts.
     """
     from lens_steer.data import fitted_overlap
 
@@ -70,7 +83,11 @@ def tell_fitted_on(made: Any, parts: Mapping[str, Sequence[Any]], source: str = 
 
 
 def read_calibration(folder: Path) -> tuple[str, Any]:
-    """A calibration of ours, or a published one, with the name it goes by."""
+    """Load a calibration of this project or a published one.
+
+    Returns:
+        The last part of its model's name, which stands for the calibration in the output, and the calibration.
+    """
     from lens_steer.geometry.files import load_calibration
     from lens_steer.interop.imports.official import import_official
 
@@ -79,13 +96,13 @@ def read_calibration(folder: Path) -> tuple[str, Any]:
 
 
 def check_rows_file(out: Path) -> None:
-    """Refuse a file for rows whose ending says something else."""
+    """Refuse an output file for rows whose name does not end in ``.jsonl``."""
     if out.suffix != ".jsonl" and not out.is_dir():
         raise LensSteerError(f"--out {str(out)!r}: one JSON object a line is written, give a name that ends in .jsonl")
 
 
 def judge_named(spec: str | None) -> Any:
-    """The judge of ``--judge``; None without one."""
+    """Build the judge that ``--judge`` names; return None where the option was not given."""
     from lens_steer.metrics.judges.spec import judge_of
 
     return None if spec is None else judge_of(spec)
@@ -96,5 +113,5 @@ def command() -> str:
 
 
 def emit(result: dict[str, Any]) -> None:
-    """Results go to the output stream as one JSON object."""
+    """Print the result on the output stream as one JSON object, without the entries that are None."""
     typer.echo(json.dumps({k: v for k, v in result.items() if v is not None}, ensure_ascii=False))

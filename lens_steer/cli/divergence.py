@@ -1,4 +1,4 @@
-"""The command that measures how far a steering plan moves every token of fixed responses."""
+"""The command that measures how far a steering plan changes the distribution at every token of fixed responses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,11 @@ def divergence(
 
 
 def _read_responses(source: Path, **how: Any) -> Any:
-    """The prompts of a file, each with its response; what ``lens-steer steer`` wrote has it as ``text``."""
+    """Read the prompts of a file, each with its response (in a file from ``lens-steer steer``, the ``text``).
+
+    Raises:
+        LensSteerError: If a row has no response.
+    """
     prompts = read_prompts(source, response=("response", "text"), **how)
     for number, prompt in enumerate(prompts, start=1):
         if prompt.response is None:
@@ -85,7 +89,11 @@ def _read_responses(source: Path, **how: Any) -> Any:
 def _write(
     work: Path, found: Any, plan: Any, model: Any, prompts: Any, *, seed: int, max_position: int | None, engine: str
 ) -> dict[str, float]:
-    """``divergence.csv``, ``divergence.json``, the figure; returns the means over prompts."""
+    """Write ``divergence.csv``, ``divergence.json`` and the figure.
+
+    Returns:
+        The means over prompts of both KL divergences, ``kl`` and ``kl_reverse``.
+    """
     import numpy as np
 
     from lens_steer._io.tables import csv_records

@@ -1,4 +1,4 @@
-"""What a long command says before it begins, and ``--dry-run``, which stops there."""
+"""The estimate of cost that a long command prints before it begins, and ``--dry-run``, which stops after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lens_steer.cli.groups import Group
 if TYPE_CHECKING:
     from lens_steer.evaluation.work import Work
 
-SHORT = 12  # answers and recorded prompts up to which a run is over before it could be probed
+SHORT = 12  # with at most this many answers and prefills, the run takes no longer than the probe would
 
 
 @dataclass(frozen=True)
 class DryRun(Group):
-    """Tells what a run will take."""
+    """The option ``--dry-run``, and the estimate of what a run will take."""
 
     dry_run: Annotated[
         bool,
@@ -32,15 +32,21 @@ class DryRun(Group):
     def tell(
         self, model: Any, work: Work, prompts: Sequence[Any], *, engine: str, max_new_tokens: int = 1, plan: Any = None
     ) -> None:
-        """Tell the cost on the error stream where it is more than a minute; with ``--dry-run`` on the output stream,
-        and end the command.
+        """Print the estimated cost of a run.
+
+        Without ``--dry-run`` a line goes to the error stream if the run takes more than a minute; a very short run is
+        not estimated. With ``--dry-run`` the estimate goes to the output stream and the command ends.
 
         Args:
-            model: loaded.
-            work: that is about to be done.
-            prompts: some of those that will run, which the probe takes.
-            engine, max_new_tokens: of the run.
-            plan: that will steer, if there is one.
+            model: The loaded model.
+            work: The work that is about to be done.
+            prompts: Some of the prompts that will run, on which the probe measures the speed.
+            engine: The engine of the run.
+            max_new_tokens: The largest number of tokens of an answer in the run.
+            plan: The plan that will steer; None if the run is unsteered.
+
+        Raises:
+            typer.Exit: With ``--dry-run``, after the estimate.
         """
         from lens_steer.evaluation.cost import LONG, cost, probe
 

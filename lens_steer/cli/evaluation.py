@@ -1,4 +1,4 @@
-"""The commands that evaluate: sweeps of one method, comparisons of many; and, beside them, metrics of generations."""
+"""The commands that evaluate: sweeps of one method, comparisons of several, and metrics of generations."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Positions = Annotated[
     str | None,
     typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), …"),
 ]
-OUTCOMES = ("complied", "answered", "helped")  # what a sweep's line tells of the report split, where it is measured
+OUTCOMES = ("complied", "answered", "helped")  # measures of the report split that are printed, where they exist
 
 
 @grouped
@@ -120,7 +120,7 @@ def sweep(
         else [probe_grid(made, method, values=values, **options)]
     )
     if positions is not None and grids[0].build is not None:
-        grids[0].build(grids[0].values[0])  # a position that is not understood, before the model is loaded
+        grids[0].build(grids[0].values[0])  # refuses an invalid --positions before the model is loaded
     _tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
         raise LensSteerError("--rules: a probe has no discriminative sites; give --calibration")
@@ -181,8 +181,10 @@ def sweep(
 
 
 def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
-    """What a sweep without a ground truth tells besides: the constraints and the bound, outcomes of both classes and
-    what was cut off at the choice.
+    """Return what is printed in addition where no ground truth grades the answers; empty where one does.
+
+    It holds the constraints, the bound on perplexity above which an answer is degenerate, and at the chosen value the
+    share of each outcome for both classes (also of answers that were cut off) and the perplexities.
     """
     if found.bound is None:
         return {}
@@ -205,7 +207,11 @@ def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
 
 
 def rules_of(spec: str) -> list[str]:
-    """The rules of ``--rules``; refuses one that there is not, before anything is read."""
+    """Parse the rules of ``--rules``; an unknown one is refused before any file is read.
+
+    Raises:
+        LensSteerError: If a rule is unknown.
+    """
     from lens_steer.geometry.discriminative import RULES
 
     found = [name.strip() for name in spec.split(",")]
@@ -222,7 +228,7 @@ def _check_numbers(given: dict[str, int]) -> None:
 
 
 def _told(found: Any, condition: str) -> dict[str, Any]:
-    """A condition's choice, and what it does on the report split."""
+    """Return the choice of a condition, and its outcomes on the report split."""
     choice, reported = found.choices[condition], found.reported(condition)
     measured = {k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}
     return {"variant": choice.variant, "value": choice.value, "constraints_met": choice.met, **measured}
@@ -318,8 +324,10 @@ sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
 
 
 def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
-    """Say how many prompts of select and report a calibration was made from; where it does not know its prompts, that
-    this cannot be known.
+    """Say how many prompts of select and report a calibration or probe was made from.
+
+    If it was made from none of them, but from other prompts than the fit split, a line says so. This line is a warning
+    where the calibration has no record of its prompts, since the result may then not be held out.
     """
     parts = {
         name: (part.positive, part.negative)
@@ -344,14 +352,17 @@ def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
 
 
 def _tasks(contrast: Any, seed: int) -> Any:
-    """Capability tasks where the world grades the prompts, else none."""
+    """Return the capability tasks where the prompts have a ground truth, otherwise none."""
     from lens_steer.metrics.benchmarks import Tasks, task_splits
 
     return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
 
 
 def _constraints(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
-    """What ``--constraint`` says, or the default, which is told where no ground truth grades."""
+    """Return the constraints of ``--constraint``, or the default ones.
+
+    Where no ground truth grades the answers, a line on the error stream names the default constraints.
+    """
     from lens_steer.evaluation.protocol import default_constraints
     from lens_steer.metrics.grading import graded
 

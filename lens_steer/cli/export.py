@@ -1,4 +1,7 @@
-"""The commands that write a steering plan as an adapter or as steered weights, for engines without hooks."""
+"""The commands that export a steering plan for engines without hooks.
+
+A plan becomes LoRA adapters, steered weights or a control vector.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +47,12 @@ Partial = Annotated[
 
 @dataclass(frozen=True)
 class Folding(with_options(Source, STRENGTHS, short=True)):
-    """What is exported."""
+    """The options that say which plan is exported."""
 
     sites: At = None
 
     def read(self) -> Any:
-        """The saved plan, at another angle if one is given, or a method's."""
+        """Return the plan of a method, or the saved plan, at another angle if one is given."""
         from lens_steer.steer.plans import parse_numbers
 
         at = {} if self.sites is None else {"at": self.sites}
@@ -63,7 +66,7 @@ class Folding(with_options(Source, STRENGTHS, short=True)):
 
 @dataclass(frozen=True)
 class Trying(Group):
-    """What the certificate is of, and how the export is served."""
+    """The options of the certificate, and of the recipe that says how to serve the export."""
 
     prompts: Annotated[
         str | None,
@@ -88,19 +91,22 @@ class Trying(Group):
     ] = None
 
     def trial(self) -> Any:
-        """What is tried."""
+        """Return the trial that the certificate runs: its prompts, the length of the answers and the tolerance."""
         from lens_steer.interop.exports.certificate import Trial
 
         return Trial(None if self.prompts is None else read_prompts(self.prompts), self.max_new_tokens, self.tolerance)
 
     def asked(self, trial: Any) -> list[tuple[Any, int]]:
-        """The prompts that were given, with the tokens that an answer may have."""
+        """Return the prompts that were given, with the number of tokens that an answer may have.
+
+        The list is empty where no prompts were given.
+        """
         return [] if trial.prompts is None else [(trial.prompts, self.max_new_tokens)]
 
     def served(
         self, kind: str, out: Path, base: str, adapters: list[str] | None = None, *, gguf: bool = False
     ) -> str | None:
-        """The lines that serve it; None where no engine was named."""
+        """Return the lines that show how to serve the export; None where ``--recipe`` was not given."""
         from lens_steer.interop.exports.recipes import recipe
 
         return None if self.recipe is None else recipe(self.recipe, kind, out, base, adapters or [], gguf=gguf)
@@ -148,7 +154,7 @@ def lora(
     angles = values_of(bank) if bank is not None else ()
     lora_.peft()
     lora_.check_new(out)
-    if angles or circle:  # any angle: the others are made from the plan
+    if angles or circle:  # a plan needs some angle to be read; the plans of the other angles are made from it
         folding = replace(folding, angle=str(angles[0] if angles else 0.0))
     made, trial = folding.read(), trying.trial()
     load.check(model, *trying.asked(trial), made=made)
@@ -262,7 +268,13 @@ def gguf_cvec(
 def _imported(
     folder: Path, others: list[Any], model: str | None, coefficient: str | None, site: str | None, at: str | None
 ) -> Any:
-    """The plan that adds imported directions; what they do not say of their model is read from its configuration."""
+    """Return the plan that adds imported directions.
+
+    What the directions do not record about their model is read from its configuration.
+
+    Raises:
+        LensSteerError: If a plan, a calibration, a probe or a method was given as well.
+    """
     from lens_steer.interop.gguf.control_vectors import completed
     from lens_steer.interop.imports.direction_files import load_directions
     from lens_steer.steer.plans import parse_numbers
@@ -277,8 +289,9 @@ def _imported(
 
 
 def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
-    """What llama.cpp calls the model's tensors; what its adapters cannot hold is refused before anything is
-    exported.
+    """Return llama.cpp's names for the model's tensors.
+
+    A plan that its adapters cannot hold is refused here, before anything is exported.
     """
     from lens_steer.interop.exports.folding import fold
     from lens_steer.interop.gguf.adapter import check_gguf, gguf_base
@@ -292,8 +305,9 @@ def _gguf_base(plan: Any, loaded: Any, partial: bool) -> Any:
 
 
 def _tell(kind: str, out: Path, certificates: list[Any], names: list[str], served: str | None, **more: Any) -> None:
-    """One JSON object, of the worst certificate where there are several; how to serve it also on the error stream, to
-    be read.
+    """Print one JSON object about the export; where there are several certificates, it describes the worst.
+
+    The recipe, if there is one, also goes to the error stream as plain lines.
     """
     if served is not None:
         typer.echo(served, err=True)

@@ -1,4 +1,4 @@
-"""The command that measures what benign steering does to safety."""
+"""The command that measures how benign steering affects safety."""
 
 from __future__ import annotations
 

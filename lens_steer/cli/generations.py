@@ -52,7 +52,7 @@ def metrics(
 
 
 def _generation(row: Any) -> tuple[dict[str, Any], str]:
-    """A row of a file of generations, with its text."""
+    """Check a row of a generations file and return it with its text."""
     if not isinstance(row, dict) or not ("text" in row or "response" in row):
         raise LensSteerError("an object with a text (or response) is needed")
     text = row["text"] if "text" in row else row["response"]

@@ -1,5 +1,6 @@
-"""Options that stand together on several commands, written once: a command takes a group as one parameter, and the
-command line has its fields.
+"""Groups of options that several commands share: a command takes a group as one parameter.
+
+On the command line each field of the group is an option of its own.
 """
 
 from __future__ import annotations
@@ -13,17 +14,28 @@ from typing import Any, get_type_hints
 
 @dataclass(frozen=True)
 class Group:
-    """Options that belong together. In a subclass every field is an option, with its annotation and default."""
+    """A set of options that belong together.
+
+    In a subclass every field is an option, with its annotation and default.
+    """
 
     def given(self, *names: str) -> dict[str, Any]:
-        """The fields that were given, of these names or of all."""
+        """Return the options that were given, by name.
+
+        Args:
+            names: The fields to look at; without any, all fields.
+
+        Returns:
+            The fields that are not None.
+        """
         every = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in every.items() if value is not None and (not names or name in names)}
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with every parameter that is a :class:`Group` spread into the group's fields, which come after its
-    own.
+    """Spread every parameter of a command that is a :class:`Group` into the fields of the group.
+
+    The fields come after the command's own parameters. All parameters of the returned command are keyword-only.
 
     >>> @dataclass(frozen=True)
     ... class Size(Group):
@@ -61,6 +73,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         }
         command(**given, **made)
 
+    # typer reads the options from the signature and the annotations, so both must list the fields and not the groups
     vars(run)["__signature__"] = own.replace(parameters=parameters, return_annotation=None)
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

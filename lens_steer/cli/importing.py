@@ -1,4 +1,4 @@
-"""The commands that import what other projects published."""
+"""The commands that import calibrations and directions of other projects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_steer.errors import LensSteerError
 
 @dataclass(frozen=True)
 class MadeOn(Group):
-    """The model that something was made on."""
+    """The options that name the model on which the imported file was made."""
 
     model: Annotated[
         str | None,
@@ -42,8 +42,13 @@ class MadeOn(Group):
     n_layers: Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")] = None
 
     def facts(self) -> dict[str, Any]:
-        """Name, architecture and number of blocks: of the model's configuration, or as given where that is not needed
-        or out of reach.
+        """Return the model's name, its architecture and its number of blocks.
+
+        They come from the model's configuration. Where no model is named, or both other options are given, the options
+        are taken as they are and no configuration is read.
+
+        Raises:
+            LensSteerError: If ``--n-layers`` is below 1, or if an option contradicts the configuration.
         """
         from lens_steer.interop.imports.model_facts import model_facts
 
@@ -62,13 +67,13 @@ class MadeOn(Group):
         return {"model": self.model, "architecture": found.architecture, "n_layers": found.n_layers}
 
     def check_width(self, d_model: int) -> None:
-        """Refuse directions of another width than the model's."""
+        """Refuse directions whose ``d_model`` differs from the model's."""
         from lens_steer.interop.imports.model_facts import model_facts
 
         try:
             found = model_facts(self.model) if self.model is not None else None
         except LensSteerError:
-            return  # its configuration was given in its place; steering compares the widths
+            return  # the configuration is out of reach and the options stand in for it; steering compares the widths
         if found is not None and found.d_model != d_model:
             raise LensSteerError(
                 f"the directions have d_model {d_model} and the model {self.model!r} has {found.d_model}: name "
@@ -78,7 +83,7 @@ class MadeOn(Group):
 
 @dataclass(frozen=True)
 class AsPlan(Group):
-    """The plan that is made of imported directions, if one is asked for."""
+    """The options of a plan that is made from the imported directions, if one is asked for."""
 
     coefficient: Annotated[
         str | None,
@@ -106,7 +111,16 @@ class AsPlan(Group):
     ] = "all"
 
     def of(self, found: Any, out: Path) -> Any:
-        """The plan, or None."""
+        """Return the plan that the options ask for, or None if they ask for none.
+
+        Args:
+            found: The imported directions.
+            out: The output folder; it must hold no plan already where none is asked for.
+
+        Raises:
+            LensSteerError: If options contradict each other, or if ``out`` holds a plan that would not belong to these
+                directions.
+        """
         from lens_steer.steer.plans import parse_numbers
 
         planned = self.coefficient is not None or self.ablate
@@ -232,7 +246,7 @@ def gguf(
 
 
 def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
-    """The directions, and the plan if one is asked for, whole or not at all."""
+    """Write the directions, and the plan if one is asked for, all together or not at all."""
     from lens_steer._io.atomic import whole_folder
     from lens_steer.interop.imports.direction_files import save_directions
     from lens_steer.steer.plans import save_plan

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command as Ctrl-C does: what is half-written is taken away, and one line says so."""
+"""Interrupts: SIGTERM ends a command as Ctrl-C does, which removes unfinished output and prints one line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-BASE = 128  # a shell's exit code of a process that a signal ended is this and the signal's number
+BASE = 128  # shells report a process that a signal ended with the exit code BASE + the number of the signal
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
 def ending_cleanly() -> Iterator[list[int]]:
-    """Inside the block both signals raise KeyboardInterrupt, once: what comes while things are being taken away is let
-    pass. Gives the signals that came.
+    """Make SIGINT and SIGTERM raise KeyboardInterrupt inside the block, once.
 
-    A signal that was ignored (as ``nohup`` and shells in the background have it) stays ignored.
+    Signals that come later, while unfinished output is being removed, are ignored. A signal that was ignored before
+    (under ``nohup``, or in the background of a shell) stays ignored. The earlier handlers return at the end of the
+    block.
+
+    Yields:
+        The numbers of the signals that came, in order; the list grows while the block runs.
 
     >>> with ending_cleanly() as came:
     ...     try:
@@ -35,7 +39,7 @@ def ending_cleanly() -> Iterator[list[int]]:
         if len(came) == 1:
             raise KeyboardInterrupt
 
-    # only the main thread may set handlers
+    # Python lets only the main thread set signal handlers
     here = ENDING if threading.current_thread() is threading.main_thread() else ()
     before = {s: h for s in here if (h := signal.getsignal(s)) not in (signal.SIG_IGN, None)}
     for s in before:
@@ -48,7 +52,7 @@ def ending_cleanly() -> Iterator[list[int]]:
 
 
 def exit_code(came: list[int]) -> int:
-    """What a command that was ended by the first of the signals exits with.
+    """Return the exit code of a command that the first of these signals ended; without any, that of SIGINT.
 
     >>> exit_code([signal.SIGTERM]), exit_code([signal.SIGINT]), exit_code([])
     (143, 130, 130)
@@ -57,8 +61,9 @@ def exit_code(came: list[int]) -> int:
 
 
 def seldom_told() -> None:
-    """Where the error stream is no terminal, bars of libraries are written every half a minute and not ten times a
-    second.
+    """Make the progress bars of libraries write every 30 seconds where the error stream is not a terminal.
+
+    In a log file ten updates a second would only add lines. Values that the user set in the environment stay.
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "30")

@@ -1,4 +1,4 @@
-"""The options of every command that loads a model."""
+"""The options of commands that load a model or its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_steer.models.templates import DATE
 
 @dataclass(frozen=True)
 class Template(Group):
-    """The chat template of a model and what it is given: all that token ids depend on beside the tokenizer."""
+    """The chat template of a model and its arguments: beside the tokenizer, all that the token ids depend on."""
 
     chat_template: Annotated[
         str | None,
@@ -37,7 +37,10 @@ class Template(Group):
     ] = None
 
     def tokenizer(self, model: str) -> Any:
-        """The tokenizer of a name or folder with the template as the options say; no weights are read."""
+        """Read the tokenizer of a model name or folder, with the chat template that the options ask for.
+
+        No weights are read.
+        """
         from lens_steer.models.location import locate
         from lens_steer.models.tokenization import read_tokenizer
 
@@ -46,7 +49,7 @@ class Template(Group):
 
 @dataclass(frozen=True)
 class Load(Template):
-    """Loads a model as the options say."""
+    """The options with which a model is loaded; calling the group loads it."""
 
     dtype: Annotated[str, typer.Option("--dtype", help="float32, bfloat16, float16 or auto.")] = "float32"
     device: Device = None
@@ -77,7 +80,10 @@ class Load(Template):
     )
 
     def check(self, model: str, *asked: Any, **more: Any) -> Any:
-        """The model's description, before a weight of it is read; see :func:`lens_steer.cli.precheck.precheck`."""
+        """Refuse what does not fit the model before its weights are read, and return the model's description.
+
+        See :func:`lens_steer.cli.precheck.precheck` for the arguments.
+        """
         from lens_steer.cli.precheck import precheck
 
         return precheck(
@@ -92,7 +98,7 @@ class Load(Template):
         )
 
     def __call__(self, model: str) -> Any:
-        """The model of a name or folder; what was loaded is told on the error stream."""
+        """Load the model of a name or folder, and say on the error stream what was loaded."""
         from lens_steer.models.loading import load_model
 
         options = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -103,10 +109,10 @@ class Load(Template):
 
 
 def args_of(template_args: str | None) -> dict[str, Any] | None:
-    """The value of ``--template-args``.
+    """Parse the value of ``--template-args``.
 
     Raises:
-        LensSteerError: no JSON object.
+        LensSteerError: If the value is not a JSON object.
 
     >>> args_of('{"enable_thinking": false}')
     {'enable_thinking': False}
@@ -124,7 +130,11 @@ def args_of(template_args: str | None) -> dict[str, Any] | None:
 
 
 def parts_of(device_map: str | None) -> Any:
-    """The value of ``--device-map``: a word as it is, a JSON object as a mapping."""
+    """Parse the value of ``--device-map``: a JSON object becomes a mapping, any other word stays as it is.
+
+    Raises:
+        LensSteerError: If the value begins like a JSON object and is not one.
+    """
     if device_map is None or not device_map.lstrip().startswith("{"):
         return device_map
     try:

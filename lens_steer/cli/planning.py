@@ -1,4 +1,4 @@
-"""The options that say what steers: a calibration, a probe or a saved plan, and what a method is asked for."""
+"""The options that say what steers: a calibration, a probe or a saved plan, with the parameters of a method."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ from lens_steer.steer.method_table import DEFAULT, DEFAULT_OF_A_PROBE, options
 
 
 def option_of(parameter: Parameter, *, short: bool = False) -> Any:
-    """The command line's option that sets a parameter; ``short`` leaves out which values it takes."""
+    """Return the command-line option that sets a parameter.
+
+    Args:
+        parameter: The parameter of an operator or a method.
+        short: Leave out of the help which values the parameter takes.
+    """
     values = "" if short or not parameter.values else f": {parameter.values}"
     return typer.Option(f"--{parameter.name.replace('_', '-')}", help=f"{parameter.help}{values}.")
 
 
 def with_options(base: type[Group], parameters: Iterable[Parameter], *, short: bool = False) -> Any:
-    """A group of options, and after them an option for each parameter: text for numbers, of which there may be several,
-    else the choice's own type.
+    """Derive a group of options from another, with one more option for each parameter.
+
+    A number is read as text, since several may be given with commas. A choice has the type of its values.
+
+    Args:
+        base: The group whose options come first.
+        parameters: The parameters to add; every option is None by default.
+        short: Leave out of the help which values the parameters take.
     """
     added = []
     for p in parameters:
@@ -38,13 +49,13 @@ PlanFolder = Annotated[
 ]
 Coefficient = Annotated[str | None, option_of(COEFFICIENT)]
 At = Annotated[str | None, typer.Option("--sites", help="Other sites than the method's own: names, kinds or groups.")]
-UNSTEERED = "none"  # --method, of commands that may well not steer
+UNSTEERED = "none"  # the value of --method, for commands that can also run unsteered
 _OF_A_METHOD = (*(p.name for p in options()), "positions")
 
 
 @dataclass(frozen=True)
 class Source(Group):
-    """What a plan is made from."""
+    """The options that say what a plan is made from."""
 
     calibration: CalibrationFolder = None
     plan: PlanFolder = None
@@ -54,7 +65,7 @@ class Source(Group):
 
 @dataclass(frozen=True)
 class Planned(with_options(Source, options())):
-    """What steers."""
+    """The options of a steering plan: its source, the method's parameters, sites and positions."""
 
     sites: At = None
     positions: Annotated[
@@ -65,20 +76,20 @@ class Planned(with_options(Source, options())):
     ] = None
 
     def read(self) -> Any:
-        """The plan.
+        """Load the saved plan, or make the plan of the method.
 
         Raises:
-            LensSteerError: not exactly one of calibration, probe and plan; options beside a saved plan; what the method
-                says of them.
+            LensSteerError: If not exactly one of calibration, probe and plan was given, if options were given beside a
+                saved plan, or if the method refuses the options.
         """
         at = {} if self.sites is None else {"at": self.sites}
         return read_plan(self.plan, self.calibration, self.probe, self.method, self.given(*_OF_A_METHOD) | at)
 
     def read_or_none(self) -> Any:
-        """The plan, or None for ``--method none``, which steers nothing and needs nothing to steer by.
+        """Return the plan; None for ``--method none``, which steers nothing and needs nothing to steer by.
 
         Raises:
-            LensSteerError: ``--method none`` beside what would steer; else as :meth:`read`.
+            LensSteerError: If ``--method none`` was given with options that steer; otherwise as :meth:`read`.
         """
         if self.method != UNSTEERED:
             return self.read()
@@ -91,7 +102,7 @@ class Planned(with_options(Source, options())):
 
     @property
     def source(self) -> Any:
-        """The probe that was given, which says more of its model than the plan does."""
+        """The probe that was given, which records more of its model than the plan does; None without a probe."""
         from lens_steer.probes.io import load_probe
 
         return None if self.probe is None else load_probe(self.probe)
@@ -104,7 +115,19 @@ def _option(name: str) -> str:
 def read_plan(
     saved: Path | None, calibration: Path | None, probe: Path | None, method: str | None, asked: dict[str, Any]
 ) -> Any:
-    """The saved plan, or a method's on a calibration or a probe."""
+    """Load the saved plan, or make the plan of a method from a calibration or a probe.
+
+    Args:
+        saved: The folder of a saved plan.
+        calibration: The folder of a calibration.
+        probe: The folder of a probe.
+        method: The name of the method; None means :func:`default_method`.
+        asked: The method's options that were given, by name, numbers as text.
+
+    Raises:
+        LensSteerError: If not exactly one of ``saved``, ``calibration`` and ``probe`` was given, if a method or options
+            were given beside a saved plan, or if the method refuses the options.
+    """
     from lens_steer.steer.methods import check_options, make_plan
     from lens_steer.steer.plans import load_plan, parse_numbers
 
@@ -123,7 +146,11 @@ def read_plan(
 
 
 def read_source(calibration: Path | None, probe: Path | None) -> Any:
-    """The calibration or the probe that was given."""
+    """Load the calibration or the probe that was given.
+
+    Raises:
+        LensSteerError: If both were given, or neither.
+    """
     from lens_steer.geometry.files import load_calibration
     from lens_steer.probes.io import load_probe
 
@@ -133,5 +160,5 @@ def read_source(calibration: Path | None, probe: Path | None) -> Any:
 
 
 def default_method(probe: Path | None) -> str:
-    """What is meant where no method is named."""
+    """Return the name of the method that is used where none is named."""
     return DEFAULT if probe is None else DEFAULT_OF_A_PROBE

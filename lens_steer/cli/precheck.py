@@ -1,5 +1,7 @@
-"""What can be known of a model before a weight is read: its configuration and tokenizer, and whether prompts, sites and
-a calibration go with them.
+"""Checks of a model before its weights are read.
+
+The configuration and the tokenizer suffice to see whether prompts, sites, and a calibration, plan or probe fit the
+model.
 """
 
 from __future__ import annotations
@@ -22,23 +24,24 @@ Asked = tuple[PromptSet | Sequence[Prompt], int]
 
 @dataclass(frozen=True)
 class Unloaded:
-    """A model without its weights; stands in for it wherever only the description is read
-    (:func:`lens_steer.models.loading.info_of`).
+    """A model without its weights, which stands in for the model wherever only the description is read.
+
+    See :func:`lens_steer.models.loading.info_of`.
 
     Attributes:
-        lens_info: as the loaded model will have it, its backend ``unloaded``.
+        lens_info: The description that the loaded model will have, with the backend ``unloaded``.
     """
 
     lens_info: ModelInfo
 
 
 def describe(name: str | Path, **how: Any) -> Unloaded:
-    """Configuration and tokenizer of a model; no weight is read.
+    """Read the configuration and the tokenizer of a model, and no weights.
 
     Args:
-        name: see :func:`lens_steer.load_model`.
-        how: its template with arguments and date, adapter, revision; see :func:`lens_steer.models.info.read_info`, also
-            for what is refused.
+        name: The model; see :func:`lens_steer.load_model`.
+        how: The chat template with its arguments and date, the adapter and the revision; see
+            :func:`lens_steer.models.info.read_info`, also for the errors that are raised.
 
     >>> describe("organism/llama").lens_info.d_model
     128
@@ -55,19 +58,20 @@ def precheck(
     site_spec: str | Sequence[str] | None = None,
     **described: Any,
 ) -> Unloaded:
-    """Refuse before loading what would be refused after it, and give the description.
+    """Refuse before loading what would be refused after it, and return the model's description.
 
     Args:
-        name: see :func:`lens_steer.load_model`.
-        asked: prompts with the tokens that each answer may have (0: the prompts are only recorded).
-        forced: prompts that run with their fixed responses.
-        made: a calibration, a plan or a probe that is to steer the model.
-        site_spec: sites that are to be recorded.
-        described: template, its arguments and date, adapter, revision: see :func:`describe`.
+        name: The model; see :func:`lens_steer.load_model`.
+        asked: Prompts, each set with the number of tokens that an answer may have (0: the prompts are only recorded).
+        forced: Prompts that run with their fixed responses.
+        made: A calibration, a plan or a probe that is to steer the model.
+        site_spec: The sites that are to be recorded.
+        described: The chat template with its arguments and date, the adapter and the revision; see :func:`describe`.
 
     Raises:
-        LensSteerError: what :func:`describe` raises; a template that refuses a prompt, a prompt that is longer than the
-            context leaves room for, a site that the model does not have, a calibration, plan or probe of another model.
+        LensSteerError: If :func:`describe` raises it, if the chat template refuses a prompt, if a prompt is longer than
+            the context leaves room for, if the model does not have a site, or if the calibration, plan or probe is of
+            another model.
     """
     model = describe(name, **described)
     info = model.lens_info

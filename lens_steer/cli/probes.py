@@ -1,4 +1,4 @@
-"""The commands that fit probes and steer traits with them."""
+"""The commands that fit probes and that steer traits with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that say which prompts: an organism's contrast, or files and how they are read and split."""
+"""The options that say which prompts are used: an organism's contrast, or files and how they are read and split."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lens_steer.cli.groups import Group
 from lens_steer.cli.options import Columns, Limit, Negative, Positive, Seed, Split
 from lens_steer.errors import LensSteerError
 
-HELD_OUT = "0.5,0.25,0.25"  # of files, where prompts are needed that nothing was fitted on
+HELD_OUT = "0.5,0.25,0.25"  # the default split of files, for commands that need held-out prompts
 
 
 @dataclass(frozen=True)
 class Prompts(Group):
-    """Two classes of prompts."""
+    """The options of a contrast: its two classes of prompts, and their splits."""
 
     contrast: Annotated[
         str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")
@@ -42,15 +42,18 @@ class Prompts(Group):
     seed: Seed = 0
 
     def read(self, *, split: str | None = HELD_OUT, fit: bool = True) -> Any:
-        """The contrast set; without any of the options the organisms' refusal contrast. What was read is told first.
+        """Read the contrast set, and say on the error stream what was read.
+
+        Without ``--contrast`` and files it is the organisms' refusal contrast.
 
         Args:
-            split: of files where none was given; parts that have files of their own get no share of it.
-            fit: whether prompts to fit on are needed.
+            split: The shares of fit, select and report for files, where ``--split`` was not given. A part that has
+                files of its own gets no share. None puts all prompts into fit.
+            fit: Whether the command needs prompts to fit on.
 
         Raises:
-            LensSteerError: no prompts to fit on where they are needed, and what :func:`lens_steer.load_contrast`
-                raises.
+            LensSteerError: If ``fit`` is set and there are no prompts to fit on, if ``--split`` was given without
+                files, or if :func:`lens_steer.load_contrast` raises it.
         """
         from lens_steer.data import read_contrast
         from lens_steer.data.checks import few_cautions
@@ -78,7 +81,7 @@ class Prompts(Group):
         return found
 
     def _default_shares(self, split: str | None, files: dict[str, Any]) -> tuple[float, ...] | None:
-        """Of files; None where all of them go to fit."""
+        """Return the default shares of files; None where all prompts go to fit."""
         if split is None or self.positive is None:
             return None
         own = ("", "select_positive", "report_positive")
@@ -87,8 +90,9 @@ class Prompts(Group):
 
 
 def asked_of(contrast: Any, max_new_tokens: int) -> list[tuple[Any, int]]:
-    """What is recorded of a contrast set (fit), and what is answered (select, report), each with the tokens that an
-    answer may have.
+    """List the prompts of a contrast set with the number of tokens that each answer may have.
+
+    The fit split is only recorded (0 tokens); select and report are answered.
     """
     fit = [(side, 0) for side in (contrast.fit.positive, contrast.fit.negative)]
     return fit + [

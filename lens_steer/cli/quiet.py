@@ -1,4 +1,4 @@
-"""The error stream of a command is for what concerns its user: other libraries' notices are kept off it."""
+"""The filter that keeps notices of other libraries off the error stream of a command."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import warnings
 VERBOSITY = (
     "TRANSFORMERS_VERBOSITY",
     "HF_HUB_VERBOSITY",
-)  # libraries that write by themselves, and read this when they are imported
+)  # these libraries configure their own loggers, and read these variables when they are imported
 
 
 def quiet() -> None:
-    """Let through our own warnings and whatever any library calls an error; not that optional kernels are missing, that
-    something is deprecated or tried again.
+    """Show this package's warnings and all errors on the error stream, and hide other notices.
 
-    ``TRANSFORMERS_VERBOSITY``, ``HF_HUB_VERBOSITY`` and ``python -W`` have the last word.
+    Hidden are, for example, notices of missing optional kernels, of deprecations and of repeated attempts. Settings of
+    the user (``TRANSFORMERS_VERBOSITY``, ``HF_HUB_VERBOSITY`` and ``python -W``) take precedence.
     """
     handler = logging.StreamHandler()
     handler.addFilter(concerns_the_user)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     for name in VERBOSITY:
         os.environ.setdefault(name, "error")
-    for library in ("transformers", "huggingface_hub"):  # where it is imported already
+    for library in ("transformers", "huggingface_hub"):  # one that is imported already has read its variable
         if library in sys.modules:
             logging.getLogger(library).setLevel(logging.ERROR)
     if not sys.warnoptions:
@@ -32,7 +32,7 @@ def quiet() -> None:
 
 
 def concerns_the_user(record: logging.LogRecord) -> bool:
-    """Whether a record is ours, or an error.
+    """Return True if a log record comes from this package or is an error.
 
     >>> notice = {"name": "bitsandbytes.backends", "levelno": logging.WARNING}
     >>> [

@@ -1,4 +1,4 @@
-"""The command that says what a study would take."""
+"""The command that estimates the memory and the time of a study."""
 
 from __future__ import annotations
 

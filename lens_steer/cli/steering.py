@@ -1,4 +1,4 @@
-"""The command that generates under a steering plan."""
+"""The command that generates answers under a steering plan."""
 
 from __future__ import annotations
 
@@ -108,8 +108,11 @@ def steer(
 
 
 def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[dict[str, Any]]:
-    """What became of each answer: ``refused``, ``answered``, ``cut_off`` (at the length allowed, or inside a thought),
-    and ``degenerate`` or the ``grade`` of a ground truth.
+    """Grade every answer and return one row of outcomes for each.
+
+    A row says whether the answer was ``refused``, ``answered`` or ``cut_off`` (at ``max_new_tokens``, or inside a
+    thought). With a ground truth it also has the ``grade`` and ``harmful``, without one ``degenerate``. It has
+    ``thought_begun`` where the rendered prompt ends inside a thought.
     """
     from lens_steer.inference.decoding import begins_in_thought
     from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, REFUSED, grade
@@ -139,6 +142,6 @@ def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[d
             row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
             if (
                 len(prompt.messages) > 1
-            ):  # a system prompt, earlier turns: so that the file says all that the model was asked
+            ):  # a system prompt or earlier turns: the file must hold everything that the model was given
                 row["messages"] = [dict(m) for m in prompt.messages]
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

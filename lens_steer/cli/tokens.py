@@ -1,4 +1,4 @@
-"""The command that shows what a model gets: rendered text and token ids."""
+"""The command that shows the input of a model: rendered text and token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``verify`` does with its options: which levels run, and which calibration is the model's own."""
+"""The options of ``verify``: the levels that run, and the calibration that is the model's own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lens_steer.errors import LensSteerError
 
 
 def read_levels(levels: str | None, model: str | None, calibrations: Any) -> tuple[str, ...]:
-    """The levels of ``--levels``; all without it.
+    """Parse the value of ``--levels``; None means all levels.
 
     Raises:
-        LensSteerError: an unknown one, or one that needs a model or a calibration that was not given.
+        LensSteerError: If a level is unknown, or needs a model or a calibration that was not given.
 
     >>> read_levels("formula, dtype", None, None)
     ('formula', 'dtype')
@@ -36,15 +36,18 @@ def read_levels(levels: str | None, model: str | None, calibrations: Any) -> tup
 
 
 def own_calibration(given: Mapping[str, Any], model: Any, fit_hash: str) -> tuple[str | None, Any]:
-    """Name and calibration of the model's own among those that were given; None and None without one.
+    """Return the name and the calibration that belongs to this model, or None and None if none does.
+
+    A calibration belongs to the model if :func:`lens_steer.studies.propositions.verify.is_of` says so. If it was made
+    from other prompts than the fit split, a warning goes to the error stream.
 
     Args:
-        given: by name.
-        model: its description.
-        fit_hash: of the prompts that a fresh calibration would be made from.
+        given: The calibrations, by name.
+        model: The model's description.
+        fit_hash: The hash of the prompts that a fresh calibration would be made from.
 
     Raises:
-        LensSteerError: several.
+        LensSteerError: If several of the calibrations belong to the model.
     """
     from lens_steer.studies.propositions.verify import is_of
 

@@ -1,4 +1,4 @@
-"""The library's messages, which speak of arguments, in the words of the command line."""
+"""The translation of the library's messages, which name arguments, into messages that name command-line options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from lens_steer.steer.method_table import METHODS
 
 SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
-# arguments whose option has their name
+# arguments that have the same name as their option
 SAME = (
     *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random",
@@ -16,8 +16,11 @@ SAME = (
     "system", "template_args", "template_date", "trait",
 )  # fmt: skip
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
-# whoever reads these names means the argument, with or without a value
+# names with an underscore are no English words, so they mean the argument also where no value follows
 UNMISTAKABLE = tuple(name for name in SAME if "_" in name)
+# Four patterns find arguments in a message: a name with "=" and perhaps a value, where a tuple counts as one value; an
+# unmistakable name alone; a name in brackets or after "needs"; and the two sides of a contrast, which are common words
+# and count only in the few phrases that name the arguments.
 _VALUED = re.compile(rf"(?<![\w.])({'|'.join(OPTIONS)})=(?!=)(\([^)]*\)|(?=\S))?")
 _NAMED = re.compile(rf"(?<![\w.'\"/=])({'|'.join(UNMISTAKABLE)})(?![\w.='\"/(])")
 _BRACKETED = re.compile(rf"\(({'|'.join(OPTIONS)})\)|(?<=\bneeds )({'|'.join(SWEPT)})(?=: give it)")
@@ -27,8 +30,9 @@ _SIDES = re.compile(
 
 
 def as_options(message: str) -> str:
-    """A message with the arguments that it names as options: where they stand with a value, and where a name can be
-    nothing else.
+    """Replace the arguments that a message names by the command line's options.
+
+    A name is replaced where a value follows it, and where it can mean nothing but the argument.
 
     >>> as_options("no select prompts: give a split, such as split=(0.5, 0.25, 0.25)")
     'no select prompts: give a split, such as --split 0.5,0.25,0.25'
@@ -42,6 +46,6 @@ def as_options(message: str) -> str:
 
 
 def _with_value(found: re.Match[str]) -> str:
-    """An option in place of ``name=``; a tuple after it as numbers with commas."""
+    """Return the option that replaces ``name=``; a tuple after it becomes numbers with commas."""
     option, value = OPTIONS[found[1]], found[2]
     return option if value is None else f"{option} {re.sub('[() ]', '', value)}"

@@ -1,3 +1,1 @@
-"""Paper-ready figures: each is drawn from a :class:`~lens_steer.figures.core.Drawing` and saved with the numbers behind
-it.
-"""
+"""Paper-ready figures, each drawn from a :class:`~lens_steer.figures.core.Drawing` and saved with its data."""

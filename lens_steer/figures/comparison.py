@@ -1,4 +1,4 @@
-"""Figures of the comparison: conditions at their choices, and the harmonic response."""
+"""Figures of the comparison of methods: conditions at their chosen settings, and the harmonic response."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIV
 
 @figure
 def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Every condition at the setting chosen on select, measured on report: one panel a quantity, 95 % intervals;
-    dotted: no steering.
+    """Draw every condition at the setting chosen on select, as measured on report: one panel for each quantity.
+
+    Lines are 95 % intervals; the dotted line is no steering.
     """
     quantities = list(drawing.notes["quantities"])
     names = list(dict.fromkeys(drawing.columns["label"]))
@@ -77,15 +78,17 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n angles"]]) -> Drawing:
-    """What :func:`harmonic` draws: scores over the angle with 95 % intervals over prompts, their first harmonics, R² by
-    prompt, how many angles foretell the rest.
+    """Build the data of :func:`harmonic`.
+
+    It holds the scores over the angle with 95 % intervals over prompts, their first harmonics, the R² of each prompt,
+    and how well a harmonic from few angles predicts the scores at the others.
 
     Args:
-        angles: degrees; one that comes back after a whole turn counts once.
-        scores: class (``positive`` or ``negative``) → scores by prompt and angle, nats.
+        angles: The angles in degrees; one that comes back after a whole turn counts once.
+        scores: The scores by prompt and angle in nats, for each class (``positive`` or ``negative``).
 
     Raises:
-        LensSteerError: fewer than three angles, scores that do not fit them; see
+        LensSteerError: If there are fewer than three angles, or if the scores do not fit them; see
             :func:`lens_steer.evaluation.harmonics.fit_harmonic`.
 
     >>> grid = [30.0 * i for i in range(12)]
@@ -113,8 +116,10 @@ def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n 
 
 @figure
 def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Refusal scores over the angle with their first harmonics (means over prompts), R² by prompt, and how many angles
-    foretell the rest.
+    """Draw refusal scores over the angle with their first harmonics, R² by prompt, and the error of few angles.
+
+    The scores and harmonics are means over prompts. The error is that of a harmonic from few angles at the other
+    angles.
     """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.6), layout="constrained")
     for side, (color, marker, dash, name) in CLASS_LOOKS.items():

@@ -1,4 +1,4 @@
-"""What every figure shares: its data, its colours and its style."""
+"""The parts that all figures share: the record of their data, colours, axes, legends and the style."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ONE_COLUMN, TWO_COLUMNS = 3.35, 6.9  # inches
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C",
 )  # fmt: skip
-POSITIVE, NEGATIVE = VERMILION, BLUE  # the two classes, in every figure
+POSITIVE, NEGATIVE = VERMILION, BLUE  # the colours of the two classes in every figure
 
 Value = str | float | int | bool | None
 Drawn = tuple["Figure", "list[Axes]"]
 BELOW, TITLE_WIDTH = (
     32,
     36,
-)  # points from given axes to the legend under them; characters of a legend's title beside them
-Target = Any  # axes to draw in, one or as many as a figure has panels; None: a figure of its own
+)  # points between given axes and the legend under them; characters a line of the title of a legend beside them
+Target = Any  # the axes to draw in, one for each panel; None: make a new figure
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Drawing(Shown, view="files"):
     """The data of one figure.
 
     Attributes:
-        kind: which figure function draws it.
-        columns: named columns of equal length: what the ``.csv`` holds.
-        notes: single values the figure needs besides (names, counts, marks).
+        kind: The name of the figure function that draws it.
+        columns: The named columns of the ``.csv`` file, all of equal length.
+        notes: Single values that the figure also needs (names, counts, marks).
     """
 
     kind: str
@@ -55,19 +55,20 @@ class Drawing(Shown, view="files"):
         return [dict(zip(names, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
 
     def where(self, **wanted: Value) -> dict[str, list[Any]]:
-        """The columns of the rows that have the wanted values."""
+        """Return the columns, restricted to the rows that have the wanted values."""
         rows = [r for r in self.rows() if all(r[k] == v for k, v in wanted.items())]
         return {name: [r[name] for r in rows] for name in self.columns}
 
 
 REGISTERED: dict[
     str, Callable[..., Drawn]
-] = {}  # by kind; :func:`lens_steer.figures.saving.kinds` has those of modules not yet imported too
+] = {}  # by kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them
 
 
 def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
-    """Register a figure function as the kind of its name, and run it in the project's style, never globally; it takes a
-    drawing and ``ax``, see :func:`canvas`.
+    """Register a figure function under its own name, and run it in the project's style, which is never set globally.
+
+    The function takes a drawing and ``ax``; see :func:`canvas`.
     """
 
     @wraps(function)
@@ -82,22 +83,27 @@ def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]
 def canvas(
     ax: Target, rows: int = 1, columns: int = 1, *, used: int | None = None, **how: Any
 ) -> tuple[Any, Any, Callable[..., Any]]:
-    """What a figure function draws with: the figure, its axes, and what makes a legend.
+    """Return what a figure function draws with: the figure, its axes, and a function that makes a legend.
 
-    Without ``ax`` a new figure as ``plt.subplots(rows, columns, **how)`` makes it, with legends beside the axes. With
-    ``ax`` the panels given, row by row; what ``how`` says of the figure and of the panels' sizes is then the caller's,
-    and shared axes are shared all the same. The legend stands under one panel and beside several where the figure's
-    layout is constrained and so makes room for it, in the first panel otherwise.
+    Without ``ax`` this is a new figure, made by ``plt.subplots(rows, columns, **how)``, with legends beside the axes.
+    With ``ax`` these are the given panels, row by row. Then the caller decides on the figure and the panels' sizes, and
+    ``how`` has no effect on them; ``sharex`` and ``sharey`` still apply. The legend stands under one panel and beside
+    several panels if the figure's layout is constrained, which makes room for it; otherwise it stands in the first
+    panel.
 
     Args:
-        ax: one of matplotlib's axes, or as many as there are panels, in any array.
-        rows, columns: of the panels.
-        used: how many of them there are, where the last row is not full; the axes then come as a flat array.
-        how: of ``plt.subplots``.
+        ax: One of matplotlib's axes, or one for each panel in an array of any shape; None makes a new figure.
+        rows: The number of rows of panels.
+        columns: The number of columns of panels.
+        used: The number of panels if the last row is not full. The axes are then returned as a flat array.
+        how: Options of ``plt.subplots``.
+
+    Returns:
+        The figure, its axes as ``plt.subplots`` returns them, and a function with the arguments of ``Figure.legend``.
 
     Raises:
-        LensSteerError: another number of axes than panels, another projection, or axes that share theirs with others
-            already.
+        LensSteerError: If the number of axes differs from the number of panels, if their projection is not the
+            figure's, or if they already share an axis with other axes.
 
     >>> fig, axes, legend = canvas(None, 1, 2)
     >>> canvas(axes, 1, 2)[1][0] is axes[0]
@@ -136,12 +142,13 @@ def canvas(
 
 
 def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
-    """Join the axes of panels as ``plt.subplots`` would, and leave their labels at the left and the bottom alone."""
+    """Join the axes of the panels as ``plt.subplots`` does, with tick labels only at the left and at the bottom."""
     last = (len(given) - 1) // columns
     for direction in ("x", "y"):
         shared = how.get(f"share{direction}", False)
         for i, axis in enumerate(given):
             row, column = divmod(i, columns)
+            # the panel to share with: the first of all, of the column, or of the row; itself where nothing is shared
             first = given[
                 0 if shared is True else column if shared == "col" else row * columns if shared == "row" else i
             ]
@@ -164,8 +171,10 @@ def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
 
 
 def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
-    """What puts legends beside given panels where the figure's layout makes room for them, else into the first one; a
-    legend that is there stays.
+    """Return the function that makes the legends of given panels.
+
+    A legend stands beside the panels (under a single one) where the figure's layout makes room for it, otherwise in the
+    first panel. A legend that the axes already have is kept.
     """
     from matplotlib.transforms import ScaledTranslation
 
@@ -203,11 +212,11 @@ def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The project's matplotlib style for the length of a ``with`` block."""
+    """Apply the project's matplotlib style inside a ``with`` block."""
     import matplotlib.pyplot as plt
 
-    # chooses the backend: a notebook's turns interactive mode on, and chosen inside of the context that would be taken
-    # back
+    # This call makes matplotlib choose its backend, before the context begins. A notebook's backend turns interactive
+    # mode on when it is chosen; chosen inside the context, the end of the context would turn it off again.
     plt.draw_if_interactive()
     with plt.style.context(str(STYLE)):
         yield

@@ -1,5 +1,6 @@
-"""Figure of the estimators of the direction: how far each is from the difference of means, and how well it parts
-held-out classes.
+"""Figure of the estimators of the direction.
+
+It compares their directions with the difference of means, and how well these separate held-out classes.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ LOOKS: dict[str, tuple[str, str, Any, str]] = {
     "logistic": (GREEN, "D", "-.", "logistic, L2"),
     "sparse": (PURPLE, "v", (0, (4, 1, 1, 1, 1, 1)), "logistic, L1"),
 }
-MANY = 40  # sites, from which on the marks are smaller
-BESIDE = 0.06  # blocks between the bars of two estimators
+MANY = 40  # the markers are smaller from this number of sites on
+BESIDE = 0.06  # the distance between the bars of two estimators, in blocks
 
 
 def drawing(comparison: DirectionComparison) -> Drawing:
-    """The data of :func:`direction_estimators`: the comparison's rows, with where each site stands in depth.
+    """Build the data of :func:`direction_estimators`: the comparison's rows, with each site's position in depth.
 
     ``default_discriminative`` marks L_disc of the calibration by the difference of means.
     """
@@ -64,8 +65,9 @@ def drawing(comparison: DirectionComparison) -> Drawing:
 
 @figure
 def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth, the cosine of every estimator's direction with the difference of means, and the AUROC of held-out
-    projections on it.
+    """Draw the cosine of every estimator's direction with the difference of means, and the held-out AUROC, by depth.
+
+    The AUROC is that of the projections of held-out samples on the direction.
     """
     held_out = drawing.notes["held_out_positive"] is not None
     fig, axes, legend = canvas(ax, 1, 1 + held_out, figsize=(TWO_COLUMNS, 3.0), squeeze=False)
@@ -100,8 +102,9 @@ def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _series(ax: Any, drawing: Drawing, name: str, quantity: str, *, beside: float) -> None:
-    """One estimator's values at every site that has one, with a band; where only some sites have an interval, with a
-    bar at those.
+    """Draw one estimator's values at every site that has one.
+
+    Intervals are a band where every site has one, otherwise a bar at each site that has one.
     """
     color, marker, dash, label = LOOKS.get(name, (GREY, "P", "-", name))
     rows = [r for r in Drawing(drawing.kind, drawing.where(estimator=name)).rows() if r[quantity] is not None]
@@ -118,7 +121,7 @@ def _series(ax: Any, drawing: Drawing, name: str, quantity: str, *, beside: floa
 
 
 def _counts(drawing: Drawing) -> str:
-    """How many prompts are behind the values, and what the bands are."""
+    """Return the legend's title: how many prompts the values come from, and what the bands are."""
     notes = drawing.notes
     text = (
         f"fit on {notes['n_positive']} positive and {notes['n_negative']} negative prompts; "

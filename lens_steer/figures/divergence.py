@@ -1,4 +1,4 @@
-"""Figure of how steering moves next-token distributions along a response: divergence and entropy by position."""
+"""Figure of divergence and entropy of the next-token distributions by position in a response."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ PANELS = {
     "divergence (nats a token)": {"kl": "KL(original ‖ steered)", "kl_reverse": "KL(steered ‖ original)"},
     "entropy (nats)": {"entropy": "original", "entropy_steered": "steered"},
 }
-DASHES = ("-", "--")  # of a panel's two measures; the first has full markers
-MARKS = 12  # on a line, about
+DASHES = ("-", "--")  # the dashes of a panel's two measures; the first measure has full markers
+MARKS = 12  # the approximate number of markers on a line
 
 
 def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_position: int | None = None) -> Drawing:
-    """The data of :func:`kl_by_position`: one row a series, position and measure, with the mean over prompts, its
-    interval and their number.
+    """Build the data of :func:`kl_by_position`: one row for each series, position and measure.
+
+    A row holds the mean over prompts, its interval and the number of prompts.
 
     Args:
-        series: name → what was measured, in the order of the legend.
-        seed, max_position: see :meth:`lens_steer.metrics.token_divergence.TokenDivergence.by_position`.
+        series: The measured divergences by name, in the order of the legend.
+        seed: The seed of the bootstrap; see :meth:`lens_steer.metrics.token_divergence.TokenDivergence.by_position`.
+        max_position: The last position; see the same method.
     """
     rows = [
         (name, position, measure, e.value, e.low, e.high, e.n)
@@ -52,8 +54,9 @@ def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_positio
 
 @figure
 def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Divergence in both directions and entropy before and after steering, by position in the response, with bootstrap
-    bands over prompts.
+    """Draw the divergence in both directions, and the entropy before and after steering, by position in a response.
+
+    Bands are bootstrap intervals over prompts.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -94,12 +97,12 @@ def _line(ax: Any, part: dict[str, list[Any]], color: str, marker: str, dash: st
         clip_on=False,
     )
     ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    if len(x) == 1:  # too narrow for a band
+    if len(x) == 1:  # a band over a single position has no width
         ax.vlines(x, low, high, color=color, lw=1)
 
 
 def _counted(drawing: Drawing, name: str) -> str:
-    """A series with the number of prompts at its first position, and at its last one where those are fewer."""
+    """Return a series' label with its number of prompts at the first position, and at the last one if it is smaller."""
     part = drawing.where(series=name, measure="kl")
     first, last, position = part["n"][0], part["n"][-1], part["position"][-1]
     return f"{name}: n = {first} prompts" + (f", {last} at position {position}" if last < first else "")

@@ -1,4 +1,4 @@
-"""Figures of a calibration: how the direction lives across depth, and the plane."""
+"""Figures of a calibration: the directions across depth, and the plane."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KIND_LABELS = {
 
 
 def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
-    """Every figure that a calibration's summary has the data for, by file name, in the order of a report."""
+    """Return every figure that the summary of a calibration has data for, by file name and in the order of a report."""
     names: list[str] = summary["sites"]
     parsed = [sites.parse(n) for n in names]
     chosen = set(summary["discriminative"]["sites"])
@@ -102,7 +102,10 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
 
 
 def positions_in_depth(parsed: list[sites.Site]) -> list[float]:
-    """Where each site stands on the depth axis: its block, and within the block in network order."""
+    """Return the position of each site on the depth axis.
+
+    The position is the block, with an offset between −0.5 and 0.5 that orders the sites of one block as in the network.
+    """
     per_block: dict[int, int] = {}
     for site in parsed:
         per_block[site.block] = per_block.get(site.block, 0) + 1
@@ -124,7 +127,7 @@ def depth_axis(axis: Any, drawing: Drawing) -> None:
 
 
 def shade_blocks(axis: Any, drawing: Drawing) -> None:
-    """Mark the discriminative sites: a light band from half a site before to half a site behind each."""
+    """Mark each discriminative site with a light band from half a site before it to half a site after it."""
     width = 1 / max(1, len(set(drawing.columns["kind"])))
     label: str | None = "discriminative site"
     for x, inside in zip(drawing.columns["position"], drawing.columns["discriminative"], strict=True):
@@ -137,7 +140,7 @@ def shade_blocks(axis: Any, drawing: Drawing) -> None:
 
 @figure
 def cosine_matrix(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Cosines between the candidate directions of all pairs of sites; the selected one marked."""
+    """Draw the cosines between the candidate directions of all pairs of sites, and mark the selected one."""
     import numpy as np
 
     blocks = drawing.notes["block_of_site"]
@@ -163,7 +166,7 @@ def cosine_matrix(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def mean_cosine(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Mean cosine of each candidate with all; the highest is the selected direction."""
+    """Draw the mean cosine of each candidate with all candidates; the highest is the selected direction."""
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     for kind in dict.fromkeys(drawing.columns["kind"]):
@@ -189,21 +192,19 @@ def mean_cosine(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def class_projections(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Mean projection of both classes on the selected direction across depth, with bootstrap intervals."""
+    """Draw the mean projection of both classes on the selected direction across depth, with bootstrap intervals."""
     return _two_classes(drawing, ax, "mean projection on $b_1$", log=False)
 
 
 @figure
 def class_norms(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Mean activation length of both classes across depth, with bootstrap intervals."""
+    """Draw the mean length of the activations of both classes across depth, with bootstrap intervals."""
     return _two_classes(drawing, ax, "mean length of activations", log=True)
 
 
 @figure
 def site_membership(drawing: Drawing, ax: Target = None) -> Drawn:
-    """How sure it is that each site is discriminative: the share of bootstrap resamples in which it is, beside the
-    AUROC of its projections.
-    """
+    """Draw the share of bootstrap resamples in which each site is discriminative, and the AUROC of its projections."""
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.3))
     shade_blocks(axis, drawing)
     x = drawing.columns["position"]
@@ -243,8 +244,9 @@ def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Draw
 
 @figure
 def plane_path(drawing: Drawing, ax: Target = None) -> Drawn:
-    """The unit candidates seen in the steering plane, joined in network order; the unit circle is the most they can
-    reach.
+    """Draw the coordinates of the unit candidates in the steering plane, joined in network order.
+
+    No unit vector lies outside the unit circle, which is drawn too.
     """
     import numpy as np
 
@@ -283,7 +285,7 @@ def plane_path(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of each candidate's squared length that lies in the plane."""
+    """Draw the share of each candidate's squared length that lies in the plane."""
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
@@ -305,6 +307,6 @@ def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _legend_below(legend: Callable[..., Any], axis: Any) -> None:
-    """The legend under the axes, where it covers nothing."""
+    """Put the legend under the axes, where it covers nothing."""
     handles, labels = axis.get_legend_handles_labels()
     legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)

@@ -1,4 +1,4 @@
-"""Figures of changes of length."""
+"""Figures of changes of the length of activations."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ LOOKS = {
     "SAS": (VERMILION, "o", "-"), "AAS": (ORANGE, "D", "-."), "SS": (BLUE, "s", "--"), "ActAdd": (PURPLE, "v", ":"),
     "directional ablation": (GREEN, "^", ":"), "bound on SS": (BLACK, "", (0, (1, 1))),
 }  # fmt: skip
-FLOOR = 1e-9  # a log scale needs one
+FLOOR = 1e-9  # smaller values are drawn here, since a log scale cannot show 0
 
 
 @figure
 def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Largest ``|‖h'‖/‖h‖ − 1|`` against the angle, on a log scale: columns by the basis's dtype, rows by that of the
-    arithmetic; the bound on SS holds in exact arithmetic.
+    """Draw the largest ``|‖h'‖/‖h‖ − 1|`` against the angle, on a log scale.
+
+    Columns differ by the dtype of the basis, rows by that of the arithmetic. The bound on SS holds in exact arithmetic.
     """
     fig, axes, legend = canvas(ax, 3, 3, figsize=(TWO_COLUMNS, 5.0), sharex=True, sharey=True, layout="constrained")
     for row, arithmetic in enumerate(DTYPES):
@@ -59,7 +60,10 @@ def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def norm_drift(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Mean ``|‖h'‖/‖h‖ − 1|`` of what later norms read, with bootstrap intervals over prompts."""
+    """Draw the mean ``|‖h'‖/‖h‖ − 1|`` of the activations that later norms read.
+
+    Bands are bootstrap intervals over prompts.
+    """
     fig, ax, _ = canvas(ax, figsize=(ONE_COLUMN, 2.4), layout="constrained")
     for operator in ("SAS", "SS"):
         color, marker, line = LOOKS[operator]

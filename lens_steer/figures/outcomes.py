@@ -28,7 +28,7 @@ STYLES = {
     "refused": (VERMILION, "s", "--", "refused"),
     "degenerate": (BLUE, "^", ":", "degenerate"),
     "cut off": (ORANGE, "D", (0, (3, 1, 1, 1)), "cut off in a thought"),
-    "answer": (GREEN, "o", "-", "answered"),  # of reports before degenerate answers were told apart
+    "answer": (GREEN, "o", "-", "answered"),  # in old reports, which had no grade for degenerate answers
     "refusal": (VERMILION, "s", "--", "refused"),
     "incoherent": (BLUE, "^", ":", "incoherent"),
 }
@@ -36,7 +36,7 @@ TITLES = {"positive": "positive (harmful) prompts", "negative": "negative (harml
 
 
 def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] | None = None) -> Drawing:
-    """The figure's data from measured outcomes, one row a condition, angle, class and grade."""
+    """Build the figure's data from measured outcomes: one row for each condition, angle, class and grade."""
     columns: dict[str, list[Any]] = {
         name: [] for name in ("condition", "angle", "side", "grade", "count", "n", "rate", "low", "high")
     }
@@ -61,8 +61,10 @@ def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] |
 
 @figure
 def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of each graded outcome against the angle, Wilson intervals as bands; in grey no steering, and random
-    planes: a line where there is one, else the median and the range of their draws.
+    """Draw the share of each graded outcome against the angle, with Wilson intervals as bands.
+
+    Grey lines are the controls. No steering is a horizontal line. A single random plane is a line; several draws are
+    shown as their median and range.
     """
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 2.7), sharey=True)
     grades = list(dict.fromkeys(drawing.columns["grade"]))
@@ -94,8 +96,9 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _random_planes(axis: Any, angles: Sequence[Any], rates: Sequence[Any], grade: str) -> None:
-    """One random plane as a line over its angles; several draws an angle as their median, from the least to the
-    greatest.
+    """Draw the rates of random planes over the angle.
+
+    A single draw is a line. Several draws are shown as their median, with a bar from the least to the greatest.
     """
     by_angle: dict[float, list[float]] = {}
     for angle, rate in zip(angles, rates, strict=True):

@@ -1,4 +1,4 @@
-"""Figures of what the rotations do to two classes: phases in the plane, and distances."""
+"""Figures of the effect of rotations on two classes: phases in the plane, and distances."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTS = {
 
 @figure
 def in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Both classes in the plane: before, set to one angle (SAS), turned by it (SS)."""
+    """Draw both classes in the plane: before, set to one angle (SAS), and turned by the same angle (SS)."""
     angle = drawing.notes["angle"]
     titles = {"before": "before", "SAS": f"after SAS, {angle:g}°", "SS": f"after SS, {angle:g}°"}
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 3.1), sharex=True, sharey=True, layout="constrained")
@@ -72,7 +72,10 @@ def in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def pairwise_distances(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Distance of two activations after a rotation against that before; on the line nothing has changed."""
+    """Draw the distance of two activations after a rotation against their distance before it.
+
+    Pairs on the diagonal keep their distance.
+    """
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 3.1), sharex=True, sharey=True, layout="constrained")
     for axis, operator in zip(axes, ("SAS", "SS"), strict=True):
         for kind, (color, marker) in KINDS.items():
@@ -107,8 +110,10 @@ def pairwise_distances(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def turned_in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
-    """One prompt's activation in the plane: not steered, as it arrives at a site under a plan that steers before it, as
-    it leaves; with the class means. A circle: as far out as it arrives.
+    """Draw one prompt's activation in the plane at one site, with the class means.
+
+    The activation is shown without steering, as it arrives at the site under a plan that steers before it, and as it
+    leaves the site. The circle has the radius at which the activation arrives.
     """
     import numpy as np
 

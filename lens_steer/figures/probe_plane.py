@@ -1,4 +1,4 @@
-"""Figure of a probe's boundary in a plane, with the tokens that StMP and StTP carry beyond it (arXiv 2604.08169)."""
+"""Figure of a probe's boundary in a plane, with the tokens that StMP and StTP move across it (arXiv 2604.08169)."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from lens_steer.steer.methods.projections import CAP_IN_SIGMAS
 
 CLASSES = {"positive": (POSITIVE, "o"), "negative": (NEGATIVE, "x")}
 MOVES = {"StMP": (GREEN, "^", "after StMP, α = 1"), "StTP": (PURPLE, "s", "after StTP, α = 0")}
-MAX_MOVED, MAX_DOTS = 60, 250  # tokens drawn: moved ones, and those of each class
+MAX_MOVED, MAX_DOTS = 60, 250  # the most tokens that are drawn: moved ones, and of each class
 
 
 def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, *, seed: int = 0) -> Drawing:
-    """The data of :func:`boundary_plane`: a row a token that is drawn (``part`` is ``token``), and one a moved token
-    and operator, with where it was.
+    """Build the data of :func:`boundary_plane`.
 
-    x is ``v̂·h``; y the first principal component of the samples of ``fit``, both classes together, without their part
-    along v̂.
+    There is one row for each token that is drawn (``part`` is ``token``), and one for each moved token and operator,
+    with the token's earlier place. The x axis is ``v̂·h``. The y axis is the first principal component of the samples
+    of ``fit``, both classes together, after their part along v̂ is removed.
 
     Args:
-        probe: whose boundary it is.
-        fit: the samples that the probe was fitted on.
-        tokens: single held-out tokens, at least at the probe's site.
-        seed: of which tokens are drawn.
+        probe: The probe whose boundary is drawn.
+        fit: The samples that the probe was fitted on.
+        tokens: Single held-out tokens, at least at the probe's site.
+        seed: The seed of the draw of tokens that are shown.
 
     Raises:
-        LensSteerError: the site was not recorded; samples that lie on one line.
+        LensSteerError: If the probe's site was not recorded, or if the samples lie on one line.
     """
     samples = torch.cat(fit.at(probe.site))
     axis, shares = _second_axis(probe, samples)
@@ -110,7 +110,11 @@ def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, 
 def _second_axis(
     probe: Probe, samples: Float[Tensor, "n d_model"]
 ) -> tuple[Float[Tensor, " d_model"], tuple[float, float]]:
-    """The plane's other axis, and the share of the samples' variance along both."""
+    """Return the plane's second axis, and the share of the samples' variance along the first and the second.
+
+    Raises:
+        LensSteerError: If the samples lie on one line.
+    """
     unit = probe.direction.double()
     centred = samples.double() - samples.double().mean(dim=0)
     along = centred @ unit
@@ -131,8 +135,9 @@ def _places(probe: Probe, axis: Float[Tensor, " d_model"], h: Float[Tensor, "n d
 
 @figure
 def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Held-out tokens of both classes, the boundary, and where StMP (left) and StTP (right) carry the tokens beyond
-    it.
+    """Draw held-out tokens of both classes, the boundary, and the places to which StMP and StTP move gated tokens.
+
+    The left panel shows StMP, the right one StTP.
     """
     notes = drawing.notes
     fig, axes, legend = canvas(ax, 1, 2, figsize=(TWO_COLUMNS, 3.2), sharex=True, sharey=True)

@@ -1,5 +1,6 @@
-"""Figure of what a probe and its gate see: projections of held-out samples, and of single tokens, where the probe was
-fitted on averages or on last tokens.
+"""Figure of the projections that a probe and its gate see, on held-out samples and on single tokens.
+
+A probe that was fitted on averages or on last tokens gates single tokens when it steers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lens_steer.probes.probe import groups_of
 from lens_steer.stats import Estimate, grouped_rate, percent
 
 CLASSES = {"positive": (POSITIVE, "-"), "negative": (NEGATIVE, "--")}
-TARGET = 4.0  # the StTP coefficient whose target is drawn
+TARGET = 4.0  # the coefficient α of StTP whose target is drawn
 BINS = {"pooled": 24, "token": 36}
 RESAMPLES = 500
 
@@ -45,19 +46,20 @@ def probe_projections_drawing(
     alpha: float | int = TARGET,
     seed: int = 0,
 ) -> Drawing:
-    """The data of :func:`probe_projections`: histograms, a row a site, kind of sample, class and bin; the notes hold
-    each site's marks and each panel's numbers.
+    """Build the data of :func:`probe_projections`: histograms, one row for each site, kind of sample, class and bin.
+
+    The notes hold each site's marks and each panel's numbers.
 
     Args:
-        scan: the probes.
-        report: held-out samples, pooled as the probes' own.
-        tokens: single tokens of the same prompts, or of some of them, at least at the sites shown.
-        shown: names of the sites.
-        alpha: of the StTP target that is marked.
-        seed: of the bootstrap.
+        scan: The probes.
+        report: Held-out samples, pooled in the same way as those that the probes were fitted on.
+        tokens: Single tokens of the same prompts, or of some of them, at least at the sites shown.
+        shown: The names of the sites to show.
+        alpha: The coefficient α of StTP whose target is marked.
+        seed: The seed of the bootstrap.
 
     Raises:
-        LensSteerError: no site, too many, one without a probe or one that was not recorded.
+        LensSteerError: If there is no site, if there are too many, or if one has no probe or was not recorded.
     """
     table: list[dict[str, Any]] = []
     marks: dict[str, dict[str, float]] = {}
@@ -107,7 +109,11 @@ def _panel(
     view: tuple[float, float],
     seed: int,
 ) -> dict[str, Any]:
-    """Numbers of one panel: Cohen's d, share of each class below the threshold, sizes, share out of view."""
+    """Return the numbers of one panel.
+
+    They are Cohen's d, the share of each class below the threshold, the numbers of samples and scenarios, and the share
+    of samples out of view.
+    """
     n = len(sides[0])
     split = groups[:n], groups[n:]
     found: dict[str, Any] = {
@@ -129,8 +135,19 @@ def cohens_d(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate | None:
-    """``(μ⁺ − μ⁻) / √((σ⁺² + σ⁻²)/2)``, σ with n − 1, and a percentile bootstrap that draws whole groups; None where
-    neither class spreads.
+    """Return Cohen's d, ``(μ⁺ − μ⁻) / √((σ⁺² + σ⁻²)/2)``, with σ from n − 1 degrees of freedom.
+
+    The interval is a 95 % percentile bootstrap that draws whole groups.
+
+    Args:
+        positive: The values of the positive class.
+        negative: The values of the negative class.
+        groups: The group of every value, those of the positive class first.
+        resamples: The number of bootstrap draws.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The estimate, whose n is the number of groups. None if neither class spreads.
 
     >>> print(cohens_d(np.array([3.0, 5.0]), np.array([0.0, 2.0]), ["a", "b", "c", "d"], resamples=0))
     2.121 [2.121, 2.121] (n = 4)
@@ -141,6 +158,9 @@ def cohens_d(
     sums = []
     for side in (np.arange(len(both)) < len(positive), np.arange(len(both)) >= len(positive)):
         sums += [np.bincount(of, weights=side * both**k, minlength=len(names)) for k in (0, 1, 2)]
+    # A resample needs only the sums of 1, x and x² over each class. These are the sums of each group, weighted by how
+    # often the group was drawn. Row 0 has every group once and is the estimate itself. The values were centred above,
+    # so that a variance from a sum of squares loses few digits.
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     moments = np.concatenate([np.ones((1, len(names))), counts]) @ np.stack(sums, axis=1)
@@ -162,8 +182,10 @@ def _listed(e: Estimate | None) -> list[float] | None:
 
 
 def view(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
-    """What an axis shows: everything, or where a few lie far out (the first token of many models), the middle 80 % of
-    each and one and a half times as much on both sides.
+    """Return the limits of an axis for some sets of values.
+
+    They show all values, unless a few lie far out (such as the first token in many models). A set then shows at most
+    its middle 80 % and one and a half times the length of that range on both sides.
     """
     ends = []
     for one in values:
@@ -176,8 +198,9 @@ def view(values: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, float]:
 
 @figure
 def probe_projections(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Histograms of ``ρ = v̂·h`` of both classes, a column a site: held-out samples as the probe was fitted on, and
-    single tokens; with the threshold and the class means.
+    """Draw histograms of ``ρ = v̂·h`` of both classes, one column for each site, with threshold and class means.
+
+    The upper row shows held-out samples, pooled as the probe was fitted; the lower row shows single tokens.
     """
     marks = drawing.notes["marks"]
     narrow = len(marks) <= MAX_SHOWN // 2

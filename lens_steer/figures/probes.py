@@ -1,6 +1,4 @@
-"""Figures of probes across depth: how well they tell the classes apart, how much of that is memory, along what
-direction; and their calibration.
-"""
+"""Figures of probes across depth: held-out accuracy, selectivity, the probe's direction, and calibration."""
 
 from __future__ import annotations
 
@@ -28,9 +26,9 @@ from lens_steer.figures.geometry import KIND_LABELS, KIND_MARKERS, depth_axis, p
 from lens_steer.models import sites
 from lens_steer.probes.depth import ProbeScan
 
-MAX_SHOWN = 4  # sites side by side in one figure
-MANY = 40  # sites, from which on the marks are smaller
-# panel → its label and quantities, each with colour, dash and name
+MAX_SHOWN = 4  # the most sites side by side in one figure
+MANY = 40  # the markers are smaller from this number of sites on
+# the label of each panel → its quantities, each with colour, dash and name
 PANELS: dict[str, dict[str, tuple[str, Any, str]]] = {
     "on held-out prompts": {"accuracy": (BLUE, "-", "accuracy"), "auroc": (ORANGE, "--", "AUROC")},
     "selectivity": {
@@ -53,7 +51,10 @@ SITE_LOOKS = ((BLUE, "o"), (VERMILION, "s"), (GREEN, "^"), (PURPLE, "D"))
 
 
 def spread(scan: ProbeScan, n: int = MAX_SHOWN) -> tuple[str, ...]:
-    """Names of n sites with a probe, evenly spread over depth, the best one among them; all where there are no more."""
+    """Return the names of ``n`` sites with a probe, evenly spread over depth and with the best site among them.
+
+    If there are no more than ``n`` such sites, all are returned.
+    """
     names = [r.probe.site for r in scan.results]
     if len(names) <= n:
         return tuple(names)
@@ -64,10 +65,10 @@ def spread(scan: ProbeScan, n: int = MAX_SHOWN) -> tuple[str, ...]:
 
 
 def check_shown(shown: Sequence[str]) -> tuple[str, ...]:
-    """The sites that one figure shows side by side.
+    """Return the names of the sites that one figure shows side by side, without repetition.
 
     Raises:
-        LensSteerError: none, or more than fit beside each other.
+        LensSteerError: If there is no site, or if there are more than :data:`MAX_SHOWN`.
     """
     names = tuple(dict.fromkeys(shown))
     if not 1 <= len(names) <= MAX_SHOWN:
@@ -78,7 +79,7 @@ def check_shown(shown: Sequence[str]) -> tuple[str, ...]:
 
 
 def site_label(name: str) -> str:
-    """A site in words.
+    """Describe a site in words.
 
     >>> site_label("blocks.6.hook_resid_post")
     'block 6, stream after block'
@@ -88,7 +89,7 @@ def site_label(name: str) -> str:
 
 
 def probe_depth_drawing(scan: ProbeScan) -> Drawing:
-    """The data of :func:`probe_depth`: the scan's rows in network order, with where each site stands in depth."""
+    """Build the data of :func:`probe_depth`: the scan's rows in network order, with each site's position in depth."""
     rows = sorted(scan.rows(), key=lambda row: sites.parse(row["site"]).order)
     parsed = [sites.parse(row["site"]) for row in rows]
     table = [
@@ -111,8 +112,9 @@ def probe_depth_drawing(scan: ProbeScan) -> Drawing:
 
 @figure
 def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth: held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal, with 95 % bands;
-    kinds of sites differ by marker.
+    """Draw held-out accuracy and AUROC, selectivity, and the cosines of the probe's normal across depth.
+
+    Bands are 95 % intervals. Kinds of sites differ by marker.
     """
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import offset_copy
@@ -135,7 +137,7 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     axes[2].set_ylim(min(-0.04, axes[2].get_ylim()[0]), 1.04)
     axes[2].axhline(0, color=GREY, lw=0.6, zorder=0)
     best = list(drawing.columns["site"]).index(drawing.notes["best_site"])
-    above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # so that it hides no marker
+    above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # above the point: the star hides no marker
     highest = max(drawing.columns[name][best] for name in ("accuracy", "auroc"))
     axes[0].plot(
         [drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5
@@ -156,8 +158,9 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, Any, str]) -> None:
-    """One quantity at the sites of one kind; where the boundary does not lie between the class means, the marker is
-    open.
+    """Draw one quantity at the sites of one kind.
+
+    The marker is open where the boundary does not lie between the class means.
     """
     color, dash, _ = look
     rows = [r for r in Drawing(drawing.kind, drawing.where(kind=kind)).rows() if r[name] is not None]
@@ -166,7 +169,7 @@ def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, An
     size = 3.0 if len(drawing.columns["site"]) < MANY else 1.8
     ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     ax.plot(x, y, color=color, ls=dash, lw=0.9)
-    if len(x) == 1:  # a band has no width there
+    if len(x) == 1:  # a band over a single site has no width
         ax.vlines(x, low, high, color=color, ls=dash, lw=0.9)
     for between in (True, False):
         own = [(a, b) for a, b, r in zip(x, y, rows, strict=True) if bool(r["between"]) == between]
@@ -175,14 +178,14 @@ def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, An
 
 
 def _without(ax: Any, drawing: Drawing) -> None:
-    """Mark the sites that have no probe on the axis."""
+    """Mark on the axis the sites that have no probe."""
     x = [p for p, value in zip(drawing.columns["position"], drawing.columns["accuracy"], strict=True) if value is None]
-    if x:  # an empty line outside of the data's coordinates upsets the layout
+    if x:  # an empty line that is not in data coordinates upsets the layout
         ax.plot(x, [0.02] * len(x), "x", color=GREY, ms=4, transform=ax.get_xaxis_transform())
 
 
 def _legend(ax: Any, drawing: Drawing) -> list[Any]:
-    """A column a panel, and under them the marks that occur."""
+    """Return the legend's handles: one column for each panel, and below them the marks that occur."""
     marker = _look(str(drawing.columns["kind"][0]))[0] if len(set(drawing.columns["kind"])) == 1 else None
     columns = [
         [
@@ -217,10 +220,14 @@ def _look(kind: str) -> tuple[str, str]:
 
 
 def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
-    """The data of :func:`reliability`: one row a site and bin that is not empty.
+    """Build the data of :func:`reliability`: one row for each site and bin that is not empty.
+
+    Args:
+        scan: The probes.
+        shown: The names of the sites to show.
 
     Raises:
-        LensSteerError: no site, too many, or one without a probe.
+        LensSteerError: If there is no site, if there are too many, or if one has no probe.
     """
     names = check_shown(shown)
     results = [scan.at(name) for name in names]
@@ -247,8 +254,10 @@ def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
 
 @figure
 def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of the positive class against predicted probability, with Wilson intervals, beside the diagonal; the Brier
-    score; below, how many prompts each bin holds.
+    """Draw the share of the positive class against the predicted probability, beside the diagonal.
+
+    Bars are Wilson intervals. The legend gives the Brier scores, and the lower panels the number of prompts in each
+    bin.
     """
     names = list(drawing.notes["brier"])
     narrow = len(names) <= MAX_SHOWN // 2

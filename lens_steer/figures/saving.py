@@ -1,4 +1,4 @@
-"""Drawing a figure by its kind, saving it with the numbers beside the picture, and drawing it again from them alone."""
+"""Functions that draw a figure by its kind, save it with its data, and draw it again from the data alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lens_steer.figures.core import REGISTERED, Drawing, Drawn, Target, Value, s
 
 
 def kinds() -> Mapping[str, Callable[..., Drawn]]:
-    """Every kind of figure and the function that draws it.
+    """Return every kind of figure with the function that draws it.
 
-    A figure function registers itself where it is decorated (:func:`lens_steer.figures.core.figure`). Those of this
-    room and of every study (its module ``figures``) are found by their places, so that a new one is written down
-    nowhere else.
+    A figure function registers itself by its decorator (:func:`lens_steer.figures.core.figure`). This function imports
+    all modules of ``lens_steer.figures`` and the module ``figures`` of every study, so a new figure needs no other
+    entry.
 
     >>> "polar" in kinds(), "trait_depth" in kinds()
     (True, True)
@@ -41,16 +41,16 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw a figure from its data.
 
     Args:
-        drawing: of any kind.
-        ax: axes to draw in, one or as many as the figure has panels (row by row); left out, a figure of its own. Size
-            and layout are then the caller's, and the legend stands beside the axes where the layout is ``constrained``,
-            in the first panel otherwise.
+        drawing: The data of a figure of any kind.
+        ax: The axes to draw in, one or as many as the figure has panels (row by row); None makes a new figure. With
+            given axes, size and layout are the caller's; the legend stands beside the axes if the layout is
+            ``constrained``, otherwise in the first panel.
 
     Returns:
-        the figure and its axes.
+        The figure and its axes.
 
     Raises:
-        LensSteerError: a kind that does not exist, another number of axes than panels.
+        LensSteerError: If the kind does not exist, or if the number of axes differs from the number of panels.
 
     >>> drawing, _ = load("figures", "plane_path")
     >>> fig, axes = draw(drawing)
@@ -72,8 +72,13 @@ def draw(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) -> None:
-    """Draw a figure and write ``name.pdf``, ``.png``, ``.csv`` (the columns) and ``.json`` (kind, notes, and meta: how
-    it was made).
+    """Draw a figure and write ``name.pdf``, ``name.png``, ``name.csv`` and ``name.json``.
+
+    Args:
+        drawing: The data of the figure. Its columns go to the ``.csv`` file, its kind and notes to the ``.json`` file.
+        name: The name of the files, without ending.
+        out: The folder to write to.
+        meta: A record of how the figure was made, which goes to the ``.json`` file.
     """
     import matplotlib.pyplot as plt
 
@@ -89,7 +94,11 @@ def save(drawing: Drawing, name: str, out: str | Path, meta: Mapping[str, Any]) 
 
 
 def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:
-    """A saved figure's data and meta."""
+    """Read the data of a saved figure, and the record of how it was made.
+
+    Raises:
+        LensSteerError: If a file is missing or cannot be read.
+    """
     path = Path(folder)
     try:
         record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
@@ -103,10 +112,10 @@ def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:
 
 
 def redraw(folder: str | Path) -> list[str]:
-    """Draw every figure of a folder again from its ``.csv`` and ``.json`` alone; returns their names.
+    """Draw every figure of a folder again from its ``.csv`` and ``.json`` files alone, and return their names.
 
     Raises:
-        LensSteerError: no figure in the folder.
+        LensSteerError: If the folder holds no figure.
     """
     path = Path(folder)
     names = [p.stem for p in sorted(path.glob("*.json")) if p.with_suffix(".csv").exists() and _is_figure(p)]

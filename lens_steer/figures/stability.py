@@ -1,6 +1,4 @@
-"""Figure of how stable the selection is: sites, discriminative sites and planes under resampled prompts and shuffled
-labels.
-"""
+"""Figure of the stability of the selection under resampled prompts and shuffled labels."""
 
 from __future__ import annotations
 
@@ -31,16 +29,17 @@ LOOKS = {
     "shuffled": (VERMILION, "s", "--", "labels shuffled"),
     "random": (GREEN, "^", ":", "random planes"),
 }
-QUANTILES = 101  # points of each distribution function
-MANY = 40  # sites, from which on the marks are smaller
+QUANTILES = 101  # the number of points of each distribution function
+MANY = 40  # the markers are smaller from this number of sites on
 SHARES = ("selected_share", "discriminative_share")
 
 
 def drawing(stability: Stability) -> Drawing:
-    """The data of :func:`selection_stability`.
+    """Build the data of :func:`selection_stability`.
 
-    One row a site and set (``bootstrap``, ``shuffled``) with the two shares and their Wilson intervals, then one row a
-    set and level with the quantiles of both principal angles; what a row does not have is empty.
+    First comes one row for each site and set (``bootstrap``, ``shuffled``), with the two shares and their Wilson
+    intervals. Then comes one row for each set and level, with the quantiles of both principal angles. Cells that do not
+    apply to a row are empty.
     """
     full, rows = stability.calibration, stability.rows()
     parsed = [sites.parse(name) for name in full.sites]
@@ -87,9 +86,11 @@ def _quantiles(angles: Tensor) -> list[dict[str, float]]:
 
 @figure
 def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Across depth, how often each site is the selected one and how often it is discriminative, with the same for
-    shuffled labels and Wilson intervals; and the distribution of both principal angles between the calibrated plane and
-    resampled, shuffled, random ones.
+    """Draw how often each site is selected, how often it is discriminative, and the angles between planes.
+
+    Two panels show both shares across depth with Wilson intervals, for resampled prompts and for shuffled labels. The
+    third shows the distribution of both principal angles between the calibrated plane and resampled, shuffled and
+    random planes.
     """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), width_ratios=(1, 1, 0.9))
     for axis, share in zip(axes, SHARES, strict=False):
@@ -112,7 +113,7 @@ def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _counts(drawing: Drawing) -> str:
-    """How many draws and prompts, and how many planes the third panel lacks."""
+    """Return the legend's title: the numbers of draws and prompts, and how many planes the third panel lacks."""
     notes = drawing.notes
     text = (
         f"{notes['resamples']} draws of each; {notes['n_positive']} positive and {notes['n_negative']} negative prompts"
@@ -124,7 +125,7 @@ def _counts(drawing: Drawing) -> str:
 
 
 def _shares(ax: Any, drawing: Drawing, share: str) -> None:
-    """One share across depth for both sets; what the calibration of all prompts chose is marked."""
+    """Draw one share across depth for both sets, and mark what the calibration of all prompts selected."""
     own = drawing.where(part="site", set="bootstrap")
     if share == "selected_share":
         k = own["selected"].index(True)
@@ -146,7 +147,10 @@ def _shares(ax: Any, drawing: Drawing, share: str) -> None:
 
 
 def _angles(ax: Any, drawing: Drawing) -> None:
-    """Distribution functions: the smaller principal angle with full markers, the larger one with open ones."""
+    """Draw the distribution functions of the principal angles.
+
+    The smaller angle has full markers, the larger one open markers.
+    """
     for name, (color, marker, dash, _) in LOOKS.items():
         part = drawing.where(part="angles", set=name)
         level = [float(v) for v in part["level"]]

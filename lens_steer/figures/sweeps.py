@@ -1,4 +1,4 @@
-"""Figures of sweeps over the angle: polar compliance and perplexity, coherence, the two classes at once, divergence."""
+"""Figures of sweeps over the angle: compliance and perplexity, coherence, both classes at once, and divergence."""
 
 from __future__ import annotations
 
@@ -81,19 +81,20 @@ def by_value(
     controls: Sequence[Setting] = (),
     told: str = "",
 ) -> Drawing:
-    """The data of ``polar``, ``coherence`` or ``class_swap``: some quantities of some conditions' settings, and what
-    they are without steering.
+    """Build the data of :func:`polar`, :func:`coherence` or :func:`class_swap`.
+
+    It holds some quantities of some conditions at every setting, and their values without steering.
 
     Args:
-        kind: the drawing's.
-        select: settings, no steering among them.
-        conditions: that are drawn.
-        quantities: likewise; None for the two classes'.
-        chosen: condition → its value.
-        graded: whether a ground truth says what an answer is.
-        controls: settings of a control's draws at some values: drawn as their median, with the band from the least to
-            the greatest.
-        told: about the controls, in the legend's title.
+        kind: The kind of the drawing.
+        select: The settings of the select split, with the one without steering among them.
+        conditions: The conditions that are drawn.
+        quantities: The quantities that are drawn; None means those of :func:`class_swap`.
+        chosen: The chosen value of each condition, if there is one.
+        graded: Whether a ground truth grades the answers.
+        controls: The settings of a control's draws at some values. Each value is drawn as the median of the draws, with
+            a band from the least to the greatest.
+        told: What the legend's title says of the controls.
     """
     quantities = SWAP if quantities is None else quantities
     base = next(s for s in select if s.condition == UNSTEERED).measured
@@ -118,7 +119,7 @@ def by_value(
     names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
     quantities = [
         q for q in quantities if any(row[2] == q for row in rows)
-    ]  # short answers have no compression ratio at 200 bytes
+    ]  # a quantity may be missing: short answers have no compression ratio over 200 bytes
     notes = {
         "quantities": list(quantities),
         "base": {q: base[q].value for q in quantities if q in base},
@@ -132,35 +133,38 @@ def by_value(
 
 
 def named(quantity: str, drawing: Drawing) -> str:
-    """A quantity in words; without a ground truth what is counted is that an answer is neither refused nor
-    degenerate.
+    """Return a quantity in words.
+
+    Without a ground truth, the words for ``complied`` and ``helped`` say "answered", since an answer then counts where
+    it is neither refused nor degenerate.
     """
     answered = {"complied": "harmful requests answered", "helped": "harmless requests answered"}
     return (answered if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
 
 
 def labelled(condition: str, drawing: Drawing) -> str:
-    """A condition in a legend; a control's band says of how many draws it is."""
+    """Return a condition's label in the legend; for the band of a control it gives the number of draws."""
     n = drawing.notes.get("draws", {}).get(condition)
     return condition if n is None else f"{condition} (median and range of {n} draws)"
 
 
 def split_told(drawing: Drawing) -> str:
-    """The legend's title: the split, and what there is to say of controls."""
+    """Return the legend's title: the split, and a remark on the controls if there is one."""
     told = drawing.notes.get("told", "")
     return f"select split; {told}" if told else "select split"
 
 
 def look(condition: str, conditions: list[str]) -> tuple[str, str, Any]:
-    """Colour, marker and dash of a condition; those without a fixed look take the next free one."""
+    """Return colour, marker and dash of a condition; one without a fixed look takes the next free one."""
     others = [c for c in conditions if c not in LOOKS]
     return LOOKS[condition] if condition in LOOKS else OTHER[others.index(condition) % len(OTHER)]
 
 
 @figure
 def polar(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Quantities against the angle around a circle, one panel each, bands being 95 % intervals; a star: mean perplexity
-    above 2.
+    """Draw quantities against the angle on a circle, one panel for each quantity, with bands of 95 % intervals.
+
+    A star marks a mean perplexity above 2.
     """
     quantities = list(drawing.notes["quantities"])
     fig, axes, legend = canvas(
@@ -181,11 +185,12 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
                 continue
             theta = [math.radians(float(v)) for v in part["value"]]
             mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
+            # the curve is closed: its first point comes again after a full turn
             closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
             around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
             if condition in drawing.notes.get(
                 "draws", {}
-            ):  # at few angles: along the circle from one to the next, not across it
+            ):  # a control has few angles: join them along the circle, since straight lines would cut across it
                 axis.plot(theta, mean, color=color, marker=marker, ls="none", ms=2.5)
                 fine = [math.radians(a) for a in range(361)]
                 mean, low, high = (np.interp(fine, theta, v, period=2 * math.pi).tolist() for v in (mean, low, high))
@@ -234,7 +239,7 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Text metrics against the angle, one panel each, with 95 % intervals."""
+    """Draw text metrics against the angle, one panel for each metric, with 95 % intervals."""
     quantities = list(drawing.notes["quantities"])
     rows = math.ceil(len(quantities) / 3)
     size = (TWO_COLUMNS, 1.75 * rows + 0.5)
@@ -267,8 +272,10 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
-    """What one angle does to both classes: harmful requests complied with against harmless ones refused, and the angle
-    chosen for the first.
+    """Draw the effect of one angle on both classes.
+
+    Curves are the share of harmful requests complied with and of harmless requests refused or answered incoherently.
+    The angle that was chosen for the harmful requests is marked.
     """
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
     fig, axes, legend = canvas(
@@ -306,8 +313,9 @@ def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Compliance against divergence on harmless prompts at every setting of the select split; a line at the divergence
-    that is matched.
+    """Draw compliance against divergence on harmless prompts at every setting of the select split.
+
+    A line marks the divergence that is matched.
     """
     conditions = list(dict.fromkeys(drawing.columns["condition"]))
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 3.2), layout="constrained")

@@ -1,1 +1,1 @@
-"""What a notebook shows: HTML views, tables and the dial."""
+"""Interactive parts for a notebook: HTML views, tables and the dial."""

@@ -1,5 +1,6 @@
-"""A dial in a notebook: one prompt, a slider over the angle, the answer there, its grade, and where the prompt lies in
-the steering plane.
+"""A dial for a notebook: one prompt, and a slider over the steering angle.
+
+It shows the answer at the angle, its grade, and the prompt's activation in the steering plane.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ Grade = Callable[[Prompt, str], str]
 
 @dataclass(frozen=True)
 class Turned:
-    """What one angle makes of a prompt.
+    """The results for one prompt at one angle.
 
     Attributes:
-        angle: degrees; None without steering.
-        answer: greedy.
-        grade: of the answer; None where nothing grades it.
-        coordinates: of the last prompt token's activation at the dial's site, along b1 and b2, as it leaves.
-        arriving: the same before what the plan writes there, steered at earlier sites alone; None where the plan does
-            not write there.
+        angle: The angle in degrees; None without steering.
+        answer: The greedy answer.
+        grade: The grade of the answer; None where nothing grades it.
+        coordinates: The coordinates of the last prompt token's activation along b1 and b2, as it leaves the dial's
+            site.
+        arriving: The same coordinates before the plan writes at the site, where only earlier sites are steered. None
+            where the plan does not write at the site.
     """
 
     angle: float | None
@@ -57,15 +59,25 @@ class Turned:
 
 @dataclass(eq=False)
 class Dial:
-    """What :func:`dial` shows. Every angle that was turned to is kept, so that going back costs nothing.
+    """The widget that :func:`dial` returns.
+
+    The results of every angle that was visited are kept, so that returning to it costs nothing.
 
     Attributes:
-        model, calibration, prompt, method, options: what is steered, and how.
-        site: whose activation the picture shows.
-        max_new_tokens, engine: see :func:`lens_steer.generate`.
-        grade: of an answer, or None.
-        slider, picture, said, message, box: the widgets: the angle, the plane, the answers, what is going on, and all
-            of them.
+        model: The model that is steered.
+        calibration: The calibration with the plane and the sites.
+        prompt: The prompt.
+        method: The name of the method.
+        options: The options of the method.
+        site: The site whose activation the picture shows.
+        max_new_tokens: The largest number of tokens of an answer; see :func:`lens_steer.generate`.
+        engine: The engine that generates; see :func:`lens_steer.generate`.
+        grade: The function that grades an answer, or None.
+        slider: The widget of the angle.
+        picture: The widget of the plane.
+        said: The widget of the answers.
+        message: The widget of the line that says what is going on.
+        box: The widget that holds all others.
     """
 
     model: Any
@@ -86,15 +98,15 @@ class Dial:
     _pictures: dict[float, bytes] = field(default_factory=dict)
 
     def plan(self, angle: float | int) -> SteeringPlan:
-        """The plan at an angle."""
+        """Make the plan at an angle in degrees."""
         return make_plan(self.method, self.calibration, **find_method(self.method).at_value(angle), **self.options)
 
     def at(self, angle: float | int | None) -> Turned:
-        """What an angle makes of the prompt; None: without steering. Measured once, then kept.
+        """Return the results at an angle, or without steering for None; each is measured once and then kept.
 
         Raises:
-            LensSteerError: a plan in force on the model, an angle that is no number, a context too short for the
-                answer.
+            LensSteerError: If a plan already steers the model, if the angle is not a number, or if the context is too
+                short for the answer.
         """
         key = None if angle is None else float(angle)
         if key not in self._kept:
@@ -109,6 +121,7 @@ class Dial:
             leaving = self._coordinates()
         arriving = None
         if plan is not None and self.site in plan.sites:
+            # what arrives at the site is what leaves it when all other sites are steered but not this one
             with _under(self.model, _without(plan, self.site)):
                 arriving = self._coordinates()
         return Turned(angle, answer, None if self.grade is None else self.grade(self.prompt, answer), leaving, arriving)
@@ -119,8 +132,10 @@ class Dial:
         return x, y
 
     def drawing(self, angle: float | int) -> Drawing:
-        """The picture's data at an angle: the prompt in the plane, not steered, as it arrives at the site and as it
-        leaves, and the class means where the calibration has them.
+        """Return the data of the picture at an angle.
+
+        It holds the prompt's activation in the plane: without steering, as it arrives at the site, and as it leaves the
+        site. The class means are included where the calibration has them.
         """
         from lens_steer.figures.core import Drawing
 
@@ -139,7 +154,7 @@ class Dial:
         return Drawing("turned_in_plane", columns, {"site": self.site, "method": self.method, "angle": float(angle)})
 
     def show(self, angle: float | int) -> None:
-        """Put an angle's answer and picture into the widgets."""
+        """Put the answer and the picture of an angle into the widgets."""
         rows = [
             {
                 "": "not steered" if t.angle is None else f"{self.method}, {t.angle:g}°",
@@ -154,7 +169,10 @@ class Dial:
         self.said.value = html.grid(rows, strong=("grade",), width=sys.maxsize)
 
     def _turn(self, change: Any) -> None:
-        """What moving the slider does; what a user can mend stands in the message, since nothing else would show it."""
+        """Handle a move of the slider.
+
+        An error that the user can correct goes to the message, since nothing else would show it.
+        """
         self.message.value = html.note("generating …")
         try:
             self.show(change["new"])
@@ -189,29 +207,34 @@ def dial(
     grade: Grade | None = graded,
     **options: Any,
 ) -> Dial:
-    """A slider over the steering angle for a notebook: the answer at that angle beside the unsteered one, graded, and
-    the prompt in the steering plane before and after.
+    """Show a slider over the steering angle in a notebook.
 
-    The angle is taken when the slider is let go. Each one is generated once; going back is instant.
+    The dial shows the graded answer at the angle beside the unsteered one, and the prompt in the steering plane before
+    and after steering. The angle is read when the slider is released. Each angle is generated once; returning to it is
+    immediate.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        calibration: the plane and the sites.
-        prompt: one prompt; a string is a user's turn.
-        method: of :data:`lens_steer.steer.method_table.METHODS`, one with an angle.
-        angle: that the dial begins at, degrees.
-        step: of the slider, degrees.
-        site: whose activation the picture shows, the last prompt token's; left out, the selected site if the method
-            steers it, else the last one that it steers.
-        max_new_tokens, engine: see :func:`lens_steer.generate`.
-        grade: prompt and answer → grade; left out, the organisms' ground truth, for other prompts the 12 phrases of
-            refusal; None: no grade.
-        options: of the method, such as ``at`` or ``positions``.
+        model: The model, from :func:`lens_steer.load_model`.
+        calibration: The calibration with the plane and the sites.
+        prompt: One prompt; a string is a user turn.
+        method: The name of a method with an angle, from :data:`lens_steer.steer.method_table.METHODS`.
+        angle: The angle at which the dial begins, in degrees.
+        step: The step of the slider, in degrees.
+        site: The site whose activation at the last prompt token the picture shows. None means the selected site if the
+            method steers it, otherwise the last site that it steers.
+        max_new_tokens: The largest number of tokens of an answer; see :func:`lens_steer.generate`.
+        engine: The engine that generates; see :func:`lens_steer.generate`.
+        grade: A function from prompt and answer to a grade. The default is the organisms' ground truth, and for other
+            prompts the 12 refusal phrases. None shows no grade.
+        options: Options of the method, such as ``at`` or ``positions``.
+
+    Returns:
+        The dial, which a notebook displays.
 
     Raises:
-        LensSteerError: ipywidgets is not installed; a method without an angle, an option that it does not take; an
-            angle or a step outside of 0 … 360; an unknown site or engine; a calibration of another model; a plan in
-            force on the model.
+        LensSteerError: If ipywidgets is not installed, if the method has no angle or does not take an option, if the
+            angle or the step is not between 0 and 360, if the site or the engine is unknown, if the calibration is of
+            another model, or if a plan already steers the model.
 
     >>> import lens_steer as ls
     >>> model, found = ls.load_model("organism/qwen2"), ls.load_calibration("figures/calibration")
@@ -269,7 +292,7 @@ def _checked(
     options: dict[str, Any],
     engine: str,
 ) -> tuple[Prompt, str, dict[str, Any], str]:
-    """Prompt, method, options and site of a dial, checked before anything runs."""
+    """Return prompt, method, options and site of a dial, checked before anything runs."""
     expect("prompt", prompt, (Prompt, str), "a dial shows one prompt")
     record = find_method(method)
     if not record.turns:
@@ -296,13 +319,13 @@ def _under(model: Any, plan: SteeringPlan | None) -> AbstractContextManager[Any]
 
 
 def _without(plan: SteeringPlan, site: str) -> SteeringPlan:
-    """The plan at all of its sites but one."""
+    """Return the plan without one of its sites."""
     left = [replace(step, sites=tuple(name for name in step.sites if name != site)) for step in plan.steps]
     return replace(plan, steps=tuple(step for step in left if step.sites))
 
 
 def _png(drawing: Drawing) -> bytes:
-    """A figure as a picture, apart from whatever figures the notebook has open."""
+    """Draw a figure as a PNG image; other figures that the notebook has open are not touched."""
     import matplotlib.pyplot as plt
 
     from lens_steer.figures.core import styled

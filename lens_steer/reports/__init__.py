@@ -1,1 +1,1 @@
-"""Folders that a command writes: report, sweep, comparison, probe."""
+"""Folders that the commands write: report, sweep, comparison and probe."""

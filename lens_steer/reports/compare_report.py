@@ -1,6 +1,4 @@
-"""A comparison, written: tables (Markdown, LaTeX), numbers, figures, the page of answers side by side, and how stable
-the selection is.
-"""
+"""The folder of a comparison: tables, numbers, figures, answers side by side, and the stability of the selection."""
 
 from __future__ import annotations
 
@@ -31,17 +29,23 @@ def compare_and_write(
     progress: bool = True,
     **options: Any,
 ) -> Comparison:
-    """Run :func:`lens_steer.evaluation.comparison.compare` and write all of it to a folder.
+    """Run :func:`lens_steer.evaluation.comparison.compare` and write its results to a folder.
 
-    ``comparison.md`` and ``.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``, ``comparison.json``,
-    ``stability.json``, ``harmonic.csv``, and the figures, beside the rows (``select.csv``, ``report.csv``,
-    ``report_controls.csv``, ``report_equal_kl.csv``, ``kl.csv``).
+    The function writes ``comparison.md`` and ``comparison.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``,
+    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. The rows are beside them, in
+    ``select.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and ``kl.csv``.
 
     Args:
-        model, contrast, out, seed, progress, options: see :func:`lens_steer.evaluation.comparison.compare`.
-        command: written beside the numbers.
-        show_answers: show answers to harmful prompts on the page of answers, where no ground truth grades them; hashes,
-            if not.
+        model: The model; see :func:`lens_steer.evaluation.comparison.compare`, also for ``contrast``, ``out``,
+            ``seed``, ``progress`` and ``options``.
+        contrast: The prompts.
+        out: The folder to write to.
+        command: The command line that is recorded beside the numbers.
+        seed: The seed of controls, calibration and intervals.
+        show_answers: Whether ``qualitative.md`` shows answers to harmful prompts where no ground truth grades them.
+            Otherwise it shows hashes.
+        progress: Whether to show progress bars.
+        options: Further options of the comparison.
     """
     found = compare(model, contrast, out, seed=seed, progress=progress, **options)
     selection = stability(found.activations, rule=found.calibration.rule, seed=seed, progress=progress)
@@ -70,7 +74,7 @@ def compare_and_write(
 
 
 def _record(found: Comparison) -> dict[str, Any]:
-    """Everything but the rows, as plain values."""
+    """Return everything but the rows as plain values."""
     return {
         "objective": found.objective,
         "constraints": list(found.constraints),

@@ -1,4 +1,4 @@
-"""A comparison as tables, figures' data and a page of answers side by side."""
+"""The texts of a comparison: tables, the figures' data, and a page of answers side by side."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UNGRADED = (
     "harmless: answered",
     "harmless: refused",
     "tasks right",
-)  # where nothing knows the truth
+)  # where no ground truth grades the answers
 LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
     "{complied}, less `{reference}`'s on the same prompts, with an interval that "
@@ -50,13 +50,16 @@ DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
 
 
 def heads(found: Comparison) -> list[str]:
-    """Of the main table; where no ground truth grades, answered is what is neither refused nor degenerate."""
+    """Return the heads of the main table.
+
+    Where no ground truth grades, an answer counts as answered if it is neither refused nor degenerate.
+    """
     rates = GRADED if found.graded else UNGRADED
     return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
 
 
 def legend(found: Comparison) -> str:
-    """What the main table's numbers and marks are."""
+    """Explain the numbers and the marks of the main table."""
     rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
     named = {"complied": f"'{rates[0]}'", "reference": REFERENCE}
@@ -65,17 +68,20 @@ def legend(found: Comparison) -> str:
 
 
 def no_draws() -> str:
-    """What is said where no control ran in draws."""
+    """Return the sentence for a comparison in which no control ran in draws."""
     return NO_DRAWS.format(reference=REFERENCE)
 
 
 def markdown(found: Comparison) -> str:
-    """The main table: a row a condition, chosen on select, measured on report; its legend below."""
+    """Write the main table in Markdown, with its legend below.
+
+    It has one row for each condition, chosen on select and measured on report.
+    """
     return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n"
 
 
 def main_rows(found: Comparison) -> list[list[str]]:
-    """The cells of the main table, below its heads."""
+    """Return the cells of the main table below its heads."""
     made = []
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
@@ -90,8 +96,9 @@ def main_rows(found: Comparison) -> list[list[str]]:
 
 
 def band_rows(found: Comparison) -> list[list[str]]:
-    """Rows of the main table below the reference's: a control's median and range over its draws, and the reference's
-    rank among them.
+    """Return the rows of the controls, which stand below the reference's row in the main table.
+
+    They hold a control's median and range over its draws, and the reference's rank among them.
     """
     by_control: dict[str, dict[str, Band]] = {}
     for quantity, by in found.bands.items():
@@ -106,7 +113,7 @@ def band_rows(found: Comparison) -> list[list[str]]:
 
 
 def _range(of: Band | None, scale: float, form: str) -> str:
-    """Median and range.
+    """Format the median and the range of a band; a dash without one.
 
     >>> from lens_steer.evaluation.control_bands import band
     >>> _range(band([0.0, 0.25, 0.5], 1.0), 100.0, "%.0f")
@@ -119,7 +126,10 @@ def _range(of: Band | None, scale: float, form: str) -> str:
 
 
 def equal_kl_markdown(found: Comparison) -> str:
-    """Methods at the reference's divergence on harmless prompts; a reason where one cannot be matched."""
+    """Write the table of methods at the reference's divergence on harmless prompts.
+
+    A method that cannot be matched has a reason in place of numbers.
+    """
     made = [_kl_row(REFERENCE, found.evaluation.reported(REFERENCE), found.target)]
     by_name = {s.condition: s for s in found.matched}
     for condition, matched in found.matches.items():
@@ -139,7 +149,7 @@ def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
 
 
 def latex(found: Comparison) -> str:
-    r"""The main table for a paper; needs the package booktabs."""
+    r"""Write the main table for a paper in LaTeX, which needs the package booktabs."""
     titles = heads(found)
     caption = tables.escaped(legend(found).replace("**", "").replace("\\*", "*").replace("`", ""))
     cells = [[tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$") for c in row] for row in main_rows(found)]
@@ -148,9 +158,16 @@ def latex(found: Comparison) -> str:
 
 
 def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
-    """The first prompts of each class of the report split, each with its answer under every condition.
+    """Write the first prompts of each class of the report split, each with its answer under every condition.
 
-    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
+    Without a ground truth, harmful prompts and the answers to them are replaced by hashes unless ``show_answers`` is
+    set.
+
+    Args:
+        found: The comparison.
+        contrast: The prompts of the report split.
+        n: The number of prompts of each class.
+        show_answers: Whether to show the texts of harmful prompts and their answers without a ground truth.
     """
     parts = [
         "# The same prompts under every condition\n",
@@ -173,7 +190,7 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
 
 
 def drawings(found: Comparison, stability: Stability | None = None) -> dict[str, Drawing]:
-    """Every figure of the comparison by file name."""
+    """Return the data of every figure of the comparison, by file name."""
     select, report = found.evaluation.select, found.evaluation.report
     chosen = {name: c.value for name, c in found.evaluation.choices.items()}
     n = next(s for s in select if s.condition == NONE).measured["complied"].n
@@ -243,7 +260,12 @@ def _equal_kl(found: Comparison, n: int) -> Drawing:
 
 
 def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
-    """Medians over prompts, and how alike the phases are (1: all the same)."""
+    """Summarise a harmonic fit over prompts.
+
+    Returns:
+        Medians of R² and amplitude, the lowest R², the phase of the mean in degrees, and the agreement of the phases:
+        the length of the mean unit vector, from 0 to 1 (all the same).
+    """
     resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
     return {
         "median_r2": float(np.median(fit.r2)),
@@ -255,7 +277,10 @@ def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
 
 
 def harmonic_csv(found: Comparison) -> str:
-    """One row a prompt of the report split: class, mean, amplitude and phase with intervals, R²."""
+    """Write the harmonic fits as CSV, with one row for each prompt of the report split.
+
+    A row holds the class, and mean, amplitude and phase with intervals, and R².
+    """
     return tables.csv_records([{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()])
 
 

@@ -1,4 +1,4 @@
-"""Probes across depth, written: rows, a probe to steer with for every site, and figures."""
+"""The folder of probes across depth: rows, figures, and a probe to steer with for every site."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from lens_steer.probes.io import save_probe
 log = logging.getLogger(__name__)
 
 ESTIMATED = ("accuracy", "auroc", "selectivity", "cosine_to_difference")
-COLUMNS = ("site", *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")))  # the first of probes.csv
-TOKEN_PROMPTS = 64  # of each class whose single tokens the figures show
+COLUMNS = ("site", *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")))  # first in probes.csv
+TOKEN_PROMPTS = 64  # the most prompts of each class whose single tokens the figures show
 
 
 def probe_and_write(
@@ -49,32 +49,36 @@ def probe_and_write(
     command: str = "",
     progress: bool = True,
 ) -> ProbeScan:
-    """A probe at every site, fitted on the contrast's fit split and evaluated on its report split, and everything of it
-    written to a folder.
+    """Fit a probe at every site on the fit split, evaluate it on the report split, and write everything to a folder.
 
-    Writes ``probes.csv`` (a row a site, the columns :data:`COLUMNS` first), a folder a site, named after it, that
-    :func:`lens_steer.load_probe` reads, ``probes.json`` and the figures ``probe_depth``, ``probe_projections``,
-    ``boundary_plane`` and ``probe_reliability``. Nothing in ``out`` changes before all of it is done.
+    The function writes ``probes.csv`` (one row for each site, the columns :data:`COLUMNS` first), ``probes.json``, one
+    folder for each site, which :func:`lens_steer.load_probe` reads, and the figures ``probe_depth``,
+    ``probe_projections``, ``boundary_plane`` and ``probe_reliability``. A site's folder has the site's name. Nothing in
+    ``out`` changes before everything is done.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: with fit and report prompts, with a fixed response each where pooling is ``"response"``.
-        out: folder.
-        sites: see :func:`lens_steer.record`.
-        pooling: ``"last"`` (last prompt token) or ``"response"`` (mean over each response's tokens).
-        C, standardize: see :func:`lens_steer.probes.probe.fit_probe`.
-        shown: up to four sites for the figures of single sites; evenly spread with the best among them unless given.
-        split_note: how the prompts were split; written down.
-        draws, blocks: see :func:`lens_steer.probes.depth.probe_depth`.
-        seed: of controls, intervals and of which tokens are drawn.
-        engine: what records; see :func:`lens_steer.record`.
-        command: written beside the numbers.
-        progress: show bars.
+        model: The model, from :func:`lens_steer.load_model`.
+        contrast: The prompts, with fit and report prompts; each has a fixed response if pooling is ``"response"``.
+        out: The folder to write to.
+        sites: The sites; see :func:`lens_steer.record`.
+        pooling: ``"last"`` (the last prompt token) or ``"response"`` (the mean over each response's tokens).
+        C: The inverse strength of the penalty; see :func:`lens_steer.probes.probe.fit_probe`.
+        standardize: Whether to penalise the weights of standardised features; see the same function.
+        shown: Up to four sites for the figures of single sites. None means sites evenly spread over depth, with the
+            best among them.
+        split_note: A note on how the prompts were split; recorded in ``probes.json``.
+        draws: The number of draws of control labels; see :func:`lens_steer.probes.depth.probe_depth`.
+        blocks: The number of blocks of scenarios for the cosines' intervals; see the same function.
+        seed: The seed of controls, intervals and the draw of tokens.
+        engine: The engine that records; see :func:`lens_steer.record`.
+        command: The command line that is recorded beside the numbers.
+        progress: Whether to show progress bars.
 
     Raises:
-        LensSteerError: a contrast without fit or report prompts on a side, a prompt without a response, an unknown
-            site, pooling or engine, a number that is out of range, a folder that cannot be written, all before anything
-            is recorded; and what :func:`lens_steer.record` and :func:`lens_steer.probes.depth.probe_depth` raise.
+        LensSteerError: If the contrast has too few fit or report prompts on a side, if a prompt has no response, if a
+            site, the pooling or the engine is unknown, if a number is out of range, or if the folder cannot be written;
+            all of this before anything is recorded. Also if :func:`lens_steer.record` or
+            :func:`lens_steer.probes.depth.probe_depth` raises it.
     """
     names = _checked(model, contrast, sites, pooling, C, shown, draws, blocks, engine)
     with whole_folder(out) as work:
@@ -139,7 +143,7 @@ def _checked(
     blocks: int,
     engine: str,
 ) -> tuple[str, ...]:
-    """The sites' names; refuses what would fail after long work."""
+    """Refuse what would fail after long work, and return the names of the sites."""
     check_engine(engine)
     if pooling not in ("last", "response"):
         raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'")
@@ -168,7 +172,7 @@ def _checked(
 
 
 def _to_show(scan: ProbeScan, shown: Sequence[str] | None) -> tuple[str, ...]:
-    """The sites of the figures of single sites; one that has no probe is left out and named."""
+    """Return the sites for the figures of single sites; a warning names those that are left out for want of a probe."""
     for name in shown or ():
         if name in scan.without:
             log.warning("the figures leave out %s: %s", name, scan.without[name])
@@ -176,21 +180,21 @@ def _to_show(scan: ProbeScan, shown: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _evenly(prompts: PromptSet, n: int) -> PromptSet:
-    """At most n prompts of a set, evenly spread over it."""
+    """Return at most ``n`` prompts of a set, evenly spread over it."""
     if len(prompts) <= n:
         return prompts
     return PromptSet(tuple(prompts[i * len(prompts) // n] for i in range(n)), prompts.name)
 
 
 def _write_rows(scan: ProbeScan, path: Path) -> None:
-    """One row a site in network order, :data:`COLUMNS` first."""
+    """Write one row for each site in network order, the columns :data:`COLUMNS` first."""
     rows = sorted(scan.rows(), key=lambda row: sites_.parse(row["site"]).order)
     columns = [*COLUMNS, *(name for name in rows[0] if name not in COLUMNS)]
     path.write_text(csv_records(rows, columns), encoding="utf-8", newline="")
 
 
 def _record(scan: ProbeScan, contrast: ContrastSet) -> dict[str, Any]:
-    """What is worth knowing beside the rows."""
+    """Return the facts that ``probes.json`` holds beside the rows."""
     best = scan.best
     return {
         "contrast": contrast.name,

@@ -1,4 +1,4 @@
-"""The main job: from a model and a contrast to figures, numbers and a report, in one call."""
+"""The report: from a model and a contrast to figures, numbers and text, in one call."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Report:
-    """What one report measured; ``numbers`` is what ``report.json`` holds.
+    """The results of one report; ``numbers`` is the content of ``report.json``.
 
     Attributes:
-        calibration: from the fit split.
-        numbers: every number of the text, with intervals.
-        outcomes: graded outcomes on the report split.
-        examples: one row a prompt: class, prompt, answer without and with steering; where an answer is not shown, its
-            outcome, and hashes.
+        calibration: The calibration from the fit split.
+        numbers: Every number in the text, with its interval.
+        grading: The graded outcomes on the report split.
+        examples: One row for each prompt with its class, the prompt, and the answers without and with steering. An
+            answer that is not shown is replaced by its outcome and by hashes.
     """
 
     calibration: Calibration
@@ -75,22 +75,39 @@ def make_report(
 ) -> Report:
     """Calibrate, draw the geometry, sweep twelve angles on held-out prompts, and write everything to a folder.
 
-    ``engine`` is what records and generates; see :func:`lens_steer.generate`. Directions, plane and sites come from the
-    contrast's fit split, the angle from its select split, every reported number from its report split. The controls of
-    the choice run in ``draws`` draws each (0: none, which is told): random planes, random sites, shuffled labels, and
-    once the identity and all sites; random planes at a few other angles too.
+    Directions, plane and sites come from the contrast's fit split, the angle from its select split, and every reported
+    number from its report split. The controls of the chosen angle are random planes, random sites and shuffled labels
+    in ``draws`` draws each, and the identity and all sites once each. Random planes also run at a few other angles.
 
-    Where no ground truth grades the answers they are refused, degenerate or answered, by
-    :func:`lens_steer.metrics.grading.outcome_of` under a bound on perplexity that the unsteered model's own answers to
-    the select split's negative prompts set; and of answers to positive prompts the report tells outcomes and hashes
-    alone, unless ``show_answers``.
+    Where no ground truth grades the answers, they are refused, degenerate or answered; see
+    :func:`lens_steer.metrics.grading.outcome_of`. The bound on perplexity, above which an answer is degenerate, comes
+    from the unsteered model's own answers to the negative prompts of the select split. In this case the report gives
+    only outcomes and hashes of answers to positive prompts, unless ``show_answers`` is set.
 
-    Writes ``report.md``, ``report.json``, ``calibration/`` and each figure as ``.pdf .png .csv .json``. Nothing in
-    ``out`` changes before all of it is done; an interrupted report goes on from the steps that lie in ``out/.parts``.
+    The function writes ``report.md``, ``report.json``, ``geometry.json``, ``calibration/`` and each figure as ``.pdf``,
+    ``.png``, ``.csv`` and ``.json``. Nothing in ``out`` changes before everything is done. An interrupted report
+    continues from the steps that are kept in ``out/.parts``.
+
+    Args:
+        model: The model, from :func:`lens_steer.load_model`.
+        contrast: The prompts, with select and report prompts.
+        out: The folder to write to.
+        sites: The sites to record; see :func:`lens_steer.record`.
+        rule: The rule for the discriminative sites; see :func:`lens_steer.calibrate`.
+        seed: The seed of the bootstrap and of all draws.
+        max_new_tokens: The largest number of tokens of each answer.
+        engine: The engine that records and generates; see :func:`lens_steer.generate`.
+        command: The command line that is recorded beside the numbers.
+        show_answers: Whether to show answers to positive prompts where no ground truth grades them.
+        draws: The number of draws of each control; 0 runs no controls, and the report says so.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The results that were written.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, or an output folder that cannot be written; and
-            what :func:`record` and :func:`calibrate` raise.
+        LensSteerError: If the contrast has no select or report prompts, if ``draws`` is negative, if the output folder
+            cannot be written, or if :func:`record` or :func:`calibrate` raises it.
     """
     check_splits(contrast)
     if draws < 0:
@@ -110,7 +127,7 @@ def make_report(
         found = sweep(generated, contrast, calibration, fit, pieces, seed=seed, draws=draws, progress=progress)
         measured, examples = found.measured, _examples(contrast, found)
         name = model_title(info_of(model).name)
-        hidden = () if graded or show_answers else contrast.report.positive[:EXAMPLES]  # what the first examples are of
+        hidden = () if graded or show_answers else contrast.report.positive[:EXAMPLES]  # prompts of the first examples
         shown = [_hidden(model, prompt, e, unsteered) for prompt, e in zip(hidden, examples, strict=False)]
         shown += examples[len(shown) :]
         numbers = {
@@ -159,7 +176,7 @@ def make_report(
 def _identity(
     model: Any, contrast: ContrastSet, sites: str | Sequence[str], rule: str, seed: int, draws: int, how: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the steps of a report depend on."""
+    """Return the values that the steps of a report depend on; they tell whether kept steps belong to the same run."""
     by_split = {
         s: Protocol(model, getattr(contrast, s), s, PromptSet(()), **how).identity for s in ("select", "report")
     }
@@ -174,7 +191,7 @@ def _identity(
 
 
 def _examples(contrast: ContrastSet, found: Swept) -> list[dict[str, str]]:
-    """The first prompts of each class with their answers, without steering and at the choice."""
+    """Return the first prompts of each class with their answers without steering and at the chosen angle."""
     if found.texts is None:
         return []
     return [
@@ -190,7 +207,7 @@ def _examples(contrast: ContrastSet, found: Swept) -> list[dict[str, str]]:
 
 
 def _controls_row(found: Swept, draws: int) -> dict[str, Any]:
-    """Bands of the controls as plain values."""
+    """Return the bands of the controls as plain values."""
     bands = {
         control: {side: {g: asdict(b) for g, b in by_grade.items()} for side, by_grade in by_side.items()}
         for control, by_side in (found.bands or {}).items()
@@ -204,8 +221,9 @@ def _controls_row(found: Swept, draws: int) -> dict[str, Any]:
 
 
 def model_title(name: str) -> str:
-    """What a model is called in a text: an organism or a model of a hub by its name, a folder or file by its own name,
-    whatever the folders above it are.
+    """Return the name of a model for use in a text.
+
+    An organism or a model of a hub keeps its name. A folder or file goes by its own name, without the folders above it.
 
     >>> (
     ...     model_title("organism/qwen2"),
@@ -220,7 +238,10 @@ def model_title(name: str) -> str:
 
 
 def _hidden(model: Any, prompt: Prompt, example: dict[str, str], unsteered: grading.Unsteered | None) -> dict[str, str]:
-    """An example without its texts: the outcomes, and hashes by which somebody who has the texts finds them again."""
+    """Return an example without its texts.
+
+    It holds the outcomes, and hashes by which a reader who has the texts can identify them.
+    """
     found = {"class": example["class"], "prompt_sha256": _sha(example["prompt"])}
     for key in ("unsteered", "steered"):
         grade = grading.grade_all(model, [prompt], [example[key]], unsteered)[0][0]
@@ -233,10 +254,13 @@ def _sha(text: str) -> str:
 
 
 def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:
-    """Largest relative change of length that the rotations make to recorded activations at the steered sites, over the
-    twelve angles.
+    """Return the largest relative change of length that each rotation makes to activations over the twelve angles.
 
-    In float32 as the hooks compute, and in float64, where only the float32 basis' own error is left.
+    The activations are the recorded ones at the steered sites. The change is measured in float32, in which the hooks
+    compute, and in float64, where only the error of the float32 basis is left.
+
+    Returns:
+        The number of vectors, and ``max |‖h'‖/‖h‖ − 1|`` for each operator and dtype. Empty if no site is steered.
     """
     rows = [activations.sites.index(name) for name in calibration.discriminative_sites]
     if not rows:
@@ -286,7 +310,7 @@ def _direction_numbers(calibration: Calibration, summary: dict[str, Any], held_o
 
 
 def _separation(held_out: Activations, calibration: Calibration) -> dict[str, Any]:
-    """Share of held-out prompts whose own projection at the selected site has its class's sign, by class."""
+    """Return the share of held-out prompts whose projection at the selected site has their class's sign, by class."""
     positive, negative = (x.double() @ calibration.basis[0].double() for x in held_out.at(calibration.selected_site))
     ones = torch.ones(1, dtype=torch.float64)
     return {

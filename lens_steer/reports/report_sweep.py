@@ -1,4 +1,4 @@
-"""What a report steers: every angle on held-out prompts, the choice, and the controls of the choice in draws."""
+"""The sweep of a report: every angle on held-out prompts, the choice of one, and the draws of the choice's controls."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ from lens_steer.stats import Estimate, middle_of_best
 from lens_steer.steer.methods import selective_steering
 from lens_steer.steer.plans import SteeringPlan
 
-ANGLES = tuple(range(0, 360, 30))  # twelve, and 360 as the second identity
-DRAWS = 10  # of each control that is drawn
-DRAWN_ANGLES = 1  # at which random planes run beside the chosen one, for the figure: the middle of the circle
+ANGLES = tuple(range(0, 360, 30))  # twelve angles; 360°, the second identity, is added where they are swept
+DRAWS = 10  # the number of draws of each control that is drawn
+DRAWN_ANGLES = 1  # further angles of random planes for the figure, besides the chosen one: the middle of the circle
 STEERED, PLAIN = "steering plane", "no steering"
 Measure = Callable[..., tuple[list[Outcome], dict[str, list[str]]]]
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What the sweep of a report found.
+    """The results of a report's sweep.
 
     Attributes:
-        measured: outcomes on the report split: no steering, the plane at every angle, then the draws of controls.
-        best_angle: chosen on the select split; None where nothing is steered.
-        best_count: how many answers to its positive prompts had the best grade there.
-        n_equal: how many angles had as many.
-        met: whether the choice keeps the share of degenerate answers within
+        measured: The outcomes on the report split: no steering, the plane at every angle, then the draws of the
+            controls.
+        best_angle: The angle in degrees that was chosen on the select split; None where nothing is steered.
+        best_count: The number of answers to its positive prompts that have the best grade at this angle.
+        n_equal: The number of angles with the same count.
+        met: Whether the choice keeps the share of degenerate answers within
             :data:`lens_steer.evaluation.selection.MAX_DEGENERATE` in both classes.
-        identity: whether answers at 0° and 360° are the unsteered ones, word for word.
-        texts: condition → class → answers, without steering and at the choice.
-        bands: control → class → grade → where its draws lie, and the method among them.
-        left_out: control → why it did not run.
+        identity: Whether the answers at 0° and 360° equal the unsteered ones word for word; None where nothing is
+            steered.
+        texts: The answers by condition and class, without steering and at the chosen angle.
+        bands: The band of the draws, with the method's rank, by control, class and grade.
+        left_out: The reason why a control did not run, by control.
     """
 
     measured: tuple[Outcome, ...]
@@ -68,21 +70,24 @@ def sweep(
     draws: int = DRAWS,
     progress: bool = True,
 ) -> Swept:
-    """Choose an angle on select; measure all of them, and the controls of the choice, on report.
+    """Choose an angle on the select split, and measure all angles and the choice's controls on the report split.
 
-    The best is the middle one of the angles with the most answers of the best grade to positive prompts, among those
-    under which few answers of either class are degenerate; where no angle keeps to that, among all, and ``met`` says
-    so.
+    The candidates are the angles under which few answers of either class are degenerate. Among those with the most
+    answers of the best grade to positive prompts, the middle one is chosen. If no angle meets the bound on degenerate
+    answers, all angles are candidates and ``met`` is False.
 
     Args:
-        measure: :func:`lens_steer.metrics.grading.measure`, its model and options given.
-        contrast: with select and report prompts.
-        calibration: of the fit split.
-        fit: activations that it was made from, for the calibrations with shuffled labels.
-        pieces: keeps every step, so that an interrupted report goes on.
-        seed: of what is drawn.
-        draws: of each control; 0 for none.
-        progress: show a bar.
+        measure: :func:`lens_steer.metrics.grading.measure` with its model and options bound.
+        contrast: The prompts, with select and report prompts.
+        calibration: The calibration of the fit split.
+        fit: The activations that it was made from, for the calibrations with shuffled labels.
+        pieces: The store of finished steps, from which an interrupted report continues.
+        seed: The seed of all draws.
+        draws: The number of draws of each control; 0 runs no controls.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The results. Without discriminative sites they hold only the outcomes without steering.
     """
     ask = partial(_kept, measure, pieces)
     base, base_texts = ask("plain", contrast.report, None, PLAIN)
@@ -112,8 +117,14 @@ def sweep(
 
 
 def chosen(on_select: Mapping[int, Sequence[Outcome]]) -> tuple[int, int, int, bool]:
-    """The angle, its count of the best grade for positive prompts, how many angles share it, and whether it keeps to
-    the bound on degenerate answers.
+    """Choose the angle from the outcomes on the select split.
+
+    Args:
+        on_select: The outcomes of both classes by angle, the positive class and the best grade first.
+
+    Returns:
+        The angle, its count of the best grade for positive prompts, the number of angles with this count, and whether
+        the angle meets the bound on degenerate answers.
 
     >>> def at(good, bad):
     ...     return [Outcome("select", None, side, {"answered": good, "degenerate": bad}) for side in CLASSES]
@@ -131,7 +142,7 @@ def chosen(on_select: Mapping[int, Sequence[Outcome]]) -> tuple[int, int, int, b
 
 
 def bands_of(method: Sequence[Outcome], drawn: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Band]]]:
-    """Control → class → grade → band over its draws at the method's angle."""
+    """Return the band over the draws at the method's angle, by control, class and grade."""
     found: dict[str, dict[str, dict[str, Band]]] = {}
     for own in method:
         for control in dict.fromkeys(o.condition for o in drawn if o.draw):
@@ -151,8 +162,13 @@ def _controls(
     best: int,
     progress: bool,
 ) -> tuple[list[Outcome], dict[str, str]]:
-    """Every control at the chosen angle, random planes also at a few others; all but random planes and what runs once
-    for positive prompts alone.
+    """Run every control at the chosen angle, and random planes also at a few others.
+
+    Both classes are measured for random planes at the chosen angle and for the controls that run once (the identity
+    setting, all sites). The others run for positive prompts only.
+
+    Returns:
+        The outcomes, and the reason for each control that did not run.
     """
     if not controls.draws:
         return [], {}
@@ -186,7 +202,7 @@ def _kept(
     draw: int = 0,
     **how: Any,
 ) -> tuple[list[Outcome], dict[str, list[str]]]:
-    """One step, measured or read back."""
+    """Return the outcomes and the texts of one step, measured now or read back from an earlier run."""
 
     def make() -> dict[str, Any]:
         found, texts = measure(contrast, plan, condition, **how)

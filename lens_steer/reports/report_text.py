@@ -1,4 +1,4 @@
-"""``report.md``: what a report measured, as a short paper."""
+"""The text of ``report.md``, which presents the results of a report as a short paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LABELS = {
     "refused": "refused",
     "degenerate": "degenerate",
     "cut off": "cut off in a thought",
-    "answer": "answered",  # of a report.json of before degenerate answers were told apart
+    "answer": "answered",  # in an old report.json, which has no grade for degenerate answers
 }
 BAND_HEADS = (
     "control",
@@ -29,7 +29,7 @@ BAND_HEADS = (
 
 
 def write_markdown(numbers: dict[str, Any], examples: Sequence[dict[str, str]], summary: dict[str, Any]) -> str:
-    """The report's text from its numbers, its example generations and the calibration's geometry."""
+    """Write the report's text from its numbers, its example generations and the calibration's geometry."""
     n, direction = numbers, numbers["direction"]
     parts = [
         f"# Activation steering of `{n['model']}` on `{n['contrast']}`",
@@ -120,7 +120,7 @@ def _discriminative(d: dict[str, Any], summary: dict[str, Any]) -> str:
 
 
 def _by_rule(rule: str) -> str:
-    """What a rule says of the classes at its sites."""
+    """Say in words which condition the classes meet at the sites that a rule selects."""
     return {
         "centred": "the class means lie on opposite sides of the midpoint of all sites' means",
         "effect": "the classes' projections are further apart than the bound on Cohen's d",
@@ -129,7 +129,7 @@ def _by_rule(rule: str) -> str:
 
 
 def _sureness(found: dict[str, Any]) -> str:
-    """How much of the answer hangs on which prompts the fit split has; nothing where that was not measured."""
+    """Say how much the set of sites depends on the prompts of the fit split; empty where this was not measured."""
     sure = found.get("sureness")
     if sure is None:
         return ""
@@ -199,7 +199,7 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
 
 
 def _choice(n: dict[str, Any], grades: list[str]) -> str:
-    """How the angle came about."""
+    """Say how the angle was chosen."""
     best, shared = n["best_angle"], n["best_shared_by"]
     best_grade = f"graded “{LABELS[grades[0]]}” to positive prompts"
     if not n["best_count"]:
@@ -221,7 +221,7 @@ def _choice(n: dict[str, Any], grades: list[str]) -> str:
 
 
 def _controls(n: dict[str, Any], grades: list[str]) -> str:
-    """Where the method stands among the draws of each control."""
+    """Say where the method stands among the draws of each control."""
     found = n["controls"]
     if not found["bands"]:
         return "**Controls.** None were run, so how far chance alone comes is not known."
@@ -252,13 +252,13 @@ def _controls(n: dict[str, Any], grades: list[str]) -> str:
 
 
 def _besides(o: dict[str, Any]) -> list[str]:
-    """Perplexity and the answers that were cut off, of one condition and class."""
+    """Return the cells for the perplexity and for the answers that were cut off, of one condition and class."""
     perplexity = "—" if o["perplexity"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*o["perplexity"])
     return [perplexity, f"{o['cut_off']} of {sum(o['counts'].values())}"]
 
 
 def _ungraded(n: dict[str, Any]) -> str:
-    """How outcomes are told where no ground truth grades the answers; nothing where one does."""
+    """Say how outcomes are determined where no ground truth grades the answers; empty where one does."""
     if "degenerate_above" not in n:
         return ""
     return (
@@ -272,7 +272,7 @@ def _ungraded(n: dict[str, Any]) -> str:
 
 
 def _example(e: dict[str, str], best: int) -> str:
-    """A prompt with its answers, or, where they are not shown, with what became of them."""
+    """Return a prompt with its answers; where they are not shown, with their outcomes and hashes."""
     if "unsteered" in e:
         return (
             f"- *{e['class']}*: {_inline(e['prompt'])}\n  - unsteered: {_inline(e['unsteered'])}\n  - at {best}°: "
@@ -289,8 +289,9 @@ def _example(e: dict[str, str], best: int) -> str:
 
 
 def _reading(n: dict[str, Any], grades: list[str]) -> str:
-    """What intervals and draws allow to say: the best grade of positive prompts against no steering and against random
-    planes.
+    """Say which conclusion the intervals and the draws allow.
+
+    It compares the share of the best grade for positive prompts with no steering and with random planes.
     """
 
     def find(condition: str, side: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""A sweep of one method, written: rows, numbers by setting, the choice, figures."""
+"""The folder of a sweep of one method: rows, numbers by setting, the choice, and figures."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from lens_steer.steer.method_table import turning_methods
 
 @dataclass(frozen=True, repr=False)
 class Swept(Evaluation, view="sweeps"):
-    """An evaluation of one method, with its controls.
+    """The evaluation of one method, with its controls.
 
     Attributes:
-        method: which.
-        beside: the controls.
-        first_token: how long the first token is where the chosen plan steers.
+        method: The name of the method.
+        beside: The controls that ran beside the method.
+        first_token: The length of the first token where the chosen plan steers; None where the choice steers nothing.
     """
 
     method: str = ""
@@ -46,7 +46,7 @@ class Swept(Evaluation, view="sweeps"):
 
     @property
     def bands(self) -> dict[str, dict[str, Band]]:
-        """Quantity → control → band, with the method's rank, on the report split."""
+        """The band of the draws on the report split, with the method's rank, by quantity and control."""
         return bands(self.reported(self.method), self.beside.report)
 
 
@@ -67,28 +67,29 @@ def sweep_method(
     before: Callable[[Work], None] | None = None,
     **how: Any,
 ) -> Swept:
-    """One method's grids and no steering on select, the choice and its controls on report.
+    """Run the grids of one method and no steering on select, and the choice and its controls on report.
 
-    Writes ``select.csv``, ``report.csv``, ``sweep.json`` and, over angles, figures; the rows of controls to
-    ``report_controls.csv`` and ``select_controls.csv``.
-
-    Without a ground truth the bound on degenerate answers is measured first; ``unsteered.csv`` holds the answers that
-    set it.
+    The function writes ``select.csv``, ``report.csv``, ``sweep.json``, figures if the method has an angle, and the rows
+    of the controls in ``report_controls.csv`` and ``select_controls.csv``. Without a ground truth, the bound on
+    degenerate answers is measured first; ``unsteered.csv`` holds the answers that set it.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: with select and report prompts.
-        grids: of one method, from :func:`lens_steer.evaluation.conditions.method_grids`.
-        out: folder; an interrupted sweep goes on from what lies there.
-        tasks: capability tasks, if there are any.
-        objective, constraints: see :func:`lens_steer.evaluation.selection.choose`.
-        controls: what the method's controls are made from; None for none, which is told.
-        fitted_here: whether the calibration was made from the contrast's fit split; written down.
-        seed, command: written beside the numbers.
-        progress: show bars.
-        before: called with all that will be computed (:func:`lens_steer.evaluation.sweep_work.sweeping`), before
-            anything is.
-        how: engine, max_new_tokens and openings of a :class:`~lens_steer.evaluation.sweeps.Protocol`.
+        model: The model, from :func:`lens_steer.load_model`.
+        contrast: The prompts, with select and report prompts.
+        grids: The grids of one method, from :func:`lens_steer.evaluation.conditions.method_grids`.
+        out: The folder to write to; an interrupted sweep continues from the rows in it.
+        tasks: The capability tasks; may be empty.
+        objective: The quantity to maximise; see :func:`lens_steer.evaluation.selection.choose`.
+        constraints: The constraints of the choice; see the same function.
+        controls: The record from which the method's controls are made; None runs no controls, and the record says so.
+        fitted_here: Whether the calibration was made from the contrast's fit split; recorded in ``sweep.json``.
+        seed: The seed of the intervals; recorded beside the numbers.
+        command: The command line; recorded beside the numbers.
+        progress: Whether to show progress bars.
+        before: A function that is called with the work to come (:func:`lens_steer.evaluation.sweep_work.sweeping`),
+            before anything is computed.
+        how: Further fields of :class:`~lens_steer.evaluation.sweeps.Protocol`: engine, max_new_tokens, openings and
+            judge.
     """
     everything = [Grid(NONE), *grids]
     bare = Protocol(model, contrast.select, "select", tasks.select, **how)
@@ -173,8 +174,10 @@ def sweep_method(
 
 
 def _fitted_on(controls: Controls | None, contrast: ContrastSet) -> dict[str, tuple[int, int]] | None:
-    """How many prompts of select and report the calibration or probe was made from, of how many; None where it does not
-    say from which it was.
+    """Count the prompts of select and report that the calibration or probe was made from.
+
+    Returns:
+        For select and report the count and the number of prompts. None if the source has no record of its prompts.
     """
     source = None if controls is None else controls.source
     seen = () if source is None else (*source.prompt_hashes_positive, *source.prompt_hashes_negative)

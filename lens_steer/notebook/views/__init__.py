@@ -1,6 +1,6 @@
-"""How results are shown in a notebook, and their tables: one module a kind of result, imported when a result is first
-shown (see :class:`lens_steer._display.Shown`).
+"""The notebook views of results and their tables: one module for each kind of result.
 
-``table_of`` and ``page_of`` of :mod:`lens_steer.notebook.views.pieces` are registered for every type;
-:mod:`lens_steer.notebook.views.html` writes markup, and alone does so.
+A module is imported when a result of its kind is first shown (see :class:`lens_steer._display.Shown`). The functions
+``table_of`` and ``page_of`` of :mod:`lens_steer.notebook.views.pieces` are registered for every type. Only
+:mod:`lens_steer.notebook.views.html` writes markup.
 """

@@ -1,4 +1,4 @@
-"""Views of recorded activations: how many, of what, where, and how long the vectors are."""
+"""Views of recorded activations: their number, their sites, and the length of the vectors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POOLED = {
 
 @table_of.register
 def _(acts: Activations) -> Table:
-    """One row a prompt (token) and site, by class; one column a dimension, float32."""
+    """Return one row for each prompt (or token) and site, by class, with one float32 column for each dimension."""
     row = "token" if acts.pooling.endswith("token") else "prompt"
     return _vectors({"positive": acts.positive, "negative": acts.negative}, acts.sites, ("class", row))
 
@@ -63,7 +63,10 @@ def _lengths(
 
 @table_of.register
 def _(moments: Moments) -> Table:
-    """One row a mean (of the raw vectors, of the unit ones), class and site; one column a dimension, float64."""
+    """Return one row for each mean (of raw or of unit vectors), class and site.
+
+    There is one float64 column for each dimension.
+    """
     kinds = {
         ("raw", "positive"): moments.mean_positive,
         ("raw", "negative"): moments.mean_negative,
@@ -100,7 +103,7 @@ def _(moments: Moments) -> Page:
 
 @table_of.register
 def _(found: PromptStatistics) -> Table:
-    """One row a prompt and site (in network order, from 0), by class."""
+    """Return one row for each prompt and site, by class; sites are numbered from 0 in network order."""
     columns: dict[str, list[Any]] = {name: [] for name in ("class", "prompt", "site_row", "projection", "norm")}
     for side in ("positive", "negative"):
         projection, norm = getattr(found, f"projection_{side}"), getattr(found, f"norm_{side}")

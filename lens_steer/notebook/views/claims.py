@@ -1,4 +1,4 @@
-"""Views of claims: the verdict first, then what was measured against which criterion."""
+"""Views of claims: first the verdict, then the measured value and the criterion."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.studies.claim import Claim, measured
 from lens_steer.studies.propositions.verify import Verification
 
-LONGEST = 40  # claims
+LONGEST = 40  # the most claims that a page shows
 
 
 def claim_row(claim: Claim) -> dict[str, Any]:
-    """The record flat: ``low`` and ``high`` of the interval, the witness as JSON."""
+    """Return the record of a claim as one flat row.
+
+    The interval is split into ``low`` and ``high``, and the witness is JSON.
+    """
     low, high = claim.interval or (None, None)
     names = ("id", "level", "verdict", "value")
     rest = ("n", "quantity", "criterion", "statement", "domain", "formula")
@@ -29,7 +32,7 @@ def claim_row(claim: Claim) -> dict[str, Any]:
 
 @table_of.register
 def _(claim: Claim) -> Table:
-    """One row."""
+    """Return one row."""
     return Table.of([claim_row(claim)])
 
 
@@ -52,7 +55,7 @@ def _(claim: Claim) -> Page:
 
 @table_of.register
 def _(found: Verification) -> Table:
-    """One row a claim."""
+    """Return one row for each claim."""
     return Table.of([claim_row(c) for c in found.claims], "id") if found.claims else Table({"id": []}, ("id",))
 
 

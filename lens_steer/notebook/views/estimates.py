@@ -10,7 +10,7 @@ from lens_steer.stats import Estimate
 
 @table_of.register
 def _(estimate: Estimate) -> Table:
-    """One row: ``value``, ``low``, ``high``, ``n``."""
+    """Return one row: ``value``, ``low``, ``high``, ``n``."""
     return Table.of([asdict(estimate)])
 
 

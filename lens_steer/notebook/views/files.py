@@ -1,4 +1,4 @@
-"""Views of what is written to disk: the data of figures, and the certificates of exports."""
+"""Views of files: the data of figures, and the certificates of exports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
 @table_of.register
 def _(drawing: Drawing) -> Table:
-    """The figure's own columns, which have their own names."""
+    """Return the figure's own columns under their own names."""
     return Table({name: list(values) for name, values in drawing.columns.items()})
 
 
@@ -27,7 +27,7 @@ def _(drawing: Drawing) -> Page:
 
 @table_of.register
 def _(made: Certificate) -> Table:
-    """One row."""
+    """Return one row."""
     row = made.row()
     plain = {k: v for k, v in row.items() if k not in ("plan", "refused", "versions", "folded_sites", "verdict")}
     return Table.of(

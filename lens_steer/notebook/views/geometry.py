@@ -1,4 +1,4 @@
-"""Views of geometry: calibrations and their summaries, boundaries, stability, estimators of the direction."""
+"""Views of geometry: calibrations and their summaries, boundaries, stability, and estimators of the direction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.activations import POOLED
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
-# columns that are shown of a site, and how they are headed
+# the columns that a page shows of a site, with their heads
 HEADS = {
     "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine",
     "mean_projection_positive": "mean projection, +", "mean_projection_negative": "mean projection, −",
@@ -29,10 +29,13 @@ HEADS = {
 
 @table_of.register
 def _(made: Calibration) -> Table:
-    """One row a site: ``block``, ``kind``, ``selected``, ``discriminative``, ``mean_cosine`` (of the candidate with
-    all), the classes' mean projections on the selected direction, and where the candidate lies in the plane
-    (``along_b1``, ``along_b2``, ``plane_angle_degrees``, ``share_in_plane`` of its squared length); of the prompts'
-    projections the bootstrap probability that the site is discriminative (``membership``), ``auroc`` and ``cohens_d``.
+    """Return one row for each site.
+
+    The columns are ``block``, ``kind``, ``selected``, ``discriminative``, ``mean_cosine`` (of the candidate with all
+    candidates), the classes' mean projections on the selected direction, and the candidate's place in the plane
+    (``along_b1``, ``along_b2``, ``plane_angle_degrees``, and ``share_in_plane`` of its squared length). Three more
+    describe the prompts' projections: the bootstrap probability that the site is discriminative (``membership``),
+    ``auroc`` and ``cohens_d``.
     """
     return Table.of(_calibration_rows(made), "site")
 
@@ -87,7 +90,9 @@ def _(made: Calibration) -> Page:
 
 @table_of.register
 def _(summary: GeometrySummary) -> Table:
-    """One row a site: what :class:`~lens_steer.geometry.calibration.Calibration`'s table has, with intervals of the
+    """Return one row for each site.
+
+    The columns are those of the table of :class:`~lens_steer.geometry.calibration.Calibration`, with intervals of the
     classes' projections and lengths where there are prompts.
     """
     inside, chosen = summary["candidates_in_plane"], set(summary["discriminative"]["sites"])
@@ -144,7 +149,7 @@ def _(summary: GeometrySummary) -> Page:
 
 @table_of.register
 def _(found: Boundary) -> Table:
-    """One row: ``threshold`` and the classes' means and standard deviations, in units of the projection."""
+    """Return one row: ``threshold``, and the classes' means and standard deviations, in units of the projection."""
     names = (
         "site",
         "threshold",
@@ -160,7 +165,7 @@ def _(found: Boundary) -> Table:
 
 @table_of.register
 def _(found: Resamples) -> Table:
-    """One row a resample."""
+    """Return one row for each resample."""
     columns = {
         "resample": list(range(len(found.selected))),
         "selected_row": [None if s < 0 else s for s in found.selected.tolist()],
@@ -175,7 +180,7 @@ def _(found: Resamples) -> Table:
 
 @table_of.register
 def _(found: Stability) -> Table:
-    """One row a site; ``null_…``: under shuffled labels."""
+    """Return one row for each site; columns ``null_…`` are the values under shuffled labels."""
     return Table.of(found.rows(), "site")
 
 
@@ -212,7 +217,7 @@ def _(found: Stability) -> Page:
 
 @table_of.register
 def _(found: DirectionComparison) -> Table:
-    """One row an estimator and site."""
+    """Return one row for each estimator and site."""
     return Table.of(found.rows(), "estimator", "site")
 
 
@@ -231,7 +236,7 @@ def _optional(values: Any, n: int) -> list[float | None]:
 
 
 def _blocks(found: Sequence[int]) -> str:
-    """Blocks as runs.
+    """Return block numbers as runs.
 
     >>> _blocks((2, 3, 4, 7))
     '2–4, 7'

@@ -1,9 +1,9 @@
-"""HTML of a notebook's views. Whatever comes from prompts, models or files is escaped here; nothing is loaded from
-elsewhere.
+"""HTML for the notebook views.
 
-Text, ground and lines of tables are left to the notebook's theme, so that a view reads on light and dark ground. No
-style sheet, no script: it also reads where a viewer strips styles. (pandas' ``Styler`` writes a style sheet, and its
-``to_html`` takes no style for a cell.)
+All text from prompts, models and files is escaped here, and nothing is loaded from elsewhere. The colours of text,
+background and table lines are left to the notebook's theme, so a view is readable on light and dark backgrounds. There
+is no style sheet and no script, so a view is also readable where a viewer removes styles. (pandas' ``Styler`` writes a
+style sheet, and its ``to_html`` takes no style for a cell.)
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from lens_steer.stats import Estimate
 
-LIMIT, DEPTH = 12, 24  # rows that are shown: of anything, of sites over depth
-WIDTH = 200  # characters of a text that are shown
+LIMIT, DEPTH = 12, 24  # the most rows that are shown: of any table, and of sites over depth
+WIDTH = 200  # the most characters of a text that are shown
 _MUTED, _TABLE = "opacity:.7", "margin:.4em 0"
 _CELL = "vertical-align:top;padding:.2em .6em"
 _TEXT, _NUMBER = f"{_CELL};text-align:left;white-space:pre-wrap", f"{_CELL};text-align:right;white-space:nowrap"
@@ -27,8 +27,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def escaped(text: object) -> str:
-    """Text as HTML: markup is escaped, quotes too, and what HTML cannot hold (control characters, lone surrogates)
-    stands as �.
+    """Return text as HTML, with markup and quotes escaped.
+
+    Control characters, which HTML cannot hold, become �; lone surrogates become ``?``.
 
     >>> escaped("<b title='x'>")
     '&lt;b title=&#x27;x&#x27;&gt;'
@@ -38,7 +39,7 @@ def escaped(text: object) -> str:
 
 
 def cut(text: str, width: int = WIDTH) -> str:
-    """A text's beginning, and how much is left out.
+    """Return the beginning of a text, and say how much is left out.
 
     >>> cut("abcdef", 4)
     'abcd … (+2 characters)'
@@ -47,8 +48,10 @@ def cut(text: str, width: int = WIDTH) -> str:
 
 
 def shown(value: object, width: int = WIDTH) -> str:
-    """A value as text: numbers with four digits, an estimate with its interval, a truth value in words, sequences and
-    texts cut short.
+    """Return a value as text.
+
+    Numbers have four digits, an estimate has its interval, a truth value is a word, and long sequences and texts are
+    cut short.
 
     >>> shown(0.123456), shown(None), shown(True), shown(Estimate(0.5, 0.4, 0.6, 9)), shown(("a", "b"))
     ('0.1235', '—', 'yes', '0.5 [0.4, 0.6], n = 9', 'a, b')
@@ -68,17 +71,17 @@ def shown(value: object, width: int = WIDTH) -> str:
 
 
 def heading(text: str) -> str:
-    """The first line of a view."""
+    """Return the first line of a view."""
     return f'<div style="font-weight:bold">{escaped(cut(text, 4 * WIDTH))}</div>'
 
 
 def note(text: str) -> str:
-    """A line in a lighter tone."""
+    """Return a line in a lighter tone."""
     return f'<div style="{_MUTED}">{escaped(text)}</div>'
 
 
 def facts(found: Mapping[str, Any]) -> str:
-    """Names beside their values, a line each; what is empty is left out."""
+    """Return names beside their values, one on each line; empty values are left out."""
     lines = [
         f'<tr><td style="{_TEXT};{_MUTED}">{escaped(name)}</td><td style="{_TEXT}">{escaped(shown(value))}</td></tr>'
         for name, value in found.items()
@@ -90,14 +93,14 @@ def facts(found: Mapping[str, Any]) -> str:
 def grid(
     rows: Rows, *, of: int | None = None, what: str = "rows", strong: Sequence[str] = (), width: int = WIDTH
 ) -> str:
-    """Rows as a table under the names of the first one's columns.
+    """Return rows as a table whose heads are the columns of the first row.
 
     Args:
-        rows: what is shown, all of it; see :func:`first` and :func:`spread`.
-        of: how many there are in all.
-        what: their name, for the line that says how many are left out.
-        strong: columns in bold.
-        width: characters of a text that are shown.
+        rows: The rows, all of which are shown; see :func:`first` and :func:`spread`.
+        of: The number of rows that there are in all; None where all are given.
+        what: The word for the rows, for the line that says how many are left out.
+        strong: The columns in bold.
+        width: The most characters of a text that are shown.
     """
     if not rows:
         return note(f"no {what}")
@@ -125,12 +128,15 @@ def grid(
 
 
 def first(rows: Rows, what: str = "rows", *, limit: int = LIMIT, strong: Sequence[str] = ()) -> str:
-    """The first rows as a table, and how many are left out."""
+    """Return the first rows as a table, with a line that says how many are left out."""
     return grid(rows[:limit], of=len(rows), what=what, strong=strong)
 
 
 def spread(n: int, limit: int = DEPTH) -> list[int]:
-    """Which of n rows are shown where order matters: all, or so many evenly spread, the first and the last among them.
+    """Return the indices of the rows to show where the order matters.
+
+    All ``n`` rows are shown if there are at most ``limit``. Otherwise ``limit`` evenly spread rows are, with the first
+    and the last among them.
 
     >>> spread(3), spread(100, 4)
     ([0, 1, 2], [0, 33, 66, 99])

@@ -1,4 +1,4 @@
-"""Views of a model's description and of steering plans: what it is, and what is done where."""
+"""Views of a model's description and of steering plans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lens_steer.steer.plans import SteeringPlan, Step
 
 @table_of.register
 def _(info: ModelInfo) -> Table:
-    """One row."""
+    """Return one row."""
     return Table.of([_info_row(info)])
 
 
@@ -34,8 +34,10 @@ def _info_row(info: ModelInfo) -> dict[str, Any]:
 
 @table_of.register
 def _(plan: SteeringPlan) -> Table:
-    """One row a step and site: the tensor under TransformerLens's name and as Hugging Face has it, the operator, its
-    numbers (one a prompt as a tuple).
+    """Return one row for each step and site.
+
+    The columns are the tensor under its TransformerLens name and as a Hugging Face module, the operator, and its
+    numbers (a tuple where every prompt has its own).
     """
     rows = [
         {
@@ -72,5 +74,5 @@ def _(plan: SteeringPlan) -> Page:
 
 
 def _numbers(step: Step) -> dict[str, Any]:
-    """The numbers and names of a step, one number a row as a tuple."""
+    """Return the numbers and names of a step; a list with one number for each row becomes a tuple."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in step.settings.items()}

@@ -1,4 +1,4 @@
-"""A result's table and its page, apart from how they are drawn, and which type has which."""
+"""The table and the page of a result, apart from their markup, and the registries of both by type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lens_steer.notebook.views import html
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# what a column is measured in, where its name alone does not say so
+# the unit of a column whose name does not contain it
 UNITS = {
     "kl": "nats", "kl_reverse": "nats", "entropy": "nats", "entropy_steered": "nats", "surprise": "nats",
     "surprise_steered": "nats", "refusal_score": "nats", "surprise_ref": "nats", "surprise_self": "nats",
@@ -27,13 +27,15 @@ ENDS = ("_low", "_high", "_n")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Named columns of equal length, not yet a frame: pandas makes floats of whole numbers beside missing ones.
+    """Named columns of equal length.
+
+    A table becomes a pandas frame only on request, since pandas turns whole numbers beside missing ones into floats.
 
     Attributes:
-        columns: by name.
-        labels: those that tell the rows apart, which become the index.
-        block: further columns, numbered from 0: one vector a row.
-        numbered: what their number is.
+        columns: The columns by name.
+        labels: The columns that identify a row; they become the index.
+        block: Further columns numbered from 0, one vector for each row; None where there are none.
+        numbered: The name of the block's column number.
     """
 
     columns: Mapping[str, Sequence[Any] | Shaped[np.ndarray, " rows"]]
@@ -43,14 +45,17 @@ class Table:
 
     @staticmethod
     def of(rows: Sequence[Mapping[str, Any]], *labels: str) -> Table:
-        """From rows; a column that some rows lack is None there. Units are put behind the names."""
+        """Make a table from rows.
+
+        A column that a row lacks is None there. Units are appended to the columns' names.
+        """
         names = list(dict.fromkeys(name for row in rows for name in row))
         return Table(
             {with_unit(name): [row.get(name) for row in rows] for name in names}, tuple(with_unit(n) for n in labels)
         )
 
     def rows(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """The first rows, without the block."""
+        """Return the first rows, without the block; None returns all."""
         return [
             dict(zip(self.columns, values, strict=True))
             for values in zip(*(c[:limit] for c in self.columns.values()), strict=True)
@@ -60,10 +65,10 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def frame(self) -> DataFrame:
-        """As pandas has it.
+        """Return the table as a pandas frame.
 
         Raises:
-            LensSteerError: pandas is not installed.
+            LensSteerError: If pandas is not installed.
         """
         try:
             import pandas
@@ -72,7 +77,7 @@ class Table:
         index = None
         if len(self.labels) == 1:
             index = pandas.Index(self.columns[self.labels[0]], name=self.labels[0])
-        elif self.labels:  # in the order of the rows, so that a label is found without sorting
+        elif self.labels:  # levels keep the order of the rows, so that pandas finds a label without a sorted index
             found = [pandas.factorize(pandas.Series(self.columns[name])) for name in self.labels]
             index = pandas.MultiIndex(
                 [values for _, values in found], [codes for codes, _ in found], names=list(self.labels)
@@ -88,12 +93,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """What a notebook shows.
+    """The content of a notebook view.
 
     Attributes:
-        title: its first line.
-        facts: names and values.
-        parts: HTML made by :mod:`lens_steer.notebook.views.html`, and so escaped.
+        title: The first line.
+        facts: The names and values below it.
+        parts: HTML that :mod:`lens_steer.notebook.views.html` made, and so escaped.
     """
 
     title: str
@@ -101,12 +106,12 @@ class Page:
     parts: tuple[str, ...] = ()
 
     def html(self) -> str:
-        """One ``div``."""
+        """Return the page as one ``div`` element."""
         return f"<div>{html.heading(self.title)}{html.facts(self.facts)}{''.join(self.parts)}</div>"
 
 
 def with_unit(name: str) -> str:
-    """A column's name with its unit.
+    """Return a column's name with its unit.
 
     >>> with_unit("kl"), with_unit("refusal_score_low"), with_unit("token")
     ('kl_nats', 'refusal_score_nats_low', 'token')
@@ -118,12 +123,12 @@ def with_unit(name: str) -> str:
 
 @singledispatch
 def table_of(result: Any) -> Table:
-    """The table of a result, by its type."""
+    """Return the table of a result, by its type."""
     raise TypeError(f"{type(result).__name__} has no table")
 
 
 @singledispatch
 def page_of(result: Any) -> Page:
-    """The page of a result, by its type; where it has none of its own, the beginning of its table."""
+    """Return the page of a result, by its type; a type without a page of its own shows the beginning of its table."""
     table = table_of(result)
     return Page(repr(result), parts=(html.grid(table.rows(html.LIMIT), of=len(table)),))

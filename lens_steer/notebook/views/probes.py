@@ -1,6 +1,4 @@
-"""Views of probes: whether the boundary lies between the classes, and how well it tells them apart on held-out
-prompts.
-"""
+"""Views of probes: the boundary's place between the classes, and the accuracy on held-out prompts."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ WARNING = "the boundary does not lie between the class means: StTP and StMP may 
 
 @table_of.register
 def _(probe: Probe) -> Table:
-    """One row: the boundary beside the class means, in units of the projection, and how the probe was fitted."""
+    """Return one row: the boundary, the class means in units of the projection, and the settings of the fit."""
     names = (
         "site",
         "threshold",
@@ -56,7 +54,7 @@ def _boundary(probe: Probe) -> dict[str, Any]:
 
 @table_of.register
 def _(result: ProbeResult) -> Table:
-    """One row a quantity: ``value``, ``low``, ``high``, ``n``."""
+    """Return one row for each quantity: ``value``, ``low``, ``high``, ``n``."""
     rows = [
         {"quantity": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
         for name, e in result.measured.items()
@@ -75,7 +73,7 @@ def _(result: ProbeResult) -> Page:
 
 @table_of.register
 def _(scan: ProbeScan) -> Table:
-    """One row a site; one without a probe has a ``note`` instead of numbers."""
+    """Return one row for each site; a site without a probe has a ``note`` instead of numbers."""
     return Table.of(scan.rows(), "site")
 
 

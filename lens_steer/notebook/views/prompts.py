@@ -1,4 +1,4 @@
-"""Views of prompts and dialogues: how many there are, and how they read."""
+"""Views of prompts and dialogues: their number and their texts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from lens_steer.inference.dialogue import Dialogue
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
-SHOWN, EXAMPLES = 8, 3  # prompts of a set, and of each class
+SHOWN, EXAMPLES = 8, 3  # the most prompts that are shown: of a set, and of each class
 SPLITS, CLASSES = ("fit", "select", "report"), ("positive", "negative")
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
-    """``text`` (the last user message), ``system``, ``turns`` (of the user), ``response``, ``scenario``, ``task`` (kind
-    of the ground truth).
+    """Return a prompt as one row.
+
+    The columns are ``text`` (the last user message), ``system``, ``turns`` (the number of user turns), ``response``,
+    ``scenario`` and ``task`` (the kind of the ground truth).
     """
     return {
         "text": prompt.text,
@@ -30,7 +32,7 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
 
 @table_of.register
 def _(prompt: Prompt) -> Table:
-    """One row a message."""
+    """Return one row for each message."""
     return Table.of([{"message": i, **m} for i, m in enumerate(prompt.messages)], "message")
 
 
@@ -47,7 +49,7 @@ def _(prompt: Prompt) -> Page:
 
 @table_of.register
 def _(prompts: PromptSet) -> Table:
-    """One row a prompt."""
+    """Return one row for each prompt."""
     return Table.of([{"prompt": i, **prompt_row(p)} for i, p in enumerate(prompts)], "prompt")
 
 
@@ -60,7 +62,7 @@ def _(prompts: PromptSet) -> Page:
 
 @table_of.register
 def _(contrast: Contrast) -> Table:
-    """One row a prompt, by class."""
+    """Return one row for each prompt, by class."""
     return Table.of(_contrast_rows(contrast), "class", "prompt")
 
 
@@ -75,7 +77,7 @@ def _(contrast: Contrast) -> Page:
 
 @table_of.register
 def _(split: Split) -> Table:
-    """One row a prompt, by split and class."""
+    """Return one row for each prompt, by split and class."""
     return Table.of(
         [{"split": s, **row} for s in SPLITS for row in _contrast_rows(getattr(split, s))], "split", "class", "prompt"
     )
@@ -90,7 +92,7 @@ def _(split: Split) -> Page:
 
 @table_of.register
 def _(contrast: ContrastSet) -> Table:
-    """One row a prompt, by split and class."""
+    """Return one row for each prompt, by split and class."""
     return table_of(contrast.split)
 
 
@@ -105,7 +107,7 @@ def _(contrast: ContrastSet) -> Page:
 
 @table_of.register
 def _(dialogue: Dialogue) -> Table:
-    """One row a turn of the user."""
+    """Return one row for each user turn."""
     return Table.of(
         [{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)], "turn"
     )
@@ -127,7 +129,7 @@ def _examples(contrast: Contrast) -> str:
 
 
 def _used(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the columns that hold nothing, or one turn alone."""
+    """Return the rows without empty columns, and without ``turns`` if every prompt has one turn."""
     empty = {
         n
         for n in (rows[0] if rows else ())

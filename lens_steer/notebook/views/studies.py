@@ -1,4 +1,4 @@
-"""Views of whole studies: recovering a trait, side effects of benign steering."""
+"""Views of whole studies: the recovery of a trait, and the side effects of benign steering."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import TraitResult
 
-SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # of what a condition is measured by
+SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # the shares of a condition that are shown
 
 
 @table_of.register
 def _(found: TraitResult) -> Table:
-    """One row a condition on the report split. The malicious prompt's answers are the positive side: ``complied`` is
-    the share with the trait under it, ``helped`` under the aligned one.
+    """Return one row for each condition on the report split.
+
+    The answers under the malicious prompt are the positive side: ``complied`` is the share with the trait under it, and
+    ``helped`` the share under the aligned prompt.
     """
     return Table.of([s.row() for s in found.report], "condition", "variant", "value", "split")
 
@@ -38,7 +40,7 @@ def _(found: TraitResult) -> Page:
 
 @table_of.register
 def _(found: TraitReport) -> Table:
-    """One row a condition, as ``traits.csv`` has it."""
+    """Return one row for each condition, as in ``traits.csv``."""
     return Table.of(trait_table.rows(found), "condition")
 
 
@@ -54,8 +56,9 @@ def _(found: TraitReport) -> Page:
 
 @table_of.register
 def _(found: Externalities) -> Table:
-    """One row a condition on the report split: each share with ``_low``, ``_high`` and ``_n``; ``reason``: why a
-    condition was not run.
+    """Return one row for each condition on the report split: each share with ``_low``, ``_high`` and ``_n``.
+
+    ``reason`` says why a condition was not run.
     """
     rows = []
     for c in (*found.conditions, *found.prefixes):

@@ -1,4 +1,4 @@
-"""Views of sweeps: an estimate, a setting's numbers, what was chosen, and the rows behind them."""
+"""Views of sweeps: the outcomes, the settings and their quantities, the choice, and the rows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FIRST = (
     "refused_harmful",
     "broken_harmful",
     "perplexity_ref",
-)  # of what a setting measures, where it is there
-TELLING = ("condition", "variant", "value", "side", "prompt", "grade", "text")  # of a row
+)  # the quantities of a setting that are shown, where they were measured
+TELLING = ("condition", "variant", "value", "side", "prompt", "grade", "text")  # the columns of a row that are shown
 
 
 @table_of.register
 def _(outcome: Outcome) -> Table:
-    """One row a grade: ``count``, and its share with Wilson's interval."""
+    """Return one row for each grade: ``count``, and its share with the Wilson interval."""
     rows = [
         {
             "grade": g,
@@ -59,7 +59,7 @@ def _(outcome: Outcome) -> Page:
 
 @table_of.register
 def _(setting: Setting) -> Table:
-    """One row."""
+    """Return one row."""
     return Table.of([setting.row()], "condition", "variant", "value", "split")
 
 
@@ -70,7 +70,7 @@ def _(setting: Setting) -> Page:
 
 @table_of.register
 def _(found: Settings) -> Table:
-    """One row a setting: each quantity with ``_low``, ``_high`` and ``_n``."""
+    """Return one row for each setting: each quantity with ``_low``, ``_high`` and ``_n``."""
     return _settings_table(found)
 
 
@@ -81,7 +81,7 @@ def _(found: Settings) -> Page:
 
 @table_of.register
 def _(choice: Choice) -> Table:
-    """One row."""
+    """Return one row."""
     return Table.of([asdict(choice)])
 
 
@@ -100,7 +100,7 @@ def _(choice: Choice) -> Page:
 
 @table_of.register
 def _(rows: Rows) -> Table:
-    """One row an answer, or whatever the rows are of."""
+    """Return one row for each row of the store, which is usually an answer."""
     return Table.of(rows)
 
 
@@ -112,7 +112,7 @@ def _(rows: Rows) -> Page:
 
 @table_of.register
 def _(found: Evaluation) -> Table:
-    """One row a condition on the report split, at its choice from the select split."""
+    """Return one row for each condition on the report split, at its choice from the select split."""
     return _settings_table(found.report)
 
 
@@ -151,7 +151,10 @@ def _(found: Swept) -> Page:
 
 @table_of.register
 def _(found: Comparison) -> Table:
-    """One row a condition on the report split, at its choice and, where it has one, at equal divergence."""
+    """Return one row for each condition on the report split, at its choice.
+
+    A condition that is also measured at equal divergence has a second row.
+    """
     return _settings_table([*found.evaluation.report, *found.matched])
 
 
@@ -168,7 +171,7 @@ def _(found: Comparison) -> Page:
 
 
 def settings_grid(found: Sequence[Setting]) -> str:
-    """Settings beside each other, with the quantities that say most."""
+    """Show settings in one table, with the most informative quantities."""
     kept = [n for n in FIRST if any(n in s.measured for s in found)] or list(found[0].measured if found else ())[
         : len(FIRST)
     ]

@@ -1,6 +1,4 @@
-"""Views token by token: a text with its tokens coloured by what was measured there; and what a plan did to the steered
-tokens.
-"""
+"""Views by token: a text whose tokens are coloured by a measured value, and the effects of a plan on steered tokens."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ from lens_steer.steer.effects import EffectLog
 from lens_steer.steer.monitor import Monitor
 
 BELOW, ABOVE, UNKNOWN = (0, 114, 178), (213, 94, 0), (187, 187, 187)  # blue, vermilion (Okabe-Ito), grey
-STRONGEST = 0.8  # of a colour, so that black text stays readable on it
-RESPONSES = 5  # of a divergence
+STRONGEST = 0.8  # the most weight of a colour, so that black text on it stays readable
+RESPONSES = 5  # the most responses of a divergence that are shown
 
 
 def colour(distance: float, far: float) -> str:
-    """From blue at −far over white at 0 to vermilion at far; grey where there is no number.
+    """Return a colour from blue at −far over white at 0 to vermilion at far; grey if the distance is not finite.
 
     >>> colour(0.0, 1.0), colour(float("nan"), 1.0)
     ('#ffffff', '#bbbbbb')
@@ -33,8 +31,9 @@ def colour(distance: float, far: float) -> str:
 
 
 def token(text: str, distance: float, far: float, hint: str, *, underlined: bool = False) -> str:
-    """A token in black on its colour, which reads on light and dark ground; a number appears where the pointer
-    rests.
+    """Return a token in black on its colour, which is readable on light and dark backgrounds.
+
+    The hint appears where the pointer rests on the token.
     """
     line = ";text-decoration:underline" if underlined else ""
     return (
@@ -44,13 +43,13 @@ def token(text: str, distance: float, far: float, hint: str, *, underlined: bool
 
 
 def swatch(label: str, distance: float, far: float) -> str:
-    """A label on a colour."""
+    """Return a label on a colour, for the legend."""
     return f"<span style='background:{colour(distance, far)};color:black'> {html.escaped(label)} </span>"
 
 
 @table_of.register
 def _(seen: Monitor) -> Table:
-    """One row a token."""
+    """Return one row for each token."""
     return Table.of(seen.rows(), "row", "position")
 
 
@@ -77,7 +76,11 @@ def _(seen: Monitor) -> Page:
 
 
 def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -> str:
-    """The tokens' text on their colours; what lies between two answers is left out."""
+    """Return the text of the tokens on their colours.
+
+    Where positions are not consecutive, as between two answers of a dialogue, an ellipsis stands for the tokens left
+    out.
+    """
     parts = []
     for i, read in enumerate(tokens):
         if i and read["position"] != tokens[i - 1]["position"] + 1:
@@ -96,7 +99,7 @@ def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -
 
 @table_of.register
 def _(found: TokenDivergence) -> Table:
-    """One row a token of a response."""
+    """Return one row for each token of a response."""
     return Table.of(found.rows(), "row", "position")
 
 
@@ -129,8 +132,10 @@ def _(found: TokenDivergence) -> Page:
 
 @table_of.register
 def _(log: EffectLog) -> Table:
-    """One row a site: steered tokens, share of them for which the gate fired, and means of the displacement, its radial
-    and angular part, and the length before.
+    """Return one row for each site.
+
+    The columns are the number of steered tokens, the share of them for which the gate fired, and means of the
+    displacement, of its radial and angular parts, and of the length before steering.
     """
     rows = log.rows()
     return Table.of(rows, "site") if rows else Table({"site": [], "tokens": []}, ("site",))
