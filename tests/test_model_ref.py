@@ -54,8 +54,8 @@ def test_the_plan_constructor(qwen: Any, calibration: Any) -> None:
 
 def test_another_model_is_refused(qwen: Any) -> None:
     """By width, depth or family, with both values."""
-    sides = torch.randn(2, 4, 2, 128, generator=torch.Generator().manual_seed(0))
-    names = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+    sides = torch.randn(2, 4, 3, 128, generator=torch.Generator().manual_seed(0))
+    names = tuple(f"blocks.{block}.hook_resid_post" for block in (1, 2, 3))
     for other, message in (
         ({"n_layers": 4}, r"n_layers 4.* has n_layers 12"),
         ({"architecture": "llama"}, "architecture llama"),
