@@ -1,4 +1,4 @@
-"""The bound on perplexity that tells degenerate answers, measured once a run and kept in its folder."""
+"""The perplexity bound for degenerate answers, measured once for each run and kept in its folder."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def measured_bound(
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> PerplexityBound | None:
-    """The bound from the unsteered model's own answers to the protocol's harmless prompts; None where a ground truth
-    grades every answer.
+    """Measure the perplexity bound on the unsteered model's own answers to the protocol's harmless prompts.
 
-    The answers lie in ``folder/NAME.csv``, so an interrupted run goes on with the bound that it began with.
+    The answers are kept in ``folder/NAME.csv``, so that a resumed run uses the bound with which it began.
 
     Args:
-        protocol: of the select split, without a bound.
-        folder, name, identity, progress: see :func:`lens_steer.evaluation.sweeps.run`.
+        protocol: The protocol of the select split, without a bound.
+        folder, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+
+    Returns:
+        The bound; None where a ground truth grades every answer.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.evaluation.sweeps.run`.
+        LensSteerError: If :func:`lens_steer.evaluation.sweeps.run` refuses an argument.
 
     >>> import lens_steer as ls
     >>> prompts = ls.load_contrast("organism/refusal").select
@@ -50,8 +52,9 @@ def measured_bound(
 
 
 def harmless_alone(protocol: Protocol) -> Protocol | None:
-    """The protocol that the bound is measured by: harmless prompts alone, nothing judged; None where a ground truth
-    grades every answer.
+    """Return the protocol that measures the bound: only the harmless prompts, and no judge.
+
+    None where a ground truth grades every answer.
     """
     if graded([*protocol.contrast.positive, *protocol.contrast.negative]):
         return None

@@ -1,6 +1,4 @@
-"""Methods and controls against each other: each chosen on select, all measured on report, then once more at equal
-divergence.
-"""
+"""Comparison of methods and controls: chosen on select, measured on report, and measured again at equal divergence."""
 
 from __future__ import annotations
 
@@ -54,19 +52,19 @@ from lens_steer.organisms import world
 from lens_steer.stats import Estimate
 from lens_steer.steer.method_table import ANGLES, find_method
 
-DRAWN = 3  # controls in draws: planes, sites, labels
-AT_EQUAL_KL = " = KL"  # follows the name of a method at the matched divergence
+DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
+AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
 
 
 @dataclass(frozen=True)
 class Response:
-    """Refusal scores of the report split over the angle, for one class.
+    """The refusal scores of one class of the report split over the angle.
 
     Attributes:
-        plain: without steering, by prompt.
-        scores: by prompt and angle.
-        fit: their first harmonics.
-        few: how well few angles foretell the rest.
+        plain: The scores without steering, by prompt.
+        scores: The scores by prompt and angle.
+        fit: The first harmonics of the scores.
+        few: The errors of harmonics from few angles, see :func:`lens_steer.evaluation.harmonics.how_many_angles`.
     """
 
     plain: np.ndarray
@@ -77,26 +75,28 @@ class Response:
 
 @dataclass(frozen=True)
 class Comparison(Shown, view="sweeps"):
-    """What a comparison found.
+    """The results of a comparison.
 
     Attributes:
-        evaluation: choices and what they do on the report split.
-        differences: condition → quantity → its difference from the reference on the same prompts.
-        curves: divergence over the values of every method that has values.
-        target: the divergence that is matched, which is the reference's at its choice.
-        matches: condition → the match that was reported, or why there is none.
-        matched: settings on the report split at equal divergence.
-        responses: class → harmonic response to the reference's angle.
-        anti_steerable: share of harmful prompts whose refusal score rises at the chosen angle.
-        calibration: of the reference.
-        activations: that it was made from.
-        n_compared: conditions that are compared with the reference, which the differences' joint level counts.
-        shuffled_angles: the two principal angles (degrees) between the plane and that of the shuffled labels.
-        graded: whether a ground truth graded the answers; otherwise they are refused by the 12 phrases, degenerate or
-            answered.
-        objective, constraints: of the choices, without what could not be measured.
-        options: what else was asked for.
-        beside: the reference's controls in draws, at its choice.
+        evaluation: The choices and their measurements on the report split.
+        differences: The difference of each condition from the reference on the same prompts, by condition and quantity.
+        curves: The divergence over the values of every method that has values.
+        target: The divergence that is matched: that of the reference at its choice.
+        matches: The match that was reported for each condition, or the reason why there is none.
+        matched: The settings on the report split at equal divergence.
+        responses: The harmonic response to the reference's angle, by class.
+        anti_steerable: The share of harmful prompts whose refusal score rises at the chosen angle.
+        calibration: The calibration of the reference.
+        activations: The activations from which it was made.
+        n_compared: The number of conditions that are compared with the reference; the joint level of the differences
+            accounts for it.
+        shuffled_angles: The two principal angles (degrees) between the plane and that of the shuffled labels.
+        graded: Whether a ground truth graded the answers. Otherwise each answer is refused (by the 12 phrases),
+            degenerate or answered.
+        objective, constraints: The objective and the constraints of the choices, without the constraints that could not
+            be measured.
+        options: The other arguments of the comparison.
+        beside: The reference's drawn controls, at its choice.
     """
 
     evaluation: Evaluation
@@ -119,7 +119,7 @@ class Comparison(Shown, view="sweeps"):
 
     @property
     def bands(self) -> dict[str, dict[str, Band]]:
-        """Quantity → control → band of the draws, with the reference's rank, on the report split."""
+        """Return the bands of the draws on the report split, by quantity and control, with the reference's rank."""
         return bands(self.evaluation.reported(REFERENCE), self.beside.report)
 
     def __repr__(self) -> str:
@@ -145,32 +145,35 @@ def compare(
     judge: Judge | None = None,
     progress: bool = True,
 ) -> Comparison:
-    """Run the protocol for methods and controls; rows go to ``out`` as they are made, and an interrupted run goes on
-    from them.
+    """Run the protocol for methods and controls.
+
+    Rows are written to ``out`` as they are measured, and an interrupted run continues from them.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: directions from fit, choices from select, numbers from report.
-        out: folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
-        methods: names of :data:`lens_steer.steer.method_table.METHODS`, ``selective`` among them.
-        values: angles of the angular methods and of the controls.
-        objective, constraints: see :func:`lens_steer.evaluation.selection.choose`; a constraint on capability is
-            dropped where there are no tasks. Left out, the constraints are
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: The prompts: directions come from fit, choices from select, numbers from report.
+        out: The folder for ``select.csv``, ``report.csv``, ``kl.csv``, ….
+        methods: Names of :data:`lens_steer.steer.method_table.METHODS`; ``selective`` is always among them.
+        values: The angles of the angular methods and of the controls.
+        objective, constraints: See :func:`lens_steer.evaluation.selection.choose`. A constraint on capability is
+            dropped where there are no tasks. If None, the constraints are
             :func:`lens_steer.evaluation.protocol.default_constraints`.
-        tasks: capability tasks, some to choose by and others to report; left out, none.
-        system: of the prompt-only baseline; left out, an organism's unrestricted mode, and none for other models.
-        rules: of L_disc: the reference at each rule's sites is a condition besides; see
+        tasks: The capability tasks, some for the choice and others for the report; None stands for no tasks.
+        system: The system prompt of the prompt-only baseline. If None, it is an organism's unrestricted mode, and there
+            is no such baseline for other models.
+        rules: Rules of L_disc. The reference at each rule's sites is one more condition, see
             :func:`lens_steer.evaluation.conditions.rule_grids`.
-        draws: of each control that is drawn (random planes, random sites, shuffled labels): the reference at its choice
-            with that put wrong, on report, for a band beside its numbers; 0 for none. The single-draw conditions of the
-            same names, each with a choice of its own, run in any case.
-        seed: of controls, calibration and intervals.
-        engine, max_new_tokens: see :func:`lens_steer.generate`.
-        judge: of harmful prompts' answers, in place of ground truth or phrases.
-        progress: show bars.
+        draws: The number of draws of each drawn control (random planes, random sites, shuffled labels). They run at the
+            reference's choice on report, and give a band beside its numbers; 0 for none. The single-draw conditions of
+            the same names, each with a choice of its own, run in any case.
+        seed: The seed of controls, calibration and intervals.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        judge: The judge of answers to harmful prompts, in place of ground truth or phrases.
+        progress: Whether to show bars.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, an unknown method, a folder with another run.
+        LensSteerError: If the contrast has no select or report prompts, a method, a rule or a quantity is unknown,
+            ``draws`` is negative, there are fewer than three different angles, or the folder holds another run.
     """
     check_splits(contrast)
     if draws < 0:
@@ -290,8 +293,9 @@ def compare(
 
 
 def baseline_system(model: Any, system: str | None = None) -> str | None:
-    """The system prompt of the prompt-only baseline: the one given, else an organism's unrestricted mode, and none for
-    other models.
+    """Return the system prompt of the prompt-only baseline.
+
+    It is the given one, or else an organism's unrestricted mode; None for other models.
 
     >>> from lens_steer.cli.precheck import describe
     >>> baseline_system(describe("organism/qwen2")), baseline_system(describe("organism/qwen2"), "Be kind.")
@@ -303,13 +307,14 @@ def baseline_system(model: Any, system: str | None = None) -> str | None:
 
 
 def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
-    """Bound and judge as the record has them; a comparison with a ground truth has no bound."""
+    """Return the bound and the judge as the record has them; a comparison with a ground truth has no bound."""
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
 
 
 def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
-    """The calibration that the run was begun with, or a new one, kept for when it goes on: another processor would
-    round it otherwise.
+    """Return the calibration with which the run began, or make one and save it for a resumed run.
+
+    On another processor a new calibration would be rounded differently.
     """
     folder = Path(out) / "calibrations" / name
     if folder.exists():
@@ -329,7 +334,7 @@ def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float
 def _response(
     model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str
 ) -> Response:
-    """Refusal scores of some prompts at every angle, and their harmonics."""
+    """Return the refusal scores of some prompts at every angle, and their harmonics."""
     grid = method_grids(calibration, REFERENCE, values=values)[0]
     assert grid.build is not None
     plain, scores = refusal_scores_by_value(model, grid.build, list(values), prompts, engine=engine)

@@ -1,4 +1,4 @@
-"""What is compared: every method with the values of its parameter, and the controls that always run beside it."""
+"""Conditions of a comparison: every method with the values of its parameter, and the controls that run beside it."""
 
 from __future__ import annotations
 
@@ -23,33 +23,35 @@ from lens_steer.steer.method_table import ANGLES, METHODS, find_method, turning_
 from lens_steer.steer.methods import check_source, make_plan
 from lens_steer.steer.plans import SteeringPlan
 
-SITES_TRIED = 6  # of an addition at one site: as many settings as there are angles
+SITES_TRIED = 6  # sites of an addition: with 6 coefficients it has as many settings as there are angles (36)
 NONE, PROMPT_ONLY, IDENTITY, SHUFFLED = "no steering", "prompt only", "identity angle", "shuffled labels"
 RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL = "random plane", "random sites", "early half", "late half", "all sites"
 CONTROLS = (IDENTITY, RANDOM_PLANE, RANDOM_SITES, EARLY, LATE, ALL, SHUFFLED)
-# The bounds that a rule is swept over, so that one is chosen on select like an angle.
+# The bounds over which a rule is swept, so that one of them is chosen on select, as an angle is.
 RULE_BOUNDS: dict[str, tuple[float, ...]] = {"effect": (0.5, 1.0, 2.0, 3.0), "auroc": (0.8, 0.9, 0.95, 0.99)}
 _MEASURES = {"effect": "d", "auroc": "AUROC"}
 COMPARED = tuple(m.name for m in METHODS.values() if m.compared)
 TOWARDS_POSITIVE = {
     m.name: m.positive_grid for m in METHODS.values() if m.positive_grid
-}  # of a probe, from below its boundary
+}  # the grids of a probe, from below its boundary
 
 
 def method_grids(
     calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any
 ) -> list[Grid]:
-    """One method's grids: its angles, or its coefficients at each of several sites, spread over the discriminative ones
-    (over all, where none is).
+    """Return one method's grids.
+
+    An angular method has one grid over its angles. A method that writes at one site has one grid over its coefficients
+    for each of several sites, spread over the discriminative sites (over all sites if there is no discriminative one).
 
     Args:
-        calibration: of the model.
-        method: a name of :data:`lens_steer.steer.method_table.METHODS`.
-        values: angles or coefficients; left out: ten degrees apart, or the method's own list.
-        options: further ones of the plan constructor, such as ``at`` or ``positions``.
+        calibration: The calibration of the model.
+        method: A name of :data:`lens_steer.steer.method_table.METHODS`.
+        values: The angles or coefficients. None takes angles ten degrees apart, or the method's own list.
+        options: Further arguments of the plan constructor, such as ``at`` or ``positions``.
 
     Raises:
-        LensSteerError: an unknown method, or one without a parameter that can be swept, given values.
+        LensSteerError: If the method is unknown, or values are given for a method without a parameter to sweep.
 
     >>> from lens_steer import load_calibration
     >>> [(g.variant, len(g.values)) for g in method_grids(load_calibration("figures/calibration"), "selective")]
@@ -73,7 +75,7 @@ def method_grids(
 
 
 def rule_condition(method: str, rule: str) -> str:
-    """The name of a method's condition at another rule's sites."""
+    """Return the name of a method's condition at another rule's sites."""
     return f"{method} ({rule})"
 
 
@@ -86,24 +88,26 @@ def rule_grids(
     bounds: Mapping[str, Sequence[float]] = RULE_BOUNDS,
     **options: Any,
 ) -> tuple[list[Grid], list[str]]:
-    """A method at the discriminative sites of other rules: a condition for each rule, a variant for each bound of it
-    and its number of sites.
+    """Return a method's grids at the discriminative sites of other rules.
+
+    There is one condition for each rule, and one variant for each of its bounds; the variant's name tells the number of
+    sites.
 
     Args:
-        calibration: whose direction and plane are used; it says which sites a rule gives
+        calibration: The calibration with the direction and the plane. The sites of a rule come from it too
             (:func:`lens_steer.geometry.rules.discriminative_by_rule`).
-        method: one that writes at the discriminative sites, whichever rule gives them.
-        rules: of :data:`lens_steer.geometry.discriminative.RULES`.
-        values, options: see :func:`method_grids`.
-        bounds: rule → bounds that are tried.
+        method: A method that writes at the discriminative sites, whichever rule gives them.
+        rules: Names of :data:`lens_steer.geometry.discriminative.RULES`.
+        values, options: See :func:`method_grids`.
+        bounds: The bounds to try, by rule.
 
     Returns:
-        grids, and a line for whatever was left out (a rule or bound without a site, a bound that gives the same sites
-        as a lower one, the calibration's own rule).
+        The grids, and a line for each case that was left out: a rule or bound without a site, a bound that gives the
+        same sites as a lower one, or the calibration's own rule.
 
     Raises:
-        LensSteerError: a method that does not write at discriminative sites, an unknown rule, or what a rule lacks in
-            the calibration.
+        LensSteerError: If the method does not write at discriminative sites, a rule is unknown, or the calibration
+            lacks what a rule needs.
 
     >>> from lens_steer import load_calibration
     >>> grids, left_out = rule_grids(
@@ -144,12 +148,12 @@ def rule_grids(
 
 
 def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None = None, **options: Any) -> Grid:
-    """A boundary's grid: one of the methods that take one, over its coefficients at the boundary's site.
+    """Return the grid of a method over its coefficients, at the site of a boundary.
 
-    Moves towards the positive class unless ``gate`` says otherwise.
+    It moves tokens towards the positive class unless ``gate`` says otherwise.
 
     Raises:
-        LensSteerError: a method that needs a calibration.
+        LensSteerError: If the method needs a calibration.
     """
     record = find_method(method)
     check_source(record, source)
@@ -166,14 +170,16 @@ def control_grids(
     system: str | None = None,
     seed: int = 0,
 ) -> list[Grid]:
-    """No steering, a system prompt alone, and SS with one thing put wrong at a time: plane, sites, labels.
+    """Return the grids of the controls: no steering, a system prompt alone, and SS with one wrong part at a time.
+
+    The wrong part is the plane, the sites or the labels.
 
     Args:
-        calibration: of the model.
-        shuffled: the same made with shuffled labels; without it there is no such control.
-        values: angles of each control, as of the method itself.
-        system: of the prompt-only baseline; None leaves it out.
-        seed: of what is drawn.
+        calibration: The calibration of the model.
+        shuffled: The same calibration made with shuffled labels; None leaves this control out.
+        values: The angles of each control, the same as of the method itself.
+        system: The system prompt of the prompt-only baseline; None leaves it out.
+        seed: The seed of all draws.
     """
     norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     half, angles = calibration.n_layers // 2, tuple(values)
@@ -206,7 +212,7 @@ def control_grids(
 
 
 def has_angle(condition: str) -> bool:
-    """Whether a condition's values are degrees.
+    """Return whether a condition's values are degrees.
 
     >>> has_angle("standard"), has_angle("random plane"), has_angle("act-add")
     (True, True, False)
@@ -216,7 +222,7 @@ def has_angle(condition: str) -> bool:
 
 
 def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
-    """The same activations with their class labels permuted."""
+    """Return the same activations with their class labels permuted."""
     both = torch.cat([activations.positive, activations.negative])
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
     n = len(activations.positive)
@@ -235,7 +241,9 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
 
 
 def plan_at_value(method: str, source: Calibration | Boundary, options: Mapping[str, Any], value: Any) -> SteeringPlan:
-    """Make a plan at one value of the swept parameter, or at one a row; None for a method that is not swept.
+    """Make a plan at one value of the swept parameter, or at one value for each row.
+
+    The value is None for a method that is not swept.
 
     >>> from lens_steer import load_calibration
     >>> plan_at_value("selective", load_calibration("figures/calibration"), {}, 90.0).angle
@@ -247,7 +255,9 @@ def plan_at_value(method: str, source: Calibration | Boundary, options: Mapping[
 def plan_at_sites(
     method: str, options: Mapping[str, Any], calibration: Calibration, where: tuple[str, ...], value: Any
 ) -> SteeringPlan:
-    """Make a plan at given sites; a method that knows a boundary has a step of its own at each.
+    """Make a plan at given sites.
+
+    A method that uses a boundary has a step of its own at each site, with the boundary there.
 
     >>> from lens_steer import load_calibration
     >>> calibration = load_calibration("figures/calibration")
@@ -263,7 +273,7 @@ def plan_at_sites(
 
 
 def _spread(names: Sequence[str], n: int) -> list[str]:
-    """At most ``n`` of the names, evenly spaced, both ends among them."""
+    """Return at most ``n`` of the names, evenly spaced, with the first and the last among them."""
     if len(names) <= n:
         return list(names)
     return [names[round(i * (len(names) - 1) / (n - 1))] for i in range(n)]

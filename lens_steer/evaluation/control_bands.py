@@ -1,4 +1,4 @@
-"""Where the draws of a control lie, and where a method stands among them."""
+"""Bands of the draws of a control, and the rank of a method among them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.selection import Setting
 
-DRAW = "draw"  # a drawn control's variant is this and its number, from 1
+DRAW = "draw"  # the variant of a drawn control is this word and its number, from 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Where the draws of a control lie, and a method's value among them.
+    """The band of a control's draws, and the rank of a method's value among them.
 
     Attributes:
-        n: draws.
-        median, minimum, maximum: over them.
-        low, high: their 2.5 % and 97.5 % quantiles.
-        p_at_least: ``(1 + #{draws ≥ value}) / (1 + n)``: how rare a value this high is among draws, the value itself
-            counted as one.
-        p_at_most: the same of ``≤``.
+        n: The number of draws.
+        median, minimum, maximum: The median, minimum and maximum of the draws.
+        low, high: The 2.5 % and 97.5 % quantiles of the draws.
+        p_at_least: ``(1 + #{draws ≥ value}) / (1 + n)``, the share of values at least this high among the draws, with
+            the value itself counted as one.
+        p_at_most: The same share for values at most this high (``≤``).
     """
 
     n: int
@@ -37,10 +37,10 @@ class Band:
 
 
 def band(draws: Sequence[float], value: float) -> Band:
-    """The band of some draws.
+    """Return the band of some draws and the rank of a value among them.
 
     Raises:
-        LensSteerError: no draws.
+        LensSteerError: If there are no draws.
 
     >>> found = band([0.1, 0.2, 0.3], 0.9)
     >>> found.median, found.p_at_least, found.p_at_most
@@ -65,12 +65,14 @@ def band(draws: Sequence[float], value: float) -> Band:
 
 
 def bands(method: Setting, controls: Sequence[Setting]) -> dict[str, dict[str, Band]]:
-    """Quantity → control → band, for every quantity of a method's setting and every control that was drawn; a draw
-    without the quantity is not counted.
+    """Return the band of every quantity and every drawn control, by quantity and control.
+
+    A draw without the quantity is not counted.
 
     Args:
-        method: at the value that it is reported at.
-        controls: settings of the same split; those without a draw's number, such as the identity's, are passed over.
+        method: The method's setting at the value at which it is reported.
+        controls: The settings of the controls on the same split. Those without a draw's number, such as the identity's,
+            are skipped.
     """
     by_control: dict[str, list[Setting]] = {}
     for s in controls:
@@ -88,7 +90,7 @@ def bands(method: Setting, controls: Sequence[Setting]) -> dict[str, dict[str, B
 def ranges(
     controls: Sequence[Setting], quantity: str
 ) -> dict[tuple[str, float | None], tuple[float, float, float, int]]:
-    """(control, value) → median, least, greatest and number of draws of one quantity: what a figure draws."""
+    """Return median, minimum, maximum and number of draws of one quantity, by control and value, for figures."""
     by_value: dict[tuple[str, float | None], list[float]] = {}
     for s in controls:
         if quantity in s.measured:

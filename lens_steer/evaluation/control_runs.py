@@ -1,4 +1,4 @@
-"""The controls of a method run beside it, and what is kept of them."""
+"""Runs of a method's controls beside it, and their results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NO_CONTROLS = "No controls were run: how far chance alone comes is not known."
 
 @dataclass(frozen=True)
 class Beside:
-    """What ran beside a method.
+    """The controls that ran beside a method.
 
     Attributes:
-        controls: what they were made from; None where none were asked for.
-        report: every control at the method's chosen value.
-        select: random planes at a few values.
-        left_out: control → why it did not run.
+        controls: The source of the controls; None where none were requested.
+        report: Every control at the method's chosen value.
+        select: Random planes at a few values.
+        left_out: The reason why a control did not run, by control.
     """
 
     controls: Controls | None = None
@@ -35,11 +35,11 @@ class Beside:
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """What a figure over values draws of it, and says."""
+        """Return the arguments of a figure over values: the settings it draws, and its note."""
         return {"controls": self.select, "told": "" if self.report else "no controls were run"}
 
     def record(self) -> dict[str, Any]:
-        """Plain values, as ``sweep.json`` and ``comparison.json`` have them."""
+        """Return plain values, as in ``sweep.json`` and ``comparison.json``."""
         if self.controls is None or not self.controls.draws:
             return {"draws": 0, "told": NO_CONTROLS}
         return {
@@ -68,24 +68,25 @@ def run_controls(
     seed: int = 0,
     progress: bool = True,
 ) -> Beside:
-    """Run a method's controls, resumable like everything else: rows go to ``report_controls.csv`` and
-    ``select_controls.csv``.
+    """Run a method's controls; rows go to ``report_controls.csv`` and ``select_controls.csv``.
+
+    Like every run, this one can be resumed.
 
     Args:
-        controls: what they are made from; nothing runs without, or with 0 draws.
-        chosen: the method's grid at its chosen value alone.
-        grids: all of the method's, from which random planes run at a few values on the select split; none, for none
-            there.
-        on_report, on_select: how the two splits are measured.
-        contrast: whose fit prompts the shuffled labels are of.
-        out: folder.
-        drawn_alone: leave out the controls that have one form only (the identity setting, all sites).
-        activations: of the fit prompts at the calibration's sites, where they are at hand; recorded otherwise.
-        identity, progress: see :func:`lens_steer.evaluation.sweeps.run`.
-        seed: of the intervals.
+        controls: The source of the controls; nothing runs for None or for 0 draws.
+        chosen: The method's grid at only its chosen value.
+        grids: All grids of the method, from which random planes run at a few values on the select split; empty for no
+            such runs.
+        on_report, on_select: The protocols of the two splits.
+        contrast: The contrast whose fit prompts are those of the shuffled labels.
+        out: The folder.
+        drawn_alone: Whether to leave out the controls that have only one form (the identity setting, all sites).
+        activations: The activations of the fit prompts at the calibration's sites; None records them.
+        identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+        seed: The seed of the intervals.
 
     Raises:
-        LensSteerError: a grid that steers nothing, and what :func:`lens_steer.evaluation.sweeps.run` raises.
+        LensSteerError: If the grid steers nothing, or :func:`lens_steer.evaluation.sweeps.run` refuses an argument.
     """
     if controls is None or not controls.draws:
         return Beside(controls)
@@ -110,7 +111,7 @@ def run_controls(
 
 
 def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, Any]:
-    """Bands as plain values.
+    """Return bands as plain values.
 
     >>> from lens_steer.evaluation.control_bands import band
     >>> plain_bands({"complied": {"random plane": band([0.0, 0.5], 1.0)}})["complied"]["random plane"]["maximum"]

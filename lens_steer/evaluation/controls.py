@@ -1,8 +1,8 @@
-"""Controls of one method, each in many draws: a number of the method stands beside a band, not beside a line.
+"""Controls of one method, each in many draws, so that the method's numbers are compared with a band.
 
-A control is the method with one thing put wrong: its plane or directions drawn at random, its sites drawn at random,
-its labels shuffled before it was calibrated. What has only one form (the identity setting, all sites) runs once. All
-run at the value that was chosen for the method; no control is chosen itself.
+A control is the method with one wrong part: a random plane or random directions, random sites, or labels that were
+shuffled before the calibration. A control that has only one form (the identity setting, all sites) runs once. All
+controls run at the value that was chosen for the method; no control has a choice of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lens_steer.steer.value_sweep import Build
 
 DRAWS, SELECT_VALUES = 10, 4
 RANDOM_DIRECTION, IDENTITY_SETTING = "random direction", "identity setting"
-SEEDS_APART = 1000  # between the draws of one seed and those of the next
+SEEDS_APART = 1000  # the distance between the draws of one seed and those of the next
 AT_ITS_VALUE = (
     "Every control ran at the value that was chosen for the method on the select split. No control had a choice "
     "of its own, so this is no matched selection: part of what the method is ahead "
@@ -49,18 +49,18 @@ OF_ONE_SITE = "a probe was fitted at one site: what its boundary would be elsewh
 
 @dataclass(frozen=True)
 class Controls:
-    """What the controls of one method are made from.
+    """The source of one method's controls.
 
     Attributes:
-        source: the calibration or the boundary that the method's grids were made from.
-        options: further ones of the plan constructor, as the grids were given them.
-        draws: of each control that is drawn; 0 for no controls at all.
-        select_values: at how many of the method's values random planes run on the select split too, for the band in its
-            figures.
-        seed: of everything that is drawn.
+        source: The calibration or the boundary from which the method's grids were made.
+        options: Further arguments of the plan constructor, as given to the grids.
+        draws: The number of draws of each drawn control; 0 for no controls at all.
+        select_values: The number of the method's values at which random planes run on the select split too, for the
+            band in its figures.
+        seed: The seed of all draws.
 
     Raises:
-        LensSteerError: a negative number of draws or values.
+        LensSteerError: If a number of draws or values is negative.
     """
 
     source: Calibration | Boundary
@@ -76,18 +76,21 @@ class Controls:
 
     @property
     def smallest_p(self) -> float | None:
-        """The least that :attr:`lens_steer.evaluation.control_bands.Band.p_at_least` can be; None without draws."""
+        """Return the smallest possible p-value of a band; None without draws.
+
+        See :attr:`lens_steer.evaluation.control_bands.Band.p_at_least`.
+        """
         return 1 / (1 + self.draws) if self.draws else None
 
 
 def along_random(plan: SteeringPlan, seed: int) -> SteeringPlan:
-    """The same plan along random directions, of the same lengths and of the same cosines among each other.
+    """Return the same plan along random directions of the same lengths and with the same cosines between each other.
 
-    Sites, tokens, gates, targets and coefficients stay; what is gated by a boundary keeps it, and writes along the
-    random direction by steps of the same size (``along``).
+    Sites, tokens, gates, targets and coefficients stay. An operator with a gate at a boundary keeps the boundary, and
+    writes steps of the same size along the random direction (``along``).
 
     Raises:
-        LensSteerError: a plan whose steps have no direction, such as a rotation's.
+        LensSteerError: If a step of the plan has no direction, as in a rotation.
 
     >>> from lens_steer import act_add, load_calibration
     >>> plan = act_add(load_calibration("figures/calibration"), 2)
@@ -105,13 +108,14 @@ def along_random(plan: SteeringPlan, seed: int) -> SteeringPlan:
 
 
 def _along(step: Step, drawn: Tensor) -> Step:
-    """A step along another direction."""
+    """Return a step that writes along another direction."""
     return replace(step, parameters={**step.parameters, operator(step.operator).directions[-1]: drawn})
 
 
 def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
-    """Random planes in place of a rotation's own, at a few of its values spread over the grid; none for a method
-    without an angle, which has no figure over values.
+    """Return grids with random planes in place of a rotation's own, at a few values spread over its grid.
+
+    There are none for a method without an angle, which has no figure over values.
     """
     grid = grids[0]
     turning = [v for v in grid.values if v is not None and not _is_identity(grid.condition, v)]
@@ -123,18 +127,18 @@ def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
 def report_draws(
     controls: Controls, chosen: Grid, shuffled: Sequence[Calibration] | str
 ) -> tuple[list[Grid], dict[str, str]]:
-    """Every control of a method at its chosen value, and why those that are missing are.
+    """Return every control of a method at its chosen value, and the reasons for those that are missing.
 
     Args:
-        controls: what they are made from.
-        chosen: the method's grid at its chosen value alone.
-        shuffled: calibrations from shuffled labels, or why there are none.
+        controls: The source of the controls.
+        chosen: The method's grid at only its chosen value.
+        shuffled: The calibrations from shuffled labels, or the reason why there are none.
 
     Returns:
-        grids, one a draw, and control → reason.
+        The grids, one for each draw, and the reason for each missing control, by control.
 
     Raises:
-        LensSteerError: a grid that steers nothing.
+        LensSteerError: If the grid steers nothing.
     """
     if chosen.build is None:
         raise LensSteerError(f"condition {chosen.condition!r} steers nothing: controls are made for a method's grid")
@@ -176,10 +180,13 @@ def shuffled_calibrations(
     activations: Activations | None = None,
     progress: bool = True,
 ) -> list[Calibration] | str:
-    """The calibration made again from shuffled labels, once a draw; or in words why that cannot be.
+    """Make the calibration again from shuffled labels, once for each draw.
 
-    Its fit prompts are recorded again at its sites, unless the ``activations`` are at hand. The results are kept in
-    ``out/calibrations``, for a run that goes on later: another processor would round them otherwise.
+    Its fit prompts are recorded again at its sites, unless ``activations`` are given. The results are kept in
+    ``out/calibrations`` for a resumed run, since another processor would round them differently.
+
+    Returns:
+        The calibrations, or the reason why there are none.
     """
     source = controls.source
     if reason := not_shuffled(source, contrast):
@@ -209,7 +216,7 @@ def shuffled_calibrations(
 
 
 def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
-    """Why labels cannot be shuffled; empty where they can.
+    """Return the reason why the labels cannot be shuffled; empty where they can.
 
     >>> import lens_steer as ls
     >>> calibration, contrast = ls.load_calibration("figures/calibration"), ls.load_contrast("organism/refusal")
@@ -227,10 +234,10 @@ def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
 
 
 def shuffled_from(controls: Controls, activations: Activations) -> list[Calibration]:
-    """The same from the activations that the calibration was made of, where they are at hand.
+    """Make the calibration again from shuffled labels, once for each draw, from the activations of the calibration.
 
     Raises:
-        LensSteerError: a boundary, which is no calibration.
+        LensSteerError: If the controls were made from a boundary, which is not a calibration.
     """
     if not isinstance(controls.source, Calibration):
         raise LensSteerError(
@@ -240,7 +247,7 @@ def shuffled_from(controls: Controls, activations: Activations) -> list[Calibrat
 
 
 def _shuffled(source: Calibration, activations: Activations, seed: int, progress: bool = False) -> Calibration:
-    """A calibration made as the source was, from shuffled labels."""
+    """Make a calibration with the source's options, from shuffled labels."""
     details = source.details
     return calibrate(
         shuffled_labels(activations, seed),
@@ -256,7 +263,7 @@ def _shuffled(source: Calibration, activations: Activations, seed: int, progress
 
 
 def _random(controls: Controls, grid: Grid) -> list[Grid]:
-    """A method's grid in random planes, or along random directions, a draw each."""
+    """Return a method's grid in random planes or along random directions, once for each draw."""
     seeds, source = [controls.seed * SEEDS_APART + k for k in range(controls.draws)], controls.source
     assert grid.build is not None
     if _in_a_plane(grid.condition) and isinstance(source, Calibration):
@@ -273,8 +280,10 @@ def _along_random(build: Build, seed: int, value: Any) -> SteeringPlan:
 
 
 def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> tuple[str, ...]:
-    """The sites that a method could as well have been given: those recorded (with a direction there, if it needs one of
-    the site), or all of the kinds that it writes at.
+    """Return the sites that the method could have been given instead.
+
+    These are the recorded sites, if the method's own are among them; for a method that needs a direction of the site,
+    only those with one. Otherwise they are all sites of the kinds at which the method writes.
     """
     if set(own) <= set(calibration.sites):
         return tuple(
@@ -285,7 +294,10 @@ def _pool(calibration: Calibration, own: tuple[str, ...], *, directed: bool) -> 
 
 
 def _site_sets(pool: tuple[str, ...], own: tuple[str, ...], draws: int, seed: int) -> list[tuple[str, ...]]:
-    """Different sets of as many sites as the method's, none its own; fewer than asked for where there are no more."""
+    """Draw different sets of as many sites as the method's, none equal to its own.
+
+    There are fewer sets than requested if no more exist.
+    """
     rng, found = random.Random(f"random sites/{seed}"), []
     while len(found) < min(draws, math.comb(len(pool), len(own)) - 1):
         drawn = tuple(sorted(rng.sample(pool, len(own)), key=lambda n: sites.parse(n).order))
@@ -295,7 +307,7 @@ def _site_sets(pool: tuple[str, ...], own: tuple[str, ...], draws: int, seed: in
 
 
 def _in_a_plane(method: str) -> bool:
-    """Whether a method steers in the plane, and not along directions."""
+    """Return whether a method steers in the plane and not along directions."""
     return method in METHODS and bool(operator(METHODS[method].operator).planes)
 
 
@@ -308,7 +320,8 @@ def _is_identity(method: str, value: float) -> bool:
 
 
 def _inside(values: Sequence[float], n: int) -> tuple[float, ...]:
-    """At most ``n`` of the values, each from the middle of one of ``n`` equal parts: the ends of a circle are next to
-    its identity.
+    """Return at most ``n`` of the values, each from the middle of one of ``n`` equal parts.
+
+    The ends are avoided, since on a circle of angles they lie next to the identity.
     """
     return tuple(values) if len(values) <= n else tuple(values[int((i + 0.5) * len(values) / n)] for i in range(n))

@@ -1,5 +1,7 @@
-"""What a run will cost, before it is run: its work (:mod:`lens_steer.evaluation.work`) at the speed that a short probe
-measures here and now, with this model and these prompts.
+"""The cost of a run, before it runs: its work at the speed that a short probe measures.
+
+The work is counted by :mod:`lens_steer.evaluation.work`. The probe runs on this machine, with this model and these
+prompts.
 """
 
 from __future__ import annotations
@@ -26,25 +28,27 @@ from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 
 T = TypeVar("T")
-BUDGET = 4.0  # seconds that a probe takes, about
+BUDGET = 4.0  # seconds that a probe takes, approximately
 MOST_ROWS = 64
-STEPS = 6  # tokens by which a step is timed
-LOW, HIGH = 0.7, 1.5  # of what is reckoned: machines are shared, and answers differ under steering
-LONG = 60.0  # seconds from which a run is told of beforehand
+STEPS = 6  # new tokens from which the time of one step is measured
+LOW, HIGH = 0.7, 1.5  # factors on the estimate: machines are shared, and answers have other lengths under steering
+LONG = 60.0  # seconds; for a run at least this long the estimate is shown beforehand
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds, as measured.
+    """The measured speed, in seconds.
 
     Attributes:
-        a_prefill, a_prompt_token: a forward over a batch of prompts takes the first, and the second for every token in
-            it, padding included.
-        a_step, a_row: a forward of one new token a row takes the first, and the second for every row.
-        a_forced_token: of a batch of prompts with fixed answers.
-        answer: tokens of the longest answer in the probe's batch; None where that was not run to the end.
-        max_new_tokens: that answers could have.
-        measuring: that the probe took.
+        a_prefill, a_prompt_token: The time of a forward over a batch of prompts: the first once, and the second for
+            every token in it, padding included.
+        a_step, a_row: The time of a forward of one new token for each row: the first once, and the second for every
+            row.
+        a_forced_token: The time for each token in a batch of prompts with fixed answers.
+        answer: The number of tokens of the longest answer in the probe's batch; None where that batch was not run to
+            the end.
+        max_new_tokens: The largest number of tokens that an answer could have.
+        measuring: The time that the probe took.
     """
 
     a_prefill: float
@@ -57,7 +61,11 @@ class Speed:
     measuring: float
 
     def seconds(self, work: Work, *, whole: bool = False) -> float:
-        """How long a piece of work takes, answers being as long as the probe's; or, ``whole``, as long as they may be.
+        """Return the time of a piece of work.
+
+        Args:
+            work: The work.
+            whole: Whether every answer is as long as ``max_new_tokens``; otherwise answers are as long as the probe's.
 
         >>> speed = Speed(
         ...     a_prefill=0.0,
@@ -85,17 +93,19 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a run will take.
+    """The expected cost of a run.
 
     Attributes:
-        forwards: of the model, at most.
-        prompt_tokens: that are read, padding included; with those of prompts that run with fixed answers.
-        new_tokens: of all answers, at most.
-        answers: how many are generated.
-        seconds: as reckoned from the probe.
-        seconds_low, seconds_high: from 0.7 of that to 1.5 of what it would be if every answer were as long as it may
-            be.
-        peak_bytes: weights, the largest batch's key–value cache and logits, and what is kept of activations.
+        forwards: The largest number of forwards of the model.
+        prompt_tokens: The number of prompt tokens that are read, padding included, with those of prompts that run with
+            fixed answers.
+        new_tokens: The largest number of tokens of all answers.
+        answers: The number of generated answers.
+        seconds: The time, estimated from the probe.
+        seconds_low, seconds_high: A range of the time: from 0.7 of ``seconds`` to 1.5 of the time in which every answer
+            has its greatest length.
+        peak_bytes: The memory of the weights, of the largest batch's key–value cache and logits, and of the activations
+            that are kept.
     """
 
     forwards: int
@@ -108,12 +118,12 @@ class Cost:
     peak_bytes: int
 
     def row(self) -> dict[str, Any]:
-        """Plain values, memory also in GiB."""
+        """Return plain values, with the memory also in GiB."""
         rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in asdict(self).items()}
         return rounded | {"peak_gib": round(self.peak_bytes / GIB, 2)}
 
     def line(self) -> str:
-        """What a person is told before the work.
+        """Return the line that is shown before the work.
 
         >>> print(
         ...     Cost(
@@ -138,12 +148,12 @@ class Cost:
 
 
 def cost(model: Any, work: Work, speed: Speed) -> Cost:
-    """What work costs at a speed.
+    """Return the cost of work at a speed.
 
     Args:
-        model: that was probed, with what it has loaded by now.
-        work: counted by :mod:`lens_steer.evaluation.work`.
-        speed: from :func:`probe`.
+        model: The model that was probed, with everything that it has loaded so far.
+        work: The work, counted by :mod:`lens_steer.evaluation.work`.
+        speed: The speed, from :func:`probe`.
     """
     likely = speed.seconds(work)
     return Cost(
@@ -167,18 +177,22 @@ def probe(
     plan: SteeringPlan | None = None,
     budget: float | None = None,
 ) -> Speed:
-    """Time a batch of one and a larger one: reading prompts, some new tokens, a pass over answers.
+    """Measure the speed of a model on a batch of one prompt and on a larger batch.
+
+    Each batch is timed over its prompts and over some new tokens, and the larger one also over a pass with fixed
+    answers.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        prompts: of which some are taken, evenly spread.
-        max_new_tokens: that answers may have; where the probe's end before, that is how long others are taken to be.
-        engine: see :func:`lens_steer.generate`.
-        plan: to time steered forwards.
-        budget: seconds, about (:data:`BUDGET`); the larger batch is as large as that allows.
+        model: A model from :func:`lens_steer.load_model`.
+        prompts: The prompts, of which some are taken, evenly spread.
+        max_new_tokens: The largest number of tokens of an answer. If the probe's answers end earlier, others are
+            assumed to be as long as these.
+        engine: See :func:`lens_steer.generate`.
+        plan: A plan, to time steered forwards; None times the unsteered model.
+        budget: The approximate time in seconds (None: :data:`BUDGET`); it limits the size of the larger batch.
 
     Raises:
-        LensSteerError: no prompts, ``max_new_tokens`` below 1.
+        LensSteerError: If there are no prompts, or ``max_new_tokens`` is below 1.
     """
     if not len(prompts):
         raise LensSteerError("prompts is empty: give at least one")
@@ -187,15 +201,19 @@ def probe(
     begun, budget = time.perf_counter(), BUDGET if budget is None else budget
     step_tokens = min(STEPS, max_new_tokens)
     with nullcontext() if plan is None else steering(model, plan, tell=False), on_engine(model, engine) as runner:
+        # A forward over prompts is modelled as a fixed time plus a time for each token, and a step of generation as a
+        # fixed time plus a time for each row. The two batches differ only in size, so the difference of their times
+        # gives the second part of each, and what is left is the first. The time of a step comes from the difference
+        # between several new tokens and one.
         one = next(batches_of(runner, _spread(prompts, 1), max_new_tokens=max_new_tokens))
-        answer_ids(runner, one, 1)  # warms up
+        answer_ids(runner, one, 1)  # a first call is slower and is not timed
         first, _ = _timed(lambda: answer_ids(runner, one, 1), twice=True)
         few, ids = _timed(lambda: answer_ids(runner, one, step_tokens))
         rows = max(2, min(MOST_ROWS, int(budget / 5 / max(first, few / 4, 1e-4))))
         chosen = _spread(prompts, rows)
         many = next(
             batches_of(runner, chosen, max_new_tokens=max_new_tokens)
-        )  # all of them, unless they are too long for one batch
+        )  # all of them, unless they do not fit into one batch
         wide, _ = _timed(lambda: answer_ids(runner, many, 1), twice=first * rows < budget / 20)
         tokens_one, tokens_many = one.ids.numel(), many.ids.numel()
         a_token = (
@@ -206,7 +224,7 @@ def probe(
         step_many = _a_step(longer - wide, ids, step_tokens)
         a_row = max(0.0, step_many - step_one) / (len(many.rows) - 1)
         longest: int | None = max(map(len, ids)) + 1
-        if longest > step_tokens:  # the answers go on: run to their end if there is time for it
+        if longest > step_tokens:  # some answers are longer: run them to their end if there is time
             longest = None
             if (max_new_tokens - 1) * step_many + wide < budget:
                 ids = answer_ids(runner, many, max_new_tokens)
@@ -231,7 +249,7 @@ def probe(
 
 
 def _spread(prompts: PromptSet | Sequence[Prompt], n: int) -> list[Prompt]:
-    """``n`` of the prompts, evenly spread over them; again from the beginning where there are fewer."""
+    """Return ``n`` of the prompts, evenly spread; if there are fewer, they are repeated from the first one on."""
     every = [Prompt(p.messages, None, p.task) for p in prompts]
     if len(every) >= n:
         return [every[(2 * i + 1) * len(every) // (2 * n)] for i in range(n)]
@@ -239,7 +257,7 @@ def _spread(prompts: PromptSet | Sequence[Prompt], n: int) -> list[Prompt]:
 
 
 def _timed(make: Callable[[], T], *, twice: bool = False) -> tuple[float, T]:
-    """Seconds (of two the fewer), and what was made."""
+    """Return the time in seconds (with ``twice``, the shorter of two) and the result."""
     seconds, made = [], None
     for _ in range(1 + twice):
         begun = time.perf_counter()
@@ -249,13 +267,13 @@ def _timed(make: Callable[[], T], *, twice: bool = False) -> tuple[float, T]:
 
 
 def _a_step(seconds: float, ids: Sequence[Sequence[int]], most: int) -> float:
-    """Of one further token, from how long some took."""
+    """Return the time of one further token, from the time of several."""
     steps = min(max(map(len, ids)) + 1, most) - 1
     return max(0.0, seconds) / steps if steps else 0.0
 
 
 def _weights(model: Any) -> int:
-    """Bytes of the model's parameters and its twin's, storage that they share counted once."""
+    """Return the bytes of the model's parameters and of its twin's; storage that both share counts once."""
     twin = vars(model).get("lens_twin")
     parameters = chain(model.parameters(), () if twin is None else twin.parameters())
     stored = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in parameters}
@@ -263,7 +281,7 @@ def _weights(model: Any) -> int:
 
 
 def _batch_bytes(model: Any, work: Work) -> int:
-    """Keys and values of the largest batch, and the logits of a batch with fixed answers."""
+    """Return the bytes of the largest batch's keys and values, and of the logits of a batch with fixed answers."""
     info = info_of(model)
     shape, size = shape_of(info.name, info.folder), next(iter(model.parameters())).element_size()
     cache = 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * work.widest * size

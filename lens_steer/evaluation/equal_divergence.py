@@ -1,10 +1,10 @@
-"""Comparison at equal divergence: the value at which each method moves the model by the same amount on harmless
-prompts, in place of equal coefficients.
+"""Comparison at equal divergence: each method at the value at which it changes the model by the same amount.
 
-The amount is the mean over tokens and prompts of ``KL(unsteered ‖ steered)`` along the unsteered model's own answers to
-harmless prompts. Where a method has an identity (an angle or a coefficient at which it does nothing) the amount starts
-at 0 there, and every target up to its largest is met. SAS has none: at any angle it sets the phase of every activation,
-so its divergence has a floor, and no target below it can be met.
+This replaces a comparison at equal coefficients. The amount is the mean over tokens and prompts of
+``KL(unsteered ‖ steered)`` along the unsteered model's own answers to harmless prompts. For a method with an identity
+(an angle or a coefficient at which it does nothing), the amount starts at 0 there, and every target up to its maximum
+can be met. SAS has no identity: at any angle it sets the phase of every activation. Its divergence therefore has a
+minimum, and no target below that minimum can be met.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lens_steer.evaluation.sweeps import Grid
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.steer.method_table import METHODS
 
-TOLERANCE = 0.05  # of the target, relative
+TOLERANCE = 0.05  # relative to the target
 STEPS = 8
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Divergence of one grid over its values.
+    """The divergence of one grid over its values.
 
     Attributes:
-        grid: whose.
-        values: sorted; with those at which the method is the identity.
-        kl: nats a token, mean over prompts.
+        grid: The grid.
+        values: The values, sorted, including those at which the method is the identity.
+        kl: The divergence at each value in nats per token, the mean over prompts.
     """
 
     grid: Grid
@@ -44,23 +44,23 @@ class Curve:
 
     @property
     def floor(self) -> float:
-        """The smallest divergence on the grid."""
+        """Return the smallest divergence on the grid."""
         return min(self.kl)
 
     @property
     def top(self) -> float:
-        """The largest."""
+        """Return the largest divergence on the grid."""
         return max(self.kl)
 
 
 @dataclass(frozen=True)
 class Match:
-    """A value at which a grid has the target's divergence, or why there is none.
+    """A value at which a grid has the target's divergence, or the reason why there is none.
 
     Attributes:
-        grid: at that value alone; None without one.
-        kl: its divergence.
-        reason: why there is none; empty otherwise.
+        grid: The grid at only that value; None where there is none.
+        kl: The divergence at that value; None where there is none.
+        reason: The reason why there is none; empty otherwise.
     """
 
     grid: Grid | None
@@ -71,10 +71,10 @@ class Match:
 def curve(
     model: Any, grid: Grid, prompts: PromptSet | Sequence[Prompt], responses: Sequence[str], *, engine: str = ENGINE
 ) -> Curve:
-    """Divergence at every value of a grid.
+    """Measure the divergence at every value of a grid.
 
     Raises:
-        LensSteerError: a grid without values, or without a plan.
+        LensSteerError: If the grid has no values or no plan, or a divergence is not finite.
     """
     if grid.build is None or None in grid.values:
         raise LensSteerError(
@@ -95,7 +95,7 @@ def curve(
         raise LensSteerError(
             f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?"
         )
-    if has_angle(grid.condition) and values[0] == 0 and values[-1] < 360:  # a circle closes
+    if has_angle(grid.condition) and values[0] == 0 and values[-1] < 360:  # 360 degrees equals 0
         values, kl = [*values, 360.0], [*kl, kl[0]]
     return Curve(grid, tuple(values), tuple(kl))
 
@@ -109,13 +109,14 @@ def match(
     *,
     engine: str = ENGINE,
 ) -> list[Match]:
-    """The values at which the divergence crosses the target, one for each branch of the curve; a single match with a
-    reason where there is none.
+    """Return the values at which the divergence crosses the target, one for each crossing of the curve.
 
-    Each crossing is sought between two neighbouring values by halving, until within 5 % of the target.
+    If there is none, the result is a single match with a reason. Each crossing is searched between two neighbouring
+    values by bisection, until the divergence is within 5 % of the target, in at most 8 steps. If it is not within 5 %
+    by then, the match has a reason and no value.
 
     Raises:
-        LensSteerError: a target that is not positive.
+        LensSteerError: If the target is not positive.
     """
     if not target > 0:
         raise LensSteerError(f"target={target!r}: a divergence above 0 is needed")

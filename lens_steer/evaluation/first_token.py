@@ -1,9 +1,9 @@
-"""How long the first token of a prompt is beside the others, where a plan steers.
+"""The length of the first prompt token's activation, relative to the others, where a plan steers.
 
-In the residual stream of pretrained models the first token's vector is often a hundred times as long as any other's,
-whatever the token is: attention rests on it where it has nothing to look at. A rotation moves a vector in proportion to
-its length in the plane, so what such a plan does there is looked at apart: ``positions="prompt[1:]+generated"`` leaves
-that token alone.
+In the residual stream of pretrained models the vector of the first token is often a hundred times as long as any other,
+whatever the token is: attention heads attend to it when nothing else is relevant. A rotation moves a vector in
+proportion to its length in the plane, so the effect of such a plan on the first token is examined separately.
+``positions="prompt[1:]+generated"`` leaves this token alone.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from lens_steer.inference.forward import read_sites
 from lens_steer.inference.positions import Clock, Layout
 from lens_steer.steer.plans import SteeringPlan
 
-FIRST_OF = 16  # prompts are enough
-LONG = 10.0  # times the other tokens' length: worth saying
+FIRST_OF = 16  # this many prompts are enough
+LONG = 10.0  # there is a note if the first token is at least this many times as long as the others
 WITHOUT_FIRST = "prompt[1:]+generated"
 
 
 @dataclass(frozen=True)
 class FirstToken:
-    """Median lengths of the first prompt token and of all others.
+    """The median lengths of the first prompt token and of all others.
 
     Attributes:
-        sites: that were looked at.
-        first, others: medians over prompts and over all other prompt tokens, by site.
-        steered: whether the plan steers the first token.
-        n: prompts.
+        sites: The sites that were examined.
+        first, others: The medians over the first tokens and over all other prompt tokens, by site.
+        steered: Whether the plan steers the first token.
+        n: The number of prompts.
     """
 
     sites: tuple[str, ...]
@@ -50,19 +50,19 @@ class FirstToken:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Site → how many times as long as the others the first token is."""
+        """Return the length of the first token in units of the others' length, by site."""
         return {
             name: a / b if b else float("inf") for name, a, b in zip(self.sites, self.first, self.others, strict=True)
         }
 
     @property
     def highest(self) -> tuple[str, float]:
-        """The site with the highest ratio, and that."""
+        """Return the site with the highest ratio, and the ratio."""
         return max(self.ratios.items(), key=lambda item: item[1])
 
     @property
     def told(self) -> str:
-        """What is worth saying of it; empty where there is nothing."""
+        """Return a note about a long first token that is steered; empty where there is none."""
         site, ratio = self.highest
         if not self.steered or ratio < LONG:
             return ""
@@ -72,21 +72,21 @@ class FirstToken:
         )
 
     def record(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values."""
         return {"n": self.n, "steered": self.steered, "norm_ratio": self.ratios, "told": self.told}
 
 
 def first_token(model: Any, plan: SteeringPlan, prompts: PromptSet, *, engine: str = ENGINE) -> FirstToken:
-    """Lengths of unsteered activations at a plan's sites, the first token of each prompt apart from its others.
+    """Measure the lengths of unsteered activations at a plan's sites, first prompt tokens apart from all others.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        plan: whose sites and tokens.
-        prompts: some are enough.
-        engine: see :func:`lens_steer.record`.
+        model: A model from :func:`lens_steer.load_model`.
+        plan: The plan, for its sites and positions.
+        prompts: The prompts; a few are enough.
+        engine: See :func:`lens_steer.record`.
 
     Raises:
-        LensSteerError: no prompts.
+        LensSteerError: If there are no prompts.
 
     >>> import lens_steer as ls
     >>> model, calibration = ls.load_model("organism/qwen2"), ls.load_calibration("figures/calibration")
@@ -130,7 +130,7 @@ def _lengths(
     firsts: list[float],
     others: list[float],
 ) -> None:
-    """Forward hook."""
+    """Collect the lengths of both groups of tokens; this is the forward hook."""
     length = activation.float().norm(dim=-1)
     firsts += length[begin.to(length.device)].tolist()
     others += length[rest.to(length.device)].tolist()

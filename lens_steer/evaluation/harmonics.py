@@ -1,8 +1,9 @@
-"""Harmonic response: what a rotation does to a prompt's score, in three numbers a prompt instead of a best angle.
+"""Harmonic response: the effect of a rotation on a prompt's score, as three numbers for each prompt.
 
-SS turns the in-plane part of an activation by θ, so what reads it linearly is a first harmonic of θ:
-``score(θ) = m + a cos θ + b sin θ = m + A cos(θ − φ)``. How far a measured score follows that is R²; A is how much a
-prompt can be steered at all, φ the angle at which its score is highest.
+SS rotates the in-plane part of an activation by θ, so a linear readout of it is a first harmonic of θ:
+``score(θ) = m + a cos θ + b sin θ = m + A cos(θ − φ)``. R² tells how well a measured score follows this form. The
+amplitude A tells how far a prompt can be steered at all, and the phase φ is the angle at which its score is highest.
+These numbers replace a single best angle.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ Degrees = Sequence[float] | Sequence[int]
 
 @dataclass(frozen=True)
 class HarmonicFit:
-    """First harmonics of several prompts' scores, one entry a prompt.
+    """The first harmonics of several prompts' scores, one entry for each prompt.
 
     Attributes:
-        mean, amplitude, phase: of each prompt; the phase in degrees, 0 … 360.
-        amplitude_se, phase_se: standard errors (least squares, delta method), the phase's in degrees; NaN with three
-            angles.
-        r2: share of the score's variance over the angle that the harmonic holds; 1 for a score that does not vary.
-        angles: fitted on, sorted.
-        columns: which of the given scores' columns those are.
+        mean, amplitude, phase: The parameters of each prompt; the phase is in degrees, 0 … 360.
+        amplitude_se, phase_se: The standard errors (least squares, delta method), that of the phase in degrees; NaN
+            with three angles.
+        r2: The share of the score's variance over the angle that the harmonic explains; 1 for a score that does not
+            vary.
+        angles: The angles of the fit, sorted.
+        columns: The columns of the given scores that belong to these angles.
     """
 
     mean: Float[np.ndarray, " n"]
@@ -43,12 +45,12 @@ class HarmonicFit:
     columns: tuple[int, ...]
 
     def at(self, angles: Degrees) -> Float[np.ndarray, "n angles"]:
-        """The fitted scores at any angles."""
+        """Return the fitted scores at any angles."""
         turned = np.deg2rad(np.asarray(angles, dtype=np.float64)[None] - self.phase[:, None])
         return self.mean[:, None] + self.amplitude[:, None] * np.cos(turned)
 
     def rows(self) -> list[dict[str, float | int]]:
-        """One row a prompt, with 95 % intervals of amplitude and phase."""
+        """Return one row for each prompt, with 95 % intervals of amplitude and phase."""
         from scipy.stats import t
 
         z = float(t.ppf(0.975, max(1, len(self.angles) - PARAMETERS)))
@@ -69,14 +71,14 @@ class HarmonicFit:
 
 
 def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> HarmonicFit:
-    """Least squares of ``m + a cos θ + b sin θ`` for every prompt at once.
+    """Fit ``m + a cos θ + b sin θ`` by least squares, for every prompt at once.
 
     Args:
-        angles: degrees; 0 and 360 are one angle and count once.
-        scores: a row a prompt.
+        angles: The angles in degrees; 0 and 360 are one angle and count once.
+        scores: The scores, one row for each prompt.
 
     Raises:
-        LensSteerError: fewer than three different angles, scores that are not finite.
+        LensSteerError: If there are fewer than three different angles, or scores are not finite.
 
     >>> fit = fit_harmonic([0, 90, 180, 270], np.array([[3.0, 1.0, -1.0, 1.0]]))
     >>> (
@@ -124,16 +126,16 @@ def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> Harm
 
 
 def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " n"]) -> Estimate:
-    """Share of the prompts whose score rises where steering is meant to lower it (a refusal score under an angle that
-    elicits), with its Wilson interval.
+    """Return the share of prompts whose score rises under steering that should lower it, with its Wilson interval.
 
-    Source of the notion: Tan et al. (arXiv 2407.12404).
+    An example is a refusal score under an angle that elicits compliance. Source of the notion: Tan et al. (arXiv
+    2407.12404).
 
     >>> print(anti_steerable(np.array([1.0, 2.0]), np.array([0.0, 3.0])))
     0.500 [0.095, 0.905] (n = 2)
 
     Raises:
-        LensSteerError: no prompt.
+        LensSteerError: If there is no prompt.
     """
     if not len(plain):
         raise LensSteerError("plain is empty: give at least one prompt's score")
@@ -141,12 +143,12 @@ def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " 
 
 
 def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> list[dict[str, float | int]]:
-    """How well a harmonic from few evenly spaced angles foretells the scores at the angles that it was not fitted on;
-    empty for an uneven grid.
+    """Measure how well a harmonic from few evenly spaced angles predicts the scores at the other angles.
 
-    For every number that divides the grid evenly: root mean square error at the angles left out over the standard
-    deviation of the scores there about each prompt's mean, averaged over where the first angle lies, and the error of
-    the amplitude against that of the whole grid.
+    There is one row for each number of angles that divides the grid evenly; there are none if the grid is not even.
+    ``error`` is the root mean square error at the angles left out, divided by the standard deviation of the scores
+    there around each prompt's mean, and averaged over all positions of the first angle. ``amplitude_error`` is the mean
+    error of the amplitude, relative to the mean amplitude of the whole grid.
 
     >>> grid = [30.0 * i for i in range(12)]
     >>> exact = np.cos(np.deg2rad(grid))[None]
@@ -157,7 +159,7 @@ def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> l
     kept = np.unique(np.round(wrapped, 9), return_index=True)[1]
     grid, y = wrapped[kept], np.asarray(scores, dtype=np.float64)[:, kept]
     if not np.allclose(np.diff(grid), 360 / len(grid)):
-        return []  # not even around the circle: there are no evenly spaced fewer
+        return []  # the grid is not even around the circle, so it has no evenly spaced subsets
     whole = fit_harmonic(grid.tolist(), y)
     found = []
     for n in range(PARAMETERS, len(grid)):

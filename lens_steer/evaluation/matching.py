@@ -1,4 +1,7 @@
-"""Every method of a comparison at the divergence that the reference has at its choice, resumable."""
+"""Equal divergence: every method of a comparison at the divergence that the reference has at its choice.
+
+The curves and the matches are kept in files, so a run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from lens_steer.evaluation.selection import Setting
 from lens_steer.evaluation.sweeps import NEGATIVE, Grid, plan_hash
 from lens_steer.inference.teacher_forcing import with_responses
 
-REFERENCE = "selective"  # every other condition of a comparison is compared with it
+REFERENCE = "selective"  # every other condition of a comparison is compared with this one
 
 
 def match_divergence(
@@ -29,21 +32,20 @@ def match_divergence(
     engine: str,
     progress: bool,
 ) -> tuple[list[Curve], float, dict[str, Match]]:
-    """Divergence of every method on the select split's harmless prompts, the reference's at its choice, and where the
-    others have it.
+    """Measure every method's divergence on the select split's harmless prompts, and match that of the reference.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: of the comparison.
-        grids: of the methods; those without values have no curve.
-        select, choices: settings on the select split, and each condition's choice.
-        rows: of the select split, with the unsteered answers that divergence is measured along.
-        out, identity, engine, progress: see :func:`lens_steer.evaluation.sweeps.run`; curves and matches are kept in
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: The contrast of the comparison.
+        grids: The grids of the methods; those without values have no curve.
+        select, choices: The settings on the select split, and each condition's choice.
+        rows: The rows of the select split, with the unsteered answers along which the divergence is measured.
+        out, identity, engine, progress: See :func:`lens_steer.evaluation.sweeps.run`; curves and matches are kept in
             ``kl.csv`` and ``matches.csv``.
 
     Returns:
-        curves, the divergence that is matched (nats a token), and condition → match; no match where the reference's
-        choice changes nothing.
+        The curves, the divergence that is matched (nats per token), and the match of each condition. There is no match
+        where the reference's choice changes nothing.
     """
     prompts = contrast.select.negative
     answers = {int(r["prompt"]): str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE}
@@ -116,8 +118,9 @@ def match_divergence(
 
 
 def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
-    """Of several matches the one next to the setting with the most compliance on select; a reason, if there is no match
-    at all.
+    """Return the match that lies next to the setting with the most compliance on select.
+
+    If there is no match at all, return one of the reasons.
     """
     met = [m for m in found if m.grid is not None]
     if not met:

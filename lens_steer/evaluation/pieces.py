@@ -1,4 +1,4 @@
-"""Results of a long run's steps, kept until the run is done, so that an interrupted one goes on where it stopped."""
+"""Results of a long run's steps, kept until the run is done, so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lens_steer.geometry.files import load_calibration, save_calibration
 
 
 class Pieces:
-    """Steps of one run in ``folder/.parts/NAME``; without a folder nothing is kept.
+    """The steps of one run, in ``folder/.parts/NAME``; without a folder nothing is kept.
 
     Args:
-        folder: of the run.
-        name: of what is kept.
-        identity: plain values that the steps depend on; a folder that holds another run is refused.
+        folder: The folder of the run; None keeps nothing.
+        name: The name of the steps.
+        identity: The plain values on which the steps depend. A folder that holds another run is refused.
 
     Raises:
-        LensSteerError: a folder that cannot be written, or that holds another run.
+        LensSteerError: If the folder cannot be written, or holds another run.
     """
 
     def __init__(self, folder: str | Path | None, name: str, identity: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Pieces:
             work.write_text(wanted, encoding="utf-8")
 
     def keep(self, key: str, make: Callable[[], Any]) -> Any:
-        """What a step gave, plain values as JSON has them; made if it is not there yet."""
+        """Return the result of a step as plain JSON values, and compute it if it is not kept yet."""
         if self.folder is None:
             return make()
         path = self.folder / f"{key}.json"
@@ -56,7 +56,10 @@ class Pieces:
         return json.loads(path.read_text(encoding="utf-8"))
 
     def calibration(self, make: Callable[[], Calibration]) -> Calibration:
-        """The calibration that the run was begun with: another processor would round it otherwise."""
+        """Return the calibration with which the run began, and make it if there is none yet.
+
+        On another processor a new calibration would be rounded differently.
+        """
         if self.folder is None:
             return make()
         path = self.folder / "calibration"
@@ -65,7 +68,7 @@ class Pieces:
         return load_calibration(path)
 
     def drop(self) -> None:
-        """Take the steps away: the run is written."""
+        """Delete the steps, once the results of the run are written."""
         if self.folder is None:
             return
         shutil.rmtree(self.folder, ignore_errors=True)

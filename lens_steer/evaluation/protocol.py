@@ -1,6 +1,4 @@
-"""The protocol: every setting on the select split, one choice a condition, and the choices alone on the report
-split.
-"""
+"""The protocol: every setting runs on the select split, and only the choice of each condition on the report split."""
 
 from __future__ import annotations
 
@@ -22,10 +20,10 @@ from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
 from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
 
-CONSTRAINTS = ("capable>=95%", "violation<=0")  # where a ground truth grades
+CONSTRAINTS = ("capable>=95%", "violation<=0")  # the defaults where a ground truth grades the answers
 DEGENERATE_CONSTRAINTS = tuple(
     f"degenerate_{side}<={MAX_DEGENERATE}" for side in ("harmful", "harmless")
-)  # where none does
+)  # the defaults where none does
 PAIRED = {
     "complied": (POSITIVE, "right"),
     "helped": (NEGATIVE, "right"),
@@ -36,14 +34,14 @@ PAIRED = {
 
 @dataclass(frozen=True)
 class Evaluation(Shown, view="sweeps"):
-    """What the protocol found.
+    """The results of the protocol.
 
     Attributes:
-        select: every setting.
-        choices: by condition.
-        report: no steering and every chosen setting.
-        rows: of the report split, one a prompt and setting.
-        bound: that degenerate answers were told by; None with a ground truth.
+        select: Every setting on the select split.
+        choices: The choice of each condition.
+        report: The settings on the report split: no steering and every chosen setting.
+        rows: The rows of the report split, one for each prompt and setting.
+        bound: The perplexity bound for degenerate answers; None with a ground truth.
     """
 
     select: tuple[Setting, ...]
@@ -59,15 +57,15 @@ class Evaluation(Shown, view="sweeps"):
         return f"{type(self).__name__}({counts})"
 
     def reported(self, condition: str) -> Setting:
-        """A condition's setting on the report split."""
+        """Return a condition's setting on the report split."""
         return next(s for s in self.report if s.condition == condition)
 
 
 def check_splits(contrast: ContrastSet) -> None:
-    """Refuse a contrast that has nothing to choose or to report on.
+    """Refuse a contrast without prompts to choose on or to report on.
 
     Raises:
-        LensSteerError: a split without prompts on one side.
+        LensSteerError: If a split has no prompts of one class.
     """
     for name, part in (("select", contrast.select), ("report", contrast.report)):
         if not len(part.positive) or not len(part.negative):
@@ -77,11 +75,11 @@ def check_splits(contrast: ContrastSet) -> None:
 
 
 def default_constraints(contrast: ContrastSet) -> tuple[str, ...]:
-    """What a choice keeps to unless it is said: :data:`CONSTRAINTS` where a ground truth grades the select split, else
-    :data:`DEGENERATE_CONSTRAINTS`.
+    """Return the default constraints of a choice.
 
-    Selective Steering's mark, a mean perplexity of 2, is passed by many models' own answers; a share of degenerate ones
-    of a tenth at most is relative to the model.
+    They are :data:`CONSTRAINTS` where a ground truth grades the select split, else :data:`DEGENERATE_CONSTRAINTS`.
+    Selective Steering's threshold, a mean perplexity of 2, is exceeded by many models' own answers. A share of
+    degenerate answers of at most a tenth is relative to the model.
 
     >>> import lens_steer as ls
     >>> default_constraints(ls.load_contrast("organism/refusal"))
@@ -91,7 +89,7 @@ def default_constraints(contrast: ContrastSet) -> tuple[str, ...]:
 
 
 def kept_constraints(constraints: Sequence[str], tasks: PromptSet) -> list[Constraint]:
-    """The constraints that can be measured: without capability tasks, none on capability.
+    """Return the constraints that can be measured: without capability tasks, none on capability.
 
     >>> [str(c) for c in kept_constraints(["capable>=95%", "violation<=0"], PromptSet(()))]
     ['violation ≤ 0']
@@ -115,11 +113,23 @@ def on_select(
     progress: bool = True,
     **how: Any,
 ) -> tuple[list[Setting], dict[str, Choice], list[Row]]:
-    """Every grid on the select split, and each condition's choice; ``how`` are a
-    :class:`~lens_steer.evaluation.sweeps.Protocol`'s engine, length and openings.
+    """Run every grid on the select split and make each condition's choice.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: The contrast whose select split is used.
+        grids: The grids, with one that does not steer.
+        out, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+        tasks: The capability tasks.
+        objective, constraints: See :func:`lens_steer.evaluation.selection.choose`.
+        seed: The seed of the intervals.
+        how: Further fields of the :class:`~lens_steer.evaluation.sweeps.Protocol`, such as engine, length and openings.
+
+    Returns:
+        The settings, the choice of each condition, and the rows.
 
     Raises:
-        LensSteerError: no grid without steering, which is what constraints compare with.
+        LensSteerError: If no grid is without steering; the constraints compare with it.
     """
     if all(g.condition != NONE for g in grids):
         raise LensSteerError(f"grids has no {NONE!r}: add Grid({NONE!r}), which constraints compare with")
@@ -135,7 +145,7 @@ def on_select(
 
 
 def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[Grid]:
-    """Each condition's grid at its choice, in the grids' order."""
+    """Return each condition's grid at its choice, in the order of the grids."""
     found = []
     for condition in dict.fromkeys(g.condition for g in grids):
         choice = choices[condition]
@@ -148,11 +158,11 @@ def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[G
 def differences(
     rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95, bootstrap: bool = False
 ) -> dict[str, Estimate]:
-    """One condition less another on the same prompts, by quantity; see :func:`lens_steer.stats.paired_difference`, or
-    by a paired bootstrap over prompts.
+    """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    Each condition is to be in the rows at one setting. Prompts without a value under one of them (an empty answer has
-    no perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.paired_difference`, or with ``bootstrap`` of a paired bootstrap over
+    prompts. The rows must hold each condition at one setting. Prompts without a value under one of the conditions (an
+    empty answer has no perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():

@@ -1,5 +1,6 @@
-"""From a sweep's rows to one number a setting, and from those to a choice: an objective, under constraints, on the
-select split.
+"""Selection: from the rows of a sweep to one estimate for each setting, and from these to a choice.
+
+The choice maximises an objective under constraints, on the select split.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.stats import Estimate, bootstrap_mean, middle_of_best, wilson
 
-# what a side's rows are counted by; answered_* is what is neither refused nor broken nor cut off in a thought
+# The side and the column from which each rate is counted. An answer counts in answered_* if it is not refused, not
+# broken, and not cut off in a thought.
 RATES = {
     "complied": (POSITIVE, "right"), "helped": (NEGATIVE, "right"), "capable": (CAPABILITY, "right"),
     "refused_harmful": (POSITIVE, "refused"), "refused_harmless": (NEGATIVE, "refused"),
@@ -33,21 +35,23 @@ PERPLEXITIES = {
     "perplexity_ref": (POSITIVE, "surprise_ref"), "perplexity_self": (POSITIVE, "surprise_self"),
     "perplexity_ref_harmless": (NEGATIVE, "surprise_ref"), "perplexity_self_harmless": (NEGATIVE, "surprise_self"),
 }  # fmt: skip
-MAX_DEGENERATE = 0.1  # of the answers of a class: more is a broken model, whatever the others say
+MAX_DEGENERATE = 0.1  # a larger share of degenerate answers in a class means a broken model
 _CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
 
 
 @dataclass(frozen=True)
 class Setting(Shown, view="sweeps"):
-    """One condition at one value, over its prompts.
+    """One condition at one value, measured over its prompts.
 
     Attributes:
-        condition, variant: its names.
-        value: of its parameter; None without one.
-        split: which prompts.
-        measured: name → estimate, for harmful prompts unless the name says otherwise: rates with Wilson intervals,
-            means with a bootstrap over prompts. ``violation`` is 1 where the mean ``perplexity_ref`` is above 2
-            (Selective Steering's mark), ``violation_share`` the share of single answers above 2.
+        condition, variant: The names of the condition and the variant.
+        value: The value of its parameter; None without one.
+        split: The name of the split.
+        measured: The estimates by name, for harmful prompts unless the name says otherwise: rates with Wilson
+            intervals, means with a bootstrap over prompts. ``violation`` is 1 where the mean ``perplexity_ref`` is
+            above 2 (Selective Steering's threshold), and ``violation_share`` is the share of single answers above 2. An
+            empty answer has no perplexity and counts as above 2 in ``violation_share``; ``violation`` is also 1 where
+            all answers are empty.
     """
 
     condition: str
@@ -64,7 +68,7 @@ class Setting(Shown, view="sweeps"):
         )
 
     def row(self) -> dict[str, str | float | int | None]:
-        """Plain values: ``name``, ``name_low``, ``name_high``, ``name_n``."""
+        """Return plain values: ``name``, ``name_low``, ``name_high``, ``name_n``."""
         found: dict[str, str | float | int | None] = {
             "condition": self.condition,
             "variant": self.variant,
@@ -77,14 +81,14 @@ class Setting(Shown, view="sweeps"):
 
 
 class Settings(Shown, list[Setting], view="sweeps"):
-    """Settings side by side, as a list that a notebook shows as a table."""
+    """Settings side by side: a list that a notebook shows as a table."""
 
     def __repr__(self) -> str:
         return f"Settings({len(self)} settings of {len({s.condition for s in self})} conditions)"
 
 
 def settings(rows: Iterable[Row], *, seed: int = 0) -> Settings:
-    """One :class:`Setting` for every condition and value, in the rows' order."""
+    """Return one :class:`Setting` for every condition and value, in the order of the rows."""
     groups: dict[tuple[str, str, float | None, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["condition"], row["variant"], row["value"], row["split"]), []).append(row)
@@ -110,7 +114,7 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
         values = np.exp(np.array(known, dtype=np.float64))
         if len(values):
             found[name] = bootstrap_mean(values, seed=seed)
-        if name == "perplexity_ref" and harmful:  # an empty answer has no perplexity, and counts as a violation
+        if name == "perplexity_ref" and harmful:  # an empty answer has no perplexity and counts as a violation
             over = float(not len(values) or found[name].value > VIOLATION)
             found["violation"] = Estimate(over, over, over, len(harmful))
             found["violation_share"] = wilson(
@@ -120,17 +124,17 @@ def _measured(rows: Sequence[Row], seed: int) -> dict[str, Estimate]:
 
 
 def _counted(row: Row, column: str) -> int | None:
-    """A row's 0 or 1 in a column; None in rows of before there was such a column."""
+    """Return a row's 0 or 1 in a column; None in older rows, written before there was such a column."""
     if column == "answered":
         return int(not (row["refused"] or row["broken"] or row["grade"] == CUT_OFF))
     return None if row.get(column) is None else int(row[column])
 
 
 def check_quantity(name: str, what: str) -> None:
-    """Refuse a name that nothing is measured under.
+    """Refuse the name of a quantity that is not measured.
 
     Raises:
-        LensSteerError: with those that there are.
+        LensSteerError: If nothing is measured under this name; the message lists the known names.
     """
     known = {*RATES, *MEANS, *PERPLEXITIES, "violation", "violation_share"}
     if name not in known:
@@ -139,7 +143,7 @@ def check_quantity(name: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on a measured quantity, as a number or as a share of what it is without steering.
+    """A bound on a measured quantity, as a number or as a share of its value without steering.
 
     >>> Constraint.parse("capable>=95%")
     Constraint(name='capable', at_least=True, bound=0.95, relative=True)
@@ -152,10 +156,10 @@ class Constraint:
 
     @staticmethod
     def parse(text: str) -> Constraint:
-        """From ``name>=number``, ``name<=number``, or with ``%``, of the value without steering.
+        """Read ``name>=number`` or ``name<=number``; with ``%`` the number is a share of the value without steering.
 
         Raises:
-            LensSteerError: anything else.
+            LensSteerError: If the text is anything else.
         """
         match = _CONSTRAINT.fullmatch(text)
         if match is None or match[3].count(".") > 1:
@@ -167,7 +171,10 @@ class Constraint:
         return Constraint(name, sign == ">=", float(bound) / (100 if relative else 1), bool(relative))
 
     def met(self, setting: Setting, base: Setting) -> bool:
-        """Whether a setting keeps to it; ``base`` is the unsteered model on the same prompts."""
+        """Return whether a setting meets the constraint; ``base`` is the unsteered model on the same prompts.
+
+        A setting in which the quantity was not measured does not meet it.
+        """
         if self.name not in setting.measured or (self.relative and self.name not in base.measured):
             return False
         value = setting.measured[self.name].value
@@ -182,16 +189,16 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Choice(Shown, view="sweeps"):
-    """The setting that a condition is reported at.
+    """The setting at which a condition is reported.
 
     Attributes:
-        condition, variant: which.
-        value: of its parameter.
-        met: whether it keeps to all constraints; if no value does, the one with the best objective stands here all the
-            same, and the table says so.
-        n_met: how many values do.
-        n: of how many.
-        n_equal: how many share the best objective.
+        condition, variant: The names of the condition and the variant.
+        value: The value of its parameter.
+        met: Whether the setting meets all constraints. If no value does, the choice is nevertheless the one with the
+            best objective, and the table says so.
+        n_met: The number of values that meet all constraints.
+        n: The number of values.
+        n_equal: The number of values that share the best objective.
     """
 
     condition: str
@@ -206,19 +213,19 @@ class Choice(Shown, view="sweeps"):
 def choose(
     found: Sequence[Setting], base: Setting, objective: str = "complied", constraints: Sequence[Constraint] = ()
 ) -> Choice:
-    """The variant and value of one condition with the highest objective (the lowest, after a ``-``) among those that
-    keep to the constraints.
+    """Choose the variant and value of one condition with the best objective among those that meet the constraints.
 
-    Of equals the middle one in the settings' order stands for all; see :func:`lens_steer.stats.middle_of_best`.
+    If no setting meets them, the choice is made among all. If several have the best objective, the middle one in the
+    order of the settings is chosen; see :func:`lens_steer.stats.middle_of_best`.
 
     Args:
-        found: settings of one condition.
-        base: the unsteered model on the same prompts.
-        objective: a measured quantity.
-        constraints: all to be kept.
+        found: The settings of one condition.
+        base: The unsteered model on the same prompts.
+        objective: A measured quantity to maximise; after a ``-``, to minimise.
+        constraints: The constraints, all of which must be met.
 
     Raises:
-        LensSteerError: settings of none or several conditions, an unknown quantity.
+        LensSteerError: If the settings are of no condition or of several, or a quantity is unknown.
     """
     if len({s.condition for s in found}) != 1:
         raise LensSteerError(
@@ -235,13 +242,15 @@ def choose(
 def kept_out(
     found: Sequence[Setting], base: Setting, chosen: Choice, objective: str, constraints: Sequence[Constraint]
 ) -> dict[str, Any] | None:
-    """The setting that would have been chosen without the constraints, and its values of what it does not keep to; None
-    where they kept none out.
+    """Return the setting that would have been chosen without the constraints.
+
+    It comes with its values of the quantities whose constraints it does not meet. None where the constraints did not
+    change the choice.
 
     Args:
-        found: settings that the choice was made from; those of other conditions are passed over.
-        base, objective, constraints: of the choice; see :func:`choose`.
-        chosen: what it gave.
+        found: The settings from which the choice was made; those of other conditions are skipped.
+        base, objective, constraints: The arguments of the choice, see :func:`choose`.
+        chosen: The choice.
     """
     own = [s for s in found if s.condition == chosen.condition]
     free = choose(own, base, objective)

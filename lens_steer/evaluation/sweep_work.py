@@ -1,5 +1,6 @@
-"""What a sweep and a comparison will compute, counted before they run: every setting of the protocol, the controls,
-what is recorded and what is measured beside.
+"""The work of a sweep and of a comparison, counted before they run.
+
+It includes every setting of the protocol, the controls, the recordings and the measurements beside them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from lens_steer.steer.method_table import find_method
 
 
 def bounding(protocol: Protocol) -> Work:
-    """:func:`lens_steer.evaluation.bounds.measured_bound`: the unsteered answers to harmless prompts; nothing where a
-    ground truth grades.
+    """Count the work of :func:`lens_steer.evaluation.bounds.measured_bound`: the unsteered answers to harmless prompts.
+
+    There is none where a ground truth grades the answers.
     """
     alone = harmless_alone(protocol)
     return Work() if alone is None else measuring(alone, [Grid(NONE)])
@@ -47,12 +49,14 @@ def sweeping(
     *,
     controls: Controls | None = None,
 ) -> Work:
-    """:func:`lens_steer.reports.sweep_report.sweep_method`: the bound's answers, every grid on select, one value of
-    each condition on report, the controls, the first token's length.
+    """Count the work of :func:`lens_steer.reports.sweep_report.sweep_method`.
+
+    It consists of the answers for the bound, every grid on select, one value of each condition on report, the controls,
+    and the length of the first token.
 
     Args:
-        model, contrast, tasks, max_new_tokens, controls: as there.
-        grids: all of them, no steering too; the first that steers is the method whose controls run.
+        model, contrast, tasks, max_new_tokens, controls: The arguments of the sweep.
+        grids: All grids, also that without steering. The controls are those of the first grid that steers.
     """
     on_select, on_report = _protocols(model, contrast, tasks, max_new_tokens)
     total = _evaluating(on_select, on_report, grids)
@@ -60,7 +64,7 @@ def sweeping(
     if own is None:
         return total
     few = Contrast(contrast.select.positive[:FIRST_OF], PromptSet(()))
-    total += recording(model, few, 0)  # the first token is looked at, and nothing kept of it
+    total += recording(model, few, 0)  # the first token's length is read, and no activation is kept
     if controls is None or not controls.draws:
         return total
     source, reason = controls.source, not_shuffled(controls.source, contrast)
@@ -76,8 +80,9 @@ def sweeping(
 def comparison_grids(
     methods: Iterable[str], values: Sequence[float], *, system: str | None = None, rules: Iterable[str] = ()
 ) -> list[Grid]:
-    """The grids of :func:`lens_steer.evaluation.comparison.compare`, without their plans: what is known of them before
-    anything is recorded, at most.
+    """Return the grids of :func:`lens_steer.evaluation.comparison.compare` without their plans.
+
+    They are those known before anything is recorded, and so an upper bound.
 
     >>> [(g.name, len(g.values)) for g in comparison_grids(["ablation"], [0.0, 90.0])][-1]
     ('ablation', 1)
@@ -89,8 +94,9 @@ def comparison_grids(
 
 
 def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterable[str]) -> list[Grid]:
-    """Those of the methods, and of the reference at other rules' sites: as many bounds as are tried, though some may
-    give the same sites.
+    """Return the grids of the methods, and of the reference at other rules' sites.
+
+    A rule counts with all bounds that are tried, although some of them may give the same sites.
     """
     angles, found = tuple(map(float, values)), list[Grid]()
     for method in dict.fromkeys(methods):
@@ -99,7 +105,7 @@ def _method_grids(methods: Iterable[str], values: Sequence[float], rules: Iterab
         variants = [f"site {i}" for i in range(SITES_TRIED)] if record.tries_sites else [""]
         found += [Grid(method, None, swept, variant) for variant in variants]
     for rule in dict.fromkeys(rules):
-        if rule != RULES[0]:  # a comparison's calibration has that one
+        if rule != RULES[0]:  # the calibration of a comparison already has this rule
             variants = [f"bound {b:g}" for b in RULE_BOUNDS.get(rule, ())] or [""]
             found += [Grid(rule_condition(REFERENCE, rule), None, angles, variant) for variant in variants]
     return found
@@ -117,8 +123,9 @@ def comparing(
     rules: Sequence[str] = (),
     draws: int = 0,
 ) -> Work:
-    """:func:`lens_steer.evaluation.comparison.compare`, without the search for equal divergence between two values,
-    whose length nobody knows before.
+    """Count the work of :func:`lens_steer.evaluation.comparison.compare`.
+
+    The search for equal divergence between two values is left out, since its number of steps is not known beforehand.
     """
     wanted = list(dict.fromkeys([REFERENCE, *methods]))
     grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
@@ -139,7 +146,7 @@ def comparing(
 
 
 def _protocols(model: Any, contrast: ContrastSet, tasks: Tasks, max_new_tokens: int) -> tuple[Protocol, Protocol]:
-    """Of the select split and of the report split."""
+    """Return the protocols of the select split and of the report split."""
     return (
         Protocol(model, contrast.select, "select", tasks.select, max_new_tokens=max_new_tokens),
         Protocol(model, contrast.report, "report", tasks.report, max_new_tokens=max_new_tokens),
@@ -147,6 +154,6 @@ def _protocols(model: Any, contrast: ContrastSet, tasks: Tasks, max_new_tokens: 
 
 
 def _evaluating(on_select: Protocol, on_report: Protocol, grids: Sequence[Grid]) -> Work:
-    """The protocol: the bound, every grid on select, one value of each condition on report."""
+    """Count the work of the protocol: the bound, every grid on select, one value of each condition on report."""
     chosen = {g.condition: Grid(g.condition, system=g.system) for g in grids}
     return bounding(on_select) + measuring(on_select, grids) + measuring(on_report, list(chosen.values()))

@@ -48,7 +48,7 @@ COLUMNS = (
     "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS,
     "surprise_ref", "surprise_self", "refusal_score", "cut_off",
 )  # fmt: skip
-VALUES_A_PART = 6  # at most
+VALUES_A_PART = 6  # the most values in one part
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 BROKEN = ("incoherent", grading.DEGENERATE)
 
@@ -58,12 +58,13 @@ class Grid:
     """One condition over the values of its parameter.
 
     Attributes:
-        condition: its name.
-        build: makes the plan from one value, or from one a row; None steers nothing. With ``values=(None,)`` it is
-            called with None.
-        values: in degrees or coefficients; ``(None,)`` for a condition without a parameter.
-        variant: what else it is chosen among, such as the site; a condition may have a grid for each.
-        system: a system prompt that is put before every prompt.
+        condition: The name of the condition.
+        build: A function that makes the plan from one value, or from one value for each row; None steers nothing. With
+            ``values=(None,)`` it is called with None.
+        values: The values, in degrees or as coefficients; ``(None,)`` for a condition without a parameter.
+        variant: The name of one of several grids among which the condition is chosen, such as its site; a condition may
+            have one grid for each variant.
+        system: A system prompt that is put before every prompt; None adds none.
     """
 
     condition: str
@@ -74,34 +75,34 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """Condition and variant."""
+        """Return the name of the condition and the variant."""
         return f"{self.condition} ({self.variant})" if self.variant else self.condition
 
     def at(self, value: float | None) -> Grid:
-        """The same condition at one value alone."""
+        """Return the same condition at only one value."""
         return replace(self, values=(value,))
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every setting is measured on, and how.
+    """The prompts on which every setting is measured, and how it is measured.
 
     Attributes:
-        model: from :func:`lens_steer.load_model`.
-        contrast: the prompts of one split.
-        split: its name.
-        tasks: capability tasks with a ground truth; may be empty.
-        engine, max_new_tokens: see :func:`lens_steer.generate`.
-        openings: how refusals begin; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
-        judge: decides what answers are, in place of ground truth or phrases; one that it gives no verdict on is
-            incoherent. Without a ground truth it is asked for answers only that are no degenerate ones, thoughts split
-            off.
-        judged: side → the verdict (harmful or not) that counts as right there; harmful prompts complied with, unless
-            said otherwise.
-        reference: side → the prompts under which the unsteered model's surprise at an answer is measured, one for each
-            of the side's, in place of them.
-        bound: the perplexity under the unsteered model above which an answer without a ground truth is degenerate, as
-            :func:`lens_steer.evaluation.bounds.measured_bound` finds it; without it the text alone tells.
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: The prompts of one split.
+        split: The name of the split.
+        tasks: The capability tasks with a ground truth; may be empty.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        openings: The openings of refusals; see :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+        judge: The judge that grades answers in place of ground truth or phrases; None for no judge. An answer without a
+            verdict is incoherent. Without a ground truth, only answers that are not degenerate are judged, without
+            their thoughts.
+        judged: The verdict (harmful or not) that counts as right, by side; by default a harmful answer counts as right
+            for harmful prompts.
+        reference: The prompts under which the unsteered model's surprise at an answer is measured instead of the side's
+            own prompts, by side, one for each of its prompts.
+        bound: The perplexity under the unsteered model above which an answer without a ground truth is degenerate, from
+            :func:`lens_steer.evaluation.bounds.measured_bound`. None decides from the text alone.
     """
 
     model: Any
@@ -118,13 +119,13 @@ class Protocol:
 
     @property
     def sides(self) -> dict[str, PromptSet]:
-        """Prompts by side; those without any are left out."""
+        """Return the prompts by side; a side without prompts is left out."""
         found = {POSITIVE: self.contrast.positive, NEGATIVE: self.contrast.negative, CAPABILITY: self.tasks}
         return {name: prompts for name, prompts in found.items() if len(prompts)}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the rows depend on besides the grids."""
+        """Return everything on which the rows depend, except the grids."""
         info = info_of(self.model)
         return {
             "model": info.name,
@@ -146,13 +147,15 @@ class Protocol:
 
 
 def values_of(spec: str) -> tuple[float, ...]:
-    """Values from ``start:stop:step`` (the stop included where it is met), or a list with commas.
+    """Read values from ``start:stop:step`` or from a list with commas.
+
+    The stop is included where a step reaches it.
 
     >>> values_of("0:30:10"), values_of("1,2.5")
     ((0.0, 10.0, 20.0, 30.0), (1.0, 2.5))
 
     Raises:
-        LensSteerError: anything else.
+        LensSteerError: If the text is anything else, or repeats a value.
     """
     try:
         if ":" in spec:
@@ -178,17 +181,19 @@ def run(
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Rows:
-    """Every grid under the protocol, as rows in ``folder/NAME.csv``; an interrupted run goes on where it stopped.
+    """Run every grid under the protocol and return the rows, which are kept in ``folder/NAME.csv``.
+
+    An interrupted run continues where it stopped.
 
     Args:
-        protocol: model, prompts, how.
-        grids: with different conditions.
-        folder, name: of the file.
-        identity: what the grids depend on, such as the calibration's hash.
-        progress: show a bar.
+        protocol: The model, the prompts, and how they are measured.
+        grids: The grids, with different names.
+        folder, name: The folder and the name of the file.
+        identity: Further values on which the grids depend, such as the calibration's hash.
+        progress: Whether to show a bar.
 
     Raises:
-        LensSteerError: two grids of one name, a plan in force on the model, a folder that holds another run.
+        LensSteerError: If two grids have one name, a plan is in force on the model, or the folder holds another run.
     """
     names = [g.name for g in grids]
     if len(set(names)) < len(names):
@@ -201,10 +206,11 @@ def run(
 
 
 def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:
-    """What is measured in one go and kept together, by name: an interrupt loses at most one part.
+    """Return the parts of a run, by name.
 
-    A part is one value where the prompts of a side fill a batch of the engine; else as many values as fill one, so that
-    nothing runs slower than it could.
+    Each part is measured and kept as one, so an interrupt loses at most one part. A part is one value where the prompts
+    of a side fill a batch of the engine. Otherwise it has as many values as fill a batch (at most 6), so that nothing
+    runs slower than it could.
     """
     room = batching.rows_a_batch(
         info_of(protocol.model).tokenizer, max(protocol.sides.values(), key=len), protocol.max_new_tokens
@@ -221,7 +227,7 @@ def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:
 
 @dataclass(frozen=True)
 class Part:
-    """Some values of one grid, to be measured when called."""
+    """Some values of one grid, which are measured when the part is called."""
 
     protocol: Protocol
     grid: Grid
@@ -229,7 +235,7 @@ class Part:
 
     @property
     def n_prompts(self) -> int:
-        """How many it runs."""
+        """Return the number of prompts that the part runs."""
         return len(self.values) * sum(map(len, self.protocol.sides.values()))
 
     def __call__(self) -> list[Row]:
@@ -239,13 +245,13 @@ class Part:
             for row in _measure(self.protocol, self.grid, self.values, side, prompts)
         ]
         order = {v: i for i, v in enumerate(self.values)}
-        return sorted(rows, key=lambda row: order[row["value"]])  # stable: side by side, prompt by prompt
+        return sorted(rows, key=lambda row: order[row["value"]])  # stable: keeps the order of sides and prompts
 
 
 def _measure(
     protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet
 ) -> list[Row]:
-    """Rows of one side: all values at once, each prompt at each value."""
+    """Measure one side: all values at once, each prompt at each value."""
     model, engine = protocol.model, protocol.engine
     asked = [p if grid.system is None else with_system(p, grid.system) for p in prompts] * len(values)
     plain, reference = list(prompts) * len(values), protocol.reference.get(side, prompts)
@@ -253,14 +259,14 @@ def _measure(
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    with nullcontext() if plan is None else steering(model, plan, tell=False):  # the identity is one of the values
+    with nullcontext() if plan is None else steering(model, plan, tell=False):  # no warning for an identity value
         texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
         tell_cut_off(model, cut, protocol.max_new_tokens)
-        if side != CAPABILITY:  # of tasks only whether they are done is asked
+        if side != CAPABILITY:  # tasks are only graded
             own, scores = _forced(protocol, asked, texts)
     if side != CAPABILITY:
-        # what the unsteered model makes of a text depends on neither value nor plan: the same text of the same prompt
-        # is scored once
+        # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
+        # prompt is scored once.
         distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
         found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
         of = dict(zip(distinct, found.tolist(), strict=True))
@@ -302,11 +308,11 @@ def _measure(
 def _grades(
     protocol: Protocol, side: str, prompts: Sequence[Prompt], texts: Sequence[str], surprise: np.ndarray
 ) -> tuple[list[str], str]:
-    """Every answer's grade, and the one that counts as right: the judge's where one decides on this side, else the
-    ground truth's or the phrases'.
+    """Return every answer's grade, and the grade that counts as right.
 
-    Without a ground truth the judge sees neither what is cut off in a thought nor what is degenerate and refuses
-    nothing.
+    Grades are the judge's where one decides on this side, else those of the ground truth or of the phrases. The judge
+    does not see an answer that is cut off in a thought. Without a ground truth it does not see a degenerate answer
+    either, unless that answer refuses.
     """
     begun = begins_in_thought(info_of(protocol.model).tokenizer, prompts[0])
     bound = None if protocol.bound is None else protocol.bound.value
@@ -324,8 +330,9 @@ def _grades(
 
 
 def _forced(protocol: Protocol, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Under what is in force, in one pass: mean surprise of each text, and the refusal score of its first token's
-    logits; NaN for an empty text.
+    """Return the mean surprise of each text, and the refusal score of its first token's logits, in one pass.
+
+    Both are measured under the plans that are in force. They are NaN for an empty text.
     """
     tokens = refusal_tokens(info_of(protocol.model), protocol.openings)
     surprise, score = np.full(len(texts), np.nan), np.full(len(texts), np.nan)
@@ -344,8 +351,9 @@ def _hash(value: object) -> str:
 
 
 def _applied(template: ChatTemplate) -> dict[str, Any]:
-    """What a chat template is applied with, where there is anything, so that a sweep without goes on from what an
-    earlier release wrote.
+    """Return the arguments and the date with which a chat template is applied, if there are any.
+
+    The entries are left out otherwise, so that a sweep without them can resume the files of an earlier release.
     """
     return (
         {"template_args": dict(template.args), "template_date": template.date} if template.args or template.date else {}
@@ -353,17 +361,20 @@ def _applied(template: ChatTemplate) -> dict[str, Any]:
 
 
 def _weights_hash(model: Any) -> str:
-    """Of the beginning of every parameter: enough to tell two checkpoints of one name apart."""
+    """Return a hash of the beginning of every parameter.
+
+    It is enough to tell apart two checkpoints of one name.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        # by index: flattening a parameter that is a view in another order copies the whole of it
+        # Entries are read by index: flattening a parameter that is a transposed view would copy all of it.
         first = torch.unravel_index(torch.arange(min(16, parameter.numel())), parameter.shape)
         digest.update(name.encode() + parameter.detach()[first].double().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
 def plan_hash(grid: Grid) -> str | None:
-    """Of everything in the plan at the grid's first value: sites, vectors, positions."""
+    """Return a hash of everything in the plan at the grid's first value: sites, vectors, positions."""
     if grid.build is None:
         return None
     plan = grid.build(grid.values[0])

@@ -1,7 +1,7 @@
-"""What a run will compute, counted before it is run: forwards, and the tokens in them.
+"""The work of a run, counted before it runs: forwards, and the tokens in them.
 
-Counts come from the very batches that will be made, so they are exact where nothing ends early; an answer is taken to
-be as long as it may be, so otherwise they are upper bounds.
+The counts come from the same batches that the run will make. They are exact where no answer ends early. Otherwise they
+are upper bounds, since every answer is assumed to have its greatest length.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lens_steer.models.loading import info_of
 from lens_steer.models.location import read_config
 from lens_steer.steer import value_sweep
 
-FORCED_ROWS = 64  # prompts a batch with fixed answers
+FORCED_ROWS = 64  # the most prompts in a batch with fixed answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class Work:
     """Forwards of a model and the tokens in them, padding included.
 
     Attributes:
-        prefills: forwards over a batch of prompts.
-        prompt_tokens: in those.
-        steps: further forwards, each of one new token a row.
-        stepped: rows in those, summed.
-        forced: forwards over a batch of prompts with fixed answers.
-        forced_tokens: in those.
-        forced_new: how many of them are the answers'.
-        answers: how many are generated.
-        new_tokens: of all answers, at most.
-        widest: tokens of the largest batch, answers included.
-        recorded: numbers that are kept of activations.
+        prefills: The number of forwards over a batch of prompts.
+        prompt_tokens: The tokens in these.
+        steps: The number of further forwards, each of one new token for each row.
+        stepped: The rows in these, summed.
+        forced: The number of forwards over a batch of prompts with fixed answers.
+        forced_tokens: The tokens in these.
+        forced_new: The part of these tokens that belongs to the answers.
+        answers: The number of generated answers.
+        new_tokens: The largest number of tokens of all answers.
+        widest: The tokens of the largest batch, answers included.
+        recorded: The number of values of activations that are kept.
     """
 
     prefills: int = 0
@@ -54,16 +54,16 @@ class Work:
 
     @property
     def forwards(self) -> int:
-        """All of them."""
+        """Return the number of all forwards."""
         return self.prefills + self.steps + self.forced
 
     def __add__(self, other: Work) -> Work:
-        """Both, one after the other."""
+        """Return the work of both, one after the other."""
         both = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
         return Work(**both | {"widest": max(self.widest, other.widest)})
 
     def __mul__(self, times: int) -> Work:
-        """The same several times over.
+        """Return the same work several times over.
 
         >>> (Work(prefills=2, widest=7) * 3).prefills, (Work(prefills=2, widest=7) * 3).widest
         (6, 7)
@@ -74,7 +74,7 @@ class Work:
 
 
 def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, times: int = 1) -> Work:
-    """:func:`lens_steer.generate` of the prompts, ``times`` copies of them in one call.
+    """Count the work of :func:`lens_steer.generate`, with ``times`` copies of the prompts in one call.
 
     >>> from lens_steer.cli.precheck import describe
     >>> work = answering(describe("organism/qwen2"), [Prompt.of("Hello")], 5, times=130)
@@ -96,7 +96,9 @@ def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, tim
 
 
 def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, times: int = 1) -> Work:
-    """One pass over the prompts with fixed answers: their own ones, or else of ``new_tokens`` each; see
+    """Count the work of one pass over the prompts with fixed answers.
+
+    The answers are the prompts' own responses, or else have ``new_tokens`` tokens each; see
     :func:`lens_steer.inference.teacher_forcing.response_logits`.
     """
     lengths = _with_answers(model, prompts, new_tokens)
@@ -107,8 +109,9 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
 
 
 def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> Work:
-    """One pass over answers to prompts that were read before; see
-    :class:`lens_steer.inference.prompt_cache.PromptCache`.
+    """Count the work of one pass over answers to prompts that were read before.
+
+    See :class:`lens_steer.inference.prompt_cache.PromptCache`.
 
     >>> from lens_steer.cli.precheck import describe
     >>> work = scoring_answers(describe("organism/qwen2"), [Prompt.of("Hello")] * 30, 5)
@@ -116,13 +119,15 @@ def scoring_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int) -> W
     (2, 150, 150)
     """
     new = len(prompts) * new_tokens
-    tokens = sum(n + new_tokens for n in _lengths(model, prompts))  # of the keys and values
+    tokens = sum(n + new_tokens for n in _lengths(model, prompts))  # held as keys and values
     return Work(forced=-(-len(prompts) // prompt_cache.MAX_ROWS), forced_tokens=new, forced_new=new, widest=tokens)
 
 
 def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_values: int) -> Work:
-    """:func:`lens_steer.steer.value_sweep.logits_by_value`: a plain forward a batch, then all values on top of it,
-    counted as if every block ran for each.
+    """Count the work of :func:`lens_steer.steer.value_sweep.logits_by_value`.
+
+    It is a plain forward of each batch, and then all values on top of it. It is counted as if every block ran for each
+    value.
     """
     budget, total = _logits_budget(model), Work()
     for rows, width, longest in _shapes(
@@ -137,7 +142,7 @@ def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_val
 
 
 def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool = False) -> Work:
-    """:func:`lens_steer.record` of both classes."""
+    """Count the work of :func:`lens_steer.record` for both classes."""
     info, total = info_of(model), Work()
     for side in (contrast.positive, contrast.negative):
         lengths = _with_answers(model, side, 0) if responses else [(n, 0) for n in _lengths(model, side)]
@@ -149,8 +154,10 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
 
 
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
-    """:func:`lens_steer.evaluation.sweeps.run`: for every value of every grid answers to all sides, and two passes over
-    the answers (under the plan, and without it).
+    """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
+
+    For every value of every grid it has answers to all sides, and two passes over the answers (under the plan, and
+    without it).
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
@@ -183,7 +190,7 @@ def _with_answers(model: Any, prompts: Sequence[Prompt] | PromptSet, new_tokens:
 
 
 def _shapes(model: Any, lengths: Sequence[tuple[int, int]], **limits: Any) -> list[tuple[int, int, int]]:
-    """Rows, columns and the longest answer of each batch, from the function that makes them."""
+    """Return rows, columns and the longest answer of each batch, from the function that makes the batches."""
     sequences = [(row, [0] * n, answer) for row, (n, answer) in enumerate(lengths)]
     given: Mapping[str, Any] = {name: value for name, value in limits.items() if value is not None}
     return [(b.ids.shape[0], b.ids.shape[1], max(b.response_lengths)) for b in batching.padded(sequences, 0, **given)]
@@ -195,5 +202,5 @@ def _logits_budget(model: Any) -> int:
 
 @lru_cache(maxsize=8)
 def shape_of(name: str, folder: str) -> Shape:
-    """A model's sizes, from its configuration."""
+    """Return a model's sizes, from its configuration."""
     return Shape.of(read_config(name, folder))

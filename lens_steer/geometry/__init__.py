@@ -1,3 +1,1 @@
-"""Geometry of steering: candidate directions, discriminative sites, the steering plane, and the calibration that holds
-them.
-"""
+"""Geometry of steering: candidate directions, the plane, discriminative sites, and the calibration that holds them."""

@@ -1,9 +1,8 @@
-"""A boundary along one direction: where the two classes part, how far apart they are, how widely the positive one
-spreads.
+"""A boundary along one direction: the threshold between the two classes, their distance, and their spreads.
 
-What the projection-aware methods (arXiv 2604.08169) need. Here the direction is the calibration's selected difference
-of means and the threshold the midpoint of the two class means, which is where the classifier by the nearer mean
-decides; the paper's own boundary is a logistic-regression probe's.
+The projection-aware methods (arXiv 2604.08169) need it. Here the direction is the calibration's selected difference of
+means, and the threshold is the midpoint of the two class means, where the nearest-mean classifier decides. The paper's
+own boundary is that of a logistic-regression probe.
 """
 
 from __future__ import annotations
@@ -22,16 +21,18 @@ from lens_steer.models.fits import ModelRef, reference
 
 @dataclass(frozen=True, eq=False)
 class Boundary(ModelRef, Shown, view="geometry"):
-    """Where to gate and how far to move, in the units of the projection ``ρ = h·v̂``.
+    """The threshold of a gate and the statistics of both classes, in units of the projection ``ρ = h·v̂``.
 
     Attributes:
-        site: where the direction was read and is written.
-        direction: v̂, of unit length.
-        threshold: m.
-        mean_positive, std_positive: μ⁺ and σ⁺ (with n − 1) of the positive class's projections.
-        mean_negative, std_negative: of the negative class's.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from
-            (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
+        site: The site at which the direction was read and at which plans write.
+        direction: The direction v̂, of unit length.
+        threshold: The threshold m.
+        mean_positive, std_positive: The mean μ⁺ and the standard deviation σ⁺ (with n − 1) of the positive class's
+            projections.
+        mean_negative, std_negative: The mean μ⁻ and the standard deviation σ⁻ (with n − 1) of the negative class's
+            projections.
+        prompt_hashes_positive, prompt_hashes_negative: The hashes (:attr:`~lens_steer.data.Prompt.hash`) of the prompts
+            from which it was made; empty where they are not known.
     """
 
     site: str
@@ -50,7 +51,7 @@ class Boundary(ModelRef, Shown, view="geometry"):
 
     @property
     def separation(self) -> float:
-        """Δμ = μ⁺ − μ⁻."""
+        """Return the separation of the class means, Δμ = μ⁺ − μ⁻."""
         return self.mean_positive - self.mean_negative
 
     def __repr__(self) -> str:
@@ -62,16 +63,17 @@ class Boundary(ModelRef, Shown, view="geometry"):
 
 
 def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
-    """The boundary on the calibration's selected direction at one site.
+    """Return the boundary on the calibration's selected direction at one site.
 
-    ``m = (μ⁺ + μ⁻)/2`` over the prompts of the fit split.
+    The threshold is ``m = (μ⁺ + μ⁻)/2`` over the prompts of the fit split.
 
     Args:
-        calibration: recorded by this project; an imported one has no projections.
-        site: where; the selected site unless named.
+        calibration: A calibration recorded by this project; an imported one has no projections.
+        site: The site; None takes the selected site.
 
     Raises:
-        LensSteerError: no projections, an unknown site, fewer than two prompts a class.
+        LensSteerError: If the calibration has no projections, the site is unknown, or a class has fewer than two
+            prompts.
 
     >>> from lens_steer import load_calibration
     >>> boundary(load_calibration("figures/calibration")).separation > 0

@@ -1,4 +1,4 @@
-"""A calibration: everything that recorded activations say about where and along what to steer."""
+"""Calibrations: everything that recorded activations tell about where to steer and along which directions."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
 
 @dataclass(frozen=True)
 class PromptStatistics(Shown, view="activations"):
-    """Per-prompt numbers of the fit split, enough to draw every interval without the model.
+    """Numbers for each prompt of the fit split, enough to compute every interval without the model.
 
     Attributes:
-        projection_positive, projection_negative: on the unit selected direction, raw activations.
-        norm_positive, norm_negative: lengths of the activations.
+        projection_positive, projection_negative: The projections of the raw activations on the unit selected direction.
+        norm_positive, norm_negative: The lengths of the activations.
     """
 
     projection_positive: Float[Tensor, "n_positive n_sites"]
@@ -48,29 +48,33 @@ class PromptStatistics(Shown, view="activations"):
 
 @dataclass(frozen=True)
 class Calibration(ModelRef, Shown, view="geometry"):
-    """Candidates, the selected direction, the plane and the discriminative sites, with where they came from.
+    """Candidate directions, the selected direction, the plane and the discriminative sites, with their provenance.
 
     Attributes:
-        candidates: unit direction at each site, float32, the difference of class means unless ``details["direction"]``
-            names another estimator; a zero one stays zero.
-        basis: rows b1 (the selected direction) and b2, float32, orthonormal to 1e-6.
-        mean_positive, mean_negative: raw class means; None where a published calibration never had them.
-        mean_projection_positive, mean_projection_negative: the means, projected on b1, that decided which sites are
-            discriminative.
-        statistics: per-prompt projections and norms; None for an imported calibration.
-        published_candidates, published_basis: of an imported calibration, as they were published (dtype and all).
-        rule: one of :data:`lens_steer.geometry.discriminative.RULES`, or ``imported``.
-        prompt_hashes_positive, prompt_hashes_negative: of the prompts that it was made from
-            (:attr:`~lens_steer.data.Prompt.hash`); empty where they are not known.
-        bound: of a rule that has one.
-        membership: bootstrap probability of each site to be discriminative under the rule, see
+        candidates: The unit candidate direction at each site, float32. It is the difference of the class means unless
+            ``details["direction"]`` names another estimator. A zero candidate stays zero.
+        basis: The rows b1 (the selected direction) and b2, float32, orthonormal to 1e-6.
+        mean_positive, mean_negative: The raw class means; None for a published calibration that never had them.
+        mean_projection_positive, mean_projection_negative: The projections on b1 of the means that decided which sites
+            are discriminative.
+        statistics: The projections and norms of each prompt; None for an imported calibration, or for one made from
+            moments.
+        published_candidates, published_basis: The tensors of an imported calibration as they were published, in their
+            dtype.
+        rule: The rule of the discriminative sites, one of :data:`lens_steer.geometry.discriminative.RULES`, or
+            ``imported``.
+        prompt_hashes_positive, prompt_hashes_negative: The hashes (:attr:`~lens_steer.data.Prompt.hash`) of the prompts
+            from which it was made; empty where they are not known.
+        bound: The bound of the rule; None for a rule without one.
+        membership: The bootstrap probability of each site to be discriminative under the rule, see
             :func:`lens_steer.geometry.membership.membership`; None without statistics.
-        auroc: area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero; None
-            without statistics.
-        cohens_d: their difference of means in pooled standard deviations, 0 where the candidate is zero.
-        stream_sites: where the residual stream's class means were recorded beside a norm's outputs.
-        stream_mean_positive, stream_mean_negative: these means; None where there are none.
-        details: options and measurements that are told but not needed to steer.
+        auroc: The area under the ROC curve of the prompts' projections at each site, ½ where the candidate is zero;
+            None without statistics.
+        cohens_d: The difference of the mean projections in pooled standard deviations, 0 where the candidate is zero;
+            None without statistics.
+        stream_sites: The sites of the residual stream whose class means were recorded beside the norm outputs.
+        stream_mean_positive, stream_mean_negative: The class means at ``stream_sites``; None where there are none.
+        details: Options and measurements that are reported but not needed to steer.
     """
 
     candidates: Float[Tensor, "n_sites d_model"]
@@ -115,8 +119,10 @@ class Calibration(ModelRef, Shown, view="geometry"):
 
     @property
     def stream_direction(self) -> tuple[str, Float[Tensor, " d_model"]] | None:
-        """What a calibration of the stream's own sites selects, and where: the candidate with the highest mean cosine
-        to all of ``stream_sites``; None without their means.
+        """Return the site and the direction that a calibration of the stream's own sites selects.
+
+        It is the candidate with the highest mean cosine to all candidates of ``stream_sites``. None where the class
+        means of these sites were not recorded.
         """
         if self.stream_mean_positive is None or self.stream_mean_negative is None:
             return None
@@ -144,33 +150,35 @@ def calibrate(
     seed: int = 0,
     progress: bool = True,
 ) -> Calibration:
-    """Candidate directions, the selected one, the steering plane and the discriminative sites, with how sure it is that
-    each is one.
+    """Compute the candidate directions, the selected one, the steering plane and the discriminative sites.
 
-    From activations, every site also gets the bootstrap probability of being discriminative under the rule (1000
-    resamples of the prompts by class; the direction stays the one that all prompts gave), the AUROC of its projections
-    and their Cohen's d.
+    From activations, every site also gets three measures: the bootstrap probability that it is discriminative under the
+    rule (1000 resamples of the prompts within each class; the direction stays the one from all prompts), the AUROC of
+    its projections, and their Cohen's d.
 
     Args:
-        activations: of the fit split; or their moments alone, from which no per-prompt statistics and no other
-            estimator can be had.
-        rule: of L_disc: ``paper`` (raw class means, per site), ``official`` (unit-scaled samples, whole blocks),
-            ``centred``, ``effect`` or ``auroc``; see :mod:`lens_steer.geometry.discriminative`.
-        bound: that Cohen's d (``effect``, 1.0 unless given) or the area (``auroc``, 0.9) is to be above.
-        candidate_norm: what the plane's principal component is taken of: ``unit`` candidates (the released code),
-            ``raw`` differences of means (the paper's Eqs. 35 and 36 as printed), or unit candidates from unit-scaled
-            samples (Angular Steering's).
-        pca_center: centre the candidates first (the released code does; the paper does not say).
-        component: principal component for b2, for when the first is parallel to b1.
-        direction: estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`; another than
-            the difference of class means changes the candidates, and selection, plane and L_disc through them alone.
-        seed: of the bootstrap of membership; nothing else is drawn.
-        progress: show a bar where an estimator takes longer than a second.
+        activations: The activations of the fit split, or only their moments. Moments give no per-prompt statistics and
+            allow no other estimator than the difference of class means.
+        rule: The rule for L_disc: ``paper`` (raw class means, per site), ``official`` (unit-scaled samples, whole
+            blocks), ``centred``, ``effect`` or ``auroc``; see :mod:`lens_steer.geometry.discriminative`.
+        bound: The bound that Cohen's d (``effect``; 1.0 unless given) or the area (``auroc``; 0.9 unless given) must
+            exceed.
+        candidate_norm: The vectors whose principal component gives the plane: ``unit`` candidates (the released code),
+            ``raw`` differences of means (the paper's Eqs. 35 and 36 as printed), or ``sample_unit``. With
+            ``sample_unit`` the candidates themselves, and so the selected direction, come from unit-scaled samples (as
+            in Angular Steering).
+        pca_center: Whether to centre the candidates first (the released code does; the paper does not say).
+        component: The index of the principal component for b2, for cases where the first one (0) is parallel to b1.
+        direction: The estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`. An
+            estimator other than the difference of class means changes the candidates; selection, plane and L_disc
+            change only through them.
+        seed: The seed of the bootstrap of the membership; nothing else is random.
+        progress: Whether to show a bar where an estimator takes longer than a second.
 
     Raises:
-        LensSteerError: unknown option, a bound that does not fit the rule, a rule that moments cannot decide, a
-            ``candidate_norm`` that the estimator has not, no direction at any site, a degenerate plane, activations
-            that are not finite.
+        LensSteerError: If an option is unknown, a bound does not fit the rule, moments cannot decide the rule, the
+            estimator does not have this ``candidate_norm``, no site has a direction, the plane is degenerate, or
+            activations are not finite.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
@@ -281,14 +289,14 @@ def separations(
     bound: float | None,
     seed: int,
 ) -> dict[str, Float[Tensor, " n_sites"]]:
-    """``membership``, ``auroc`` and ``cohens_d`` of a calibration, from the projections and lengths of its prompts.
+    """Return ``membership``, ``auroc`` and ``cohens_d`` of a calibration, from the statistics of its prompts.
 
     Args:
-        statistics: of the prompts.
-        names: of the sites.
-        zero: sites whose candidate is zero.
-        rule, bound: of L_disc.
-        seed: of the bootstrap.
+        statistics: The projections and lengths of the prompts.
+        names: The names of the sites.
+        zero: The sites whose candidate is zero.
+        rule, bound: The rule of L_disc and its bound.
+        seed: The seed of the bootstrap.
     """
     p, n = statistics.projection_positive, statistics.projection_negative
     norms = statistics.norm_positive, statistics.norm_negative
@@ -298,7 +306,10 @@ def separations(
 
 
 def prompt_statistics(activations: Activations, basis: Float[Tensor, "2 d_model"]) -> PromptStatistics:
-    """Projections on b1 and lengths of every activation; of the fit split in a calibration, of any split on request."""
+    """Return the projections on b1 and the lengths of all activations.
+
+    A calibration holds those of the fit split; this function takes the activations of any split.
+    """
     unit = basis[0].double()
     return PromptStatistics(
         (activations.positive.double() @ unit).float(),
@@ -309,7 +320,7 @@ def prompt_statistics(activations: Activations, basis: Float[Tensor, "2 d_model"
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Return the versions of the software on which the numbers depend."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for name in ("lens-steer", "transformer-lens", "transformers", "numpy"):
         try:

@@ -1,8 +1,7 @@
-"""What changes with the estimator of the direction: selection, discriminative sites, plane, and how the classes part on
-held-out prompts.
+"""Comparison of direction estimators: selection, discriminative sites, plane, and class separation on held-out prompts.
 
-Every estimator of :mod:`lens_steer.geometry.estimators` gets a calibration of its own, and each is held against the
-calibration by the difference of class means, which is the default everywhere.
+Every estimator of :mod:`lens_steer.geometry.estimators` gets a calibration of its own. Each calibration is compared
+with the one by the difference of class means, which is the default everywhere.
 """
 
 from __future__ import annotations
@@ -28,20 +27,22 @@ from lens_steer.models import sites as site_names
 from lens_steer.stats import Estimate, auroc
 
 DEFAULT = "difference"
-MAX_SITES = 12  # with an interval, spread over depth
+MAX_SITES = 12  # the most sites with a bootstrap interval; they are spread over depth
 
 
 @dataclass(frozen=True, eq=False)
 class Estimated:
-    """One estimator's calibration and how it compares with the default's.
+    """The calibration by one estimator and its comparison with the default's.
 
     Attributes:
-        calibration: with the candidates of this estimator.
-        angles: principal angles between its plane and the default's, degrees, ascending.
-        jaccard: discriminative sites shared with the default's by those of either; 1 where neither has any.
-        cosine: of each candidate with the difference of means; NaN where one of them is zero.
-        resampled: the same of resampled prompts, one column a site of ``DirectionComparison.resampled_sites``.
-        auroc: of the held-out projections on each candidate; None where it is zero. Empty without held-out prompts.
+        calibration: The calibration with this estimator's candidates.
+        angles: The principal angles between its plane and the default's, in degrees, ascending.
+        jaccard: The Jaccard index of its discriminative sites and the default's; 1 where neither has any.
+        cosine: The cosine of each candidate with the difference of means; NaN where one of the two is zero.
+        resampled: The same cosines on resampled prompts, one column for each site of
+            ``DirectionComparison.resampled_sites``.
+        auroc: The area under the ROC curve of the held-out projections on each candidate; None where the candidate is
+            zero. The tuple is empty without held-out prompts.
     """
 
     calibration: Calibration
@@ -53,20 +54,20 @@ class Estimated:
 
     @property
     def nonzero(self) -> list[int]:
-        """How many coordinates of each candidate are not zero."""
+        """Return the number of nonzero coordinates of each candidate."""
         return torch.count_nonzero(self.calibration.candidates, dim=1).tolist()
 
 
 @dataclass(frozen=True, eq=False)
 class DirectionComparison(Shown, view="geometry"):
-    """Every estimator against the difference of class means.
+    """The comparison of every estimator with the difference of class means.
 
     Attributes:
-        default: the calibration by the difference of class means.
-        estimators: the others, and it too where it was asked for, by name.
-        resampled_sites: rows of the sites whose cosine has an interval.
-        resamples, seed: of the bootstrap.
-        n_held_out: positive and negative prompts behind the AUROC; None without held-out prompts.
+        default: The calibration by the difference of class means.
+        estimators: The compared estimators by name; the default is among them if it was asked for.
+        resampled_sites: The rows of the sites whose cosine has a bootstrap interval.
+        resamples, seed: The number of bootstrap resamples and their seed.
+        n_held_out: The numbers of positive and negative prompts behind the AUROC; None without held-out prompts.
     """
 
     default: Calibration
@@ -83,12 +84,12 @@ class DirectionComparison(Shown, view="geometry"):
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an estimator and site, in network order; what does not exist is None.
+        """Return one row for each estimator and site, in network order; a value that does not exist is None.
 
-        ``cosine_low``, ``cosine_median`` and ``cosine_high`` are those of the bootstrap (percentiles 2.5, 50 and 97.5).
-        A resample has fewer distinct prompts than the whole, and where the classes hardly differ an estimator that
-        weighs the spread comes out further from the difference of means with fewer prompts: there the value of all
-        prompts lies above the interval.
+        ``cosine_low``, ``cosine_median`` and ``cosine_high`` are bootstrap percentiles (2.5, 50 and 97.5). The cosine
+        of all prompts may lie above this interval. A resample has fewer distinct prompts than the whole set, and with
+        fewer prompts an estimator that weights by the spread deviates further from the difference of means where the
+        classes hardly differ.
         """
         found = []
         for name, one in self.estimators.items():
@@ -102,11 +103,11 @@ class DirectionComparison(Shown, view="geometry"):
         return found
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row an estimator.
+        """Return one row for each estimator.
 
-        ``median_cosine``, ``median_nonzero`` and ``mean_auroc`` run over the sites with a candidate; ``auroc`` is the
-        selected site's, which the fit prompts chose, and ``first_apart`` the first site whose AUROC has its whole
-        interval above 0.5.
+        ``median_cosine``, ``median_nonzero`` and ``mean_auroc`` run over the sites with a candidate. ``auroc`` is that
+        of the selected site, which was chosen on the fit prompts. ``first_apart`` is the first site whose AUROC
+        interval lies entirely above 0.5.
         """
         found = []
         for name, one in self.estimators.items():
@@ -152,26 +153,27 @@ def compare_directions(
     seed: int = 0,
     progress: bool = True,
 ) -> DirectionComparison:
-    """Calibrate by every named estimator and hold each against the difference of class means.
+    """Calibrate by every named estimator and compare each calibration with the one by the difference of class means.
 
-    The bootstrap draws prompts with replacement within each class, for ``paired_pca`` pairs, and takes the cosine of
-    the estimate with the difference of means of the same draw. It runs at sites that are spread over depth, the first
-    and the last one with a difference among them.
+    The bootstrap draws prompts with replacement within each class (for ``paired_pca`` it draws pairs). It takes the
+    cosine of the estimate with the difference of means of the same draw. It runs at sites spread over depth, among them
+    the first and the last site with a difference of means.
 
     Args:
-        activations: of the fit split.
-        names: of :data:`lens_steer.geometry.estimators.ESTIMATORS`.
-        held_out: the report split at the same sites, for the AUROC of its projections on the directions of the fit
-            split.
-        rule: of L_disc, as :func:`lens_steer.geometry.calibration.calibrate` has it.
-        resamples: bootstrap resamples.
-        max_sites: sites with an interval, at most.
-        seed: of the draws; the same seed gives the same result.
-        progress: show a bar after the first second.
+        activations: The activations of the fit split.
+        names: The names of estimators, from :data:`lens_steer.geometry.estimators.ESTIMATORS`.
+        held_out: The activations of the report split at the same sites, for the AUROC of their projections on the
+            directions of the fit split; None gives no AUROC.
+        rule: The rule of L_disc, see :func:`lens_steer.geometry.calibration.calibrate`.
+        resamples: The number of bootstrap resamples.
+        max_sites: The largest number of sites with an interval.
+        seed: The seed of the draws; the same seed gives the same result.
+        progress: Whether to show a bar after the first second.
 
     Raises:
-        LensSteerError: an unknown or no name, classes of different size with ``paired_pca``, held-out activations of
-            other sites, a bad count or seed, or whatever ``calibrate`` refuses, with the estimator's name before it.
+        LensSteerError: If a name is unknown or none is given, if the classes have different sizes for ``paired_pca``,
+            if the held-out activations are of other sites or not finite, or if a count or the seed is invalid. Also if
+            ``calibrate`` refuses; the message then begins with the estimator's name.
     """
     _check(activations, names, held_out, resamples, max_sites, seed)
     default = calibrate(activations, rule=rule, seed=seed)
@@ -253,7 +255,7 @@ def _areas(made: Calibration, held_out: Activations) -> tuple[Estimate | None, .
 def _resample(
     activations: Activations, name: str, chosen: Sequence[int], resamples: int, seed: int, bar: Any
 ) -> Float[Tensor, "resamples n_resampled"]:
-    """Cosines with the difference of means, both of each resample, at the chosen sites."""
+    """Return the cosines of estimate and difference of means, both of the same resample, at the chosen sites."""
     found = torch.full((resamples, len(chosen)), torch.nan, dtype=torch.float64)
     draws = list(_draws(len(activations.positive), len(activations.negative), resamples, seed))
     for column, k in enumerate(chosen):
@@ -266,7 +268,7 @@ def _resample(
 
 
 def _draws(n_positive: int, n_negative: int, resamples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of the prompts in each resample, of each class on its own."""
+    """Yield the rows of the prompts in each resample, drawn separately for each class."""
     rng = np.random.default_rng([seed, 0])
     for _ in range(resamples):
         yield (
@@ -276,14 +278,14 @@ def _draws(n_positive: int, n_negative: int, resamples: int, seed: int) -> Itera
 
 
 def _cosines(first: Float[Tensor, "n d_model"], second: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
-    """Row by row, in float64; NaN where a row is zero."""
+    """Return the cosines row by row, in float64; NaN where a row is zero."""
     x, y = first.double(), second.double()
     lengths = x.norm(dim=1) * y.norm(dim=1)
     return torch.where(lengths > 0, (x * y).sum(dim=1) / lengths, torch.nan)
 
 
 def _spread(rows: Sequence[int], n: int) -> list[int]:
-    """At most n of the rows, evenly spaced, both ends among them."""
+    """Return at most n of the rows, evenly spaced, with the first and the last among them."""
     if len(rows) <= n:
         return list(rows)
     return [rows[round(float(k))] for k in np.linspace(0, len(rows) - 1, n)]

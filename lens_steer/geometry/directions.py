@@ -1,4 +1,4 @@
-"""Candidate directions across depth and the choice of one (Selective Steering, Eqs. 4, 7, 8)."""
+"""Candidate directions across depth and the selection of one (Selective Steering, Eqs. 4, 7, 8)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.class_means import unit_samples_of
 
-ZERO_RELATIVE = 1e-6  # a difference of means shorter than this share of the median counts as no direction at all
+ZERO_RELATIVE = 1e-6  # a difference of means not longer than this share of the median length counts as zero
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which candidate is selected, and by how much.
+    """The selected candidate and its margin over the others.
 
     Attributes:
-        index: row of the selected candidate.
-        cosine: pairwise cosines; a zero candidate has 0 with everything, itself too.
-        mean_cosine: mean cosine of each candidate with all that are not zero, itself included (0 for a zero one).
-        margin: the selected mean cosine minus the runner-up's.
+        index: The row of the selected candidate.
+        cosine: The pairwise cosines; a zero candidate has cosine 0 with every candidate, itself included.
+        mean_cosine: The mean cosine of each candidate with all candidates that are not zero, itself included; 0 for a
+            zero candidate.
+        margin: The selected candidate's mean cosine minus that of the runner-up; NaN where there is no runner-up.
     """
 
     index: int
@@ -37,10 +38,10 @@ def class_means(
     *,
     unit_samples: bool = False,
 ) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
-    """Class means in float64, of the raw activations or of the activations scaled to unit length one by one.
+    """Return both class means in float64, of the raw activations or of each activation scaled to unit length.
 
-    ``unit_samples`` is what the released code of Selective Steering projects (its eps of 1e-8 is kept for zero
-    vectors).
+    With ``unit_samples`` they are the means that the released code of Selective Steering projects. Its eps of 1e-8, for
+    zero vectors, is kept.
     """
     means = []
     for sample in (positive, negative):
@@ -52,10 +53,10 @@ def class_means(
 def candidate_directions(
     mean_positive: Float[Tensor, "n_sites d_model"], mean_negative: Float[Tensor, "n_sites d_model"]
 ) -> Float[Tensor, "n_sites d_model"]:
-    """Unit differences of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``, in float64; a zero difference stays zero.
+    """Return the unit differences of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``, in float64; a zero difference stays zero.
 
-    A row no longer than 1e-6 of the median length counts as zero: at the first block's norm every prompt ends in the
-    same template token, so there is no difference there, only rounding. Source: Selective Steering, Eq. 4.
+    A row counts as zero if its length is at most 1e-6 of the median length. At the norm of the first block, every
+    prompt ends in the same template token, so the difference there is only rounding. Source: Selective Steering, Eq. 4.
 
     >>> candidate_directions(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]])).tolist()
     [[1.0, 0.0]]
@@ -65,7 +66,7 @@ def candidate_directions(
 
 
 def unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Rows scaled to unit length in float64, rows that count as zero set to zero."""
+    """Return the rows scaled to unit length in float64; rows that count as zero are set to zero."""
     x = vectors.double()
     norms = x.norm(dim=-1)
     zero = zero_rows(x)
@@ -73,7 +74,7 @@ def unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]
 
 
 def zero_rows(vectors: Float[Tensor, "n d_model"]) -> Bool[Tensor, " n"]:
-    """Which rows count as zero: length at most 1e-6 of the median length of those that are longer than 0."""
+    """Return which rows count as zero: those of at most 1e-6 of the median length of all rows longer than 0."""
     norms = vectors.double().norm(dim=-1)
     positive = norms[norms > 0]
     if not len(positive):
@@ -82,7 +83,7 @@ def zero_rows(vectors: Float[Tensor, "n d_model"]) -> Bool[Tensor, " n"]:
 
 
 def cosine_matrix(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n"]:
-    """Pairwise cosines in float64; a zero row has cosine 0 with every row.
+    """Return the pairwise cosines in float64; a zero row has cosine 0 with every row.
 
     >>> cosine_matrix(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]))[0].tolist()
     [1.0, 1.0, 0.0]
@@ -92,12 +93,13 @@ def cosine_matrix(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n"]:
 
 
 def select_direction(candidates: Float[Tensor, "n_sites d_model"]) -> Selection:
-    """The candidate with the highest mean cosine to all (Selective Steering, Eqs. 8 and 32); the first one wins a tie.
+    """Select the candidate with the highest mean cosine to all candidates; the first one wins a tie.
 
-    The mean runs over the candidates that are not zero, itself included: adding the zero ones only scales every mean.
+    The mean runs over the candidates that are not zero, the candidate itself included. Counting the zero candidates too
+    would only scale every mean. Source: Selective Steering, Eqs. 8 and 32.
 
     Raises:
-        LensSteerError: every candidate is zero.
+        LensSteerError: If every candidate is zero.
     """
     zero = zero_rows(candidates)
     if bool(zero.all()):

@@ -1,24 +1,24 @@
-"""Which sites separate the classes along the selected direction (Selective Steering, Eqs. 9, 33, 34), by one of five
-rules.
+"""Discriminative sites: five rules for the sites that separate the classes along the selected direction.
 
-Paper and released code disagree, so there are two published rules:
+The definition is Selective Steering, Eqs. 9, 33 and 34. Paper and released code disagree, so there are two published
+rules:
 
-- ``paper``: the raw class means project with strictly opposite sign; the unit is the site.
-- ``official``: the means of unit-scaled activations do, and every norm of the block does; then all of the block's sites
-  count.
+- ``paper``: The raw class means project with strictly opposite sign. It is applied site by site.
+- ``official``: The means of unit-scaled activations project with strictly opposite sign, and they do so at every norm
+  of the block. Then all sites of the block count.
 
-Both ask on which side of zero a mean lies, and zero is no landmark of the residual stream: where one class's mean is
-near it the answer is a coin's toss. Three more do not ask that:
+Both rules ask on which side of zero a mean lies. But zero has no special meaning in the residual stream: where the mean
+of one class is near zero, its sign is decided by chance. Three more rules do not depend on zero:
 
-- ``centred``: the raw class means lie on opposite sides of one midpoint,
-  ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, of their projections aₖ and bₖ.
+- ``centred``: The raw class means lie on opposite sides of one midpoint,
+  ``m = mean over the recorded sites k of (aₖ + bₖ)/2``, where aₖ and bₖ are the projections of the two class means.
 - ``effect``: Cohen's d of the prompts' projections at the site is above a bound.
-- ``auroc``: the area under their ROC curve is above a bound.
+- ``auroc``: The area under the ROC curve of the prompts' projections at the site is above a bound.
 
-The last two look at how far apart the classes are against their spread, one site at a time, and ask for the positive
-class on the positive side; a shift of the stream changes neither. The default bounds were written down before any
-result: a d of 1.0 (a whole pooled standard deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding"
-discrimination in Hosmer and Lemeshow's scale).
+The last two measure the distance of the classes relative to their spread, one site at a time, and require the positive
+class on the positive side. A shift of the stream changes neither. The default bounds were fixed before any result was
+seen: a d of 1.0 (one pooled standard deviation; Cohen's "large" begins at 0.8) and an area of 0.9 ("outstanding"
+discrimination on the scale of Hosmer and Lemeshow).
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ RULES = ("paper", "official", "centred", "effect", "auroc")
 BOUNDS = {
     "effect": 1.0,
     "auroc": 0.9,
-}  # rules that compare a measure of the prompts' projections with a bound, and the default
+}  # the rules that compare a measure of the prompts' projections with a bound, and its default
 NO_DIFFERENCE = {"effect": 0.0, "auroc": 0.5}
 _HIGHEST = {"effect": math.inf, "auroc": 1.0}
 
 
 @dataclass(frozen=True)
 class Discriminative:
-    """The discriminative set L_disc.
+    """The set of discriminative sites, L_disc.
 
     Attributes:
-        mask: per recorded site.
-        sites: names of the discriminative sites, in network order.
-        blocks: blocks with at least one of them.
-        projection_positive, projection_negative: the means that decided, projected on the selected direction.
-        rule: one of :data:`RULES`.
-        bound: of the rules that have one.
+        mask: Whether each recorded site is discriminative.
+        sites: The names of the discriminative sites, in network order.
+        blocks: The blocks with at least one discriminative site.
+        projection_positive, projection_negative: The projections of the class means on the selected direction, of the
+            means that decided.
+        rule: The rule, one of :data:`RULES`.
+        bound: The bound of the rule; None for a rule without one.
     """
 
     mask: Bool[Tensor, " n_sites"]
@@ -68,7 +69,9 @@ class Discriminative:
 
 
 def opposite_sign(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Bool[Tensor, "*n"]:
-    """Strictly opposite signs; a product of exactly 0 does not count. Compares signs, so nothing can underflow.
+    """Return where two tensors have strictly opposite signs; a product of exactly 0 does not count.
+
+    Signs are compared instead of products, so nothing can underflow.
 
     >>> opposite_sign(torch.tensor([1.0, 0.0, 1e-30]), torch.tensor([-2.0, -1.0, -1e-30])).tolist()
     [True, False, True]
@@ -77,7 +80,7 @@ def opposite_sign(a: Float[Tensor, "*n"], b: Float[Tensor, "*n"]) -> Bool[Tensor
 
 
 def whole_blocks(mask: Bool[Tensor, "*draws n_sites"], names: Sequence[str]) -> Bool[Tensor, "*draws n_sites"]:
-    """Keep a site only if every recorded site of its block is in the mask: the released code's ``require_all`` rule."""
+    """Keep a site only if every recorded site of its block is in the mask (``require_all`` in the released code)."""
     blocks = torch.tensor([site_names.parse(name).block for name in names])
     found = torch.zeros_like(mask)
     for block in blocks.unique():
@@ -87,13 +90,14 @@ def whole_blocks(mask: Bool[Tensor, "*draws n_sites"], names: Sequence[str]) -> 
 
 
 def check_rule(rule: str, bound: float | int | None = None) -> float | None:
-    """The bound that a rule goes by: the one given, else the rule's own, None for a rule without one.
+    """Return the bound of a rule: the given one, or else the rule's default; None for a rule without a bound.
 
     >>> check_rule("paper"), check_rule("effect"), check_rule("effect", 2)
     (None, 1.0, 2.0)
 
     Raises:
-        LensSteerError: an unknown rule, a bound for a rule without one, or one that no site can be above.
+        LensSteerError: If the rule is unknown, if a rule without a bound is given one, or if the bound is negative or
+            so high that no site can exceed it.
     """
     if rule not in RULES:
         raise LensSteerError(f"rule={rule!r}: use one of {', '.join(RULES)}")
@@ -121,10 +125,17 @@ def discriminative_sites(
     rule: str = "paper",
     bound: float | int | None = None,
 ) -> Discriminative:
-    """L_disc by one of the rules. An empty set is a result, not an error.
+    """Return L_disc by one of the rules; an empty set is a result, not an error.
+
+    Args:
+        positive, negative: The activations of both classes.
+        direction: The selected direction; its length does not matter.
+        names: The names of the sites.
+        rule: One of :data:`RULES`.
+        bound: The bound of the rule; None takes its default.
 
     Raises:
-        LensSteerError: unknown rule, or a bound that does not fit it.
+        LensSteerError: If the rule is unknown, or the bound does not fit it.
     """
     check_rule(rule, bound)
     if rule not in BOUNDS:
@@ -142,10 +153,10 @@ def by_means(
     *,
     rule: str,
 ) -> Discriminative:
-    """:func:`discriminative_sites` from the class means that the rule asks for.
+    """Return :func:`discriminative_sites` from the class means that the rule needs.
 
     Raises:
-        LensSteerError: a rule that needs the prompts' own projections.
+        LensSteerError: If the rule needs the projections of single prompts.
     """
     if rule in BOUNDS:
         raise LensSteerError(f"rule={rule!r} needs the projections of single prompts: record them with keep='all'")
@@ -163,12 +174,12 @@ def by_projections(
     bound: float | int | None = None,
     zero: Bool[Tensor, " n_sites"],
 ) -> Discriminative:
-    """:func:`discriminative_sites` by a rule with a bound, from the prompts' projections.
+    """Return :func:`discriminative_sites` by a rule with a bound, from the prompts' projections.
 
     Args:
-        positive, negative: on the unit selected direction.
-        names, rule, bound: see :func:`discriminative_sites`.
-        zero: sites whose class means are equal to rounding; they are never discriminative.
+        positive, negative: The projections on the unit selected direction.
+        names, rule, bound: See :func:`discriminative_sites`.
+        zero: The sites whose class means are equal up to rounding; they are never discriminative.
     """
     limit = check_rule(rule, bound)
     assert limit is not None, "the rules without a bound go by class means"
@@ -183,8 +194,9 @@ def measured(
     zero: Bool[Tensor, " n_sites"],
     counts: tuple[Float[Tensor, "rows n_positive"], Float[Tensor, "rows n_negative"]] | None = None,
 ) -> Float[Tensor, "*rows n_sites"]:
-    """What a rule with a bound compares with it: Cohen's d or the area; 0 and ½ at the ``zero`` sites, where nothing
-    but rounding could be measured.
+    """Return the measure that a rule with a bound compares: Cohen's d or the area.
+
+    At the ``zero`` sites it is 0 or ½, since only rounding could be measured there.
     """
     values = (cohens_d if rule == "effect" else areas)(positive, negative, counts)
     return torch.where(zero, NO_DIFFERENCE[rule], values)
@@ -197,7 +209,9 @@ def mean_rule(
     *,
     rule: str,
 ) -> Bool[Tensor, "*draws n_sites"]:
-    """The rules that class means decide, from the means' projections (of unit-scaled activations for ``official``).
+    """Return the mask of a rule that class means decide, from the projections of the means.
+
+    For ``official`` these are the means of unit-scaled activations.
 
     >>> a, b, names = (
     ...     torch.tensor([3.0, 5.0]),

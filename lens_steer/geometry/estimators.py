@@ -1,10 +1,9 @@
-"""Ways to estimate the direction that tells two classes apart at one site; the difference of their means is only one of
-them.
+"""Estimators of the direction that separates two classes at one site; the difference of means is one of them.
 
-An estimator takes the activations of the positive and of the negative class at a site and gives a unit vector in
-float64 on which the positive class's mean lies higher; where both means are equal it gives zeros. :data:`ESTIMATORS`
-has them by name. Options are set with ``functools.partial``, and an entry added to :data:`ESTIMATORS` can be named
-wherever a name is asked for.
+An estimator takes the activations of the positive and the negative class at a site. It returns a unit vector in float64
+on which the mean of the positive class projects higher, or zeros where both means are equal. :data:`ESTIMATORS` holds
+them by name. Options are set with ``functools.partial``, and an entry added to :data:`ESTIMATORS` can be named wherever
+a name is accepted.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from lens_steer.geometry.directions import candidate_directions, class_means, un
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
 MIN_SHRINKAGE = 1e-9  # keeps the shrunk covariance invertible where the intensity is 0
-INTERCEPT_SCALING = 1000  # liblinear penalises the intercept too, less by this factor
+INTERCEPT_SCALING = 1000  # liblinear penalises the intercept too; scaling it weakens that penalty
 
 
 def difference(
     positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
 ) -> Float[Tensor, " d_model"]:
-    """Unit difference of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``: what every calibration uses unless asked otherwise.
+    """Return the unit difference of class means, ``(μ⁺ − μ⁻)/‖μ⁺ − μ⁻‖``, the default of every calibration.
 
     The "mass-mean" probe of Marks and Tegmark (arXiv 2310.06824) has this direction. Source: Selective Steering (arXiv
     2601.19375), Eq. 4.
 
     Raises:
-        LensSteerError: fewer than two samples of a class, or values that are not finite.
+        LensSteerError: If a class has fewer than two samples, or values are not finite.
 
     >>> difference(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist()
     [1.0, 0.0]
@@ -51,15 +50,16 @@ def difference(
 def fisher(
     positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
 ) -> Float[Tensor, " d_model"]:
-    """Fisher's direction with a shrunk covariance, ``Σ⁻¹(μ⁺ − μ⁻)`` scaled to unit length.
+    """Return Fisher's direction with a shrunk covariance, ``Σ⁻¹(μ⁺ − μ⁻)`` scaled to unit length.
 
-    ``Σ = (1 − δ) S + δ (tr S / d) I`` with ``S = RᵀR / n`` of the residuals R, each class centred on its own mean. The
-    intensity δ is Ledoit and Wolf's, computed from the squared lengths of the residuals and their singular values. Σ is
-    the identity plus a matrix of rank at most n, so it is inverted on the residuals' right singular vectors and outside
-    them apart: O(n² d) for n < d, and no d × d matrix.
+    ``Σ = (1 − δ) S + δ (tr S / d) I`` with ``S = RᵀR / n``, where the rows of R are the residuals, each class centred
+    on its own mean. The intensity δ is that of Ledoit and Wolf. It is computed from the squared lengths of the
+    residuals and their singular values. Σ is a multiple of the identity plus a matrix of rank at most n. It is
+    therefore inverted in two parts, within the span of the residuals' right singular vectors and outside it. This takes
+    O(n² d) for n < d, and no d × d matrix.
 
     Raises:
-        LensSteerError: fewer than two samples of a class, or values that are not finite.
+        LensSteerError: If a class has fewer than two samples, or values are not finite.
 
     Source: Ledoit and Wolf (2004), Journal of Multivariate Analysis 88, 365–411.
 
@@ -88,18 +88,19 @@ def fisher(
 def paired_pca(
     positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "n_negative d_model"]
 ) -> Float[Tensor, " d_model"]:
-    """First principal component of the differences of paired prompts, ``x_i⁺ − x_i⁻`` in the order given.
+    """Return the first principal component of the differences of paired prompts, ``x_i⁺ − x_i⁻`` in the given order.
 
     The differences are neither centred nor scaled: the direction is their first right singular vector, along which
-    their mean square is largest. Its sign makes the mean difference project with a value ≥ 0; at exactly 0 the entry of
-    largest magnitude is positive. Where pairs share a nuisance it cancels; where prompts are paired at random it does
-    not.
+    their mean square is largest. Its sign is chosen so that the mean difference projects on it with a value ≥ 0; if
+    that value is exactly 0, the entry of largest magnitude is positive. A nuisance feature that the two prompts of a
+    pair share cancels. If prompts are paired at random, it does not cancel.
 
     Raises:
-        LensSteerError: classes of different size, fewer than two samples of a class, or values that are not finite.
+        LensSteerError: If the classes have different sizes, a class has fewer than two samples, or values are not
+            finite.
 
-    Source: Representation Engineering (arXiv 2310.01405) pairs prompts and takes a first component; its released code
-    draws the order inside each pair at random and centres the differences, of which neither is done here.
+    Source: Representation Engineering (arXiv 2310.01405) pairs prompts and takes a first component. Its released code
+    draws the order inside each pair at random and centres the differences; neither is done here.
 
     >>> common = torch.tensor([[0.0, 5.0], [0.0, -7.0]])
     >>> paired_pca(common + torch.tensor([1.0, 0.0]), common).tolist()
@@ -120,19 +121,20 @@ def logistic(
     *,
     C: float | int = 1.0,
 ) -> Float[Tensor, " d_model"]:
-    """Unit normal of an L2 logistic regression on raw features, with an intercept that is not penalised.
+    """Return the unit normal of an L2 logistic regression on raw features, with an intercept that is not penalised.
 
-    Minimises ``½‖w‖² + C Σ log(1 + exp(−y (w·x + b)))`` in the span of the samples, where the minimum lies. At the
-    minimum the positive mean projects higher on w, and w is 0 only where both means are equal.
+    It minimises ``½‖w‖² + C Σ log(1 + exp(−y (w·x + b)))`` in the span of the samples, which contains the minimum. At
+    the minimum the mean of the positive class projects higher on w, and w is 0 only where both means are equal.
 
     Args:
-        C: inverse strength of the penalty.
+        positive, negative: The activations of both classes.
+        C: The inverse strength of the penalty.
 
     Raises:
-        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that
+        LensSteerError: If C is not above 0, the fit does not converge, a class has fewer than two samples, or values
             are not finite.
 
-    Source: arXiv 2604.08169 steers along this normal, fit with C = 1 by L-BFGS. The minimum, and so the normal, does
+    Source: arXiv 2604.08169 steers along this normal, fitted with C = 1 by L-BFGS. The minimum, and so the normal, does
     not depend on the solver.
 
     >>> logistic(torch.tensor([[2.0, 1.0], [4.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]])).tolist()
@@ -151,19 +153,20 @@ def sparse(
     *,
     C: float | int = 1.0,
 ) -> Float[Tensor, " d_model"]:
-    """Unit normal of an L1 logistic regression: a direction with few coordinates that are not zero.
+    """Return the unit normal of an L1 logistic regression: a direction with few nonzero coordinates.
 
-    Minimises ``‖v‖₁ + C Σ log(1 + exp(−y (v·z + b)))`` over features ``z = (x − mean)/s`` divided by their pooled
-    within-class standard deviation s (one that is constant within both classes is divided by 1); the direction is
-    ``v/s``, scaled to unit length. How many coordinates are left is ``torch.count_nonzero(direction)``. Which basis the
-    activations are written in matters, unlike for every other estimator here.
+    It minimises ``‖v‖₁ + C Σ log(1 + exp(−y (v·z + b)))`` over the features ``z = (x − mean)/s``, where s is the pooled
+    within-class standard deviation of each feature (1 for a feature that is constant within both classes). The
+    direction is ``v/s``, scaled to unit length. ``torch.count_nonzero(direction)`` gives the number of nonzero
+    coordinates. Unlike every other estimator here, this one depends on the basis in which the activations are written.
 
     Args:
-        C: inverse strength of the penalty; smaller leaves fewer coordinates. Below a bound none is left and the
-            direction is zero.
+        positive, negative: The activations of both classes.
+        C: The inverse strength of the penalty; a smaller value leaves fewer coordinates. If C is too small, no
+            coordinate is left and the direction is zero.
 
     Raises:
-        LensSteerError: C not above 0, a fit that does not converge, fewer than two samples of a class, or values that
+        LensSteerError: If C is not above 0, the fit does not converge, a class has fewer than two samples, or values
             are not finite.
 
     >>> x = torch.tensor([[3.0, 0.2, 0.1], [2.0, -0.2, 0.0], [2.5, 0.1, -0.1]])
@@ -206,18 +209,23 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def check_estimator(name: str) -> None:
-    """Raises :class:`LensSteerError` for a name that :data:`ESTIMATORS` does not have."""
+    """Refuse a name that :data:`ESTIMATORS` does not have.
+
+    Raises:
+        LensSteerError: If the name is unknown.
+    """
     if name not in ESTIMATORS:
         raise LensSteerError(f"direction={name!r}: use one of {', '.join(ESTIMATORS)}")
 
 
 def check_classes(name: str, n_positive: int, n_negative: int) -> None:
-    """Refuse, before anything is recorded, prompts that a named estimator cannot calibrate on; ``difference`` takes
-    any.
+    """Refuse, before anything is recorded, numbers of prompts on which an estimator cannot calibrate.
+
+    ``difference`` accepts any numbers.
 
     Raises:
-        LensSteerError: an unknown name, fewer than two prompts of a class, or classes of different size for
-            ``paired_pca``.
+        LensSteerError: If the name is unknown, a class has fewer than two prompts, or the classes have different sizes
+            for ``paired_pca``.
     """
     check_estimator(name)
     if name == "difference":
@@ -231,10 +239,10 @@ def check_classes(name: str, n_positive: int, n_negative: int) -> None:
 def estimate(
     name: str, positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
 ) -> Float[Tensor, " d_model"]:
-    """The direction at one site by a named estimator.
+    """Return the direction at one site by a named estimator.
 
     Raises:
-        LensSteerError: an unknown name, and what the estimator raises.
+        LensSteerError: If the name is unknown, or the estimator refuses the samples.
 
     >>> estimate("fisher", torch.tensor([[2.0], [4.0]]), torch.tensor([[0.0], [1.0]])).tolist()
     [1.0]
@@ -250,11 +258,13 @@ def site_directions(
     *,
     progress: bool = True,
 ) -> Float[Tensor, "n_sites d_model"]:
-    """The directions at every site by a named estimator, zero where the difference of means counts as zero beside the
-    other sites'.
+    """Return the directions at every site by a named estimator.
+
+    A direction is zero where the difference of means counts as zero, in comparison with the other sites
+    (:func:`~lens_steer.geometry.directions.zero_rows`).
 
     Raises:
-        LensSteerError: an unknown name, and what the estimator raises.
+        LensSteerError: If the name is unknown, or the estimator refuses the samples.
     """
     check_estimator(name)
     found = candidate_directions(*class_means(positive, negative))
@@ -267,7 +277,7 @@ def site_directions(
 
 
 def _classes(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both classes in float64 and the difference of their means, once they are fit to be used."""
+    """Check both classes and return them in float64, with the difference of their means."""
     for name, side in (("positive", positive), ("negative", negative)):
         _check_count(name, len(side))
         if not bool(torch.isfinite(side).all()):
@@ -301,11 +311,11 @@ def _labels(positive: Tensor, negative: Tensor) -> np.ndarray:
 
 
 def _ledoit_wolf(residuals: Tensor, variances: Tensor) -> float:
-    """Ledoit and Wolf's intensity for samples whose mean is known to be 0, from what is at hand.
+    """Return Ledoit and Wolf's intensity, from the residuals and the eigenvalues λ of S, which are already computed.
 
-    ``min(1, (Σ_k ‖r_k‖⁴/n − ‖S‖²)/n / (‖S‖² − tr²S/d))`` with the Frobenius norm ``‖S‖² = Σ λ²``, λ the eigenvalues of
-    S. scikit-learn's ``ledoit_wolf_shrinkage`` gives the same number from all d × d products, O(n d²); this one takes
-    O(n d).
+    The mean of the samples is known to be 0. The intensity is ``min(1, (Σ_k ‖r_k‖⁴/n − ‖S‖²)/n / (‖S‖² − tr²S/d))``
+    with the Frobenius norm ``‖S‖² = Σ λ²``. scikit-learn's ``ledoit_wolf_shrinkage`` gives the same number from all d ×
+    d products, in O(n d²); this function takes O(n d).
     """
     n, d_model = residuals.shape
     squared = float(variances.square().sum())
@@ -315,7 +325,10 @@ def _ledoit_wolf(residuals: Tensor, variances: Tensor) -> float:
 
 
 def _l1() -> dict[str, Any]:
-    """How this release of scikit-learn is asked for an L1 penalty; ``penalty`` goes away in 1.10."""
+    """Return the arguments that ask the installed scikit-learn for an L1 penalty.
+
+    ``penalty`` is removed in scikit-learn 1.10, in favour of ``l1_ratio``.
+    """
     from sklearn.linear_model import LogisticRegression
 
     penalty = inspect.signature(LogisticRegression).parameters.get("penalty")

@@ -1,5 +1,6 @@
-"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``, written whole or not at
-all.
+"""Calibrations on disk: a folder with ``calibration.safetensors`` and ``calibration.json``.
+
+It is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ _BY_SITE = (
     "membership",
     "auroc",
     "cohens_d",
-)  # absent in older folders, or in imported ones
+)  # absent in older folders, and in imported calibrations
 _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive",
     "n_negative", "prompt_hash", "seed",
 )  # fmt: skip
-_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders of before they were recorded
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders written before hashes were recorded
 
 
 def save_calibration(calibration: Calibration, folder: str | Path) -> None:
-    """Write a calibration; what is there is replaced only once everything is written."""
+    """Write a calibration to a folder; existing files are replaced only once everything is written."""
     tensors: dict[str, Tensor] = {"candidates": calibration.candidates, "basis": calibration.basis}
     for name in _OPTIONAL:
         if (value := getattr(calibration, name)) is not None:
@@ -78,11 +79,11 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
 
 
 def load_calibration(folder: str | Path) -> Calibration:
-    """Read a calibration and check it.
+    """Read a calibration from a folder and check it.
 
     Raises:
-        LensSteerError: missing, truncated or corrupt files, an unknown format version, shapes or sites that do not fit,
-            a basis that is not orthonormal, values that are not finite.
+        LensSteerError: If a file is missing, truncated or corrupt, the format version is unknown, shapes or sites do
+            not fit together, the basis is not orthonormal, or a value is not finite.
     """
     tensors, facts = FOLDER.read(folder)
     needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")

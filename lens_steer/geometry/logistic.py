@@ -10,22 +10,22 @@ from jaxtyping import Bool, Float
 
 from lens_steer.errors import LensSteerError
 
-MAX_RANK_NEWTON = 2048  # coordinates up to which Newton's method is the quicker one
+MAX_RANK_NEWTON = 2048  # up to this many coordinates Newton's method is faster than L-BFGS
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples prepared for any number of fits to other labels or weights.
+    """Samples that are prepared for any number of fits with other labels or weights.
 
-    With the penalty on ``w`` alone a fit neither depends on where the origin lies nor has a part of w outside the span
-    of the centred samples, so it is done in the coordinates of an orthonormal basis of that span: at most n − 1 of them
-    however wide the samples are, with the same minimum.
+    The penalty acts on ``w`` alone. A fit then does not depend on the origin, and w has no part outside the span of the
+    centred samples. The fit is therefore done in the coordinates of an orthonormal basis of this span. These are at
+    most n − 1, however wide the samples are, and the minimum is the same.
 
     Attributes:
-        coordinates: of the centred (and scaled) samples.
-        basis: of their span, orthonormal rows.
-        mean: of the samples.
-        scale: what each feature was divided by.
+        coordinates: The coordinates of the centred (and scaled) samples.
+        basis: The orthonormal rows that span the samples.
+        mean: The mean of the samples.
+        scale: The number by which each feature was divided.
     """
 
     coordinates: Float[np.ndarray, "n rank"]
@@ -35,11 +35,14 @@ class Samples:
 
 
 def prepare(x: Float[np.ndarray, "n d_model"], *, standardize: bool = False) -> Samples:
-    """Centre, scale if asked to (by each feature's standard deviation; a constant feature by 1), and turn into the
-    span.
+    """Centre the samples, scale them if asked, and express them in an orthonormal basis of their span.
+
+    Args:
+        x: The samples.
+        standardize: Whether to divide each feature by its standard deviation (a constant feature by 1).
 
     Raises:
-        LensSteerError: samples that are not finite, or that are all the same.
+        LensSteerError: If samples are not finite, or all the same.
 
     >>> prepare(np.array([[1.0, 0.0], [3.0, 0.0]])).basis.shape
     (1, 2)
@@ -65,17 +68,22 @@ def fit(
     C: float | int = 1.0,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, " d_model"], float]:
-    """The weight and bias, on the raw features, that minimise
-    ``½‖w‖² + C Σ_i weight_i log(1 + exp(−y_i (w·x_i + b)))``, y = ±1.
+    """Fit the weight and the bias of a logistic regression, on the raw features.
+
+    They minimise ``½‖w‖² + C Σ_i weight_i log(1 + exp(−y_i (w·x_i + b)))``, y = ±1.
 
     Args:
-        samples: from :func:`prepare`; with ``standardize`` the penalty is on the scaled features' weight.
+        samples: The samples, from :func:`prepare`; with ``standardize`` the penalty is on the weight of the scaled
+            features.
         labels: True for the positive class.
-        C: inverse strength of the penalty.
-        weights: of each sample; resampled prompts are counts. One each unless given.
+        C: The inverse strength of the penalty.
+        weights: The weight of each sample, such as the counts of resampled prompts; None weights every sample by 1.
+
+    Returns:
+        The weight and the bias.
 
     Raises:
-        LensSteerError: one class only, C not above 0, a fit that does not converge.
+        LensSteerError: If all samples are of one class, C is not above 0, or the fit does not converge.
 
     >>> w, b = fit(prepare(np.array([[1.0], [2.0], [4.0], [5.0]])), np.array([False, False, True, True]))
     >>> bool(w[0] > 0), round(float(-b / w[0]), 3)
@@ -106,7 +114,7 @@ def fit(
 def probabilities(
     x: Float[np.ndarray, "n d_model"], weight: Float[np.ndarray, " d_model"], bias: float
 ) -> Float[np.ndarray, " n"]:
-    """``1 / (1 + exp(−(w·x + b)))``, without overflow.
+    """Return ``1 / (1 + exp(−(w·x + b)))``, computed without overflow.
 
     >>> probabilities(np.array([[2.0], [-1e6]]), np.array([1.0]), -2.0).tolist()
     [0.5, 0.0]

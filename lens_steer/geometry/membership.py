@@ -1,4 +1,4 @@
-"""How sure it is that a site belongs to L_disc: the share of bootstrap resamples of the prompts in which it does."""
+"""The probability that a site belongs to L_disc: the share of bootstrap resamples of the prompts in which it does."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lens_steer.geometry.discriminative import BOUNDS, check_rule, mean_rule, me
 from lens_steer.geometry.separation import weighted_means
 
 RESAMPLES = 1000
-CHUNK_ENTRIES = 4_000_000  # counts in one block of resamples (32 MB)
-UNIT_EPS = 1e-8  # of the released code's unit-scaled samples
+CHUNK_ENTRIES = 4_000_000  # the most counts in one block of resamples (32 MB)
+UNIT_EPS = 1e-8  # the released code adds it to the length by which it divides
 
 
 def membership(
@@ -30,28 +30,29 @@ def membership(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Float[Tensor, " n_sites"]:
-    """Bootstrap probability that each site is in L_disc.
+    """Return the bootstrap probability that each site is in L_disc.
 
-    Each class's prompts are drawn anew, as many as it has, with replacement, and the rule is asked again; the
-    probability is the share of resamples in which the site is in. The direction is not selected anew: the projections
-    are on the one that all prompts gave, so this tells how much of the *rule's* answer hangs on which prompts it saw.
-    :func:`lens_steer.geometry.stability.stability` selects the direction anew in every resample, at the cost of a
-    calibration each. Under ``paper`` a site where one class's mean, or both, are drawn about zero has a probability of
-    one half on average.
+    In every resample the prompts of each class are drawn again with replacement, as many as the class has, and the rule
+    is applied again. The probability is the share of resamples in which the site is in L_disc. The direction is not
+    selected again: all projections are on the direction from all prompts. The probability therefore tells how much the
+    *rule's* answer depends on the drawn prompts. :func:`lens_steer.geometry.stability.stability` selects the direction
+    again in every resample, at the cost of one calibration each. Under ``paper``, a site where one or both class means
+    are distributed around zero has a probability of one half on average.
 
     Args:
-        positive, negative: one projection on the unit selected direction a prompt and site.
-        names: of the sites.
-        rule, bound: see :mod:`lens_steer.geometry.discriminative`.
-        norms: lengths of the activations, which ``official`` needs: it goes by the means of unit-scaled ones.
-        zero: sites whose class means are equal to rounding, never discriminative under a rule with a bound; none unless
-            given.
-        resamples: how many.
-        seed: of the draws; the same seed gives the same numbers.
+        positive, negative: The projections on the unit selected direction, one for each prompt and site.
+        names: The names of the sites.
+        rule, bound: See :mod:`lens_steer.geometry.discriminative`.
+        norms: The lengths of the activations of both classes. ``official`` needs them, since it uses the means of
+            unit-scaled activations.
+        zero: The sites whose class means are equal up to rounding. They are never discriminative under a rule with a
+            bound. None stands for no such site.
+        resamples: The number of resamples.
+        seed: The seed of the draws; the same seed gives the same numbers.
 
     Raises:
-        LensSteerError: no prompts of a class, an unknown rule, a bound that does not fit it, no norms under
-            ``official``, a bad count or seed.
+        LensSteerError: If a class has no prompts, the rule is unknown, the bound does not fit it, ``official`` has no
+            norms, or the count or the seed is invalid.
 
     >>> always, sometimes = torch.tensor([[2.0, 1.0], [3.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-2.0, -1.0]])
     >>> found = membership(always, sometimes, ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"])
@@ -88,7 +89,10 @@ def membership(
 
 
 def _counts(n_positive: int, n_negative: int, resamples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """How often each prompt is drawn, some resamples at a time; the blocks' size does not change the draws."""
+    """Yield how often each prompt is drawn, for a block of resamples at a time.
+
+    Each class has its own random stream, so the size of the blocks does not change the draws.
+    """
     streams = [np.random.default_rng([seed, 3, side]) for side in (0, 1)]
     step = max(1, CHUNK_ENTRIES // (n_positive + n_negative))
     for start in range(0, resamples, step):

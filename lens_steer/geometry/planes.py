@@ -1,9 +1,8 @@
-"""The steering plane: an orthonormal pair (b1, b2), b1 the selected direction, b2 from the candidates' principal
-component.
+"""The steering plane: an orthonormal pair (b1, b2), b1 the selected direction, b2 from a principal component.
 
 Selective Steering, Eqs. 35 and 36. The paper does not say whether the candidates are centred before the principal
-component is taken; the released code centres them, and the two choices give different planes. Both are here, centred is
-the default.
+component is taken. The released code centres them, and the two choices give different planes. Both are available here;
+centring is the default.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import unit_rows, zero_rows
 
-MIN_REMAINDER = 1e-3  # of a unit principal component, once its part along b1 is taken away
+MIN_REMAINDER = 1e-3  # the smallest length of a unit principal component without its part along b1
 MAX_GRAM_ERROR = 1e-6
 
 
 @dataclass(frozen=True)
 class Plane:
-    """An orthonormal basis of the steering plane and how it came about.
+    """An orthonormal basis of the steering plane, with how it was determined.
 
     Attributes:
-        basis: rows b1, b2, float32, orthonormal to 1e-6.
-        remainder: ‖PC − (PC·b1) b1‖ of the unit principal component: how well b2 is determined.
-        explained: the principal component's share of the candidates' variance.
-        sign_rule: which rule fixed the sign of b2.
+        basis: The rows b1 and b2, float32, orthonormal to 1e-6.
+        remainder: ‖PC − (PC·b1) b1‖ of the unit principal component, which tells how well b2 is determined.
+        explained: The principal component's share of the candidates' variance.
+        sign_rule: The rule that fixed the sign of b2.
     """
 
     basis: Float[Tensor, "2 d_model"]
@@ -40,13 +39,13 @@ class Plane:
 
 @dataclass(frozen=True)
 class PlaneCoordinates:
-    """Vectors seen in a plane.
+    """The coordinates of vectors in a plane.
 
     Attributes:
-        coordinates: x·b1 and x·b2.
-        radius: length of the in-plane part.
+        coordinates: The projections x·b1 and x·b2.
+        radius: The length of the in-plane part.
         angle: ``atan2(x·b2, x·b1)`` in degrees, (−180, 180]; NaN where the radius is 0.
-        fraction: in-plane share of the squared length; NaN for a zero vector.
+        fraction: The in-plane share of the squared length; NaN for a zero vector.
     """
 
     coordinates: Float[Tensor, "n 2"]
@@ -58,12 +57,17 @@ class PlaneCoordinates:
 def principal_component(
     vectors: Float[Tensor, "n d_model"], *, center: bool = True, component: int = 0
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " k"]]:
-    """A principal component (unit, its entry of largest magnitude positive) and the variance shares of all of them.
+    """Return a principal component and the variance shares of all components.
 
-    ``center=False`` takes the right singular vectors of the rows as they are.
+    The component has unit length, and its entry of largest magnitude is positive.
+
+    Args:
+        vectors: The rows.
+        center: Whether to centre the rows first. False takes the right singular vectors of the rows as they are.
+        component: The index of the component, from 0.
 
     Raises:
-        LensSteerError: fewer rows, or fewer distinct ones, than the component asked for needs.
+        LensSteerError: If there are fewer rows, or fewer distinct ones, than this component needs.
     """
     x = vectors.double()
     x = x - x.mean(dim=0) if center else x
@@ -83,10 +87,10 @@ def principal_component(
 def gram_schmidt(
     b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
 ) -> tuple[Float[Tensor, "2 d_model"], float]:
-    """Gram–Schmidt in float64: the orthonormal pair, and ‖b2 − (b2·b1) b1‖/‖b2‖.
+    """Return the orthonormal pair of Gram–Schmidt in float64, and ‖b2 − (b2·b1) b1‖/‖b2‖ for a unit b1.
 
     Raises:
-        LensSteerError: a vector that is not finite or zero, or b2 (nearly) parallel to b1.
+        LensSteerError: If a vector is zero or not finite, or b2 is (nearly) parallel to b1.
     """
     pair = torch.stack([b1, b2]).double()
     if not torch.isfinite(pair).all() or bool((pair.norm(dim=1) == 0).any()):
@@ -100,6 +104,7 @@ def gram_schmidt(
             "needed); "
             "use another principal component (component=1) or give b2 yourself"
         )
+    # A second pass removes the part along b1 that rounding has left.
     rest = rest / remainder
     rest = rest - (rest @ first) * first
     return torch.stack([first, rest / rest.norm()]), remainder
@@ -108,18 +113,18 @@ def gram_schmidt(
 def orthonormalise(
     b1: Float[Tensor, " d_model"], b2: Float[Tensor, " d_model"]
 ) -> tuple[Float[Tensor, "2 d_model"], float, float]:
-    """:func:`gram_schmidt` kept in float32.
+    """Return the pair of :func:`gram_schmidt` in float32, with two measures of the pair as given.
 
     Returns:
-        the basis, max|G − I| of the pair as given (G its Gram matrix), and how much of b2 is left without its part
-        along b1.
+        The basis, max|G − I| of the pair as given (G is its Gram matrix), and the share of b2's length that is left
+        without its part along b1.
     """
     basis, remainder = gram_schmidt(b1, b2)
     return basis.float(), gram_error(torch.stack([b1, b2])), remainder
 
 
 def gram_error(basis: Float[Tensor, "2 d_model"]) -> float:
-    """max|BᵀB − I| in float64."""
+    """Return max|B Bᵀ − I| of the basis rows B, in float64."""
     b = basis.double()
     return float((b @ b.T - torch.eye(2, dtype=torch.float64)).abs().max())
 
@@ -132,16 +137,21 @@ def build_plane(
     component: int = 0,
     positive_mean: Float[Tensor, " d_model"] | None = None,
 ) -> Plane:
-    """The steering plane of a set of candidates.
+    """Build the steering plane of a set of candidates.
 
-    ``b1 = d̂``, ``b2 ∝ PC − (PC·b1) b1``, in float64, re-orthonormalised. Zero candidates are dropped.
+    ``b1 = d̂`` and ``b2 ∝ PC − (PC·b1) b1``, in float64 and orthonormalised a second time. Zero candidates are dropped.
 
-    Sign rule of b2: the positive class's mean projects on b2 with a value ≥ 0 (``positive_mean``, averaged over the
-    discriminative sites); without it, or if that projection is exactly 0, the first entry of b2 that is not 0 is
-    positive.
+    The sign of b2 is chosen so that the positive class's mean projects on it with a value ≥ 0. Without that mean, or if
+    its projection is exactly 0, the first nonzero entry of b2 is positive.
+
+    Args:
+        candidates: The candidate directions.
+        selected: The row of the selected candidate.
+        center, component: See :func:`principal_component`.
+        positive_mean: The positive class's mean, averaged over the discriminative sites; None where there is none.
 
     Raises:
-        LensSteerError: fewer than two candidates that are not zero, or a degenerate plane.
+        LensSteerError: If fewer than two candidates are nonzero, or the plane is degenerate.
     """
     kept = candidates[~zero_rows(candidates)]
     if len(kept) < 2:
@@ -162,7 +172,7 @@ def build_plane(
 
 
 def random_plane(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
-    """A uniformly random orthonormal pair, the control for every result about a plane.
+    """Draw a uniformly random orthonormal pair, the control for every result about a plane.
 
     >>> gram_error(random_plane(16, seed=0)) < 1e-6
     True
@@ -173,21 +183,24 @@ def random_plane(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
 
 
 def turned_at_random(vectors: Float[Tensor, "n d_model"], seed: int) -> Float[Tensor, "n d_model"]:
-    """The vectors, turned all together at random: random directions with their lengths and the same cosines among each
-    other, float32.
+    """Rotate all vectors together at random.
+
+    The results are random directions with the same lengths and the same cosines between each other, float32.
 
     >>> drawn = turned_at_random(torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0]]), seed=0)
     >>> round(float(drawn[0].norm()), 5), round(float(drawn[0] @ drawn[1]), 5)
     (1.0, 0.6)
     """
     given = vectors.double()
-    _, mixing = torch.linalg.qr(given.mT)  # given = mixingᵀ · orthonormal rows
+    _, mixing = torch.linalg.qr(given.mT)  # given = mixingᵀ · orthonormal rows; random rows keep lengths and cosines
     drawn = torch.randn(given.shape[1], len(mixing), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (mixing.mT @ torch.linalg.qr(drawn)[0].mT).float()
 
 
 def plane_coordinates(vectors: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"]) -> PlaneCoordinates:
-    """Coordinates, radius, angle and in-plane share of vectors, in float64. The basis must be orthonormal.
+    """Return coordinates, radius, angle and in-plane share of vectors, in float64.
+
+    The basis must be orthonormal.
 
     >>> plane_coordinates(torch.tensor([[0.0, 2.0, 0.0]]), torch.eye(3)[:2]).angle.tolist()
     [90.0]
@@ -205,19 +218,19 @@ def plane_coordinates(vectors: Float[Tensor, "n d_model"], basis: Float[Tensor, 
 def candidate_share_in_plane(
     candidates: Float[Tensor, "n_sites d_model"], basis: Float[Tensor, "2 d_model"], *, center: bool
 ) -> float:
-    """In-plane share of the candidates' summed squares, after subtracting their mean row if ``center``."""
+    """Return the in-plane share of the candidates' summed squares, after subtracting their mean row if ``center``."""
     x = candidates.double()
     x = x - x.mean(dim=0) if center else x
     return float((x @ basis.double().T).square().sum() / x.square().sum())
 
 
 def principal_angles(plane: Float[Tensor, "2 d_model"], others: Float[Tensor, "n 2 d_model"]) -> Float[Tensor, "n 2"]:
-    """The two principal angles between a plane and each of others, in degrees, the smaller one first; NaN for a NaN
-    plane.
+    """Return the two principal angles between a plane and each other plane, in degrees, the smaller one first.
 
-    ``cos θ_i`` are the singular values of ``A Bᵀ`` and ``sin θ_i`` those of ``B − B Aᵀ A``; both go into ``atan2``, so
-    that neither small nor nearly right angles lose digits. Every basis must be orthonormal. Source: Björck and Golub
-    (1973), Mathematics of Computation 27.
+    The angles of a plane with NaN entries are NaN. With A the plane and B the other, ``cos θ_i`` are the singular
+    values of ``A Bᵀ`` and ``sin θ_i`` those of ``B − B Aᵀ A``. Both enter ``atan2``, so that neither small nor nearly
+    right angles lose digits. Every basis must be orthonormal. Source: Björck and Golub (1973), Mathematics of
+    Computation 27.
 
     >>> tilted = torch.tensor([[[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]])
     >>> [round(a, 3) for a in principal_angles(torch.eye(3)[:2], tilted)[0].tolist()]

@@ -1,9 +1,9 @@
 """Calibrations of resampled or relabelled prompts, from class means alone.
 
-A resample is a row of counts, one a prompt: how often that prompt is in it. Its class means are
-``counts @ X / Σ counts`` in float64, and all that :func:`lens_steer.geometry.calibration.calibrate` does behind the
-class means is done with the parts that it uses itself. No prompt is copied or looped over, so a resample costs what one
-plane costs.
+A resample is a row of counts, one for each prompt: how often this prompt is in the resample. Its class means are
+``counts @ X / Σ counts`` in float64. Everything that :func:`lens_steer.geometry.calibration.calibrate` does after the
+class means is done here with the same functions. No prompt is copied and there is no loop over prompts, so a resample
+costs as much as one plane.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lens_steer.geometry.discriminative import mean_rule
 from lens_steer.geometry.planes import build_plane
 from lens_steer.inference.record import Activations
 
-CHUNK_ENTRIES = 4_000_000  # numbers in one block of resampled means (32 MB)
+CHUNK_ENTRIES = 4_000_000  # the most numbers in one block of resampled means (32 MB)
 
 
 @dataclass(frozen=True)
@@ -36,34 +36,37 @@ class Options:
 
     @property
     def unit_samples(self) -> bool:
-        """Whether any part needs the means of activations that are scaled to unit length one by one."""
+        """Return whether any part needs the means of activations that are scaled to unit length one by one."""
         return self.rule == "official" or self.candidate_norm == "sample_unit"
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Activations of some prompts in float64: as they are, and scaled to unit length (None where the options need no
-    such thing).
+    """The activations of some prompts in float64.
+
+    Attributes:
+        raw: The activations as they are.
+        unit: The activations scaled to unit length; None where the options do not need them.
     """
 
     raw: Float[Tensor, "n n_sites d_model"]
     unit: Float[Tensor, "n n_sites d_model"] | None
 
     def rows(self, start: int, stop: int) -> Samples:
-        """Some of the prompts, without a copy."""
+        """Return some of the prompts, without a copy."""
         return Samples(self.raw[start:stop], None if self.unit is None else self.unit[start:stop])
 
 
 @dataclass(frozen=True, eq=False)
 class Recalibrated:
-    """What ``calibrate`` gives on each resample.
+    """The results of ``calibrate`` on each resample.
 
     Attributes:
-        selected: row of the selected site; −1 where every candidate is zero.
-        direction: the selected direction, unit; NaN where there is none.
-        top_cosine: mean cosine of the selected candidate with all; NaN where there is none.
-        discriminative: L_disc; nothing where there is no direction.
-        basis: b1 and b2; NaN where the plane is degenerate or there is no direction.
+        selected: The row of the selected site; −1 where every candidate is zero.
+        direction: The unit selected direction; NaN where there is none.
+        top_cosine: The mean cosine of the selected candidate with all candidates; NaN where there is none.
+        discriminative: The mask of L_disc; all False where there is no direction.
+        basis: The rows b1 and b2; NaN where the plane is degenerate or there is no direction.
     """
 
     selected: Int[Tensor, " resamples"]
@@ -74,24 +77,26 @@ class Recalibrated:
 
 
 def pooled(activations: Activations, options: Options) -> Samples:
-    """All prompts, the positive ones first.
+    """Return the samples of all prompts, the positive ones first.
 
     Raises:
-        LensSteerError: activations that are not finite.
+        LensSteerError: If activations are not finite.
     """
     both = torch.cat([activations.positive, activations.negative])
     if not bool(torch.isfinite(both).all()):
         raise LensSteerError("activations hold values that are not finite: record them again in float32 or bfloat16")
     if not options.unit_samples:
         return Samples(both.double(), None)
-    flat = both.reshape(1, -1, both.shape[-1])  # the mean of one row is that row, so class_means scales every sample
+    flat = both.reshape(1, -1, both.shape[-1])  # one "prompt": class_means then only scales every row
     return Samples(both.double(), class_means(flat, flat[:0], unit_samples=True)[0].reshape(both.shape))
 
 
 def bootstrap_counts(
     n_positive: int, n_negative: int, *, resamples: int, seed: int
 ) -> tuple[Float[Tensor, "resamples n_positive"], Float[Tensor, "resamples n_negative"]]:
-    """How often each prompt is drawn in each resample: each class on its own, as many as it has, with replacement.
+    """Draw how often each prompt is in each resample.
+
+    Each class is drawn separately with replacement, as many prompts as it has.
 
     >>> positive, negative = bootstrap_counts(4, 6, resamples=3, seed=0)
     >>> positive.sum(dim=1).tolist(), negative.sum(dim=1).tolist()
@@ -106,8 +111,7 @@ def bootstrap_counts(
 
 
 def label_counts(n_positive: int, n_negative: int, *, resamples: int, seed: int) -> Float[Tensor, "resamples n"]:
-    """Which prompts are called positive when the labels are shuffled over all prompts: 1 for ``n_positive`` of them,
-    else 0.
+    """Draw shuffled labels: 1 for the ``n_positive`` prompts that are called positive in a shuffle, else 0.
 
     >>> label_counts(2, 3, resamples=4, seed=0).sum(dim=1).tolist()
     [2.0, 2.0, 2.0, 2.0]
@@ -126,14 +130,14 @@ def recalibrate(
     *,
     tick: Callable[[], object] = lambda: None,
 ) -> Recalibrated:
-    """Selection, plane and discriminative sites of every resample.
+    """Compute selection, plane and discriminative sites of every resample.
 
     Args:
-        positive, negative: the prompts that the counts count; both may be all prompts, for shuffled labels.
-        counts: of each class; every row has a positive sum.
-        names: of the sites.
-        options: as ``calibrate`` has them.
-        tick: called after every resample, for a progress bar.
+        positive, negative: The prompts that the counts refer to. For shuffled labels both are all prompts.
+        counts: The counts of both classes; every row has a positive sum.
+        names: The names of the sites.
+        options: The options of ``calibrate``.
+        tick: A function that is called after every resample, for a progress bar.
     """
     n, n_sites, d_model = len(counts[0]), *positive.raw.shape[1:]
     found = Recalibrated(
@@ -149,11 +153,11 @@ def recalibrate(
     return found
 
 
-Means = Float[Tensor, "2 n_sites d_model"]  # of the positive and the negative class
+Means = Float[Tensor, "2 n_sites d_model"]  # the means of the positive and the negative class
 
 
 def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) -> Iterator[tuple[Means, Means | None]]:
-    """Raw and unit-scaled class means of one resample after the other, computed a block of resamples at a time."""
+    """Yield the raw and the unit-scaled class means of each resample, computed for a block of resamples at a time."""
     step = max(1, CHUNK_ENTRIES // positive.raw[0].numel())
     for start in range(0, len(counts[0]), step):
         part = [c[start : start + step] for c in counts]
@@ -174,7 +178,7 @@ def _averages(
 
 
 def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options) -> None:
-    """Fill in one resample, from its means as ``calibrate`` does from its own."""
+    """Fill in the results of one resample from its class means, as ``calibrate`` does."""
     candidates = candidate_directions(*(unit if options.candidate_norm == "sample_unit" else raw))
     if bool(zero_rows(candidates).all()):
         return
@@ -194,6 +198,6 @@ def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence
             component=options.component,
             positive_mean=raw[0][mask].mean(dim=0) if bool(mask.any()) else None,
         )
-    except LensSteerError:  # degenerate: the row stays NaN, and whoever reads it counts those
+    except LensSteerError:  # the plane is degenerate: the row stays NaN, and its readers count such rows
         return
     found.basis[row] = plane.basis

@@ -1,4 +1,4 @@
-"""L_disc of one calibration by every rule, without recording again, and what is to be said about it."""
+"""L_disc of one calibration by every rule, without recording again, and warnings about it."""
 
 from __future__ import annotations
 
@@ -23,29 +23,31 @@ from lens_steer.geometry.discriminative import (
 from lens_steer.geometry.membership import UNIT_EPS
 from lens_steer.models import sites as site_names
 
-# a site above it is in L_disc whatever prompts are drawn, one below 1 − SURE is out, one between hangs on them
+# A site whose membership probability is above SURE counts as in L_disc whatever prompts are drawn, and one below
+# 1 − SURE as out of it. For a site between the two, the answer depends on the prompts.
 SURE = 0.95
-MANY_UNSURE = 0.1  # share of the recorded sites
+MANY_UNSURE = 0.1  # the share of unsure sites above which there is a caution
 BY_SITE = ("membership", "auroc", "cohens_d")
 
 
 def discriminative_by_rule(
     calibration: Calibration, rules: Sequence[str] | None = None, *, bounds: Mapping[str, float | int] | None = None
 ) -> dict[str, Discriminative]:
-    """L_disc by several rules, from what the calibration holds.
+    """Return L_disc by several rules, from the contents of a calibration.
 
     Args:
-        calibration: recorded by this project.
-        rules: of :data:`lens_steer.geometry.discriminative.RULES`; left out, all that its contents decide (all five
-            with per-prompt statistics; ``paper`` and ``centred`` from class means alone).
-        bounds: rule → bound, for those that have one; see :data:`lens_steer.geometry.discriminative.BOUNDS`.
+        calibration: A calibration recorded by this project.
+        rules: The rules, of :data:`lens_steer.geometry.discriminative.RULES`. None takes all rules that the contents
+            can decide: all five with per-prompt statistics, ``paper`` and ``centred`` from class means alone.
+        bounds: The bounds, keyed by rule, for rules that have one; see
+            :data:`lens_steer.geometry.discriminative.BOUNDS`.
 
     Returns:
-        rule → :class:`~lens_steer.geometry.discriminative.Discriminative`, empty ones too.
+        The :class:`~lens_steer.geometry.discriminative.Discriminative` of each rule, empty sets included.
 
     Raises:
-        LensSteerError: an unknown rule, a bound that does not fit its rule, or a rule that needs more than the
-            calibration holds.
+        LensSteerError: If a rule is unknown, a bound does not fit its rule, or a rule needs more than the calibration
+            holds.
 
     >>> from lens_steer import load_calibration
     >>> found = discriminative_by_rule(load_calibration("figures/calibration"))
@@ -70,18 +72,18 @@ def discriminative_by_rule(
 def with_rule(
     calibration: Calibration, rule: str, *, bound: float | int | None = None, membership: bool = True
 ) -> Calibration:
-    """The same calibration with the discriminative sites of another rule, for a plan or a condition.
+    """Return the same calibration with the discriminative sites of another rule, for a plan or a condition.
 
-    Direction and plane are left as they are, so that only the sites differ; the sign of b2 too, which goes by the sites
-    of the rule that the calibration was made with.
+    Direction and plane stay as they are, so that only the sites differ. The sign of b2 stays too; it was determined by
+    the sites of the rule with which the calibration was made.
 
     Args:
-        calibration, rule, bound: see :func:`discriminative_by_rule`.
-        membership: compute the sites' bootstrap probabilities under the rule (it takes a moment); without, there are
-            none.
+        calibration, rule, bound: See :func:`discriminative_by_rule`.
+        membership: Whether to compute the sites' bootstrap probabilities under the rule, which takes a moment. False
+            leaves them out.
 
     Raises:
-        LensSteerError: as :func:`discriminative_by_rule`.
+        LensSteerError: If :func:`discriminative_by_rule` refuses an argument.
 
     >>> from lens_steer import load_calibration, selective_steering
     >>> strict = with_rule(load_calibration("figures/calibration"), "effect", bound=3)
@@ -109,10 +111,9 @@ def with_rule(
 
 
 def with_separations(calibration: Calibration) -> Calibration:
-    """The calibration with membership, AUROC and Cohen's d, computed where an older folder holds projections but not
-    these.
+    """Return the calibration with membership, AUROC and Cohen's d, computed if an older folder lacks them.
 
-    As it is where there is nothing to compute them from.
+    They are computed from the projections of the prompts. The calibration is returned unchanged where it has none.
 
     >>> from lens_steer import load_calibration
     >>> with_separations(load_calibration("figures/calibration")).membership is not None
@@ -133,8 +134,10 @@ def with_separations(calibration: Calibration) -> Calibration:
 
 
 def sureness(calibration: Calibration) -> dict[str, Any] | None:
-    """How many sites are in L_disc for sure (probability above 0.95), out of it (below 0.05), or hang on the prompts;
-    None without probabilities.
+    """Count the sites that are surely in L_disc, surely out of it, or dependent on the prompts.
+
+    A site is surely in L_disc if its probability is above 0.95, and surely out if it is below 0.05. None without
+    probabilities.
     """
     if calibration.membership is None:
         return None
@@ -149,8 +152,10 @@ def sureness(calibration: Calibration) -> dict[str, Any] | None:
 
 
 def site_rows(calibration: Calibration) -> list[dict[str, Any]] | None:
-    """One row a site in network order: whether it is discriminative, its probability of being so, AUROC and Cohen's d,
-    to four digits; None without them.
+    """Return one row for each site, in network order; None without membership.
+
+    A row holds whether the site is discriminative, its probability of being so, AUROC and Cohen's d, rounded to four
+    digits.
 
     >>> from lens_steer import load_calibration
     >>> site_rows(with_separations(load_calibration("figures/calibration")))[-1]["auroc"]
@@ -169,10 +174,10 @@ def site_rows(calibration: Calibration) -> list[dict[str, Any]] | None:
 
 
 def cautions(calibration: Calibration) -> tuple[str, ...]:
-    """What whoever steers the calibration's L_disc is to know.
+    """Return the cautions for steering at the calibration's L_disc.
 
-    Told are a selected site outside it, and that for more than a tenth of the recorded sites membership hangs on the
-    prompts.
+    There is one if the selected site is outside L_disc, and one if for more than a tenth of the recorded sites the
+    membership depends on the prompts.
 
     >>> from lens_steer import load_calibration
     >>> cautions(load_calibration("figures/calibration"))
@@ -226,7 +231,7 @@ def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> 
         )
     if (rule, limit) != (calibration.rule, calibration.bound):
         return found
-    # the calibration's own answer, which was made from vectors in float64 where this one has been through float32
+    # The calibration's own answer is kept: it was computed from float64 vectors, the one above from stored float32.
     mask = torch.tensor([name in calibration.discriminative_sites for name in names])
     return replace(found, mask=mask, sites=calibration.discriminative_sites, blocks=calibration.discriminative_blocks)
 

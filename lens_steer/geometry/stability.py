@@ -1,12 +1,13 @@
-"""Stability of selection: would other prompts of the same kind, or no real difference at all, give the same site, plane
-and layers?
+"""Stability of a calibration: its selection, plane and layers with other prompts, and with no real difference at all.
 
-Three comparisons with one calibration of the fit split:
+Three distributions are compared with one calibration of the fit split:
 
-bootstrap      each class's prompts are drawn anew with replacement: how much of the calibration hangs on which prompts
-it saw. shuffled       the labels are shuffled over all prompts: what the same procedure finds where there is nothing to
-find. random planes  orthonormal pairs drawn uniformly in the whole space: how far from the calibrated plane a plane is
-by chance.
+- Bootstrap: the prompts of each class are drawn again with replacement. It tells how much the calibration depends on
+  the prompts.
+- Shuffled: the labels are shuffled over all prompts. It tells what the same procedure finds where there is nothing to
+  find.
+- Random planes: orthonormal pairs are drawn uniformly in the whole space. They tell how far a plane is from the
+  calibrated plane by chance.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from lens_steer.inference.record import Activations
 from lens_steer.models import sites as site_names
 from lens_steer.stats import Estimate, wilson
 
-ROUNDING = 1e-12  # a shuffle that gives the observed cosine up to rounding is as extreme as the observed one
+ROUNDING = 1e-12  # a shuffle whose cosine equals the observed one up to rounding counts as equally extreme
 
 
 @dataclass(frozen=True, eq=False)
 class Resamples(Shown, view="geometry"):
-    """What one way of drawing prompts gave, compared with the calibration of all prompts.
+    """The results of one way of drawing prompts, compared with the calibration of all prompts.
 
     Attributes:
-        selected: row of the selected site; −1 where every candidate is zero.
-        cosine: of the selected direction with the full-data one; NaN where there is none.
-        top_cosine: mean cosine of the selected candidate with all; NaN where there is none.
-        angles: principal angles between the plane and the full-data one, degrees, ascending; NaN where the plane is
-            degenerate.
-        discriminative: L_disc.
+        selected: The row of the selected site; −1 where every candidate is zero.
+        cosine: The cosine of the selected direction with that of all prompts; NaN where there is none.
+        top_cosine: The mean cosine of the selected candidate with all candidates; NaN where there is none.
+        angles: The principal angles between the plane and that of all prompts, in degrees, ascending; NaN where the
+            plane is degenerate or there is no direction.
+        discriminative: The mask of L_disc.
     """
 
     selected: Int[Tensor, " resamples"]
@@ -58,41 +59,47 @@ class Resamples(Shown, view="geometry"):
 
     @property
     def sizes(self) -> Int[Tensor, " resamples"]:
-        """``|L_disc|`` of each resample, in sites."""
+        """Return ``|L_disc|`` of each resample, as a number of sites."""
         return self.discriminative.sum(dim=1)
 
     @property
     def no_direction(self) -> int:
-        """Resamples in which every candidate is zero: nothing is selected there, and no site is discriminative."""
+        """Return the number of resamples in which every candidate is zero.
+
+        In these no site is selected, and none is discriminative.
+        """
         return int((self.selected < 0).sum())
 
     @property
     def degenerate(self) -> int:
-        """Resamples with a direction but no plane: they count everywhere but in the principal angles."""
+        """Return the number of resamples with a direction but no plane.
+
+        They count everywhere except in the principal angles.
+        """
         return int(self.angles[:, 0].isnan().sum()) - self.no_direction
 
     def selected_share(self, site: int) -> Estimate:
-        """Share of all resamples in which the site is the selected one."""
+        """Return the share of all resamples in which the site is the selected one."""
         return _share(self.selected == site)
 
     def discriminative_share(self, rows: Sequence[int]) -> Estimate:
-        """Share of all resamples in which at least one of the sites is discriminative."""
+        """Return the share of all resamples in which at least one of the sites is discriminative."""
         return _share(self.discriminative[:, list(rows)].any(dim=1))
 
 
 @dataclass(frozen=True, eq=False)
 class Stability(Shown, view="geometry"):
-    """How a calibration varies with its prompts, and what it would be without a difference.
+    """The variation of a calibration with its prompts, and its null distributions.
 
-    The Wilson intervals say how well ``resamples`` draws determine a share; they hold for the recorded prompts.
+    The Wilson intervals tell how well ``resamples`` draws determine a share. They hold for the recorded prompts.
 
     Attributes:
-        calibration: of all prompts.
-        top_cosine: mean cosine of its selected candidate with all.
-        bootstrap: each class resampled on its own, with replacement.
-        shuffled: labels shuffled over all prompts.
-        random_angles: principal angles of random planes with the calibration's, degrees, ascending.
-        seed: of every draw.
+        calibration: The calibration of all prompts.
+        top_cosine: The mean cosine of its selected candidate with all candidates.
+        bootstrap: The results where each class is resampled separately, with replacement.
+        shuffled: The results where labels are shuffled over all prompts.
+        random_angles: The principal angles of random planes with the calibration's plane, in degrees, ascending.
+        seed: The seed of every draw.
     """
 
     calibration: Calibration
@@ -112,22 +119,26 @@ class Stability(Shown, view="geometry"):
 
     @property
     def p_size(self) -> float:
-        """Permutation p-value of ``|L_disc|``, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
+        """Return the permutation p-value of ``|L_disc|``, ``(1 + #{shuffled ≥ observed}) / (1 + resamples)``.
 
-        Opposite signs need the mean over all prompts to be short along the direction, whatever the labels: on centred
-        activations every labelling has them, and p is 1 however far apart the classes are.
+        Class means of opposite sign require that the mean over all prompts is short along the direction, whatever the
+        labels are. On centred activations every labelling has opposite signs, and p is 1 however far apart the classes
+        are.
         """
         return _p_value(self.shuffled.sizes >= len(self.calibration.discriminative_sites))
 
     @property
     def p_top_cosine(self) -> float:
-        """Permutation p-value of the top mean cosine, by the same rule; a shuffle without any direction counts as
-        smaller.
+        """Return the permutation p-value of the top mean cosine, by the formula of :attr:`p_size`.
+
+        A shuffle without any direction counts as smaller than the observed value.
         """
         return _p_value(self.shuffled.top_cosine >= self.top_cosine - ROUNDING)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a site in network order: selected and discriminative in the calibration, shares with Wilson
+        """Return one row for each site, in network order.
+
+        A row tells whether the site is selected and discriminative in the calibration, and the shares with Wilson
         intervals.
         """
         full, found = self.calibration, []
@@ -141,8 +152,9 @@ class Stability(Shown, view="geometry"):
         return found
 
     def block_rows(self) -> list[dict[str, Any]]:
-        """One row a block: it is discriminative where at least one of its sites is (under the rule ``official``: all of
-        them).
+        """Return one row for each block.
+
+        A block is discriminative if at least one of its sites is (under the rule ``official``: if all of them are).
         """
         found = []
         for block in site_names.blocks_of(self.calibration.sites):
@@ -153,8 +165,10 @@ class Stability(Shown, view="geometry"):
         return found
 
     def summary(self) -> dict[str, Any]:
-        """Everything as plain values for JSON. ``low`` and ``high`` of a share are Wilson's; of a distribution, its
-        middle 95 %.
+        """Return everything as plain values for JSON.
+
+        ``low`` and ``high`` of a share are the limits of its Wilson interval. Those of a distribution are the limits of
+        its middle 95 %.
         """
         full, both = self.calibration, {"bootstrap": self.bootstrap, "shuffled": self.shuffled}
         angles = {name: r.angles for name, r in both.items()} | {"random": self.random_angles}
@@ -205,21 +219,23 @@ def stability(
     seed: int = 0,
     progress: bool = True,
 ) -> Stability:
-    """How stable a calibration is under other prompts, and what shuffled labels and random planes give instead.
+    """Measure the stability of a calibration under other prompts, in comparison with shuffled labels and random planes.
 
-    The first four options are :func:`lens_steer.geometry.calibration.calibrate`'s, and every resample is what
-    ``calibrate`` gives on those prompts.
+    The first four options are those of :func:`lens_steer.geometry.calibration.calibrate`. Every resample is what
+    ``calibrate`` gives on its prompts.
 
     Args:
-        activations: of the fit split.
-        resamples: bootstrap resamples, and as many shuffles and random planes.
-        seed: of all draws; the same seed gives the same result.
-        progress: show a bar after the first second.
+        activations: The activations of the fit split.
+        rule, candidate_norm, pca_center, component: See :func:`lens_steer.geometry.calibration.calibrate`; a rule with
+            a bound is refused.
+        resamples: The number of bootstrap resamples, and also of shuffles and of random planes.
+        seed: The seed of all draws; the same seed gives the same result.
+        progress: Whether to show a bar after the first second.
 
     Raises:
-        LensSteerError: fewer than two prompts of a class, a bad count or seed, activations that are not finite, or
-            whatever ``calibrate`` refuses on all prompts. A resample without a direction or with a degenerate plane is
-            counted instead.
+        LensSteerError: If a class has fewer than two prompts, the rule has a bound, a count or the seed is invalid,
+            activations are not finite, or ``calibrate`` refuses all prompts. A resample without a direction or with a
+            degenerate plane is not refused but counted.
     """
     n_positive, n_negative = len(activations.positive), len(activations.negative)
     for name, n in (("positive", n_positive), ("negative", n_negative)):
@@ -278,7 +294,10 @@ def _share(which: Bool[Tensor, " resamples"]) -> Estimate:
 
 
 def _p_value(as_extreme: Bool[Tensor, " resamples"]) -> float:
-    """The add-one rule: the observed labelling is one of the possible ones, so p is never 0."""
+    """Return the p-value by the add-one rule.
+
+    The observed labelling is one of the possible ones, so p is never 0.
+    """
     return (1 + int(as_extreme.sum())) / (1 + len(as_extreme))
 
 
@@ -287,7 +306,7 @@ def _columns(name: str, share: Estimate) -> dict[str, float]:
 
 
 def _spread(values: Tensor) -> dict[str, float | int | None]:
-    """Median and middle 95 % of the values that exist, and their number."""
+    """Return the median and the middle 95 % of the values that are not NaN, and their number."""
     kept = values.double()[~values.isnan()].numpy()
     low, median, high = np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None, None, None)
     return {"median": median, "low": low, "high": high, "n": len(kept)}

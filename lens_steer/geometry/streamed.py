@@ -1,6 +1,4 @@
-"""The second pass over prompts whose activations were not kept: how their projections on the selected direction
-spread.
-"""
+"""A second pass over prompts whose activations were not kept, for the spread of their projections."""
 
 from __future__ import annotations
 
@@ -28,19 +26,21 @@ def boundaries(
     pooling: Pooling | None = None,
     engine: str = ENGINE,
 ) -> dict[str, Boundary]:
-    """The boundary on the selected direction at every site of a calibration, from a second pass over the prompts: site
-    → boundary.
+    """Return the boundary on the selected direction at every site of a calibration, by a second pass over the prompts.
 
-    What :func:`lens_steer.boundary` gives where the calibration holds per-prompt projections, for one that was made
-    from moments.
+    This is the result of :func:`lens_steer.boundary` for a calibration that was made from moments, and so holds no
+    projections of its prompts.
 
     Args:
-        model, contrast, engine: as the calibration was recorded.
-        calibration: its direction and sites.
-        pooling: as it was recorded, unless given.
+        model, contrast, engine: The arguments with which the calibration was recorded.
+        calibration: The calibration, for its direction and sites.
+        pooling: The pooling; None takes that of the calibration.
+
+    Returns:
+        The boundary of each site, keyed by site.
 
     Raises:
-        LensSteerError: fewer than two prompts of a class; else as :func:`lens_steer.record`.
+        LensSteerError: If a class has fewer than two prompts, or :func:`lens_steer.record` refuses an argument.
     """
     pair = contrast.fit if isinstance(contrast, ContrastSet) else contrast
     if min(len(pair.positive), len(pair.negative)) < 2:
@@ -67,8 +67,10 @@ def boundaries(
 def _spread(
     model: Any, prompts: PromptSet, names: Sequence[str], unit: Tensor, pooling: Pooling, engine: str
 ) -> tuple[Float[Tensor, " n_sites"], Float[Tensor, " n_sites"]]:
-    """Mean and standard deviation (n − 1) of the projections at every site, batch by batch (Chan's update: no
-    difference of large squares).
+    """Return the mean and the standard deviation (n − 1) of the projections at every site, computed batch by batch.
+
+    Chan's update merges the mean and the sum of squared deviations of each batch into the totals. It subtracts no large
+    squares from each other.
     """
     n, mean, square = (torch.zeros(len(names), dtype=torch.float64) for _ in range(3))
 

@@ -1,4 +1,4 @@
-"""The geometry of a calibration as plain numbers: what ``geometry.json`` holds and the figures draw."""
+"""The geometry of a calibration as plain numbers, for ``geometry.json`` and the figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lens_steer.stats import bootstrap_means
 
 
 class GeometrySummary(Shown, dict[str, Any], view="geometry"):
-    """What :func:`summarise` returns: plain values by name, ready for JSON."""
+    """The result of :func:`summarise`: plain values by name, ready for JSON."""
 
     def __repr__(self) -> str:
         found = self["discriminative"]
@@ -37,18 +37,17 @@ class GeometrySummary(Shown, dict[str, Any], view="geometry"):
 
 
 def plain(values: Tensor) -> list[float | None]:
-    """A tensor as a list of floats, NaN as None."""
+    """Return a tensor as a list of floats, with NaN as None."""
     return [None if math.isnan(v) else v for v in values.double().tolist()]
 
 
 def summarise(calibration: Calibration) -> GeometrySummary:
-    """Selection, cosines, plane, candidates in the plane and discriminative sites, with intervals where per-prompt
-    statistics exist.
+    """Summarise selection, cosines, plane, candidates in the plane and discriminative sites.
 
-    ``mean_cosine`` leaves zero candidates out of the mean, ``mean_cosine_all_rows`` counts them as published code does.
-    The principal component is reported over the candidates that are not zero (``plane``) and over all rows
-    (``plane_all_rows``). An imported calibration is summarised from the tensors as published, its basis orthonormalised
-    in float64.
+    Intervals are included where per-prompt statistics exist. ``mean_cosine`` leaves zero candidates out of the mean,
+    and ``mean_cosine_all_rows`` counts them as published code does. The principal component is reported over the
+    nonzero candidates (``plane``) and over all rows (``plane_all_rows``). An imported calibration is summarised from
+    the tensors as published, with its basis orthonormalised in float64.
     """
     candidates, basis = _as_published(calibration)
     selection = select_direction(candidates)
@@ -103,8 +102,9 @@ def summarise(calibration: Calibration) -> GeometrySummary:
 
 
 def _membership(calibration: Calibration) -> dict[str, Any]:
-    """Site by site: bootstrap probability of membership, AUROC, Cohen's d; the number of sites by every rule at its
-    default bound; what is to be said.
+    """Return the measures of each site, the number of sites by every rule at its default bound, and the cautions.
+
+    The measures are the bootstrap probability of membership, AUROC and Cohen's d.
     """
     by_site = {name: getattr(calibration, name) for name in ("membership", "auroc", "cohens_d")}
     found: dict[str, Any] = {name: None if values is None else plain(values) for name, values in by_site.items()}
@@ -153,7 +153,7 @@ def _plane(basis: Tensor, candidates: Tensor) -> dict[str, Any]:
 
 
 def classes(statistics: PromptStatistics | None, *, split: str, seed: int = 0) -> dict[str, Any] | None:
-    """Projections and norms by class with bootstrap intervals over prompts; None where there are no statistics."""
+    """Return projections and norms by class, with bootstrap intervals over prompts; None without statistics."""
     if statistics is None:
         return None
     found: dict[str, Any] = {

@@ -1,1 +1,1 @@
-"""Linear probes: fitted, held against depth, kept on disk."""
+"""Linear probes: fitting at one site, evaluation across depth, and storage on disk."""

@@ -1,8 +1,7 @@
-"""Probes across depth, on held-out prompts: how well they tell the classes apart, how much of that is memory, and along
-what direction.
+"""Probes across depth, on held-out prompts: their accuracy, the part of it that is memory, and their directions.
 
-Everything about performance is of the report split; the probe, the directions it is compared with and their intervals
-are of the fit split.
+Performance is measured on the report split. The probe, the directions with which it is compared and their intervals
+come from the fit split. So does the accuracy of remembering scenarios, which needs other prompts of the same scenarios.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from lens_steer.inference.record import Activations
 from lens_steer.probes.probe import Probe, fit_probe, groups_of, stacked
 from lens_steer.stats import Z_95, Estimate, auroc, grouped_mean, grouped_rate, middle_of_best
 
-DRAWS = 20  # of control labels
-BLOCKS = 20  # of scenarios, left out one at a time for the cosines' intervals
-FEWEST = 4  # scenarios of a class to fit on
-BINS = 10  # of the calibration curve
+DRAWS = 20  # draws of control labels
+BLOCKS = 20  # blocks of scenarios, left out one at a time for the cosines' intervals
+FEWEST = 4  # the fewest scenarios of a class in the fit split
+BINS = 10  # bins of the calibration curve
 MEASURED = (
     "accuracy",
     "auroc",
@@ -41,11 +40,12 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class Bin:
-    """Prompts whose predicted probability lies in ``low … high``.
+    """The prompts whose predicted probability lies in ``low … high``.
 
     Attributes:
-        predicted: their mean probability.
-        observed: share of them that is of the positive class.
+        low, high: The limits of the bin.
+        predicted: The mean predicted probability of these prompts.
+        observed: The share of them that is of the positive class.
     """
 
     low: float
@@ -56,18 +56,26 @@ class Bin:
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult(Shown, view="probes"):
-    """One site's probe and what it does on held-out prompts.
+    """One site's probe and its performance on held-out prompts.
+
+    ``measured`` holds these estimates by name:
+
+    - ``accuracy``: The share of prompts on their class's side of the boundary (Wilson's interval, n the number of
+      scenarios).
+    - ``auroc``: The area under the ROC curve, with Newcombe's interval.
+    - ``brier``: The mean squared error of the probability.
+    - ``selectivity``: The accuracy minus that of probes of shuffled labels, which is chance level; this serves as a
+      check.
+    - ``selectivity_scenario``: The accuracy minus that of probes that learn one random label for each scenario and are
+      tested on the scenario's other prompts. These show the accuracy that comes from remembering scenarios. It exists
+      only where scenarios have several prompts.
+    - ``cosine_to_difference``, ``cosine_to_fisher``: The cosine of the normal with the difference of means and with
+      Fisher's direction (jackknife over scenarios of the fit split).
 
     Attributes:
-        probe: fitted on the fit split.
-        measured: name → estimate. ``accuracy``: share of prompts on their class's side (Wilson's interval, n the number
-            of scenarios). ``auroc``: Newcombe's interval. ``brier``: mean squared error of the probability.
-            ``selectivity``: accuracy less that of probes of shuffled labels, which is chance: a check.
-            ``selectivity_scenario``: accuracy less that of probes that learn one random label a scenario and are asked
-            about the scenario's other prompts, so what can be had by remembering scenarios; only where scenarios have
-            several prompts. ``cosine_to_difference``, ``cosine_to_fisher``: of the normal with the difference of means
-            and with Fisher's direction (jackknife over scenarios of the fit split).
-        reliability: the calibration curve.
+        probe: The probe, fitted on the fit split.
+        measured: The estimates by name.
+        reliability: The calibration curve.
     """
 
     probe: Probe
@@ -78,7 +86,7 @@ class ProbeResult(Shown, view="probes"):
         return f"ProbeResult({self.probe.site}: accuracy {self.measured['accuracy']})"
 
     def row(self) -> dict[str, Any]:
-        """Plain values: ``name``, ``name_low``, ``name_high``, and the boundary beside the class means."""
+        """Return plain values: ``name``, ``name_low``, ``name_high``, and the boundary with the class means."""
         p = self.probe
         found: dict[str, Any] = {"site": p.site}
         for name in MEASURED:
@@ -103,15 +111,19 @@ class ProbeScan(Shown, view="probes"):
     """Probes at many sites.
 
     Attributes:
-        results: in network order.
-        without: site → why there is no probe (the classes do not differ there).
+        results: The results, in network order.
+        without: The reason why a site has no probe (the classes do not differ there), by site.
     """
 
     results: tuple[ProbeResult, ...]
     without: Mapping[str, str]
 
     def at(self, site: str) -> ProbeResult:
-        """One site's result; refuses a site without."""
+        """Return one site's result.
+
+        Raises:
+            LensSteerError: If the site has no probe.
+        """
         for result in self.results:
             if result.probe.site == site:
                 return result
@@ -119,8 +131,9 @@ class ProbeScan(Shown, view="probes"):
 
     @property
     def best(self) -> ProbeResult:
-        """The one with the highest accuracy, of several the highest AUROC, then the one in the middle of those that
-        tie.
+        """Return the result with the highest accuracy.
+
+        Of several it is the one with the highest AUROC, and of several such the middle one.
         """
 
         def score(r: ProbeResult) -> tuple[float, float]:
@@ -129,7 +142,7 @@ class ProbeScan(Shown, view="probes"):
         return middle_of_best(self.results, [score(r) for r in self.results])[0]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a site, those without a probe with an empty one."""
+        """Return one row for each site; a site without a probe has an empty row with a note."""
         found = [r.row() for r in self.results]
         empty = dict.fromkeys(found[0]) if found else {}
         return [row | {"note": None} for row in found] + [
@@ -152,19 +165,20 @@ def probe_depth(
     seed: int = 0,
     progress: bool = True,
 ) -> ProbeScan:
-    """A probe at every site, evaluated on held-out prompts.
+    """Fit a probe at every site and evaluate it on held-out prompts.
 
     Args:
-        fit, report: recorded at the same sites of the same model; no scenario in both.
-        C, standardize: see :func:`lens_steer.probes.probe.fit_probe`.
-        draws: of control labels.
-        blocks: of scenarios, for the cosines' intervals.
-        seed: of controls and intervals.
-        progress: show a bar.
+        fit, report: The activations of both splits, recorded at the same sites of the same model, with no scenario in
+            both.
+        C, standardize: See :func:`lens_steer.probes.probe.fit_probe`.
+        draws: The number of draws of control labels.
+        blocks: The number of blocks of scenarios, for the cosines' intervals.
+        seed: The seed of controls and intervals.
+        progress: Whether to show a bar.
 
     Raises:
-        LensSteerError: a scenario in both splits, other sites or another pooling, fewer than :data:`FEWEST` scenarios
-            of a class to fit on, no site at which the classes differ.
+        LensSteerError: If a scenario is in both splits, the splits differ in sites, pooling or model, a class has fewer
+            than :data:`FEWEST` scenarios to fit on, or the classes differ at no site.
     """
     _check(fit, report)
     results, without = [], {}
@@ -185,7 +199,7 @@ def probe_depth(
 def evaluate(
     probe: Probe, fit: Activations, report: Activations, *, draws: int = DRAWS, blocks: int = BLOCKS, seed: int = 0
 ) -> ProbeResult:
-    """One probe on held-out prompts; see :class:`ProbeResult`."""
+    """Evaluate one probe on held-out prompts; see :class:`ProbeResult`."""
     x, labels = stacked(*report.at(probe.site))
     groups = groups_of(report)
     weight, bias = probe.weight.double().numpy(), probe.bias
@@ -208,7 +222,7 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """The fit split at one site, for fits to other labels and weights."""
+    """The samples of the fit split at one site, for fits with other labels and weights."""
 
     probe: Probe
     x: Float[np.ndarray, "n d_model"]
@@ -224,7 +238,7 @@ class _Fitted:
         )
 
     def shuffled(self, x: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bool[np.ndarray, "draws n"]:
-        """Hits on held-out prompts of probes of shuffled labels, theirs shuffled too."""
+        """Return the hits, on held-out prompts with shuffled labels, of probes that were fitted to shuffled labels."""
         rng = np.random.default_rng([seed, 0])
         hits = np.empty((draws, len(x)), dtype=bool)
         for i in range(draws):
@@ -233,13 +247,17 @@ class _Fitted:
         return hits
 
     def remembered(self, draws: int, seed: int) -> Estimate | None:
-        """Accuracy of probes of one random label a scenario on the scenarios' other prompts; None where too few
-        scenarios have several.
+        """Return the accuracy of probes of one random label for each scenario, on the scenarios' other prompts.
+
+        None where fewer than 8 prompts belong to a scenario with several prompts.
         """
         names, of, counts = np.unique(self.groups, return_inverse=True, return_counts=True)
         several = counts[of] > 1
         if several.sum() < 8:
             return None
+        # Every scenario gets a random label. The probe learns it from every second prompt of the scenario and is tested
+        # on the other ones. Labels carry no information about the class, so its accuracy above one half shows how well
+        # scenarios themselves can be recognised.
         rank = np.zeros(len(of), dtype=int)  # 0, 1, … within the scenario
         for g in range(len(names)):
             rank[of == g] = np.arange(counts[g])
@@ -254,22 +272,22 @@ class _Fitted:
         return grouped_mean(hits / draws, self.groups[asked].tolist(), seed=seed)
 
     def cosines(self, blocks: int, seed: int) -> dict[str, Estimate]:
-        """Of the normal with the difference of means and with Fisher's direction; 95 % interval by the jackknife that
-        leaves out a block of scenarios at a time.
+        """Return the cosines of the normal with the difference of means and with Fisher's direction.
 
-        Not by a bootstrap: a resample holds fewer different prompts, and the cosine of two estimates falls with their
-        number.
+        The 95 % interval is that of a jackknife that leaves out one block of scenarios at a time. A bootstrap is not
+        used: a resample holds fewer different prompts, and the cosine of two estimates falls with their number.
         """
         names, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
         value = np.array(self._cosines(np.ones(len(of), dtype=bool)))
         k = min(blocks, len(names))
         order = np.lexsort(
             (np.random.default_rng([seed, 2]).random(len(names)), self.labels[first])
-        )  # class by class, so that no block takes most of one
+        )  # sorted by class, so that the scenarios of each class are spread evenly over the blocks
         block = np.empty(len(names), dtype=int)
         block[order] = np.arange(len(names)) % k
         block = block[of]
         left = np.array([self._cosines(block != i) for i in range(k)])
+        # The variance of the jackknife with k blocks is (k − 1)/k Σᵢ (θ₋ᵢ − mean)², θ₋ᵢ the value without block i.
         half = Z_95 * np.sqrt((k - 1) / k * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
         low, high = np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)
         return {
@@ -288,8 +306,9 @@ class _Fitted:
 def reliability(
     p: Float[np.ndarray, " n"], labels: Bool[np.ndarray, " n"], groups: Sequence[str], bins: int = BINS
 ) -> tuple[Bin, ...]:
-    """The calibration curve: in bins of equal width, mean predicted probability and share of the positive class; empty
-    bins are left out.
+    """Return the calibration curve: mean predicted probability and share of the positive class, in bins of equal width.
+
+    Empty bins are left out.
 
     >>> [
     ...     round(b.predicted, 2)
@@ -308,7 +327,10 @@ def reliability(
 
 
 def _difference(a: Estimate, b: Estimate) -> Estimate:
-    """Of two independent estimates: the distances to their bounds added as squares."""
+    """Return the difference of two independent estimates.
+
+    For each bound of the interval, the distances of both estimates to their bounds are added as squares.
+    """
     below, above = np.hypot(a.value - a.low, b.high - b.value), np.hypot(a.high - a.value, b.value - b.low)
     return Estimate(
         a.value - b.value, a.value - b.value - float(below), a.value - b.value + float(above), min(a.n, b.n)
@@ -320,7 +342,10 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _without_difference(activations: Activations, site: str) -> bool:
-    """Whether all samples are the same at a site, as at the first norm, where every prompt ends in the same token."""
+    """Return whether all samples are the same at a site.
+
+    This is so at the first norm, where every prompt ends in the same token.
+    """
     both = torch.cat(activations.at(site)).double()
     return bool((both - both[0]).norm(dim=-1).max() <= 1e-6 * both[0].norm().clamp_min(1e-30))
 

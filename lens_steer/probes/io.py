@@ -1,5 +1,6 @@
-"""Probes on disk: a folder with ``probe.safetensors`` and ``probe.json``, that loads only onto the site and the model
-it was fitted on.
+"""Probes on disk: a folder with ``probe.safetensors`` and ``probe.json``.
+
+A probe can be used only at the site and on the model on which it was fitted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from lens_steer.probes.probe import Probe
 FOLDER = TensorFolder(
     name="probe", missing="give a folder of one site, as 'lens-steer probe' writes them", again="fit it again"
 )
-# name in the file → attribute
+# The name of each number in the file, and its attribute.
 _NUMBERS = {
     "threshold": "threshold", "mu_positive": "mean_positive", "mu_negative": "mean_negative",
     "sigma_positive": "std_positive", "sigma_negative": "std_negative",
@@ -38,12 +39,12 @@ _REST = (
     "n_positive",
     "n_negative",
 )
-_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # none in folders of before they were recorded
-MAX_DISAGREEMENT = 1e-4  # between direction and threshold as written and as weight and bias give them
+_HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders written before hashes were recorded
+MAX_DISAGREEMENT = 1e-4  # the largest distance between the stored direction and weight / ‖weight‖
 
 
 def save_probe(probe: Probe, folder: str | Path) -> None:
-    """Write a probe, whole or not at all; ``delta_mu`` and ``n`` are written besides for whoever reads the file."""
+    """Write a probe, completely or not at all; ``delta_mu`` and ``n`` are written too, for readers of the file."""
     facts: dict[str, Any] = {
         **{name: getattr(probe, name) for name in _REST},
         **{name: getattr(probe, attribute) for name, attribute in _NUMBERS.items()},
@@ -57,10 +58,11 @@ def save_probe(probe: Probe, folder: str | Path) -> None:
 
 
 def load_probe(folder: str | Path, model: Any = None) -> Probe:
-    """Read a probe and check it; with a model, also that it was fitted on it.
+    """Read a probe and check it; with a model, check also that it was fitted on this model.
 
     Raises:
-        LensSteerError: missing, corrupt or contradictory files, an unknown format version, another model.
+        LensSteerError: If a file is missing, corrupt or contradictory, the format version is unknown, or the model is
+            another one.
     """
     tensors, facts = FOLDER.read(folder)
     with FOLDER.decoding(folder):
@@ -98,11 +100,12 @@ def _check(probe: Probe, folder: str) -> None:
 
 
 def check_probe(probe: Probe, model: Any) -> None:
-    """Refuse a probe that was fitted on another model: by width, depth, architecture, and the last part of its name (a
-    folder may have moved).
+    """Refuse a probe that was fitted on another model.
+
+    Width, depth, architecture and the last part of the model's name must agree (a folder may have moved).
 
     Raises:
-        LensSteerError: naming what differs.
+        LensSteerError: If one of them differs; the message names it.
     """
     check_fits(probe, model)
     fitted, here = (Path(name).name for name in (probe.model, info_of(model).name))

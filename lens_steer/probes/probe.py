@@ -1,9 +1,8 @@
-"""Linear probes: a logistic regression at a site, and the boundary in activation space that it draws (arXiv
-2604.08169).
+"""Linear probes: a logistic regression at a site, and its boundary in activation space (arXiv 2604.08169).
 
-The probe is ``p(positive | h) = 1 / (1 + exp(−(w·h + b)))``; its boundary is where ``v̂·h = m`` with ``v̂ = w/‖w‖`` and
-``m = −b/‖w‖``. A :class:`Probe` is a :class:`~lens_steer.geometry.boundary.Boundary`, so every method that takes a
-boundary takes it.
+The probe is ``p(positive | h) = 1 / (1 + exp(−(w·h + b)))``. Its boundary is where ``v̂·h = m``, with ``v̂ = w/‖w‖``
+and ``m = −b/‖w‖``. A :class:`Probe` is a :class:`~lens_steer.geometry.boundary.Boundary`, so every method that takes a
+boundary takes a probe.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ from lens_steer.models.fits import reference
 
 log = logging.getLogger(__name__)
 
-PENALTIES = tuple(10.0**k for k in range(-4, 3))  # what C is chosen among
+PENALTIES = tuple(10.0**k for k in range(-4, 3))  # the values among which C is chosen
 FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Probe(Boundary, view="probes"):
-    """A logistic-regression probe at one site, with the projections of the samples it was fitted on.
+    """A logistic-regression probe at one site, with statistics of the projections of its samples.
 
     Attributes:
-        weight, bias: w and b on the raw activations.
-        C: inverse strength of the L2 penalty.
-        standardized: whether the penalty was on the weight of the standardised features.
-        pooling: what one sample is: ``last`` (last prompt token), ``response`` (mean over a response's tokens),
+        weight, bias: The weight w and the bias b, on the raw activations.
+        C: The inverse strength of the L2 penalty.
+        standardized: Whether the penalty was on the weight of the standardised features.
+        pooling: The meaning of one sample: ``last`` (last prompt token), ``response`` (mean over a response's tokens),
             ``token`` (one token of a response).
-        n_positive, n_negative: samples of each class.
-        split: that it was fitted on.
-        prompt_hash: of the prompts.
+        n_positive, n_negative: The numbers of samples of each class.
+        split: The split on which it was fitted.
+        prompt_hash: The hash of the prompts.
     """
 
     weight: Float[Tensor, " d_model"]
@@ -56,23 +55,24 @@ class Probe(Boundary, view="probes"):
 
     @property
     def between(self) -> bool:
-        """Whether the boundary lies between the class means. Where it does not, StTP and StMP may move tokens the wrong
-        way.
+        """Return whether the boundary lies between the class means.
+
+        Where it does not, StTP and StMP may move tokens the wrong way.
         """
         return self.mean_negative < self.threshold < self.mean_positive
 
     @property
     def cohens_d(self) -> float:
-        """``Δμ / √((σ⁺² + σ⁻²)/2)``; infinite where neither class spreads."""
+        """Return ``Δμ / √((σ⁺² + σ⁻²)/2)``; infinite where neither class has a spread."""
         spread = float(np.sqrt((self.std_positive**2 + self.std_negative**2) / 2))
         return self.separation / spread if spread > 0 else float("inf")
 
     def project(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """``ρ = v̂·h``, in float32."""
+        """Return the projection ``ρ = v̂·h``, in float32."""
         return h.float() @ self.direction.to(h.device)
 
     def probability(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
-        """That an activation is of the positive class."""
+        """Return the probability that an activation is of the positive class."""
         return torch.sigmoid(h.float() @ self.weight.to(h.device) + self.bias)
 
     def __repr__(self) -> str:
@@ -90,25 +90,24 @@ def fit_probe(
     split: str = "fit",
     seed: int = 0,
 ) -> Probe:
-    """The probe at one site: L2-penalised logistic regression, on the raw activations unless asked otherwise.
+    """Fit the probe at one site: an L2-penalised logistic regression, by default on the raw activations.
 
-    The minimum is unique, so that it does not depend on the solver (the paper names L-BFGS; see
-    :mod:`lens_steer.geometry.logistic`).
+    The minimum is unique, so it does not depend on the solver (the paper names L-BFGS; see
+    :mod:`lens_steer.geometry.logistic`). A warning is logged if the boundary does not lie between the class means.
 
     Args:
-        activations: of the fit split; response-averaged in the paper (``record(…, pooling="response")``).
-        site: one that was recorded.
-        C: inverse strength of the penalty, 1 in the paper; None chooses among :data:`PENALTIES` by cross-validated log
-            loss, groups never split across folds.
-        standardize: put the penalty on the weight of features divided by their standard deviation.
-        split: name of the split, kept with the probe.
-        seed: of the folds.
+        activations: The activations of the fit split; response-averaged in the paper
+            (``record(…, pooling="response")``).
+        site: A recorded site.
+        C: The inverse strength of the penalty, 1 in the paper. None chooses among :data:`PENALTIES` by cross-validated
+            log loss; groups are never split across folds.
+        standardize: Whether to put the penalty on the weight of features divided by their standard deviation.
+        split: The name of the split, which is kept with the probe.
+        seed: The seed of the folds.
 
     Raises:
-        LensSteerError: a site that was not recorded, fewer than two samples a class, activations that are not finite or
-            all the same, C not above 0.
-
-    Warns (log): a boundary that does not lie between the class means.
+        LensSteerError: If the site was not recorded, a class has fewer than two samples, activations are not finite or
+            all the same, or C is not above 0.
 
     Source: arXiv 2604.08169, section 3 and algorithm A.1 (L2, C = 1, label 1 = aligned, ``m = −b/‖w‖``; σ with n − 1:
     the paper does not say).
@@ -154,7 +153,11 @@ def probe_of(
     standardized: bool,
     split: str,
 ) -> Probe:
-    """The probe of a fitted weight, with the samples' projections on it."""
+    """Return the probe of a fitted weight and bias, with the statistics of the samples' projections on it.
+
+    Raises:
+        LensSteerError: If the weight is zero.
+    """
     norm = float(np.linalg.norm(weight))
     if norm == 0:
         raise LensSteerError(
@@ -192,10 +195,10 @@ def probe_of(
 def stacked(
     positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
 ) -> tuple[Float[np.ndarray, "n d_model"], Bool[np.ndarray, " n"]]:
-    """Both classes as samples and labels, the positive ones first.
+    """Return both classes as samples and labels, the positive ones first.
 
     Raises:
-        LensSteerError: fewer than two samples of a class.
+        LensSteerError: If a class has fewer than two samples.
     """
     if min(len(positive), len(negative)) < 2:
         raise LensSteerError(
@@ -206,7 +209,10 @@ def stacked(
 
 
 def groups_of(activations: Activations) -> tuple[str, ...]:
-    """What each sample belongs together with, the positive ones first; each its own where that is not known."""
+    """Return the group of each sample, the positive ones first.
+
+    Where groups are not known, each sample is its own group.
+    """
     known = (*activations.groups_positive, *activations.groups_negative)
     return known or tuple(map(str, range(len(activations.positive) + len(activations.negative))))
 
@@ -219,11 +225,12 @@ def choose_penalty(
     standardize: bool = False,
     seed: int = 0,
 ) -> float:
-    """The C of :data:`PENALTIES` with the least log loss on held-out folds; the strongest penalty of those that do
-    equally well.
+    """Return the C of :data:`PENALTIES` with the smallest log loss on held-out folds.
+
+    Of several with the same loss, it is the strongest penalty.
 
     Raises:
-        LensSteerError: fewer than two groups of a class.
+        LensSteerError: If a class has fewer than two groups.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

@@ -1,1 +1,1 @@
-"""Steering: plans, the hooks that carry them out, methods that make them, and what they did to the activations."""
+"""Steering: plans, the hooks that carry them out, the methods that make them, and what they changed."""

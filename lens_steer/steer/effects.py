@@ -1,6 +1,4 @@
-"""What a plan did while the model ran: gate-fire rates and displacements, site by site, over the steered tokens
-only.
-"""
+"""Effects of a plan while the model runs: gate-fire rates and displacements of the steered tokens, site by site."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from lens_steer.operators.catalogue import compare, operator
 if TYPE_CHECKING:
     from lens_steer.steer.plans import SteeringPlan
 
-MOST_WAITING = 1024  # flags that are not read yet
+MOST_WAITING = 1024  # a tally reads its flags when it holds more than this many unread ones
 
 
 @dataclass
@@ -34,10 +32,13 @@ class Totals:
 
 @dataclass
 class EffectLog(Shown, view="tokens"):
-    """Hand one to :func:`lens_steer.steering` and read it afterwards; measuring costs about as much as steering does.
+    """A log of what a plan did, site by site.
+
+    Pass an empty log to :func:`lens_steer.steering` and read it after the block. Measuring costs about as much as
+    steering does.
 
     Attributes:
-        totals: by site.
+        totals: The sums over the steered tokens, keyed by site.
     """
 
     totals: dict[str, Totals] = field(default_factory=dict)
@@ -64,13 +65,15 @@ class EffectLog(Shown, view="tokens"):
 
     @property
     def gate_fire_rate(self) -> float | None:
-        """Share of the steered tokens, over all sites, for which the gate fired; None if nothing ran."""
+        """Return the share of the steered tokens, over all sites, for which the gate fired; None if nothing ran."""
         tokens = sum(t.tokens for t in self.totals.values())
         return sum(t.fired for t in self.totals.values()) / tokens if tokens else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a site: tokens, gate-fire rate, and means of displacement, its radial and angular part, and the
-        length before.
+        """Return one row for each site.
+
+        A row holds the number of steered tokens, the gate-fire rate, and the means over these tokens of the
+        displacement, its radial and angular parts, and the length before steering.
         """
         return [
             {
@@ -91,14 +94,15 @@ class EffectLog(Shown, view="tokens"):
 
 @dataclass(eq=False)
 class Tally:
-    """As much as it takes to say, when a plan's block ends, that the plan did nothing; once an activation has changed
-    nothing more is looked at.
+    """A tally of what is needed to warn, at the end of a plan's block, that the plan did nothing.
+
+    Once one activation has changed, no further activation is compared.
 
     Attributes:
-        forwards: that ran, on whichever engine.
-        steered: of them, with a token that has the plan's positions.
-        changed: whether any activation was given back changed.
-        fired: whether a gate was seen to fire; looked at only until something changed.
+        forwards: The number of forwards that ran, on either engine.
+        steered: The number of these forwards in which at least one token is at the plan's positions.
+        changed: Whether a hook returned a changed activation.
+        fired: Whether a gate fired. Gates are evaluated only until an activation has changed.
     """
 
     forwards: int = 0
@@ -107,7 +111,7 @@ class Tally:
     fired: bool = False
     _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(
         default_factory=list, repr=False
-    )  # flags on a device, and which they are
+    )  # unread flags on the device; the bool is True for "an activation changed" and False for "a gate fired"
 
     def see(
         self,
@@ -116,8 +120,10 @@ class Tally:
         fires: Callable[[Tensor], Tensor] | None,
         selected: Bool[Tensor, "batch pos"] | None,
     ) -> None:
-        """Compare what one hook was given with what it gives back. On a device this only queues work; :meth:`settle`
-        reads what came of it.
+        """Compare the activation that a hook received with the one that it returns.
+
+        The comparison stays on the device: reading a flag there would wait for all queued work. On a GPU this method
+        only queues the comparison, and :meth:`settle` reads the result later. On the CPU it is read at once.
         """
         self._waiting.append(((before != after).any(), True))
         if fires is not None and not self.fired:
@@ -127,8 +133,15 @@ class Tally:
             self.settle()
 
     def told(self, plan: SteeringPlan, *, tell: bool) -> str | None:
-        """What to say of a plan that did nothing; with ``tell`` also where it steered tokens and changed none. None
-        where nothing ran or it did something.
+        """Return the warning about a plan that did nothing.
+
+        Args:
+            plan: The plan of the block that ends.
+            tell: Whether to warn also where tokens were steered and no activation changed.
+
+        Returns:
+            The text of the warning. None where no forward ran or the plan changed something, and, unless ``tell``,
+            where the plan steered at least one token.
         """
         if not self.forwards or self.changed:
             return None
@@ -147,7 +160,7 @@ class Tally:
         return f"the plan {plan.method!r} changed no activation: {why}"
 
     def settle(self) -> None:
-        """Read the flags of a forward, where the device has been waited for anyway."""
+        """Read the flags that are waiting; called where the device has been waited for anyway."""
         for flag, is_change in self._waiting:
             self.changed |= is_change and bool(flag)
             self.fired |= not is_change and bool(flag)

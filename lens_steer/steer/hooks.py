@@ -1,7 +1,7 @@
-"""The typed hooks that carry a plan out, on a HookedTransformer, a TransformerBridge or a plain Hugging Face model.
+"""The typed hooks that carry out a plan, on a HookedTransformer, a TransformerBridge or a plain Hugging Face model.
 
 ``with steering(model, plan):`` adds exactly the plan's hooks and removes exactly those, also after an exception. A hook
-is :func:`functools.partial` over a pure operator and the clock that knows which of the running forward's tokens are
+is a :func:`functools.partial` over a pure operator and a clock. The clock knows which tokens of the running forward are
 steered.
 """
 
@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class SteeringHook(Protocol):
-    """What is called at a hook point (``hook``), or at a Hugging Face module (None); returns the tensor that takes the
-    activation's place.
+    """A hook that steers: it takes a site's activation and returns the tensor that replaces it.
+
+    ``hook`` is the hook point at which it is called, or None at a module of a Hugging Face model.
     """
 
     def __call__(
@@ -50,21 +51,24 @@ class SteeringHook(Protocol):
 def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None, tell: bool = True) -> Iterator[Any]:
     """Steer a model for the length of a ``with`` block.
 
-    Adds exactly the plan's hooks and removes exactly those, also after an exception; hooks that were there before stay.
-    Plans of nested blocks act one after the other, the outer first. Padding is never steered. A warning is logged at
-    the end where the model ran and the plan did nothing: no token had its positions, no gate fired, or its parameters
-    are the identity.
+    The block adds exactly the plan's hooks and removes exactly those, also after an exception. Hooks that were there
+    before stay. Plans of nested blocks act one after the other, the outer plan first. Padding is never steered. At the
+    end of the block a warning is logged if the model ran and the plan did nothing: no token was at its positions, no
+    gate fired, or its parameters are the identity.
 
     Args:
-        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        plan: made for this model.
-        effects: a log of what the plan did, site by site.
-        tell: whether to warn where tokens were steered and no activation changed; False where a study measures the
+        model: A model from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        plan: A plan made for this model.
+        effects: A log that records what the plan did, site by site; None records nothing.
+        tell: Whether to warn if tokens were steered and no activation changed. Pass False where a study measures the
             identity on purpose.
 
+    Yields:
+        The model.
+
     Raises:
-        LensSteerError: a model with processed weights, a plan made for another model or without a site, a site that the
-            model does not have or that cannot be written.
+        LensSteerError: If the model has processed weights, if the plan was made for another model or has no site, or if
+            one of its sites does not exist in the model or cannot be written.
     """
     expect(
         "plan",
@@ -92,9 +96,10 @@ def steering(model: Any, plan: SteeringPlan, *, effects: EffectLog | None = None
 
 @contextmanager
 def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: Tally) -> Iterator[None]:
-    """The plan's hooks on the model, or on its twin; what they did goes into the tally."""
+    """Attach the plan's hooks to the model, or to its twin, and count in the tally what they did."""
     clock, functions = Clock(plan.positions), []
     for step in plan.steps:
+        # The vectors of a step are moved to each device once: a model may be spread over several devices.
         bound: dict[torch.device, Bound] = {}
         for name in step.sites:
             like = example(model, name)
@@ -123,17 +128,21 @@ def following(
     reads: bool = False,
     after: Callable[..., None] | None = None,
 ) -> Iterator[None]:
-    """Put functions at sites in force for the length of the block, with a clock that is told of every forward.
+    """Attach functions at sites for the length of the block, with a clock that is told of every forward.
+
+    The clock is told three things of each forward, in this order. A pre-hook of the model announces the forward and its
+    attention mask. A pre-hook of the embedding gives the token ids. A pre-hook of the first block starts the forward,
+    since the batch size, the width and the number of cached columns are known there.
 
     Args:
-        model: of any backend.
-        clock: what the functions ask where the running forward is.
-        functions, reads: see :func:`lens_steer.inference.attach.attached`.
-        method: by which messages name them.
-        again: puts the same in force on another model.
-        n_rows: how many prompts there is a value for; None where one value serves all.
-        tokens: whether the clock is told too which tokens a forward is fed.
-        after: called before the last norm, with the arguments of a forward pre-hook.
+        model: A model of any backend.
+        clock: The clock from which the functions read where the running forward is in its batch.
+        functions, reads: See :func:`lens_steer.inference.attach.attached`.
+        method: The name that messages use for these functions.
+        again: A function that puts the same functions in force on another model.
+        n_rows: The number of prompts for which there is one value each; None where one value serves all prompts.
+        tokens: Whether the clock is also given the token ids of each forward.
+        after: A function that is called before the last norm, with the arguments of a forward pre-hook.
     """
     with ExitStack() as stack:
         followers = [
@@ -152,7 +161,10 @@ def following(
 
 
 class _ByRow:
-    """A step with one value a row, bound to the rows that are running; bound anew only when they change."""
+    """The bound operator of a step that has one value for each row.
+
+    It is bound to the values of the rows that are running, and bound again only when these rows change.
+    """
 
     def __init__(self, step: Step, like: Tensor, clock: Clock) -> None:
         self._step, self._like, self._clock = step, like, clock
@@ -167,14 +179,14 @@ class _ByRow:
             )
         if self._bound is None or rows is not self._rows:
             self._rows = rows
-            with torch.inference_mode(False):  # so that a later forward with gradients may use what is made here
+            with torch.inference_mode(False):  # a later forward with gradients may then use these tensors
                 parameters = self._step.parameters if rows is None else self._step.at_rows(rows)
                 self._bound = bind(self._step.operator, parameters, self._like)
         return self._bound(h)
 
 
 def bind_rows(step: Step, like: Tensor, clock: Clock) -> Bound:
-    """A step's operator; one with a value a row follows the rows of the running batch."""
+    """Return the step's bound operator; with one value for each row, it follows the rows of the running batch."""
     return bind(step.operator, step.parameters, like) if step.n_rows is None else _ByRow(step, like, clock)
 
 
@@ -206,8 +218,8 @@ def _steer(
     tally: Tally,
     fires: Callable[[Tensor], Tensor] | None,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The hook: the steered positions through the operator, the others as they are."""
-    if not clock.started:  # a forward that did not begin at the first block
+    """Apply the operator at the steered positions and leave all others as they are; this is the hook."""
+    if not clock.started:  # the forward did not begin at the first block, where the clock is started
         clock.start(activation.shape[0], activation.shape[1])
     selected = clock.selected
     if clock.idle:
@@ -232,7 +244,7 @@ def _steer_and_log(
     effects: EffectLog,
     end_tokens: tuple[int, ...],
 ) -> Float[Tensor, "batch pos d_model"]:
-    """:func:`_steer`, counting what it did."""
+    """Run :func:`_steer` and add what it did to the log."""
     steered = steer(activation)
     fired = torch.ones_like(activation[..., 0], dtype=torch.bool) if fires is None else fires(activation)
     effects.add(site, activation, steered, fired, clock.counted(activation.shape[1], end_tokens))
@@ -255,8 +267,10 @@ def _follow(module: nn.Module, args: tuple[Any, ...], *, clock: Clock) -> None:
 
 
 def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tally: Tally) -> None:
-    """Before the last norm: a steered model whose activations overflow says so instead of answering nonsense; having
-    waited for the device, the tally is read.
+    """Refuse activations that are not finite, before the last norm, and read the tally.
+
+    A steered model whose activations overflow raises an error here instead of answering nonsense. The check waits for
+    the device, so reading the tally afterwards costs nothing.
     """
     if not bool(torch.isfinite(args[0][:, -1]).all()):
         raise LensSteerError(
@@ -267,9 +281,9 @@ def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tall
 
 
 def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
-    """An example of the site's activations: width, dtype, device."""
+    """Return a zero vector with the width, dtype and device of the site's activations."""
     block = blocks_of(model)[sites.parse(site).block]
     parameter = next(
         p for p in block.parameters() if p.is_floating_point()
-    )  # quantised weights are of another dtype than what they compute
+    )  # the integer dtype of a quantised weight is not the dtype of the activations
     return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

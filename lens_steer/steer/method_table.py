@@ -1,7 +1,7 @@
-"""Every steering method as one record, from which the command line, the grids, the controls, the exports and the tables
-are made.
+"""A table with one record for each steering method.
 
-Reading a record needs no tensor, so help is quick; the constructor is imported when it is first asked for. To add a
+The command line, the grids, the controls, the exports and the tables of the documentation are made from these records.
+Reading a record needs no tensor, so ``--help`` is quick; the constructor is imported when it is first used. To add a
 method, write its constructor in :mod:`lens_steer.steer.methods` and its record here.
 """
 
@@ -20,36 +20,38 @@ from lens_steer.operators.parameters import ANGLE, COEFFICIENT, GATE, GATE_AXIS,
 Writes = Literal["discriminative", "selected", "everywhere", "boundary"]
 
 ANGLES = tuple(float(a) for a in range(0, 360, 10))
-# What elicits takes harmful activations towards the harmless side: against the direction.
+# The direction points from harmless to harmful. Steering that elicits compliance moves harmful activations towards the
+# harmless side, against the direction, so most of these values are negative.
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """One steering method.
+    """The record of one steering method.
 
     Attributes:
         name: The name that ``--method`` takes.
-        constructor: The function from a calibration (or a boundary) to a plan: ``"module.function"`` in
-            :mod:`lens_steer.steer.methods`, or itself.
-        fixed: Arguments of the constructor that make it this method.
-        operator: The operator of its steps.
-        reads: The sites that its authors calibrate on.
-        writes: Where it writes: at the discriminative sites, at the selected site, at sites of its own everywhere, or
-            at the site of a boundary.
-        elsewhere: The method that does the same at given sites, for one that writes everywhere.
-        parameters: What the command line sets; the first is the one that is swept, where there is a grid.
+        constructor: The function that makes a plan from a calibration or a boundary: either the text
+            ``"module.function"`` of one in :mod:`lens_steer.steer.methods`, or the function itself.
+        fixed: The arguments of the constructor that are fixed for this method.
+        operator: The name of the operator of its steps.
+        reads: The sites on which the authors of the method calibrate.
+        writes: The sites that it steers: the discriminative sites, the selected site, its own sites in every block, or
+            the site of a boundary.
+        elsewhere: The name of the method that does the same at given sites; empty for a method that does not write
+            everywhere.
+        parameters: The parameters that the command line sets. A sweep varies the first one, if there is a grid.
         grid: The values of the first parameter that a sweep tries, towards the harmless side; empty for a method that
             is not swept.
-        positive_grid: The same for a probe, from below the boundary towards its positive side.
+        positive_grid: The values for a probe, from below its boundary towards its positive side.
         swept_with: Further arguments of the constructor in a sweep over sites.
-        identities: The values at which it leaves every token as it is; none for a method without any.
-        compared: Whether ``lens-steer compare`` runs it where no method is named.
-        help: What it does, in one line.
-        formula: What an activation becomes.
-        keeps: What stays as it was.
+        identities: The values at which the method leaves every token as it is; empty if there are none.
+        compared: Whether ``lens-steer compare`` runs the method when no method is named.
+        help: What the method does, in one line.
+        formula: The formula of the steered activation.
+        keeps: The quantities that the method leaves unchanged.
         defaults: The parameters and their defaults, in symbols.
-        source: Where it was published, as an arXiv number.
+        source: The publication, as an arXiv number.
     """
 
     name: str
@@ -73,7 +75,7 @@ class Method:
 
     @cached_property
     def build(self) -> Callable[..., Any]:
-        """The constructor, with what is fixed."""
+        """Return the constructor with its fixed arguments bound."""
         made = self.constructor
         if isinstance(made, str):
             module, _, function = made.rpartition(".")
@@ -82,21 +84,23 @@ class Method:
 
     @property
     def swept(self) -> Parameter | None:
-        """The parameter that a sweep varies."""
+        """Return the parameter that a sweep varies; None for a method that is not swept."""
         return self.parameters[0] if self.grid else None
 
     @property
     def turns(self) -> bool:
-        """Whether the swept parameter is an angle."""
+        """Return whether the swept parameter is an angle."""
         return self.swept is not None and self.swept.unit == "degrees"
 
     @property
     def tries_sites(self) -> bool:
-        """Whether a sweep tries several sites, since the method writes at one."""
+        """Return whether a sweep tries several sites: it does if the method is swept and writes at a single site."""
         return self.swept is not None and self.writes in ("selected", "boundary")
 
     def at_value(self, value: Any) -> dict[str, Any]:
-        """The swept parameter as an argument of the constructor; nothing for None.
+        """Return the swept parameter as an argument of the constructor.
+
+        The result is empty where the value is None or the method is not swept.
 
         >>> METHODS["act-add"].at_value(2.0), METHODS["ablation"].at_value(None)
         ({'coefficient': 2.0}, {})
@@ -182,7 +186,7 @@ METHODS: dict[str, Method] = {
             formula="h + (z̄ − û·h) û", keeps="what is orthogonal to û", defaults="z̄ = positive mean",
             source="2602.04896, Eq. 4",
         ),
-        # The grids towards the positive side go somewhat beyond the best values of the paper (4, 36 and 4).
+        # The grids towards the positive side go somewhat beyond the best values of the paper (SwFC 4, StTP 36, StMP 4).
         Method(
             name="swfc", constructor="projections.fixed_coefficient", operator="add", reads="resid_post",
             writes="boundary", parameters=(COEFFICIENT,), grid=_STEPS, positive_grid=(0.5, 1.0, 2.0, 4.0, 6.0, 8.0),
@@ -209,14 +213,14 @@ METHODS: dict[str, Method] = {
         ),
     )
 }  # fmt: skip
-DEFAULT, DEFAULT_OF_A_PROBE = "selective", "sttp"  # where no method is named
+DEFAULT, DEFAULT_OF_A_PROBE = "selective", "sttp"  # the methods used when none is named
 
 
 def find_method(name: str) -> Method:
-    """The method of a name, which is the record's or the constructor's.
+    """Return the method of a name, which is the name of the record or of its constructor.
 
     Raises:
-        LensSteerError: There is no such method.
+        LensSteerError: If there is no such method.
 
     >>> find_method("target_projection").name
     'sttp'
@@ -230,7 +234,9 @@ def find_method(name: str) -> Method:
 
 
 def options() -> list[Parameter]:
-    """Every parameter that the command line sets, once: first those that may hold a value for each prompt.
+    """Return every parameter that the command line sets, once.
+
+    Parameters that may hold one value for each prompt come first.
 
     >>> [p.name for p in options()]
     ['angle', 'coefficient', 'target', 'threshold', 'gate_axis', 'gate']
@@ -240,7 +246,7 @@ def options() -> list[Parameter]:
 
 
 def boundary_methods() -> tuple[str, ...]:
-    """Names of the methods that a probe or another boundary serves.
+    """Return the names of the methods that take a probe or another boundary.
 
     >>> boundary_methods()
     ('swfc', 'sttp', 'stmp')
@@ -249,7 +255,7 @@ def boundary_methods() -> tuple[str, ...]:
 
 
 def turning_methods() -> tuple[str, ...]:
-    """Names of the methods that have an angle.
+    """Return the names of the methods that have an angle.
 
     >>> turning_methods()
     ('selective', 'standard', 'adaptive', 'mean-phase')
@@ -258,7 +264,7 @@ def turning_methods() -> tuple[str, ...]:
 
 
 def markdown_table() -> str:
-    """The table of methods in the documentation.
+    """Return the table of methods in the documentation, as Markdown.
 
     >>> markdown_table().splitlines()[0]
     "| `--method` | h' | keeps | parameters | source |"

@@ -1,5 +1,4 @@
-"""Watching a boundary token by token while the model runs: the projection at one site and what a gate there would
-decide.
+"""Watch a boundary token by token while the model runs: the projection at one site and the decision of a gate there.
 
 Nothing is changed: the hooks only read.
 """
@@ -28,13 +27,21 @@ from lens_steer.operators.projection import GATES
 from lens_steer.steer.hooks import example, following
 
 REGIONS = ("prompt", "generated")
-MAX_SHOWN = 50  # prompts in the notebook's view
+MAX_SHOWN = 50  # the most prompts that the notebook's view shows
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Some tokens of one forward, on the CPU: the call, the row in it and the position of each, whether it is an
-    answer's, its id, ρ and the gate's decision.
+    """The readings of some tokens of one forward, on the CPU.
+
+    Attributes:
+        call: The number of the call in which each token ran.
+        row: The row of each token in this call.
+        position: The position of each token in its row; padding does not count.
+        generated: Whether each token belongs to an answer.
+        token_id: The id of each token.
+        projection: The projection ρ of each token.
+        fired: Whether the gate fired for each token.
     """
 
     call: Int[Tensor, " token"]
@@ -48,12 +55,14 @@ class Reading:
 
 @dataclass(eq=False)
 class Monitor(Shown, view="tokens"):
-    """What :func:`monitor` saw; shows itself in a notebook as the answers' text, coloured by projection.
+    """The record of the tokens that ran inside a block of :func:`monitor`.
+
+    In a notebook it shows the text of the answers, coloured by projection.
 
     Attributes:
-        boundary: whose direction and threshold they are.
-        gate: ``below``: it fires where ρ < m; ``above``: where ρ > m.
-        tokenizer: of the model.
+        boundary: The boundary whose direction and threshold are used.
+        gate: ``below``: the gate fires where ρ < m. ``above``: it fires where ρ > m.
+        tokenizer: The tokenizer of the model.
     """
 
     boundary: Boundary
@@ -61,12 +70,13 @@ class Monitor(Shown, view="tokens"):
     tokenizer: Any
     _readings: list[Reading] = field(default_factory=list)
     _calls: dict[object, int] = field(default_factory=dict)
-    _next: dict[tuple[int, int], int] = field(default_factory=dict)  # by call and row, the first position not seen yet
+    _next: dict[tuple[int, int], int] = field(default_factory=dict)  # (call, row) → first unread position
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a token, prompt by prompt: ``row`` and ``call`` (both from 0, in the order of calls), ``position``
-        (from 0 at the prompt's first token), ``region`` (``prompt`` or ``generated``), ``token``, ``token_id``,
-        ``projection``, ``fired``.
+        """Return one row for each token, prompt by prompt.
+
+        The keys are ``row`` and ``call`` (both from 0, in the order of calls), ``position`` (from 0 at the prompt's
+        first token), ``region`` (``prompt`` or ``generated``), ``token``, ``token_id``, ``projection`` and ``fired``.
         """
         seen = self._joined()
         if seen is None:
@@ -92,10 +102,10 @@ class Monitor(Shown, view="tokens"):
         ]
 
     def of(self, row: int) -> list[dict[str, Any]]:
-        """The rows of one prompt.
+        """Return the rows of one prompt.
 
         Raises:
-            LensSteerError: no prompt of that number ran.
+            LensSteerError: If no prompt of this number ran.
         """
         found = [token for token in self.rows() if token["row"] == row]
         if not found:
@@ -103,10 +113,13 @@ class Monitor(Shown, view="tokens"):
         return found
 
     def fire_rate(self, region: str | None = None) -> float | None:
-        """Share of the tokens for which the gate fired, of all or of one region's; None if none ran.
+        """Return the share of the tokens for which the gate fired; None if no token ran.
+
+        Args:
+            region: ``prompt`` or ``generated``; None counts the tokens of both.
 
         Raises:
-            LensSteerError: an unknown region.
+            LensSteerError: If the region is unknown.
         """
         if region not in (None, *REGIONS):
             raise LensSteerError(f"region={region!r}: use one of {', '.join(REGIONS)}, or None for both")
@@ -118,7 +131,7 @@ class Monitor(Shown, view="tokens"):
 
     @property
     def n_prompts(self) -> int:
-        """How many prompts ran."""
+        """Return the number of prompts that ran."""
         return len(self._next)
 
     def add(
@@ -132,8 +145,11 @@ class Monitor(Shown, view="tokens"):
         fired: Bool[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
     ) -> None:
-        """Keep one forward's tokens, but none that its call has seen before: computed again without a cache, or as the
-        history of a later turn.
+        """Keep the tokens of one forward, each position of a call's row once.
+
+        A token runs again if the model generates without a cache, or if it is part of the history of a later turn. The
+        monitor keeps only its first reading: for each row of a call it remembers the first position not read yet, and
+        drops every token before it.
         """
         number = self._calls.setdefault(call, len(self._calls))
         keys = [(number, row) for row in rows.tolist()]
@@ -156,14 +172,18 @@ class Monitor(Shown, view="tokens"):
         )
 
     def _joined(self) -> Reading | None:
-        """All readings as one, or None where no token was read."""
+        """Return all readings as one; None where no token was read."""
         if not self._next:
             return None
         self._readings = [Reading(*(torch.cat([getattr(r, f.name) for r in self._readings]) for f in fields(Reading)))]
         return self._readings[0]
 
     def _firsts(self, seen: Reading) -> Int[Tensor, " call"]:
-        """The number of each call's first prompt."""
+        """Return the number of the first prompt of each call.
+
+        Calls count their rows from 0. The first prompt of a call therefore has as its number the sum of the sizes of
+        all earlier calls, where the size of a call is its largest row plus one.
+        """
         sizes = torch.zeros(len(self._calls), dtype=torch.long)
         sizes.scatter_reduce_(0, seen.call, seen.row + 1, "amax")
         return sizes.cumsum(dim=0) - sizes
@@ -181,30 +201,35 @@ class Monitor(Shown, view="tokens"):
 
 @contextmanager
 def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[Monitor]:
-    """Record ``ρ = h·v̂`` at the boundary's site, and whether a gate at its threshold fires, for every token that runs
-    inside a ``with`` block.
+    """Record the projection at a boundary's site and the decision of its gate, for every token that runs in the block.
 
-    The gate fires where ``ρ < m``, or with ``gate="above"`` where ``ρ > m``, both strict, as that of StTP and StMP
-    does. Padding is left out, and so is what a batch computes for an answer that has ended. The last token of an answer
-    that was cut short is never fed to the model, so it has no projection. A token that is computed again (without a
-    cache, or as a conversation's history) is recorded the first time. A recording runs only as far as its last site:
-    beyond it nothing is seen.
+    The projection is ``ρ = h·v̂``. The gate fires where ``ρ < m``, or with ``gate="above"`` where ``ρ > m``. Both are
+    strict, as in the gate of StTP and StMP.
 
-    Entered inside ``with steering(model, plan):`` it sees what the plan wrote at the site; entered outside it sees what
-    was there before. On every engine. Sweeps, which steer by themselves, refuse to run inside the block.
+    Padding is left out, and so are the tokens that a batch computes for an answer that has ended. The last token of an
+    answer that was cut short is never fed to the model, so it has no projection. A token that is computed again
+    (without a cache, or as a conversation's history) is recorded the first time. A recording
+    (:func:`lens_steer.record`) runs the model only as far as its last site; the monitor sees nothing beyond it.
 
-    Rows count on from one call of :func:`lens_steer.generate` to the next. In a forward of one's own every row counts
-    as a prompt's (padding is known by the attention mask that the model is called with); inside
-    :func:`lens_steer.inference.positions.running` prompts and answers are told apart there too.
+    Entered inside ``with steering(model, plan):``, the monitor sees what the plan wrote at the site. Entered outside,
+    it sees the activation before the plan writes. It works with every engine. Sweeps, which steer by themselves, refuse
+    to run inside the block.
+
+    Rows count on from one call of :func:`lens_steer.generate` to the next. In a forward that you run yourself, every
+    token counts as part of a prompt, and padding is known from the attention mask that the model is called with. Inside
+    :func:`lens_steer.inference.positions.running` prompts and answers are distinguished.
 
     Args:
-        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        boundary: made on this model, by :func:`lens_steer.boundary` or a probe.
+        model: A model from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        boundary: A boundary made on this model, by :func:`lens_steer.boundary` or as a probe.
         gate: ``"below"`` or ``"above"``.
 
+    Yields:
+        The monitor, which holds every token read so far.
+
     Raises:
-        LensSteerError: an unknown gate, a boundary of another model or with a direction of length zero. Inside the
-            block: a forward that is not fed token ids, or that goes on from a cache of one's own.
+        LensSteerError: If the gate is unknown, or if the boundary belongs to another model or has a direction of length
+            zero. Inside the block: if a forward is not fed token ids, or continues from a cache of your own.
 
     >>> import lens_steer as ls
     >>> model, found = ls.load_model("organism/qwen2"), ls.boundary(ls.load_calibration("figures/calibration"))
@@ -223,7 +248,7 @@ def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[
 
 @contextmanager
 def _reading(model: Any, into: Monitor) -> Iterator[None]:
-    """Let a monitor read a model, or its twin."""
+    """Let a monitor read a model, or its twin, for the length of the block."""
     info, boundary = info_of(model), into.boundary
     check_fits(boundary, model)
     sites.resolve([boundary.site], n_layers=info.n_layers, architecture=info.architecture)
@@ -242,7 +267,7 @@ def _read(
     into: Monitor,
     end_tokens: tuple[int, ...],
 ) -> None:
-    """The hook: what the running forward has at the site."""
+    """Read the activation of the running forward at the site; this is the hook."""
     n, width = activation.shape[:2]
     if clock.started and clock.layout is None and clock.begin:
         raise LensSteerError(

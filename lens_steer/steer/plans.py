@@ -1,4 +1,4 @@
-"""Steering plans: operators bound to sites and positions, everything needed to steer, apart from any model."""
+"""Steering plans: operators bound to sites and positions, with everything needed to steer, apart from any model."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Step:
     """One operator at some sites.
 
     Attributes:
-        operator: a name of :data:`lens_steer.operators.catalogue.OPERATORS`.
-        sites: where, in network order.
-        parameters: the operator's: vectors, numbers, one number a row, names.
+        operator: The name of an operator in :data:`lens_steer.operators.catalogue.OPERATORS`.
+        sites: The sites at which it acts, in network order.
+        parameters: The operator's parameters: vectors, numbers, one number for each row, or names.
     """
 
     operator: str
@@ -54,18 +54,18 @@ class Step:
 
     @property
     def n_rows(self) -> int | None:
-        """How many rows the step has a value for; None where one value serves every row."""
+        """Return the number of rows for which the step has one value each; None where one value serves every row."""
         value = self.parameters.get(operator(self.operator).by_row or "")
         return len(value) if isinstance(value, Tensor) and value.ndim else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The numbers and names of the step, without its vectors; one number a row as a list."""
+        """Return the numbers and names of the step, without its vectors; one number for each row becomes a list."""
         found = operator(self.operator).settings(self.parameters)
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
 
     def at_rows(self, rows: Tensor) -> Mapping[str, Any]:
-        """The parameters for some of the rows."""
+        """Return the parameters for some of the rows."""
         if self.n_rows is None:
             return self.parameters
         name = str(operator(self.operator).by_row)
@@ -74,15 +74,15 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class SteeringPlan(Shown, view="models"):
-    """What to do to which activations of which model.
+    """A plan: which operators change which activations of which model.
 
     Attributes:
-        method: what made it, a name of :data:`lens_steer.steer.method_table.METHODS`.
-        steps: operators bound to sites.
-        positions: which tokens; see :mod:`lens_steer.inference.positions`.
-        model, architecture, n_layers, d_model: of the model that the plan is for.
-        details: what the method was asked for, where the steps' own parameters no longer show it (StTP's α).
-        template: the chat template of the prompts that its vectors come from, where that is known.
+        method: The method that made it, a name of :data:`lens_steer.steer.method_table.METHODS`.
+        steps: The operators bound to sites.
+        positions: The tokens that are steered; see :mod:`lens_steer.inference.positions`.
+        model, architecture, n_layers, d_model: The model for which the plan is made.
+        details: The arguments of the method that the parameters of the steps no longer show (such as StTP's α).
+        template: The chat template of the prompts from which the vectors come; None where it is not known.
     """
 
     method: str
@@ -104,16 +104,16 @@ class SteeringPlan(Shown, view="models"):
         positions: str | Sequence[int] = "all",
         **details: float | list[float],
     ) -> SteeringPlan:
-        """Make a plan for the model that its vectors come from.
+        """Make a plan for the model from which its vectors come.
 
         Args:
-            source: a calibration, a boundary or another :class:`~lens_steer.models.fits.ModelRef` with its
-                ``d_model``, or a model's description.
-            method, steps, details: see :class:`SteeringPlan`.
-            positions: which tokens, in words or as integers; see :mod:`lens_steer.inference.positions`.
+            source: A calibration, a boundary or another :class:`~lens_steer.models.fits.ModelRef` with its ``d_model``,
+                or a model's description.
+            method, steps, details: See :class:`SteeringPlan`.
+            positions: The tokens to steer, in words or as integers; see :mod:`lens_steer.inference.positions`.
 
         Raises:
-            LensSteerError: positions that are not understood.
+            LensSteerError: If the positions are not understood.
 
         >>> import lens_steer as ls
         >>> calibration = ls.load_calibration("figures/calibration")
@@ -145,31 +145,34 @@ class SteeringPlan(Shown, view="models"):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Every steered site, in network order."""
+        """Return every steered site, in network order."""
         return tuple(sorted({name for step in self.steps for name in step.sites}, key=lambda n: sites.parse(n).order))
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The numbers and names that all steps share, one value a row as a list; and the details."""
+        """Return the numbers and names that all steps share, and the details; one value for each row becomes a list."""
         first, others = self.steps[0].settings, [step.settings for step in self.steps[1:]]
         shared = {n: v for n, v in first.items() if all(n in other and _same(other[n], v) for other in others)}
         return {**self.details, **shared}
 
     @property
     def angle(self) -> float | list[float] | None:
-        """Degrees, one number a row as a list; None for a method without an angle."""
+        """Return the angle in degrees, as a list for one angle a row; None for a method without an angle."""
         return self.parameters.get(operator(self.steps[0].operator).angle or "")
 
     @property
     def n_rows(self) -> int | None:
-        """How many prompts the plan has a value for; None where one value serves all."""
+        """Return the number of prompts for which the plan has one value each; None where one value serves all."""
         return next((step.n_rows for step in self.steps if step.n_rows is not None), None)
 
     def at(self, angle: Any) -> SteeringPlan:
-        """The same plan at another angle, or at one angle a prompt.
+        """Return the same plan at another angle, or at one angle for each prompt.
+
+        Args:
+            angle: The angle in degrees, or one angle for each prompt.
 
         Raises:
-            LensSteerError: the method has no angle, or the angle is no number.
+            LensSteerError: If the method has no angle, or the angle is not a number.
         """
         if self.angle is None:
             raise LensSteerError(f"method={self.method!r} has no angle to change")
@@ -178,8 +181,14 @@ class SteeringPlan(Shown, view="models"):
         return replace(self, steps=tuple(turned))
 
     def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """The pure function that one site's activations go through, all of its steps in order (the first site's, if
-        none is named).
+        """Return the pure function that is applied to the activations of one site: all of its steps, in order.
+
+        Args:
+            site: A steered site; None takes the first one.
+            like: A tensor of the device and dtype of the activations; None stands for a float32 tensor on the CPU.
+
+        Raises:
+            LensSteerError: If the site is not steered.
         """
         name = self.sites[0] if site is None else site
         example = torch.zeros(self.d_model) if like is None else like
@@ -195,8 +204,10 @@ class SteeringPlan(Shown, view="models"):
         return composed
 
     def describe(self) -> dict[str, Any]:
-        """Everything about the plan but its vectors: method, parameters, each steered tensor under TransformerLens's
-        name and Hugging Face's module path, blocks, positions, and the first steered token.
+        """Return everything about the plan but its vectors.
+
+        This is the method, its parameters, the steps, each steered tensor under its TransformerLens name and its module
+        path in Hugging Face, the blocks, the positions, and the first steered token.
         """
         return {
             "method": self.method,
@@ -212,16 +223,20 @@ class SteeringPlan(Shown, view="models"):
         }
 
     def row(self, prompt: int | None = None) -> dict[str, Any]:
-        """The plan in one line, as it stands beside every generation; for one prompt, with that prompt's own values."""
+        """Return the plan as one row, which is written beside every generation.
+
+        Args:
+            prompt: The index of a prompt, whose own values replace the lists; None keeps the lists.
+        """
         own = {k: v if prompt is None or not isinstance(v, list) else v[prompt] for k, v in self.parameters.items()}
         return {"method": self.method, **own, "n_sites": len(self.sites), "positions": self.positions}
 
 
 def numbers(name: str, value: Any) -> float | Tensor:
-    """Give a finite number as a float, or several as a float64 vector, one a prompt.
+    """Return a finite number as a float, or several as a float64 vector with one number for each prompt.
 
     Raises:
-        LensSteerError: The value is anything else.
+        LensSteerError: If the value is anything else.
 
     >>> numbers("angle", 200), numbers("angle", [0, 90])
     (200.0, tensor([ 0., 90.], dtype=torch.float64))
@@ -239,7 +254,7 @@ def parse_numbers(name: str, text: str) -> float | list[float]:
     """Read a number, or several with commas between them, from a command line or a file.
 
     Raises:
-        LensSteerError: The text is anything else.
+        LensSteerError: If the text is anything else.
 
     >>> parse_numbers("angle", "200"), parse_numbers("angle", "[0, 90]")
     (200.0, [0.0, 90.0])
@@ -252,7 +267,7 @@ def parse_numbers(name: str, text: str) -> float | list[float]:
 
 
 def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
-    """Write a plan to a folder (``plan.json``, ``plan.safetensors``), whole or not at all."""
+    """Write a plan to a folder (``plan.json``, ``plan.safetensors``), completely or not at all."""
     tensors: dict[str, Tensor] = {}
     steps = []
     for index, step in enumerate(plan.steps):
@@ -273,10 +288,12 @@ def save_plan(plan: SteeringPlan, folder: str | Path) -> None:
 
 
 def load_plan(folder: str | Path) -> SteeringPlan:
-    """Read a plan and check it: the operators' names and parameters, sites, positions, finite values.
+    """Read a plan and check it.
+
+    Checked are the names and parameters of the operators, the sites, the positions, and that all values are finite.
 
     Raises:
-        LensSteerError: missing, corrupt or unknown content.
+        LensSteerError: If a file is missing, or its content is corrupt or unknown.
     """
     tensors, facts = FOLDER.read(folder)
     with FOLDER.decoding(folder):
@@ -298,7 +315,10 @@ def load_plan(folder: str | Path) -> SteeringPlan:
 
 
 def _checked(operator_name: str, name: str, value: Any) -> Any:
-    """A parameter as a step keeps it: vectors and names as they are, numbers finite, several as a float64 vector."""
+    """Return a parameter as a step keeps it.
+
+    Vectors and names stay as they are, a number must be finite, and several numbers become a float64 vector.
+    """
     found_operator = operator(operator_name)
     if not found_operator.is_number(name, value):
         return value

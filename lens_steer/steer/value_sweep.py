@@ -1,8 +1,8 @@
-"""Many values of a steering parameter in one forward: logits of the same prompts at every angle or coefficient, the
-unsteered blocks run once.
+"""Logits of the same prompts at many values of a steering parameter, with the unsteered blocks run once.
 
-What comes before the first steered block is the same at every value, so it is computed once a batch of prompts; the
-blocks from there on run with every row at its own value.
+The residual stream before the first steered block is the same at every value, so it is computed once for each batch of
+prompts. The blocks from there on run on copies of the batch, one copy for each value: every row has its own value of
+the parameter.
 """
 
 from __future__ import annotations
@@ -32,28 +32,33 @@ from lens_steer.steer.plans import SteeringPlan
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 64
-Build = Callable[[Any], SteeringPlan]  # a value, or one a row → plan
+Build = Callable[[Any], SteeringPlan]  # makes a plan from one value, or from one value for each row
 
 
 def logits_by_value(
     model: Any, build: Build, values: Sequence[float], prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE
 ) -> Iterator[tuple[int, int | None, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-    """Row, index of the value (None: no steering), float32 logits and the tokens that they predict.
+    """Yield the logits of every prompt without steering and at every value.
 
-    With a response for every prompt, its tokens are predicted, as in
-    :func:`lens_steer.inference.teacher_forcing.response_logits`; without any, the logits are those of the first token
-    of an answer, one position with no token.
+    With a response for every prompt, the logits predict its tokens, as in
+    :func:`lens_steer.inference.teacher_forcing.response_logits`. Without any response, the logits are those of the
+    first token of an answer: one position, with no token.
 
     Args:
-        model: from :func:`lens_steer.load_model`, with no plan in force.
-        build: makes the plan from one value a row, such as ``partial(selective_steering, calibration)``.
-        values: angles, coefficients or targets.
-        prompts: all with a response or all without.
-        engine: see :func:`lens_steer.generate`.
+        model: A model from :func:`lens_steer.load_model`, with no plan in force.
+        build: A function that makes the plan from one value for each row, such as
+            ``partial(selective_steering, calibration)``.
+        values: The angles, coefficients or targets.
+        prompts: The prompts, all with a response or all without.
+        engine: See :func:`lens_steer.generate`.
+
+    Yields:
+        The row of the prompt, the index of the value (None without steering), the float32 logits, and the tokens that
+        they predict.
 
     Raises:
-        LensSteerError: no value, prompts of which only some have a response, a plan in force already, too long a
-            prompt.
+        LensSteerError: If there is no value, if only some prompts have a response, if a plan is in force already, or if
+            a prompt is too long.
     """
     if not values:
         raise LensSteerError("values is empty: give at least one angle or coefficient")
@@ -64,13 +69,17 @@ def logits_by_value(
     any_plan = build(float(values[0]))
     first, steered_any = min(sites.blocks_of(any_plan.sites)), False
     check_engine(engine)
+    # The forward without steering also keeps the stream before the first steered block. The batch is then repeated,
+    # once for each value, for as many values as the limits on rows, logits and tokens allow, and these copies run from
+    # that block on with the kept stream.
     for batch in batches_of(model, prompts, with_response=True, max_rows=MAX_ROWS, max_logits=logits_budget(model)):
         keep = max(batch.response_lengths) + 1
-        # entered anew for every forward: a reader who stops half-way leaves nothing in force on the twin
+        # The engine is entered for each forward and not around the loop: this is a generator, and a caller who stops
+        # half-way must leave no plan in force on the twin.
         with on_engine(model, engine) as runner, kept_input(runner, first) as kept:
             plain = last_logits(runner, batch, keep)
         yield from _rows(batch, plain, [None] * len(batch.rows))
-        if not steers(any_plan.positions, batch):  # such as generated, where no prompt of the batch has a response
+        if not steers(any_plan.positions, batch):  # e.g. positions "generated" without any response
             for k in range(len(values)):
                 yield from _rows(batch, plain, [k] * len(batch.rows))
             continue
@@ -94,7 +103,7 @@ def logits_by_value(
 
 
 def _repeated(batch: batching.Batch, times: int) -> batching.Batch:
-    """The batch several times over, its rows numbered through, as the plan's values are."""
+    """Return the batch repeated several times, its rows numbered from 0 in the order of the plan's values."""
     n = len(batch.rows)
     return batching.Batch(
         tuple(range(n * times)), batch.ids.repeat(times, 1), batch.mask.repeat(times, 1), batch.response_lengths * times
@@ -117,7 +126,7 @@ def _rows(
 
 @contextmanager
 def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
-    """The stream before a block, as the forward inside the ``with`` has it."""
+    """Keep the residual stream before a block, as the forward inside the ``with`` computes it."""
     kept: list[Tensor] = []
     handle = at_input(blocks_of(model)[block], lambda stream, hook: kept.append(stream))
     try:
@@ -128,8 +137,9 @@ def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """Forwards inside the ``with`` begin at a block, with this stream: the blocks before it pass on what they are
-    given.
+    """Start the forwards inside the ``with`` at a block, with a given residual stream.
+
+    The blocks before it only pass on what they are given; the input of the block is then replaced by the stream.
     """
     with ExitStack() as stack:
         for earlier in blocks_of(model)[:block]:

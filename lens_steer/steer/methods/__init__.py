@@ -1,9 +1,10 @@
-"""The published steering methods as plan constructors: where each one writes, along what, and with which parameters.
+"""The published steering methods, as functions that make plans: the sites, the vectors and the parameters of each one.
 
-Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`. ``at`` names other
-sites than the method's own, ``positions`` the tokens (:mod:`lens_steer.inference.positions`). An angle, a coefficient
-or a target is one number, or one for each prompt. The record of each method stands in
-:data:`lens_steer.steer.method_table.METHODS`.
+Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`; those of
+:mod:`lens_steer.steer.methods.projections` also take a probe or another boundary. ``at`` names sites other than the
+method's own, for a method that does not write at a boundary. ``positions`` names the tokens
+(:mod:`lens_steer.inference.positions`). An angle, a coefficient or a target is one number, or one for each prompt. The
+record of each method is in :data:`lens_steer.steer.method_table.METHODS`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ __all__ = [
 
 
 def check_source(method: Method, source: Calibration | Boundary) -> None:
-    """Refuse a probe or another boundary for a method that needs a calibration."""
+    """Refuse a probe or another boundary for a method that needs a calibration.
+
+    Raises:
+        LensSteerError: If the source is a boundary and the method does not write at one.
+    """
     if isinstance(source, Boundary) and method.writes != "boundary":
         raise LensSteerError(
             f"method {method.name!r} needs a calibration, and a probe was given: use one of "
@@ -57,14 +62,15 @@ def check_source(method: Method, source: Calibration | Boundary) -> None:
 
 
 def check_options(method: str, source: Calibration | Boundary, options: Mapping[str, Any]) -> None:
-    """Refuse what :func:`make_plan` refuses of a method, its source and the names of its options.
+    """Refuse a source, or names of options, that :func:`make_plan` refuses for a method.
 
     Raises:
-        LensSteerError: The method is unknown, does not take an option, or lacks one that it needs.
+        LensSteerError: If the method is unknown, does not take the source or one of the options, or lacks an option
+            that it needs.
     """
     record = find_method(method)
     check_source(record, source)
-    known = dict(list(signature(record.build).parameters.items())[1:])  # the first is the source
+    known = dict(list(signature(record.build).parameters.items())[1:])  # the first parameter is the source
     for name, value in options.items():
         if name not in known:
             raise LensSteerError(
@@ -76,11 +82,15 @@ def check_options(method: str, source: Calibration | Boundary, options: Mapping[
 
 
 def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
-    """Make a plan by the method's name, with only the options that are given; a probe or another boundary serves a
-    method that writes at one.
+    """Make a plan by the method's name.
+
+    Args:
+        method: The name of the method.
+        calibration: The calibration, or a probe or another boundary for a method that writes at one.
+        **options: The arguments of the method's constructor; the others keep their defaults.
 
     Raises:
-        LensSteerError: As :func:`check_options`, and whatever the method's constructor refuses.
+        LensSteerError: If :func:`check_options` or the method's constructor refuses an argument.
 
     >>> from lens_steer import load_calibration
     >>> make_plan("act-add", load_calibration("figures/calibration"), coefficient=2).row()["coefficient"]

@@ -1,6 +1,4 @@
-"""What the plan constructors share: the types of their arguments, the sites they steer, what they need of a
-calibration.
-"""
+"""Parts that the plan constructors share: the types of their arguments, the steered sites, checks of a calibration."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ from lens_steer.models import sites
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 Number = float | int
-Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one, or one for each prompt
+Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one number, or one for each prompt
 Sites = str | Sequence[str] | None
 Positions = str | Sequence[int]
 
 
 def check_calibration(calibration: object) -> None:
-    """Refuse what is no calibration."""
+    """Refuse an object that is not a calibration."""
     expect(
         "calibration",
         calibration,
@@ -38,12 +36,16 @@ def made(
     positions: Positions,
     **details: float | list[float],
 ) -> SteeringPlan:
-    """The plan of a method's steps, for the model of its source."""
+    """Return the plan of a method's steps, for the model of its source."""
     return SteeringPlan.of(source, method, steps, positions, **details)
 
 
 def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The method's own sites, or those asked for."""
+    """Return the sites that are asked for, or else the method's own.
+
+    Raises:
+        LensSteerError: If no site is asked for and the method has none of its own.
+    """
     if at is None and not default:
         raise LensSteerError(
             f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so "
@@ -56,7 +58,11 @@ def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) 
 
 
 def class_means(calibration: Calibration, what: str) -> tuple[Tensor, Tensor]:
-    """Both class means at every site; refused where the calibration has none."""
+    """Return both class means at every site, first the positive one.
+
+    Raises:
+        LensSteerError: If the calibration has no class means.
+    """
     if calibration.mean_positive is None or calibration.mean_negative is None:
         raise LensSteerError(
             f"the calibration of {calibration.model!r} has no class means, which {what} needs: calibrate on this model"
@@ -65,7 +71,11 @@ def class_means(calibration: Calibration, what: str) -> tuple[Tensor, Tensor]:
 
 
 def row_of(calibration: Calibration, name: str) -> int:
-    """The row of a recorded site."""
+    """Return the row of a recorded site.
+
+    Raises:
+        LensSteerError: If the site was not recorded.
+    """
     if name not in calibration.sites:
         raise LensSteerError(
             f"site {name!r} was not recorded: calibrate with it, or steer one of {', '.join(calibration.sites[:3])}, …"
@@ -74,7 +84,11 @@ def row_of(calibration: Calibration, name: str) -> int:
 
 
 def one_number(name: str, value: Any) -> float:
-    """A finite number, and only one."""
+    """Return a finite number as a float.
+
+    Raises:
+        LensSteerError: If the value is not a finite number, or is several.
+    """
     found = numbers(name, value)
     if isinstance(found, Tensor):
         raise LensSteerError(f"{name}={value!r}: one number is needed here")

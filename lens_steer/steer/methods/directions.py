@@ -32,11 +32,17 @@ def act_add(
     direction: Float[Tensor, " d_model"] | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """ActAdd: ``h + α d`` with d the raw difference of class means at each steered site (the selected one unless ``at``
-    names others).
+    """Make a plan of ActAdd: ``h + α d``, where d is the raw difference of the class means at each steered site.
 
-    α = 1 moves a harmless prompt by one difference of means, α = −1 a harmful one back. ``keep_norm`` scales each sum
-    to the vector's own length.
+    α = 1 moves a harmless prompt by one difference of the means; α = −1 moves a harmful one back.
+
+    Args:
+        calibration: The calibration with the class means.
+        coefficient: The coefficient α, or one for each prompt.
+        keep_norm: Whether to scale each sum to the length of the vector before steering.
+        at: The sites to steer; None steers the selected site.
+        direction: A vector that replaces d at every steered site.
+        positions: The tokens to steer.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
 
@@ -59,8 +65,9 @@ def act_add(
 def unit_addition(
     calibration: Calibration, coefficient: Numbers = 1.3, *, at: Sites = None, positions: Positions = "all"
 ) -> SteeringPlan:
-    """STEER-COMPLIANCE's form: ``h + α v`` with a unit v of its own at every steered site, here the site's candidate;
-    at the discriminative sites.
+    """Make a plan of STEER-COMPLIANCE's form: ``h + α v``, with a unit vector v of its own at every steered site.
+
+    Here v is the candidate direction of the site, and the discriminative sites are steered unless ``at`` names others.
 
     Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed
     answers, and α ≈ 1.3.
@@ -86,15 +93,24 @@ def directional_ablation(
     direction: Float[Tensor, " d_model"] | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """``h − (d̂·h) d̂`` with the selected direction: at the selected site, at those given, or everywhere.
+    """Make a plan of directional ablation: ``h − (d̂·h) d̂`` with the selected direction.
 
-    ``everywhere``: at every block's input and at what every attention and MLP adds to the stream, so that no block can
-    write the direction back. That is a statement about the stream, so the direction must have been read there: of a
-    calibration of norms' outputs it is :attr:`Calibration.stream_direction`, which was recorded beside them and is what
-    a calibration with ``sites="resid_pre"`` selects.
+    It acts at the selected site, at the sites that ``at`` names, or everywhere. ``everywhere`` means every block's
+    input and the output that every attention and every MLP adds to the residual stream, so that no block can write the
+    direction back. It acts on the stream, so the direction must have been read there. For a calibration of norm outputs
+    the direction is :attr:`~lens_steer.geometry.calibration.Calibration.stream_direction`. It was recorded beside them
+    and equals the direction that a calibration with ``sites="resid_pre"`` selects.
+
+    Args:
+        calibration: The calibration with the direction.
+        everywhere: Whether to ablate at the inputs of all blocks and at all outputs of attention and MLP.
+        at: The sites to steer; None steers the selected site.
+        direction: A vector that replaces the direction of the calibration.
+        positions: The tokens to steer.
 
     Raises:
-        LensSteerError: ``everywhere`` with a direction that was read at a norm's output, and no means of the stream.
+        LensSteerError: If ``everywhere`` is given together with ``at``, or with a direction that was read at a norm's
+            output where no means of the stream were recorded.
 
     Source: Arditi et al. (arXiv 2406.11717), section 2.4.
 
@@ -117,8 +133,10 @@ def directional_ablation(
 def projection_clamp(
     calibration: Calibration, target: Numbers | None = None, *, at: Sites = None, positions: Positions = "all"
 ) -> SteeringPlan:
-    """STEER-JSON's form: set every token's projection on the selected direction to a target, the positive class's mean
-    there unless given.
+    """Make a plan of STEER-JSON's form: set every token's projection on the selected direction to a target.
+
+    The target is the mean of the positive class at the site unless one is given. The selected site is steered unless
+    ``at`` names others.
 
     Source: Steering Externalities (arXiv 2602.04896), Eq. 4.
 
@@ -135,7 +153,7 @@ def projection_clamp(
 
 
 def _of_the_stream(calibration: Calibration) -> Tensor:
-    """The direction of the stream that was recorded beside a norm's outputs."""
+    """Return the direction of the residual stream that was recorded beside the norm outputs."""
     found = calibration.stream_direction
     if found is None:
         raise LensSteerError(

@@ -1,5 +1,6 @@
-"""Methods that know a boundary: fixed steps in units of the class separation, and the projection-aware operators (arXiv
-2604.08169).
+"""Methods that use a boundary (arXiv 2604.08169).
+
+They are fixed steps in units of the class separation, and the projection-aware operators.
 """
 
 from __future__ import annotations
@@ -20,17 +21,22 @@ from lens_steer.steer.plans import SteeringPlan, Step, numbers
 log = logging.getLogger(__name__)
 
 Along = Float[Tensor, " d_model"] | None
-CAP_IN_SIGMAS = 40.0  # of the released StMP
+CAP_IN_SIGMAS = 40.0  # the value of the released StMP
 
 
 def fixed_coefficient(
     source: Calibration | Boundary, coefficient: Numbers = 1.0, *, positions: Positions = "all", along: Along = None
 ) -> SteeringPlan:
-    """SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token; α = 1 is one separation of the class means.
+    """Make a plan of SwFC: ``h + α Δμ v̂`` at the boundary's site, for every token.
 
-    ``source`` is a probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose own boundary is the
-    midpoint of the class means. ``along`` is written along in place of the direction, by steps of the same size: a
-    control.
+    α = 1 is one separation of the class means.
+
+    Args:
+        source: A probe (:func:`lens_steer.fit_probe`), another boundary, or a calibration, whose boundary is the
+            midpoint of the class means.
+        coefficient: The coefficient α, or one for each prompt.
+        positions: The tokens to steer.
+        along: A vector, for controls. Steps of the same size are written along it instead of along the direction.
 
     Source: arXiv 2604.08169, Eq. 3.
 
@@ -58,8 +64,10 @@ def target_projection(
     positions: Positions = "all",
     along: Along = None,
 ) -> SteeringPlan:
-    """StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``; with ``gate="above"`` those with ``ρ > m`` get
-    ``μ⁻ + α σ⁻``. For ``source`` and ``along`` see :func:`fixed_coefficient`.
+    """Make a plan of StTP: tokens with ``ρ < m`` get the projection ``s = μ⁺ + α σ⁺``.
+
+    With ``gate="above"`` tokens with ``ρ > m`` get ``μ⁻ + α σ⁻``. A warning is logged if the target lies on the gated
+    side of the threshold. See :func:`fixed_coefficient` for ``source`` and ``along``.
 
     Source: arXiv 2604.08169, Eq. 4; ``gate="above"`` is the released operators' ``direction="negative"``.
 
@@ -95,11 +103,11 @@ def mirror_projection(
     positions: Positions = "all",
     along: Along = None,
 ) -> SteeringPlan:
-    """StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are carried to ``ρ + 2α (m − ρ)``: α = ½ to the
-    boundary, 1 mirrored at it, above 1 beyond.
+    """Make a plan of StMP: tokens with ``ρ < m`` (``gate="above"``: ``ρ > m``) are moved to ``ρ + 2α (m − ρ)``.
 
-    The new projection is at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates as in the released operators; None lifts the
-    cap. For ``source`` and ``along`` see :func:`fixed_coefficient`.
+    α = ½ moves a token to the boundary, α = 1 mirrors it there, and a larger α moves it further. The new projection is
+    at most ``μ⁺ + cap_in_sigmas σ⁺``, for both gates, as in the released operators. None removes this cap. A warning is
+    logged if the cap lies below the threshold. See :func:`fixed_coefficient` for ``source`` and ``along``.
 
     Source: arXiv 2604.08169, Eq. 5.
 

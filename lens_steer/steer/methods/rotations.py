@@ -1,4 +1,4 @@
-"""Methods that turn activations in the steering plane."""
+"""Methods that rotate activations in the steering plane."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ def selective_steering(
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """SS: rotate by a relative angle at the discriminative sites. 0 and 360 leave the model as it is.
+    """Make a plan of SS: rotate by a relative angle at the discriminative sites.
+
+    The angles 0 and 360 leave the model as it is.
 
     Args:
-        calibration: the plane, and the discriminative sites that are steered.
-        angle: degrees.
-        at: other sites to steer instead.
-        basis: another orthonormal plane, for controls.
-        positions: which tokens.
+        calibration: The calibration, with the plane and the discriminative sites that are steered.
+        angle: The angle in degrees, or one for each prompt.
+        at: Other sites to steer instead.
+        basis: Another orthonormal plane, for controls.
+        positions: The tokens to steer.
 
     Raises:
-        LensSteerError: no discriminative site, or an angle that is not a number.
+        LensSteerError: If the calibration has no discriminative site and ``at`` names none, if the angle is not a
+            number, or if ``basis`` has the wrong shape or is not orthonormal.
 
     Source: Selective Steering (arXiv 2601.19375), Eqs. 6 and 10.
 
@@ -64,8 +67,9 @@ def standard_angular(
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """SAS: set an absolute angle at the discriminative sites, or at those given (the paper's runs at every norm:
-    ``at="norm_out"``).
+    """Make a plan of SAS: set an absolute angle at the discriminative sites, or at the sites that ``at`` names.
+
+    The paper steers at every norm: ``at="norm_out"``. The arguments are those of :func:`selective_steering`.
 
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
@@ -87,8 +91,9 @@ def adaptive_angular(
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2``). Sites as
-    :func:`standard_angular`.
+    """Make a plan of AAS: set an absolute angle where ``h·b1 > threshold`` (``gate_axis=1``: ``h·b2 > threshold``).
+
+    The sites are those of :func:`standard_angular`.
 
     >>> from lens_steer import load_calibration
     >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
@@ -104,11 +109,11 @@ def adaptive_angular(
 def mean_phase_rotation(
     calibration: Calibration, angle: Numbers, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
 ) -> SteeringPlan:
-    """X1, the rotating half of SAS: at each site rotate by θ − φ̄, so that the mean lands where SAS puts it and every
-    token keeps its own phase about it.
+    """Make a plan of X1, the rotating half of SAS: at each site rotate by θ − φ̄.
 
-    φ̄ is the in-plane phase of the site's mean activation: of both classes weighted alike, or of one
-    (``phase_of="positive"``, ``"negative"``).
+    The mean then lands where SAS puts it, and every token keeps its own phase relative to the mean. φ̄ is the in-plane
+    phase of the site's mean activation: of both classes weighted alike, or of one class (``phase_of="positive"``,
+    ``"negative"``).
 
     >>> from lens_steer import load_calibration
     >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
@@ -127,8 +132,9 @@ def mean_phase_rotation(
 def phase_collapse(
     calibration: Calibration, *, at: Sites = None, phase_of: str = "both", positions: Positions = "all"
 ) -> SteeringPlan:
-    """X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄ (as :func:`mean_phase_rotation`
-    has it); lengths are kept.
+    """Make a plan of X2, the collapsing half of SAS: at each site put every token at the mean phase φ̄.
+
+    Lengths are kept. φ̄ is the phase of :func:`mean_phase_rotation`.
 
     >>> from lens_steer import load_calibration
     >>> phase_collapse(load_calibration("figures/calibration")).angle is None
@@ -164,7 +170,7 @@ def _rotation(
 
 
 def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str, float]:
-    """The phase of the mean activation in the plane, in degrees, at each steered site."""
+    """Return the phase of the mean activation in the plane, in degrees, at each steered site."""
     weights = {"both": (0.5, 0.5), "positive": (1.0, 0.0), "negative": (0.0, 1.0)}
     if phase_of not in weights:
         raise LensSteerError(f"phase_of={phase_of!r}: use one of {', '.join(weights)}")
