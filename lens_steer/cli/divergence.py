@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,4 +135,4 @@ def _write(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (divergence,)
-divergence.__doc__ = f"{divergence.__doc__}\n\n{METHOD_HELP}"
+divergence.__doc__ = f"{cleandoc(str(divergence.__doc__))}\n\n{METHOD_HELP}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -320,7 +321,7 @@ def compare(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)
-sweep.__doc__ = f"{sweep.__doc__}\n\n{METHOD_HELP}"
+sweep.__doc__ = f"{cleandoc(str(sweep.__doc__))}\n\n{METHOD_HELP}"
 
 
 def _tell_held_out(made: Any, contrast: Any, what: str) -> None:
