@@ -108,13 +108,17 @@ KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None]]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_committed_folders_are_written_again_alike(kind: str, tmp_path: Path) -> None:
-    """Written by a release before, they load; written again the tensors are the same bytes, and the facts the same but for new ones."""
+    """Written by a release before, they load; written again the tensors are the same bytes, and the facts the same but
+    for new ones.
+    """
     load, save = KINDS[kind]
     folders = sorted(path.parent for path in COMMITTED.rglob(f"{kind}.safetensors"))
     assert folders
     for i, folder in enumerate(folders):
         save(load(folder), tmp_path / str(i))
-        old, new = (json.loads((where / f"{kind}.json").read_text(encoding="utf-8")) for where in (folder, tmp_path / str(i)))
+        old, new = (
+            json.loads((where / f"{kind}.json").read_text(encoding="utf-8")) for where in (folder, tmp_path / str(i))
+        )
         assert {name: new[name] for name in old} == old, folder
         tensors = (where / f"{kind}.safetensors" for where in (folder, tmp_path / str(i)))
         assert len({path.read_bytes() for path in tensors}) == 1, folder
