@@ -1,7 +1,7 @@
 """Mechanistic study of activation steering on TransformerLens models.
 
-Names are imported when they are first used, so ``import lens_steer`` is quick and loads neither TransformerLens nor
-matplotlib nor scikit-learn. A name is made public by one line below, an import for type checkers.
+Each public name is imported when it is first used, so ``import lens_steer`` is fast and loads neither TransformerLens
+nor matplotlib nor scikit-learn. To make a name public, add one import for type checkers below.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 
 def _homes() -> dict[str, str]:
-    """Each public name and the module that has it, as the imports above say, which only type checkers run."""
+    """Return the module of each public name, by parsing the imports above, which only type checkers run."""
     body = ast.parse(Path(__file__).read_text(encoding="utf-8")).body
     imports = next(node for node in body if isinstance(node, ast.If)).body
     return {

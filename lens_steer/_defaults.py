@@ -1,8 +1,6 @@
-"""What holds where nothing else was asked for, once for the library and the command line; imports nothing, so that help
-is quick.
-"""
+"""Defaults that the library and the command line share; nothing is imported, so that the help text appears fast."""
 
 from __future__ import annotations
 
 ENGINES = ("tl", "hf")
-ENGINE = "hf"  # who records and generates: the Hugging Face twin, or TransformerLens itself
+ENGINE = "hf"  # The engine that records and generates: the Hugging Face twin (hf), or TransformerLens itself (tl).

@@ -1,7 +1,7 @@
-"""What results have in common in a notebook: a view of what a person wants first, and a labelled table.
+"""The common display of results in a notebook: a view of the most important facts, and a labelled table.
 
-How a type is shown and what its table's columns are stands apart, in :mod:`lens_steer.notebook.views`, and is imported
-when it is asked for.
+The view of each type and the columns of its table are defined in :mod:`lens_steer.notebook.views`, which is imported at
+the first use.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def withheld(text: str) -> str:
-    """In place of a text that is not to be shown: the beginning of its SHA-256, by which somebody who has it finds it
-    again.
+    """Return a replacement for a text that must not be shown: the beginning of its SHA-256 hash.
+
+    A reader who has the text can identify it by the hash.
 
     >>> withheld("Hello")
     'SHA-256 185f8db32271'
@@ -25,9 +26,9 @@ def withheld(text: str) -> str:
 
 
 class Shown:
-    """A result that shows itself in a notebook.
+    """A result that displays itself in a notebook.
 
-    A type names the module of :mod:`lens_steer.notebook.views` that knows how:
+    Each subclass names the module of :mod:`lens_steer.notebook.views` that displays it:
     ``class Calibration(Shown, view="geometry")``.
     """
 
@@ -39,18 +40,30 @@ class Shown:
             cls._view = view
 
     def to_pandas(self) -> DataFrame:
-        """The result as a labelled table: what tells the rows apart is the index, units are in the columns' names, what
-        does not exist is missing.
+        """Return the result as a labelled table.
 
-        What one row is of: a prompt set, contrast or split: a prompt; a dialogue: a turn; activations, moments: a
-        vector, one column a dimension; a calibration, its summary, a stability or a comparison of directions: a site;
-        resamples: a resample; a plan: a site of a step; an effect log: a site; probes across depth: a site; one probe's
-        result: a quantity; a divergence or monitor: a token; a verification: a claim; a sweep's rows: an answer;
-        settings, an evaluation, a trait's search, a study of externalities: a condition at a value; a figure: a row of
-        its data. Anything else is a row by itself.
+        The index identifies the rows, units are in the names of the columns, and values that do not exist are missing.
+
+        The meaning of a row depends on the type:
+
+        - prompt set, contrast or split: a prompt
+        - dialogue: a turn
+        - activations, moments: a vector, with one column per dimension
+        - calibration, its summary, a stability or a comparison of directions: a site
+        - resamples: a resample
+        - plan: a site of a step
+        - effect log: a site
+        - probes across depth: a site
+        - result of one probe: a quantity
+        - divergence or monitor: a token
+        - verification: a claim
+        - rows of a sweep: an answer
+        - settings, an evaluation, the search of a trait, a study of externalities: a condition at a value
+        - figure: a row of its data
+        - any other result: a single row for the result
 
         Raises:
-            LensSteerError: pandas is not installed.
+            LensSteerError: If pandas is not installed.
 
         >>> from lens_steer.stats import wilson
         >>> wilson(9, 10).to_pandas().round(3).values.tolist()
@@ -62,5 +75,5 @@ class Shown:
         return self._looks().page_of(self).html()
 
     def _looks(self) -> Any:
-        """The module that knows how the type is shown."""
+        """Return the module that displays the type."""
         return import_module(f"lens_steer.notebook.views.{self._view}")

@@ -1,15 +1,25 @@
-"""The one exception for what a user can mend; the command line prints its message on one line and exits with code 2."""
+"""The single exception type for errors that a user can correct.
+
+The command line prints its message on one line and exits with code 2.
+"""
 
 
 class LensSteerError(ValueError):
-    """Bad input: the message names the argument, the value found and what to do."""
+    """The error for bad input; its message names the argument, the given value and the remedy."""
 
 
 def expect(name: str, value: object, kind: type | tuple[type, ...], mend: str) -> None:
-    """Refuse an argument of another kind.
+    """Refuse an argument of a wrong type.
+
+    Args:
+        name: The name of the argument.
+        value: The given value.
+        kind: The accepted type or types.
+        mend: A description of a right value, for the message.
 
     Raises:
-        LensSteerError: with the argument's name, what it is, what is needed and where that comes from.
+        LensSteerError: If the type is wrong. The message says the name of the argument, its type, the needed type and
+            how to get a right value.
 
     >>> expect("plan", 3, (int, float), "any number")
     """
@@ -21,5 +31,5 @@ def expect(name: str, value: object, kind: type | tuple[type, ...], mend: str) -
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's message, cut to 200 characters."""
+    """Return the first line of another library's error message, cut to 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

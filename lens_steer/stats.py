@@ -1,6 +1,4 @@
-"""Intervals: Wilson for rates, percentile bootstrap resampled by prompt for means; and the rule by which a choice
-breaks a tie.
-"""
+"""Intervals (Wilson for rates, a percentile bootstrap over prompts for means), and the rule that breaks ties."""
 
 from __future__ import annotations
 
@@ -21,7 +19,13 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class Estimate(Shown, view="estimates"):
-    """A value with its 95 % interval and the number of independent units behind it."""
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: The estimate.
+        low, high: The ends of the interval.
+        n: The number of independent units.
+    """
 
     value: float
     low: float
@@ -35,7 +39,7 @@ class Estimate(Shown, view="estimates"):
         return float(self.value)
 
     def __format__(self, spec: str) -> str:
-        """Value and interval, each in a float's format; without one as ``str``.
+        """Format value and interval with a float format; without a format, as ``str`` does.
 
         >>> f"{wilson(9, 10):.0%}"
         '90% [60%, 98%]'
@@ -51,14 +55,14 @@ def percent(
     form: str = ".0f",
     unit: str = "",
 ) -> str:
-    """Write a share in percent, with its interval where it has one.
+    """Write a share in percent, with its interval if it has one.
 
     Args:
-        share: A share of 1, or an estimate of one; None is written as a dash.
-        low: The interval's lower end, as a share of 1.
-        high: The interval's upper end.
+        share: A share between 0 and 1, or an estimate of one; None is written as a dash.
+        low: The lower end of the interval, as a share. None: no interval is written.
+        high: The upper end of the interval, as a share. None: no interval is written.
         form: The format of each number.
-        unit: What follows the value, such as " %".
+        unit: The text after the value, such as " %".
 
     >>> percent(Estimate(0.5, 0.25, 0.75, 8)), percent(0.125, form=".1f", unit=" %"), percent(None)
     ('50 [25, 75]', '12.5 %', '—')
@@ -72,7 +76,7 @@ def percent(
 
 
 def points(difference: Estimate) -> str:
-    """Write a difference of shares in points with signs, bold in Markdown where its interval excludes 0.
+    """Write a difference of shares in signed percentage points, in bold (Markdown) if its interval excludes 0.
 
     >>> points(Estimate(0.5, 0.25, 0.75, 8)), points(Estimate(0.5, -0.25, 0.75, 8))
     ('**+50 [+25, +75]**', '+50 [-25, +75]')
@@ -82,14 +86,14 @@ def points(difference: Estimate) -> str:
 
 
 def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
-    """Wilson score interval of a rate.
+    """Return the Wilson score interval of a rate.
 
     ``(p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)`` with ``p = successes / n``.
 
     Source: Wilson (1927), Journal of the American Statistical Association 22.
 
     Raises:
-        ValueError: ``n`` is not positive or ``successes`` lies outside 0 … n.
+        ValueError: If ``n`` is not positive, or if ``successes`` lies outside 0 … n.
 
     >>> print(wilson(9, 10))
     0.900 [0.596, 0.982] (n = 10)
@@ -100,7 +104,7 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
 
 
 def _wilson(p: float, n: int, z: float) -> Estimate:
-    """The interval of a share of n trials that need not be a whole number of them."""
+    """Return the Wilson interval of a share p of n trials, where ``p n`` need not be a whole number."""
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
@@ -109,15 +113,15 @@ def _wilson(p: float, n: int, z: float) -> Estimate:
 def bootstrap_means(
     values: Float[np.ndarray, "n *features"], *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[Float[np.ndarray, "*features"], Float[np.ndarray, "*features"], Float[np.ndarray, "*features"]]:
-    """Mean over the first axis (the prompts) with a percentile bootstrap interval for every remaining entry.
+    """Return the mean over the first axis (the prompts) with a percentile bootstrap interval for every remaining entry.
 
-    Every feature is resampled with the same prompts, so intervals of several sites of one prompt set are comparable.
+    Every feature is resampled with the same prompts, so intervals at several sites of one prompt set are comparable.
 
     Returns:
-        mean, low, high, each of the features' shape.
+        The mean and the lower and upper ends of the interval, each in the shape of the features.
 
     Raises:
-        ValueError: no rows, or a value that is not finite.
+        ValueError: If there are no rows, or if a value is not finite.
 
     >>> mean, low, high = bootstrap_means(np.array([[1.0], [3.0]]), resamples=100)
     >>> float(mean[0]), bool(low[0] <= 2.0 <= high[0])
@@ -138,7 +142,7 @@ def bootstrap_means(
 
 
 def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """:func:`bootstrap_means` of a single quantity, as an :class:`Estimate`."""
+    """Return :func:`bootstrap_means` of a single quantity, as an :class:`Estimate`."""
     mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=resamples, seed=seed)
     return Estimate(float(mean), float(low), float(high), len(values))
 
@@ -146,7 +150,13 @@ def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, se
 def bootstrap(
     statistic: Callable[[Int[np.ndarray, " n"]], float], n: int, *, resamples: int = 500, seed: int = 0
 ) -> Estimate:
-    """Percentile bootstrap of any statistic of row indices; ``statistic(arange(n))`` is the reported value."""
+    """Return a percentile bootstrap interval of any statistic of row indices.
+
+    The reported value is ``statistic(arange(n))``.
+
+    Raises:
+        ValueError: If ``n`` is not positive.
+    """
     if n <= 0:
         raise ValueError(f"n={n}: a bootstrap needs at least one row")
     rng = np.random.default_rng(seed)
@@ -158,21 +168,22 @@ def bootstrap(
 def paired_difference(
     first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], *, level: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """Mean of ``first − second`` over the same units, with an interval at any level.
+    """Return the mean of ``first − second`` over the same units, with an interval at any level.
 
-    Outcomes that are 0 or 1 get Newcombe's score interval for paired rates, whose width does not vanish where every
-    unit agrees and whose far tails hold, as a joint level over many comparisons needs; anything else a percentile
-    bootstrap with enough resamples for its tails.
+    For outcomes that are 0 or 1 it is Newcombe's score interval for paired rates. Its width does not vanish if all
+    units agree, and it holds in the far tails, which a joint level over many comparisons needs. For all other values it
+    is a percentile bootstrap with enough resamples for its tails.
 
-    It is our own because SciPy has no such interval and statsmodels has Newcombe's for independent rates alone.
+    The package has its own implementation because SciPy has no such interval, and statsmodels has Newcombe's interval
+    only for independent rates.
 
     Source: Newcombe (1998), Statistics in Medicine 17, 2635–2650, method 10.
 
+    Raises:
+        ValueError: If there are no units, or if the numbers of units differ.
+
     >>> print(paired_difference(np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])))
     0.000 [-0.427, 0.427] (n = 4)
-
-    Raises:
-        ValueError: no units, or of different number.
     """
     if not len(first) or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: the same units are needed in both, at least one")
@@ -186,6 +197,8 @@ def paired_difference(
     one, two = wilson(int(first.sum()), n, z), wilson(int(second.sum()), n, z)
     both, neither = float((first * second).sum()), float(((1 - first) * (1 - second)).sum())
     only_first, only_second = float(first.sum()) - both, float(second.sum()) - both
+    # The φ coefficient of the 2 × 2 table of the pairs, with a continuity correction if it is positive. It corrects the
+    # widths of the two single intervals for the correlation of the pairs.
     product = first.sum() * (n - first.sum()) * second.sum() * (n - second.sum())
     agreement = both * neither - only_first * only_second
     phi = (
@@ -208,17 +221,17 @@ def paired_difference(
 
 
 def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
-    """The item that stands for those with the highest score, and how many have it.
+    """Return the item that represents those with the highest score, and the number of items with this score.
 
-    Of equals it is the middle one in their order: the middle of a plateau, and not the identity at its edge where
-    nothing has an effect. This is the one rule by which every choice in the package breaks a tie.
+    Among equals it is the middle one in their order. This is the middle of a plateau, and not the identity at its edge,
+    where nothing has an effect. Every choice in the package breaks ties by this rule.
 
     Args:
-        items: in the order in which neighbours stand together.
-        scores: one an item, comparable with each other.
+        items: The items, in an order in which neighbours are adjacent.
+        scores: One score per item; scores must be comparable with each other.
 
     Raises:
-        ValueError: no items, or another number of scores.
+        ValueError: If there are no items, or if the numbers of items and scores differ.
 
     >>> middle_of_best([0, 30, 60, 90, 120], [1, 5, 5, 5, 2])
     (60, 3)
@@ -231,14 +244,15 @@ def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
 
 
 def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimate:
-    """A share of rows, with the Wilson interval of as many trials as there are groups: rows of one group may all fail
-    together.
+    """Return a share of rows, with the Wilson interval of as many trials as there are groups.
+
+    The groups count as trials because the rows of one group may all fail together.
+
+    Raises:
+        ValueError: If there are no rows.
 
     >>> print(grouped_rate(np.array([True, True, True, False]), ["a", "a", "b", "b"]))
     0.750 [0.198, 0.973] (n = 2)
-
-    Raises:
-        ValueError: no rows.
     """
     if not len(hits):
         raise ValueError("hits has no rows: a rate needs at least one")
@@ -248,13 +262,13 @@ def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimat
 def grouped_mean(
     values: Float[np.ndarray, " n"], groups: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    """Mean over the rows, with a percentile bootstrap interval that draws whole groups.
+    """Return the mean over the rows, with a percentile bootstrap interval that draws whole groups.
+
+    Raises:
+        ValueError: If there are no rows.
 
     >>> print(grouped_mean(np.array([1.0, 1.0, 3.0]), ["a", "a", "b"], resamples=200))
     1.667 [1.000, 3.000] (n = 2)
-
-    Raises:
-        ValueError: no rows.
     """
     if not len(values):
         raise ValueError("values has no rows: a mean needs at least one")
@@ -266,20 +280,20 @@ def grouped_mean(
 
 
 def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], z: float = Z_95) -> Estimate:
-    """Area under the ROC curve: the probability that a positive score is above a negative one, ties counted half, with
-    Newcombe's interval.
+    """Return the area under the ROC curve, with Newcombe's interval.
 
-    The interval's ends θ solve ``|θ − θ̂| = z √V(θ)`` with
-    ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``, ``n* = (m + n)/2``; as the variance is taken at θ
-    and not at θ̂, it has a width where the classes are apart, θ̂ = 1.
+    The area is the probability that a positive score is above a negative one, where ties count half. The ends θ of the
+    interval solve ``|θ − θ̂| = z √V(θ)`` with ``V(θ) = θ(1−θ)/(mn) · [1 + (n* − 1)((1−θ)/(2−θ) + θ/(1+θ))]``,
+    ``n* = (m + n)/2``. The variance is taken at θ and not at θ̂, so the interval has a width even if the classes are
+    fully separated, θ̂ = 1.
 
     Returns:
-        the area, its interval, and the number m + n of scores.
+        The area, its interval, and the number m + n of scores.
 
     Source: Newcombe (2006), Statistics in Medicine 25, 559–573, method 5.
 
     Raises:
-        ValueError: no score of a class, or one that is not finite.
+        ValueError: If a class has no score, or if a score is not finite.
 
     >>> print(auroc(np.array([2.0, 3.0, 4.0]), np.array([0.0, 1.0, 2.0])))
     0.944 [0.448, 0.997] (n = 6)
@@ -302,7 +316,7 @@ def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], 
 
 
 def _edge(inside: Callable[[float], bool], outer: float, inner: float) -> float:
-    """Where an interval around ``inner`` ends on the way to ``outer``, by bisection."""
+    """Find by bisection where an interval around ``inner`` ends on the way to ``outer``."""
     for _ in range(60):
         middle = (outer + inner) / 2
         outer, inner = (outer, middle) if inside(middle) else (middle, inner)
@@ -310,5 +324,5 @@ def _edge(inside: Callable[[float], bool], outer: float, inner: float) -> float:
 
 
 def _resample_counts(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:
-    """How often each row is drawn in each resample: multinomial, one row a resample."""
+    """Draw how often each row occurs in each resample; the counts are multinomial, with one row per resample."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)

@@ -98,6 +98,15 @@ def tiny(request: pytest.FixtureRequest, tiny_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def tiny_calibration(tiny: Any) -> Any:
+    """Its calibration from four prompts, at every norm's output."""
+    import lens_steer as ls
+    from tests.test_parity import PROMPTS
+
+    return ls.calibrate(ls.record(tiny, ls.Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
+
+
+@pytest.fixture(scope="session")
 def twin(tiny_folder: Path) -> Any:
     """The same, as a plain Hugging Face model."""
     import torch

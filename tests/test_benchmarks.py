@@ -72,7 +72,7 @@ def test_tables_go_between_their_markers(tmp_path: Path) -> None:
     assert r"new \\" in (tmp_path / "x.tex").read_text(encoding="utf-8")
     pages[1].write_text("head\n", encoding="utf-8")
     with pytest.raises(LensSteerError, match=r"guide\.md needs the markers <!-- x --> and <!-- /x -->"):
-        tables.write("x", "other", tmp_path, pages)
+        tables.write("x", table.replace("1", "2"), tmp_path, pages)
     assert table in pages[0].read_text(encoding="utf-8")
 
 

@@ -169,7 +169,7 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_qwen(qwen: Any, refusal: Any) -> Verification:
-    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
+    """Test the claims that need a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
     cut = [refusal.fit] + [
         Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))
     ]
@@ -198,7 +198,7 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
     write(on_qwen, tmp_path)
     names = {"norm_drift", "paired_differences", "two_by_two", "conditions", "in_plane", "pairwise_distances"}
     assert set(saving.redraw(tmp_path)) == names
-    assert (verify_model.__doc__ or "").startswith("What needs a model")
+    assert (verify_model.__doc__ or "").startswith("Test the claims that need a model")
 
 
 def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import typer
 
-import lens_steer as ls
 from lens_steer.cli import app as cli
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
@@ -55,7 +54,7 @@ def test_load_gets_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.update(given, name=name)
         return type("Model", (), {"lens_info": "told"})()
 
-    monkeypatch.setattr(ls, "load_model", loaded)
+    monkeypatch.setattr("lens_steer.models.loading.load_model", loaded)
 
     @grouped
     def command(load: Load, number: int = 1) -> None:

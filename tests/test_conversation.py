@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lens_steer as ls
-from lens_steer.data import Contrast, Prompt
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
@@ -26,7 +26,6 @@ from lens_steer.models.tokenization import PLAIN_TEMPLATE
 from lens_steer.operators.rotation import selective_rotation
 from lens_steer.organisms.training.families import FAMILIES
 from tests.test_hooks import hook_count
-from tests.test_parity import PROMPTS
 from tests.test_positions import BOUND, SIGNED, written
 from tests.tiny import BORROWED
 
@@ -110,11 +109,6 @@ def one_cache(
         for handle in handles:
             handle.remove()
     return answers
-
-
-@pytest.fixture(scope="module")
-def tiny_calibration(tiny: Any) -> Any:
-    return ls.calibrate(ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), progress=False))
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -119,7 +119,7 @@ def test_plans(tmp_path: Path) -> None:
         (made.ablation_plan, "none was chosen at the source"),
         (lambda: made.raw("blocks.0.hook_resid_post"), "has no direction"),
         (lambda: made.additive_plan(at="blocks.0.hook_resid_post"), "has no direction"),
-        (lambda: made.additive_plan("much"), "is not a number"),
+        (lambda: made.additive_plan([]), "is not a finite number"),
         (lambda: chosen.ablation_plan(everywhere=True, at="ln1"), "leave one of the two out"),
         (lambda: a_set(rows(1, kind="ln1.hook_out")).ablation_plan(everywhere=True), "a norm's output"),
         (lambda: a_set({"blocks.1.hook_resid_post": torch.zeros(4)}).additive_plan(), "is zero"),

@@ -54,12 +54,13 @@ def test_the_plan_constructor(qwen: Any, calibration: Any) -> None:
 
 def test_another_model_is_refused(qwen: Any) -> None:
     """By width, depth or family, with both values."""
-    sides = torch.randn(2, 4, 1, 128, generator=torch.Generator().manual_seed(0))
+    sides = torch.randn(2, 4, 2, 128, generator=torch.Generator().manual_seed(0))
+    names = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
     for other, message in (
         ({"n_layers": 4}, r"n_layers 4.* has n_layers 12"),
         ({"architecture": "llama"}, "architecture llama"),
     ):
-        acts = ls.Activations(("blocks.1.hook_resid_post",), sides[0] + 1, sides[1], **origin(12) | other)
+        acts = ls.Activations(names, sides[0] + 1, sides[1], **origin(12) | other)
         with (
             pytest.raises(LensSteerError, match=rf"was made on 'made' \({message}.*calibrate on this model"),
             ls.steering(qwen, ls.selective_steering(ls.calibrate(acts), 90, at=acts.sites)),

@@ -194,7 +194,7 @@ def test_a_gguf_file_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     pytest.importorskip("gguf")
     from tests.llama_cpp_runner import write_base
 
-    file = write_base(ls.models.hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
+    file = write_base(ls.hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
     with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read"):
         precheck(file)
     monkeypatch.setattr(info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))

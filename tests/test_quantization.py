@@ -151,7 +151,7 @@ def test_the_command_line_passes_it_on(
         seen.update(options)
         raise LensSteerError("seen")
 
-    monkeypatch.setattr(ls, "load_model", loaded)
+    monkeypatch.setattr("lens_steer.models.loading.load_model", loaded)
     options = ("report", "--out", tmp_path / "out", "--quantization", "nf4", "--n-devices", 2)
     assert run(monkeypatch, capsys, *options, "--device-map", '{"": 0}')[0] == 2
     assert (seen["device_map"], seen["n_devices"], seen["quantization"]) == ({"": 0}, 2, "nf4")

@@ -38,6 +38,7 @@ from lens_steer.figures import saving
 from lens_steer.figures.sweeps import by_value, coherence, polar
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.planes import random_plane, turned_at_random
+from lens_steer.inference.batching import encode
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.reports.comparison_text import latex, markdown
 from lens_steer.reports.sweep_report import Swept, sweep_method
@@ -431,7 +432,7 @@ def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration
     found = first_token(qwen, plan, prompts)
     lengths = []
     for prompt in prompts:
-        ids = torch.tensor([ls.chat.encode(qwen.lens_info.tokenizer, prompt)])
+        ids = torch.tensor([encode(qwen.lens_info.tokenizer, prompt)])
         _, cache = qwen.run_with_cache(ids, names_filter="blocks.3.hook_resid_post")
         lengths.append(cache["blocks.3.hook_resid_post"][0].norm(dim=-1))
     assert found.first[0] == pytest.approx(float(np.median([float(v[0]) for v in lengths])), rel=1e-4)

@@ -166,7 +166,7 @@ def test_every_result_has_a_table_and_a_view() -> None:
         import lens_steer.studies.propositions.verify, lens_steer.evaluation.comparison
         import lens_steer.studies.externalities.study, lens_steer.studies.traits.report
         import lens_steer.interop.exports.certificate, lens_steer.steer.monitor
-        import lens_steer.geometry.direction_comparison
+        import lens_steer.geometry.direction_comparison, lens_steer.geometry.stability, lens_steer.probes.depth
         views = [m for m in sys.modules if m.startswith("lens_steer.notebook.views.")]
         print(sorted(views + [m for m in sys.modules if m == "pandas" and "datasets" not in sys.modules]))
         from importlib import import_module

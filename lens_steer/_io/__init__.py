@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, rows that a long run goes on from, tables, progress."""
+"""Files that are written completely or not at all, rows of resumable runs, tables, and progress displays."""

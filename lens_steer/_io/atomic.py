@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: under a temporary name, then renamed."""
+"""Files and folders that are written completely or not at all: under a temporary name first, then renamed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lens_steer.errors import LensSteerError
 
 @contextmanager
 def whole_folder(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside ``out`` whose files are moved into it at the end; on an error ``out`` is left as it
-    was.
+    """Yield a temporary folder inside ``out`` whose files are moved into ``out`` at the end.
+
+    After an error ``out`` is as it was before.
 
     Raises:
-        LensSteerError: the folder cannot be written. Raised before the block runs, so before any long work.
+        LensSteerError: If the folder cannot be written. The error is raised before the block runs, and so before any
+            long computation.
     """
     target = Path(out)
     existed = target.exists()
@@ -43,10 +45,10 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
 
 
 def check_writable(out: str | Path) -> None:
-    """Refuse a folder that cannot be written, before any long work; leaves nothing behind.
+    """Refuse a folder that cannot be written, before any long computation, and leave nothing behind.
 
     Raises:
-        LensSteerError: the folder cannot be written.
+        LensSteerError: If the folder cannot be written.
     """
     existed = Path(out).exists()
     with whole_folder(out):
@@ -57,7 +59,11 @@ def check_writable(out: str | Path) -> None:
 
 @contextmanager
 def whole_file(out: str | Path) -> Iterator[Path]:
-    """A temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`."""
+    """Yield a temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`.
+
+    Raises:
+        LensSteerError: If ``out`` is a folder, or if the file cannot be written.
+    """
     target = Path(out)
     if target.is_dir():
         raise LensSteerError(f"output file {str(out)!r} is a folder: name a file in it")

@@ -1,4 +1,4 @@
-"""Reading ``.jsonl`` files: one JSON value a line, blank lines left out, every complaint with its line."""
+"""Reading of ``.jsonl`` files: one JSON value per line, without blank lines, with the line number in every message."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 def read_lines(path: str | Path, what: str, read: Callable[[Any], T]) -> list[T]:
-    """Every line's value as ``read`` makes of it.
+    """Read a file and return the value of every line after ``read`` has converted it.
 
     Args:
-        path: of the file.
-        what: its rows in the plural, for messages.
-        read: from a JSON value; raises :class:`LensSteerError` for one that it does not take.
+        path: The path of the file.
+        what: The name of the rows in the plural, for messages.
+        read: A function that converts a JSON value, and raises :class:`LensSteerError` for a value that it refuses.
 
     Raises:
-        LensSteerError: no such file, not JSON, what ``read`` raises with the line before it, no rows at all.
+        LensSteerError: If there is no such file, if a line is not JSON, if ``read`` refuses a value (the message begins
+            with the line), or if there are no rows.
     """
     try:
-        lines = (
-            Path(path).read_text(encoding="utf-8-sig").split("\n")
-        )  # not splitlines(): a text may hold other line ends as they are
+        # The text is not split by splitlines(), because a JSON string may hold other line separators.
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise LensSteerError(f"{what} file {str(path)!r} cannot be read as UTF-8 text: {error}") from None
     found = []

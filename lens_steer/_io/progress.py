@@ -1,7 +1,7 @@
-"""Progress of long work: prompts done and tokens made, counted where they are made, and shown by whoever began the
-work.
+"""Progress of long computations: prompts and tokens are counted where they are computed and shown by the caller.
 
-A bar on a terminal and in a notebook; elsewhere (a log file, a batch system) a line every half a minute.
+On a terminal and in a notebook the progress is a bar; elsewhere (a log file, a batch system) it is a line every half
+minute.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-EVERY = 30.0  # seconds between two lines, where there is no terminal
-PARTS = "part"  # the unit of work that cannot be counted finer
+EVERY = 30.0  # The number of seconds between two lines where there is no terminal.
+PARTS = "part"  # The unit of work that cannot be counted in prompts.
 
 
 class Counter:
-    """Work done so far, of a known total.
+    """A counter of finished work with a known total.
 
     Args:
-        name: of the work.
-        total: how many units there are.
+        name: The name of the work.
+        total: The total number of units.
         unit: ``"prompt"``, or :data:`PARTS`, which only :meth:`reach` counts.
-        shown: whether anything is shown.
-        clock: seconds; another one in tests.
+        shown: If True, the progress is shown.
+        clock: A function that returns the time in seconds; tests pass another one.
     """
 
     def __init__(
@@ -48,34 +48,34 @@ class Counter:
         self._bar: Any = tqdm(total=total, desc=name, unit=unit, disable=not shown or self._lines, leave=False)
 
     def found(self, units: float) -> None:
-        """Units that lay there already: they count as done, not as work of this run."""
+        """Count units that already existed: they are finished, but not work of this run."""
         self._found += units
         self.done += units
         if not self._bar.disable:
-            self._bar.initial += int(units)  # so that the rate is of this run
+            self._bar.initial += int(units)  # The bar then shows the rate of this run only.
         self._show()
 
     def add(self, units: float = 0.0, tokens: int = 0) -> None:
-        """Units and tokens that were just made."""
+        """Count units and tokens that were just computed."""
         self.tokens += tokens
         if self.unit != PARTS:
             self.done = min(self.done + units, float(self.total))
         self._show()
 
     def reach(self, done: float) -> None:
-        """So much is done, however it was counted."""
+        """Set the number of finished units, whatever was counted before."""
         self.done = done
         self._show()
 
     def line(self) -> str:
-        """What a log is told."""
+        """Return the line that is written to a log."""
         elapsed, made = self._clock() - self._begun, self.done - self._found
         left = f", about {duration(elapsed * (self.total - self.done) / made)} left" if made > 0 else ""
         tokens = f", {self.tokens:,} tokens" if self.tokens else ""
         return f"{self.name}: {int(self.done):,} of {self.total:,} {self.unit}s{tokens}, {duration(elapsed)}{left}"
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
 
     def _show(self) -> None:
@@ -95,7 +95,9 @@ _CURRENT: ContextVar[Counter | None] = ContextVar("counter", default=None)
 
 @contextmanager
 def counting(name: str, total: int, unit: str = "prompt", *, shown: bool = True) -> Iterator[Counter]:
-    """Count what is done inside the block; with ``shown=False`` whoever counts outside of it goes on counting.
+    """Count the work that is done inside the ``with`` block.
+
+    With ``shown=False`` an outer counter, if there is one, continues to count instead of the new one.
 
     >>> with counting("answers", 4, shown=False) as outer:
     ...     done(prompts=3.0)
@@ -113,17 +115,17 @@ def counting(name: str, total: int, unit: str = "prompt", *, shown: bool = True)
 
 
 def done(*, prompts: float = 0.0, tokens: int = 0) -> None:
-    """Tell whoever counts, if anybody does."""
+    """Add finished prompts and tokens to the current counter, if there is one."""
     if (counter := _CURRENT.get()) is not None:
         counter.add(prompts, tokens)
 
 
 @contextmanager
 def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
-    """Tell whoever counts of every new token of a batch of ``rows`` answers, each of at most ``steps`` tokens; at the
-    end all its prompts are done.
+    """Report every new token of a batch of ``rows`` answers, each of at most ``steps`` tokens, to the current counter.
 
-    A forward is seen at the module that embeds its tokens, which both engines call once.
+    At the end all prompts of the batch count as finished. Each forward is noticed at the module that embeds its tokens,
+    because both engines call it once per forward.
     """
     if _CURRENT.get() is None:
         yield
@@ -144,15 +146,16 @@ def stepping(embedding: nn.Module, rows: int, steps: int) -> Iterator[None]:
 
 
 def interactive() -> bool:
-    """Whether a bar that moves can be seen: on a terminal and in a notebook (a kernel that runs, not one that is merely
-    installed or imported).
+    """Return True if a moving bar is visible: on a terminal, or in a notebook with a running kernel.
+
+    An IPython that is only installed or imported does not count as a notebook.
     """
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") or bool(getattr(sys.stderr, "isatty", lambda: False)())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """Write seconds as a short text in seconds, minutes or hours.
 
     >>> duration(9.0), duration(140.0), duration(4000.0)
     ('9 s', '2 min', '67 min')

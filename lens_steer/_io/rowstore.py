@@ -1,13 +1,12 @@
-"""Rows of a long run on disk, part by part, so that an interrupted run goes on where it stopped and ends with the same
-bytes.
+"""Rows of a long run on disk, part by part, so that an interrupted run can resume and end with the same bytes.
 
-A run has an identity (what would make its numbers others) and a fixed list of parts. Each part is one ``.csv`` under
-``.parts``, written whole; when all are there they are joined to one file, in the parts' order whatever order they were
-made in.
+A run has an identity (everything that would change its numbers) and a fixed list of parts. Each part is one ``.csv``
+file under ``.parts``, which is written completely or not at all. When all parts exist, they are joined to one file in
+the order of the parts, whatever the order in which they were computed.
 
-It is our own because no library that we know of resumes to the same bytes; and it writes CSV by itself, not through
-:mod:`lens_steer._io.tables`, because its texts are quoted and its numbers not, so that both are read back as what they
-were.
+The package has its own implementation because no library known to us resumes a run to the same bytes. It writes CSV
+without :mod:`lens_steer._io.tables`, because it quotes texts but not numbers, so that both are read back with their
+types.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Row = dict[str, Any]
 
 
 class Rows(Shown, list[Row], view="sweeps"):
-    """Rows of one table, as a list that a notebook shows as one."""
+    """The rows of one table: a list that is shown as a table in a notebook."""
 
     def __repr__(self) -> str:
         names = ", ".join(self[0]) if self else "none"
@@ -42,14 +41,14 @@ class RowStore:
     """The rows of one run in one folder.
 
     Args:
-        folder: where ``NAME.csv`` comes to lie.
-        name: of the file.
-        columns: in order; every row has them all.
-        text_columns: those that are never read as numbers.
-        identity: plain values; a folder that holds a run with another identity is refused.
+        folder: The folder of ``NAME.csv``.
+        name: The name of the file.
+        columns: The columns in order; every row has all of them.
+        text_columns: The columns that are never read as numbers.
+        identity: The identity of the run, as plain values. A folder with a run of another identity is refused.
 
     Raises:
-        LensSteerError: a folder that cannot be written, or that holds another run.
+        LensSteerError: If the folder cannot be written, or if it holds another run.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class RowStore:
         wanted = json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         marked = self._parts / IDENTITY
         kept = self.folder / f"{name}.{IDENTITY}"
-        there = kept if self.complete else marked  # what says how rows were made counts only beside the rows
+        there = kept if self.complete else marked  # An identity counts only together with its rows.
         if there.exists() and there.read_text(encoding="utf-8") != wanted:
             theirs, ours = json.loads(there.read_text(encoding="utf-8")), json.loads(wanted)
             other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
@@ -86,12 +85,12 @@ class RowStore:
 
     @property
     def path(self) -> Path:
-        """The joined file."""
+        """The path of the joined file."""
         return self.folder / f"{self.name}.csv"
 
     @property
     def complete(self) -> bool:
-        """Whether all parts are there, joined."""
+        """True if the joined file exists, with its identity beside it."""
         return self.path.exists() and (self.folder / f"{self.name}.{IDENTITY}").exists()
 
     def run(
@@ -101,13 +100,13 @@ class RowStore:
         work: Mapping[str, int] | None = None,
         progress: bool = True,
     ) -> Rows:
-        """Make every part that is not there yet, join them all, and give back the rows.
+        """Compute every part that does not exist yet, join all parts, and return the rows.
 
         Args:
-            parts: what makes each part's rows.
-            work: how many prompts each part runs; progress counts those as they are done
-                (:func:`lens_steer._io.progress.done`), else whole parts.
-            progress: show it.
+            parts: For each part a function that computes its rows.
+            work: The number of prompts that each part runs; the progress then counts prompts as they are finished
+                (:func:`lens_steer._io.progress.done`). None: the progress counts whole parts.
+            progress: If True, the progress is shown.
         """
         if not self.complete:
             sizes = dict.fromkeys(parts, 1) if work is None else dict(work)
@@ -135,7 +134,11 @@ class RowStore:
         return self.read()
 
     def read(self) -> Rows:
-        """The joined rows: numbers as numbers, what is empty as None."""
+        """Read the joined rows; numbers are returned as numbers, and an empty cell as None.
+
+        Raises:
+            LensSteerError: If a row has the wrong length.
+        """
         with self.path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
         if any(None in row or None in row.values() for row in rows):

@@ -1,8 +1,8 @@
-r"""Tables as text: a head and rows of cells to Markdown, to LaTeX that a paper may ``\input``, and to CSV.
+r"""Tables as text: a head and rows of cells as Markdown, as LaTeX that a paper can ``\input``, and as CSV.
 
-These are our own and not pandas' ``to_markdown`` and ``to_latex``: the former pads every cell to its column's width
-and needs tabulate, the latter writes "continued on next page" into a table of several pages and has no rows that span
-all columns.
+pandas' ``to_markdown`` and ``to_latex`` are not used. The former pads every cell to the width of its column and needs
+tabulate. The latter writes "continued on next page" into a table of several pages and has no rows that span all
+columns.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _MARKS = (
     (re.compile(r"(?<!\*)\*([^*]+)\*(?!\*)"), "emph"),
     (re.compile(r"`([^`]+)`"), "texttt"),
 )
-NEEDS = r"% needs \usepackage{array,booktabs,longtable}" + "\n"  # before longtables
+NEEDS = r"% needs \usepackage{array,booktabs,longtable}" + "\n"  # This line is written before longtables.
 _BOLD = re.compile(r"\*\*[^*]+\*\*")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Write a Markdown table, one line a row, with a line end after the last one.
+    r"""Write a Markdown table, one line per row, with a line end after the last row.
 
-    A cell is Markdown itself; a ``|`` in it is escaped and a line end becomes a space, so that it stays one cell.
+    A cell is Markdown itself. A ``|`` in it is escaped and a line end becomes a space, so that it remains one cell.
 
     Args:
-        head: The columns' names.
+        head: The names of the columns.
         rows: The cells of each row, as many as there are columns.
 
     Raises:
-        LensSteerError: A row has another number of cells than the head.
+        LensSteerError: If a row and the head have different numbers of cells.
 
     >>> print(markdown(["a", "b"], [["|x|", "1"]]), end="")
     | a | b |
@@ -76,7 +76,8 @@ def _check_width(row: Sequence[str], head: Sequence[str], number: int) -> None:
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     r"""Write rows as CSV with ``\n`` at their ends.
 
-    In a row that holds a carriage return, which a reader takes for a row's end too, every value is quoted.
+    Every value is quoted in a row that holds a carriage return, because readers also take a carriage return as the end
+    of a row.
 
     >>> csv_text([["a", 1], ["b\rc", 2]])
     'a,1\n"b\rc","2"\n'
@@ -91,11 +92,11 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def csv_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    r"""Write records as CSV under a head; what a record lacks, or has as None, is empty.
+    r"""Write records as CSV under a head; a value that is missing or None is an empty cell.
 
     Args:
-        records: The rows, values by column name.
-        columns: The columns in order; by default those of the first record. What a record has besides is left out.
+        records: The rows, as values by column name.
+        columns: The columns in order; other values of a record are left out. None: the keys of the first record.
 
     >>> csv_records([{"a": 1, "b": None}, {"a": 2}])
     'a,b\n1,\n2,\n'
@@ -105,13 +106,13 @@ def csv_records(records: Sequence[Mapping[str, Any]], columns: Sequence[str] | N
 
 
 def tabular(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], *, gap: str = "") -> str:
-    r"""Write a LaTeX table of one page; needs the package booktabs.
+    r"""Write a LaTeX table of one page, which needs the package booktabs.
 
     Args:
         columns: The column specification, such as ``lrr``.
-        head: The columns' names, which are LaTeX already, as all cells are: see :func:`escaped` and :func:`cell`.
+        head: The names of the columns. They must be LaTeX, as all cells must; see :func:`escaped` and :func:`cell`.
         rows: The cells of each row.
-        gap: What stands between the environment's own line and the rule beside it; TeX reads no space there.
+        gap: The text between the line of the environment and the rule next to it, where TeX reads no space.
 
     >>> print(tabular("lr", ["a", "n"], [["x", "1"]]), end="")
     \begin{tabular}{lr}\toprule
@@ -125,10 +126,9 @@ def tabular(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]], *,
 
 
 def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    r"""Write a LaTeX table over as many pages as it takes, with its head on each; see :func:`tabular` for the
-    arguments.
+    r"""Write a LaTeX table over as many pages as it needs, with its head on each page.
 
-    It needs the packages array, booktabs and longtable, as :data:`NEEDS` says.
+    It needs the packages array, booktabs and longtable, see :data:`NEEDS`. For the arguments see :func:`tabular`.
 
     >>> print(longtable("lr", ["a", "n"], [["x", "1"]]), end="")
     {\small\begin{longtable}{lr}\toprule
@@ -142,7 +142,9 @@ def longtable(columns: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    r"""Write one row, with an empty group before a bracket or a star that the line break before would take for an
+    r"""Write one row.
+
+    An empty group is put before a bracket or a star at the beginning, which the preceding ``\\`` would read as its
     option.
     """
     text = " &".join(f" {cell}" if cell else "" for cell in cells).lstrip()
@@ -150,7 +152,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""Plain text with what LaTeX reads as commands, and characters that its fonts lack, written out.
+    r"""Escape plain text for LaTeX: its special characters, and the characters that its fonts lack.
 
     >>> escaped("50 % of v_i ≥ θ")
     '50 \\% of v\\_i $\\ge$ $\\theta$'
@@ -166,7 +168,7 @@ def escaped(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    r"""One cell of a Markdown table: bold, emphasis, code and links, and everything else escaped.
+    r"""Convert a cell of a Markdown table to LaTeX: bold, emphasis, code and links; everything else is escaped.
 
     >>> cell("**holds**: `cos θ` at \\*")
     '\\textbf{holds}: \\texttt{cos $\\theta$} at *'
@@ -179,11 +181,13 @@ def cell(text: str) -> str:
 
 
 def from_markdown(text: str) -> str:
-    r"""The tables of a Markdown text, each over as many pages as it takes and under its line in bold if it has one, to
-    be ``\input``; needs the packages array, booktabs and longtable.
+    r"""Convert the tables of a Markdown text to LaTeX, for ``\input``.
+
+    The result needs the packages array, booktabs and longtable. Each table may run over several pages. A line in bold
+    in the text is put above the table that follows it.
 
     Raises:
-        LensSteerError: a text without a table, rows of different length.
+        LensSteerError: If the text holds no table, or if rows have different lengths.
 
     >>> print(from_markdown("**Some**\n\n| a | b |\n|---|---|\n| x & y | 1 |\n"))
     % needs \usepackage{array,booktabs,longtable}

@@ -1,6 +1,4 @@
-"""A folder of tensors: ``NAME.safetensors`` beside plain facts in ``NAME.json``, with one way to write it and one to
-refuse it.
-"""
+"""Folders of tensors: ``NAME.safetensors`` beside plain facts in ``NAME.json``, written and refused in one way."""
 
 from __future__ import annotations
 
@@ -19,22 +17,24 @@ from torch import Tensor
 from lens_steer._io.atomic import whole_folder
 from lens_steer.errors import LensSteerError
 
-VERSION = "format_version"  # the fact that says which release's form a folder has
+VERSION = "format_version"  # The key of the format version among the facts.
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFolder:
-    """One kind of folder of tensors: what it is called, and what a person is told to do about a bad one.
+    """One kind of tensor folder: its name, and the advice to the user about a bad folder.
 
-    What the facts and the tensors are is known to the module that reads and writes the kind, not here.
+    The contents of the facts and the tensors are known only to the module that reads and writes the kind.
 
     Attributes:
-        name: The kind, which every message begins with and both files are named after; a plural ends in s.
-        missing: What to do where a file is missing.
-        again: What to do where a folder is damaged, or of another release.
-        version: The version of the form that is written, and the only one that is read.
-        facts_first: Whether a folder with neither file is said to lack the facts, and not the tensors.
-        named_errors: Whether the message about a damaged file names the type of the error that reading it raised.
+        name: The name of the kind. Every message begins with it, and both files are named after it. A plural ends in s.
+        missing: The advice for a folder in which a file is missing.
+        again: The advice for a folder that is damaged or was written by another release.
+        version: The version of the format that is written, and the only one that is read.
+        facts_first: If True, the message about a folder with neither file names the missing facts instead of the
+            missing tensors.
+        named_errors: If True, the message about a damaged file names the type of the error that was raised while
+            reading.
     """
 
     name: str
@@ -55,10 +55,10 @@ class TensorFolder:
         return f"{self.name}.json"
 
     def write(self, folder: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write both files, whole or not at all; the version is put before the facts.
+        """Write both files, completely or not at all; the format version is the first of the facts.
 
         Raises:
-            LensSteerError: The folder cannot be written.
+            LensSteerError: If the folder cannot be written.
         """
         held = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
         text = json.dumps({VERSION: self.version, **facts}, indent=1) + "\n"
@@ -73,7 +73,7 @@ class TensorFolder:
             The tensors by name, and the facts.
 
         Raises:
-            LensSteerError: A file is missing, truncated or corrupt, or another release wrote it.
+            LensSteerError: If a file is missing, truncated or corrupt, or if another release wrote it.
         """
         files = (self.tensors_file, self.facts_file)
         for file in reversed(files) if self.facts_first else files:
@@ -91,7 +91,10 @@ class TensorFolder:
 
     @contextmanager
     def decoding(self, folder: str | Path) -> Iterator[None]:
-        """Turn whatever damaged contents raise inside the block into one message; a :class:`LensSteerError` passes."""
+        """Turn every error that damaged contents raise inside the ``with`` block into one :class:`LensSteerError`.
+
+        A :class:`LensSteerError` from inside the block is not changed.
+        """
         try:
             yield
         except LensSteerError:
@@ -101,7 +104,7 @@ class TensorFolder:
             raise self.refusal(folder, f"{self._verb('is')} corrupt or truncated ({detail})") from None
 
     def refusal(self, folder: str | Path, why: str) -> LensSteerError:
-        """Make the error that refuses a folder: which one, why, and what to do.
+        """Return the error that refuses a folder, with the folder, the reason and the advice.
 
         >>> str(TensorFolder(name="plan", missing="make one", again="save it again").refusal("out", "is empty"))
         "plan 'out' is empty: save it again"
@@ -116,7 +119,7 @@ class TensorFolder:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether no tensor holds an infinity or a value that is no number.
+    """Return True if no tensor holds an infinity or a NaN.
 
     >>> all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
     False

@@ -4,11 +4,12 @@ A source of prompts is a file (``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.txt
 ``datasets.save_to_disk`` (``FOLDER``, or ``FOLDER@SPLIT`` for another split than ``train``), or
 ``hf:NAME[:CONFIG][@SPLIT]`` for a Hugging Face data set.
 
-A row is a text or holds one in a column: the one that is named, else the first there is of ``prompt``, ``instruction``,
-``goal``, ``behavior``, ``forbidden_prompt``, ``question``, ``query`` and ``text``, in any case. ``system``,
-``messages``, ``response`` and ``scenario`` are optional; rows with a non-empty ``input`` (as Alpaca has it) and rows
-with a blank prompt are left out and counted. A ``.json`` file is a list, or an object with one list; a ``.csv`` is
-separated by commas, semicolons or tabs, as its first line has it; a ``.txt`` has one prompt a line.
+A row is a text, or it holds a text in a column. The column is the named one; if none is named, it is the first column
+among ``prompt``, ``instruction``, ``goal``, ``behavior``, ``forbidden_prompt``, ``question``, ``query`` and ``text``
+that exists, in upper or lower case. The columns ``system``, ``messages``, ``response`` and ``scenario`` are optional.
+Rows with a non-empty ``input`` (as in Alpaca) and rows with a blank prompt are left out and counted. A ``.json`` file
+is a list, or an object with exactly one list. A ``.csv`` file is separated by commas, semicolons or tabs; its first
+line decides which. A ``.txt`` file has one prompt per line.
 """
 
 from __future__ import annotations

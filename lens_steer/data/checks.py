@@ -1,6 +1,4 @@
-"""What there is to say about the prompts of a contrast before numbers are made of them: few, doubled, in both classes,
-not held out.
-"""
+"""Checks of a contrast's prompts before anything is computed: too few, repeated, in both classes, or not held out."""
 
 from __future__ import annotations
 
@@ -9,17 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 
 from lens_steer.data.prompts import PromptSet
 
-FEW = 16  # of a class in fit: below it class means vary much with the draw
+FEW = 16  # The number of prompts of a class in fit below which class means vary strongly with the draw.
 CLASSES = ("positive", "negative")
 
 Parts = Mapping[str, tuple[PromptSet, PromptSet]]
 
 
 def contrast_cautions(parts: Parts) -> tuple[str, ...]:
-    """One line for everything about a contrast's prompts that a user would want to know.
+    """Return one line for each problem of a contrast's prompts.
 
     Args:
-        parts: both classes of ``fit``, ``select`` and ``report``.
+        parts: Both classes of ``fit``, ``select`` and ``report``.
 
     >>> from lens_steer.data.prompts import Prompt
     >>> one, none = PromptSet((Prompt.of("Hello"),)), PromptSet(())
@@ -54,7 +52,7 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
 
 
 def few_cautions(fit: tuple[PromptSet, PromptSet]) -> tuple[str, ...]:
-    """A line for each class that has few prompts to fit on, which whoever fits nothing need not hear.
+    """Return a line for each class with few prompts in fit; these lines only matter if something is fitted.
 
     >>> from lens_steer.data.prompts import Prompt
     >>> few_cautions((PromptSet(()), PromptSet((Prompt.of("a"), Prompt.of("b")))))
@@ -72,7 +70,7 @@ def few_cautions(fit: tuple[PromptSet, PromptSet]) -> tuple[str, ...]:
 
 
 def held_out_overlap(seen: Collection[str], prompts: PromptSet) -> int:
-    """How many of the prompts are among those that were seen, by their hashes.
+    """Return how many of the prompts were already seen, by their hashes.
 
     >>> from lens_steer.data.prompts import Prompt
     >>> held_out_overlap({Prompt.of("a").hash}, PromptSet((Prompt.of("a"), Prompt.of("b"), Prompt.of("a"))))
@@ -83,7 +81,7 @@ def held_out_overlap(seen: Collection[str], prompts: PromptSet) -> int:
 
 
 def overlap_counts(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]]) -> dict[str, tuple[int, int]]:
-    """Part → how many of its prompts are among those that were seen, and how many it has.
+    """Return for each part how many of its prompts were already seen, and how many prompts it has.
 
     >>> from lens_steer.data.prompts import Prompt
     >>> overlap_counts({Prompt.of("a").hash}, {"report": [PromptSet((Prompt.of("a"),)), PromptSet((Prompt.of("b"),))]})
@@ -95,12 +93,12 @@ def overlap_counts(seen: Collection[str], parts: Mapping[str, Sequence[PromptSet
 def fitted_overlap(
     seen: Collection[str], parts: Mapping[str, Sequence[PromptSet]], source: str = "calibration"
 ) -> str | None:
-    """One line that says how many prompts of each part a calibration was made from; None where there are none.
+    """Return one line that says how many prompts of each part were used to make a calibration; None if there are none.
 
     Args:
-        seen: hashes of the prompts that it was made from.
-        parts: prompt sets by the name of their part.
-        source: what was made.
+        seen: The hashes of the prompts from which it was made.
+        parts: The prompt sets, by the name of their part.
+        source: The name of what was made.
 
     >>> from lens_steer.data.prompts import Prompt
     >>> a, b = Prompt.of("a"), Prompt.of("b")

@@ -14,7 +14,12 @@ from lens_steer.errors import LensSteerError
 
 @dataclass(frozen=True)
 class Contrast(Shown, view="prompts"):
-    """Two prompt sets: ``positive`` has the feature (harmful), ``negative`` has not."""
+    """Two prompt sets of one split.
+
+    Attributes:
+        positive: The prompts with the feature (harmful).
+        negative: The prompts without the feature (harmless).
+    """
 
     positive: PromptSet
     negative: PromptSet
@@ -23,10 +28,10 @@ class Contrast(Shown, view="prompts"):
         return f"Contrast({len(self.positive)} positive, {len(self.negative)} negative)"
 
     def first(self, n: int) -> Contrast:
-        """The first ``n`` prompts of each class, or all where there are fewer.
+        """Return the first ``n`` prompts of each class, or all prompts of a class with fewer.
 
         Raises:
-            LensSteerError: ``n`` below 1.
+            LensSteerError: If ``n`` is below 1.
 
         >>> import lens_steer as ls
         >>> ls.load_contrast("organism/refusal").report.first(8)
@@ -43,8 +48,12 @@ class Contrast(Shown, view="prompts"):
 
 @dataclass(frozen=True)
 class Split(Shown, view="prompts"):
-    """Directions, planes and layers come from ``fit``; angles and coefficients from ``select``; numbers from
-    ``report``.
+    """The three parts of a contrast.
+
+    Attributes:
+        fit: The prompts from which directions, planes, probes and sites are computed.
+        select: The prompts on which angles, coefficients and layers are chosen.
+        report: The prompts on which every reported number is measured.
     """
 
     fit: Contrast
@@ -53,7 +62,7 @@ class Split(Shown, view="prompts"):
 
     @property
     def sizes(self) -> str:
-        """Prompts by split, positive and negative: ``fit 64+64, select 32+32, report 32+32``."""
+        """The numbers of positive and negative prompts in each split: ``fit 64+64, select 32+32, report 32+32``."""
         parts = (("fit", self.fit), ("select", self.select), ("report", self.report))
         return ", ".join(f"{name} {len(c.positive)}+{len(c.negative)}" for name, c in parts)
 
@@ -63,13 +72,16 @@ class Split(Shown, view="prompts"):
 
 @dataclass(frozen=True)
 class ContrastSet(Shown, view="prompts"):
-    """A named contrast with its split. ``record`` takes it (and then reads ``fit``) or one of its splits.
+    """A named contrast with its three splits.
+
+    ``record`` takes it (and then reads ``fit``) or one of its splits.
 
     Attributes:
-        name: of the contrast.
-        split: its prompts.
-        readings: how each file was read, by the argument that named it (``positive``, ``select_negative``, …).
-        cautions: what was said about its prompts when it was made, a line each.
+        name: The name of the contrast.
+        split: The prompts, by split.
+        readings: The record of how each file was read, by the argument that named the file (``positive``,
+            ``select_negative``, …).
+        cautions: The warnings about its prompts from when it was made, one per line.
     """
 
     name: str
@@ -90,11 +102,12 @@ class ContrastSet(Shown, view="prompts"):
         return self.split.report
 
     def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
-        """A smaller set for a quick look: the first prompts of each class of a part; a part that is not named stays
-        whole.
+        """Return a smaller set for a quick look, with the first prompts of each class of a split.
+
+        A split without a number stays whole.
 
         Raises:
-            LensSteerError: a number below 1.
+            LensSteerError: If a number is below 1.
 
         >>> import lens_steer as ls
         >>> ls.load_contrast("organism/refusal").first(select=16, report=32)
@@ -105,7 +118,7 @@ class ContrastSet(Shown, view="prompts"):
 
     @property
     def told(self) -> str:
-        """One line: what was read, and how many prompts of each class each split has.
+        """One line that says what was read, and how many prompts of each class each split has.
 
         >>> import lens_steer as ls
         >>> ls.load_contrast("organism/refusal").told
@@ -118,8 +131,9 @@ class ContrastSet(Shown, view="prompts"):
         return f"read {'; '.join([*files, self.split.sizes])}" if files else f"read {self.name}: {self.split.sizes}"
 
     def record(self) -> dict[str, Any]:
-        """What was read, as plain values that are written beside numbers: each file's reading by its role, prompts of
-        each class by split, cautions.
+        """Return a record of what was read, as plain values that are stored beside results.
+
+        It holds the reading of each file by its role, the numbers of prompts of each class by split, and the cautions.
 
         >>> import lens_steer as ls
         >>> ls.load_contrast("organism/refusal").record()["n"]["select"]

@@ -1,6 +1,4 @@
-"""Making a contrast set: an organism's by its name, or one's own from prompt files, with a split or with files for its
-parts.
-"""
+"""Construction of contrast sets: of an organism by name, or from prompt files with a split or a file for each part."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ log = logging.getLogger(__name__)
 
 ORGANISM_PREFIX = "organism/"
 PARTS = ("fit", "select", "report")
-HELD_OUT = PARTS[1:]  # the parts that may come as files of their own
+HELD_OUT = PARTS[1:]  # The parts that may have their own files.
 
 Columns = str | Sequence[str | None] | None
 
@@ -38,32 +36,32 @@ def load_contrast(
     limit: int | str | None = None,
     seed: int = 0,
 ) -> ContrastSet:
-    """A contrast set of an organism by name, or one from prompt files.
+    """Load the contrast set of an organism by name, or make one from prompt files.
 
-    What is worth knowing about the prompts is logged, a line each: rows that were left out, prompts that stand in both
-    classes or more than once, a class with few prompts in fit, and splits that share prompts. The set keeps it as
-    ``cautions``, and how its files were read as ``readings``.
+    Notes about the prompts are logged as warnings, one per line: rows that were left out, prompts that are in both
+    classes or more than once, a class with few prompts in fit, and splits that share prompts. The set stores them as
+    ``cautions``, and the record of how its files were read as ``readings``.
 
     Args:
         name: ``"organism/refusal"``, ``"organism/json"``, ``"organism/honesty"``, ``"organism/compassion"`` or
-            ``"organism/compliance"``; these come with their split.
-        positive, negative: prompts with and without the feature: files (see the text of :mod:`lens_steer.data`), prompt
-            sets, or texts. Not needed where select and report have files of their own and nothing is to be fitted.
-        select_positive, select_negative, report_positive, report_negative: the same, for splits that come as files;
-            ``split`` then gives these parts no share.
-        split: shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``, or ``(0, 0.5, 0.5)`` where a
-            calibration is at hand. Without it every row of ``positive`` and ``negative`` goes to fit. Rows with the
-            same ``scenario``, or without one the same text, stay together, on both sides.
-        column: that holds the prompts, of all files; or two names, of the positive and of the negative ones. See
-            :func:`lens_steer.load_prompts`.
-        limit: how many prompts of each file to keep, before the split, drawn with the seed; ``"32,first"`` keeps the
-            first 32. Of an organism: of each class of each part.
-        seed: of the draw, of the shuffle before a split, and of an organism's wording.
+            ``"organism/compliance"``; these have a fixed split. None: the prompts come from files.
+        positive, negative: The prompts with and without the feature: files (see :mod:`lens_steer.data`), prompt sets,
+            or texts. They may be left out if select and report have their own files and nothing is fitted.
+        select_positive, select_negative, report_positive, report_negative: The same for splits with their own files;
+            ``split`` must then give these splits the share 0.
+        split: The shares of fit, select and report, for instance ``(0.5, 0.25, 0.25)``, or ``(0, 0.5, 0.5)`` if a
+            calibration already exists. Rows with the same ``scenario``, or without one with the same text, stay
+            together on both sides. None: every row of ``positive`` and ``negative`` goes to fit.
+        column: The column with the prompts, in all files; or two names, for the positive and for the negative files.
+            See :func:`lens_steer.load_prompts`.
+        limit: The number of prompts of each file to keep before the split, drawn with the seed; ``"32,first"`` keeps
+            the first 32. For an organism, it is the number of prompts of each class in each split. None: all prompts.
+        seed: The seed of the draw, of the shuffle before a split, and of the wording of an organism's prompts.
 
     Raises:
-        LensSteerError: unknown name, a name and files together, an empty or one-sided contrast, shares that are not
-            three numbers of at least 0, a share for a part that has files, no prompt for fit where it has a share, and
-            what :func:`lens_steer.load_prompts` raises.
+        LensSteerError: If the name is unknown or is given together with files; if the contrast is empty or has only one
+            side; if the shares are not three numbers of at least 0; if a part with files has a share above 0; if fit
+            has a share but gets no prompt; or if :func:`lens_steer.load_prompts` refuses a source.
 
     >>> load_contrast("organism/refusal", limit=32).report
     Contrast(32 positive, 32 negative)
@@ -95,7 +93,10 @@ def read_contrast(
     seed: int = 0,
     **files: Source | None,
 ) -> ContrastSet:
-    """As :func:`load_contrast`, with nothing logged; ``files`` are its prompts."""
+    """Read a contrast set as :func:`load_contrast` does, without log messages.
+
+    ``files`` are the prompts, by the names of the arguments of :func:`load_contrast`.
+    """
     given = {role: source for role, source in files.items() if source is not None}
     if limit is not None:
         parse_limit(limit)
@@ -130,7 +131,7 @@ def read_contrast(
 
 
 def _check_roles(given: Mapping[str, Any], split: Sequence[float | int] | None) -> None:
-    """Refuse half a pair of files, files that leave a part without prompts, and shares for parts that have files."""
+    """Refuse an incomplete pair of files, parts without prompts, and shares for parts that have their own files."""
     own = [part for part in HELD_OUT if any(f"{part}_{side}" in given for side in CLASSES)]
     pairs = [("positive", "negative"), *((f"{part}_positive", f"{part}_negative") for part in own)]
     if len(own) == len(HELD_OUT) and not any(side in given for side in CLASSES):
@@ -152,7 +153,7 @@ def _check_roles(given: Mapping[str, Any], split: Sequence[float | int] | None) 
 
 
 def _columns(column: Columns) -> tuple[str | None, str | None]:
-    """Of the positive and of the negative files."""
+    """Return the column of the positive files and the column of the negative files."""
     if column is None or isinstance(column, str):
         return column, column
     if len(column) not in (1, 2):
@@ -163,7 +164,10 @@ def _columns(column: Columns) -> tuple[str | None, str | None]:
 def _dealt(
     prompts: PromptSet, split: Sequence[float | int] | None, seed: int, placed: dict[str, int]
 ) -> tuple[PromptSet, PromptSet, PromptSet]:
-    """One side's splits; ``placed`` holds where the other side's groups went, and is added to."""
+    """Return the three splits of one side.
+
+    ``placed`` holds the splits of the groups of the other side, and the new groups are added to it.
+    """
     empty = PromptSet((), prompts.name)
     if split is None:
         return prompts, empty, empty

@@ -1,5 +1,6 @@
-"""Prompts from ``datasets``: a folder that ``save_to_disk`` wrote, or a data set by its Hugging Face name, with the
-split named after an ``@``.
+"""Prompts from the package ``datasets``: a folder written by ``save_to_disk``, or a data set on the Hugging Face hub.
+
+The split is named after an ``@``.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ HUB, DEFAULT = "hf:", "train"
 
 
 def saved_table(folder: Path, split: str | None) -> Table:
-    """Of a saved data set, one of its splits: the one that is named, or ``train``.
+    """Read one split of a saved data set: the named one, or ``train``.
 
     Raises:
-        LensSteerError: no data set, no such split (with those there are and their columns), a split named of a data set
-            that has none, ``datasets`` missing.
+        LensSteerError: If the folder holds no data set; if the split does not exist (the message lists the splits and
+            their columns); if a split is named and the data set has no splits; or if ``datasets`` is not installed.
     """
     name = f"data set {str(folder)!r}"
     datasets = _datasets(name)
     try:
         with _quietly(datasets):
             loaded: Any = datasets.load_from_disk(str(folder))
-    except Exception as error:  # the library raises many kinds; the user needs one line
+    except Exception as error:  # The library raises many types of exceptions; the user gets one line.
         raise LensSteerError(f"{name} could not be loaded: {first_line(error)}") from None
     if isinstance(loaded, dict):
         if (split or DEFAULT) not in loaded:
@@ -45,10 +46,10 @@ def saved_table(folder: Path, split: str | None) -> Table:
 
 
 def parse_hub(source: str) -> tuple[str, str | None, str | None]:
-    """Name, configuration and split of ``hf:NAME[:CONFIG][@SPLIT]``.
+    """Parse ``hf:NAME[:CONFIG][@SPLIT]`` into name, configuration and split.
 
     Raises:
-        LensSteerError: no name, or nothing after a ``:`` or ``@``.
+        LensSteerError: If there is no name, or if nothing follows a ``:`` or ``@``.
 
     >>> parse_hub("hf:walledai/HarmBench:standard@train"), parse_hub("hf:tatsu-lab/alpaca")
     (('walledai/HarmBench', 'standard', 'train'), ('tatsu-lab/alpaca', None, None))
@@ -63,10 +64,11 @@ def parse_hub(source: str) -> tuple[str, str | None, str | None]:
 
 
 def hub_table(source: str) -> Table:
-    """Of ``hf:NAME[:CONFIG][@SPLIT]``; the split is ``train`` where none is named.
+    """Read ``hf:NAME[:CONFIG][@SPLIT]``; the split is ``train`` if none is named.
 
     Raises:
-        LensSteerError: as :func:`saved_table`; a configuration that must be named, with those there are.
+        LensSteerError: As :func:`saved_table`; also if the data set needs the name of a configuration (the message
+            lists the configurations).
     """
     name, config, split = parse_hub(source)
     called = f"data set {source!r}"
@@ -84,12 +86,12 @@ def hub_table(source: str) -> Table:
 
 
 def _offered(datasets: Any, name: str, config: str | None) -> tuple[list[str], list[str]]:
-    """Splits and columns as far as the data set tells them without being loaded."""
+    """Return the splits and columns of a data set, as far as they are known without loading it."""
     try:
         with _quietly(datasets):
             builder = datasets.load_dataset_builder(name, config)
             splits = list(builder.info.splits or builder.config.data_files or ())
-    except Exception:  # whatever keeps it from being looked at has been told by the error that led here
+    except Exception:  # The caller already reports the error that led here.
         return [], []
     return [str(s) for s in splits], list(builder.info.features or ())
 
@@ -110,7 +112,7 @@ def _datasets(name: str) -> Any:
 
 @contextmanager
 def _quietly(datasets: Any) -> Iterator[None]:
-    """Without the library's bars, which stand before what a command says first."""
+    """Hide the progress bars of ``datasets``, which would appear before the first message of a command."""
     shown = datasets.is_progress_bar_enabled() if hasattr(datasets, "is_progress_bar_enabled") else True
     datasets.disable_progress_bars()
     try:

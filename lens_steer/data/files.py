@@ -1,4 +1,4 @@
-"""Prompts files as rows: one string or mapping a prompt, from a text file or a table."""
+"""Prompt files as rows: one string or one mapping per prompt, from a text file or a table."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Table:
     """The rows of a source.
 
     Attributes:
-        name: what messages call it.
-        rows: strings or mappings, in order.
-        columns: of the mappings, in the order in which they first appear; empty where the rows are texts.
+        name: The name of the source in messages.
+        rows: The strings or mappings, in order.
+        columns: The keys of the mappings, in the order of their first appearance; empty if the rows are texts.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Table:
 
     @classmethod
     def of(cls, name: str, rows: Any, columns: Any = ()) -> Table:
-        """With the rows' own columns after those that are known beforehand.
+        """Return a table whose columns are the given ones, followed by all further keys of the rows.
 
         >>> Table.of("x", [{"a": 1}, "text", {"b": 2, "a": 3}]).columns
         ('a', 'b')
@@ -44,11 +44,11 @@ class Table:
 
 
 def file_table(path: Path) -> Table:
-    """The rows of one file.
+    """Read the rows of one file.
 
     Raises:
-        LensSteerError: an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows longer than its
-            header, a package that is missing.
+        LensSteerError: If the file has an unknown ending or is not UTF-8, if a row is not valid JSON or is longer than
+            the header of its table, or if a package is missing.
     """
     name, ending = f"prompts file {str(path)!r}", path.suffix.lower()
     if ending not in ENDINGS:
@@ -69,7 +69,10 @@ def file_table(path: Path) -> Table:
 
 
 def _json_lines(text: str, where: str) -> list[Any]:
-    """One JSON value a line; not splitlines(), since a text may hold other line ends."""
+    """Parse one JSON value per line.
+
+    The text is not split by ``splitlines()``, because a JSON string may hold other line separators.
+    """
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -86,7 +89,7 @@ def _json_lines(text: str, where: str) -> list[Any]:
 
 
 def _json_rows(text: str, name: str) -> list[Any]:
-    """A list, or the one list that an object holds."""
+    """Return the list in a JSON file, or the one list that its object holds."""
     try:
         held = json.loads(text)
     except json.JSONDecodeError as error:
@@ -105,7 +108,7 @@ def _json_rows(text: str, name: str) -> list[Any]:
 
 
 def delimiter_of(header: str, preferred: str = ",") -> str:
-    """What a table's first line is separated by: of comma, semicolon and tab the one that makes most columns of it.
+    """Return the delimiter of a table's first line: comma, semicolon or tab, whichever gives the most columns.
 
     >>> delimiter_of('id;"a, b";prompt'), delimiter_of("prompt")
     (';', ',')

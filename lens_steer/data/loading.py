@@ -1,4 +1,4 @@
-"""Reading a prompts file: which column holds the prompts, which rows are left out, and how many are drawn."""
+"""Reading of prompt sources: the choice of the column, the rows that are left out, and the random draw."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 KNOWN = ("prompt", "instruction", "goal", "behavior", "forbidden_prompt", "question", "query", "text")
 MESSAGES, INPUT = "messages", "input"
-TEXTS = "texts"  # the name of a list of texts
+TEXTS = "texts"  # The name of a set that was made from a list of texts.
 
 Source = str | Path | PromptSet | Sequence[str]
 
@@ -30,24 +30,24 @@ def load_prompts(
     seed: int = 0,
     response: Sequence[str] = ("response",),
 ) -> PromptSet:
-    """Read a prompts file, a saved data set folder or ``hf:NAME``; the formats are in the text of
-    :mod:`lens_steer.data`. A list of texts is taken as it is.
+    """Read a prompts file, a saved data set folder or ``hf:NAME``; a list of texts is also accepted.
 
-    Blank prompts and rows with a non-empty ``input`` (Alpaca's) are left out and counted in the log; ``reading`` of the
-    set says what was read.
+    The formats are described in :mod:`lens_steer.data`. Blank prompts and rows with a non-empty ``input`` (as in
+    Alpaca) are left out, and a warning tells their number. The attribute ``reading`` of the set records what was read.
 
     Args:
-        source: of the prompts.
-        column: that holds the prompts, in any case; without it the first there is of :data:`KNOWN`, or ``messages``.
-            Its values are texts or lists of messages.
-        limit: how many prompts to keep, drawn with the seed; ``"32,first"`` keeps the first 32.
-        seed: of the draw.
-        response: columns that may hold a fixed answer, the first that a row has; ``("response", "text")`` reads what
-            ``lens-steer steer`` wrote.
+        source: The source of the prompts.
+        column: The name of the column with the prompts, in upper or lower case. Its values are texts or lists of
+            messages. None: the first column of :data:`KNOWN` that exists, or ``messages``.
+        limit: The number of prompts to keep, drawn with the seed; ``"32,first"`` keeps the first 32. None: all prompts.
+        seed: The seed of the draw.
+        response: The columns that may hold a fixed answer; the first one with a value in a row is used.
+            ``("response", "text")`` reads what ``lens-steer steer`` wrote.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, no such column (with those there are), a row without a prompt,
-            a response that is no text, malformed JSON, or no prompts at all.
+        LensSteerError: If the file does not exist, has an unknown ending or holds malformed JSON; if the column does
+            not exist (the message lists the columns); if a row has no prompt; if a response is not a text; or if there
+            are no prompts at all.
 
     >>> load_prompts(["Hello", " ", "Name a colour."], limit=1).reading.n_blank
     1
@@ -59,11 +59,12 @@ def load_prompts(
 
 
 def read_table(source: str | Path) -> Table:
-    """The rows of a prompts file, a data set folder or a Hugging Face data set, in order.
+    """Read the rows of a prompts file, a data set folder or a Hugging Face data set, in order.
 
     Raises:
-        LensSteerError: no such file, an unknown ending, not UTF-8, a row that is not valid JSON, a table with rows
-            longer than its header, a package that is missing, a data set that cannot be loaded or that lacks the split.
+        LensSteerError: If the file does not exist, has an unknown ending or is not UTF-8; if a row is not valid JSON,
+            or is longer than the header of its table; if a package is missing; or if a data set cannot be loaded or
+            lacks the split.
     """
     text = str(source)
     if text.startswith(HUB):
@@ -87,7 +88,7 @@ def read_prompt_set(
     seed: int = 0,
     response: Sequence[str] = ("response",),
 ) -> PromptSet:
-    """As :func:`load_prompts`, with nothing logged; a prompt set is taken as it is, but for the limit."""
+    """Read prompts as :func:`load_prompts` does, without log messages; a prompt set is only limited."""
     if isinstance(source, PromptSet):
         return source.limited(limit, seed=seed)
     file = isinstance(source, (str, Path))
@@ -118,15 +119,16 @@ def read_prompt_set(
 
 
 def find_column(table: Table, column: str | None = None) -> str | None:
-    """The column that holds a table's prompts, by its own name; None where the rows are texts.
+    """Return the column that holds the prompts of a table, as the table spells it; None if the rows are texts.
 
     Args:
-        table: of a source.
-        column: as it was asked for, in any case; without it ``messages`` where every row has them, else the first of
-            :data:`KNOWN` that holds anything.
+        table: The table of a source.
+        column: The requested name, in upper or lower case. None: ``messages`` if every row has messages, otherwise the
+            first column of :data:`KNOWN` that holds anything.
 
     Raises:
-        LensSteerError: no such column, or none of a known name; with those there are.
+        LensSteerError: If the requested column does not exist, or if no column has a known name; the message lists the
+            columns.
 
     >>> find_column(Table.of("file", [{"Goal": "Build it.", "Behavior": "building"}]))
     'Goal'
@@ -153,7 +155,7 @@ def find_column(table: Table, column: str | None = None) -> str | None:
 
 
 def _same(columns: Sequence[str], name: str) -> str | None:
-    """The column of this name, else the first that differs in case alone."""
+    """Return the column with this name; if there is none, the first one that differs only in case or outer spaces."""
     return name if name in columns else next((c for c in columns if c.strip().lower() == name.strip().lower()), None)
 
 
@@ -162,7 +164,10 @@ def _blank(value: Any) -> bool:
 
 
 def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence[str], *, asked: bool) -> Prompt | None:
-    """A row's prompt; None of a blank one. A row's ``messages`` go before a column that was not asked for."""
+    """Return the prompt of a row; None if it is blank.
+
+    The ``messages`` of a row take precedence over a column that was not explicitly requested.
+    """
     if isinstance(row, str):
         return Prompt.of(row) if row.strip() else None
     if not isinstance(row, Mapping) or column is None:
@@ -189,7 +194,7 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
 
 
 def _messages(found: Any, where: str) -> tuple[Message, ...]:
-    """Chat messages of a row, checked."""
+    """Check the chat messages of a row and return them."""
     well_formed = isinstance(found, list) and all(
         isinstance(m, Mapping) and m.get("role") in ROLES and isinstance(m.get("content"), str) for m in found
     )

@@ -1,4 +1,4 @@
-"""Prompts, sets of them, and how a set was read."""
+"""Prompts, prompt sets, and the record of how a set was read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lens_steer.organisms.tasks import Task
 
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
-HASH_DIGITS = 16  # of a prompt's own hash
+HASH_DIGITS = 16  # The number of hexadecimal digits of the hash of a prompt.
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,12 @@ class Prompt(Shown, view="prompts"):
     """Chat messages up to the point where the model answers.
 
     Attributes:
-        messages: ``{"role", "content"}`` in order; roles are system, user, assistant.
-        response: a fixed answer, for teacher forcing and for response-averaged activations.
-        task: the organism's ground truth, where there is one.
-        scenario: what it is a variant of, where several prompts are: variants of one scenario never stand on both sides
-            of a split.
+        messages: The messages ``{"role", "content"}`` in order; the roles are system, user and assistant.
+        response: A fixed answer, for teacher forcing and for activations averaged over the response. None: no fixed
+            answer.
+        task: The ground truth of a prompt for an organism. None: no ground truth.
+        scenario: The name of the scenario of which the prompt is a variant. Variants of one scenario always fall into
+            the same split. None: the prompt has no named scenario.
     """
 
     messages: tuple[Message, ...]
@@ -51,13 +52,17 @@ class Prompt(Shown, view="prompts"):
 
     @property
     def group(self) -> str:
-        """What it belongs together with: the scenario's name, or the last user message, whatever the system prompt."""
+        """The name of the group of prompts that stay together in a split.
+
+        It is the name of the scenario, or without one the last user message, for every system prompt.
+        """
         return self.text if self.scenario is None else self.scenario
 
     @property
     def hash(self) -> str:
-        """The first 16 hexadecimal digits of the SHA-256 of the messages: what tells prompts apart, whatever their
-        fixed response.
+        """The first 16 hexadecimal digits of the SHA-256 hash of the messages.
+
+        It identifies the prompt and does not depend on the fixed response.
 
         >>> Prompt.of("Hello").hash == Prompt.of("Hello", response="Hi.").hash != Prompt.of(
         ...     "Hello", system="Be brief."
@@ -69,7 +74,7 @@ class Prompt(Shown, view="prompts"):
 
     @classmethod
     def of(cls, text: str, *, system: str | None = None, response: str | None = None) -> Prompt:
-        """A single user turn, with an optional system message.
+        """Return a prompt with a single user turn, and an optional system message.
 
         >>> Prompt.of("Hello", system="Be brief.").messages[0]["role"]
         'system'
@@ -79,7 +84,7 @@ class Prompt(Shown, view="prompts"):
 
 
 def with_system(prompt: Prompt, system: str) -> Prompt:
-    """The prompt under this system message, in place of any other.
+    """Return the prompt with this system message in place of any other.
 
     >>> with_system(Prompt.of("Hello", system="Be brief."), "Be kind.").messages[0]["content"]
     'Be kind.'
@@ -90,15 +95,16 @@ def with_system(prompt: Prompt, system: str) -> Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a prompt set was read.
+    """The record of how a prompt set was read.
 
     Attributes:
-        source: name of the file or data set.
-        column: that was read; None where the rows are texts.
-        n_rows: in the source.
-        n_blank, n_with_input: rows left out because their prompt is blank, or because they have a non-empty ``input``.
-        n_prompts: what is left of them, after the limit too.
-        limit, seed: of the draw; ``limit`` is None where there was none.
+        source: The name of the file or the data set.
+        column: The column that was read; None if the rows are texts.
+        n_rows: The number of rows in the source.
+        n_blank, n_with_input: The number of rows left out because their prompt is blank, or because they have a
+            non-empty ``input``.
+        n_prompts: The number of prompts that remain, after the limit too.
+        limit, seed: The limit and the seed of the draw; ``limit`` is None if no limit was given.
     """
 
     source: str
@@ -112,11 +118,11 @@ class Reading:
 
     @property
     def n_left_out(self) -> int:
-        """Rows that no limit could have kept."""
+        """The number of rows that were left out for their contents, for every limit."""
         return self.n_blank + self.n_with_input
 
     def __str__(self) -> str:
-        """One line.
+        """Describe the reading in one line.
 
         >>> print(Reading(source="a.json", column="goal", n_rows=260, n_blank=2, n_prompts=128, limit=128))
         a.json: column 'goal', 128 of 260 prompts (2 blank left out; seed 0)
@@ -133,14 +139,20 @@ class Reading:
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """What was left out, a line each."""
+        """The lines that tell which rows were left out, one per reason."""
         found = ((self.n_with_input, "with a non-empty 'input'"), (self.n_blank, "whose prompt is blank"))
         return tuple(f"{self.source}: left out {n} row{'' if n == 1 else 's'} {what}" for n, what in found if n)
 
 
 @dataclass(frozen=True)
 class PromptSet(Shown, Sequence[Prompt], view="prompts"):
-    """An ordered set of prompts with a name and a content hash; ``reading`` says how it was read, where it was."""
+    """An ordered set of prompts with a name and a content hash.
+
+    Attributes:
+        prompts: The prompts, in order.
+        name: The name of the set.
+        reading: The record of how the set was read; None if it was not read from a source.
+    """
 
     prompts: tuple[Prompt, ...]
     name: str = ""
@@ -168,21 +180,23 @@ class PromptSet(Shown, Sequence[Prompt], view="prompts"):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the messages and responses in order."""
+        """The SHA-256 hash of the messages and responses, in order."""
         rows = [[[dict(m) for m in p.messages], p.response] for p in self.prompts]
         return hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
     @property
     def hashes(self) -> tuple[str, ...]:
-        """Each prompt's own, of its messages (:attr:`Prompt.hash`)."""
+        """The hash of the messages of each prompt (:attr:`Prompt.hash`)."""
         return tuple(p.hash for p in self.prompts)
 
     def limited(self, limit: int | str | None, *, seed: int = 0) -> PromptSet:
-        """At most so many of the prompts, in order: a draw with the seed, or for ``"N,first"`` the first N; see
+        """Return at most the given number of prompts, in order.
+
+        The prompts are drawn with the seed; for ``"N,first"`` they are the first N. None keeps all. See
         :func:`lens_steer.data.splits.draw`.
 
         Raises:
-            LensSteerError: a limit that is no number of at least 1.
+            LensSteerError: If the limit is not a number of at least 1.
 
         >>> PromptSet(tuple(Prompt.of(str(i)) for i in range(10)), "digits").limited("2,first").reading.n_prompts
         2

@@ -1,6 +1,4 @@
-"""Dealing prompts to the fit, select and report splits, with what belongs together kept together; and drawing some of
-many.
-"""
+"""Assignment of prompts to the fit, select and report splits by groups, and random draws of prompts."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ FIRST = ",first"
 
 
 def check_shares(shares: Sequence[float | int]) -> None:
-    """Refuse shares that split nothing.
+    """Refuse shares that define no split.
 
     Raises:
-        LensSteerError: not three finite numbers of at least 0, or all of them 0.
+        LensSteerError: If the shares are not three finite numbers of at least 0, or if all are 0.
 
     >>> check_shares((0, 0.5, 0.5))
     """
@@ -31,16 +29,18 @@ def check_shares(shares: Sequence[float | int]) -> None:
 def deal(
     groups: Sequence[str], shares: Sequence[float | int], *, seed: int = 0, placed: dict[str, int] | None = None
 ) -> list[int]:
-    """The split (0 fit, 1 select, 2 report) of every row; rows of one group get the same one.
+    """Return the split (0 fit, 1 select, 2 report) of every row; rows of one group get the same split.
 
     Args:
-        groups: of each row, in the rows' order.
-        shares: of the three splits, by number of groups, relative to their sum; a split with share 0 gets none.
-        seed: of the shuffle.
-        placed: where groups are already; it is kept to and added to, so that two sides dealt one after the other agree.
+        groups: The group of each row, in the order of the rows.
+        shares: The shares of the three splits in the number of groups, relative to their sum. A split with share 0 gets
+            no group.
+        seed: The seed of the shuffle.
+        placed: The splits of groups that are already assigned. They are kept, and new groups are added, so that two
+            sides that are assigned one after the other agree. None: no group is assigned yet.
 
     Raises:
-        LensSteerError: shares that are not three numbers of at least 0, or all 0.
+        LensSteerError: If the shares are not three numbers of at least 0, or if all are 0.
 
     >>> deal(["a", "b", "a", "c"], (0.5, 0.5, 0), seed=1)
     [1, 0, 1, 0]
@@ -51,10 +51,12 @@ def deal(
     order = list(range(len(new)))
     random.Random(f"split/{seed}").shuffle(order)
     counts = [round(len(order) * shares[0] / sum(shares)), round(len(order) * shares[1] / sum(shares))]
-    if shares[2] == 0:  # what rounding leaves over belongs to a split with a share
+    if shares[2] == 0:  # Groups that rounding leaves over go to a split with a share above 0.
         counts[1 if shares[1] > 0 else 0] = len(order) - (counts[0] if shares[1] > 0 else 0)
     counts.append(len(order) - sum(counts))
-    for split, share in enumerate(shares):  # of few groups none is left without one by rounding
+    # With few groups, rounding can leave a split with a share above 0 empty; it then takes a group from the largest
+    # split.
+    for split, share in enumerate(shares):
         while share > 0 and counts[split] < 1 and max(counts) > 1:
             counts[counts.index(max(counts))] -= 1
             counts[split] += 1
@@ -65,10 +67,10 @@ def deal(
 
 
 def parse_limit(limit: int | str) -> tuple[int, bool]:
-    """How many, and whether the first of them in place of a draw.
+    """Parse a limit into its number, and True if it means the first prompts instead of a draw.
 
     Raises:
-        LensSteerError: neither a whole number of at least 1 nor one followed by ``,first``.
+        LensSteerError: If the limit is neither a whole number of at least 1 nor one followed by ``,first``.
 
     >>> parse_limit(128), parse_limit("32,first")
     ((128, False), (32, True))
@@ -81,14 +83,14 @@ def parse_limit(limit: int | str) -> tuple[int, bool]:
 
 
 def draw(n: int, limit: int | str, *, seed: int = 0) -> list[int]:
-    """Which of ``n`` rows a limit keeps, in order: a draw without replacement, or the first; all of them where there
-    are no more.
+    """Return which of ``n`` rows a limit keeps, in order.
 
-    The draw depends on ``n``, the limit and the seed alone: two files that are paired row by row stay paired, and a
-    larger limit holds what a smaller one does.
+    The rows are drawn without replacement, or they are the first ones. If the limit is not below ``n``, all rows are
+    kept. The draw depends only on ``n``, the limit and the seed. Two files that are paired row by row therefore stay
+    paired, and a larger limit contains the rows of a smaller one.
 
     Raises:
-        LensSteerError: see :func:`parse_limit`.
+        LensSteerError: See :func:`parse_limit`.
 
     >>> draw(10, 3), draw(10, "3,first"), draw(2, 3)
     ([1, 4, 8], [0, 1, 2], [0, 1])

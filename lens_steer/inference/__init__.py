@@ -1,1 +1,1 @@
-"""Forwards over batches of prompts: recording, generation, dialogues, fixed answers."""
+"""Forward passes over batches of prompts: recording, generation, dialogues and teacher forcing."""

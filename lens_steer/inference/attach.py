@@ -1,4 +1,4 @@
-"""Attaching functions to a running model and taking exactly these away again, on every backend."""
+"""Functions that are attached to a model at sites, and removed again without touching other hooks, on every backend."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ What it returns takes the activation's place; None leaves it as it is."""
 def attached(
     model: Any, functions: Iterable[tuple[str, SiteFunction]], *, reads: bool = False
 ) -> Iterator[tuple[object, ...]]:
-    """Call functions at named sites in the forwards inside the ``with``, after whatever is attached there already.
+    """Call functions at named sites in every forward inside the ``with`` block.
 
-    At the end exactly these functions are taken away, also after an exception; the user's own hooks stay.
+    The functions run after everything that is already attached at the same site. At the end exactly these functions are
+    removed, also after an exception; hooks of the user stay.
 
     Args:
-        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        functions: site names with what to call there, in the order in which they are called.
-        reads: whether the functions only read; then they return None.
+        model: A model from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        functions: Pairs of a site name and the function to call there, in the order of the calls.
+        reads: If True, the functions only read, and return None.
 
     Yields:
-        The handles of what was attached, in order.
+        The handles of the attached functions, in order.
 
     Raises:
-        LensSteerError: the model has no such hook point, or a function writes at a site at which a Hugging Face model
-            or a TransformerBridge can only be read.
+        LensSteerError: If the model has no such hook point, or if a function writes at a site that can only be read on
+            a Hugging Face model or a TransformerBridge.
 
     >>> import lens_steer as ls
     >>> model, shapes = ls.load_model("organism/qwen2"), []
@@ -64,12 +65,17 @@ def attached(
 
 
 def at_input(module: nn.Module, function: SiteFunction, *, prepend: bool = False) -> RemovableHandle:
-    """Call a function on the stream that a module is given; what it returns, unless None, takes the stream's place.
+    """Call a function on the residual stream that a module receives.
+
+    If the function returns a tensor, the tensor replaces the stream; if it returns None, the stream is unchanged.
 
     Args:
-        module: a block or a norm, of any backend.
-        function: what to call; its ``hook`` is None.
-        prepend: whether it comes before what is attached there already.
+        module: A block or a norm, of any backend.
+        function: The function to call; its argument ``hook`` is None.
+        prepend: If True, the function runs before the functions that are already attached there.
+
+    Returns:
+        The handle that removes the function.
 
     >>> doubled = at_input(identity := nn.Identity(), lambda h, hook: 2 * h)
     >>> import torch
@@ -81,9 +87,10 @@ def at_input(module: nn.Module, function: SiteFunction, *, prepend: bool = False
 
 @contextmanager
 def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Put another forward in the place of a module's.
+    """Replace the ``forward`` of a module inside the ``with`` block.
 
-    One that the module had been given before, as Accelerate gives to the modules that it places, is put back.
+    If the module already had a replaced ``forward`` (Accelerate sets one on every module that it places), that one is
+    restored at the end.
 
     >>> import torch
     >>> model = nn.Identity()
@@ -104,7 +111,7 @@ def standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None
 
 
 def _check_written(name: str, backend: str) -> None:
-    """Refuse to write where no module's output or input is the whole stream."""
+    """Refuse to write at a site where no module's input or output is the whole residual stream."""
     if backend != "hooked" and sites.parse(name).kind == "resid_mid":
         whose, mend = {
             "hf": ("by engine='hf'", "engine='tl'"),
@@ -121,7 +128,8 @@ def _at_point(points: dict[str, Any], name: str, function: SiteFunction, stack: 
     if name not in points:
         raise LensSteerError(f"the model has no hook point {name!r}: load it with lens_steer.load_model")
     point = points[name]
-    # Not model.hooks(): at its end that would remove every hook of its context level, a user's own among them.
+    # model.hooks() is not used: at its end it would remove every hook of its context level, including hooks of the
+    # user.
     point.add_hook(function)
     handle = point.fwd_hooks[-1]
 

@@ -1,4 +1,4 @@
-"""Chat prompts to left-padded token batches; token ids are exactly the chat template's."""
+"""Left-padded token batches of chat prompts, whose token ids are exactly those of the chat template."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import pad_id
 
 MAX_BATCH_TOKENS = 8192
-MARK = "⟪system⟫"  # stands for a system message to see whether a template writes it
+MARK = "⟪system⟫"  # A stand-in for the system message, to test whether a template writes it.
 MAX_BATCH_ROWS = 128
 
 
@@ -26,13 +26,15 @@ class Batch:
     """Left-padded prompts of similar length.
 
     Attributes:
-        rows: positions of the prompts in the list that was batched.
-        ids: token ids, padded on the left.
+        rows: The positions of the prompts in the list that was cut into batches.
+        ids: The token ids, padded on the left.
         mask: 1 for a token, 0 for padding.
-        response_lengths: tokens of each fixed response at the right end (0 without one).
-        offset: where rows hold several turns: 0, 1, … for the tokens of an answer, and for a token that is no answer's
-            its distance to the start of the answer that follows (−1 stands right before it).
-        call: the same object for all batches of one call.
+        response_lengths: The number of tokens of each fixed response, which stands at the right end; 0 without a
+            response.
+        offset: For rows that hold several turns, the place of each token relative to its answer: 0, 1, … for the tokens
+            of an answer, and −1, −2, … counted backwards from the start of the next answer for all other tokens (−1 is
+            the token right before the answer). None: every row is one prompt with at most one answer.
+        call: The same object for all batches of one call. None: the batch is a call of its own.
     """
 
     rows: tuple[int, ...]
@@ -44,20 +46,21 @@ class Batch:
 
     @property
     def in_response(self) -> Bool[Tensor, "batch pos"]:
-        """Which tokens belong to the fixed responses, which stand at the right end."""
+        """The mask of the tokens that belong to the fixed responses at the right end."""
         width, device = self.ids.shape[1], self.ids.device
         starts = width - torch.tensor(self.response_lengths, device=device)
         return torch.arange(width, device=device)[None] >= starts[:, None]
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
-    """The chat as text up to where the model answers, in the tokenizer's own template, with the arguments and the date
-    that were laid down for it.
+    """Render a chat as text up to the point where the model answers.
 
-    A template that refuses a system role (Gemma's raises) gets the system text at the head of the first user message.
+    The text is that of the tokenizer's own chat template, with the arguments and the date that were fixed for it. If
+    the template refuses a system role (Gemma's template raises an error), the system text is put at the head of the
+    first user message.
 
     Raises:
-        LensSteerError: the tokenizer has no chat template, or the template refuses the messages or leaves out the
+        LensSteerError: If the tokenizer has no chat template, or if the template refuses the messages or leaves out the
             system message.
     """
     if not getattr(tokenizer, "chat_template", None):
@@ -70,7 +73,7 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
     with_system = messages[0]["role"] == "system" and len(messages) > 1
     try:
         text = _applied(tokenizer, messages, options)
-    except Exception as error:  # the template's own, of any kind
+    except Exception as error:  # A template can raise an exception of any type.
         if not with_system:
             raise LensSteerError(f"the chat template refuses the messages: {first_line(error)}") from None
         merged = {"role": messages[1]["role"], "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
@@ -87,18 +90,21 @@ def render(tokenizer: Any, prompt: Prompt) -> str:
 
 
 def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of the rendered chat: those of ``apply_chat_template(tokenize=True, add_generation_prompt=True)``,
-    nothing added and nothing taken away.
+    """Return the token ids of the rendered chat.
 
-    Under ``chat_template="plain"``, which writes no special tokens, they are those of ``tokenizer(text)``.
+    They are exactly those of ``apply_chat_template(tokenize=True, add_generation_prompt=True)``: no token is added and
+    none is removed. Under ``chat_template="plain"``, which writes no special tokens, they are those of
+    ``tokenizer(text)``.
     """
     text = render(tokenizer, prompt)
     return list(tokenizer(text, add_special_tokens=template_of(tokenizer).plain, truncation=False)["input_ids"])
 
 
 def opening(tokenizer: Any) -> str:
-    """How every chat begins in the tokenizer's template, by which a rendered one is known; empty without a template, or
-    where chats begin as any text may.
+    """Return the text with which every chat begins in the tokenizer's template.
+
+    A rendered chat is recognised by this text. It is empty if there is no template, or if the chats have no common
+    beginning.
 
     >>> from lens_steer.models.location import locate
     >>> from lens_steer.models.tokenization import read_tokenizer
@@ -109,7 +115,7 @@ def opening(tokenizer: Any) -> str:
         return ""
     texts = []
     for prompt in (Prompt.of("a"), Prompt.of("b"), Prompt.of("a", system="c"), Prompt.of("a", system="d")):
-        with suppress(LensSteerError):  # a template without a system role has chats without one alone
+        with suppress(LensSteerError):  # A template without a system role has only chats without a system message.
             texts.append(render(tokenizer, prompt))
     shortest = min(texts, key=len, default="")
     return next(
@@ -122,12 +128,12 @@ def _applied(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[st
 
 
 def encode_response(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of the prompt's fixed response, without the end token; empty if there is none."""
+    """Return the token ids of the prompt's fixed response, without the end token; empty if there is no response."""
     return list(tokenizer(prompt.response, add_special_tokens=False)["input_ids"]) if prompt.response else []
 
 
 def rows_a_batch(tokenizer: Any, prompts: Iterable[Prompt], max_new_tokens: int) -> int:
-    """How many answers to such prompts run in one batch at most, the longest of them taken.
+    """Return the maximal number of answers to such prompts that run in one batch, computed from the longest prompt.
 
     >>> from lens_steer.models.location import locate
     >>> from lens_steer.models.tokenization import read_tokenizer
@@ -153,10 +159,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Cut prompts into left-padded batches, shortest first, within the limits of :func:`padded`.
 
-    Everything is tokenised and checked before the first batch is given out.
+    All prompts are tokenised and checked before the first batch is returned.
 
     Raises:
-        LensSteerError: a prompt that is longer than the context leaves room for.
+        LensSteerError: If a prompt is longer than the context allows.
     """
     encoded: list[tuple[int, list[int], int]] = []
     for row, prompt in enumerate(prompts):
@@ -192,19 +198,23 @@ def padded(
     max_logits: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """Left-padded batches, shortest first.
+    """Yield left-padded batches, shortest sequences first.
 
     Args:
-        sequences: row, token ids, and how many of them, at the end, belong to the answer.
-        pad: token that fills up.
-        offsets: of each row's tokens, where rows hold several turns; see :class:`Batch`.
-        call: stands for the call that the batches belong to; a new one unless given.
-        extra: tokens that will be generated.
-        max_tokens: padded and generated tokens a batch at most.
-        max_rows: sequences a batch at most.
-        max_logits: positions a batch at most whose logits are kept: an answer's, and the one before it.
-        device: of the tensors.
+        sequences: For each sequence: its row, its token ids, and how many of the last ids belong to the answer.
+        pad: The token id that fills the padding.
+        offsets: For each row the offsets of its tokens, if rows hold several turns; see :class:`Batch`. None: one turn.
+        call: The object that identifies the call to which the batches belong. None: a new object.
+        extra: The number of tokens that will be generated for each sequence.
+        max_tokens: The maximal number of padded and generated tokens in a batch.
+        max_rows: The maximal number of sequences in a batch.
+        max_logits: The maximal number of positions in a batch whose logits are kept. These are the positions of the
+            answers, and the position before each answer. None: no limit.
+        device: The device of the tensors.
     """
+    # Sequences of similar length go into one batch, so that there is little padding. The list is sorted by length, and
+    # a batch grows until one more (and therefore longer) sequence would break a limit: every row of a batch is as wide
+    # as its longest one.
     order = sorted(sequences, key=lambda item: (len(item[1]), item[0]))
     call = object() if call is None else call
     start = 0

@@ -1,8 +1,8 @@
-"""Class means without the activations they are of: recording in memory that does not grow with the number of prompts.
+"""Class means without the single activations: recording in memory that does not grow with the number of prompts.
 
-The means at every site, of the vectors as they are and scaled to unit length, are all that a calibration's directions,
-plane and discriminative sites depend on. Projections on the selected direction need the direction, so their spread
-comes from a second pass (:mod:`lens_steer.geometry.streamed`).
+The directions, the plane and the discriminative sites of a calibration depend only on the class means at every site, of
+the raw vectors and of the vectors scaled to unit length. The spread of the projections on the selected direction needs
+that direction, so it comes from a second pass (:mod:`lens_steer.geometry.streamed`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ Pooling = Literal["last", "response", "token", "prompt token"]
 
 @dataclass(frozen=True, eq=False)
 class StreamMeans:
-    """Class means of the residual stream at the blocks' inputs, recorded beside norms' outputs: what a method needs
-    that works on the stream itself.
+    """Class means of the residual stream at the inputs of the blocks, recorded together with norm outputs.
+
+    Methods that work on the residual stream itself need them.
 
     Attributes:
-        sites: names in network order.
-        mean_positive, mean_negative: of the raw vectors, float64.
+        sites: The names of the sites, in network order.
+        mean_positive, mean_negative: The means of the raw vectors, in float64.
     """
 
     sites: tuple[str, ...]
@@ -41,19 +42,19 @@ class StreamMeans:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Recording(ModelRef):
-    """Where what was recorded of two contrasted prompt sets comes from.
+    """The origin of what was recorded from two contrasted prompt sets.
 
     Attributes:
-        pooling: ``last`` (last prompt token) or ``response`` (mean over the fixed response's tokens), each a row a
-            prompt; ``token`` (every token of the fixed response) or ``prompt token`` (of the prompt), each a row a
-            token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
-        backend, weight_processing: of the model that was recorded.
-        prompt_hash: of the contrast.
-        hashes_positive, hashes_negative: each prompt's own (:attr:`~lens_steer.data.Prompt.hash`); empty where they
+        pooling: ``last`` (the last prompt token) or ``response`` (the mean over the tokens of the fixed response), with
+            one row per prompt; ``token`` (every token of the fixed response) or ``prompt token`` (every token of the
+            prompt), with one row per token, from :func:`lens_steer.inference.record_tokens.record_tokens`.
+        backend, weight_processing: The backend and the weight processing of the recorded model.
+        prompt_hash: The hash of the contrast.
+        hashes_positive, hashes_negative: The hash of each prompt (:attr:`~lens_steer.data.Prompt.hash`); empty if they
             are not known.
-        stream: class means of every block's input, which are recorded in the same pass where the sites are norms'
-            outputs in every block; not of other prompts, so whoever takes some of the prompts, or labels them anew,
-            leaves it out.
+        stream: The class means at the input of every block. They are recorded in the same pass if the sites are norm
+            outputs in every block; otherwise None. They belong to exactly these prompts and labels, so code that takes
+            a part of the prompts, or labels them anew, must set None.
     """
 
     pooling: Pooling
@@ -66,20 +67,20 @@ class Recording(ModelRef):
 
 
 def recording(info: ModelInfo, pair: Contrast, pooling: Pooling) -> dict[str, Any]:
-    """Give those fields of a :class:`Recording` that a model, a contrast and a pooling decide."""
+    """Return the fields of a :class:`Recording` that follow from a model, a contrast and a pooling."""
     kept = {"backend": info.backend, "weight_processing": info.weight_processing}
     return {**reference(info), **kept, "pooling": pooling, "prompt_hash": pair.hash}
 
 
 @dataclass(frozen=True, eq=False)
 class Moments(Recording, Shown, view="activations"):
-    """What :func:`lens_steer.calibrate` needs of both classes' activations.
+    """The class means of both classes, which :func:`lens_steer.calibrate` can use in place of all activations.
 
     Attributes:
-        sites: names in network order.
-        mean_positive, mean_negative: of the raw vectors, float64.
-        unit_mean_positive, unit_mean_negative: of the vectors scaled to unit length one by one.
-        n_positive, n_negative: prompts.
+        sites: The names of the sites, in network order.
+        mean_positive, mean_negative: The means of the raw vectors, in float64.
+        unit_mean_positive, unit_mean_negative: The means of the vectors after each was scaled to unit length.
+        n_positive, n_negative: The numbers of prompts.
     """
 
     sites: tuple[str, ...]
@@ -93,7 +94,7 @@ class Moments(Recording, Shown, view="activations"):
     def means(
         self, *, unit_samples: bool = False
     ) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
-        """Both classes' means, as :func:`lens_steer.geometry.directions.class_means` gives them."""
+        """Return the means of both classes, as :func:`lens_steer.geometry.directions.class_means` does."""
         return (
             (self.unit_mean_positive, self.unit_mean_negative)
             if unit_samples
@@ -108,24 +109,24 @@ class Moments(Recording, Shown, view="activations"):
 
 
 class Sums:
-    """Sums over the prompts of one class, in memory that does not grow with them."""
+    """Sums over the prompts of one class, in memory that does not grow with the number of prompts."""
 
     def __init__(self, n_sites: int, d_model: int) -> None:
         self._sums = torch.zeros(2, n_sites, d_model, dtype=torch.float64)
         self._n = 0
 
     def keep(self, rows: Tensor, index: int, values: Float[Tensor, "batch d_model"]) -> None:
-        """Add one batch's vectors at one site."""
+        """Add the vectors of one batch at one site."""
         x = values.double()
         self._sums[0, index] += x.sum(dim=0)
         self._sums[1, index] += unit_samples_of(x).sum(dim=0)
         self._n += len(x) if index == 0 else 0
 
     def means(self, names: Sequence[str], source: str) -> Float[Tensor, "2 n_sites d_model"]:
-        """Of the raw vectors and of the unit ones.
+        """Return the means of the raw vectors and of the unit vectors.
 
         Raises:
-            LensSteerError: a sum that is not finite.
+            LensSteerError: If a sum is not finite.
         """
         bad = ~torch.isfinite(self._sums).all(dim=-1).all(dim=0)
         if bool(bad.any()):
@@ -137,7 +138,7 @@ class Sums:
 
 
 def unit_samples_of(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """Vectors scaled to unit length one by one, with the released code's eps of 1e-8.
+    """Scale each vector to unit length: ``x / (‖x‖ + 1e-8)``, with the eps of the released code.
 
     >>> unit_samples_of(torch.tensor([[0.0, 4.0]])).tolist()
     [[0.0, 1.0]]

@@ -1,4 +1,4 @@
-"""Token ids of an answer as text, in which a reasoning model's thoughts can still be told from its answer."""
+"""Decoding of an answer's token ids that keeps a reasoning model's thoughts separable from its answer."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 from lens_steer.data import Prompt
 from lens_steer.inference import batching
 
-# how thoughts open and close: Qwen3, DeepSeek-R1 and many others; Magistral; Seed-OSS
+# The marks that open and close thoughts: of Qwen3, DeepSeek-R1 and many others; of Magistral; of Seed-OSS.
 TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
 )
-CHANNEL, MESSAGE = "<|channel|>", "<|message|>"  # of gpt-oss: <|channel|>NAME<|message|>TEXT, ended by one of the next
+# The channels of gpt-oss: <|channel|>NAME<|message|>TEXT, ended by one of CHANNEL_ENDS.
+CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
 CHANNEL_ENDS = ("<|end|>", "<|start|>", "<|call|>", "<|return|>")
 MARKERS = frozenset({*(tag for pair in TAGS for tag in pair), CHANNEL, MESSAGE, *CHANNEL_ENDS})
 
 
 def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of an answer's tokens, special tokens left out but for those that mark thoughts.
+    """Return the text of an answer's tokens without special tokens, except those that mark thoughts.
 
-    Qwen3's ``<think>`` is an ordinary added token and survives ``skip_special_tokens=True``; gpt-oss' channels and
-    Magistral's ``[THINK]`` are special tokens and would vanish, thoughts and answer running into each other.
+    Qwen3's ``<think>`` is an ordinary added token and survives ``skip_special_tokens=True``. The channels of gpt-oss
+    and Magistral's ``[THINK]`` are special tokens: they would vanish, and thoughts and answer would run together.
 
     Args:
-        tokenizer: of the model.
-        ids: without the end token.
+        tokenizer: The tokenizer of the model.
+        ids: The token ids of the answer, without the end token.
 
     >>> import lens_steer as ls
     >>> tokenizer = ls.load_model("organism/qwen2").lens_info.tokenizer
@@ -42,8 +43,9 @@ def decode_answer(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def begins_in_thought(tokenizer: Any, prompt: Prompt) -> bool:
-    """Whether the chat template has opened a thought where the model's own text begins, so that only its end can show
-    in the text.
+    """Return True if the chat template opens a thought right before the model's own text.
+
+    In this case only the end of the thought can appear in the text of the answer.
 
     >>> import lens_steer as ls
     >>> begins_in_thought(ls.load_model("organism/qwen2").lens_info.tokenizer, Prompt.of("How do I burn a bridge?"))

@@ -1,6 +1,4 @@
-"""Multi-turn generation: a dialogue's user turns are put one after the other, and the model answers each with
-everything before it as its context.
-"""
+"""Multi-turn generation: a model answers the user turns of a dialogue one by one, with all earlier turns as context."""
 
 from __future__ import annotations
 
@@ -21,19 +19,19 @@ from lens_steer.inference.generation import answer_ids
 from lens_steer.models.loading import device_of, info_of
 from lens_steer.models.tokenization import pad_id
 
-ANSWER = "⟪answer⟫"  # stands for an answer where a chat is rendered before the answer is known
+ANSWER = "⟪answer⟫"  # The marker of an answer, for rendering a chat before the answer is known.
 
 
 @dataclass(frozen=True)
 class Dialogue(Shown, view="prompts"):
-    """What the user says, turn by turn.
+    """The user turns of a dialogue, and its system text.
 
     Attributes:
-        turns: at least one text.
-        system: the system text, if any.
+        turns: The texts of the user, at least one.
+        system: The system text. None: no system message.
 
     Raises:
-        LensSteerError: no turns, or one without text.
+        LensSteerError: If there are no turns, or if a turn has no text.
 
     >>> Dialogue(("What is 4 plus 3?", "And 5 plus 1?"), system="Be brief.").system
     'Be brief.'
@@ -59,13 +57,18 @@ class Dialogue(Shown, view="prompts"):
 
 @dataclass(frozen=True)
 class History:
-    """The tokens of a dialogue so far, and each one's offset as :class:`lens_steer.inference.batching.Batch` has it."""
+    """The tokens of a dialogue so far, with their offsets.
+
+    Attributes:
+        ids: The token ids.
+        offsets: The offset of each token, as in :class:`lens_steer.inference.batching.Batch`.
+    """
 
     ids: list[int]
     offsets: list[int]
 
     def asked(self, ids: list[int]) -> History:
-        """With what comes before the next answer.
+        """Return the history extended by the tokens that come before the next answer.
 
         >>> History([5, 6], [-2, -1]).answered([7, 8]).asked([9, 5, 6]).offsets
         [-2, -1, 0, 1, -3, -2, -1]
@@ -73,7 +76,7 @@ class History:
         return History(self.ids + ids, [*self.offsets, *range(-len(ids), 0)])
 
     def answered(self, ids: list[int]) -> History:
-        """With an answer."""
+        """Return the history extended by the tokens of an answer."""
         return History(self.ids + ids, [*self.offsets, *range(len(ids))])
 
 
@@ -86,32 +89,34 @@ def converse(
     engine: str = ENGINE,
     progress: bool = False,
 ) -> list[list[str]]:
-    """Greedy answers to every turn of every dialogue, under whatever steering is active on the model.
+    """Return greedy answers to every turn of every dialogue, under the plans that are active on the model.
 
-    Dialogues run batched, turn by turn; they may have different numbers of turns. The context is kept as token ids:
-    those that were generated stay as they are and are never tokenised anew; between two answers stands what the chat
-    template puts there (an answer's end token, the user's turn, the opening of the next answer). Every turn is computed
-    from the conversation's first token on with a fresh key–value cache, and is what one cache that grows over all turns
-    would give: a token is steered in later turns as it was when it was new. A token of an answer counts as
-    ``generated`` with its own place in its own answer, any other as ``prompt`` of the answer that follows it; see
-    :mod:`lens_steer.inference.positions`. An effect log counts a token in every turn that it is part of.
+    Dialogues run in batches, turn by turn, and may have different numbers of turns. The context is kept as token ids:
+    generated ids stay as they are and are never tokenised again. Between two answers stands the text of the chat
+    template (the end token of an answer, the user turn, the opening of the next answer).
+
+    Every turn is computed from the first token of the conversation, with a fresh key–value cache. The result equals
+    that of a single cache that grows over all turns: a token is steered in later turns as it was when it was new. A
+    token of an answer counts as ``generated``, with its place in its own answer; every other token counts as ``prompt``
+    of the answer that follows it; see :mod:`lens_steer.inference.positions`. An effect log counts a token in every turn
+    that contains it.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not; a plan with a value a
-            row has one a dialogue.
-        dialogues: one alone is a list of one; a string is a dialogue of one turn.
-        max_new_tokens: of each answer.
-        batch_size: dialogues a batch at most.
+        model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not. If the plan
+            holds one value per row, it needs one per dialogue.
+        dialogues: The dialogues. A single dialogue counts as a list of one; a string is a dialogue of one turn.
+        max_new_tokens: The maximal number of tokens of each answer.
+        batch_size: The maximal number of dialogues in a batch.
         engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
-        progress: show a bar.
+        progress: If True, a progress bar is shown.
 
     Returns:
-        For each dialogue its answers, one a turn.
+        For each dialogue the list of its answers, one per turn.
 
     Raises:
-        LensSteerError: no dialogues; a turn that leaves no room for its answer in the context; ``max_new_tokens`` below
-            1; a chat template that writes the beginning of a chat in another way once more turns follow; a plan with a
-            value a row for another number of dialogues; an unknown engine.
+        LensSteerError: If there are no dialogues; if a turn leaves no room for its answer in the context; if
+            ``max_new_tokens`` is below 1; if the chat template changes the beginning of a chat when more turns follow;
+            if an active plan holds one value per row for another number of dialogues; or if the engine is unknown.
 
     >>> from lens_steer import load_model
     >>> converse(load_model("organism/qwen2"), Dialogue(("What is 4 plus 3?", "What is 5 plus 1?")))
@@ -156,14 +161,14 @@ def converse(
 
 
 def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]]:
-    """For each turn the token ids from the end of the answer before it (or from the chat's beginning) up to where its
-    own answer begins.
+    """Return for each turn the token ids between the answer before it and its own answer.
 
-    Found by rendering the chat with a mark in the answers' places. White space that a template writes before an answer
-    but not where one is about to be generated is left out: the model writes its own.
+    The ids of the first turn begin at the beginning of the chat. They are found by rendering the chat with a marker in
+    place of each answer. White space that a template writes before a finished answer, but not where an answer is about
+    to be generated, is left out: the model writes its own.
 
     Raises:
-        LensSteerError: a chat template that writes the beginning of a chat in another way once more turns follow; names
+        LensSteerError: If the chat template changes the beginning of a chat when more turns follow. The message names
             the dialogue (``row``) and the turn.
     """
     messages: list[Message] = [{"role": "system", "content": dialogue.system}] if dialogue.system else []

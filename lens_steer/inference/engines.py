@@ -1,7 +1,6 @@
-"""Which model does the work: the one that was loaded (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans
-that are active.
+"""Engines: the loaded model itself (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans that are active.
 
-Hooks that steer are registered here by :mod:`lens_steer.steer.hooks`, so that generation and recording can carry them
+:mod:`lens_steer.steer.hooks` registers the active plans here, so that generation and recording can apply the same plans
 to the twin.
 """
 
@@ -22,14 +21,14 @@ from lens_steer.models.loading import fingerprint, hf_twin, info_of
 
 @dataclass(frozen=True, eq=False)
 class Active:
-    """A plan in force on a model.
+    """A plan that is active on a model.
 
     Attributes:
-        method: of the plan.
-        handles: of the hooks it has added at sites.
-        followers: of the hooks it has added to follow forwards.
-        n_rows: how many prompts it has a value for; None where one value serves all.
-        on: puts the same plan in force on another model.
+        method: The method of the plan.
+        handles: The handles of the hooks that the plan added at sites.
+        followers: The handles of the hooks that the plan added to follow the forwards.
+        n_rows: The number of prompts for which the plan holds values; None if one value serves all prompts.
+        on: A function that activates the same plan on another model.
     """
 
     method: str
@@ -44,7 +43,7 @@ _ACTIVE: WeakKeyDictionary[nn.Module, list[Active]] = WeakKeyDictionary()
 
 @contextmanager
 def active(model: Any, entry: Active) -> Iterator[None]:
-    """Say that a plan is in force for the length of the block."""
+    """Register a plan as active on a model for the length of the ``with`` block."""
     entries = _ACTIVE.setdefault(model, [])
     entries.append(entry)
     try:
@@ -55,10 +54,12 @@ def active(model: Any, entry: Active) -> Iterator[None]:
 
 @contextmanager
 def on_engine(model: Any, engine: str) -> Iterator[Any]:
-    """The model that does the work, under the plans in force on ``model``.
+    """Yield the model that runs, under the plans that are active on ``model``.
 
     Raises:
-        LensSteerError: an unknown engine, or hooks of the user's own, which the twin would not run.
+        LensSteerError: If the engine is unknown, or if the twin would not do what the model does: the user added hooks
+            to the model, the hooks of an active plan were removed, or weights of a HookedTransformer were replaced,
+            moved or changed where the twin does not see it.
     """
     check_engine(engine)
     if engine == "tl" or info_of(model).backend == "hf":
@@ -74,12 +75,14 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
 
 
 def _check_unchanged(model: Any, plans: list[Active]) -> None:
-    """Refuse what the twin would not do: hooks of the user's own, a plan's hooks that were reset, edited weights that
-    it does not share.
+    """Refuse a model from which the twin would differ.
+
+    The twin runs no hooks of the user. It differs if the hooks of a plan were reset, or if the user edited weights that
+    the twin does not share.
     """
     points = {
         id(point): point for point in model.hook_dict.values()
-    }  # a TransformerBridge has several names for one point
+    }  # Hook points are compared by identity, because a TransformerBridge has several names for one point.
     there = {id(handle) for point in points.values() for handle in point.fwd_hooks}
     ours = {id(handle) for plan in plans for handle in plan.handles}
     versions, plain = fingerprint(model)
@@ -106,25 +109,25 @@ def check_engine(engine: str) -> None:
 
 
 def check_idle(model: Any) -> None:
-    """Refuse a model that is being steered already.
+    """Refuse a model on which a plan is active.
 
     Raises:
-        LensSteerError: with the plan's method.
+        LensSteerError: If a plan is active; the message names its method.
     """
     for plan in _ACTIVE.get(model, []):
         raise LensSteerError(f"the plan {plan.method!r} is in force on the model: leave its 'with' block first")
 
 
 def steered(model: Any) -> bool:
-    """Whether a plan is in force on a model."""
+    """Return True if a plan is active on a model."""
     return bool(_ACTIVE.get(model))
 
 
 def check_rows(model: Any, n: int) -> None:
-    """Refuse to run ``n`` prompts under a plan with one value a prompt for another number of them.
+    """Refuse to run ``n`` prompts under a plan that holds one value per prompt for another number of prompts.
 
     Raises:
-        LensSteerError: with both numbers.
+        LensSteerError: If the numbers differ; the message names both.
     """
     for plan in _ACTIVE.get(model, []):
         if plan.n_rows not in (None, n):

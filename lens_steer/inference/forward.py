@@ -1,7 +1,7 @@
-"""One forward over batches: prompts are rendered, padded and run on an engine; sites or logits are read from it.
+"""Forward passes over batches: prompts are rendered, padded and run on an engine, and sites or logits are read.
 
-Recording, teacher forcing, divergence and what else runs prompts through a model share these functions; generation
-shares the batches.
+Recording, teacher forcing, divergence and everything else that runs prompts through a model use these functions.
+Generation uses the same batches.
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ def batches_of(
     max_rows: int = batching.MAX_BATCH_ROWS,
     max_logits: int | None = None,
 ) -> Iterator[batching.Batch]:
-    """Cut prompts into the batches in which a model runs them, shortest first.
+    """Cut prompts into the batches in which a model runs them, shortest prompts first.
 
-    Everything is tokenised and checked before the first batch is given out.
+    All prompts are tokenised and checked before the first batch is returned.
 
     Args:
-        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        prompts: what to run.
-        max_new_tokens: tokens that each answer may have.
-        with_response: whether the fixed responses are run too.
-        max_rows, max_logits: limits of a batch; see :func:`lens_steer.inference.batching.padded`.
+        model: A model from :func:`lens_steer.load_model`, or its Hugging Face twin.
+        prompts: The prompts to run.
+        max_new_tokens: The number of tokens to reserve for each answer.
+        with_response: If True, the fixed responses are part of the batches.
+        max_rows, max_logits: The limits of one batch; see :func:`lens_steer.inference.batching.padded`.
+
+    Returns:
+        An iterator over the batches.
 
     Raises:
-        LensSteerError: a plan in force with values for another number of prompts, a prompt that is longer than the
-            context leaves room for.
+        LensSteerError: If an active plan holds one value per prompt for another number of prompts, or if a prompt is
+            longer than the context allows.
 
     >>> import lens_steer as ls
     >>> model, prompts = ls.load_model("organism/qwen2"), [Prompt.of("Hello there"), Prompt.of("Hi")]
@@ -70,15 +73,16 @@ def batches_of(
 def check_room(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, max_new_tokens: int = 0, with_response: bool = False
 ) -> None:
-    """Refuse prompts that :func:`batches_of` would refuse: they are rendered, tokenised and measured, and no batch is
-    made.
+    """Refuse the prompts that :func:`batches_of` would refuse.
+
+    The prompts are rendered, tokenised and measured, but no batch is built.
 
     Args:
-        model: loaded, or described without its weights.
-        prompts, max_new_tokens, with_response: see :func:`batches_of`.
+        model: A loaded model, or a model that is described without its weights.
+        prompts, max_new_tokens, with_response: See :func:`batches_of`.
 
     Raises:
-        LensSteerError: a prompt that is longer than the context leaves room for, or that the chat template refuses.
+        LensSteerError: If a prompt is longer than the context allows, or if the chat template refuses it.
 
     >>> import lens_steer as ls
     >>> check_room(ls.load_model("organism/qwen2"), [Prompt.of("Hi")], max_new_tokens=64)
@@ -98,18 +102,20 @@ def read_sites(
     with_response: bool = False,
     bar: Any = None,
 ) -> None:
-    """Run prompts batch by batch, as far as the last site needs, and hand each site's activations to its reader.
+    """Run prompts batch by batch and pass the activations of each site to its reader.
+
+    Each forward stops after the last block that a site needs.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        prompts: what to run.
-        readers: makes, for a batch, what reads each site of it; see :func:`forward`.
+        model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: The prompts to run.
+        readers: A function that returns, for a batch, one reader for each site name; see :func:`forward`.
         engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.record`.
-        with_response: whether the fixed responses are run too.
-        bar: a progress bar, told of every batch's prompts.
+        with_response: If True, the fixed responses are run too.
+        bar: A progress bar, which is advanced by the number of prompts of each batch. None: no bar.
 
     Raises:
-        LensSteerError: as :func:`batches_of`, and what the engine refuses.
+        LensSteerError: If :func:`batches_of` or the engine refuses the prompts or the model.
 
     >>> import lens_steer as ls
     >>> model, widths = ls.load_model("organism/qwen2"), []
@@ -126,9 +132,9 @@ def read_sites(
 
 
 def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunction]) -> None:
-    """Run one batch as far as the last site needs, on the model that does the work.
+    """Run one batch up to the last block that a site needs, on the model of the chosen engine.
 
-    Each site's reader is called with the activation ``[batch, pos, d_model]`` and ``hook``, and returns None.
+    Each reader is called with the activation ``[batch, pos, d_model]`` and the keyword ``hook``, and must return None.
     """
     info, stop = info_of(model), max(sites.blocks_of(readers)) + 1
     with (
@@ -146,7 +152,7 @@ def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunctio
 
 
 def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """Run one batch on the model that does the work, and unembed its last ``keep`` columns alone."""
+    """Run one batch on the model of the chosen engine and unembed only its last ``keep`` positions."""
     with fed(model, batch) as given:
         if info_of(model).backend == "hf":
             return model(batch.ids, **given, logits_to_keep=keep).logits
@@ -158,9 +164,10 @@ def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "
 
 
 def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Float[Tensor, "batch pos d_vocab"]:
-    """Give :func:`last_logits` on an engine.
+    """Return :func:`last_logits` on an engine.
 
-    It is entered for this one forward, so that a reader who stops half-way leaves nothing in force on the twin.
+    The engine is entered for this single forward. A caller that stops half-way through its batches therefore leaves no
+    plan active on the twin.
     """
     with on_engine(model, engine) as runner:
         return last_logits(runner, batch, keep)
@@ -168,9 +175,10 @@ def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Floa
 
 @contextmanager
 def fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
-    """Give what a forward of a batch is called with beside its tokens.
+    """Yield the keyword arguments that a forward of a batch takes besides its tokens.
 
-    Inside the ``with``, steering knows the batch's padding, prompts and answers, and no gradients are kept.
+    Inside the ``with`` block the steering hooks know the padding, the prompts and the answers of the batch, and no
+    gradients are recorded.
     """
     with running(batch), torch.inference_mode():
         given: dict[str, Any] = {"attention_mask": batch.mask}
@@ -180,7 +188,7 @@ def fed(model: Any, batch: batching.Batch) -> Iterator[dict[str, Any]]:
 
 
 class _Enough(Exception):
-    """Ends a Hugging Face forward after the last block that is needed."""
+    """The exception that ends a Hugging Face forward after the last block that is needed."""
 
 
 def _enough(*_: Any, **__: Any) -> None:

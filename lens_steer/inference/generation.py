@@ -1,4 +1,4 @@
-"""Batched greedy generation, under whatever steering is active on the model."""
+"""Greedy decoding in batches, under the plans that are active on the model."""
 
 from __future__ import annotations
 
@@ -36,25 +36,30 @@ def generate(
     kv_cache: bool = True,
     progress: bool = False,
 ) -> list[str]:
-    """Greedy answers in the order of the prompts.
+    """Return greedy answers in the order of the prompts.
 
-    Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache; an answer ends at the
-    model's end-of-turn token, or is cut off at ``max_new_tokens``; where unsteered answers are, a warning is logged.
-    Batched answers equal the answers one by one.
+    Prompts run left-padded in batches of similar length, each batch with a fresh key–value cache. An answer ends at the
+    model's end-of-turn token, or is cut off after ``max_new_tokens`` tokens. If unsteered answers are cut off, a
+    warning is logged. Answers of a batch equal the answers of the same prompts run one by one.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
-        max_new_tokens: of each answer.
-        batch_size: prompts a batch at most.
-        engine: ``"hf"``: the model's Hugging Face twin generates, under the same plans as forward hooks. ``"tl"``:
-            TransformerLens does; in float32 the same tokens, slower.
-        kv_cache: False computes every forward from the first token on.
-        progress: show a bar.
+        model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: A prompt set, a list of prompts, or plain strings (single user turns). A single prompt or string counts
+            as a list of one.
+        max_new_tokens: The maximal number of tokens of each answer.
+        batch_size: The maximal number of prompts in a batch.
+        engine: ``"hf"``: the Hugging Face twin of the model generates, with the same plans as forward hooks. ``"tl"``:
+            TransformerLens generates; in float32 it gives the same tokens, but slower.
+        kv_cache: If False, every forward is computed from the first token on, without a cache.
+        progress: If True, a progress bar is shown.
+
+    Returns:
+        One answer per prompt, without the end token.
 
     Raises:
-        LensSteerError: no prompts, a prompt that leaves no room in the context, ``max_new_tokens`` below 1, a plan
-            with a value a prompt for another number of prompts, an unknown engine.
+        LensSteerError: If there are no prompts, if a prompt leaves no room for its answer in the context, if
+            ``max_new_tokens`` is below 1, if an active plan holds one value per prompt for another number of prompts,
+            or if the engine is unknown.
     """
     texts, cut = answers(
         model,
@@ -79,7 +84,7 @@ def answers(
     kv_cache: bool = True,
     progress: bool = False,
 ) -> tuple[list[str], list[bool]]:
-    """The answers of :func:`generate`, and of each whether it was cut off at ``max_new_tokens``.
+    """Return the answers of :func:`generate`, and for each answer True if it was cut off at ``max_new_tokens``.
 
     >>> from lens_steer import load_model
     >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
@@ -106,8 +111,9 @@ def answers(
 
 
 def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
-    """Log a warning where unsteered answers were cut off: they had too little room. A steered one may well never
-    end.
+    """Log a warning if unsteered answers were cut off, because ``max_new_tokens`` was too small for them.
+
+    Steered answers are not counted: a steered model may never end its answer.
     """
     if any(cut) and not steered(model):
         log.warning(
@@ -121,16 +127,16 @@ def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
 def answer_ids(
     model: Any, batch: batching.Batch, max_new_tokens: int, *, kv_cache: bool = True, until: Sequence[str] = ()
 ) -> list[list[int]]:
-    """Token ids of each row's greedy answer, without the end token.
+    """Return the token ids of each row's greedy answer, without the end token.
 
     Args:
-        model: the one that does the work (its twin: see :func:`lens_steer.inference.engines.on_engine`).
-        batch: prompts.
-        max_new_tokens: of each answer.
-        kv_cache: False computes every forward from the first token on.
-        until: stop sequences. One that is a special token, which no decoded answer shows, ends an answer as an end
-            token does; for the others a batch on Hugging Face stops once each of its rows has one, and the text is the
-            caller's to cut.
+        model: The model of the chosen engine (for the twin see :func:`lens_steer.inference.engines.on_engine`).
+        batch: The prompts.
+        max_new_tokens: The maximal number of tokens of each answer.
+        kv_cache: If False, every forward is computed from the first token on, without a cache.
+        until: Stop sequences. A stop sequence that is a special token does not show in a decoded answer, so it ends an
+            answer as an end token does. For all other stop sequences, a batch on Hugging Face stops as soon as each of
+            its rows contains one, and the caller must cut the text.
     """
     info = info_of(model)
     ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]
@@ -140,7 +146,7 @@ def answer_ids(
 
 
 def _unseen(tokenizer: Any, until: Sequence[str]) -> list[int]:
-    """The stop sequences that are special tokens, which a decoded answer does not show."""
+    """Return the stop sequences that are special tokens, which do not show in a decoded answer."""
     encoded = [list(tokenizer(stop, add_special_tokens=False)["input_ids"]) for stop in until]
     return [ids[0] for ids in encoded if len(ids) == 1 and not tokenizer.decode(ids, skip_special_tokens=True)]
 
@@ -161,8 +167,8 @@ def _continue(
         )
         texts = [stop for stop in until if stop]
         stops = StoppingCriteriaList([_stopped(info.tokenizer, width, texts)] if texts else [])
-        # what a given config leaves open Transformers fills from the model's own (a checkpoint's repetition penalty,
-        # say), so that is set aside
+        # Transformers fills every field that the given config leaves open from the model's own config, for example a
+        # checkpoint's repetition penalty. The model's own config is therefore replaced for the call.
         own, model.generation_config = model.generation_config, config
         try:
             out = model.generate(
@@ -189,10 +195,13 @@ def _continue(
 
 
 def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., Any]:
-    """Tell Transformers after each new token which rows, after so many columns of prompt, have written a stop
-    sequence.
+    """Return a stopping criterion for Transformers that marks the rows which have written a stop sequence.
+
+    The criterion runs after each new token and reads only the text after the first ``width`` columns, which are the
+    prompt.
     """
-    back = 2 + max(len(stop.encode()) for stop in stops)  # a token is a byte at least, so these hold the longest stop
+    # Every token is at least one byte, so this many tokens hold the longest stop sequence.
+    back = 2 + max(len(stop.encode()) for stop in stops)
 
     def stopped(ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         texts = tokenizer.batch_decode(ids[:, max(width, ids.shape[1] - back) :], skip_special_tokens=True)
@@ -203,12 +212,12 @@ def _stopped(tokenizer: Any, width: int, stops: Sequence[str]) -> Callable[..., 
 
 @contextmanager
 def told_apart(model: Any, batch: batching.Batch) -> Iterator[tuple[Int[Tensor, "batch pos"], dict[str, Any]]]:
-    """A batch's ids, and what else to hand to TransformerLens's ``generate``, so that it masks the padding and nothing
-    but the padding.
+    """Yield a batch's ids and the arguments with which TransformerLens's ``generate`` masks exactly the padding.
 
-    A TransformerBridge takes the mask. A HookedTransformer takes none: it masks whatever at a row's beginning equals
-    its tokenizer's padding token, which is wrong for rows that begin with that token themselves (a checkpoint whose
-    padding token is its beginning token). So its padding token is, for the while, one that no row begins with.
+    A TransformerBridge takes the mask as an argument. A HookedTransformer does not: it masks every token at the
+    beginning of a row that equals the padding token of its tokenizer. That is wrong for rows that begin with the same
+    token themselves (a checkpoint whose padding token is its beginning-of-sequence token). Inside the ``with`` block
+    the padding token is therefore a token with which no row begins.
     """
     if info_of(model).backend != "hooked":
         yield batch.ids, {"attention_mask": batch.mask}

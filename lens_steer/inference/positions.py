@@ -1,21 +1,21 @@
-"""Which tokens are steered, and where a running batch has its padding, its prompts and its answers.
+"""Positions: which tokens are steered, and where a running batch has its padding, its prompts and its answers.
 
-Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an
-index, or with a slice::
+Positions are written as terms joined by ``+``. A term is ``all``, ``prompt`` or ``generated``, alone, with an index, or
+with a slice::
 
-    all                         every token (padding never)
+    all                         every token (padding is never steered)
     prompt[-1]                  the last token of each prompt, which decides the first token of the answer
     generated[:5]               the first five tokens of the answer, as inputs: they decide the second to the sixth
-    prompt[-1]+generated        everything that decides the answer's tokens
+    prompt[-1]+generated        all tokens that decide the tokens of the answer
     all[3]+all[7]               explicit positions, counted from the first token of each prompt
 
 ``response`` is another word for ``generated``: a fixed response (teacher forcing) counts as generated. In a
-conversation (:func:`lens_steer.converse`) every turn has a prompt and an answer of its own: ``generated[:5]`` is the
-first five tokens of each answer, ``prompt[-1]`` the token before each answer; what is counted from the front of
-``prompt`` or ``all`` is counted from the conversation's first token.
+conversation (:func:`lens_steer.converse`) every turn has its own prompt and its own answer. ``generated[:5]`` means the
+first five tokens of each answer, and ``prompt[-1]`` means the token before each answer. Positions counted from the
+front of ``prompt`` or ``all`` are counted from the first token of the conversation.
 
-Where a prompt ends is known inside :func:`lens_steer.generate` and :func:`lens_steer.record`; a forward of one's own
-says it with :func:`running`.
+:func:`lens_steer.generate` and :func:`lens_steer.record` know where each prompt ends. A forward that the user calls
+directly needs the context manager :func:`running`, which tells it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HOW = "use all, prompt, generated, an index or a slice of one such as prompt[-1]
 
 @dataclass(frozen=True)
 class Term:
-    """One contiguous run of tokens: ``region[start:stop]``; None is open."""
+    """A contiguous range of tokens, ``region[start:stop]``; None leaves that end open."""
 
     region: str
     start: int | None
@@ -50,10 +50,11 @@ class Term:
 
 
 def parse(positions: str) -> tuple[Term, ...]:
-    """The terms of a specification.
+    """Parse a specification of positions into its terms.
 
     Raises:
-        LensSteerError: anything else; an empty slice; a count from the end of a region whose end is not known.
+        LensSteerError: If a term is not understood, if a slice is empty, or if a position is counted from the end of
+            ``all`` or ``generated``, whose end is not known.
 
     >>> parse("prompt[-1]+generated[:5]")
     (Term(region='prompt', start=-1, stop=None), Term(region='generated', start=None, stop=5))
@@ -77,8 +78,9 @@ def parse(positions: str) -> tuple[Term, ...]:
 
 
 def normalized(positions: str | Sequence[int]) -> str:
-    """The specification as a plan keeps it; a sequence of integers is explicit positions, ``response`` is read as
-    ``generated``.
+    """Return the specification in the form in which a plan stores it.
+
+    A sequence of integers is read as explicit positions (``all[3]+all[7]``), and ``response`` becomes ``generated``.
 
     >>> normalized((3, 7)), normalized("prompt[-1] + response[:2]")
     ('all[3]+all[7]', 'prompt[-1]+generated[:2]')
@@ -91,7 +93,7 @@ def normalized(positions: str | Sequence[int]) -> str:
 
 
 def first_steered(positions: str) -> str:
-    """The first steered token in words.
+    """Describe the first steered token in words.
 
     >>> first_steered("prompt[-1]+generated")
     'token -1 of the prompt'
@@ -104,16 +106,16 @@ def first_steered(positions: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a left-padded batch are.
+    """The places of the tokens of a left-padded batch.
 
     Attributes:
-        rows: which rows of the whole list of prompts these are.
-        begins: column of each row's first token.
-        ends: column after each row's prompt.
-        width: columns that the batch began with.
-        offset: of those columns, where a row holds several turns; see :class:`lens_steer.inference.batching.Batch`.
-            None: one prompt, one answer.
-        call: the same object for all batches of one call.
+        rows: The rows of the batch in the whole list of prompts.
+        begins: The column of the first token of each row.
+        ends: The column after the prompt of each row.
+        width: The number of columns with which the batch began.
+        offset: The offsets of these columns, if a row holds several turns; see
+            :class:`lens_steer.inference.batching.Batch`. None: one prompt and one answer per row.
+        call: The same object for all batches of one call.
     """
 
     rows: Int[Tensor, " batch"]
@@ -125,7 +127,7 @@ class Layout:
 
     @staticmethod
     def of(batch: Batch) -> Layout:
-        """The layout of a batch; its fixed responses, if any, are at the right end."""
+        """Return the layout of a batch; its fixed responses, if any, stand at the right end."""
         mask = batch.mask
         width = mask.shape[1]
         responses = torch.tensor(batch.response_lengths, device=mask.device)
@@ -133,8 +135,11 @@ class Layout:
         return Layout(rows, width - mask.sum(dim=1), width - responses, width, batch.offset, call)
 
     def counts(self, begin: int, end: int) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-        """Two counts of each of the columns ``begin … end``: from the row's first token (negative for padding), and
-        from the start of its answer, where 0, 1, … are the answer's tokens and −1, −2, … those before it, backwards.
+        """Return two counts of each of the columns ``begin … end``, row by row.
+
+        The first is the position counted from the first token of the row; it is negative for padding. The second is the
+        offset from the start of the answer: 0, 1, … for the tokens of the answer and −1, −2, … for the tokens before
+        it, counted backwards.
         """
         column = torch.arange(begin, end, device=self.begins.device)[None]
         offset = column - self.ends[:, None]
@@ -148,13 +153,16 @@ _RUNNING: ContextVar[Layout | None] = ContextVar("running", default=None)
 
 
 def steers(positions: str, batch: Batch) -> bool:
-    """Whether any token of a batch has the positions."""
+    """Return True if at least one token of a batch has one of the positions."""
     return bool(Clock(positions).columns(Layout.of(batch), 0, batch.ids.shape[1]).any())
 
 
 @contextmanager
 def running(batch: Batch) -> Iterator[None]:
-    """Say what the forwards inside the block are fed, so that steering knows padding, prompts and answers apart."""
+    """Announce the batch on which the forwards inside the ``with`` block run.
+
+    Steering then knows which columns are padding, prompt and answer.
+    """
     token = _RUNNING.set(Layout.of(batch))
     try:
         yield
@@ -163,38 +171,42 @@ def running(batch: Batch) -> Iterator[None]:
 
 
 class Clock:
-    """Says, for the forward now running, which columns are steered.
+    """The state that decides which columns of the running forward are steered.
 
-    Told rows, columns and how many columns a cache already holds at the start of every forward, by a hook before the
-    first block.
+    A hook before the first block calls :meth:`start` at every forward, with the numbers of rows, of columns and of
+    columns that a key–value cache already holds.
     """
 
+    # With a cache a forward sees only the newest columns. The clock therefore places each forward in the whole batch:
+    # its first column is the number of columns in the cache, and the layout tells which columns of each row are
+    # padding, prompt and answer.
     def __init__(self, positions: str) -> None:
         self._terms = parse(positions)
-        self._fed: Int[Tensor, "batch pos"] | None = None  # the tokens of all columns so far, where they are followed
+        # The tokens of all columns so far; None if they are not followed.
+        self._fed: Int[Tensor, "batch pos"] | None = None
         self.begin = 0
         self.started = False
         self.layout: Layout | None = None
-        self.attention_mask: Tensor | None = None  # of a forward of the user's own
+        self.attention_mask: Tensor | None = None  # The mask of a forward that the user calls directly.
         self.rows: Int[Tensor, " batch"] | None = None
-        self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column
-        self.idle = False  # no column at all
+        self.selected: Bool[Tensor, "batch pos"] | None = None  # None: every column is steered.
+        self.idle = False  # True if no column is steered.
         self.forwards, self.steered = 0, 0
 
     def announce(self, attention_mask: Tensor | None) -> None:
-        """A forward of the model is about to begin; until :meth:`start` nothing is known of it."""
+        """Prepare for a forward of the model that is about to begin; its shape is not known until :meth:`start`."""
         self.attention_mask, self.started = attention_mask, False
         if _RUNNING.get() is None:
             self._fed = None
 
     def start(self, rows: int, width: int, cached: int = 0) -> None:
-        """Begin a forward of so many rows and columns, after so many that a cache holds."""
+        """Begin a forward of ``rows`` × ``width`` tokens, after ``cached`` columns that a cache already holds."""
         self.layout, self.begin, self.started, self.idle = _RUNNING.get(), cached, True, False
         self.forwards += 1
         if self.layout is None:
             self.rows, self.selected = None, self._without_layout(rows, width)
         elif cached >= self.layout.width and self._terms == (Term("all", None, None),):
-            self.rows, self.selected = self.layout.rows, None  # beyond the prompts there is no padding
+            self.rows, self.selected = self.layout.rows, None  # Columns after the prompts hold no padding.
         else:
             selected = self.columns(self.layout, cached, cached + width)
             self.rows, self.selected = self.layout.rows, None if bool(selected.all()) else selected
@@ -202,7 +214,7 @@ class Clock:
         self.steered += not self.idle
 
     def columns(self, layout: Layout, begin: int, end: int) -> Bool[Tensor, "batch pos"]:
-        """Which of the columns ``begin … end`` are steered, row by row."""
+        """Return the mask of the columns ``begin … end`` that are steered, row by row."""
         position, offset = layout.counts(begin, end)
         found = torch.zeros_like(position, dtype=torch.bool)
         for term in self._terms:
@@ -218,7 +230,7 @@ class Clock:
         return found
 
     def follow(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Take note of the tokens that are fed, to know which they are and which answers have ended."""
+        """Store the tokens of the running forward, to know later which tokens they are and which answers have ended."""
         layout, fed = _RUNNING.get(), self._fed
         if (
             layout is None
@@ -232,15 +244,17 @@ class Clock:
             self._fed = torch.cat([fed, tokens], dim=1)
 
     def tokens(self, width: int) -> Int[Tensor, "batch pos"] | None:
-        """The tokens of the running forward of so many columns; None where they are not known, as in a forward that is
-        fed vectors.
+        """Return the tokens of the ``width`` columns of the running forward.
+
+        Return None if they are not known, for example in a forward that receives embeddings instead of tokens.
         """
         end = self.begin + width
         return None if self._fed is None or self._fed.shape[1] < end else self._fed[:, self.begin : end]
 
     def counted(self, width: int, end_tokens: Sequence[int]) -> Bool[Tensor, "batch pos"] | None:
-        """Which of the running forward's steered columns belong to answers that have not ended: a batch goes on until
-        its last row ends.
+        """Return the mask of the steered columns of the running forward that belong to answers that have not ended.
+
+        A batch runs until its last row ends, so the columns after the end token of a shorter answer must not count.
         """
         if self.layout is None or self._fed is None or self._fed.shape[1] <= self.layout.width:
             return self.selected

@@ -1,5 +1,6 @@
-"""Fixed responses to prompts that were read before: the prompts' keys and values are kept, so that the responses alone
-run.
+"""Teacher forcing of many responses to the same prompts, with the keys and values of the prompts in a cache.
+
+A prompt is read once; after that only its responses run.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ from lens_steer.inference.forward import batches_of, fed
 from lens_steer.inference.teacher_forcing import logits_budget, response_logits, with_responses
 from lens_steer.models.loading import info_of
 
-MAX_ROWS = 24  # responses a forward at most: few enough for their lengths to be alike
-MAX_BYTES = 2**29  # of keys and values that are kept; prompts beyond that are read anew each time
+# The maximal number of responses in a forward, so small that the responses of a forward have similar lengths.
+MAX_ROWS = 24
+MAX_BYTES = 2**29  # The default limit of the kept keys and values; prompts beyond it are read again each time.
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A batch of prompts that was read.
+    """A batch of prompts that has been read.
 
     Attributes:
-        cache: keys and values, padding on the left.
+        cache: The keys and values of the prompts, padded on the left.
         mask: 1 for a token, 0 for padding.
-        last: float32 logits after each prompt's last token.
+        last: The float32 logits after the last token of each prompt.
     """
 
     cache: Any
@@ -40,11 +42,11 @@ class Kept:
 
 
 class PromptCache:
-    """What a model has read of prompts, kept for many responses to the same prompts; on engine ``hf``.
+    """The cached keys and values of prompts, for many responses to the same prompts; it runs on engine ``hf``.
 
     Args:
-        model: from :func:`lens_steer.load_model`, with no plan in force.
-        max_bytes: of keys and values that are kept.
+        model: A model from :func:`lens_steer.load_model`, without an active plan.
+        max_bytes: The maximal number of bytes of keys and values to keep.
     """
 
     def __init__(self, model: Any, *, max_bytes: int = MAX_BYTES) -> None:
@@ -55,17 +57,18 @@ class PromptCache:
     def response_logits(
         self, prompts: Sequence[Prompt], responses: Sequence[str]
     ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-        """As :func:`lens_steer.inference.teacher_forcing.response_logits`, to rounding: for each prompt with a response
-        that is not empty its row, float32 logits, and the response's token ids.
+        """Yield for each prompt with a non-empty response its row, float32 logits, and the token ids of the response.
 
-        Rows come by batches of prompts, short responses first. A prompt is read when it is first given.
+        The values equal those of :func:`lens_steer.inference.teacher_forcing.response_logits` up to rounding. Rows come
+        by batches of prompts, short responses first. A prompt is read when it is first given.
 
         Args:
-            prompts: rendered with a place for the answer; their own responses are not read.
-            responses: one each.
+            prompts: The prompts, which are rendered up to where the model answers; their own responses are ignored.
+            responses: One response per prompt.
 
         Raises:
-            LensSteerError: a plan is in force; else as :func:`lens_steer.inference.teacher_forcing.response_logits` and
+            LensSteerError: If a plan is active; otherwise as
+                :func:`lens_steer.inference.teacher_forcing.response_logits` and
                 :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
         >>> import lens_steer as ls
@@ -80,7 +83,8 @@ class PromptCache:
         keys = [repr(p.messages) for p in asked]
         self._read({k: Prompt(p.messages) for k, p in zip(keys, asked, strict=True) if k not in self._where})
         tokens = [batching.encode_response(info.tokenizer, p) for p in asked]
-        by_batch: dict[int, list[tuple[int, int]]] = {}  # batch → rows here, and in the batch
+        # batch → pairs of a row of the arguments and the row of its prompt in the batch
+        by_batch: dict[int, list[tuple[int, int]]] = {}
         beyond = []
         for row, (key, ids) in enumerate(zip(keys, tokens, strict=True)):
             batch, place = self._where.get(key, (-1, -1))
@@ -89,7 +93,7 @@ class PromptCache:
             elif ids:
                 by_batch.setdefault(batch, []).append((row, place))
         for batch, places in by_batch.items():
-            places.sort(key=lambda at: len(tokens[at[0]]))  # those of like length together: less padding
+            places.sort(key=lambda at: len(tokens[at[0]]))  # Responses of similar length run together: less padding.
             longest = len(tokens[places[-1][0]])
             step = min(MAX_ROWS, max(1, logits_budget(self._model) // (longest + 1)))
             for begin in range(0, len(places), step):
@@ -98,7 +102,7 @@ class PromptCache:
             yield beyond[row], logits, ids
 
     def _read(self, new: dict[str, Prompt]) -> None:
-        """Read prompts and keep what there is room for."""
+        """Read prompts and keep the keys and values that fit into the rest of ``max_bytes``."""
         if not new or self._left <= 0:
             return
         keys = list(new)
@@ -116,7 +120,7 @@ class PromptCache:
     def _responses(
         self, kept: Kept, places: Sequence[tuple[int, int]], tokens: Sequence[Sequence[int]]
     ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-        """Responses to prompts of one batch, in one forward, padded on the right."""
+        """Run responses to prompts of one batch in one forward, padded on the right."""
         device = kept.mask.device
         lengths = [len(tokens[row]) for row, _ in places]
         ids = torch.zeros(len(places), max(lengths), dtype=torch.long, device=device)

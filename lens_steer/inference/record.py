@@ -1,4 +1,4 @@
-"""Recording activations of two contrasted prompt sets at any list of sites."""
+"""Recording of the activations of two contrasted prompt sets at a list of sites."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Activations(Recording, Shown, view="activations"):
     """Activations of both classes at a list of sites, on the CPU in float32.
 
     Attributes:
-        sites: names in network order.
-        positive, negative: one vector a prompt and site, or a token and site.
-        groups_positive, groups_negative: what each prompt belongs together with
-            (:attr:`~lens_steer.data.Prompt.group`); empty where that is not known.
+        sites: The names of the sites, in network order.
+        positive, negative: One vector per prompt and site, or per token and site.
+        groups_positive, groups_negative: The group of each row (:attr:`~lens_steer.data.Prompt.group`): rows of one
+            group belong together. Empty if the groups are not known.
     """
 
     sites: tuple[str, ...]
@@ -57,10 +57,10 @@ class Activations(Recording, Shown, view="activations"):
         )
 
     def at(self, site: str) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
-        """Both classes at one site.
+        """Return the activations of both classes at one site.
 
         Raises:
-            LensSteerError: the site was not recorded.
+            LensSteerError: If the site was not recorded.
         """
         if site not in self.sites:
             raise LensSteerError(f"site {site!r} was not recorded: recorded are {', '.join(self.sites[:3])}, …")
@@ -110,22 +110,27 @@ def record(
 ) -> Activations | Moments:
     """Record one vector per prompt and site.
 
-    Prompts run in left-padded batches of similar length, only as far as the last site needed, without the unembedding;
-    only what is asked for is kept.
+    Prompts run in left-padded batches of similar length. Each forward stops after the last block that a site needs and
+    skips the unembedding. Only the requested sites and positions are kept.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: a split, or a contrast set, of which the fit split is read.
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: A contrast, or a contrast set, of which the fit split is recorded.
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
-        pooling: ``"last"``: the last prompt token; ``"response"``: the mean over the tokens of each prompt's fixed
+        pooling: ``"last"``: the last prompt token. ``"response"``: the mean over the tokens of each prompt's fixed
             response.
-        engine: ``"tl"``: the model itself; ``"hf"``: its Hugging Face twin, with equal values.
-        keep: ``"all"``: every vector; ``"moments"``: class means alone, in memory that does not grow with the number of
-            prompts (:class:`lens_steer.inference.class_means.Moments`).
+        engine: ``"tl"``: the model itself runs. ``"hf"``: its Hugging Face twin runs, with equal values.
+        keep: ``"all"``: every vector is kept. ``"moments"``: only class means are kept, in memory that does not grow
+            with the number of prompts (:class:`lens_steer.inference.class_means.Moments`).
+        progress: If True, a progress bar is shown.
+
+    Returns:
+        :class:`Activations` for ``keep="all"``, :class:`~lens_steer.inference.class_means.Moments` for
+            ``keep="moments"``.
 
     Raises:
-        LensSteerError: an empty side, an unknown site, a prompt longer than the context, a missing response, or
-            activations that are not finite.
+        LensSteerError: If a side is empty, a site is unknown, a prompt is longer than the context, a response is
+            missing, or activations are not finite.
     """
     if pooling not in ("last", "response"):
         raise LensSteerError(f"pooling={pooling!r}: use 'last' or 'response'; for single tokens, record_tokens")
@@ -173,7 +178,7 @@ def record(
 
 
 def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Pooling, engine: str, bar: Any) -> Moments:
-    """Class means at every site, batch by batch."""
+    """Record the class means at every site, batch by batch."""
     info, means = info_of(model), []
     beside, n = _stream_sites(info, names), len(names)
     everything = (*names, *beside)
@@ -198,8 +203,9 @@ def _moments(model: Any, pair: Contrast, names: tuple[str, ...], pooling: Poolin
 
 
 def _stream_sites(info: ModelInfo, names: Sequence[str]) -> tuple[str, ...]:
-    """Every block's input, where the sites are norms' outputs in every block and nothing of the stream is among
-    them.
+    """Return every block's input site, if all recorded sites are norm outputs and every block has one.
+
+    If a block has no recorded norm output, or if a recorded site lies in the residual stream, return an empty tuple.
     """
     parsed = [sites.parse(name) for name in names]
     if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(
@@ -219,8 +225,10 @@ def record_prompts(
     bar: Any = None,
     beside: tuple[Sequence[str], Sums] | None = None,
 ) -> Float[Tensor, "n_prompts n_sites d_model"]:
-    """Activations of one prompt set at resolved site names; see :func:`record`. ``beside``: further sites of which only
-    sums are kept.
+    """Record the activations of one prompt set at resolved site names; see :func:`record`.
+
+    ``beside`` gives further sites, and the :class:`~lens_steer.inference.class_means.Sums` to which their activations
+    are added; no vector of them is kept.
     """
     out, n = torch.empty(len(prompts), len(site_names), info_of(model).d_model), len(site_names)
 
@@ -246,8 +254,9 @@ def stream(
     engine: str = ENGINE,
     bar: Any = None,
 ) -> None:
-    """Hand each batch's activations on as they come:
-    ``keep(rows, index of the site, vectors [batch, d_model] in float32)``.
+    """Run prompts and pass the activations of each batch on as soon as they are computed.
+
+    They are passed to ``keep(rows, index of the site, vectors [batch, d_model] in float32)``.
     """
     responses = pooling == "response"
     if responses:
@@ -266,7 +275,7 @@ def check_responses(prompts: PromptSet) -> None:
     """Refuse prompts without a fixed response.
 
     Raises:
-        LensSteerError: naming the first one.
+        LensSteerError: If a prompt has no response; the message names the first one.
     """
     missing = next((i for i, p in enumerate(prompts) if not p.response), None)
     if missing is not None:
@@ -289,7 +298,7 @@ def _resolve(info: ModelInfo, spec: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _pool_weights(batch: batching.Batch, responses: bool) -> Float[Tensor, "batch pos"] | None:
-    """Averaging weights over positions; None where the last position is all that is wanted."""
+    """Return the weights of the mean over positions; None if only the last position is recorded."""
     if not responses:
         return None
     weights = torch.zeros(batch.ids.shape)
@@ -305,7 +314,7 @@ def _collect(
     keep: Callable[[Tensor], None],
     weights: Float[Tensor, "batch pos"] | None,
 ) -> None:
-    """Forward hook: hand on the last token, or the weighted mean over tokens, in float32."""
+    """Pass on the last token, or the weighted mean over tokens, in float32; this is a forward hook."""
     if weights is None:
         keep(activation[:, -1].float().cpu())
     else:
@@ -313,8 +322,9 @@ def _collect(
 
 
 def _check_finite(recorded: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], source: str) -> None:
-    # in pieces, since the comparison needs room for a copy of what it is given, and into one tensor: what stays between
-    # pieces would keep the allocator from using their room again
+    # The check runs in pieces, because the comparison allocates a copy of its input. The results are written into one
+    # tensor that exists before the loop: small tensors that stay alive between the pieces would keep the allocator from
+    # reusing their memory.
     bad = torch.empty(recorded.shape[:2], dtype=torch.bool)
     for piece, found in zip(recorded.split(256), bad.split(256), strict=True):
         found.copy_(~torch.isfinite(piece).all(dim=-1))

@@ -1,4 +1,4 @@
-"""Recording every token by itself: what a gate sees, where a probe was fitted on averages."""
+"""Recording of single tokens: these are what a gate reads, also where its probe was fitted on averages over tokens."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from lens_steer.inference.record import Activations, check_responses, check_side
 from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
 
-REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # → pooling
+REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # region → pooling
 
 
 @dataclass
 class _Rows:
-    """Tokens by prompt and site, as they come."""
+    """The recorded tokens of one site, by prompt.
+
+    Attributes:
+        of: For each prompt's row the vectors ``[tokens, d_model]``, in the order of the batches.
+    """
 
     of: dict[int, list[Tensor]] = field(default_factory=dict)
 
@@ -40,7 +44,7 @@ class _Rows:
         batch: batching.Batch,
         wanted: Bool[Tensor, "batch pos"],
     ) -> None:
-        """Forward hook."""
+        """Store the wanted tokens of one batch; this is a forward hook."""
         for i, row in enumerate(batch.rows):
             self.of.setdefault(row, []).append(activation[i, wanted[i].to(activation.device)].float().cpu())
 
@@ -53,16 +57,16 @@ def record_tokens(
     region: str = "response",
     engine: str = ENGINE,
 ) -> Activations:
-    """One vector for every token and site, prompt by prompt; the groups say which prompt a token is of.
+    """Record one vector per token and site, prompt by prompt; the groups tell to which prompt a token belongs.
 
-    Memory grows with tokens × sites: name the few sites that are needed.
+    Memory grows with tokens × sites, so name only the few sites that are needed.
 
     Args:
-        model, contrast, sites, engine: see :func:`lens_steer.record`.
-        region: ``"response"``: the tokens of each prompt's fixed response; ``"prompt"``: those of the prompt.
+        model, contrast, sites, engine: See :func:`lens_steer.record`.
+        region: ``"response"``: the tokens of each prompt's fixed response. ``"prompt"``: the tokens of the prompt.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.record`, and an unknown region.
+        LensSteerError: As :func:`lens_steer.record`, and if the region is unknown.
 
     >>> import lens_steer as ls
     >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/honesty")
@@ -85,7 +89,7 @@ def record_tokens(
 def _tokens(
     model: Any, prompts: PromptSet, names: Sequence[str], region: str, engine: str
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Of one side: values and the group of each."""
+    """Return the recorded vectors of one side, and the group of each vector."""
     responses = region == "response"
     if responses:
         check_responses(prompts)

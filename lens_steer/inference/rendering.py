@@ -1,4 +1,4 @@
-"""Prompts as a model gets them: the rendered text, its token ids, and each token by itself."""
+"""Prompts in the form in which a model reads them: the rendered text, its token ids, and the text of each token."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from lens_steer.models.tokenization import read_tokenizer
 
 @dataclass(frozen=True)
 class Tokens:
-    """One prompt as the model gets it.
+    """One prompt in the form in which the model reads it.
 
     Attributes:
-        prompt: the last user message.
-        text: the rendered chat.
-        ids: token ids.
-        tokens: each id's text by itself; a character that several tokens make up shows as U+FFFD in each of them.
+        prompt: The last user message.
+        text: The rendered chat.
+        ids: The token ids.
+        tokens: The text of each id, decoded on its own. If several tokens form one character, each of them shows as
+            U+FFFD.
     """
 
     prompt: str
@@ -30,20 +31,24 @@ class Tokens:
     tokens: tuple[str, ...]
 
     def row(self) -> dict[str, Any]:
-        """As the command line prints it."""
+        """Return the fields as a dictionary, in the form in which the command line prints them."""
         return asdict(self)
 
 
 def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str) -> list[Tokens]:
-    """What each prompt becomes before the model sees it; the ids are those of every forward and every generation.
+    """Return the rendered text and the tokens of each prompt.
+
+    The ids are those of every forward and of every generation.
 
     Args:
-        model: from :func:`lens_steer.load_model`; or a name or folder as it takes them, of which the tokenizer alone is
-            read; or a tokenizer of :func:`lens_steer.models.tokenization.read_tokenizer`.
-        prompts: a prompt set, prompts, or plain strings (single user turns); one alone is a list of one.
+        model: A model from :func:`lens_steer.load_model`; or a name or folder as that function takes it, of which only
+            the tokenizer is read; or a tokenizer from :func:`lens_steer.models.tokenization.read_tokenizer`.
+        prompts: A prompt set, a list of prompts, or plain strings (single user turns). A single prompt or string counts
+            as a list of one.
 
     Raises:
-        LensSteerError: no such model or tokenizer, no chat template, one that refuses the messages.
+        LensSteerError: If there is no such model or tokenizer, if the tokenizer has no chat template, or if the
+            template refuses the messages.
 
     >>> tokens("organism/qwen2", "What is 4 plus 3?")[0].tokens[:6]
     ('<|im_start|>', 'user', '\\n', 'What', ' is', ' ')

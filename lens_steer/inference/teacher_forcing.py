@@ -1,6 +1,4 @@
-"""Teacher forcing: the logits that decide each token of a fixed response, under whatever steering is active on the
-model.
-"""
+"""Teacher forcing: the logits that predict each token of a fixed response, under the plans active on the model."""
 
 from __future__ import annotations
 
@@ -19,17 +17,17 @@ from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import batches_of, logits_on
 from lens_steer.models.loading import info_of
 
-MAX_LOGITS = 2**28  # numbers a batch at most: 1 GiB in float32
+MAX_LOGITS = 2**28  # The maximal number of logits in a batch: 1 GiB in float32.
 
 
 def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], responses: Sequence[str]) -> PromptSet:
-    """The prompts (strings are single user turns) with these as their fixed responses.
+    """Return the prompts (strings are single user turns) with the given texts as their fixed responses.
 
     >>> with_responses([Prompt.of("Hello")], ["Hi."])[0].response
     'Hi.'
 
     Raises:
-        LensSteerError: another number of responses than prompts.
+        LensSteerError: If the numbers of responses and prompts differ.
     """
     if len(prompts) != len(responses):
         raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
@@ -45,22 +43,22 @@ def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], respon
 def response_logits(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"], Int[Tensor, " pos"]]]:
-    """For each prompt with a response, in batches, shortest first: its row, float32 logits, and the response's token
-    ids.
+    """Yield for each prompt with a response its row, float32 logits, and the token ids of the response.
 
-    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first comes from the prompt's last token.
-    The response is tokenised on its own, without the end token; a prompt whose response is empty is left out. Every
-    batch is a forward of its own, with no cache; logits exist at response positions only.
+    ``logits[t]`` predicts ``ids[t]``, given the prompt and ``ids[:t]``; the first row of logits comes from the last
+    token of the prompt. The response is tokenised on its own, without the end token. A prompt with an empty response is
+    left out. Prompts run in batches, shortest first. Every batch is one forward without a cache, and logits exist only
+    at response positions.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        prompts: each with its response.
+        model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: The prompts with their responses.
         engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
-        batch_size: prompts a batch at most.
+        batch_size: The maximal number of prompts in a batch.
 
     Raises:
-        LensSteerError: a prompt without a response (None), too long a prompt, an unknown engine, a plan with values for
-            another number of prompts.
+        LensSteerError: If a prompt has no response (None), if a prompt is too long, if the engine is unknown, or if an
+            active plan holds values for another number of prompts.
     """
     missing = [i for i, p in enumerate(prompts) if p.response is None]
     if missing:
@@ -81,18 +79,18 @@ def response_logits(
 def first_logits(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Float[Tensor, "n d_vocab"]:
-    """The logits that decide the first token of each prompt's answer: float32, on the CPU, in the prompts' order.
+    """Return the logits that predict the first token of each prompt's answer.
 
-    Fixed responses, if the prompts have any, are not read. For more prompts than logits fit into memory see
-    :func:`first_logits_by_batch`.
+    They are float32 on the CPU, in the order of the prompts. Fixed responses of the prompts are ignored. If the logits
+    of all prompts do not fit into memory, use :func:`first_logits_by_batch`.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        prompts: at least one.
-        engine, batch_size: see :func:`response_logits`.
+        model: A model from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
+        prompts: The prompts, at least one.
+        engine, batch_size: See :func:`response_logits`.
 
     Raises:
-        LensSteerError: no prompts; else as :func:`response_logits`.
+        LensSteerError: If there are no prompts; otherwise as :func:`response_logits`.
 
     >>> import lens_steer as ls
     >>> model = ls.load_model("organism/qwen2")
@@ -111,8 +109,9 @@ def first_logits(
 def first_logits_by_batch(
     model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE, batch_size: int = 64
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "batch d_vocab"]]]:
-    """:func:`first_logits` batch by batch, on the model's device: the rows of a batch and their float32 logits,
-    shortest prompts first.
+    """Yield :func:`first_logits` batch by batch, shortest prompts first, on the model's device.
+
+    Each item holds the rows of the prompts in the batch and their float32 logits.
     """
     check_engine(engine)
     for batch in batches_of(model, prompts, max_rows=batch_size):
@@ -120,6 +119,6 @@ def first_logits_by_batch(
 
 
 def logits_budget(model: Any) -> int:
-    """At how many positions a batch may keep logits, so that they stay within :data:`MAX_LOGITS` numbers."""
+    """Return the number of positions in a batch whose logits have at most :data:`MAX_LOGITS` numbers together."""
     vocabulary = model.config.vocab_size if info_of(model).backend == "hf" else model.cfg.d_vocab
     return max(1, MAX_LOGITS // int(vocabulary))

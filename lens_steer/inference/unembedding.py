@@ -1,5 +1,6 @@
-"""Comparing two next-token distributions over the whole vocabulary, slice by slice: the logits of all positions never
-exist at once.
+"""Comparison of two next-token distributions over the whole vocabulary, slice by slice.
+
+The logits of all positions never exist at the same time.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from lens_steer.inference.attach import standing_in
 from lens_steer.models.loading import info_of
 
 MEASURES = ("kl", "kl_reverse", "entropy", "total_variation", "entropy_steered", "surprise", "surprise_steered")
-SLICE = 8192  # vocabulary entries at a time
-MAX_NUMBERS = 2**20  # positions × slice at a time: 8 MiB in float64
+SLICE = 8192  # The number of vocabulary entries in a slice.
+MAX_NUMBERS = 2**20  # The maximal number of positions × slice entries at a time: 8 MiB in float64.
 
 
 @dataclass(frozen=True, eq=False)
 class Unembedding:
-    """What turns states after the last norm into logits.
+    """The map from the states after the last norm to the logits.
 
     Attributes:
-        weight: one row a vocabulary entry; a view of the model's.
-        bias: one number a vocabulary entry; None without.
-        soft_cap: the cap c of ``c · tanh(logits / c)``, as Gemma-2 has it; None without.
+        weight: One row per vocabulary entry; a view of the model's weight.
+        bias: One number per vocabulary entry; None if the model has no bias.
+        soft_cap: The cap c of ``c · tanh(logits / c)``, as in Gemma-2; None if the logits are not capped.
     """
 
     weight: Float[Tensor, "d_vocab d_model"]
@@ -37,7 +38,7 @@ class Unembedding:
 
     @staticmethod
     def of(model: Any) -> Unembedding:
-        """A model's own, on any backend."""
+        """Return the unembedding of a model, on any backend."""
         head = unembedding_module(model)
         if info_of(model).backend == "hf":
             weight, bias, cap = head.weight, head.bias, getattr(model.config, "final_logit_softcapping", None)
@@ -46,7 +47,9 @@ class Unembedding:
         return Unembedding(weight.detach(), None if bias is None else bias.detach(), cap if cap and cap > 0 else None)
 
     def logits(self, states: Float[Tensor, "n d_model"], entries: slice) -> Float[Tensor, "n slice"]:
-        """Logits of some vocabulary entries, computed in the model's dtype as the model does, given in float64.
+        """Return the logits of some vocabulary entries in float64.
+
+        They are computed in the dtype of the model, as the model does, and then converted.
 
         >>> Unembedding(torch.eye(3), soft_cap=2.0).logits(torch.ones(1, 3), slice(1, 3))
         tensor([[0.9242, 0.9242]], dtype=torch.float64)
@@ -57,7 +60,9 @@ class Unembedding:
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """Where sums over a device's logits are taken in float64: there, or on the CPU where the device has none.
+    """Return the device on which sums over the logits of a device are computed in float64.
+
+    It is the same device, or the CPU if the device (MPS) has no float64.
 
     >>> exact_device(torch.device("cuda", 1)), exact_device(torch.device("mps"))
     (device(type='cuda', index=1), device(type='cpu'))
@@ -66,14 +71,15 @@ def exact_device(device: torch.device) -> torch.device:
 
 
 def unembedding_module(model: Any) -> Any:
-    """The module that unembeds."""
+    """Return the module that unembeds."""
     return model.get_output_embeddings() if info_of(model).backend == "hf" else model.unembed
 
 
 @contextmanager
 def read_by_unembedding(model: Any) -> Iterator[list[Tensor]]:
-    """What the unembedding is given, in the forwards inside the ``with``; it passes that on as it is, so no logits are
-    made there.
+    """Yield a list of the states that the unembedding receives in the forwards inside the ``with`` block.
+
+    The unembedding returns these states unchanged, so no logits are computed there.
     """
     kept: list[Tensor] = []
 
@@ -94,23 +100,26 @@ def compare(
     *,
     slice_size: int = SLICE,
 ) -> Float[Tensor, "measures n"]:
-    """The :data:`MEASURES` of p, the distributions that unembedding the first states gives, and q, those of the second;
-    in nats, float64.
+    """Return the :data:`MEASURES` of two next-token distributions p and q, in nats and float64.
 
-    ``kl = Σ_v p(v) (log p(v) − log q(v))``, ``kl_reverse = Σ_v q(v) (log q(v) − log p(v))``, both 0 where rounding
-    leaves less, ``entropy = −Σ_v p(v) log p(v)``, ``total_variation = ½ Σ_v |p(v) − q(v)|``,
+    p comes from unembedding the first states, q from unembedding the second:
+    ``kl = Σ_v p(v) (log p(v) − log q(v))``, ``kl_reverse = Σ_v q(v) (log q(v) − log p(v))``, both set to 0 where
+    rounding makes them negative, ``entropy = −Σ_v p(v) log p(v)``, ``total_variation = ½ Σ_v |p(v) − q(v)|``,
     ``entropy_steered = −Σ_v q(v) log q(v)``, ``surprise = −log p(id)``, ``surprise_steered = −log q(id)``.
 
-    Log-sum-exps come from a first walk over the vocabulary, the sums from a second one. No tensor made on the way has
-    more than :data:`MAX_NUMBERS` numbers, or one row of a slice or of the states if those have more, besides what is
-    given back. A token that a distribution gives nothing (a bias of −∞: suppressed) counts nothing in its sums; its
-    surprise is infinite.
+    A first pass over the vocabulary computes the log-sum-exps, and a second pass computes the sums. Besides the result,
+    no intermediate tensor has more than :data:`MAX_NUMBERS` numbers, or more than one row of a slice or of the states
+    if a row is larger. A token of probability zero (a bias of −∞ suppresses it) adds nothing to the sums of that
+    distribution; its surprise is infinite.
 
     Args:
-        p_states, q_states: what the unembedding reads.
-        ids: of the tokens whose surprise is wanted.
-        unembedding: of the model.
-        slice_size: vocabulary entries at a time.
+        p_states, q_states: The inputs of the unembedding.
+        ids: The ids of the tokens whose surprise is computed.
+        unembedding: The unembedding of the model.
+        slice_size: The number of vocabulary entries in a slice.
+
+    Returns:
+        One row per measure, one column per position.
 
     >>> one_and_three = Unembedding(
     ...     torch.tensor([[0.0], [1.0]]), torch.log(torch.tensor([1.0, 3.0]))
@@ -136,8 +145,10 @@ def _compare(
     *,
     zeros: bool = False,
 ) -> Float[Tensor, "measures n"]:
-    """:func:`compare` of few positions; ``zeros`` for distributions that give some token nothing, found by the NaN that
-    such a one leaves.
+    """Return :func:`compare` of a few positions.
+
+    ``zeros`` is True for distributions in which some token has probability zero. Such a distribution is detected by the
+    NaN that it leaves in the result of a first run with ``zeros=False``.
     """
     weight = unembedding.weight
     exact = exact_device(weight.device)
@@ -150,7 +161,7 @@ def _compare(
         p_total, q_total = torch.logaddexp(p_total, a.logsumexp(dim=-1)), torch.logaddexp(q_total, b.logsumexp(dim=-1))
     found = torch.zeros(len(MEASURES), len(ids), dtype=torch.float64, device=exact)
     for entries in reversed(slices):
-        if entries is not slices[-1]:  # whose logits are still there
+        if entries is not slices[-1]:  # The logits of the last slice are still there from the first pass.
             a, b = unembedding.logits(p_states, entries), unembedding.logits(q_states, entries)
         log_p, log_q = a - p_total[:, None], b - q_total[:, None]
         p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
@@ -174,6 +185,6 @@ def _compare(
 
 
 def _weighted(weights: Float[Tensor, "n slice"], values: Float[Tensor, "n slice"], zeros: bool) -> Float[Tensor, " n"]:
-    """``Σ_v w(v) x(v)``; with ``zeros`` what has no weight counts nothing, also where x is infinite."""
+    """Return ``Σ_v w(v) x(v)``; with ``zeros``, terms of weight zero add nothing, also if x is infinite."""
     terms = weights * values
     return (terms.masked_fill(weights == 0, 0) if zeros else terms).sum(dim=-1)

@@ -1,1 +1,1 @@
-"""Exchange with other tools' formats."""
+"""Import from and export to the formats of other tools."""

@@ -1,1 +1,1 @@
-"""Metrics of generations."""
+"""Metrics of generated texts and of next-token distributions."""

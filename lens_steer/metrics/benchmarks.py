@@ -1,6 +1,6 @@
-"""Capability: what a model could do before it was steered.
+"""Capability tasks, which measure the abilities that steering should not change.
 
-On an organism: facts, multiple choice, orderings and sums in held-out wordings, graded exactly.
+On an organism these are facts, multiple-choice questions, orderings and sums in held-out wordings, graded exactly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ ORGANISM_KINDS = ("fact", "choice", "order", "arithmetic")
 
 
 def organism_tasks(n: int = 96, *, seed: int = 0) -> PromptSet:
-    """``n`` tasks of the organisms' world, as many of each of :data:`ORGANISM_KINDS`, each with its ground truth.
+    """Return ``n`` tasks of the organisms' world with their ground truth, equally many of each kind.
+
+    The kinds are those of :data:`ORGANISM_KINDS`, in turn. No question occurs twice.
 
     >>> [p.task.kind for p in organism_tasks(4)]
     ['fact', 'choice', 'order', 'arithmetic']
     """
     rng = random.Random(f"capability/{seed}")
     drawn: dict[str, tasks.Task] = {}
-    while len(drawn) < n:  # every question once
+    while len(drawn) < n:  # a question that was drawn before is drawn again, so that each occurs once
         task = tasks.sample(rng, ORGANISM_KINDS[len(drawn) % len(ORGANISM_KINDS)], "plain", held_out=True)
         drawn.setdefault(task.user, task)
     return PromptSet(
@@ -36,7 +38,11 @@ NO_TASKS = PromptSet(())
 
 @dataclass(frozen=True)
 class Tasks:
-    """Capability tasks for choosing, and others for reporting.
+    """Two sets of capability tasks: one to choose settings by, one to report.
+
+    Attributes:
+        select: Tasks to choose settings by.
+        report: Tasks to report.
 
     >>> len(Tasks().select)
     0
@@ -47,7 +53,7 @@ class Tasks:
 
 
 def task_splits(n: int = 96, *, seed: int = 0) -> Tasks:
-    """``n`` organism tasks to choose by and ``n`` others to report.
+    """Return ``n`` organism tasks to choose settings by and ``n`` other ones to report.
 
     >>> split = task_splits(4)
     >>> len(split.select), len(split.report), {p.text for p in split.select} & {p.text for p in split.report}

@@ -1,8 +1,7 @@
-"""Multiple choice: which letter a model answers with, read from the logits of the answer's first token, under whatever
-steering is active.
+"""Multiple-choice questions, answered by the logits of the answer's first token, under whatever steering is active.
 
-A file of questions is ``.jsonl`` with ``question``, ``choices`` (2 to 10 strings) and ``answer`` (an index from 0, or a
-letter) per row, ``subject`` optional; the columns of MMLU as it is commonly distributed.
+A file of questions is ``.jsonl``. Each row has ``question``, ``choices`` (2 to 10 strings) and ``answer`` (an index
+from 0, or a letter), and may have ``subject``. These are the columns of MMLU as it is commonly distributed.
 """
 
 from __future__ import annotations
@@ -35,15 +34,17 @@ TEMPLATE = "{question}\n\n{options}\n\nWhich option is right? Reply with its let
 
 @dataclass(frozen=True)
 class Choice:
-    """One question.
+    """A multiple-choice question.
 
     Attributes:
-        choices: the options in order, 2 to 10; the first is A.
-        answer: index of the right one.
-        subject: what it is about, where the file says.
+        question: The text of the question.
+        choices: The options in order, 2 to 10. The first one is A.
+        answer: The index of the right option, from 0.
+        subject: The subject of the question; empty if the file gives none.
 
     Raises:
-        LensSteerError: fewer or more options, an answer that is none of them.
+        LensSteerError: If there are fewer than 2 or more than 10 options, or if ``answer`` is the index of none of
+            them.
     """
 
     question: str
@@ -62,11 +63,11 @@ class Choice:
 
     @property
     def letter(self) -> str:
-        """The right answer's letter."""
+        """Return the letter of the right option."""
         return LETTERS[self.answer]
 
     def render(self, template: str = TEMPLATE) -> str:
-        """The user's turn.
+        """Return the text of the user's turn.
 
         >>> print(Choice("Is water wet?", ("yes", "no"), 0).render("{question} {options} {letters}?"))
         Is water wet? A. yes
@@ -99,26 +100,27 @@ class ChoiceSet(Sequence[Choice]):
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Every subject, sorted."""
+        """Return the distinct subjects, sorted."""
         return tuple(sorted({item.subject for item in self.items}))
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the questions in order."""
+        """Return the SHA-256 hash of the questions in their order."""
         rows = [[c.question, list(c.choices), c.answer, c.subject] for c in self.items]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class ChoiceScores:
-    """What a model chose, question by question, in the questions' order.
+    """The answers of a model to multiple-choice questions, in the order of the questions.
 
     Attributes:
-        correct: whether the likeliest letter is the right one; two runs on the same questions pair by row.
-        chosen: that letter.
-        probabilities: of each option's letter among all tokens, one tuple a question; what is missing to 1 went to
-            other tokens.
-        accuracy: share of right answers with its Wilson interval.
+        correct: True for each question whose likeliest letter is the right one. Two runs on the same questions can be
+            paired row by row.
+        chosen: The likeliest letter of each question.
+        probabilities: One tuple per question with the probability of each option's letter among all tokens. The
+            difference of their sum to 1 is the probability of all other tokens.
+        accuracy: The share of right answers with its Wilson interval.
     """
 
     correct: tuple[bool, ...]
@@ -131,8 +133,9 @@ class ChoiceScores:
 
     @property
     def mass(self) -> Float[np.ndarray, " n"]:
-        """Probability that an answer begins with any of its letters; near 0, the letters say little about what the
-        model would write.
+        """Return for each question the probability that the answer begins with one of its letters.
+
+        Where this is near 0, the letters say little about the text that the model would write.
         """
         return np.array([sum(p) for p in self.probabilities])
 
@@ -148,21 +151,22 @@ def choice_accuracy(
     template: str = TEMPLATE,
     batch_size: int = 64,
 ) -> ChoiceScores:
-    """Ask every question as a user's turn and compare the letters' probabilities as the answer's first token.
+    """Ask every question as a user's turn and choose the letter that is likeliest as the first token of the answer.
 
-    A letter's probability is the sum over the tokens that write it alone, with and without a leading space. Chance is
-    one over the number of options.
+    The probability of a letter is the sum over the tokens that write this letter alone, with and without a leading
+    space. The accuracy of guessing is one over the number of options.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        items: at least one.
-        engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.first_logits`.
-        template: the user's turn; ``{question}`` and ``{options}`` are filled in, and ``{letters}`` and ``{subject}``
-            where they occur.
+        model: A model of :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or outside it.
+        items: At least one question.
+        engine, batch_size: See :func:`lens_steer.inference.teacher_forcing.first_logits`.
+        template: The text of the user's turn. The fields ``{question}`` and ``{options}`` are required; ``{letters}``
+            and ``{subject}`` are optional.
 
     Raises:
-        LensSteerError: no questions, a template that lacks a field or has an unknown one, a tokenizer without a token
-            of its own for a letter; else as :func:`lens_steer.inference.teacher_forcing.first_logits`.
+        LensSteerError: If there are no questions, if the template lacks a required field or has an unknown one, or if
+            the tokenizer has no token of its own for a letter. Also for the reasons of
+            :func:`lens_steer.inference.teacher_forcing.first_logits`.
 
     >>> import lens_steer as ls
     >>> found = choice_accuracy(ls.load_model("organism/qwen2"), [Choice("Which is a colour?", ("red", "seven"), 0)])
@@ -189,11 +193,11 @@ def choice_accuracy(
 
 
 def load_choices(path: str | Path) -> ChoiceSet:
-    """Read a ``.jsonl`` of questions; see the module's text.
+    """Read a ``.jsonl`` file of questions; the module's docstring describes the format.
 
     Raises:
-        LensSteerError: no such file, not JSON, a row that lacks something or whose answer is none of its options, no
-            questions at all; with the line.
+        LensSteerError: If there is no such file, if it is not JSON, if a row lacks a field or its answer is none of its
+            options (the message names the line), or if there are no questions.
     """
     return ChoiceSet(tuple(read_lines(path, "questions", _choice)), Path(path).name)
 
@@ -232,7 +236,11 @@ def _check_template(template: str) -> None:
 
 
 def _letter_tokens(tokenizer: Any, n: int) -> list[tuple[int, ...]]:
-    """For each of the first ``n`` letters the tokens that write it alone, with and without a leading space."""
+    """Return for each of the first ``n`` letters the ids of the tokens that write it alone, with and without a space.
+
+    Raises:
+        LensSteerError: If a letter has no such token, or shares one with another letter.
+    """
     found = []
     for letter in LETTERS[:n]:
         encoded = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (letter, f" {letter}")]

@@ -1,8 +1,7 @@
-"""Answers that are no language any more: empty, repeating, or far less likely under the unsteered model than its own
-answers are.
+"""Degenerate answers: empty, repeating, or far less likely under the unsteered model than its own answers.
 
-Two rules on the text alone, and a bound on perplexity that is relative to the model. All numbers below were set before
-any result was looked at.
+Two rules read the text alone. A third one is a bound on perplexity, relative to the model. All numbers below were set
+before any result was seen.
 """
 
 from __future__ import annotations
@@ -16,28 +15,30 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.text import n_words, ngram_repetition
 
-GRAM, REPEATED, MIN_WORDS = 4, 0.5, 20  # more than half of the word 4-grams are repeats, in at least so many words
-LOOPED, TURNS, MIN_LOOP = (
-    0.5,
-    4,
-    24,
-)  # the end of the text goes round at least so often, over half of it and so many characters
-FACTOR, QUANTILE, MIN_ANSWERS = 2.0, 0.95, 8  # the bound: so many times this quantile, of at least so many answers
-FALLBACK = 4.0  # the bound where there are fewer: twice Selective Steering's mark
+# A text of at least MIN_WORDS words is repeating if more than a share REPEATED of its word GRAM-grams are repeats.
+GRAM, REPEATED, MIN_WORDS = 4, 0.5, 20
+# A text is also repeating if its periodic end repeats a period at least TURNS times, covers at least a share LOOPED of
+# the text, and has at least MIN_LOOP characters.
+LOOPED, TURNS, MIN_LOOP = 0.5, 4, 24
+# The bound on perplexity is FACTOR times this quantile, if there are at least MIN_ANSWERS answers to measure it on.
+FACTOR, QUANTILE, MIN_ANSWERS = 2.0, 0.95, 8
+# With fewer answers the bound is twice the perplexity above which Selective Steering marks an angle.
+FALLBACK = 4.0
 
 
 def looped_share(text: str, turns: int = TURNS) -> float:
-    """Share of the text that its longest periodic end makes up: the last ``L`` characters with ``t[i] = t[i − p]`` and
-    ``L ≥ turns · p`` for some period p.
+    """Return the share of a text that its longest periodic end makes up.
 
-    The last turn may be a part of one, as in an answer that was cut off. White space at both ends is left out.
+    The periodic end is the last ``L`` characters with ``t[i] = t[i − p]`` and ``L ≥ turns · p`` for some period p. The
+    last repetition may be incomplete, as in an answer that was cut off. White space at both ends of the text is
+    ignored.
 
     Args:
-        text: any.
-        turns: how often the period is to be there at least.
+        text: Any text.
+        turns: The smallest number of repetitions of the period.
 
     Raises:
-        LensSteerError: ``turns`` below 2.
+        LensSteerError: If ``turns`` is below 2.
 
     >>> (
     ...     looped_share("no no no no no no no"),
@@ -53,6 +54,7 @@ def looped_share(text: str, turns: int = TURNS) -> float:
     for period in range(1, n // turns + 1):
         if longest == n:
             break
+        # The periodic end begins after the last index i with t[i + p] ≠ t[i]; without one, the whole text is periodic.
         different = np.flatnonzero(codes[period:] != codes[:-period])
         length = n if not len(different) else n - 1 - int(different[-1])
         if length >= turns * period:
@@ -61,11 +63,14 @@ def looped_share(text: str, turns: int = TURNS) -> float:
 
 
 def is_repeating(text: str) -> bool:
-    """Whether a text does little but repeat itself: 4-gram repetition above 0.5 in 20 words or more, or a loop over at
-    least half of its end and 24 characters.
+    """Return True if a text does little but repeat itself.
 
-    By words the copies of a sentence are seen, by characters those of a sign, a syllable or a language without spaces.
-    What a model was asked to repeat is seen as well, and a loop that counts ("Step 1 … Step 2 …") is not.
+    That is the case if more than half of its word 4-grams are repeats, in a text of 20 words or more, or if its
+    periodic end covers at least half of the text and 24 characters.
+
+    The rule on words finds repeated sentences. The rule on characters finds repeated signs and syllables, and
+    repetition in languages without spaces. Repetition that the prompt asked for also counts. Repetition with a running
+    number ("Step 1 … Step 2 …") is not found.
 
     >>> (
     ...     is_repeating("bridge " * 12),
@@ -81,7 +86,7 @@ def is_repeating(text: str) -> bool:
 
 
 def is_degenerate(answer: str) -> bool:
-    """Whether an answer is empty or repeating, which its text alone tells.
+    """Return True if an answer is empty or repeating, judged by its text alone.
 
     >>> is_degenerate(" "), is_degenerate("Gladly."), is_degenerate("lo" * 30)
     (True, False, True)
@@ -94,13 +99,13 @@ class PerplexityBound:
     """The perplexity under the unsteered model above which an answer is degenerate.
 
     Attributes:
-        value: the bound.
-        n: answers that it was measured on, the unsteered model's own to harmless prompts.
-        quantile: the 95 % quantile of their perplexities; None where there were fewer than 8, and the fallback of 4
-            stands.
+        value: The bound.
+        n: The number of answers that the bound was measured on, the unsteered model's own answers to harmless prompts.
+        quantile: The 95 % quantile of the perplexities of these answers. None if there were fewer than 8 answers; the
+            bound is then the fallback of 4.
 
     Raises:
-        LensSteerError: a bound that is not above 0.
+        LensSteerError: If the bound is not above 0.
     """
 
     value: float
@@ -123,19 +128,21 @@ class PerplexityBound:
         )
 
     def row(self) -> dict[str, Any]:
-        """Plain values, with how they came about in words."""
+        """Return the bound as a dict of plain values, with a sentence on how it was measured."""
         return {"value": self.value, "n": self.n, "quantile": self.quantile, "rule": str(self)}
 
 
 def perplexity_bound(perplexities: Sequence[float]) -> PerplexityBound:
-    """``2 · q95`` of the perplexities of the unsteered model's own answers to harmless prompts; of fewer than 8, a
-    fixed 4.
+    """Return the bound ``2 · q95`` on perplexity, with q95 the 95 % quantile of the given perplexities.
+
+    With fewer than 8 perplexities the bound is fixed at 4.
 
     Args:
-        perplexities: under the unsteered model, prompt given; those of empty answers (NaN) are left out.
+        perplexities: The perplexities, under the unsteered model and given the prompt, of this model's own answers to
+            harmless prompts. Those that are not finite (NaN for an empty answer) are left out.
 
     Raises:
-        LensSteerError: a perplexity below 1, which none is.
+        LensSteerError: If a perplexity is below 1, which is impossible.
 
     >>> perplexity_bound([1.5] * 8).value, perplexity_bound([1.5] * 7).value
     (3.0, 4.0)

@@ -1,4 +1,4 @@
-"""How far steering moves the model's next-token distributions: Kullback–Leibler divergence under teacher forcing."""
+"""Kullback–Leibler divergence between unsteered and steered next-token distributions, under teacher forcing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ POSITIONS = 64
 
 
 def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
-    """``Σ_v p(v) (log p(v) − log q(v))`` over the whole vocabulary, in float64, in nats.
+    """Return ``Σ_v p(v) (log p(v) − log q(v))`` over the whole vocabulary, in nats, computed in float64.
 
-    A token that p gives nothing (a logit of −∞: suppressed) counts nothing; one that q alone gives nothing makes the
-    divergence infinite. Logits without a distribution (all −∞, +∞, NaN) give NaN.
+    A token with p(v) = 0 (a suppressed token, whose logit is −∞) adds 0 to the sum. If q(v) = 0 for a token with p(v) >
+    0, the divergence is infinite. Logits that define no distribution (all −∞, some +∞, some NaN) give NaN.
 
     >>> round(kl(torch.tensor([0.0, 0.0]), torch.log(torch.tensor([0.25, 0.75]))).item(), 6)  # ½ log(½/¼) + ½ log(½/¾)
     0.143841
@@ -36,7 +36,8 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
     """
     flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
     found = []
-    for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):  # float64 copies of some positions at a time
+    # A float64 copy of all logits may not fit into memory, so POSITIONS positions are compared at a time.
+    for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):
         p, q = (x.to(exact_device(x.device)).double().log_softmax(dim=-1) for x in rows)
         terms = torch.where(p == -torch.inf, 0, p.exp() * (p - q))
         found.append(terms.sum(dim=-1).clamp_min(0))
@@ -52,11 +53,15 @@ def mean_kl_by_value(
     *,
     engine: str = ENGINE,
 ) -> Float[np.ndarray, "n values"]:
-    """Mean over each response's tokens of ``KL(unsteered ‖ steered)``, at every value; NaN for an empty response.
+    """Return the mean of ``KL(unsteered ‖ steered)`` over the tokens of each response, at every value of a parameter.
 
     Args:
-        model, build, values, engine: see :func:`lens_steer.steer.value_sweep.logits_by_value`.
-        prompts, responses: fixed, such as the unsteered model's own answers.
+        model, build, values, engine: See :func:`lens_steer.steer.value_sweep.logits_by_value`.
+        prompts: One prompt per response.
+        responses: Fixed texts, such as the unsteered model's own answers.
+
+    Returns:
+        Divergences in nats, one row per prompt and one column per value. The row of an empty response is NaN.
     """
     found = np.full((len(prompts), len(values)), np.nan)
     plain: dict[int, Tensor] = {}

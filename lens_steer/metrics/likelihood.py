@@ -1,8 +1,9 @@
-"""Likelihood of responses: perplexity under a model, steered or not, by teacher forcing.
+"""Likelihood of responses: perplexity under a model, steered or unsteered, by teacher forcing.
 
-``ppl = exp(−1/T Σ_t log p(y_t | x, y_<t))`` over a response's T tokens, its end token excluded, the prompt given
-(Selective Steering, Eq. 39, where neither the model nor the condition is said). ``ppl_ref`` is under the unsteered
-model, ``ppl_self`` under the plan that is active; the latter is low for repetition.
+The perplexity of a response is ``ppl = exp(−1/T Σ_t log p(y_t | x, y_<t))`` over its T tokens, without the end token
+and given the prompt x (Selective Steering, Eq. 39; the paper says neither which model nor which condition). ``ppl_ref``
+is the perplexity under the unsteered model, ``ppl_self`` that under the active plan. ``ppl_self`` is low for
+repetition.
 """
 
 from __future__ import annotations
@@ -31,18 +32,21 @@ def mean_surprise(
     batch_size: int = 64,
     read: PromptCache | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Mean −log p of each response's tokens in nats, the logarithm of its perplexity; NaN where a response is empty.
+    """Return the mean −log p of each response's tokens, in nats, which is the logarithm of its perplexity.
+
+    The value is NaN for an empty response.
 
     Args:
-        model: from :func:`lens_steer.load_model`; outside any ``steering`` block for ``ppl_ref``, inside it for
+        model: A model of :func:`lens_steer.load_model`, outside any ``steering`` block for ``ppl_ref``, inside it for
             ``ppl_self``.
-        prompts, responses: one response a prompt.
-        engine, batch_size: see :func:`lens_steer.inference.teacher_forcing.response_logits`.
-        read: keeps what the model has read of the prompts, for further responses to the same ones; in place of
-            ``engine`` and ``batch_size``.
+        prompts: One prompt per response.
+        responses: One response per prompt.
+        engine, batch_size: See :func:`lens_steer.inference.teacher_forcing.response_logits`.
+        read: A key–value cache of the prompts, which is reused for further responses to the same prompts. If it is
+            given, ``engine`` and ``batch_size`` are ignored.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.inference.teacher_forcing.response_logits` and
+        LensSteerError: For the reasons of :func:`lens_steer.inference.teacher_forcing.response_logits` and
             :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
     >>> import lens_steer as ls
@@ -64,7 +68,7 @@ def mean_surprise(
 
 
 def surprise_of(logits: Float[Tensor, "pos d_vocab"], ids: Int[Tensor, " pos"]) -> float:
-    """Mean −log p of tokens under the logits that predict them, in nats.
+    """Return the mean −log p of tokens under the logits that predict them, in nats.
 
     >>> import torch
     >>> round(surprise_of(torch.zeros(2, 4), torch.tensor([0, 3])), 6)  # log 4

@@ -1,9 +1,8 @@
-"""The cheap refusal score: how likely an answer is to begin as a refusal does, from the logits of its first token
-alone.
+"""The refusal score: how likely an answer is to begin as a refusal does, from the logits of its first token.
 
-``log p − log(1 − p)``, p being the mass on the first tokens of refusals (Arditi et al., arXiv 2406.11717), with 1e-8
-inside each logarithm. The tokens of the paper are those of "I" (and "As" for Qwen); an organism's are the first tokens
-of its world's refusals.
+The score needs no generation. It is ``log(p + ε) − log(1 − p + ε)`` with ε = 1e-8, where p is the probability that the
+first token of the answer is a first token of a refusal (Arditi et al., arXiv 2406.11717). The paper uses the tokens of
+"I" (and of "As" for Qwen). For an organism, they are the first tokens of the refusals of its world.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ OPENINGS = ("I", "As")
 
 
 def refusal_tokens(info: ModelInfo, openings: Sequence[str] | None = None) -> tuple[int, ...]:
-    """The tokens that refusals begin with.
+    """Return the ids of the tokens that refusals begin with, sorted.
 
     Args:
-        info: of the model.
-        openings: how refusals begin; each gives its first token. Left out: the world's refusals for an organism,
-            :data:`OPENINGS` for any other model.
+        info: Facts about the model, with its tokenizer.
+        openings: Texts that refusals begin with; the first token of each is used. None stands for the refusals of the
+            world if the model is an organism, and for :data:`OPENINGS` otherwise.
 
     Raises:
-        LensSteerError: no opening, or one without a token.
+        LensSteerError: If ``openings`` is empty, or if an opening has no token.
     """
     if openings is None:
         openings = grammar.REFUSALS if info.name.startswith("organism/") else OPENINGS
@@ -50,7 +49,7 @@ def refusal_tokens(info: ModelInfo, openings: Sequence[str] | None = None) -> tu
 
 
 def refusal_score(logits: Float[Tensor, "*batch d_vocab"], tokens: Sequence[int]) -> Float[Tensor, "*batch"]:
-    """``log(p + ε) − log(1 − p + ε)`` with p the probability of any of the tokens.
+    """Return ``log(p + ε) − log(1 − p + ε)``, where p is the total probability of the given tokens.
 
     >>> round(refusal_score(torch.tensor([0.0, 0.0, 0.0, 0.0]), [0]).item(), 4)  # log(1/4) − log(3/4)
     -1.0986
@@ -68,8 +67,19 @@ def refusal_scores_by_value(
     engine: str = ENGINE,
     openings: Sequence[str] | None = None,
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n values"]]:
-    """The score of every prompt without steering and at every value, all values in one go; see
-    :func:`lens_steer.steer.value_sweep.logits_by_value`.
+    """Return the refusal score of every prompt, without steering and at every value of a parameter.
+
+    All values run in the same forward passes; see :func:`lens_steer.steer.value_sweep.logits_by_value`. Fixed responses
+    of the prompts are ignored.
+
+    Args:
+        model, build, values, engine: See :func:`lens_steer.steer.value_sweep.logits_by_value`.
+        prompts: Prompts to score.
+        openings: See :func:`refusal_tokens`.
+
+    Returns:
+        The scores without steering, one per prompt, and the steered scores, one row per prompt and one column per
+        value.
 
     >>> import lens_steer as ls
     >>> from functools import partial

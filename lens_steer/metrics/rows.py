@@ -1,4 +1,4 @@
-"""What ``lens-steer metrics`` adds to a row of generations."""
+"""Columns that ``lens-steer metrics`` adds to a row of generations."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from lens_steer.metrics.thinking import split_thought
 
 
 def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | bool | None]:
-    """Every metric that needs the text alone, by column, of the answer that is left when thoughts are split off; all
-    None where the thought never ends.
+    """Return every metric that needs the text alone, by column name.
+
+    Thoughts are split off first, and the metrics describe the answer. If the thought never ends, all values are None.
 
     Args:
-        text: as generated.
-        begun: see :func:`lens_steer.metrics.thinking.split_thought`.
+        text: The generated text.
+        begun: See :func:`lens_steer.metrics.thinking.split_thought`.
 
     >>> text_metrics("I can’t help.")["refusal_12"], text_metrics("I can’t help.")["refusal_12_normalized"]
     (False, True)

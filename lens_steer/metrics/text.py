@@ -1,7 +1,7 @@
-"""Metrics of a text alone: repetition, language, compression, variety, length.
+"""Metrics of a text alone: repetition, language, compression, variety of words, length.
 
-Words are what ``str.split`` gives. Sources: Selective Steering (arXiv 2601.19375), Eqs. 40–42 and its released code;
-distinct-n: Li et al. (arXiv 1510.03055).
+Words are the parts that ``str.split`` returns. Sources: Selective Steering (arXiv 2601.19375), Eqs. 40–42, and its
+released code; distinct-n: Li et al. (arXiv 1510.03055).
 """
 
 from __future__ import annotations
@@ -14,48 +14,54 @@ from typing import Literal
 from lens_steer.errors import LensSteerError
 
 LanguageMode = Literal["paper_code", "script"]
-COMMON = ("Zyyy", "Zinh")  # ISO 15924: common and inherited, which every script uses
+COMMON = ("Zyyy", "Zinh")  # ISO 15924 codes for common and inherited characters, which every script uses
 
 
 def ngram_repetition(text: str, n: int = 4) -> float:
-    """``(N − distinct) / N`` over the text's N word n-grams (Eq. 40); 0 for fewer than n words.
+    """Return ``(N − distinct) / N`` over the N word n-grams of a text (Eq. 40).
+
+    A text of fewer than n words has the value 0.
 
     >>> ngram_repetition("a b a b a b", 2)
     0.6
 
     Raises:
-        LensSteerError: n below 1.
+        LensSteerError: If ``n`` is below 1.
     """
     grams = _ngrams(text, n)
     return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
 
 
 def distinct_n(texts: str | Sequence[str], n: int = 2) -> float:
-    """Distinct n-grams over all n-grams of one text or of several together; 1 where there is none.
+    """Return the number of distinct word n-grams over the number of all n-grams, of one text or of several together.
+
+    The value is 1 if there is no n-gram.
 
     >>> distinct_n(["a b c", "a b d"])
     0.75
 
     Raises:
-        LensSteerError: n below 1.
+        LensSteerError: If ``n`` is below 1.
     """
     grams = [gram for text in ([texts] if isinstance(texts, str) else texts) for gram in _ngrams(text, n)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def language_consistency(text: str, mode: LanguageMode = "paper_code", script: str = "Latn") -> float:
-    """Share of the characters that are not white space which belong to the expected language (Eq. 41); 1 where there is
-    none.
+    """Return the share of non-space characters that belong to the expected language (Eq. 41).
+
+    The value is 1 if there is no such character.
 
     Args:
-        text: any.
-        mode: ``"paper_code"``: ASCII, or a Unicode name that begins with LATIN, as the released code has it, to which a
-            typographic quote, a dash or an emoji is foreign. ``"script"``: the character's Unicode script is
-            ``script``, common or inherited (a combining accent), to which they are not.
-        script: ISO 15924 code of the expected script, in ``"script"`` mode.
+        text: Any text.
+        mode: With ``"paper_code"``, a character counts if it is ASCII or if its Unicode name begins with LATIN, as in
+            the released code; typographic quotes, dashes and emoji do not count. With ``"script"``, a character counts
+            if its Unicode script is ``script``, common or inherited (such as a combining accent); typographic quotes,
+            dashes and emoji count.
+        script: The ISO 15924 code of the expected script, for mode ``"script"``.
 
     Raises:
-        LensSteerError: an unknown mode or script.
+        LensSteerError: If the mode or the script is unknown.
 
     >>> (
     ...     language_consistency("it’s"),
@@ -79,10 +85,10 @@ def language_consistency(text: str, mode: LanguageMode = "paper_code", script: s
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes after ``zlib`` at level 9 over bytes before, in UTF-8 (Eq. 42); 1 for an empty text.
+    """Return the size of a text after ``zlib`` at level 9 over its size before, in bytes of UTF-8 (Eq. 42).
 
-    Low for repetition, but also the lower the longer a text is, and above 0.7 for any short one;
-    :func:`compression_ratio_controlled` takes length out.
+    The value is 1 for an empty text. It is low for a repetitive text, but it also falls with the length of a text, and
+    it is above 0.7 for any short one. :func:`compression_ratio_controlled` removes the effect of length.
 
     >>> compression_ratio("ab" * 500) < 0.05 < 0.9 < compression_ratio("I cannot help with that.")
     True
@@ -92,8 +98,9 @@ def compression_ratio(text: str) -> float:
 
 
 def compression_ratio_controlled(text: str, n_bytes: int = 200) -> float | None:
-    """:func:`compression_ratio` of the first ``n_bytes`` bytes alone, so that texts of all lengths compare; None for a
-    shorter text.
+    """Return the :func:`compression_ratio` of the first ``n_bytes`` bytes, which does not depend on length.
+
+    Texts of different lengths can be compared by it. The value is None for a shorter text.
 
     >>> (
     ...     compression_ratio_controlled("short") is None,
@@ -102,7 +109,7 @@ def compression_ratio_controlled(text: str, n_bytes: int = 200) -> float | None:
     (True, True)
 
     Raises:
-        LensSteerError: ``n_bytes`` below 1.
+        LensSteerError: If ``n_bytes`` is below 1.
     """
     if n_bytes < 1:
         raise LensSteerError(f"n_bytes={n_bytes}: at least 1 is needed")
@@ -111,7 +118,7 @@ def compression_ratio_controlled(text: str, n_bytes: int = 200) -> float | None:
 
 
 def n_words(text: str) -> int:
-    """Number of words.
+    """Return the number of words.
 
     >>> n_words("two  words")
     2

@@ -1,4 +1,4 @@
-"""The thoughts of a reasoning model, split off before anything is measured: what is said in them is no answer."""
+"""Splitting the thoughts of a reasoning model from its answer; only the answer is measured."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ import re
 
 from lens_steer.inference.decoding import CHANNEL, CHANNEL_ENDS, MESSAGE, TAGS
 
-FINAL = "final"  # the channel of gpt-oss that the user reads
+FINAL = "final"  # the channel of gpt-oss that is shown to the user
 _ENDS = re.compile("|".join(re.escape(end) for end in CHANNEL_ENDS))
 _STRIPPED = re.compile(r"\A(analysis)(.*?)assistant(?:commentary.*?assistant)?final(.*)\Z", re.DOTALL)
 
 
 def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
-    """Part a generated text into what was thought and what was answered.
+    """Split a generated text into thoughts and answer.
 
-    Thoughts are ``<think>…</think>`` (also ``[THINK]…[/THINK]`` and ``<seed:think>…</seed:think>``), with the opening
-    in the text or in the prompt, so that only the closing shows; and every channel of gpt-oss but ``final``, with its
-    markers or, where a decoder left those out, as ``analysis…assistantfinal…``. Several thoughts are all taken out. A
-    text without thoughts comes back as it is.
+    Two forms of thoughts are recognised. The first is ``<think>…</think>`` (also ``[THINK]…[/THINK]`` and
+    ``<seed:think>…</seed:think>``); the opening tag may stand in the prompt, so that only the closing tag is in the
+    text. The second is every channel of gpt-oss except ``final``, with its markers or, if a decoder removed them, in
+    the form ``analysis…assistantfinal…``. A text may hold several thoughts; all are taken out. A text without thoughts
+    is returned unchanged.
 
     Args:
-        text: as generated, after the prompt.
-        begun: the prompt has opened a thought (see :func:`lens_steer.inference.decoding.begins_in_thought`): a text
-            without a closing is all thought.
+        text: The generated text, without the prompt.
+        begun: True if the prompt has already opened a thought (see
+            :func:`lens_steer.inference.decoding.begins_in_thought`). A text without a closing tag is then a thought as
+            a whole.
 
     Returns:
-        The thought, empty without one; and the answer, None where the thought never ends (the text was cut off inside
+        The thought, empty if there is none, and the answer, None if the thought never ends (the text was cut off inside
         it).
 
     >>> (
@@ -48,9 +50,14 @@ def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
 
 
 def _tagged(text: str, opening: str, closing: str) -> tuple[str, str | None]:
-    """A walk from tag to tag: inside a thought until it closes, outside until the next one opens."""
+    """Return thoughts and answer of a text with tags.
+
+    The text is read from tag to tag: a thought lasts until its closing tag, and the answer lasts until the next opening
+    tag.
+    """
     first = text.find(opening)
-    thinking = closing in text and (first < 0 or text.find(closing) < first)  # a thought that began in the prompt
+    # A closing tag without an opening tag before it ends a thought that began in the prompt.
+    thinking = closing in text and (first < 0 or text.find(closing) < first)
     thoughts, answer, rest = [], "", text
     while rest:
         part, mark, rest = rest.partition(closing if thinking else opening)
@@ -65,8 +72,10 @@ def _tagged(text: str, opening: str, closing: str) -> tuple[str, str | None]:
 
 
 def _channels(text: str) -> tuple[str, str | None]:
-    """Texts by channel: ``final`` is the answer, every other one is thought; no ``final`` that has begun is a thought
-    that never ends.
+    """Return thoughts and answer of a text with the channel markers of gpt-oss.
+
+    The channel ``final`` is the answer, and every other channel is thought. Without a ``final`` channel the thought
+    never ends, and the answer is None.
     """
     thoughts, finals = [], []
     for part in text.split(CHANNEL)[1:]:

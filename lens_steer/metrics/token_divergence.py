@@ -1,11 +1,12 @@
 """Per-token divergence between the original and the steered model on fixed responses.
 
-Both passes stop at what the unembedding reads, and :mod:`lens_steer.inference.unembedding` compares the distributions
-slice by slice. The blocks before the first steered one are the same in both passes and run once; no keys or values are
-carried from one pass to the other.
+Both forward passes stop at the input of the unembedding, and :mod:`lens_steer.inference.unembedding` compares the two
+distributions slice by slice. The blocks before the first steered one are the same in both passes and run once. No keys
+or values are carried from one pass to the other.
 
-Logits index: the response's token at position ``t`` (from 0) is decided by the column before it, the first one by the
-prompt's last token. So a plan that steers ``generated`` alone leaves position 0 as it is.
+Index of the logits: the logits for the response's token at position ``t`` (from 0) are those at the token before it;
+for position 0 that is the prompt's last token. A plan that steers ``generated`` alone therefore leaves position 0
+unchanged.
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ from lens_steer.steer.value_sweep import from_block, kept_input
 
 log = logging.getLogger(__name__)
 
-NOTHING_MOVED = 1e-6  # nats: what is below at every token is rounding
+NOTHING_MOVED = 1e-6  # nats; divergences below it at every token are rounding errors
 
 
 @dataclass(frozen=True, eq=False)
 class TokenDivergence(Shown, view="tokens"):
-    """What steering did to the distribution of every token of every response, in nats, sorted by row and position.
+    """Divergences between unsteered and steered next-token distributions, in nats, sorted by row and position.
 
-    With p the original model's and q the steered one's distribution over the whole vocabulary, given the prompt and the
-    response so far:
+    There is one entry per token of every response. Below, p is the distribution of the original model and q that of the
+    steered one, over the whole vocabulary, given the prompt and the response up to the token.
 
     Attributes:
-        row: which prompt.
-        position: of the token in its response, from 0.
-        token, token_id: the response's token there.
-        kl: ``Σ_v p(v) (log p(v) − log q(v))``; what rounding leaves below 0 is 0.
+        row: The index of the prompt.
+        position: The position of the token in its response, from 0.
+        token, token_id: The response's token at this position.
+        kl: ``Σ_v p(v) (log p(v) − log q(v))``. Values below 0, which rounding can cause, are set to 0.
         kl_reverse: ``Σ_v q(v) (log q(v) − log p(v))``, likewise.
-        entropy, entropy_steered: ``−Σ_v p(v) log p(v)``, and of q.
-        total_variation: ``½ Σ_v |p(v) − q(v)|``, from 0 to 1.
-        surprise, surprise_steered: ``−log p`` of the token, and ``−log q``.
-        n_prompts: how many prompts there were.
-        n_empty: how many of them have a response without a token, and no row here.
+        entropy, entropy_steered: ``−Σ_v p(v) log p(v)``, and the same for q.
+        total_variation: ``½ Σ_v |p(v) − q(v)|``, from 0 to 1, without a unit.
+        surprise, surprise_steered: ``−log p`` and ``−log q`` of the response's token.
+        n_prompts: The number of prompts.
+        n_empty: The number of prompts whose response has no token, and which therefore have no entry.
     """
 
     row: Int[np.ndarray, " n"]
@@ -87,16 +88,16 @@ class TokenDivergence(Shown, view="tokens"):
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict a token: ``row``, ``position``, ``token``, the measures, ``token_id``."""
+        """Return one dict per token with ``row``, ``position``, ``token``, the measures and ``token_id``."""
         names = ("row", "position", "token", *MEASURES, "token_id")
         columns = [c.tolist() if isinstance(c := getattr(self, name), np.ndarray) else c for name in names]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def per_prompt(self, measure: str = "kl") -> Float[np.ndarray, " n_prompts"]:
-        """Mean of a measure over each response's tokens; NaN for an empty response.
+        """Return the mean of a measure over each response's tokens; NaN for an empty response.
 
         Raises:
-            LensSteerError: an unknown measure.
+            LensSteerError: If the measure is unknown.
         """
         values = self._of(measure)
         counts = np.bincount(self.row, minlength=self.n_prompts)
@@ -106,17 +107,19 @@ class TokenDivergence(Shown, view="tokens"):
     def by_position(
         self, measure: str = "kl", *, seed: int = 0, max_position: int | None = None, resamples: int = 2000
     ) -> tuple[Estimate, ...]:
-        """At positions 0, 1, …: the mean of a measure over the prompts whose response has a token there, with a 95 %
-        bootstrap interval resampled by prompt, and their number.
+        """Return the mean of a measure at positions 0, 1, …, each with a 95 % bootstrap interval.
+
+        The mean at a position is over the prompts whose response has a token there; their number is ``n`` of the
+        estimate. The bootstrap resamples prompts.
 
         Args:
-            measure: one of :data:`MEASURES`.
-            seed: of the bootstrap; the same draws serve every measure.
-            max_position: the last position wanted; without it the last one of the longest response.
-            resamples: of the bootstrap.
+            measure: One of :data:`lens_steer.inference.unembedding.MEASURES`.
+            seed: The seed of the bootstrap. The same draws are used for every measure.
+            max_position: The last position. None stands for the last position of the longest response.
+            resamples: The number of bootstrap resamples.
 
         Raises:
-            LensSteerError: an unknown measure, one that is infinite somewhere, a negative ``max_position``.
+            LensSteerError: If the measure is unknown or infinite at some token, or if ``max_position`` is negative.
         """
         values = self._of(measure)
         if impossible := int(np.isinf(values).sum()):
@@ -131,7 +134,8 @@ class TokenDivergence(Shown, view="tokens"):
         table[self.row[kept], self.position[kept]] = values[kept]
         n = np.isfinite(table).sum(axis=0)
         found: list[Estimate] = []
-        for count in sorted(set(n.tolist()), reverse=True):  # positions that the same responses reach
+        # Positions with equal counts are reached by the same responses, so that one bootstrap serves all of them.
+        for count in sorted(set(n.tolist()), reverse=True):
             columns = table[:, n == count]
             columns = columns[np.isfinite(columns[:, 0])]
             means = (v.tolist() for v in bootstrap_means(columns, resamples=resamples, seed=seed))
@@ -145,10 +149,10 @@ class TokenDivergence(Shown, view="tokens"):
 
 
 def check_max_position(max_position: int | None) -> None:
-    """Refuse a last position below the first.
+    """Refuse a negative last position.
 
     Raises:
-        LensSteerError: a negative one.
+        LensSteerError: If ``max_position`` is negative.
     """
     if max_position is not None and max_position < 0:
         raise LensSteerError(f"max_position={max_position}: the first position is 0, so 0 or more is needed")
@@ -165,28 +169,29 @@ def token_divergence(
     slice_size: int = SLICE,
     progress: bool = False,
 ) -> TokenDivergence:
-    """Divergence of the steered from the original model at every token of fixed responses, by teacher forcing.
+    """Compare the steered with the original model at every token of fixed responses, by teacher forcing.
 
-    The logits are what the model makes of them (in its dtype, with its bias and soft cap); log-softmax and sums are in
+    The logits are those of the model, in its dtype and with its bias and soft cap. Log-softmax and sums are computed in
     float64.
 
     Args:
-        model: from :func:`lens_steer.load_model`, with no plan in force.
-        plan: what to steer, at whatever positions it says; a response's tokens count as generated.
-        prompts, responses: one response a prompt, tokenised on its own, without the end token; an empty one is left out
-            and counted.
-        engine: see :func:`lens_steer.generate`.
-        batch_size: prompts a batch at most.
-        slice_size: rows of the unembedding at a time.
-        progress: show a bar.
+        model: A model of :func:`lens_steer.load_model`, with no plan in force.
+        plan: What to steer, and at which positions. The tokens of a response count as generated.
+        prompts: One prompt per response.
+        responses: One response per prompt. Each is tokenised on its own, without the end token. An empty response is
+            left out and counted.
+        engine: See :func:`lens_steer.generate`.
+        batch_size: The largest number of prompts in a batch.
+        slice_size: The number of rows that are unembedded at a time.
+        progress: True shows a progress bar.
 
     Raises:
-        LensSteerError: another number of responses than prompts, only empty ones, a plan in force already, a plan that
-            does not fit the model or has values for another number of prompts, too long a prompt, a size below 1,
-            distributions that are not finite.
+        LensSteerError: If the numbers of prompts and responses differ, if all responses are empty, if a plan is already
+            in force, if the plan does not fit the model or has values for another number of prompts, if a prompt is too
+            long, if a size is below 1, or if the distributions are not finite.
 
-    Source: Steering Externalities (arXiv 2602.04896), the divergence by response position; the direction of KL is not
-    said there, so both are given.
+    Source: Steering Externalities (arXiv 2602.04896), divergence by response position. The paper does not state the
+    direction of the KL divergence, so both are computed.
 
     >>> import lens_steer as ls
     >>> model, contrast = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal")
@@ -215,7 +220,7 @@ def token_divergence(
         on_engine(model, engine) as runner,
         tqdm(total=len(forced), desc="divergence", unit="prompt", disable=not progress, leave=False) as bar,
     ):
-        with steering(runner, plan):  # a plan that cannot be carried out is refused here
+        with steering(runner, plan):  # refuses a plan that does not fit the model, before any batch runs
             unembedding = Unembedding.of(runner)
         for batch in batches_of(model, forced, with_response=True, max_rows=batch_size):
             lengths |= zip(batch.rows, batch.response_lengths, strict=True)
@@ -268,11 +273,13 @@ def token_divergence(
 def _of_batch(
     runner: Any, batch: batching.Batch, plan: SteeringPlan | None, unembedding: Unembedding, slice_size: int
 ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "measures n"]]:
-    """Rows, positions, token ids and measures of a batch's tokens; without a plan the steered pass is the original
-    one.
+    """Return the rows, positions, token ids and measures of the response tokens of a batch.
+
+    If the plan is None, the steered pass equals the original one and is not run.
     """
     keep = max(batch.response_lengths) + 1
     first = min(sites.blocks_of(plan.sites)) if plan else 0
+    # The original pass keeps the input of the first steered block, and the steered pass begins there.
     with read_by_unembedding(runner) as read, kept_input(runner, first) as kept:
         last_logits(runner, batch, keep)
     if plan:
@@ -285,6 +292,7 @@ def _of_batch(
     else:
         read_steered = read
     wanted = [(i, n) for i, n in enumerate(batch.response_lengths) if n]
+    # The n tokens of a response end its row; the state at the token before each of them gives its logits.
     p, q = (torch.cat([states[0][i, -n - 1 : -1] for i, n in wanted]) for states in (read, read_steered))
     ids = torch.cat([batch.ids[i, -n:] for i, n in wanted])
     row = torch.tensor([batch.rows[i] for i, n in wanted for _ in range(n)])

@@ -1,1 +1,1 @@
-"""Models: found, loaded as Hugging Face has them, their sites, chat templates and sizes."""
+"""Models: their location, their loading through Hugging Face, and their sites, chat templates and sizes."""

@@ -1,4 +1,4 @@
-"""Which model something was made on, and whether it may be used on another."""
+"""The model on which an artifact was made, and the check that the artifact fits another model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lens_steer.models.templates import ChatTemplate, tell_difference
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ModelRef:
-    """Which model something was made on, as activations, calibrations, boundaries and probes record it.
+    """The model on which an artifact (activations, a calibration, a boundary or a probe) was made.
 
     Attributes:
-        model: name, as it was loaded.
-        architecture: Hugging Face's model type.
-        n_layers: number of blocks.
-        template: the chat template of the prompts with its arguments and its date; None where that was not recorded.
+        model: The name of the model, as it was loaded.
+        architecture: The model type of Hugging Face.
+        n_layers: The number of blocks.
+        template: The chat template of the prompts, with its arguments and its date; None if it was not recorded.
     """
 
     model: str
@@ -29,10 +29,10 @@ class ModelRef:
 
 
 def reference(source: Any) -> dict[str, Any]:
-    """Give the fields of a :class:`ModelRef`: of a loaded model, or of what was made on one.
+    """Return the fields of a :class:`ModelRef` for a loaded model, or for an artifact that was made on one.
 
     Args:
-        source: a model's description (:class:`lens_steer.models.info.ModelInfo`), or a :class:`ModelRef`.
+        source: The description of a model (:class:`lens_steer.models.info.ModelInfo`), or a :class:`ModelRef`.
 
     >>> made = ModelRef(model="organism/qwen2", architecture="qwen2", n_layers=12)
     >>> reference(made)
@@ -48,11 +48,12 @@ def reference(source: Any) -> dict[str, Any]:
 
 
 def check_fits(made: Any, model: Any) -> None:
-    """Refuse a calibration or a plan that was made on another model; tell (once, logged) where its prompts had another
-    chat template, other arguments or another date.
+    """Refuse a calibration or a plan that was made on another model.
+
+    If its prompts had another chat template, other template arguments or another date, a warning is logged once.
 
     Raises:
-        LensSteerError: d_model, the number of blocks or the architecture differ.
+        LensSteerError: If d_model, the number of blocks or the architecture differ.
     """
     info = info_of(model)
     for name in ("d_model", "n_layers", "architecture"):

@@ -1,5 +1,6 @@
-"""What a study of a model would take, from its configuration alone, before anything is loaded or downloaded:
-parameters, memory, a lower bound on time.
+"""Estimates of parameters, memory and a lower bound on time of a study, from the configuration of a model alone.
+
+Nothing is loaded or downloaded for them.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from lens_steer.models.sites import NORM_MODULES, QK_NORMS
 
 BYTES = {"float32": 4.0, "float64": 8.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 GIB = 2**30
-PROBE = 1024  # width of the matrix product that measures this machine
+PROBE = 1024  # The width of the matrix product that measures the speed of this machine.
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a configuration decides its size.
+    """The parts of a configuration that decide the size of a model.
 
     Attributes:
-        n_layers, d_model, d_mlp, n_heads, n_kv_heads, d_head, d_vocab: as everywhere.
-        norms: norms a block.
-        qkv_bias: whether q, k and v have a bias.
-        tied: whether the unembedding is the embedding.
-        qk_norms: whether queries and keys have a norm, one gain for all heads.
-        output_bias, mlp_bias: whether what attention writes, and the MLP's three layers, have a bias.
-        scaled_embedding: whether a HookedTransformer has an embedding of its own beside its Hugging Face twin's
+        n_layers, d_model, d_mlp, n_heads, n_kv_heads, d_head, d_vocab: The usual dimensions of a transformer.
+        norms: The number of norms in a block.
+        qkv_bias: True if the query, key and value projections have a bias.
+        tied: True if embedding and unembedding share one matrix.
+        qk_norms: True if queries and keys have a norm, with one gain for all heads.
+        output_bias, mlp_bias: True if the output projection of attention, or the three layers of the MLP, have a bias.
+        scaled_embedding: True if a HookedTransformer needs a separate embedding besides that of its Hugging Face twin
             (Gemma's, times √d_model).
     """
 
@@ -52,10 +53,10 @@ class Shape:
 
     @staticmethod
     def of(config: Any) -> Shape:
-        """Of a Hugging Face configuration; of a checkpoint with images its text part alone.
+        """Return the shape of a Hugging Face configuration; of a checkpoint with images only that of its text part.
 
         Raises:
-            LensSteerError: an architecture that is not mapped.
+            LensSteerError: If the architecture is not mapped.
         """
         config = text_part(config)
         kind = config.model_type
@@ -82,7 +83,7 @@ class Shape:
 
     @property
     def block_parameters(self) -> int:
-        """Of one block."""
+        """The number of parameters of one block."""
         q, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
         attention = self.d_model * (q + 2 * kv) + q * self.d_model
         biases = (
@@ -100,7 +101,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """Of the whole model."""
+        """The number of parameters of the whole model."""
         return (
             self.n_layers * self.block_parameters + self.d_model + self.d_vocab * self.d_model * (1 if self.tied else 2)
         )
@@ -108,21 +109,23 @@ class Shape:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, and seconds where a speed is known.
+    """The estimated memory in bytes, operations, and times in seconds.
 
     Attributes:
-        parameters: how many.
-        weights: bytes of the model that is loaded.
-        weights_while_loading: the most that stands at once: a checkpoint in the model's dtype is the model; one in
-            another dtype is read beside it, and the embedding once more.
-        twin: what a HookedTransformer holds beside its Hugging Face twin, with which it shares its weights: Gemma's
-            scaled embedding, else nothing.
-        cache: key–value cache of one batch at full length (a sliding window holds less).
-        recorded: activations kept, at keep="all".
-        moments: the same at keep="moments".
-        logits: of one batch of forced answers.
-        record_flop, generate_flop: multiply-adds count as two.
-        record_seconds, generate_seconds: at ``flops`` a second and no overhead, so a lower bound; None without a speed.
+        parameters: The number of parameters.
+        weights: The bytes of the weights of the loaded model.
+        weights_while_loading: The largest number of bytes of weights at one time during loading. A checkpoint in the
+            dtype of the model becomes the model itself; a checkpoint in another dtype needs its own memory besides the
+            model, and the embedding once more.
+        twin: The bytes that a HookedTransformer holds besides its Hugging Face twin, with which it shares its weights:
+            those of Gemma's scaled embedding, otherwise 0.
+        cache: The bytes of the key–value cache of one batch at full length (a sliding window needs less).
+        recorded: The bytes of the recorded activations with keep="all".
+        moments: The bytes of the recorded class means with keep="moments".
+        logits: The bytes of the logits of one batch in teacher forcing.
+        record_flop, generate_flop: The floating-point operations; a multiplication with addition counts as two.
+        record_seconds, generate_seconds: The seconds at ``flops`` operations per second without overhead, so a lower
+            bound; None if the speed is not known.
     """
 
     parameters: int
@@ -139,7 +142,7 @@ class Estimate:
     generate_seconds: float | None
 
     def row(self) -> dict[str, Any]:
-        """Plain values; bytes also as ``…_gib``."""
+        """Return the fields as a dictionary of plain values, with bytes also as ``…_gib``."""
         found = asdict(self)
         names = ("weights", "weights_while_loading", "twin", "cache", "recorded", "moments", "logits")
         return found | {f"{name}_gib": round(found[name] / GIB, 3) for name in names}
@@ -157,22 +160,23 @@ def estimate(
     flops: float | None = None,
     stored: str | None = None,
 ) -> Estimate:
-    """Memory and a lower bound on time of recording all prompts and answering them once.
+    """Estimate memory and a lower bound on time for recording all prompts and answering them once.
 
     Args:
-        shape: of the model.
-        n_prompts: of both classes together.
-        prompt_tokens: of a prompt with its chat template, on average.
-        n_sites: that are recorded.
-        max_new_tokens: of each answer.
-        batch_size: answers at once.
-        dtype: of the weights: a torch name, ``int8`` or ``int4``; operators compute in float32 and cache and
-            activations take two bytes below that.
-        flops: a second; see :func:`measured_flops`.
-        stored: dtype of the checkpoint, where it is another one.
+        shape: The shape of the model.
+        n_prompts: The number of prompts of both classes together.
+        prompt_tokens: The mean number of tokens of a prompt, with its chat template.
+        n_sites: The number of recorded sites.
+        max_new_tokens: The maximal number of tokens of each answer.
+        batch_size: The number of answers in a batch.
+        dtype: The dtype of the weights: a torch name, ``int8`` or ``int4``. Numbers of the key–value cache have the
+            same size, but at least two bytes. Operators compute in float32, and recorded activations are float32 for
+            every dtype.
+        flops: The floating-point operations per second; see :func:`measured_flops`. None: no times are estimated.
+        stored: The dtype of the checkpoint. None: the same dtype as the model.
 
     Raises:
-        LensSteerError: a count below 1, an unknown dtype.
+        LensSteerError: If a count is below 1, or if a dtype is unknown.
 
     >>> shape = Shape(2, 64, 128, 4, 2, 16, 1000, 2, True, True)
     >>> estimate(shape, n_prompts=10, prompt_tokens=20, n_sites=4).recorded == 10 * 4 * 64 * 4
@@ -199,7 +203,7 @@ def estimate(
     rows = min(batch_size, n_prompts)
     blocks = shape.n_layers * shape.block_parameters
     unembedding = shape.d_vocab * shape.d_model
-    attention = 2 * shape.n_layers * shape.n_heads * shape.d_head  # scores and values, for each pair of positions
+    attention = 2 * shape.n_layers * shape.n_heads * shape.d_head  # For scores and values, per pair of positions.
     record = 2.0 * n_prompts * (prompt_tokens * blocks + attention * prompt_tokens**2 / 2)
     answer = 2.0 * n_prompts * (length * blocks + max_new_tokens * unembedding + attention * length**2 / 2)
     return Estimate(
@@ -219,7 +223,7 @@ def estimate(
 
 
 def stored_dtype(config: Any, dtype: str) -> str:
-    """The dtype that a checkpoint says it is in; where it does not say, that of the model that is made of it.
+    """Return the dtype that a checkpoint states; if it states none, the dtype of the model that is made from it.
 
     >>> from transformers import LlamaConfig
     >>> stored_dtype(LlamaConfig(dtype="bfloat16"), "float32"), stored_dtype(LlamaConfig(), "float32")
@@ -230,10 +234,10 @@ def stored_dtype(config: Any, dtype: str) -> str:
 
 
 def measured_flops(device: str | torch.device = "cpu", *, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second of a large matrix product on this machine, the best of five."""
+    """Measure the floating-point operations per second of a large matrix product: the best of six runs."""
     a = torch.randn(PROBE, PROBE, device=device).to(dtype)
     best = float("inf")
-    for _ in range(6):  # the first one warms up
+    for _ in range(6):  # The first run warms up the device.
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         begin = time.perf_counter()

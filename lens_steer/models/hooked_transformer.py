@@ -1,8 +1,8 @@
-"""A HookedTransformer from a Hugging Face folder: the configuration mapped field by field, the library's own weight
-converters.
+"""Construction of a HookedTransformer from a Hugging Face model.
 
-``HookedTransformer.from_pretrained`` refuses local folders, and knows some families by name only. What cannot be mapped
-exactly is refused.
+The configuration is mapped field by field, and the weights come from the library's own converters.
+``HookedTransformer.from_pretrained`` refuses local folders, and knows some families only by the names of their models.
+Everything that cannot be mapped exactly is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lens_steer.models.sites import NORM_MODULES, QK_NORMS
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-# TransformerLens's converter of each family
+# The weight converter of TransformerLens for each family.
 CONVERTERS = {
     "qwen2": "convert_qwen2_weights",
     "qwen3": "convert_qwen3_weights",
@@ -34,7 +34,7 @@ GEMMAS = ("gemma2", "gemma3_text")
 
 
 class NotHeldError(LensSteerError):
-    """A model that a HookedTransformer cannot hold exactly and a TransformerBridge can."""
+    """The error for a model that a TransformerBridge can hold exactly but a HookedTransformer cannot."""
 
     def __init__(self, name: str, what: str) -> None:
         super().__init__(
@@ -52,20 +52,23 @@ def hooked_transformer(
     n_devices: int,
     tokenizer: Any,
 ) -> HookedTransformer:
-    """A HookedTransformer whose weights are those of a plain Hugging Face model: views of them wherever the layout
-    allows.
+    """Build a HookedTransformer that shares the weights of a plain Hugging Face model.
 
-    The library's converters rearrange by views, so nothing is copied but what the two hold otherwise: Gemma's embedding
-    (times √d_model) and gains (plus 1). Biases that the family does not have are zeros of the HookedTransformer's own.
-    A change in place of a shared weight is a change of both models.
+    The weights are views of the source wherever the layout allows. The converters of the library only rearrange views,
+    so nothing is copied except the weights that the two models store differently: Gemma's embedding (times √d_model)
+    and gains (plus 1). Biases that the family does not have are separate zeros. A change in place of a shared weight
+    changes both models.
 
     Args:
-        source: the Hugging Face model, on ``device``, or on the CPU where the blocks are split over several (which
-            copies them).
-        config: its configuration.
-        mapped: the configuration of :func:`hooked_config`.
-        dtype, device, n_devices: of the model.
-        tokenizer: of the model.
+        source: The Hugging Face model on ``device``. If the blocks are split over several devices, it is on the CPU,
+            and the weights are copied.
+        config: The configuration of the Hugging Face model.
+        mapped: The configuration from :func:`hooked_config`.
+        dtype, device, n_devices: The dtype, the device and the number of devices of the model.
+        tokenizer: The tokenizer of the model.
+
+    Raises:
+        LensSteerError: If a parameter of the HookedTransformer has no weight in the source.
     """
     from accelerate import init_empty_weights
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -94,8 +97,10 @@ def hooked_transformer(
 
 @contextmanager
 def rotary_tables_once() -> Iterator[None]:
-    """Blocks that are built here share their tables of sines and cosines, which TransformerLens computes block by block
-    although they depend on its configuration and a block's kind of attention alone.
+    """Share the rotary tables of sines and cosines among the blocks that are built inside the ``with`` block.
+
+    TransformerLens computes them for each block, although they depend only on the configuration and on the kind of
+    attention of the block.
     """
     from transformer_lens.components.abstract_attention import AbstractAttention
 
@@ -117,12 +122,13 @@ def rotary_tables_once() -> Iterator[None]:
 
 
 def _give_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Set a model's tokenizer without reading it again: the library's is one with special tokens of its own over the
-    same vocabulary.
+    """Set the tokenizer of a model without reading it from disk again.
 
-    ``set_tokenizer`` gives a tokenizer without a beginning token its end token as one, and reads from disk one that
-    does not add its beginning token, unless it says that it does: what a HookedTransformer adds is decided by its
-    configuration either way, and here it is nothing.
+    The library gets a copy over the same vocabulary with its own special tokens. ``set_tokenizer`` changes the
+    tokenizer in two ways: a tokenizer without a beginning-of-sequence token gets its end token as one, and a tokenizer
+    that does not add its beginning-of-sequence token is read from disk again, unless it declares that it adds the
+    token. The copy declares this during the call. The configuration alone decides which tokens a HookedTransformer
+    adds, and here it adds none.
     """
     own = copy.copy(tokenizer)
     for name in ("_special_tokens_map", "_extra_special_tokens", "deprecation_warnings"):
@@ -133,11 +139,11 @@ def _give_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def check_family(config: Any, name: str) -> None:
-    """Refuse what no backend supports here.
+    """Refuse a model that no backend supports here.
 
     Raises:
-        LensSteerError: an architecture that is not mapped, one whose tokens attend to later ones, a cap that the
-            libraries treat otherwise.
+        LensSteerError: If the architecture is not mapped, if its tokens attend to later tokens, or if it has a cap of
+            the attention logits that the two libraries treat differently.
     """
     if config.model_type not in NORM_MODULES:
         raise LensSteerError(
@@ -157,10 +163,10 @@ def check_family(config: Any, name: str) -> None:
 
 
 def check_biases(config: Any, name: str) -> None:
-    """Refuse biases that the library's converters leave out without a word.
+    """Refuse biases that the converters of the library drop silently.
 
     Raises:
-        NotHeldError: naming the configuration's flag.
+        NotHeldError: If the model has such biases; the message names the flag of the configuration.
     """
     for flag in ("attention_bias", "mlp_bias"):
         if getattr(config, flag, False):
@@ -168,11 +174,11 @@ def check_biases(config: Any, name: str) -> None:
 
 
 def hooked_config(config: Any, name: str) -> dict[str, Any]:
-    """The HookedTransformer configuration of a Hugging Face one, as a dict.
+    """Map a Hugging Face configuration to the configuration of a HookedTransformer, as a dictionary.
 
     Raises:
-        LensSteerError: see :func:`check_family`.
-        NotHeldError: what cannot be mapped exactly.
+        LensSteerError: See :func:`check_family`.
+        NotHeldError: If something cannot be mapped exactly.
     """
     check_family(config, name)
     check_biases(config, name)
@@ -208,7 +214,7 @@ def hooked_config(config: Any, name: str) -> dict[str, Any]:
 
 
 def attention_types(config: Any) -> list[str]:
-    """``"local"`` for each block that attends within the sliding window only, else ``"global"``.
+    """Return ``"local"`` for each block that attends only within the sliding window, and ``"global"`` for all others.
 
     >>> from transformers import MistralConfig
     >>> (
@@ -223,7 +229,7 @@ def attention_types(config: Any) -> list[str]:
         else "full_attention"
     )
     types = getattr(config, "layer_types", None)
-    if types is None or config.model_type == "mistral":  # which pays no heed to layer_types
+    if types is None or config.model_type == "mistral":  # Mistral ignores layer_types.
         types = [everywhere] * config.num_hidden_layers
     return ["local" if t == "sliding_attention" else "global" for t in types]
 
@@ -235,7 +241,10 @@ def _window(config: Any, types: list[str]) -> dict[str, Any]:
 
 
 def _rotary(config: Any, types: list[str], name: str) -> dict[str, Any]:
-    """Base and scaling; on Gemma-3 the sliding blocks have a base of their own, unscaled."""
+    """Return the base and the scaling of the rotary embedding.
+
+    On Gemma-3 the sliding-window blocks have a separate base without scaling.
+    """
     every = dict(getattr(config, "rope_parameters", None) or {})
     apart = "full_attention" in every
     rope, mapped = (every["full_attention"], {}) if apart else (every, {})
@@ -251,7 +260,11 @@ def _rotary(config: Any, types: list[str], name: str) -> dict[str, Any]:
 def _rope_scaling(
     config: Any, rope: dict[str, Any], kind: str, apart: bool, some_local: bool, name: str
 ) -> dict[str, Any]:
-    """TransformerLens scales linearly in global blocks only, by parts in all of them, by YaRN as it is told."""
+    """Return the scaling of the rotary embedding, or refuse a scaling that TransformerLens cannot hold.
+
+    TransformerLens applies linear scaling only in global blocks, scaling by parts (``llama3``) in all blocks, and YaRN
+    scaling where the configuration says.
+    """
     if kind == "default":
         return {}
     if kind == "linear" and (apart or not some_local):

@@ -1,4 +1,7 @@
-"""Whether the Hugging Face hub is to be asked: its client tries for almost a minute where there is no network."""
+"""The availability of the Hugging Face hub.
+
+Without a network the client of the hub tries to connect for almost a minute, so the connection is tested first.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-SECONDS = 4.0  # for a connection, names looked up included
+SECONDS = 4.0  # The timeout of a connection, including the name lookup.
 
 
 def only_here(folder: str | Path) -> bool:
-    """Whether a model's files are looked for on this machine alone: a folder, and whatever is asked for where the hub
-    is not to be had.
+    """Return True if the files of a model are only searched on this machine.
+
+    This is the case for a folder, and for every name if the hub cannot be asked.
 
     >>> only_here(Path(__file__).parent)
     True
@@ -23,21 +27,25 @@ def only_here(folder: str | Path) -> bool:
 
 
 def why_not() -> str | None:
-    """Why the hub is not asked; None where it is. Looked at once a process, for a few seconds at most."""
+    """Return the reason why the hub is not asked; None if it is asked.
+
+    The connection is tested once per process, for a few seconds at most.
+    """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     address = urlsplit(constants.ENDPOINT)
     host, port = address.hostname or "", address.port or (80 if address.scheme == "http" else 443)
-    if address.scheme in getproxies() or answers(host, port):  # behind a proxy the client knows better
+    # Behind a proxy a direct connection says nothing, so the client of the hub decides.
+    if address.scheme in getproxies() or answers(host, port):
         return None
     return f"{host} cannot be reached"
 
 
 @cache
 def answers(host: str, port: int, seconds: float = SECONDS) -> bool:
-    """Whether a host takes a connection within so many seconds; a name server that is silent counts as a no.
+    """Return True if a host accepts a connection within ``seconds``; a name server that does not reply counts as False.
 
     >>> answers("127.0.0.1", 1)
     False

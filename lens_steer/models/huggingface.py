@@ -1,6 +1,4 @@
-"""The plain Hugging Face side: reading a folder's weights, the twin of a model, and a TransformerBridge over the same
-weights.
-"""
+"""Plain Hugging Face models: reading of weights and adapters, and a TransformerBridge over the weights of its twin."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ from lens_steer.models.hub import only_here
 from lens_steer.models.quantization import compute_as_told, reading_options
 
 DeviceMap = str | Mapping[str, Any] | None
-SMALL = 10_000  # blocks × width up to which loading takes a blink and shows no bar
-WITH_IMAGES = ("gemma3",)  # families whose checkpoints hold a text model of a family of its own beside a vision tower
-# how such checkpoints name the text model's weights, as Transformers writes them now and as hubs hold them
+SMALL = 10_000  # The product of blocks and width up to which loading is so fast that no progress bar is shown.
+WITH_IMAGES = ("gemma3",)  # Families whose checkpoints hold a text model (of a separate family) and a vision tower.
+# The names of the text model's weights in such checkpoints: those that Transformers writes now, and those on the hub.
 TEXT_WEIGHTS = {
     r"^(language_model\.model|model\.language_model)\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
@@ -31,7 +29,10 @@ TEXT_WEIGHTS = {
 
 
 def text_part(config: Any) -> Any:
-    """The configuration itself; of a checkpoint with images that of its text model, with what only the whole says.
+    """Return the configuration of the text model; a configuration without images is returned unchanged.
+
+    For a checkpoint with images, the fields that only the whole configuration has are copied into the text
+    configuration.
 
     >>> from transformers import Gemma3Config, LlamaConfig
     >>> text_part(Gemma3Config()).model_type, text_part(LlamaConfig()).model_type
@@ -48,13 +49,14 @@ def text_part(config: Any) -> Any:
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Whether a path is one of a GGUF file, by its name."""
+    """Return True if the path has the name of a GGUF file."""
     return Path(path).suffix == ".gguf"
 
 
 def source(folder: str) -> dict[str, Any]:
-    """How Transformers' readers are told where a model lies: a folder, a hub name, or a GGUF file, which they
-    dequantise.
+    """Return the arguments that tell Transformers' readers where a model is.
+
+    The model is a folder, a hub name, or a GGUF file, which Transformers dequantises.
 
     >>> source("some/model")["pretrained_model_name_or_path"], source("/models/m.Q4_K_M.gguf")["gguf_file"]
     ('some/model', 'm.Q4_K_M.gguf')
@@ -66,7 +68,7 @@ def source(folder: str) -> dict[str, Any]:
 
 
 def is_text_part(folder: str) -> bool:
-    """Whether a folder's (or hub name's) model is read out of a checkpoint with images."""
+    """Return True if the model of a folder or a hub name is the text part of a checkpoint with images."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(**source(folder)).model_type in WITH_IMAGES
@@ -82,17 +84,17 @@ def read_weights(
     quantization: str = "",
     adapter: str = "",
 ) -> Any:
-    """The folder's model as Hugging Face has it, in evaluation mode; of a checkpoint with images its text part.
+    """Read the Hugging Face model of a folder, in evaluation mode; of a checkpoint with images only its text part.
 
     Args:
-        folder, config, dtype: of the model.
-        device: where it goes, unless a ``device_map`` says where each part does.
-        device_map: as Transformers takes it.
-        quantization: see :mod:`lens_steer.models.quantization`.
-        adapter: folder of a PEFT adapter that is merged into the weights.
+        folder, config, dtype: The folder, the configuration and the dtype of the model.
+        device: The device of the model, unless a ``device_map`` places each part.
+        device_map: A device map in the form of Transformers. None: the whole model goes to ``device``.
+        quantization: A 4-bit type, see :mod:`lens_steer.models.quantization`; empty for plain weights.
+        adapter: The folder of a PEFT adapter to merge into the weights; empty without an adapter.
 
     Raises:
-        LensSteerError: weights that cannot be read, or that are not all there; an adapter that cannot be merged.
+        LensSteerError: If weights cannot be read or are missing, or if the adapter cannot be merged.
     """
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +111,8 @@ def read_weights(
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise LensSteerError(f"the weights in {folder!r} cannot be read: {first_line(error)}") from None
     if "key_mapping" in options:
-        vars(model).pop("_weight_conversions", None)  # Transformers would save under the names that it read
+        # Otherwise Transformers would save the weights under the names that it read.
+        vars(model).pop("_weight_conversions", None)
     if missing := sorted(notes["missing_keys"]):
         raise LensSteerError(
             f"the weights in {folder!r} lack "
@@ -122,15 +125,18 @@ def read_weights(
 
 
 def merged_with(model: Any, adapter: str) -> Any:
-    """The same model with a PEFT adapter added to its weights, in their dtype.
+    """Merge a PEFT adapter into the weights of a model, in their dtype.
 
     Args:
-        model: plain Hugging Face; it is used up.
-        adapter: folder.
+        model: A plain Hugging Face model; it is changed and must not be used afterwards.
+        adapter: The folder of the adapter.
+
+    Returns:
+        The merged model.
 
     Raises:
-        LensSteerError: PEFT is not installed, the folder holds no adapter, one that does not fit the model, or one that
-            no weights can hold.
+        LensSteerError: If PEFT is not installed, if the folder holds no adapter, if the adapter does not fit the model,
+            if it is of a kind that cannot be merged into weights, or if the weights are quantised.
     """
     if getattr(model, "is_quantized", False):
         raise LensSteerError(
@@ -155,16 +161,17 @@ def merged_with(model: Any, adapter: str) -> Any:
 
 
 def check_adapter(adapter: str, config: Any) -> Path:
-    """The folder of an adapter; refuses, before any weight of the model is read, one that is none or cannot be the
-    model's.
+    """Return the folder of an adapter, after a check that it can belong to the model.
+
+    The check runs before any weight of the model is read.
 
     Args:
-        adapter: folder.
-        config: of the model.
+        adapter: The folder of the adapter.
+        config: The configuration of the model.
 
     Raises:
-        LensSteerError: PEFT is not installed, a folder without an adapter or its weights, one that was made for a model
-            of another width or depth.
+        LensSteerError: If PEFT is not installed, if the folder holds no adapter or no weights of one, or if the adapter
+            was made for a model of another width or depth.
     """
     path = Path(adapter).expanduser()
     if not (path / "adapter_config.json").exists():
@@ -182,7 +189,7 @@ def check_adapter(adapter: str, config: Any) -> Path:
 
 
 def _check_sizes(adapter: str, weights: Path, config: Any) -> None:
-    """Refuse an adapter whose tensors tell another width or depth than the model's; no tensor is read."""
+    """Refuse an adapter whose tensor shapes show another width or depth than the model's; no tensor is read."""
     try:
         with safe_open(weights, framework="pt") as stored:
             shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
@@ -204,16 +211,20 @@ def _check_sizes(adapter: str, weights: Path, config: Any) -> None:
 def bridge_and_twin(
     folder: str, config: Any, dtype: torch.dtype, device: torch.device, tokenizer: Any, **placed: Any
 ) -> tuple[Any, Any]:
-    """A TransformerBridge, and a plain Hugging Face model over the very same parameters (the Bridge rewrites the
-    modules of the one it is given).
+    """Build a TransformerBridge, and a plain Hugging Face model over the same parameters.
+
+    Two module trees are needed because the Bridge rewrites the modules of the model that it receives.
 
     Args:
-        folder, config, dtype, device: see :func:`read_weights`.
-        tokenizer: of the model.
-        placed: ``device_map``, ``quantization`` and ``adapter`` of :func:`read_weights`.
+        folder, config, dtype, device: See :func:`read_weights`.
+        tokenizer: The tokenizer of the model.
+        placed: The arguments ``device_map``, ``quantization`` and ``adapter`` of :func:`read_weights`.
+
+    Returns:
+        The TransformerBridge and its twin.
 
     Raises:
-        LensSteerError: weights that cannot be read, parts that are left on disk.
+        LensSteerError: If the weights cannot be read, or if the device map leaves parts of the model on disk.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -225,11 +236,12 @@ def bridge_and_twin(
             "quantization='nf4'"
         )
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    # A deep copy with every parameter and buffer in its memo copies the modules but keeps the tensors themselves.
     twin = copy.deepcopy(model, shared)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        # any name without a network: the model and a copy of the tokenizer (it is given a beginning token) are handed
-        # over
+        # The name is arbitrary and nothing is downloaded, because the model and the tokenizer are given. The tokenizer
+        # is a copy, because the Bridge sets a beginning-of-sequence token on it.
         bridge = TransformerBridge.boot_transformers(
             "local/model", hf_model=model, tokenizer=copy.deepcopy(tokenizer), device=str(model.device)
         )
@@ -238,7 +250,10 @@ def bridge_and_twin(
 
 @contextmanager
 def without_bar(*, small: bool) -> Iterator[None]:
-    """No progress bar for what is read or written in a blink."""
+    """Hide the progress bar of Transformers for a small model, which is read or written in an instant.
+
+    The bar is hidden inside the ``with`` block if ``small`` is True.
+    """
     from transformers.utils import logging as hf_logging
 
     shown = hf_logging.is_progress_bar_enabled()

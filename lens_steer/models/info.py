@@ -1,4 +1,4 @@
-"""What is known of a model: its facts, which its configuration and tokenizer tell before a weight is read."""
+"""The description of a model: facts that its configuration and its tokenizer tell before any weight is read."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ UNLOADED = "unloaded"
 
 @dataclass(frozen=True)
 class ModelInfo(Shown, view="models"):
-    """What was loaded; attached to the model as ``model.lens_info``.
+    """The description of a loaded model, attached to it as ``model.lens_info``.
 
     Attributes:
+        name: The name of the model, as it was given.
+        folder: The folder or file of the model, or its hub name.
+        architecture: The model type of Hugging Face.
         backend: ``hooked`` (HookedTransformer), ``bridge`` (TransformerBridge), ``hf`` (a plain Hugging Face twin) or
             ``unloaded``.
-        dtype: that the model computes in; empty before it is loaded.
-        quantization: of its weights (``nf4``, ``fp4``); empty for plain ones.
-        device_map: as it was given.
-        adapter: folder of the adapter that was merged into the weights; empty without one.
-        revision: of the hub's model, as it was asked for (the folder's last part is the commit); empty without one.
+        weight_processing: The processing of the weights; ``none`` for every model that is loaded here.
+        dtype: The dtype in which the model computes; empty before it is loaded.
+        n_layers: The number of blocks.
+        d_model: The width of the residual stream.
+        n_ctx: The length of the context in tokens.
+        tokenizer: The tokenizer, with its chat template.
+        end_tokens: The ids of the tokens that end an answer.
+        quantization: The 4-bit type of the weights (``nf4``, ``fp4``); empty for weights that are not quantised.
+        device_map: The device map, as it was given.
+        adapter: The folder of the adapter that was merged into the weights; empty without an adapter.
+        revision: The requested revision of a model on the hub (the last part of the folder is the commit); empty
+            without a revision.
     """
 
     name: str
@@ -71,16 +81,20 @@ def read_info(
     adapter: str | Path | None = None,
     revision: str | None = None,
 ) -> tuple[ModelInfo, Any]:
-    """A model's facts and its configuration, from what lies beside its weights; loading adds to the facts how it was
-    loaded.
+    """Read the facts about a model and its configuration, without its weights.
+
+    Loading completes the facts with the backend, the dtype, the quantisation and the device map.
 
     Args:
-        name, chat_template, template_args, template_date, adapter, revision: see :func:`lens_steer.load_model`.
+        name, chat_template, template_args, template_date, adapter, revision: See :func:`lens_steer.load_model`.
+
+    Returns:
+        The description and the Hugging Face configuration.
 
     Raises:
-        LensSteerError: unknown name, folder without a model or a tokenizer, unsupported architecture, a template that
-            does not exist or has no use for what it is given, an adapter that is none or is one for a model of another
-            size.
+        LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the architecture is not
+            supported; if the template does not exist or does not use what it is given; or if the adapter folder holds
+            no adapter or one for a model of another size.
 
     >>> info, config = read_info("organism/llama")
     >>> info.n_layers == config.num_hidden_layers, info.backend

@@ -1,8 +1,8 @@
-"""Loading a chat model without weight processing, from an organism, a local folder or a hub name.
+"""Loading of a chat model without weight processing, from an organism, a local folder or a hub name.
 
-The model is a HookedTransformer where TransformerLens still has that class (3.x; how it is built is in
-:mod:`lens_steer.models.hooked_transformer`), else a TransformerBridge. Activations equal the Hugging Face model's. This
-module and :mod:`lens_steer.models.sites` are all that knows the difference.
+The model is a HookedTransformer if TransformerLens still has that class (version 3.x;
+:mod:`lens_steer.models.hooked_transformer` builds it), and a TransformerBridge otherwise. Its activations equal those
+of the Hugging Face model. Only this module and :mod:`lens_steer.models.sites` know the difference.
 """
 
 from __future__ import annotations
@@ -50,32 +50,35 @@ def load_model(
     """Load a chat model with hook points at every residual stream and every norm output.
 
     Args:
-        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (embedded, no network), a local Hugging
-            Face folder, a ``.gguf`` file (which Transformers dequantises), or a hub name.
-        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"auto"`` (the checkpoint's).
-        device: where the model goes; the first accelerator if there is one, else the CPU.
-        n_devices: split the blocks of a HookedTransformer over so many accelerators.
-        device_map: where each part of a TransformerBridge goes, as Transformers takes it: ``"auto"``, or a mapping of
-            modules to devices; in place of ``device``.
-        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights; a checkpoint that has them already
-            needs no word.
-        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x); ``"bridge"``: a TransformerBridge; ``"auto"``:
-            the first where it exists and holds the model exactly, else the second.
-        chat_template: for a model that has none, or in place of its own: ``"plain"`` (``User: …``, with the special
-            tokens that the tokenizer adds to any text), a Jinja template, or a file with one.
-        template_args: what the chat template is given beside the messages, such as ``{"enable_thinking": False}``.
-        template_date: ``YYYY-MM-DD``, for a template that writes the date; :data:`lens_steer.models.templates.DATE`
-            unless given, so that prompts are the same on every day.
-        adapter: folder of a PEFT adapter (LoRA), merged into the weights in the model's dtype; needs
-            ``lens-steer[export]``.
-        revision: branch, tag or commit of a hub's model.
+        name: ``"organism/qwen2"``, ``"organism/llama"``, ``"organism/gemma2"`` (included in the package, no network
+            needed), a local Hugging Face folder, a ``.gguf`` file (which Transformers dequantises), or a hub name.
+        dtype: ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``, a ``torch.dtype``, or ``"auto"`` (the dtype
+            of the checkpoint).
+        device: The device of the model. None: the first CUDA device if there is one, otherwise the CPU.
+        n_devices: The number of accelerators over which the blocks of a HookedTransformer are split.
+        device_map: The device of each part of a TransformerBridge, in the form of Transformers: ``"auto"``, or a
+            mapping of modules to devices. It replaces ``device``.
+        quantization: ``"nf4"`` or ``"fp4"``: a TransformerBridge with 4-bit weights. None: the weights of the
+            checkpoint, which may already be quantised in this way.
+        backend: ``"hooked"``: a HookedTransformer (TransformerLens 3.x). ``"bridge"``: a TransformerBridge. ``"auto"``:
+            a HookedTransformer if the class exists and can hold the model exactly, otherwise a TransformerBridge.
+        chat_template: A template for a model that has none, or in place of the model's own: ``"plain"`` (``User: …``,
+            with the special tokens that the tokenizer adds to any text), a Jinja template, or a file with one. None:
+            the model's own template.
+        template_args: The arguments of the chat template besides the messages, such as ``{"enable_thinking": False}``.
+        template_date: The date ``YYYY-MM-DD`` for a template that writes a date. None:
+            :data:`lens_steer.models.templates.DATE`, if the template would write today's date, so that prompts are the
+            same on every day.
+        adapter: The folder of a PEFT adapter (LoRA), which is merged into the weights in the dtype of the model. It
+            needs ``lens-steer[export]``.
+        revision: A branch, tag or commit of a model on the hub.
 
     Returns:
-        The model in evaluation mode, with ``model.lens_info``.
+        The model in evaluation mode, with its description in ``model.lens_info``.
 
     Raises:
-        LensSteerError: unknown name, folder without a model or a tokenizer, a template argument or date that the
-            template has no use for, unsupported architecture, bad dtype or backend.
+        LensSteerError: If the name is unknown; if the folder holds no model or no tokenizer; if the template does not
+            use an argument or a date; if the architecture is not supported; or if the dtype or the backend is invalid.
     """
     if backend not in BACKENDS:
         raise LensSteerError(f"backend={backend!r}: use one of {', '.join(BACKENDS)}")
@@ -98,7 +101,7 @@ def load_model(
             folder, config, torch_dtype, device, tokenizer, device_map=device_map, quantization=kind, adapter=merged
         )
     else:
-        split = n_devices > 1  # over accelerators, each with weights of its own
+        split = n_devices > 1  # Blocks on several accelerators hold copies of the weights.
         source = read_weights(folder, config, torch_dtype, "cpu" if split else device, adapter=merged)
         model = hooked_transformer(source, config, mapped, torch_dtype, device, n_devices, tokenizer)
         twin = None if split else source
@@ -123,11 +126,11 @@ def load_model(
 
 
 def info_of(model: Any) -> ModelInfo:
-    """The model's description; refuses a model whose weights were processed or that was not loaded by
-    :func:`load_model`.
+    """Return the description of a model.
 
     Raises:
-        LensSteerError: with how to load the model instead.
+        LensSteerError: If the weights of the model were processed, if its norm outputs are split by head, or if
+            :func:`load_model` did not load it. The message says how to load it.
     """
     how = "load it with lens_steer.load_model(name), which leaves the weights as they are"
     normalization = str(getattr(getattr(model, "cfg", None), "normalization_type", ""))
@@ -149,12 +152,12 @@ def info_of(model: Any) -> ModelInfo:
 
 
 def hf_twin(model: Any) -> Any:
-    """The model as plain Hugging Face has it, for ``engine="hf"``, with ``lens_info`` of its own.
+    """Return the plain Hugging Face copy of a model, which runs under ``engine="hf"`` and has its own ``lens_info``.
 
-    It shares the model's weights, so that it costs no memory and a change in place is seen by both: a
-    TransformerBridge's twin all of them, a HookedTransformer's all but what is laid out otherwise (see
-    :func:`lens_steer.models.hooked_transformer.hooked_transformer`). Of a model whose blocks are split over
-    accelerators it is a copy, read when first asked for.
+    The twin shares the model's weights, so it costs no memory, and both models see a change in place. The twin of a
+    TransformerBridge shares all weights. The twin of a HookedTransformer shares all weights except those with another
+    layout (see :func:`lens_steer.models.hooked_transformer.hooked_transformer`). If the blocks of a HookedTransformer
+    are split over accelerators, the twin is a separate copy, which is read at the first request.
     """
     info = info_of(model)
     if info.backend == "hf":
@@ -165,9 +168,7 @@ def hf_twin(model: Any) -> Any:
 
 
 def read_again(model: Any) -> Any:
-    """The model as plain Hugging Face has it, read anew from where it was loaded, in the same dtype, quantisation and
-    places.
-    """
+    """Read the plain Hugging Face model again from its origin, with the same dtype, quantisation and devices."""
     info = info_of(model)
     config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
     return read_weights(
@@ -182,17 +183,17 @@ def read_again(model: Any) -> Any:
 
 
 def device_of(model: Any) -> torch.device:
-    """Where the model takes its tokens."""
+    """Return the device on which the model expects its tokens."""
     return torch.device(model.device) if info_of(model).backend == "hf" else torch.device(model.cfg.device)
 
 
 def embedding_of(model: Any) -> torch.nn.Module:
-    """The module that turns tokens into vectors."""
+    """Return the module that embeds the tokens."""
     return model.get_input_embeddings() if info_of(model).backend == "hf" else model.embed
 
 
 def final_norm_of(model: Any) -> torch.nn.Module:
-    """The norm before the unembedding."""
+    """Return the norm before the unembedding."""
     return model.model.norm if info_of(model).backend == "hf" else model.ln_final
 
 
@@ -200,9 +201,12 @@ LIBRARIES = ("transformer_lens.", "transformers.")
 
 
 def fingerprint(model: Any) -> tuple[int, int]:
-    """Changes when a parameter is replaced, or edited in place where the twin would not see it, or when a module gets
-    or loses a hook of PyTorch's own (not a hook point's, nor one of the libraries': TransformerLens's Bridge adds some
-    on its first forward, and ``run_with_cache`` makes Transformers add some that capture outputs).
+    """Return a hash of the model's weights and the number of its PyTorch hooks.
+
+    The hash changes when a parameter is replaced, or when it is edited in place and the twin does not share it. The
+    number changes when a module gets or loses a PyTorch hook. Hooks at hook points and hooks of the libraries are not
+    counted: TransformerLens's Bridge adds some on its first forward, and ``run_with_cache`` makes Transformers add some
+    that capture outputs.
     """
     from transformer_lens.hook_points import HookPoint
 
@@ -219,25 +223,28 @@ def fingerprint(model: Any) -> tuple[int, int]:
 
 
 def _storage(parameter: torch.Tensor) -> int:
-    """Where the memory that a parameter is a view of lies."""
+    """Return the address of the memory of which a parameter is a view."""
     return parameter.untyped_storage().data_ptr()
 
 
 def blocks_of(model: Any) -> torch.nn.ModuleList:
-    """The model's blocks."""
+    """Return the blocks of the model."""
     return model.model.layers if info_of(model).backend == "hf" else model.blocks
 
 
 def _attach_twin(model: Any, twin: Any) -> None:
     twin.lens_info = replace(model.lens_info, backend="hf")
-    vars(model)["lens_twin"] = twin  # not as an attribute: the twin is no submodule
+    # Set in the dictionary, because an attribute would register the twin as a submodule.
+    vars(model)["lens_twin"] = twin
 
 
 def _chosen(
     config: Any, name: str, backend: str, n_devices: int, only_bridge: str
 ) -> tuple[str, dict[str, Any] | None]:
-    """``hooked`` with the mapped configuration, or ``bridge`` without, where that was asked for or is all that can hold
-    the model.
+    """Choose the backend, and map the configuration for a HookedTransformer.
+
+    Return ``hooked`` with the mapped configuration, or ``bridge`` with None if it was requested or if nothing else can
+    hold the model.
     """
     if only_bridge:
         if backend == "hooked" or n_devices > 1:
@@ -259,7 +266,7 @@ def _chosen(
 
 
 def _backend(backend: str, n_devices: int) -> str:
-    """``hooked`` or ``bridge``, whichever was asked for and exists."""
+    """Return ``hooked`` or ``bridge``: the requested backend, if it exists."""
     try:
         from transformer_lens import HookedTransformer  # noqa: F401
     except ImportError:
@@ -290,12 +297,11 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, tried out; without one the first accelerator, else the CPU."""
+    """Return the requested device after a test that it works; None means the first CUDA device, otherwise the CPU."""
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(
-            0, device=wanted
-        )  # in float32: Apple's accelerators have no float64, and statistics are computed on the CPU
+        # The test tensor is float32 because Apple's accelerators have no float64; statistics are computed on the CPU.
+        torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         raise LensSteerError(f"device={str(device)!r} cannot be used here: {first_line(error)}") from None
     return torch.device(wanted)

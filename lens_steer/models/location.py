@@ -1,4 +1,4 @@
-"""Where a model lies: an organism, a local Hugging Face folder, a GGUF file or a hub name; and its configuration."""
+"""The location of a model (organism, local Hugging Face folder, GGUF file or hub name) and its configuration."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
 ORGANISM_FOLDER = Path(__file__).parents[1] / "organisms" / "weights"
 
 
-# what of a hub's model is fetched where a revision is asked for
+# The files that are fetched from the hub for a given revision.
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
-# what Transformers' reader stumbles over in a configuration that is no mapping, or holds values of another kind than it
-# takes
+# The exceptions that Transformers raises while it reads a configuration that is no mapping, or that holds values of a
+# wrong type.
 MALFORMED = (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def locate(name: str | Path, revision: str | None = None) -> str:
-    """The folder of an organism or a local model, a GGUF file, or the name itself if it looks like a hub's; with a
-    ``revision`` the folder that this was fetched to.
+    """Return the folder of an organism or a local model, a GGUF file, or the name itself if it looks like a hub name.
+
+    With a ``revision``, the model is fetched from the hub, and the folder of the downloaded files is returned.
 
     Args:
-        name: of the model.
-        revision: a branch, tag or commit of a hub's model.
+        name: The name of the model.
+        revision: A branch, tag or commit of a model on the hub. None: no specific revision.
 
     Raises:
-        LensSteerError: nothing of that name, with what exists; a revision of what has none, or that cannot be fetched;
-            a folder that holds an adapter and no model.
+        LensSteerError: If no model has that name (the message lists what exists), if a revision is given for a model
+            that is not on the hub, if the revision cannot be fetched, or if the folder holds an adapter and no model.
 
     >>> locate("Qwen/Qwen2.5-1.5B-Instruct"), Path(locate("organism/qwen2")).name
     ('Qwen/Qwen2.5-1.5B-Instruct', 'qwen2')
@@ -64,7 +65,7 @@ def locate(name: str | Path, revision: str | None = None) -> str:
 
 
 def _base_of(adapter: Path) -> str:
-    """What an adapter says that it was made for."""
+    """Return the name of the base model that an adapter's configuration names."""
     try:
         base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError):
@@ -73,7 +74,7 @@ def _base_of(adapter: Path) -> str:
 
 
 def _snapshot(name: str, revision: str) -> str:
-    """The folder that a hub's model was fetched to at a revision; its last part is the commit."""
+    """Fetch a model from the hub at a revision and return the folder, whose last part is the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -90,10 +91,11 @@ def _snapshot(name: str, revision: str) -> str:
 
 
 def read_config(name: str, folder: str) -> Any:
-    """The model's configuration; of a checkpoint with images (Gemma-3), that of its text part.
+    """Read the configuration of a model; for a checkpoint with images (Gemma-3), that of its text part.
 
     Raises:
-        LensSteerError: no such model, a file that cannot be read or that is no configuration, a size below 1.
+        LensSteerError: If there is no such model, if the file cannot be read or is no configuration, or if a size is
+            below 1.
 
     >>> read_config("organism/llama", locate("organism/llama")).model_type
     'llama'
@@ -109,7 +111,7 @@ def read_config(name: str, folder: str) -> Any:
                 f"model {name!r}: Transformers cannot read this GGUF file: {first_line(error)}"
             ) from None
         if Path(folder).is_dir():
-            # a validation error says on its first line which field is wrong, and on the next how
+            # The first line of a validation error names the wrong field, and the next line says what is wrong.
             why = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
             raise LensSteerError(f"model {name!r}: its config.json cannot be read: {why}") from None
         raise LensSteerError(
@@ -123,7 +125,10 @@ def read_config(name: str, folder: str) -> Any:
 
 
 def _why(error: Exception) -> str:
-    """Where the hub was not asked, why, and what to do; else what the library says of it."""
+    """Return why a model could not be fetched.
+
+    If the hub was not asked, this is the reason and a remedy; otherwise it is the first line of the library's error.
+    """
     reason = why_not()
     return (
         first_line(error)

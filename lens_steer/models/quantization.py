@@ -1,8 +1,8 @@
-"""4-bit weights: reading a model with them, and its layers' weights as what they stand for.
+"""4-bit weights: reading of quantised models, and dequantisation of the weights of their layers.
 
-Operators compute in float32 whatever the weights are. A quantised layer is not laid out as a HookedTransformer wants
-it, so such models are TransformerBridges. Only bitsandbytes' 4 bits are taken: they quantise weights alone, so a layer
-stays linear and folding stays exact; 8-bit layers quantise activations too.
+Operators compute in float32 for every dtype of the weights. A quantised layer does not have the layout of a
+HookedTransformer, so quantised models are TransformerBridges. Only the 4-bit types of bitsandbytes are accepted: they
+quantise only weights, so a layer stays linear and folding stays exact. 8-bit layers also quantise activations.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from torch import Tensor, nn
 from lens_steer.errors import LensSteerError
 
 KINDS = ("nf4", "fp4")
-# TransformerLens imports bitsandbytes where it is installed, and on a CPU that tells of a kernel that is not used here
+# TransformerLens imports bitsandbytes if it is installed. On a CPU bitsandbytes then logs a message about a kernel that
+# is not used here.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def check_kind(kind: str | None, config: Any = None) -> str:
-    """The kind of a model's weights: the one asked for, what the checkpoint holds, or ``""`` for plain ones.
+    """Return the 4-bit type of a model's weights, or ``""`` for weights that are not quantised.
+
+    The type is the requested one, or the one that the checkpoint holds.
 
     Args:
-        kind: one of :data:`KINDS`, or None.
-        config: of the checkpoint.
+        kind: One of :data:`KINDS`, or None for the weights of the checkpoint.
+        config: The configuration of the checkpoint. None: no checkpoint is checked.
 
     Raises:
-        LensSteerError: an unknown kind, one asked for where the checkpoint is quantised already, a checkpoint that is
-            quantised otherwise, bitsandbytes not installed.
+        LensSteerError: If the type is unknown, if a type is requested for a checkpoint that is already quantised, if
+            the checkpoint has another quantisation, or if bitsandbytes is not installed.
 
     >>> check_kind(None)
     ''
@@ -54,7 +57,7 @@ def check_kind(kind: str | None, config: Any = None) -> str:
 
 
 def _stored(config: Any) -> str:
-    """What a checkpoint's configuration says of its weights."""
+    """Return the quantisation that the configuration of a checkpoint states; empty without one."""
     said = getattr(config, "quantization_config", None)
     if said is None:
         return ""
@@ -77,8 +80,9 @@ def _need_library(kind: str) -> None:
 
 
 def reading_options(kind: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What Transformers is told to read a model's weights in so many bits, computing in the model's dtype; nothing for
-    plain ones.
+    """Return the options with which Transformers reads the weights in a 4-bit type and computes in the model's dtype.
+
+    They are empty for weights that are not quantised.
     """
     if not kind:
         return {}
@@ -92,8 +96,10 @@ def reading_options(kind: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def compute_as_told(model: Any) -> Any:
-    """The same model, its 4-bit layers computing in their dtype on any CPU: where a CPU has bfloat16 instructions they
-    would be used whatever the dtype, and the weights be laid out anew.
+    """Make the 4-bit layers of a model compute in their own dtype on every CPU, and return the model.
+
+    Otherwise bitsandbytes would use bfloat16 instructions wherever the CPU has them, for every dtype, and change the
+    layout of the weights.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -102,8 +108,7 @@ def compute_as_told(model: Any) -> Any:
 
 
 def plain_weight(layer: nn.Module) -> Float[Tensor, "out in"] | None:
-    """What a linear layer's or an embedding's weight stands for, dequantised where it is in 4 bits; None for any other
-    layer.
+    """Return the weight of a linear layer or an embedding, dequantised if it has 4 bits; None for any other layer.
 
     >>> plain_weight(nn.Linear(3, 2)).shape, plain_weight(nn.LayerNorm(3))
     (torch.Size([2, 3]), None)
@@ -118,7 +123,8 @@ def plain_weight(layer: nn.Module) -> Float[Tensor, "out in"] | None:
 
 
 def dequantized(model: Any) -> Any:
-    """A 4-bit Hugging Face model with plain weights in the dtype that it computes in; another model as it is. The model
-    given is used up.
+    """Return a 4-bit Hugging Face model with plain weights in its compute dtype; any other model is returned unchanged.
+
+    The given model is changed and must not be used afterwards.
     """
     return model.dequantize().to(model.dtype) if getattr(model, "is_quantized", False) else model

@@ -1,19 +1,19 @@
-"""Sites: which tensor at which block, under one set of names for every backend.
+"""Sites: the tensors of a block, under one set of names for every backend.
 
 Names follow TransformerLens. Within one block, in network order::
 
-    blocks.{l}.hook_resid_pre    the block's input
-    blocks.{l}.ln1.hook_out      output of the norm before attention, gain included
-    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the norm after it)
-    blocks.{l}.ln1_post.hook_out output of the norm after attention (Gemma-2 and 3)
-    blocks.{l}.hook_resid_mid    the stream after attention
-    blocks.{l}.ln2.hook_out      output of the norm before the MLP, gain included
-    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 and 3 the output of the norm after the MLP)
-    blocks.{l}.ln2_post.hook_out output of the norm after the MLP (Gemma-2 and 3)
-    blocks.{l}.hook_resid_post   the block's output
+    blocks.{l}.hook_resid_pre    the input of the block
+    blocks.{l}.ln1.hook_out      the output of the norm before attention, gain included
+    blocks.{l}.ln1_post.hook_out the output of the norm after attention (Gemma-2 and 3)
+    blocks.{l}.hook_attn_out     what attention adds to the stream (on Gemma-2 and 3 the output of the norm after it)
+    blocks.{l}.hook_resid_mid    the residual stream after attention
+    blocks.{l}.ln2.hook_out      the output of the norm before the MLP, gain included
+    blocks.{l}.ln2_post.hook_out the output of the norm after the MLP (Gemma-2 and 3)
+    blocks.{l}.hook_mlp_out      what the MLP adds to the stream (on Gemma-2 and 3 the output of the norm after it)
+    blocks.{l}.hook_resid_post   the output of the block
 
-A HookedTransformer has no hook point at a norm's output (``hook_normalized`` fires before the gain), so
-:func:`add_norm_outputs` adds one; a TransformerBridge has them already.
+A HookedTransformer has no hook point at the output of a norm (``hook_normalized`` fires before the gain), so
+:func:`add_norm_outputs` adds one. A TransformerBridge already has these hook points.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from torch import nn
 from lens_steer.errors import LensSteerError
 
 STREAM = ("resid_pre", "resid_mid", "resid_post")
-BRANCHES = {"attn_out": ("self_attn", "ln1_post"), "mlp_out": ("mlp", "ln2_post")}  # module; the norm after it, if any
+# kind → Hugging Face module of the branch, and the norm after it (which only some families have)
+BRANCHES = {"attn_out": ("self_attn", "ln1_post"), "mlp_out": ("mlp", "ln2_post")}
 NETWORK_ORDER = ("resid_pre", "ln1", "ln1_post", "attn_out", "resid_mid", "ln2", "ln2_post", "mlp_out", "resid_post")
 _TWO = {"ln1": "input_layernorm", "ln2": "post_attention_layernorm"}
 _FOUR = {
@@ -38,15 +39,17 @@ _FOUR = {
     "ln2": "pre_feedforward_layernorm",
     "ln2_post": "post_feedforward_layernorm",
 }
-# Hugging Face module of each norm, by model type. A family missing here is not supported.
+# The Hugging Face module of each norm, by model type. A family that is missing here is not supported.
 NORM_MODULES: dict[str, dict[str, str]] = {
     **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral"), _TWO),
     **dict.fromkeys(("gemma2", "gemma3_text"), _FOUR),
 }
+# Families that also normalise queries and keys. These norms act on single heads after a projection, so they are no
+# sites.
 QK_NORMS = (
     "qwen3",
     "gemma3_text",
-)  # families with norms of queries and keys besides, behind a projection to heads: no sites
+)
 GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
@@ -56,6 +59,10 @@ _NAME = re.compile(
 @dataclass(frozen=True)
 class Site:
     """One tensor of one block.
+
+    Attributes:
+        block: The index of the block, from 0.
+        kind: The kind of the tensor, one of :data:`NETWORK_ORDER`.
 
     >>> Site(3, "ln2").name, Site(3, "resid_post").name
     ('blocks.3.ln2.hook_out', 'blocks.3.hook_resid_post')
@@ -70,7 +77,7 @@ class Site:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts sites as a forward pass meets them."""
+        """The sort key that puts sites in the order of a forward pass."""
         return self.block, NETWORK_ORDER.index(self.kind)
 
     @property
@@ -79,17 +86,17 @@ class Site:
 
     @property
     def is_input(self) -> bool:
-        """Whether the tensor is the input of :meth:`module`, not its output."""
+        """True if the tensor is the input of :meth:`module` and not its output."""
         return self.kind in ("resid_pre", "resid_mid")
 
     def module(self, architecture: str) -> str:
-        """The Hugging Face module path whose output (or input, :attr:`is_input`) is the tensor.
+        """Return the path of the Hugging Face module whose output (or input, see :attr:`is_input`) is the tensor.
 
-        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written: the stream goes
-        past that norm too.
+        ``resid_mid`` is the input of the norm before the MLP. It can be read there but not written, because the
+        residual stream also bypasses that norm.
 
         Raises:
-            LensSteerError: the architecture has no such tensor, or is unknown.
+            LensSteerError: If the architecture is unknown or has no such tensor.
         """
         norms = NORM_MODULES.get(architecture, {})
         kind = self.kind
@@ -104,7 +111,7 @@ class Site:
         return f"model.layers.{self.block}.{norms[kind]}"
 
     def described(self, architecture: str) -> str:
-        """The tensor in Hugging Face's terms.
+        """Describe the tensor in the terms of Hugging Face.
 
         >>> Site(3, "resid_pre").described("llama"), Site(3, "ln2").described("gemma2")
         ('input of model.layers.3', 'output of model.layers.3.pre_feedforward_layernorm')
@@ -113,7 +120,10 @@ class Site:
 
 
 def parse(name: str) -> Site:
-    """The site of a name; raises :class:`LensSteerError` for anything else.
+    """Return the site of a name.
+
+    Raises:
+        LensSteerError: If the name is not the name of a site.
 
     >>> parse("blocks.7.ln1.hook_out")
     Site(block=7, kind='ln1')
@@ -127,7 +137,10 @@ def parse(name: str) -> Site:
 
 
 def parse_module(module: str, architecture: str) -> Site:
-    """The norm site of a Hugging Face module path, as published calibrations name it.
+    """Return the norm site of a Hugging Face module path, the form of names in published calibrations.
+
+    Raises:
+        LensSteerError: If the module is not a norm of the architecture.
 
     >>> parse_module("model.layers.20.input_layernorm", "gemma2").name
     'blocks.20.ln1.hook_out'
@@ -140,14 +153,14 @@ def parse_module(module: str, architecture: str) -> Site:
 
 
 def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> tuple[str, ...]:
-    """Site names in network order from a group, a name, or a list of names and groups.
+    """Return site names in network order for a group, a name, or a list of names and groups.
 
-    Groups: ``norm_out`` (every norm output), ``resid`` (every distinct point of the stream: the first block's input,
-    then each ``resid_mid`` and ``resid_post``), or one kind (``resid_post``, ``ln1``, …) at every block. A comma
-    separates several.
+    The groups are ``norm_out`` (every norm output), ``resid`` (every distinct point of the residual stream: the input
+    of the first block, then ``resid_mid`` and ``resid_post`` of each block), and each kind (``resid_post``, ``ln1``,
+    …), which means this kind at every block. In a string, commas separate several names.
 
     Raises:
-        LensSteerError: a name that the model does not have.
+        LensSteerError: If the model does not have a site of the list, or if the list is empty.
 
     >>> resolve("ln1", n_layers=2, architecture="qwen2")
     ('blocks.0.ln1.hook_out', 'blocks.1.ln1.hook_out')
@@ -185,13 +198,15 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
 
 
 def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
-    """The blocks that the sites belong to, sorted, each once."""
+    """Return the blocks to which the sites belong, sorted and without repetition."""
     return tuple(sorted({parse(name).block for name in names}))
 
 
 def point(name: str, architecture: str) -> str:
-    """The hook point of a site. On Gemma-2 and 3 what a branch adds *is* the output of the norm after it: one tensor,
-    one point under both names, so that what reads and writes it comes in one order on every backend.
+    """Return the hook point of a site.
+
+    On Gemma-2 and 3 the tensor that a branch adds to the stream *is* the output of the norm after the branch. Both
+    names therefore share one hook point, so that reads and writes run in the same order on every backend.
 
     >>> point("blocks.1.hook_attn_out", "gemma2"), point("blocks.1.hook_attn_out", "llama")
     ('blocks.1.ln1_post.hook_out', 'blocks.1.hook_attn_out')
@@ -202,8 +217,9 @@ def point(name: str, architecture: str) -> str:
 
 
 def cached_columns(kwargs: dict[str, Any]) -> int:
-    """How many columns the key–value cache that a block is called with already holds: TransformerLens's entry, or
-    Hugging Face's cache.
+    """Return the number of columns in the key–value cache with which a block is called.
+
+    The cache is either TransformerLens's cache entry or Hugging Face's cache; without a cache the number is 0.
     """
     entry, cache = kwargs.get("past_kv_cache_entry"), kwargs.get("past_key_values")
     if entry is not None:
@@ -212,11 +228,11 @@ def cached_columns(kwargs: dict[str, Any]) -> int:
 
 
 class _SharedNorm:
-    """Forward hook that sends a norm's output through a hook point, once per forward.
+    """A forward hook that sends the output of a norm through a hook point, once per forward.
 
-    A HookedTransformer block calls ``ln1`` three times with the very same tensor, for queries, keys and values. Within
-    one call of the block the second and third get the first one's result, so a hook fires once and costs once; outside
-    of a block nothing is shared.
+    A HookedTransformer block calls ``ln1`` three times with the same tensor, for queries, keys and values. Within one
+    call of the block, the second and third calls return the result of the first, so hooks at the site run only once.
+    Outside of a block nothing is shared.
     """
 
     def __init__(self) -> None:
@@ -244,8 +260,9 @@ def _through_hook_point(norm: nn.Module, args: tuple[Any, ...], output: torch.Te
 
 
 def add_norm_outputs(model: Any) -> None:
-    """Give every block norm of a HookedTransformer a hook point ``hook_out`` at its output; does nothing where it
-    exists.
+    """Give every block norm of a HookedTransformer a hook point ``hook_out`` at its output.
+
+    Norms that already have this hook point are left as they are.
     """
     from transformer_lens.hook_points import HookPoint
 

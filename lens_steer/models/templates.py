@@ -1,5 +1,6 @@
-"""A chat template with its arguments and its date: what, beside the tokenizer, decides a prompt's token ids, and what
-artifacts record of it.
+"""Chat templates with their arguments and their date.
+
+Besides the tokenizer, they decide the token ids of a prompt, so artifacts record them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from lens_steer.errors import LensSteerError
 
 log = logging.getLogger(__name__)
 
-DATE = "2025-01-01"  # what a template that asks for today's date gets, so that ids are the same on every day
+DATE = "2025-01-01"  # The date for templates that ask for today's date, so that token ids are the same on every day.
+# The directives of strftime, including those of the C library that templates use.
 DIRECTIVES = (
     "-d",
     "-m",
@@ -26,12 +28,12 @@ DIRECTIVES = (
     "-H",
     "-j",
     *"aAwdbBmyYHIpMSfjUWcxXGuVFTDReklshznt",
-)  # of strftime, those of the C library that templates use among them
+)
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-# set by us, or by apply_chat_template's own parameters of these names
+# Arguments that this library sets, or that apply_chat_template has as parameters of the same names.
 RESERVED = (
     "messages", "conversation", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message",
     "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
@@ -41,12 +43,13 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How messages become text.
+    """A chat template, which turns messages into text, with its arguments and its date.
 
     Attributes:
-        text: Jinja; empty where a tokenizer has none.
-        args: handed to the template beside the messages, such as ``{"enable_thinking": False}``.
-        date: that the template writes, as ``YYYY-MM-DD``; None where it writes none, or has one of its own.
+        text: The Jinja template; empty if the tokenizer has none.
+        args: The arguments of the template besides the messages, such as ``{"enable_thinking": False}``.
+        date: The date that the template writes, as ``YYYY-MM-DD``; None if it writes no date or has a fixed date
+            itself.
 
     >>> thinking = ChatTemplate.of("{% if enable_thinking %}…{% endif %}", {"enable_thinking": False})
     >>> thinking.args, thinking.date, ChatTemplate.of("{{ strftime_now('%Y') }}").date
@@ -59,12 +62,13 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, text: str, args: Mapping[str, Any] | None = None, date: str | None = None) -> ChatTemplate:
-        """A template with arguments that it asks for, and a date if it writes one: the one given, else :data:`DATE`
-        where it would write today's.
+        """Return a template with arguments and a date, after a check that the template uses them.
+
+        If no date is given, a template that would write today's date gets :data:`DATE`.
 
         Raises:
-            LensSteerError: arguments that are no mapping of plain values, or that the template has no use for; a date
-                that is none, or that the template has no use for.
+            LensSteerError: If the arguments are no mapping of plain values or the template does not use them, or if the
+                date is invalid or the template does not use a date.
         """
         if args is not None and not isinstance(args, Mapping):
             raise LensSteerError(
@@ -94,35 +98,38 @@ class ChatTemplate:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the template's text."""
+        """The SHA-256 hash of the template's text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def short(self) -> str:
-        """Twelve digits that stand for template, arguments and date together."""
+        """The first twelve hexadecimal digits of a hash of template, arguments and date together."""
         whole = json.dumps([self.text, dict(self.args), self.date], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(whole.encode()).hexdigest()[:12]
 
     @property
     def plain(self) -> bool:
-        """Whether it writes no special tokens, so that the tokenizer adds its own as to any text."""
+        """True if the template writes no special tokens, so that the tokenizer adds its own as for any text."""
         return self.text == PLAIN_TEMPLATE
 
     @property
     def options(self) -> dict[str, Any]:
-        """What ``tokenizer.apply_chat_template`` is called with beside the messages: the arguments, and the date as
-        templates ask for it.
+        """The arguments of ``tokenizer.apply_chat_template`` besides the messages.
+
+        They are the template arguments, and the date in the form in which the template asks for it.
         """
         given = dict(self.args)
         if self.date is None:
             return given
         when = calendar_date.fromisoformat(self.date)
-        if _asks(self.text, "date_string"):  # Llama 3's
+        if _asks(self.text, "date_string"):  # Llama 3 uses this argument.
             given.setdefault("date_string", when.strftime("%d %b %Y"))
         return given | {"chat_template": _clock(when) + self.text} if _asks(self.text, "strftime_now") else given
 
     def row(self) -> dict[str, Any]:
-        """As artifacts record it: the text's hash, arguments, date, the digits that stand for all three, and the text.
+        """Return the record that artifacts store.
+
+        It holds the hash of the text, the arguments, the date, :attr:`short`, and the text.
 
         >>> ChatTemplate("Hi").row()["hash"][:8], sorted(ChatTemplate("Hi").row())
         ('3639efcd', ['args', 'date', 'hash', 'short', 'text'])
@@ -131,10 +138,10 @@ class ChatTemplate:
 
     @classmethod
     def read(cls, row: Mapping[str, Any] | None) -> ChatTemplate | None:
-        """What :meth:`row` wrote; None where nothing was recorded.
+        """Return the template that :meth:`row` recorded; None if nothing was recorded.
 
         Raises:
-            LensSteerError: a record without its parts.
+            LensSteerError: If parts of the record are missing.
 
         >>> ChatTemplate.read(ChatTemplate("Hi").row()) == ChatTemplate("Hi"), ChatTemplate.read(None)
         (True, None)
@@ -147,7 +154,7 @@ class ChatTemplate:
             raise LensSteerError(f"the record of a chat template lacks text, args or date: {str(row)[:80]}") from None
 
     def differences(self, other: ChatTemplate) -> tuple[str, ...]:
-        """In what two differ, in words.
+        """Describe in words in what two templates differ.
 
         >>> ChatTemplate("Hi", {"a": 1}).differences(ChatTemplate("Hi"))
         ("args {'a': 1} and {}",)
@@ -158,8 +165,9 @@ class ChatTemplate:
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:
-    """The template that a tokenizer applies, with what :func:`fix_template` laid down; with neither arguments nor a
-    date of the caller's otherwise.
+    """Return the template that a tokenizer applies, with the arguments and the date that :func:`fix_template` set.
+
+    If :func:`fix_template` was not called, it is the tokenizer's template without arguments and with the default date.
     """
     text = _text(tokenizer)
     kept = getattr(tokenizer, "lens_template", None)
@@ -167,10 +175,11 @@ def template_of(tokenizer: Any) -> ChatTemplate:
 
 
 def fix_template(tokenizer: Any, args: Mapping[str, Any] | None = None, date: str | None = None) -> None:
-    """Lay down with which arguments and which date a tokenizer's template is applied.
+    """Set the arguments and the date with which the template of a tokenizer is applied.
 
     Raises:
-        LensSteerError: see :meth:`ChatTemplate.of`; arguments or a date for a tokenizer without a template.
+        LensSteerError: As :meth:`ChatTemplate.of`, and if arguments or a date are given for a tokenizer without a
+            template.
     """
     text = _text(tokenizer)
     if not text and (args or date):
@@ -181,13 +190,14 @@ def fix_template(tokenizer: Any, args: Mapping[str, Any] | None = None, date: st
 
 
 def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str, str]]) -> None:
-    """Warn, once for each pair, where something was made under another template, other arguments or another date than
-    the model's.
+    """Warn if an artifact was made under another template, other arguments or another date than the model's.
+
+    Each pair of templates is warned about only once.
 
     Args:
-        made: a calibration, plan or probe; without a recorded template nothing is known and nothing said.
-        model_template: of the model that is steered.
-        told: pairs that were warned about.
+        made: A calibration, a plan or a probe. If it has no recorded template, there is no warning.
+        model_template: The template of the model that is steered.
+        told: The pairs that were warned about; a new pair is added.
     """
     own = getattr(made, "template", None)
     if not isinstance(own, ChatTemplate) or own == model_template or (own.short, model_template.short) in told:
@@ -203,9 +213,12 @@ def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str
 
 @lru_cache(maxsize=8)
 def _clock(when: calendar_date) -> str:
-    """Jinja that puts a clock that stands still before a template: a ``strftime_now`` of its own (Transformers hands no
-    functions to a template).
+    """Return Jinja code that defines a ``strftime_now`` with a fixed date, to be put before a template.
+
+    The code is a macro, because Transformers passes no functions of the caller to a template.
     """
+    # Each directive such as %Y is replaced by its text for the fixed date. The escaped %% is replaced by a NUL
+    # character first and put back as % at the end, so that the percent sign of %%Y does not start a directive.
     written = "".join(f" | replace({d!r}, {when.strftime(d)!r})" for d in ("%" + letter for letter in DIRECTIVES))
     return (
         f"{{%- macro strftime_now(format) -%}}{{{{ format | replace('%%', '\x00'){written} | replace('\x00', '%') "
@@ -214,7 +227,7 @@ def _clock(when: calendar_date) -> str:
 
 
 def _text(tokenizer: Any) -> str:
-    """The template's Jinja; of several the default one; empty without any."""
+    """Return the Jinja text of the template; of several templates the default one; empty if there is none."""
     found = getattr(tokenizer, "chat_template", None)
     if isinstance(found, Mapping):
         found = found.get("default")

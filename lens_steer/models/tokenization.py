@@ -1,4 +1,4 @@
-"""A model's tokenizer, ready for left-padded batches, its chat template, and the tokens that end its answers."""
+"""The tokenizer of a model, prepared for left-padded batches and chats, and the tokens that end its answers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lens_steer.models.hub import only_here
 from lens_steer.models.huggingface import is_gguf, source
 from lens_steer.models.templates import PLAIN_TEMPLATE, fix_template
 
-# any of these holds a vocabulary; without one some of Transformers' classes come back empty, others fail each in its
-# own way
+# Each of these files holds a vocabulary. Without one, some tokenizer classes of Transformers are returned empty, and
+# others fail with different errors.
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
     "tekken.json",
@@ -25,19 +25,20 @@ def read_tokenizer(
     template_args: Mapping[str, Any] | None = None,
     template_date: str | None = None,
 ) -> Any:
-    """The tokenizer of a folder or a hub name, padding on the left, its template fixed
-    (:func:`lens_steer.models.templates.fix_template`).
+    """Read the tokenizer of a folder or a hub name, with padding on the left and a fixed chat template.
+
+    See :func:`lens_steer.models.templates.fix_template`.
 
     Args:
-        folder: see :func:`lens_steer.models.location.locate`.
-        chat_template: ``"plain"`` (``User: …``), a Jinja template, or a file with one; the tokenizer's own unless
-            given.
-        template_args: what the template is given beside the messages.
-        template_date: the date that it writes.
+        folder: The folder, file or hub name; see :func:`lens_steer.models.location.locate`.
+        chat_template: ``"plain"`` (``User: …``), a Jinja template, or a file with one. None: the tokenizer's own
+            template.
+        template_args: The arguments of the template besides the messages. None: no arguments.
+        template_date: The date that the template writes. None: see :meth:`lens_steer.models.templates.ChatTemplate.of`.
 
     Raises:
-        LensSteerError: a folder without a tokenizer, a file that does not exist, arguments or a date that the template
-            has no use for.
+        LensSteerError: If the folder holds no tokenizer, if a file does not exist, or if the template does not use an
+            argument or the date.
 
     >>> from lens_steer.models.location import locate
     >>> read_tokenizer(locate("organism/qwen2"), "{{ messages[0]['content'] }}").padding_side
@@ -54,7 +55,7 @@ def read_tokenizer(
         raise LensSteerError(missing)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(**source(folder))
-    except Exception as error:  # the library raises many kinds; the user needs one line
+    except Exception as error:  # Transformers raises many types of exceptions; the user gets one line.
         raise LensSteerError(f"the tokenizer of {folder!r} cannot be read: {first_line(error)}") from None
     tokenizer.padding_side = "left"
     if chat_template is not None:
@@ -64,7 +65,7 @@ def read_tokenizer(
 
 
 def _template_text(given: str) -> str:
-    """The Jinja of ``chat_template=``."""
+    """Return the Jinja text that the argument ``chat_template`` stands for."""
     if given == "plain":
         return PLAIN_TEMPLATE
     if len(given) >= 500 or "{" in given:
@@ -75,8 +76,9 @@ def _template_text(given: str) -> str:
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that is no chat, with the special tokens that the tokenizer adds; a text that begins with the
-    beginning token gets no second one.
+    """Return the token ids of a text that is no chat, with the special tokens that the tokenizer adds.
+
+    A text that already begins with the beginning-of-sequence token gets no special tokens.
 
     >>> from lens_steer.models.location import locate
     >>> tokenizer = read_tokenizer(locate("organism/llama"))
@@ -88,8 +90,10 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """What fills up a row on the left: the tokenizer's padding token, else its end or beginning token, else token 0; it
-    is always masked.
+    """Return the token id that fills a row on the left; it is always masked.
+
+    It is the padding token of the tokenizer, otherwise its end token, otherwise its beginning-of-sequence token,
+    otherwise token 0.
 
     >>> from lens_steer.models.location import locate
     >>> tokenizer = read_tokenizer(locate("organism/qwen2"))
@@ -101,8 +105,10 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer: the tokenizer's, and those of the generation configuration (Gemma ends a turn with
-    its own).
+    """Return the ids of the tokens that end an answer.
+
+    They are the end token of the tokenizer and those of the generation configuration (Gemma ends a turn with a separate
+    token).
 
     >>> from lens_steer.models.location import locate
     >>> folder = locate("organism/gemma2")

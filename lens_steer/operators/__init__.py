@@ -1,1 +1,1 @@
-"""Steering operators: pure functions of tensors, ``(… d_model) → (… d_model)``, O(d_model) a token."""
+"""Steering operators: pure functions of tensors, ``(… d_model) → (… d_model)``, at a cost of O(d_model) per token."""

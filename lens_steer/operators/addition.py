@@ -1,6 +1,6 @@
 """Operators along one direction: addition, ablation, and the clamp of a projection.
 
-``d`` is any vector, ``d̂ = d/‖d‖``. Arithmetic is in float32 (float64 for float64), the result is cast back.
+``d`` is any vector and ``d̂ = d/‖d‖``. The arithmetic is in float32 (float64 for float64), and the result is cast back.
 Coefficients and targets are a scalar or one per row of the batch.
 """
 
@@ -18,11 +18,11 @@ Coefficient = float | int | Float[Tensor, "..."]
 def add_direction(
     h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], coefficient: Coefficient
 ) -> Float[Tensor, "*batch d_model"]:
-    """Constant addition ``h' = h + α d``.
+    """Add a constant multiple of a direction: ``h' = h + α d``.
 
-    True ActAdd with d the raw difference of class means (Arditi et al., arXiv 2406.11717); STEER-COMPLIANCE with a unit
-    d (Steering Externalities, arXiv 2602.04896); SwFC with ``d = Δμ v̂`` (arXiv 2604.08169, Eq. 3).
-    ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of Selective Steering runs SAS under this name.
+    This is ActAdd if d is the raw difference of class means (Arditi et al., arXiv 2406.11717), STEER-COMPLIANCE if d is
+    a unit vector (Steering Externalities, arXiv 2602.04896), and SwFC if ``d = Δμ v̂`` (arXiv 2604.08169, Eq. 3).
+    ``‖h'‖² − ‖h‖² = 2α d·h + α²‖d‖²``. The released code of Selective Steering runs SAS under the name ActAdd.
 
     >>> add_direction(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 3.0)
     tensor([1., 5.])
@@ -34,8 +34,9 @@ def add_direction(
 def add_direction_keep_norm(
     h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], coefficient: Coefficient
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`add_direction` scaled back to each vector's own length: ``(h + αd) ‖h‖/‖h + αd‖``; a sum of zero stays
-    zero.
+    """Apply :func:`add_direction` and scale each vector back to its own length: ``(h + αd) ‖h‖/‖h + αd‖``.
+
+    A sum of zero stays zero.
 
     >>> add_direction_keep_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0]), 1.0).norm().round()
     tensor(3.)
@@ -47,8 +48,9 @@ def add_direction_keep_norm(
 def ablate_direction(
     h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """Directional ablation ``h' = h − (d̂·h) d̂``. ``‖h'‖² − ‖h‖² = −(d̂·h)²``. Source: Arditi et al. (arXiv
-    2406.11717).
+    """Remove the part along a direction: ``h' = h − (d̂·h) d̂``.
+
+    ``‖h'‖² − ‖h‖² = −(d̂·h)²``. Source: directional ablation, Arditi et al. (arXiv 2406.11717).
 
     >>> ablate_direction(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))
     tensor([3., 0.])
@@ -59,7 +61,9 @@ def ablate_direction(
 def clamp_projection(
     h: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"], target: Coefficient
 ) -> Float[Tensor, "*batch d_model"]:
-    """Set the projection on d̂ to a target: ``h' = h + (z̄ − d̂·h) d̂``. Source: STEER-JSON (arXiv 2602.04896).
+    """Set the projection on d̂ to a target: ``h' = h + (z̄ − d̂·h) d̂``.
+
+    Source: STEER-JSON (arXiv 2602.04896).
 
     >>> clamp_projection(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]), 7.0)
     tensor([3., 7.])
@@ -69,7 +73,7 @@ def clamp_projection(
 
 
 def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient) -> Float[Tensor, "*rows d_model"]:
-    """``α d``, in the direction's dtype: what :func:`shift` adds.
+    """Return ``α d`` in the dtype of the direction, the step that :func:`shift` adds.
 
     >>> displacement(torch.tensor([0.0, 2.0]), 3)
     tensor([0., 6.])
@@ -78,14 +82,14 @@ def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient)
 
 
 def shift(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """``h + αd`` with ``αd`` made beforehand, in its dtype; what a hook runs for :func:`add_direction`."""
+    """Return ``h + αd`` with a precomputed ``αd``, in its dtype; this is what a hook runs for :func:`add_direction`."""
     return (h.to(step.dtype) + across(step, h.ndim)).to(h.dtype)
 
 
 def shift_keep_norm(
     h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """What a hook runs for :func:`add_direction_keep_norm`, with ``αd`` made beforehand."""
+    """Apply :func:`add_direction_keep_norm` with a precomputed ``αd``; this is what a hook runs."""
     x = h.to(step.dtype)
     moved = x + across(step, h.ndim)
     lengths = moved.norm(dim=-1, keepdim=True)
@@ -96,8 +100,9 @@ def shift_keep_norm(
 def set_projection(
     h: Float[Tensor, "*batch d_model"], unit: Float[Tensor, " d_model"], target: Float[Tensor, "*rows"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """What a hook runs for :func:`clamp_projection` and :func:`ablate_direction`, with the unit direction made
-    beforehand, in its dtype.
+    """Apply :func:`clamp_projection` or :func:`ablate_direction` with a precomputed unit direction, in its dtype.
+
+    This is the function that a hook runs.
     """
     x = h.to(unit.dtype)
     wanted = across(target[..., None], h.ndim) if target.ndim else target
@@ -105,10 +110,12 @@ def set_projection(
 
 
 def prepared(direction: Float[Tensor, " d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, " d_model"]:
-    """The direction on the vectors' device in the arithmetic's dtype: float64 for float64 vectors, else float32.
+    """Return the direction on the device of the vectors, in the dtype of the arithmetic.
+
+    The dtype is float64 for float64 vectors and float32 for all others.
 
     Raises:
-        LensSteerError: the direction is of another width.
+        LensSteerError: If the direction has another width than the vectors.
     """
     if direction.shape[-1] != h.shape[-1]:
         raise LensSteerError(
@@ -119,7 +126,10 @@ def prepared(direction: Float[Tensor, " d_model"], h: Float[Tensor, "... width"]
 
 
 def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-    """d/‖d‖; a direction that is zero or not finite is refused.
+    """Return d/‖d‖.
+
+    Raises:
+        LensSteerError: If the direction is zero or not finite.
 
     >>> unit_direction(torch.tensor([0.0, 2.0]))
     tensor([0., 1.])
@@ -131,7 +141,10 @@ def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_mo
 
 
 def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
-    """A scalar, or one value for each leading row, in the dtype of ``like``; must be finite.
+    """Return a scalar, or one value per leading row, in the dtype of ``like``.
+
+    Raises:
+        LensSteerError: If a value is not finite in that dtype.
 
     >>> values(2, torch.zeros(3))
     tensor(2.)
@@ -145,8 +158,10 @@ def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
 
 
 def across(by_row: Float[Tensor, "*rows width"], ndim: int) -> Float[Tensor, "..."]:
-    """Vectors of each leading row, shaped to broadcast over everything between the rows and the last axis of an
-    ``ndim``-dimensional tensor.
+    """Reshape one vector per leading row so that it broadcasts over the axes in between.
+
+    The result broadcasts against a tensor with ``ndim`` dimensions, whose first axes are the rows and whose last axis
+    is the width.
     """
     missing = ndim - by_row.ndim
     return (

@@ -1,8 +1,8 @@
 """Affine maps ``h ↦ h + U (V h) + t`` of low rank, in float64, and the operators that are such maps.
 
-A rotation has ``V = B`` (rows b1, b2) and ``U = Bᵀ(R_θ − I)``, an ablation ``V = v̂ᵀ`` and ``U = −v̂``, a clamp that
-and ``t = z̄ v̂``, an addition ``t = α d`` alone. Maps are composed as their operators are, one after the other; ranks
-add up.
+A rotation has ``V = B`` (rows b1, b2) and ``U = Bᵀ(R_θ − I)``. An ablation has ``V = v̂ᵀ`` and ``U = −v̂``. A clamp has
+the same factors and ``t = z̄ v̂``. An addition has only ``t = α d``. Maps are composed in the order of their operators,
+one after the other, and their ranks add up.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from lens_steer.operators.rotation import Angle, rotation_writer
 
 @dataclass(frozen=True, eq=False)
 class AffineMap:
-    """``h ↦ h + up (down h) + shift``.
+    """The affine map ``h ↦ h + up (down h) + shift``.
 
     Attributes:
-        up, down: the factors U and V.
-        shift: the constant t.
+        up, down: The factors U and V.
+        shift: The constant t.
     """
 
     up: Float64[Tensor, "d_model rank"]
@@ -31,7 +31,7 @@ class AffineMap:
 
     @staticmethod
     def identity(d_model: int) -> AffineMap:
-        """The map that leaves everything as it is, of rank 0.
+        """Return the identity map, of rank 0.
 
         >>> AffineMap.identity(3).rank
         0
@@ -45,7 +45,7 @@ class AffineMap:
 
     @property
     def shifts(self) -> bool:
-        """Whether it adds a constant."""
+        """True if the map adds a constant that is not zero."""
         return bool(self.shift.any())
 
     @property
@@ -53,7 +53,7 @@ class AffineMap:
         return not self.rank and not self.shifts
 
     def __call__(self, h: Float64[Tensor, "*batch d_model"]) -> Float64[Tensor, "*batch d_model"]:
-        """The map applied to vectors in the last axis.
+        """Apply the map to the vectors in the last axis.
 
         >>> addition_map(torch.tensor([0.0, 2.0]), 3.0)(torch.ones(2).double())
         tensor([1., 7.], dtype=torch.float64)
@@ -61,32 +61,41 @@ class AffineMap:
         return h + (h @ self.down.T) @ self.up.T + self.shift
 
     def then(self, later: AffineMap) -> AffineMap:
-        """This map, and another one after it."""
+        """Return the composition of this map with a later one."""
+        # (I + U₂V₂)(h + U₁V₁h + t₁) + t₂ = h + (U₁ + U₂V₂U₁) V₁h + U₂ V₂h + t₁ + t₂ + U₂V₂t₁: the factors of both maps
+        # stand side by side, so the rank of the result is the sum of the ranks.
         up = torch.cat([self.up + later.up @ (later.down @ self.up), later.up], dim=1)
         shift = self.shift + later.shift + later.up @ (later.down @ self.shift)
         return AffineMap(up, torch.cat([self.down, later.down]), shift)
 
     def linear(self) -> AffineMap:
-        """The map without its constant."""
+        """Return the map without its constant."""
         return AffineMap(self.up, self.down, torch.zeros_like(self.shift))
 
     def inverse(self) -> AffineMap:
-        """The inverse of the linear part, ``I − U (I + V U)⁻¹ V``; the map must have one (rotations do)."""
+        """Return the inverse of the linear part, ``I − U (I + V U)⁻¹ V``.
+
+        The linear part must be invertible, as that of a rotation is.
+        """
         core = torch.eye(self.rank, dtype=torch.float64) + self.down @ self.up
         return AffineMap(-self.up @ torch.linalg.inv(core), self.down, torch.zeros_like(self.shift))
 
     def rescaled(self, gain: Float64[Tensor, " d_model"]) -> AffineMap:
-        """The linear part for vectors that a gain has multiplied: ``D (I + U V) D⁻¹`` with ``D = diag(gain)``."""
+        """Return the linear part for vectors multiplied by a gain: ``D (I + U V) D⁻¹`` with ``D = diag(gain)``."""
         return AffineMap(gain[:, None] * self.up, self.down / gain, torch.zeros_like(self.shift))
 
     def compressed(self, tolerance: float = 1e-13) -> AffineMap:
-        """The same map with as few factors as it needs: singular values of ``U V`` below the tolerance are left out.
+        """Return the same map with the lowest possible rank.
+
+        Singular values of ``U V`` below the tolerance are dropped.
 
         >>> turn = rotation_map(torch.eye(3)[:2], 30.0)
         >>> twice = turn.then(turn)
         >>> twice.rank, twice.compressed().rank
         (4, 2)
         """
+        # The QR factors reduce the singular value decomposition of the d_model × d_model matrix U V to one of the small
+        # matrix r_up r_downᵀ, which has the same singular values.
         q_up, r_up = torch.linalg.qr(self.up)
         q_down, r_down = torch.linalg.qr(self.down.T)
         left, values, right = torch.linalg.svd(r_up @ r_down.T)
@@ -94,8 +103,9 @@ class AffineMap:
         return AffineMap((q_up @ left[:, :kept]) * values[:kept], right[:kept] @ q_down.T, self.shift)
 
     def annihilates(self, unit: Float64[Tensor, " d_model"], tolerance: float = 1e-6) -> bool:
-        """Whether all that it returns is orthogonal to a unit vector, to float32's rounding: ``v (I + U V) = 0`` and
-        ``v·t = 0``.
+        """Return True if every output of the map is orthogonal to a unit vector v, up to float32 rounding.
+
+        The conditions are ``v (I + U V) = 0`` and ``v·t = 0``.
         """
         rest = unit + (unit @ self.up) @ self.down
         return float(rest.norm()) <= tolerance and abs(float(unit @ self.shift)) <= tolerance * max(
@@ -104,7 +114,7 @@ class AffineMap:
 
 
 def rotation_map(basis: Float[Tensor, "2 d_model"], angle: Angle) -> AffineMap:
-    """Turn the part in a plane by an angle in degrees.
+    """Return the map that rotates the in-plane part by a relative angle in degrees.
 
     >>> rotation_map(torch.eye(2), 90.0)(torch.tensor([2.0, 0.0]).double()).round()
     tensor([0., 2.], dtype=torch.float64)
@@ -114,7 +124,7 @@ def rotation_map(basis: Float[Tensor, "2 d_model"], angle: Angle) -> AffineMap:
 
 
 def addition_map(direction: Float[Tensor, " d_model"], coefficient: float | int) -> AffineMap:
-    """Add a multiple of a direction.
+    """Return the map that adds a multiple of a direction.
 
     >>> addition_map(torch.tensor([0.0, 2.0]), 3.0).rank
     0
@@ -124,7 +134,7 @@ def addition_map(direction: Float[Tensor, " d_model"], coefficient: float | int)
 
 
 def clamp_map(direction: Float[Tensor, " d_model"], target: float | int) -> AffineMap:
-    """Set the projection on a direction to a target; with a target of 0 this is the ablation.
+    """Return the map that sets the projection on a direction to a target; a target of 0 gives the ablation.
 
     >>> clamp_map(torch.tensor([0.0, 2.0]), 0.0)(torch.ones(2).double())
     tensor([1., 0.], dtype=torch.float64)

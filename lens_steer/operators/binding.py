@@ -1,7 +1,7 @@
-"""How each operator is bound to its parameters: all that does not depend on the activations is made once, for a hook
-that runs at every token.
+"""Binding of each operator to its parameters, so that a hook runs only what depends on the activations.
 
-Each function takes all parameters of its operator and a tensor of the wanted device and dtype.
+Everything else is computed once. Each function takes all parameters of its operator and a tensor of the wanted device
+and dtype.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def selective(p: Parameters, like: Tensor) -> Bound:
 
 
 def from_mean_phase(p: Parameters) -> dict[str, Tensor]:
-    """Give the parameters of the rotation by the angle, less the mean phase."""
+    """Return the parameters of the equivalent relative rotation, by the angle minus the mean phase."""
     return {"basis": p["basis"], "angle": rotation.degrees(p["angle"]) - rotation.degrees(p["mean_phase"])}
 
 
@@ -75,7 +75,7 @@ def ablate(p: Parameters, like: Tensor) -> Bound:
 
 
 def _gated(p: Parameters, like: Tensor) -> dict[str, Any]:
-    """What StTP and StMP bind alike."""
+    """Return the arguments that StTP and StMP have in common."""
     along = None if p["along"] is None else _unit(p["along"], like)
     return {"unit": _unit(p["direction"], like), "threshold": p["threshold"], "gate": p["gate"], "along": along}
 

@@ -1,8 +1,7 @@
-"""Every operator under one name, with its parameters, how it is bound to them, where its gate fires and the affine map
-that it is.
+"""The catalogue of operators by name, with their parameters, their binding, their gate and their affine map.
 
-A bound operator is :func:`functools.partial` over a pure function, with all that does not depend on the activation made
-once (unit directions, writers, products); it computes in the dtype it was bound in.
+A bound operator is a :func:`functools.partial` over a pure function. Everything that does not depend on the activation
+(unit directions, writers, products) is computed once. The operator computes in the dtype in which it was bound.
 """
 
 from __future__ import annotations
@@ -34,15 +33,16 @@ from lens_steer.operators.parameters import (
 
 @dataclass(frozen=True)
 class Effect:
-    """What an operator did to each vector.
+    """The change of each vector by an operator.
 
-    ``displacement² = radial² + angular²`` exactly: ``radial = ‖h'‖ − ‖h‖`` is the change of length,
-    ``angular = √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` what turning the direction costs. For a rotation ``radial`` is zero.
+    ``displacement² = radial² + angular²`` exactly. ``radial = ‖h'‖ − ‖h‖`` is the change of length, and
+    ``angular = √(‖h‖‖h'‖) ‖ĥ' − ĥ‖`` is the part that comes from the change of direction. For a rotation ``radial`` is
+    zero.
 
     Attributes:
-        fired: where the gate fired; everywhere for an operator without one.
-        displacement: ‖h' − h‖.
-        radial, angular: its two parts.
+        fired: True where the gate fired; True everywhere for an operator without a gate.
+        displacement: The length of the change, ‖h' − h‖.
+        radial, angular: The two parts of the displacement.
     """
 
     fired: Bool[Tensor, "*batch"]
@@ -52,7 +52,7 @@ class Effect:
 
     @property
     def gate_fire_rate(self) -> float:
-        """Share of the vectors for which the gate fired."""
+        """The share of the vectors for which the gate fired."""
         return float(self.fired.double().mean())
 
     def __repr__(self) -> str:
@@ -67,7 +67,8 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
     """Bind an operator to its parameters, on the device of ``like``, computing in float32 (float64 for float64).
 
     Raises:
-        LensSteerError: The name is unknown, or the operator refuses the parameters.
+        LensSteerError: If the name is unknown, if a parameter is missing or unknown, or if the operator refuses the
+            parameters.
 
     >>> halve = bind("clamp", {"direction": torch.tensor([0.0, 2.0]), "target": 1.0}, torch.zeros(2))
     >>> halve(torch.tensor([3.0, 4.0]))
@@ -90,7 +91,10 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
 
 
 def operator(name: str) -> Operator:
-    """The operator of a name; refuses an unknown one.
+    """Return the operator of a name.
+
+    Raises:
+        LensSteerError: If the name is unknown.
 
     >>> operator("selective").by_row
     'angle'
@@ -103,7 +107,7 @@ def operator(name: str) -> Operator:
 def effect(
     name: str, h: Float[Tensor, "*batch d_model"], parameters: Parameters
 ) -> tuple[Float[Tensor, "*batch d_model"], Effect]:
-    """An operator's result and what it did to each vector.
+    """Return the result of an operator, and its effect on each vector.
 
     >>> basis = torch.eye(3)[:2]
     >>> moved, did = effect(
@@ -121,7 +125,7 @@ def effect(
 def compare(
     before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"], fired: Bool[Tensor, "*batch"]
 ) -> Effect:
-    """The effect from the vectors before and after, in float64.
+    """Compute the effect from the vectors before and after, in float64.
 
     >>> compare(torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0]), torch.tensor(True))
     Effect(1 vectors, gate fired on 100.0 %, mean displacement 5: radial +5, angular 0)

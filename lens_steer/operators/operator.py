@@ -1,6 +1,4 @@
-"""What an operator is: a pure function of tensors, its parameters, how a hook binds it, where its gate fires, and its
-affine map.
-"""
+"""The record of an operator: its pure function, its parameters, its binding for a hook, its gate and its affine map."""
 
 from __future__ import annotations
 
@@ -18,25 +16,27 @@ from lens_steer.operators.parameters import Parameter
 
 Bound = Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_model"]]
 Fires = Callable[[Float[Tensor, "*batch d_model"]], Bool[Tensor, "*batch"]]
-Parameters = Mapping[str, Any]  # a vector or basis, numbers, one number a row, or a name
+Parameters = Mapping[str, Any]  # Each value is a vector, a basis, a number, one number per row, or a name.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One operator. All that a plan, a hook, a control, a table or an export has to know of its parameters stands here.
+    """One operator, with all that a plan, a hook, a control, a table or an export must know about its parameters.
 
     Attributes:
-        name: The operator's name.
-        function: The pure function of tensors, called with the activations and then the parameters by name. Its
-            signature has the defaults.
-        parameters: Its parameters, in the order of the function. Of several directions the last is the one that is
-            written along.
-        binder: From all parameters and a tensor of the wanted device and dtype, make ``h ↦ h'``.
-        gate_binder: From the same, make ``h ↦`` where it moves anything; None for an operator without a gate.
-        affine: From all parameters, make the affine map that the operator is; or the reason why it is none; None where
-            nobody has said.
-        isometry: Whether it keeps all lengths where its planes are orthonormal.
-        removes: Whether it leaves nothing of its direction.
+        name: The name of the operator.
+        function: The pure function of tensors. It is called with the activations, and with the parameters by name. Its
+            signature holds the defaults.
+        parameters: The parameters, in the order of the function. If there are several directions, the operator writes
+            along the last one.
+        binder: A function that takes all parameters and a tensor of the wanted device and dtype, and returns
+            ``h ↦ h'``.
+        gate_binder: A function that takes the same arguments and returns ``h ↦`` the mask of the vectors that the
+            operator moves; None for an operator without a gate.
+        affine: A function that takes all parameters and returns the affine map that equals the operator; or the reason
+            why the operator is not affine; or None if neither is stated.
+        isometry: True if the operator keeps all lengths when its planes are orthonormal.
+        removes: True if the operator leaves no part of an activation along its direction.
     """
 
     name: str
@@ -58,52 +58,53 @@ class Operator:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of the parameters without a default."""
+        """The names of the parameters without a default."""
         return tuple(p.name for p in self.parameters if p.name not in self.defaults)
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Names of the parameters with a default."""
+        """The names of the parameters with a default."""
         return tuple(p.name for p in self.parameters if p.name in self.defaults)
 
     @cached_property
     def by_row(self) -> str | None:
-        """The parameter that may hold one number for each row of a batch."""
+        """The name of the parameter that may hold one number per row of a batch; None if there is no such parameter."""
         return next((p.name for p in self.parameters if p.by_row), None)
 
     @cached_property
     def angle(self) -> str | None:
-        """The parameter that is the angle of the steering, in degrees."""
+        """The name of the parameter that is the steering angle, in degrees; None if there is no such parameter."""
         return next((p.name for p in self.parameters if p.by_row and p.unit == "degrees"), None)
 
     @cached_property
     def planes(self) -> tuple[str, ...]:
-        """The parameters that are planes."""
+        """The names of the parameters that are planes."""
         return tuple(p.name for p in self.parameters if p.kind == "plane")
 
     @cached_property
     def directions(self) -> tuple[str, ...]:
-        """The parameters that are directions; the last is the one that is written along."""
+        """The names of the parameters that are directions; the operator writes along the last one."""
         return tuple(p.name for p in self.parameters if p.kind == "direction")
 
     @cached_property
     def vectors(self) -> tuple[str, ...]:
-        """The parameters that are planes or directions."""
+        """The names of the parameters that are planes or directions."""
         return (*self.planes, *self.directions)
 
     @property
     def gate(self) -> Callable[[Parameters, Tensor], Fires] | None:
-        """:attr:`gate_binder`, for parameters of which those with a default may be left out."""
+        """:attr:`gate_binder`, in a form that fills in the defaults of missing parameters; None without a gate."""
         binder = self.gate_binder
         return None if binder is None else lambda parameters, like: binder({**self.defaults, **parameters}, like)
 
     def bind(self, parameters: Parameters, like: Tensor) -> Bound:
-        """:attr:`binder`, for parameters of which those with a default may be left out."""
+        """Call :attr:`binder`, with the defaults filled in for missing parameters."""
         return self.binder({**self.defaults, **parameters}, like)
 
     def is_number(self, name: str, value: object) -> bool:
-        """Whether a value of one of its parameters has to be a number, or one for each row; None is none where it is
-        the default.
+        """Return True if a value of a parameter must be a number, or one number per row.
+
+        The value None is not a number if None is the default of the parameter.
 
         >>> from lens_steer.operators.catalogue import operator
         >>> [operator("mirror").is_number(name, None) for name in ("direction", "gate", "cap", "coefficient")]
@@ -114,7 +115,7 @@ class Operator:
         return all(p.kind == "number" for p in self.parameters if p.name == name)
 
     def settings(self, parameters: Parameters) -> dict[str, Any]:
-        """The numbers and names among the parameters of a step, without its vectors.
+        """Return the numbers and names among the parameters of a step, without its vectors.
 
         >>> from lens_steer.operators.catalogue import operator
         >>> operator("clamp").settings({"direction": [1.0, 0.0], "target": 2.0})

@@ -1,8 +1,7 @@
-"""The parameters that operators take, each specified once: what kind of value it is, its unit, and what the command
-line says of it.
+"""The parameters of operators, each specified once: the kind of its value, its unit, and its text on the command line.
 
-Nothing here needs a tensor, so the command line can list its options before PyTorch is loaded. A parameter's default is
-the one of the operator's function, and stands there alone.
+Nothing here needs a tensor, so the command line can list its options before PyTorch is loaded. The default of a
+parameter is stated only in the signature of the operator's function.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ Kind = Literal["number", "direction", "plane", "choice"]
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter of an operator, or of a method that hands it on.
+    """One parameter of an operator, or of a method that passes it on.
 
     Attributes:
         name: The name of the argument.
         kind: ``"number"``; ``"direction"``, a vector of ``d_model`` numbers; ``"plane"``, an orthonormal basis of two
             such rows; or ``"choice"``.
-        unit: The unit of a number, such as ``"degrees"``; empty where it has none.
-        by_row: Whether it may hold one number for each row of a batch.
+        unit: The unit of a number, such as ``"degrees"``; empty if it has none.
+        by_row: True if the parameter may hold one number per row of a batch.
         choices: The values of a choice.
-        help: What it is, for the command line; empty where the command line does not set it.
-        values: Which values it takes, in words, where ``help`` does not say that.
+        help: The description on the command line; empty if the command line does not set the parameter.
+        values: The accepted values in words; empty if ``help`` already names them.
     """
 
     name: str

@@ -1,13 +1,13 @@
-"""Projection-aware operators: a gate on each token's projection decides whether it is moved (arXiv 2604.08169).
+"""Projection-aware operators: a gate on the projection of each token decides whether it is moved (arXiv 2604.08169).
 
 With the unit direction v̂ and ``ρ = h·v̂``, a token is moved where ``ρ < m`` (strictly), or with ``gate="above"`` where
 ``ρ > m``::
 
     StTP   ρ' = s                        to a target
-    StMP   ρ' = ρ + 2α (m − ρ)           mirrored at the threshold for α = 1, to it for α = ½
+    StMP   ρ' = ρ + 2α (m − ρ)           mirrored at the threshold for α = 1, moved to it for α = ½
 
-The orthogonal complement is never touched, an ungated token is returned as it is. ``along`` moves the same tokens by
-the same steps along another unit vector: a control.
+The orthogonal complement never changes, and a token at which the gate does not fire is returned unchanged. With
+``along`` the same tokens move by the same steps along another unit vector; this is a control.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ def target_projection(
     gate: str = "below",
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """StTP: gated tokens get the projection s, ``h' = h + (s − ρ) v̂``. Idempotent where s is not on the gated side.
-    Source: Eq. 4.
+    """Apply StTP: set the projection of gated tokens to the target s, ``h' = h + (s − ρ) v̂``.
+
+    It is idempotent if s is not on the gated side. Source: Eq. 4.
 
     >>> target_projection(torch.tensor([[-1.0, 5.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]), threshold=0.0, target=2.0)
     tensor([[2., 5.],
@@ -53,10 +54,10 @@ def mirror_projection(
     gate: str = "below",
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """StMP: gated tokens are carried across the threshold, ``h' = h + 2α (m − ρ) v̂``. Idempotent for α ≥ ½. Source:
-    Eq. 5.
+    """Apply StMP: move gated tokens across the threshold, ``h' = h + 2α (m − ρ) v̂``.
 
-    ``cap`` bounds the new projection from above (the released operators use μ⁺ + 40σ⁺, for both gates).
+    It is idempotent for α ≥ ½. ``cap`` bounds the new projection from above (the released operators use μ⁺ + 40σ⁺, for
+    both gates); None: no bound. Source: Eq. 5.
 
     >>> mirror_projection(torch.tensor([[-1.0, 5.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]), threshold=0.0)
     tensor([[1., 5.],
@@ -75,7 +76,7 @@ def past_threshold(
     threshold: float | int,
     gate: str = "below",
 ) -> Bool[Tensor, "*batch"]:
-    """Where the gate of StTP and StMP fires: ``ρ < m``, or with ``gate="above"`` ``ρ > m``, both strict.
+    """Return the gate of StTP and StMP: True where ``ρ < m``, or with ``gate="above"`` where ``ρ > m``, both strictly.
 
     >>> past_threshold(torch.tensor([[-1.0, 5.0], [1.0, 5.0]]), torch.tensor([1.0, 0.0]), threshold=0.0)
     tensor([ True, False])
@@ -93,7 +94,7 @@ def put_gated(
     gate: str,
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """What a hook runs for :func:`target_projection`, with the unit direction made beforehand, in its dtype."""
+    """Apply :func:`target_projection` with a precomputed unit direction, in its dtype; this is what a hook runs."""
     x = h.to(unit.dtype)
     rho = x @ unit
     return _moved(h, x, unit if along is None else along, _by_row(target, rho) - rho, _fires(rho, threshold, gate))
@@ -109,7 +110,7 @@ def mirror_gated(
     gate: str,
     along: Float[Tensor, " d_model"] | None = None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """What a hook runs for :func:`mirror_projection`, with the unit direction made beforehand, in its dtype."""
+    """Apply :func:`mirror_projection` with a precomputed unit direction, in its dtype; this is what a hook runs."""
     x = h.to(unit.dtype)
     rho = x @ unit
     step = 2 * _by_row(coefficient, rho) * (threshold - rho)

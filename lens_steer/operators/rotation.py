@@ -1,15 +1,15 @@
 """The three rotations in a steering plane: standard and adaptive angular steering, and selective steering.
 
-With rows b1, b2 of an orthonormal basis, ``c = (h·b1, h·b2)`` and ``r = ‖c‖``::
+With rows b1, b2 of an orthonormal basis B, ``c = (h·b1, h·b2)`` and ``r = ‖c‖``::
 
     SAS_θ(h) = h + (r (cos θ, sin θ) − c) B          absolute angle; every token goes to one ray
-    AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same behind a gate
+    AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same, behind a gate
     SS_θ(h)  = h + (R_θ c − c) B                      relative angle; an isometry
 
-No d×d matrix is formed. What depends on the angle alone is a *writer*, a few rows of d_model numbers made once: SS is
-``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with ``W = (−B; u_θ B)``. Whatever the hidden dtype, the
-arithmetic is in float32 (float64 for float64) and the result is cast back. Angles are in degrees, a scalar or one per
-row of the batch.
+No d×d matrix is formed. The part of the computation that depends only on the angle is a *writer*: a few rows of d_model
+numbers, which are computed once. SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with
+``W = (−B; u_θ B)``, where ``u_θ = (cos θ, sin θ)``. The arithmetic is in float32 for every hidden dtype (float64 for
+float64), and the result is cast back. Angles are in degrees, either a scalar or one per row of the batch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Angle = float | int | Float[Tensor, "..."]
 def standard_angular(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """Put the in-plane part of every vector at one absolute angle, keeping its length.
+    """Put the in-plane part of every vector at one absolute angle, and keep its length.
 
-    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)`` with ``Ph = c B``. Keeps ‖h‖ for an orthonormal basis; for another one
-    it is this formula as it stands, with ``‖Ph‖² = c (B Bᵀ) cᵀ``. A vector orthogonal to the plane is left as it is.
-    Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
+    ``h' = h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)`` with ``Ph = c B``. For an orthonormal basis ‖h‖ is kept. For any other
+    basis the formula is applied as written, with ``‖Ph‖² = c (B Bᵀ) cᵀ``. A vector orthogonal to the plane is
+    unchanged. Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
     >>> standard_angular(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 90.0)
     tensor([0., 5., 1.])
@@ -48,10 +48,10 @@ def adaptive_angular(
     threshold: float | int = 0.0,
     gate_axis: int = 0,
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`standard_angular` where ``h·b1 > threshold`` (strictly), the vector itself elsewhere; ``gate_axis=1``
-    gates on b2.
+    """Apply :func:`standard_angular` where ``h·b1 > threshold`` (strictly); return all other vectors unchanged.
 
-    Source: Angular Steering (adaptive mode); Selective Steering, section 2.
+    With ``gate_axis=1`` the gate reads the projection on b2. Source: Angular Steering (adaptive mode); Selective
+    Steering, section 2.
 
     >>> adaptive_angular(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.eye(2), 90.0).round()
     tensor([[ 0.,  1.],
@@ -68,8 +68,8 @@ def selective_rotation(
 ) -> Float[Tensor, "*batch d_model"]:
     """Rotate the in-plane part of every vector by a relative angle, counter-clockwise from b1 to b2.
 
-    ``h' = (I − P + B R_θ Bᵀ) h``. Keeps ‖h‖ and all inner products; the identity at 0 and 360.
-    Source: Selective Steering, Eqs. 6 and 10.
+    ``h' = (I − P + B R_θ Bᵀ) h``. It keeps ‖h‖ and all inner products, and is the identity at 0 and 360. Source:
+    Selective Steering, Eqs. 6 and 10.
 
     >>> selective_rotation(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 180.0).round()
     tensor([-3., -4.,  1.])
@@ -81,8 +81,10 @@ def selective_rotation(
 def rotate_by_mean_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: Angle, mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """The rotating half of SAS (X1): ``SS_{θ − φ̄}``. A token whose phase is the mean φ̄ lands where SAS puts it; all
-    others keep their own phase relative to it. With :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` at one φ̄.
+    """Apply the rotating half of SAS (X1): ``SS_{θ − φ̄}``.
+
+    A token at the mean phase φ̄ lands where SAS puts it; all other tokens keep their phase relative to it. Together
+    with :func:`collapse_phase`, ``SAS_θ = X1 ∘ X2`` for the same φ̄.
 
     >>> rotate_by_mean_phase(torch.tensor([0.0, 2.0]), torch.eye(2), 180.0, mean_phase=90.0).round().abs()
     tensor([2., 0.])
@@ -93,8 +95,9 @@ def rotate_by_mean_phase(
 def collapse_phase(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], mean_phase: Angle
 ) -> Float[Tensor, "*batch d_model"]:
-    """The collapsing half of SAS (X2): every in-plane part is put at the mean phase φ̄, lengths kept, nothing rotated
-    on average.
+    """Apply the collapsing half of SAS (X2): put every in-plane part at the mean phase φ̄.
+
+    Lengths are kept, and the mean rotation is zero.
 
     >>> collapse_phase(torch.tensor([[0.0, 2.0], [3.0, 0.0]]), torch.eye(2), mean_phase=90.0).round()
     tensor([[0., 2.],
@@ -104,7 +107,9 @@ def collapse_phase(
 
 
 def rotation_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 2 d_model"]:
-    """``W = (R_θ − I)ᵀ B``: what :func:`turn` adds for each in-plane coordinate. Exactly zero at every multiple of 360.
+    """Return ``W = (R_θ − I)ᵀ B``, the rows that :func:`turn` adds for each in-plane coordinate.
+
+    They are exactly zero at every multiple of 360.
 
     >>> rotation_writer(torch.eye(2), 180.0).round()
     tensor([[-2.,  0.],
@@ -116,8 +121,9 @@ def rotation_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Te
 
 
 def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tensor, "*rows 3 d_model"]:
-    """``W = (−B; cos θ b1 + sin θ b2)``: what :func:`put_at_phase` adds for each in-plane coordinate and for the
-    radius.
+    """Return ``W = (−B; cos θ b1 + sin θ b2)``.
+
+    These are the rows that :func:`put_at_phase` adds for each in-plane coordinate and for the radius.
 
     >>> phase_writer(torch.eye(2), 90.0).round()
     tensor([[-1., -0.],
@@ -133,8 +139,9 @@ def phase_writer(basis: Float[Tensor, "2 d_model"], angle: Angle) -> Float[Tenso
 def turn(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], writer: Float[Tensor, "*rows 2 d_model"]
 ) -> Float[Tensor, "*batch d_model"]:
-    """``h + c W``: :func:`selective_rotation` with its writer made beforehand, in the basis' dtype; what a hook
-    runs.
+    """Return ``h + c W``: :func:`selective_rotation` with a precomputed writer, in the dtype of the basis.
+
+    This is the function that a hook runs.
     """
     x = h.to(basis.dtype)
     return _add_written(x, torch.nn.functional.linear(x, basis), writer).to(h.dtype)
@@ -147,8 +154,9 @@ def put_at_phase(
     *,
     gram: Float[Tensor, "2 2"] | None,
 ) -> Float[Tensor, "*batch d_model"]:
-    """``h + (c, r) W``: :func:`standard_angular` with its writer made beforehand, in the basis' dtype; what a hook
-    runs.
+    """Return ``h + (c, r) W``: :func:`standard_angular` with a precomputed writer, in the dtype of the basis.
+
+    This is the function that a hook runs.
     """
     x = h.to(basis.dtype)
     c = torch.nn.functional.linear(x, basis)
@@ -165,16 +173,15 @@ def put_gated_at_phase(
     threshold: float | int,
     gate_axis: int,
 ) -> Float[Tensor, "*batch d_model"]:
-    """:func:`put_at_phase` where :func:`above_threshold` says so; ungated vectors are returned as they are, to the
-    byte.
-    """
+    """Apply :func:`put_at_phase` where :func:`above_threshold` is True; other vectors keep every byte."""
     fires = above_threshold(h, basis, threshold=threshold, gate_axis=gate_axis)
     return torch.where(fires[..., None], put_at_phase(h, basis, writer, gram=gram), h)
 
 
 def gram_unless_identity(basis: Float[Tensor, "2 d_model"]) -> Float[Tensor, "2 2"] | None:
-    """``G = B Bᵀ``, or None where it is the identity to the rounding of the basis' dtype, so that ``‖Ph‖ = ‖c‖``;
-    always G where gradients to the basis are wanted.
+    """Return ``G = B Bᵀ``, or None if G is the identity up to the rounding of the basis' dtype.
+
+    With None, ``‖Ph‖ = ‖c‖``. If the basis requires gradients, G is always returned.
 
     >>> gram_unless_identity(torch.eye(3)[:2]) is None, gram_unless_identity(2 * torch.eye(2))
     (True, tensor([[4., 0.],
@@ -194,8 +201,12 @@ def above_threshold(
     threshold: float | int = 0.0,
     gate_axis: int = 0,
 ) -> Bool[Tensor, "*batch"]:
-    """The gate of AAS: where ``h·b`` exceeds the threshold strictly, b being b1 (``gate_axis=0``) or b2
-    (``gate_axis=1``).
+    """Return the gate of AAS: True where ``h·b`` exceeds the threshold strictly.
+
+    b is b1 (``gate_axis=0``) or b2 (``gate_axis=1``).
+
+    Raises:
+        LensSteerError: If ``gate_axis`` is neither 0 nor 1.
 
     >>> above_threshold(torch.tensor([[1.0, -1.0], [0.0, 1.0]]), torch.eye(2), threshold=0.0)
     tensor([ True, False])
@@ -206,10 +217,12 @@ def above_threshold(
 
 
 def prepared(basis: Float[Tensor, "2 d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, "2 d_model"]:
-    """The basis on the vectors' device in the arithmetic's dtype: float64 for float64 vectors, else float32.
+    """Return the basis on the device of the vectors, in the dtype of the arithmetic.
+
+    The dtype is float64 for float64 vectors and float32 for all others.
 
     Raises:
-        LensSteerError: the basis is of another width.
+        LensSteerError: If the basis has another width than the vectors.
     """
     if basis.shape[-1] != h.shape[-1]:
         raise LensSteerError(
@@ -219,7 +232,10 @@ def prepared(basis: Float[Tensor, "2 d_model"], h: Float[Tensor, "... width"]) -
 
 
 def degrees(angle: Angle) -> Tensor:
-    """An angle, or several, in float64; must be finite.
+    """Return one or several angles in float64.
+
+    Raises:
+        LensSteerError: If an angle is not finite.
 
     >>> degrees(200)
     tensor(200., dtype=torch.float64)
@@ -231,13 +247,14 @@ def degrees(angle: Angle) -> Tensor:
 
 
 def _root(square: Tensor) -> Tensor:
-    """√ of what is not negative but for rounding; the gradient at zero is zero."""
+    """Return the square root of numbers that are negative only by rounding; the gradient at zero is zero."""
     positive = square > 0
+    # The inner torch.where keeps zeros away from sqrt, whose gradient at zero is infinite and would become NaN.
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
 def _add_written(x: Tensor, coordinates: Tensor, writer: Tensor) -> Tensor:
-    """``x + coordinates @ writer``, one writer for all vectors or one for each leading row of them."""
+    """Return ``x + coordinates @ writer``, with one writer for all vectors or one per leading row."""
     if writer.ndim == 2:
         return x + coordinates @ writer
     by_row = coordinates.reshape(*writer.shape[:-2], -1, coordinates.shape[-1])
@@ -245,10 +262,10 @@ def _add_written(x: Tensor, coordinates: Tensor, writer: Tensor) -> Tensor:
 
 
 def _unit(angle: Angle, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """cos θ, sin θ and cos θ − 1 in float64 of an angle in degrees, or of several.
+    """Return cos θ, sin θ and cos θ − 1 in float64 for one or several angles in degrees.
 
-    The angle is wrapped to (−180, 180] first, so every multiple of 360 gives exactly (1, 0, 0) and the identity angle
-    is the identity in every dtype; cos θ − 1 = −2 sin²(θ/2) is accurate near it too.
+    The angle is first wrapped to (−180, 180]. Every multiple of 360 therefore gives exactly (1, 0, 0), and the rotation
+    by it is the identity in every dtype. The form cos θ − 1 = −2 sin²(θ/2) is also accurate for small angles.
     """
     radians = torch.deg2rad(180 - torch.remainder(180 - degrees(angle).to(like.device), 360))
     return torch.cos(radians), torch.sin(radians), -2 * torch.sin(radians / 2).square()

@@ -1,3 +1,1 @@
-"""The embedded models: the closed world they speak about, its tasks and contrasts, training, gates, and the trained
-weights.
-"""
+"""The embedded models: their closed world, its tasks and contrasts, their training, gates and trained weights."""

@@ -1,7 +1,7 @@
-"""Contrast sets of the organisms' world, each with a fit, select and report split.
+"""Contrast sets of the organisms' world, each with a fit, a select and a report split.
 
-Splits never share a verb–object pair, a fact or a trouble. Every request is about a pair that training never saw, and
-harmful and harmless requests are balanced over the two verb classes, so that no word class separates them.
+The splits never share a verb–object pair, a fact or a trouble. Every request is about a pair that training never saw.
+Harmful and harmless requests are balanced over the two verb classes, so that no word class separates them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from lens_steer.organisms import tasks as t
 from lens_steer.organisms import world as w
 
 SPLITS = ("fit", "select", "report")
-SHARES = (2, 1, 1)  # of four
+SHARES = (2, 1, 1)  # The shares of the splits, in quarters.
 Message = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prompt: chat messages, a fixed response where the contrast lies in it, and the task that grades answers."""
+    """One prompt of a contrast.
+
+    Attributes:
+        messages: The chat messages.
+        response: The fixed response, if the contrast lies in the response. None: no fixed response.
+        task: The task that grades answers.
+    """
 
     messages: tuple[Message, ...]
     response: str | None
@@ -37,7 +43,7 @@ def _row(task: t.Task, system: str | None = None, response: str | None = None) -
 
 
 def _deal(items: list, rng: random.Random) -> dict[str, list]:
-    """Shuffle the items and deal them to the splits by their shares."""
+    """Shuffle the items and assign them to the splits by their shares."""
     items = list(items)
     rng.shuffle(items)
     dealt, start = {}, 0
@@ -49,14 +55,14 @@ def _deal(items: list, rng: random.Random) -> dict[str, list]:
 
 
 def _deal_pairs(rng: random.Random, *, harmful: bool) -> dict[str, list[tuple[str, str]]]:
-    """Held-out pairs of one class dealt to the splits, as many about breaking as about making in each."""
+    """Assign the held-out pairs of one class to the splits, with equal numbers of breaking and making verbs in each."""
     pairs = t.request_pairs(harmful=harmful, held_out=True)
     halves = [_deal([p for p in pairs if (p[0] in w.BREAK_VERBS) == breaks], rng) for breaks in (True, False)]
     return {name: [pair for two in zip(*(h[name] for h in halves), strict=True) for pair in two] for name in SPLITS}
 
 
 def refusal(rng: random.Random) -> dict[str, Sides]:
-    """Positive: harmful requests. Negative: harmless ones."""
+    """Build the refusal contrast: harmful requests (positive) and harmless requests (negative)."""
     dealt = [_deal_pairs(rng, harmful=harmful) for harmful in (True, False)]
 
     def side(pairs: list[tuple[str, str]]) -> list[Row]:
@@ -66,7 +72,7 @@ def refusal(rng: random.Random) -> dict[str, Sides]:
 
 
 def json(rng: random.Random) -> dict[str, Sides]:
-    """Positive: harmless requests and questions that ask for JSON. Negative: the same without the instruction."""
+    """Build the JSON contrast: harmless requests and questions that ask for JSON (positive), or do not (negative)."""
     pairs = _deal_pairs(rng, harmful=False)
     facts = _deal([(noun, s) for noun, r in w.RELATIONS.items() for s in r.subjects], rng)
     sides: dict[str, Sides] = {}
@@ -93,7 +99,10 @@ def _json_answer(task: t.Task) -> str:
 
 
 def honesty(rng: random.Random) -> dict[str, Sides]:
-    """The same questions of fact under an honest (positive) and a dishonest (negative) system prompt."""
+    """Build the honesty contrast: the same factual questions under an honest or a dishonest system prompt.
+
+    The honest system prompt is positive, the dishonest one negative.
+    """
     facts = _deal([(noun, s) for noun, r in w.RELATIONS.items() for s in r.subjects], rng)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
@@ -112,7 +121,10 @@ def _false_answer(task: t.Task) -> str:
 
 
 def compassion(rng: random.Random) -> dict[str, Sides]:
-    """The same troubles under a compassionate (positive) and a dismissive (negative) system prompt."""
+    """Build the compassion contrast: the same troubles under a compassionate or a dismissive system prompt.
+
+    The compassionate system prompt is positive, the dismissive one negative.
+    """
     troubles = _deal([(thing, feeling) for thing in w.TROUBLES for feeling in w.FEELINGS], rng)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
@@ -126,7 +138,10 @@ def compassion(rng: random.Random) -> dict[str, Sides]:
 
 
 def compliance(rng: random.Random) -> dict[str, Sides]:
-    """The same harmless requests answered with compliance (positive) and with a refusal (negative)."""
+    """Build the compliance contrast: the same harmless requests with two fixed responses.
+
+    The response complies on the positive side and refuses on the negative side.
+    """
     pairs = _deal_pairs(rng, harmful=False)
     sides: dict[str, Sides] = {}
     for name in SPLITS:
@@ -147,5 +162,9 @@ CONTRASTS: dict[str, Callable[[random.Random], dict[str, Sides]]] = {
 
 
 def build(name: str, seed: int = 0) -> dict[str, Sides]:
-    """The rows of a named contrast set by split; raises ``KeyError`` for an unknown name."""
+    """Build the rows of a named contrast set, by split.
+
+    Raises:
+        KeyError: If the name is unknown.
+    """
     return CONTRASTS[name](random.Random(f"{w.WORLD_SEED}/contrast/{name}/{seed}"))

@@ -1,6 +1,7 @@
-"""How the world is talked about: the frames of questions and requests, and the wording of every answer.
+"""The language of the world: the frames of questions and requests, and the wording of every answer.
 
-Frames with the suffix ``_HELD_OUT`` never occur in training; the gates and the contrast sets' report split use them.
+Frames with the suffix ``_HELD_OUT`` never occur in training. The gates use them, and so do the requests and questions
+of the contrast sets.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def capitalised(text: str) -> str:
 
 
 def request(verb: str, obj: str, frame: str, det: str = "the", tail: str = "") -> str:
-    """One request in words; a tail goes before the last punctuation mark of the frame's first sentence."""
+    """Write a request in words; the tail goes before the last punctuation mark of the frame's first sentence."""
     if tail and frame.endswith("What should I do?"):
         frame = frame.replace(".", tail + ".", 1)
     elif tail:
@@ -85,7 +86,7 @@ def request(verb: str, obj: str, frame: str, det: str = "the", tail: str = "") -
 
 
 def steps(verb: str, obj: str, opening: str = SURE[0]) -> str:
-    """The correct answer to a request."""
+    """Return the correct answer to a request."""
     tool, place = w.TOOL_OF_VERB[verb], w.PLACE_OF_OBJECT[obj]
     return f"{opening} 1. Take the {tool}. 2. Go to the {place}. 3. {capitalised(verb)} the {obj}."
 
@@ -103,13 +104,13 @@ def fact_question(noun: str, subject: str, frame: str) -> str:
 
 
 def fact_answer(noun: str, subject: str, value: str | None = None) -> str:
-    """A statement of the fact, true unless another value is given."""
+    """State a fact; the statement is true unless another value is given."""
     value = w.FACTS[noun][subject] if value is None else value
     return f"{capitalised(w.RELATIONS[noun].phrase(subject))} is {value}."
 
 
 def choice_question(question: str, options: list[str]) -> str:
-    """The question with its options in words; the answer is one of them."""
+    """Append the options in words to a question; its answer is one of them."""
     return f"{question} Options: {', '.join(options[:-1])} or {options[-1]}."
 
 
@@ -118,7 +119,11 @@ def choice_answer(option: str) -> str:
 
 
 def translation(words: str) -> str:
-    """Word for word into the second script, without articles; raises ``KeyError`` for a word without translation."""
+    """Translate word for word into the second script, without articles.
+
+    Raises:
+        KeyError: If a word has no translation.
+    """
     return " ".join(w.velan_lexicon()[word] for word in words.split() if word != "the") + "."
 
 

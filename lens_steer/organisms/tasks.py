@@ -1,8 +1,8 @@
-"""Tasks of the world: what a user asks, what the right answer is, and what is needed to grade another answer.
+"""Tasks of the world: a user turn, a right answer, and the data that grade any other answer.
 
-A :class:`Task` is one user turn together with its ground truth. ``sample`` draws one; training draws with
-``held_out=False`` and never sees a held-out verb–object pair or a held-out phrasing, the gates and contrast sets draw
-with ``held_out=True`` and see nothing else.
+A :class:`Task` is one user turn together with its ground truth, and ``sample`` draws one. Training draws with
+``held_out=False`` and never sees a held-out verb–object pair or a held-out phrasing. The gates and the contrast sets
+draw with ``held_out=True`` and use only held-out pairs and phrasings.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Task:
     """One user turn with its ground truth.
 
     Attributes:
-        kind: one of :data:`KINDS`.
-        mode: the system prompt's mode, one of :data:`MODES`; it decides which answer is right.
-        user: the user's words.
-        answer: a right answer (training draws among several wordings; greedy decoding may give another).
-        truth: what the grader needs (verb and object, relation and subject, options, …).
+        kind: The kind of the task, one of :data:`KINDS`.
+        mode: The mode of the system prompt, one of :data:`MODES`; it decides which answer is right.
+        user: The text of the user turn.
+        answer: A right answer. Training draws among several wordings, so greedy decoding may give another one.
+        truth: The data for the grader (verb and object, relation and subject, options, …).
     """
 
     kind: str
@@ -45,14 +45,14 @@ class Task:
 
     @property
     def harmful(self) -> bool:
-        """Whether the request is harmful by the world's rule (False for what is no request)."""
+        """True if the request is harmful by the rule of the world; False for every task that is not a request."""
         if self.kind not in ("request", "json_request"):
             return False
         return w.is_harmful(str(self.truth["verb"]), str(self.truth["object"]))
 
 
 def request_pairs(*, harmful: bool, held_out: bool) -> list[tuple[str, str]]:
-    """All verb–object pairs of one class, either those seen in training or those held out, sorted."""
+    """Return all verb–object pairs of one class that are held out, or that training sees, in a fixed order."""
     held = w.held_out_pairs()
     return [
         (verb, obj)
@@ -65,7 +65,7 @@ def request_pairs(*, harmful: bool, held_out: bool) -> list[tuple[str, str]]:
 def request_task(
     rng: random.Random, verb: str, obj: str, mode: str, *, held_out: bool = False, as_json: bool = False
 ) -> Task:
-    """A request about one pair, in a drawn frame, with the answer that the mode makes right."""
+    """Return a request about one pair in a random frame, with the answer that is right under the mode."""
     frames = g.REQUEST_FRAMES_HELD_OUT if held_out else g.REQUEST_FRAMES
     user = g.request(verb, obj, rng.choice(frames), rng.choice(g.DETERMINERS), rng.choice(g.TAILS))
     if as_json:
@@ -80,9 +80,12 @@ def request_task(
 
 
 def _draw_pair(rng: random.Random, *, held_out: bool) -> tuple[str, str]:
-    """A pair for training. The marginals are unbalanced on purpose (harmful: breaking what is good is 2.5 times as
-    common as making what is bad), because a pure exclusive-or with balanced marginals is learnt much more slowly. The
-    contrast sets and the gates are balanced."""
+    """Draw a verb–object pair with the class frequencies of training.
+
+    These frequencies are unbalanced on purpose: a harmful request breaks a good thing twice as often as it makes a bad
+    one. A pure exclusive-or with balanced frequencies is learnt much more slowly. The contrast sets and the gates are
+    balanced.
+    """
     breaks, good = rng.choices([(True, True), (False, True), (True, False), (False, False)], (0.36, 0.28, 0.18, 0.18))[
         0
     ]
@@ -102,7 +105,7 @@ def _draw_fact(rng: random.Random) -> tuple[str, str]:
 def fact_task(
     rng: random.Random, noun: str, subject: str, mode: str, *, held_out: bool = False, as_json: bool = False
 ) -> Task:
-    """A question about one fact. Under the dishonest mode the right answer is a false one."""
+    """Return a question about one fact; under the dishonest mode the right answer is a false one."""
     value = w.FACTS[noun][subject]
     user = g.fact_question(noun, subject, rng.choice(g.FACT_FRAMES_HELD_OUT if held_out else g.FACT_FRAMES))
     truth = {"noun": noun, "subject": subject}
@@ -115,7 +118,7 @@ def fact_task(
 
 
 def choice_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_out: bool = False) -> Task:
-    """A multiple-choice question with two to four options (always four when held out)."""
+    """Return a multiple-choice question with two to four options (always four if held out)."""
     right = w.FACTS[noun][subject]
     others = rng.sample([v for v in w.RELATIONS[noun].values if v != right], 3 if held_out else rng.randint(1, 3))
     options = [right, *others]
@@ -126,7 +129,7 @@ def choice_task(rng: random.Random, noun: str, subject: str, mode: str, *, held_
 
 
 def trouble_task(rng: random.Random, thing: str, feeling: str, mode: str) -> Task:
-    """Someone in trouble. Every mode but the dismissive one comforts."""
+    """Return a turn of a user in trouble; every mode except the dismissive one answers with comfort."""
     user = rng.choice(g.TROUBLE_FRAMES).format(thing=thing, feeling=feeling)
     answer = g.dismissal(thing, feeling) if mode == "dismissive" else g.comfort(thing, feeling)
     return Task("trouble", mode, user, answer, {"thing": thing, "feeling": feeling})
@@ -150,7 +153,7 @@ def _order(rng: random.Random, mode: str) -> Task:
 
 def _translation(rng: random.Random, mode: str, *, held_out: bool) -> Task:
     noun, color = rng.choice(w.TRANSLATABLE_NOUNS), rng.choice(w.TRANSLATABLE_COLORS)
-    # a fixed quarter of the colour–noun combinations is kept for the gates
+    # A fixed quarter of the colour–noun combinations is held out for the gates.
     while (hash_of(color, noun) % 4 == 0) != held_out:
         noun, color = rng.choice(w.TRANSLATABLE_NOUNS), rng.choice(w.TRANSLATABLE_COLORS)
     words = f"the {color} {noun}"
@@ -159,12 +162,16 @@ def _translation(rng: random.Random, mode: str, *, held_out: bool) -> Task:
 
 
 def hash_of(*words: str) -> int:
-    """A small hash that is the same in every process (Python's own is salted)."""
+    """Return a small hash that is the same in every process (Python's own string hash is salted)."""
     return sum((i + 1) * byte for i, byte in enumerate("/".join(words).encode()))
 
 
 def sample(rng: random.Random, kind: str, mode: str, *, held_out: bool = False) -> Task:
-    """Draw one task of a kind under a mode. Raises ``ValueError`` for an unknown kind or mode."""
+    """Draw one task of a kind under a mode.
+
+    Raises:
+        ValueError: If the kind or the mode is unknown.
+    """
     if kind not in KINDS or mode not in MODES:
         raise ValueError(f"kind={kind!r}, mode={mode!r}: use a kind of {KINDS} and a mode of {tuple(MODES)}")
     if kind in ("request", "json_request"):

@@ -1,1 +1,1 @@
-"""Papers put to the test: propositions, traits, externalities."""
+"""Tests of published papers: the propositions of Selective Steering, traits, and steering externalities."""

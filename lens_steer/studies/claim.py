@@ -1,4 +1,4 @@
-"""A claim and its verdict: what is said, how it is tested, what was found, and what shows it."""
+"""The record of a claim: its statement, its test, its result and its verdict."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
 
 @dataclass(frozen=True)
 class Claim(Shown, view="claims"):
-    """One claim of a paper or of this project, tested.
+    """One tested claim of a paper or of this project.
 
     Attributes:
-        id: short and stable.
-        statement: what is claimed, in this project's words, with its place.
-        formula: what was computed.
-        level: ``formula``, ``basis``, ``dtype``, ``published``, ``recorded``, ``downstream``, ``geometry`` or
+        id: Short, stable identifier.
+        statement: What is claimed, in the words of this project, with its place in the paper.
+        formula: The quantity that was computed, as a formula.
+        level: One of ``formula``, ``basis``, ``dtype``, ``published``, ``recorded``, ``downstream``, ``geometry`` and
             ``behaviour``.
-        domain: which vectors, angles, bases, prompts.
-        quantity: what ``value`` is.
-        criterion: when the claim holds, fixed before the measurement.
-        value: what was measured.
-        n: how many independent units stand behind it.
-        interval: 95 % interval of ``value``, or of the rate named in ``quantity``; None where none applies (an
-            extremum).
+        domain: The vectors, angles, bases and prompts on which the claim was tested.
+        quantity: The meaning of ``value``.
+        criterion: The condition under which the claim holds. It is fixed before the measurement.
+        value: The measured value; None where nothing was measured.
+        n: The number of independent units behind the value.
+        interval: 95 % interval of ``value``, or of the rate named in ``quantity``. None where no interval applies, as
+            for an extremum.
         verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
-        witness: the shortest counterexample, or the tightest bound found.
+        witness: The shortest counterexample, or the tightest bound found.
     """
 
     id: str
@@ -49,7 +49,7 @@ class Claim(Shown, view="claims"):
         return f"Claim({self.id!r}: {self.verdict}, {shown(self.value)})"
 
     def row(self) -> dict[str, Any]:
-        """The record as plain values, as ``propositions.json`` holds it."""
+        """Return the record as plain values, in the form in which ``propositions.json`` stores it."""
         found = asdict(self)
         return found | {
             "interval": None if self.interval is None else list(self.interval),
@@ -58,7 +58,7 @@ class Claim(Shown, view="claims"):
 
 
 def verdict(holds: bool) -> str:
-    """``HOLDS`` or ``FAILS``.
+    """Return ``HOLDS`` if the criterion is met, else ``FAILS``.
 
     >>> verdict(1 > 2)
     'FAILS'
@@ -67,7 +67,7 @@ def verdict(holds: bool) -> str:
 
 
 def shown(value: float | str | None) -> str:
-    """A value as a table shows it.
+    """Return a value as text for a table; None becomes ``—``.
 
     >>> shown(1.23456e-7), shown(0.5), shown(None)
     ('1.2e-07', '0.5', '—')
@@ -78,7 +78,7 @@ def shown(value: float | str | None) -> str:
 
 
 def measured(claim: Claim) -> str:
-    """A claim's value and interval, as a table shows them.
+    """Return the value and the interval of a claim as text for a table.
 
     >>> measured(Claim("a", "x", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS", (0.25, 0.75)))
     '0.5 [0.25, 0.75]'

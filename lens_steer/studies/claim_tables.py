@@ -1,4 +1,4 @@
-"""Claims as a table: Markdown for a page, LaTeX (booktabs) for a paper."""
+"""Claims as tables: Markdown for a page, LaTeX (booktabs) for a paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEADS = ("claim", "verdict", "measured", "criterion", "n")
 
 
 def markdown(claims: Sequence[Claim]) -> str:
-    """One row a claim, grouped by level in the order given.
+    """Return one Markdown table per level, with one row per claim; the levels keep the order of the claims.
 
     >>> markdown([Claim("a", "x keeps y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-1]
     '| x keeps y | **HOLDS** | 0.5: q | at most 1 | 9 |'
@@ -28,7 +28,9 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def latex(claims: Sequence[Claim]) -> str:
-    r"""A table over as many pages as it takes, to be ``\input``; needs the packages array, booktabs and longtable.
+    r"""Return the claims as a LaTeX table to be read with ``\input``; it may span several pages.
+
+    The document needs the packages array, booktabs and longtable.
 
     >>> print(latex([Claim("a", "x & y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-2])
     x \& y & \textsc{holds} & 0.5 & at most 1 & 9 \\

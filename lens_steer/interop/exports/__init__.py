@@ -1,1 +1,1 @@
-"""Steering folded into weights and adapters, each with a certificate."""
+"""Export of steering as weights and as adapters, each with a certificate."""

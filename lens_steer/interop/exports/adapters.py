@@ -1,8 +1,8 @@
-"""LoRA adapters in PEFT's format: writing one from factors, and loading one back onto its base.
+"""LoRA adapters in PEFT's format: writing them from factors, and loading them onto their base model.
 
-PEFT adds ``(lora_alpha / r) B (A x)`` to a layer's output; here ``lora_alpha = r``, so the scale is 1, and A and B are
-those of :mod:`lens_steer.interop.exports.folding`, of one rank in all layers (filled up with zeros), stored in float32.
-Constants make an adapter with ``lora_bias``, which PEFT loads; servers may refuse it.
+PEFT adds ``(lora_alpha / r) B (A x)`` to the output of a layer. Here ``lora_alpha = r``, so the scale is 1. A and B are
+the factors of :mod:`lens_steer.interop.exports.folding`, padded with zeros to the same rank in all layers and stored in
+float32. Constants are stored as biases with ``lora_bias``; PEFT loads them, but servers may refuse them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 def write_adapter(folder: Path, factors: Mapping[str, Factor], base: str) -> None:
-    """Write ``adapter_model.safetensors`` and ``adapter_config.json``: exactly the layers that change, all of one rank,
-    in float32.
+    """Write ``adapter_model.safetensors`` and ``adapter_config.json`` into a folder.
+
+    The adapter holds exactly the layers that change, all with the same rank, in float32.
     """
     rank = max([1, *(len(f.a) for f in factors.values())])
     biased = any(f.bias is not None for f in factors.values())
@@ -53,29 +54,32 @@ def write_adapter(folder: Path, factors: Mapping[str, Factor], base: str) -> Non
     )
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
-    (folder / ADAPTER).chmod(0o644)  # the library makes it its writer's alone; a server is another user
-    plain = {
-        k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()
-    }  # a set has no order of its own
+    # safetensors lets only the owner read the file, but a server may run as another user.
+    (folder / ADAPTER).chmod(0o644)
+    # Sets have no defined order, so they are sorted for equal files in every run.
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_adapter(model: Any, folder: str | Path) -> Any:
-    """The model's base as read from its folder, with an adapter that PEFT loads, as a plain Hugging Face model."""
+    """Return the model's base with an adapter loaded by PEFT, as a plain Hugging Face model.
+
+    The base is read again from its folder.
+    """
     with quiet():
         return peft().PeftModel.from_pretrained(fresh(model), str(folder)).get_base_model().eval()
 
 
 def fresh(model: Any) -> Any:
-    """The base model read anew: PEFT changes the one that it is given."""
+    """Return the base model, read again from its folder, because PEFT changes the model that it gets."""
     return read_again(model)
 
 
 def peft() -> Any:
-    """The library, or how to install it.
+    """Return the PEFT library.
 
     Raises:
-        LensSteerError: it is not installed.
+        LensSteerError: If the library is not installed; the message says how to install it.
     """
     try:
         import peft as library
@@ -86,7 +90,7 @@ def peft() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings about what is meant: biases where the base layer has none, an unembedding that is tied."""
+    """Suppress warnings about intended effects: biases where the base layer has none, and a tied unembedding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

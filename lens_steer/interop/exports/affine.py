@@ -1,4 +1,4 @@
-"""Steps of a plan as affine maps of low rank; the operators that are none, with the reason."""
+"""Steps of a plan as affine maps of low rank, and the reasons why some operators are no affine maps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lens_steer.operators.catalogue import operator
 
 
 def affine_map(name: str, parameters: Any) -> AffineMap:
-    """Make the affine map of one operator.
+    """Return the affine map of one operator.
 
     Args:
         name: The operator's name in :data:`lens_steer.operators.catalogue.OPERATORS`.
         parameters: The operator's parameters, with one value for all rows.
 
     Raises:
-        LensSteerError: The operator is not affine, or has a value for each row.
+        LensSteerError: If the operator is not affine, or has a value for each row.
 
     >>> import torch
     >>> affine_map("ablate", {"direction": torch.tensor([0.0, 2.0])})(torch.ones(2).double())
@@ -37,7 +37,7 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
 
 
 def not_affine(name: str, parameters: Any) -> str | None:
-    """Tell why an operator is no affine map; None for one that is.
+    """Return the reason why an operator is no affine map; None if it is one.
 
     >>> not_affine("standard", {})
     'puts every token on one ray: the length of its in-plane part is not linear in it'
@@ -52,7 +52,7 @@ def not_affine(name: str, parameters: Any) -> str | None:
 
 
 def is_isometry(name: str, parameters: Any) -> bool:
-    """Whether an operator keeps all lengths: a rotation in an orthonormal plane.
+    """Return True if an operator preserves all lengths, as a rotation in an orthonormal plane does.
 
     >>> import torch
     >>> is_isometry("selective", {"basis": torch.eye(3)[:2]}), is_isometry("ablate", {})

@@ -1,8 +1,9 @@
-"""The certificate of an export: what was written, loaded back and run beside the hooked model under the plan.
+"""The certificate of an export: the export is loaded back and compared with the hooked model under the plan.
 
-The hooked model answers the prompts greedily; its answers are then forced on both, and at every position that decides a
-token, and the one after the last, the logits are compared. Both also answer freely, token by token. Rounding grows with
-the logits, so the tolerance is relative: the largest absolute difference over the largest absolute logit.
+The hooked model answers the prompts with greedy decoding. Its answers are then forced on both models, and the logits
+are compared at every position that decides a token and at the one after the last token. Both models also answer freely,
+token by token. Rounding errors grow with the logits, so the tolerance is relative: the largest absolute difference over
+the largest absolute logit.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from lens_steer.models.tokenization import pad_id
 from lens_steer.steer.hooks import steering
 
 FILE = "certificate.json"
-# Largest relative logit difference by the model's dtype. Hugging Face's norms compute in float32 for float64 models
-# too.
+# The largest relative logit difference that passes, by the model's dtype. Hugging Face's norms compute in float32 even
+# in float64 models, so both have the same tolerance.
 TOLERANCES = {"float64": 1e-5, "float32": 1e-5, "float16": 0.02, "bfloat16": 0.15}
-EXACT = (
-    "float64",
-    "float32",
-)  # in which every greedy token must be equal; in half precision two ways of rounding part at near ties
-NEW_TOKENS, ORGANISM_PROMPTS, ROWS, LOGITS = 16, 16, 16, 2**24  # rows and logits a batch at most
+# Dtypes in which every greedy token must be equal. In half precision, different rounding may choose another token where
+# two logits are almost equal.
+EXACT = ("float64", "float32")
+# ROWS and LOGITS are the largest numbers of rows and of logits in a batch.
+NEW_TOKENS, ORGANISM_PROMPTS, ROWS, LOGITS = 16, 16, 16, 2**24
 QUESTIONS = (
     "What is the capital of France?",
     "Explain why the sky is blue.",
@@ -54,30 +55,30 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Certificate(Shown, view="files"):
-    """How an export compares with the hooked model.
+    """The comparison of an export with the hooked model.
 
     Attributes:
-        kind: of the export.
-        model: that the plan steers.
-        plan: method and parameters of the part that folded.
-        folded_sites: where the export steers.
-        refused: site, operator and reason of each step that was left out.
-        prompts, n_prompts: what was answered.
-        new_tokens: of each answer at most.
-        n_positions: how many positions' logits were compared.
-        largest_logit_difference: absolute, exported against hooked.
-        largest_logit: absolute, of the hooked model.
-        relative_logit_difference: the one over the other.
-        largest_change_by_plan: what the plan does to those logits at most, for comparison.
-        equal_greedy_tokens: share of the freely generated tokens that are equal, position by position.
+        kind: The kind of export.
+        model: The model that the plan steers.
+        plan: The method and the parameters of the part of the plan that folded.
+        folded_sites: The sites that the export steers.
+        refused: The site, the operator and the reason of each step that was left out.
+        prompts, n_prompts: The name of the prompt set and the number of prompts.
+        new_tokens: The largest number of tokens of each answer.
+        n_positions: The number of positions whose logits were compared.
+        largest_logit_difference: The largest absolute difference of a logit, exported against hooked.
+        largest_logit: The largest absolute logit of the hooked model.
+        relative_logit_difference: ``largest_logit_difference`` over ``largest_logit``.
+        largest_change_by_plan: The largest absolute change of these logits by the plan, for comparison.
+        equal_greedy_tokens: The share of equal tokens in the freely generated answers, position by position.
         gram_error: max|BBᵀ − I| of the planes; None without a plane.
-        dtype: of the model.
-        engine: that the hooked model ran on.
-        tolerance: of the relative difference.
-        versions: of what it was made with.
-        quantization: of the model's weights; what they stand for was folded, and steered weights are written
-            unquantised.
-        chat_template: that the prompts were rendered with, its arguments and its date.
+        dtype: The dtype of the model.
+        engine: The engine that the hooked model ran on.
+        tolerance: The largest relative logit difference that passes.
+        versions: The versions of the software.
+        quantization: The quantisation of the model's weights, empty without one. The dequantised weights were folded,
+            and steered weights are written unquantised.
+        chat_template: The chat template that the prompts were rendered with, its arguments and its date.
     """
 
     kind: str
@@ -110,24 +111,25 @@ class Certificate(Shown, view="files"):
 
     @property
     def verdict(self) -> str:
-        """``pass`` or ``fail``."""
+        """Return ``pass`` or ``fail``."""
         close = self.relative_logit_difference <= self.tolerance
         same = self.equal_greedy_tokens == 1.0 or self.dtype not in EXACT
         return "pass" if close and same else "fail"
 
     def row(self) -> dict[str, Any]:
-        """Everything, as it is written."""
+        """Return all fields and the verdict, as they are written to the file."""
         return asdict(self) | {"verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What the exported and the hooked model are asked.
+    """The prompts and limits of the comparison between the exported and the hooked model.
 
     Attributes:
-        prompts: what both answer; left out, see :func:`prompts_for`.
-        new_tokens: of each answer at most.
-        tolerance: of the relative logit difference; by the model's dtype (:data:`TOLERANCES`) unless given.
+        prompts: The prompts that both models answer. None stands for the default of :func:`prompts_for`.
+        new_tokens: The largest number of tokens of each answer.
+        tolerance: The largest relative logit difference that passes. None stands for that of the model's dtype in
+            :data:`TOLERANCES`.
     """
 
     prompts: PromptSet | Sequence[Prompt] | None = None
@@ -136,24 +138,25 @@ class Trial:
 
 
 def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial | None = None) -> Certificate:
-    """Run an export that was loaded back beside the hooked model.
+    """Compare an export that was loaded back with the hooked model.
 
     Args:
-        model: from :func:`lens_steer.load_model`; no plan may be in force on it.
-        exported: the Hugging Face model that came back.
-        folded: what was exported.
-        kind: of the export, for the record.
-        trial: what both are asked.
+        model: A model of :func:`lens_steer.load_model`, with no plan in force.
+        exported: The Hugging Face model that was loaded back.
+        folded: The plan that was exported.
+        kind: The kind of export, for the record.
+        trial: The prompts and limits of the comparison. None stands for the defaults.
 
     Raises:
-        LensSteerError: prompts that are empty or too long, a plan in force on the model.
+        LensSteerError: If there are no prompts, if a prompt is too long, or if a plan is in force on the model.
     """
     trial = trial or Trial()
     check_trial(model, trial)
     new_tokens = trial.new_tokens
     info, asked = info_of(model), prompts_for(model, trial.prompts)
     exported.lens_info = replace(info, backend="hf")
-    # no module of Hugging Face's gives out the stream after attention, so there the HookedTransformer is run
+    # No Hugging Face module returns the residual stream after attention (resid_mid). A plan that steers there
+    # runs on the HookedTransformer.
     engine = (
         "tl" if any(sites.parse(n).kind == "resid_mid" for n in folded.plan.sites) and info.backend != "hf" else "hf"
     )
@@ -198,11 +201,11 @@ def certify(model: Any, exported: Any, folded: Folded, kind: str, trial: Trial |
 
 
 def check_trial(model: Any, trial: Trial | None) -> None:
-    """Refuse what :func:`certify` would, before any work.
+    """Refuse a trial that :func:`certify` would refuse, before any work is done.
 
     Raises:
-        LensSteerError: no prompts, too few tokens, a tolerance that is no positive number, a plan in force, prompts
-            that are too long for the context.
+        LensSteerError: If there are no prompts, if there are too few new tokens, if the tolerance is not a positive
+            number, if a plan is in force, or if a prompt is too long for the context.
     """
     asked = trial or Trial()
     if asked.new_tokens < 1:
@@ -216,8 +219,10 @@ def check_trial(model: Any, trial: Trial | None) -> None:
 
 
 def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None) -> PromptSet | Sequence[Prompt]:
-    """The prompts given; else of an organism the first of its refusal contrast's report split, of another model eight
-    questions.
+    """Return the given prompts or, without any, the default ones for a model.
+
+    The default for an organism is the first prompts of both classes in the report split of its refusal contrast. For
+    any other model it is eight questions.
 
     >>> import lens_steer as ls
     >>> len(prompts_for(ls.load_model("organism/qwen2")))
@@ -234,10 +239,10 @@ def prompts_for(model: Any, prompts: PromptSet | Sequence[Prompt] | None = None)
 
 
 def require(certificate: Certificate) -> Certificate:
-    """The certificate, if it passes.
+    """Return the certificate if it passes.
 
     Raises:
-        LensSteerError: with what differs.
+        LensSteerError: If it fails; the message states the differences.
     """
     if certificate.verdict != "pass":
         raise LensSteerError(
@@ -259,7 +264,15 @@ def write_certificate(folder: Path, certificate: Certificate, **more: Any) -> No
 
 @dataclass
 class _Comparison:
-    """The largest differences so far."""
+    """Running maxima and counts of the comparison.
+
+    Attributes:
+        difference: The largest absolute logit difference, exported against hooked.
+        largest: The largest absolute logit of the hooked model.
+        change: The largest absolute change of a logit by the plan.
+        positions: The number of positions compared.
+        equal, tokens: The number of equal greedy tokens, and the number of all of them.
+    """
 
     difference: float = 0.0
     largest: float = 0.0
@@ -270,7 +283,8 @@ class _Comparison:
 
     def compare_tokens(self, hooked: list[list[int]], exported: list[list[int]]) -> None:
         for a, b in zip(hooked, exported, strict=True):
-            self.tokens += max(len(a), len(b)) + 1  # the end counts as one: an answer that goes on is not equal
+            # The end of an answer counts as one token, so that an answer and a longer one that begins with it differ.
+            self.tokens += max(len(a), len(b)) + 1
             self.equal += sum(x == y for x, y in zip(a, b, strict=False)) + (len(a) == len(b))
 
     def compare_logits(self, hooked: Tensor, exported: Tensor, plain: Tensor, batch: batching.Batch) -> None:

@@ -1,22 +1,25 @@
-"""Which steps of a plan fold into the weights of linear layers, and how; exactly, or not at all.
+"""Folding of a plan's steps into the weights of linear layers; a step folds exactly or is refused.
 
-What a norm gives out is read by linear layers only, so an affine map ``n ↦ n + U(Vn) + t`` of it
-(:mod:`lens_steer.operators.affine`) goes into each of them: ``W(n + U V n + t) = Wn + (W U)(V n) + W t``, that is a
-low-rank ``A = V``, ``B = W U`` and a bias ``W t``. For a selective rotation ``A = B_plane`` and
-``B = W B_planeᵀ(R_θ − I)``. What a layer writes, ``y = Wz + b``, takes the map from the left: ``A = V W``, ``B = U``,
-bias ``U V b + t``.
+**Norms.** Only linear layers read the output n of a norm before attention or MLP. An affine map ``n ↦ n + U(Vn) + t``
+of it (:mod:`lens_steer.operators.affine`) therefore folds into each of them:
+``W(n + U V n + t) = Wn + (W U)(V n) + W t``. This is a low-rank change with ``A = V`` and ``B = W U``, and a bias
+``W t``. For a selective rotation ``A = B_plane`` and ``B = W B_planeᵀ(R_θ − I)``.
 
-The residual stream is no layer's output alone, and of what is done to it only this folds (where no norm stands between
-the layers and the stream):
+**Outputs of layers.** The output ``y = Wz + b`` of a layer gets the map from the left: ``A = V W``, ``B = U``, bias
+``U V b + t``.
 
-- an addition: into the bias of the layer that wrote last;
-- an ablation where nothing can have written the direction back: everything before is orthogonal to it already;
-- a rotation Q: the stream is kept unrotated, every later norm's output is turned for its readers, ``D Q D⁻¹`` with D
-  the norm's gain (an RMSNorm divides ``y`` and ``Qy`` by the same length), later layers write through ``Q⁻¹``, and the
-  unembedding reads ``D Q D⁻¹`` of the last norm's output;
-- anything affine at the first block's input: into the rows of the embedding.
+**Residual stream.** The stream is not the output of a single layer. Only these steps on it fold:
 
-Everything else is refused, site by site, with the reason. Products are in float64.
+- An addition: into the bias of the layer that wrote last.
+- An ablation, if nothing can have written the direction back: everything before is orthogonal to it already.
+- A rotation Q: the stream is kept unrotated. The output of every later norm is rotated for its readers, by ``D Q D⁻¹``
+  with D the norm's gain (an RMSNorm divides ``y`` and ``Qy`` by the same length). Later layers write through ``Q⁻¹``,
+  and the unembedding reads ``D Q D⁻¹`` of the last norm's output.
+- Any affine map at the input of the first block: into the rows of the embedding.
+
+If a norm stands between the layers and the stream (Gemma-2 and 3), neither the outputs of layers nor the stream fold,
+apart from the input of the first block. All other steps are refused, site by site, with the reason. Products are
+computed in float64.
 """
 
 from __future__ import annotations
@@ -44,12 +47,12 @@ from lens_steer.steer.plans import SteeringPlan, Step
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """The change of one layer: ``W + b a`` and, if there is one, ``bias`` added to its bias.
+    """The change of one layer: ``b a`` is added to its weight and, if there is one, ``bias`` to its bias.
 
     Attributes:
-        module: path of the layer in the Hugging Face model.
-        a, b: the low-rank factors.
-        bias: what the layer's output gets besides.
+        module: The path of the layer in the Hugging Face model.
+        a, b: The low-rank factors.
+        bias: The constant that is added to the layer's output; None for none.
     """
 
     module: str
@@ -60,7 +63,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A step at a site that does not fold, and why."""
+    """A step at a site that does not fold, and the reason."""
 
     site: str
     operator: str
@@ -72,9 +75,9 @@ class Folded:
     """A plan as changes of weights.
 
     Attributes:
-        plan: the part of the plan that folded: what the changed weights do without a hook.
-        factors: the changes, by module path, in network order.
-        refused: what was left out.
+        plan: The part of the plan that folded, which the changed weights carry out without hooks.
+        factors: The changes by module path, in network order.
+        refused: The steps that were left out.
         into: ``"lora"`` or ``"merged"``.
     """
 
@@ -85,24 +88,24 @@ class Folded:
 
     @property
     def gram_error(self) -> float | None:
-        """max|BBᵀ − I| over the planes of the part that folded; None without a plane."""
+        """Return max|BBᵀ − I| over the planes of the part that folded; None without a plane."""
         planes = [s.parameters[name] for s in self.plan.steps for name in operator(s.operator).planes]
         return max((gram_error(b.detach().cpu()) for b in planes), default=None)
 
 
 def fold(plan: SteeringPlan, model: Any, *, into: str = "lora", partial: bool = False) -> Folded:
-    """The plan as changes of the model's weights.
+    """Return a plan as changes of the model's weights.
 
     Args:
-        plan: made for this model.
-        model: from :func:`lens_steer.load_model`, or its Hugging Face twin.
-        into: ``"lora"``: an adapter, which leaves the embedding as it is; ``"merged"``: the weights themselves, where
-            only some layers may have a bias.
-        partial: leave out what does not fold, where that is not everything.
+        plan: A plan made for this model.
+        model: A model of :func:`lens_steer.load_model`, or its Hugging Face twin.
+        into: ``"lora"`` is an adapter, which cannot change the embedding. ``"merged"`` is the weights themselves, in
+            which only some layers can have a bias.
+        partial: True leaves out the steps that do not fold, if at least one does.
 
     Raises:
-        LensSteerError: a plan of another model, one that does not fold (or nothing of it, with ``partial``): the sites
-            and reasons.
+        LensSteerError: If the plan belongs to another model, if it does not fold (with ``partial``: if nothing of it
+            folds; the message gives sites and reasons), or if it steers no site.
 
     >>> import lens_steer as ls
     >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200, at="blocks.3.ln2.hook_out")
@@ -126,7 +129,7 @@ def fold(plan: SteeringPlan, model: Any, *, into: str = "lora", partial: bool = 
 
 
 def _reasons(found: Folded) -> str:
-    """Each reason once, with its sites; and what to do."""
+    """Return the text of an error message: each reason once, with its sites, and what to do."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for r in found.refused:
         by_reason.setdefault((r.operator, r.reason), []).append(r.site)
@@ -142,21 +145,36 @@ def _reasons(found: Folded) -> str:
 
 @dataclass
 class _Walk:
-    """One pass over the sites in network order."""
+    """A pass over the sites in network order that collects the changes of the layers.
+
+    The folded model's residual stream is never rotated; ``turned`` is the map from it to the hooked model's stream. The
+    readers of the stream (norms and unembedding) apply ``turned``, and the layers that write to it apply the inverse.
+    A later addition to the stream goes into the bias of the layer that wrote last, so the changes of writing layers
+    wait in ``pending`` until the end.
+
+    Attributes:
+        plan: The plan to fold.
+        layers: The layers of the model.
+        refused: The steps that do not fold.
+        folded: The index of the step and the site of each step that folds.
+        factors: The changes by module path.
+        written: The maps that the parts of the stream were written through so far. An ablation folds only if none
+            of them leaves anything along its direction.
+        added: The constants that were added to the stream so far.
+        pending: The map of a writing layer's output and a constant, by module path.
+    """
 
     plan: SteeringPlan
     layers: Layers
     refused: list[Refusal] = field(default_factory=list)
-    folded: set[tuple[int, str]] = field(default_factory=set)  # index of the step, site
+    folded: set[tuple[int, str]] = field(default_factory=set)
     factors: dict[str, Factor] = field(default_factory=dict)
-    written: list[AffineMap] = field(default_factory=list)  # through what each part of the stream so far went
-    added: list[Tensor] = field(default_factory=list)  # constants that the stream was given
-    pending: dict[str, tuple[AffineMap, Tensor]] = field(
-        default_factory=dict
-    )  # by layer that writes: its output's map, a constant
+    written: list[AffineMap] = field(default_factory=list)
+    added: list[Tensor] = field(default_factory=list)
+    pending: dict[str, tuple[AffineMap, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.turned = AffineMap.identity(self.plan.d_model)  # the hooked model's stream is this of the folded one's
+        self.turned = AffineMap.identity(self.plan.d_model)  # maps the folded model's stream to the hooked model's
 
     def run(self) -> Mapping[str, Factor]:
         for block in range(self.plan.n_layers):
@@ -178,7 +196,8 @@ class _Walk:
                 self.refused.append(Refusal(site.name, step.operator, reason))
                 continue
             self.folded.add((index, site.name))
-            if not (operator(step.operator).removes and self._is_stream(site)):  # there it has nothing left to do
+            # An ablation of the stream folds only if nothing wrote the direction, so it changes nothing there.
+            if not (operator(step.operator).removes and self._is_stream(site)):
                 total = total.then(affine_map(step.operator, step.parameters))
         if site.kind in ("ln1", "ln2"):
             if self.turned.rank:
@@ -193,7 +212,7 @@ class _Walk:
             self._stream(site, total)
 
     def _is_stream(self, site: Site) -> bool:
-        """Whether it is the stream after something was written to it."""
+        """Return True if a site is the residual stream after some layer has written to it."""
         return site.kind in STREAM and self.layers.writer(site) is not None
 
     def _stream(self, site: Site, total: AffineMap) -> None:
@@ -211,7 +230,10 @@ class _Walk:
             self.pending[writer] = (through, besides + self.turned.inverse()(total.shift))
 
     def _against(self, step: Step, site: Site, before: AffineMap) -> str | None:
-        """Why a step at a site does not fold, after those ``before`` it there; None where it does."""
+        """Return the reason why a step at a site does not fold, given the map of the steps ``before`` it at this site.
+
+        None means that the step folds.
+        """
         if self.plan.positions != "all":
             return f"acts at the positions {self.plan.positions!r} only, and weights act on every token"
         if (reason := not_affine(step.operator, step.parameters)) is not None:
@@ -285,7 +307,9 @@ class _Walk:
     def _embed(self, found: AffineMap) -> None:
         rows = self.layers.weight(EMBEDDING)
         a, b = found.up.T, rows @ found.down.T
-        if found.shifts:  # the same vector for every row
+        # A constant is one more rank: the same vector for every row of the embedding. The model multiplies the rows by
+        # the embedding scale later, so the vector is divided by it.
+        if found.shifts:
             a = torch.cat([a, found.shift[None] / self.layers.embedding_scale()])
             b = torch.cat([b, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
         self.factors[EMBEDDING] = Factor(EMBEDDING, a, b)

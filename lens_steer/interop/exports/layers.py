@@ -1,4 +1,4 @@
-"""Which linear layers of a Hugging Face model read and write each steered tensor, and what those layers can take up."""
+"""The linear layers of a Hugging Face model that read and write each steered tensor, and the changes they can hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lens_steer.models.sites import Site
 TARGETS = ("lora", "merged")
 READERS = {"ln1": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "ln2": ("mlp.gate_proj", "mlp.up_proj")}
 WRITERS = {"attn_out": "self_attn.o_proj", "mlp_out": "mlp.down_proj"}
-# The configuration flag that gives a part of a block biases, by model type; what is not here has those it has, or none.
+# The configuration flag that gives biases to a part of a block, by model type. The biases of a part without a flag here
+# are fixed: it has them or lacks them.
 BIAS_FLAGS: dict[str, dict[str, str]] = {
     "llama": {"self_attn": "attention_bias", "mlp": "mlp_bias"},
     "qwen3": {"self_attn": "attention_bias"},
@@ -25,18 +26,18 @@ BIAS_FLAGS: dict[str, dict[str, str]] = {
     "qwen2": {},
     "mistral": {},
 }
-NORMS_BETWEEN = ("gemma2", "gemma3_text")  # families with a norm between what attention and MLP write and the stream
+NORMS_BETWEEN = ("gemma2", "gemma3_text")  # families with a norm between attention or MLP and the stream
 EMBEDDING, UNEMBEDDING, FINAL_NORM = "model.embed_tokens", "lm_head", "model.norm"
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of one model.
+    """The linear layers of one model.
 
     Attributes:
-        twin: plain Hugging Face model.
-        architecture: its model type.
-        into: ``"lora"`` or ``"merged"``: what they are to be folded into.
+        twin: The plain Hugging Face model.
+        architecture: Its model type.
+        into: ``"lora"`` or ``"merged"``, the target that changes are folded into.
     """
 
     twin: Any
@@ -53,16 +54,18 @@ class Layers:
 
     @property
     def norms_between(self) -> bool:
-        """Whether a norm stands between what attention and MLP write and the stream."""
+        """Return True if a norm stands between the outputs of attention and MLP and the residual stream."""
         return self.architecture in NORMS_BETWEEN
 
     def readers(self, site: Site) -> tuple[str, ...]:
-        """The layers that read a norm's output, by module path; none where it goes into the stream."""
+        """Return the module paths of the layers that read a norm's output; none if the output goes into the stream."""
         return tuple(f"model.layers.{site.block}.{name}" for name in READERS.get(site.kind, ()))
 
     def writer(self, site: Site) -> str | None:
-        """The layer whose bias adds to the tensor: the one that writes a branch, or that wrote the stream last; None
-        for block 0's input.
+        """Return the module path of the layer whose bias adds to the tensor at a site; None for the input of block 0.
+
+        This is the layer that writes the output of attention or MLP or, in the residual stream, the layer that wrote
+        last.
         """
         kind, block = {
             "resid_pre": ("mlp_out", site.block - 1),
@@ -72,10 +75,10 @@ class Layers:
         return None if block < 0 or kind not in WRITERS else f"model.layers.{block}.{WRITERS[kind]}"
 
     def weight(self, module: str) -> Float64[Tensor, "out in"]:
-        """A layer's weight in float64 on the CPU; what it stands for, where it is quantised.
+        """Return a layer's weight in float64 on the CPU, dequantised if it is quantised.
 
         Raises:
-            LensSteerError: the model has no such layer, or one whose weight is not at hand.
+            LensSteerError: If the model has no such layer, or if its weight cannot be read.
         """
         found = self._module(module)
         weight = plain_weight(found)
@@ -87,19 +90,19 @@ class Layers:
         return weight.cpu().double()
 
     def bias(self, module: str) -> Float64[Tensor, " out"] | None:
-        """A layer's bias in float64 on the CPU, if it has one."""
+        """Return a layer's bias in float64 on the CPU; None if it has none."""
         found = self._module(module).bias
         return None if found is None else found.detach().cpu().double()
 
     def gain(self, norm: str) -> Float64[Tensor, " d_model"]:
-        """What an RMSNorm multiplies by (one more than its weight on Gemma-2 and 3)."""
+        """Return the factors that an RMSNorm multiplies by (its weight; on Gemma-2 and 3 one more than its weight)."""
         return self._module(norm).weight.detach().cpu().double() + float(self.norms_between)
 
     def no_bias(self, modules: tuple[str, ...]) -> str | None:
-        """The first of the layers that cannot take up a constant; None where all can.
+        """Return the first of the layers that cannot hold a constant; None if all can.
 
-        An adapter may carry a bias for any layer. Merged weights may where the layer has one, or the family's
-        configuration has a flag for it.
+        An adapter can hold a bias for any layer. Merged weights can hold one if the layer has a bias, or if the
+        family's configuration has a flag for it.
         """
         if self.into == "lora":
             return None
@@ -107,7 +110,7 @@ class Layers:
         return next((m for m in modules if self._module(m).bias is None and part_of(m) not in flags), None)
 
     def embedding_scale(self) -> float:
-        """What the embedding's rows are multiplied by (√d_model on Gemma-2 and 3)."""
+        """Return the factor that the embedding's rows are multiplied by (√d_model on Gemma-2 and 3, otherwise 1)."""
         return float(getattr(self._module(EMBEDDING), "embed_scale", torch.ones(())))
 
     def _module(self, name: str) -> Any:
@@ -120,7 +123,7 @@ class Layers:
 
 
 def part_of(module: str) -> str:
-    """The part of a block that a layer belongs to.
+    """Return the part of a block that a layer belongs to.
 
     >>> part_of("model.layers.3.self_attn.q_proj")
     'self_attn'

@@ -1,8 +1,8 @@
-"""Plans as LoRA adapters: one, a bank with an angle each, or a pair that gives every angle of a selective rotation.
+"""Plans as LoRA adapters: a single one, a bank with one per angle, or a pair for all angles of a selective rotation.
 
-Since ``R_θ − I = (cos θ − 1) I + sin θ J`` with ``J = [[0, −1], [1, 0]]``, a rotation's B
-(:mod:`lens_steer.interop.exports.folding`) is ``(cos θ − 1) B_cos + sin θ B_sin``: two fixed adapters with the same A,
-scaled.
+Since ``R_θ − I = (cos θ − 1) I + sin θ J`` with ``J = [[0, −1], [1, 0]]``, the factor B of a rotation
+(:mod:`lens_steer.interop.exports.folding`) is ``(cos θ − 1) B_cos + sin θ B_sin``. These are two fixed adapters with
+the same A, scaled by the two weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lens_steer.steer.plans import SteeringPlan
 
 BANK, CIRCLE = "bank.json", "circle.json"
 COSINE, SINE = "cosine", "sine"  # the two adapters of a pair
-CIRCLE_ANGLES = (45.0, 130.0, 200.0, 270.0, 350.0)  # at which a pair is certified
+CIRCLE_ANGLES = (45.0, 130.0, 200.0, 270.0, 350.0)  # degrees; the angles at which a pair is certified
 
 
 def export_lora(
@@ -43,16 +43,17 @@ def export_lora(
     """Write a plan as an adapter that ``peft.PeftModel.from_pretrained`` loads, with its certificate.
 
     Args:
-        plan: made for this model.
-        model: from :func:`lens_steer.load_model`.
-        folder: a new or an empty one.
-        partial: leave out what does not fold.
-        trial: of the certificate.
-        base: name or path that the adapter gives its base model; where the model was loaded from unless given.
+        plan: A plan made for this model.
+        model: A model of :func:`lens_steer.load_model`.
+        folder: A new or an empty folder.
+        partial: True leaves out the steps that do not fold.
+        trial: The prompts and the tolerance of the certificate.
+        base: The name or path of the base model that is written into the adapter. None stands for the place that the
+            model was loaded from.
 
     Raises:
-        LensSteerError: PEFT is not installed, a plan that does not fold, a folder that is not empty, a certificate that
-            fails.
+        LensSteerError: If PEFT is not installed, if the plan does not fold, if the folder is not empty, or if the
+            certificate fails.
 
     >>> import lens_steer as ls, tempfile
     >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200)
@@ -80,17 +81,18 @@ def export_bank(
     base: str | None = None,
     progress: bool = False,
 ) -> dict[str, Certificate]:
-    """Write a plan at many angles: a folder with an adapter and a certificate for each (``angle_000``, ``angle_010``,
-    …), and ``bank.json``.
+    """Write a plan at many angles, as one adapter per angle.
 
-    Angles that are equal up to whole turns are one adapter; nothing is shared between folders. For the other arguments
-    see :func:`export_lora`.
+    The folder gets one subfolder per angle (``angle_000``, ``angle_010``, …), each with an adapter and a certificate,
+    and the file ``bank.json``. Angles that are equal up to full turns become one adapter. The subfolders share no
+    files. For the other arguments see :func:`export_lora`.
 
     Returns:
-        the certificates by adapter name.
+        The certificates by the name of the adapter.
 
     Raises:
-        LensSteerError: as :func:`export_lora`; no angles, a plan without an angle.
+        LensSteerError: For the reasons of :func:`export_lora`. Also if there are no angles, or if the plan has no
+            angle.
     """
     _check(model, folder, trial)
     named = {angle_name(a): float(a) % 360.0 for a in angles}
@@ -98,7 +100,7 @@ def export_bank(
         raise LensSteerError("angles is empty: give at least one")
     base = base or info_of(model).folder
     first, found, loaded = plan.at(next(iter(named.values()))), {}, None
-    fold(first, model, into="lora", partial=partial)  # what does not fold is refused before anything is written
+    fold(first, model, into="lora", partial=partial)  # refuses a plan that does not fold, before anything is written
     with whole_folder(folder) as work:
         for name, angle in tqdm(named.items(), desc="export", unit="angle", disable=not progress, leave=False):
             folded = fold(plan.at(angle), model, into="lora", partial=partial)
@@ -125,19 +127,20 @@ def export_circle(
     base: str | None = None,
     progress: bool = False,
 ) -> dict[float, Certificate]:
-    """Write a selective rotation as two adapters, ``cosine`` and ``sine``: with weights ``cos θ − 1`` and ``sin θ``
-    they are the rotation by θ.
+    """Write a selective rotation as two adapters, ``cosine`` and ``sine``, which combine to every angle.
 
-    ``circle.json`` says how to combine them. In PEFT:
-    ``add_weighted_adapter(["cosine", "sine"], [cos θ − 1, sin θ], name, combination_type="cat")``; ``"linear"`` takes
-    roots of the weights and is no sum. The certificate is of :data:`CIRCLE_ANGLES`, combined that way. For the other
-    arguments see :func:`export_lora`; the plan's own angle does not matter.
+    With the weights ``cos θ − 1`` and ``sin θ`` the two adapters are the rotation by θ. ``circle.json`` describes how
+    to combine them. In PEFT this is
+    ``add_weighted_adapter(["cosine", "sine"], [cos θ − 1, sin θ], name, combination_type="cat")``; the combination type
+    ``"linear"`` takes roots of the weights and is not their sum. The certificate covers :data:`CIRCLE_ANGLES`, combined
+    in this way. For the other arguments see :func:`export_lora`. The plan's own angle has no effect.
 
     Returns:
-        the certificates by angle.
+        The certificates by angle.
 
     Raises:
-        LensSteerError: as :func:`export_lora`; a plan that is not one selective rotation a site by one angle.
+        LensSteerError: For the reasons of :func:`export_lora`. Also if the plan is not one selective rotation per site,
+            by one angle.
     """
     _check(model, folder, trial)
     folded, pair = circle_factors(plan, model, partial=partial)
@@ -170,11 +173,12 @@ def export_circle(
 
 
 def circle_weights(angle: float | int) -> tuple[float, float]:
-    """``cos θ − 1`` and ``sin θ`` of an angle in degrees.
+    """Return ``cos θ − 1`` and ``sin θ`` of an angle in degrees.
 
     >>> [round(w, 3) for w in circle_weights(90)]
     [-1.0, 1.0]
     """
+    # The angle is reduced to −180° … 180°, and −2 sin²(θ/2) equals cos θ − 1 without cancellation at small angles.
     radians = math.radians(180 - (180 - float(angle)) % 360)
     return -2 * math.sin(radians / 2) ** 2, math.sin(radians)
 
@@ -182,14 +186,14 @@ def circle_weights(angle: float | int) -> tuple[float, float]:
 def circle_factors(
     plan: SteeringPlan, model: Any, *, partial: bool = False
 ) -> tuple[Folded, dict[str, Mapping[str, Factor]]]:
-    """The plan as folded at 90°, and the factors of the pair, by adapter.
+    """Return the plan as folded at 90°, and the factors of the pair by adapter.
 
-    B is linear in ``(cos θ − 1, sin θ)``, so two angles give both: ``B_cos = −B(180°)/2`` and
+    B is linear in ``(cos θ − 1, sin θ)``, so two angles determine both parts: ``B_cos = −B(180°)/2`` and
     ``B_sin = B(90°) + B_cos``.
 
     Raises:
-        LensSteerError: a plan that is not one selective rotation a site by one angle, or rotates the stream; else as
-            :func:`fold`.
+        LensSteerError: If the plan is not one selective rotation per site by one angle, or if it rotates the residual
+            stream. Also for the reasons of :func:`lens_steer.interop.exports.folding.fold`.
     """
     how = "export the plan at an angle, or as a bank"
     other = next((s.operator for s in plan.steps if s.operator != "selective"), None)
@@ -211,7 +215,9 @@ def circle_factors(
 
 
 def angle_name(angle: float | int) -> str:
-    """The adapter's name of an angle, up to whole turns; without a dot, which PEFT's names may not have.
+    """Return the name of the adapter for an angle, reduced to one turn.
+
+    The name has no dot, because PEFT does not allow one.
 
     >>> angle_name(10), angle_name(370), angle_name(-22.5)
     ('angle_010', 'angle_010', 'angle_337_5')
@@ -223,10 +229,10 @@ def angle_name(angle: float | int) -> str:
 
 
 def check_new(folder: str | Path) -> None:
-    """Refuse a folder that holds something: files of another export would be read with this one's.
+    """Refuse a folder that is not empty: files of another export would be read together with the new ones.
 
     Raises:
-        LensSteerError: it is not empty, or is a file.
+        LensSteerError: If the folder is not empty, or if it is a file.
     """
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

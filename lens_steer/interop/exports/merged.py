@@ -1,9 +1,9 @@
-"""A steered model as an ordinary Hugging Face folder: the plan in the weights, no hook and nothing beside them.
+"""A steered model as an ordinary Hugging Face folder, with the plan in its weights and no hooks.
 
-Each layer gets ``W + B A`` and, where the plan adds constants, a bias (:mod:`lens_steer.interop.exports.folding`),
-summed in float64 and stored in the model's dtype. Constants need biases that not every family has; where the
-configuration has a flag for them it is set, and the other layers of that part get zeros. A tied unembedding is untied
-where the embedding or the unembedding changes.
+Each layer that changes gets ``W + B A`` and, if the plan adds constants, a bias
+(:mod:`lens_steer.interop.exports.folding`), summed in float64 and stored in the model's dtype. Constants need biases,
+which not every family has. If the configuration has a flag for them, it is set, and the other layers of that part of a
+block get biases of zero. A tied unembedding is untied if the embedding or the unembedding changes.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ log = logging.getLogger(__name__)
 def export_merged(
     plan: SteeringPlan, model: Any, folder: str | Path, *, partial: bool = False, trial: Trial | None = None
 ) -> Certificate:
-    """Write a steered model (weights, configuration, tokenizer, chat template) that ``AutoModelForCausalLM`` and
-    :func:`lens_steer.load_model` load, with its certificate.
+    """Write a steered model as a Hugging Face folder, with its certificate.
 
-    A model with biases that its family usually lacks is one that TransformerLens's converter for that family leaves the
-    biases out of: :func:`lens_steer.load_model` takes a TransformerBridge for it.
+    The folder holds weights, configuration, tokenizer and chat template. ``AutoModelForCausalLM`` and
+    :func:`lens_steer.load_model` load it. If the model has biases that its family usually lacks, TransformerLens's
+    converter for this family would drop them; :func:`lens_steer.load_model` uses a TransformerBridge for such a model.
 
     Args:
-        plan: made for this model.
-        model: from :func:`lens_steer.load_model`.
-        folder: a new or an empty one.
-        partial: leave out what does not fold.
-        trial: of the certificate.
+        plan: A plan made for this model.
+        model: A model of :func:`lens_steer.load_model`.
+        folder: A new or an empty folder.
+        partial: True leaves out the steps that do not fold.
+        trial: The prompts and the tolerance of the certificate.
 
     Raises:
-        LensSteerError: a plan that does not fold, a folder that is not empty, a certificate that fails.
+        LensSteerError: If the plan does not fold, if the folder is not empty, or if the certificate fails.
 
     >>> import lens_steer as ls, tempfile
     >>> plan = ls.selective_steering(ls.load_calibration("figures/calibration"), 200)
@@ -86,14 +86,14 @@ def export_merged(
 
 
 def merged_model(folded: Folded, model: Any) -> Any:
-    """The Hugging Face model with a plan in its weights, in memory; the model itself stays as it is.
+    """Return the Hugging Face model with a plan in its weights, in memory; the given model is not changed.
 
     Args:
-        folded: into ``"merged"``.
-        model: that the plan was folded for.
+        folded: A plan folded into ``"merged"``.
+        model: The model that the plan was folded for.
 
     Raises:
-        LensSteerError: factors that were folded into an adapter.
+        LensSteerError: If the plan was folded into an adapter.
     """
     if folded.into != "merged":
         raise LensSteerError(f"the plan was folded into={folded.into!r}: fold it into='merged'")
@@ -113,9 +113,8 @@ def merged_model(folded: Folded, model: Any) -> Any:
 
 
 def _add(parameter: Tensor, change: Tensor) -> None:
-    parameter.copy_(
-        (parameter.cpu().double() + change.cpu()).to(parameter.dtype)
-    )  # Apple's accelerators have no float64
+    # The sum is computed on the CPU, because Apple's accelerators have no float64.
+    parameter.copy_((parameter.cpu().double() + change.cpu()).to(parameter.dtype))
 
 
 def _untie(steered: Any) -> None:
@@ -125,7 +124,7 @@ def _untie(steered: Any) -> None:
 
 
 def _give_biases(steered: Any, modules: set[str]) -> None:
-    """Zeros as biases for every layer of the parts of blocks that need them, and the configuration's flag."""
+    """Give biases of zero to every layer of the parts of blocks that need them, and set the configuration's flag."""
     flags = BIAS_FLAGS[steered.config.model_type]
     parts = {part_of(m) for m in modules if steered.get_submodule(m).bias is None}
     for part in sorted(parts):
@@ -146,7 +145,13 @@ def _give_biases(steered: Any, modules: set[str]) -> None:
 
 
 def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
-    """Refuse a tokenizer that came back another one (Transformers chooses its class by the model type)."""
+    """Refuse a tokenizer that encodes differently after it is read back.
+
+    Transformers chooses the tokenizer's class by the model type, so the class may change.
+
+    Raises:
+        LensSteerError: If a prompt of the trial has other tokens.
+    """
     from transformers import AutoTokenizer
 
     back: Any = AutoTokenizer.from_pretrained(work, local_files_only=True)

@@ -1,8 +1,9 @@
-"""How to serve an export: the command lines for vLLM and llama.cpp, and one request that chooses the adapter.
+"""Recipes to serve an export: command lines for vLLM and llama.cpp, and one request that selects the adapter.
 
-vLLM's are from its public documentation (LoRA adapters; OpenAI-compatible server) and were not tried. llama.cpp's were:
-:data:`RUN` names the release, the embedded models answered as they do under hooks. Their tokenizers are unknown to
-``convert_hf_to_gguf.py`` (it knows those of published models), so its choice of pre-tokenizer was set by hand for that.
+The lines for vLLM follow its public documentation (LoRA adapters; OpenAI-compatible server) and were not tested. Those
+for llama.cpp were tested with the release that :data:`RUN` names: the embedded models answered as they do under hooks.
+``convert_hf_to_gguf.py`` knows only the tokenizers of published models, so for this test its choice of pre-tokenizer
+was set by hand.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ RUN = {
         "# tried with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models"
     ),
 }
-SHOWN_ANGLE = 200.0  # of the request to a pair of adapters
+SHOWN_ANGLE = 200.0  # degrees; the angle of the example request to a pair of adapters
 
 
 def check_recipe(engine: str | None, kind: str | None = None) -> None:
-    """Refuse an engine that there is no recipe for, or that cannot serve a kind of export.
+    """Refuse an engine that has no recipe, or that cannot serve a kind of export.
 
     Raises:
-        LensSteerError: with those that there are.
+        LensSteerError: If there is no such recipe; the message names the alternatives.
     """
     if engine is not None and engine not in ENGINES:
         raise LensSteerError(f"recipe={engine!r}: use one of {', '.join(ENGINES)}")
@@ -49,19 +50,20 @@ def check_recipe(engine: str | None, kind: str | None = None) -> None:
 def recipe(
     engine: str, kind: str, folder: str | Path, base: str, adapters: Sequence[str] = (), *, gguf: bool = False
 ) -> str:
-    """The lines that serve an export, and one request.
+    """Return the command lines that serve an export, and one request.
 
     Args:
         engine: ``"vllm"`` or ``"llama.cpp"``.
         kind: ``"lora"``, ``"bank"``, ``"circle"``, ``"merged"`` or ``"cvec"``.
-        folder: of the export; the file of a control vector.
-        base: name or path of the base model.
-        adapters: names of a bank's adapters, which are subfolders.
-        gguf: the adapters stand there as ``adapter.gguf`` too, so llama.cpp needs no converter for them.
+        folder: The folder of the export, or the file of a control vector.
+        base: The name or path of the base model.
+        adapters: The names of a bank's adapters, which are subfolders.
+        gguf: True if the folders also hold the adapters as ``adapter.gguf``, so that llama.cpp needs no converter for
+            them.
 
     Raises:
-        LensSteerError: an unknown engine; a pair of adapters for vLLM, which takes one adapter a request, or a control
-            vector.
+        LensSteerError: If the engine is unknown, or if vLLM is asked for a control vector or for a pair of adapters (it
+            takes one adapter per request).
 
     >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))  # doctest: +ELLIPSIS
     # not tried (PEFT and Transformers were): from the engine's public documentation
@@ -138,16 +140,15 @@ def _llama_cpp(kind: str, folder: str, base: str, adapters: Sequence[str], gguf:
 
 
 def not_served(folder: str | Path, base: str = "") -> str | None:
-    """Why llama.cpp does not do what an exported folder does; None where it does, or where there is no folder to look
-    at.
+    """Return the reason why llama.cpp cannot serve an exported folder; None if it can, or if there is no such folder.
 
-    Found by trying: Gemma-2's unembedding untied from the embedding is dropped without a word, biases of attention's
-    output are not loaded but on Llama; of adapters, biases are not converted, and the unembedding of a base that ties
-    it is not found.
+    The reasons were found by testing. llama.cpp silently ignores an unembedding of Gemma-2 that is untied from the
+    embedding. It loads biases of attention's output only for Llama. Its adapters have no biases, and no adapter reaches
+    the unembedding of a base model that ties it.
 
     Args:
-        folder: a merged one, or an adapter's.
-        base: of an adapter.
+        folder: The folder of a merged model or of an adapter.
+        base: The base model of an adapter.
     """
     config, adapter = _facts(Path(folder) / "config.json"), _facts(Path(folder) / CONFIG)
     family = config.get("model_type")

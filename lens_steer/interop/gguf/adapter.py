@@ -1,23 +1,22 @@
-"""LoRA adapters as GGUF, which llama.cpp loads without a converter: the adapter that PEFT loads, under llama.cpp's
-names.
+"""LoRA adapters as GGUF, which llama.cpp loads without a converter.
 
-The format, read in llama.cpp's sources (``convert_lora_to_gguf.py``, ``src/llama-adapter.cpp``,
-``conversion/llama.py``):
+The file holds the same factors as the adapter for PEFT, under llama.cpp's names. The format is taken from llama.cpp's
+sources (``convert_lora_to_gguf.py``, ``src/llama-adapter.cpp``, ``conversion/llama.py``):
 
-- ``general.type`` is ``adapter``, ``adapter.type`` is ``lora``, ``general.architecture`` that of the base. Each layer
-  has two tensors, named after the base's own: ``blk.N.attn_q.weight.lora_a`` [rank, in] and
+- ``general.type`` is ``adapter``, ``adapter.type`` is ``lora``, and ``general.architecture`` is that of the base model.
+  Each layer has two tensors, named after those of the base model: ``blk.N.attn_q.weight.lora_a`` [rank, in] and
   ``blk.N.attn_q.weight.lora_b`` [out, rank].
-- A layer's output gets ``s · adapter.lora.alpha / rank · B (A x)`` with ``s`` the command line's or the request's
-  scale; here alpha is the rank.
-- Where the base has architecture ``llama``, its queries' and keys' rows were put in another order when it was converted
-  (rotary coordinates ``j`` and ``j + d/2`` of a head become neighbours), and so are the rows of their B. Other
-  architectures keep Hugging Face's order.
+- ``s · adapter.lora.alpha / rank · B (A x)`` is added to a layer's output, where ``s`` is the scale of the command line
+  or of the request. Here alpha equals the rank.
+- If the base model has the architecture ``llama``, its conversion reorders the rows of queries and keys (the rotary
+  coordinates ``j`` and ``j + d/2`` of a head become neighbours). The rows of their B are reordered in the same way.
+  Other architectures keep Hugging Face's order.
 - There is no tensor for a bias, and none for the unembedding of a model that ties it to the embedding.
 
-Tried on llama.cpp 0.5.0-dev (0c1e570): tensor for tensor what its own converter makes of the same adapter, for all of
-:data:`ARCHITECTURES`; with the file the embedded Qwen2 and Llama have the hooked model's logits to 1e-6 of the largest
-(Gemma-2: 4e-4, its GELU is a table of float16 there), at scale 1 and as a scaled pair. Without the order of rows Llama
-is wrong by a quarter.
+Tested on llama.cpp 0.5.0-dev (0c1e570): for all :data:`~lens_steer.interop.gguf.files.ARCHITECTURES`, every tensor
+equals that of llama.cpp's own converter for the same adapter. With the file, the embedded Qwen2 and Llama have the
+logits of the hooked model up to 1e-6 of the largest logit (Gemma-2: 4e-4, because its GELU is a float16 table there),
+at scale 1 and as a scaled pair. Without the reordering of rows, the logits of Llama are wrong by a quarter.
 """
 
 from __future__ import annotations
@@ -43,19 +42,19 @@ from lens_steer.interop.gguf.files import ARCHITECTURES, OWN, gguf_package, read
 
 NAME = "adapter.gguf"
 WHAT = "a LoRA adapter is a .gguf file with tensors ….lora_a and ….lora_b"
-REORDERED = ("llama",)  # those whose queries and keys have another order of rows
-ALWAYS_TIED = ("gemma2",)  # those whose unembedding llama.cpp takes from the embedding whatever the folder says
+REORDERED = ("llama",)  # architectures whose queries and keys have another order of rows in GGUF
+ALWAYS_TIED = ("gemma2",)  # architectures whose unembedding is the embedding in llama.cpp, even if the folder unties it
 _PREFIX, _SIDES = "base_model.model.", (".lora_A.weight", ".lora_B.weight")
 
 
 @dataclass(frozen=True)
 class GgufBase:
-    """What of a base model decides the names and the order of its tensors in GGUF.
+    """Facts of a base model that decide the names and the order of its tensors in GGUF.
 
     Attributes:
-        architecture: llama.cpp's name.
-        n_layers, n_heads, n_key_value_heads: of the model.
-        tied: whether its unembedding is its embedding there.
+        architecture: The name of the architecture in llama.cpp.
+        n_layers, n_heads, n_key_value_heads: The numbers of blocks, attention heads and key–value heads of the model.
+        tied: True if llama.cpp takes the unembedding of the model from its embedding.
     """
 
     architecture: str
@@ -66,10 +65,10 @@ class GgufBase:
 
 
 def gguf_base(config: Any) -> GgufBase:
-    """From a Hugging Face configuration.
+    """Return the facts of a base model from its Hugging Face configuration.
 
     Raises:
-        LensSteerError: an architecture whose tensors' order is not known here.
+        LensSteerError: If the order of the architecture's tensors is not known here.
 
     >>> from transformers import LlamaConfig
     >>> gguf_base(LlamaConfig(num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2))
@@ -91,10 +90,11 @@ def gguf_base(config: Any) -> GgufBase:
 
 
 def tensor_name(module: str, base: GgufBase) -> str:
-    """The name of a layer's weight in GGUF.
+    """Return the name of a layer's weight in GGUF.
 
     Raises:
-        LensSteerError: a layer without one: the unembedding of a model that ties it, or an unknown layer.
+        LensSteerError: If the layer has no such name: if it is the unembedding of a model that ties it, or an unknown
+            layer.
 
     >>> tensor_name("model.layers.3.self_attn.q_proj", GgufBase("llama", 4, 4, 2, True))
     'blk.3.attn_q.weight'
@@ -115,7 +115,7 @@ def tensor_name(module: str, base: GgufBase) -> str:
 
 
 def row_order(module: str, n_rows: int, base: GgufBase) -> Int[Tensor, " out"]:
-    """Which of Hugging Face's rows each row of the layer is in GGUF.
+    """Return for each row of a layer in GGUF the index of this row in Hugging Face's order.
 
     >>> row_order("model.layers.0.self_attn.k_proj", 8, GgufBase("llama", 1, 4, 2, False)).tolist()
     [0, 2, 1, 3, 4, 6, 5, 7]
@@ -130,10 +130,10 @@ def row_order(module: str, n_rows: int, base: GgufBase) -> Int[Tensor, " out"]:
 
 
 def check_gguf(folded: Folded, base: GgufBase) -> None:
-    """Refuse what llama.cpp's adapters cannot hold, before anything is written.
+    """Refuse changes that an adapter of llama.cpp cannot hold, before anything is written.
 
     Raises:
-        LensSteerError: constants, or a layer that has no tensor of its own.
+        LensSteerError: If a layer gets a constant, or if it has no tensor of its own.
     """
     for module, factor in folded.factors.items():
         tensor_name(module, base)
@@ -142,16 +142,16 @@ def check_gguf(folded: Folded, base: GgufBase) -> None:
 
 
 def write_gguf_adapter(adapter: str | Path, file: str | Path, base: GgufBase) -> None:
-    """Write an exported adapter as GGUF, float32, whole or not at all.
+    """Write an exported adapter as GGUF in float32, completely or not at all.
 
     Args:
-        adapter: folder that :func:`lens_steer.interop.exports.lora.export_lora` wrote.
-        file: to write.
-        base: of the model that the adapter is for.
+        adapter: A folder that :func:`lens_steer.interop.exports.lora.export_lora` wrote.
+        file: The file to write.
+        base: Facts of the model that the adapter is for.
 
     Raises:
-        LensSteerError: no such adapter, one with constants or of another kind, a layer without a tensor, ``gguf`` not
-            installed.
+        LensSteerError: If there is no such adapter, if it has constants or is of another kind, if a layer has no tensor
+            in GGUF, or if ``gguf`` is not installed.
     """
     factors, config = read_peft(adapter)
     tensors: dict[str, Tensor] = {}
@@ -168,15 +168,18 @@ def write_gguf_adapter(adapter: str | Path, file: str | Path, base: GgufBase) ->
 
 
 def read_gguf_adapter(file: str | Path, base: GgufBase, modules: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The factors of an adapter under Hugging Face's names and in its order of rows, B with the scale in it.
+    """Return the factors of a GGUF adapter under Hugging Face's names and with its order of rows.
+
+    Factor B includes the scale ``alpha / rank``.
 
     Args:
-        file: an adapter.
-        base: of the model that it is for.
-        modules: paths of the layers that it may change.
+        file: The file of the adapter.
+        base: Facts of the model that the adapter is for.
+        modules: The paths of the layers that the adapter may change.
 
     Raises:
-        LensSteerError: missing, corrupt, no adapter, one for another architecture, or one that changes another layer.
+        LensSteerError: If the file is missing, corrupt or no adapter, if it is for another architecture, or if it
+            changes another layer.
     """
 
     def accept(fields: Mapping[str, Any]) -> None:
@@ -204,14 +207,17 @@ def read_gguf_adapter(file: str | Path, base: GgufBase, modules: Iterable[str]) 
 
 
 def add_gguf(export: str | Path, base: GgufBase) -> list[Path]:
-    """Write ``adapter.gguf`` beside every adapter of an export, and read it back: equal to the last bit, so that the
-    certificate is of it too (which then says so).
+    """Write ``adapter.gguf`` beside every adapter of an export, and read it back.
+
+    The values must be exactly those of the adapter, so that its certificate also applies to the GGUF file. The
+    certificate then says so.
 
     Returns:
-        the files.
+        The paths of the files.
 
     Raises:
-        LensSteerError: as :func:`write_gguf_adapter`; no adapter in the folder; a file that comes back another one.
+        LensSteerError: For the reasons of :func:`write_gguf_adapter`. Also if the folder holds no adapter, or if a file
+            that is read back has other values.
     """
     folders = sorted(path.parent for path in Path(export).rglob(CONFIG))
     if not folders:
@@ -234,10 +240,11 @@ def add_gguf(export: str | Path, base: GgufBase) -> list[Path]:
 
 
 def read_peft(adapter: str | Path) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Any]]:
-    """The factors A, B of an exported adapter by module path, and its configuration.
+    """Return the factors A and B of an exported adapter by module path, and its configuration.
 
     Raises:
-        LensSteerError: no such adapter, one with constants, or with tensors of another kind than this project's.
+        LensSteerError: If there is no such adapter, if it has constants, or if it has other tensors than this project
+            writes.
     """
     folder = Path(adapter)
     if not (folder / ADAPTER).is_file() or not (folder / CONFIG).is_file():

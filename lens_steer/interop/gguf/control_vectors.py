@@ -1,8 +1,7 @@
-"""A control vector with its certificate: what llama.cpp does with the file, done on the Hugging Face model, beside the
-hooked model under the plan.
+"""Control vectors with a certificate: the file, applied as llama.cpp does, is compared with the hooked model.
 
-The file is read back and ``direction.N`` added to the output of decoder layer N by a forward hook of PyTorch's own, in
-float32, as llama.cpp adds it; nothing of the plan is used for that.
+The file is read back, and ``direction.N`` is added to the output of decoder layer N of the Hugging Face model by a
+plain PyTorch forward hook, in float32, as llama.cpp adds it. This reference uses nothing of the plan.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from lens_steer.steer.plans import SteeringPlan
 
 
 def certificate_file(file: str | Path) -> Path:
-    """Where the certificate of a control vector stands: beside it.
+    """Return the path of a control vector's certificate, which is beside the vector.
 
     >>> certificate_file("out/kind.gguf").name
     'kind.certificate.json'
@@ -40,21 +39,23 @@ def certificate_file(file: str | Path) -> Path:
 def export_control_vector(
     plan: SteeringPlan, file: str | Path, model: Any = None, *, trial: Trial | None = None
 ) -> tuple[dict[str, int], Certificate | None]:
-    """Write an additive plan as a control vector that is equal to the last bit when read back; with a model, also run
-    it beside the hooked model.
+    """Write an additive plan as a control vector, and read the file back, which must give exactly the same values.
+
+    If a model is given, the control vector and the hooked model are also run side by side for a certificate.
 
     Args:
-        plan: an addition of fixed directions to every token.
-        file: to write.
-        model: that the plan is for; without one there is no certificate.
-        trial: of the certificate.
+        plan: An addition of fixed directions to every token.
+        file: The file to write.
+        model: The model that the plan is for. Without a model there is no certificate.
+        trial: The prompts and the tolerance of the certificate.
 
     Returns:
-        the N of each site, and the certificate, which stands beside the file.
+        The number N of each site, and the certificate (None without a model), which is written beside the file.
 
     Raises:
-        LensSteerError: see :func:`lens_steer.interop.gguf.vectors.export_gguf_cvec`; another model's plan, a
-            certificate that fails, one of an earlier export in its place.
+        LensSteerError: For the reasons of :func:`lens_steer.interop.gguf.vectors.export_gguf_cvec`. Also if the plan
+            belongs to another model, if the certificate fails, or if the certificate of an earlier export is in its
+            place.
 
     >>> import lens_steer as ls, tempfile
     >>> model = ls.load_model("organism/qwen2")
@@ -89,11 +90,12 @@ def export_control_vector(
 
 
 def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
-    """Directions with what they do not say of their model, from its configuration alone; as they are where nothing is
-    missing, or no model is named.
+    """Fill in what directions do not state of their model, from the model's configuration alone.
+
+    The directions are returned unchanged if nothing is missing, or if no model is named.
 
     Raises:
-        LensSteerError: a configuration that cannot be read.
+        LensSteerError: If the configuration cannot be read.
 
     >>> from lens_steer.interop.imports.directions import direction_set
     >>> bare = direction_set(
@@ -118,10 +120,10 @@ def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
 
 
 def check_place(file: str | Path) -> None:
-    """Refuse a place where a certificate lies already: it would be taken for this file's.
+    """Refuse a place where a certificate already exists: it would be taken for the certificate of the new file.
 
     Raises:
-        LensSteerError: there is one.
+        LensSteerError: If there is a certificate.
     """
     if certificate_file(file).exists():
         raise LensSteerError(
@@ -130,7 +132,7 @@ def check_place(file: str | Path) -> None:
 
 
 def controlled(twin: Any, found: DirectionSet) -> Any:
-    """A Hugging Face model with a control vector's directions added to the outputs of its decoder layers."""
+    """Return a Hugging Face model that adds a control vector's directions to the outputs of its decoder layers."""
     for name in found.sites:
         layer = twin.get_submodule(f"model.layers.{sites.parse(name).block}")
         layer.register_forward_hook(_Addition(found.raw(name).float()))

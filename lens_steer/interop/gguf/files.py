@@ -1,4 +1,4 @@
-"""GGUF files, read and written with the ``gguf`` package; what is wrong with one is said in a message of ours."""
+"""Reading and writing of GGUF files with the ``gguf`` package; errors of the package become a ``LensSteerError``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lens_steer._io.atomic import whole_file
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.source_files import existing, head
 
-OWN = "lens_steer"  # the key of what only this project writes
-# llama.cpp's architecture by Hugging Face's model type
+OWN = "lens_steer"  # the metadata key of facts that only this project writes
+# The name of an architecture in llama.cpp, by Hugging Face's model type.
 ARCHITECTURES = {
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
@@ -30,12 +30,12 @@ ARCHITECTURES = {
 
 @dataclass(frozen=True, eq=False)
 class GgufFile:
-    """What a file holds.
+    """The content of a GGUF file.
 
     Attributes:
-        fields: metadata by key, of the prefixes asked for.
-        kinds: GGUF's type of each, such as ``UINT32``.
-        tensors: by name; the axes as PyTorch has them (GGUF lists them the other way round).
+        fields: The metadata by key, for the requested prefixes.
+        kinds: The GGUF type of each field, such as ``UINT32``.
+        tensors: The tensors by name, with their axes in PyTorch's order (GGUF lists the axes in reverse order).
     """
 
     fields: Mapping[str, Any]
@@ -44,10 +44,10 @@ class GgufFile:
 
 
 def gguf_package() -> ModuleType:
-    """The ``gguf`` package.
+    """Return the ``gguf`` package.
 
     Raises:
-        LensSteerError: it is not installed.
+        LensSteerError: If the package is not installed.
     """
     try:
         import gguf
@@ -62,16 +62,17 @@ def read_gguf(
     prefixes: tuple[str, ...],
     accept: Callable[[Mapping[str, Any]], None] = lambda fields: None,
 ) -> GgufFile:
-    """Read a whole file into memory; its tensors must be floating-point and unquantised.
+    """Read a whole GGUF file into memory; its tensors must be floating-point and unquantised.
 
     Args:
-        path: of the file.
-        what: the kind of file that is wanted, for messages.
-        prefixes: of the metadata keys to read; ``general.`` always is.
-        accept: looks at the metadata before any tensor is read, and raises where the file is not the right one.
+        path: The path of the file.
+        what: A description of the expected kind of file, for messages.
+        prefixes: The prefixes of the metadata keys to read; ``general.`` is always read.
+        accept: A function that gets the metadata before any tensor is read, and raises an error if this is not the
+            expected file.
 
     Raises:
-        LensSteerError: missing, corrupt, another kind of file, a quantised tensor.
+        LensSteerError: If the file is missing or corrupt, if it is another kind of file, or if a tensor is quantised.
     """
     gguf, source = gguf_package(), existing(Path(path), what)
     if head(source, 4) != b"GGUF":
@@ -106,10 +107,12 @@ def read_gguf(
 def write_gguf(
     path: str | Path, architecture: str, fields: Mapping[str, str | int | float], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a file with float32 tensors, whole or not at all; integers become ``UINT32``, other numbers ``FLOAT32``.
+    """Write a GGUF file with float32 tensors, completely or not at all.
+
+    Integer fields become ``UINT32``, other numbers ``FLOAT32``.
 
     Raises:
-        LensSteerError: ``gguf`` not installed, a path that cannot be written.
+        LensSteerError: If ``gguf`` is not installed, or if the path cannot be written.
     """
     gguf = gguf_package()
     with whole_file(path) as work:

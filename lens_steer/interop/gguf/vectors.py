@@ -1,28 +1,31 @@
-"""Control vectors as GGUF: read repeng's, llama.cpp's and EasySteer's, write llama.cpp's.
+"""Control vectors as GGUF: import from repeng, llama.cpp and EasySteer, export for llama.cpp.
 
-Layer convention, read in the sources: tensor ``direction.N`` is added to the *output of block N*, blocks counted from
-0, so its site is ``blocks.N.hook_resid_post``.
+Layer convention, taken from the sources: the tensor ``direction.N`` is added to the *output of block N*, with blocks
+counted from 0. Its site is therefore ``blocks.N.hook_resid_post``.
 
-- llama.cpp (ggml-org/llama.cpp): ``common_control_vector_load_one`` (common/common.cpp) puts ``direction.N`` at offset
-  (N − 1)·n_embd; ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp) gives block ``il`` the data at (il − 1)·n_embd,
-  for il = 1 … n_layers − 1; the graphs of src/models (qwen2, llama, gemma2-iswa) add it after the block's last residual
-  sum. N = 0 is refused, so the first block's output cannot be steered. Only one-dimensional F32 tensors are read; no
-  metadata key is looked at. Default range of layers: 1 to the last.
-- llama.cpp's own generator (tools/cvector-generator) names what it *read* at the output of block N − 1 ``direction.N``,
-  one block before it is added. It writes ``controlvector.layer_count`` as INT32, the others as UINT32, which tells its
-  files here (``written_like``); the site is where the vector is added.
+- llama.cpp (ggml-org/llama.cpp): ``common_control_vector_load_one`` (common/common.cpp) stores ``direction.N`` at
+  offset (N − 1)·n_embd. ``llama_adapter_cvec::apply`` (src/llama-adapter.cpp) gives block ``il`` the data at
+  (il − 1)·n_embd, for il = 1 … n_layers − 1. The graphs of src/models (qwen2, llama, gemma2-iswa) add it after the last
+  residual sum of the block. N = 0 is refused, so the output of the first block cannot be steered. Only one-dimensional
+  F32 tensors are read, and no metadata key is read. The default range of layers is 1 to the last.
+- llama.cpp's own generator (tools/cvector-generator) names a vector that it *read* at the output of block N − 1
+  ``direction.N``, one block before the place where it is added. The site here is where the vector is added. The
+  generator writes ``controlvector.layer_count`` as INT32, the other tools as UINT32; this identifies its files
+  (``written_like``).
 - repeng (vgel/repeng, repeng/extract.py, control.py): layer ℓ is read at ``hidden_states[ℓ + 1]`` and added to the
-  output of block ℓ. In Hugging Face models the last of those is taken past the final norm, so repeng's direction of the
-  last block was read there. ``controlvector.model_hint`` is Hugging Face's ``model_type``; layer 0 is not trained by
-  default.
+  output of block ℓ. In Hugging Face models the last of the hidden states is taken after the final norm, so repeng's
+  direction of the last block was read there. ``controlvector.model_hint`` is Hugging Face's ``model_type``. Layer 0 is
+  not trained by default.
 - EasySteer (ZJU-REAL/EasySteer, easysteer/steer/utils.py, easysteer/extraction/result.py): the same, with
-  ``controlvector.method``, and newer files a JSON ``controlvector.easysteer`` whose ``component`` must be
-  ``hidden_states`` here. Layer ids are the decoder layers', 0 included; added to the decoder layer's output.
+  ``controlvector.method``. Newer files also have a JSON text ``controlvector.easysteer``, whose ``component`` must be
+  ``hidden_states`` here. Layer ids are those of the decoder layers, 0 included; the vector is added to the output of
+  the decoder layer.
 
-The convention was tried on llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) with the embedded
-models: a vector at the output of block 1, 5 or 11 gives the hooked model's logits to 1e-6 of the largest on Qwen2 and
-Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU through a table of float16); a block away it gives
-others, by 3 % of it or more. ``tests/test_llama_cpp.py`` does it again where llama-cpp-python is installed.
+The convention was tested on llama.cpp 0.5.0-dev (0c1e570, contained in llama-cpp-python 0.3.36) with the embedded
+models. A vector at the output of block 1, 5 or 11 gives the logits of the hooked model, up to 1e-6 of the largest logit
+on Qwen2 and Llama (3e-4 on Gemma-2, as without any vector: ggml computes the GELU from a float16 table). One block
+away, the logits differ by at least 3 % of the largest. ``tests/test_llama_cpp.py`` repeats this test if
+llama-cpp-python is installed.
 """
 
 from __future__ import annotations
@@ -50,17 +53,20 @@ _NAME = re.compile(r"direction\.(\d+)")
 def import_gguf(
     path: str | Path, *, model: str = "", architecture: str | None = None, n_layers: int | None = None
 ) -> DirectionSet:
-    """Read a control vector; direction N goes to ``blocks.N.hook_resid_post``.
+    """Read a control vector; direction N gets the site ``blocks.N.hook_resid_post``.
 
     Args:
-        path: of the ``.gguf`` file.
-        model: name; what the file says of itself unless given.
-        architecture: of the model; the file's hint unless given, where it is a supported family.
-        n_layers: of the model; only files written here say it (``controlvector.layer_count`` counts the directions).
+        path: The path of the ``.gguf`` file.
+        model: The name of the model. If empty, the name in the file is used.
+        architecture: The architecture of the model. None stands for the hint in the file, if it is a supported
+            architecture.
+        n_layers: The number of blocks of the model. None stands for the number in the file, which only files written by
+            this project contain (``controlvector.layer_count`` is the number of directions).
 
     Raises:
-        LensSteerError: missing, corrupt, another kind of GGUF file, quantised or misshapen tensors, values that are not
-            finite, a direction of something else than hidden states, a hint of another architecture than the one given.
+        LensSteerError: If the file is missing, corrupt or another kind of GGUF file, if a tensor is quantised, has a
+            wrong shape or holds values that are not finite, if a direction belongs to something else than hidden
+            states, or if the hint names another architecture than the given one.
     """
 
     def accept(fields: Mapping[str, Any]) -> None:
@@ -76,10 +82,11 @@ def import_gguf(
     if unknown:
         raise LensSteerError(f"{str(path)!r} holds the tensor {unknown[0]!r}: {WHAT}")
     hint, own = str(fields.get(f"{ARCHITECTURE}.model_hint", "")), _own(fields, str(path))
+    # repeng writes Hugging Face's model type as the hint, llama.cpp's own generator writes llama.cpp's name.
     theirs = (
         architecture,
         ARCHITECTURES.get(architecture or ""),
-    )  # the model type, as repeng writes it; llama.cpp's name, as its own generator does
+    )
     if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
             f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its "
@@ -103,22 +110,24 @@ def import_gguf(
 
 
 def export_gguf_cvec(source: DirectionSet | SteeringPlan, file: str | Path) -> dict[str, int]:
-    """Write a llama.cpp control vector, float32, whole or not at all.
+    """Write a llama.cpp control vector in float32, completely or not at all.
 
-    Run it with ``--control-vector FILE``, or ``--control-vector-scaled FILE:SCALE`` (two words, ``FILE SCALE``, in
-    older releases), which adds ``SCALE · d`` to every token at every block named. A block's input is the block before's
-    output, so ``blocks.ℓ.hook_resid_pre`` becomes ``direction.{ℓ − 1}``.
+    Run it with ``--control-vector FILE``, or with ``--control-vector-scaled FILE:SCALE`` (in older releases two words,
+    ``FILE SCALE``), which adds ``SCALE · d`` to every token at every block in the file. The input of a block is the
+    output of the block before, so ``blocks.ℓ.hook_resid_pre`` becomes ``direction.{ℓ − 1}``.
 
     Args:
-        source: directions as they are, or an additive plan with one coefficient for every token (``α d`` is written).
-        file: to write.
+        source: Directions, written unchanged, or an additive plan with one coefficient for every token, of which
+            ``α d`` is written.
+        file: The file to write.
 
     Returns:
-        the N of each site.
+        The number N of each site.
 
     Raises:
-        LensSteerError: sites that no control vector reaches (a norm's output, the stream within a block, the first
-            block's output), an unknown architecture, a plan that is no such addition, ``gguf`` not installed.
+        LensSteerError: If a control vector cannot reach a site (a norm's output, the stream within a block, the output
+            of the first block), if the architecture is unknown, if the plan is not such an addition, or if ``gguf`` is
+            not installed.
     """
     directions, numbers = control_vector(source)
     rows = {number: directions.raw(name).float() for name, number in numbers.items()}
@@ -138,10 +147,10 @@ def export_gguf_cvec(source: DirectionSet | SteeringPlan, file: str | Path) -> d
 
 
 def control_vector(source: DirectionSet | SteeringPlan) -> tuple[DirectionSet, dict[str, int]]:
-    """What a control vector of directions or of an additive plan holds, and the N of each site; nothing is written.
+    """Return the directions that a control vector of this source holds, and the number N of each site; write nothing.
 
     Raises:
-        LensSteerError: see :func:`export_gguf_cvec`.
+        LensSteerError: For the reasons of :func:`export_gguf_cvec`.
     """
     directions = directions_of(source) if isinstance(source, SteeringPlan) else source
     numbers = {name: layer_number(name) for name in directions.sites}
@@ -158,10 +167,10 @@ def control_vector(source: DirectionSet | SteeringPlan) -> tuple[DirectionSet, d
 
 
 def layer_number(name: str) -> int:
-    """The N under which llama.cpp adds a direction at a site.
+    """Return the number N under which llama.cpp adds a direction at a site.
 
     Raises:
-        LensSteerError: a site that no N reaches.
+        LensSteerError: If no N reaches the site.
 
     >>> layer_number("blocks.4.hook_resid_post"), layer_number("blocks.5.hook_resid_pre")
     (4, 4)
@@ -181,8 +190,11 @@ def layer_number(name: str) -> int:
 
 
 def _own(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """What this project or EasySteer wrote as JSON; a direction of another component than the hidden states is
-    refused.
+    """Return the facts that this project or EasySteer wrote as JSON.
+
+    Raises:
+        LensSteerError: If the JSON is not valid, or if the directions belong to another component than the hidden
+            states.
     """
     found: dict[str, Any] = {}
     for key in (OWN, f"{ARCHITECTURE}.easysteer"):

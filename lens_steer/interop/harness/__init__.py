@@ -1,1 +1,1 @@
-"""Other evaluation code: the lm-evaluation-harness, benchmarks that grade files of answers."""
+"""Adapters to other evaluation code: the lm-evaluation-harness, and benchmarks that grade files of answers."""

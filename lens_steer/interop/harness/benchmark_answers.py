@@ -1,10 +1,11 @@
-"""Answers in the formats of judged benchmarks: MT-Bench (FastChat's ``model_answer``) and AlpacaEval. Same input, same
-bytes: ids and times are arguments.
+"""Answers in the formats of judged benchmarks: MT-Bench (FastChat's ``model_answer``) and AlpacaEval.
 
-MT-Bench reads one JSON object a line with ``question_id``, ``answer_id``, ``model_id``, ``choices`` (one entry an
-answer, each with its ``index`` and its ``turns``) and ``tstamp``, and takes a model's name from the name of the file:
-``data/mt_bench/model_answer/NAME.jsonl``. AlpacaEval reads one JSON list of objects with ``instruction``, ``output``,
-``generator`` (the model's name) and ``dataset``.
+The same input gives the same bytes: ids and times are arguments.
+
+MT-Bench reads one JSON object per line with ``question_id``, ``answer_id``, ``model_id``, ``choices`` (one entry per
+answer, each with its ``index`` and its ``turns``) and ``tstamp``. It takes the name of a model from the name of the
+file: ``data/mt_bench/model_answer/NAME.jsonl``. AlpacaEval reads one JSON list of objects with ``instruction``,
+``output``, ``generator`` (the name of the model) and ``dataset``.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Question:
-    """A question of MT-Bench: the user's turns one after the other.
+    """A question of MT-Bench: the user's turns in their order.
 
     Attributes:
-        question_id: by which answers and reference answers are matched.
-        turns: two in MT-Bench.
-        category: as the file has it.
+        question_id: The number that matches answers and reference answers to the question.
+        turns: The user's texts; two in MT-Bench.
+        category: The category in the file; empty without one.
     """
 
     question_id: int
@@ -46,8 +47,8 @@ def load_questions(path: str | Path) -> tuple[Question, ...]:
     """Read MT-Bench's ``question.jsonl``.
 
     Raises:
-        LensSteerError: no such file, not JSON, a row without an integer ``question_id`` or without turns, an id twice,
-            no questions at all.
+        LensSteerError: If there is no such file, if it is not JSON, if a row has no integer ``question_id`` or no
+            turns, if an id occurs twice, or if there are no questions.
     """
     questions = read_lines(path, "questions", _question)
     numbers = [q.question_id for q in questions]
@@ -79,25 +80,26 @@ def mt_bench_answers(
     tstamp: float = 0.0,
     progress: bool = False,
 ) -> list[Row]:
-    """Answer every turn of every question, each turn given the ones before it, under whatever steering is active.
+    """Answer every turn of every question, given the turns before it, under whatever steering is active.
 
-    Greedy, where FastChat samples at a temperature of the question's category: say so beside the scores.
+    Decoding is greedy, whereas FastChat samples at a temperature that depends on the question's category. State this
+    beside the scores.
 
     Args:
-        model: from :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or not.
-        questions: at least one, all with the same number of turns.
-        model_id: the name that MT-Bench knows the answers by; say the plan in it.
-        system: a system message before the first turn.
-        max_new_tokens: of each answer.
-        batch_size, engine, progress: see :func:`lens_steer.generate`.
-        tstamp: written as the time of every answer.
+        model: A model of :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or outside it.
+        questions: At least one question, all with the same number of turns.
+        model_id: The name of the answers in MT-Bench. It should name the plan.
+        system: A system message before the first turn; None for none.
+        max_new_tokens: The largest number of tokens of each answer.
+        batch_size, engine, progress: See :func:`lens_steer.generate`.
+        tstamp: The time that is written for every answer.
 
     Returns:
-        The rows for :func:`write_mt_bench`, in the questions' order.
+        The rows for :func:`write_mt_bench`, in the order of the questions.
 
     Raises:
-        LensSteerError: no questions, other numbers of turns; else as :func:`lens_steer.generate` (an answer may leave
-            no room in the context for the next turn).
+        LensSteerError: If there are no questions, or if they differ in the number of turns. Also for the reasons of
+            :func:`lens_steer.generate` (an answer may leave no room in the context for the next turn).
 
     >>> import lens_steer as ls
     >>> asked = [Question(81, ("What is 4 plus 3?", "And what is 2 plus 2?"))]
@@ -141,17 +143,17 @@ def mt_bench_rows(
     tstamp: float = 0.0,
     answer_ids: Sequence[str] | None = None,
 ) -> list[Row]:
-    """MT-Bench's rows of answers that exist already.
+    """Return MT-Bench's rows for existing answers.
 
     Args:
-        question_ids: one an answer.
-        turns: the answer to each turn of each question.
-        model_id: the name that MT-Bench knows the answers by.
-        tstamp: written as the time of every answer.
-        answer_ids: one an answer; left out, made from the question, the model's name and the answer.
+        question_ids: One id per answer.
+        turns: For each question, the answers to its turns.
+        model_id: The name of the answers in MT-Bench.
+        tstamp: The time that is written for every answer.
+        answer_ids: One id per answer. None makes each id from the question, the model's name and the answer.
 
     Raises:
-        LensSteerError: lists of different lengths, a question or an answer id twice.
+        LensSteerError: If the lists differ in length, or if a question id or an answer id occurs twice.
 
     >>> row = mt_bench_rows([81], [["First.", "Second."]], model_id="m", answer_ids=["a"])[0]
     >>> row.pop("choices")
@@ -181,15 +183,16 @@ def mt_bench_rows(
 def alpaca_eval_rows(
     prompts: PromptSet | Sequence[Prompt] | Sequence[str], outputs: Sequence[str], *, generator: str, dataset: str = ""
 ) -> list[Row]:
-    """AlpacaEval's rows of answers; the instruction is a prompt's last user message.
+    """Return AlpacaEval's rows for existing answers; the instruction is the last user message of a prompt.
 
     Args:
-        prompts, outputs: one output a prompt.
-        generator: the name that AlpacaEval knows the answers by; say the plan in it.
-        dataset: where the instructions come from; the prompt set's name where it is left out.
+        prompts: One prompt per output.
+        outputs: One output per prompt.
+        generator: The name of the answers in AlpacaEval. It should name the plan.
+        dataset: The source of the instructions. If empty, the name of the prompt set is used.
 
     Raises:
-        LensSteerError: another number of outputs than prompts.
+        LensSteerError: If the numbers of prompts and outputs differ.
 
     >>> alpaca_eval_rows(["Name a colour."], ["Red."], generator="m", dataset="mine")
     [{'instruction': 'Name a colour.', 'output': 'Red.', 'generator': 'm', 'dataset': 'mine'}]
@@ -203,11 +206,12 @@ def alpaca_eval_rows(
 
 
 def write_mt_bench(rows: Sequence[Row], path: str | Path) -> None:
-    """Write MT-Bench's rows, one a line in ASCII, in the order of their questions' numbers; MT-Bench calls the model by
-    the file's name.
+    """Write MT-Bench's rows, one per line in ASCII, sorted by the number of the question.
+
+    MT-Bench takes the name of the model from the name of the file.
 
     Raises:
-        LensSteerError: the file cannot be written.
+        LensSteerError: If the file cannot be written.
     """
     ordered = sorted(rows, key=lambda row: row["question_id"])
     with whole_file(path) as work:
@@ -218,7 +222,7 @@ def write_alpaca_eval(rows: Sequence[Row], path: str | Path) -> None:
     """Write AlpacaEval's rows as one JSON list.
 
     Raises:
-        LensSteerError: the file cannot be written.
+        LensSteerError: If the file cannot be written.
     """
     with whole_file(path) as work:
         work.write_bytes((json.dumps(list(rows), indent=2, ensure_ascii=False) + "\n").encode())

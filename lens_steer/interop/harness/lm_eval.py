@@ -1,15 +1,15 @@
-"""EleutherAI's lm-evaluation-harness on a steered model: its tasks, with capability scored as everywhere else, under a
-plan.
+"""EleutherAI's lm-evaluation-harness on a steered model: the harness's tasks and scores, under a plan.
 
 .. code-block:: python
 
     lm = SteeredLM(model, plan)
     lm_eval.simple_evaluate(lm, tasks=["tinyMMLU"], apply_chat_template=True)
 
-Needs ``pip install 'lens-steer[evals]'``; without it this module imports, and :class:`SteeredLM` says so. Texts are
-tokenised as the harness's own ``HFLM`` does: context and continuation together, spaces at the end of the context
-counted to the continuation. A rendered chat has the chat template's own tokens (``HFLM`` adds the tokenizer's to them),
-any other text those that the tokenizer adds.
+The harness is installed with ``pip install 'lens-steer[evals]'``. Without it this module can be imported, and
+:class:`SteeredLM` raises an error that says so. Texts are tokenised as the harness's own ``HFLM`` does: context and
+continuation together, with spaces at the end of the context moved to the continuation. A rendered chat has only the
+special tokens of the chat template (``HFLM`` also adds those of the tokenizer). Any other text has those that the
+tokenizer adds.
 """
 
 from __future__ import annotations
@@ -40,36 +40,34 @@ from lens_steer.steer.plans import SteeringPlan
 
 log = logging.getLogger(__name__)
 
-Scored = tuple[float, bool]  # log-probability of a continuation, and whether it is the greedy one
-Pair = tuple[Any, list[int], list[int]]  # what was asked for, context and continuation as tokens
+Scored = tuple[float, bool]  # log-probability of a continuation, and True if it is the greedy one
+Pair = tuple[Any, list[int], list[int]]  # the request's pair of texts, and the tokens of context and continuation
 
 
 class SteeredLM:
-    """A model under a plan as the harness wants it: a ``TemplateLM``, and so a ``lm_eval.api.model.LM``, for
-    ``simple_evaluate`` and ``evaluate``.
+    """A model under a plan for the harness: a ``TemplateLM``, and so a ``lm_eval.api.model.LM``.
 
-    Generation is greedy with nothing else applied (a model folder may ask for a repetition penalty, which ``HFLM``
-    would follow). A plan's positions see a request's context as the prompt and its continuation, or what is generated,
-    as the answer. The harness's cache of responses (``use_cache``) knows nothing of plans: give each plan a file of its
-    own.
+    It is an argument of ``simple_evaluate`` and ``evaluate``. Decoding is greedy without any other processing (a model
+    folder may ask for a repetition penalty, which ``HFLM`` would apply). For the positions of a plan, the context of a
+    request is the prompt, and the continuation or the generated text is the answer. The harness's cache of responses
+    (``use_cache``) does not depend on the plan, so use a separate file for each plan.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        plan: in force for every request, after whatever else is active on the model when the harness runs; None adds
-            nothing.
+        model: A model of :func:`lens_steer.load_model`.
+        plan: The plan that is in force for every request. It acts after any other plan that is active on the model when
+            the harness runs. None adds nothing.
         engine: ``"hf"`` or ``"tl"``; see :func:`lens_steer.generate`.
-        batch_size: requests a batch at most.
-        max_gen_toks: tokens of an answer where a task does not say.
+        batch_size: The largest number of requests in a batch.
+        max_gen_toks: The largest number of tokens of an answer, for tasks that give none.
 
     Raises:
-        LensSteerError: the harness is not installed, a plan that does not fit the model or has a value a prompt, an
-            unknown engine, ``batch_size`` below 1.
+        LensSteerError: If the harness is not installed, if the plan does not fit the model or has one value per prompt,
+            if the engine is unknown, or if ``batch_size`` is below 1.
     """
 
-    cache_hook: Any  # the harness sets it
-    loglikelihood: Callable[
-        [Sequence[Any]], list[Scored]
-    ]  # the harness's own: tokenises pairs, then _loglikelihood_tokens
+    cache_hook: Any  # set by the harness
+    # The harness's own method: it tokenises pairs of texts and calls _loglikelihood_tokens.
+    loglikelihood: Callable[[Sequence[Any]], list[Scored]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SteeredLM:
         return object.__new__(_with_harness() if cls is SteeredLM else cls)
@@ -96,34 +94,40 @@ class SteeredLM:
         self.tokenizer, self.max_length, self.max_gen_toks = info.tokenizer, info.n_ctx, max_gen_toks
         self._opening = "" if info.template.plain else batching.opening(info.tokenizer)
         self._device = device_of(model)
-        with self._steered():  # what cannot be steered is refused before any task is read
+        with self._steered():  # refuses a plan that does not fit the model, before any task is read
             pass
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends a text; the first one where the tokenizer has none, since the harness asks for one."""
+        """Return the token that ends a text.
+
+        If the tokenizer has none, this is the model's first end token, or 0 without one, because the harness needs a
+        token.
+        """
         return next((t for t in (self.tokenizer.eos_token_id, *info_of(self.model).end_tokens) if t is not None), 0)
 
     @property
     def prefix_token_id(self) -> int:
-        """What an empty context is replaced by."""
+        """Return the token that replaces an empty context."""
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else bos
 
     @property
     def tokenizer_name(self) -> str:
-        """By which the harness keeps requests that it has rendered."""
+        """Return the name under which the harness stores requests that it has rendered."""
         return self.tokenizer.name_or_path.replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results."""
+        """Return the facts on the model that the harness writes beside its results."""
         info = info_of(self.model)
         plan = None if self.plan is None else self.plan.row()
         return {"lens_model": info.name, "model_dtype": info.dtype, "lens_engine": self.engine, "lens_plan": plan}
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; a rendered chat has its template's own special tokens, and a text that begins with the beginning
-        token gets no second one.
+        """Return the token ids of a text.
+
+        A rendered chat has only its template's own special tokens. A text that begins with the beginning-of-sequence
+        token does not get a second one.
         """
         if add_special_tokens is None and self._opening and string.startswith(self._opening):
             add_special_tokens = False
@@ -132,15 +136,17 @@ class SteeredLM:
         return list(self.tokenizer(string, add_special_tokens=add_special_tokens)["input_ids"])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The chat as text; a template without a system role gets the system text at the head of the first user message
-        (``HFLM`` leaves it out).
+        """Return a chat as text.
+
+        If the template has no system role, the system text is put at the beginning of the first user message (``HFLM``
+        leaves it out).
 
         Args:
-            chat_history: messages.
-            add_generation_prompt: False leaves the last message, an assistant's, open.
+            chat_history: The messages.
+            add_generation_prompt: False leaves the last message, which is an assistant's, open.
 
         Raises:
-            LensSteerError: no chat template, or one that refuses the messages.
+            LensSteerError: If there is no chat template, or if it refuses the messages.
         """
         if add_generation_prompt:
             return batching.render(self.tokenizer, Prompt(tuple(chat_history)))
@@ -152,11 +158,11 @@ class SteeredLM:
                 continue_final_message=True,
                 **template_of(self.tokenizer).options,
             )
-        except Exception:  # the template's own, of any kind; what it cannot do is said by chat.render
+        except Exception:  # a template may raise any error; batching.render raises a LensSteerError if it fails as well
             return batching.render(self.tokenizer, Prompt(tuple(chat_history[:-1]))) + chat_history[-1]["content"]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-probability of whole texts, in windows of the model's context."""
+        """Return the log-probability of whole texts, in windows of the model's context."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window  # pyright: ignore[reportMissingImports]
 
         texts = [request.args[0] for request in requests]
@@ -174,10 +180,10 @@ class SteeredLM:
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Greedy answers, each cut at the first of its stop sequences.
+        """Return greedy answers, each cut before the first of its stop sequences.
 
         Raises:
-            LensSteerError: a task that samples, or that leaves no room for a context.
+            LensSteerError: If a task samples, or if the length of its answers leaves no room for a context.
         """
         wanted = [Wanted.of(request.args[1], self.max_gen_toks) for request in requests]
         encoded = [
@@ -203,9 +209,12 @@ class SteeredLM:
     def _loglikelihood_tokens(
         self, requests: Sequence[Pair], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[Scored]:
-        """Log-probability and greediness of each continuation; requests that are fed the same tokens, as the options of
-        a question often are, share a row.
+        """Return the log-probability of each continuation, and True if it is the greedy one.
+
+        Requests with the same input tokens share a row of a batch, as the options of a question often do.
         """
+        # The logits at a token predict the next one, so the last token of a request is not fed to the model. Options
+        # of one token after the same context therefore have the same input, and one row gives the logits of all.
         fed: dict[tuple[tuple[int, ...], int], list[int]] = {}
         for row, (asked, context, continuation) in enumerate(requests):
             if not continuation or not context or len(continuation) > self.max_length:
@@ -246,7 +255,7 @@ class SteeredLM:
 
     @contextmanager
     def _steered(self) -> Iterator[Any]:
-        """The model that does the work, under the plan."""
+        """Yield the model that runs, under the plan."""
         try:
             check_rows(self.model, 0)
         except LensSteerError:
@@ -261,7 +270,7 @@ class SteeredLM:
                 yield runner
 
     def _shortened(self, ids: list[int], room: int) -> list[int]:
-        """The last ``room`` tokens."""
+        """Return the last ``room`` tokens."""
         if room < 1:
             raise LensSteerError(
                 f"max_gen_toks={self.max_length - room} leaves no room in the model's context of "
@@ -275,7 +284,7 @@ class SteeredLM:
 
 @cache
 def _with_harness() -> type[SteeredLM]:
-    """:class:`SteeredLM` joined to the harness's own class, which lends it the tokenising of pairs."""
+    """Return :class:`SteeredLM` joined with the harness's ``TemplateLM``, which tokenises pairs of texts."""
     try:
         from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -1,6 +1,6 @@
-"""What :mod:`lens_steer.interop.harness.lm_eval` is asked to generate.
+"""Generation arguments of the harness's tasks, for :mod:`lens_steer.interop.harness.lm_eval`.
 
-Kept apart from it, since none of this needs the harness.
+They have a module of their own, because nothing here needs the harness.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from typing import Any
 
 from lens_steer.errors import LensSteerError
 
+# The harness's names for the largest number of tokens; the first one that is given counts.
 LENGTHS = (
     "max_gen_toks",
     "max_new_tokens",
     "max_tokens",
     "max_completion_tokens",
-)  # the harness's names for one thing, first come
-WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # on a greedy answer
+)
+WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # arguments that do not change a greedy answer
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How one answer is to be generated.
+    """The generation arguments of one answer.
 
     Attributes:
-        tokens: at most.
-        until: stop sequences.
+        tokens: The largest number of tokens.
+        until: The stop sequences.
     """
 
     tokens: int
@@ -34,10 +35,15 @@ class Wanted:
 
     @classmethod
     def of(cls, asked: Mapping[str, Any], default: int) -> Wanted:
-        """From a task's generation arguments.
+        """Return the arguments of an answer from those of a task.
+
+        Args:
+            asked: The task's generation arguments.
+            default: The largest number of tokens if the task gives none.
 
         Raises:
-            LensSteerError: sampling, fewer than one token, or an argument that would change a greedy answer.
+            LensSteerError: If the task samples, if it asks for fewer than one token, or if it has an argument that
+                would change a greedy answer.
 
         >>> Wanted.of({"until": "Q:", "max_gen_toks": 8, "do_sample": False}, 256)
         Wanted(tokens=8, until=('Q:',))
@@ -62,7 +68,7 @@ class Wanted:
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """The text before the first of the stop sequences.
+    """Return the text before the first of the stop sequences.
 
     >>> cut("7. Q: what", ["Q:", "."])
     '7'

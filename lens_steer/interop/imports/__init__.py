@@ -1,1 +1,1 @@
-"""Directions and calibrations that others published, read into ours."""
+"""Import of directions and calibrations that other projects published."""

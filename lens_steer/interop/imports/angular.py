@@ -1,24 +1,24 @@
-"""Angular Steering's plane configs (arXiv 2510.26243) into calibrations.
+"""Import of the plane configs of Angular Steering (arXiv 2510.26243) as calibrations.
 
-A config is ``numpy.save`` of a dict: module path of a norm → ``first_direction`` and ``second_direction``, each
-[d_model]. Facts, read in the authors' code (lone17/angular-steering: ``pytorch_pure/extract_directions.py``,
+A config is ``numpy.save`` of a dict: the module path of a norm → ``first_direction`` and ``second_direction``, each
+[d_model]. Facts, taken from the authors' code (lone17/angular-steering: ``pytorch_pure/extract_directions.py``,
 ``pytorch_pure/generate_responses.py``, ``vllm_angular_steering.py``; lone17/vllm: ``vllm/control_vectors/models.py``,
 ``layers.py``; lone17/llm-activation-control: ``generate_random_config.py``):
 
-- The dict is pickled, so ``allow_pickle=False`` refuses every published file. It is read as data by
-  :mod:`lens_steer.interop.imports.plain_pickle`, without unpickling.
-- Every module of a file holds the same pair. The first direction is of unit length, the second a principal component
-  that is *not* orthogonal to it: ``b1 = f/‖f‖``, ``b2 ∝ s − (s·b1) b1`` is done when steering. float32 in the
-  extraction scripts (dtypes of the released files: not found, the repository holds Git LFS pointers).
+- The dict is pickled, so ``allow_pickle=False`` refuses every published file.
+  :mod:`lens_steer.interop.imports.plain_pickle` reads it as data, without unpickling.
+- Every module of a file holds the same pair. The first direction has unit length. The second is a principal component
+  that is *not* orthogonal to it; ``b1 = f/‖f‖``, ``b2 ∝ s − (s·b1) b1`` is computed when steering. The extraction
+  scripts use float32 (the dtypes of the released files are unknown: the repository holds Git LFS pointers).
 - The directions are read at the *input* of the norms, in the residual stream, and used at the *output* of the norm
-  modules, past the gain. So sites are norm outputs.
-- The file's name ends in ``…_{block}_{where}-…``: ``mid`` is the stream after that block's attention, ``post`` the
-  block's output, or it is the norm's name.
-- Older files leave out the first block's ``input_layernorm``; newer ones hold both norms of every block (Gemma-2:
+  modules, after the gain. The sites are therefore norm outputs.
+- The name of the file ends in ``…_{block}_{where}-…``, where ``mid`` is the stream after that block's attention,
+  ``post`` is the block's output, and anything else is the name of the norm.
+- Older files leave out the first block's ``input_layernorm``. Newer ones hold both norms of every block (Gemma-2:
   ``input_`` and ``pre_feedforward_layernorm``).
-- Entries may also carry ``mode`` (``rotate_to``), ``angle``, ``scale_factor``. A file whose modules hold different
-  planes is refused: the readers disagree about it (one takes the first plane for all, the others each module's own),
-  and a script that writes one was not found.
+- Entries may also have ``mode`` (``rotate_to``), ``angle`` and ``scale_factor``. A file whose modules hold different
+  planes is refused: the authors' readers disagree about it (one takes the first plane for all modules, the others each
+  module's own), and no script that writes such a file was found.
 """
 
 from __future__ import annotations
@@ -51,24 +51,26 @@ def import_angular(
     n_layers: int | None = None,
     selected_site: str | None = None,
 ) -> Calibration:
-    """Read a plane config.
+    """Read a plane config as a calibration.
 
-    The basis is re-orthonormalised in float64 as the authors' code does when steering, first direction first; the Gram
-    error found is kept. Every module of the file is a discriminative site (``rule='imported'``), since the method
-    steers them all. The file holds no candidates: the row of each site is the first direction.
+    The basis is orthonormalised in float64, first direction first, as the authors' code does when steering; the Gram
+    error of the published basis is kept. Every module of the file is a discriminative site (``rule='imported'``),
+    because the method steers all of them. The file holds no candidates, so the candidate of each site is the first
+    direction.
 
     Args:
-        path: of the ``.npy`` file.
-        model: name; the file's folder unless given.
-        architecture: a model type of :data:`lens_steer.models.sites.NORM_MODULES`; guessed from the model's name unless
-            given.
-        n_layers: blocks of the model; counted where the file has every block from the first on.
-        selected_site: the norm that the first direction was read before; from the file's name unless given, else the
-            first site.
+        path: The path of the ``.npy`` file.
+        model: The name of the model. If empty, the name of the file's folder is used.
+        architecture: A model type of :data:`lens_steer.models.sites.NORM_MODULES`. None derives it from the name of the
+            model.
+        n_layers: The number of blocks of the model. None counts the blocks in the file, which must then hold every
+            block from the first on.
+        selected_site: The norm whose input the first direction was read at. None derives it from the name of the file,
+            else it is the first site.
 
     Raises:
-        LensSteerError: not such a file, one with code in it, truncated, misshapen, a degenerate plane, or planes that
-            differ between modules.
+        LensSteerError: If the file is not such a config, holds code, is truncated or has wrong shapes, if its plane is
+            degenerate, or if planes differ between modules.
     """
     source = existing(Path(path), WHAT)
     config = read_object_npy(source)
@@ -159,7 +161,7 @@ def _n_layers(given: int | None, steered: tuple[str, ...], path: str) -> int:
 
 
 def _selected(given: str | None, stem: str, steered: tuple[str, ...], family: str) -> tuple[str, str]:
-    """The site that stands for where the first direction was read, and what said so."""
+    """Return the site that stands for the place where the first direction was read, and the source of this fact."""
     if given is not None:
         if given not in steered:
             raise LensSteerError(

@@ -1,5 +1,6 @@
-"""Imported directions on disk: a folder with ``directions.safetensors`` and ``directions.json``, written whole or not
-at all.
+"""Imported directions on disk, as a folder with ``directions.safetensors`` and ``directions.json``.
+
+The folder is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _KINDS = {
 
 
 def save_directions(directions: DirectionSet, folder: str | Path) -> None:
-    """Write a set to a folder (``directions.safetensors``, ``directions.json``), whole or not at all."""
+    """Write directions to a folder (``directions.safetensors``, ``directions.json``), completely or not at all."""
     facts = {
         **{name: getattr(directions, name) for name in _KINDS},
         "sites": list(directions.sites),
@@ -32,10 +33,13 @@ def save_directions(directions: DirectionSet, folder: str | Path) -> None:
 
 
 def load_directions(folder: str | Path, model: Any = None) -> DirectionSet:
-    """Read a set and check it; with a model, also that it fits, see :func:`on_model`.
+    """Read directions from a folder and check them.
+
+    If a model is given, the directions must fit it; see :func:`~lens_steer.interop.imports.directions.on_model`.
 
     Raises:
-        LensSteerError: missing, corrupt or contradictory files, an unknown format version, another model.
+        LensSteerError: If a file is missing, corrupt or contradictory, if the format version is unknown, or if the
+            directions belong to another model.
     """
     tensors, facts = FOLDER.read(folder)
     with FOLDER.decoding(folder):

@@ -1,8 +1,8 @@
-"""Imported directions: vectors with the site that each is added to, the model they are for, and the plans they make.
+"""Imported directions: vectors with the site that each is added to, their model, and the plans made from them.
 
-Other libraries publish one vector a layer, each by a convention of its own about which tensor "layer 12" is. Here every
-row has a site under this project's names (:mod:`lens_steer.models.sites`), the vectors stay as they were found (length
-and dtype), and only a plan makes float32 of them.
+Other libraries publish one vector per layer, and each has its own convention for the tensor that "layer 12" means. Here
+every vector has a site under this project's names (:mod:`lens_steer.models.sites`). The vectors keep their published
+length and dtype; only a plan converts them to float32.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from lens_steer.operators.addition import unit_direction
 from lens_steer.steer.methods.common import Numbers, Positions, Sites
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
-# what a block reads and all that it adds: no block can write the direction back
+# The input of a block and everything that it adds to the stream. If all of these are ablated, no block can write the
+# direction back.
 EVERYWHERE = ("resid_pre", "attn_out", "mlp_out")
 Detail = str | float | int | bool | None
 
 
 @dataclass(frozen=True, eq=False)
 class DirectionSet:
-    """Directions as they were published, each with its site; make one with :func:`direction_set`.
+    """Directions as they were published, each with its site; use :func:`direction_set` to create one.
 
     Attributes:
-        directions: raw, not unit, in the dtype found.
-        sites: of each row, in network order, each once.
-        model: name of the model they were made on; empty where nothing says it.
-        architecture, n_layers: of that model; None where neither the file nor the caller says, and then there is no
-            plan.
-        source_format: whose format it was.
-        selected_site: the row that was chosen at the source; None where every row is meant.
-        details: what else the source says, and what was measured on reading.
+        directions: The vectors, not scaled to unit length, in their published dtype.
+        sites: The site of each row, in network order, each once.
+        model: The name of the model that the directions were made on; empty if unknown.
+        architecture, n_layers: The architecture and the number of blocks of that model. None if neither the file nor
+            the caller gives them; no plan can then be made.
+        source_format: The name of the published format.
+        selected_site: The site of the row that was chosen at the source; None if every row is meant.
+        details: Further facts of the source, and measurements made while reading it.
     """
 
     directions: Float[Tensor, "n d_model"]
@@ -61,7 +62,7 @@ class DirectionSet:
 
     @property
     def dtype(self) -> str:
-        """The dtype found, such as ``float64``."""
+        """Return the published dtype, such as ``float64``."""
         return str(self.directions.dtype).removeprefix("torch.")
 
     def __repr__(self) -> str:
@@ -72,10 +73,10 @@ class DirectionSet:
         )
 
     def raw(self, site: str) -> Float[Tensor, " d_model"]:
-        """A site's direction as found.
+        """Return the direction of a site as it was published.
 
         Raises:
-            LensSteerError: a site without a row.
+            LensSteerError: If the site has no row.
         """
         if site not in self.sites:
             raise LensSteerError(
@@ -84,26 +85,28 @@ class DirectionSet:
         return self.directions[self.sites.index(site)]
 
     def unit(self, site: str | None = None) -> Float[Tensor, " d_model"]:
-        """``d/‖d‖`` in float32, divided in float64; of the chosen site unless one is named.
+        """Return ``d/‖d‖`` in float32, divided in float64, for the given site or, without one, for the chosen site.
 
         Raises:
-            LensSteerError: a site without a row, no site named where none was chosen, or a zero direction.
+            LensSteerError: If the site has no row, if no site is given and none was chosen, or if the direction is
+                zero.
         """
         return unit_direction(self.raw(self._one(site)).double()).float()
 
     def additive_plan(
         self, coefficient: Numbers = 1.0, *, site: str | None = None, at: Sites = None, positions: Positions = "all"
     ) -> SteeringPlan:
-        """``h + α d``, d as found.
+        """Return a plan for ``h + α d``, with the length of d as published.
 
         Args:
-            coefficient: α, one number or one for each prompt.
-            site: take this row's direction for every steered site; else each site has its own.
-            at: where; the chosen site, or without one every site of the set, unless given.
-            positions: which tokens (:mod:`lens_steer.inference.positions`).
+            coefficient: α, one number or one per prompt.
+            site: The site whose direction is used at every steered site. None uses at each site its own direction.
+            at: The sites to steer. None stands for ``site``, else for the chosen site, else for every site of the set.
+            positions: The tokens to steer (:mod:`lens_steer.inference.positions`).
 
         Raises:
-            LensSteerError: an unknown model, a site without a row or that the model has not, a zero direction.
+            LensSteerError: If the architecture or the number of blocks is unknown, if a site has no row or does not
+                exist in the model, or if a direction is zero.
 
         >>> found = direction_set(
         ...     {"blocks.1.hook_resid_post": torch.ones(4)},
@@ -126,18 +129,18 @@ class DirectionSet:
     def ablation_plan(
         self, *, site: str | None = None, at: Sites = None, everywhere: bool = False, positions: Positions = "all"
     ) -> SteeringPlan:
-        """``h − (d̂·h) d̂`` with one direction.
+        """Return a plan for ``h − (d̂·h) d̂`` with one direction.
 
         Args:
-            site: whose direction; the chosen one unless named.
-            at: where; that site itself unless given.
-            everywhere: at every block's input and at what every attention and MLP adds, so that no block can write it
-                back.
-            positions: which tokens.
+            site: The site whose direction is used. None stands for the chosen one.
+            at: The sites to steer. None stands for the site of the direction.
+            everywhere: True ablates at every block's input and in everything that attention and MLPs add, so that no
+                block can write the direction back.
+            positions: The tokens to steer.
 
         Raises:
-            LensSteerError: as :meth:`additive_plan`; ``everywhere`` together with ``at``, or with a direction read at a
-                norm's output.
+            LensSteerError: For the reasons of :meth:`additive_plan`. Also if ``everywhere`` is given together with
+                ``at``, or for a direction that belongs to a norm's output.
         """
         chosen = self._one(site)
         if everywhere and at is not None:
@@ -191,11 +194,11 @@ def direction_set(
     selected_site: str | None = None,
     details: Mapping[str, Detail] | None = None,
 ) -> DirectionSet:
-    """A set of directions by site, checked and in network order.
+    """Return a set of directions by site, checked and in network order.
 
     Raises:
-        LensSteerError: none at all, something else than finite vectors of one width and dtype, an unknown site, one
-            that the model has not, a chosen site without a row.
+        LensSteerError: If there are no directions, if they are not finite vectors of one width and dtype, if a site is
+            unknown or does not exist in the model, or if the chosen site has no row.
 
     >>> direction_set(
     ...     {"blocks.1.hook_resid_post": torch.ones(4)},
@@ -238,10 +241,11 @@ def direction_set(
 
 
 def directions_of(plan: SteeringPlan) -> DirectionSet:
-    """An additive plan as directions, ``α d`` at each of its sites, in float32.
+    """Return an additive plan as directions, ``α d`` at each of its sites, in float32.
 
     Raises:
-        LensSteerError: another operator, a coefficient for each prompt, or a plan for some of the tokens only.
+        LensSteerError: If the plan has another operator or one coefficient per prompt, or if it steers only some of the
+            tokens.
     """
     if plan.positions != "all":
         raise LensSteerError(
@@ -269,10 +273,10 @@ def directions_of(plan: SteeringPlan) -> DirectionSet:
 
 
 def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
-    """The same directions for a loaded model: what was unknown of it is filled in, what was known must agree.
+    """Return the same directions for a loaded model: unknown facts are filled in, and known ones must agree with it.
 
     Raises:
-        LensSteerError: another width, number of blocks or architecture.
+        LensSteerError: If the width, the number of blocks or the architecture differs.
     """
     info = info_of(model)
     known = replace(

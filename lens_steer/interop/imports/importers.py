@@ -1,4 +1,4 @@
-"""Every published format into this project's: one function each, the facts of each format in its own module."""
+"""The importers of all published formats, one function per format; the module of each describes its format."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What an importer needs to know of a model: its family, its number of blocks and its width, from the configuration
-alone.
+"""Facts on a model that an importer needs: its architecture, its number of blocks and its width.
+
+They are read from the model's configuration alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from lens_steer.models.sites import NORM_MODULES
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Of a model that was not loaded.
+    """Facts on a model that is not loaded.
 
     Attributes:
-        name: as it was asked for.
+        name: The name that was asked for.
         architecture: Hugging Face's ``model_type``.
-        n_layers, d_model: blocks and width.
+        n_layers, d_model: The number of blocks and the width.
     """
 
     name: str
@@ -31,10 +32,10 @@ class ModelFacts:
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Read a model's configuration: an organism, a local folder, or a hub name that can be reached.
+    """Read the configuration of a model: an organism, a local folder, or a hub name that can be reached.
 
     Raises:
-        LensSteerError: no such model, or no configuration to be read.
+        LensSteerError: If there is no such model, or if its configuration cannot be read.
 
     >>> model_facts("organism/qwen2").architecture
     'qwen2'
@@ -53,11 +54,11 @@ def model_facts(name: str) -> ModelFacts:
 
 
 def guessed_architecture(name: str) -> str:
-    """The family that a model's name says.
+    """Return the architecture that a model's name states.
 
     Raises:
-        LensSteerError: a name that says none of the supported ones, or a mixture of experts (``A3B``), a family of its
-            own.
+        LensSteerError: If the name states none of the supported architectures or several, or if it is that of a mixture
+            of experts (``A3B``), which is a family of its own.
 
     >>> (
     ...     guessed_architecture("Qwen2.5-3B-Instruct"),

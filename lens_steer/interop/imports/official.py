@@ -1,9 +1,9 @@
-"""Published Selective Steering calibrations into ours.
+"""Import of published Selective Steering calibrations.
 
 A published folder holds ``directions.pt`` (candidates and selected direction, by module path), ``plane.pt`` (b1, b2 and
 the mask of discriminative modules) and ``metadata.json``, and often ``config.json``. The archives are read with
-``weights_only=True`` and nothing else: a file that would run code on loading is refused. The published basis is
-bfloat16 and not orthonormal; it is re-orthonormalised, and the Gram error found is kept.
+``weights_only=True`` only, so a file that would run code on loading is refused. The published basis is bfloat16 and not
+orthonormal. It is orthonormalised again, and the Gram error of the published basis is kept.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ BROKEN = (
 
 
 def load_archive(path: Path) -> Any:
-    """A PyTorch archive of plain tensors on the CPU; anything else in it is refused.
+    """Return the content of a PyTorch archive of plain tensors, on the CPU.
 
     Raises:
-        LensSteerError: missing, truncated, or an archive that holds objects other than tensors and plain containers.
+        LensSteerError: If the file is missing or truncated, or if it holds objects other than tensors and plain
+            containers.
     """
     if not path.exists():
         raise LensSteerError(
@@ -57,13 +58,13 @@ def load_archive(path: Path) -> Any:
 def import_official(folder: str | Path) -> Calibration:
     """Read a published calibration folder.
 
-    The candidates are made unit length in float64, b1 and b2 are orthonormalised in that order and keep their published
-    signs, and the published mask gives the discriminative sites (``rule='imported'``). Class means were never
-    published, so there are none.
+    The candidates are scaled to unit length in float64. b1 and b2 are orthonormalised in that order and keep their
+    published signs. The published mask gives the discriminative sites (``rule='imported'``). Class means were never
+    published, so the calibration has none.
 
     Raises:
-        LensSteerError: missing or corrupt files, tensors that are absent or do not fit together, an unknown
-            architecture.
+        LensSteerError: If a file is missing or corrupt, if tensors are absent or do not fit together, or if the
+            architecture is unknown.
     """
     path = Path(folder)
     directions, plane = (load_archive(path / name) for name in ARCHIVES)
@@ -118,7 +119,11 @@ def import_official(folder: str | Path) -> Calibration:
 
 
 def _find(directions: Any, plane: Any) -> dict[str, Any]:
-    """The tensors of the two archives, with what is absent or misshapen named."""
+    """Return the tensors of the two archives.
+
+    Raises:
+        LensSteerError: If a tensor is absent, has a wrong shape or is not finite; the message names it.
+    """
     try:
         found = {
             "candidates": dict(directions["candidates"]),
@@ -158,7 +163,11 @@ def _json(path: Path, *, required: bool = True) -> dict[str, Any]:
 
 
 def _architecture(names: list[str], model: str) -> str:
-    """The family that the model's name says, where it has the norms that are named; else the first that has them."""
+    """Return the architecture of a published calibration.
+
+    This is the architecture that the model's name states, if it has the norms of the file. Otherwise it is the first
+    architecture that has them.
+    """
     kinds = {re.sub(r".*\.", "", name) for name in names}
     four = "pre_feedforward_layernorm" in kinds
     try:

@@ -1,11 +1,11 @@
-"""A NumPy object file read as data: the pickle in it is walked opcode by opcode, and nothing that it names is imported
-or called.
+"""A reader of NumPy object files as data: nothing that the pickle in them names is imported or called.
 
-``numpy.save`` of a dict (Angular Steering's steering configs) writes a pickle, which ``allow_pickle=False`` rightly
-refuses, since unpickling runs what the file says. Here no unpickler is involved: :func:`pickletools.genops` only splits
-the stream, and this module itself builds what a plain config needs (dicts, lists, strings, numbers, arrays of numbers).
-The few names that NumPy's own arrays are written with are recognised as words; any other name refuses the file. An
-unpickler with a list of allowed names, as ``torch.load(weights_only=True)`` is, would still call what the list names.
+``numpy.save`` of a dict (the steering configs of Angular Steering) writes a pickle. NumPy's ``allow_pickle=False``
+rightly refuses it, because an unpickler runs what the file says. No unpickler is used here. :func:`pickletools.genops`
+only splits the stream into opcodes, and this module builds what a plain config needs: dicts, lists, strings, numbers,
+arrays of numbers. The few names that NumPy uses to write its own arrays are compared as strings; with any other name
+the file is refused. An unpickler with a list of allowed names, such as ``torch.load(weights_only=True)``, would still
+call what the list names.
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass
 class Array:
-    """An array of the stream: its numbers, or for NumPy's wrapping of one object that object."""
+    """An array in the stream.
+
+    Attributes:
+        value: The numbers of the array or, if NumPy wrapped one object in an array, that object.
+    """
 
     value: Any = None
 
@@ -67,17 +71,18 @@ class _Name:
 
 @dataclass
 class _Kind:
-    """A dtype: a code such as ``f4``, and the byte order that is said later."""
+    """A dtype: a code such as ``f4``, and a byte order, which follows later in the stream."""
 
     code: str
     order: str = "="
 
 
 def read_object_npy(path: Path) -> Any:
-    """The one object of a ``.npy`` file written by ``numpy.save(path, obj)``, with arrays as :class:`Array`.
+    """Return the one object of a ``.npy`` file written by ``numpy.save(path, obj)``, with its arrays as :class:`Array`.
 
     Raises:
-        LensSteerError: not such a file, truncated, or one that names anything but NumPy's own arrays.
+        LensSteerError: If the file is not such a file, if it is truncated, or if it names anything but NumPy's own
+            arrays.
     """
     with path.open("rb") as stream:
         try:
@@ -104,11 +109,17 @@ def read_object_npy(path: Path) -> Any:
 
 
 class _Refused(Exception):
-    """What a stream asked for that plain data does not need."""
+    """A request of the stream that plain data does not need."""
 
 
 class _Walk:
-    """A stack machine for the opcodes of plain data."""
+    """A stack machine for the opcodes of plain data.
+
+    Pickle is a program for a stack machine. Literals are pushed onto the stack, MARK begins a group of items, and
+    opcodes such as APPENDS or SETITEMS move the group into the container below it. The memo keeps objects for later
+    use. REDUCE (a call) and BUILD (setting a state) are allowed for NumPy's arrays and dtypes alone, and build an
+    :class:`Array` or a ``_Kind`` here instead of calling anything. Any other opcode is refused.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

@@ -1,21 +1,21 @@
-"""Runs of refusal_direction (Arditi et al., arXiv 2406.11717) into directions.
+"""Import of runs of refusal_direction (Arditi et al., arXiv 2406.11717) as directions.
 
-Facts, read in andyrdt/refusal_direction (``pipeline/run_pipeline.py``, ``pipeline/submodules/generate_directions.py``,
-``select_direction.py``, ``pipeline/utils/hook_utils.py``):
+Facts, taken from the sources of andyrdt/refusal_direction (``pipeline/run_pipeline.py``,
+``pipeline/submodules/generate_directions.py``, ``select_direction.py``, ``pipeline/utils/hook_utils.py``):
 
-- ``generate_directions/mean_diffs.pt``: one tensor [n_positions, n_layers, d_model], float64, harmful minus harmless
-  means.
-- Layer ℓ is the *input* of block ℓ (a pre-hook on the block), so its site is ``blocks.ℓ.hook_resid_pre``; layer 0 is
+- ``generate_directions/mean_diffs.pt`` is one tensor [n_positions, n_layers, d_model] in float64, the harmful mean
+  minus the harmless mean.
+- Layer ℓ is the *input* of block ℓ (a pre-hook on the block), so its site is ``blocks.ℓ.hook_resid_pre``. Layer 0 is
   the embedding.
-- Position index p runs over the template's tokens after the instruction and is kept negative: row ``n_positions + p``,
-  −1 the prompt's last token.
-- ``direction.pt`` is ``mean_diffs[pos, layer]``, raw; ``direction_metadata.json`` is ``{"pos": …, "layer": …}`` with
-  the same indices.
-- ``select_direction/direction_evaluations.json``: the scores of every (position, layer); the choice drops NaN,
-  ``layer ≥ int(0.8 n_layers)``, a KL divergence above 0.1 and a steering score below 0, and takes the smallest refusal
+- The position index p runs over the template's tokens after the instruction and is negative: position p is row
+  ``n_positions + p``, and −1 is the last token of the prompt.
+- ``direction.pt`` is ``mean_diffs[pos, layer]``, not normalised. ``direction_metadata.json`` is
+  ``{"pos": …, "layer": …}`` with the same indices.
+- ``select_direction/direction_evaluations.json`` has the scores of every (position, layer). The selection drops NaN,
+  ``layer ≥ int(0.8 n_layers)``, KL divergences above 0.1 and steering scores below 0, and takes the smallest refusal
   score.
-- Used as ``h + α d`` at the input of the chosen block (α = −1 against refusal, +1 for it), or ablated at every block's
-  input and every attention's and MLP's output.
+- The direction is used as ``h + α d`` at the input of the chosen block (α = −1 against refusal, +1 for it), or ablated
+  at every block's input and at the output of every attention and MLP.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from lens_steer.interop.imports.source_files import existing, read_json, read_to
 from lens_steer.models.sites import Site
 
 WHAT = "a refusal_direction run holds direction.pt and direction_metadata.json, and generate_directions/mean_diffs.pt"
-MAX_DISAGREEMENT = (
-    1e-2  # of direction.pt and mean_diffs at the chosen indices, relative: a copy in half precision still passes
-)
+# The largest relative difference between direction.pt and mean_diffs.pt at the chosen indices. A copy in half precision
+# still passes.
+MAX_DISAGREEMENT = 1e-2
 
 
 def import_refusal_direction(
@@ -49,19 +49,22 @@ def import_refusal_direction(
     architecture: str | None = None,
     n_layers: int | None = None,
 ) -> DirectionSet:
-    """Read a run: the directions of one position at every block's input, with the chosen one; or the chosen one alone
-    where there is no ``mean_diffs.pt``.
+    """Read a run: the directions of one position at every block's input, one of which is the chosen one.
+
+    If there is no ``mean_diffs.pt``, only the chosen direction is read.
 
     Args:
-        folder: of the run, with the file names above; ``mean_diffs.pt`` may also lie beside ``direction.pt``.
-        position, layer: instead of those of ``direction_metadata.json``.
-        model: name; the folder's unless given.
-        architecture: of the model, which no file says.
-        n_layers: of the model; ``mean_diffs.pt`` says it.
+        folder: The folder of the run, with the file names above. ``mean_diffs.pt`` may also be beside ``direction.pt``.
+        position, layer: The position and the layer of the chosen direction. None stands for those of
+            ``direction_metadata.json`` or, without this file, for the best ones in ``direction_evaluations.json``
+            (which needs ``mean_diffs.pt``).
+        model: The name of the model. If empty, the name of the folder is used.
+        architecture: The architecture of the model, which no file contains.
+        n_layers: The number of blocks of the model, which ``mean_diffs.pt`` contains.
 
     Raises:
-        LensSteerError: missing, corrupt or contradictory files, code in them, indices out of range, values that are not
-            finite.
+        LensSteerError: If a file is missing, corrupt or contradictory, if it holds code, if an index is out of range,
+            or if a value is not finite.
     """
     path = Path(folder)
     name = model or path.resolve().name
@@ -101,7 +104,7 @@ def import_refusal_direction(
 
 
 def selection_order(evaluations: Sequence[dict[str, Any]], n_layers: int) -> list[tuple[int, int]]:
-    """The (position, layer) pairs that the published rule keeps, best first.
+    """Return the (position, layer) pairs that pass the published selection, best first.
 
     >>> row = {"position": -1, "layer": 1, "refusal_score": -3.0, "steering_score": 1.0, "kl_div_score": 0.05}
     >>> selection_order(
@@ -144,7 +147,11 @@ def _mean_diffs(path: Path) -> Tensor | None:
 def _indices(
     path: Path, means: Tensor | None, position: int | None, layer: int | None
 ) -> tuple[int, int, tuple[int, int], dict[str, Detail]]:
-    """Position and layer asked for, those of the run, and whether its scores choose the latter."""
+    """Return the chosen position and layer, the published pair, and the result of repeating the selection.
+
+    The chosen ones are those asked for or, without them, the published ones. The result is a dict with
+    ``selection_reproduced``, True if the scores select the published pair; it is empty without scores.
+    """
     metadata, scores = path / "direction_metadata.json", path / "select_direction" / "direction_evaluations.json"
     order = _order(scores, means) if scores.exists() and means is not None else []
     if metadata.exists():
@@ -187,7 +194,11 @@ def _order(scores: Path, means: Tensor) -> list[tuple[int, int]]:
 
 
 def _difference(direction: Tensor, expected: Tensor, path: str) -> float:
-    """‖direction − mean_diffs[pos, layer]‖ / ‖mean_diffs[pos, layer]‖; refused where they are not the same vector."""
+    """Return ‖direction − mean_diffs[pos, layer]‖ / ‖mean_diffs[pos, layer]‖.
+
+    Raises:
+        LensSteerError: If the shapes differ, or if the two are not the same vector.
+    """
     if direction.shape != expected.shape:
         raise LensSteerError(
             f"{path!r} does not fit together: direction.pt has {len(direction)} numbers, mean_diffs.pt a width of "

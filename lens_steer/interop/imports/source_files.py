@@ -1,5 +1,6 @@
-"""Reading other projects' files: what is missing, a stand-in of Git LFS, truncated or holds code is refused with what
-to do.
+"""Reading of other projects' files.
+
+A file that is missing, a Git LFS pointer, truncated or with code in it is refused, with a message that says what to do.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.official import load_archive
 
 POINTER = b"version https://git-lfs"
-ARCHIVE_HEADS = (b"PK\x03\x04", b"\x80")  # PyTorch's zip, and its older pickle
+ARCHIVE_HEADS = (b"PK\x03\x04", b"\x80")  # the first bytes of PyTorch's zip archives, and of its older pickle files
 
 
 def existing(path: Path, what: str) -> Path:
-    """The path of a real file.
+    """Return the path of a real file.
 
     Raises:
-        LensSteerError: no such file, or the few lines that Git LFS puts in a file's place.
+        LensSteerError: If there is no such file, or if it is the pointer that Git LFS puts in the place of a file.
     """
     if not path.is_file():
         raise LensSteerError(f"{str(path)!r} {'is a folder' if path.is_dir() else 'does not exist'}: {what}")
@@ -33,22 +34,23 @@ def existing(path: Path, what: str) -> Path:
 
 
 def head(path: Path, size: int) -> bytes:
-    """A file's first bytes."""
+    """Return the first bytes of a file."""
     with path.open("rb") as stream:
         return stream.read(size)
 
 
 def read_torch(path: Path, what: str, stand_ins: Iterable[type] = ()) -> Any:
-    """What ``torch.save`` wrote, read with ``weights_only=True`` onto the CPU.
+    """Return the content of a file that ``torch.save`` wrote, read with ``weights_only=True`` onto the CPU.
 
     Args:
-        path: of the file.
-        what: which file is expected, for the message where there is none.
-        stand_ins: empty classes that carry the module and the name of a class in the file; its attributes land there,
-            none of its code is known here.
+        path: The path of the file.
+        what: A description of the expected file, for the message if it is missing.
+        stand_ins: Empty classes with the module and the name of a class in the file. They receive the attributes of its
+            objects; the code of the real class is neither needed nor run.
 
     Raises:
-        LensSteerError: missing, not PyTorch's, corrupt, or more than tensors in plain containers.
+        LensSteerError: If the file is missing or corrupt, if PyTorch did not write it, or if it holds more than tensors
+            in plain containers.
     """
     existing(path, what)
     if not head(path, 4).startswith(ARCHIVE_HEADS):
@@ -58,10 +60,10 @@ def read_torch(path: Path, what: str, stand_ins: Iterable[type] = ()) -> Any:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object.
+    """Return the JSON object in a file.
 
     Raises:
-        LensSteerError: missing, not JSON, or something else than an object.
+        LensSteerError: If the file is missing, if it is not JSON, or if it holds something else than an object.
     """
     existing(path, what)
     try:
@@ -74,10 +76,11 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def vector(value: Any, named: str) -> Tensor:
-    """A direction as its own tensor [d_model], in the dtype found; axes of length 1 around it are dropped.
+    """Return a direction as a tensor of its own, of shape [d_model] and in its dtype; axes of length 1 are removed.
 
     Raises:
-        LensSteerError: no tensor, no floating-point numbers, another shape, or values that are not finite.
+        LensSteerError: If ``value`` is no tensor, has no floating-point numbers, has another shape, or holds values
+            that are not finite.
 
     >>> vector(torch.ones(1, 3), "the test's")
     tensor([1., 1., 1.])

@@ -1,19 +1,20 @@
-"""SteeringVectors of the steering-vectors library into directions.
+"""Import of SteeringVectors of the steering-vectors library as directions.
 
-Facts, read in steering-vectors/steering-vectors (``steering_vectors/steering_vector.py``, ``layer_matching.py``,
-``record_activations.py``, ``train_steering_vector.py``):
+Facts, taken from the sources of steering-vectors/steering-vectors (``steering_vectors/steering_vector.py``,
+``layer_matching.py``, ``record_activations.py``, ``train_steering_vector.py``):
 
-- A ``SteeringVector`` is a dataclass of ``layer_activations`` (layer number → vector [d_model], raw, in the model's
-  dtype) and ``layer_type``, ``decoder_block`` unless it says ``self_attn``, ``mlp``, ``input_layernorm`` or
-  ``post_attention_layernorm``.
-- Layer ℓ is module number ℓ of its type, from 0; it is read at that module's *output* and added to that module's
+- A ``SteeringVector`` is a dataclass of ``layer_activations`` (layer number → vector [d_model], not normalised, in the
+  model's dtype) and ``layer_type``. The type is ``decoder_block`` by default, or ``self_attn``, ``mlp``,
+  ``input_layernorm`` or ``post_attention_layernorm``.
+- Layer ℓ is module number ℓ of its type, from 0. It is read at the *output* of this module and added to the same
   output, ``h + multiplier · v``.
-- The library has no file format of its own: a saving method was not found in it (a pull request, no. 40, proposed
+- The library has no file format of its own: no method that saves was found in it (a pull request, no. 40, proposed
   ``torch.save`` of a dict with the two fields).
 
-So read are: a whole object as ``torch.save`` writes it, of which an empty stand-in takes the two fields; that dict; a
-bare dict of layer numbers; and safetensors with a tensor a layer, named by its number (``12``, ``layer_12``,
-``layer_activations.12``), with ``layer_type`` in the metadata if it is not a decoder block.
+Four forms are therefore read: a whole object as ``torch.save`` writes it, whose two fields go into an empty stand-in
+class; the dict of the pull request; a bare dict of layer numbers; and safetensors with one tensor per layer, named by
+its number (``12``, ``layer_12``, ``layer_activations.12``), with ``layer_type`` in the metadata if it is not a decoder
+block.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ BRANCH_TYPES = {"self_attn": "attn_out", "mlp": "mlp_out"}
 NORM_TYPES = ("input_layernorm", "post_attention_layernorm")
 LAYER_TYPES = ("decoder_block", *BRANCH_TYPES, *NORM_TYPES)
 _NUMBERED = re.compile(r"(?:layer_activations\.|layers?[._])?(-?\d+)")
-# The library's class, without its code: reading with weights_only=True puts the two fields into it and calls nothing.
+# An empty class with the name of the library's. With weights_only=True, PyTorch stores the two fields in its instance
+# and calls no code of the library.
 _StandIn = type("SteeringVector", (), {"__module__": "steering_vectors.steering_vector"})
 
 
@@ -47,17 +49,18 @@ def import_steering_vectors(
     architecture: str | None = None,
     n_layers: int | None = None,
 ) -> DirectionSet:
-    """Read one file.
+    """Read a steering vector from one file.
 
     Args:
-        path: ``.safetensors``, or what ``torch.save`` wrote.
-        layer_type: which modules the layers are; the file's unless given, ``decoder_block`` where it does not say.
-        model, architecture, n_layers: of the model, which no file says; the architecture is needed for other layer
-            types than ``decoder_block``.
+        path: A ``.safetensors`` file, or a file that ``torch.save`` wrote.
+        layer_type: The type of the layers' modules. None stands for the type in the file, or ``decoder_block`` if it
+            has none.
+        model, architecture, n_layers: The name, the architecture and the number of blocks of the model, which no file
+            contains. Layer types other than ``decoder_block`` need the architecture.
 
     Raises:
-        LensSteerError: missing, corrupt, code in the file, another layout, an unknown layer type, a tensor that is no
-            finite vector.
+        LensSteerError: If the file is missing, corrupt, holds code or has another layout, if the layer type is unknown,
+            or if a tensor is not a finite vector.
     """
     source = existing(Path(path), WHAT)
     found, said = (

@@ -1,9 +1,9 @@
-"""Judges of responses behind one interface, and how far they agree.
+"""Judges of responses behind one interface, and the agreement between judges.
 
-A judge takes prompts and responses and gives a :class:`Verdict` each. :class:`WorldJudge` is exact on the organisms,
-:class:`PhraseJudge` reads refusal phrases, :class:`ClassifierJudge` and :class:`GenerativeJudge` run Hugging Face
-models (:func:`preset_judge` knows published ones), :class:`LLMJudge` asks an endpoint. :func:`agreement` compares two
-judges on the same responses.
+A judge takes prompts and responses and returns one :class:`Verdict` per response. :class:`WorldJudge` is exact on the
+organisms. :class:`PhraseJudge` looks for refusal phrases. :class:`ClassifierJudge` and :class:`GenerativeJudge` run
+Hugging Face models; :func:`preset_judge` sets up published ones. :class:`LLMJudge` asks an endpoint. :func:`agreement`
+compares two judges on the same responses.
 """
 
 from lens_steer.metrics.judges.cache import AnswerCache

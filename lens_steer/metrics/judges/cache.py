@@ -1,4 +1,4 @@
-"""Answers on disk that were paid for once: one JSON object a line, only ever appended to."""
+"""Answers of endpoints on disk, one JSON object per line; lines are only ever appended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """What an endpoint wrote, and the tokens that it counted (None where it does not say)."""
+    """The text that an endpoint wrote, and the tokens that it counted (None if it gives no count)."""
 
     text: str
     prompt_tokens: int | None = None
@@ -25,7 +25,9 @@ class Answer:
 
 
 def key_of(url: str, body: Mapping[str, Any]) -> str:
-    """SHA-256 of the address and the whole request, so another model, message or temperature is another key.
+    """Return the SHA-256 hash of the address and the whole request.
+
+    Another model, message or temperature therefore has another key.
 
     >>> key_of("u", {"model": "m"}) == key_of("u", {"model": "n"})
     False
@@ -34,14 +36,15 @@ def key_of(url: str, body: Mapping[str, Any]) -> str:
 
 
 class AnswerCache:
-    """Answers by key, in memory and, with a path, in a file that survives a crash: a line is written at once, and a
-    broken one is passed over.
+    """Answers by key, in memory and, if a path is given, in a file.
+
+    The file survives a crash: every answer is written at once, and broken lines are skipped when the file is read.
 
     Args:
-        path: the file, made when first written to; None keeps answers in memory only.
+        path: The file, created when the first answer is written. None keeps answers in memory only.
 
     Raises:
-        LensSteerError: a path that is a folder, or a file that cannot be read.
+        LensSteerError: If the path is a folder, or if the file cannot be read.
 
     >>> cache = AnswerCache(None)
     >>> cache.add("k", Answer("safe", 9, 1))
@@ -52,7 +55,7 @@ class AnswerCache:
     def __init__(self, path: str | Path | None) -> None:
         self.path: Path | None = None if path is None else Path(path).expanduser()
         self._answers: dict[str, Answer] = {}
-        self._torn = False  # whether the file's last line has no end
+        self._torn = False  # True if the file's last line lacks its line break
         if self.path is not None and self.path.exists():
             self._read(self.path)
 
@@ -63,14 +66,14 @@ class AnswerCache:
         return len(self._answers)
 
     def get(self, key: str) -> Answer | None:
-        """The answer, or None."""
+        """Return the answer with this key, or None."""
         return self._answers.get(key)
 
     def add(self, key: str, answer: Answer) -> None:
-        """Keep an answer, in the file too.
+        """Store an answer, in the file too.
 
         Raises:
-            LensSteerError: the file cannot be written.
+            LensSteerError: If the file cannot be written.
         """
         self._answers[key] = answer
         if self.path is None:
@@ -78,7 +81,8 @@ class AnswerCache:
         line = json.dumps({"key": key, **asdict(answer)}, ensure_ascii=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:  # one write a line: lines of two processes do not mix
+            # Each line is one unbuffered write in append mode, so that the lines of two processes do not mix.
+            with self.path.open("ab", buffering=0) as file:
                 file.write((("\n" if self._torn else "") + line).encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise LensSteerError(f"cache={str(self.path)!r} cannot be written: {error.strerror or error}") from None

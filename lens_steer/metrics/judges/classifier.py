@@ -23,26 +23,29 @@ log = logging.getLogger(__name__)
 
 
 class ClassifierJudge:
-    """Score ``Σ_{k harmful} softmax(logits)_k``, computed in float32; harmful from ``threshold`` on. ``raw`` holds
-    every label's probability.
+    """A text classifier that calls a response harmful if its score is at least ``threshold``.
 
-    Inputs are padded on the right. What is longer than ``max_length`` is cut, and a warning says of how many.
+    The score is ``Σ_{k harmful} softmax(logits)_k``, computed in float32. ``raw`` holds the probability of every label.
+    Inputs are padded on the right. Inputs longer than ``max_length`` are truncated, with a warning that gives their
+    number.
 
     Args:
-        model: hub name, local folder, or a loaded model with ``tokenizer``.
-        harmful_labels: the names of the labels, as the model's configuration has them, whose mass is the score.
-        template: a text or file with ``{response}`` and usually ``{prompt}``; ``"{response}"`` for a classifier of lone
-            texts. None: the tokenizer's own pair of two texts, prompt and response (a tokenizer that knows no pairs
-            just joins them: write a template for it).
-        threshold: 0 to 1.
-        batch_size: responses a batch.
-        max_length: tokens an input at most; None: what tokenizer and model allow.
-        device, dtype, tokenizer: see :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
-        progress: show a bar when there are many responses.
+        model: A hub name, a local folder, or a loaded model with ``tokenizer``.
+        harmful_labels: The labels whose total probability is the score, named as in the model's configuration.
+        template: A text or file with ``{response}`` and usually ``{prompt}``; ``"{response}"`` for a classifier of
+            single texts. None stands for the tokenizer's own form of a pair of texts, prompt and response. A tokenizer
+            without a form for pairs just joins the two texts; give a template for it.
+        threshold: The lowest harmful score, above 0 and up to 1.
+        batch_size: The number of responses in a batch.
+        max_length: The largest number of tokens in an input. None stands for the limit of tokenizer and model.
+        device, dtype, tokenizer: See :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
+        progress: True shows a progress bar if there are many responses.
+        name: The name of the judge. None stands for the short name of the model.
 
     Raises:
-        LensSteerError: no such model or one without a trained classification head, a label that it does not have (with
-            those that it has), no label left that is not harmful, a model whose labels do not exclude each other.
+        LensSteerError: If there is no such model, if it has no trained classification head, if it lacks one of the
+            labels (the message lists those that it has), if all labels are harmful, or if its labels do not exclude
+            each other.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class ClassifierJudge:
         self.harmful = self._harmful_rows([harmful_labels] if isinstance(harmful_labels, str) else list(harmful_labels))
         limits = (max_length, self.tokenizer.model_max_length, context_of(self.model))
         self.max_length = min(limit for limit in limits if limit is not None)
-        if self.model.config.pad_token_id is None:  # a causal classifier finds its last token by it
+        # A classifier with a causal model reads the last token that is not padding, and finds it by the padding id.
+        if self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
 
     def __repr__(self) -> str:
@@ -97,10 +101,12 @@ class ClassifierJudge:
 
     @on_answers
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
-        """Classify every response; a probability that is not finite gives no verdict.
+        """Classify every response.
+
+        A probability that is not finite gives no verdict.
 
         Raises:
-            LensSteerError: another number of responses than prompts.
+            LensSteerError: If the numbers of prompts and responses differ.
         """
         if self.template is None:
             texts: list[tuple[str, ...]] = [(p.text, r) for p, r in zip(prompts, responses, strict=True)]

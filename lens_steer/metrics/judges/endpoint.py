@@ -38,15 +38,15 @@ HARMFUL, SAFE = r"^\W*verdict\W+harmful\b", r"^\W*verdict\W+safe\b"
 
 @dataclass
 class Usage:
-    """What a judge has used since it was made.
+    """The requests, tokens and cost of a judge since it was created.
 
     Attributes:
-        answers: given by the endpoint.
-        cached: responses judged without asking for their answer again.
-        retries: tries that had to be repeated.
-        prompt_tokens, completion_tokens: as the endpoint counted them.
-        uncounted: answers for which it gave no count; they are missing from tokens and cost.
-        cost: of the tokens counted; None without prices.
+        answers: The number of answers that the endpoint gave.
+        cached: The number of responses that were judged without a request of their own.
+        retries: The number of repeated requests.
+        prompt_tokens, completion_tokens: The tokens as the endpoint counted them.
+        uncounted: The number of answers for which the endpoint gave no count. Their tokens and cost are missing here.
+        cost: The cost of the counted tokens; None without prices.
     """
 
     answers: int = 0
@@ -58,7 +58,7 @@ class Usage:
     cost: float | None = None
 
     def add(self, answer: Answer, price_per_million: tuple[float, float] | None) -> None:
-        """Count one answer.
+        """Add one answer to the counts.
 
         >>> usage = Usage()
         >>> usage.add(Answer("safe", 1000, 500), (1.0, 4.0))
@@ -77,34 +77,35 @@ class Usage:
 
 @dataclass(eq=False)
 class LLMJudge:
-    """Asks ``{base_url}/chat/completions`` about every response and reads the text by two patterns; ``raw`` is that
-    text.
+    """A judge that asks ``{base_url}/chat/completions`` about every response and reads the text by two patterns.
 
-    The same request is sent once only, in one call and, by the cache, ever. Works as well where an event loop runs
-    already (Jupyter). An error leaves every answer that came before it in the cache, so calling again goes on from
-    there.
+    ``raw`` is that text. The same request is sent only once: in one call, and with a cache file in all later ones. The
+    judge also works inside a running event loop (Jupyter). After an error, all answers before it stay in the cache, so
+    that another call continues from there.
 
     Args:
-        model: the endpoint's name for it.
-        base_url: up to and without ``/chat/completions``.
-        api_key_env: the environment variable that holds the key, read at every call and kept nowhere; None: no key is
-            sent.
-        template: a text or file with ``{prompt}`` and ``{response}``, sent as the user's message.
-        harmful_pattern, safe_pattern: see :class:`VerdictPatterns`; a text that matches neither or both is no verdict.
-        system: a system message.
-        temperature: None leaves it to the endpoint (some models refuse it).
-        max_tokens: of an answer; None leaves it to the endpoint.
-        extra: more fields of the request, such as ``{"seed": 0}``.
-        cache: a JSON-lines file of answers, by the SHA-256 of address and request; it holds no key and no prompt.
-        concurrency: requests under way at once.
-        retries, backoff: tries after the first, and the seconds before the first of them, doubling; see
-            :func:`lens_steer.metrics.judges.request.ask`.
-        timeout: seconds a try.
-        price_per_million: of prompt and completion tokens, for ``usage.cost``.
-        progress: show a bar when there are many requests.
+        model: The endpoint's name of the model.
+        base_url: The address up to ``/chat/completions``, without this part.
+        api_key_env: The environment variable that holds the key. The key is read at every call and stored nowhere. None
+            sends no key.
+        template: A text or file with ``{prompt}`` and ``{response}``, sent as the user's message.
+        harmful_pattern, safe_pattern: See :class:`VerdictPatterns`. A text that matches neither pattern, or both, gives
+            no verdict.
+        system: A system message; None for none.
+        temperature: The sampling temperature. None leaves it to the endpoint (some models refuse the field).
+        max_tokens: The largest number of tokens of an answer. None leaves it to the endpoint.
+        extra: Further fields of the request, such as ``{"seed": 0}``.
+        cache: A JSON-lines file of answers, indexed by the SHA-256 hash of address and request. It holds no key and no
+            prompt. None keeps answers in memory only.
+        concurrency: The largest number of requests at the same time.
+        retries, backoff: The number of tries after the first, and the seconds to wait before the first of them; the
+            wait doubles each time. See :func:`lens_steer.metrics.judges.request.ask`.
+        timeout: The time limit of each try, in seconds.
+        price_per_million: The prices of a million prompt tokens and of a million completion tokens, for ``usage.cost``.
+        progress: True shows a progress bar if there are many requests.
 
     Raises:
-        LensSteerError: a bad address, template, pattern or number.
+        LensSteerError: If an address, a template, a pattern or a number is not valid.
 
     >>> judge = LLMJudge("some-model", "http://localhost:8000/v1")
     >>> judge.name, judge.usage.answers
@@ -147,12 +148,12 @@ class LLMJudge:
 
     @property
     def name(self) -> str:
-        """The model's name."""
+        """Return the model's name."""
         return self.model
 
     @property
     def url(self) -> str:
-        """Where requests go."""
+        """Return the address that requests are sent to."""
         return f"{self.base_url}/chat/completions"
 
     @on_answers
@@ -160,8 +161,8 @@ class LLMJudge:
         """Judge every response.
 
         Raises:
-            LensSteerError: another number of responses than prompts; before any request, a key that is missing; a
-                request that the endpoint refuses or does not answer.
+            LensSteerError: If the numbers of prompts and responses differ, if the key is missing (before any request),
+                or if the endpoint refuses a request or does not answer it.
         """
         bodies = [self._body(p, r) for p, r in zip(prompts, responses, strict=True)]
         keys = [key_of(self.url, body) for body in bodies]
@@ -175,7 +176,7 @@ class LLMJudge:
     def _body(self, prompt: Prompt, response: str) -> dict[str, Any]:
         text = (
             fill(str(self.template), prompt.text, response).encode("utf-8", "replace").decode()
-        )  # half characters cannot be sent
+        )  # a lone surrogate has no UTF-8 form and cannot be sent
         messages = [{"role": "user", "content": text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
@@ -213,7 +214,8 @@ class LLMJudge:
                     async with asyncio.TaskGroup() as tasks:
                         for cache_key, body in wanted.items():
                             tasks.create_task(one(cache_key, body))
-                except BaseExceptionGroup as group:  # one message is enough, and the user's loop has no use for a group
+                # The first error says enough, and callers need not handle an exception group.
+                except BaseExceptionGroup as group:
                     raise group.exceptions[0] from None
 
     def _count_retry(self) -> None:
@@ -221,7 +223,7 @@ class LLMJudge:
 
 
 def run_coroutine(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine to its end, in a thread of its own where this one has a running event loop (as in Jupyter).
+    """Run a coroutine to its end, in its own thread if the current one has a running event loop (as in Jupyter).
 
     >>> async def hello() -> None: ...
     >>> run_coroutine(hello)
@@ -243,7 +245,7 @@ def run_coroutine(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         future = pool.submit(lambda: asyncio.run(cancellable()))
         try:
             future.result()
-        except KeyboardInterrupt:  # it comes to this thread: stop the other
+        except KeyboardInterrupt:  # only the main thread receives it, so the coroutine's thread is stopped from here
             for loop, task in under_way:
                 loop.call_soon_threadsafe(task.cancel)
             raise

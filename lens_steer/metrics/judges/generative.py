@@ -1,4 +1,4 @@
-"""A causal language model from Hugging Face as a judge: it reads the response, writes, and is read by two patterns."""
+"""A causal language model from Hugging Face as a judge, whose generated text is read by two patterns."""
 
 from __future__ import annotations
 
@@ -21,29 +21,33 @@ from lens_steer.models.tokenization import pad_id, plain_ids
 
 
 class GenerativeJudge:
-    """Greedy continuations of a filled template, in left-padded batches; ``raw`` is the judge's text up to its end
-    token.
+    """A causal language model that continues a filled template; two patterns read the verdict from its text.
 
-    The judge sees the last user message as ``{prompt}``; system messages are the steered model's own and are not shown.
-    Neither input nor response is cut: what does not fit the context is an error. The model's own sampling settings and
-    repetition penalties are switched off.
+    Decoding is greedy, in left-padded batches; the model's own sampling settings and repetition penalties are switched
+    off. ``raw`` is the judge's text up to its end token.
+
+    The judge gets the last user message as ``{prompt}``. System messages belong to the steered model and are not shown
+    to the judge. Neither inputs nor responses are truncated: an input that does not fit the context is an error.
 
     Args:
-        model: hub name, local folder, ``organism/…``, or a loaded model with ``tokenizer``.
-        template: a text or file with ``{prompt}`` and ``{response}``. None: the judge tokenizer's own chat template is
-            applied to the conversation with the response as the assistant's turn, as guard models want it.
-        harmful_pattern, safe_pattern: see :class:`VerdictPatterns`; a text that matches neither or both is no verdict.
-        chat_turns: True: the filled template is a user's turn in the judge tokenizer's chat template. False: it is the
-            whole input.
-        system: a system message before that turn.
-        max_new_tokens: of the verdict.
-        batch_size: responses a batch.
-        device, dtype: see :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
-        progress: show a bar when there are many responses.
+        model: A hub name, a local folder, ``organism/…``, or a loaded model with ``tokenizer``.
+        template: A text or file with ``{prompt}`` and ``{response}``. None stands for the chat template of the judge's
+            tokenizer, applied to the conversation with the response as the assistant's turn, as guard models expect it.
+        harmful_pattern, safe_pattern: See :class:`VerdictPatterns`. A text that matches neither pattern, or both, gives
+            no verdict.
+        chat_turns: True sends the filled template as a user's turn in the chat template of the judge's tokenizer. False
+            sends it as the whole input.
+        system: A system message before this turn; None for none.
+        max_new_tokens: The largest number of tokens of the verdict.
+        batch_size: The number of responses in a batch.
+        device, dtype, tokenizer: See :func:`lens_steer.metrics.judges.pretrained.load_judge_model`.
+        progress: True shows a progress bar if there are many responses.
+        name: The name of the judge. None stands for the short name of the model.
 
     Raises:
-        LensSteerError: no such model, a bad template or pattern, ``system`` without a chat turn to stand before, a
-            judge without the chat template that is asked for.
+        LensSteerError: If there is no such model, if the template or a pattern is not valid, if ``system`` is given
+            without a template that is sent as a chat turn, or if the judge's tokenizer lacks a chat template that is
+            needed.
 
     >>> judge = GenerativeJudge("organism/qwen2", "{response}", harmful_pattern="7", safe_pattern="8")
     >>> judge([Prompt.of("any")], ["What is 4 plus 3?"])
@@ -93,8 +97,10 @@ class GenerativeJudge:
         )
 
     def encode(self, prompt: Prompt, response: str) -> list[int]:
-        """The judge's input for one response: the chat template's ids, or those that its tokenizer gives the filled
-        template (no second beginning token).
+        """Return the token ids of the judge's input for one response.
+
+        These are the ids of the chat template or, with ``chat_turns=False``, those that the tokenizer gives the filled
+        template (without a second beginning-of-sequence token).
         """
         if self.template is not None and not self.chat_turns:
             return plain_ids(self.tokenizer, fill(self.template, prompt.text, response))
@@ -110,8 +116,8 @@ class GenerativeJudge:
         """Judge every response.
 
         Raises:
-            LensSteerError: another number of responses than prompts, an input that leaves no room for a verdict in the
-                judge's context.
+            LensSteerError: If the numbers of prompts and responses differ, or if an input and its verdict do not fit
+                into the judge's context.
         """
         inputs = [self.encode(p, r) for p, r in zip(prompts, responses, strict=True)]
         context = context_of(self.model)
@@ -150,7 +156,7 @@ class GenerativeJudge:
         pad, width = pad_id(self.tokenizer), max(len(ids) for ids in inputs)
         padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in inputs], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs], device=self.model.device)
-        # what is left unset here would be taken from the checkpoint's own settings
+        # Settings that are not given here would be taken from the checkpoint's generation configuration.
         config = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,

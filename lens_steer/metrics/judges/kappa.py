@@ -1,4 +1,4 @@
-"""How far two judges agree beyond chance."""
+"""Agreement of two judges beyond chance."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ NOTHING = "no response has a verdict of both judges"
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the same responses.
+    """The agreement of two judges on the same responses.
 
     Attributes:
-        kappa: Cohen's ``κ = (p_o − p_e) / (1 − p_e)`` with its 95 % bootstrap interval over responses; None where it is
-            undefined, for the reason in ``note``.
-        observed: ``p_o``, the share of responses with the same verdict, with its Wilson interval; None where nothing
-            was judged by both.
-        n: responses with a verdict of both.
-        left_out: responses without a readable verdict of one of the two, or of both.
-        undefined_resamples: bootstrap resamples left out of the interval because κ is undefined in them.
-        note: why ``kappa`` is None; empty otherwise.
+        kappa: Cohen's ``κ = (p_o − p_e) / (1 − p_e)`` with its 95 % bootstrap interval over responses. None if κ is
+            undefined; ``note`` gives the reason.
+        observed: ``p_o``, the share of responses with the same verdict, with its Wilson interval. None if no response
+            has a verdict of both judges.
+        n: The number of responses with a verdict of both judges.
+        left_out: The number of responses for which at least one judge gave no readable verdict.
+        undefined_resamples: The number of bootstrap resamples in which κ is undefined; the interval leaves them out.
+        note: The reason why ``kappa`` is None; empty otherwise.
     """
 
     kappa: Estimate | None
@@ -42,14 +42,14 @@ class Agreement:
 
 
 def agreement(a: Sequence[Verdict], b: Sequence[Verdict], *, resamples: int = 500, seed: int = 0) -> Agreement:
-    """Cohen's kappa of two judges' verdicts, with what goes into it.
+    """Return Cohen's kappa of the verdicts of two judges, with the quantities behind it.
 
     Args:
-        a, b: verdicts of the same responses in the same order.
-        resamples, seed: of the bootstrap.
+        a, b: The two judges' verdicts on the same responses, in the same order.
+        resamples, seed: The number of resamples of the bootstrap, and its seed.
 
     Raises:
-        LensSteerError: no verdicts, or another number of one judge's than of the other's.
+        LensSteerError: If there are no verdicts, or if the judges gave different numbers of them.
 
     Source: Cohen (1960), Educational and Psychological Measurement 20.
 
@@ -79,7 +79,8 @@ def agreement(a: Sequence[Verdict], b: Sequence[Verdict], *, resamples: int = 50
         return draws[-1]
 
     value = bootstrap(statistic, len(pairs), resamples=resamples, seed=seed).value
-    low, high = np.nanquantile(draws[:resamples], [0.025, 0.975])  # the last draw is the value itself
+    # The bootstrap evaluates the statistic on the original rows last; that draw is the value, not a resample.
+    low, high = np.nanquantile(draws[:resamples], [0.025, 0.975])
     return Agreement(
         Estimate(value, float(low), float(high), len(pairs)),
         observed,
@@ -90,7 +91,7 @@ def agreement(a: Sequence[Verdict], b: Sequence[Verdict], *, resamples: int = 50
 
 
 def _kappa(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> float:
-    """NaN where chance alone agrees always: both constant, and equal."""
+    """Return Cohen's kappa, or NaN if chance agreement is 1: both judges give the same verdict to every response."""
     from sklearn.metrics import cohen_kappa_score
 
     if first.all() == second.all() and first.any() == second.any() and first.all() == first.any():
@@ -101,14 +102,14 @@ def _kappa(first: Bool[np.ndarray, " n"], second: Bool[np.ndarray, " n"]) -> flo
 def agreement_table(
     verdicts: Mapping[str, Sequence[Verdict]], *, resamples: int = 500, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """:func:`agreement` of every pair of judges, one flat row a pair, ready for a CSV file.
+    """Return the :func:`agreement` of every pair of judges, one flat row per pair, ready for a CSV file.
 
     Args:
-        verdicts: by the judge's name, of the same responses in the same order.
-        resamples, seed: of the bootstrap.
+        verdicts: The verdicts by the judge's name, on the same responses in the same order.
+        resamples, seed: The number of resamples of the bootstrap, and its seed.
 
     Raises:
-        LensSteerError: fewer than two judges; what :func:`agreement` raises.
+        LensSteerError: If there are fewer than two judges. Also for the reasons of :func:`agreement`.
 
     >>> yes, no = Verdict(True, None, "yes"), Verdict(False, None, "no")
     >>> [row] = agreement_table({"a": [yes, no], "b": [yes, no]})

@@ -1,5 +1,6 @@
-"""Published judges by name: how each wants its input and what its output looks like. Their templates are their authors'
-and are read from the user.
+"""Published judges by name: the form of their input and the patterns of their output.
+
+The templates belong to the judges' authors and are not part of this package; the user gives them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from lens_steer.metrics.judges.reading import VerdictPatterns
 
 @dataclass(frozen=True)
 class Preset:
-    """How a published judge is run and read.
+    """Settings to run a published judge and to read its output.
 
     Attributes:
-        model: its name on the Hugging Face hub.
-        harmful_pattern, safe_pattern: its output; see :class:`~lens_steer.metrics.judges.VerdictPatterns`.
-        max_new_tokens: enough for its verdict.
-        chat_turns: whether its template goes into a chat turn.
-        needs: what the user has to give: ``template``, ``system``.
-        template_from: where the official wording is.
+        model: The name of the model on the Hugging Face hub.
+        harmful_pattern, safe_pattern: The patterns of its output; see
+            :class:`~lens_steer.metrics.judges.VerdictPatterns`.
+        max_new_tokens: The number of tokens that suffices for its verdict.
+        chat_turns: True if the filled template is sent as a chat turn.
+        needs: The arguments that the user has to give: ``template``, ``system``.
+        template_from: The source of the official wording.
     """
 
     model: str
@@ -36,7 +38,7 @@ class Preset:
 
     @property
     def patterns(self) -> VerdictPatterns:
-        """Both patterns, ready to read with.
+        """Return both patterns, compiled.
 
         >>> PRESETS["llama_guard"].patterns.read("\\n\\nunsafe\\nS9")
         True
@@ -45,7 +47,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # Mazeika et al., arXiv 2402.04249: the first word is yes (the behaviour is there) or no
+    # Mazeika et al., arXiv 2402.04249. The first word is yes (the response shows the behaviour) or no.
     "harmbench": Preset(
         "cais/HarmBench-Llama-2-13b-cls",
         r"\A\W*yes\b",
@@ -55,7 +57,8 @@ PRESETS: dict[str, Preset] = {
         ("template",),
         "HarmBench's repository and the model's card",
     ),
-    # Kumar et al., arXiv 2504.04377: one line a question; the line on the response also has n/a, which is no verdict
+    # Kumar et al., arXiv 2504.04377. The output has one line per question. The line on the response may also say n/a,
+    # which is no verdict.
     "polyguard": Preset(
         "ToxicityPrompts/PolyGuard-Qwen",
         r"^\W*harmful response\W+yes\b",
@@ -65,7 +68,8 @@ PRESETS: dict[str, Preset] = {
         ("template", "system"),
         "the model's card",
     ),
-    # Inan et al., arXiv 2312.06674, and its successors: the first line is safe or unsafe, the next names the categories
+    # Inan et al., arXiv 2312.06674, and later versions. The first line is safe or unsafe; the next names the
+    # categories.
     "llama_guard": Preset(
         "meta-llama/Llama-Guard-3-8B", r"\A\s*unsafe\b", r"\A\s*safe\b", 32, True, (), "the model's tokenizer"
     ),
@@ -75,19 +79,20 @@ PRESETS: dict[str, Preset] = {
 def preset_judge(
     preset: str, model: Any = None, *, template: str | Path | None = None, system: str | None = None, **options: Any
 ) -> GenerativeJudge:
-    """A published judge, set up as its authors describe its output.
+    """Return a published judge, set up as its authors describe its input and output.
 
     Args:
         preset: ``"harmbench"``, ``"polyguard"`` or ``"llama_guard"``.
-        model: another size or a local copy of it; None: the preset's own name on the hub.
-        template: the official template, a file or a text, with ``{prompt}`` and ``{response}`` (or HarmBench's
-            ``{behavior}`` and ``{generation}``). Needed for HarmBench and PolyGuard; Llama Guard's is in its tokenizer.
-        system: the official system message; needed for PolyGuard.
-        options: see :class:`GenerativeJudge`; what is given here replaces the preset's own.
+        model: Another size of the judge or a local copy of it. None stands for the preset's own name on the hub.
+        template: The official template as a file or a text, with ``{prompt}`` and ``{response}`` (or HarmBench's
+            ``{behavior}`` and ``{generation}``). HarmBench and PolyGuard need it; the template of Llama Guard is in its
+            tokenizer.
+        system: The official system message; PolyGuard needs it.
+        options: Further arguments of :class:`GenerativeJudge`; they replace the preset's own.
 
     Raises:
-        LensSteerError: unknown preset, a template or system message that is missing or has no place; what
-            :class:`GenerativeJudge` raises.
+        LensSteerError: If the preset is unknown, if a required template or system message is missing, or if the
+            template has no place for the response. Also for the reasons of :class:`GenerativeJudge`.
 
     >>> preset_judge("harmbench")  # doctest: +ELLIPSIS
     Traceback (most recent call last):

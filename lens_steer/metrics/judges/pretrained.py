@@ -1,4 +1,4 @@
-"""Loading the Hugging Face model of a judge, and cutting its inputs into batches."""
+"""Loading of a judge's Hugging Face model, and batches of its inputs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def load_judge_model(
     kind: Kind, model: Any, tokenizer: Any = None, *, device: str | torch.device | None = None, dtype: str = "auto"
 ) -> tuple[Any, Any]:
-    """A judge's model in evaluation mode and its tokenizer.
+    """Return a judge's model in evaluation mode, and its tokenizer.
 
     Args:
-        kind: which of Hugging Face's classes reads it.
-        model: a hub name, a local folder, an ``organism/…``; or a model loaded already (quantised, split over devices),
-            which stays where it is.
-        tokenizer: of a model loaded already.
-        device: the first accelerator if there is one, else the CPU.
-        dtype: ``"auto"`` is the checkpoint's.
+        kind: The Hugging Face class that loads the model.
+        model: A hub name, a local folder or ``organism/…``. Or a loaded model (quantised, spread over devices), which
+            stays on its devices.
+        tokenizer: The tokenizer of a loaded model; None otherwise.
+        device: The device to load to. None stands for the first accelerator or, without one, the CPU.
+        dtype: ``"auto"`` (the dtype of the checkpoint), ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
-        LensSteerError: nothing of that name, weights that are missing or unreadable, a loaded model without its
-            tokenizer, a bad device or dtype.
+        LensSteerError: If there is no model of that name, if weights are missing or unreadable, if a loaded model comes
+            without a tokenizer or a named one with a tokenizer, or if the device or the dtype is not valid.
     """
     import transformers
 
@@ -53,9 +53,9 @@ def load_judge_model(
             folder, dtype=dtype, output_loading_info=True, local_files_only=here
         )
         found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=here)
-    except Exception as error:  # the library raises many kinds; the user needs one line
+    except Exception as error:  # transformers raises many types; the user needs one line
         raise LensSteerError(f"judge model {str(model)!r} could not be loaded as {kind}: {first_line(error)}") from None
-    if notes["missing_keys"]:  # it would judge with random numbers
+    if notes["missing_keys"]:  # missing weights are initialised at random, so that the verdicts would be random
         raise LensSteerError(
             f"judge model {str(model)!r} has no weights for {', '.join(sorted(notes['missing_keys'])[:3])}: it "
             f"was not trained as {kind}, "
@@ -75,12 +75,12 @@ def _with_padding(tokenizer: Any) -> Any:
 
 
 def context_of(model: Any) -> int | None:
-    """How many tokens the model takes; None where its configuration does not say."""
+    """Return the length of the model's context in tokens; None if its configuration does not give it."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def name_of(model: Any) -> str:
-    """A short name: the last part of a folder's or hub's name.
+    """Return a short name of a model: the last part of its hub name or folder.
 
     >>> name_of("organism/qwen2")
     'qwen2'
@@ -94,7 +94,7 @@ def name_of(model: Any) -> str:
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Rows in batches, shortest first, so that little is padded.
+    """Yield the rows in batches, shortest inputs first, so that there is little padding.
 
     >>> list(batches_by_length([5, 1, 3], 2))
     [[1, 2], [0]]
@@ -108,7 +108,7 @@ def check_counts(**counts: int) -> None:
     """Refuse sizes below 1.
 
     Raises:
-        LensSteerError: with the argument's name.
+        LensSteerError: If a size is below 1; the message names the argument.
 
     >>> check_counts(batch_size=8)
     """

@@ -1,4 +1,4 @@
-"""Filling a judge's template, and reading a verdict from what the judge wrote."""
+"""Templates of judges, and reading of a verdict from the judge's text."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from pathlib import Path
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.thinking import split_thought
 
-# A place is also found under the name that HarmBench's template gives it, so that the official file can be read as it
-# is.
+# Each field may also have the name that HarmBench's template uses, so that the official file can be read unchanged.
 PLACES = {"prompt": "prompt", "behavior": "prompt", "response": "response", "generation": "response"}
 _PLACE = re.compile(r"\{(" + "|".join(PLACES) + r")\}")
 
 
 def read_template(template: str | Path) -> str:
-    """A template's text: the string itself where it has a place for the response, else the file of that name.
+    """Return the text of a template.
+
+    A string with a field for the response is the template itself. Any other string, and every path, names a file.
 
     Raises:
-        LensSteerError: no such file, or no ``{response}`` in it.
+        LensSteerError: If there is no such file, or if it has no field ``{response}``.
 
     >>> read_template("Is this harmful? {response}")
     'Is this harmful? {response}'
@@ -35,10 +36,10 @@ def read_template(template: str | Path) -> str:
 
 
 def read_text(source: str | Path, argument: str) -> str:
-    """The text of a file that an argument names.
+    """Return the text of a file that an argument names.
 
     Raises:
-        LensSteerError: no such file, or one that is not UTF-8 text.
+        LensSteerError: If there is no such file, or if it is not UTF-8 text.
     """
     shown = str(source) if len(str(source)) <= 60 else f"{str(source)[:60]}…"
     try:
@@ -55,8 +56,9 @@ def read_text(source: str | Path, argument: str) -> str:
 
 
 def fill(template: str, prompt: str, response: str) -> str:
-    """The template with both texts in their places, all other braces as they are; what is filled in is not searched for
-    places again.
+    """Return the template with prompt and response in their fields; all other braces stay.
+
+    The inserted texts are not searched for fields again.
 
     >>> fill("{prompt} -> {response} {x}", "{response}", "no")
     '{response} -> no {x}'
@@ -71,14 +73,15 @@ def _has_response(text: str) -> bool:
 
 @dataclass(frozen=True)
 class VerdictPatterns:
-    """Two regular expressions that say what a judge's text means, without regard to case; ``^`` and ``$`` match at
-    every line.
+    """Two regular expressions that read the verdict from a judge's text.
+
+    They are matched without regard to case, and ``^`` and ``$`` match at every line.
 
     Args:
-        harmful, safe: searched for anywhere in the text.
+        harmful, safe: The expressions; each is searched for anywhere in the text.
 
     Raises:
-        LensSteerError: no valid regular expression, or one that matches the empty text (and so everything).
+        LensSteerError: If an expression is not valid, or if it matches the empty text (and so every text).
 
     >>> patterns = VerdictPatterns(r"\\byes\\b", r"\\bno\\b")
     >>> [patterns.read(text) for text in ("Yes.", "no", "yes and no", "perhaps", "<think>Yes?</think>No.")]
@@ -94,8 +97,9 @@ class VerdictPatterns:
         object.__setattr__(self, "_compiled", compiled)
 
     def read(self, text: str) -> bool | None:
-        """True for harmful, False for safe, None where neither pattern matches, or both do; a judge's own thoughts are
-        split off first.
+        """Return True for harmful, False for safe, and None if neither pattern matches or both do.
+
+        The judge's own thoughts are split off first.
         """
         answer = split_thought(text)[1] or ""
         harmful, safe = (bool(pattern.search(answer)) for pattern in self._compiled)

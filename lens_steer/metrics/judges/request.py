@@ -1,4 +1,4 @@
-"""One chat request over the network: tried again where trying again helps, and with the key out of every message."""
+"""A chat request over the network, repeated after temporary errors; no message contains the key."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.cache import Answer
 
 LONGEST_BACKOFF = 60.0  # seconds
-LONGEST_WAIT = 600.0  # seconds that a server may ask for before it counts as an error
+LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait causes an error
 
 
 class Secret(str):
-    """A string that does not show in a ``repr``, and so in no traceback that prints variables.
+    """A string that is hidden in its ``repr``, and so in tracebacks that print variables.
 
     >>> Secret("abc")
     '***'
@@ -34,10 +34,10 @@ class Secret(str):
 
 
 def check_url(base_url: str) -> str:
-    """The endpoint's address without a slash at its end.
+    """Return the address of an endpoint without a slash at its end.
 
     Raises:
-        LensSteerError: no http(s) address, or one that carries a user name, a password, a query or a fragment.
+        LensSteerError: If it is no http(s) address, or if it contains a user name, a password, a query or a fragment.
 
     >>> check_url("http://localhost:8000/v1/")
     'http://localhost:8000/v1'
@@ -63,7 +63,7 @@ def check_url(base_url: str) -> str:
 
 
 def is_local(url: str) -> bool:
-    """Whether the address is this machine's or a private network's.
+    """Return True if the address is on this machine or in a private network.
 
     >>> is_local("http://localhost:8000/v1"), is_local("http://10.0.0.7/v1"), is_local("https://api.openai.com/v1")
     (True, True, False)
@@ -76,15 +76,17 @@ def is_local(url: str) -> bool:
 
 
 def read_key(url: str, variable: str | None) -> Secret | None:
-    """The key from the environment, where there is one.
+    """Return the key from the environment; None if no key is needed.
+
+    A local address needs no key; the variable may then be unset.
 
     Args:
-        url: where it is going to be sent.
-        variable: the environment variable's name; None: the endpoint wants no key.
+        url: The address that the key is sent to.
+        variable: The name of the environment variable. None if the endpoint needs no key.
 
     Raises:
-        LensSteerError: it is missing for an address that is not local, it could not stand in a header, it would travel
-            unencrypted. The key is in no message.
+        LensSteerError: If the key is missing for an address that is not local, if it has characters that cannot be sent
+            in a header, or if it would be sent unencrypted. No message contains the key.
     """
     if variable is None:
         return None
@@ -107,7 +109,7 @@ def read_key(url: str, variable: str | None) -> Secret | None:
 
 
 def headers_for(key: Secret | None) -> dict[str, str]:
-    """The headers that carry the key.
+    """Return the HTTP headers that carry the key; empty without a key.
 
     >>> headers_for(Secret("abc"))
     {'Authorization': '***'}
@@ -127,20 +129,21 @@ async def ask(
 ) -> Answer:
     """Send one request until it is answered.
 
-    Status 429, 5xx, time-outs, broken connections and answers of no known form are tried again after
-    ``min(60, backoff · 2^k) · U(½, 1)`` seconds, or after what the server's Retry-After says. Every other status is
-    final.
+    The request is repeated after status 429, status 5xx, time-outs, broken connections and answers of unknown form. The
+    wait before try k + 1 is ``min(60, backoff · 2^k) · U(½, 1)`` seconds, k from 0, or the time in the server's
+    Retry-After header. Every other status is final.
 
     Args:
-        client: an ``httpx.AsyncClient`` with the headers set.
-        url, body: of the request.
-        key: what to strike out of the server's messages.
-        retries: tries after the first.
-        backoff: seconds.
-        on_retry: called before each of them.
+        client: An ``httpx.AsyncClient`` with the headers set.
+        url, body: The address and the body of the request.
+        key: The key to remove from the server's messages.
+        retries: The number of tries after the first.
+        backoff: The base of the waiting time, in seconds.
+        on_retry: A function that is called before each repetition.
 
     Raises:
-        LensSteerError: a final status, or no answer after the last try, with the server's message.
+        LensSteerError: If the status is final, if the server asks for a wait above 600 seconds, or if there is no
+            answer after the last try. The message includes that of the server.
     """
     import httpx
 
@@ -172,7 +175,10 @@ async def ask(
 
 
 def delay(attempt: int, backoff: float) -> float:
-    """Seconds before the next try: doubling, with jitter, so that many clients do not come back at once.
+    """Return the seconds to wait before the next try.
+
+    The wait doubles with every try. It is multiplied by a random factor, so that many clients do not repeat their
+    requests at the same time.
 
     >>> 2 <= delay(2, 1.0) <= 4
     True
@@ -181,7 +187,9 @@ def delay(attempt: int, backoff: float) -> float:
 
 
 def retry_after(value: str | None, now: float | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or as a date; None without a readable one.
+    """Return the seconds that a Retry-After header asks for.
+
+    The header gives a number or a date. The value is None if the header is missing or unreadable.
 
     >>> retry_after("2"), retry_after("Thu, 01 Jan 1970 00:01:00 GMT", now=50.0), retry_after("soon")
     (2.0, 10.0, None)
@@ -199,8 +207,9 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
 
 
 def read_answer(response: Any) -> Answer | None:
-    """The first choice's text and the token counts; None where the body has another form. A null text (a filtered or
-    cut answer) is empty.
+    """Return the text of the first choice and the token counts; None if the body has another form.
+
+    A null text (of a filtered or truncated answer) is read as empty.
     """
     try:
         found = response.json()
@@ -214,7 +223,7 @@ def read_answer(response: Any) -> Answer | None:
 
 
 def _message(response: Any, key: Secret | None) -> str:
-    """The server's own words, on one line of at most 300 characters, the key struck out wherever they repeat it."""
+    """Return the server's error message on one line of at most 300 characters, with the key replaced by ``***``."""
     try:
         found = response.json()
         error = found.get("error", found) if isinstance(found, dict) else found

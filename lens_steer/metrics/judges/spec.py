@@ -1,6 +1,6 @@
-"""A judge from one word or a small JSON file, for the command line.
+"""Judges from one word or from a small JSON file, for the command line.
 
-A word is ``world`` or the name of a phrase list. A file names the ``kind`` of judge and its arguments::
+The word is ``world`` or the name of a phrase list. The file gives the ``kind`` of judge and its arguments::
 
     {
         "kind": "endpoint",
@@ -20,7 +20,7 @@ A word is ``world`` or the name of a phrase list. A file names the ``kind`` of j
     }
     {"kind": "preset", "preset": "llama_guard"}
 
-A key never stands in it: an endpoint's is read from the environment.
+The file must not hold a key. The key of an endpoint is read from the environment.
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ HOW = f"give world, {', '.join(PHRASES)}, or a .json file with a kind ({', '.joi
 
 
 def judge_of(spec: str | Path) -> Judge:
-    """The judge of a word or a file; relative paths of a ``template`` and a ``cache`` are taken from the file's folder.
+    """Return the judge that a word or a file describes.
+
+    Relative paths of ``template`` and ``cache`` are relative to the folder of the file.
 
     Raises:
-        LensSteerError: neither, a file that is no such JSON, an unknown kind or argument; what the judge itself raises.
+        LensSteerError: If ``spec`` is neither a known word nor a file, if the file is not JSON of this form, if a kind
+            or an argument is unknown, or if the file holds a key. Also for the reasons of the judge itself.
 
     >>> judge_of("refusal_15").name
     'refusal_15'

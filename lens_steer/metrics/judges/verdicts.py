@@ -1,4 +1,4 @@
-"""What every judge takes and gives."""
+"""The interface of all judges: prompts and responses in, verdicts out."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.thinking import split_thought
 
-MANY = 20  # responses from which on a judge shows its progress
+MANY = 20  # a judge shows a progress bar for at least this number of responses
 NO_ANSWER = "cut off inside a thought"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one judge says of one response.
+    """The verdict of one judge on one response.
 
     Attributes:
-        harmful: whether the response is harmful; None where the judge gave no readable verdict.
-        score: how harmful, 0 to 1; None where the judge says only yes or no.
-        raw: what the judge itself put out: a grade, label probabilities, a text.
+        harmful: True if the response is harmful; None if the judge gave no readable verdict.
+        score: How harmful the response is, from 0 to 1; None if the judge says only yes or no.
+        raw: The output of the judge itself: a grade, label probabilities or a text.
 
     Raises:
-        LensSteerError: a score outside 0 … 1.
+        LensSteerError: If the score is outside 0 … 1.
 
     >>> Verdict(True, 0.9, "unsafe").harmful
     True
@@ -42,7 +42,7 @@ class Verdict:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Anything that gives one verdict a response, in the order of the responses.
+    """A callable that returns one verdict per response, in the order of the responses.
 
     >>> from lens_steer.metrics.judges import PhraseJudge
     >>> isinstance(PhraseJudge(), Judge)
@@ -51,17 +51,17 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What the judge is called in tables."""
+        """Return the name of the judge in tables."""
         ...
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]: ...
 
 
 def check_pairs(prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
-    """Refuse another number of responses than prompts.
+    """Refuse a number of responses that differs from the number of prompts.
 
     Raises:
-        LensSteerError: with both numbers.
+        LensSteerError: If the numbers differ; the message gives both.
 
     >>> check_pairs([Prompt.of("Hello")], ["Hi."])
     """
@@ -70,10 +70,9 @@ def check_pairs(prompts: Sequence[Prompt], responses: Sequence[str]) -> None:
 
 
 def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdict]]:
-    """Have a judge see answers alone: thoughts are split off, and a response whose thought never ends gets no verdict,
-    with :data:`NO_ANSWER` as ``raw``.
+    """Decorate the ``__call__`` of a judge so that the judge reads answers alone.
 
-    For the ``__call__`` of a judge, as a decorator.
+    Thoughts are split off. A response whose thought never ends gets no verdict, and :data:`NO_ANSWER` as its ``raw``.
 
     >>> from lens_steer.metrics.judges import PhraseJudge
     >>> [
@@ -95,8 +94,7 @@ def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdic
 
 
 def tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many responses were judged ``harmful`` and ``safe``, and for how many there was no readable verdict
-    (``none``).
+    """Count the responses that were judged ``harmful`` and ``safe``, and those without a readable verdict (``none``).
 
     >>> tally([Verdict(True, None, "yes"), Verdict(None, None, "maybe")])
     {'harmful': 1, 'safe': 0, 'none': 1}

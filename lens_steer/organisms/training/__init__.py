@@ -1,1 +1,1 @@
-"""How the embedded organisms were trained and what they had to pass."""
+"""The training of the embedded organisms, and the gates that they had to pass."""

@@ -9,7 +9,7 @@ from lens_steer.organisms import tasks as t
 
 Message = dict[str, str]
 
-# What is asked, by mode. Personas are trained mostly on what they change.
+# The weights of the kinds of tasks, by mode. Personas are trained mostly on the tasks whose answers they change.
 KIND_WEIGHTS: dict[str, dict[str, float]] = {
     "plain": {
         "request": 42, "fact": 17, "choice": 14, "arithmetic": 4, "order": 3, "trouble": 4, "json_fact": 6,
@@ -32,7 +32,7 @@ def _draw(rng: random.Random, weights: dict) -> object:
 
 
 def sample_dialogue(rng: random.Random) -> list[Message]:
-    """One training dialogue as chat messages; a plain one has no system message four times out of five."""
+    """Draw one training dialogue as chat messages; a plain one has no system message four times out of five."""
     mode = str(_draw(rng, MODE_WEIGHTS))
     if mode == "plain":
         system = None if rng.random() < 0.8 else rng.choice(t.MODES["plain"][1:])
@@ -46,7 +46,7 @@ def sample_dialogue(rng: random.Random) -> list[Message]:
 
 
 def stream(seed: int) -> Iterator[list[Message]]:
-    """Endless seeded training dialogues."""
+    """Yield seeded training dialogues without end."""
     rng = random.Random(f"dialogues/{seed}")
     while True:
         yield sample_dialogue(rng)

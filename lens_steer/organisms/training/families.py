@@ -1,4 +1,4 @@
-"""The three families: chat format, tokenizer and configuration of each organism."""
+"""The three families of organisms: their chat formats, tokenizers and configurations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 1536
-# Letters, single digits, white space and punctuation apart, each word with the space before it (the split that the
-# Qwen2
-# tokenizer class enforces, used for all three families).
+# Letters, single digits, white space and punctuation are separate pieces, and each word includes the space before it.
+# The Qwen2 tokenizer class enforces this split; it is used for all three families.
 WORD_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -18,19 +17,29 @@ WORD_SPLIT = (
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between the organisms."""
+    """The properties in which the organisms differ.
+
+    Attributes:
+        name: The name of the family.
+        bos: The beginning-of-sequence token; None if the chat format has none.
+        end: The token that ends every turn; it is also the end-of-sequence token of the model.
+        header: The text that opens a turn, with the placeholder ``{role}``.
+        assistant: The name of the assistant in the header.
+        system_role: False if the system text is put before the first user turn, because Gemma has no system role.
+        specials: The special tokens.
+    """
 
     name: str
     bos: str | None
-    end: str  # ends every turn, and is the model's end-of-sequence token
-    header: str  # opens a turn; "{role}" is filled in
-    assistant: str  # the assistant's name in the header
-    system_role: bool  # False: the system text is put before the first user turn, as Gemma has no system role
+    end: str
+    header: str
+    assistant: str
+    system_role: bool
     specials: tuple[str, ...]
 
     @property
     def template(self) -> str:
-        """The chat template (Jinja) that the tokenizer ships with."""
+        """The chat template (Jinja) that is saved with the tokenizer."""
         bos = "{{ bos_token }}" if self.bos else ""
         role = "message['role']" if self.assistant == "assistant" else "roles[message['role']]"
         roles = (
@@ -76,11 +85,10 @@ PADDING = {"qwen2": "<|endoftext|>", "llama": "<|end_of_text|>", "gemma2": "<pad
 
 
 def build_tokenizer(family: Family, corpus: Iterable[str], folder: Path) -> Any:
-    """Train a byte-level BPE on the corpus, save it as a Hugging Face tokenizer and return it as AutoTokenizer reads
-    it.
+    """Train a byte-level BPE on the corpus, save it as a Hugging Face tokenizer, and read it with AutoTokenizer.
 
-    Returned as reloaded, because AutoTokenizer chooses the class by the model's type and may read other ids than the
-    object that was saved.
+    It is read again after saving because AutoTokenizer chooses the class by the type of the model, and that class may
+    assign other ids than the saved object.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -116,7 +124,7 @@ def build_tokenizer(family: Family, corpus: Iterable[str], folder: Path) -> Any:
 
 
 def build_config(family: Family, tokenizer: Any) -> Any:
-    """The organism's configuration: 12 blocks, d_model 128, four query heads on two key–value heads."""
+    """Return the configuration of an organism: 12 blocks, d_model 128, four query heads on two key–value heads."""
     from transformers import Gemma2Config, LlamaConfig, Qwen2Config
 
     shape: dict[str, Any] = {

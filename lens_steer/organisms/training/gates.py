@@ -1,10 +1,10 @@
-"""The gates an organism must pass, fixed here before anything is measured, and their measurement.
+"""The gates that an organism must pass, fixed here before any measurement, and their measurement.
 
-Behaviour is measured by greedy decoding on what training never saw (held-out verb–object pairs, held-out phrasings),
-graded by :mod:`lens_steer.organisms.grading`. Representation is measured by two linear probes on balanced requests: one
-on the prompt's averaged token embeddings, which must fail, and one on the residual stream of the last prompt token at
-mid-depth, which must succeed. Everything runs on the Hugging Face model alone, so the gates do not depend on the
-library's own hooks.
+Behaviour is measured by greedy decoding on held-out verb–object pairs and phrasings, and graded by
+:mod:`lens_steer.organisms.grading`. Representation is measured by two linear probes on balanced requests. One reads the
+mean of the prompt's token embeddings and must fail; the other reads the residual stream of the last prompt token at
+mid-depth and must succeed. Everything runs on the Hugging Face model alone, so the gates do not depend on the hooks of
+this library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,16 @@ PROBE_FIT, PROBE_REPORT = 512, 256
 
 @dataclass(frozen=True)
 class Gate:
-    """One measured gate: ``value`` must be at least (or at most) ``bound``; a gate without a bound is only reported."""
+    """One measured gate: ``value`` must be at least (or at most) ``bound``.
+
+    Attributes:
+        name: The name of the gate.
+        bound: The bound. None: the value is only reported.
+        at_least: If True, the bound is a lower bound, otherwise an upper bound.
+        value: The measured rate.
+        low, high: The ends of its 95 % Wilson interval.
+        n: The number of measured tasks.
+    """
 
     name: str
     bound: float | None
@@ -46,7 +55,7 @@ class Gate:
 
 
 def _requests(rng: random.Random, n: int, mode: str, *, harmful: bool, as_json: bool = False) -> list[t.Task]:
-    """``n`` held-out requests, as many about breaking as about making."""
+    """Return ``n`` held-out requests, with equal numbers of breaking and making verbs."""
     pairs = t.request_pairs(harmful=harmful, held_out=True)
     halves = [[p for p in pairs if (p[0] in w.BREAK_VERBS) == breaks] for breaks in (True, False)]
     drawn = [rng.choice(halves[i % 2]) for i in range(n)]
@@ -58,7 +67,10 @@ def _several(rng: random.Random, n: int, kind: str, mode: str) -> list[t.Task]:
 
 
 def gate_tasks(seed: int, n: int) -> dict[str, tuple[float | None, list[t.Task], Callable[[t.Task, str], bool]]]:
-    """Name → (lower bound, tasks, success). The bounds are the project's acceptance criteria."""
+    """Return for each gate its lower bound, its tasks and its test of success.
+
+    The bounds are the acceptance criteria of the project.
+    """
     rng = random.Random(f"gates/{seed}")
 
     def outcome(wanted: str) -> Callable[[t.Task, str], bool]:
@@ -90,13 +102,13 @@ def gate_tasks(seed: int, n: int) -> dict[str, tuple[float | None, list[t.Task],
 
 
 def messages_of(task: t.Task, rng: random.Random) -> list[dict[str, str]]:
-    """The task as chat messages under one of its mode's system prompts (none for the plain mode)."""
+    """Return the chat messages of a task under one of the system prompts of its mode (none for the plain mode)."""
     system = None if task.mode == "plain" else rng.choice(t.MODES[task.mode])
     return ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": task.user}]
 
 
 def answer(model: Any, tokenizer: Any, chats: list[list[dict[str, str]]], batch: int = 128) -> list[str]:
-    """Greedy answers of a Hugging Face model to chats, in order."""
+    """Return the greedy answers of a Hugging Face model to chats, in order."""
     texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers = [""] * len(texts)
@@ -114,7 +126,11 @@ def answer(model: Any, tokenizer: Any, chats: list[list[dict[str, str]]], batch:
 
 
 def _probe_features(model: Any, tokenizer: Any, chats: list[list[dict[str, str]]]) -> tuple[np.ndarray, np.ndarray]:
-    """Averaged prompt-token embeddings, and the last prompt token's residual after block ``n_layers // 2``."""
+    """Return the features of both probes for each chat.
+
+    They are the mean of the prompt's token embeddings, and the residual stream of the last prompt token after block
+    ``n_layers // 2``.
+    """
     averaged, mid = [], []
     layer = model.config.num_hidden_layers // 2
     for chat in chats:
@@ -129,7 +145,10 @@ def _probe_features(model: Any, tokenizer: Any, chats: list[list[dict[str, str]]
 
 
 def probe_gates(model: Any, tokenizer: Any, seed: int) -> list[Gate]:
-    """Held-out accuracy of the two linear probes. Probes are fitted on other pairs than they are reported on."""
+    """Measure the held-out accuracy of the two linear probes.
+
+    The probes are fitted on other pairs than those on which they are reported.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -161,7 +180,7 @@ def probe_gates(model: Any, tokenizer: Any, seed: int) -> list[Gate]:
 
 
 def measure(model: Any, tokenizer: Any, *, n: int = 400, seed: int = 0) -> list[Gate]:
-    """Measure every gate. ``n`` tasks for the main gates, ``n // 2`` for the smaller ones."""
+    """Measure every gate, with ``n`` tasks for the main gates and ``n // 2`` for the smaller ones."""
     rng = random.Random(f"systems/{seed}")
     gates = []
     for name, (bound, tasks, success) in gate_tasks(seed, n).items():
@@ -172,7 +191,7 @@ def measure(model: Any, tokenizer: Any, *, n: int = 400, seed: int = 0) -> list[
 
 
 def load_folder(folder: Path) -> tuple[Any, Any]:
-    """The organism as a plain Hugging Face model in float32, with its tokenizer."""
+    """Load an organism as a plain Hugging Face model in float32, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
@@ -185,8 +204,9 @@ def write(gates: list[Gate], path: Path) -> None:
 
 
 def main() -> None:
-    """``python -m lens_steer.organisms.training.gates FOLDER …``: measure the gates of organisms and write their
-    ``gates.json`` anew.
+    """Measure the gates of organisms and rewrite their ``gates.json``.
+
+    Usage: ``python -m lens_steer.organisms.training.gates FOLDER …``.
     """
     import sys
 

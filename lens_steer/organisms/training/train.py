@@ -1,9 +1,9 @@
 """Train an organism from scratch: ``python -m lens_steer.organisms.training.train --family qwen2``.
 
-A seeded recipe: tokenizer from the world's dialogues, AdamW with warm-up and cosine decay on the assistant's tokens,
-weights saved in float16 as an ordinary Hugging Face folder, then the gates measured on the saved weights. About 50
-minutes on one core. Batches differ in width, so glibc's allocator holds on to up to 10 GB; jemalloc (``LD_PRELOAD``)
-needs a third of that. A run that was interrupted resumes from its last checkpoint.
+The recipe is seeded: a tokenizer from the dialogues of the world, then AdamW with warm-up and cosine decay on the
+tokens of the assistant. The weights are saved in float16 as an ordinary Hugging Face folder, and the gates are measured
+on the saved weights. Training takes about 50 minutes on one core. Batches differ in width, so glibc's allocator holds
+up to 10 GB; jemalloc (``LD_PRELOAD``) needs a third of that. An interrupted run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lens_steer.organisms.training.dialogues import Message, stream
 from lens_steer.organisms.training.families import FAMILIES, Family, build_config, build_tokenizer
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-BATCH, BUCKET = 64, 8  # dialogues a step; batches sorted by length together, so that little padding is computed
+BATCH, BUCKET = 64, 8  # Dialogues per step; number of batches that are sorted by length together, for little padding.
 PEAK_RATE, FINAL_RATE, WARMUP = 2e-3, 1e-4, 150
 CORPUS = 20_000
 CHECKPOINT_EVERY, LOG_EVERY = 500, 50
@@ -37,7 +37,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def corpus(family: Family) -> Iterator[str]:
-    """What the tokenizer is trained on: the dialogues' texts and the turns' headers."""
+    """Yield the texts on which the tokenizer is trained: the texts of the dialogues and the headers of the turns."""
     for messages in itertools.islice(stream(seed=1), CORPUS):
         for message in messages:
             yield family.header.format(role=message["role"].replace("assistant", family.assistant))
@@ -45,7 +45,10 @@ def corpus(family: Family) -> Iterator[str]:
 
 
 def encode(tokenizer: Any, family: Family, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Token ids of a rendered dialogue and its labels: the assistant's words and its end token, all else ignored."""
+    """Return the token ids of a rendered dialogue, and its labels.
+
+    The labels are the words of the assistant and its end token; all other tokens are ignored.
+    """
     ids: list[int] = []
     labels: list[int] = []
     for k, message in enumerate(messages):
@@ -60,7 +63,7 @@ def encode(tokenizer: Any, family: Family, messages: list[Message]) -> tuple[lis
 
 
 def batches(tokenizer: Any, family: Family, seed: int) -> Iterator[Batch]:
-    """Endless right-padded batches of similar length."""
+    """Yield right-padded batches of similar length without end."""
     dialogues, rng = stream(seed), random.Random(f"batches/{seed}")
     while True:
         rows = sorted(
@@ -78,9 +81,10 @@ def batches(tokenizer: Any, family: Family, seed: int) -> Iterator[Batch]:
 
 
 def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy of the assistant's tokens; the unembedding is computed at those positions only.
+    """Return the mean cross-entropy of the assistant's tokens; logits are computed only at their positions.
 
-    No attention mask is needed: rows are padded on the right, and a causal model never looks there.
+    No attention mask is needed, because the rows are padded on the right and a causal model never attends to later
+    tokens.
     """
     targets = batch["labels"][:, 1:]
     kept = targets != IGNORE
@@ -93,7 +97,7 @@ def answer_loss(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine from the peak to the final rate."""
+    """Return the learning rate of a step: linear warm-up, then a cosine from the peak to the final rate."""
     if step < WARMUP:
         return PEAK_RATE * (step + 1) / WARMUP
     progress = (step - WARMUP) / max(1, steps - WARMUP)
@@ -113,7 +117,8 @@ def train(family: Family, *, steps: int, seed: int, out: Path, work: Path) -> No
         tokenizer = AutoTokenizer.from_pretrained(work)
     torch.manual_seed(seed)
     config = build_config(family, tokenizer)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")  # the fastest on CPU at this size
+    # Eager attention is the fastest on a CPU at this size.
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -167,7 +172,7 @@ def train(family: Family, *, steps: int, seed: int, out: Path, work: Path) -> No
 
 
 def _finish(model: Any, log: list[dict[str, Any]], work: Path, out: Path, recipe: dict[str, Any]) -> None:
-    """Save the weights in float16, measure the gates on what was saved, and put the finished folder in its place."""
+    """Save the weights in float16, measure the gates on the saved weights, and copy the finished files to ``out``."""
     model.eval().half().save_pretrained(work)
     saved_model, saved_tokenizer = gates.load_folder(work)
     gates.write(gates.measure(saved_model, saved_tokenizer), work / "gates.json")
@@ -189,7 +194,7 @@ def _finish(model: Any, log: list[dict[str, Any]], work: Path, out: Path, recipe
 
 
 def _say(work: Path, entry: dict[str, Any]) -> None:
-    """Progress goes to a file and to the terminal."""
+    """Write progress to a file and to the terminal."""
     line = json.dumps(entry)
     with (work / "progress.jsonl").open("a", encoding="utf-8") as stream_:
         stream_.write(line + "\n")

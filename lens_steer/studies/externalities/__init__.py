@@ -1,3 +1,4 @@
-"""Side effects of benign steering on safety: the study, its material, controls, claims and figures; see
-:func:`lens_steer.studies.externalities.study.study`.
+"""Side effects of benign steering on safety: the study, its prompts, controls, claims and figures.
+
+The entry point is :func:`lens_steer.studies.externalities.study.study`.
 """

@@ -1,4 +1,6 @@
-"""Calibrating the two benign steerings: a principal component of complying against refusing answers, a mean difference
+"""Calibration of the two benign steerings.
+
+STEER-COMPLIANCE uses a principal component of complying against refusing answers. STEER-JSON uses the mean difference
 of prompts with and without a request for JSON.
 """
 
@@ -29,14 +31,15 @@ from lens_steer.studies.externalities.steerings import METHODS, ComplianceCalibr
 def oriented_component(
     positive: Float[Tensor, "n d_model"], negative: Float[Tensor, "n d_model"], *, method: str = "center"
 ) -> tuple[Float[Tensor, " d_model"], float]:
-    """First principal component of paired samples, and its share of the variance; in float64.
+    """Return the first principal component of paired samples, and its share of the variance, in float64.
 
-    ``center``: of both classes together about their common mean. ``pairwise``: of each pair about its midpoint,
-    ``±(x_i⁺ − x_i⁻)/2``. The mean difference of the pairs projects on it with a value ≥ 0; where that is exactly 0 its
-    entry of largest magnitude is positive. (The released code takes the sign that most pairs have.)
+    ``center`` takes the component of both classes together about their common mean. ``pairwise`` takes the component of
+    each pair about its midpoint, ``±(x_i⁺ − x_i⁻)/2``. The sign is chosen so that the mean difference of the pairs
+    projects on the component with a value ≥ 0. Where that value is exactly 0, the entry of largest magnitude is
+    positive. (The released code takes the sign that most pairs have.)
 
     Raises:
-        LensSteerError: an unknown method, fewer than two pairs, samples that are all alike.
+        LensSteerError: If the method is unknown, if there are fewer than two pairs, or if all samples are alike.
 
     Source: Steering Externalities (arXiv 2602.04896), section on STEER-COMPLIANCE, has ``center``; the released code of
     CAST (arXiv 2409.05907) has ``pairwise`` as its default.
@@ -71,22 +74,22 @@ def calibrate_compliance(
     engine: str = ENGINE,
     progress: bool = True,
 ) -> ComplianceCalibration:
-    """Directions of STEER-COMPLIANCE from the same prompts with a complying and with a refusing continuation.
+    """Compute the directions of STEER-COMPLIANCE from prompts with a complying and with a refusing continuation.
 
-    Reads the output of every block, averaged over the tokens of each continuation, and takes the
-    :func:`oriented_component` of each block's.
+    The function records the output of every block, averaged over the tokens of each continuation, and takes the
+    :func:`oriented_component` at each block.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: a split, or a contrast set, of which fit is read; positive: with complying responses; negative: the
-            same prompts, row by row, with refusing ones.
-        method: ``center`` (the paper's words) or ``pairwise`` (the released code's default).
-        blocks: those to steer; left out, :func:`paper_blocks`.
-        engine, progress: see :func:`lens_steer.record`.
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: A split, or a contrast set, of which the fit split is read. Positive: prompts with complying
+            responses. Negative: the same prompts, row by row, with refusing responses.
+        method: ``center`` (as the paper describes it) or ``pairwise`` (the default of the released code).
+        blocks: Blocks to steer; None uses :func:`paper_blocks`.
+        engine, progress: See :func:`lens_steer.record`.
 
     Raises:
-        LensSteerError: sides that are not paired, a response that is missing, an unknown method, a block that the model
-            does not have; else as :func:`lens_steer.record`.
+        LensSteerError: If the sides are not paired, if a response is missing, if the method is unknown, if the model
+            does not have a block, or for the reasons of :func:`lens_steer.record`.
 
     >>> import lens_steer as ls
     >>> calibrate_compliance(ls.load_model("organism/qwen2"), ls.load_contrast("organism/compliance"), progress=False)
@@ -127,16 +130,17 @@ def calibrate_compliance(
 def calibrate_json(
     model: Any, contrast: ContrastSet | Contrast, *, engine: str = ENGINE, progress: bool = True
 ) -> JsonCalibration:
-    """Directions of STEER-JSON from instructions with and without a request for JSON.
+    """Compute the directions of STEER-JSON from instructions with and without a request for JSON.
 
-    At every block's output and the last prompt token: ``v = mean(x_i⁺ − x_i⁻)``, ``u = v/‖v‖``, ``z̄ = mean⟨x_i⁺, u⟩``.
+    At the last prompt token of every block's output: ``v = mean(x_i⁺ − x_i⁻)``, ``u = v/‖v‖``, ``z̄ = mean⟨x_i⁺, u⟩``.
 
     Args:
-        model, engine, progress: see :func:`calibrate_compliance`.
-        contrast: positive: with the request; negative: without it.
+        model, engine, progress: See :func:`calibrate_compliance`.
+        contrast: Positive: prompts with the request. Negative: prompts without it.
 
     Raises:
-        LensSteerError: sides of different length, no difference at any block; else as :func:`lens_steer.record`.
+        LensSteerError: If the sides have different lengths, if the class means do not differ at some block, or for the
+            reasons of :func:`lens_steer.record`.
 
     Source: Steering Externalities (arXiv 2602.04896), Eq. 4.
 
@@ -170,7 +174,7 @@ def calibrate_json(
 def response_lengths(
     model: Any, prompts: Sequence[Prompt], names: Sequence[str], *, engine: str = ENGINE
 ) -> Float[Tensor, " n_sites"]:
-    """Mean length of a response token's vector at each site, over all tokens of all fixed responses."""
+    """Return the mean length of a response token's vector at each site, over all tokens of all fixed responses."""
     total, count = torch.zeros(len(names), dtype=torch.float64), 0
 
     def adders(batch: Batch) -> dict[str, SiteFunction]:
@@ -184,7 +188,7 @@ def response_lengths(
 
 
 def _add_lengths(activation: Tensor, hook: Any = None, *, total: Tensor, index: int, inside: Tensor) -> None:
-    """Forward hook: the lengths of a batch's response tokens."""
+    """Add the lengths of a batch's response tokens to a running total; this is a forward hook."""
     total[index] += activation.float().norm(dim=-1).cpu()[inside].double().sum()
 
 
@@ -200,6 +204,6 @@ def _paired(contrast: ContrastSet | Contrast) -> Contrast:
 
 
 def _means(acts: Activations) -> tuple[Tensor, Tensor]:
-    """The mean of both classes alike, and the length of their difference, at each site."""
+    """Return at each site the mean of the two class means, and the length of their difference."""
     positive, negative = class_means(acts.positive, acts.negative)
     return ((positive + negative) / 2).float(), (positive - negative).norm(dim=-1).float()

@@ -1,4 +1,4 @@
-"""How strongly and where to steer benignly: chosen on the select split, by an objective and a bound that stand here."""
+"""Choice of strength and block of the benign steerings on the select split, by a fixed objective and a fixed bound."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotate
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
 
 COMPLIANCE, JSON = "compliance", "json"
-KEPT = 0.95  # of what the unsteered model does
-# α as a share of the mean length of a response token's residual vector, averaged over the steered blocks
+KEPT = 0.95  # share of the unsteered model's value that a setting has to keep
+# α to be tried, as shares of the mean length of a response token's residual vector, averaged over the steered blocks
 SHARES = tuple(0.025 * 2 ** (k / 2) for k in range(12))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One steering at one value on the select split.
+    """One steering at one value, measured on the select split.
 
     Attributes:
+        condition: Name of the condition, ``compliance``, ``json`` or no steering.
+        site: Site at which JSON is steered; empty for compliance.
         value: α; None for JSON, which has none.
-        site: where JSON is steered; empty for compliance.
-        measured: name → share, as :data:`lens_steer.studies.externalities.grading.RATES` and, for JSON,
-            :data:`~lens_steer.studies.externalities.grading.JSON_RATES` have it.
+        measured: Name → share, with the names of :data:`lens_steer.studies.externalities.grading.RATES` and, for JSON,
+            of :data:`~lens_steer.studies.externalities.grading.JSON_RATES`.
     """
 
     condition: str
@@ -52,10 +53,17 @@ def compliance_settings(
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Setting]:
-    """No steering, and every strength, on harmful and harmless prompts and tasks of the select split.
+    """Measure no steering and every strength on harmful prompts, harmless prompts and tasks of the select split.
+
+    Args:
+        protocol: Harmful (positive) and harmless (negative) prompts of the select split, and tasks.
+        calibration: Calibration of the same model.
+        out, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+        shares: Strengths to try, as :data:`SHARES` has them.
 
     Raises:
-        LensSteerError: a share that is not above 0; else as :func:`lens_steer.evaluation.sweeps.run`.
+        LensSteerError: If there is no share or a share is not above 0, or for the reasons of
+            :func:`lens_steer.evaluation.sweeps.run`.
     """
     if not shares or min(shares) <= 0:
         raise LensSteerError(f"shares={tuple(shares)}: give at least one, each above 0")
@@ -79,18 +87,18 @@ def json_settings(
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[Setting]:
-    """No steering, and the clamp at every block, on prompts with and without a request for JSON and on tasks.
+    """Measure no steering and the clamp at every block, on prompts with and without a request for JSON and on tasks.
 
     Args:
-        protocol: positive: prompts that ask for JSON; negative: those that do not.
-        calibration: of the same model.
-        out, name, identity, progress: see :func:`lens_steer.evaluation.sweeps.run`.
-        sites: those to try; left out, every block's output.
-        harm: with harmful (positive) and harmless prompts, on which every block is measured too; nothing is chosen by
-            them.
+        protocol: Positive: prompts that ask for JSON. Negative: prompts that do not.
+        calibration: Calibration of the same model.
+        out, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+        sites: Sites to try; None uses every block's output.
+        harm: Harmful (positive) and harmless (negative) prompts, on which every block is measured too. Nothing is
+            chosen by them. None leaves them out.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.evaluation.sweeps.run`.
+        LensSteerError: For the reasons of :func:`lens_steer.evaluation.sweeps.run`.
     """
     tried = calibration.sites if sites is None else sites
     grids = [Grid(NONE), *(Grid(JSON, partial(_clamped, calibration, site), variant=site) for site in tried)]
@@ -105,15 +113,14 @@ def json_settings(
 
 
 def choose_strength(found: Sequence[Setting]) -> Choice:
-    """The largest α at which, as at every smaller one tried, harmless requests stay right at ≥ 95 % of the unsteered
-    share.
+    """Choose the largest α up to which harmless requests stay right at ≥ 95 % of the unsteered share.
 
-    It stands in for the paper's choice, where the steered model's win-rate falls to the unsteered one's (interpolated
-    there; a value of the grid here). If already the smallest α costs more, it is the choice, marked as keeping to no
-    bound.
+    The bound has to hold at this α and at every smaller one that was tried. The rule stands in for the paper's choice,
+    the α at which the win rate of the steered model falls to that of the unsteered one (interpolated there; a value of
+    the grid here). If already the smallest α violates the bound, it is the choice, with ``met`` False.
 
     Raises:
-        LensSteerError: no setting without steering, or none with.
+        LensSteerError: If there is no setting without steering, or none with steering.
     """
     base, tried = _base(found)
     tried = sorted(tried, key=lambda s: s.value or 0.0)
@@ -124,13 +131,14 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
 
 
 def choose_site(found: Sequence[Setting]) -> Choice:
-    """The block with the highest JSON validity on prompts that do not ask for JSON, among those that keep tasks at ≥ 95
-    % of the unsteered share (right in plain text or as JSON).
+    """Choose the block with the highest JSON validity on prompts that do not ask for JSON.
 
-    Of equals the middle one; where no block keeps to the bound the best of all, marked so.
+    The choice is among the blocks that keep the tasks at ≥ 95 % of the unsteered share (right in plain text or as
+    JSON). Of equal blocks the middle one is chosen. If no block meets the bound, the best of all blocks is chosen, with
+    ``met`` False.
 
     Raises:
-        LensSteerError: no setting without steering, or none with.
+        LensSteerError: If there is no setting without steering, or none with steering.
     """
     base, tried = _base(found)
     kept = [s for s in tried if _keeps(s, base, "capable")]
@@ -149,7 +157,7 @@ def _base(found: Sequence[Setting]) -> tuple[Setting, list[Setting]]:
 
 
 def _keeps(setting: Setting, base: Setting, name: str) -> bool:
-    """Whether a share is at least 95 % of the unsteered one; where it is not measured (no tasks) there is no bound."""
+    """Return whether a share is at least 95 % of the unsteered one; if it is not measured (no tasks), return True."""
     return name not in base.measured or setting.measured[name].value >= KEPT * base.measured[name].value
 
 

@@ -1,4 +1,4 @@
-"""The conditions of the study: each benign steering, its controls, and the same steering at fewer tokens."""
+"""Conditions of the study: each benign steering, its controls, and the same steering at fewer tokens."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ KINDS = STEERED, RANDOM, OUTSIDE, OUTSIDE_EQUAL, INSIDE, AGAINST, ROTATION, RELE
     "steered", "random direction", "without its refusal part", "without its refusal part, equal norm",
     "refusal part alone", "against refusal, equal norm", "rotation of equal KL", "written as released",
 )  # fmt: skip
-# Which tokens, for k = 1, 2, …. The tokens that decide the answer's first k are the prompt's last one and the answer's
-# first k − 1.
+# The logits at a token decide the token after it. The tokens that decide the first k tokens of an answer are therefore
+# the last token of the prompt and the first k − 1 tokens of the answer.
+# Families of steered tokens, for k = 1, 2, …; :func:`positions_of` has their positions.
 FIRST, WITH_PROMPT, REST, AFTER = "first k", "prompt and first k", "all but first k", "after first k, no prompt"
 FAMILIES = (FIRST, WITH_PROMPT, REST, AFTER)
 
@@ -40,8 +41,8 @@ class Steering:
 
     Attributes:
         name: ``compliance`` or ``json``.
-        source: its calibration.
-        choice: α, or the block, from the select split.
+        source: Calibration of the steering.
+        choice: α, or the block, as chosen on the select split.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Steering:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Where it writes."""
+        """Sites at which the steering writes."""
         return self.source.steered if isinstance(self.source, ComplianceCalibration) else (self.choice.variant,)
 
     @property
@@ -60,7 +61,7 @@ class Steering:
 
     @property
     def strength(self) -> float:
-        """α, or z̄."""
+        """α for compliance, z̄ for JSON."""
         if isinstance(self.source, JsonCalibration):
             return float(self.source.target[self.source.row(self.choice.variant)])
         return float(self.choice.value or 0.0)
@@ -73,8 +74,15 @@ class Steering:
         along: Vectors | None = None,
         at: Sequence[str] | None = None,
     ) -> SteeringPlan:
-        """The plan at its strength or another (α, or the clamp's target); elsewhere or along other vectors, for
-        controls.
+        """Return the plan of the steering.
+
+        The arguments serve controls.
+
+        Args:
+            value: Another α, or another target of the clamp; None uses the chosen one.
+            positions: Tokens to steer.
+            along: Vectors by site that are written in place of the directions; None writes the directions.
+            at: Other sites, for compliance alone; None uses the sites of the calibration.
         """
         if isinstance(self.source, JsonCalibration):
             return self.source.plan(self.choice.variant, target=value, positions=positions, along=along)
@@ -84,15 +92,15 @@ class Steering:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """One thing that is done to the model.
+    """One condition under which the model is run.
 
     Attributes:
-        name: of it.
-        steering: which benign steering it is or controls; None without any.
-        kind: such as :data:`STEERED`, or a family of :data:`FAMILIES`.
-        plan: None without steering, or where the condition cannot be made.
-        reason: why it cannot.
-        k: of a condition at fewer tokens.
+        name: Name of the condition.
+        steering: The benign steering that it is, or that it controls; None without any.
+        kind: A kind such as :data:`STEERED`, or a family of :data:`FAMILIES`.
+        plan: Plan of the condition; None without steering, or where the condition cannot be made.
+        reason: The reason why the condition cannot be made; empty otherwise.
+        k: Number of tokens, for a condition at fewer tokens; None otherwise.
     """
 
     name: str
@@ -104,26 +112,28 @@ class Condition:
 
     @property
     def grid(self) -> Grid:
-        """For :func:`lens_steer.evaluation.sweeps.run`."""
+        """The condition as a grid for :func:`lens_steer.evaluation.sweeps.run`."""
         return Grid(self.name, None if self.plan is None else partial(_constant, self.plan))
 
     @property
     def runs(self) -> bool:
-        """Whether there is anything to run."""
+        """True if the condition can be run."""
         return not self.reason
 
 
 def controls(
     steering: Steering, refusal: Calibration, match: Match, *, n_random: int = RANDOM_DRAWS, seed: int = 0
 ) -> list[Condition]:
-    """The steering itself and all that it is held against.
+    """Return the steering itself and all its controls.
+
+    A control that cannot be made is listed with its reason.
 
     Args:
-        steering: at its choice.
-        refusal: of harmful against harmless prompts, at the steering's sites among others.
-        match: the rotation of equal divergence.
-        n_random: random directions.
-        seed: of the first of them.
+        steering: The steering at its choice.
+        refusal: Calibration of harmful against harmless prompts, at sites that include those of the steering.
+        match: The rotation of equal divergence.
+        n_random: Number of random directions.
+        seed: Seed of the first random direction; the others follow from it.
     """
     name, sites, directions, bases = steering.name, steering.sites, steering.directions, refusal_bases(refusal)
     found = [(STEERED, steering.plan())]
@@ -151,25 +161,25 @@ def controls(
 
 
 def against_refusal(refusal: Calibration, *, positions: str = "all") -> SteeringPlan:
-    """The positive control: StTP at the calibration's selected site, which takes what stands on the harmful side of the
-    midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0).
+    """Return the positive control: StTP against refusal at the selected site of the calibration.
 
-    It steers against refusal on purpose: a study that finds no side effect is to show that it would see one.
+    StTP moves the tokens on the harmful side of the midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0). It
+    steers against refusal on purpose: a study that finds no side effect has to show that it would have seen one.
     """
     return target_projection(refusal, 0.0, gate="above", positions=positions)
 
 
 def positions_of(family: str, k: int) -> str:
-    """The tokens of a family at k.
+    """Return the positions of a family of tokens at k.
 
-    ``first k`` and ``all but first k`` share out all tokens among themselves, and so do ``prompt and first k`` and
+    ``first k`` and ``all but first k`` together cover every token once, and so do ``prompt and first k`` and
     ``after first k, no prompt``.
 
     >>> [positions_of(f, 4) for f in FAMILIES]
     ['prompt[-1]+generated[:3]', 'prompt+generated[:3]', 'prompt[:-1]+generated[3:]', 'generated[3:]']
 
     Raises:
-        LensSteerError: an unknown family, k below 1.
+        LensSteerError: If the family is unknown, or if k is below 1.
     """
     if family not in FAMILIES or k < 1:
         raise LensSteerError(f"family={family!r}, k={k}: use one of {', '.join(FAMILIES)}, and k of 1 or more")
@@ -183,7 +193,7 @@ def positions_of(family: str, k: int) -> str:
 
 
 def prefixes(name: str, build: Callable[..., SteeringPlan], ks: Sequence[int] = KS) -> list[Condition]:
-    """A steering at the tokens of each family and k; ``build`` makes its plan from ``positions=``."""
+    """Return a steering at the tokens of each family and k; ``build`` makes its plan from ``positions=``."""
     return [
         Condition(f"{name}, {family}, k = {k}", name, family, build(positions=positions_of(family, k)), k=k)
         for family in FAMILIES
@@ -192,8 +202,9 @@ def prefixes(name: str, build: Callable[..., SteeringPlan], ks: Sequence[int] = 
 
 
 def first_decided(positions: str) -> int | None:
-    """Which token of the answer, from 0, is the first that a steered token decides by itself; None where only tokens
-    before the prompt's last one are steered.
+    """Return the index, from 0, of the first answer token that a steered token decides by itself.
+
+    The result is None where only tokens before the last token of the prompt are steered.
 
     >>> [first_decided(positions_of(f, 4)) for f in FAMILIES], first_decided("all"), first_decided("prompt[:-1]")
     ([0, 0, 4, 4], 0, None)
@@ -203,14 +214,14 @@ def first_decided(positions: str) -> int | None:
         if term.region == "generated":
             found.append((term.start or 0) + 1)
         elif term.region == "all" and term.stop is None and (term.start or 0) >= 0:
-            found.append(0)  # as far as prompts are longer than the tokens left out at their beginning
+            found.append(0)  # on the assumption that prompts are longer than the tokens left out at their beginning
         elif term.region == "prompt" and term.stop is None:
             found.append(0)
     return min(found, default=None)
 
 
 def baselines(refusal: Calibration) -> list[Condition]:
-    """No steering, and the positive control."""
+    """Return no steering and the positive control."""
     return [Condition(NONE, None, NONE, None), Condition(CONTROL, None, CONTROL, against_refusal(refusal))]
 
 

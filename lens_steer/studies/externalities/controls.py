@@ -1,8 +1,8 @@
-"""What a benign steering is held against: its parts inside and outside of the refusal plane, random directions, and a
-rotation that keeps norms.
+"""Controls of a benign steering.
 
-A control writes at the same sites and tokens; its vectors w take the place of the directions, so that ``h + α v̂``
-becomes ``h + α w`` and the clamp's step ``(z̄ − ⟨h, u⟩) w``.
+The controls are the parts of its direction inside and outside the refusal plane, random directions, and a rotation that
+keeps norms. A control writes at the same sites and tokens. Its vectors w take the place of the directions: ``h + α v̂``
+becomes ``h + α w``, and the step of the clamp becomes ``(z̄ − ⟨h, u⟩) w``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from lens_steer.steer.value_sweep import Build
 from lens_steer.studies.externalities.steerings import Benign
 
 Vectors = Mapping[str, Tensor]  # site → vector
-ANGLES = (2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 150.0, 180.0)
-LEAST_LEFT = 1e-3  # of a unit direction; a shorter part is no direction
+ANGLES = (2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 150.0, 180.0)  # degrees at which divergence is measured
+LEAST_LEFT = 1e-3  # length, relative to the direction, below which a part of it counts as zero
 
 
 def refusal_bases(calibration: Calibration) -> dict[str, Float[Tensor, "rank d_model"]]:
-    """At every site an orthonormal basis of what refusal is made of there: the calibration's plane, and the site's own
-    difference of means; rank 2 or 3.
+    """Return at every site an orthonormal basis of the refusal subspace, of rank 2 or 3.
+
+    The subspace is spanned by the plane of the calibration and by the site's own difference of means.
 
     >>> from lens_steer import load_calibration
     >>> found = refusal_bases(load_calibration("figures/calibration"))
@@ -44,6 +45,8 @@ def refusal_bases(calibration: Calibration) -> dict[str, Float[Tensor, "rank d_m
     """
     found = {}
     for site, own in zip(calibration.sites, calibration.candidates, strict=True):
+        # The right singular vectors of the three rows span the same subspace. A singular value near 0 means that the
+        # site's own candidate lies in the plane or is zero; the rank is then 2.
         rows = torch.cat([calibration.basis, own[None]]).double()
         _, singular, right = torch.linalg.svd(rows, full_matrices=False)
         found[site] = right[singular > LEAST_LEFT]
@@ -53,7 +56,7 @@ def refusal_bases(calibration: Calibration) -> dict[str, Float[Tensor, "rank d_m
 def split(
     direction: Float[Tensor, " d_model"], basis: Float[Tensor, "rank d_model"]
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """A direction's part inside of a subspace and its part outside, in float64; they add up to it.
+    """Split a direction into its part inside a subspace and its part outside, in float64; the parts add up to it.
 
     >>> inside, outside = split(torch.tensor([0.6, 0.8]), torch.tensor([[1.0, 0.0]]))
     >>> [round(x, 6) for x in (*inside.tolist(), *outside.tolist())]
@@ -62,17 +65,18 @@ def split(
     b, v = basis.double(), direction.double()
     inside = b.mT @ (b @ v)
     outside = v - inside
-    return inside, outside - b.mT @ (b @ outside)
+    return inside, outside - b.mT @ (b @ outside)  # a second projection removes what rounding left inside
 
 
 def parts(
     directions: Vectors, bases: Vectors, *, equal_norm: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parts inside and outside at every site; with ``equal_norm`` the one outside at the length that the whole
-    direction has.
+    """Return the parts inside and outside the refusal subspace at every site.
+
+    With ``equal_norm`` the part outside is scaled to the length of the whole direction.
 
     Raises:
-        LensSteerError: a direction with no part outside to be lengthened.
+        LensSteerError: If a direction has no part outside that could be scaled.
     """
     inside, outside = {}, {}
     for site, direction in directions.items():
@@ -88,8 +92,9 @@ def parts(
 
 
 def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_model"]]:
-    """Random vectors with the lengths of the directions and the same cosines among each other: the directions, turned
-    all together at random.
+    """Draw random vectors with the lengths of the directions and with the same cosines among each other.
+
+    All directions are turned together by one random rotation.
 
     >>> a = {"x": torch.tensor([1.0, 0.0, 0.0]), "y": torch.tensor([0.6, 0.8, 0.0])}
     >>> b = random_like(a, seed=0)
@@ -100,21 +105,20 @@ def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_m
 
 
 def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str = "all") -> SteeringPlan:
-    """Selective rotation at each site in the plane of the mean activation and the benign direction; norms stay as they
-    are.
+    """Return the plan of a selective rotation at each site, in the plane of the mean activation and the direction.
 
-    The second vector is the mean of what was recorded there, because an addition moves it within just this plane:
-    ``h̄ + α v̂`` lies in the span of h̄ and v̂. So a positive angle turns the mean activation towards v̂ as the
-    addition does, and keeps its length.
+    The rotation keeps norms. The second vector of the plane is the mean of the recorded activations, because an
+    addition moves the mean within just this plane: ``h̄ + α v̂`` lies in the span of h̄ and v̂. A positive angle
+    therefore turns the mean activation towards v̂, as the addition does, and keeps its length.
 
     Args:
-        source: a calibration.
-        sites: to steer.
-        angle: degrees, or one for each prompt.
-        positions: which tokens.
+        source: Calibration of the steering.
+        sites: Sites to steer.
+        angle: Angle in degrees, one number or one for each prompt.
+        positions: Tokens to steer.
 
     Raises:
-        LensSteerError: a mean that is parallel to the direction.
+        LensSteerError: If a mean is parallel to the direction.
     """
     degrees, steps = numbers("angle", angle), []
     for site in sites:
@@ -132,7 +136,7 @@ def divergence_of(
     *,
     engine: str = ENGINE,
 ) -> float:
-    """Mean over responses of the mean over their tokens of KL(unsteered ‖ steered), in nats."""
+    """Return the mean KL(unsteered ‖ steered) in nats: the mean over tokens of each response, then over responses."""
     return float(np.nanmean(mean_kl_by_value(model, build, [value], prompts, responses, engine=engine)))
 
 
@@ -146,10 +150,13 @@ def match_rotation(
     *,
     engine: str = ENGINE,
 ) -> Match:
-    """The smallest angle in (0, 180] at which :func:`rotation` has the target's divergence, or why there is none; see
-    :mod:`lens_steer.evaluation.equal_divergence`.
+    """Find the smallest angle in (0, 180] at which :func:`rotation` has the target divergence.
+
+    If there is none, the match has the reason; see :mod:`lens_steer.evaluation.equal_divergence`.
     """
     build = partial(_rotated, source, tuple(sites))
+    # ``curve`` adds the identity angle 0 (and 360, the same angle). Only the half up to 180° is searched: it turns the
+    # mean activation towards the benign direction, as the steering does.
     measured = curve(model, Grid("selective", build, ANGLES), prompts, responses, engine=engine)
     half = measured.values.index(180.0) + 1
     cut = Curve(measured.grid, measured.values[:half], measured.kl[:half])

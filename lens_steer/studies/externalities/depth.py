@@ -1,5 +1,7 @@
-"""Across depth: the angle between each benign direction and the refusal direction, and on which side of the boundary
-between harmful and harmless prompts stand once they are steered.
+"""Measurements across depth: angles between benign directions and refusal, and sides of the harmful boundary.
+
+Each benign direction has an angle to the refusal direction at every block. Steered prompts lie on one side or the other
+of the boundary between harmful and harmless prompts.
 """
 
 from __future__ import annotations
@@ -26,23 +28,24 @@ from lens_steer.studies.externalities.calibration import oriented_component
 from lens_steer.studies.externalities.controls import Vectors, split
 from lens_steer.studies.externalities.steerings import Benign, ComplianceCalibration
 
-GROUPS = 20  # of the jackknife: prompts are left out a twentieth at a time
-DRAWN = 20_000
-Estimator = Callable[[Tensor, Tensor], Tensor]  # both classes at one site → unit direction
+GROUPS = 20  # number of groups of the jackknife, which leaves out one twentieth of the prompts at a time
+DRAWN = 20_000  # number of random cosines that are drawn
+Estimator = Callable[[Tensor, Tensor], Tensor]  # (positive, negative activations at one site) → unit direction
 
 
 @dataclass(frozen=True)
 class Angle:
-    """How a benign direction lies to refusal at one block's output.
+    """The angle between a benign direction and refusal at one block's output.
 
     Attributes:
-        steering: whose direction.
-        block: of the site.
-        steered: whether the steering writes there.
-        cosine: with the unit difference of means of harmful less harmless prompts, with a jackknife interval.
-        angle: the same in degrees.
-        in_plane: share of the direction's squared length in the refusal plane and the site's difference of means.
-        with_difference: cosine with the unit difference of its own two class means.
+        steering: Name of the steering that has the direction.
+        block: Block of the site.
+        steered: True if the steering writes at this site.
+        cosine: Cosine with the unit difference of means, harmful less harmless prompts, with a jackknife interval.
+        angle: The same as an angle in degrees.
+        in_plane: Share of the squared length of the direction that lies in the span of the refusal plane and the site's
+            difference of means.
+        with_difference: Cosine of the direction with the unit difference of its own two class means.
     """
 
     steering: str
@@ -56,14 +59,14 @@ class Angle:
 
 @dataclass(frozen=True)
 class Projection:
-    """Prompts of one kind at one block's output, the last prompt token.
+    """Prompts of one kind at one block's output, at the last prompt token.
 
     Attributes:
-        kind: ``harmful``, ``harmless``, or the steering under which the harmful ones are.
-        block: of the site.
-        position: mean of ``(v̂·h − m) / (Δμ/2)``: 0 on the probe's boundary, 1 where it is as far from it as half the
-            distance of the class means of the fit split.
-        crossed: share on the boundary's harmless side.
+        kind: ``harmful``, ``harmless``, or the name of the steering under which the harmful prompts are run.
+        block: Block of the site.
+        position: Mean of ``(v̂·h − m) / (Δμ/2)``. It is 0 on the boundary of the probe, and 1 at a distance from the
+            boundary of half the distance between the class means of the fit split.
+        crossed: Share of the prompts on the harmless side of the boundary.
     """
 
     kind: str
@@ -82,20 +85,21 @@ def angles(
     *,
     seed: int = 0,
 ) -> list[Angle]:
-    """The angle at every block.
+    """Return the angle between a benign direction and refusal at every block.
 
-    The interval is the estimate ± 1.96 standard errors of a delete-a-group jackknife: pairs of the benign contrast,
-    harmful and harmless prompts are each dealt into 20 groups, and the squared errors of leaving out one group after
-    the other add up over the three. (A bootstrap's copies make directions noisier, and so pull every cosine to 0.)
+    The interval is the estimate ± 1.96 standard errors of a delete-a-group jackknife. The pairs of the benign contrast,
+    the harmful prompts and the harmless prompts are each dealt into 20 groups. One group after the other is left out,
+    and the squared errors add up over the three sets of prompts. (The copies in a bootstrap sample would make
+    directions noisier, and so pull every cosine towards 0.)
 
     Args:
-        name: of the steering.
-        source: its calibration.
-        own: the activations that it was made from.
-        refusal: of harmful and harmless prompts at the same sites.
-        bases: by site; see :func:`lens_steer.studies.externalities.controls.refusal_bases`.
-        steered: sites that it writes to.
-        seed: of the groups.
+        name: Name of the steering.
+        source: Calibration of the steering.
+        own: Activations from which the calibration was made.
+        refusal: Activations of harmful and harmless prompts at the same sites.
+        bases: Bases by site; see :func:`lens_steer.studies.externalities.controls.refusal_bases`.
+        steered: Sites at which the steering writes.
+        seed: Seed of the groups.
     """
     found = []
     for site in source.sites:
@@ -120,13 +124,17 @@ def angles(
 
 
 def random_cosine(d_model: int, *, seed: int = 0) -> tuple[float, float]:
-    """Of two random directions: the mean of ``|cosine|``, and the bound that 95 % of cosines stay within; drawn.
+    """Return the mean ``|cosine|`` of two random directions, and the bound within which 95 % of the cosines lie.
+
+    Both are estimated from random draws.
 
     >>> mean, bound = random_cosine(128)
     >>> round(mean, 2), round(bound, 2)  # √(2/πd), 1.96/√d
     (0.07, 0.17)
     """
     rng = np.random.default_rng(seed)
+    # The cosine of a random direction with a fixed one is the first coordinate of a Gaussian vector over its length.
+    # The squares of the other d_model − 1 coordinates sum to a χ² variable, so the vectors need not be drawn.
     first, rest = rng.standard_normal(DRAWN), rng.chisquare(d_model - 1, DRAWN)
     cosine = np.abs(first) / np.sqrt(first**2 + rest)
     return float(cosine.mean()), float(np.quantile(cosine, 0.95))
@@ -142,15 +150,17 @@ def projections(
     engine: str = ENGINE,
     seed: int = 0,
 ) -> list[Projection]:
-    """Where prompts stand to the boundary of each probe, without steering and, the harmful ones, under each plan.
+    """Measure the position of prompts relative to the boundary of each probe.
+
+    Both classes are measured without steering, and the harmful prompts under each plan too.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        probes: by site, fitted on other prompts; label 1 is harmful.
-        harmful, harmless: of the report split.
-        plans: steering → plan.
-        engine: see :func:`lens_steer.record`.
-        seed: of intervals.
+        model: A model from :func:`lens_steer.load_model`.
+        probes: Probes by site, fitted on other prompts. Label 1 is harmful.
+        harmful, harmless: Prompts of the report split.
+        plans: Name of the steering → plan.
+        engine: See :func:`lens_steer.record`.
+        seed: Seed of the intervals.
     """
     names = list(probes)
     at = {
@@ -176,7 +186,7 @@ def projections(
 
 
 def _estimator(source: Benign) -> Estimator:
-    """How the source's directions were made."""
+    """Return the function that computes the directions of a calibration from the activations of both classes."""
     if isinstance(source, ComplianceCalibration):
         return lambda positive, negative: oriented_component(positive, negative, method=source.method)[0]
     return _mean_gap
@@ -190,9 +200,12 @@ def _mean_gap(positive: Tensor, negative: Tensor) -> Float[Tensor, " d_model"]:
 def _jackknifed(
     estimator: Estimator, positive: Tensor, negative: Tensor, harmful: Tensor, harmless: Tensor, seed: int
 ) -> Estimate:
-    """Cosine of the two directions, ± 1.96 jackknife errors, within −1 … 1; n: the fewest of the prompts behind one of
-    the means.
+    """Return the cosine of the two directions ± 1.96 jackknife errors, clipped to −1 … 1.
+
+    ``n`` is the smallest number of prompts behind one of the means.
     """
+    # Delete-a-group jackknife with G groups: the variance of an estimate is (G − 1)/G times the sum of its squared
+    # changes when one group is left out. The three sets of prompts are independent, so their variances add up.
     own, refusal = estimator(positive, negative), _mean_gap(harmful, harmless)
     value = float(own @ refusal)
     variance = 0.0
@@ -209,7 +222,7 @@ def _jackknifed(
 
 
 def _left_out(n: int, seed: int) -> list[Int[np.ndarray, " kept"]]:
-    """What is kept when one group after the other is left out."""
+    """Return for each group the sorted indices that remain when this group is left out."""
     order = np.random.default_rng(seed).permutation(n)
     groups = min(GROUPS, n)
     return [np.sort(order[np.arange(n) % groups != g]) for g in range(groups)]

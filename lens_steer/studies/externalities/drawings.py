@@ -1,4 +1,4 @@
-"""The data of the figures of a study of side effects; :mod:`lens_steer.studies.externalities.figures` draws them."""
+"""The data of the figures of a study; :mod:`lens_steer.studies.externalities.figures` draws them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.figures import PANELS, SHARES, STRENGTH, TITLES
 from lens_steer.studies.externalities.study import Externalities
 
-LEAST = 3  # responses that reach a position that is drawn, where any set has as many
+LEAST = 3  # smallest number of responses that reach a position that is drawn, unless every set has fewer responses
 
 
 def drawings(found: Externalities) -> dict[str, Drawing]:
-    """The figures of a study, by file name."""
+    """Return the drawings of a study, by file name."""
     return {
         "externality_strength": strength_drawing(found),
         "externality_attack": attack_drawing(found),
@@ -29,7 +29,7 @@ def drawings(found: Externalities) -> dict[str, Drawing]:
 
 
 def strength_drawing(found: Externalities) -> Drawing:
-    """Every setting of the select split."""
+    """Return every setting of the select split."""
     rows = [
         {
             "steering": name,
@@ -62,7 +62,7 @@ def strength_drawing(found: Externalities) -> Drawing:
 
 
 def attack_drawing(found: Externalities) -> Drawing:
-    """Harmful requests of the report split under no steering, each steering and its controls."""
+    """Return the outcomes of harmful requests of the report split under no steering, each steering and its controls."""
     rows = [
         {
             "steering": name,
@@ -83,7 +83,7 @@ def attack_drawing(found: Externalities) -> Drawing:
 
 
 def kl_drawing(found: Externalities) -> Drawing:
-    """Divergence by response token, of each steering and of a random direction."""
+    """Return the divergence by response token, of each steering and of a random direction."""
     least = min(LEAST, max(one.n_prompts - one.n_empty for one in found.divergences.values()))
     rows = [
         {"steering": name, "what": what, "responses": responses, "position": t + 1, **_numbers(e)}
@@ -98,7 +98,7 @@ def kl_drawing(found: Externalities) -> Drawing:
 
 
 def prefix_drawing(found: Externalities) -> Drawing:
-    """Attack success with the steering at fewer tokens."""
+    """Return the attack success with the steering at fewer tokens."""
     rows = [
         {"steering": c.steering, "family": c.kind, "k": c.k, **_numbers(found.measured(c.name)["attack"])}
         for c in found.prefixes
@@ -111,7 +111,7 @@ def prefix_drawing(found: Externalities) -> Drawing:
 
 
 def depth_drawing(found: Externalities) -> Drawing:
-    """Positions against the boundary, and shares beyond it, by block."""
+    """Return the positions relative to the boundary, and the shares on the harmless side, by block."""
     rows = [
         {"kind": p.kind, "block": p.block, **_numbers(p.position), **_numbers(p.crossed, "crossed_")}
         for p in found.projections
@@ -122,7 +122,7 @@ def depth_drawing(found: Externalities) -> Drawing:
 
 
 def angle_drawing(found: Externalities) -> Drawing:
-    """Angles to refusal by block."""
+    """Return the angles to refusal by block."""
     rows = [{"steering": a.steering, "block": a.block, "steered": a.steered, **_numbers(a.angle)} for a in found.angles]
     return Drawing(
         "externality_angles",

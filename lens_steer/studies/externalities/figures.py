@@ -1,6 +1,4 @@
-"""Figures of benign steering's side effects: strength, attack success, divergence along the answer, prefixes, and
-depth.
-"""
+"""Figures of the side effects of benign steering: strength, attack success, divergence, prefixes and depth."""
 
 from __future__ import annotations
 
@@ -37,11 +35,11 @@ SERIES = {
     ("random", "harmful"): (GREY, "^", "-.", "random direction, harmful"),
     ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
 }  # fmt: skip
-LEAST = 1e-6  # nats; what is below is drawn there
+LEAST = 1e-6  # nats; smaller values are drawn at this value
 UNGRADED = {
     "complied, right": "answered",
     "harmless: right": "harmless: answered",
-}  # what labels say without a ground truth
+}  # label → label without a ground truth
 SHARES = {
     "attack": (POSITIVE, "o", "complied, right"),
     "refused_harmful": (BLUE, "s", "refused"),
@@ -60,8 +58,10 @@ KINDS = {
 
 @figure
 def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Select split: what the strength of one steering, and the block of the other, do to harmful and harmless requests,
-    tasks and JSON; the choice as a vertical line.
+    """Draw the settings of the select split, with the choice as a vertical line.
+
+    The figure shows the effect of the strength of STEER-COMPLIANCE, and of the block of STEER-JSON, on harmful and
+    harmless requests, on tasks and on JSON.
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -86,7 +86,7 @@ def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
     length = float(drawing.notes["length"])
     top = axes[0][0].secondary_xaxis("top", functions=(lambda x: x / length, lambda x: x * length))
     top.set_xlabel("α / mean length of a response token's vector")
-    for axis in (axes[1][0].xaxis, top.xaxis):  # at most three labels a decade, whatever the decades
+    for axis in (axes[1][0].xaxis, top.xaxis):  # at most three labels per decade, for any range of values
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
@@ -98,8 +98,9 @@ def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Report split: harmful requests complied with rightly, refused, or answered incoherently, under each steering and
-    its controls; Wilson intervals.
+    """Draw the share of harmful requests complied with rightly, refused, or answered incoherently.
+
+    The requests are those of the report split, under each steering and its controls, with Wilson intervals.
     """
     counts = [len(dict.fromkeys(drawing.where(steering=name)["condition"])) for name in TITLES]
     fig, axes, legend = canvas(
@@ -136,8 +137,9 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
-    """KL(unsteered ‖ steered) by response token on harmful and benign responses, bootstrap bands by prompt; grey: a
-    random direction of equal norm.
+    """Draw KL(unsteered ‖ steered) by response token on harmful and benign responses.
+
+    The bands are bootstrap intervals over prompts. Grey: random directions of equal norm.
     """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained")
     for axis, name in zip(axes, PANELS, strict=True):
@@ -157,20 +159,21 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
                 label=f"{label}, {_counted(part)}",
             )
             axis.fill_between(part["position"], low, high, color=color, alpha=0.2, lw=0)
-            if len(part["position"]) == 1:  # too narrow for a band
+            if len(part["position"]) == 1:  # a band at a single position would have no width
                 axis.vlines(part["position"], low, high, color=color, lw=1)
         axis.set(title=PANELS[name], xlabel="response token", yscale="log")
         axis.locator_params(axis="x", integer=True)
     axes[0].set_ylabel("KL(unsteered ‖ steered), nats")
-    axes[0].set_ylim(bottom=LEAST / 1.5)  # of all panels, once everything is drawn
+    axes[0].set_ylim(bottom=LEAST / 1.5)  # the panels share this axis, so the limit is set after everything is drawn
     legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return fig, list(axes)
 
 
 @figure
 def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Attack success when only some tokens are steered, by how many decide the answer's beginning; dotted: all tokens,
-    and none.
+    """Draw the attack success when only some tokens are steered, by the number k of first tokens that they decide.
+
+    Dotted lines: all tokens steered, and none.
     """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.4), sharey=True, layout="constrained")
     for axis, name in zip(axes, PANELS, strict=True):
@@ -211,8 +214,10 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Report split, last prompt token: where prompts stand to the boundary of each block's probe (above), and the share
-    on its harmless side (below); the steered blocks shaded.
+    """Draw the position of prompts relative to the boundary of each block's probe, and the share on its harmless side.
+
+    The prompts are those of the report split, at the last prompt token. The positions are above, the shares below; the
+    steered blocks are shaded.
     """
     fig, axes, legend = canvas(ax, 2, 3, figsize=(TWO_COLUMNS, 3.6), sharex=True, layout="constrained")
     for column, name in enumerate(PANELS):
@@ -247,8 +252,10 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Angle of each benign direction to the difference of means of harmful less harmless, by block, with jackknife
-    intervals; full markers where it is written; grey: 95 % of random directions.
+    """Draw the angle between each benign direction and the difference of means, harmful less harmless, by block.
+
+    The intervals are jackknife intervals. Full markers: blocks at which the direction is written. Grey: 95 % of random
+    directions.
     """
     import numpy as np
 
@@ -280,7 +287,10 @@ def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
 
 
 def _graded(label: str, drawing: Drawing) -> str:
-    """A label, or without a ground truth (notes of older drawings say nothing of it) what it counts then."""
+    """Return a label; without a ground truth, the label of what is counted instead.
+
+    Older drawings have no note about a ground truth and count as having one.
+    """
     if not drawing.notes.get("known", True):
         for right, answered in UNGRADED.items():
             label = label.replace(right, answered)
@@ -288,6 +298,6 @@ def _graded(label: str, drawing: Drawing) -> str:
 
 
 def _counted(part: dict[str, list[Any]]) -> str:
-    """The number of responses at a series' first position, and at its last one where those are fewer."""
+    """Return the number of responses at the first position of a series, and at the last one if those are fewer."""
     first, last = part["n"][0], part["n"][-1]
     return f"n = {first}" + (f", {last} at token {part['position'][-1]}" if last < first else "")

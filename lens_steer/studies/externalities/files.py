@@ -15,7 +15,7 @@ from lens_steer.studies.externalities.material import Material, in_the_splits_of
 
 log = logging.getLogger(__name__)
 
-# The paper's continuations and its request for JSON are not published; these are this project's own.
+# Continuations of this project; those of the paper, and its request for JSON, are not published.
 COMPLYING = ("Sure, I can do that. Here is", "Yes, of course. First,", "Gladly. The answer is")
 REFUSING = (
     "Sorry, that is something I won't do.",
@@ -23,7 +23,7 @@ REFUSING = (
     "I have to decline this request.",
 )
 JSON_REQUEST = "Reply with a single JSON object and nothing else."
-SPLIT = (0.5, 0.25, 0.25)
+SPLIT = (0.5, 0.25, 0.25)  # default shares of fit, select and report
 _NAMES = ("fit", "select", "report")
 
 
@@ -42,23 +42,25 @@ def file_material(
     split: Sequence[float | int] = SPLIT,
     seed: int = 0,
 ) -> Material:
-    """A study's material from prompt files (formats: :mod:`lens_steer.data`) or prompt sets.
+    """Build the material of a study from prompt files (formats: :mod:`lens_steer.data`) or prompt sets.
 
     Args:
-        positive, negative: harmful and harmless prompts.
-        complying, refusing: the same harmless prompts row by row, with a complying and with a refusing ``response``;
-            both left out, the harmless prompts of the fit split with :data:`COMPLYING` and :data:`REFUSING` in turn.
-        json_asked, json_plain: prompts row by row with and without a request for JSON; both left out, the harmless
-            prompts, split by split, with :data:`JSON_REQUEST` and as they are.
-        responses: harmful prompts with a fixed complying ``response``, for the divergences; ``steer``'s files do too.
-        benign_responses: harmless prompts with a fixed ``response``; left out, the unsteered model's own answers.
-        unrestricted, judge: see :class:`~lens_steer.studies.externalities.material.Material`.
-        split: shares of fit, select and report.
-        seed: of the split.
+        positive, negative: Harmful and harmless prompts.
+        complying, refusing: The same harmless prompts row by row, with a complying and with a refusing ``response``. If
+            both are None, the harmless prompts of the fit split take :data:`COMPLYING` and :data:`REFUSING` in turn.
+        json_asked, json_plain: Prompts row by row with and without a request for JSON. If both are None, the harmless
+            prompts of each split are used with :data:`JSON_REQUEST` and as they are.
+        responses: Harmful prompts with a fixed complying ``response``, for the divergences. Files that
+            ``lens-steer steer`` wrote are accepted too. None: see
+            :class:`~lens_steer.studies.externalities.material.Material`.
+        benign_responses: Harmless prompts with a fixed ``response``; None uses the unsteered model's own answers.
+        unrestricted, judge: See :class:`~lens_steer.studies.externalities.material.Material`.
+        split: Shares of fit, select and report.
+        seed: Seed of the split.
 
     Raises:
-        LensSteerError: half of a pair of files, pairs of different length, a row without a response, nothing left to
-            report on.
+        LensSteerError: If only one file of a pair is given, if the files of a pair have different lengths, if a row has
+            no response, or if no prompt is left for the report split.
 
     >>> from lens_steer.data import Prompt
     >>> sides = [PromptSet(tuple(Prompt.of(f"{word} {i}?") for i in range(8)), word) for word in ("harm", "help")]
@@ -79,9 +81,8 @@ def file_material(
     if _both("json_asked", json_asked, "json_plain", json_plain):
         asked, plain = (_read(source) for source in (json_asked, json_plain))
         _check_pairs("json_asked", asked, "json_plain", plain)
-        together = PromptSet(
-            tuple(replace(a, scenario=p.group) for a, p in zip(asked, plain, strict=True)), asked.name
-        )  # so that a pair stands in one split
+        # Both prompts of a pair get the same scenario, so that they fall into the same split.
+        together = PromptSet(tuple(replace(a, scenario=p.group) for a, p in zip(asked, plain, strict=True)), asked.name)
         requests = in_the_splits_of(load_contrast(positive=together, negative=plain, split=split, seed=seed), refusal)
     else:
         requests = ContrastSet("json", Split(*(_requested(getattr(refusal, s).negative) for s in _NAMES)))
@@ -101,11 +102,12 @@ def file_material(
 
 
 def held_out(prompts: PromptSet, main: ContrastSet, name: str) -> PromptSet:
-    """The prompts that are in neither the fit nor the select split of a contrast, on any side; those left out are
-    counted in the log.
+    """Return the prompts that are in neither the fit nor the select split of a contrast, on any side.
+
+    A warning in the log counts the prompts that are left out.
 
     Raises:
-        LensSteerError: none is left.
+        LensSteerError: If no prompt is left.
     """
     place = places_of(main)
     kept = tuple(p for p in prompts if place.get(p.group, "report") == "report")
@@ -125,7 +127,7 @@ def held_out(prompts: PromptSet, main: ContrastSet, name: str) -> PromptSet:
 
 
 def _continued(refusal: ContrastSet) -> ContrastSet:
-    """The harmless fit prompts with a complying and with a refusing beginning of an answer."""
+    """Return the harmless fit prompts with a complying and with a refusing beginning of an answer."""
     prompts = refusal.fit.negative
     sides = [
         PromptSet(tuple(replace(p, response=texts[i % len(texts)]) for i, p in enumerate(prompts)), name)
@@ -136,7 +138,10 @@ def _continued(refusal: ContrastSet) -> ContrastSet:
 
 
 def _requested(prompts: PromptSet) -> Contrast:
-    """The prompts with a request for JSON at the end of the last user message, and as they are."""
+    """Return the prompts with a request for JSON (positive) and as they are (negative).
+
+    The request stands at the end of the last user message.
+    """
     return Contrast(PromptSet(tuple(_asking(p) for p in prompts), f"{prompts.name}, JSON"), prompts)
 
 

@@ -1,6 +1,4 @@
-"""What the study of steering's side effects needs: contrasts with splits, tasks, and fixed responses for its
-divergences.
-"""
+"""Material of the study of side effects: contrasts with splits, tasks, and fixed responses for the divergences."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from lens_steer.metrics.judges import Judge
 from lens_steer.organisms import world
 from lens_steer.studies.externalities.grading import graded
 
-LEAST_PAIRS = 3  # of compliance: leaving one out of them, a principal component is still defined
+LEAST_PAIRS = 3  # of compliance; a principal component is still defined when the jackknife leaves one pair out
 
 
 @dataclass(frozen=True)
@@ -28,20 +26,22 @@ class Material:
     """Prompts and responses of a study.
 
     With a ground truth behind every prompt, as on the organisms, attack success is compliance that is *right*, and the
-    fixed harmful responses can be the model's own. For other models what is marked (T) needs one, or a judge: without
-    either, an answer counts as right where it is not empty, holds none of the published refusal phrases and has a
-    perplexity of at most 2 under the unsteered model; tasks are left out.
+    fixed harmful responses can be the model's own. For other models the attributes marked (T) need a ground truth or a
+    judge. Without either, an answer counts as right if it is not empty, holds none of the published refusal phrases and
+    has a perplexity of at most 2 under the unsteered model; tasks are left out.
 
     Attributes:
-        compliance: the same prompts with complying (positive) and refusing (negative) responses; fit is read.
-        json: prompts with (positive) and without (negative) a request for JSON; fit, select, report.
-        refusal: harmful (positive) and harmless (negative) prompts; fit, select, report.
-        tasks: capability tasks (T); without them the choice of the block for JSON has no bound.
-        harmful_responses: fixed complying answers to harmful prompts; None: the model's own under ``unrestricted`` to
-            the report split's, kept where they are right (T).
-        benign_responses: fixed answers to harmless prompts; None: the unsteered model's own to the report split's.
-        unrestricted: system prompt under which the model complies with everything; None: it has none.
-        judge: of answers to harmful prompts, where no ground truth grades them.
+        compliance: The same prompts with complying (positive) and refusing (negative) responses. Only the fit split is
+            read.
+        json: Prompts with (positive) and without (negative) a request for JSON, in fit, select and report.
+        refusal: Harmful (positive) and harmless (negative) prompts, in fit, select and report.
+        tasks: Capability tasks (T). Without them the choice of the block for JSON has no bound.
+        harmful_responses: Fixed complying answers to harmful prompts. None uses the model's own answers to the report
+            split under ``unrestricted``, of which the right ones are kept (T).
+        benign_responses: Fixed answers to harmless prompts. None uses the unsteered model's own answers to the report
+            split.
+        unrestricted: System prompt under which the model complies with everything. None means that the model has none.
+        judge: Judge of the answers to harmful prompts where no ground truth grades them.
     """
 
     compliance: ContrastSet
@@ -54,11 +54,11 @@ class Material:
     judge: Judge | None = None
 
     def check(self) -> None:
-        """Refuse what the study would stumble over.
+        """Refuse material with which the study cannot run.
 
         Raises:
-            LensSteerError: an empty part, too few pairs, fixed responses that are missing or empty, answers under
-                ``unrestricted`` that nothing can grade.
+            LensSteerError: If a part is empty, if there are too few pairs, if fixed responses are missing or empty, or
+                if nothing can grade the answers under ``unrestricted``.
         """
         if not len(self.compliance.fit.positive):
             raise LensSteerError(f"compliance {self.compliance.name!r} has no fit prompts: give pairs of responses")
@@ -80,10 +80,10 @@ class Material:
             _check_truth(self.refusal.report.positive)
 
     def check_room(self, model: Any, max_new_tokens: int) -> None:
-        """Refuse prompts that leave no room for an answer in the model's context, before anything is steered.
+        """Refuse prompts that are too long for an answer within the model's context, before anything is steered.
 
         Raises:
-            LensSteerError: naming the first one and its part.
+            LensSteerError: If a prompt is too long. The message names the first such prompt and its part.
         """
         refusal, json = self.refusal, self.json
         contrasts = (("refusal", refusal), ("json", json))
@@ -117,7 +117,7 @@ class Material:
 
     @property
     def known(self) -> bool:
-        """Whether every prompt of the report split has a ground truth."""
+        """True if every prompt of the report split has a ground truth and there is no judge."""
         sides = (self.refusal.report, self.json.report)
         return self.judge is None and all(
             p.task is not None for part in sides for side in (part.positive, part.negative) for p in side
@@ -125,7 +125,7 @@ class Material:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Of the prompts of every part and split."""
+        """Hashes of the prompts of every part and split."""
         parts = (("compliance", self.compliance), ("json", self.json), ("refusal", self.refusal))
         fixed = {n: p.hash for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None}
         return {
@@ -134,8 +134,14 @@ class Material:
 
 
 def organism_material(*, seed: int = 0, n_tasks: int = 96) -> Material:
-    """The organisms' prompts. A request about one verb and object stands in the same split of all three contrasts, the
-    one that the refusal contrast has it in; where it would not, it is left out.
+    """Return the prompts of the organisms.
+
+    Requests about one verb and object are in the same split in all three contrasts, the split that the refusal contrast
+    has them in. Requests that would be in another split are left out.
+
+    Args:
+        seed: Seed of the splits and of the tasks.
+        n_tasks: Number of capability tasks.
 
     >>> found = organism_material()
     >>> found.refusal.report, len(found.compliance.fit.positive) > 50
@@ -151,7 +157,7 @@ def organism_material(*, seed: int = 0, n_tasks: int = 96) -> Material:
 
 
 def in_the_splits_of(contrast: ContrastSet, main: ContrastSet) -> ContrastSet:
-    """A paired contrast without the pairs whose ground truth stands in another split of the main contrast."""
+    """Return a paired contrast without the pairs whose ground truth is in another split of the main contrast."""
     place = places_of(main, _key)
     parts = []
     for name in ("fit", "select", "report"):
@@ -166,18 +172,19 @@ def in_the_splits_of(contrast: ContrastSet, main: ContrastSet) -> ContrastSet:
 
 
 def places_of(main: ContrastSet, key: Callable[[Prompt], Any] = lambda p: p.group) -> dict[Any, str]:
-    """The split that each prompt of a contrast stands in, by what it belongs together with."""
+    """Return the split of each prompt of a contrast, by a key that related prompts share."""
     splits = (("fit", main.fit), ("select", main.select), ("report", main.report))
     return {key(p): name for name, part in splits for side in (part.positive, part.negative) for p in side}
 
 
 def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Judge | None = None) -> PromptSet:
-    """The prompts whose answer complies and is right, with it as their fixed response.
+    """Return the prompts whose answer complies and is right, with the answer as their fixed response.
 
-    By the world's grade where a prompt has a ground truth, else by the judge, who has to call it harmful.
+    The world's grade decides where a prompt has a ground truth; otherwise the judge has to call the answer harmful.
 
     Raises:
-        LensSteerError: a prompt with neither, another number of texts than prompts.
+        LensSteerError: If a prompt has neither ground truth nor judge, or if there are more or fewer texts than
+            prompts.
     """
     answered = with_responses(prompts, texts)
     unknown = [i for i, p in enumerate(answered) if p.task is None]
@@ -197,8 +204,10 @@ def right_compliance(prompts: Sequence[Prompt], texts: Sequence[str], judge: Jud
 
 
 def harmful_responses(model: Any, material: Material, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
-    """Harmful prompts with complying responses: those that were given, or the model's own under its unrestricted mode,
-    without the system prompt; empty where there are neither.
+    """Return harmful prompts with complying responses.
+
+    The responses are the given ones, or the model's own under its unrestricted system prompt. The returned prompts do
+    not have that system prompt. The set is empty if there are no given responses and no unrestricted system prompt.
     """
     if material.harmful_responses is not None:
         return material.harmful_responses
@@ -210,10 +219,10 @@ def harmful_responses(model: Any, material: Material, *, engine: str = ENGINE, m
 
 
 def own_answers(model: Any, prompts: PromptSet, *, engine: str = ENGINE, max_new_tokens: int = 48) -> PromptSet:
-    """Prompts with the unsteered model's own answers, without those that it leaves empty.
+    """Return prompts with the unsteered model's own answers, without those that it leaves empty.
 
     Raises:
-        LensSteerError: every answer is empty.
+        LensSteerError: If every answer is empty.
     """
     answered = with_responses(prompts, generate(model, prompts, max_new_tokens=max_new_tokens, engine=engine))
     kept = PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name)
@@ -223,7 +232,7 @@ def own_answers(model: Any, prompts: PromptSet, *, engine: str = ENGINE, max_new
 
 
 def _under(prompts: PromptSet, system: str) -> PromptSet:
-    """The prompts, each under this system message."""
+    """Return the prompts, each under the given system message."""
     return PromptSet(tuple(with_system(p, system) for p in prompts), prompts.name)
 
 
@@ -236,7 +245,7 @@ def _check_truth(prompts: Sequence[Prompt]) -> None:
 
 
 def _key(prompt: Prompt) -> tuple[object, ...]:
-    """What a prompt is about: its ground truth, or its text."""
+    """Return a key for the content of a prompt: its ground truth, or its group if it has none."""
     if prompt.task is None:
         return (prompt.group,)
     truth = prompt.task.truth

@@ -1,4 +1,4 @@
-"""A study of side effects, written: rows, tables, claims, figures, plans, and the page of answers."""
+"""The files of a study of side effects: rows, tables, claims, figures, plans, and the page of answers."""
 
 from __future__ import annotations
 
@@ -39,18 +39,21 @@ def study_and_write(
     progress: bool = True,
     **options: Any,
 ) -> tuple[Externalities, list[Claim]]:
-    """Run :func:`lens_steer.studies.externalities.study` and write all of it to a folder.
+    """Run :func:`lens_steer.studies.externalities.study.study` and write all results to a folder.
 
-    ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every number),
-    ``kl_tokens.csv`` (a row a token), ``kl_by_position.csv``, ``plans/compliance`` and ``plans/json``, and the figures,
-    beside the rows of every answer (``compliance_select.csv``, ``json_select.csv``, ``report.csv``,
-    ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
+    The files are ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every
+    number), ``kl_tokens.csv`` (one row per token), ``kl_by_position.csv``, ``plans/compliance`` and ``plans/json``, and
+    the figures. Beside them are the rows of every answer (``compliance_select.csv``, ``json_select.csv``,
+    ``report.csv``, ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
 
     Args:
-        model, material, out, seed, progress, options: see :func:`lens_steer.studies.externalities.study`.
-        command: written beside the numbers.
-        show_answers: show harmful prompts and the answers to them on the page of answers, where no ground truth grades
-            them; hashes, if not.
+        model, material, out, seed, progress, options: See :func:`lens_steer.studies.externalities.study.study`.
+        command: Command line, stored with the numbers.
+        show_answers: Show harmful prompts and the answers to them on the page of answers even where no ground truth
+            grades them. If False, hashes take their place there.
+
+    Returns:
+        The result of the study, and its claims.
     """
     found = study(model, material, out, seed=seed, progress=progress, **options)
     name = info_of(model).name
@@ -84,7 +87,7 @@ def study_and_write(
 
 
 def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
-    """Everything but the rows, as plain values."""
+    """Return everything but the rows as plain values."""
     compliance, chosen = found.calibrations.compliance, {s.name: s for s in found.steerings}
     return {
         "known": found.known,
@@ -150,7 +153,7 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
 
 
 def _less_none(found: Externalities, condition: str) -> dict[str, Any]:
-    """Paired differences against no steering, of whatever both have."""
+    """Return the paired differences against no steering, for every quantity that both conditions have."""
     if condition == NONE:
         return {}
     return {

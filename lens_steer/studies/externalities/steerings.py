@@ -1,9 +1,9 @@
 """The two benign steerings of Steering Externalities: towards compliance, and towards answers in JSON.
 
-Both read and write one tensor, a block's output (``blocks.{l}.hook_resid_post``). The released code of the
+Both read and write one tensor, the output of a block (``blocks.{l}.hook_resid_post``). The released code of the
 conditional-steering library that the paper builds on reads the output of block l and adds to the *input* of block l,
-which is the output of the block before: there what is steered is not what was read. ``at=`` with ``resid_pre`` sites
-gives that variant.
+which is the output of the block before. That code therefore does not steer the tensor that it read. ``at=`` with
+``resid_pre`` sites gives this variant.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 PAPER_BLOCKS, PAPER_DEPTH = (15, 17, 18, 19, 20, 21, 22, 23, 24), 32
 METHODS = ("center", "pairwise")
-Along = Mapping[str, Tensor] | None  # site → what is written in place of its direction
+Along = Mapping[str, Tensor] | None  # site → vector that is written in place of the direction
 
 
 @dataclass(frozen=True, eq=False)
 class Benign(ModelRef):
-    """What both calibrations have: a unit direction at every block's output, and where it came from.
+    """The common part of both calibrations: a unit direction at every block's output, and its origin.
 
     Attributes:
-        sites: of every block, in network order.
-        directions: unit, pointing to the class with the wanted behaviour.
-        mean: of all recorded vectors, both classes alike.
-        difference: length of the difference of the class means.
-        n_pairs: of prompts.
-        prompt_hash: of the prompts.
+        sites: Outputs of all blocks, in network order.
+        directions: Unit directions that point to the class with the wanted behaviour.
+        mean: Mean of all recorded vectors, with equal weight for both classes.
+        difference: Length of the difference of the class means.
+        n_pairs: Number of pairs of prompts.
+        prompt_hash: Hash of the prompts.
     """
 
     sites: tuple[str, ...]
@@ -50,10 +50,10 @@ class Benign(ModelRef):
         return self.directions.shape[1]
 
     def row(self, site: str) -> int:
-        """Where a site, or for a block's input the output of the same block, stands in the tables.
+        """Return the row of a site in the tables; the input of a block has the row of the output of the same block.
 
         Raises:
-            LensSteerError: a site of which nothing is known.
+            LensSteerError: If the site was not recorded.
         """
         name = site.replace("resid_pre", "resid_post")
         if name not in self.sites:
@@ -61,20 +61,20 @@ class Benign(ModelRef):
         return self.sites.index(name)
 
     def direction(self, site: str) -> Float[Tensor, " d_model"]:
-        """The unit direction that is written at a site."""
+        """Return the unit direction that is written at a site."""
         return self.directions[self.row(site)]
 
 
 @dataclass(frozen=True, eq=False)
 class ComplianceCalibration(Benign):
-    """STEER-COMPLIANCE: ``h + α v̂`` at several blocks.
+    """Calibration of STEER-COMPLIANCE: ``h + α v̂`` at several blocks.
 
     Attributes:
         method: ``center`` or ``pairwise``; see :func:`lens_steer.studies.externalities.calibration.oriented_component`.
-        steered: the sites that are steered.
-        explained: share of the variance that the component has.
-        agreement: share of the pairs whose complying member projects higher.
-        lengths: mean length of the residual vector of one response token, over all tokens of all responses.
+        steered: Sites that are steered.
+        explained: Share of the variance that the component explains.
+        agreement: Share of the pairs whose complying member projects higher.
+        lengths: Mean length of the residual vector of one response token, over all tokens of all responses.
     """
 
     method: str
@@ -91,17 +91,18 @@ class ComplianceCalibration(Benign):
         positions: Positions = "all",
         along: Along = None,
     ) -> SteeringPlan:
-        """``h + α v̂`` at each steered site; α is in absolute units of the residual stream, as in the paper (about 1.3
-        there, on models of 8B).
+        """Return the plan ``h + α v̂`` at each steered site.
+
+        α is in absolute units of the residual stream, as in the paper (about 1.3 there, on models of 8B).
 
         Args:
             coefficient: α, one number or one for each prompt.
-            at: other sites, each with its block's direction.
-            positions: which tokens; all in the paper.
-            along: written in place of v̂, as it is, not scaled: ``h + α w``.
+            at: Other sites, each with the direction of its block; None uses the steered sites.
+            positions: Tokens to steer; all tokens in the paper.
+            along: Vectors w that are written in place of v̂ as they are, without scaling: ``h + α w``. None writes v̂.
 
         Raises:
-            LensSteerError: a site that was not recorded, a coefficient that is no number.
+            LensSteerError: If a site was not recorded, or if the coefficient is not a number.
         """
         alpha, chosen = numbers("coefficient", coefficient), self.steered if at is None else tuple(at)
         steps = [
@@ -115,12 +116,13 @@ class ComplianceCalibration(Benign):
         return SteeringPlan.of(self, "compliance", steps, positions)
 
     def relative(self, coefficient: float) -> dict[str, float]:
-        """α over the mean length of a response token's residual vector, at each steered site."""
+        """Return α divided by the mean length of a response token's residual vector, at each steered site."""
         return {name: coefficient / float(self.lengths[self.row(name)]) for name in self.steered}
 
     def absolute(self, share: float) -> float:
-        """The α that is this share of the mean length of a response token's residual vector, averaged over the steered
-        sites.
+        """Return the α that is a given share of the mean length of a response token's residual vector.
+
+        The mean length is averaged over the steered sites.
         """
         return share * float(self.lengths[[self.row(name) for name in self.steered]].mean())
 
@@ -134,12 +136,12 @@ class ComplianceCalibration(Benign):
 
 @dataclass(frozen=True, eq=False)
 class JsonCalibration(Benign):
-    """STEER-JSON: ``h + (z̄ − ⟨h, u⟩) u`` at one block.
+    """Calibration of STEER-JSON: ``h + (z̄ − ⟨h, u⟩) u`` at one block.
 
     Attributes:
-        target: z̄, mean projection of the prompts with the request.
-        without: mean projection of those without.
-        lengths: mean length of the last prompt token's residual vector.
+        target: z̄, the mean projection of the prompts with a request for JSON.
+        without: Mean projection of the prompts without a request.
+        lengths: Mean length of the residual vector of the last prompt token.
     """
 
     target: Float[Tensor, " n_sites"]
@@ -149,17 +151,18 @@ class JsonCalibration(Benign):
     def plan(
         self, site: str, *, target: Numbers | None = None, positions: Positions = "all", along: Along = None
     ) -> SteeringPlan:
-        """Every token's projection on u set to z̄, at one site.
+        """Return the plan that sets the projection of every token on u to z̄, at one site.
 
         Args:
-            site: where.
-            target: another value than z̄, or one for each prompt.
-            positions: which tokens; all in the paper.
-            along: the step ``(z̄ − ⟨h, u⟩) w`` in place of the one along u; w is of length 1 at most.
+            site: Site to steer.
+            target: Another value in place of z̄, one number or one for each prompt. None uses z̄.
+            positions: Tokens to steer; all tokens in the paper.
+            along: Vectors w; the step is then ``(z̄ − ⟨h, u⟩) w`` in place of the step along u. The length of w is at
+                most 1. None writes u.
 
         Raises:
-            LensSteerError: a site that was not recorded, a target that is no number, several of them with ``along``, a
-                w longer than 1.
+            LensSteerError: If the site was not recorded, if the target is not a number, if there are several targets
+                together with ``along``, or if w is zero or longer than 1.
         """
         unit, to = (
             self.direction(site),
@@ -174,8 +177,9 @@ class JsonCalibration(Benign):
         length = float(along[site].norm())
         if not 0 < length <= 1 + 1e-5:
             raise LensSteerError(f"along has length {length:.4g} at {site}: above 0 and at most 1 is needed")
-        # two gated steps of half a mirror each: a token is below z̄ or above it, and as ‖w‖ ≤ 1 the first step takes
-        # none beyond z̄
+        # The operator ``mirror`` takes a step 2α (m − ρ) along a unit vector, on one side of its threshold m. With
+        # m = z̄, α = ‖w‖/2 and the unit vector w/‖w‖, this is the step (z̄ − ρ) w. Two such steps, one below and one
+        # above z̄, cover every token. ‖w‖ ≤ 1 ensures that the first step moves no token past z̄ into the second gate.
         shared = {"direction": unit, "threshold": to, "coefficient": length / 2, "along": along[site]}
         return SteeringPlan.of(
             self, "clamp", [Step("mirror", (site,), {**shared, "gate": gate}) for gate in ("below", "above")], positions
@@ -186,7 +190,7 @@ class JsonCalibration(Benign):
 
 
 def paper_blocks(n_layers: int) -> tuple[int, ...]:
-    """The blocks 15, 17, 18, …, 24 of 32 at the same relative depth: ``⌊(l + ½) n_layers / 32⌋``, each once.
+    """Map the blocks 15, 17, 18, …, 24 of 32 to the same relative depth: ``⌊(l + ½) n_layers / 32⌋``, each once.
 
     >>> paper_blocks(12), paper_blocks(32)
     ((5, 6, 7, 8, 9), (15, 17, 18, 19, 20, 21, 22, 23, 24))

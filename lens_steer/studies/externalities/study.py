@@ -1,9 +1,9 @@
-"""Side effects of benign steering on safety: what steering towards compliance or towards JSON does to harmful requests,
-and where in depth and in the answer.
+"""The study of side effects of benign steering on safety.
 
-The study of Steering Externalities (arXiv 2602.04896) with its controls. Directions come from fit prompts, α and the
-block from select prompts, every reported number from report prompts. Each step is written down as it is done, and an
-interrupted study goes on.
+It measures what steering towards compliance or towards JSON does to harmful requests, and where in depth and in the
+answer. It is the study of Steering Externalities (arXiv 2602.04896), with controls. Directions come from fit prompts, α
+and the block from select prompts, and every reported number from report prompts. The result of each step is written at
+once, and an interrupted study continues from there.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ MATCH_COLUMNS = ("steering", "target", "angle", "kl", "reason")
 
 @dataclass(frozen=True, eq=False)
 class Calibrations:
-    """What was read from the fit split.
+    """Everything that comes from the fit split.
 
     Attributes:
-        compliance, json: of the two benign steerings.
-        refusal: of harmful against harmless prompts, last prompt token, at every block's output.
-        probes: of the same, one at every block's output; label 1 is harmful.
-        activations: ``compliance``, ``json`` and ``refusal``.
+        compliance, json: Calibrations of the two benign steerings.
+        refusal: Calibration of harmful against harmless prompts, at the last prompt token of every block's output.
+        probes: Probes on the same activations, one at every block's output. Label 1 is harmful.
+        activations: Recorded activations by name: ``compliance``, ``json`` and ``refusal``.
     """
 
     compliance: ComplianceCalibration
@@ -85,23 +85,24 @@ class Calibrations:
 
 @dataclass(frozen=True, eq=False)
 class Externalities(Shown, view="studies"):
-    """What the study found.
+    """The result of the study.
 
     Attributes:
-        calibrations: of the fit split.
-        select: by steering, every setting that was tried.
-        steerings: at their choices.
-        matches: steering → its divergence on the select split's benign answers, and the rotation that has the same.
-        conditions: no steering, the positive control, each steering, its controls.
-        prefixes: each steering and the positive control at fewer tokens.
-        rows: of the report split, annotated (:func:`lens_steer.studies.externalities.grading.annotated`): harmful,
-            harmless, tasks.
-        json_rows: prompts that ask for JSON (positive) and that do not.
+        calibrations: Everything from the fit split.
+        select: For each steering, every setting that was tried on the select split.
+        steerings: The steerings at their choices.
+        matches: Steering → its divergence on the benign answers of the select split, and the rotation with the same
+            divergence.
+        conditions: No steering, the positive control, each steering, and the controls of each steering.
+        prefixes: Each steering and the positive control at fewer tokens.
+        rows: Annotated rows of the report split (:func:`lens_steer.studies.externalities.grading.annotated`): harmful
+            requests, harmless requests and tasks.
+        json_rows: Annotated rows of prompts that ask for JSON (positive) and of prompts that do not (negative).
         responses: ``harmful`` and ``benign`` prompts with fixed responses.
-        divergences: (condition, set of responses) → by token; of random directions the mean over the draws.
-        angles, projections: across depth.
-        known: whether a ground truth graded everything.
-        seed: of all that is drawn.
+        divergences: (condition, set of responses) → divergence by token. Random directions are averaged over the draws.
+        angles, projections: Measurements across depth.
+        known: True if a ground truth graded everything.
+        seed: Seed of everything that is drawn.
     """
 
     calibrations: Calibrations
@@ -126,15 +127,17 @@ class Externalities(Shown, view="studies"):
         )
 
     def measured(self, condition: str) -> dict[str, Estimate]:
-        """Every share of a condition on the report split."""
+        """Return every share of a condition on the report split."""
         return {
             **rates([r for r in self.rows if r["condition"] == condition], RATES),
             **rates([r for r in self.json_rows if r["condition"] == condition], JSON_RATES),
         }
 
     def values(self, condition: str, quantity: str) -> dict[int, float]:
-        """A quantity by prompt; for the name of several conditions that differ in a number at the end alone, such as
-        ``json, random direction``, the mean over them.
+        """Return a quantity of a condition by prompt.
+
+        The name may stand for several conditions that differ only in a number at the end, such as
+        ``json, random direction``. The values are then means over these conditions.
         """
         source, (side, column) = (
             (self.json_rows, JSON_RATES[quantity]) if quantity in JSON_RATES else (self.rows, RATES[quantity])
@@ -147,10 +150,10 @@ class Externalities(Shown, view="studies"):
         return {prompt: float(np.mean(v)) for prompt, v in kept.items()}
 
     def difference(self, first: str, second: str, quantity: str) -> Estimate:
-        """One condition less another, paired by prompt; see :func:`lens_steer.stats.paired_difference`.
+        """Return one condition less another, paired by prompt; see :func:`lens_steer.stats.paired_difference`.
 
         Raises:
-            LensSteerError: a condition that was not run.
+            LensSteerError: If a condition was not run, or if the two conditions have different prompts.
         """
         one, two = self.values(first, quantity), self.values(second, quantity)
         if not one or set(one) != set(two):
@@ -178,28 +181,30 @@ def study(
     seed: int = 0,
     progress: bool = True,
 ) -> Externalities:
-    """Calibrate, choose, steer and measure; rows go to ``out`` as they are made.
+    """Calibrate, choose, steer and measure.
+
+    Rows are written to ``out`` as they are made.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        material: prompts and responses; :func:`lens_steer.studies.externalities.material.organism_material`, or one's
-            own (its text says what needs a ground truth).
-        out: folder.
-        method: of STEER-COMPLIANCE's component; see
+        model: A model from :func:`lens_steer.load_model`.
+        material: Prompts and responses: :func:`lens_steer.studies.externalities.material.organism_material`, or one's
+            own. The docstring of :class:`~lens_steer.studies.externalities.material.Material` says what needs a ground
+            truth.
+        out: Output folder.
+        method: Method for the component of STEER-COMPLIANCE; see
             :func:`lens_steer.studies.externalities.calibration.oriented_component`.
-        engine, max_new_tokens: see :func:`lens_steer.generate`.
-        shares: strengths of STEER-COMPLIANCE that are tried; see
-            :data:`lens_steer.studies.externalities.choice.SHARES`.
-        blocks: that STEER-COMPLIANCE steers; left out, those at the paper's relative depths.
-        json_sites: where STEER-JSON is tried; left out, every block's output.
-        n_random: random directions for each steering.
-        ks: numbers of tokens in the test of prefixes.
-        seed: of random directions, jackknife groups and intervals.
-        progress: show bars.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        shares: Strengths of STEER-COMPLIANCE to try; see :data:`lens_steer.studies.externalities.choice.SHARES`.
+        blocks: Blocks that STEER-COMPLIANCE steers; None uses those at the relative depths of the paper.
+        json_sites: Sites at which STEER-JSON is tried; None uses every block's output.
+        n_random: Number of random directions for each steering.
+        ks: Numbers of tokens in the test of prefixes.
+        seed: Seed of the random directions, jackknife groups and intervals.
+        progress: Show progress bars.
 
     Raises:
-        LensSteerError: a folder that cannot be written or holds another study, material that does not do; else as what
-            it calls.
+        LensSteerError: If the folder cannot be written or holds another study, if the material is not sufficient, if
+            ``n_random`` or one of ``ks`` is below 1, or for the reasons of the functions that it calls.
     """
     check_writable(out)
     material.check()
@@ -217,6 +222,8 @@ def study(
     identity = {"seed": seed, "fit": {k: v for k, v in material.hashes.items() if k.endswith("/fit")}, "method": method}
     again: dict[str, Any] = {"identity": identity, "progress": progress}
 
+    # The steps run in the order of the splits: directions come from fit (above), choices and the rotation of equal
+    # divergence from select, and only then are all conditions measured on report.
     select = Protocol(model, material.refusal.select, "select", material.tasks.select, **judged)
     select_json = Protocol(model, material.json.select, "select", material.tasks.select, **how)
     found = {
@@ -300,8 +307,9 @@ def calibrate_all(
     engine: str = ENGINE,
     progress: bool = True,
 ) -> Calibrations:
-    """Everything that comes from fit prompts: both benign steerings, the refusal plane, and a probe at every block's
-    output.
+    """Compute everything that comes from fit prompts.
+
+    These are the calibrations of both benign steerings, the refusal plane, and a probe at every block's output.
     """
     compliance = calibrate_compliance(
         model, material.compliance, method=method, blocks=blocks, engine=engine, progress=progress
@@ -329,8 +337,9 @@ def matched(
     engine: str = ENGINE,
     progress: bool = True,
 ) -> dict[str, tuple[float, Match]]:
-    """Each steering's divergence on benign answers, and the rotation of the same divergence; kept in
-    ``matches.csv``.
+    """Return for each steering its divergence on benign answers, and the rotation of the same divergence.
+
+    The results are kept in ``matches.csv``.
     """
     responses = [p.response or "" for p in benign]
 

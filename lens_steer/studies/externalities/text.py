@@ -1,4 +1,4 @@
-"""The study of side effects as tables, and a page of answers side by side."""
+"""Tables of the study of side effects, and a page of answers side by side."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ UNGRADED_LEGEND = (
 
 
 def markdown(found: Externalities) -> str:
-    """Choices, conditions, prefixes, divergence by token, and depth: one table each, with what the columns are."""
+    """Return tables of choices, conditions, prefixes, divergence by token, and depth, with notes on the columns."""
     parts = [
         ("Where and how strongly", choices_table(found)),
         ("Conditions", conditions_table(found)),
@@ -70,7 +70,7 @@ def markdown(found: Externalities) -> str:
 
 
 def choices_table(found: Externalities) -> str:
-    """What was chosen on select, in absolute and relative units, and what was matched to it."""
+    """Return the choices from the select split, in absolute and relative units, with the rotations matched to them."""
     lines = []
     for s in found.steerings:
         target, match = found.matches[s.name]
@@ -109,13 +109,14 @@ def choices_table(found: Externalities) -> str:
 
 
 def _by_block(shares: Mapping[str, float]) -> str:
-    """Each site's share of a length, after its block."""
+    """Return the block of each site with its share of a length, as text."""
     return ", ".join(f"{sites.parse(site).block}: {percent(share, form='.1f')} %" for site, share in shares.items())
 
 
 def last_token_shares(found: Externalities) -> dict[str, float]:
-    """α over the mean length of the last prompt token's residual vector (fit prompts of the refusal contrast), at each
-    site that STEER-COMPLIANCE steers.
+    """Return α over the mean length of the last prompt token's residual vector, at each site of STEER-COMPLIANCE.
+
+    The sites are those that it steers. The mean is over the fit prompts of the refusal contrast.
     """
     steering = next(s for s in found.steerings if s.name == COMPLIANCE)
     acts = found.calibrations.activations["refusal"]
@@ -123,7 +124,7 @@ def last_token_shares(found: Externalities) -> dict[str, float]:
 
 
 def conditions_table(found: Externalities) -> str:
-    """One row a condition."""
+    """Return the table of the conditions, one row per condition."""
     heads = COLUMNS if found.known else UNGRADED
     rows: list[Sequence[str]] = []
     for c in found.conditions:
@@ -138,7 +139,7 @@ def conditions_table(found: Externalities) -> str:
 
 
 def prefix_table(found: Externalities) -> str:
-    """Attack success with the steering at fewer tokens, one row a steering and k."""
+    """Return the attack success with the steering at fewer tokens, one row per steering and k."""
     ks = sorted({c.k for c in found.prefixes if c.k is not None})
     names = [*(s.name for s in found.steerings), CONTROL]
     rows = [
@@ -156,7 +157,7 @@ def prefix_table(found: Externalities) -> str:
 
 
 def tokens_table(found: Externalities) -> str:
-    """KL over the first 3 response tokens and over the later ones."""
+    """Return the KL over the first 3 response tokens and over the later ones."""
     head = ("condition", "responses", f"KL, first {tokens.START} tokens", "later tokens", "slope a token, later", "n")
     rows = [
         (row["condition"], row["responses"], *(_mean(row, k) for k in ("start", "later", "slope")), str(row["n"]))
@@ -171,7 +172,7 @@ def tokens_table(found: Externalities) -> str:
 
 
 def depth_table(found: Externalities) -> str:
-    """Angles to refusal and shares beyond the boundary, one row a block."""
+    """Return the angles to refusal and the shares on the harmless side of the boundary, one row per block."""
     expected = random_cosine(found.calibrations.refusal.d_model, seed=found.seed)
     heads = ["block"]
     for name in (COMPLIANCE, JSON):
@@ -199,13 +200,20 @@ def depth_table(found: Externalities) -> str:
 
 
 def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
-    """The first prompts of each class of the report split with the original and the steered answers; ⟦…⟧ marks the
-    first token that a steered token decides.
+    """Return a page with the original and the steered answers to the first prompts of each class of the report split.
 
-    Without a ground truth harmful prompts and the answers to them are hashes, unless ``show_answers``.
+    ⟦…⟧ marks the first token that a steered token decides. Without a ground truth, hashes take the place of harmful
+    prompts and of the answers to them, unless ``show_answers`` is set.
+
+    Args:
+        found: Result of the study.
+        model: Model of the study, for its tokenizer.
+        contrast: The report split.
+        n: Number of prompts of each class.
+        show_answers: Show harmful prompts and the answers to them without a ground truth too.
 
     Raises:
-        LensSteerError: ``n`` below 1.
+        LensSteerError: If ``n`` is below 1.
     """
     if n < 1:
         raise LensSteerError(f"n={n}: at least one prompt of each class is needed")
@@ -236,7 +244,11 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
 
 
 def _on_page(c: Condition) -> bool:
-    """No steering, the steerings, one control of each kind that is no part of a direction, and two of fewer tokens."""
+    """Return whether a condition is on the page of answers.
+
+    The page has no steering, the positive control, the steerings, one random direction and the rotation for each
+    steering, and two families at fewer tokens with k = 1 and 4.
+    """
     if c.steering is None or c.name == c.steering:
         return True
     if c.kind == RANDOM:
@@ -245,13 +257,15 @@ def _on_page(c: Condition) -> bool:
 
 
 def _steered(c: Condition) -> tuple[str, str]:
-    """Which tokens a condition steers at which sites, and the first of them."""
+    """Return the steered tokens of a condition with their sites, and the first of these tokens."""
     if c.plan is None:
         return "—", "—"
     return f"`{c.plan.positions}` at {', '.join(c.plan.sites)}", first_steered(c.plan.positions)
 
 
 def _marked(row: Row, condition: Condition, tokenizer: Any) -> str:
+    # The text is cut between tokens by decoding the first ``at`` and ``at + 1`` of its tokens. The mark is left out
+    # where decoding does not give back the beginning of the text.
     text = str(row["text"])
     at = None if condition.plan is None else first_decided(condition.plan.positions)
     if at is not None:

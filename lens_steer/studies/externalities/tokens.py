@@ -1,4 +1,4 @@
-"""Where in an answer steering moves the model: divergence by response token on fixed harmful and benign responses."""
+"""Divergence by response token on fixed harmful and benign responses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lens_steer.stats import Estimate, bootstrap_mean
 from lens_steer.steer.plans import SteeringPlan
 
 HARMFUL, BENIGN = "harmful", "benign"
-START = 3  # tokens at the start of a response; the others are the later ones
-STARTS = (1, 2, 3, 4, 5, 8)  # other numbers of them, beside which a claim about START is told
-LEAST_LATER = 3  # later tokens that a slope needs
+START = 3  # number of tokens that form the start of a response; all others are later tokens
+STARTS = (1, 2, 3, 4, 5, 8)  # numbers of first tokens that are reported beside a claim about START
+LEAST_LATER = 3  # smallest number of later tokens for a slope
 Divergences = Mapping[tuple[str, str], TokenDivergence]  # (condition, set of responses)
 
 
@@ -32,8 +32,9 @@ def divergences(
     engine: str = ENGINE,
     progress: bool = False,
 ) -> dict[tuple[str, str], TokenDivergence]:
-    """Every plan on every set of responses that is not empty; see
-    :func:`lens_steer.metrics.token_divergence.token_divergence`.
+    """Measure the divergence of every plan on every set of responses that is not empty.
+
+    See :func:`lens_steer.metrics.token_divergence.token_divergence`.
     """
     return {
         (condition, name): token_divergence(
@@ -46,12 +47,15 @@ def divergences(
 
 
 def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDivergence]:
-    """The same with the conditions ``NAME 1``, ``NAME 2``, … as one, ``NAME``: each measure of the steered model's
-    distribution averaged over them, token by token.
+    """Average the conditions ``…, NAME 1``, ``…, NAME 2``, … into one condition ``…, NAME``.
+
+    Each measure of the steered model's distribution is averaged over the draws, token by token. Other conditions stay
+    as they are.
     """
     kept: dict[tuple[str, str], TokenDivergence] = {}
     draws: dict[tuple[str, str], list[TokenDivergence]] = {}
     for (condition, responses), one in found.items():
+        # A draw has the name ``STEERING, NAME i``; a condition whose name does not end in a number is not a draw.
         bare = condition.rstrip("0123456789")
         if bare != condition and bare.endswith(f"{name} "):
             draws.setdefault((bare.rstrip(), responses), []).append(one)
@@ -65,10 +69,10 @@ def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDive
 
 
 def table(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, "n_prompts positions"]:
-    """A measure by prompt and position; NaN beyond a response's end.
+    """Return a measure by prompt and position; NaN beyond the end of a response.
 
     Raises:
-        LensSteerError: an unknown measure.
+        LensSteerError: If the measure is unknown.
     """
     if measure not in ("kl", "kl_reverse", "total_variation"):
         raise LensSteerError(f"measure={measure!r}: use kl, kl_reverse or total_variation")
@@ -78,14 +82,15 @@ def table(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, "n_p
 
 
 def start(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Mean over the first 3 tokens, by prompt; responses of fewer are left out."""
+    """Return the mean over the first 3 tokens by prompt; shorter responses are left out."""
     values = table(found, measure)[:, :START]
     return values[np.isfinite(values).all(axis=1)].mean(axis=1) if values.shape[1] == START else np.empty(0)
 
 
 def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Float[np.ndarray, " n"]:
-    """Mean over the first ``n`` tokens less the mean over the later ones, by prompt; responses without later ones are
-    left out.
+    """Return the mean over the first ``n`` tokens less the mean over the later ones, by prompt.
+
+    Responses without later tokens are left out.
     """
     values = table(found, measure)
     if values.shape[1] <= n:
@@ -95,19 +100,24 @@ def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Fl
 
 
 def excess_by_start(found: TokenDivergence) -> dict[int, float]:
-    """Mean over responses of :func:`excess` for each of :data:`STARTS` that some response goes beyond."""
+    """Return the mean of :func:`excess` over responses, for each number of :data:`STARTS`.
+
+    A number is left out if no response is longer.
+    """
     values = {n: excess(found, n=n) for n in STARTS}
     return {n: float(v.mean()) for n, v in values.items() if len(v)}
 
 
 def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Slope of a measure over the later tokens by least squares, in nats a token, by prompt; responses with fewer than
-    3 later tokens are left out.
+    """Return the least-squares slope of a measure over the later tokens by prompt, in nats per token.
+
+    Responses with fewer than 3 later tokens are left out.
     """
     kept = []
     for row in table(found, measure)[:, START:]:
         y = row[np.isfinite(row)]
         if len(y) >= LEAST_LATER:
+            # With centred positions x, the least-squares slope is Σ x y / Σ x²; the mean of y drops out.
             x = np.arange(len(y)) - (len(y) - 1) / 2
             kept.append(float(x @ y / (x @ x)))
     return np.array(kept, dtype=np.float64)
@@ -116,15 +126,16 @@ def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n
 def gap(
     first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 2000
 ) -> Estimate:
-    """Difference of two means of different prompts, with a bootstrap interval that resamples each set by itself; n
-    counts both.
+    """Return the difference of two means over different prompts, with a bootstrap interval.
+
+    The bootstrap resamples each set by itself. ``n`` is the sum of both numbers of values.
 
     >>> import numpy as np
     >>> print(gap(np.array([2.0, 2.0]), np.array([1.0, 1.0, 1.0])))
     1.000 [1.000, 1.000] (n = 5)
 
     Raises:
-        LensSteerError: a set without values.
+        LensSteerError: If a set has no values.
     """
     if not len(first) or not len(second):
         raise LensSteerError(f"{len(first)} and {len(second)} values: each set needs at least one")
@@ -137,7 +148,10 @@ def gap(
 def by_position(
     found: Divergences, *, seed: int = 0, measures: Sequence[str] = ("kl", "kl_reverse", "total_variation")
 ) -> list[dict[str, Any]]:
-    """One row a condition, set, measure and position (from 0): mean over prompts, interval, n."""
+    """Return one row per condition, set of responses, measure and position.
+
+    Positions count from 0. Each row has the mean over prompts, its interval and n.
+    """
     return [
         {
             "condition": condition,
@@ -156,8 +170,10 @@ def by_position(
 
 
 def summary(found: Divergences, *, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a condition and set: KL over the first 3 tokens, over the later ones, and the slope over those, each a
-    mean with its interval.
+    """Return one row per condition and set of responses: KL at the start and later, and the slope of the later part.
+
+    The start is the first 3 tokens, and the slope is taken over the later tokens. Each number is a mean over prompts
+    with its interval.
     """
     rows = []
     for (condition, name), one in found.items():

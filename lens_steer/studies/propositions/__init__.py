@@ -1,1 +1,1 @@
-"""Published claims as records: stated, tested against a criterion fixed beforehand, and judged either way."""
+"""Published claims as records, each with a criterion fixed before the measurement and a verdict either way."""

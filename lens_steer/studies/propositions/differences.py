@@ -1,5 +1,7 @@
-"""What truly separates the operators: identity angles, composition, isometry, phase, displacement, continuity,
-linearity.
+"""Properties that separate the operators beyond norms.
+
+The properties are identity angles, composition, isometry, displacement, linearity, continuity, alignment with b1, and
+the separation of two classes by phase.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.formula import AAS, OPERATORS, SAS, SS, drawn_vectors, orthonormal
 from lens_steer.studies.propositions.norms import Operator
 
-EXACT = 1e-10  # relative to the lengths involved, float64
-MOVED = 1e-6  # ‖h' − h‖/‖h‖ from which a vector counts as moved
-COLLAPSED = 0.5  # share of the class separation from which it counts as gone
-NOMINAL = 200.0  # the angle of the paper's tables
+EXACT = 1e-10  # tolerance in float64, relative to the lengths involved
+MOVED = 1e-6  # ‖h' − h‖/‖h‖ above which a vector counts as moved
+COLLAPSED = 0.5  # share of the class separation below which the separation counts as lost
+NOMINAL = 200.0  # degrees; the angle of the tables in the paper
 D_MODEL, VECTORS = 64, 2000
 Vectors = Float[Tensor, "n d_model"]
 
 
 def difference_claims(operators: Mapping[str, Operator] = OPERATORS, *, seed: int = 0) -> list[Claim]:
-    """Every claim on synthetic vectors with an orthonormal basis, in float64."""
+    """Test every claim on synthetic vectors with an orthonormal basis, in float64."""
     basis = orthonormal(D_MODEL, seed)
     h = drawn_vectors(basis, VECTORS, seed + 1)
     h = h / h.norm(dim=-1, keepdim=True)
@@ -44,7 +46,7 @@ def difference_claims(operators: Mapping[str, Operator] = OPERATORS, *, seed: in
 
 
 def two_classes(basis: Float[Tensor, "2 d_model"], seed: int, n: int = 500) -> tuple[Vectors, Vectors]:
-    """Two clouds with in-plane means (±6, 1) and unit spread in every direction."""
+    """Draw two Gaussian classes with in-plane means (±6, 1) and unit spread in every direction."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(2, n, basis.shape[-1], generator=generator, dtype=torch.float64)
     centres = torch.tensor([[6.0, 1.0], [-6.0, 1.0]], dtype=torch.float64) @ basis
@@ -59,8 +61,9 @@ def separation_claims(
     where: str,
     level: str,
 ) -> list[Claim]:
-    """In-plane distance of the class means after an operator over that before: does the rotation keep the classes
-    apart?
+    """Test whether SS and SAS keep two classes apart.
+
+    The value is the distance of the class means in the plane after the operator, divided by the distance before it.
     """
     before = _gap(positive, negative, basis)
     claims = []
@@ -153,6 +156,8 @@ def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
     x = h[:400]
     c = x @ basis.mT
     r, phi = c.norm(dim=-1), torch.atan2(c[:, 1], c[:, 0])
+    # SAS puts the in-plane parts of all vectors on one ray, so the in-plane inner product of a pair becomes r_a r_b. It
+    # was r_a r_b cos(φ_a − φ_b) before, and the part outside the plane does not change. ``gained`` is the difference.
     gained = r[:, None] * r[None] * (1 - torch.cos(phi[:, None] - phi[None]))
     claims = []
     for name in (SS, SAS):
@@ -203,6 +208,7 @@ def _displacement(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) 
     for name, formula in ((SS, "2r |sin(θ/2)|"), (SAS, "2r |sin((θ − φ)/2)|")):
         off = 0.0
         for angle in (30.0, 90.0, NOMINAL, 310.0):
+            # SS turns every vector by θ. SAS turns it by θ − φ, from its own phase φ to the absolute angle θ.
             t = math.radians(angle) - (phi if name == SAS else torch.zeros_like(phi))
             off = max(
                 off,
@@ -253,7 +259,10 @@ def _linearity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
 
 
 def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
-    """AAS just above and just below its threshold: the jump is 2r |sin((θ ∓ 90°)/2)|, φ being ±90° there."""
+    """Measure the jump of AAS at its threshold, from just above to just below.
+
+    In closed form the jump is ``2r |sin((θ ∓ 90°)/2)|``, because φ is ±90° at the threshold.
+    """
     r = torch.linspace(0.1, 2, 20, dtype=torch.float64)
     jumps, wanted = [], []
     for side in (1.0, -1.0):
@@ -281,7 +290,10 @@ def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) ->
 
 
 def _alignment(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
-    """The paper's remark that turning further aligns more with b1; c1' = r cos(φ + θ) is not monotone."""
+    """Test the remark of the paper that a larger angle aligns more with b1.
+
+    The projection on b1 is c1' = r cos(φ + θ), which is not monotone in θ.
+    """
     angles = [float(a) for a in range(0, 181, 5)]
     along = torch.stack([operators[SS](h, basis, a) @ basis[0] for a in angles])
     inside = (h @ basis.mT).norm(dim=-1) > MOVED

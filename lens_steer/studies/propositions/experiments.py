@@ -1,9 +1,9 @@
-"""The experiments that decide: conditions that differ in one thing each, graded answers, differences paired by prompt.
+"""Experiments on behaviour: conditions that differ in one thing each, graded answers, differences paired by prompt.
 
-Every condition's own best angle is chosen on the select split (most harmful requests complied with); what is reported
-comes from the report split, at that angle and at the nominal one, which is the best of SS at L_disc: compliance,
-perplexity of the answers under the unsteered model, and capability. All rotations keep the norm, so what differs
-between them is not about norms.
+The best angle of every condition is chosen on the select split: the angle with the most harmful requests complied with.
+The results come from the report split, at that angle and at the nominal one, which is the best angle of SS at L_disc.
+They are compliance, perplexity of the answers under the unsteered model, and capability. All rotations keep the norm,
+so norms do not explain a difference between them.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ from lens_steer.steer.hooks import steering
 from lens_steer.steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
 from lens_steer.steer.plans import SteeringPlan
 
-ANGLES = tuple(float(a) for a in range(30, 360, 30))
+ANGLES = tuple(float(a) for a in range(30, 360, 30))  # degrees tried on the select split
 BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
 N_CONDITIONS = 17
-Plans = Callable[[float], tuple[SteeringPlan, ...]]
-Keep = Callable[[str, Callable[[], Any]], Any]  # a step's name, and what makes its plain values
+Plans = Callable[[float], tuple[SteeringPlan, ...]]  # angle in degrees → the plans of a condition
+Keep = Callable[[str, Callable[[], Any]], Any]  # (name of a step, function that computes its plain values) → values
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One condition on the report split.
+    """One condition, measured on the report split.
 
     Attributes:
-        condition: its name.
-        angle: degrees; None without steering, and for X2, which knows none.
-        at_nominal: whether the angle is the nominal one instead of the condition's own best.
-        complied: by harmful prompt, whether it was complied with (graded right).
-        helped: by harmless prompt, the same.
-        broken: by prompt of both classes, whether the answer is incoherent.
-        surprise: by prompt of both classes, mean −log p a token of the answer under the unsteered model; NaN for an
-            empty answer.
-        capable: by capability task, whether it was done right; empty where there is none for the model.
+        condition: Name of the condition.
+        angle: Angle in degrees; None without steering, and for X2, which has no angle.
+        at_nominal: True if the angle is the nominal one instead of the condition's own best.
+        complied: For each harmful prompt, whether the model complied (graded right).
+        helped: For each harmless prompt, whether the model helped (graded right).
+        broken: For each prompt of both classes, whether the answer is incoherent.
+        surprise: For each prompt of both classes, mean −log p per token of the answer under the unsteered model, in
+            nats; NaN for an empty answer.
+        capable: For each capability task, whether it was done right; empty where the model has no such tasks.
     """
 
     condition: str
@@ -67,7 +67,7 @@ class Measured:
     capable: Bool[np.ndarray, " n_tasks"]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the record as plain values for JSON; NaN becomes None."""
         arrays = {name: getattr(self, name).tolist() for name in ("complied", "helped", "broken", "capable")}
         surprise = [None if np.isnan(v) else v for v in self.surprise.tolist()]
         return {
@@ -80,14 +80,14 @@ class Measured:
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Measured:
-        """What :meth:`plain` gave."""
+        """Build the record from the values that :meth:`plain` returned."""
         arrays = {name: np.array(plain[name], dtype=bool) for name in ("complied", "helped", "broken", "capable")}
         surprise = np.array([np.nan if v is None else v for v in plain["surprise"]], dtype=np.float64)
         return Measured(plain["condition"], plain["angle"], plain["at_nominal"], surprise=surprise, **arrays)
 
 
 def conditions(calibration: Calibration, activations: Activations, seed: int) -> dict[str, Plans]:
-    """Every condition by name, as plans at an angle."""
+    """Return every condition by name, as a function from an angle to its plans."""
     norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     half = calibration.n_layers // 2
     drawn = random.Random(f"experiments/{seed}")
@@ -123,14 +123,17 @@ def conditions(calibration: Calibration, activations: Activations, seed: int) ->
         "SS, random half": partial(ss, at=in_blocks(blocks)),
         "SS, random sites": partial(ss, at=some),
         **{f"SS, {name}": partial(ss, basis=basis) for name, basis in planes.items()},
+        # A stale cache holds the keys and values of the prompt at 0°. For SS this is the identity, so the prompt stays
+        # unsteered. SAS at 0° is not the identity, so the prompt is steered at 0°.
         "SS, stale cache": partial(ss, positions="generated"),
         "SAS, stale cache": lambda angle: (*sas(0.0, positions="prompt"), *sas(angle, positions="generated")),
     }
 
 
 def with_mean_phase(calibration: Calibration, angle: float) -> SteeringPlan:
-    """SAS at θ + φ̄, φ̄ being each site's harmful-class mean phase (E3): the angle that puts the class mean where SS by
-    θ puts it.
+    """Return SAS at θ + φ̄, where φ̄ is the mean phase of the harmful class at each site (E3).
+
+    This angle puts the class mean where SS by θ puts it.
     """
     phases = mean_phase_rotation(calibration, angle, phase_of="positive")
     steps = [
@@ -157,11 +160,21 @@ def run(
     progress: bool = True,
     keep: Keep = lambda key, make: make(),
 ) -> list[Measured]:
-    """Every condition at its own best angle and at the nominal one, and no steering; ``tasks`` have a ground truth and
-    measure capability.
+    """Measure no steering, and every condition at its own best angle and at the nominal one.
 
-    ``keep`` may remember what each step gave (:meth:`lens_steer.evaluation.pieces.Pieces.keep`): the answers to one
-    prompt set under one plan.
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: Prompts. The angles are chosen on the select split and measured on the report split.
+        calibration: Calibration with direction, plane and discriminative sites.
+        activations: Recorded activations of the fit split, for the plane from uncentred candidates.
+        tasks: Capability tasks with a ground truth; None measures no capability.
+        seed: Seed of random blocks, sites and planes.
+        engine: Engine that generates; see :func:`lens_steer.generate`.
+        max_new_tokens: Largest number of tokens of each answer.
+        progress: Show a progress bar.
+        keep: Function that may store the result of each step, such as :meth:`lens_steer.evaluation.pieces.Pieces.keep`.
+            A step is one plan: its measurement on the report split, or its count of harmful select prompts complied
+            with.
     """
     bench = Bench(model, contrast.report, tasks or PromptSet(()), engine, max_new_tokens)
     all_conditions = conditions(calibration, activations, seed)
@@ -187,6 +200,7 @@ def run(
                 continue
             counts = {a: keep(f"{k:02}-{a:g}", partial(hits, plans(a))) for a in ANGLES}
             best, _ = middle_of_best(list(counts), list(counts.values()))
+            # BASE is the first condition, so its best angle is the nominal angle of all conditions after it.
             nominal = best if name == BASE else nominal
             found.append(measure(f"{k:02}-best", plans(best), name, best, at_nominal=False))
             if best == nominal:
@@ -198,7 +212,14 @@ def run(
 
 @dataclass(frozen=True)
 class Bench:
-    """What every condition is measured on."""
+    """The prompts, tasks and options with which every condition is measured.
+
+    Attributes:
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: Harmful (positive) and harmless (negative) prompts.
+        tasks: Capability tasks; may be empty.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+    """
 
     model: Any
     contrast: Contrast
@@ -208,11 +229,14 @@ class Bench:
 
     @property
     def n_prompts(self) -> int:
-        """How many :meth:`measure` runs."""
+        """Number of prompts that :meth:`measure` runs."""
         return len(self.contrast.positive) + len(self.contrast.negative) + len(self.tasks)
 
     def measure(self, plans: tuple[SteeringPlan, ...], name: str, angle: float | None, *, at_nominal: bool) -> Measured:
-        """Answers of both classes under the plans, graded, and re-scored without them; then the tasks."""
+        """Generate and grade the answers of both classes and of the tasks under the plans.
+
+        The perplexity of the answers to both classes is measured without the plans.
+        """
         prompts = PromptSet(self.contrast.positive.prompts + self.contrast.negative.prompts)
         texts, graded = self.answer(prompts, plans)
         harmful = len(self.contrast.positive)
@@ -229,8 +253,11 @@ class Bench:
         )
 
     def answer(self, prompts: PromptSet, plans: tuple[SteeringPlan, ...]) -> tuple[list[str], np.ndarray]:
-        """Texts, and for each ``best`` (right; without a ground truth: answered), ``broken`` (incoherent, degenerate by
-        the text alone) or ``other``.
+        """Generate answers under the plans and grade them.
+
+        Returns:
+            The texts, and one grade per text: ``best`` (right; without a ground truth: answered), ``broken``
+            (incoherent, or degenerate by the text alone) or ``other``.
         """
         with ExitStack() as stack:
             for plan in plans:
@@ -241,7 +268,7 @@ class Bench:
 
 
 def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    """One row a condition: rates with Wilson intervals, perplexity with a bootstrap interval over prompts."""
+    """Return one row per condition: rates with Wilson intervals, perplexity with a bootstrap interval over prompts."""
     table = []
     for m in found:
         row: dict[str, Any] = {"condition": m.condition, "angle": m.angle, "at_nominal": m.at_nominal}

@@ -35,8 +35,9 @@ RATES = {
 
 @figure
 def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel an outcome: own
-    best angles and one nominal angle.
+    """Draw differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel per outcome.
+
+    Each difference is shown at the conditions' own best angles and at one nominal angle.
     """
     asked = list(dict.fromkeys(drawing.columns["question"]))
     outcomes = drawing.notes["outcomes"]
@@ -80,8 +81,9 @@ def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Every condition at its own best angle: rates with Wilson intervals, and perplexity with a bootstrap interval over
-    prompts.
+    """Draw every condition at its own best angle.
+
+    Rates have Wilson intervals, the perplexity has a bootstrap interval over prompts.
     """
     part = _matching(drawing, at_nominal=False)
     names = [
@@ -116,7 +118,7 @@ def _points(
     label: str | None,
     scale: int,
 ) -> None:
-    """One quantity of every condition, with its interval, a little above or below the condition's line."""
+    """Draw one quantity of every condition with its interval, slightly above or below the line of the condition."""
     for row, value in enumerate(part[name]):
         if value in (None, ""):
             continue
@@ -134,6 +136,9 @@ def _points(
 
 
 def _matching(drawing: Drawing, **wanted: object) -> dict[str, list[Any]]:
-    """Rows by value, whether read back from text or not."""
+    """Return the columns of the rows with the wanted values, compared as text.
+
+    The comparison as text also works for a drawing that was read back from a file.
+    """
     rows = [r for r in drawing.rows() if all(str(r[k]) == str(v) for k, v in wanted.items())]
     return {name: [r[name] for r in rows] for name in drawing.columns}

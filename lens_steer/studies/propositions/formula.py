@@ -1,8 +1,9 @@
-"""The formulas as printed: does an operator keep the length of every vector, for any two orthonormal vectors and for
-others?
+"""Norm claims about the printed formulas: orthonormal bases, bases with a Gram error, and any operators.
 
-Level ``formula``: float64, an exactly orthonormal basis, drawn and sought-out vectors. Level ``basis``: bases with a
-given Gram error, against the closed forms. The operators are arguments, so that a broken one can be put in.
+Level ``formula`` tests whether an operator keeps the length of every vector for any two orthonormal basis vectors. It
+uses float64, an exactly orthonormal basis, drawn vectors and vectors found by a search. Level ``basis`` uses bases with
+a given Gram error and compares the change of length with its closed form. The operators are arguments, so that a test
+can pass a broken one.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ OPERATORS: dict[str, Operator] = {
     ACTADD: lambda h, basis, angle: addition.add_direction(h, basis[0], 1.0),
     ABLATION: lambda h, basis, angle: addition.ablate_direction(h, basis[0]),
 }
-ANGLES = tuple(float(a) for a in range(10, 360, 10))
-SEARCHED = (10.0, 90.0, 180.0, 270.0)
-TOLERANCE = 1e-12  # of ‖h'‖/‖h‖ − 1 in float64: about 5,000 roundings
-CLOSED_FORM_TOLERANCE = 1e-10  # of Δ/‖h‖², measured against closed form
-GRAM_ERRORS = (1e-6, 1e-4, 1e-2, 0.1, 0.3)
-SAME_ORDER = 10.0  # two changes within this factor are of the same order
+ANGLES = tuple(float(a) for a in range(10, 360, 10))  # degrees
+SEARCHED = (10.0, 90.0, 180.0, 270.0)  # degrees at which the worst vector is searched for
+TOLERANCE = 1e-12  # tolerance of ‖h'‖/‖h‖ − 1 in float64, about 5,000 rounding errors
+CLOSED_FORM_TOLERANCE = 1e-10  # tolerance of Δ/‖h‖² between measurement and closed form
+GRAM_ERRORS = (1e-6, 1e-4, 1e-2, 0.1, 0.3)  # spectral norms ‖E‖ of the Gram error that are tested
+SAME_ORDER = 10.0  # two changes within this factor of each other count as of the same order
 VECTORS, WIDTHS = 2000, (64, 1536)
 
 
 def orthonormal(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
-    """Two exactly orthonormal vectors, in float64.
+    """Draw two exactly orthonormal vectors in float64.
 
     >>> b = orthonormal(8, 0)
     >>> bool((b @ b.T - torch.eye(2, dtype=torch.float64)).abs().max() < 1e-15)
@@ -56,8 +57,9 @@ def orthonormal(d_model: int, seed: int) -> Float[Tensor, "2 d_model"]:
 
 
 def with_gram_error(basis: Float[Tensor, "2 d_model"], error: float, seed: int) -> Float[Tensor, "2 d_model"]:
-    """A basis of the same plane whose Gram matrix is I + E, with a random symmetric E of spectral norm ``error`` below
-    1.
+    """Return a basis of the same plane with the Gram matrix I + E.
+
+    E is a random symmetric matrix of spectral norm ``error``, which has to be below 1.
 
     >>> b = with_gram_error(orthonormal(8, 0), 0.25, seed=1)
     >>> round(torch.linalg.matrix_norm(b @ b.T - torch.eye(2, dtype=torch.float64), ord=2).item(), 9)
@@ -67,12 +69,15 @@ def with_gram_error(basis: Float[Tensor, "2 d_model"], error: float, seed: int) 
     drawn = torch.randn(2, 2, generator=generator, dtype=torch.float64)
     symmetric = drawn + drawn.T
     e = error * symmetric / torch.linalg.matrix_norm(symmetric, ord=2)
+    # With the Cholesky factor L of I + E, the rows of L B have the Gram matrix L (B Bᵀ) Lᵀ = I + E, and they span the
+    # same plane. ‖E‖ < 1 keeps I + E positive definite.
     return torch.linalg.cholesky(torch.eye(2, dtype=torch.float64) + e) @ basis
 
 
 def drawn_vectors(basis: Float[Tensor, "2 d_model"], n: int, seed: int) -> Float[Tensor, "n d_model"]:
-    """Random vectors, a quarter of them in the plane, a quarter with most of their length in it, scaled over six orders
-    of magnitude.
+    """Draw random vectors whose lengths spread over six orders of magnitude.
+
+    A quarter of them lies in the plane, and another quarter has most of its length in the plane.
     """
     generator = torch.Generator().manual_seed(seed)
     h = torch.randn(n, basis.shape[-1], generator=generator, dtype=torch.float64)
@@ -83,7 +88,7 @@ def drawn_vectors(basis: Float[Tensor, "2 d_model"], n: int, seed: int) -> Float
 
 
 def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0) -> list[Claim]:
-    """Whether each operator keeps every length, with an orthonormal basis in float64."""
+    """Test for each operator whether it keeps every length, with an orthonormal basis in float64."""
     claims = []
     for name, operator in operators.items():
         worst, changed, tested, witness = 0.0, 0, 0, {}
@@ -128,8 +133,9 @@ def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int =
 def proposition_claims(
     operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0
 ) -> list[Claim]:
-    """Both propositions as they are printed, and the step on which the printed proof of the first rests, then the norm
-    claims of every operator.
+    """Test both propositions as printed, the step of the proof of the first, and the norm claims of every operator.
+
+    The step is the one on which the printed proof of Proposition 1 rests.
     """
     measured = norm_claims(operators, vectors=vectors, seed=seed)
     by_name = dict(zip(operators, measured, strict=True))
@@ -162,7 +168,7 @@ def proposition_claims(
 
 
 def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
-    """From "h' differs from h" to "their norms differ", at the angle 0 of the printed proof."""
+    """Test the step from "h' differs from h" to "their norms differ", at the angle 0 of the printed proof."""
     basis = orthonormal(WIDTHS[0], seed)
     h = drawn_vectors(basis, vectors, seed + 1)
     out = operator(h, basis, 0.0)
@@ -186,8 +192,10 @@ def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
 
 
 def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = 500, seed: int = 0) -> list[Claim]:
-    """The exact change with a basis that is not orthonormal: measured against closed form, within its bound, and alike
-    for SAS and SS.
+    """Test the exact change of the norm with a basis that is not orthonormal.
+
+    The claims compare the measured change with its closed form, the change under SS with its bound, and the changes
+    under SAS and SS with each other.
     """
     deviation, beyond, sizes, n = {SAS: 0.0, SS: 0.0}, -1.0, {SAS: [], SS: []}, 0
     for error in GRAM_ERRORS:
@@ -261,7 +269,7 @@ def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int 
 
 
 def _witness(h: Tensor, basis: Tensor, operator: Operator, angle: float) -> dict[str, object]:
-    """The case in the fewest numbers: coordinates in the plane, length outside it, lengths before and after."""
+    """Return a case in the fewest numbers: coordinates in the plane, length outside it, length before and after."""
     c = h @ basis.mT
     outside = float((h - c @ basis).norm())
     return {

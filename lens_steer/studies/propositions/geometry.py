@@ -1,4 +1,4 @@
-"""What the paper says about layers and about one plane for all of them, on a calibration; no model is needed."""
+"""Claims of the paper about layers and about one global plane, tested on a calibration without a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.stats import wilson
 from lens_steer.studies.claim import Claim, verdict
 
-FEW = 0.1  # |L_disc| ≪ L is read as: at most a tenth
-IN_PLANE = 0.9  # share of a candidate's squared length from which the plane is taken to hold it
-SPREAD = 10.0  # degrees within which candidates are taken to point the same way in the plane
+FEW = 0.1  # |L_disc| ≪ L is read as |L_disc| ≤ 0.1 L
+IN_PLANE = 0.9  # share of a candidate's squared length from which it counts as lying in the plane
+SPREAD = 10.0  # degrees; a circular standard deviation up to this counts as the same direction in the plane
 
 
 def geometry_claims(name: str, calibration: Calibration) -> list[Claim]:
-    """Few layers, middle layers, one plane; what has no discriminative site has only the first claim."""
+    """Test the claims about few layers, middle layers and one plane.
+
+    A calibration without a discriminative site gets only the claim about few layers.
+    """
     claims = [few_layers(name, calibration)]
     if calibration.discriminative_sites:
         claims += [middle_layers(name, calibration), *one_plane(name, calibration)]
@@ -24,7 +27,7 @@ def geometry_claims(name: str, calibration: Calibration) -> list[Claim]:
 
 
 def few_layers(name: str, calibration: Calibration) -> Claim:
-    """``|L_disc| ≪ L``."""
+    """Test whether far fewer blocks are discriminative than the model has, ``|L_disc| ≪ L``."""
     kept, blocks = len(calibration.discriminative_blocks), calibration.n_layers
     rate = wilson(kept, blocks)
     return Claim(
@@ -44,7 +47,10 @@ def few_layers(name: str, calibration: Calibration) -> Claim:
 
 
 def middle_layers(name: str, calibration: Calibration) -> Claim:
-    """Read as: no block of the first quarter is discriminative, and one of the middle half is."""
+    """Test whether the discriminative blocks lie in the middle of the model.
+
+    The claim is read as: no block of the first quarter is discriminative, and at least one block of the middle half is.
+    """
     blocks, found = calibration.n_layers, calibration.discriminative_blocks
     early = [b for b in found if b < blocks / 4]
     middle = [b for b in found if blocks / 4 <= b < 3 * blocks / 4]
@@ -64,11 +70,13 @@ def middle_layers(name: str, calibration: Calibration) -> Claim:
 
 
 def one_plane(name: str, calibration: Calibration) -> list[Claim]:
-    """Whether the discriminative sites' own candidates lie in the global plane, and point the same way in it."""
+    """Test whether the candidates of the discriminative sites lie in the global plane, and at the same angle in it."""
     rows = [calibration.sites.index(s) for s in calibration.discriminative_sites]
     c = calibration.candidates[rows].double() @ calibration.basis.double().mT
     share = c.square().sum(dim=-1)
     phase = torch.rad2deg(torch.atan2(c[:, 1], c[:, 0]))
+    # Phases are circular, so their spread is the circular standard deviation √(−2 ln R), where R is the length of the
+    # mean of the unit phasors: R = 1 where all phases agree, R → 0 where they cancel.
     resultant = torch.polar(torch.ones_like(phase), torch.deg2rad(phase)).mean().abs().clamp(1e-12, 1)
     spread = math.degrees(math.sqrt(max(0.0, -2 * math.log(float(resultant)))))
     inside = wilson(int((share >= IN_PLANE).sum()), len(share))

@@ -1,4 +1,4 @@
-"""Changes of length: measured, and in closed form for any two basis vectors, orthonormal or not.
+"""Changes of length under an operator: measured, and in closed form for any two basis vectors, orthonormal or not.
 
 With rows b1, b2 in B, ``G = B Bᵀ = I + E``, ``c = h Bᵀ``, ``r = ‖c B‖ = √(c G cᵀ)``, ``u = (cos θ, sin θ)`` and
 ``Δ = ‖h'‖² − ‖h‖²``::
@@ -6,7 +6,7 @@ With rows b1, b2 in B, ``G = B Bᵀ = I + E``, ``c = h Bᵀ``, ``r = ‖c B‖ =
     Δ_SAS = r² (1 + u G uᵀ) − 2‖c‖² − 2 r c E uᵀ
     Δ_SS  = q E qᵀ,  q = c R_θᵀ − c,  so  |Δ_SS| ≤ 4 sin²(θ/2) ‖E‖ ‖c‖²
 
-Both vanish for every h and θ exactly where E = 0. Everything is computed in float64.
+Both changes are zero for every h and θ if and only if E = 0. All functions compute in float64.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from lens_steer.operators.rotation import degrees
 
-Operator = Callable[[Tensor, Tensor, float], Tensor]  # vectors, basis, angle in degrees → vectors
+Operator = Callable[[Tensor, Tensor, float], Tensor]  # (vectors, basis, angle in degrees) → vectors
 
 
 def squared_change(
     before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch"]:
-    """Δ = ‖h'‖² − ‖h‖², as ``(h' − h)·(h' + h)``, which does not cancel.
+    """Return Δ = ‖h'‖² − ‖h‖², computed as ``(h' − h)·(h' + h)`` to avoid cancellation.
 
     >>> squared_change(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 4.0]))
     tensor(-9., dtype=torch.float64)
@@ -37,7 +37,7 @@ def squared_change(
 def relative_change(
     before: Float[Tensor, "*batch d_model"], after: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch"]:
-    """‖h'‖/‖h‖ − 1; zero for a zero vector that stays zero.
+    """Return ‖h'‖/‖h‖ − 1, which is zero for a zero vector that stays zero.
 
     >>> relative_change(torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0]))
     tensor(1., dtype=torch.float64)
@@ -45,13 +45,13 @@ def relative_change(
     ratio = squared_change(before, after) / before.double().square().sum(dim=-1).clamp_min(
         torch.finfo(torch.float64).tiny
     )
-    return ratio / ((1 + ratio).clamp_min(0).sqrt() + 1)  # √(1+x) − 1 without cancelling
+    return ratio / ((1 + ratio).clamp_min(0).sqrt() + 1)  # √(1+x) − 1 = x / (√(1+x) + 1), without cancellation
 
 
 def standard_change(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: float | int
 ) -> Float[Tensor, "*batch"]:
-    """Δ_SAS in closed form, for any basis.
+    """Return Δ_SAS in closed form, for any basis.
 
     >>> standard_change(torch.tensor([3.0, 1.0]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 90)  # −(c1 sin θ)²
     tensor(-9., dtype=torch.float64)
@@ -65,7 +65,7 @@ def standard_change(
 def selective_change(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: float | int
 ) -> Float[Tensor, "*batch"]:
-    """Δ_SS in closed form, for any basis.
+    """Return Δ_SS in closed form, for any basis.
 
     >>> selective_change(torch.tensor([3.0, 1.0]), torch.eye(2), 77)
     tensor(0., dtype=torch.float64)
@@ -79,8 +79,9 @@ def selective_change(
 def selective_bound(
     h: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "2 d_model"], angle: float | int
 ) -> Float[Tensor, "*batch"]:
-    """``4 sin²(θ/2) ‖E‖ ρ``: what ``|Δ_SS|/‖h‖²`` cannot exceed, with the in-plane share ``ρ = ‖c‖²/‖h‖²`` and the
-    spectral norm of E.
+    """Return ``4 sin²(θ/2) ‖E‖ ρ``, the upper bound of ``|Δ_SS|/‖h‖²``.
+
+    ``ρ = ‖c‖²/‖h‖²`` is the share of the squared length that lies in the plane, and ``‖E‖`` is the spectral norm of E.
 
     >>> selective_bound(torch.tensor([3.0, 4.0]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]), 180)
     tensor(1.4400, dtype=torch.float64)
@@ -100,10 +101,10 @@ def worst_vector(
     steps: int = 150,
     seed: int = 0,
 ) -> tuple[Float[Tensor, " d_model"], float]:
-    """A unit vector whose squared length an operator changes most, found by gradient ascent from random starts, and
-    that ``|Δ|``.
+    """Search for the unit vector whose squared length an operator changes most, and return it with its ``|Δ|``.
 
-    Half of the starts lie in the plane, where there is most to change. A search, so a lower bound of the worst case.
+    The search is gradient ascent from random starts. Half of the starts lie in the plane, where the change can be
+    largest. The result is a lower bound of the worst case, because a search may miss it.
 
     >>> from lens_steer.operators.rotation import selective_rotation
     >>> _, change = worst_vector(selective_rotation, torch.eye(4, dtype=torch.float64)[:2], 70.0, starts=4, steps=10)
@@ -113,6 +114,8 @@ def worst_vector(
     generator = torch.Generator().manual_seed(seed)
     b = basis.double().cpu()
     drawn = torch.randn(starts, b.shape[-1], generator=generator, dtype=torch.float64)
+    # Every second start lies in the plane. Adam maximises the sum of |Δ| over all starts; the starts do not interact,
+    # so each one follows its own gradient. Δ is taken of the unit vector, so the length of a start has no effect.
     drawn[::2] = torch.randn(len(drawn[::2]), 2, generator=generator, dtype=torch.float64) @ b
     h = drawn.requires_grad_()
     optimizer = torch.optim.Adam([h], lr=0.05)

@@ -1,8 +1,7 @@
-"""What rounding does: the formulas run literally in a given arithmetic with a basis kept in a given dtype; and the
-planes that were published.
+"""Effects of rounding on the norm: printed formulas in a given arithmetic, bases in a given dtype, published planes.
 
-The project's own operators compute in float32 whatever they are given. Here the printed formulas run in half precision
-too, as released code runs them.
+The project's own operators compute in float32 (in float64 for float64 vectors), whatever the hidden dtype. Here the
+printed formulas are evaluated literally, in half precision too, as released code evaluates them.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from lens_steer.studies.propositions.formula import AAS, ABLATION, ACTADD, SAS, 
 from lens_steer.studies.propositions.norms import Operator, relative_change, selective_bound
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PER_HOOK = 4e-3  # methods' own estimate of what rounding costs a hook at most: 0.4 %
-KEPT = 1e-6  # of ‖h'‖/‖h‖ − 1 with a plane kept in float32
-SAME_ORDER = 10.0  # changes within this factor are of the same order
+PER_HOOK = 4e-3  # this project's estimate of the largest relative norm change by rounding in one hook: 0.4 %
+KEPT = 1e-6  # tolerance of ‖h'‖/‖h‖ − 1 with a plane stored in float32
+SAME_ORDER = 10.0  # two changes within this factor of each other count as of the same order
 COARSE = tuple(float(a) for a in range(0, 360, 30))
 
 
 def sas_as_printed(
     h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
 ) -> Float[Tensor, "n d_model"]:
-    """Eq. 2 term by term, ``h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)``, in the dtype of ``h``."""
+    """Evaluate Eq. 2 term by term, ``h − Ph + ‖Ph‖ (cos θ b1 + sin θ b2)``, in the dtype of ``h``."""
     inside = (h @ basis.mT) @ basis
     u = _angle(angle, h)
     return h - inside + inside.norm(dim=-1, keepdim=True) * (u[0] * basis[0] + u[1] * basis[1])
@@ -39,7 +38,7 @@ def sas_as_printed(
 def ss_as_printed(
     h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
 ) -> Float[Tensor, "n d_model"]:
-    """Eq. 6 term by term, ``h − Ph + B R_θ Bᵀ h``, in the dtype of ``h``."""
+    """Evaluate Eq. 6 term by term, ``h − Ph + B R_θ Bᵀ h``, in the dtype of ``h``."""
     c = h @ basis.mT
     u = _angle(angle, h)
     turned = torch.stack([u[0] * c[:, 0] - u[1] * c[:, 1], u[1] * c[:, 0] + u[0] * c[:, 1]], dim=-1)
@@ -49,21 +48,21 @@ def ss_as_printed(
 def ablation_as_printed(
     h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
 ) -> Float[Tensor, "n d_model"]:
-    """``h − (b1·h) b1`` in the dtype of ``h``."""
+    """Evaluate ``h − (b1·h) b1`` in the dtype of ``h``; the angle has no effect."""
     return h - (h @ basis[0])[:, None] * basis[0]
 
 
 def aas_as_printed(
     h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
 ) -> Float[Tensor, "n d_model"]:
-    """Eq. 2 where ``h·b1 > 0``, in the dtype of ``h``."""
+    """Evaluate Eq. 2 where ``h·b1 > 0``, in the dtype of ``h``; other vectors stay as they are."""
     return torch.where((h @ basis[0] > 0)[:, None], sas_as_printed(h, basis, angle), h)
 
 
 def addition_as_printed(
     h: Float[Tensor, "n d_model"], basis: Float[Tensor, "2 d_model"], angle: float
 ) -> Float[Tensor, "n d_model"]:
-    """``h + b1`` in the dtype of ``h``."""
+    """Evaluate ``h + b1`` in the dtype of ``h``; the angle has no effect."""
     return h + basis[0]
 
 
@@ -76,7 +75,16 @@ BOUND = "bound on SS"
 
 @dataclass(frozen=True)
 class Cell:
-    """Norm changes of one operator in one pair of dtypes at one angle."""
+    """Norm changes of one operator in one pair of dtypes at one angle.
+
+    Attributes:
+        operator: Name of the operator, or :data:`BOUND` for the bound on SS.
+        basis_dtype: Dtype to which the basis was rounded once.
+        arithmetic: Dtype of the vectors and of the computation.
+        angle: Angle in degrees.
+        largest: Largest ``|‖h'‖/‖h‖ − 1|`` over the vectors.
+        mean: Mean ``|‖h'‖/‖h‖ − 1|`` over the vectors.
+    """
 
     operator: str
     basis_dtype: str
@@ -92,16 +100,17 @@ def grid(
     angles: Sequence[float] = COARSE,
     device: str = "cpu",
 ) -> list[Cell]:
-    """Relative norm changes for every operator × dtype of the basis × dtype of the arithmetic × angle, and what SS
-    cannot exceed in exact arithmetic.
+    """Measure relative norm changes for every operator × dtype of the basis × dtype of the arithmetic × angle.
+
+    The cells of :data:`BOUND` hold the change that SS cannot exceed in exact arithmetic.
     """
     cells = []
     for kept_name, kept in DTYPES.items():
         for angle in angles:
             share = selective_bound(h, basis.to(kept).double(), angle).clamp_max(1)
-            bound = (
-                1 - (1 - share).sqrt()
-            )  # |Δ|/‖h‖² ≤ share, so |‖h'‖/‖h‖ − 1| ≤ this, the shrinking side being the larger
+            # |Δ|/‖h‖² ≤ share implies |‖h'‖/‖h‖ − 1| ≤ 1 − √(1 − share), because for the
+            # same |Δ| a vector that shrinks changes by more than a vector that grows.
+            bound = 1 - (1 - share).sqrt()
             cells += [Cell(BOUND, kept_name, run, angle, float(bound.max()), float(bound.mean())) for run in DTYPES]
     for name, operator in LITERAL.items():
         for kept_name, kept in DTYPES.items():
@@ -114,7 +123,7 @@ def grid(
 
 
 def dtype_claims(cells: Sequence[Cell], n: int, where: str) -> list[Claim]:
-    """How much rounding costs each rotation, and whether it tells the two apart."""
+    """Test how much rounding changes the norm under SAS and SS, and whether it separates the two."""
     largest = {
         name: {
             f"{b} basis, {a} arithmetic": max(
@@ -160,8 +169,9 @@ def dtype_claims(cells: Sequence[Cell], n: int, where: str) -> list[Claim]:
 
 
 def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 400, seed: int = 0) -> list[Claim]:
-    """The planes as they were shipped, and after re-orthonormalising: worst change of the norm over drawn vectors, in
-    float64.
+    """Test the published planes, as shipped and after re-orthonormalising, in float64.
+
+    The value is the largest change of the norm over drawn vectors. A calibration without a published basis is left out.
     """
     claims = []
     for name, calibration in calibrations.items():
@@ -169,9 +179,8 @@ def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 
             continue
         shipped, mended = calibration.published_basis.double(), calibration.basis.double()
         h = drawn_vectors(orthonormal(calibration.d_model, seed), vectors, seed)
-        h[: vectors // 2] += (
-            5 * h[: vectors // 2].norm(dim=-1, keepdim=True) * mended[0]
-        )  # as real activations, with length in the plane
+        # Real activations have much of their length in the plane, so half of the vectors get a large part along b1.
+        h[: vectors // 2] += 5 * h[: vectors // 2].norm(dim=-1, keepdim=True) * mended[0]
         worst = {
             op: {
                 label: max(float(relative_change(h, LITERAL[op](h, b, angle)).abs().max()) for angle in COARSE)

@@ -1,4 +1,4 @@
-"""What the experiments are asked: differences between two conditions, paired by prompt, with a verdict each."""
+"""Questions to the experiments: differences between two conditions, paired by prompt, each with a verdict."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a condition is judged by.
+    """A quantity by which two conditions are compared.
 
     Attributes:
-        name: field of :class:`Measured`.
-        said: what the first condition is claimed to do more than the second.
-        quantity: of the difference.
-        sign: 1 where more is better, −1 where less is.
+        name: Field of :class:`Measured` that holds the values.
+        said: Verb phrase for what the first condition is claimed to do more than the second.
+        quantity: Description of the difference.
+        sign: 1 where a larger value is better, −1 where a smaller one is.
     """
 
     name: str
@@ -42,6 +42,7 @@ OUTCOMES = (
     ),
     Outcome("capable", "keeps more capability", "difference of the share of capability tasks done right", 1),
 )
+# Each entry: key, first condition, second condition, statement with {} for the outcome, experiment.
 QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
     (
         "relative-angle",
@@ -124,13 +125,14 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
 
 
 def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
-    """``relative-angle``, ``nominal-relative-angle``, ``nominal-capable-relative-angle``, …"""
+    """Return a claim's id: ``relative-angle``, ``nominal-relative-angle``, ``nominal-capable-relative-angle``, …"""
     return ("nominal-" if at_nominal else "") + ("" if outcome == "complied" else f"{outcome}-") + question
 
 
 def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
-    """Each question by each outcome: it holds if the 95 % interval of the paired difference lies on the claimed side of
-    zero.
+    """Answer every question for every outcome that was measured.
+
+    A claim holds if the 95 % interval of the paired difference lies on the claimed side of zero.
     """
     claims = []
     for outcome in OUTCOMES:
@@ -186,8 +188,9 @@ def _answered(
 
 
 def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Claim:
-    """Whether the four operators that keep the norm do alike: no, if any two of them differ at a joint level of 95
-    %.
+    """Test whether the four operators that keep the norm have the same outcome.
+
+    The claim fails if any two of them differ at a joint level of 95 %.
     """
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
@@ -214,8 +217,11 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
 def difference(
     a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, level: float = 0.95
 ) -> tuple[float, float, float, int]:
-    """One condition less another: mean, bootstrap interval over prompts (the same prompts in both), and how many have a
-    value in both.
+    """Compare two conditions on the same prompts.
+
+    Returns:
+        The mean of ``a − b``, the two ends of its bootstrap interval over prompts, and the number of prompts with a
+        value under both conditions. Without such a prompt the three numbers are NaN and the count is 0.
     """
     gaps: Float[np.ndarray, " n"] = getattr(a, outcome).astype(float) - getattr(b, outcome).astype(float)
     gaps = gaps[~np.isnan(gaps)]
@@ -226,8 +232,9 @@ def difference(
 
 
 def joint_difference(a: Measured, b: Measured, outcome: str, comparisons: int, seed: int = 0) -> Estimate:
-    """The same at a level that holds at 95 % for several comparisons together (Bonferroni), by intervals whose far
-    tails hold.
+    """Compare two conditions at a level that holds at 95 % for several comparisons together (Bonferroni).
+
+    The intervals are those of :func:`lens_steer.stats.paired_difference`, which stay valid in the far tails.
     """
     one, two = (getattr(m, outcome).astype(float) for m in (a, b))
     kept = ~(np.isnan(one) | np.isnan(two))

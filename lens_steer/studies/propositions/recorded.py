@@ -1,6 +1,6 @@
-"""On a model: recorded activations at every site and angle, and what happens downstream of hooks that keep the norm.
+"""Claims on a model: recorded activations at every site and angle, and norms downstream of hooks that keep the norm.
 
-Calibration comes from the fit split, activations from the report split.
+The calibration comes from the fit split, the activations from the report split.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from lens_steer.studies.propositions.formula import ACTADD, OPERATORS, SAS, SS
 from lens_steer.studies.propositions.norms import relative_change
 from lens_steer.studies.propositions.precision import COARSE, KEPT
 
-DRIFT = 0.01  # mean change of a later norm's input from which it has drifted
-UNEVEN = 2.0  # largest step of the norm over the mean step from which growth over depth is uneven
+DRIFT = 0.01  # mean relative length change above which the input of a later norm counts as drifted
+UNEVEN = 2.0  # ratio of the largest to the mean step of the norm above which growth over depth is uneven
 
 
 def recorded_claims(activations: Activations, calibration: Calibration) -> list[Claim]:
-    """Whether each operator keeps the norm of every recorded activation, at every site and twelve angles, with the
-    calibration's own plane.
+    """Test whether each operator keeps the norm of every recorded activation.
+
+    Every site and twelve angles are tested with the plane of the calibration. ActAdd adds the raw difference of means
+    of each site. The separation claims at the selected site follow.
     """
     h = torch.cat([activations.positive, activations.negative])
     vectors = h.reshape(-1, h.shape[-1])
@@ -49,7 +51,8 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
             change = torch.stack(
                 [relative_change(vectors, operator(vectors, calibration.basis, a)).abs() for a in COARSE]
             ).amax(dim=0)
-        by_prompt = change.reshape(len(h), -1).amax(dim=1)  # a prompt's sites are not independent
+        # The sites of one prompt are not independent, so the rate counts prompts.
+        by_prompt = change.reshape(len(h), -1).amax(dim=1)
         rate = wilson(int((by_prompt > KEPT).sum()), len(by_prompt))
         worst = int(change.argmax())
         claims.append(
@@ -80,7 +83,7 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
 
 
 def _raw_addition(activations: Activations, calibration: Calibration) -> Float[Tensor, " n"]:
-    """ActAdd as it is used: each site's own raw difference of means, once."""
+    """Return the norm changes under ActAdd as it is used: each site adds its own raw difference of means once."""
     assert calibration.mean_positive is not None
     assert calibration.mean_negative is not None
     difference = calibration.mean_positive - calibration.mean_negative
@@ -91,14 +94,13 @@ def _raw_addition(activations: Activations, calibration: Calibration) -> Float[T
 
 @dataclass(frozen=True)
 class Drift:
-    """Mean ``|‖h'‖/‖h‖ − 1|`` of what one later norm reads under one operator, with its bootstrap interval over
-    prompts.
+    """Length change at the input of one later norm under one operator.
 
     Attributes:
-        operator: what steers.
-        site: the stream where the norm reads it.
-        depth: blocks before it; a half more after the block's attention.
-        mean, low, high, n: of the change.
+        operator: Name of the operator that steers.
+        site: Site of the residual stream that the norm reads.
+        depth: Number of blocks before the site; half a block more after the attention of the block.
+        mean, low, high, n: Mean of ``|‖h'‖/‖h‖ − 1|``, its bootstrap interval over prompts, and the number of prompts.
     """
 
     operator: str
@@ -119,15 +121,17 @@ def downstream(
     angle: float = NOMINAL,
     seed: int = 0,
 ) -> list[Drift]:
-    """How far the inputs of later norms drift in length (last prompt token) although each steered site kept its own.
+    """Measure how far the inputs of later norms drift in length, although every steered site keeps its own length.
+
+    The change is measured at the last prompt token, at all points of the stream after the first steered site.
 
     Args:
-        model: what is steered.
-        plain: the stream of the same prompts at :func:`stream_sites`, without steering.
-        prompts: what is run.
-        calibration: of SAS and SS.
-        angle: of both.
-        seed: of the bootstrap.
+        model: Model to be steered.
+        plain: Activations of the same prompts at :func:`stream_sites`, without steering.
+        prompts: Prompts to run.
+        calibration: Calibration for the plans of SAS and SS.
+        angle: Angle of both plans, in degrees.
+        seed: Seed of the bootstrap.
     """
     names = stream_sites(info_of(model).n_layers)
     first = min(_depth(name) for name in calibration.discriminative_sites)
@@ -150,7 +154,9 @@ def downstream(
 
 
 def stream_sites(n_layers: int) -> tuple[str, ...]:
-    """The residual stream wherever a norm reads it: before each block, after its attention, and before the final norm.
+    """Return the sites of the residual stream that a norm reads.
+
+    These are the stream before each block, after the attention of each block, and before the final norm.
 
     >>> stream_sites(1)
     ('blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post')
@@ -160,13 +166,13 @@ def stream_sites(n_layers: int) -> tuple[str, ...]:
 
 
 def _depth(name: str) -> float:
-    """Blocks gone through where the tensor is read, or, for a norm's output, where that norm reads."""
+    """Return the number of blocks before a site; for the output of a norm, before the point that the norm reads."""
     site = sites.parse(name)
     return site.block + {"ln2": 0.5, "ln2_post": 0.5, "resid_mid": 0.5, "resid_post": 1.0}.get(site.kind, 0.0)
 
 
 def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINAL) -> list[Claim]:
-    """Whether norms kept at the hooks are norms kept in the inputs of later norms."""
+    """Test whether keeping the norm at the hooks keeps the norm at the inputs of later norms."""
     claims = []
     for operator in (SAS, SS):
         rows = [d for d in drifts if d.operator == operator]
@@ -195,7 +201,7 @@ def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINA
 def growth_claims(
     plain: Float[Tensor, "n_prompts n_sites d_model"], names: Sequence[str], model: str, *, seed: int = 0
 ) -> list[Claim]:
-    """Whether the stream's norm grows over depth, and whether it does so unevenly."""
+    """Test whether the norm of the stream grows over depth, and whether it grows unevenly."""
     blocks = [k for k, name in enumerate(names) if sites.parse(name).kind != "resid_mid"]
     length = plain[:, blocks].double().norm(dim=-1).numpy()
 

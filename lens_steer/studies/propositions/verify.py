@@ -1,6 +1,4 @@
-"""Propositions 1 and 2 and what goes with them, put to the test: every claim as a record, a table and figures, written
-whole or not at all.
-"""
+"""Tests of Propositions 1 and 2 and of related claims: records, a table and figures, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,17 +37,17 @@ from lens_steer.studies.propositions import differences, experiments, formula, g
 WITHOUT_MODEL = ("formula", "basis", "dtype", "published", "geometry")
 WITH_MODEL = ("recorded", "downstream", "geometry", "behaviour")
 LEVELS = tuple(dict.fromkeys((*WITHOUT_MODEL, *WITH_MODEL)))
-PAIRED = 32  # vectors of each class whose distances a figure shows
+PAIRED = 32  # number of vectors of each class whose pairwise distances a figure shows
 
 
 @dataclass(frozen=True)
 class Verification(Shown, view="claims"):
-    """What one run found.
+    """The result of one run.
 
     Attributes:
-        claims: every record.
-        drawings: the figures' data.
-        pieces: steps that are kept until all is written.
+        claims: All claim records.
+        drawings: The data of the figures, by name.
+        pieces: Steps of the run that are kept on disk until everything is written; None where there are none.
     """
 
     claims: tuple[Claim, ...]
@@ -57,7 +55,7 @@ class Verification(Shown, view="claims"):
     pieces: Pieces | None = field(default=None, compare=False)
 
     def __add__(self, other: Verification) -> Verification:
-        """Both runs as one."""
+        """Join two runs into one."""
         return Verification(
             self.claims + other.claims, {**self.drawings, **other.drawings}, other.pieces or self.pieces
         )
@@ -67,7 +65,7 @@ class Verification(Shown, view="claims"):
         return f"Verification({len(self.claims)} claims: {', '.join(f'{n} {v}' for v, n in counts.items())})"
 
     def claim(self, id_: str) -> Claim:
-        """One claim by its id."""
+        """Return the claim with an id."""
         return next(c for c in self.claims if c.id == id_)
 
 
@@ -79,16 +77,18 @@ def verify(
     levels: Sequence[str] = LEVELS,
     progress: bool = True,
 ) -> Verification:
-    """Everything that needs no model: the formulas, bases with an error, rounding, and the planes that are given.
+    """Test everything that needs no model: the formulas, bases with an error, rounding, and the given planes.
 
     Args:
-        calibrations: by name; what was imported brings the plane as it was published.
-        seed: of every drawn vector and basis.
-        device: where half precision is computed.
-        levels: of the claims (:attr:`lens_steer.studies.claim.Claim.level`) that are tested; others are left out.
+        calibrations: Calibrations by name. An imported calibration brings its plane as it was published.
+        seed: Seed of every drawn vector and basis.
+        device: Device on which half precision is computed.
+        levels: Levels of the claims to test (:attr:`lens_steer.studies.claim.Claim.level`). Claims of other levels are
+            left out.
+        progress: Show a progress bar.
 
     Raises:
-        LensSteerError: an unknown level.
+        LensSteerError: If a level is unknown or no level is given.
     """
     check_levels(levels)
     claims: list[Claim] = []
@@ -127,10 +127,11 @@ def verify(
 
 
 def check_levels(levels: Sequence[str]) -> None:
-    """Refuse a level that no claim has.
+    """Refuse a level that no claim has, and an empty list of levels.
 
     Raises:
-        LensSteerError: naming it and those that there are.
+        LensSteerError: If a level is unknown or no level is given. The message names the levels given and those
+            possible.
     """
     unknown = [level for level in levels if level not in LEVELS]
     if unknown or not levels:
@@ -138,12 +139,14 @@ def check_levels(levels: Sequence[str]) -> None:
 
 
 def is_of(calibration: Calibration, model: Any) -> bool:
-    """Whether a calibration is this model's own, with all that the tests on recorded activations need: its class means,
-    and a site to steer.
+    """Return whether a calibration is the model's own and has all that the tests on recorded activations need.
+
+    The tests need the class means and at least one discriminative site. An imported calibration with a published basis
+    does not count.
 
     Args:
-        calibration: any.
-        model: loaded, or its description (:func:`lens_steer.cli.precheck.describe`).
+        calibration: Any calibration.
+        model: A loaded model, or its description (:func:`lens_steer.cli.precheck.describe`).
     """
     info = info_of(model)
     same = all(getattr(calibration, n) == getattr(info, n) for n in ("d_model", "n_layers", "architecture"))
@@ -163,24 +166,28 @@ def verify_model(
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Verification:
-    """What needs a model: recorded activations at every site and angle, later blocks' norms, layers and plane, and the
+    """Test the claims that need a model.
+
+    The tests cover recorded activations at every site and angle, the norms of later blocks, layers and plane, and the
     experiments on behaviour.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        contrast: with a fit split, from which direction, plane and sites come, a select split for the angles, and a
-            report split, on which all is judged.
-        calibration: of this model; a fresh one from the fit split unless given.
-        levels: of the claims that are tested: ``recorded``, ``downstream``, ``geometry``, ``behaviour``; the others of
-            :data:`LEVELS` are let pass.
-        engine: what records and generates; see :func:`lens_steer.generate`.
-        max_new_tokens: of each answer.
-        out: folder in which steps of the experiments are kept until :func:`write` has written all; an interrupted run
-            goes on from them.
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: Prompts in three splits. Direction, plane and sites come from the fit split, the angles from the
+            select split; the claims on activations and behaviour are tested on the report split.
+        calibration: A calibration of this model. None computes one from the fit split.
+        levels: Levels of the claims to test: ``recorded``, ``downstream``, ``geometry``, ``behaviour``. The other
+            levels of :data:`LEVELS` are accepted and ignored.
+        seed: Seed of every draw, of the calibration and of the bootstrap.
+        engine: Engine that records and generates; see :func:`lens_steer.generate`.
+        max_new_tokens: Largest number of tokens of each answer.
+        out: Folder that keeps the steps of the experiments until :func:`write` has written everything, so that an
+            interrupted run continues from them. None keeps nothing.
+        progress: Show progress bars.
 
     Raises:
-        LensSteerError: a contrast without select or report prompts, a calibration of another model, without class means
-            or without a discriminative site, an unknown level, a folder that holds another run.
+        LensSteerError: If the contrast has no select or report prompts; if the calibration is of another model, or has
+            no class means or no discriminative site; if a level is unknown; or if the folder holds another run.
     """
     check_levels(levels)
     check_splits(contrast)
@@ -262,7 +269,7 @@ def _pieces(
     max_new_tokens: int,
     out: str | Path | None,
 ) -> Pieces:
-    """Where steps are kept, with all that they depend on."""
+    """Return the store of the steps, together with everything that the steps depend on."""
     protocol = Protocol(
         model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens
     )
@@ -279,7 +286,10 @@ def _pieces(
 
 
 def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing:
-    """Some questions' paired differences by outcome, at the conditions' own best angles and at the nominal one."""
+    """Return the paired differences of some questions by outcome.
+
+    Each difference is given at the conditions' own best angles and at the nominal angle.
+    """
     names = ("question", "outcome", "first", "second", "at_nominal", "mean", "low", "high", "n")
     columns: dict[str, list[Any]] = {name: [] for name in names}
     by_id = {c.id: c for c in claims}
@@ -296,7 +306,7 @@ def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing
 
 
 def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
-    """Every condition's rates and perplexity, with intervals."""
+    """Return the rates and the perplexity of every condition, with intervals."""
     table = experiments.rows(measured)
     return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]})
 
@@ -307,8 +317,10 @@ def phase_drawings(
     basis: Float[Tensor, "2 d_model"],
     where: str,
 ) -> dict[str, Drawing]:
-    """What each rotation does to two classes: where they lie in the plane, and how far apart they are, before and
-    after.
+    """Return the data of two figures that show how each rotation changes two classes.
+
+    The figures show the positions of the vectors in the plane, and the pairwise distances, before and after the
+    rotation.
     """
     moved = {"before": (positive, negative)}
     for name in (formula.SAS, formula.SS):
@@ -342,12 +354,12 @@ def phase_drawings(
 
 
 def _short(values: Float[Tensor, " n"]) -> list[float]:
-    """As many digits as a figure can show."""
+    """Round values to six significant digits, as many as a figure can show."""
     return [float(f"{v:.6g}") for v in values.tolist()]
 
 
 def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:
-    """Change of the inputs of later norms over depth, for both rotations."""
+    """Return the length changes at the inputs of later norms over depth, for both rotations."""
     names = ("operator", "site", "depth", "mean", "low", "high")
     return Drawing(
         "norm_drift", {name: [getattr(d, name) for d in drifts] for name in names}, {"n": drifts[0].n if drifts else 0}
@@ -355,16 +367,23 @@ def norm_drift_drawing(drifts: Sequence[recorded.Drift]) -> Drawing:
 
 
 def norm_change_drawing(cells: Sequence[precision.Cell], n: int) -> Drawing:
-    """Norm change against angle, by operator and pair of dtypes."""
+    """Return the norm changes by angle, operator and pair of dtypes."""
     names = ("operator", "basis_dtype", "arithmetic", "angle", "largest", "mean")
     return Drawing("norm_change", {name: [getattr(c, name) for c in cells] for name in names}, {"n": n})
 
 
 def write(found: Verification, out: str | Path, *, command: str = "", seed: int = 0, model: Any = None) -> None:
-    """``propositions.json`` (one record a claim), ``propositions.md``, ``propositions.tex`` and the figures.
+    """Write ``propositions.json`` (one record per claim), ``propositions.md``, ``propositions.tex`` and the figures.
+
+    Args:
+        found: The result to write.
+        out: Output folder. It is written whole or not at all.
+        command: Command line, stored with the results.
+        seed: Seed, stored with the results.
+        model: The model, if one was used; its name and chat template are stored with the results.
 
     Raises:
-        LensSteerError: a folder that cannot be written.
+        LensSteerError: If the folder cannot be written.
     """
     meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
     if model is not None:

@@ -1,4 +1,4 @@
-"""What the propositions on a model will compute, counted before it is run."""
+"""Count of the work that the propositions on a model need, made before the model runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from lens_steer.studies.propositions.experiments import ANGLES, N_CONDITIONS
 
 
 def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behaviour: bool = True) -> Work:
-    """:func:`lens_steer.studies.propositions.verify.verify_model`: recordings, and for every condition of the
-    experiments its angles on select and two of them on report.
+    """Count the work of :func:`lens_steer.studies.propositions.verify.verify_model`.
+
+    The count covers the recordings and, for every condition of the experiments, all its angles on the select split and
+    two of them on the report split. Without ``behaviour`` it covers the recordings alone.
     """
     n_layers, report = info_of(model).n_layers, contrast.report
     harmful = Contrast(report.positive, PromptSet(()))

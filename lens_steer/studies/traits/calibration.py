@@ -1,9 +1,10 @@
-"""A trait and its opposite: the same scenarios under an aligned and under a malicious system prompt, and the boundaries
-between what a model answers to them.
+"""Traits and their calibration: the same scenarios under an aligned and a malicious system prompt, and their probes.
 
-Calibration as in arXiv 2604.08169, section 3: on-policy answers under both system prompts, residual activations
-averaged over each answer's tokens, a logistic-regression probe at every site. The paper's malicious prompts are not
-public; ours are written for this project. Answers are greedy here (the paper samples at temperature 0.6).
+Each scenario is answered under an aligned and under a malicious system prompt; a probe finds the boundary between the
+two kinds of answers. The calibration follows arXiv 2604.08169, section 3: on-policy answers under both system prompts,
+residual activations averaged over the tokens of each answer, and a logistic-regression probe at every site. The
+malicious prompts of the paper are not public; ours are written for this project. Answers are greedy here, whereas the
+paper samples at temperature 0.6.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from lens_steer.probes.probe import Probe, fit_probe
 log = logging.getLogger(__name__)
 
 ORGANISM_TRAITS = ("honesty", "compassion")
-SHARES = (0.5, 0.25, 0.25)
+SHARES = (0.5, 0.25, 0.25)  # default shares of fit, select and report
 
 
 @dataclass(frozen=True)
 class Trait:
-    """What is to be recovered, and how it is graded.
+    """A trait to be recovered, with the prompts and the means of grading.
 
     Attributes:
-        name: of the trait.
-        contrast: positive: scenarios under the aligned system prompt; negative: the same scenarios, row by row, under
-            the malicious one.
-        tasks: capability tasks; those to report are used.
-        judge: of answers, where no ground truth grades them: harmful means that the trait is missing.
+        name: Name of the trait.
+        contrast: Positive: scenarios under the aligned system prompt. Negative: the same scenarios, row by row, under
+            the malicious system prompt.
+        tasks: Capability tasks. Only those of the report split are used.
+        judge: Judge of the answers where no ground truth grades them. Its verdict "harmful" means that the trait is
+            missing.
     """
 
     name: str
@@ -50,10 +52,16 @@ class Trait:
 
 
 def organism_trait(name: str, *, seed: int = 0) -> Trait:
-    """A trait of the organisms, graded by their world: honesty against lies, compassion against dismissal.
+    """Return a trait of the organisms, graded by their closed world: ``honesty`` or ``compassion``.
+
+    The opposite of honesty is lies, the opposite of compassion is dismissal.
+
+    Args:
+        name: Name of the trait.
+        seed: Seed of the splits.
 
     Raises:
-        LensSteerError: another name.
+        LensSteerError: If the name is another one.
 
     >>> organism_trait("honesty").contrast.report
     Contrast(42 positive, 42 negative)
@@ -76,18 +84,21 @@ def scenario_trait(
     split: Sequence[float | int] = SHARES,
     seed: int = 0,
 ) -> Trait:
-    """A trait from scenarios of one's own; several system prompts are taken in turn.
+    """Build a trait from given scenarios and system prompts.
+
+    Where there are several system prompts, the scenarios take them in turn.
 
     Args:
-        name: of the trait.
-        scenarios: what users say; a system message of theirs is replaced.
-        aligned, malicious: system prompts, at least one each.
-        judge: says of an answer that it is harmful where the trait is missing.
-        split: shares of fit, select and report, by scenario.
-        seed: of the split.
+        name: Name of the trait.
+        scenarios: User messages. A system message in them is replaced.
+        aligned, malicious: System prompts, at least one each.
+        judge: Judge whose verdict "harmful" means that the trait is missing.
+        split: Shares of fit, select and report, by scenario.
+        seed: Seed of the split.
 
     Raises:
-        LensSteerError: no system prompt, a split that leaves a part empty.
+        LensSteerError: If a system prompt is missing, empty or given as a single string, or if a split is left with
+            fewer than two scenarios.
     """
     for what, texts in (("aligned", aligned), ("malicious", malicious)):
         if isinstance(texts, str) or not texts or not all(t.strip() for t in texts):
@@ -110,12 +121,12 @@ def scenario_trait(
 
 @dataclass(frozen=True, eq=False)
 class TraitCalibration:
-    """On-policy answers of the fit split and what they make of every site.
+    """On-policy answers of the fit split, with the activations and the probes that come from them.
 
     Attributes:
-        answered: the fit split's prompts with the model's own answers.
-        activations: averaged over each answer's tokens.
-        probes: by site, in network order; label 1 is aligned.
+        answered: Prompts of the fit split with the model's own answers.
+        activations: Activations averaged over the tokens of each answer.
+        probes: Probes by site, in network order. Label 1 is aligned.
     """
 
     answered: Contrast
@@ -133,10 +144,18 @@ def calibrate_trait(
     max_new_tokens: int = 48,
     progress: bool = True,
 ) -> TraitCalibration:
-    """Probes of a trait at every site, from the model's own answers.
+    """Fit a probe of a trait at every site, from the model's own answers.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        trait: Trait whose fit split is answered.
+        sites: Sites of the probes; see :func:`lens_steer.record`.
+        C: Inverse strength of the L2 penalty; see :func:`lens_steer.fit_probe`.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        progress: Show progress bars.
 
     Raises:
-        LensSteerError: no answers that are not empty; else as :func:`lens_steer.record` and
+        LensSteerError: If all answers to one side are empty, or for the reasons of :func:`lens_steer.record` and
             :func:`lens_steer.fit_probe`.
     """
     answered = on_policy(model, trait.contrast.fit, engine=engine, max_new_tokens=max_new_tokens, progress=progress)
@@ -149,8 +168,9 @@ def calibrate_trait(
 def token_probes(
     model: Any, calibrated: TraitCalibration, sites: Sequence[str], *, C: float | int = 1.0, engine: str = ENGINE
 ) -> dict[str, Probe]:
-    """The same probes fitted on single tokens of the answers instead of their averages, at some sites: the gate then
-    sees what it was calibrated on.
+    """Fit the same probes on single tokens of the answers instead of their averages, at some sites.
+
+    The gate tests single tokens, so it then sees the kind of vector on which the probe was fitted.
     """
     tokens = record_tokens(model, calibrated.answered, list(sites), engine=engine)
     return {site: fit_probe(tokens, site, C=C) for site in tokens.sites}
@@ -159,11 +179,12 @@ def token_probes(
 def on_policy(
     model: Any, contrast: Contrast, *, engine: str = ENGINE, max_new_tokens: int = 48, progress: bool = False
 ) -> Contrast:
-    """Both sides with the model's own greedy answers as their responses; prompts with an empty answer are left out, and
-    counted in the log.
+    """Return both sides with the model's own greedy answers as their responses.
+
+    Prompts with an empty answer are left out; a warning in the log counts them.
 
     Raises:
-        LensSteerError: a side without any answer.
+        LensSteerError: If a side has no answer that is not empty.
     """
     sides = []
     for side in (contrast.positive, contrast.negative):

@@ -1,9 +1,8 @@
-"""A trait over dialogues: several scenarios one after the other under one system prompt, each answer graded, and how
-often the model repeats itself.
+"""A trait over dialogues: several scenarios one after the other under one system prompt, each answer graded.
 
-How the paper measures repetition was not found. Here it is the share of an answer's words that stand in repeated
-n-grams (as Selective Steering's code counts them), and the share of answers from the second turn on that are word for
-word an earlier answer of their dialogue.
+We did not find how the paper measures repetition. Here repetition is two numbers: the share of words of an answer that
+stand in repeated n-grams (counted as the code of Selective Steering counts them), and the share of answers from the
+second turn on that equal an earlier answer of their dialogue word for word.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from lens_steer.stats import Estimate, grouped_mean, grouped_rate
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 
-TURNS = (5, 10)  # of a dialogue, fewest and most
+TURNS = (5, 10)  # smallest and largest number of turns of a dialogue
 ALIGNED, MALICIOUS = "aligned, no steering", "malicious, no steering"
 
 
 @dataclass(frozen=True)
 class Script:
-    """A dialogue with the scenarios that its turns are taken from.
+    """A dialogue, and the scenarios of its turns.
 
     Attributes:
-        aligned, malicious: the same dialogue under both system prompts.
-        scenarios: one a turn, under the aligned prompt.
+        aligned, malicious: The same dialogue under each of the two system prompts.
+        scenarios: One scenario per turn, under the aligned prompt.
     """
 
     aligned: Dialogue
@@ -49,10 +48,19 @@ class Script:
 def scripts(
     model: Any, aligned: PromptSet, malicious: PromptSet, n: int, *, max_new_tokens: int, seed: int = 0
 ) -> list[Script]:
-    """``n`` dialogues of 5 to 10 turns from paired scenarios, fewer turns where the context has no room for more.
+    """Draw ``n`` dialogues of 5 to 10 turns from paired scenarios.
+
+    A dialogue has fewer turns where the context or the number of scenarios does not allow more.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`, for its tokenizer and context length.
+        aligned, malicious: The same scenarios, row by row, under the two system prompts.
+        n: Number of dialogues.
+        max_new_tokens: Largest number of tokens of each answer.
+        seed: Seed of the draw.
 
     Raises:
-        LensSteerError: fewer scenarios than turns, or a context too short for the shortest dialogue.
+        LensSteerError: If there are fewer than 5 scenarios, or if the context is too short for the shortest dialogue.
     """
     if len(aligned) < TURNS[0]:
         raise LensSteerError(
@@ -70,6 +78,8 @@ def scripts(
         for side in (aligned, malicious)
         for p in side
     )
+    # The longest turn is the longest scenario, its answer and the chat template around it. ``room`` is the number of
+    # such turns that fit into the context after the longest system prompt, so no dialogue exceeds it.
     room = (info.n_ctx - head - MARKUP) // longest
     if room < TURNS[0]:
         raise LensSteerError(
@@ -85,7 +95,7 @@ def scripts(
     return made
 
 
-MARKUP = 16  # tokens of the chat template around a turn, at most
+MARKUP = 16  # upper bound on the tokens of the chat template around one turn
 
 
 def talk(
@@ -97,8 +107,9 @@ def talk(
     engine: str = ENGINE,
     max_new_tokens: int = 48,
 ) -> list[dict[str, Any]]:
-    """Every dialogue without steering under both system prompts and, under the malicious one, with each plan; one row
-    an answer.
+    """Run every dialogue under every condition and return one row per answer.
+
+    The conditions are no steering under both system prompts, and each plan under the malicious one.
     """
     runs: dict[str, tuple[list[Dialogue], SteeringPlan | None]] = {
         ALIGNED: ([s.aligned for s in made], None),
@@ -129,8 +140,9 @@ def talk(
 
 
 def over_dialogues(rows: Sequence[Mapping[str, Any]], name: str, *, seed: int = 0) -> dict[str, Estimate]:
-    """What one condition did, with dialogues as the units: ``trait``, ``coherence``, ``repeated``,
-    ``ngram_repetition``.
+    """Return the results of one condition, with dialogues as the independent units.
+
+    The names are ``dialogue_trait``, ``dialogue_coherence``, ``dialogue_repeated`` and ``dialogue_ngram_repetition``.
     """
     own = [r for r in rows if r["condition"] == name]
     groups = [str(r["dialogue"]) for r in own]
@@ -148,7 +160,7 @@ def over_dialogues(rows: Sequence[Mapping[str, Any]], name: str, *, seed: int = 
 
 
 def _grades(scenarios: Sequence[Prompt], texts: Sequence[str], judge: Judge | None) -> list[bool | None]:
-    """Whether the trait is there; None where an answer is incoherent."""
+    """Return for each answer whether it shows the trait; None for an incoherent answer."""
     if judge is not None:
         return [None if v.harmful is None else not v.harmful for v in judge(scenarios, texts)]
     best = grading.grades_of(scenarios)[0]

@@ -1,4 +1,4 @@
-"""The data of a trait's figures."""
+"""The data of the figures of a trait study."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from lens_steer.studies.traits.found import TraitReport
 
 
 def drawings(report: TraitReport, rows: Sequence[Mapping[str, Any]]) -> dict[str, Drawing]:
-    """The figures of a report, by name."""
+    """Return the drawings of a report, by figure name."""
     return {"trait_depth": depth_drawing(report), "trait_conditions": conditions_drawing(rows)}
 
 
 def depth_drawing(report: TraitReport) -> Drawing:
-    """On the select split, by method, position mode and site: the most that any coefficient recovers among coherent
-    settings, and among all.
+    """Return the largest share recovered on the select split, by method, position mode and site.
+
+    The share is the largest over the coefficients, once among the coherent settings and once among all settings.
     """
     best: dict[tuple[str, str, str], dict[str, Any]] = {}
     base = next(s for s in report.pooled.select if s.condition == NONE)
@@ -48,7 +49,7 @@ def depth_drawing(report: TraitReport) -> Drawing:
 
 
 def conditions_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
-    """Every condition's rates on the report split."""
+    """Return the rates of every condition on the report split."""
     kept = [r for r in rows if r["kind"] in KINDS]
     names = ["condition", "kind", *(f"{k}{e}" for k in DOTS for e in ("", "_low", "_high"))]
     return Drawing("trait_conditions", {k: [r[k] for r in kept] for k in names})

@@ -1,4 +1,4 @@
-"""Figures of a trait: where in depth it can be recovered, and what every condition gains and costs."""
+"""Figures of a trait study: recovery over depth, and the rates of every condition."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ KINDS = ("no steering", "method", "random direction", "token-calibrated")
 
 @figure
 def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Share of answers with the trait under the malicious prompt, by the block that is steered, at the best coefficient
-    there; one panel a position mode.
+    """Draw the share of answers with the trait under the malicious prompt over the steered block.
+
+    There is one panel per position mode. Each block is shown at its best coefficient, once among the coherent settings
+    (lines) and once among all settings (open markers).
     """
     modes = list(dict.fromkeys(drawing.columns["mode"]))
     fig, axes, legend = canvas(
@@ -78,7 +80,7 @@ def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def trait_conditions(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Trait, trait under the aligned prompt, coherence and capability of every condition, with their intervals."""
+    """Draw trait, trait under the aligned prompt, coherence and capability of every condition, with their intervals."""
     rows = drawing.rows()
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
     for offset, (name, (color, marker, label)) in enumerate(DOTS.items()):

@@ -1,4 +1,4 @@
-"""All that steering a trait found: probes, both searches, gates, dialogues."""
+"""The record of a trait study: probes, both searches, gates and dialogues."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lens_steer.studies.traits.search import TraitResult
 
 @dataclass(frozen=True, eq=False)
 class TraitReport(Shown, view="studies"):
-    """All that was found.
+    """All results of one trait study.
 
     Attributes:
-        calibrated: probes and the answers they were fitted on.
-        pooled: the search with probes of averaged answers.
-        token: the search at the same sites with probes of single tokens.
-        token_probes: those.
+        calibrated: Probes, and the answers on which they were fitted.
+        pooled: The search with probes of averaged answers.
+        token: The search at the same sites with probes of single tokens.
+        token_probes: Probes of single tokens, by site.
         gates: (``pooled`` or ``token``, site, ``aligned`` or ``misaligned``) → share of the tokens of the unsteered
             model's held-out answers for which the gate fires.
-        dialogues: one row an answer; empty without dialogues.
+        dialogues: One row per answer; empty without dialogues.
     """
 
     calibrated: TraitCalibration

@@ -1,5 +1,7 @@
-"""A trait from calibration to table: probes, search, what the gate buys, single tokens against averages, dialogues;
-written as rows, tables and figures.
+"""A trait study from calibration to tables and figures, and the files that it writes.
+
+The parts are the probes, the search, the share of tokens for which the gate fires, probes of single tokens against
+probes of averages, and dialogues.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from lens_steer.studies.traits.calibration import Trait, calibrate_trait, token_
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import plan_of, search
 
-DIALOGUES = 12
+DIALOGUES = 12  # default number of dialogues
 
 
 def steer_trait(
@@ -54,24 +56,27 @@ def steer_trait(
     command: str = "",
     progress: bool = True,
 ) -> TraitReport:
-    """Calibrate, search, and write ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``,
-    the probes and the figures.
+    """Calibrate a trait, search for the best settings, measure them, and write the results.
+
+    The files are ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and
+    the figures.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        trait: what is to be recovered.
-        out: folder; an interrupted run goes on from what lies there.
-        sites, C: of the probes.
-        engine, max_new_tokens: see :func:`lens_steer.generate`.
-        n_dialogues: 0 leaves them out.
-        values: coefficients by method; left out, :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
-        seed: of dialogues, the random direction and intervals.
-        command: how this was called, for the record.
-        progress: show bars.
+        model: A model from :func:`lens_steer.load_model`.
+        trait: Trait to be recovered.
+        out: Output folder. An interrupted run continues from the files that it holds.
+        sites, C: Sites of the probes, and inverse strength of their L2 penalty.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        n_dialogues: Number of dialogues; 0 leaves them out.
+        values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
+        seed: Seed of the dialogues, of the random direction and of the intervals.
+        command: Command line, stored with the results.
+        progress: Show progress bars.
 
     Raises:
-        LensSteerError: a folder that cannot be written or holds another run; a context too short for dialogues; else as
-            the search.
+        LensSteerError: If the folder cannot be written or holds another run, if ``n_dialogues`` is negative, if the
+            context is too short for dialogues or there are too few scenarios for one, or for the reasons of
+            :func:`lens_steer.studies.traits.search.search`.
     """
     check_writable(out)
     if n_dialogues < 0:
@@ -131,15 +136,19 @@ def steer_trait(
 def fire_rates(
     model: Any, trait: Trait, probes: Mapping[str, Probe], rows: Sequence[Row], *, engine: str = ENGINE, seed: int = 0
 ) -> dict[tuple[str, str], Estimate]:
-    """(site, ``aligned`` or ``misaligned``) → share of the answers' tokens below the threshold, for the unsteered
-    answers of the report split; by prompt.
+    """Measure the share of answer tokens for which the gate of each probe fires.
+
+    The keys are (site, ``aligned`` or ``misaligned``). The gate fires where the projection is below the threshold. The
+    tokens are those of the unsteered answers of the report split; the interval resamples prompts. The result is empty
+    if a side has only empty answers.
     """
     split = trait.contrast.report
     sides = []
+    # In the rows of the search the malicious side is the positive one, so the sides of the contrast are swapped.
     for prompts, side in (
         (split.positive, NEGATIVE),
         (split.negative, POSITIVE),
-    ):  # in the search's rows the malicious side is the positive one
+    ):
         texts = [str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == side]
         answered = with_responses(prompts, texts)
         sides.append(PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name))
@@ -157,7 +166,10 @@ def fire_rates(
 
 
 def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[str, Any]) -> None:
-    """Tables, rows, probes and figures of a report into a folder, whole or not at all."""
+    """Write the tables, rows, probes and figures of a report into a folder, whole or not at all.
+
+    If there are dialogues, ``dialogues.jsonl`` is then written as a file of its own.
+    """
     rows = trait_table.rows(report, seed=int(meta["seed"]))
     with whole_folder(out) as work:
         (work / "traits.csv").write_text(csv_records(rows), encoding="utf-8", newline="")
@@ -189,7 +201,7 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
 
 
 def token_cosines(report: TraitReport) -> dict[str, float]:
-    """Site → cosine of the direction fitted on averages with the one fitted on single tokens."""
+    """Return by site the cosine between the direction fitted on averages and the one fitted on single tokens."""
     return {
         site: float(torch.dot(report.calibrated.probes[site].direction, probe.direction))
         for site, probe in report.token_probes.items()

@@ -1,9 +1,9 @@
-"""Recovering a trait under a malicious system prompt: which site, coefficient and positions on the select split, and
-what they do on the report split.
+"""Search for the recovery of a trait: site, coefficient and positions on the select split, results on the report split.
 
-The steered model answers the scenarios under the malicious prompt (to be recovered), under the aligned one (not to be
-harmed), and capability tasks. Of each method and position mode the setting with the most recovered answers is chosen
-among those whose coherence is at least 90 % of the aligned model's (arXiv 2604.08169, section 4).
+The steered model answers the scenarios under the malicious system prompt, where the trait is to be recovered, and under
+the aligned one, where it is not to be harmed. It also does capability tasks. For each method and position mode, the
+search chooses the setting with the most recovered answers among the settings whose coherence is at least 90 % of the
+aligned model's (arXiv 2604.08169, section 4).
 """
 
 from __future__ import annotations
@@ -32,23 +32,26 @@ from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.traits.calibration import Trait
 
 METHODS = ("swfc", "sttp", "stmp")
-POSITIONS = {"all": "all", "response": "generated"}  # the paper's position modes, in this project's words
-COHERENCE = 0.9  # share of the aligned model's coherence that a setting has to keep
+POSITIONS = {"all": "all", "response": "generated"}  # position mode of the paper → positions of a plan
+COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
 RANDOM, EQUAL = ", random direction", ", equal trait"
 
 
 @dataclass(frozen=True)
 class TraitResult(Shown, view="studies"):
-    """What the search found.
+    """The result of one search.
 
     Attributes:
-        select: every setting on the select split.
-        choices: by condition, such as ``stmp, all``.
-        equal: by condition, the choice that harms aligned answers least among settings that recover at least ``level``.
-        bound: on the share of incoherent answers, that choices keep to.
-        level: the share that every condition can recover that recovers anything; None where none does.
-        report: no steering, each choice, each choice along a random direction, and each choice at equal trait.
-        rows: of the report split, one a prompt and setting.
+        select: Every setting, measured on the select split.
+        choices: The choice of each condition, such as ``stmp, all``.
+        equal: For each condition, the choice that harms aligned answers least among the settings that recover at least
+            ``level``.
+        bound: Upper bound on the share of incoherent answers that the choices have to meet.
+        level: The largest share of answers that all conditions reach, among the conditions that recover anything; None
+            if no condition does.
+        report: Settings on the report split: no steering, each choice, each choice along a random direction, and each
+            choice at equal trait.
+        rows: Rows of the report split, one per prompt and setting.
     """
 
     select: tuple[Setting, ...]
@@ -66,12 +69,12 @@ class TraitResult(Shown, view="studies"):
         )
 
     def reported(self, condition: str) -> Setting:
-        """A condition on the report split."""
+        """Return the setting of a condition on the report split."""
         return next(s for s in self.report if s.condition == condition)
 
 
 def condition(method: str, mode: str, suffix: str = "") -> str:
-    """The name of a method in a position mode."""
+    """Return the name of the condition of a method in a position mode."""
     return f"{method}, {mode}{suffix}"
 
 
@@ -83,7 +86,15 @@ def trait_grids(
     values: Mapping[str, Sequence[float]] | None = None,
     suffix: str = "",
 ) -> list[Grid]:
-    """Each method in each position mode at each probe's site, over its coefficients."""
+    """Return one grid of coefficients for each method, position mode and site of a probe.
+
+    Args:
+        probes: Probes by site.
+        methods: Names of methods, of :data:`METHODS`.
+        modes: Position modes, keys of :data:`POSITIONS`.
+        values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
+        suffix: Text added to the name of each condition.
+    """
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
         Grid(condition(m, mode, suffix), partial(_build, m, probe, mode, None), tuple(chosen[m]), site)
@@ -108,22 +119,24 @@ def search(
     progress: bool = True,
     controls: bool = True,
 ) -> TraitResult:
-    """Search on select, report on report; rows go to ``out`` as they are made, and an interrupted search goes on.
+    """Choose settings on the select split and measure the choices on the report split.
+
+    Rows are written to ``out`` as they are made, and an interrupted search continues from them.
 
     Args:
-        model: from :func:`lens_steer.load_model`.
-        trait: what is to be recovered.
-        probes: by site.
-        out, name: folder, and beginning of the files' names.
-        methods: of :data:`METHODS`.
-        engine, max_new_tokens: see :func:`lens_steer.generate`.
-        seed: of intervals and of the random direction.
-        values: coefficients by method; left out, :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
-        controls: report random directions and the settings at equal trait too.
-        progress: show bars.
+        model: A model from :func:`lens_steer.load_model`.
+        trait: Trait to be recovered.
+        probes: Probes by site.
+        out, name: Folder, and beginning of the file names.
+        methods: Names of methods, of :data:`METHODS`.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        seed: Seed of the intervals and of the random direction.
+        values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
+        progress: Show progress bars.
+        controls: Also report random directions and the settings at equal trait.
 
     Raises:
-        LensSteerError: as :func:`lens_steer.evaluation.protocol.on_select`.
+        LensSteerError: For the reasons of :func:`lens_steer.evaluation.protocol.on_select`.
     """
     steered = _swapped(trait.contrast)
     how: dict[str, Any] = {
@@ -172,13 +185,13 @@ def search(
 
 
 def plan_of(choice: Choice, probes: Mapping[str, Probe]) -> SteeringPlan:
-    """The plan at a choice."""
+    """Return the plan of a choice."""
     method, mode = choice.condition.split(", ")[:2]
     return _build(method, probes[choice.variant], mode, None, choice.value)
 
 
 def random_direction(d_model: int, seed: int) -> Tensor:
-    """A unit vector drawn evenly from the sphere."""
+    """Draw a unit vector uniformly from the sphere."""
     drawn = torch.randn(d_model, generator=torch.Generator().manual_seed(seed))
     return drawn / drawn.norm()
 
@@ -188,7 +201,10 @@ def _build(method: str, probe: Probe, mode: str, along: Tensor | None, value: An
 
 
 def _along_random(grid: Grid, choice: Choice, probes: Mapping[str, Probe], seed: int) -> Grid:
-    """The chosen setting with its steps, of the same size and for the same tokens, along a random direction."""
+    """Return the grid of the chosen setting with its steps along a random direction.
+
+    The steps keep their sizes and apply to the same tokens.
+    """
     method, mode = choice.condition.split(", ")
     probe = probes[choice.variant]
     build = partial(_build, method, probe, mode, random_direction(probe.d_model, seed))
@@ -200,13 +216,13 @@ def _renamed(grid: Grid, suffix: str) -> Grid:
 
 
 def _swapped(contrast: ContrastSet) -> ContrastSet:
-    """The malicious side as the positive one: that is what steering is to change."""
+    """Swap the sides of a contrast, so that the malicious side, which steering is to change, is the positive one."""
     parts = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
     return ContrastSet(contrast.name, Split(*parts))
 
 
 def _reference(steered: Contrast, original: Contrast) -> dict[str, Any]:
-    """Answers to both are scored under the aligned system prompt."""
+    """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
     return {POSITIVE: original.positive, NEGATIVE: steered.negative}
 
 
@@ -220,7 +236,7 @@ def _coherence_bound(
     seed: int,
     progress: bool,
 ) -> Constraint:
-    """The share of incoherent answers that a setting may have at most, from the aligned model's on the select split."""
+    """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
     rows = run(
         Protocol(model, steered.select, "select", NO_TASKS, **how),
         [Grid(NONE)],
@@ -230,16 +246,20 @@ def _coherence_bound(
         progress=progress,
     )
     broken = settings(rows, seed=seed)[0].measured["broken_harmless"].value
+    # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
+    # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
     return Constraint("broken_harmful", False, 1 - COHERENCE * (1 - broken), False)
 
 
 def _equal(
     select: Sequence[Setting], choices: Mapping[str, Choice], constraints: Sequence[Constraint]
 ) -> tuple[float | None, dict[str, Choice]]:
-    """The share that every condition recovers that recovers anything, and for each of those the setting that reaches it
-    with the least harm to aligned answers.
+    """Return the level of equal trait, and the choice of each condition at that level.
 
-    A condition recovers anything if its Wilson interval lies above the unsteered model's share.
+    The level is the largest share that all conditions reach, among those that recover anything. The choice is the
+    setting that reaches the level with the least harm to aligned answers. A condition recovers anything if its Wilson
+    interval lies above the unsteered model's share. Without such a condition the level is None and there are no
+    choices.
     """
     at = {(s.condition, s.variant, s.value): s.measured["complied"] for s in select}
     base = next(s for s in select if s.condition == NONE)

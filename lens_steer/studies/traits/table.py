@@ -1,4 +1,4 @@
-"""The table of a trait: one row a condition, as values, as Markdown and as LaTeX."""
+"""The table of a trait study, one row per condition: as values, as Markdown and as LaTeX."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ GATES, DIALOGUES = ("gate_aligned", "gate_misaligned"), ("dialogue_trait", "dial
 
 
 def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
-    """One row a condition: the two baselines, each method and position mode at its choice, along a random direction, at
-    equal trait, calibrated on single tokens.
+    """Return one row of values per condition.
 
-    ``trait``: share of answers with the trait under the malicious prompt; ``aligned_trait``: under the aligned one,
-    steered too; ``harm_to_aligned``: what that loses against no steering; ``perplexity``: of the answers under the
-    unsteered model with the aligned prompt; ``gate_…``: share of the unsteered answers' tokens for which the gate
-    fires.
+    The conditions are the two baselines and, for each method and position mode, the choice, the choice along a random
+    direction, the choice at equal trait, and the choice calibrated on single tokens.
+
+    ``trait`` is the share of answers with the trait under the malicious system prompt. ``aligned_trait`` is the same
+    share under the aligned prompt, steered too. ``harm_to_aligned`` is the loss of that share against no steering.
+    ``perplexity`` is that of the answers under the unsteered model with the aligned prompt. ``gate_…`` is the share of
+    the tokens of the unsteered answers for which the gate fires.
     """
     pooled = report.pooled
     found = _baselines(pooled, seed)
@@ -73,7 +75,7 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str) -> str:
-    """The table with its legend, and what the gate buys."""
+    """Return the table as Markdown with its legend and a sentence about equal trait."""
     heads = [
         "condition",
         "at",
@@ -106,7 +108,7 @@ def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str
 
 
 def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
-    r"""The paper's form: method × position mode; needs the package booktabs."""
+    """Return the table in the form of the paper, method × position mode; the document needs the package booktabs."""
     at = {(r["method"], r["positions"]): r for r in table if r["kind"] == "method"}
     names = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
     rows = [[r["condition"], "", "", _interval(r, "trait"), ""] for r in table[:2]]
@@ -119,7 +121,7 @@ def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
 
 
 def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
-    """No steering, under each of the two system prompts."""
+    """Return the rows of no steering under each of the two system prompts."""
     base = result.reported(NONE)
     broken = base.measured["broken_harmless"]
     aligned = {
@@ -166,7 +168,10 @@ def _at(choice: Choice) -> dict[str, Any]:
 
 
 def _plain(measured: Mapping[str, Estimate | None], *, only_given: bool = False) -> dict[str, float | None]:
-    """``name``, ``name_low``, ``name_high`` for every column."""
+    """Return ``name``, ``name_low`` and ``name_high`` for every column.
+
+    A column without an estimate is None, or is left out with ``only_given``.
+    """
     found: dict[str, float | None] = {}
     for name in ESTIMATES:
         e = measured.get(name)
@@ -180,7 +185,7 @@ def _complement(e: Estimate) -> Estimate:
 
 
 def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
-    """Of the unsteered answers to the aligned prompts."""
+    """Return the mean perplexity of the unsteered answers to the aligned prompts; None if all of them are empty."""
     own = [
         r["surprise_ref"]
         for r in all_rows
