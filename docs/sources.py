@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS, GENERATED = ROOT / "docs", ROOT / "docs" / "generated"
 REST = "rest"  # where a module stands that is in no room, or in one with an underscore
 ABOUT_REST = "The error that a user can mend, intervals, and how files are written and progress is told."
-API = "A room imports only from those above it. Each page begins with the names that `import lens_steer as ls` gives."
+API = "A room imports only from those above it. Each page begins with the names that ``import lens_steer as ls`` gives."
 
 
 @cache
@@ -47,30 +47,9 @@ def write() -> None:
     pages = [*rooms(), REST]
     for page in pages:
         (GENERATED / "api" / f"{page}.rst").write_text(_room_page(page), encoding="utf-8")
-    index = [
-        "API",
-        "===",
-        "",
-        API.replace("`", "``"),
-        "",
-        ".. toctree::",
-        "   :maxdepth: 1",
-        "",
-        *(f"   {page}" for page in pages),
-    ]
-    (GENERATED / "api" / "index.rst").write_text("\n".join(index) + "\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "typer",
-        "lens_steer.cli.app",
-        "utils",
-        "docs",
-        "--name",
-        "lens-steer",
-        "--title",
-        "Commands",
-    ]
+    index = f"API\n===\n\n{API}\n\n.. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {page}\n" for page in pages)
+    (GENERATED / "api" / "index.rst").write_text(index, encoding="utf-8")
+    command = [sys.executable, *"-m typer lens_steer.cli.app utils docs --name lens-steer --title Commands".split()]
     subprocess.run([*command, "--output", str(GENERATED / "commands.md")], check=True, stdout=subprocess.DEVNULL)
     for name in PAGES:
         text = with_links((ROOT / name).read_text(encoding="utf-8"), ROOT, GENERATED)
