@@ -21,11 +21,10 @@ from lens_steer.operators.parameters import ANGLE, COEFFICIENT
 from lens_steer.steer.method_table import METHODS, options
 
 NOTE = (
-    "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the "
-    "certificate stands beside it, and an export that differs is an "
-    "error. llama.cpp was run on all three kinds of export of the embedded models (tests/test_llama_cpp.py does "
-    "it again where llama-cpp-python is installed); "
-    "vLLM was not tried, and its recipes are from its public documentation."
+    "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate "
+    "stands beside it, and an export that differs is an error. llama.cpp was run on all three kinds of export of the "
+    "embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); vLLM was not tried, "
+    "and its recipes are from its public documentation."
 )
 app = typer.Typer(
     no_args_is_help=True,

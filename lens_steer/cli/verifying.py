@@ -58,9 +58,8 @@ def own_calibration(given: Mapping[str, Any], model: Any, fit_hash: str) -> tupl
         return None, None
     if given[own[0]].prompt_hash != fit_hash:
         typer.echo(
-            f"warning: the calibration {own[0]!r} was made from other prompts than this contrast's fit split; if "
-            "its prompts are among those of select or report, "
-            "the result is not held out",
+            f"warning: the calibration {own[0]!r} was made from other prompts than this contrast's fit split; if its "
+            "prompts are among those of select or report, the result is not held out",
             err=True,
         )
     typer.echo(f"the calibration {own[0]!r} is this model's: used in place of a fresh one", err=True)

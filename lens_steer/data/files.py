@@ -129,8 +129,7 @@ def _delimited(text: str, name: str, *, preferred: str) -> Table:
                 width = len(reader.fieldnames or ())
                 raise LensSteerError(
                     f"{name}, row {number}: {width + len(more)} fields where the header has {width}: put quotes "
-                    "around texts with a"
-                    f" {reader.reader.dialect.delimiter!r}"
+                    f"around texts with a {reader.reader.dialect.delimiter!r}"
                 )
             rows.append(row)
     except csv.Error as error:

@@ -40,9 +40,8 @@ DRAWS, SELECT_VALUES = 10, 4
 RANDOM_DIRECTION, IDENTITY_SETTING = "random direction", "identity setting"
 SEEDS_APART = 1000  # the distance between the draws of one seed and those of the next
 AT_ITS_VALUE = (
-    "Every control ran at the value that was chosen for the method on the select split. No control had a choice "
-    "of its own, so this is no matched selection: part of what the method is ahead "
-    "may come from choosing."
+    "Every control ran at the value that was chosen for the method on the select split. No control had a choice of "
+    "its own, so this is no matched selection: part of what the method is ahead may come from choosing."
 )
 OF_ONE_SITE = "a probe was fitted at one site: what its boundary would be elsewhere is not known"
 

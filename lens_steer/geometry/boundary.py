@@ -57,8 +57,7 @@ class Boundary(ModelRef, Shown, view="geometry"):
     def __repr__(self) -> str:
         return (
             f"Boundary({self.site} of {self.model}: m {self.threshold:.4g}, μ⁺ {self.mean_positive:.4g} ± "
-            f"{self.std_positive:.2g}, "
-            f"μ⁻ {self.mean_negative:.4g} ± {self.std_negative:.2g})"
+            f"{self.std_positive:.2g}, μ⁻ {self.mean_negative:.4g} ± {self.std_negative:.2g})"
         )
 
 

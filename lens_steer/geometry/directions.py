@@ -104,9 +104,8 @@ def select_direction(candidates: Float[Tensor, "n_sites d_model"]) -> Selection:
     zero = zero_rows(candidates)
     if bool(zero.all()):
         raise LensSteerError(
-            "every candidate direction is zero: both classes have the same mean at every site; record sites after "
-            "the first "
-            "attention, or check that the two prompt sets differ"
+            "every candidate direction is zero: both classes have the same mean at every site; record sites after the "
+            "first attention, or check that the two prompt sets differ"
         )
     cosine = cosine_matrix(candidates)
     mean = cosine.sum(dim=1) / int((~zero).sum())

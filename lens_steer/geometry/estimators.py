@@ -297,8 +297,7 @@ def _check_pairs(n_positive: int, n_negative: int) -> None:
     if n_positive != n_negative:
         raise LensSteerError(
             f"direction='paired_pca' pairs prompts in their order, found {n_positive} positive and {n_negative} "
-            "negative ones: "
-            "use as many of each, or another estimator"
+            "negative ones: use as many of each, or another estimator"
         )
 
 

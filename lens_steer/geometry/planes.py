@@ -101,8 +101,7 @@ def gram_schmidt(
     if remainder < MIN_REMAINDER:
         raise LensSteerError(
             f"the plane is degenerate: b2 is parallel to b1 up to {remainder:.1e} (at least {MIN_REMAINDER:g} is "
-            "needed); "
-            "use another principal component (component=1) or give b2 yourself"
+            "needed); use another principal component (component=1) or give b2 yourself"
         )
     # A second pass removes the part along b1 that rounding has left.
     rest = rest / remainder

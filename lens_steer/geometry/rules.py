@@ -225,9 +225,8 @@ def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> 
         raise LensSteerError(
             f"rule={rule!r} needs "
             f"{'class means' if rule in ('paper', 'centred') else 'projections of single prompts'}, and the "
-            "calibration of "
-            f"{calibration.model!r} has none (imported, or made from moments): calibrate on this model with "
-            "record(…, keep='all')"
+            f"calibration of {calibration.model!r} has none (imported, or made from moments): calibrate on this model "
+            "with record(…, keep='all')"
         )
     if (rule, limit) != (calibration.rule, calibration.bound):
         return found

@@ -112,9 +112,8 @@ class Stability(Shown, view="geometry"):
     def __repr__(self) -> str:
         chosen = self.bootstrap.selected_share(self.calibration.selected_index)
         return (
-            f"Stability({self.calibration.model}: {self.calibration.selected_site} selected in {chosen.value:.0%} "
-            f"of {chosen.n} resamples, "
-            f"p {self.p_size:.3g} for |L_disc|, {self.p_top_cosine:.3g} for the top mean cosine)"
+            f"Stability({self.calibration.model}: {self.calibration.selected_site} selected in {chosen.value:.0%} of "
+            f"{chosen.n} resamples, p {self.p_size:.3g} for |L_disc|, {self.p_top_cosine:.3g} for the top mean cosine)"
         )
 
     @property

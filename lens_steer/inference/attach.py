@@ -118,9 +118,8 @@ def _check_written(name: str, backend: str) -> None:
             "bridge": ("on a TransformerBridge", "backend='hooked'"),
         }[backend]
         raise LensSteerError(
-            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which "
-            "goes past the "
-            f"norm that reads it too): use {mend}, or steer attn_out"
+            f"site {name!r} cannot be written {whose} (no module's output is the stream after attention, which goes "
+            f"past the norm that reads it too): use {mend}, or steer attn_out"
         )
 
 

@@ -197,7 +197,6 @@ def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]
 def _check_room(tokens: int, max_new_tokens: int, n_ctx: int, where: str) -> None:
     if tokens + max_new_tokens > n_ctx:
         raise LensSteerError(
-            f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than "
-            f"the model's context of {n_ctx}: "
-            "give shorter or fewer turns, or a smaller max_new_tokens"
+            f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than the "
+            f"model's context of {n_ctx}: give shorter or fewer turns, or a smaller max_new_tokens"
         )

@@ -247,9 +247,8 @@ def _letter_tokens(tokenizer: Any, n: int) -> list[tuple[int, ...]]:
         single = tuple(sorted({ids[0] for ids in encoded if len(ids) == 1}))
         if not single or any(set(single) & set(other) for other in found):
             raise LensSteerError(
-                f"the tokenizer has no token of its own for the letter {letter!r} (it reads {encoded[0]}): score "
-                "the options as "
-                "responses with lens_steer.inference.teacher_forcing.response_logits"
+                f"the tokenizer has no token of its own for the letter {letter!r} (it reads {encoded[0]}): score the "
+                "options as responses with lens_steer.inference.teacher_forcing.response_logits"
             )
         found.append(single)
     return found

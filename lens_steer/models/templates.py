@@ -204,8 +204,8 @@ def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str
         return
     told.add((own.short, model_template.short))
     log.warning(
-        "the %s was made with another chat template than the model is loaded with (%s): its prompts had other "
-        "token ids",
+        "the %s was made with another chat template than the model is loaded with (%s): its prompts had other token "
+        "ids",
         type(made).__name__,
         "; ".join(own.differences(model_template)),
     )

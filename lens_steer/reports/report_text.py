@@ -71,11 +71,10 @@ def _what(n: dict[str, Any], d: dict[str, Any]) -> str:
     )
     sizes = ", ".join(f"{split} {a}+{b}" for split, (a, b) in n["n"].items())
     return (
-        f"Activations of the last prompt token were recorded at {d['n_sites']} sites of {d['n_blocks']} blocks "
-        "for prompts with and without the "
-        f"feature ({sizes}). Direction, plane and sites come from *fit*, the angle from *select*, and every "
-        "number below from *report*, "
-        "unless it says otherwise. Brackets are 95 % intervals (Wilson for rates, bootstrap over prompts for means)."
+        f"Activations of the last prompt token were recorded at {d['n_sites']} sites of {d['n_blocks']} blocks for "
+        f"prompts with and without the feature ({sizes}). Direction, plane and sites come from *fit*, the angle from "
+        "*select*, and every number below from *report*, unless it says otherwise. Brackets are 95 % intervals "
+        "(Wilson for rates, bootstrap over prompts for means)."
     ) + feature
 
 
@@ -93,29 +92,25 @@ def _direction(d: dict[str, Any], summary: dict[str, Any]) -> str:
         else ""
     )
     return (
-        "Each site's candidate is the unit difference of class means. The one with the highest mean cosine to "
-        f"all, {mean:.3f}, is "
-        f"`{d['selected_site']}`, {margin:.4f} above the runner-up.{small}{zero}"
+        "Each site's candidate is the unit difference of class means. The one with the highest mean cosine to all, "
+        f"{mean:.3f}, is `{d['selected_site']}`, {margin:.4f} above the runner-up.{small}{zero}"
     )
 
 
 def _discriminative(d: dict[str, Any], summary: dict[str, Any]) -> str:
     if not d["discriminative_sites"]:
         return (
-            f"By the {d['rule']} rule no site separates the classes along the selected direction, so there is "
-            "nothing that "
-            "selective steering would steer."
+            f"By the {d['rule']} rule no site separates the classes along the selected direction, so there is nothing "
+            "that selective steering would steer."
         )
     blocks = ", ".join(map(str, d["discriminative_blocks"]))
     held = d["discriminative_on_held_out"]
     return (
         f"By the {d['rule']} rule, {_by_rule(d['rule'])} at {d['discriminative_sites']} of {d['n_sites']} sites, in "
         f"{len(d['discriminative_blocks'])} of {d['n_blocks']} blocks ({blocks}). On held-out prompts "
-        f"{round(held['value'] * held['n'])} of these "
-        f"{held['n']} sites do so again. At the selected site the sign of a single prompt's projection is its "
-        "class's for "
-        f"{_percent(d['held_out_separation']['positive'])} of positive and "
-        f"{_percent(d['held_out_separation']['negative'])} of negative prompts."
+        f"{round(held['value'] * held['n'])} of these {held['n']} sites do so again. At the selected site the sign of "
+        f"a single prompt's projection is its class's for {_percent(d['held_out_separation']['positive'])} of "
+        f"positive and {_percent(d['held_out_separation']['negative'])} of negative prompts."
     ) + _sureness(summary["discriminative"])
 
 
@@ -146,11 +141,10 @@ def _plane(d: dict[str, Any], summary: dict[str, Any]) -> str:
     best = summary["plane"].get("best_two_dimensions_centred")
     most = f" (the best plane would hold {percent(best)} %)" if best is not None else ""
     return (
-        "b1 is the selected direction; b2 is the candidates' first principal component "
-        f"({percent(d['pc_explained'])} % of their variance) without its part "
-        f"along b1, of which a length of {d['b2_remainder']:.2f} is left. The plane holds "
-        f"{percent(d['share_in_plane'])} % of the candidates' variance{most}. "
-        "These are properties of the fit split."
+        f"b1 is the selected direction; b2 is the candidates' first principal component ({percent(d['pc_explained'])} "
+        f"% of their variance) without its part along b1, of which a length of {d['b2_remainder']:.2f} is left. The "
+        f"plane holds {percent(d['share_in_plane'])} % of the candidates' variance{most}. These are properties of the "
+        "fit split."
     )
 
 

@@ -273,8 +273,7 @@ def _read(
     if clock.started and clock.layout is None and clock.begin:
         raise LensSteerError(
             "the monitor does not know the prompts that this forward goes on from: run it through "
-            "lens_steer.generate, or inside "
-            "'with lens_steer.inference.positions.running(batch):'"
+            "lens_steer.generate, or inside 'with lens_steer.inference.positions.running(batch):'"
         )
     tokens = clock.tokens(width) if clock.started else None
     if tokens is None or tokens.shape != (n, width):

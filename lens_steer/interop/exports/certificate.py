@@ -247,10 +247,9 @@ def require(certificate: Certificate) -> Certificate:
     if certificate.verdict != "pass":
         raise LensSteerError(
             f"the {certificate.kind} export does not do what the hooks do: logits differ by "
-            f"{certificate.largest_logit_difference:.2e} "
-            f"({certificate.relative_logit_difference:.1e} of the largest, tolerance {certificate.tolerance:g}), "
-            f"{100 * certificate.equal_greedy_tokens:.1f} % of the greedy tokens are equal; nothing was kept: "
-            "load the model in float32, or give a tolerance that suits its dtype"
+            f"{certificate.largest_logit_difference:.2e} ({certificate.relative_logit_difference:.1e} of the largest, "
+            f"tolerance {certificate.tolerance:g}), {100 * certificate.equal_greedy_tokens:.1f} % of the greedy "
+            "tokens are equal; nothing was kept: load the model in float32, or give a tolerance that suits its dtype"
         )
     return certificate
 

@@ -272,9 +272,8 @@ class _Walk:
             if clean and not self.turned.rank and not before.rank:
                 return None
             return (
-                "acts on the stream, which holds the direction: ablate at block 0's input and all that attention "
-                "and MLP write "
-                "(directional_ablation(everywhere=True), exported merged)"
+                "acts on the stream, which holds the direction: ablate at block 0's input and all that attention and "
+                "MLP write (directional_ablation(everywhere=True), exported merged)"
             )
         if not is_isometry(step.operator, step.parameters):
             return "changes the length of the stream, which every later norm divides by"

@@ -161,6 +161,5 @@ def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
         if batching.encode(back, prompt) != batching.encode(own, prompt):
             raise LensSteerError(
                 f"the tokenizer of {info_of(model).name!r} comes back from disk with other tokens for "
-                f"{prompt.text[:40]!r}: "
-                "export an adapter, and keep the model's own tokenizer"
+                f"{prompt.text[:40]!r}: export an adapter, and keep the model's own tokenizer"
             )

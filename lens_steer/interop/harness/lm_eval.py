@@ -273,9 +273,8 @@ class SteeredLM:
         """Return the last ``room`` tokens."""
         if room < 1:
             raise LensSteerError(
-                f"max_gen_toks={self.max_length - room} leaves no room in the model's context of "
-                f"{self.max_length}: ask for fewer, "
-                "such as gen_kwargs='max_gen_toks=64'"
+                f"max_gen_toks={self.max_length - room} leaves no room in the model's context of {self.max_length}: "
+                "ask for fewer, such as gen_kwargs='max_gen_toks=64'"
             )
         if len(ids) > room:
             log.warning("a request of %d tokens was cut on the left to %d", len(ids), room)

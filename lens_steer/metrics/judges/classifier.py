@@ -86,9 +86,8 @@ class ClassifierJudge:
     def _harmful_rows(self, wanted: list[str]) -> list[int]:
         if self.model.config.problem_type == "multi_label_classification" or len(self.labels) < 2:
             raise LensSteerError(
-                f"the labels of {self.name!r} ({', '.join(self.labels)}) do not exclude each other, so their "
-                "softmax is no probability: "
-                "use a classifier with one label a text"
+                f"the labels of {self.name!r} ({', '.join(self.labels)}) do not exclude each other, so their softmax "
+                "is no probability: use a classifier with one label a text"
             )
         unknown = [label for label in wanted if label not in self.labels]
         if unknown or not wanted:

@@ -124,9 +124,8 @@ class GenerativeJudge:
         for row, ids in enumerate(inputs):
             if context is not None and len(ids) + self.max_new_tokens > context:
                 raise LensSteerError(
-                    f"response {row} ({responses[row][:40]!r}…) needs {len(ids) + self.max_new_tokens} tokens "
-                    "with its verdict, more than "
-                    f"{self.name!r} takes ({context}): shorten the response, or lower "
+                    f"response {row} ({responses[row][:40]!r}…) needs {len(ids) + self.max_new_tokens} tokens with "
+                    f"its verdict, more than {self.name!r} takes ({context}): shorten the response, or lower "
                     f"max_new_tokens={self.max_new_tokens}"
                 )
         texts: dict[int, str] = {}

@@ -57,9 +57,8 @@ def load_judge_model(
         raise LensSteerError(f"judge model {str(model)!r} could not be loaded as {kind}: {first_line(error)}") from None
     if notes["missing_keys"]:  # missing weights are initialised at random, so that the verdicts would be random
         raise LensSteerError(
-            f"judge model {str(model)!r} has no weights for {', '.join(sorted(notes['missing_keys'])[:3])}: it "
-            f"was not trained as {kind}, "
-            "give a model that was"
+            f"judge model {str(model)!r} has no weights for {', '.join(sorted(notes['missing_keys'])[:3])}: it was "
+            f"not trained as {kind}, give a model that was"
         )
     return loaded.to(place).eval(), _with_padding(found)
 

@@ -43,8 +43,7 @@ class WorldJudge:
             if prompt.task is None:
                 raise LensSteerError(
                     f"prompt {row} ({prompt.text[:40]!r}…) has no task: the world's judge grades prompts of "
-                    "load_contrast('organism/…') "
-                    "only, use another judge for your own"
+                    "load_contrast('organism/…') only, use another judge for your own"
                 )
             grade = grading.grade(prompt.task, response)
             verdicts.append(Verdict(prompt.task.harmful and grade == "correct", None, grade))

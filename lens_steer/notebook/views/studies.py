@@ -80,8 +80,7 @@ def _(found: Externalities) -> Page:
     facts = {
         s.name: (
             f"{html.shown(s.choice.value) if s.choice.value is not None else s.choice.variant}, at {len(s.sites)} "
-            "sites; harmful requests complied with rightly: "
-            f"{html.shown(found.measured(s.name).get('attack'))}"
+            f"sites; harmful requests complied with rightly: {html.shown(found.measured(s.name).get('attack'))}"
         )
         for s in found.steerings
     }

@@ -49,8 +49,7 @@ def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) 
     if at is None and not default:
         raise LensSteerError(
             f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so "
-            "there is nothing to steer: "
-            "name the sites with at=…, or calibrate with other sites or the other rule"
+            "there is nothing to steer: name the sites with at=…, or calibrate with other sites or the other rule"
         )
     if at is None:
         return default

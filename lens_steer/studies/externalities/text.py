@@ -41,19 +41,17 @@ COLUMNS = {
 UNGRADED = COLUMNS | {"attack": "harmful: answered", "helped": "harmless: answered"}
 LEGEND = (
     "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step "
-    "true in the world, in plain text or as JSON; last column: points of it less no "
-    "steering's on the same prompts, **bold** where the interval excludes 0. Random directions have the "
-    "steering's norm and, over blocks, its cosines; the refusal part is the direction's part in the "
-    "refusal plane and along the block's own difference of means of harmful and harmless prompts; the rotation "
-    "keeps norms and has, within 5 %, the steering's mean KL on the select split's benign answers; *against "
-    "refusal* takes "
-    "steps of the same size against the block's difference of means. The positive control, StTP at the refusal "
-    "calibration's selected site, steers against refusal on purpose, whatever the size of the step."
+    "true in the world, in plain text or as JSON; last column: points of it less no steering's on the same prompts, "
+    "**bold** where the interval excludes 0. Random directions have the steering's norm and, over blocks, its "
+    "cosines; the refusal part is the direction's part in the refusal plane and along the block's own difference of "
+    "means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on "
+    "the select split's benign answers; *against refusal* takes steps of the same size against the block's difference "
+    "of means. The positive control, StTP at the refusal calibration's selected site, steers against refusal on "
+    "purpose, whatever the size of the step."
 )
 UNGRADED_LEGEND = (
     " No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no "
-    f"refusal phrase and has a perplexity of at most {VIOLATION:g} under the "
-    "unsteered model."
+    f"refusal phrase and has a perplexity of at most {VIOLATION:g} under the unsteered model."
 )
 
 
@@ -81,17 +79,15 @@ def choices_table(found: Externalities) -> str:
             last = _by_block(last_token_shares(found))
             lines.append(
                 f"- **{s.name}**: α = {s.strength:.4g} in units of the residual stream; of the mean length of a "
-                f"response token's vector at block {shares}; of that of the last prompt token's {last}. The "
-                f"largest of {s.choice.n} tried at which, as at every "
-                f"smaller one, harmless requests stay right at ≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} "
-                f"do{bound})."
+                f"response token's vector at block {shares}; of that of the last prompt token's {last}. The largest "
+                f"of {s.choice.n} tried at which, as at every smaller one, harmless requests stay right at ≥ "
+                f"{100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
             )
         else:
             lines.append(
-                f"- **{s.name}**: block {sites.parse(s.choice.variant).block}, z̄ = {s.strength:.4g}. Of "
-                f"{s.choice.n} blocks the one with most valid JSON where none is asked for, among those that keep "
-                "tasks at "
-                f"≥ {100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
+                f"- **{s.name}**: block {sites.parse(s.choice.variant).block}, z̄ = {s.strength:.4g}. Of {s.choice.n} "
+                "blocks the one with most valid JSON where none is asked for, among those that keep tasks at ≥ "
+                f"{100 * KEPT:g} % of unsteered ({s.choice.n_met} do{bound})."
             )
         highest = max(
             (
@@ -191,10 +187,9 @@ def depth_table(found: Externalities) -> str:
         rows.append([*cells, percent(_projection(found, "harmful", block))])
     text = (
         "Angles to the unit difference of means of harmful less harmless prompts (last prompt token), ± 1.96 "
-        "jackknife errors, **bold** where the steering writes; two random directions have |cos| "
-        f"{expected[0]:.2f} on average, "
-        f"and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the report "
-        "split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
+        f"jackknife errors, **bold** where the steering writes; two random directions have |cos| {expected[0]:.2f} on "
+        f"average, and 95 % of them within {expected[1]:.2f}. Beyond the boundary: share of harmful prompts of the "
+        "report split on the harmless side of the probe of the fit split, in full dimension; Wilson intervals."
     )
     return f"{tables.markdown([*heads, 'unsteered beyond, %'], rows)}\n{text}\n"
 

@@ -114,9 +114,8 @@ def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int =
                 f"{name} keeps the norm of every activation",
                 "‖h'‖/‖h‖ − 1",
                 "formula",
-                f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, {len(ANGLES)} "
-                "angles; drawn h, and h found by "
-                "gradient ascent",
+                f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, {len(ANGLES)} angles; "
+                "drawn h, and h found by gradient ascent",
                 "largest |‖h'‖/‖h‖ − 1|; interval: share of drawn h that change by more than the tolerance at "
                 "some angle",
                 f"at most {TOLERANCE:g}",
@@ -150,8 +149,7 @@ def proposition_claims(
         verdict=verdict(float(sas.value or 0) > TOLERANCE),
         statement=(
             "Proposition 1: the rotation of Angular Steering (Eq. 2), which sets an angle, does not preserve "
-            "activation norms "
-            "(Selective Steering, section 3.1 and appendix B.1)"
+            "activation norms (Selective Steering, section 3.1 and appendix B.1)"
         ),
     )
     second = replace(
@@ -160,8 +158,7 @@ def proposition_claims(
         domain=domain,
         statement=(
             "Proposition 2: the rotation of Selective Steering (Eq. 6), which turns by an angle, preserves activation "
-            "norms "
-            "(section 3.3 and appendix B.2)"
+            "norms (section 3.3 and appendix B.2)"
         ),
     )
     return [first, _proof_step(operators[SAS], vectors, seed), second, *measured]

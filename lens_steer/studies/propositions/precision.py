@@ -197,9 +197,8 @@ def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 
                     f"the plane published for {name} keeps the norm under {op}",
                     "‖h'‖/‖h‖ − 1",
                     "published",
-                    f"float64 arithmetic, {len(COARSE)} angles, drawn h, half of them mostly in the plane; Gram "
-                    f"error {gram_error(shipped):.1e} as "
-                    f"shipped, {gram_error(mended):.1e} re-orthonormalised",
+                    f"float64 arithmetic, {len(COARSE)} angles, drawn h, half of them mostly in the plane; Gram error "
+                    f"{gram_error(shipped):.1e} as shipped, {gram_error(mended):.1e} re-orthonormalised",
                     "largest |‖h'‖/‖h‖ − 1| as shipped",
                     f"at most {KEPT:g}",
                     before,

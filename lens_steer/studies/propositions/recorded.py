@@ -180,9 +180,8 @@ def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINA
         claims.append(
             Claim(
                 f"norm-downstream-{operator}",
-                f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream "
-                "that later "
-                f"norms of {model} read",
+                f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream that "
+                f"later norms of {model} read",
                 "mean |‖h'‖/‖h‖ − 1| of a later norm's input",
                 "downstream",
                 f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one",

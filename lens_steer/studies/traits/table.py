@@ -199,14 +199,13 @@ def _legend(report: TraitReport, trait: str) -> str:
     tokens = f", n = {split['capable'].n}" if "capable" in split else ""
     return (
         f"95 % intervals; n = {split['complied'].n} scenarios of the report split under each prompt, "
-        f"capability{tokens}. {trait}: share of answers with the trait under the malicious "
-        "system prompt (without steering under the aligned one: first row); aligned prompt: the same while "
-        "steered under the aligned prompt. Site and coefficient chosen on the select "
-        "split, coherence at least 90 % of the aligned model's there (\\*: no setting keeps to it). Random "
-        "direction: steps of the same size for the same tokens. Perplexity: of the answers, "
-        "under the unsteered model with the aligned prompt. Gate: share of the tokens of unsteered answers below "
-        "the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn "
-        "on that are word for word an earlier one."
+        f"capability{tokens}. {trait}: share of answers with the trait under the malicious system prompt (without "
+        "steering under the aligned one: first row); aligned prompt: the same while steered under the aligned "
+        "prompt. Site and coefficient chosen on the select split, coherence at least 90 % of the aligned model's "
+        "there (\\*: no setting keeps to it). Random direction: steps of the same size for the same tokens. "
+        "Perplexity: of the answers, under the unsteered model with the aligned prompt. Gate: share of the tokens of "
+        "unsteered answers below the threshold. Dialogues: 5 to 10 turns; repeated: answers from the second turn on "
+        "that are word for word an earlier one."
     )
 
 
