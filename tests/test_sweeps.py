@@ -192,7 +192,6 @@ def test_differences_are_paired(rows: list[dict[str, Any]]) -> None:
     ]
     same = differences(report, "a", "a")
     assert (same["complied"].value, same["log_perplexity"].high) == (0, 0)
-    assert differences(report, "a", "a", bootstrap=True)["complied"].high == 0
     found = differences(report, "a", "b")
     harmful = {c: [r["right"] for r in report if r["condition"] == c and r["side"] == "positive"] for c in "ab"}
     assert found["complied"].value == pytest.approx(np.mean(harmful["a"]) - np.mean(harmful["b"]))

@@ -18,7 +18,7 @@ from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, 
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Grid, Protocol, run
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
-from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
+from lens_steer.stats import Estimate, paired_difference
 
 CONSTRAINTS = ("capable>=95%", "violation<=0")  # the defaults where a ground truth grades the answers
 DEGENERATE_CONSTRAINTS = tuple(
@@ -156,12 +156,11 @@ def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[G
 
 
 def differences(
-    rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95, bootstrap: bool = False
+    rows: Sequence[Row], first: str, second: str, *, seed: int = 0, level: float = 0.95
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`, or with ``bootstrap`` of a paired bootstrap over
-    prompts. The rows must hold each condition at one setting. Prompts without a value under one of the conditions (an
+    The interval is that of :func:`lens_steer.stats.paired_difference`. The rows must hold each condition at one setting. Prompts without a value under one of the conditions (an
     empty answer has no perplexity) are left out.
     """
     found = {}
@@ -170,11 +169,7 @@ def differences(
         both = sorted(set(a) & set(b))
         if both:
             one, two = (np.array([values[i] for i in both], dtype=np.float64) for values in (a, b))
-            found[name] = (
-                bootstrap_mean(one - two, seed=seed)
-                if bootstrap
-                else paired_difference(one, two, level=level, seed=seed)
-            )
+            found[name] = paired_difference(one, two, level=level, seed=seed)
     return found
 
 

@@ -11,7 +11,6 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.comparison import REFERENCE, Comparison, compare
 from lens_steer.evaluation.control_runs import plain_bands
-from lens_steer.evaluation.protocol import differences
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
 from lens_steer.geometry.stability import stability
@@ -89,13 +88,6 @@ def _record(found: Comparison) -> dict[str, Any]:
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
         "differences_from_selective": {
             name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.differences.items()
-        },
-        "differences_by_paired_bootstrap": {
-            name: {
-                quantity: asdict(e)
-                for quantity, e in differences(found.evaluation.rows, name, REFERENCE, bootstrap=True).items()
-            }
-            for name in found.differences
         },
         "joint_level": (
             f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)"
