@@ -160,8 +160,8 @@ def differences(
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`. The rows must hold each condition at one setting. Prompts without a value under one of the conditions (an
-    empty answer has no perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.paired_difference`. The rows must hold each condition at one
+    setting. Prompts without a value under one of the conditions (an empty answer has no perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():
