@@ -215,18 +215,23 @@ def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """The same prompts in both: two conditions that fail on the same ones differ by nothing, with no width."""
+    """The same prompts in both: conditions that fail on the same ones differ by nothing, which is not certain."""
     hits = np.array([True, False] * 10)
     both = np.concatenate([hits, hits])
     one = experiments.Measured("a", 30.0, False, hits, hits, both, np.where(both, 1.5, np.nan), hits)
-    assert questions.difference(one, replace(one, condition="b")) == (0.0, 0.0, 0.0, 20)
-    mean, low, high, n = questions.difference(one, replace(one, complied=np.zeros(20, dtype=bool)))
-    assert (mean, low > 0, high < 1, n) == (0.5, True, True, 20)
-    wider = questions.difference(one, replace(one, complied=np.zeros(20, dtype=bool)), level=0.999)
-    assert wider[1] < low < high < wider[2]
+    same = questions.difference(one, replace(one, condition="b"))
+    assert same is not None
+    assert (same.value, same.low < 0, same.high > 0, same.n) == (0.0, True, True, 20)
+    other = replace(one, complied=np.zeros(20, dtype=bool))
+    found, wider = (questions.difference(one, other, comparisons=n) for n in (1, 50))
+    assert found is not None and wider is not None
+    assert (found.value, found.low > 0, found.high < 1, found.n) == (0.5, True, True, 20)
+    assert wider.low < found.low < found.high < wider.high
     # an empty answer has no perplexity: its prompt is left out, and where none is left there is no value
-    assert questions.difference(one, replace(one, surprise=one.surprise - 1), "surprise")[::3] == (1.0, 20)
-    assert questions.difference(one, replace(one, surprise=np.full(40, np.nan)), "surprise")[3] == 0
+    less = questions.difference(one, replace(one, surprise=one.surprise - 1), "surprise")
+    assert less is not None
+    assert (less.value, less.n) == (1.0, 20)
+    assert questions.difference(one, replace(one, surprise=np.full(40, np.nan)), "surprise") is None
 
 
 def test_norms_over_depth_are_judged() -> None:

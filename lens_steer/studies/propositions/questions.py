@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
 
-from lens_steer.stats import Estimate, bootstrap_means, paired_difference
+from lens_steer.stats import Estimate, paired_difference
 from lens_steer.studies.claim import FAILS, Claim, verdict
 from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Measured
 
@@ -167,16 +166,15 @@ def _answered(
         0,
         FAILS,
     )
-    mean, low, high, n = difference(a, b, outcome.name, seed)
-    if not n:
+    found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
+    if found is None or family is None:
         return replace(asked, witness={"note": "no prompt has a value under both conditions"})
-    family = joint_difference(a, b, outcome.name, len(QUESTIONS), seed)
-    holds = low > 0 if outcome.sign > 0 else high < 0
+    holds = found.low > 0 if outcome.sign > 0 else found.high < 0
     return replace(
         asked,
-        value=mean,
-        n=n,
-        interval=(low, high),
+        value=found.value,
+        n=found.n,
+        interval=(found.low, found.high),
         verdict=verdict(holds),
         witness={
             "first": _mean(a, outcome.name),
@@ -194,7 +192,8 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
     """
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
-    gaps = [(a, b, joint_difference(a, b, "complied", len(pairs), seed)) for a, b in pairs]
+    compared = [(a, b, difference(a, b, "complied", seed, comparisons=len(pairs))) for a, b in pairs]
+    gaps = [(a, b, gap) for a, b, gap in compared if gap is not None]
     apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
     a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
     return Claim(
@@ -215,30 +214,23 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
 
 
 def difference(
-    a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, level: float = 0.95
-) -> tuple[float, float, float, int]:
+    a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, comparisons: int = 1
+) -> Estimate | None:
     """Compare two conditions on the same prompts.
 
+    Args:
+        a, b: The conditions.
+        outcome: The name of an :class:`Outcome`.
+        seed: Seed of the bootstrap.
+        comparisons: The number of comparisons for which the interval holds at 95 % together (Bonferroni).
+
     Returns:
-        The mean of ``a − b``, the two ends of its bootstrap interval over prompts, and the number of prompts with a
-        value under both conditions. Without such a prompt the three numbers are NaN and the count is 0.
-    """
-    gaps: Float[np.ndarray, " n"] = getattr(a, outcome).astype(float) - getattr(b, outcome).astype(float)
-    gaps = gaps[~np.isnan(gaps)]
-    if not len(gaps):
-        return float("nan"), float("nan"), float("nan"), 0
-    mean, low, high = bootstrap_means(gaps, seed=seed, level=level)
-    return float(mean), float(low), float(high), len(gaps)
-
-
-def joint_difference(a: Measured, b: Measured, outcome: str, comparisons: int, seed: int = 0) -> Estimate:
-    """Compare two conditions at a level that holds at 95 % for several comparisons together (Bonferroni).
-
-    The intervals are those of :func:`lens_steer.stats.paired_difference`, which stay valid in the far tails.
+        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
+        value under both conditions.
     """
     one, two = (getattr(m, outcome).astype(float) for m in (a, b))
     kept = ~(np.isnan(one) | np.isnan(two))
-    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed)
+    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed) if kept.any() else None
 
 
 def _mean(measured: Measured, outcome: str) -> float:
