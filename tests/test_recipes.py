@@ -110,7 +110,7 @@ def test_exports_say_what_is_missing(
 ) -> None:
     """Neither an affine map nor a reason: where to write it. With a reason: that."""
     plan = plan_of(qwen, anchor=anchor, strength=0.5)
-    with pytest.raises(LensSteerError, match="moves every token towards a point, which takes full rank: it is no"):
+    with pytest.raises(LensSteerError, match="moves every token towards a point, which takes full rank"):
         export_merged(plan, qwen, tmp_path / "merged")
     monkeypatch.setitem(OPERATORS, "pull", replace(OPERATORS["pull"], affine=None))
     with pytest.raises(
