@@ -19,11 +19,12 @@ from tests.pages import pages_of, shown
 def test_every_case_runs() -> None:
     """Two models, three widths' worth of code, memory and import; each ratio is a positive number with its range."""
     found = measure(1, small=True)
-    assert len(found["ratios"]) == 2 * (4 + 5 + 4 + 3) + 1
-    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found["ratios"])
-    assert found["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
+    here = found["embedded"]
+    assert len(here["ratios"]) == 2 * (4 + 5 + 4 + 3) + 1
+    assert all(0 < r["low"] <= r["median"] <= r["high"] for r in here["ratios"])
+    assert here["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
     text = table(found)
-    assert text.count("\n") == 2 + len(found["ratios"]) + 3
+    assert text.count("\n") == 2 + len(here["ratios"]) + 3
     assert "| 0.5 B parameters | skipped: a quick run |" in text
 
 

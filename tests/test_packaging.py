@@ -120,7 +120,7 @@ def test_constants_say_what_the_source_says(names: Any) -> None:
     """Short values as written, comments as words, keys and entries of what is long."""
     found = {c.name: c for c in names.constants()["lens_steer.steer.method_table"]}
     assert found["DEFAULT_OF_A_PROBE"].value == "'sttp'"
-    assert found["DEFAULT_OF_A_PROBE"].text == "Where no method is named."
+    assert found["DEFAULT_OF_A_PROBE"].text == "The methods used when none is named."
     assert found["METHODS"].value is None
     assert found["METHODS"].text.startswith("Keys: ``selective``, ``standard``")
     tuples = {c.name: c.value for c in names.constants()["lens_steer.figures.core"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lens_steer as ls
 from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
+from lens_steer.figures import saving
 from lens_steer.geometry.files import load_calibration, save_calibration
 from lens_steer.probes.io import load_probe, save_probe
 from lens_steer.steer.plans import load_plan, save_plan
@@ -99,6 +102,7 @@ def test_finite() -> None:
 
 
 COMMITTED = Path(__file__).parents[1] / "figures"
+WRITTEN_BEFORE = Path(__file__).parent / "written_before"  # by version 0.1.0, before the modules lay in rooms
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, Path], None]]] = {
     "calibration": (load_calibration, save_calibration),
     "plan": (load_plan, save_plan),
@@ -119,8 +123,8 @@ def test_committed_folders_are_written_again_alike(kind: str, tmp_path: Path) ->
     for new ones.
     """
     load, save = KINDS[kind]
-    folders = sorted(path.parent for path in COMMITTED.rglob(f"{kind}.safetensors"))
-    assert folders
+    folders = sorted(p.parent for root in (COMMITTED, WRITTEN_BEFORE) for p in root.rglob(f"{kind}.safetensors"))
+    assert WRITTEN_BEFORE / kind in folders
     for i, folder in enumerate(folders):
         save(load(folder), tmp_path / str(i))
         old, new = (
@@ -129,3 +133,21 @@ def test_committed_folders_are_written_again_alike(kind: str, tmp_path: Path) ->
         assert kept(old, new), folder
         tensors = (where / f"{kind}.safetensors" for where in (folder, tmp_path / str(i)))
         assert len({path.read_bytes() for path in tensors}) == 1, folder
+
+
+def test_what_was_written_before_still_serves(tmp_path: Path) -> None:
+    """A calibration and a probe steer, a plan too, a figure is drawn: from files that the version before wrote."""
+    calibration, probe = load_calibration(WRITTEN_BEFORE / "calibration"), load_probe(WRITTEN_BEFORE / "probe")
+    llama, qwen = ls.load_model("organism/llama"), ls.load_model("organism/qwen2")
+    plans = [
+        (llama, ls.act_add(calibration, coefficient=8.0)),
+        (qwen, ls.target_projection(probe, coefficient=24.0, gate="below")),
+        (qwen, load_plan(WRITTEN_BEFORE / "plan")),
+    ]
+    for model, plan in plans:
+        log = ls.EffectLog()
+        with ls.steering(model, plan, effects=log):
+            ls.generate(model, "Hello there", max_new_tokens=2)
+        assert log.gate_fire_rate, plan
+    shutil.copytree(WRITTEN_BEFORE / "figure", tmp_path / "figure")
+    assert saving.redraw(tmp_path / "figure") == ["plane_share"]

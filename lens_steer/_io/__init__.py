@@ -1,1 +1,11 @@
-"""Files that are written completely or not at all, rows of resumable runs, tables, and progress displays."""
+"""Files that are written completely or not at all, rows of resumable runs, tables, and progress displays.
+
+What other rooms use of it:
+
+- ``atomic``: ``whole_folder``, ``whole_file``, ``check_writable``
+- ``jsonl``: ``read_lines``
+- ``progress``: ``counting``, ``duration``, ``stepping``
+- ``rowstore``: ``Row``, ``RowStore``, ``Rows``
+- ``tables``: ``markdown``, ``csv_records``, ``escaped``, ``tabular``, ``csv_text``, ``from_markdown``, ``longtable``
+- ``tensors``: ``TensorFolder``, ``all_finite``
+"""

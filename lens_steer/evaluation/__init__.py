@@ -1,4 +1,25 @@
 """The protocol: every setting runs on the select split, one is chosen, and it is reported on the report split.
 
 The controls of the chosen setting run beside it.
+
+What other rooms use of it:
+
+- ``bounds``: ``measured_bound``
+- ``comparison``: ``Comparison``, ``compare``
+- ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
+- ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
+- ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
+- ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_from``
+- ``cost``: ``cost``, ``probe``
+- ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
+- ``first_token``: ``FirstToken``, ``first_token``
+- ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
+- ``pieces``: ``Pieces``
+- ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
+  ``differences``, ``kept_constraints``
+- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``check_quantity``, ``choose``,
+  ``kept_out``
+- ``sweep_work``: ``comparing``, ``sweeping``
+- ``sweeps``: ``Protocol``, ``Grid``, ``run``, ``values_of``, ``plan_hash``
+- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
 """

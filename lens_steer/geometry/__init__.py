@@ -1,1 +1,18 @@
-"""Geometry of steering: candidate directions, the plane, discriminative sites, and the calibration that holds them."""
+"""Geometry of steering: candidate directions, the plane, discriminative sites, and the calibration that holds them.
+
+What other rooms use of it:
+
+- ``boundary``: ``Boundary``, ``boundary``
+- ``calibration``: ``Calibration``, ``versions``, ``calibrate``, ``prompt_statistics``, ``PromptStatistics``
+- ``direction_comparison``: ``DirectionComparison``, ``compare_directions``
+- ``directions``: ``zero_rows``, ``candidate_directions``, ``class_means``, ``select_direction``, ``unit_rows``
+- ``discriminative``: ``check_rule``, ``discriminative_sites``, ``opposite_sign``
+- ``estimators``: ``check_classes``, ``fisher``
+- ``files``: ``load_calibration``, ``save_calibration``
+- ``logistic``: ``fit``, ``prepare``, ``Samples``, ``probabilities``
+- ``planes``: ``gram_error``, ``orthonormalise``, ``random_plane``, ``turned_at_random``, ``plane_coordinates``,
+  ``principal_angles``, ``principal_component``
+- ``rules``: ``cautions``, ``discriminative_by_rule``, ``with_rule``, ``site_rows``, ``sureness``
+- ``stability``: ``Stability``, ``stability``, ``Resamples``
+- ``summary``: ``summarise``, ``classes``, ``GeometrySummary``, ``plain``
+"""

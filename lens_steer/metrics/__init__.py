@@ -1,1 +1,18 @@
-"""Metrics of generated texts and of next-token distributions."""
+"""Metrics of generated texts and of next-token distributions.
+
+What other rooms use of it:
+
+- ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``
+- ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
+- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``measure``, ``Unsteered``, ``grade_all``,
+  ``outcome_of``
+- ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
+- ``judges.spec``: ``judge_of``
+- ``kl``: ``mean_kl_by_value``
+- ``likelihood``: ``mean_surprise``, ``surprise_of``
+- ``refusal``: ``is_refusal``
+- ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
+- ``rows``: ``text_metrics``
+- ``thinking``: ``split_thought``
+- ``token_divergence``: ``TokenDivergence``, ``token_divergence``, ``check_max_position``
+"""

@@ -1,1 +1,17 @@
-"""Models: their location, their loading through Hugging Face, and their sites, chat templates and sizes."""
+"""Models: their location, their loading through Hugging Face, and their sites, chat templates and sizes.
+
+What other rooms use of it:
+
+- ``fits``: ``check_fits``, ``reference``, ``ModelRef``
+- ``footprint``: ``Shape``, ``estimate``, ``measured_flops``, ``stored_dtype``
+- ``hub``: ``only_here``
+- ``huggingface``: ``is_gguf``, ``is_text_part``, ``read_weights``, ``text_part``, ``without_bar``
+- ``info``: ``ModelInfo``, ``read_info``
+- ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
+  ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``
+- ``location``: ``locate``, ``read_config``
+- ``quantization``: ``dequantized``, ``plain_weight``
+- ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``
+- ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``
+- ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``
+"""

@@ -1,1 +1,12 @@
-"""Steering operators: pure functions of tensors, ``(… d_model) → (… d_model)``, at a cost of O(d_model) per token."""
+"""Steering operators: pure functions of tensors, ``(… d_model) → (… d_model)``, at a cost of O(d_model) per token.
+
+What other rooms use of it:
+
+- ``addition``: ``add_direction``, ``unit_direction``, ``ablate_direction``, ``prepared``
+- ``affine``: ``AffineMap``
+- ``catalogue``: ``operator``, ``bind``, ``Bound``, ``compare``
+- ``exact``: ``exact``, ``exact_device``
+- ``parameters``: ``Parameter``
+- ``projection``: ``mirror_projection``, ``past_threshold``, ``target_projection``
+- ``rotation``: ``adaptive_angular``, ``selective_rotation``, ``standard_angular``, ``degrees``
+"""

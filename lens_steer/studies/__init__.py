@@ -1,1 +1,24 @@
-"""Tests of published papers: the propositions of Selective Steering, traits, and steering externalities."""
+"""Tests of published papers: the propositions of Selective Steering, traits, and steering externalities.
+
+What other rooms use of it:
+
+- ``claim``: ``Claim``, ``measured``, ``shown``
+- ``claim_tables``: ``markdown``
+- ``externalities.calibration``: ``calibrate_compliance``, ``calibrate_json``
+- ``externalities.conditions``: ``Condition``, ``against_refusal``, ``positions_of``
+- ``externalities.controls``: ``random_like``, ``refusal_bases``
+- ``externalities.depth``: ``angles``, ``random_cosine``
+- ``externalities.files``: ``file_material``
+- ``externalities.grading``: ``annotated``, ``rates``
+- ``externalities.material``: ``organism_material``, ``Material``, ``harmful_responses``, ``own_answers``
+- ``externalities.report``: ``study_and_write``
+- ``externalities.study``: ``Externalities``
+- ``propositions.questions``: ``claim_id``
+- ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
+- ``propositions.work``: ``verifying``
+- ``traits.calibration``: ``organism_trait``, ``scenario_trait``
+- ``traits.found``: ``TraitReport``
+- ``traits.report``: ``steer_trait``
+- ``traits.search``: ``TraitResult``
+- ``traits.table``: ``rows``
+"""

@@ -11,6 +11,7 @@ import platform
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,27 @@ from lens_steer.geometry.calibration import versions
 from tests.benchmarks import cases, merged_cases, real_cases, sweep_cases
 from tests.benchmarks.timing import Ratio
 
+PARTS = ("embedded", "real")
 
-def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
-    """Every case; ``small`` is a quick run through all of them, whose numbers mean nothing."""
+
+def measure(turns: int, parts: Sequence[str] = PARTS, *, small: bool = False) -> dict[str, Any]:
+    """The cases of some parts, each with what it was measured on; ``small`` is a quick run through all of them, whose
+    numbers mean nothing.
+    """
+    made = {"embedded": embedded, "real": real}
+    return {part: made[part](turns, small=small) | _circumstances() for part in parts}
+
+
+def _circumstances() -> dict[str, Any]:
+    return {
+        "versions": versions(),
+        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "command": "python -m " + " ".join(["tests.benchmarks", *sys.argv[1:]]),
+    }
+
+
+def embedded(turns: int, *, small: bool = False) -> dict[str, Any]:
+    """The cases that every clone can run."""
     prompts = cases.prompts_of_refusal()
     few = prompts[:8] if small else prompts
     organism = ls.load_model("organism/qwen2")
@@ -53,32 +72,30 @@ def measure(turns: int, *, small: bool = False) -> dict[str, Any]:
             bar.update()
         memory = cases.recording_memory(organism, cases.repeated(prompts, 256 if small else 32768))
         bar.update()
-    real: dict[str, Any] = {
-        "skipped": "a quick run" if small else "LENS_STEER_REAL_MODELS names no folder with the model"
-    }
-    if not small and (where := real_cases.folder()) is not None:
-        real = real_cases.every(where, turns)
-        ratios += real.pop("ratios")
-    return {
-        "ratios": [asdict(r) for r in ratios],
-        "real": real,
-        "memory": memory,
-        "import_seconds": statistics.median(cases.import_seconds(turns)),
-        "versions": versions(),
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-        "command": "python -m " + " ".join(["tests.benchmarks", *sys.argv[1:]]),
-    }
+    seconds = statistics.median(cases.import_seconds(turns))
+    return {"ratios": [asdict(r) for r in ratios], "memory": memory, "import_seconds": seconds}
+
+
+def real(turns: int, *, small: bool = False) -> dict[str, Any]:
+    """The part "0.5 B parameters", where the model is."""
+    where = None if small else real_cases.folder()
+    if where is None:
+        why = "a quick run" if small else "LENS_STEER_REAL_MODELS names no folder with the model"
+        return {"ratios": [], "skipped": why}
+    found = real_cases.every(where, turns)
+    return found | {"ratios": [asdict(r) for r in found["ratios"]]}
 
 
 def table(found: dict[str, Any]) -> str:
     """One row a ratio."""
     rows = []
-    for r in found["ratios"]:
+    here, real = found["embedded"], found["real"]
+    for r in (*here["ratios"], *real["ratios"]):
         aim = "reported" if r["aim"] is None else f"≥ {r['aim']:g}"
         value = f"{r['median']:.2f} ({r['low']:.2f} … {r['high']:.2f})"
         missed = r["aim"] is not None and r["median"] < r["aim"]
         rows.append((r["case"], f"{r['of']}, against {r['to']}", aim, f"{'**missed:** ' if missed else ''}{value}"))
-    if "dtypes" in (real := found["real"]):
+    if "dtypes" in real:
         d = real["dtypes"]
         same = f"same first choice {d['top_1_equal']:.1%}"
         told = (
@@ -89,7 +106,7 @@ def table(found: dict[str, Any]) -> str:
         rows.append((f"bfloat16 for float32, {real_cases.NAME}", told, "reported", times))
     else:
         rows.append(("0.5 B parameters", f"skipped: {real['skipped']}", "", ""))
-    memory, seconds = found["memory"], found["import_seconds"]
+    memory, seconds = here["memory"], here["import_seconds"]
     missed = "**missed:** " if memory["ratio"] > memory["aim"] else ""
     returned = f"beyond the model, over the {memory['returned_mib']:.0f} MiB returned"
     rows.append(("peak memory of recording", returned, f"≤ {memory['aim']:g}", f"{missed}{memory['ratio']:.2f}"))
@@ -103,11 +120,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write benchmarks.md and benchmarks.json to")
     tables.add_page(parser)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--part", choices=PARTS, help="measure this part alone; the other is as benchmarks.json in the folder has it"
+    )
     args = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    found = measure(args.turns)
+    written = args.out / "benchmarks.json"
+    kept = json.loads(written.read_text(encoding="utf-8")) if args.part else {}
+    found = kept | measure(args.turns, PARTS if args.part is None else (args.part,))
     tables.write("benchmarks", table(found), args.out, args.page)
-    with whole_file(args.out / "benchmarks.json") as work:
+    with whole_file(written) as work:
         work.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table(found))
 
