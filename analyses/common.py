@@ -33,7 +33,7 @@ class Run:
             "seed": self.seed,
             "versions": versions(),
             "model": self.model.lens_info.name,
-            "prompt_hashes": {s: getattr(self.contrast, s).hash for s in ("fit", "select", "report")},
+            "prompt_hashes": self.contrast.hashes,
         }
 
 

@@ -21,9 +21,9 @@ from lens_steer.steer.methods import selective_steering
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import FAILS, HOLDS, Claim
 from lens_steer.studies.propositions import differences, experiments, formula, precision, questions, recorded
-from lens_steer.studies.propositions.formula import OPERATORS, SAS, SS
+from lens_steer.studies.propositions.formula import PLANE_OPERATORS, SAS, SS
 from lens_steer.studies.propositions.geometry import geometry_claims
-from lens_steer.studies.propositions.norms import Operator
+from lens_steer.studies.propositions.norms import PlaneOperator
 from lens_steer.studies.propositions.verify import Verification, verify, verify_model, write
 
 
@@ -40,7 +40,7 @@ def nothing_taken_away(h: Tensor, basis: Tensor, angle: float) -> Tensor:
     return rotation.standard_angular(h, basis, angle) + (h @ basis.T) @ basis
 
 
-def skewed(operator: Operator) -> Operator:
+def skewed(operator: PlaneOperator) -> PlaneOperator:
     """An operator whose second basis vector leans towards the first."""
     return lambda h, basis, angle: operator(h, torch.stack([basis[0], basis[1] + 0.01 * basis[0]]), angle)
 
@@ -95,9 +95,9 @@ def test_what_separates_the_rotations(found: Verification) -> None:
 
 
 @pytest.mark.parametrize("broken", [radius_of_the_whole, nothing_taken_away, skewed(rotation.standard_angular)])
-def test_a_broken_sas_is_caught(broken: Operator) -> None:
+def test_a_broken_sas_is_caught(broken: PlaneOperator) -> None:
     """Proposition 1 would hold for it, with a witness that shows the change; and it leaves its closed form."""
-    operators = OPERATORS | {SAS: broken}
+    operators = PLANE_OPERATORS | {SAS: broken}
     first = formula.proposition_claims(operators, vectors=200)[0]
     assert (first.id, first.verdict) == ("proposition-1", HOLDS)
     assert abs(first.witness["norm_after"] / first.witness["norm_before"] - 1) == pytest.approx(
@@ -109,11 +109,11 @@ def test_a_broken_sas_is_caught(broken: Operator) -> None:
 
 def test_a_broken_ss_is_caught() -> None:
     """Proposition 2, isometry, composition and the displacement fail with it."""
-    operators = OPERATORS | {SS: skewed(rotation.selective_rotation)}
+    operators = PLANE_OPERATORS | {SS: skewed(rotation.selective_rotation)}
     assert verdicts(formula.proposition_claims(operators, vectors=200))["proposition-2"] == FAILS
     got = verdicts(differences.difference_claims(operators))
     assert {got[f"{kind}-{SS}"] for kind in ("isometry", "displacement")} == {FAILS}
-    swapped = verdicts(differences.difference_claims(OPERATORS | {SS: rotation.standard_angular}))
+    swapped = verdicts(differences.difference_claims(PLANE_OPERATORS | {SS: rotation.standard_angular}))
     assert {swapped[f"{kind}-{SS}"] for kind in ("identity", "composition-adds", "isometry", "linear")} == {FAILS}
 
 
@@ -132,7 +132,9 @@ def test_printed_formulas_equal_the_operators() -> None:
     basis = formula.orthonormal(32, 0)
     h = formula.drawn_vectors(basis, 40, 1)
     for name, literal in precision.LITERAL.items():
-        assert torch.allclose(literal(h, basis, 123.0), OPERATORS[name](h, basis, 123.0), rtol=1e-12, atol=1e-9), name
+        assert torch.allclose(
+            literal(h, basis, 123.0), PLANE_OPERATORS[name](h, basis, 123.0), rtol=1e-12, atol=1e-9
+        ), name
         assert literal(h.bfloat16(), basis.bfloat16(), 123.0).dtype == torch.bfloat16
     cells = precision.grid(basis, h, angles=(90.0,))
     exact = max(c.largest for c in cells if (c.basis_dtype, c.arithmetic, c.operator) == ("float32", "float32", SS))

@@ -98,24 +98,16 @@ def _write(
     import numpy as np
 
     from lens_steer._io.tables import csv_records
+    from lens_steer.evaluation.provenance import provenance
     from lens_steer.figures import saving
     from lens_steer.figures.divergence import drawing
-    from lens_steer.geometry.calibration import versions
     from lens_steer.inference.unembedding import MEASURES
     from lens_steer.stats import bootstrap_mean
 
     text = csv_records(found.rows(), ("row", "position", "token", *MEASURES))
     (work / "divergence.csv").write_text(text, encoding="utf-8", newline="")
-    meta = {
-        "command": command(),
-        "seed": seed,
-        "versions": versions(),
-        "model": model.lens_info.name,
-        "chat_template": model.lens_info.template.row(),
-        "dtype": model.lens_info.dtype,
-        "engine": engine,
-        "prompt_hash": prompts.hash,
-    }
+    more = {"dtype": model.lens_info.dtype, "engine": engine, "prompt_hash": prompts.hash}
+    meta = provenance(model, command=command(), seed=seed, **more)
     by_prompt = {m: found.per_prompt(m) for m in MEASURES}
     means = {m: bootstrap_mean(v[np.isfinite(v)], seed=seed) for m, v in by_prompt.items()}
     by_position = {m: found.by_position(m, seed=seed, max_position=max_position) for m in MEASURES}

@@ -101,6 +101,16 @@ class ContrastSet(Shown, view="prompts"):
     def report(self) -> Contrast:
         return self.split.report
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hash of each split's prompts, by the name of the split.
+
+        >>> from lens_steer import load_contrast
+        >>> list(load_contrast("organism/refusal").hashes)
+        ['fit', 'select', 'report']
+        """
+        return {"fit": self.fit.hash, "select": self.select.hash, "report": self.report.hash}
+
     def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
         """Return a smaller set for a quick look, with the first prompts of each class of a split.
 

@@ -17,6 +17,7 @@ What other rooms use of it:
 - ``pieces``: ``Pieces``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
+- ``provenance``: ``provenance``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``check_quantity``, ``choose``,
   ``kept_out``
 - ``sweep_work``: ``comparing``, ``sweeping``

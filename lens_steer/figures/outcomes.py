@@ -21,7 +21,7 @@ from lens_steer.figures.core import (
 )
 from lens_steer.metrics.grading import CLASSES, Outcome
 
-STYLES = {
+STYLES = {  # colour, marker and dash of a grade, and what figures and reports call it
     "correct": (GREEN, "o", "-", "complied, right"),
     "wrong": (ORANGE, "D", (0, (3, 1, 1, 1)), "complied, wrong"),
     "answered": (GREEN, "o", "-", "answered"),

@@ -2,7 +2,7 @@
 
 What other rooms use of it:
 
-- ``boundary``: ``Boundary``, ``boundary``
+- ``boundary``: ``Boundary``, ``boundary``, ``class_statistics``
 - ``calibration``: ``Calibration``, ``versions``, ``calibrate``, ``prompt_statistics``, ``PromptStatistics``
 - ``direction_comparison``: ``DirectionComparison``, ``compare_directions``
 - ``directions``: ``zero_rows``, ``candidate_directions``, ``class_means``, ``select_direction``, ``unit_rows``

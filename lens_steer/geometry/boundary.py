@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from lens_steer._display import Shown
@@ -61,6 +60,17 @@ class Boundary(ModelRef, Shown, view="geometry"):
         )
 
 
+def class_statistics(
+    positive: Float64[Tensor, " n_positive"], negative: Float64[Tensor, " n_negative"]
+) -> tuple[float, float, float, float]:
+    """Return mean and standard deviation (n − 1) of the positive class's projections, then of the negative's.
+
+    >>> class_statistics(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.0, 0.0]).double())
+    (2.0, 1.4142135623730951, 0.0, 0.0)
+    """
+    return float(positive.mean()), float(positive.std()), float(negative.mean()), float(negative.std())
+
+
 def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     """Return the boundary on the calibration's selected direction at one site.
 
@@ -92,15 +102,12 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     positive, negative = (p[:, column].double() for p in (found.projection_positive, found.projection_negative))
     if min(len(positive), len(negative)) < 2:
         raise LensSteerError("a spread needs at least two prompts of each class: calibrate on more prompts")
-    means = float(positive.mean()), float(negative.mean())
+    statistics = class_statistics(positive, negative)
     return Boundary(
         name,
         calibration.basis[0].clone(),
-        sum(means) / 2,
-        means[0],
-        float(torch.std(positive)),
-        means[1],
-        float(torch.std(negative)),
+        (statistics[0] + statistics[2]) / 2,
+        *statistics,
         **reference(calibration),
         prompt_hashes_positive=calibration.prompt_hashes_positive,
         prompt_hashes_negative=calibration.prompt_hashes_negative,

@@ -88,7 +88,30 @@ def past_threshold(
     tensor([ True, False])
     """
     unit = unit_direction(prepared(direction, h))
-    return _fires(h.to(unit.dtype) @ unit, threshold, gate)
+    return beyond(h.to(unit.dtype) @ unit, threshold, gate)
+
+
+def beyond(rho: Float[Tensor, "*batch"], threshold: float | int, gate: str) -> Bool[Tensor, "*batch"]:
+    """Return where a gate fires, from the projections: below the threshold, or above it, strictly.
+
+    >>> beyond(torch.tensor([-1.0, 0.0, 1.0]), 0.0, "above")
+    tensor([False, False,  True])
+    """
+    return (rho < threshold) if check_gate(gate) == "below" else (rho > threshold)
+
+
+def check_gate(gate: str) -> str:
+    """Return the name of a gate.
+
+    Raises:
+        LensSteerError: If the name is unknown.
+
+    >>> check_gate("above")
+    'above'
+    """
+    if gate not in GATES:
+        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
+    return gate
 
 
 def put_gated(
@@ -103,7 +126,7 @@ def put_gated(
     """Apply :func:`target_projection` with a precomputed unit direction, in its dtype; this is what a hook runs."""
     x = h.to(unit.dtype)
     rho = x @ unit
-    return _moved(h, x, unit if along is None else along, _by_row(target, rho) - rho, _fires(rho, threshold, gate))
+    return _moved(h, x, unit if along is None else along, _by_row(target, rho) - rho, beyond(rho, threshold, gate))
 
 
 def mirror_gated(
@@ -122,7 +145,7 @@ def mirror_gated(
     step = 2 * _by_row(coefficient, rho) * (threshold - rho)
     if cap is not None:
         step = torch.minimum(step, cap - rho)
-    return _moved(h, x, unit if along is None else along, step, _fires(rho, threshold, gate))
+    return _moved(h, x, unit if along is None else along, step, beyond(rho, threshold, gate))
 
 
 def _moved(h: Tensor, x: Tensor, unit: Tensor, step: Tensor, fires: Tensor) -> Tensor:
@@ -135,9 +158,3 @@ def _written(along: Tensor | None, h: Tensor) -> Tensor | None:
 
 def _by_row(numbers: Tensor, rho: Tensor) -> Tensor:
     return across(numbers[..., None], rho.ndim + 1)[..., 0] if numbers.ndim else numbers
-
-
-def _fires(rho: Tensor, threshold: float | int, gate: str) -> Tensor:
-    if gate not in GATES:
-        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
-    return (rho < threshold) if gate == "below" else (rho > threshold)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic
-from lens_steer.geometry.boundary import Boundary
+from lens_steer.geometry.boundary import Boundary, class_statistics
 from lens_steer.inference.record import Activations
 from lens_steer.models.fits import reference
 
@@ -164,19 +164,11 @@ def probe_of(
             f"the probe at {site} has no direction (w = 0): the classes do not differ there; choose another site"
         )
     unit = torch.from_numpy(weight / norm)
-    means, spreads = [], []
-    for side in (positive, negative):
-        rho = side.double() @ unit
-        means.append(float(rho.mean()))
-        spreads.append(float(rho.std()))
     return Probe(
         site,
         unit.float(),
         -bias / norm,
-        means[0],
-        spreads[0],
-        means[1],
-        spreads[1],
+        *class_statistics(positive.double() @ unit, negative.double() @ unit),
         torch.from_numpy(weight).float(),
         bias,
         C,

@@ -11,8 +11,8 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.comparison import REFERENCE, Comparison, compare
 from lens_steer.evaluation.control_runs import plain_bands
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import saving
-from lens_steer.geometry.calibration import versions
 from lens_steer.geometry.stability import stability
 from lens_steer.reports import comparison_text
 
@@ -48,14 +48,7 @@ def compare_and_write(
     """
     found = compare(model, contrast, out, seed=seed, progress=progress, **options)
     selection = stability(found.activations, rule=found.calibration.rule, seed=seed, progress=progress)
-    meta = {
-        "command": command,
-        "seed": seed,
-        "versions": versions(),
-        "model": model.lens_info.name,
-        "chat_template": model.lens_info.template.row(),
-        "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
-    }
+    meta = provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes)
     with whole_folder(out) as work:
         for name, drawing in comparison_text.drawings(found, selection).items():
             saving.save(drawing, name, work, meta)

@@ -13,9 +13,9 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer._io.tables import csv_records
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import probe_plane, probe_tokens, probes, saving
 from lens_steer.figures.core import Drawing
-from lens_steer.geometry.calibration import versions
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.record import Pooling, check_responses, record
 from lens_steer.inference.record_tokens import record_tokens
@@ -98,15 +98,7 @@ def probe_and_write(
         )
         region = "response" if pooling == "response" else "prompt"
         tokens = record_tokens(model, part, sorted({*few, best.site}), region=region, engine=engine)
-        meta = {
-            "command": command,
-            "seed": seed,
-            "versions": versions(),
-            "model": info_of(model).name,
-            "chat_template": info_of(model).template.row(),
-            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
-            "prompts": contrast.record(),
-        }
+        meta = provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes, prompts=contrast.record())
         drawings: dict[str, Drawing] = {
             "probe_depth": probes.probe_depth_drawing(scan),
             "probe_projections": probe_tokens.probe_projections_drawing(scan, report, tokens, few, seed=seed),

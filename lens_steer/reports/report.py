@@ -20,10 +20,11 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.controls import AT_ITS_VALUE
 from lens_steer.evaluation.pieces import Pieces
 from lens_steer.evaluation.protocol import check_splits
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
-from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics, versions
+from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics
 from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
 from lens_steer.geometry.files import save_calibration
 from lens_steer.geometry.summary import classes, summarise
@@ -149,14 +150,7 @@ def make_report(
         }
         if unsteered is not None:
             numbers |= {"degenerate_above": unsteered.bound.row(), "max_new_tokens": max_new_tokens}
-        meta = {
-            "command": command,
-            "seed": seed,
-            "versions": versions(),
-            "model": name,
-            "chat_template": info_of(model).template.row(),
-            "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
-        }
+        meta = provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes) | {"model": name}
         drawings = geometry.drawings(summary)
         if measured:
             drawings["outcomes_by_angle"] = outcome_figure.drawing(measured, model=name, titles=_titles(contrast))

@@ -6,19 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lens_steer._io import tables
+from lens_steer.figures.outcomes import STYLES
 from lens_steer.stats import percent
 
-LABELS = {
-    "correct": "complied, right",
-    "wrong": "complied, wrong",
-    "refusal": "refused",
-    "incoherent": "incoherent",
-    "answered": "answered",
-    "refused": "refused",
-    "degenerate": "degenerate",
-    "cut off": "cut off in a thought",
-    "answer": "answered",  # in an old report.json, which has no grade for degenerate answers
-}
+LABELS = {grade: label for grade, (*_, label) in STYLES.items()}
 BAND_HEADS = (
     "control",
     "class",

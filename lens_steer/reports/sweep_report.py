@@ -19,13 +19,13 @@ from lens_steer.evaluation.control_runs import Beside, plain_bands, run_controls
 from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.first_token import FIRST_OF, FirstToken, first_token
 from lens_steer.evaluation.protocol import Evaluation, chosen_grids, on_select
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.selection import Constraint, settings
 from lens_steer.evaluation.sweep_work import sweeping
 from lens_steer.evaluation.sweeps import Grid, Protocol, run
 from lens_steer.evaluation.work import Work
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
-from lens_steer.geometry.calibration import versions
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.steer.method_table import turning_methods
 
@@ -124,13 +124,7 @@ def sweep_method(
     reported = tuple(settings(rows, seed=seed))
     found = Swept(tuple(select), choices, reported, tuple(rows), bound, method, beside, first)
     meta = {
-        "command": command,
-        "seed": seed,
-        "versions": versions(),
-        "model": model.lens_info.name,
-        "chat_template": model.lens_info.template.row(),
-        "prompt_hashes": {s: getattr(contrast, s).hash for s in ("fit", "select", "report")},
-        "prompts": contrast.record(),
+        **provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes, prompts=contrast.record()),
     }
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:

@@ -24,7 +24,7 @@ from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import prepared, unit_direction
 from lens_steer.operators.exact import exact
-from lens_steer.operators.projection import GATES
+from lens_steer.operators.projection import beyond, check_gate
 from lens_steer.steer.hooks import example, following
 
 REGIONS = ("prompt", "generated")
@@ -240,9 +240,7 @@ def monitor(model: Any, boundary: Boundary, *, gate: str = "below") -> Iterator[
     ['7', '.']
     """
     expect("boundary", boundary, Boundary, "make it with ls.boundary(calibration) or ls.fit_probe(acts, site)")
-    if gate not in GATES:
-        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
-    found = Monitor(boundary, gate, info_of(model).tokenizer)
+    found = Monitor(boundary, check_gate(gate), info_of(model).tokenizer)
     with _reading(model, found):
         yield found
 
@@ -292,5 +290,5 @@ def _read(
         position, offset = (count.cpu() for count in clock.layout.counts(clock.begin, clock.begin + width))
         generated = offset >= 0
     rho = activation.detach().to(unit.dtype) @ unit
-    fired = (rho < into.boundary.threshold) if into.gate == "below" else (rho > into.boundary.threshold)
+    fired = beyond(rho, into.boundary.threshold, into.gate)
     into.add(call, rows, position, generated, tokens.cpu(), rho.cpu(), fired.cpu(), counted)

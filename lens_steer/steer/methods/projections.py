@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError, expect
+from lens_steer.errors import expect
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.operators.projection import GATES
+from lens_steer.operators.projection import check_gate
 from lens_steer.steer.methods.common import Number, Numbers, Positions, made, one_number
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
@@ -76,7 +76,7 @@ def target_projection(
     'below'
     """
     found, alpha = _boundary(source), numbers("coefficient", coefficient)
-    if _gate(gate) == "below":
+    if check_gate(gate) == "below":
         target, wrong_way = found.mean_positive + alpha * found.std_positive, -1.0
     else:
         target, wrong_way = found.mean_negative + alpha * found.std_negative, 1.0
@@ -133,7 +133,7 @@ def mirror_projection(
             "threshold": found.threshold,
             "coefficient": numbers("coefficient", coefficient),
             "cap": cap,
-            "gate": _gate(gate),
+            "gate": check_gate(gate),
             **_along(along),
         },
     )
@@ -152,9 +152,3 @@ def _boundary(source: Calibration | Boundary) -> Boundary:
         "make a probe with ls.fit_probe(acts, site), or a calibration with ls.calibrate(acts)",
     )
     return source if isinstance(source, Boundary) else boundary(source)
-
-
-def _gate(gate: str) -> str:
-    if gate not in GATES:
-        raise LensSteerError(f"gate={gate!r}: use one of {', '.join(GATES)}")
-    return gate

@@ -128,9 +128,7 @@ class Material:
         """Hashes of the prompts of every part and split."""
         parts = (("compliance", self.compliance), ("json", self.json), ("refusal", self.refusal))
         fixed = {n: p.hash for n in ("harmful_responses", "benign_responses") if (p := getattr(self, n)) is not None}
-        return {
-            f"{name}/{s}": getattr(part, s).hash for name, part in parts for s in ("fit", "select", "report")
-        } | fixed
+        return {f"{name}/{s}": hash_ for name, part in parts for s, hash_ in part.hashes.items()} | fixed
 
 
 def organism_material(*, seed: int = 0, n_tasks: int = 96) -> Material:

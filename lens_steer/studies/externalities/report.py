@@ -12,8 +12,8 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer._io.rowstore import Row
 from lens_steer._io.tables import csv_records
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import saving
-from lens_steer.geometry.calibration import versions
 from lens_steer.models.loading import info_of
 from lens_steer.steer.plans import save_plan
 from lens_steer.studies.claim import Claim
@@ -58,14 +58,7 @@ def study_and_write(
     found = study(model, material, out, seed=seed, progress=progress, **options)
     name = info_of(model).name
     made = claims(found, name)
-    meta = {
-        "command": command,
-        "seed": seed,
-        "versions": versions(),
-        "model": name,
-        "chat_template": info_of(model).template.row(),
-        "prompt_hashes": material.hashes,
-    }
+    meta = provenance(model, command=command, seed=seed, prompt_hashes=material.hashes)
     with whole_folder(out) as work:
         for filename, content in (
             ("externalities.md", f"# Side effects of benign steering: {name}\n\n{text.markdown(found)}"),

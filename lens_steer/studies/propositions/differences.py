@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lens_steer.stats import wilson
 from lens_steer.studies.claim import Claim, verdict
-from lens_steer.studies.propositions.formula import AAS, OPERATORS, SAS, SS, drawn_vectors, orthonormal
-from lens_steer.studies.propositions.norms import Operator
+from lens_steer.studies.propositions.formula import AAS, PLANE_OPERATORS, SAS, SS, drawn_vectors, orthonormal
+from lens_steer.studies.propositions.norms import PlaneOperator
 
 EXACT = 1e-10  # tolerance in float64, relative to the lengths involved
 MOVED = 1e-6  # ‖h' − h‖/‖h‖ above which a vector counts as moved
@@ -26,12 +26,12 @@ D_MODEL, VECTORS = 64, 2000
 Vectors = Float[Tensor, "n d_model"]
 
 
-def difference_claims(operators: Mapping[str, Operator] = OPERATORS, *, seed: int = 0) -> list[Claim]:
+def difference_claims(operators: Mapping[str, PlaneOperator] = PLANE_OPERATORS, *, seed: int = 0) -> list[Claim]:
     """Test every claim on synthetic vectors with an orthonormal basis, in float64."""
     basis = orthonormal(D_MODEL, seed)
     h = drawn_vectors(basis, VECTORS, seed + 1)
     h = h / h.norm(dim=-1, keepdim=True)
-    checks: tuple[Callable[[Mapping[str, Operator], Vectors, Tensor], list[Claim]], ...] = (
+    checks: tuple[Callable[[Mapping[str, PlaneOperator], Vectors, Tensor], list[Claim]], ...] = (
         _identity,
         _composition,
         _isometry,
@@ -57,7 +57,7 @@ def separation_claims(
     positive: Vectors,
     negative: Vectors,
     basis: Float[Tensor, "2 d_model"],
-    operators: Mapping[str, Operator],
+    operators: Mapping[str, PlaneOperator],
     where: str,
     level: str,
 ) -> list[Claim]:
@@ -92,7 +92,7 @@ def _gap(positive: Tensor, negative: Tensor, basis: Tensor) -> float:
     return float(((positive.mean(dim=0) - negative.mean(dim=0)) @ basis.mT).norm())
 
 
-def _identity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _identity(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     claims = []
     for name in (SS, SAS):
         moved = torch.stack([(operators[name](h, basis, a) - h).norm(dim=-1) > MOVED for a in (0.0, 360.0)]).any(dim=0)
@@ -124,7 +124,7 @@ def _identity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
     return claims
 
 
-def _composition(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _composition(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     pairs = ((30.0, 70.0), (200.0, 200.0), (-45.0, 310.0))
     claims = []
     for name in (SS, SAS):
@@ -152,7 +152,7 @@ def _composition(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -
     return claims
 
 
-def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _isometry(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     x = h[:400]
     c = x @ basis.mT
     r, phi = c.norm(dim=-1), torch.atan2(c[:, 1], c[:, 0])
@@ -201,7 +201,7 @@ def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
     return claims
 
 
-def _displacement(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _displacement(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     c = h @ basis.mT
     r, phi = c.norm(dim=-1), torch.atan2(c[:, 1], c[:, 0])
     claims = []
@@ -233,7 +233,7 @@ def _displacement(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) 
     return claims
 
 
-def _linearity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _linearity(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     a, b = h[: len(h) // 2], h[len(h) // 2 :]
     claims = []
     for name in (SS, SAS, AAS):
@@ -258,7 +258,7 @@ def _linearity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
     return claims
 
 
-def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _continuity(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     """Measure the jump of AAS at its threshold, from just above to just below.
 
     In closed form the jump is ``2r |sin((θ ∓ 90°)/2)|``, because φ is ±90° at the threshold.
@@ -289,7 +289,7 @@ def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) ->
     ]
 
 
-def _alignment(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> list[Claim]:
+def _alignment(operators: Mapping[str, PlaneOperator], h: Vectors, basis: Tensor) -> list[Claim]:
     """Test the remark of the paper that a larger angle aligns more with b1.
 
     The projection on b1 is c1' = r cos(φ + θ), which is not monotone in θ.

@@ -56,7 +56,7 @@ def phase_drawings(
     """
     moved = {"before": (positive, negative)}
     for name in (formula.SAS, formula.SS):
-        operator = formula.OPERATORS[name]
+        operator = formula.PLANE_OPERATORS[name]
         moved[name] = (operator(positive, basis, differences.NOMINAL), operator(negative, basis, differences.NOMINAL))
     inside: dict[str, list[Any]] = {name: [] for name in ("operator", "side", "x", "y")}
     for name, classes in moved.items():

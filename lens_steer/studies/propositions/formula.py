@@ -19,7 +19,7 @@ from lens_steer.operators import addition, rotation
 from lens_steer.stats import wilson
 from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.norms import (
-    Operator,
+    PlaneOperator,
     relative_change,
     selective_bound,
     selective_change,
@@ -29,7 +29,7 @@ from lens_steer.studies.propositions.norms import (
 )
 
 SAS, AAS, SS, ACTADD, ABLATION = "SAS", "AAS", "SS", "ActAdd", "directional ablation"
-OPERATORS: dict[str, Operator] = {
+PLANE_OPERATORS: dict[str, PlaneOperator] = {
     SAS: rotation.standard_angular,
     AAS: rotation.adaptive_angular,
     SS: rotation.selective_rotation,
@@ -87,7 +87,9 @@ def drawn_vectors(basis: Float[Tensor, "2 d_model"], n: int, seed: int) -> Float
     return h * 10 ** (6 * torch.rand(n, 1, generator=generator, dtype=torch.float64) - 3)
 
 
-def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0) -> list[Claim]:
+def norm_claims(
+    operators: Mapping[str, PlaneOperator] = PLANE_OPERATORS, *, vectors: int = VECTORS, seed: int = 0
+) -> list[Claim]:
     """Test for each operator whether it keeps every length, with an orthonormal basis in float64."""
     claims = []
     for name, operator in operators.items():
@@ -130,7 +132,7 @@ def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int =
 
 
 def proposition_claims(
-    operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = VECTORS, seed: int = 0
+    operators: Mapping[str, PlaneOperator] = PLANE_OPERATORS, *, vectors: int = VECTORS, seed: int = 0
 ) -> list[Claim]:
     """Test both propositions as printed, the step of the proof of the first, and the norm claims of every operator.
 
@@ -164,7 +166,7 @@ def proposition_claims(
     return [first, _proof_step(operators[SAS], vectors, seed), second, *measured]
 
 
-def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
+def _proof_step(operator: PlaneOperator, vectors: int, seed: int) -> Claim:
     """Test the step from "h' differs from h" to "their norms differ", at the angle 0 of the printed proof."""
     basis = orthonormal(WIDTHS[0], seed)
     h = drawn_vectors(basis, vectors, seed + 1)
@@ -188,7 +190,9 @@ def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
     )
 
 
-def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int = 500, seed: int = 0) -> list[Claim]:
+def basis_claims(
+    operators: Mapping[str, PlaneOperator] = PLANE_OPERATORS, *, vectors: int = 500, seed: int = 0
+) -> list[Claim]:
     """Test the exact change of the norm with a basis that is not orthonormal.
 
     The claims compare the measured change with its closed form, the change under SS with its bound, and the changes
@@ -265,7 +269,7 @@ def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int 
     return claims
 
 
-def _witness(h: Tensor, basis: Tensor, operator: Operator, angle: float) -> dict[str, object]:
+def _witness(h: Tensor, basis: Tensor, operator: PlaneOperator, angle: float) -> dict[str, object]:
     """Return a case in the fewest numbers: coordinates in the plane, length outside it, length before and after."""
     c = h @ basis.mT
     outside = float((h - c @ basis).norm())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lens_steer.operators.rotation import degrees
 
-Operator = Callable[[Tensor, Tensor, float], Tensor]  # (vectors, basis, angle in degrees) → vectors
+PlaneOperator = Callable[[Tensor, Tensor, float], Tensor]  # (vectors, basis, angle in degrees) → vectors
 
 
 def squared_change(
@@ -93,7 +93,7 @@ def selective_bound(
 
 
 def worst_vector(
-    operator: Operator,
+    operator: PlaneOperator,
     basis: Float[Tensor, "2 d_model"],
     angle: float,
     *,

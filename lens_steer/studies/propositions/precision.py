@@ -17,7 +17,7 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import gram_error
 from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.formula import AAS, ABLATION, ACTADD, SAS, SS, drawn_vectors, orthonormal
-from lens_steer.studies.propositions.norms import Operator, relative_change, selective_bound
+from lens_steer.studies.propositions.norms import PlaneOperator, relative_change, selective_bound
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PER_HOOK = 4e-3  # this project's estimate of the largest relative norm change by rounding in one hook: 0.4 %
@@ -66,7 +66,7 @@ def addition_as_printed(
     return h + basis[0]
 
 
-LITERAL: dict[str, Operator] = {
+LITERAL: dict[str, PlaneOperator] = {
     SAS: sas_as_printed, AAS: aas_as_printed, SS: ss_as_printed, ACTADD: addition_as_printed,
     ABLATION: ablation_as_printed,
 }  # fmt: skip

@@ -26,7 +26,7 @@ from lens_steer.steer.methods import selective_steering, standard_angular
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.differences import NOMINAL, separation_claims
-from lens_steer.studies.propositions.formula import ACTADD, OPERATORS, SAS, SS
+from lens_steer.studies.propositions.formula import ACTADD, PLANE_OPERATORS, SAS, SS
 from lens_steer.studies.propositions.norms import relative_change
 from lens_steer.studies.propositions.precision import COARSE, KEPT
 
@@ -44,7 +44,7 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
     vectors = h.reshape(-1, h.shape[-1])
     where = f"{len(h)} held-out prompts of {activations.model} × {h.shape[1]} sites × {len(COARSE)} angles, float32"
     claims = []
-    for name, operator in OPERATORS.items():
+    for name, operator in PLANE_OPERATORS.items():
         if name == ACTADD:
             change = _raw_addition(activations, calibration)
         else:
@@ -76,7 +76,7 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
         positive,
         negative,
         calibration.basis.double(),
-        OPERATORS,
+        PLANE_OPERATORS,
         f"held-out activations at {calibration.selected_site}",
         "recorded",
     )
