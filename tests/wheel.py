@@ -35,7 +35,7 @@ IMPORT = (
 
 
 def expected(package: Path = PACKAGE) -> set[str]:
-    """The files of the package that a wheel holds: every module, the stub, the style, the typing mark and the weights."""
+    """The package files that a wheel holds: every module, the stub, the style, the typing mark and the weights."""
     found = [
         path for pattern in ("**/*.py", *DATA) for path in package.glob(pattern if "/" in pattern else f"**/{pattern}")
     ]
