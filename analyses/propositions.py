@@ -12,6 +12,7 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import parse_models
 from lens_steer._io.tables import markdown
+from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import HOLDS, Claim
 from lens_steer.studies.propositions import questions
@@ -42,6 +43,12 @@ def short(claims: Sequence[Claim], model: str) -> str:
     """The page's table on one model: the claims that decide, one row each."""
     by_id = {c.id: c for c in claims}
     wanted = (*SHOWN, *(f"{name}-{model}" for name in SHOWN_OF_MODEL))
+    absent = [i for i in wanted if i not in by_id]
+    # A model without a discriminative site has fewer claims; elsewhere a missing one is a mistyped id.
+    if absent and by_id[f"few-layers-{model}"].value:
+        raise LensSteerError(
+            f"SHOWN names {absent[0]!r}, which is no claim on {model!r}: use some of {', '.join(by_id)}"
+        )
     return claim_tables.markdown([by_id[i] for i in wanted if i in by_id])
 
 

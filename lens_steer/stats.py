@@ -224,7 +224,9 @@ def middle_of_best(items: Sequence[T], scores: Sequence[Any]) -> tuple[T, int]:
     """Return the item that represents those with the highest score, and the number of items with this score.
 
     Among equals it is the middle one in their order. This is the middle of a plateau, and not the identity at its edge,
-    where nothing has an effect. Every choice in the package breaks ties by this rule.
+    where nothing has an effect. Every choice of an angle, a coefficient, a layer or a setting on the select
+    split breaks ties by this rule. What is fitted has rules of its own: of equal penalties a probe takes the strongest,
+    and of equal candidates the first site gives the selected direction.
 
     Args:
         items: The items, in an order in which neighbours are adjacent.

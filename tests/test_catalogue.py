@@ -210,6 +210,8 @@ def test_bad_parameters() -> None:
         ("adaptive", {"basis": basis, "angle": 1.0, "gate_axis": 5}, "gate_axis=5"),
         ("mirror", {"direction": direction, "threshold": 0.0, "gate": "left"}, "gate='left'"),
         ("clamp", {"direction": 0 * direction, "target": 1.0}, "direction is zero"),
+        ("clamp", {"direction": direction, "target": math.inf}, "target=inf is not a finite number in float64"),
+        ("add", {"direction": direction, "coefficient": math.nan}, "coefficient=nan is not a finite number in float64"),
     ):
         with pytest.raises(LensSteerError, match=message):
             bind(name, given_, h)(h)

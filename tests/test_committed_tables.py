@@ -10,6 +10,7 @@ import pytest
 
 from analyses import comparison, directions, externalities, propositions, traits
 from lens_steer._io.tables import from_markdown
+from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import markdown_table
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim
@@ -79,6 +80,13 @@ def test_behaviour() -> None:
     found = {f"organism/{model}": of_model(model) for model in MODELS}
     assert propositions.behaviour(found) == committed("behaviour.md")
     assert propositions.short(found["organism/qwen2"], "organism/qwen2") == committed("verdicts.md")
+
+
+def test_a_mistyped_id_of_a_claim_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be left out of the page without a word."""
+    monkeypatch.setattr(propositions, "SHOWN", (*propositions.SHOWN, "proposition-3"))
+    with pytest.raises(LensSteerError, match="SHOWN names 'proposition-3', which is no claim on 'organism/qwen2': use"):
+        propositions.short(of_model("qwen2"), "organism/qwen2")
 
 
 def test_methods_directions_and_benchmarks() -> None:

@@ -33,7 +33,20 @@ from tests.views import SITES, checked, made, read, rows_of
 
 def test_claims_and_files() -> None:
     """The verdict first; intervals as columns; the witness as JSON."""
-    claim = Claim("a", "x keeps y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "FAILS", (0.1, 0.9), {"h": [1, 2]})
+    claim = Claim(
+        id="a",
+        statement="x keeps y",
+        formula="f",
+        level="formula",
+        domain="all",
+        quantity="q",
+        criterion="at most 1",
+        value=0.5,
+        n=9,
+        verdict="FAILS",
+        interval=(0.1, 0.9),
+        witness={"h": [1, 2]},
+    )
     text, frame = checked(claim)
     assert text.startswith("FAILS: a")
     assert frame.loc[0, ["low", "high"]].tolist() == [0.1, 0.9]

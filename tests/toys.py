@@ -34,7 +34,7 @@ def pull(h: Tensor, anchor: Tensor, *, strength: Any, mode: str = "all", limit: 
     """``h' = h + s (a − h)``: a token's way to a point, or with ``mode="far"`` only that of tokens farther from it than
     the limit.
     """
-    return _pulled(h, prepared(anchor, h), values(strength, prepared(anchor, h)), mode, limit)
+    return _pulled(h, prepared(anchor, h), values("strength", strength, prepared(anchor, h)), mode, limit)
 
 
 def _pulled(h: Tensor, anchor: Tensor, strength: Tensor, mode: str, limit: float | None) -> Tensor:
@@ -49,7 +49,9 @@ def _far(h: Tensor, anchor: Tensor, mode: str, limit: float | None) -> Tensor:
 
 def _bind_pull(p: Any, like: Tensor) -> Any:
     anchor = prepared(p["anchor"], like)
-    return partial(_pulled, anchor=anchor, strength=values(p["strength"], anchor), mode=p["mode"], limit=p["limit"])
+    return partial(
+        _pulled, anchor=anchor, strength=values("strength", p["strength"], anchor), mode=p["mode"], limit=p["limit"]
+    )
 
 
 def _gate_of_pull(p: Any, like: Tensor) -> Any:
@@ -98,6 +100,7 @@ TOY_OPERATORS = (
         parameters=(ANCHOR, STRENGTH, MODE, LIMIT),
         binder=_bind_pull,
         gate_binder=_gate_of_pull,
+        affine="moves every token towards a point, which takes full rank",
     ),
     Operator(
         name="twist",

@@ -16,7 +16,8 @@ from lens_steer.errors import LensSteerError
 def whole_folder(out: str | Path) -> Iterator[Path]:
     """Yield a temporary folder inside ``out`` whose files are moved into ``out`` at the end.
 
-    After an error ``out`` is as it was before.
+    After an error in the block the files of ``out`` are as they were before. If moving fails half-way, the files that
+    were moved by then stay.
 
     Raises:
         LensSteerError: If the folder cannot be written. The error is raised before the block runs, and so before any
@@ -59,7 +60,9 @@ def check_writable(out: str | Path) -> None:
 
 @contextmanager
 def whole_file(out: str | Path) -> Iterator[Path]:
-    """Yield a temporary file that is renamed to ``out`` at the end; see :func:`whole_folder`.
+    """Yield a temporary file that is renamed to ``out`` at the end; after an error in the block ``out`` is as it was.
+
+    Parent folders that had to be created stay.
 
     Raises:
         LensSteerError: If ``out`` is a folder, or if the file cannot be written.

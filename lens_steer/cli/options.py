@@ -93,7 +93,7 @@ JudgeOption = Annotated[
         "--judge",
         help=(
             "Of the answers, in place of ground truth or phrases: world, refusal_12, …, or a .json file (see "
-            "metrics.judges.spec)."
+            "lens_steer.metrics.judges.spec)."
         ),
     ),
 ]

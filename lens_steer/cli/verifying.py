@@ -1,13 +1,100 @@
-"""The options of ``verify``: the levels that run, and the calibration that is the model's own."""
+"""The command ``verify``, with its options: the levels that run, and the calibration that is the model's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE
+from lens_steer.cli.common import command, emit, read_calibration
+from lens_steer.cli.dryrun import DryRun
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
+from lens_steer.cli.options import Engine, Out
+from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
+
+
+@grouped
+def verify(
+    prompts: Prompts,
+    load: Load,
+    dry: DryRun,
+    out: Out,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name."),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibration",
+            help=(
+                "Folder of a calibration, or of a published one; several times. With --model, the model's own is used "
+                "in place of a fresh one."
+            ),
+        ),
+    ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            "--levels",
+            help=(
+                "Which tests, with commas: formula, basis, dtype, published, recorded, downstream, geometry, "
+                "behaviour (all)."
+            ),
+        ),
+    ] = None,
+    engine: Engine = ENGINE,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+) -> None:
+    """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for
+    every claim; an interrupted run goes on.
+    """
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.models.loading import usable_device
+    from lens_steer.studies.propositions.verify import LEVELS, verify_model, write
+    from lens_steer.studies.propositions.verify import verify as run
+    from lens_steer.studies.propositions.work import verifying
+
+    check_engine(engine)
+    where = usable_device(load.device)
+    check_writable(out)
+    given = dict(map(read_calibration, calibration or []))
+    wanted = read_levels(levels, model, calibration)
+    loaded = None
+    if model is None:
+        if dry.dry_run:
+            raise LensSteerError("--dry-run tells what running a model costs: give --model too")
+        found = run(given, seed=prompts.seed, device=str(where), levels=wanted)
+    else:
+        chosen = prompts.read()
+        check_splits(chosen)
+        name, own = own_calibration(given, load.check(model, *asked_of(chosen, max_new_tokens)), chosen.fit.hash)
+        loaded = load(model)
+        work = verifying(loaded, chosen, max_new_tokens, behaviour="behaviour" in wanted)
+        dry.tell(loaded, work, chosen.report.positive, engine=engine, max_new_tokens=max_new_tokens)
+        rest = {n: c for n, c in given.items() if n != name}
+        found = run(rest, seed=prompts.seed, device=str(where), levels=wanted)
+        found += verify_model(
+            loaded,
+            chosen,
+            calibration=own,
+            levels=wanted,
+            seed=prompts.seed,
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+            out=out,
+        )
+    if not found.claims:
+        raise LensSteerError(f"--levels {levels}: nothing to test on what was given: use some of {', '.join(LEVELS)}")
+    write(found, out, command=command(), seed=prompts.seed, model=loaded)
+    emit({"propositions": str(out / "propositions.json"), "verdicts": {c.id: c.verdict for c in found.claims}})
 
 
 def read_levels(levels: str | None, model: str | None, calibrations: Any) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Class means without the single activations: recording in memory that does not grow with the number of prompts.
 
-The directions, the plane and the discriminative sites of a calibration depend only on the class means at every site, of
-the raw vectors and of the vectors scaled to unit length. The spread of the projections on the selected direction needs
+With directions that are differences of means, and with a rule on means for the discriminative sites, a calibration's
+directions, plane and sites depend only on the class means at every site, of the raw vectors and of the vectors scaled
+to unit length. The spread of the projections on the selected direction needs
 that direction, so it comes from a second pass (:mod:`lens_steer.geometry.streamed`).
 """
 

@@ -70,7 +70,7 @@ def clamp_projection(
     tensor([3., 7.])
     """
     unit = unit_direction(prepared(direction, h))
-    return set_projection(h, unit, values(target, unit))
+    return set_projection(h, unit, values("target", target, unit))
 
 
 def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient) -> Float[Tensor, "*rows d_model"]:
@@ -79,7 +79,7 @@ def displacement(direction: Float[Tensor, " d_model"], coefficient: Coefficient)
     >>> displacement(torch.tensor([0.0, 2.0]), 3)
     tensor([0., 6.])
     """
-    return (exact(values(coefficient, direction))[..., None] * exact(direction)).to(direction)
+    return (exact(values("coefficient", coefficient, direction))[..., None] * exact(direction)).to(direction)
 
 
 def shift(h: Float[Tensor, "*batch d_model"], step: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -141,20 +141,18 @@ def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_mo
     return direction / length
 
 
-def values(value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
-    """Return a scalar, or one value per leading row, in the dtype of ``like``.
+def values(name: str, value: Coefficient, like: Tensor) -> Float[Tensor, "*rows"]:
+    """Return a scalar parameter, or one value of it per leading row, in the dtype of ``like``.
 
     Raises:
-        LensSteerError: If a value is not finite in that dtype.
+        LensSteerError: If a value is not finite in that dtype; the message gives the parameter's ``name``.
 
-    >>> values(2, torch.zeros(3))
+    >>> values("target", 2, torch.zeros(3))
     tensor(2.)
     """
     found = exact(value).to(like)
     if not torch.isfinite(found).all():
-        raise LensSteerError(
-            f"coefficient={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}"
-        )
+        raise LensSteerError(f"{name}={value!r} is not a finite number in {str(like.dtype).removeprefix('torch.')}")
     return found
 
 

@@ -67,7 +67,7 @@ def _unit(direction: Tensor, like: Tensor) -> Tensor:
 
 def clamp(p: Parameters, like: Tensor) -> Bound:
     unit = _unit(p["direction"], like)
-    return partial(addition.set_projection, unit=unit, target=addition.values(p["target"], unit))
+    return partial(addition.set_projection, unit=unit, target=addition.values("target", p["target"], unit))
 
 
 def ablate(p: Parameters, like: Tensor) -> Bound:
@@ -82,12 +82,12 @@ def _gated(p: Parameters, like: Tensor) -> dict[str, Any]:
 
 def target(p: Parameters, like: Tensor) -> Bound:
     shared = _gated(p, like)
-    return partial(projection.put_gated, **shared, target=addition.values(p["target"], shared["unit"]))
+    return partial(projection.put_gated, **shared, target=addition.values("target", p["target"], shared["unit"]))
 
 
 def mirror(p: Parameters, like: Tensor) -> Bound:
     shared = _gated(p, like)
-    coefficient = addition.values(p["coefficient"], shared["unit"])
+    coefficient = addition.values("coefficient", p["coefficient"], shared["unit"])
     return partial(projection.mirror_gated, **shared, coefficient=coefficient, cap=p["cap"])
 
 

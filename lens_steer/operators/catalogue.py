@@ -71,8 +71,8 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
         LensSteerError: If the name is unknown, if a parameter is missing or unknown, or if the operator refuses the
             parameters.
 
-    >>> halve = bind("clamp", {"direction": torch.tensor([0.0, 2.0]), "target": 1.0}, torch.zeros(2))
-    >>> halve(torch.tensor([3.0, 4.0]))
+    >>> clamp = bind("clamp", {"direction": torch.tensor([0.0, 2.0]), "target": 1.0}, torch.zeros(2))
+    >>> clamp(torch.tensor([3.0, 4.0]))
     tensor([3., 1.])
     """
     found = operator(name)

@@ -33,8 +33,9 @@ class Operator:
             ``h ↦ h'``.
         gate_binder: A function that takes the same arguments and returns ``h ↦`` the mask of the vectors that the
             operator moves; None for an operator without a gate.
-        affine: A function that takes all parameters and returns the affine map that equals the operator; or the reason
-            why the operator is not affine; or None if neither is stated.
+        affine: A function that takes all parameters and returns the affine map of low rank that equals the operator;
+            or the reason why there is none, as the end of a sentence that begins with the operator; or None if neither
+            is stated.
         isometry: True if the operator keeps all lengths when its planes are orthonormal.
         removes: True if the operator leaves no part of an activation along its direction.
     """

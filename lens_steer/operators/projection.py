@@ -41,7 +41,7 @@ def target_projection(
             [1., 5.]])
     """
     unit = unit_direction(prepared(direction, h))
-    return put_gated(h, unit, values(target, unit), threshold=threshold, gate=gate, along=_written(along, h))
+    return put_gated(h, unit, values("target", target, unit), threshold=threshold, gate=gate, along=_written(along, h))
 
 
 def mirror_projection(
@@ -65,7 +65,13 @@ def mirror_projection(
     """
     unit = unit_direction(prepared(direction, h))
     return mirror_gated(
-        h, unit, values(coefficient, unit), threshold=threshold, cap=cap, gate=gate, along=_written(along, h)
+        h,
+        unit,
+        values("coefficient", coefficient, unit),
+        threshold=threshold,
+        cap=cap,
+        gate=gate,
+        along=_written(along, h),
     )
 
 

@@ -1,10 +1,12 @@
-"""The three rotations in a steering plane: standard and adaptive angular steering, and selective steering.
+"""Five rotations in a steering plane: standard, adaptive and selective steering, and the halves of the standard one.
 
 With rows b1, b2 of an orthonormal basis B, ``c = (h·b1, h·b2)`` and ``r = ‖c‖``::
 
     SAS_θ(h) = h + (r (cos θ, sin θ) − c) B          absolute angle; every token goes to one ray
     AAS_θ(h) = SAS_θ(h) where h·b1 > τ, else h        the same, behind a gate
     SS_θ(h)  = h + (R_θ c − c) B                      relative angle; an isometry
+    X1_θ(h)  = SS_{θ − φ̄}(h)                          the rotating half of SAS, φ̄ the mean phase
+    X2(h)    = SAS_φ̄(h)                               its collapsing half; SAS_θ = X1_θ ∘ X2
 
 No d×d matrix is formed. The part of the computation that depends only on the angle is a *writer*: a few rows of d_model
 numbers, which are computed once. SS is ``h + c W`` with ``W = (R_θ − I)ᵀ B``, SAS is ``h + (c, r) W`` with

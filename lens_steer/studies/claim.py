@@ -11,7 +11,7 @@ from lens_steer._display import Shown
 HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claim(Shown, view="claims"):
     """One tested claim of a paper or of this project.
 
@@ -26,9 +26,9 @@ class Claim(Shown, view="claims"):
         criterion: The condition under which the claim holds. It is fixed before the measurement.
         value: The measured value; None where nothing was measured.
         n: The number of independent units behind the value.
+        verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
         interval: 95 % interval of ``value``, or of the rate named in ``quantity``. None where no interval applies, as
             for an extremum.
-        verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
         witness: The shortest counterexample, or the tightest bound found.
     """
 
@@ -80,7 +80,8 @@ def shown(value: float | str | None) -> str:
 def measured(claim: Claim) -> str:
     """Return the value and the interval of a claim as text for a table.
 
-    >>> measured(Claim("a", "x", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS", (0.25, 0.75)))
+    >>> text = dict.fromkeys(("id", "statement", "formula", "level", "domain", "quantity", "criterion", "verdict"), "x")
+    >>> measured(Claim(**text, value=0.5, n=9, interval=(0.25, 0.75)))
     '0.5 [0.25, 0.75]'
     """
     value = shown(claim.value)

@@ -14,8 +14,9 @@ HEADS = ("claim", "verdict", "measured", "criterion", "n")
 def markdown(claims: Sequence[Claim]) -> str:
     """Return one Markdown table per level, with one row per claim; the levels keep the order of the claims.
 
-    >>> markdown([Claim("a", "x keeps y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-1]
-    '| x keeps y | **HOLDS** | 0.5: q | at most 1 | 9 |'
+    >>> text = dict.fromkeys(("id", "formula", "level", "domain", "quantity", "criterion"), "x ≤ 1")
+    >>> markdown([Claim(**text, statement="it is small", value=0.5, n=9, verdict="HOLDS")]).splitlines()[-1]
+    '| it is small | **HOLDS** | 0.5: x ≤ 1 | x ≤ 1 | 9 |'
     """
     parts = []
     for level in dict.fromkeys(c.level for c in claims):
@@ -32,7 +33,8 @@ def latex(claims: Sequence[Claim]) -> str:
 
     The document needs the packages array, booktabs and longtable.
 
-    >>> print(latex([Claim("a", "x & y", "f", "formula", "all", "q", "at most 1", 0.5, 9, "HOLDS")]).splitlines()[-2])
+    >>> text = dict.fromkeys(("id", "formula", "level", "domain", "quantity", "criterion"), "at most 1")
+    >>> print(latex([Claim(**text, statement="x & y", value=0.5, n=9, verdict="HOLDS")]).splitlines()[-2])
     x \& y & \textsc{holds} & 0.5 & at most 1 & 9 \\
     """
     rows = []

@@ -1,4 +1,4 @@
-"""Steps of a plan as affine maps of low rank, and the reasons why some operators are no affine maps."""
+"""Steps of a plan as affine maps of low rank, and the reasons why some operators have none."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
         parameters: The operator's parameters, with one value for all rows.
 
     Raises:
-        LensSteerError: If the operator is not affine, or has a value for each row.
+        LensSteerError: If the operator has no affine map of low rank, or has a value for each row.
 
     >>> import torch
     >>> affine_map("ablate", {"direction": torch.tensor([0.0, 2.0])})(torch.ones(2).double())
     tensor([1., 0.], dtype=torch.float64)
     """
     if (reason := not_affine(name, parameters)) is not None:
-        raise LensSteerError(f"operator {name!r} {reason}: it is no affine map")
+        raise LensSteerError(f"operator {name!r} {reason}: it is no affine map of low rank")
     made = operator(name).affine
     if made is None or isinstance(made, str):
         raise LensSteerError(
@@ -37,7 +37,7 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
 
 
 def not_affine(name: str, parameters: Any) -> str | None:
-    """Return the reason why an operator is no affine map; None if it is one.
+    """Return the reason why an operator is no affine map of low rank; None if it is one.
 
     >>> not_affine("standard", {})
     'puts every token on one ray: the length of its in-plane part is not linear in it'

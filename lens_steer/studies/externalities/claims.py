@@ -154,18 +154,18 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
     made = []
     for key, kind in (("", OUTSIDE), ("-equal-norm", OUTSIDE_EQUAL)):
         claim = Claim(
-            f"refusal-part{key}-{name}",
-            f"taking the refusal plane's part out of the direction{' (at equal norm)' if key else ''} takes the "
-            f"rise in attack success of {SAID[name]} away",
-            "right compliance with the whole direction less that without the part, and that without the part less "
-            "no steering, paired by prompt",
-            LEVEL,
-            f"{model}, report split, harmful requests",
-            "difference of attack success: whole direction less the rest of it",
-            "95 % interval of this above 0, and that of the rest less no steering not above 0",
-            None,
-            0,
-            FAILS,
+            id=f"refusal-part{key}-{name}",
+            statement=f"taking the refusal plane's part out of the direction{' (at equal norm)' if key else ''} "
+            f"takes the rise in attack success of {SAID[name]} away",
+            formula="right compliance with the whole direction less that without the part, and that without the "
+            "part less no steering, paired by prompt",
+            level=LEVEL,
+            domain=f"{model}, report split, harmful requests",
+            quantity="difference of attack success: whole direction less the rest of it",
+            criterion="95 % interval of this above 0, and that of the rest less no steering not above 0",
+            value=None,
+            n=0,
+            verdict=FAILS,
         )
         left, lost = (
             _difference(found, f"{name}, {kind}", NONE, "attack"),
@@ -226,16 +226,16 @@ def _prefix(found: Externalities, name: str, model: str) -> list[Claim]:
         condition = f"{name}, {family}, k = {K}"
         some = found.values(condition, "attack")
         claim = Claim(
-            f"prefix-{key}-{_key(name)}",
-            f"{said} ({SAID[name]})",
-            f"right compliance less no steering's, less {HALF:g} of the full steering's rise, paired by prompt",
-            LEVEL,
-            f"{model}, report split, harmful requests",
-            "difference from half of the rise",
-            ABOVE if sign > 0 else BELOW,
-            None,
-            0,
-            FAILS,
+            id=f"prefix-{key}-{_key(name)}",
+            statement=f"{said} ({SAID[name]})",
+            formula=f"right compliance less no steering's, less {HALF:g} of the full steering's rise, paired by prompt",
+            level=LEVEL,
+            domain=f"{model}, report split, harmful requests",
+            quantity="difference from half of the rise",
+            criterion=ABOVE if sign > 0 else BELOW,
+            value=None,
+            n=0,
+            verdict=FAILS,
         )
         if found.difference(name, NONE, "attack").low <= 0 or set(some) != set(base):
             note = "no rise to share out" if set(some) == set(base) else f"{condition!r} was not run"
@@ -284,16 +284,16 @@ def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
         pair = [found.divergences.get((condition, r)) for r in (HARMFUL, BENIGN)]
         starts = [None if one is None else start(one) for one in pair]
         claim = Claim(
-            f"kl-harmful-{suffix}",
-            f"at the start the divergence of {who} is larger on harmful than on benign responses",
-            f"mean KL over the first {START} tokens, harmful less benign",
-            LEVEL,
-            f"{model}, report split, {condition}",
-            "difference in nats a token",
-            ABOVE,
-            None,
-            0,
-            FAILS,
+            id=f"kl-harmful-{suffix}",
+            statement=f"at the start the divergence of {who} is larger on harmful than on benign responses",
+            formula=f"mean KL over the first {START} tokens, harmful less benign",
+            level=LEVEL,
+            domain=f"{model}, report split, {condition}",
+            quantity="difference in nats a token",
+            criterion=ABOVE,
+            value=None,
+            n=0,
+            verdict=FAILS,
         )
         if starts[0] is None or starts[1] is None:
             made.append(replace(claim, verdict=REPORTED, witness={"note": "a set of responses is missing"}))
@@ -324,17 +324,17 @@ def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
 
 def _flat(found: Externalities, name: str, responses: str, model: str) -> Claim:
     claim = Claim(
-        f"kl-flat-{responses}-{_key(name)}",
-        f"on {responses} responses the divergence of {SAID[name]} is flat after the start",
-        "slope of KL over the later tokens, by prompt",
-        LEVEL,
-        f"{model}, report split, {responses} responses, tokens from the {START + 1}th on",
-        "slope in nats a token, each token",
-        f"95 % interval within ± {100 * FLAT:g} % of the mean over the first {START} tokens; fails where it lies "
-        "outside, else undecided",
-        None,
-        0,
-        FAILS,
+        id=f"kl-flat-{responses}-{_key(name)}",
+        statement=f"on {responses} responses the divergence of {SAID[name]} is flat after the start",
+        formula="slope of KL over the later tokens, by prompt",
+        level=LEVEL,
+        domain=f"{model}, report split, {responses} responses, tokens from the {START + 1}th on",
+        quantity="slope in nats a token, each token",
+        criterion=f"95 % interval within ± {100 * FLAT:g} % of the mean over the first {START} tokens; fails "
+        "where it lies outside, else undecided",
+        value=None,
+        n=0,
+        verdict=FAILS,
     )
     one = found.divergences.get((name, responses))
     values = np.empty(0) if one is None else slopes(one)
@@ -365,16 +365,17 @@ def _depth(found: Externalities, name: str, model: str) -> list[Claim]:
     written = [a for a in found.angles if a.steering == name and a.steered]
     highest = max(a.cosine.high for a in written)
     angle = Claim(
-        f"angle-{name}",
-        f"where it is written, the direction of {SAID[name]} points away from refusal more than a random one does",
-        "cosine with the unit difference of means, harmful less harmless",
-        LEVEL,
-        f"{model}, blocks {', '.join(str(a.block) for a in written)}",
-        "largest upper end of the cosine's interval over the steered blocks",
-        "below −b, where 95 % of random directions have a cosine within ± b",
-        highest,
-        min(a.cosine.n for a in written),
-        verdict(highest < -bound),
+        id=f"angle-{name}",
+        statement=f"where it is written, the direction of {SAID[name]} points away from refusal more than a "
+        f"random one does",
+        formula="cosine with the unit difference of means, harmful less harmless",
+        level=LEVEL,
+        domain=f"{model}, blocks {', '.join(str(a.block) for a in written)}",
+        quantity="largest upper end of the cosine's interval over the steered blocks",
+        criterion="below −b, where 95 % of random directions have a cosine within ± b",
+        value=highest,
+        n=min(a.cosine.n for a in written),
+        verdict=verdict(highest < -bound),
         witness={"b": bound, "cosines": {str(a.block): a.cosine.value for a in written}},
     )
     # The block at the same relative depth as in the paper: ⌊(l + ½) n_layers / 32⌋.
@@ -383,19 +384,19 @@ def _depth(found: Externalities, name: str, model: str) -> list[Claim]:
         next(p for p in found.projections if p.kind == kind and p.block == block) for kind in ("harmful", name)
     )
     crossed = Claim(
-        f"crossing-{name}",
-        f"under {SAID[name]} most harmful prompts stand on the harmless side of a linear boundary in full "
+        id=f"crossing-{name}",
+        statement=f"under {SAID[name]} most harmful prompts stand on the harmless side of a linear boundary in full "
         "dimension, near the last block",
-        "side of the probe of the fit split, last prompt token",
-        LEVEL,
-        f"{model}, report split, block {block}",
-        "share on the harmless side",
-        "95 % interval above that of the same prompts without steering, and the share above one half",
-        steered.crossed.value,
-        steered.crossed.n,
-        verdict(steered.crossed.low > plain.crossed.high and steered.crossed.value > HALF),
-        (steered.crossed.low, steered.crossed.high),
-        {"unsteered": _said(plain.crossed)},
+        formula="side of the probe of the fit split, last prompt token",
+        level=LEVEL,
+        domain=f"{model}, report split, block {block}",
+        quantity="share on the harmless side",
+        criterion="95 % interval above that of the same prompts without steering, and the share above one half",
+        value=steered.crossed.value,
+        n=steered.crossed.n,
+        verdict=verdict(steered.crossed.low > plain.crossed.high and steered.crossed.value > HALF),
+        interval=(steered.crossed.low, steered.crossed.high),
+        witness={"unsteered": _said(plain.crossed)},
     )
     return [angle, crossed]
 
@@ -408,16 +409,16 @@ def _paired(
     With ``sign=-1`` the test is whether it is lower.
     """
     claim = Claim(
-        key,
-        statement,
-        f"{quantity} of {first!r} less {second!r}, paired by prompt",
-        LEVEL,
-        f"{model}, report split",
-        f"difference of {quantity.replace('_', ' ')}",
-        ABOVE if sign > 0 else BELOW,
-        None,
-        0,
-        FAILS,
+        id=key,
+        statement=statement,
+        formula=f"{quantity} of {first!r} less {second!r}, paired by prompt",
+        level=LEVEL,
+        domain=f"{model}, report split",
+        quantity=f"difference of {quantity.replace('_', ' ')}",
+        criterion=ABOVE if sign > 0 else BELOW,
+        value=None,
+        n=0,
+        verdict=FAILS,
     )
     e = _difference(found, first, second, quantity)
     if e is None:
@@ -431,7 +432,18 @@ def _paired(
 
 
 def _mean_claim(key: str, statement: str, formula: str, where: str, quantity: str, values: Any, seed: int) -> Claim:
-    claim = Claim(key, statement, formula, LEVEL, where, quantity, ABOVE, None, 0, FAILS)
+    claim = Claim(
+        id=key,
+        statement=statement,
+        formula=formula,
+        level=LEVEL,
+        domain=where,
+        quantity=quantity,
+        criterion=ABOVE,
+        value=None,
+        n=0,
+        verdict=FAILS,
+    )
     if values is None or len(values) < LEAST:
         return _too_few(claim, 0 if values is None else len(values))
     e = bootstrap_mean(values, seed=seed)

@@ -72,16 +72,16 @@ def separation_claims(
         kept = _gap(operator(positive, basis, NOMINAL), operator(negative, basis, NOMINAL), basis) / before
         claims.append(
             Claim(
-                f"classes-apart-{name}-{level}",
-                f"{name} keeps the two classes apart in the plane",
-                "‖(μ⁺' − μ⁻') Bᵀ‖ / ‖(μ⁺ − μ⁻) Bᵀ‖",
-                level,
-                f"{where}, {NOMINAL:g}°",
-                "separation of the class means after over before",
-                f"at least {COLLAPSED:g}",
-                kept,
-                len(positive) + len(negative),
-                verdict(kept >= COLLAPSED),
+                id=f"classes-apart-{name}-{level}",
+                statement=f"{name} keeps the two classes apart in the plane",
+                formula="‖(μ⁺' − μ⁻') Bᵀ‖ / ‖(μ⁺ − μ⁻) Bᵀ‖",
+                level=level,
+                domain=f"{where}, {NOMINAL:g}°",
+                quantity="separation of the class means after over before",
+                criterion=f"at least {COLLAPSED:g}",
+                value=kept,
+                n=len(positive) + len(negative),
+                verdict=verdict(kept >= COLLAPSED),
                 witness={"before": before, "after": kept * before},
             )
         )
@@ -102,23 +102,23 @@ def _identity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
         )
         claims.append(
             Claim(
-                f"identity-{name}",
-                f"{name} at 0° and 360° is the identity"
+                id=f"identity-{name}",
+                statement=f"{name} at 0° and 360° is the identity"
                 + (
                     " (the printed proof of Proposition 1 rests on its not being so: appendix B.1)"
                     if name == SAS
                     else ""
                 ),
-                "‖h' − h‖",
-                "formula",
-                "float64, unit vectors, orthonormal basis",
-                f"share of vectors that move by more than {MOVED:g}",
-                "none moves",
-                rate.value,
-                rate.n,
-                verdict(not bool(moved.any())),
-                (rate.low, rate.high),
-                witness,
+                formula="‖h' − h‖",
+                level="formula",
+                domain="float64, unit vectors, orthonormal basis",
+                quantity=f"share of vectors that move by more than {MOVED:g}",
+                criterion="none moves",
+                value=rate.value,
+                n=rate.n,
+                verdict=verdict(not bool(moved.any())),
+                interval=(rate.low, rate.high),
+                witness=witness,
             )
         )
     return claims
@@ -137,16 +137,16 @@ def _composition(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -
         ):
             claims.append(
                 Claim(
-                    f"composition-{kind}-{name}",
-                    said,
-                    "‖f_b(f_a(h)) − …‖",
-                    "formula",
-                    f"float64, unit vectors, (a, b) in {pairs}",
-                    "largest difference",
-                    f"at most {EXACT:g}",
-                    value,
-                    len(h),
-                    verdict(value <= EXACT),
+                    id=f"composition-{kind}-{name}",
+                    statement=said,
+                    formula="‖f_b(f_a(h)) − …‖",
+                    level="formula",
+                    domain=f"float64, unit vectors, (a, b) in {pairs}",
+                    quantity="largest difference",
+                    criterion=f"at most {EXACT:g}",
+                    value=value,
+                    n=len(h),
+                    verdict=verdict(value <= EXACT),
                 )
             )
     return claims
@@ -166,16 +166,16 @@ def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
         pair = (largest // len(x), largest % len(x))
         claims.append(
             Claim(
-                f"isometry-{name}",
-                f"{name} keeps all inner products, hence all distances",
-                "⟨h_a', h_b'⟩ − ⟨h_a, h_b⟩",
-                "formula",
-                f"float64, unit vectors, {NOMINAL:g}°",
-                "largest |change|",
-                f"at most {EXACT:g}",
-                float(change.abs().max()),
-                len(x) ** 2,
-                verdict(float(change.abs().max()) <= EXACT),
+                id=f"isometry-{name}",
+                statement=f"{name} keeps all inner products, hence all distances",
+                formula="⟨h_a', h_b'⟩ − ⟨h_a, h_b⟩",
+                level="formula",
+                domain=f"float64, unit vectors, {NOMINAL:g}°",
+                quantity="largest |change|",
+                criterion=f"at most {EXACT:g}",
+                value=float(change.abs().max()),
+                n=len(x) ** 2,
+                verdict=verdict(float(change.abs().max()) <= EXACT),
                 witness={
                     "phases_in_degrees": [float(torch.rad2deg(phi[i])) for i in pair],
                     "radii": [float(r[i]) for i in pair],
@@ -186,16 +186,16 @@ def _isometry(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> l
             off = float((change - gained).abs().max())
             claims.append(
                 Claim(
-                    "isometry-closed-form-SAS",
-                    "SAS changes each inner product by r_a r_b (1 − cos(φ_a − φ_b))",
-                    "the same minus its closed form",
-                    "formula",
-                    f"float64, unit vectors, {NOMINAL:g}°",
-                    "largest |difference|",
-                    f"at most {EXACT:g}",
-                    off,
-                    len(x) ** 2,
-                    verdict(off <= EXACT),
+                    id="isometry-closed-form-SAS",
+                    statement="SAS changes each inner product by r_a r_b (1 − cos(φ_a − φ_b))",
+                    formula="the same minus its closed form",
+                    level="formula",
+                    domain=f"float64, unit vectors, {NOMINAL:g}°",
+                    quantity="largest |difference|",
+                    criterion=f"at most {EXACT:g}",
+                    value=off,
+                    n=len(x) ** 2,
+                    verdict=verdict(off <= EXACT),
                 )
             )
     return claims
@@ -218,16 +218,16 @@ def _displacement(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) 
             )
         claims.append(
             Claim(
-                f"displacement-{name}",
-                f"{name} moves a vector by {formula}",
-                "‖h' − h‖",
-                "formula",
-                "float64, unit vectors, four angles",
-                "largest |difference| from the closed form",
-                f"at most {EXACT:g}",
-                off,
-                len(h),
-                verdict(off <= EXACT),
+                id=f"displacement-{name}",
+                statement=f"{name} moves a vector by {formula}",
+                formula="‖h' − h‖",
+                level="formula",
+                domain="float64, unit vectors, four angles",
+                quantity="largest |difference| from the closed form",
+                criterion=f"at most {EXACT:g}",
+                value=off,
+                n=len(h),
+                verdict=verdict(off <= EXACT),
             )
         )
     return claims
@@ -243,16 +243,16 @@ def _linearity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
         )
         claims.append(
             Claim(
-                f"linear-{name}",
-                f"{name} is linear, so it can be folded into the weights that read its site",
-                "f(2a − 3b) − 2f(a) + 3f(b)",
-                "formula",
-                f"float64, unit vectors, {NOMINAL:g}°",
-                "largest length",
-                f"at most {EXACT:g}",
-                off,
-                len(a),
-                verdict(off <= EXACT),
+                id=f"linear-{name}",
+                statement=f"{name} is linear, so it can be folded into the weights that read its site",
+                formula="f(2a − 3b) − 2f(a) + 3f(b)",
+                level="formula",
+                domain=f"float64, unit vectors, {NOMINAL:g}°",
+                quantity="largest length",
+                criterion=f"at most {EXACT:g}",
+                value=off,
+                n=len(a),
+                verdict=verdict(off <= EXACT),
             )
         )
     return claims
@@ -274,16 +274,16 @@ def _continuity(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) ->
     off = float((jump - closed).abs().max())
     return [
         Claim(
-            "continuous-AAS",
-            "AAS is continuous at its threshold",
-            "‖AAS(h + ε b1) − AAS(h − ε b1)‖ at h·b1 = 0",
-            "formula",
-            f"float64, ε = 1e-9, radii 0.1 … 2 on both sides, {NOMINAL:g}°",
-            "largest jump for a radius of at most 2",
-            "at most 1e-06",
-            float(jump.max()),
-            len(jump),
-            verdict(float(jump.max()) <= 1e-6),
+            id="continuous-AAS",
+            statement="AAS is continuous at its threshold",
+            formula="‖AAS(h + ε b1) − AAS(h − ε b1)‖ at h·b1 = 0",
+            level="formula",
+            domain=f"float64, ε = 1e-9, radii 0.1 … 2 on both sides, {NOMINAL:g}°",
+            quantity="largest jump for a radius of at most 2",
+            criterion="at most 1e-06",
+            value=float(jump.max()),
+            n=len(jump),
+            verdict=verdict(float(jump.max()) <= 1e-6),
             witness={"closed_form": "2r |sin((θ ∓ 90°)/2)|", "off_by": off},
         )
     ]
@@ -303,18 +303,18 @@ def _alignment(operators: Mapping[str, Operator], h: Vectors, basis: Tensor) -> 
     row = int((falls & ((h @ basis.mT)[:, 0] > 0)).nonzero()[0]) if bool(falls.any()) else 0
     return [
         Claim(
-            "monotone-alignment",
-            "turning by a larger angle aligns an activation more with b1 (Selective Steering, appendix B.4)",
-            "h'·b1 = r cos(φ + θ)",
-            "formula",
-            "float64, unit vectors, SS from 0° to 180° in steps of 5°",
-            "share of vectors whose projection falls somewhere on the way",
-            "none falls",
-            rate.value,
-            rate.n,
-            verdict(not bool(falls.any())),
-            (rate.low, rate.high),
-            {
+            id="monotone-alignment",
+            statement="turning by a larger angle aligns an activation more with b1 (Selective Steering, appendix B.4)",
+            formula="h'·b1 = r cos(φ + θ)",
+            level="formula",
+            domain="float64, unit vectors, SS from 0° to 180° in steps of 5°",
+            quantity="share of vectors whose projection falls somewhere on the way",
+            criterion="none falls",
+            value=rate.value,
+            n=rate.n,
+            verdict=verdict(not bool(falls.any())),
+            interval=(rate.low, rate.high),
+            witness={
                 "in_plane": [float(x) for x in h[row] @ basis.mT],
                 "at_0": float(along[0, row]),
                 "at_180": float(along[-1, row]),

@@ -110,20 +110,20 @@ def norm_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int =
         rate = wilson(changed, tested)
         claims.append(
             Claim(
-                f"norm-formula-{name}",
-                f"{name} keeps the norm of every activation",
-                "‖h'‖/‖h‖ − 1",
-                "formula",
-                f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, {len(ANGLES)} angles; "
-                "drawn h, and h found by gradient ascent",
-                "largest |‖h'‖/‖h‖ − 1|; interval: share of drawn h that change by more than the tolerance at "
+                id=f"norm-formula-{name}",
+                statement=f"{name} keeps the norm of every activation",
+                formula="‖h'‖/‖h‖ − 1",
+                level="formula",
+                domain=f"float64, exactly orthonormal basis, d_model {' and '.join(map(str, WIDTHS))}, "
+                f"{len(ANGLES)} angles; drawn h, and h found by gradient ascent",
+                quantity="largest |‖h'‖/‖h‖ − 1|; interval: share of drawn h that change by more than the tolerance at "
                 "some angle",
-                f"at most {TOLERANCE:g}",
-                worst,
-                tested,
-                verdict(worst <= TOLERANCE),
-                (rate.low, rate.high),
-                witness,
+                criterion=f"at most {TOLERANCE:g}",
+                value=worst,
+                n=tested,
+                verdict=verdict(worst <= TOLERANCE),
+                interval=(rate.low, rate.high),
+                witness=witness,
             )
         )
     return claims
@@ -172,19 +172,19 @@ def _proof_step(operator: Operator, vectors: int, seed: int) -> Claim:
     moved = (out - h).norm(dim=-1) > 1e-6 * h.norm(dim=-1)
     rate = wilson(int((relative_change(h, out).abs()[moved] > TOLERANCE).sum()), int(moved.sum()))
     return Claim(
-        "proposition-1-proof",
-        "the step of the printed proof of Proposition 1: where Eq. 2 at θ = 0 moves an activation, its norm has "
-        "changed (Eq. 18)",
-        "h' ≠ h and ‖h'‖ = ‖h‖",
-        "formula",
-        "float64, exactly orthonormal basis, drawn h, θ = 0",
-        f"share of the moved vectors whose norm changes by more than {TOLERANCE:g}",
-        "every one",
-        rate.value,
-        rate.n,
-        verdict(rate.value == 1.0),
-        (rate.low, rate.high),
-        _witness(h[int(moved.nonzero()[0])], basis, operator, 0.0) if rate.n else {},
+        id="proposition-1-proof",
+        statement="the step of the printed proof of Proposition 1: where Eq. 2 at θ = 0 moves an activation, "
+        "its norm has changed (Eq. 18)",
+        formula="h' ≠ h and ‖h'‖ = ‖h‖",
+        level="formula",
+        domain="float64, exactly orthonormal basis, drawn h, θ = 0",
+        quantity=f"share of the moved vectors whose norm changes by more than {TOLERANCE:g}",
+        criterion="every one",
+        value=rate.value,
+        n=rate.n,
+        verdict=verdict(rate.value == 1.0),
+        interval=(rate.low, rate.high),
+        witness=_witness(h[int(moved.nonzero()[0])], basis, operator, 0.0) if rate.n else {},
     )
 
 
@@ -219,46 +219,46 @@ def basis_claims(operators: Mapping[str, Operator] = OPERATORS, *, vectors: int 
     )
     claims = [
         Claim(
-            f"closed-form-{name}",
-            f"the change of {name} with any basis is its closed form",
-            text,
-            "basis",
-            domain,
-            "largest |measured − closed form| of Δ/‖h‖²",
-            f"at most {CLOSED_FORM_TOLERANCE:g}",
-            deviation[name],
-            n,
-            verdict(deviation[name] <= CLOSED_FORM_TOLERANCE),
+            id=f"closed-form-{name}",
+            statement=f"the change of {name} with any basis is its closed form",
+            formula=text,
+            level="basis",
+            domain=domain,
+            quantity="largest |measured − closed form| of Δ/‖h‖²",
+            criterion=f"at most {CLOSED_FORM_TOLERANCE:g}",
+            value=deviation[name],
+            n=n,
+            verdict=verdict(deviation[name] <= CLOSED_FORM_TOLERANCE),
         )
         for name, text in ((SAS, "Δ = r²(1 + uGuᵀ) − 2‖c‖² − 2r cEuᵀ"), (SS, "Δ = qEqᵀ, q = cRᵀ − c"))
     ]
     claims.append(
         Claim(
-            "bound-SS",
-            "SS changes the squared norm by at most 4 sin²(θ/2) ‖E‖ ρ",
-            "|Δ|/‖h‖² − 4 sin²(θ/2) ‖E‖ ‖c‖²/‖h‖²",
-            "basis",
-            domain,
-            "largest excess over the bound",
-            f"at most {CLOSED_FORM_TOLERANCE:g}",
-            beyond,
-            n,
-            verdict(beyond <= CLOSED_FORM_TOLERANCE),
+            id="bound-SS",
+            statement="SS changes the squared norm by at most 4 sin²(θ/2) ‖E‖ ρ",
+            formula="|Δ|/‖h‖² − 4 sin²(θ/2) ‖E‖ ‖c‖²/‖h‖²",
+            level="basis",
+            domain=domain,
+            quantity="largest excess over the bound",
+            criterion=f"at most {CLOSED_FORM_TOLERANCE:g}",
+            value=beyond,
+            n=n,
+            verdict=verdict(beyond <= CLOSED_FORM_TOLERANCE),
         )
     )
     ratios = [a / b for a, b in zip(sizes[SAS], sizes[SS], strict=True)]
     claims.append(
         Claim(
-            "gram-error-separates",
-            "a basis that is not orthonormal breaks the norm for SAS and not for SS",
-            "max |Δ_SAS| / max |Δ_SS|",
-            "basis",
-            domain,
-            "ratio of the largest changes, the largest over ‖E‖",
-            f"above {SAME_ORDER:g} at every ‖E‖",
-            max(ratios),
-            n,
-            verdict(min(ratios) > SAME_ORDER),
+            id="gram-error-separates",
+            statement="a basis that is not orthonormal breaks the norm for SAS and not for SS",
+            formula="max |Δ_SAS| / max |Δ_SS|",
+            level="basis",
+            domain=domain,
+            quantity="ratio of the largest changes, the largest over ‖E‖",
+            criterion=f"above {SAME_ORDER:g} at every ‖E‖",
+            value=max(ratios),
+            n=n,
+            verdict=verdict(min(ratios) > SAME_ORDER),
             witness={"gram_error": list(GRAM_ERRORS), "largest_SAS": sizes[SAS], "largest_SS": sizes[SS]},
         )
     )

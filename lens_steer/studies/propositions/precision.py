@@ -136,16 +136,16 @@ def dtype_claims(cells: Sequence[Cell], n: int, where: str) -> list[Claim]:
     }
     claims = [
         Claim(
-            f"rounding-{name}",
-            f"rounding changes the norm under {name} by at most 0.4 % a hook",
-            "‖h'‖/‖h‖ − 1 of the printed formula",
-            "dtype",
-            f"basis rounded once to float32, float16, bfloat16 × arithmetic in each, {where}",
-            "largest |‖h'‖/‖h‖ − 1| over the nine pairs",
-            f"at most {PER_HOOK:g}",
-            max(largest[name].values()),
-            n,
-            verdict(max(largest[name].values()) <= PER_HOOK),
+            id=f"rounding-{name}",
+            statement=f"rounding changes the norm under {name} by at most 0.4 % a hook",
+            formula="‖h'‖/‖h‖ − 1 of the printed formula",
+            level="dtype",
+            domain=f"basis rounded once to float32, float16, bfloat16 × arithmetic in each, {where}",
+            quantity="largest |‖h'‖/‖h‖ − 1| over the nine pairs",
+            criterion=f"at most {PER_HOOK:g}",
+            value=max(largest[name].values()),
+            n=n,
+            verdict=verdict(max(largest[name].values()) <= PER_HOOK),
             witness=largest[name],
         )
         for name in (SAS, SS)
@@ -153,16 +153,16 @@ def dtype_claims(cells: Sequence[Cell], n: int, where: str) -> list[Claim]:
     ratio = max(largest[SAS].values()) / max(largest[SS].values())
     claims.append(
         Claim(
-            "rounding-separates",
-            "rounding breaks the norm for SAS and not for SS",
-            "max change of SAS / max change of SS",
-            "dtype",
-            where,
-            "ratio of the largest changes over the nine pairs",
-            f"above {SAME_ORDER:g}",
-            ratio,
-            n,
-            verdict(ratio > SAME_ORDER),
+            id="rounding-separates",
+            statement="rounding breaks the norm for SAS and not for SS",
+            formula="max change of SAS / max change of SS",
+            level="dtype",
+            domain=where,
+            quantity="ratio of the largest changes over the nine pairs",
+            criterion=f"above {SAME_ORDER:g}",
+            value=ratio,
+            n=n,
+            verdict=verdict(ratio > SAME_ORDER),
         )
     )
     return claims
@@ -193,17 +193,17 @@ def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 
             found = verdict(before <= KEPT) if before <= KEPT or after > KEPT else "HOLDS UNDER re-orthonormalising"
             claims.append(
                 Claim(
-                    f"published-plane-{op}-{name}",
-                    f"the plane published for {name} keeps the norm under {op}",
-                    "‖h'‖/‖h‖ − 1",
-                    "published",
-                    f"float64 arithmetic, {len(COARSE)} angles, drawn h, half of them mostly in the plane; Gram error "
-                    f"{gram_error(shipped):.1e} as shipped, {gram_error(mended):.1e} re-orthonormalised",
-                    "largest |‖h'‖/‖h‖ − 1| as shipped",
-                    f"at most {KEPT:g}",
-                    before,
-                    vectors,
-                    found,
+                    id=f"published-plane-{op}-{name}",
+                    statement=f"the plane published for {name} keeps the norm under {op}",
+                    formula="‖h'‖/‖h‖ − 1",
+                    level="published",
+                    domain=f"float64 arithmetic, {len(COARSE)} angles, drawn h, half of them mostly in the plane; "
+                    f"Gram error {gram_error(shipped):.1e} as shipped, {gram_error(mended):.1e} re-orthonormalised",
+                    quantity="largest |‖h'‖/‖h‖ − 1| as shipped",
+                    criterion=f"at most {KEPT:g}",
+                    value=before,
+                    n=vectors,
+                    verdict=found,
                     witness=worst[op],
                 )
             )

@@ -155,16 +155,16 @@ def _answered(
     a, b = by_name[first], by_name[second]
     where = "all at the nominal angle" if at_nominal else "each at its own best angle, chosen on select"
     asked = Claim(
-        claim_id(key, outcome.name, at_nominal=at_nominal),
-        f"{said.format(outcome.said)}{', at one nominal angle' if at_nominal else ''} ({experiment})",
-        "first less second, paired by prompt",
-        "behaviour",
-        f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}",
-        outcome.quantity,
-        f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
-        None,
-        0,
-        FAILS,
+        id=claim_id(key, outcome.name, at_nominal=at_nominal),
+        statement=f"{said.format(outcome.said)}{', at one nominal angle' if at_nominal else ''} ({experiment})",
+        formula="first less second, paired by prompt",
+        level="behaviour",
+        domain=f"{model}, report split, {where}: {first} {_at(a)}, {second} {_at(b)}",
+        quantity=outcome.quantity,
+        criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
+        value=None,
+        n=0,
+        verdict=FAILS,
     )
     found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
     if found is None or family is None:
@@ -197,19 +197,20 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
     apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
     a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
     return Claim(
-        "norms-explain",
-        "keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) do alike (E4)",
-        "share complied with, paired by prompt",
-        "behaviour",
-        f"{model}, report split, discriminative sites, each at its own best angle",
-        f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together "
+        id="norms-explain",
+        statement="keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) "
+        "do alike (E4)",
+        formula="share complied with, paired by prompt",
+        level="behaviour",
+        domain=f"{model}, report split, discriminative sites, each at its own best angle",
+        quantity=f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together "
         "(Bonferroni)",
-        "no interval of a difference excludes 0",
-        widest.value,
-        widest.n,
-        verdict(not apart),
-        (widest.low, widest.high),
-        {"first": a.condition, "second": b.condition},
+        criterion="no interval of a difference excludes 0",
+        value=widest.value,
+        n=widest.n,
+        verdict=verdict(not apart),
+        interval=(widest.low, widest.high),
+        witness={"first": a.condition, "second": b.condition},
     )
 
 

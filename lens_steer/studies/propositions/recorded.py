@@ -57,18 +57,18 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
         worst = int(change.argmax())
         claims.append(
             Claim(
-                f"norm-recorded-{name}",
-                f"{name} keeps the norm of recorded activations",
-                "‖h'‖/‖h‖ − 1",
-                "recorded",
-                where,
-                f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}",
-                f"at most {KEPT:g}",
-                float(change[worst]),
-                len(h),
-                verdict(float(change[worst]) <= KEPT),
-                (rate.low, rate.high),
-                {"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
+                id=f"norm-recorded-{name}",
+                statement=f"{name} keeps the norm of recorded activations",
+                formula="‖h'‖/‖h‖ − 1",
+                level="recorded",
+                domain=where,
+                quantity=f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}",
+                criterion=f"at most {KEPT:g}",
+                value=float(change[worst]),
+                n=len(h),
+                verdict=verdict(float(change[worst]) <= KEPT),
+                interval=(rate.low, rate.high),
+                witness={"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
             )
         )
     positive, negative = (x.double() for x in activations.at(calibration.selected_site))
@@ -179,19 +179,19 @@ def downstream_claims(drifts: Sequence[Drift], model: str, angle: float = NOMINA
         worst = max(rows, key=lambda d: d.mean)
         claims.append(
             Claim(
-                f"norm-downstream-{operator}",
-                f"keeping the norm at every steered norm output with {operator} keeps the norms of the stream that "
-                f"later norms of {model} read",
-                "mean |‖h'‖/‖h‖ − 1| of a later norm's input",
-                "downstream",
-                f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one",
-                "largest mean change over the inputs",
-                f"at most {DRIFT:g}",
-                worst.mean,
-                worst.n,
-                verdict(worst.mean <= DRIFT),
-                (worst.low, worst.high),
-                {"site": worst.site},
+                id=f"norm-downstream-{operator}",
+                statement=f"keeping the norm at every steered norm output with {operator} keeps the norms of "
+                f"the stream that later norms of {model} read",
+                formula="mean |‖h'‖/‖h‖ − 1| of a later norm's input",
+                level="downstream",
+                domain=f"last prompt token, {angle:g}°, the inputs of {len(rows)} norms after the first steered one",
+                quantity="largest mean change over the inputs",
+                criterion=f"at most {DRIFT:g}",
+                value=worst.mean,
+                n=worst.n,
+                verdict=verdict(worst.mean <= DRIFT),
+                interval=(worst.low, worst.high),
+                witness={"site": worst.site},
             )
         )
     return claims
@@ -236,18 +236,18 @@ def growth_claims(
         estimate = bootstrap(statistic, len(length), seed=seed)
         found.append(
             Claim(
-                f"{id_}-{model}",
-                said,
-                formula,
-                "recorded",
-                where,
-                quantity,
-                f"95 % interval above {bound:g}",
-                estimate.value,
-                estimate.n,
-                verdict(estimate.low > bound),
-                (estimate.low, estimate.high),
-                {"mean_norms": means},
+                id=f"{id_}-{model}",
+                statement=said,
+                formula=formula,
+                level="recorded",
+                domain=where,
+                quantity=quantity,
+                criterion=f"95 % interval above {bound:g}",
+                value=estimate.value,
+                n=estimate.n,
+                verdict=verdict(estimate.low > bound),
+                interval=(estimate.low, estimate.high),
+                witness={"mean_norms": means},
             )
         )
     return found
