@@ -22,7 +22,8 @@ from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.studies.traits import calibration as traits
 from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import report as trait_report
-from lens_steer.studies.traits.search import EQUAL, RANDOM, condition, plan_of, random_direction
+from lens_steer.studies.traits.conditions import EQUAL, RANDOM, TraitCondition, condition_of
+from lens_steer.studies.traits.search import plan_of, random_direction
 from lens_steer.studies.traits.table import ESTIMATES, rows
 from tests.views import checked
 
@@ -59,11 +60,9 @@ def test_the_trait_comes_back_and_aligned_answers_stay(found: tuple[Any, Path, t
     base = report.reported(NONE).measured
     assert (base["complied"].value, base["helped"].value) == (0.0, 1.0)
     for mode in ("all", "response"):
-        name = condition("stmp", mode)
-        assert (
-            report.reported(name).measured["complied"].value
-            > report.reported(name + RANDOM).measured["complied"].value + 0.2
-        )
+        name, beside = (TraitCondition("stmp", mode, kind).name for kind in ("method", RANDOM))
+        measured, along_random = (report.reported(n).measured["complied"].value for n in (name, beside))
+        assert measured > along_random + 0.2
         assert report.reported(name).measured["helped"].value >= 0.9
         assert report.choices[name].value == 3.0
 
@@ -91,7 +90,7 @@ def test_equal_trait_is_at_least_as_good_and_as_gentle(found: tuple[Any, Path, t
         equal, best = at[name, choice.variant, choice.value], at[name, chosen.variant, chosen.value]
         assert equal["complied"].value >= result.level
         assert equal["helped"].value >= best["helped"].value
-        assert result.reported(name + EQUAL).value == choice.value
+        assert result.reported(replace(condition_of(name), kind=EQUAL).name).value == choice.value
 
 
 def test_the_table(found: tuple[Any, Path, traits.Trait]) -> None:
