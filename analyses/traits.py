@@ -14,12 +14,13 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
 from lens_steer._io.tables import markdown
+from lens_steer.evaluation.conditions import NONE
 from lens_steer.stats import percent
 from lens_steer.studies.traits.calibration import ORGANISM_TRAITS, organism_trait
+from lens_steer.studies.traits.conditions import CHOSEN, RANDOM
 from lens_steer.studies.traits.report import steer_trait
 
 MAX_NEW_TOKENS = 24  # the longest right answer of the two traits has 20
-RANDOM = ", random direction"
 
 
 def draw(run: Run) -> None:
@@ -42,12 +43,13 @@ def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     random direction / aligned / coherent / tasks right.
     """
     by_model = {model: {r["condition"]: r for r in rows} for model, rows in found.items()}
-    shown = [r["condition"] for r in next(iter(found.values())) if r["kind"] in ("no steering", "method")]
-    return markdown(("condition", *found), [(c, *(_cell(by_model[m], c) for m in found)) for c in shown])
+    shown = [r["condition"] for r in next(iter(found.values())) if r["kind"] in (NONE, CHOSEN)]
+    return markdown(("condition", *found), [(c, *(_cell(by_model[m][c], found[m]) for m in found)) for c in shown])
 
 
-def _cell(rows: Mapping[str, Mapping[str, Any]], condition: str) -> str:
-    row, control = rows[condition], rows.get(condition + RANDOM)
+def _cell(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    wanted = (RANDOM, row["method"], row["positions"])
+    control = next((r for r in rows if (r["kind"], r["method"], r["positions"]) == wanted), None)
     at = (
         ""
         if row["coefficient"] is None

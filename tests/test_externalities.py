@@ -19,7 +19,8 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.studies.claim import HOLDS, REPORTED
-from lens_steer.studies.externalities import tokens
+from lens_steer.studies.externalities import claims as claims_of
+from lens_steer.studies.externalities import conditions, drawings, text, tokens
 from lens_steer.studies.externalities.claims import claims
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
@@ -28,13 +29,16 @@ from lens_steer.studies.externalities.conditions import (
     OUTSIDE_EQUAL,
     RANDOM,
     ROTATION,
+    STEERED,
     controls,
+    named,
 )
 from lens_steer.studies.externalities.controls import refusal_bases, split
+from lens_steer.studies.externalities.drawings import attack_drawing
 from lens_steer.studies.externalities.material import Material, harmful_responses, organism_material
 from lens_steer.studies.externalities.report import study_and_write
 from lens_steer.studies.externalities.study import Externalities, study
-from lens_steer.studies.externalities.text import qualitative
+from lens_steer.studies.externalities.text import _on_page, qualitative
 from tests.views import checked
 
 N = 5
@@ -148,6 +152,38 @@ def test_claims(found: tuple[Externalities, list[Any], Path]) -> None:
     assert by_id["kl-harmful-control"].verdict == HOLDS
     assert by_id["kl-start-harmful-control"].verdict == HOLDS
     assert by_id["purpose-compliance"].verdict == REPORTED
+
+
+def test_a_control_s_name_is_only_shown(
+    found: tuple[Externalities, list[Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows under other names: the same claims, figures and page, but for the names."""
+    made, claimed, _ = found
+    old = [(c.name, c.group) for c in (*made.conditions, *made.prefixes)]
+    before, table = attack_drawing(made).rows(), text.prefix_table(made)
+    page = [_on_page(c) for c in (*made.conditions, *made.prefixes)]
+
+    def renamed(steering: str | None, kind: str, *, draw: int = 0, k: int | None = None) -> str:
+        return named(steering, kind) if kind in (STEERED, NONE, CONTROL) else f"{kind} 1 {draw}/{k} ({steering}, 2"
+
+    for module in (conditions, claims_of, drawings, text):
+        monkeypatch.setattr(module, "named", renamed)
+    new = [(c.name, c.group) for c in (*made.conditions, *made.prefixes)]
+    names = {a: b for one, other in zip(old, new, strict=True) for a, b in zip(one, other, strict=True)}
+    assert len({*names} & {*names.values()}) == 4  # no steering, the positive control, and both steerings
+    other = replace(
+        made,
+        rows=tuple({**r, "condition": names[r["condition"]]} for r in made.rows),
+        json_rows=tuple({**r, "condition": names[r["condition"]]} for r in made.json_rows),
+        divergences={(names[c], responses): d for (c, responses), d in made.divergences.items()},
+    )
+    assert [(c.id, c.verdict, c.value, c.interval) for c in claims(other, "m")] == [
+        (c.id, c.verdict, c.value, c.interval) for c in claimed
+    ]
+    after = attack_drawing(other).rows()
+    assert [{**r, "condition": ""} for r in after] == [{**r, "condition": ""} for r in before]
+    assert [_on_page(c) for c in (*other.conditions, *other.prefixes)] == page
+    assert text.prefix_table(other) == table
 
 
 def test_what_is_written(found: tuple[Externalities, list[Any], Path], qwen: Any, material: Material) -> None:

@@ -28,6 +28,7 @@ from lens_steer.studies.externalities.conditions import (
     RANDOM,
     against_refusal,
     first_decided,
+    named,
     positions_of,
 )
 from lens_steer.studies.externalities.controls import (
@@ -274,13 +275,13 @@ def test_flat_means_within_the_bound() -> None:
 
 
 def test_draws_are_averaged_token_by_token() -> None:
-    """Conditions that differ in the number at the end are one; the others stay as they are."""
+    """The draws of a control are one condition; the others stay as they are."""
     found = {
         ("json, random direction 1", "benign"): divergence([[1.0, 2.0]]),
         ("json, random direction 2", "benign"): divergence([[3.0, 6.0]]),
         ("json", "benign"): divergence([[7.0, 7.0]]),
     }
-    made = tokens.over_draws(found, RANDOM)
+    made = tokens.over_draws(found, {named("json", RANDOM, draw=i): named("json", RANDOM) for i in (1, 2)})
     assert set(made) == {("json", "benign"), (f"json, {RANDOM}", "benign")}
     assert made[f"json, {RANDOM}", "benign"].kl.tolist() == [2.0, 4.0]
     assert made["json", "benign"] is found["json", "benign"]

@@ -22,7 +22,9 @@ from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.studies.traits import calibration as traits
 from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import report as trait_report
-from lens_steer.studies.traits.search import EQUAL, RANDOM, condition, plan_of, random_direction
+from lens_steer.studies.traits.conditions import EQUAL, GATED, RANDOM, TraitCondition, condition_of
+from lens_steer.studies.traits.drawings import drawings
+from lens_steer.studies.traits.search import plan_of, random_direction, search
 from lens_steer.studies.traits.table import ESTIMATES, rows
 from tests.views import checked
 
@@ -59,11 +61,9 @@ def test_the_trait_comes_back_and_aligned_answers_stay(found: tuple[Any, Path, t
     base = report.reported(NONE).measured
     assert (base["complied"].value, base["helped"].value) == (0.0, 1.0)
     for mode in ("all", "response"):
-        name = condition("stmp", mode)
-        assert (
-            report.reported(name).measured["complied"].value
-            > report.reported(name + RANDOM).measured["complied"].value + 0.2
-        )
+        name, beside = (TraitCondition("stmp", mode, kind).name for kind in ("method", RANDOM))
+        measured, along_random = (report.reported(n).measured["complied"].value for n in (name, beside))
+        assert measured > along_random + 0.2
         assert report.reported(name).measured["helped"].value >= 0.9
         assert report.choices[name].value == 3.0
 
@@ -91,7 +91,7 @@ def test_equal_trait_is_at_least_as_good_and_as_gentle(found: tuple[Any, Path, t
         equal, best = at[name, choice.variant, choice.value], at[name, chosen.variant, chosen.value]
         assert equal["complied"].value >= result.level
         assert equal["helped"].value >= best["helped"].value
-        assert result.reported(name + EQUAL).value == choice.value
+        assert result.reported(replace(condition_of(name), kind=EQUAL).name).value == choice.value
 
 
 def test_the_table(found: tuple[Any, Path, traits.Trait]) -> None:
@@ -168,6 +168,38 @@ def test_the_plan_of_a_choice_writes_what_was_measured(qwen: Any, found: tuple[A
     with ls.steering(qwen, plan):
         texts = ls.generate(qwen, trait.contrast.report.negative, max_new_tokens=16, engine="hf")
     assert texts == [r["text"] for r in report.pooled.rows if r["condition"] == name and r["side"] == POSITIVE]
+
+
+def test_a_condition_s_name_is_only_shown(
+    qwen: Any, found: tuple[Any, Path, traits.Trait], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small study under other names: the same rows, choices, tables and figures, but for the names."""
+
+    def study(folder: str) -> list[list[dict[str, Any]]]:
+        result = search(
+            qwen,
+            few(found[2], 3),
+            found[0].calibrated.probes,
+            tmp_path / folder,
+            methods=GATED,
+            max_new_tokens=8,
+            values=VALUES,
+            progress=False,
+        )
+        report = replace(found[0], pooled=result, token=result, dialogues=())
+        drawn = [d.rows() for d in drawings(report, rows(report)).values()]
+        return [list(result.rows), rows(report), [vars(c) for c in result.choices.values()], *drawn]
+
+    before = study("before")
+    monkeypatch.setattr(TraitCondition, "name", property(lambda c: f"{c.kind} ({c.mode}), swfc {c.method}"))
+    after = study("after")
+    shown, again = ({row["condition"] for row in tables[0]} for tables in (before, after))
+    assert "stmp, all" in shown
+    assert shown & again == {NONE}
+    for one, other in zip(before, after, strict=True):
+        assert [{**r, "condition": ""} for r in one] == [{**r, "condition": ""} for r in other]
+    with pytest.raises(LensSteerError, match="name='stmp, all' is no condition of a trait study: use one of method"):
+        condition_of("stmp, all")
 
 
 def test_dialogues(found: tuple[Any, Path, traits.Trait]) -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lens_steer"
 MAX_MIB = 20.0  # three organisms in float16 are 16.8 MiB
 MAX_IMPORT = 0.3  # seconds, the best of five
-DATA = ("py.typed", "*.mplstyle", "organisms/weights/*/*")
+DATA = ("py.typed", "*.pyi", "*.mplstyle", "organisms/weights/*/*")
 PROMPTS = """
 import lens_steer as ls
 found = ls.load_contrast("organism/refusal").fit
@@ -35,7 +35,7 @@ IMPORT = (
 
 
 def expected(package: Path = PACKAGE) -> set[str]:
-    """The files of the package that a wheel holds: every module, the style, the typing mark and the weights."""
+    """The package files that a wheel holds: every module, the stub, the style, the typing mark and the weights."""
     found = [
         path for pattern in ("**/*.py", *DATA) for path in package.glob(pattern if "/" in pattern else f"**/{pattern}")
     ]

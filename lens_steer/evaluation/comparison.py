@@ -37,7 +37,7 @@ from lens_steer.evaluation.protocol import (
     on_select,
 )
 from lens_steer.evaluation.selection import Setting, check_quantity, settings
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.files import load_calibration, save_calibration
@@ -250,11 +250,7 @@ def compare(
         engine,
         progress,
     )
-    kl_grids = [
-        Grid(f"{name}{AT_EQUAL_KL}", m.grid.build, m.grid.values, m.grid.variant)
-        for name, m in matches.items()
-        if m.grid is not None
-    ]
+    kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
     responses = {
         side: _response(model, base, getattr(contrast.report, side), values, engine)

@@ -64,14 +64,13 @@ def method_grids(
             raise LensSteerError(
                 f"method={record.name!r} has no angle and no coefficient to sweep: leave the values out"
             )
-        return [Grid(record.name, build)]
+        return [Grid(record.name, build, method=record.name)]
     chosen = record.grid if values is None else tuple(values)
     if not record.tries_sites or "at" in options:
-        return [Grid(record.name, build, chosen)]
+        return [Grid(record.name, build, chosen, method=record.name)]
     tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
-    return [
-        Grid(record.name, partial(plan_at_sites, record.name, options, calibration, (n,)), chosen, n) for n in tried
-    ]
+    at_site = partial(plan_at_sites, record.name, options, calibration)
+    return [Grid(record.name, partial(at_site, (n,)), chosen, n, method=record.name) for n in tried]
 
 
 def rule_condition(method: str, rule: str) -> str:
@@ -159,7 +158,8 @@ def probe_grid(source: Boundary, method: str, *, values: Sequence[float] | None 
     check_source(record, source)
     own = record.positive_grid or record.grid or (None,)
     chosen = own if values is None else tuple(values)
-    return Grid(record.name, partial(plan_at_value, record.name, source, options), chosen, source.site)
+    build = partial(plan_at_value, record.name, source, options)
+    return Grid(record.name, build, chosen, source.site, method=record.name)
 
 
 def control_grids(
@@ -190,29 +190,23 @@ def control_grids(
         LATE: tuple(n for n in norms if sites.parse(n).block >= half),
         ALL: norms,
     }
-    found = [Grid(NONE)]
-    if system is not None:
-        found.append(Grid(PROMPT_ONLY, system=system))
+
+    def wrong(name: str, source: Calibration, options: Mapping[str, Any], values: tuple[float, ...] = angles) -> Grid:
+        return Grid(name, partial(plan_at_value, "selective", source, options), values, method="selective")
+
+    found = [Grid(NONE), *([] if system is None else [Grid(PROMPT_ONLY, system=system)])]
     found += [
-        Grid(IDENTITY, partial(plan_at_value, "selective", calibration, {}), (0.0,)),
-        Grid(
-            RANDOM_PLANE,
-            partial(plan_at_value, "selective", calibration, {"basis": random_plane(calibration.d_model, seed)}),
-            angles,
-        ),
-        *(
-            Grid(name, partial(plan_at_value, "selective", calibration, {"at": where}), angles)
-            for name, where in places.items()
-        ),
+        wrong(IDENTITY, calibration, {}, (0.0,)),
+        wrong(RANDOM_PLANE, calibration, {"basis": random_plane(calibration.d_model, seed)}),
+        *(wrong(name, calibration, {"at": where}) for name, where in places.items()),
     ]
-    if shuffled is not None:
-        at = calibration.discriminative_sites  # a shuffled calibration may have none of its own
-        found.append(Grid(SHUFFLED, partial(plan_at_value, "selective", shuffled, {"at": at}), angles))
+    if shuffled is not None:  # a shuffled calibration may have no discriminative sites of its own
+        found.append(wrong(SHUFFLED, shuffled, {"at": calibration.discriminative_sites}))
     return found
 
 
 def has_angle(condition: str) -> bool:
-    """Return whether a condition's values are degrees.
+    """Return whether the values of a condition in a file are degrees; a grid has :attr:`Grid.turns`.
 
     >>> has_angle("standard"), has_angle("random plane"), has_angle("act-add")
     (True, True, False)

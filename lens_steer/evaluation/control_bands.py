@@ -10,8 +10,6 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.selection import Setting
 
-DRAW = "draw"  # the variant of a drawn control is this word and its number, from 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
@@ -71,12 +69,12 @@ def bands(method: Setting, controls: Sequence[Setting]) -> dict[str, dict[str, B
 
     Args:
         method: The method's setting at the value at which it is reported.
-        controls: The settings of the controls on the same split. Those without a draw's number, such as the identity's,
-            are skipped.
+        controls: The settings of the controls on the same split. The draws of a control are its variants; a control
+            without variants, such as the identity, runs once and is skipped.
     """
     by_control: dict[str, list[Setting]] = {}
     for s in controls:
-        if s.variant.startswith(f"{DRAW} "):
+        if s.variant:
             by_control.setdefault(s.condition, []).append(s)
     found: dict[str, dict[str, Band]] = {}
     for quantity, estimate in method.measured.items():

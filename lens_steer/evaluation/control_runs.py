@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.data import ContrastSet
-from lens_steer.evaluation.control_bands import DRAW, Band
+from lens_steer.evaluation.control_bands import Band
 from lens_steer.evaluation.controls import AT_ITS_VALUE, Controls, report_draws, select_draws, shuffled_calibrations
 from lens_steer.evaluation.selection import Setting, settings
 from lens_steer.evaluation.sweeps import Grid, Protocol, run
@@ -95,7 +95,7 @@ def run_controls(
     )
     reported, left_out = report_draws(controls, chosen, shuffled)
     if drawn_alone:
-        reported = [g for g in reported if g.variant.startswith(f"{DRAW} ")]
+        reported = [g for g in reported if g.draw]
     tried = select_draws(controls, grids) if grids else []
     found = [
         tuple(

@@ -22,7 +22,6 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, plan_at_sites, shuffled_labels
-from lens_steer.evaluation.control_bands import DRAW
 from lens_steer.evaluation.sweeps import Grid
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration, calibrate
@@ -32,7 +31,7 @@ from lens_steer.geometry.planes import random_plane, turned_at_random
 from lens_steer.inference.record import Activations, record
 from lens_steer.models import sites
 from lens_steer.operators.catalogue import operator
-from lens_steer.steer.method_table import METHODS, turning_methods
+from lens_steer.steer.method_table import METHODS
 from lens_steer.steer.plans import SteeringPlan, Step
 from lens_steer.steer.value_sweep import Build
 
@@ -117,8 +116,8 @@ def select_draws(controls: Controls, grids: Sequence[Grid]) -> list[Grid]:
     There are none for a method without an angle, which has no figure over values.
     """
     grid = grids[0]
-    turning = [v for v in grid.values if v is not None and not _is_identity(grid.condition, v)]
-    if grid.condition not in turning_methods() or len(turning) < 2 or not controls.select_values:
+    turning = [v for v in grid.values if v is not None and not _is_identity(grid.method, v)]
+    if not grid.turns or len(turning) < 2 or not controls.select_values:
         return []
     return _random(controls, replace(grid, values=_inside(turning, controls.select_values)))
 
@@ -143,7 +142,7 @@ def report_draws(
         raise LensSteerError(f"condition {chosen.condition!r} steers nothing: controls are made for a method's grid")
     if not controls.draws:
         return [], {}
-    method, value, source = chosen.condition, chosen.values[0], controls.source
+    method, value, source = chosen.method, chosen.values[0], controls.source
     found: list[Grid] = []
     missing: dict[str, str] = {}
     if identities := _identities(method):
@@ -157,15 +156,15 @@ def report_draws(
     pool = _pool(source, own, directed=not _in_a_plane(method))
     placed = partial(plan_at_sites, method, dict(controls.options))
     if len(own) < len(pool):
-        for k, where in enumerate(_site_sets(pool, own, controls.draws, controls.seed)):
-            found.append(Grid(RANDOM_SITES, partial(placed, source, where), (value,), f"{DRAW} {k + 1}"))
-        found.append(Grid(ALL, partial(placed, source, pool), (value,)))
+        places = _site_sets(pool, own, controls.draws, controls.seed)
+        found += _drawn(chosen, RANDOM_SITES, [partial(placed, source, where) for where in places])
+        found.append(replace(chosen, condition=ALL, build=partial(placed, source, pool), variant=""))
     else:
         missing |= dict.fromkeys((RANDOM_SITES, ALL), f"{method} writes at all {len(own)} sites already")
     if isinstance(shuffled, str):
         missing[SHUFFLED] = shuffled
     else:
-        found += [Grid(SHUFFLED, partial(placed, c, own), (value,), f"{DRAW} {k + 1}") for k, c in enumerate(shuffled)]
+        found += _drawn(chosen, SHUFFLED, [partial(placed, c, own) for c in shuffled])
     return found, missing
 
 
@@ -265,13 +264,18 @@ def _random(controls: Controls, grid: Grid) -> list[Grid]:
     """Return a method's grid in random planes or along random directions, once for each draw."""
     seeds, source = [controls.seed * SEEDS_APART + k for k in range(controls.draws)], controls.source
     assert grid.build is not None
-    if _in_a_plane(grid.condition) and isinstance(source, Calibration):
+    if _in_a_plane(grid.method) and isinstance(source, Calibration):
         name, own = RANDOM_PLANE, grid.build(grid.values[0]).sites
         planes = [replace(source, basis=random_plane(source.d_model, seed)) for seed in seeds]
-        builds: list[Build] = [partial(plan_at_sites, grid.condition, dict(controls.options), c, own) for c in planes]
+        builds: list[Build] = [partial(plan_at_sites, grid.method, dict(controls.options), c, own) for c in planes]
     else:
         name, builds = RANDOM_DIRECTION, [partial(_along_random, grid.build, seed) for seed in seeds]
-    return [replace(grid, condition=name, build=b, variant=f"{DRAW} {k + 1}") for k, b in enumerate(builds)]
+    return _drawn(grid, name, builds)
+
+
+def _drawn(grid: Grid, condition: str, builds: Sequence[Build]) -> list[Grid]:
+    """Return a method's grid as a drawn control, one for each draw."""
+    return [replace(grid, condition=condition, build=b, variant=f"draw {k}", draw=k) for k, b in enumerate(builds, 1)]
 
 
 def _along_random(build: Build, seed: int, value: Any) -> SteeringPlan:

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.conditions import has_angle
 from lens_steer.evaluation.sweeps import Grid
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.steer.method_table import METHODS
@@ -95,7 +94,7 @@ def curve(
         raise LensSteerError(
             f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?"
         )
-    if has_angle(grid.condition) and values[0] == 0 and values[-1] < 360:  # 360 degrees equals 0
+    if grid.turns and values[0] == 0 and values[-1] < 360:  # 360 degrees equals 0
         values, kl = [*values, 360.0], [*kl, kl[0]]
     return Curve(grid, tuple(values), tuple(kl))
 

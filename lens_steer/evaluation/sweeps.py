@@ -36,6 +36,7 @@ from lens_steer.metrics.thinking import split_thought
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.steer.hooks import steering
+from lens_steer.steer.method_table import METHODS
 from lens_steer.steer.value_sweep import Build
 
 POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
@@ -65,6 +66,9 @@ class Grid:
         variant: The name of one of several grids among which the condition is chosen, such as its site; a condition may
             have one grid for each variant.
         system: A system prompt that is put before every prompt; None adds none.
+        method: The method of :data:`lens_steer.steer.method_table.METHODS` whose parameter the values are, also in a
+            control that puts a part of it wrong. Empty where there is none.
+        draw: The number, from 1, of the draw of a control that is drawn; 0 for every other grid.
     """
 
     condition: str
@@ -72,11 +76,18 @@ class Grid:
     values: tuple[float | None, ...] = (None,)
     variant: str = ""
     system: str | None = None
+    method: str = ""
+    draw: int = 0
 
     @property
     def name(self) -> str:
         """Return the name of the condition and the variant."""
         return f"{self.condition} ({self.variant})" if self.variant else self.condition
+
+    @property
+    def turns(self) -> bool:
+        """Return whether the values are degrees."""
+        return self.method in METHODS and METHODS[self.method].turns
 
     def at(self, value: float | None) -> Grid:
         """Return the same condition at only one value."""

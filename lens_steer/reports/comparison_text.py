@@ -89,7 +89,7 @@ def main_rows(found: Comparison) -> list[list[str]]:
         rates = [percent(s.measured.get(k)) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
         last = "—" if gap is None else points(gap)
-        made.append([s.condition, _chosen(s, met=choice.met), *rates, *numbers, last])
+        made.append([s.condition, _chosen(s.condition, s, met=choice.met), *rates, *numbers, last])
         if s.condition == REFERENCE:
             made += band_rows(found)
     return made
@@ -145,7 +145,7 @@ def equal_kl_markdown(found: Comparison) -> str:
 
 def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
     shares = (percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
-    return [name, _chosen(s, met=True), f"{kl:.3g}", *shares]
+    return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares]
 
 
 def latex(found: Comparison) -> str:
@@ -289,16 +289,16 @@ def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str,
 
 
 def _label(s: Setting) -> str:
-    return f"{s.condition}, {_value(s)}" if s.value is not None else s.condition
+    return f"{s.condition}, {_value(s.condition, s)}" if s.value is not None else s.condition
 
 
-def _chosen(s: Setting, *, met: bool) -> str:
+def _chosen(condition: str, s: Setting, *, met: bool) -> str:
     where = f" at {s.variant}" if s.variant else ""
-    return ("—" if s.value is None else f"{_value(s)}{where}") + ("" if met else " *")
+    return ("—" if s.value is None else f"{_value(condition, s)}{where}") + ("" if met else " *")
 
 
-def _value(s: Setting) -> str:
-    return f"{s.value:.4g}°" if has_angle(s.condition.removesuffix(AT_EQUAL_KL)) else f"{s.value:.3g}"
+def _value(condition: str, s: Setting) -> str:
+    return f"{s.value:.4g}°" if has_angle(condition) else f"{s.value:.3g}"
 
 
 def _number(e: Estimate | None) -> str:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, method_grids
-from lens_steer.evaluation.control_bands import DRAW, Band, band
+from lens_steer.evaluation.control_bands import Band, band
 from lens_steer.evaluation.controls import Controls, report_draws, select_draws, shuffled_from
 from lens_steer.evaluation.pieces import Pieces
 from lens_steer.evaluation.selection import MAX_DEGENERATE
@@ -182,13 +182,9 @@ def _controls(
         assert g.build is not None
         sides = CLASSES if (g.condition in (RANDOM_PLANE, ALL) and i < len(at_choice)) or not g.variant else CLASSES[:1]
         key = f"control-{g.condition}-{g.variant}-{g.values[0]:g}".replace(" ", "_")
-        measured, _ = ask(key, contrast.report, g.build(g.values[0]), g.condition, sides=sides, draw=_number(g.variant))
+        measured, _ = ask(key, contrast.report, g.build(g.values[0]), g.condition, sides=sides, draw=g.draw)
         found += measured
     return found, left_out
-
-
-def _number(variant: str) -> int:
-    return int(variant.removeprefix(f"{DRAW} ")) if variant.startswith(f"{DRAW} ") else 0
 
 
 def _kept(

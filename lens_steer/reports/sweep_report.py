@@ -27,7 +27,6 @@ from lens_steer.evaluation.work import Work
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.metrics.benchmarks import Tasks
-from lens_steer.steer.method_table import turning_methods
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +127,7 @@ def sweep_method(
     }
     graded = all(p.task is not None for p in contrast.report.positive)
     with whole_folder(out) as work:
-        if method in turning_methods() and len(grids[0].values) > 2:
+        if grids[0].turns and len(grids[0].values) > 2:
             for name, kind, quantities in (
                 ("polar", "polar", ("complied", "perplexity_ref")),
                 ("coherence_by_angle", "coherence", COHERENCE),

@@ -24,6 +24,7 @@ from lens_steer.studies.externalities.conditions import (
     REST,
     ROTATION,
     WITH_PROMPT,
+    named,
 )
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.study import Externalities
@@ -110,7 +111,7 @@ def _purpose(found: Externalities, name: str, model: str) -> list[Claim]:
 
 def _attack(found: Externalities, name: str, model: str) -> list[Claim]:
     """Test the side effect itself, and whether it is larger than that of other steering of the same size."""
-    turned = f"{name}, {ROTATION}"
+    turned = named(name, ROTATION)
     over_rotation = _paired(
         found,
         f"attack-over-rotation-{name}",
@@ -140,7 +141,7 @@ def _attack(found: Externalities, name: str, model: str) -> list[Claim]:
             f"attack-over-random-{name}",
             f"{SAID[name]} raises attack success more than random directions of equal norm do",
             name,
-            f"{name}, {RANDOM}",
+            named(name, RANDOM),
             "attack",
             model,
         ),
@@ -168,11 +169,11 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
             verdict=FAILS,
         )
         left, lost = (
-            _difference(found, f"{name}, {kind}", NONE, "attack"),
-            _difference(found, name, f"{name}, {kind}", "attack"),
+            _difference(found, named(name, kind), NONE, "attack"),
+            _difference(found, name, named(name, kind), "attack"),
         )
         if left is None or lost is None:
-            made.append(replace(claim, verdict=REPORTED, witness={"note": _reason(found, f"{name}, {kind}")}))
+            made.append(replace(claim, verdict=REPORTED, witness={"note": _reason(found, named(name, kind))}))
             continue
         if rise.low <= 0:
             made.append(
@@ -186,7 +187,7 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
         found,
         f"refusal-part-alone-{name}",
         f"the refusal plane's part of the direction of {SAID[name]} raises attack success by itself",
-        f"{name}, {INSIDE}",
+        named(name, INSIDE),
         NONE,
         "attack",
         model,
@@ -196,7 +197,7 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
         f"against-refusal-{name}",
         f"steps as long as those of {SAID[name]}, at the same sites but straight against the refusal direction, "
         "raise attack success",
-        f"{name}, {AGAINST}",
+        named(name, AGAINST),
         NONE,
         "attack",
         model,
@@ -223,7 +224,7 @@ def _prefix(found: Externalities, name: str, model: str) -> list[Claim]:
             -1,
         ),
     ):
-        condition = f"{name}, {family}, k = {K}"
+        condition = named(name, family, k=K)
         some = found.values(condition, "attack")
         claim = Claim(
             id=f"prefix-{key}-{_key(name)}",
@@ -256,7 +257,7 @@ def _prefix(found: Externalities, name: str, model: str) -> list[Claim]:
 
 def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
     """Test the shape of the divergence along fixed responses."""
-    random = f"{name}, {RANDOM}"
+    random = named(name, RANDOM)
     made = []
     key = _key(name)
     whose = [(name, SAID[name], key)] + (

@@ -90,25 +90,47 @@ class Steering:
         return self.source.plan(self.strength if value is None else value, at=at, positions=positions, along=along)
 
 
-@dataclass(frozen=True, eq=False)
+def named(steering: str | None, kind: str, *, draw: int = 0, k: int | None = None) -> str:
+    """Return the name of a condition in rows, files and figures; see :class:`Condition`.
+
+    A random direction without a draw stands for the mean over the draws.
+
+    >>> named("json", STEERED), named("json", RANDOM, draw=2), named("json", FIRST, k=4), named(None, CONTROL)
+    ('json', 'json, random direction 2', 'json, first k, k = 4', 'StTP against refusal')
+    """
+    parts = (steering, kind if kind != STEERED else None, k and f"k = {k}")
+    return ", ".join(part for part in parts if part) + (f" {draw}" if draw else "")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Condition:
     """One condition under which the model is run.
 
     Attributes:
-        name: Name of the condition.
         steering: The benign steering that it is, or that it controls; None without any.
         kind: A kind such as :data:`STEERED`, or a family of :data:`FAMILIES`.
         plan: Plan of the condition; None without steering, or where the condition cannot be made.
         reason: The reason why the condition cannot be made; empty otherwise.
+        draw: Number of the draw from 1, for a random direction; 0 otherwise.
         k: Number of tokens, for a condition at fewer tokens; None otherwise.
     """
 
-    name: str
     steering: str | None
     kind: str
     plan: SteeringPlan | None
     reason: str = ""
+    draw: int = 0
     k: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the condition."""
+        return named(self.steering, self.kind, draw=self.draw, k=self.k)
+
+    @property
+    def group(self) -> str:
+        """The name that the condition shares with the other draws of its kind."""
+        return named(self.steering, self.kind, k=self.k)
 
     @property
     def grid(self) -> Grid:
@@ -136,28 +158,28 @@ def controls(
         seed: Seed of the first random direction; the others follow from it.
     """
     name, sites, directions, bases = steering.name, steering.sites, steering.directions, refusal_bases(refusal)
-    found = [(STEERED, steering.plan())]
-    found += [
-        (f"{RANDOM} {i + 1}", steering.plan(along=random_like(directions, 1000 * seed + i))) for i in range(n_random)
-    ]
     inside, outside = parts(directions, bases)
-    found += [(OUTSIDE, steering.plan(along=outside)), (INSIDE, steering.plan(along=inside))]
     harmful = {site: refusal.candidates[row_of(refusal, site)] for site in sites}
-    found.append((AGAINST, steering.plan(along={site: -d / d.norm() for site, d in harmful.items()})))
+    plans = {
+        STEERED: steering.plan(),
+        OUTSIDE: steering.plan(along=outside),
+        INSIDE: steering.plan(along=inside),
+        AGAINST: steering.plan(along={site: -d / d.norm() for site, d in harmful.items()}),
+    }
     if name == COMPLIANCE:
-        found.append((RELEASED, steering.plan(at=[site.replace("resid_post", "resid_pre") for site in sites])))
-    listed = [
-        Condition(name if kind == STEERED else f"{name}, {kind}", name, kind.rstrip("0123456789 "), plan)
-        for kind, plan in found
-    ]
+        plans[RELEASED] = steering.plan(at=[site.replace("resid_post", "resid_pre") for site in sites])
+    found = [Condition(steering=name, kind=kind, plan=plan) for kind, plan in plans.items()]
+    for i in range(n_random):
+        drawn = steering.plan(along=random_like(directions, 1000 * seed + i))
+        found.append(Condition(steering=name, kind=RANDOM, plan=drawn, draw=i + 1))
     try:
         lengthened, reason = steering.plan(along=parts(directions, bases, equal_norm=True)[1]), ""
     except LensSteerError as error:
         lengthened, reason = None, str(error)
-    listed.append(Condition(f"{name}, {OUTSIDE_EQUAL}", name, OUTSIDE_EQUAL, lengthened, reason))
+    found.append(Condition(steering=name, kind=OUTSIDE_EQUAL, plan=lengthened, reason=reason))
     turned = None if match.grid is None else rotation(steering.source, sites, match.grid.values[0])
-    listed.append(Condition(f"{name}, {ROTATION}", name, ROTATION, turned, match.reason))
-    return sorted(listed, key=lambda c: KINDS.index(c.kind))
+    found.append(Condition(steering=name, kind=ROTATION, plan=turned, reason=match.reason))
+    return sorted(found, key=lambda c: KINDS.index(c.kind))
 
 
 def against_refusal(refusal: Calibration, *, positions: str = "all") -> SteeringPlan:
@@ -195,7 +217,7 @@ def positions_of(family: str, k: int) -> str:
 def prefixes(name: str, build: Callable[..., SteeringPlan], ks: Sequence[int] = KS) -> list[Condition]:
     """Return a steering at the tokens of each family and k; ``build`` makes its plan from ``positions=``."""
     return [
-        Condition(f"{name}, {family}, k = {k}", name, family, build(positions=positions_of(family, k)), k=k)
+        Condition(steering=name, kind=family, plan=build(positions=positions_of(family, k)), k=k)
         for family in FAMILIES
         for k in ks
     ]
@@ -222,7 +244,8 @@ def first_decided(positions: str) -> int | None:
 
 def baselines(refusal: Calibration) -> list[Condition]:
     """Return no steering and the positive control."""
-    return [Condition(NONE, None, NONE, None), Condition(CONTROL, None, CONTROL, against_refusal(refusal))]
+    plans = {NONE: None, CONTROL: against_refusal(refusal)}
+    return [Condition(steering=None, kind=kind, plan=plan) for kind, plan in plans.items()]
 
 
 def _constant(plan: SteeringPlan, value: Any) -> SteeringPlan:

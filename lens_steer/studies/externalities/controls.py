@@ -157,7 +157,7 @@ def match_rotation(
     build = partial(_rotated, source, tuple(sites))
     # ``curve`` adds the identity angle 0 (and 360, the same angle). Only the half up to 180° is searched: it turns the
     # mean activation towards the benign direction, as the steering does.
-    measured = curve(model, Grid("selective", build, ANGLES), prompts, responses, engine=engine)
+    measured = curve(model, Grid("selective", build, ANGLES, method="selective"), prompts, responses, engine=engine)
     half = measured.values.index(180.0) + 1
     cut = Curve(measured.grid, measured.values[:half], measured.kl[:half])
     found = match(model, cut, target, prompts, responses, engine=engine)

@@ -8,7 +8,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures.core import Drawing
 from lens_steer.models import sites
 from lens_steer.stats import Estimate
-from lens_steer.studies.externalities.conditions import CONTROL, RANDOM
+from lens_steer.studies.externalities.conditions import CONTROL, RANDOM, STEERED, named
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.figures import PANELS, SHARES, STRENGTH, TITLES
 from lens_steer.studies.externalities.study import Externalities
@@ -66,11 +66,7 @@ def attack_drawing(found: Externalities) -> Drawing:
     rows = [
         {
             "steering": name,
-            "condition": c.name
-            if c.steering is None
-            else c.name.removeprefix(f"{name}, ")
-            if c.name != name
-            else f"steering {TITLES[name]}",
+            "condition": f"steering {TITLES[name]}" if c.kind == STEERED else named(None, c.kind, draw=c.draw),
             "quantity": q,
             **_numbers(found.measured(c.name)[q]),
         }
@@ -88,7 +84,7 @@ def kl_drawing(found: Externalities) -> Drawing:
     rows = [
         {"steering": name, "what": what, "responses": responses, "position": t + 1, **_numbers(e)}
         for name in PANELS
-        for what, condition in (("steering", name), ("random", f"{name}, {RANDOM}"))
+        for what, condition in (("steering", name), ("random", named(name, RANDOM)))
         for responses in ("harmful", "benign")
         if (condition, responses) in found.divergences
         for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))

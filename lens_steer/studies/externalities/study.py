@@ -136,16 +136,16 @@ class Externalities(Shown, view="studies"):
     def values(self, condition: str, quantity: str) -> dict[int, float]:
         """Return a quantity of a condition by prompt.
 
-        The name may stand for several conditions that differ only in a number at the end, such as
-        ``json, random direction``. The values are then means over these conditions.
+        The name may stand for all draws of a control, such as ``json, random direction``. The values are then means
+        over the draws.
         """
         source, (side, column) = (
             (self.json_rows, JSON_RATES[quantity]) if quantity in JSON_RATES else (self.rows, RATES[quantity])
         )
+        names = {c.name for c in (*self.conditions, *self.prefixes) if condition in (c.name, c.group)}
         kept: dict[int, list[float]] = {}
         for row in source:
-            name = str(row["condition"])
-            if row["side"] == side and (name == condition or name.rstrip("0123456789") == f"{condition} "):
+            if row["side"] == side and row["condition"] in names:
                 kept.setdefault(int(row["prompt"]), []).append(float(row[column]))
         return {prompt: float(np.mean(v)) for prompt, v in kept.items()}
 
@@ -219,7 +219,8 @@ def study(
     judged = {**how, "judge": material.judge}
     calibrations = calibrate_all(model, material, method=method, blocks=blocks, engine=engine, progress=progress)
     bases = refusal_bases(calibrations.refusal)
-    identity = {"seed": seed, "fit": {k: v for k, v in material.hashes.items() if k.endswith("/fit")}, "method": method}
+    fit = {f"{name}/fit": getattr(material, name).fit.hash for name in ("compliance", "json", "refusal")}
+    identity = {"seed": seed, "fit": fit, "method": method}
     again: dict[str, Any] = {"identity": identity, "progress": progress}
 
     # The steps run in the order of the splits: directions come from fit (above), choices and the rotation of equal
@@ -257,7 +258,8 @@ def study(
     plans = {
         c.name: c.plan for c in conditions if c.plan is not None and c.kind in (STEERED, RANDOM, ROTATION, CONTROL)
     }
-    moved = over_draws(divergences(model, plans, responses, engine=engine, progress=progress), RANDOM)
+    by_condition = divergences(model, plans, responses, engine=engine, progress=progress)
+    moved = over_draws(by_condition, {c.name: c.group for c in conditions if c.draw})
     angles = [
         a
         for s in steerings

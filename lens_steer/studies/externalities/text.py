@@ -23,11 +23,12 @@ from lens_steer.studies.externalities.conditions import (
     CONTROL,
     FAMILIES,
     FIRST,
-    RANDOM,
     REST,
     ROTATION,
+    STEERED,
     Condition,
     first_decided,
+    named,
     positions_of,
 )
 from lens_steer.studies.externalities.depth import random_cosine
@@ -139,7 +140,7 @@ def prefix_table(found: Externalities) -> str:
     ks = sorted({c.k for c in found.prefixes if c.k is not None})
     names = [*(s.name for s in found.steerings), CONTROL]
     rows = [
-        (f"{name}, {k}", *(percent(found.measured(f"{name}, {family}, k = {k}").get("attack")) for family in FAMILIES))
+        (f"{name}, {k}", *(percent(found.measured(named(name, family, k=k)).get("attack")) for family in FAMILIES))
         for name in names
         for k in ks
     ]
@@ -244,11 +245,9 @@ def _on_page(c: Condition) -> bool:
     The page has no steering, the positive control, the steerings, one random direction and the rotation for each
     steering, and two families at fewer tokens with k = 1 and 4.
     """
-    if c.steering is None or c.name == c.steering:
-        return True
-    if c.kind == RANDOM:
-        return c.name.endswith(" 1")
-    return (c.kind == ROTATION and c.runs) or (c.kind in (FIRST, REST) and c.k in (1, 4))
+    if c.kind in (FIRST, REST):
+        return c.k in (1, 4)
+    return c.steering is None or c.kind == STEERED or c.draw == 1 or (c.kind == ROTATION and c.runs)
 
 
 def _steered(c: Condition) -> tuple[str, str]:

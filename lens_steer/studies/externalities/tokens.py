@@ -46,19 +46,21 @@ def divergences(
     }
 
 
-def over_draws(found: Divergences, name: str) -> dict[tuple[str, str], TokenDivergence]:
-    """Average the conditions ``…, NAME 1``, ``…, NAME 2``, … into one condition ``…, NAME``.
+def over_draws(found: Divergences, groups: Mapping[str, str]) -> dict[tuple[str, str], TokenDivergence]:
+    """Average the draws of a control into one condition.
 
     Each measure of the steered model's distribution is averaged over the draws, token by token. Other conditions stay
     as they are.
+
+    Args:
+        found: The divergence of every condition, by its name and the set of responses.
+        groups: The name of the one condition, by the names of its draws.
     """
     kept: dict[tuple[str, str], TokenDivergence] = {}
     draws: dict[tuple[str, str], list[TokenDivergence]] = {}
     for (condition, responses), one in found.items():
-        # A draw has the name ``STEERING, NAME i``; a condition whose name does not end in a number is not a draw.
-        bare = condition.rstrip("0123456789")
-        if bare != condition and bare.endswith(f"{name} "):
-            draws.setdefault((bare.rstrip(), responses), []).append(one)
+        if condition in groups:
+            draws.setdefault((groups[condition], responses), []).append(one)
         else:
             kept[condition, responses] = one
     means = {

@@ -8,6 +8,7 @@ from typing import Any
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures.core import Drawing
 from lens_steer.models import sites
+from lens_steer.studies.traits.conditions import condition_of
 from lens_steer.studies.traits.figures import DOTS, KINDS
 from lens_steer.studies.traits.found import TraitReport
 
@@ -27,10 +28,9 @@ def depth_drawing(report: TraitReport) -> Drawing:
     for s in report.pooled.select:
         if s.condition == NONE:
             continue
-        method, mode = s.condition.split(", ")
-        row = best.setdefault(
-            (method, mode, s.variant), {"recovered": None, "recovered_low": None, "recovered_high": None, "any": None}
-        )
+        c = condition_of(s.condition)
+        unknown = {"recovered": None, "recovered_low": None, "recovered_high": None, "any": None}
+        row = best.setdefault((c.method, c.mode, s.variant), unknown)
         e = s.measured["complied"]
         row["any"] = e.value if row["any"] is None else max(row["any"], e.value)
         if report.pooled.bound.met(s, base) and (row["recovered"] is None or e.value > row["recovered"]):
@@ -40,11 +40,11 @@ def depth_drawing(report: TraitReport) -> Drawing:
         for (m, mode, site), row in best.items()
     ]
     names = list(table[0])
-    n = base.measured["complied"].n
+    unsteered, aligned = base.measured["complied"], base.measured["helped"]
     return Drawing(
         "trait_depth",
         {k: [r[k] for r in table] for k in names},
-        {"n": n, "unsteered": base.measured["complied"].value, "aligned": base.measured["helped"].value},
+        {"n": unsteered.n, "unsteered": unsteered.value, "aligned": aligned.value},
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from lens_steer._io.tables import csv_records
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
 from lens_steer.figures import saving
 from lens_steer.geometry.calibration import versions
 from lens_steer.inference.record_tokens import record_tokens
@@ -35,6 +34,7 @@ from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import drawings as drawn
 from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.calibration import Trait, calibrate_trait, token_probes
+from lens_steer.studies.traits.conditions import ALIGNED_SIDE, CHOSEN, GATED, MALICIOUS_SIDE, TOKEN, condition_of
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import plan_of, search
 
@@ -90,7 +90,7 @@ def steer_trait(
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
     calibrated = calibrate_trait(model, trait, sites=sites, C=C, progress=progress, **how)
     pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
-    gated = list(dict.fromkeys(c.variant for name, c in pooled.choices.items() if not name.startswith("swfc")))
+    gated = list(dict.fromkeys(c.variant for n, c in pooled.choices.items() if condition_of(n).method in GATED))
     by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
     token = search(
         model,
@@ -98,7 +98,7 @@ def steer_trait(
         by_token,
         out,
         name="traits_token",
-        methods=("sttp", "stmp"),
+        methods=GATED,
         seed=seed,
         values=values,
         progress=progress,
@@ -144,11 +144,7 @@ def fire_rates(
     """
     split = trait.contrast.report
     sides = []
-    # In the rows of the search the malicious side is the positive one, so the sides of the contrast are swapped.
-    for prompts, side in (
-        (split.positive, NEGATIVE),
-        (split.negative, POSITIVE),
-    ):
+    for prompts, side in ((split.positive, ALIGNED_SIDE), (split.negative, MALICIOUS_SIDE)):
         texts = [str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == side]
         answered = with_responses(prompts, texts)
         sides.append(PromptSet(tuple(p for p in answered if p.response and p.response.strip()), prompts.name))
@@ -181,11 +177,9 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
             "level": report.pooled.level,
             "cosine_of_averaged_and_token_probe": token_cosines(report),
             "choices": {
-                k: asdict(c)
-                for k, c in {
-                    **report.pooled.choices,
-                    **{n + trait_table.TOKEN: c for n, c in report.token.choices.items()},
-                }.items()
+                replace(condition_of(name), kind=kind).name: asdict(choice)
+                for kind, result in ((CHOSEN, report.pooled), (TOKEN, report.token))
+                for name, choice in result.choices.items()
             },
         }
         (work / "traits.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ aligned model's (arXiv 2604.08169, section 4).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,23 @@ from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
 from lens_steer.evaluation.protocol import chosen_grids, on_select
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE, Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Grid, Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes.probe import Probe
-from lens_steer.steer.methods import make_plan
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.traits.calibration import Trait
+from lens_steer.studies.traits.conditions import (
+    ALIGNED_SIDE,
+    EQUAL,
+    MALICIOUS_SIDE,
+    METHODS,
+    POSITIONS,
+    RANDOM,
+    TraitCondition,
+    condition_of,
+)
 
-METHODS = ("swfc", "sttp", "stmp")
-POSITIONS = {"all": "all", "response": "generated"}  # position mode of the paper → positions of a plan
 COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
-RANDOM, EQUAL = ", random direction", ", equal trait"
 
 
 @dataclass(frozen=True)
@@ -73,33 +79,25 @@ class TraitResult(Shown, view="studies"):
         return next(s for s in self.report if s.condition == condition)
 
 
-def condition(method: str, mode: str, suffix: str = "") -> str:
-    """Return the name of the condition of a method in a position mode."""
-    return f"{method}, {mode}{suffix}"
-
-
 def trait_grids(
     probes: Mapping[str, Probe],
     *,
     methods: Sequence[str] = METHODS,
     modes: Sequence[str] = tuple(POSITIONS),
     values: Mapping[str, Sequence[float]] | None = None,
-    suffix: str = "",
 ) -> list[Grid]:
     """Return one grid of coefficients for each method, position mode and site of a probe.
 
     Args:
         probes: Probes by site.
-        methods: Names of methods, of :data:`METHODS`.
-        modes: Position modes, keys of :data:`POSITIONS`.
+        methods: Names of methods, of :data:`lens_steer.studies.traits.conditions.METHODS`.
+        modes: Position modes, keys of :data:`lens_steer.studies.traits.conditions.POSITIONS`.
         values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
-        suffix: Text added to the name of each condition.
     """
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
-        Grid(condition(m, mode, suffix), partial(_build, m, probe, mode, None), tuple(chosen[m]), site)
-        for m in methods
-        for mode in modes
+        Grid(c.name, partial(c.plan, probe), tuple(chosen[c.method]), site, method=c.method)
+        for c in (TraitCondition(m, mode) for m in methods for mode in modes)
         for site, probe in probes.items()
     ]
 
@@ -128,7 +126,7 @@ def search(
         trait: Trait to be recovered.
         probes: Probes by site.
         out, name: Folder, and beginning of the file names.
-        methods: Names of methods, of :data:`METHODS`.
+        methods: Names of methods, of :data:`lens_steer.studies.traits.conditions.METHODS`.
         engine, max_new_tokens: See :func:`lens_steer.generate`.
         seed: Seed of the intervals and of the random direction.
         values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
@@ -138,12 +136,12 @@ def search(
     Raises:
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.protocol.on_select`.
     """
-    steered = _swapped(trait.contrast)
+    steered = _by_side(trait.contrast)
     how: dict[str, Any] = {
         "engine": engine,
         "max_new_tokens": max_new_tokens,
         "judge": trait.judge,
-        "judged": {POSITIVE: False, NEGATIVE: False},
+        "judged": {MALICIOUS_SIDE: False, ALIGNED_SIDE: False},
     }
     identity = {
         "seed": seed,
@@ -162,7 +160,7 @@ def search(
         identity=identity,
         seed=seed,
         progress=progress,
-        reference=_reference(steered.select, trait.contrast.select),
+        reference=_reference(trait.contrast.select),
         **how,
     )
     steering = {c: choice for c, choice in choices.items() if c != NONE}
@@ -170,14 +168,15 @@ def search(
     level, equal = _equal(select, steering, [bound])
     reported = list(chosen)
     if controls:
-        reported += [_along_random(g, steering[g.condition], probes, seed) for g in chosen if g.condition != NONE]
-        reported += [_renamed(g, EQUAL) for g in chosen_grids([g for g in grids if g.condition in equal], equal)]
+        reported += [_along_random(g, probes[g.variant], seed) for g in chosen if g.condition != NONE]
+        at_level = chosen_grids([g for g in grids if g.condition in equal], equal)
+        reported += [replace(g, condition=replace(condition_of(g.condition), kind=EQUAL).name) for g in at_level]
     protocol = Protocol(
         model,
         steered.report,
         "report",
         trait.tasks.report,
-        reference=_reference(steered.report, trait.contrast.report),
+        reference=_reference(trait.contrast.report),
         **how,
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
@@ -186,8 +185,7 @@ def search(
 
 def plan_of(choice: Choice, probes: Mapping[str, Probe]) -> SteeringPlan:
     """Return the plan of a choice."""
-    method, mode = choice.condition.split(", ")[:2]
-    return _build(method, probes[choice.variant], mode, None, choice.value)
+    return condition_of(choice.condition).plan(probes[choice.variant], choice.value)
 
 
 def random_direction(d_model: int, seed: int) -> Tensor:
@@ -196,34 +194,25 @@ def random_direction(d_model: int, seed: int) -> Tensor:
     return drawn / drawn.norm()
 
 
-def _build(method: str, probe: Probe, mode: str, along: Tensor | None, value: Any) -> SteeringPlan:
-    return make_plan(method, probe, coefficient=value, positions=POSITIONS[mode], along=along)
-
-
-def _along_random(grid: Grid, choice: Choice, probes: Mapping[str, Probe], seed: int) -> Grid:
+def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     """Return the grid of the chosen setting with its steps along a random direction.
 
     The steps keep their sizes and apply to the same tokens.
     """
-    method, mode = choice.condition.split(", ")
-    probe = probes[choice.variant]
-    build = partial(_build, method, probe, mode, random_direction(probe.d_model, seed))
-    return Grid(choice.condition + RANDOM, build, grid.values, grid.variant)
+    condition = replace(condition_of(grid.condition), kind=RANDOM)
+    build = partial(condition.plan, probe, along=random_direction(probe.d_model, seed))
+    return replace(grid, condition=condition.name, build=build)
 
 
-def _renamed(grid: Grid, suffix: str) -> Grid:
-    return Grid(grid.condition + suffix, grid.build, grid.values, grid.variant)
+def _by_side(contrast: ContrastSet) -> ContrastSet:
+    """Return the prompts of a trait by the sides of the protocol, that of the malicious system prompt first."""
+    aligned_last = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
+    return ContrastSet(contrast.name, Split(*aligned_last))
 
 
-def _swapped(contrast: ContrastSet) -> ContrastSet:
-    """Swap the sides of a contrast, so that the malicious side, which steering is to change, is the positive one."""
-    parts = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
-    return ContrastSet(contrast.name, Split(*parts))
-
-
-def _reference(steered: Contrast, original: Contrast) -> dict[str, Any]:
+def _reference(trait: Contrast) -> dict[str, Any]:
     """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
-    return {POSITIVE: original.positive, NEGATIVE: steered.negative}
+    return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
 
 
 def _coherence_bound(

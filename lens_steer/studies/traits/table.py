@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,17 @@ from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.protocol import differences
 from lens_steer.evaluation.selection import Choice, Setting
-from lens_steer.evaluation.sweeps import NEGATIVE
 from lens_steer.stats import Estimate, bootstrap_mean, percent
+from lens_steer.studies.traits.conditions import ALIGNED_SIDE, CHOSEN, EQUAL, GATED, RANDOM, TOKEN, condition_of
 from lens_steer.studies.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
 from lens_steer.studies.traits.found import TraitReport
-from lens_steer.studies.traits.search import EQUAL, RANDOM, TraitResult
+from lens_steer.studies.traits.search import TraitResult
 
 ESTIMATES = (
     "trait", "trait_over_unsteered", "trait_over_random", "aligned_trait", "harm_to_aligned", "coherence", "capability",
     "perplexity", "gate_aligned", "gate_misaligned", "dialogue_trait", "dialogue_coherence", "dialogue_repeated",
     "dialogue_ngram_repetition",
 )  # fmt: skip
-TOKEN = ", token-calibrated"
 GATES, DIALOGUES = ("gate_aligned", "gate_misaligned"), ("dialogue_trait", "dialogue_repeated")
 
 
@@ -40,30 +40,30 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
     """
     pooled = report.pooled
     found = _baselines(pooled, seed)
-    for suffix, result, choices, kind in (
-        ("", pooled, pooled.choices, "method"),
-        (RANDOM, pooled, pooled.choices, "random direction"),
-        (EQUAL, pooled, pooled.equal, "equal trait"),
-        (TOKEN, report.token, report.token.choices, "token-calibrated"),
+    for kind, result, choices in (
+        (CHOSEN, pooled, pooled.choices),
+        (RANDOM, pooled, pooled.choices),
+        (EQUAL, pooled, pooled.equal),
+        (TOKEN, report.token, report.token.choices),
     ):
         for name, choice in choices.items():
-            condition = name if suffix == TOKEN else name + suffix
-            measured = _measured(result, condition, seed)
-            if kind == "method":
-                measured["trait_over_random"] = differences(result.rows, name, name + RANDOM, seed=seed)["complied"]
+            c = replace(condition_of(name), kind=kind)
+            measured = _measured(result, name if kind == TOKEN else c.name, seed)
+            if kind == CHOSEN:
+                beside = replace(c, kind=RANDOM).name
+                measured["trait_over_random"] = differences(result.rows, name, beside, seed=seed)["complied"]
                 measured |= over_dialogues(report.dialogues, name, seed=seed) if report.dialogues else {}
-            if not name.startswith("swfc"):
-                calibrated = "token" if suffix == TOKEN else "pooled"
+            if c.method in GATED:
+                calibrated = "token" if kind == TOKEN else "pooled"
                 for side in ("aligned", "misaligned"):
                     gate = report.gates.get((calibrated, choice.variant, side))
                     measured |= {} if gate is None else {f"gate_{side}": gate}
-            method, mode = name.split(", ")
             found.append(
                 {
-                    "condition": name + suffix,
+                    "condition": c.name,
                     "kind": kind,
-                    "method": method,
-                    "positions": mode,
+                    "method": c.method,
+                    "positions": c.mode,
                     **_at(choice),
                     **_plain(measured),
                 }
@@ -109,7 +109,7 @@ def markdown(table: Sequence[Mapping[str, Any]], report: TraitReport, trait: str
 
 def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
     """Return the table in the form of the paper, method × position mode; the document needs the package booktabs."""
-    at = {(r["method"], r["positions"]): r for r in table if r["kind"] == "method"}
+    at = {(r["method"], r["positions"]): r for r in table if r["kind"] == CHOSEN}
     names = {"swfc": "SwFC", "sttp": "StTP", "stmp": "StMP"}
     rows = [[r["condition"], "", "", _interval(r, "trait"), ""] for r in table[:2]]
     for method in dict.fromkeys(m for m, _ in at):
@@ -123,11 +123,10 @@ def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
 def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     """Return the rows of no steering under each of the two system prompts."""
     base = result.reported(NONE)
-    broken = base.measured["broken_harmless"]
     aligned = {
         "trait": base.measured["helped"],
         "aligned_trait": base.measured["helped"],
-        "coherence": _complement(broken),
+        "coherence": _complement(base.measured["broken_harmless"]),
         "capability": base.measured.get("capable"),
         "perplexity": _perplexity(result.rows, seed),
     }
@@ -189,7 +188,7 @@ def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
     own = [
         r["surprise_ref"]
         for r in all_rows
-        if r["condition"] == NONE and r["side"] == NEGATIVE and r["surprise_ref"] is not None
+        if r["condition"] == NONE and r["side"] == ALIGNED_SIDE and r["surprise_ref"] is not None
     ]
     return bootstrap_mean(np.exp(np.array(own, dtype=np.float64)), seed=seed) if own else None
 
