@@ -137,6 +137,7 @@ def cohens_d(
 ) -> Estimate | None:
     """Return Cohen's d, ``(μ⁺ − μ⁻) / √((σ⁺² + σ⁻²)/2)``, with σ from n − 1 degrees of freedom.
 
+    Both classes weigh alike, whatever their sizes; :func:`lens_steer.geometry.separation.cohens_d` pools their samples.
     The interval is a 95 % percentile bootstrap that draws whole groups.
 
     Args:
