@@ -83,7 +83,6 @@ def trait_grids(
     probes: Mapping[str, Probe],
     *,
     methods: Sequence[str] = METHODS,
-    modes: Sequence[str] = tuple(POSITIONS),
     values: Mapping[str, Sequence[float]] | None = None,
 ) -> list[Grid]:
     """Return one grid of coefficients for each method, position mode and site of a probe.
@@ -91,13 +90,12 @@ def trait_grids(
     Args:
         probes: Probes by site.
         methods: Names of methods, of :data:`lens_steer.studies.traits.conditions.METHODS`.
-        modes: Position modes, keys of :data:`lens_steer.studies.traits.conditions.POSITIONS`.
         values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
     """
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
         Grid(c.name, partial(c.plan, probe), tuple(chosen[c.method]), site, method=c.method)
-        for c in (TraitCondition(m, mode) for m in methods for mode in modes)
+        for c in (TraitCondition(m, mode) for m in methods for mode in POSITIONS)
         for site, probe in probes.items()
     ]
 
@@ -172,12 +170,7 @@ def search(
         at_level = chosen_grids([g for g in grids if g.condition in equal], equal)
         reported += [replace(g, condition=replace(condition_of(g.condition), kind=EQUAL).name) for g in at_level]
     protocol = Protocol(
-        model,
-        steered.report,
-        "report",
-        trait.tasks.report,
-        reference=_reference(trait.contrast.report),
-        **how,
+        model, steered.report, "report", trait.tasks.report, reference=_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
     return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))

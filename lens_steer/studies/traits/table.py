@@ -132,15 +132,7 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     }
     malicious = _measured(result, NONE, seed)
     del malicious["trait_over_unsteered"], malicious["harm_to_aligned"]
-    empty = {
-        "kind": "no steering",
-        "method": None,
-        "positions": None,
-        "site": None,
-        "coefficient": None,
-        "met": None,
-        "n_equal": None,
-    }
+    empty = {"kind": NONE, **dict.fromkeys(("method", "positions", "site", "coefficient", "met", "n_equal"))}
     return [
         {"condition": name, **empty, **_plain(measured)}
         for name, measured in ((ALIGNED, aligned), (MALICIOUS, malicious))
