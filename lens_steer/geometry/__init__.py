@@ -3,7 +3,7 @@
 What other rooms use of it:
 
 - ``boundary``: ``Boundary``, ``boundary``, ``class_statistics``
-- ``calibration``: ``Calibration``, ``versions``, ``calibrate``, ``prompt_statistics``, ``PromptStatistics``
+- ``calibration``: ``Calibration``, ``calibrate``, ``versions``, ``prompt_statistics``, ``PromptStatistics``
 - ``direction_comparison``: ``DirectionComparison``, ``compare_directions``
 - ``directions``: ``zero_rows``, ``candidate_directions``, ``class_means``, ``select_direction``, ``unit_rows``
 - ``discriminative``: ``check_rule``, ``discriminative_sites``, ``opposite_sign``

@@ -7,6 +7,6 @@ What other rooms use of it:
 - ``catalogue``: ``operator``, ``bind``, ``Bound``, ``compare``
 - ``exact``: ``exact``, ``exact_device``
 - ``parameters``: ``Parameter``
-- ``projection``: ``beyond``, ``check_gate``, ``mirror_projection``, ``past_threshold``, ``target_projection``
+- ``projection``: ``check_gate``, ``beyond``, ``mirror_projection``, ``past_threshold``, ``target_projection``
 - ``rotation``: ``adaptive_angular``, ``selective_rotation``, ``standard_angular``, ``degrees``
 """
