@@ -53,4 +53,5 @@ from .steer.plans import SteeringPlan as SteeringPlan
 from .steer.plans import load_plan as load_plan
 from .steer.plans import save_plan as save_plan
 
+__all__: list[str]
 __version__: str

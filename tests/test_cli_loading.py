@@ -32,10 +32,10 @@ def options(command: Any) -> set[str]:
 
 def test_every_command_with_a_model_has_them() -> None:
     """All of them or, where no model is loaded, none; and each option once."""
-    found = typer.main.get_command(cli.app)
+    found: Any = typer.main.get_command(cli.app)
     commands = {n: c for n, c in found.commands.items() if not hasattr(c, "commands")} | dict(
         found.commands["export"].commands
-    )  # type: ignore[attr-defined]
+    )
     with_model = {name for name, c in commands.items() if "--model" in options(c)}
     no_weights = {"plan-resources", "tokens"}
     assert {name for name, c in commands.items() if options(c) >= OPTIONS} == with_model - no_weights

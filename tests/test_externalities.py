@@ -91,13 +91,15 @@ def test_controls_write_where_the_steering_does(found: tuple[Externalities, list
     """Same sites, equal lengths; the equal-norm remainder and the random directions are as long as the direction."""
     made = found[0]
     for steering in made.steerings:
-        of = {c.kind: c for c in controls(steering, made.calibrations.refusal, made.matches[steering.name][1])}
+        of: dict[str, Any] = {
+            c.kind: c for c in controls(steering, made.calibrations.refusal, made.matches[steering.name][1])
+        }
         assert of[INSIDE].plan is not None
-        assert of[INSIDE].plan.sites == of[OUTSIDE].plan.sites == of[RANDOM].plan.sites == steering.sites  # type: ignore[union-attr]
+        assert of[INSIDE].plan.sites == of[OUTSIDE].plan.sites == of[RANDOM].plan.sites == steering.sites
         h = torch.randn(3, 128, generator=torch.Generator().manual_seed(1))
         length = {
             k: (of[k].plan.operator()(h) - h).norm(dim=-1) for k in ("steered", RANDOM, OUTSIDE_EQUAL, INSIDE, OUTSIDE)
-        }  # type: ignore[union-attr]
+        }
         torch.testing.assert_close(length[RANDOM], length["steered"], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(length[OUTSIDE_EQUAL], length["steered"], atol=1e-3, rtol=1e-4)
         torch.testing.assert_close(

@@ -56,10 +56,11 @@ def test_another_model_is_refused(qwen: Any) -> None:
     """By width, depth or family, with both values."""
     sides = torch.randn(2, 4, 3, 128, generator=torch.Generator().manual_seed(0))
     names = tuple(f"blocks.{block}.hook_resid_post" for block in (1, 2, 3))
-    for other, message in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"n_layers": 4}, r"n_layers 4.* has n_layers 12"),
         ({"architecture": "llama"}, "architecture llama"),
-    ):
+    )
+    for other, message in wrong:
         acts = ls.Activations(names, sides[0] + 1, sides[1], **origin(12) | other)
         with (
             pytest.raises(LensSteerError, match=rf"was made on 'made' \({message}.*calibrate on this model"),

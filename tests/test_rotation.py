@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -121,40 +122,40 @@ def test_the_gate_is_strict() -> None:
 
 
 @pytest.mark.parametrize("operator", [standard_angular, adaptive_angular, selective_rotation])
-def test_outside_the_plane_nothing_moves(operator: object) -> None:
+def test_outside_the_plane_nothing_moves(operator: Any) -> None:
     """A vector orthogonal to the plane, the zero vector too, comes back as it is, without NaN."""
     h = torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
-    assert torch.equal(operator(h, torch.eye(3)[:2], 77.0), h)  # type: ignore[operator]
+    assert torch.equal(operator(h, torch.eye(3)[:2], 77.0), h)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("operator", [standard_angular, adaptive_angular, selective_rotation])
-def test_half_precision_is_computed_in_float32(operator: object, dtype: torch.dtype) -> None:
+def test_half_precision_is_computed_in_float32(operator: Any, dtype: torch.dtype) -> None:
     """As float32 throughout, rounded once at the end."""
     h, basis = draw(3, 64, (100,))
-    out = operator(h.to(dtype), basis.float(), 130.0)  # type: ignore[operator]
+    out = operator(h.to(dtype), basis.float(), 130.0)
     assert out.dtype == dtype
-    assert torch.equal(out, operator(h.to(dtype).float(), basis.float(), 130.0).to(dtype))  # type: ignore[operator]
+    assert torch.equal(out, operator(h.to(dtype).float(), basis.float(), 130.0).to(dtype))
 
 
 @pytest.mark.parametrize("operator", [standard_angular, adaptive_angular, selective_rotation])
-def test_one_angle_a_row(operator: object) -> None:
+def test_one_angle_a_row(operator: Any) -> None:
     """A batch whose rows carry their own angle equals the rows one by one."""
     h, basis = draw(4, 12, (4, 3))
     angles = torch.tensor([0.0, 90.0, 200.0, -33.0], dtype=torch.float64)
-    together = operator(h, basis, angles)  # type: ignore[operator]
+    together = operator(h, basis, angles)
     assert torch.allclose(
         together, torch.stack([operator(h[i], basis, float(angles[i])) for i in range(4)]), atol=1e-14
-    )  # type: ignore[operator]
+    )
 
 
 @pytest.mark.parametrize("operator", [standard_angular, selective_rotation])
-def test_gradients_flow(operator: object) -> None:
+def test_gradients_flow(operator: Any) -> None:
     """To activations and basis, as finite differences say."""
     h, basis = draw(5, 6)
     assert torch.autograd.gradcheck(
         lambda x, b: operator(x, b, 70.0), (h.requires_grad_(), basis.clone().requires_grad_())
-    )  # type: ignore[operator]
+    )
 
 
 def test_bad_input() -> None:

@@ -83,7 +83,7 @@ def made(n_positive: int = 14, n_negative: int = 12, seed: int = 0, **other: Any
         sign * growth + 0.5 * torch.randn(n, 8, 10, generator=rng) for n, sign in ((n_positive, 1), (n_negative, -1))
     ]
     groups = [tuple(f"{seed} {side} {i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative))]
-    grouped = {"groups_positive": groups[0], "groups_negative": groups[1]}
+    grouped: dict[str, Any] = {"groups_positive": groups[0], "groups_negative": groups[1]}
     return Activations(SITES, sides[0], sides[1], **grouped | origin(**other))
 
 

@@ -232,6 +232,9 @@ def calibrate(
     )
     statistics = None if full is None else prompt_statistics(full, plane.basis)
     stream = activations.stream if direction == "difference" else None
+    by_site: dict[str, Any] = {}
+    if statistics is not None:
+        by_site = separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)
     return Calibration(
         candidates=candidates.float(),
         basis=plane.basis,
@@ -253,11 +256,7 @@ def calibrate(
         mean_projection_negative=chosen.projection_negative.float(),
         statistics=statistics,
         bound=limit,
-        **(
-            {}
-            if statistics is None
-            else separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)
-        ),
+        **by_site,
         stream_sites=() if stream is None else stream.sites,
         stream_mean_positive=None if stream is None else stream.mean_positive.float(),
         stream_mean_negative=None if stream is None else stream.mean_negative.float(),

@@ -66,13 +66,15 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
     """
     tensors, facts = FOLDER.read(folder)
     with FOLDER.decoding(folder):
+        hashes: dict[str, Any] = {name: tuple(map(str, facts.get(name) or ())) for name in _HASHES}
+        numbers: dict[str, Any] = {attribute: float(facts[name]) for name, attribute in _NUMBERS.items()}
         probe = Probe(
             direction=tensors["direction"],
             weight=tensors["weight"],
             bias=float(tensors["bias"]),
-            **{attribute: float(facts[name]) for name, attribute in _NUMBERS.items()},
+            **numbers,
             **{name: facts[name] for name in _REST},
-            **{name: tuple(map(str, facts.get(name) or ())) for name in _HASHES},
+            **hashes,
             template=ChatTemplate.read(facts.get("template")),
         )
     _check(probe, str(folder))
