@@ -65,6 +65,7 @@ def class_statistics(
 ) -> tuple[float, float, float, float]:
     """Return mean and standard deviation (n − 1) of the positive class's projections, then of the negative's.
 
+    >>> import torch
     >>> class_statistics(torch.tensor([1.0, 3.0]).double(), torch.tensor([0.0, 0.0]).double())
     (2.0, 1.4142135623730951, 0.0, 0.0)
     """
