@@ -101,8 +101,8 @@ def rule_grids(
         bounds: The bounds to try, by rule.
 
     Returns:
-        The grids, and a line for each case that was left out: a rule or bound without a site, a bound that gives the
-        same sites as a lower one, or the calibration's own rule.
+        The grids, and a line for each case that was left out. That is a rule or bound without a site, a bound that
+        gives the same sites as a lower one, or the calibration's own rule.
 
     Raises:
         LensSteerError: If the method does not write at discriminative sites, a rule is unknown, or the calibration

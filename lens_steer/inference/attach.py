@@ -14,10 +14,9 @@ from lens_steer.errors import LensSteerError
 from lens_steer.models import sites
 from lens_steer.models.loading import info_of
 
+# A function that is called with the activation of a site, ``[batch, pos, d_model]``, and the keyword ``hook``, the hook
+# point of TransformerLens or None. The tensor that it returns replaces the activation; None leaves it as it is.
 SiteFunction = Callable[..., Tensor | None]
-"""Is called with a site's activation ``[batch, pos, d_model]`` and ``hook``, TransformerLens's hook point or None.
-
-What it returns takes the activation's place; None leaves it as it is."""
 
 
 @contextmanager

@@ -94,12 +94,12 @@ class Operator:
 
     @property
     def gate(self) -> Callable[[Parameters, Tensor], Fires] | None:
-        """:attr:`gate_binder`, in a form that fills in the defaults of missing parameters; None without a gate."""
+        """``gate_binder``, in a form that fills in the defaults of missing parameters; None without a gate."""
         binder = self.gate_binder
         return None if binder is None else lambda parameters, like: binder({**self.defaults, **parameters}, like)
 
     def bind(self, parameters: Parameters, like: Tensor) -> Bound:
-        """Call :attr:`binder`, with the defaults filled in for missing parameters."""
+        """Call ``binder``, with the defaults filled in for missing parameters."""
         return self.binder({**self.defaults, **parameters}, like)
 
     def is_number(self, name: str, value: object) -> bool:

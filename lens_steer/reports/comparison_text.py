@@ -263,8 +263,8 @@ def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
     """Summarise a harmonic fit over prompts.
 
     Returns:
-        Medians of R² and amplitude, the lowest R², the phase of the mean in degrees, and the agreement of the phases:
-        the length of the mean unit vector, from 0 to 1 (all the same).
+        Medians of R² and amplitude, the lowest R², the phase of the mean in degrees, and the agreement of the phases,
+        which is the length of the mean unit vector, from 0 to 1 (all the same).
     """
     resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
     return {

@@ -256,7 +256,7 @@ class Bench:
         """Generate answers under the plans and grade them.
 
         Returns:
-            The texts, and one grade per text: ``best`` (right; without a ground truth: answered), ``broken``
+            The texts, and one grade per text, which is ``best`` (right; without a ground truth, answered), ``broken``
             (incoherent, or degenerate by the text alone) or ``other``.
         """
         with ExitStack() as stack:

@@ -149,7 +149,7 @@ def is_of(calibration: Calibration, model: Any) -> bool:
 
     Args:
         calibration: Any calibration.
-        model: A loaded model, or its description (:func:`lens_steer.cli.precheck.describe`).
+        model: A loaded model, or its description (``lens_steer.cli.precheck.describe``).
     """
     info = info_of(model)
     same = all(getattr(calibration, n) == getattr(info, n) for n in ("d_model", "n_layers", "architecture"))
