@@ -16,7 +16,7 @@ from lens_steer.data import Prompt
 from lens_steer.inference import batching
 from lens_steer.models.loading import hf_twin
 from tests.real.conftest import GGUF
-from tests.real.test_parity import digests, plain_generate, template_ids
+from tests.real.test_parity import NEW, digests, plain_generate, template_ids
 
 pytest.importorskip("gguf", reason="reading a .gguf file needs the package gguf")
 QUESTIONS = ["What is the capital of France?", "Write a line about the sea.", "Is 17 a prime number?"]
@@ -40,5 +40,5 @@ def test_a_gguf_file_is_the_model_that_transformers_reads(models: Path, name: st
         wanted = theirs(ids).logits
         assert torch.equal(hf_twin(model)(ids).logits, wanted)
         torch.testing.assert_close(model(ids), wanted, atol=2e-3, rtol=1e-4)
-    answers = ls.generate(model, QUESTIONS, max_new_tokens=24)
+    answers = ls.generate(model, QUESTIONS, max_new_tokens=NEW)
     assert digests(answers) == digests(plain_generate(theirs, tokenizer, QUESTIONS, lambda h: h, []))
