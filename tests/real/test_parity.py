@@ -17,7 +17,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, PromptSet
 from tests.real.conftest import CODER
 
-N, NEW, ANGLE = 32, 12, 60.0
+N, NEW, ANGLE = 32, 16, 180.0
 
 
 def instructions(folder: Path, file: str, n: int) -> list[str]:
