@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 import lens_steer as ls
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweeps import Grid, Protocol, run
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import Drawing
 from lens_steer.metrics.benchmarks import NO_TASKS
@@ -32,7 +32,6 @@ from lens_steer.studies.externalities.calibration import calibrate_compliance, c
 from lens_steer.studies.externalities.conditions import (
     FIRST,
     REST,
-    Condition,
     against_refusal,
     positions_of,
 )
@@ -93,7 +92,7 @@ token_divergence(model, control, harmful[:4], [p.response for p in harmful[:4]])
 def measured(plans, part, tasks=NO_TASKS, names=RATES):
     """Shares of each plan's answers, graded exactly, in plain text and as JSON alike."""
     protocol = Protocol(model, part, "report", tasks)
-    grids = [Condition(name, None, "", plan).grid for name, plan in plans.items()]
+    grids = [Grid(name, plan and (lambda value, plan=plan: plan)) for name, plan in plans.items()]
     rows = run(protocol, grids, tempfile.mkdtemp(), "rows", progress=False)
     rows = annotated(rows, protocol.sides)
     return {name: rates([row for row in rows if row["condition"] == name], names) for name in plans}
