@@ -19,6 +19,7 @@ from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics.grading import Unsteered
 from lens_steer.metrics.likelihood import mean_surprise
+from tests.test_parity import PROMPTS
 
 SAID = ["Yes.", "", "I cannot help with that request, sorry.", "The bridge stands in the north of the town.", "No."]
 
@@ -52,6 +53,15 @@ def test_logits_are_those_of_a_forward_over_both(name: str, asked: list[Prompt])
     check_same(
         model, cache, asked[::-1], ["A much longer response than the first one was, to the same prompt.", *SAID[1:]]
     )
+
+
+def test_every_family_continues_its_own_kind_of_cache(tiny: Any) -> None:
+    """Also sliding windows of a few tokens, soft caps, scaled rotary embeddings: prompts longer than the window."""
+    long = [*PROMPTS, Prompt.of("Where does the long road go that begins behind the mill and ends beside the sea?")]
+    said = [*SAID, "Along the river."][: len(long)]
+    cache = PromptCache(tiny)
+    check_same(tiny, cache, long, said)
+    check_same(tiny, cache, long, [*said[1:], "No."])
 
 
 def test_a_prompt_is_read_once(qwen: Any, asked: list[Prompt], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, PromptSet
 from tests.real.conftest import CODER
 
+# Post hoc: at 60° and within 12 tokens, as before, 11 of the 32 answers changed, fewer than the half that is asked for.
 N, NEW, ANGLE = 32, 16, 180.0
 
 

@@ -23,7 +23,7 @@ class Family:
         name: The name of the family.
         bos: The beginning-of-sequence token; None if the chat format has none.
         end: The token that ends every turn; it is also the end-of-sequence token of the model.
-        header: The text that opens a turn, with the placeholder ``{role}``.
+        header: The text that opens a turn, in which ``{role}`` stands for the name of the role.
         assistant: The name of the assistant in the header.
         system_role: False if the system text is put before the first user turn, because Gemma has no system role.
         specials: The special tokens.
