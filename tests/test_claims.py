@@ -217,13 +217,13 @@ def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """The same prompts in both: two conditions that fail on the same ones differ by nothing, with no width."""
+    """The same prompts in both: conditions that fail on the same ones differ by nothing, which is not certain."""
     hits = np.array([True, False] * 10)
     both = np.concatenate([hits, hits])
     one = experiments.Measured("a", 30.0, False, hits, hits, both, np.where(both, 1.5, np.nan), hits)
     same = questions.difference(one, replace(one, condition="b"))
     assert same is not None
-    assert (same.value, same.low, same.high, same.n) == (0.0, 0.0, 0.0, 20)
+    assert (same.value, same.low < 0, same.high > 0, same.n) == (0.0, True, True, 20)
     other = replace(one, complied=np.zeros(20, dtype=bool))
     found, wider = (questions.difference(one, other, comparisons=n) for n in (1, 50))
     assert found is not None and wider is not None

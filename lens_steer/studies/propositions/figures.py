@@ -35,7 +35,7 @@ RATES = {
 
 @figure
 def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Draw differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel per outcome.
+    """Draw differences between two conditions, paired by prompt, with 95 % intervals, one panel per outcome.
 
     Each difference is shown at the conditions' own best angles and at one nominal angle.
     """

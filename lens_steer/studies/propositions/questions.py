@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
+from lens_steer.stats import Estimate, paired_difference
 from lens_steer.studies.claim import FAILS, Claim, verdict
 from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Measured
 
@@ -226,17 +226,12 @@ def difference(
         comparisons: The number of comparisons for which the interval holds at 95 % together (Bonferroni).
 
     Returns:
-        The mean of ``a − b`` with a bootstrap interval over prompts; for several comparisons with the interval of
-        :func:`lens_steer.stats.paired_difference`, which stays valid in the far tails. None if no prompt has a value
-        under both conditions.
+        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
+        value under both conditions.
     """
     one, two = (getattr(m, outcome).astype(float) for m in (a, b))
     kept = ~(np.isnan(one) | np.isnan(two))
-    if not kept.any():
-        return None
-    if comparisons == 1:
-        return bootstrap_mean(one[kept] - two[kept], seed=seed)
-    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed)
+    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed) if kept.any() else None
 
 
 def _mean(measured: Measured, outcome: str) -> float:
