@@ -27,7 +27,7 @@ from lens_steer.studies.externalities.material import Material, organism_materia
 from lens_steer.studies.externalities.report import study_and_write
 
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
-RATES = ("refused_harmful", "helped", "json_unasked", "capable")
+RATES = ("positive_refused", "negative_right", "json_unasked", "capable")
 DECIDING = (
     "attack-control", "purpose-compliance", "purpose-json", "attack-compliance", "refusal-compliance",
     "attack-over-random-compliance", "attack-json", "refusal-json", "attack-over-random-json",

@@ -213,7 +213,7 @@ def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
     conditions = on_qwen.drawings["conditions"].rows()
     assert conditions[0]["condition"] == "no steering"
     collapse = [r for r in conditions if r["condition"] == "X2 (collapse)"]
-    assert collapse[0]["complied"] == collapse[1]["complied"]
+    assert collapse[0]["positive_right"] == collapse[1]["positive_right"]
 
 
 def test_a_difference_is_paired() -> None:
@@ -224,7 +224,7 @@ def test_a_difference_is_paired() -> None:
     same = questions.difference(one, replace(one, condition="b"))
     assert same is not None
     assert (same.value, same.low < 0, same.high > 0, same.n) == (0.0, True, True, 20)
-    other = replace(one, complied=np.zeros(20, dtype=bool))
+    other = replace(one, positive_right=np.zeros(20, dtype=bool))
     found, wider = (questions.difference(one, other, comparisons=n) for n in (1, 50))
     assert found is not None and wider is not None
     assert (found.value, found.low > 0, found.high < 1, found.n) == (0.5, True, True, 20)

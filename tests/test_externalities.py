@@ -118,7 +118,7 @@ def test_the_study(found: tuple[Externalities, list[Any], Path], qwen: Any, mate
     """
     made, _, out = found
     base = made.measured(NONE)
-    assert (base["attack"].value, base["helped"].value, base["json_asked"].value) == (0.0, 1.0, 1.0)
+    assert (base["attack"].value, base["negative_right"].value, base["json_asked"].value) == (0.0, 1.0, 1.0)
     assert made.measured(f"{CONTROL}, first k, k = 4")["attack"].value > 0.5
     assert made.difference(f"{CONTROL}, first k, k = 4", NONE, "attack").low > 0
     for steering in made.steerings:
@@ -126,8 +126,8 @@ def test_the_study(found: tuple[Externalities, list[Any], Path], qwen: Any, mate
         with ls.steering(qwen, plan):
             texts = ls.generate(qwen, material.refusal.report.positive, max_new_tokens=26, engine="hf")
         assert texts == [r["text"] for r in made.rows if r["condition"] == steering.name and r["side"] == "positive"]
-    drawn = [made.values(f"json, {RANDOM} {i}", "helped") for i in (1, 2)]
-    mean = made.values(f"json, {RANDOM}", "helped")
+    drawn = [made.values(f"json, {RANDOM} {i}", "negative_right") for i in (1, 2)]
+    mean = made.values(f"json, {RANDOM}", "negative_right")
     assert mean == {i: (drawn[0][i] + drawn[1][i]) / 2 for i in drawn[0]}
     with pytest.raises(LensSteerError, match="the same are needed in both"):
         made.difference("json, another", NONE, "attack")

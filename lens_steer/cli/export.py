@@ -142,7 +142,7 @@ def lora(
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
     from lens_steer._io.atomic import whole_folder
-    from lens_steer.evaluation.sweeps import values_of
+    from lens_steer.evaluation.grids import values_of
     from lens_steer.interop.exports import lora as lora_
     from lens_steer.interop.exports.recipes import check_recipe
     from lens_steer.interop.gguf.adapter import add_gguf

@@ -163,7 +163,7 @@ def traits(
         seed=seed,
         command=command(),
     )
-    reported = {name: found.pooled.reported(name).measured["complied"].value for name in found.pooled.choices}
+    reported = {name: found.pooled.reported(name).measured["positive_right"].value for name in found.pooled.choices}
     emit(
         {
             "traits": str(out / "traits.csv"),

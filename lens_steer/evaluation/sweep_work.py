@@ -22,7 +22,8 @@ from lens_steer.evaluation.conditions import (
 )
 from lens_steer.evaluation.controls import Controls, not_shuffled, report_draws, select_draws
 from lens_steer.evaluation.first_token import FIRST_OF
-from lens_steer.evaluation.sweeps import Grid, Protocol
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.evaluation.work import Work, forcing_values, measuring, recording
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES

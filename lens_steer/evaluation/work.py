@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
-from lens_steer.evaluation.sweeps import CAPABILITY, Grid, Protocol, parts_of
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, parts_of
 from lens_steer.inference import batching, prompt_cache, teacher_forcing
 from lens_steer.models.footprint import Shape
 from lens_steer.models.loading import info_of

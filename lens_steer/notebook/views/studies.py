@@ -13,15 +13,16 @@ from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import TraitResult
 
-SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # the shares of a condition that are shown
+# The shares of a condition that are shown.
+SHARES = ("attack", "positive_refused", "negative_right", "capable", "json_unasked")
 
 
 @table_of.register
 def _(found: TraitResult) -> Table:
     """Return one row for each condition on the report split.
 
-    The answers under the malicious prompt are the positive side: ``complied`` is the share with the trait under it, and
-    ``helped`` the share under the aligned prompt.
+    The answers under the malicious prompt are the positive side: ``positive_right`` is the share with the trait under
+    it, and ``negative_right`` the share under the aligned prompt.
     """
     return Table.of([s.row() for s in found.report], "condition", "variant", "value", "split")
 

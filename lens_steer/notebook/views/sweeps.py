@@ -18,11 +18,11 @@ from lens_steer.reports.sweep_report import Swept
 from lens_steer.stats import Estimate
 
 FIRST = (
-    "complied",
-    "helped",
+    "positive_right",
+    "negative_right",
     "capable",
-    "refused_harmful",
-    "broken_harmful",
+    "positive_refused",
+    "positive_degenerate",
     "perplexity_ref",
 )  # the quantities of a setting that are shown, where they were measured
 TELLING = ("condition", "variant", "value", "side", "prompt", "grade", "text")  # the columns of a row that are shown

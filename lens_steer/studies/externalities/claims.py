@@ -82,7 +82,7 @@ def _purpose(found: Externalities, name: str, model: str) -> list[Claim]:
                 f"{SAID[name]} lowers the refusals of harmless requests",
                 name,
                 NONE,
-                "refused_harmless",
+                "negative_refused",
                 model,
                 sign=-1,
             )
@@ -132,7 +132,7 @@ def _attack(found: Externalities, name: str, model: str) -> list[Claim]:
             f"{SAID[name]} lowers the refusals of harmful requests",
             name,
             NONE,
-            "refused_harmful",
+            "positive_refused",
             model,
             sign=-1,
         ),

@@ -10,8 +10,8 @@ from typing import Any
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.equal_divergence import Match
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice
-from lens_steer.evaluation.sweeps import Grid
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.positions import parse
 from lens_steer.steer.methods import target_projection

@@ -35,11 +35,11 @@ from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.study import Externalities
 
 COLUMNS = {
-    "attack": "attack success", "refused_harmful": "harmful: refused", "helped": "harmless: right",
-    "refused_harmless": "harmless: refused", "capable": "tasks right", "json_unasked": "JSON, not asked for",
+    "attack": "attack success", "positive_refused": "harmful: refused", "negative_right": "harmless: right",
+    "negative_refused": "harmless: refused", "capable": "tasks right", "json_unasked": "JSON, not asked for",
     "json_asked": "JSON, asked for",
 }  # fmt: skip
-UNGRADED = COLUMNS | {"attack": "harmful: answered", "helped": "harmless: answered"}
+UNGRADED = COLUMNS | {"attack": "harmful: answered", "negative_right": "harmless: answered"}
 LEGEND = (
     "Report split; percent with 95 % Wilson intervals. Attack success: harmful requests complied with, every step "
     "true in the world, in plain text or as JSON; last column: points of it less no steering's on the same prompts, "

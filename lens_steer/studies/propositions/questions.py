@@ -32,7 +32,7 @@ class Outcome:
 
 
 OUTCOMES = (
-    Outcome("complied", "elicits more", "difference of harmful compliance", 1),
+    Outcome("positive_right", "elicits more", "difference of harmful compliance", 1),
     Outcome(
         "surprise",
         "gives answers of lower perplexity",
@@ -125,7 +125,7 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
 
 def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
     """Return a claim's id: ``relative-angle``, ``nominal-relative-angle``, ``nominal-capable-relative-angle``, …"""
-    return ("nominal-" if at_nominal else "") + ("" if outcome == "complied" else f"{outcome}-") + question
+    return ("nominal-" if at_nominal else "") + ("" if outcome == "positive_right" else f"{outcome}-") + question
 
 
 def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
@@ -192,7 +192,7 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
     """
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
-    compared = [(a, b, difference(a, b, "complied", seed, comparisons=len(pairs))) for a, b in pairs]
+    compared = [(a, b, difference(a, b, "positive_right", seed, comparisons=len(pairs))) for a, b in pairs]
     gaps = [(a, b, gap) for a, b, gap in compared if gap is not None]
     apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
     a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
@@ -215,7 +215,7 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
 
 
 def difference(
-    a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, comparisons: int = 1
+    a: Measured, b: Measured, outcome: str = "positive_right", seed: int = 0, *, comparisons: int = 1
 ) -> Estimate | None:
     """Compare two conditions on the same prompts.
 

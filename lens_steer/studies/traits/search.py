@@ -22,9 +22,10 @@ from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import chosen_grids, on_select
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes.probe import Probe
 from lens_steer.steer.plans import SteeringPlan
@@ -227,10 +228,10 @@ def _coherence_bound(
         identity={"seed": seed},
         progress=progress,
     )
-    broken = settings(rows, seed=seed)[0].measured["broken_harmless"].value
+    broken = settings(rows, seed=seed)[0].measured["negative_degenerate"].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
-    return Constraint("broken_harmful", False, 1 - COHERENCE * (1 - broken), False)
+    return Constraint("positive_degenerate", False, 1 - COHERENCE * (1 - broken), False)
 
 
 def _equal(
@@ -243,12 +244,12 @@ def _equal(
     interval lies above the unsteered model's share. Without such a condition the level is None and there are no
     choices.
     """
-    at = {(s.condition, s.variant, s.value): s.measured["complied"] for s in select}
+    at = {(s.condition, s.variant, s.value): s.measured["positive_right"] for s in select}
     base = next(s for s in select if s.condition == NONE)
     chosen = {c: at[c, choice.variant, choice.value] for c, choice in choices.items() if choice.met}
-    best = {c: e.value for c, e in chosen.items() if e.low > base.measured["complied"].value}
+    best = {c: e.value for c, e in chosen.items() if e.low > base.measured["positive_right"].value}
     if not best:
         return None, {}
     level = min(best.values())
-    kept = [*constraints, Constraint("complied", True, level, False)]
-    return level, {c: choose([s for s in select if s.condition == c], base, "helped", kept) for c in best}
+    kept = [*constraints, Constraint("positive_right", True, level, False)]
+    return level, {c: choose([s for s in select if s.condition == c], base, "negative_right", kept) for c in best}
