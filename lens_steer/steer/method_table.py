@@ -21,7 +21,7 @@ Writes = Literal["discriminative", "selected", "everywhere", "boundary"]
 
 ANGLES = tuple(float(a) for a in range(0, 360, 10))
 # The direction points from harmless to harmful. Steering that elicits compliance moves harmful activations towards the
-# harmless side, against the direction, so most of these values are negative (those of ``compliance``, which reverses it, are not).
+# harmless side, against the direction, so most of these values are negative (``compliance`` reverses the direction).
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0)
 
 
