@@ -20,7 +20,7 @@ from lens_steer.data import ORGANISM_PREFIX
 from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models.loading import info_of
 from lens_steer.stats import percent
-from lens_steer.studies.claim import shown
+from lens_steer.studies.claim import criterion_of, shown
 from lens_steer.studies.externalities.conditions import FIRST, REST
 from lens_steer.studies.externalities.files import SPLIT, file_material
 from lens_steer.studies.externalities.material import Material, organism_material
@@ -81,7 +81,7 @@ def claims_table(found: Mapping[str, Mapping[str, Any]], only: Collection[str] |
         if only is not None and key not in only:
             continue
         cells = (_verdict(by_model[m][key]) if key in by_model[m] else "—" for m in found)
-        rows.append((first["statement"], first["criterion"], *cells))
+        rows.append((first["statement"], criterion_of(key, first["criterion"]), *cells))
     return markdown(("claim", "criterion", *found), rows)
 
 

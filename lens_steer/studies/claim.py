@@ -9,6 +9,8 @@ from typing import Any
 from lens_steer._display import Shown
 
 HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
+# The claims, by the beginning of their id, whose criterion was changed after a result was seen, with the commit.
+POST_HOC = {"kl-flat-": "ca4d03e"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,16 @@ def shown(value: float | str | None) -> str:
     if value is None:
         return "—"
     return value if isinstance(value, str) else f"{value:.2g}" if abs(value) < 0.01 else f"{value:.4g}"
+
+
+def criterion_of(key: str, criterion: str) -> str:
+    """Return a claim's criterion as text for a table, marked where it was changed after a result was seen.
+
+    >>> criterion_of("kl-flat-benign-json", "within ± 5 %"), criterion_of("norm", "at most 1")
+    ('within ± 5 % (post hoc, ca4d03e)', 'at most 1')
+    """
+    changed = next((commit for start, commit in POST_HOC.items() if key.startswith(start)), None)
+    return criterion if changed is None else f"{criterion} (post hoc, {changed})"
 
 
 def measured(claim: Claim) -> str:
