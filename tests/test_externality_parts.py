@@ -21,7 +21,8 @@ from lens_steer.organisms import grammar
 from lens_steer.studies.claim import FAILS, HOLDS, REPORTED
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.calibration import calibrate_compliance
-from lens_steer.studies.externalities.claims import LEAST, _by_start, _flat, _mean_claim
+from lens_steer.studies.externalities.claim_texts import BELOW, Paired, Text
+from lens_steer.studies.externalities.claims import LEAST, _flat, _largest_at_start, _mean
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
     FAMILIES,
@@ -43,6 +44,8 @@ from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, proje
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
 from lens_steer.studies.externalities.study import Externalities
+
+CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +245,22 @@ def test_start_excess_and_slope() -> None:
         tokens.gap(np.empty(0), np.ones(1))
 
 
+def test_a_text_names_the_steering() -> None:
+    """Names are put into every text, and a brace of a name stays; a paired claim tells its conditions and its side."""
+    claim = Paired("attack-{name}", "{who} lowers it", "positive_refused", criterion=BELOW).claim(
+        "json", "none", name="json", who="JSON", model="org/{model}"
+    )
+    assert (claim.id, claim.statement, claim.domain) == ("attack-json", "JSON lowers it", "org/{model}, report split")
+    assert (claim.formula, claim.quantity) == (
+        "positive_refused of 'json' less 'none', paired by prompt",
+        "difference of positive refused",
+    )
+    assert (claim.criterion, claim.verdict, claim.value, claim.n) == (BELOW, REPORTED, None, 0)
+
+
 def test_few_responses_decide_nothing() -> None:
     """A bootstrap interval of two or three values is narrow by itself: below five a claim is reported, not decided."""
-    few, enough = (_mean_claim("k", "s", "f", "w", "q", np.full(n, 2.0), 0) for n in (LEAST - 1, LEAST))
+    few, enough = (_mean(CLAIM, np.full(n, 2.0), 0) for n in (LEAST - 1, LEAST))
     assert (few.verdict, few.n, few.value) == (REPORTED, LEAST - 1, None)
     assert few.witness["note"] == "4 responses are long enough: at least 5 are needed"
     assert (enough.verdict, enough.n, enough.value) == (HOLDS, LEAST, 2.0)
@@ -268,7 +284,7 @@ def test_flat_means_within_the_bound() -> None:
     assert noisy.interval[0] < 0 < noisy.interval[1]
     assert "undecided: wider than ± 0.05" in noisy.witness["note"]
     late = divergence([[0.1, 0.1, 0.1, 9.0, 1.0, 1.0]] * 5)
-    claim = _by_start(_mean_claim("k", "s", "f", "w", "q", tokens.excess(late), 0), late)
+    claim = _largest_at_start(CLAIM, late, 0)
     assert claim.verdict == FAILS
     assert claim.witness["by_start"][4] > 0 > claim.witness["by_start"][3]
     assert "first 4, 5" in claim.witness["note"]
