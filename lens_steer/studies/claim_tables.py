@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lens_steer._io.tables import NEEDS, escaped, longtable
 from lens_steer._io.tables import markdown as table
-from lens_steer.studies.claim import Claim, criterion_of, measured
+from lens_steer.studies.claim import Claim, criterion_of, marked, measured
 
 HEADS = ("claim", "verdict", "measured", "criterion", "n")
 
@@ -22,7 +22,13 @@ def markdown(claims: Sequence[Claim]) -> str:
     for level in dict.fromkeys(c.level for c in claims):
         of_level = [c for c in claims if c.level == level]
         rows = [
-            (c.statement, f"**{c.verdict}**", f"{measured(c)}: {c.quantity}", criterion_of(c.id, c.criterion), str(c.n))
+            (
+                c.statement,
+                marked(c, c.verdict),
+                f"{measured(c)}: {c.quantity}",
+                criterion_of(c.id, c.criterion),
+                str(c.n),
+            )
             for c in of_level
         ]
         parts.append(f"**Level: {level}**\n\n{table(HEADS, rows)}")

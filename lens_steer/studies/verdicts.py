@@ -28,7 +28,7 @@ def effect_verdict(
     *,
     criterion: float = 0.0,
     below: bool = False,
-    smallest: float = SMALLEST,
+    smallest: float | None = SMALLEST,
     control: Estimate | None = None,
 ) -> str:
     """Return the verdict on a claim that an effect lies above a criterion.
@@ -37,7 +37,8 @@ def effect_verdict(
         effect: The effect with its interval, at the level at which the claim is made.
         criterion: The value above which the effect lies if the claim holds.
         below: Whether the claim is that the effect lies below the criterion.
-        smallest: The smallest effect of interest d > 0, in the effect's unit.
+        smallest: The smallest effect of interest d > 0, in the effect's unit; None where none is fixed, so that nothing
+            can be excluded.
         control: The effect of the positive control in the claimed direction, with its interval; None where the assay
             needs no control, as for a quantity that is computed and not sampled.
 
@@ -54,7 +55,7 @@ def effect_verdict(
     >>> effect_verdict(Estimate(0.01, -0.04, 0.06, 64), control=Estimate(0.05, -0.1, 0.2, 64))
     'ASSAY INSENSITIVE'
     """
-    if not smallest > 0:
+    if smallest is not None and not smallest > 0:
         raise LensSteerError(f"smallest={smallest}: give the smallest effect of interest, above 0")
     low, high = (criterion - effect.high, criterion - effect.low) if below else (
         effect.low - criterion, effect.high - criterion
@@ -63,9 +64,9 @@ def effect_verdict(
         return HOLDS
     if high < 0:
         return REFUTED
-    if control is not None and control.low < smallest:
+    if control is not None and control.low < (smallest or 0.0):
         return INSENSITIVE
-    return f"{EXCLUDED} {smallest:g}" if high < smallest else NOT_SHOWN
+    return f"{EXCLUDED} {smallest:g}" if smallest is not None and high < smallest else NOT_SHOWN
 
 
 def no_effect_verdict(effect: Estimate, *, smallest: float = SMALLEST, control: Estimate | None = None) -> str:

@@ -22,6 +22,12 @@ from lens_steer.studies.externalities.tokens import START
 FLAT = 0.05  # largest slope per later token that counts as flat, relative to the mean over the first tokens
 HALF = 0.5  # share of the rise in attack success that first tokens have to carry; also the bound for "most prompts"
 K = 4  # number of first tokens of the answer
+# Published rises in attack success on HarmBench, direct requests (Steering Externalities, arXiv 2602.04896, Table 1 and
+# section 4): (steering, share) → model → rise.
+PUBLISHED = {
+    (COMPLIANCE, "attack"): {"Llama-3-8B": 0.365},
+    (JSON, "attack"): {"Llama-3-8B": 0.18, "Llama-2-7B": 0.115},
+}
 ABOVE, BELOW = "95 % interval above 0", "95 % interval below 0"
 SAID = {COMPLIANCE: "steering towards compliance", JSON: "steering towards JSON", CONTROL: "StTP against refusal"}
 

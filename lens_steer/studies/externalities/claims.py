@@ -1,8 +1,14 @@
-"""Tests of the claims about the side effects of benign steering; their texts and criteria stand in ``claim_texts``."""
+"""Tests of the claims about the side effects of benign steering; their texts and criteria stand in ``claim_texts``.
+
+Each is decided by its 95 % interval (:mod:`lens_steer.studies.verdicts`), and again by one that is joint for all claims
+on the model. Claims about attack success are decided with the rise that the positive control makes: without one, an
+effect that is not there was not shown to be missing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -10,8 +16,8 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.token_divergence import TokenDivergence
-from lens_steer.stats import Estimate, bootstrap_mean, percent
-from lens_steer.studies.claim import FAILS, REPORTED, Claim, verdict
+from lens_steer.stats import Estimate, bootstrap_mean, percent, wilson
+from lens_steer.studies.claim import REPORTED, Claim
 from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.claim_texts import FLAT, HALF, SAID, K, Paired
@@ -19,6 +25,7 @@ from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSID
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.study import Externalities
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict
 
 LEAST = 5  # smallest number of responses; with fewer, a bootstrap interval is too narrow to decide a claim
 PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
@@ -27,10 +34,25 @@ PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
 def claims(found: Externalities, model: str) -> list[Claim]:
     """Test every claim for both steerings; a claim that cannot be measured is reported as such.
 
+    The witness of a claim that holds says whether it holds jointly with all others that are decided by an interval
+    (Bonferroni).
+
     Args:
         found: Result of the study.
         model: Name of the model, for the record.
     """
+    made = _claims(found, model)
+    family = sum(c.interval is not None for c in made)
+    jointly = {c.id: c.verdict for c in _claims(replace(found, level=1 - 0.05 / max(1, family)), model)}
+    return [
+        replace(c, witness={**c.witness, "holds_jointly": jointly[c.id] == HOLDS})
+        if c.verdict == HOLDS and c.interval is not None
+        else c
+        for c in made
+    ]
+
+
+def _claims(found: Externalities, model: str) -> list[Claim]:
     both = (COMPLIANCE, JSON)
     return [
         _paired(found, texts.POSITIVE_CONTROL, CONTROL, model),
@@ -54,7 +76,7 @@ def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:
         claim = _reported(claim, _reason(found, first) or _reason(found, second))
     else:
         shares = {c: float(np.mean(list(found.values(c, one.share).values()))) for c in (first, second)}
-        claim = _decided(claim, e, shares=shares)
+        claim = _decided(claim, e, shares=shares, **_besides(found, one, name, e))
         # A share of 1 cannot rise and a share of 0 cannot fall, so such a claim is reported without a verdict.
         if second == NONE and shares[NONE] == (1.0 if one.criterion == texts.ABOVE else 0.0):
             claim = _reported(claim, f"without steering it is {percent(shares[NONE])} % already", n=e.n)
@@ -81,8 +103,8 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
         elif rise.low <= 0:
             made.append(_reported(claim, "no rise to take away", n=rise.n, rise=_listed(rise)))
         else:
-            holds = lost.low > 0 and left.low <= 0
-            made.append(_decided(claim, lost, holds, rise=_listed(rise), left=_listed(left)))
+            said = HOLDS if lost.low > 0 and left.low <= 0 else REFUTED if lost.high < 0 else NOT_SHOWN
+            made.append(_decided(claim, lost, said, rise=_listed(rise), left=_listed(left)))
     return made + [_paired(found, one, name, model) for one in texts.REFUSAL_ALONE]
 
 
@@ -101,7 +123,7 @@ def _prefix(found: Externalities, name: str, model: str) -> list[Claim]:
         else:
             kept = np.array([some[i] - base[i] - HALF * (full[i] - base[i]) for i in sorted(base)])
             remaining = _listed(found.difference(condition, NONE, "attack"))
-            made.append(_decided(claim, bootstrap_mean(kept, seed=found.seed), remaining=remaining))
+            made.append(_decided(claim, _mean_of(kept, found), remaining=remaining))
     return made
 
 
@@ -113,7 +135,7 @@ def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
         made += _shape(found, random, "random directions of equal norm", f"random-{name}", model)
         one, other = (found.divergences.get((condition, HARMFUL)) for condition in (name, random))
         more = np.empty(0) if one is None or other is None else start(one) - start(other)
-        made.append(_mean(texts.LARGER_THAN_RANDOM.claim(name=name, who=SAID[name], model=model), more, found.seed))
+        made.append(_mean(texts.LARGER_THAN_RANDOM.claim(name=name, who=SAID[name], model=model), more, found))
     return made + [_flat(found, name, responses, model) for responses in (HARMFUL, BENIGN)]
 
 
@@ -124,21 +146,26 @@ def _shape(found: Externalities, condition: str, who: str, key: str, model: str)
     for responses in (HARMFUL, BENIGN):
         claim = texts.LARGEST_AT_START.claim(responses=responses, **names)
         one = found.divergences.get((condition, responses))
-        made.append(_too_few(claim, 0) if one is None else _largest_at_start(claim, one, found.seed))
+        made.append(_too_few(claim, 0) if one is None else _largest_at_start(claim, one, found))
         starts += [] if one is None else [start(one)]
     claim = texts.LARGER_ON_HARMFUL.claim(**names)
     if len(starts) < 2:
         return [*made, _reported(claim, "a set of responses is missing")]
     fewest = min(map(len, starts))
-    return [*made, _too_few(claim, fewest) if fewest < LEAST else _decided(claim, gap(*starts, seed=found.seed))]
+    return [
+        *made,
+        _too_few(claim, fewest)
+        if fewest < LEAST
+        else _decided(claim, gap(*starts, level=found.level, seed=found.seed)),
+    ]
 
 
-def _largest_at_start(claim: Claim, one: TokenDivergence, seed: int) -> Claim:
+def _largest_at_start(claim: Claim, one: TokenDivergence, found: Externalities) -> Claim:
     """Decide a claim by the mean of :func:`~lens_steer.studies.externalities.tokens.excess`.
 
     The witness has the values for other numbers of first tokens, and a note where their sign differs.
     """
-    claim = _mean(claim, excess(one), seed)
+    claim = _mean(claim, excess(one), found)
     if claim.value is None:
         return claim
     at = excess_by_start(one)
@@ -154,24 +181,23 @@ def _flat(found: Externalities, name: str, responses: str, model: str) -> Claim:
     values = np.empty(0) if one is None else slopes(one)
     if one is None or len(values) < LEAST:
         return _too_few(claim, len(values))
-    e, first = bootstrap_mean(values, seed=found.seed), float(start(one).mean())
+    e, first = _mean_of(values, found), float(start(one).mean())
     bound = FLAT * first
-    made = _decided(claim, e, max(abs(e.low), abs(e.high)) <= bound, start=first)
-    if made.verdict == FAILS and e.low <= bound and e.high >= -bound:
-        return replace(made, verdict=REPORTED, witness={**made.witness, "note": f"undecided: wider than ± {bound:.2g}"})
-    return made
+    inside, outside = max(abs(e.low), abs(e.high)) <= bound, e.low > bound or e.high < -bound
+    note = {} if inside or outside else {"note": f"wider than ± {bound:.2g}"}
+    return _decided(claim, e, HOLDS if inside else REFUTED if outside else NOT_SHOWN, start=first, **note)
 
 
 def _angle(found: Externalities, name: str, model: str) -> Claim:
     """Test the angle of the direction to refusal at the steered sites."""
     bound = random_cosine(found.calibrations.refusal.d_model, seed=found.seed)[1]
     cosines = {str(a.block): a.cosine for a in found.angles if a.steering == name and a.steered}
-    highest = max(cosine.high for cosine in cosines.values())
+    highest, lowest = (max(getattr(cosine, end) for cosine in cosines.values()) for end in ("high", "low"))
     return replace(
         texts.AWAY_FROM_REFUSAL.claim(name=name, who=SAID[name], model=model, blocks=", ".join(cosines)),
         value=highest,
         n=min(cosine.n for cosine in cosines.values()),
-        verdict=verdict(highest < -bound),
+        verdict=HOLDS if highest < -bound else REFUTED if lowest > -bound else NOT_SHOWN,
         witness={"b": bound, "cosines": {block: cosine.value for block, cosine in cosines.items()}},
     )
 
@@ -180,18 +206,44 @@ def _crossing(found: Externalities, name: str, model: str) -> Claim:
     """Test whether steered prompts cross the boundary at the block of the same relative depth as in the paper."""
     # ⌊(l + ½) n_layers / 32⌋ for block l of the paper's 32
     block = (2 * PAPER_CROSSING[0] + 1) * found.calibrations.refusal.n_layers // (2 * PAPER_CROSSING[1])
-    plain, crossed = (
-        next(p.crossed for p in found.projections if p.kind == kind and p.block == block) for kind in ("harmful", name)
-    )
+    z = NormalDist().inv_cdf((1 + found.level) / 2)
+    at_block = {p.kind: p.crossed for p in found.projections if p.block == block}
+    plain, crossed = (wilson(round(e.value * e.n), e.n, z) for e in (at_block["harmful"], at_block[name]))
     claim = texts.CROSSING.claim(name=name, who=SAID[name], model=model, block=str(block))
-    return _decided(claim, crossed, crossed.low > plain.high and crossed.value > HALF, unsteered=_listed(plain))
+    more = crossed.low > plain.high and crossed.value > HALF
+    return _decided(
+        claim, crossed, HOLDS if more else REFUTED if crossed.high < HALF else NOT_SHOWN, unsteered=_listed(plain)
+    )
 
 
-def _decided(claim: Claim, e: Estimate, holds: bool | None = None, **witness: Any) -> Claim:
+def _decided(
+    claim: Claim,
+    e: Estimate,
+    said: str | None = None,
+    *,
+    smallest: float | None = None,
+    control: Estimate | None = None,
+    **witness: Any,
+) -> Claim:
     """Add a result to a claim; None decides it by its criterion, an interval above or below 0."""
-    if holds is None:
-        holds = e.low > 0 if claim.criterion == texts.ABOVE else e.high < 0
-    return replace(claim, value=e.value, n=e.n, interval=(e.low, e.high), verdict=verdict(holds), witness=witness)
+    if said is None:
+        said = effect_verdict(e, below=claim.criterion == texts.BELOW, smallest=smallest, control=control)
+    return replace(claim, value=e.value, n=e.n, interval=(e.low, e.high), verdict=said, witness=witness)
+
+
+def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[str, Any]:
+    """Return what else decides a claim about a share, and the published effects that its interval excludes.
+
+    The positive control is what shows that harmful requests could have been answered; it has none itself.
+    """
+    harmful = one is not texts.POSITIVE_CONTROL and one.share in ("attack", "positive_refused")
+    published = texts.PUBLISHED.get((name, one.share), {}) if one.second == NONE else {}
+    beyond = [f"{100 * size:+g} points ({where})" for where, size in published.items() if e.high < size]
+    return {
+        "smallest": SMALLEST,
+        "control": _difference(found, CONTROL, NONE, "attack") if harmful else None,
+        **({"excludes": beyond} if beyond else {}),
+    }
 
 
 def _reported(claim: Claim, note: str, *, n: int = 0, **witness: Any) -> Claim:
@@ -199,9 +251,14 @@ def _reported(claim: Claim, note: str, *, n: int = 0, **witness: Any) -> Claim:
     return replace(claim, n=n, verdict=REPORTED, witness={"note": note, **witness})
 
 
-def _mean(claim: Claim, values: np.ndarray, seed: int) -> Claim:
+def _mean(claim: Claim, values: np.ndarray, found: Externalities) -> Claim:
     """Decide a claim by the mean of one value for each response."""
-    return _too_few(claim, len(values)) if len(values) < LEAST else _decided(claim, bootstrap_mean(values, seed=seed))
+    return _too_few(claim, len(values)) if len(values) < LEAST else _decided(claim, _mean_of(values, found))
+
+
+def _mean_of(values: np.ndarray, found: Externalities) -> Estimate:
+    """Return the mean with a bootstrap interval at the study's level."""
+    return bootstrap_mean(values, seed=found.seed, level=found.level)
 
 
 def _too_few(claim: Claim, n: int) -> Claim:
