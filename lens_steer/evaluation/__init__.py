@@ -14,7 +14,7 @@ What other rooms use of it:
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``
+- ``pieces``: ``Pieces``, ``check_beginning``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
@@ -22,5 +22,6 @@ What other rooms use of it:
   ``kept_out``
 - ``sweep_work``: ``comparing``, ``sweeping``
 - ``sweeps``: ``Protocol``, ``Grid``, ``run``, ``values_of``, ``plan_hash``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
+- ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
+  ``forcing_values``, ``scoring_answers``
 """
