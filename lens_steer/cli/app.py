@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,7 +100,7 @@ def report(
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.inference.engines import check_engine
-    from lens_steer.reports.report import ANGLES, make_report
+    from lens_steer.reports.report import ANGLES, check_kept, make_report
     from lens_steer.reports.report_work import reporting
 
     chosen = prompts.read()
@@ -108,7 +108,16 @@ def report(
     check_engine(engine)
     check_writable(out)
     check_splits(chosen)
-    load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
+    told = load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
+    how: dict[str, Any] = {
+        "sites": sites,
+        "rule": rule,
+        "seed": prompts.seed,
+        "draws": controls,
+        "max_new_tokens": max_new_tokens,
+        "engine": engine,
+    }
+    check_kept(told, chosen, out, **how)
     loaded = load(model)
     work = reporting(loaded, chosen, len(ANGLES), max_new_tokens, draws=controls)
     dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
@@ -116,14 +125,9 @@ def report(
         loaded,
         chosen,
         out,
-        sites=sites,
-        rule=rule,
-        seed=prompts.seed,
-        max_new_tokens=max_new_tokens,
-        engine=engine,
         command=command(),
         show_answers=show_answers,
-        draws=controls,
+        **how,
     )
     emit(
         {

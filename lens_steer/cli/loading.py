@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 import typer
@@ -79,31 +80,50 @@ class Load(Template):
         None
     )
 
-    def check(self, model: str, *asked: Any, **more: Any) -> Any:
-        """Refuse what does not fit the model before its weights are read, and return the model's description.
+    @cached_property
+    def _read(self) -> dict[str, tuple[Any, Any]]:
+        """The description and the configuration of each model that was checked and is not loaded yet."""
+        return {}
 
-        See :func:`lens_steer.cli.precheck.precheck` for the arguments.
-        """
-        from lens_steer.cli.precheck import precheck
+    def _described(self, model: str) -> tuple[Any, Any]:
+        from lens_steer.models.info import read_info
 
-        return precheck(
+        return read_info(
             model,
-            asked,
             chat_template=self.chat_template,
             template_args=args_of(self.template_args),
             template_date=self.template_date,
             adapter=self.adapter,
             revision=self.revision,
-            **more,
         )
 
-    def __call__(self, model: str) -> Any:
-        """Load the model of a name or folder, and say on the error stream what was loaded."""
-        from lens_steer.models.loading import load_model
+    def check(self, model: str, *asked: Any, **more: Any) -> Any:
+        """Refuse what does not fit the model before its weights are read, and return the model's description.
 
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        read = {"device_map": parts_of(self.device_map), "template_args": args_of(self.template_args)}
-        loaded = load_model(model, **options | read)
+        See :func:`lens_steer.cli.precheck.precheck` for the arguments.
+        """
+        from lens_steer.cli.precheck import Unloaded, precheck
+
+        self._read[model] = self._described(model)
+        told = Unloaded(self._read[model][0])
+        precheck(told, asked, **more)
+        return told
+
+    def __call__(self, model: str) -> Any:
+        """Load the model of a name or folder, and say on the error stream what was loaded.
+
+        What :meth:`check` read of the model is not read again.
+        """
+        from lens_steer.models.loading import load_described
+
+        loaded = load_described(
+            *(self._read.pop(model, None) or self._described(model)),
+            dtype=self.dtype,
+            device=self.device,
+            n_devices=self.n_devices,
+            device_map=parts_of(self.device_map),
+            quantization=self.quantization,
+        )
         typer.echo(f"loaded {loaded.lens_info}", err=True)
         return loaded
 

@@ -15,7 +15,7 @@ What other rooms use of it:
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``grids``: ``Grid``, ``plan_hash``, ``values_of``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``
+- ``pieces``: ``Pieces``, ``check_beginning``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
@@ -23,5 +23,6 @@ What other rooms use of it:
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``
 - ``sweep_work``: ``comparing``, ``sweeping``
 - ``sweeps``: ``Protocol``, ``run``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
+- ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
+  ``forcing_values``, ``scoring_answers``
 """

@@ -33,6 +33,7 @@ from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
+from lens_steer.models.info import UNLOADED
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.steer.hooks import steering
@@ -100,15 +101,21 @@ class Protocol:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return everything on which the rows depend, except the grids."""
+        """Return everything on which the rows depend, except the grids.
+
+        For the description of a model, which has no weights, what only the loaded model tells is left out.
+        """
         info = info_of(self.model)
+        loaded = (
+            {}
+            if info.backend == UNLOADED
+            else {"weights": _weights_hash(self.model), "backend": info.backend, "dtype": str(info.dtype)}
+        )
         return {
             "model": info.name,
-            "weights": _weights_hash(self.model),
+            **loaded,
             "chat_template": _hash(info.tokenizer.chat_template),
             **_applied(info.template),
-            "backend": info.backend,
-            "dtype": str(info.dtype),
             "split": self.split,
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,

@@ -90,10 +90,47 @@ def load_model(
         adapter=adapter,
         revision=revision,
     )
-    folder, merged, tokenizer = told.folder, told.adapter, told.tokenizer
+    return load_described(
+        told,
+        config,
+        dtype=dtype,
+        device=device,
+        n_devices=n_devices,
+        device_map=device_map,
+        quantization=quantization,
+        backend=backend,
+    )
+
+
+def load_described(
+    told: ModelInfo,
+    config: Any,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    n_devices: int = 1,
+    device_map: DeviceMap = None,
+    quantization: str | None = None,
+    backend: str = "auto",
+) -> HookedTransformer | TransformerBridge:
+    """Load the weights of a model whose description has been read, and read the description no second time.
+
+    The model takes over the tokenizer of the description.
+
+    Args:
+        told, config: The description and the configuration, from :func:`lens_steer.models.info.read_info`.
+        dtype, device, n_devices, device_map, quantization, backend: See :func:`load_model`.
+
+    Raises:
+        LensSteerError: For the reasons of :func:`load_model`, except those of the description.
+
+    >>> load_described(*read_info("organism/llama")).lens_info.backend in BACKENDS
+    True
+    """
+    name, folder, merged, tokenizer = told.name, told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
-    chosen, mapped = _chosen(config, str(name), backend, n_devices, only_bridge)
+    chosen, mapped = _chosen(config, name, backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
     if mapped is None:

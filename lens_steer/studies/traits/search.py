@@ -35,10 +35,9 @@ from lens_steer.studies.traits.conditions import (
     EQUAL,
     MALICIOUS_SIDE,
     METHODS,
-    POSITIONS,
     RANDOM,
-    TraitCondition,
     condition_of,
+    conditions_of,
 )
 
 COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
@@ -96,7 +95,7 @@ def trait_grids(
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
         Grid(c.name, partial(c.plan, probe), tuple(chosen[c.method]), site, method=c.method)
-        for c in (TraitCondition(m, mode) for m in methods for mode in POSITIONS)
+        for c in conditions_of(methods)
         for site, probe in probes.items()
     ]
 
@@ -135,7 +134,7 @@ def search(
     Raises:
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.protocol.on_select`.
     """
-    steered = _by_side(trait.contrast)
+    steered = by_side(trait.contrast)
     how: dict[str, Any] = {
         "engine": engine,
         "max_new_tokens": max_new_tokens,
@@ -159,7 +158,7 @@ def search(
         identity=identity,
         seed=seed,
         progress=progress,
-        reference=_reference(trait.contrast.select),
+        reference=aligned_reference(trait.contrast.select),
         **how,
     )
     steering = {c: choice for c, choice in choices.items() if c != NONE}
@@ -171,7 +170,7 @@ def search(
         at_level = chosen_grids([g for g in grids if g.condition in equal], equal)
         reported += [replace(g, condition=replace(condition_of(g.condition), kind=EQUAL).name) for g in at_level]
     protocol = Protocol(
-        model, steered.report, "report", trait.tasks.report, reference=_reference(trait.contrast.report), **how
+        model, steered.report, "report", trait.tasks.report, reference=aligned_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
     return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
@@ -198,13 +197,13 @@ def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     return replace(grid, condition=condition.name, build=build)
 
 
-def _by_side(contrast: ContrastSet) -> ContrastSet:
+def by_side(contrast: ContrastSet) -> ContrastSet:
     """Return the prompts of a trait by the sides of the protocol, that of the malicious system prompt first."""
     aligned_last = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
     return ContrastSet(contrast.name, Split(*aligned_last))
 
 
-def _reference(trait: Contrast) -> dict[str, Any]:
+def aligned_reference(trait: Contrast) -> dict[str, Any]:
     """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
     return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
 
