@@ -65,7 +65,7 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_parameters_of_published_shapes(name: str) -> None:
-    """As many as the sizes of the matrices give, counted by hand; the gains of norms and the biases are all the rest."""
+    """As many as the sizes of matrices, gains and biases give, counted by hand."""
     from transformers import AutoConfig
 
     family, sizes, more = LARGE[name]

@@ -26,17 +26,11 @@ def divergence(
     load: Load,
     out: Out,
     responses: Annotated[
-        Path,
-        typer.Option(
-            "--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."
-        ),
+        Path, typer.Option(help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote.")
     ],
     model: Model = "organism/qwen2",
     max_position: Annotated[
-        int | None,
-        typer.Option(
-            "--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."
-        ),
+        int | None, typer.Option(help="Last position, from 0, in the means and the figure (default: the last one).")
     ] = None,
     seed: Seed = 0,
     engine: Engine = ENGINE,

@@ -14,7 +14,7 @@ from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitt
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Column, Engine, Limit, Model
+from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, Model
 from lens_steer.cli.planning import UNSTEERED, Planned
 from lens_steer.errors import LensSteerError
 
@@ -28,18 +28,17 @@ def steer(
     dry: DryRun,
     model: Model,
     prompts: Annotated[
-        str,
-        typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used."),
+        str, typer.Option(help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    out: Annotated[Path, typer.Option(help="File (.jsonl) to write.")],
     engine: Engine = ENGINE,
     effects: Annotated[
         bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")
     ] = False,
     column: Column = None,
     limit: Limit = None,
-    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    save_plan: Annotated[Path | None, typer.Option(help="Folder to write the plan to as well.")] = None,
+    max_new_tokens: MaxNewTokens = 64,
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows
     it.

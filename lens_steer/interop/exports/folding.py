@@ -240,17 +240,13 @@ class _Walk:
             return reason
         if site.is_norm and not self.layers.readers(site):
             return "acts on a norm's output that goes into the stream: a sum, not a linear layer, reads it"
-        first = site.kind == "resid_pre" and site.block == 0
-        if self.layers.norms_between and not site.is_norm and not first:
+        if site.kind == "resid_pre" and site.block == 0:
+            as_it_is = "acts on the embedding, which an adapter leaves as it is: export merged"
+            return as_it_is if self.layers.into == "lora" else None
+        if self.layers.norms_between and not site.is_norm:
             return (
                 f"acts on what {self.layers.architecture!r} writes through a norm: no linear layer stands before the "
                 "sum"
-            )
-        if first:
-            return (
-                "acts on the embedding, which an adapter leaves as it is: export merged"
-                if self.layers.into == "lora"
-                else None
             )
         found = affine_map(step.operator, step.parameters)
         fed = self.layers.readers(site) or (str(self.layers.writer(site)),)

@@ -178,5 +178,5 @@ def _facts(file: Path) -> dict[str, Any]:
 
 def _curl(port: int, body: dict[str, object]) -> str:
     whole = {**body, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
-    data = json.dumps(whole).replace("'", "'\\''")
-    return f"curl http://localhost:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{data}'"
+    data = shlex.quote(json.dumps(whole))
+    return f"curl http://localhost:{port}/v1/chat/completions -H 'Content-Type: application/json' -d {data}"

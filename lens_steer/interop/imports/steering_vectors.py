@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.directions import DirectionSet, direction_set
-from lens_steer.interop.imports.source_files import existing, read_torch
+from lens_steer.interop.imports.source_files import decoding, existing, read_torch
 from lens_steer.models import sites
 
 WHAT = "a SteeringVector saved with torch.save (.pt) or as .safetensors"
@@ -100,11 +100,8 @@ def _from_torch(loaded: Any, path: str) -> tuple[Mapping[Any, Any], str | None]:
 
 
 def _from_safetensors(path: Path) -> tuple[Mapping[Any, Any], str | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("layer_type")  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {str(error)[:120]}") from None
+    with decoding(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("layer_type")  # noqa: SIM118
 
 
 def _number(key: Any, n_layers: int | None, path: str) -> int:
