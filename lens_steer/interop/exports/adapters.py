@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import installed
 from lens_steer.interop.exports.folding import Factor
 from lens_steer.models.loading import read_again
 
@@ -73,11 +73,7 @@ def peft() -> Any:
     Raises:
         LensSteerError: If the library is not installed; the message says how to install it.
     """
-    try:
-        import peft as library
-    except ImportError:
-        raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'") from None
-    return library
+    return installed("peft", "adapters need PEFT, which is not installed: pip install 'lens-steer[export]'")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lens_steer._io.atomic import whole_file
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, installed
 from lens_steer.interop.imports.source_files import decoding, existing, head
 
 OWN = "lens_steer"  # the metadata key of facts that only this project writes
@@ -48,11 +48,7 @@ def gguf_package() -> ModuleType:
     Raises:
         LensSteerError: If the package is not installed.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise LensSteerError("GGUF files need the gguf package: pip install 'lens-steer[export]'") from None
-    return gguf
+    return installed("gguf", "GGUF files need the gguf package: pip install 'lens-steer[export]'")
 
 
 def read_gguf(

@@ -83,10 +83,7 @@ def import_gguf(
         raise LensSteerError(f"{str(path)!r} holds the tensor {unknown[0]!r}: {WHAT}")
     hint, own = str(fields.get(f"{ARCHITECTURE}.model_hint", "")), _own(fields, str(path))
     # repeng writes Hugging Face's model type as the hint, llama.cpp's own generator writes llama.cpp's name.
-    theirs = (
-        architecture,
-        ARCHITECTURES.get(architecture or ""),
-    )
+    theirs = (architecture, ARCHITECTURES.get(architecture or ""))
     if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
             f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its "

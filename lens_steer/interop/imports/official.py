@@ -71,10 +71,7 @@ def import_official(folder: str | Path) -> Calibration:
         n_negative=int(facts.get("harmless_samples", 0)),
         published_candidates=torch.stack([found["candidates"][n] for n in order]),
         source_format="selective-steering",
-        details={
-            "zero_candidates": int(zero_rows(stacked).sum()),
-            "session_id": str(facts.get("session_id", "")),
-        },
+        details={"zero_candidates": int(zero_rows(stacked).sum()), "session_id": str(facts.get("session_id", ""))},
     )
 
 

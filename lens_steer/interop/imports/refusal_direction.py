@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.directions import Detail, DirectionSet, direction_set
-from lens_steer.interop.imports.source_files import existing, read_json, read_torch, vector
+from lens_steer.interop.imports.source_files import decoding, existing, read_json, read_torch, vector
 from lens_steer.models.sites import Site
 
 WHAT = "a refusal_direction run holds direction.pt and direction_metadata.json, and generate_directions/mean_diffs.pt"
@@ -184,13 +184,8 @@ def _indices(
 
 
 def _order(scores: Path, means: Tensor) -> list[tuple[int, int]]:
-    existing(scores, WHAT)
-    try:
+    with decoding(existing(scores, WHAT)):
         return selection_order(json.loads(scores.read_text(encoding="utf-8")), means.shape[1])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LensSteerError(
-            f"{str(scores)!r} cannot be read ({type(error).__name__}: {str(error)[:120]}): {WHAT}"
-        ) from None
 
 
 def _difference(direction: Tensor, expected: Tensor, path: str) -> float:
