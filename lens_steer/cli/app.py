@@ -230,12 +230,9 @@ def geometry(out: Out, calibration: Annotated[Path, typer.Option(help="Folder of
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    note = (
-        None
-        if summary["classes"]
-        else "no class means in this calibration: projections and norms across depth are left out"
-    )
-    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
+    note = "no class means in this calibration: projections and norms across depth are left out"
+    told = None if summary["classes"] else note
+    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": told})
 
 
 app.command()(cli_verifying.verify)

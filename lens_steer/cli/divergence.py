@@ -66,11 +66,7 @@ def divergence(
 
 
 def _read_responses(source: Path, **how: Any) -> Any:
-    """Read the prompts of a file, each with its response (in a file from ``lens-steer steer``, the ``text``).
-
-    Raises:
-        LensSteerError: If a row has no response.
-    """
+    """Read the prompts of a file, each with its response (in a file from ``lens-steer steer``, the ``text``)."""
     prompts = read_prompts(source, response=("response", "text"), **how)
     for number, prompt in enumerate(prompts, start=1):
         if prompt.response is None:

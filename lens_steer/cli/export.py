@@ -253,9 +253,6 @@ def _imported(
     """Return the plan that adds imported directions.
 
     What the directions do not record about their model is read from its configuration.
-
-    Raises:
-        LensSteerError: If a plan, a calibration, a probe or a method was given as well.
     """
     from lens_steer.interop.gguf.control_vectors import completed
     from lens_steer.interop.imports.direction_files import load_directions

@@ -55,13 +55,10 @@ class MadeOn(Group):
         if self.model is None or (self.architecture is not None and self.n_layers is not None):
             return {"model": self.model or "", "architecture": self.architecture, "n_layers": self.n_layers}
         found = model_facts(self.model)
-        told = (
-            ("--architecture", self.architecture, found.architecture),
-            ("--n-layers", self.n_layers, found.n_layers),
-        )
-        for name, given, read in told:
-            if given not in (None, read):
-                raise LensSteerError(f"{name} {given}: the configuration of {self.model!r} says {read}")
+        for name, given in self.given("architecture", "n_layers").items():
+            if given != (read := getattr(found, name)):
+                option = f"--{name.replace('_', '-')}"
+                raise LensSteerError(f"{option} {given}: the configuration of {self.model!r} says {read}")
         return {"model": self.model, "architecture": found.architecture, "n_layers": found.n_layers}
 
     def check_width(self, d_model: int) -> None:

@@ -33,13 +33,8 @@ def saved_table(folder: Path, split: str | None) -> Table:
         raise LensSteerError(f"{name} could not be loaded: {first_line(error)}") from None
     if isinstance(loaded, dict):
         if (split or DEFAULT) not in loaded:
-            raise _lacks(
-                name,
-                split,
-                list(loaded),
-                loaded[next(iter(loaded))].column_names if loaded else [],
-                f"{folder.name}@SPLIT",
-            )
+            columns = next(iter(loaded.values())).column_names if loaded else []
+            raise _lacks(name, split, list(loaded), columns, f"{folder.name}@SPLIT")
         loaded = loaded[split or DEFAULT]
     elif split is not None:
         raise LensSteerError(f"{name} has no splits: leave out @{split}")

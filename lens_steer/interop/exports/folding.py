@@ -276,11 +276,8 @@ class _Walk:
         blocks, kind = range(self.plan.n_layers), self.layers.architecture
         norms = [FINAL_NORM, *(Site(b, norm).module(kind) for b in blocks for norm in ("ln1", "ln2"))]
         dead = next((n for n in norms if not bool(self.layers.gain(n).all())), None)
-        return (
-            None
-            if dead is None
-            else f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
-        )
+        told = f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
+        return None if dead is None else told
 
     def _read(self, module: str, found: AffineMap) -> None:
         if found.does_nothing:

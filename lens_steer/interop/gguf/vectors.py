@@ -187,12 +187,7 @@ def layer_number(name: str) -> int:
 
 
 def _own(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the facts that this project or EasySteer wrote as JSON.
-
-    Raises:
-        LensSteerError: If the JSON is not valid, or if the directions belong to another component than the hidden
-            states.
-    """
+    """Return the facts that this project or EasySteer wrote as JSON, unless they name another component."""
     found: dict[str, Any] = {}
     for key in (OWN, f"{ARCHITECTURE}.easysteer"):
         try:

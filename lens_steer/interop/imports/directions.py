@@ -137,10 +137,8 @@ class DirectionSet:
         """
         default = (site or self.selected_site,) if site or self.selected_site else self.sites
         alpha = numbers("coefficient", coefficient)
-        steps = [
-            Step("add", (name,), {"direction": self._usable(site or name), "coefficient": alpha})
-            for name in self._places(at, default)
-        ]
+        places = self._places(at, default)
+        steps = [Step("add", (n,), {"direction": self._usable(site or n), "coefficient": alpha}) for n in places]
         return self._plan("act-add", steps, positions)
 
     def ablation_plan(
@@ -234,16 +232,8 @@ def direction_set(
     if len(kinds) > 1:
         told = sorted(f"{width} in {str(dtype).removeprefix('torch.')}" for width, dtype in kinds)
         raise LensSteerError(f"the directions do not fit together: widths {', '.join(told)}")
-    return DirectionSet(
-        torch.stack(vectors),
-        tuple(names),
-        model,
-        architecture,
-        n_layers,
-        source_format,
-        selected_site,
-        dict(details or {}),
-    )
+    facts = (model, architecture, n_layers, source_format, selected_site)
+    return DirectionSet(torch.stack(vectors), tuple(names), *facts, dict(details or {}))
 
 
 def directions_of(plan: SteeringPlan) -> DirectionSet:

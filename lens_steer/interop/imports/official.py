@@ -76,11 +76,7 @@ def import_official(folder: str | Path) -> Calibration:
 
 
 def _find(directions: Any, plane: Any) -> dict[str, Any]:
-    """Return the tensors of the two archives.
-
-    Raises:
-        LensSteerError: If a tensor is absent, has a wrong shape or is not finite; the message names it.
-    """
+    """Return the tensors of the two archives, finite vectors of one length."""
     try:
         found = {
             "candidates": dict(directions["candidates"]),
