@@ -28,7 +28,7 @@ from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import METHOD_HELP, Controls, Engine, Model, Out, Rule, ShowAnswers, Sites
+from lens_steer.cli.options import METHOD_HELP, Controls, Engine, MaxNewTokens, Model, Out, Rule, ShowAnswers, Sites
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
 from lens_steer.cli.wording import as_options
@@ -89,7 +89,7 @@ def report(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     engine: Engine = ENGINE,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+    max_new_tokens: MaxNewTokens = 48,
     controls: Controls = 10,
     show_answers: ShowAnswers = False,
 ) -> None:
@@ -150,20 +150,13 @@ def calibrate(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     bound: Annotated[
-        float | None,
-        typer.Option("--bound", help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9)."),
+        float | None, typer.Option(help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9).")
     ] = None,
     direction: Annotated[
-        str,
-        typer.Option(
-            "--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse."
-        ),
+        str, typer.Option(help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
     ] = "difference",
     keep: Annotated[
-        str,
-        typer.Option(
-            "--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts."
-        ),
+        str, typer.Option(help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
     engine: Engine = ENGINE,
 ) -> None:
@@ -217,9 +210,7 @@ def calibrate(
 
 
 @app.command()
-def geometry(
-    out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]
-) -> None:
+def geometry(out: Out, calibration: Annotated[Path, typer.Option(help="Folder of a calibration.")]) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
     from lens_steer._io.atomic import whole_folder
     from lens_steer.figures import geometry as drawn
@@ -243,12 +234,9 @@ def geometry(
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    note = (
-        None
-        if summary["classes"]
-        else "no class means in this calibration: projections and norms across depth are left out"
-    )
-    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
+    note = "no class means in this calibration: projections and norms across depth are left out"
+    told = None if summary["classes"] else note
+    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": told})
 
 
 app.command()(cli_verifying.verify)

@@ -150,15 +150,8 @@ def load_described(
     if twin is not None:
         _attach_twin(model, twin)
     vars(model)["lens_fingerprint"] = fingerprint(model)
-    log.info(
-        "loaded %s: %s, %d blocks, d_model %d, %s on %s",
-        name,
-        config.model_type,
-        info.n_layers,
-        info.d_model,
-        info.dtype,
-        device,
-    )
+    shape = f"{info.architecture}, {info.n_layers} blocks, d_model {info.d_model}, {info.dtype}"
+    log.info("loaded %s: %s on %s", name, shape, device)
     return model.eval()
 
 
@@ -208,15 +201,8 @@ def read_again(model: Any) -> Any:
     """Read the plain Hugging Face model again from its origin, with the same dtype, quantisation and devices."""
     info = info_of(model)
     config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
-    return read_weights(
-        info.folder,
-        config,
-        dtype,
-        device_of(model),
-        device_map=info.device_map,
-        quantization=info.quantization,
-        adapter=info.adapter,
-    )
+    placed = {"device_map": info.device_map, "quantization": info.quantization, "adapter": info.adapter}
+    return read_weights(info.folder, config, dtype, device_of(model), **placed)
 
 
 def device_of(model: Any) -> torch.device:
@@ -324,10 +310,8 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        found = getattr(config, "dtype", None)
-        return (
-            found if isinstance(found, torch.dtype) else getattr(torch, str(found or "float32").removeprefix("torch."))
-        )
+        dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+        return getattr(torch, dtype)
     if dtype not in ("float32", "bfloat16", "float16", "float64"):
         raise LensSteerError(f"dtype={dtype!r}: use float32, bfloat16, float16, float64 or auto")
     return getattr(torch, dtype)
