@@ -75,6 +75,16 @@ def percent(
     return f"{100 * share:{form}}{unit}{interval}"
 
 
+def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Return the three columns of an estimate in a table: its value and both ends of its interval.
+
+    >>> columns("rate", Estimate(0.5, 0.25, 0.75, 8))
+    {'rate': 0.5, 'rate_low': 0.25, 'rate_high': 0.75}
+    """
+    e = estimate
+    return {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
+
+
 def points(difference: Estimate) -> str:
     """Write a difference of shares in signed percentage points, in bold (Markdown) if its interval excludes 0.
 
@@ -141,10 +151,25 @@ def bootstrap_means(
     return flat.mean(axis=0).reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
-def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0) -> Estimate:
+def bootstrap_mean(
+    values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Estimate:
     """Return :func:`bootstrap_means` of a single quantity, as an :class:`Estimate`."""
-    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=resamples, seed=seed)
+    mean, low, high = bootstrap_means(values, resamples=resamples, seed=seed, level=level)
     return Estimate(float(mean), float(low), float(high), len(values))
+
+
+def middle(values: Float[np.ndarray, " n"]) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return the 2.5 %, 50 % and 97.5 % quantiles of the values that are not NaN; None where there are none.
+
+    >>> middle(np.array([1.0, np.nan, 3.0, 2.0]))
+    (1.05, 2.0, 2.95)
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None, None, None
+    low, median, high = np.quantile(known, [0.025, 0.5, 0.975]).tolist()
+    return low, median, high
 
 
 def bootstrap(
@@ -188,10 +213,7 @@ def paired_difference(
     if not len(first) or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: the same units are needed in both, at least one")
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        mean, low, high = bootstrap_means(
-            first - second, resamples=max(2000, round(50 / (1 - level))), seed=seed, level=level
-        )
-        return Estimate(float(mean), float(low), float(high), len(first))
+        return bootstrap_mean(first - second, resamples=max(2000, round(50 / (1 - level))), seed=seed, level=level)
     n = len(first)
     z = NormalDist().inv_cdf((1 + level) / 2)
     one, two = wilson(int(first.sum()), n, z), wilson(int(second.sum()), n, z)
@@ -201,19 +223,10 @@ def paired_difference(
     # widths of the two single intervals for the correlation of the pairs.
     product = first.sum() * (n - first.sum()) * second.sum() * (n - second.sum())
     agreement = both * neither - only_first * only_second
-    phi = (
-        0.0
-        if product == 0
-        else max(agreement - n / 2, 0.0) / math.sqrt(product)
-        if agreement > 0
-        else agreement / math.sqrt(product)
-    )
-    down_one, up_one, down_two, up_two = (
-        one.value - one.low,
-        one.high - one.value,
-        two.value - two.low,
-        two.high - two.value,
-    )
+    corrected = max(agreement - n / 2, 0.0) if agreement > 0 else agreement
+    phi = corrected / math.sqrt(product) if product else 0.0
+    down_one, up_one = one.value - one.low, one.high - one.value
+    down_two, up_two = two.value - two.low, two.high - two.value
     difference = one.value - two.value
     below = math.sqrt(max(0.0, down_one**2 - 2 * phi * down_one * up_two + up_two**2))
     above = math.sqrt(max(0.0, up_one**2 - 2 * phi * up_one * down_two + down_two**2))
