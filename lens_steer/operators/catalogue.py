@@ -79,15 +79,9 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
     absent = [key for key in found.needs if key not in parameters]
     unknown = [key for key in parameters if key not in (*found.needs, *found.takes)]
     if absent or unknown:
-        raise LensSteerError(
-            f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: "
-            + "; ".join(
-                [
-                    *(f"{key} is missing" for key in absent),
-                    *(f"{key}={parameters[key]!r} is not one of them" for key in unknown),
-                ]
-            )
-        )
+        wrong = [f"{key} is missing" for key in absent]
+        wrong += [f"{key}={parameters[key]!r} is not one of them" for key in unknown]
+        raise LensSteerError(f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: {'; '.join(wrong)}")
     return found.bind(parameters, like)
 
 

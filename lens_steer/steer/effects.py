@@ -110,9 +110,8 @@ class Tally:
     steered: int = 0
     changed: bool = False
     fired: bool = False
-    _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(
-        default_factory=list, repr=False
-    )  # unread flags on the device; the bool is True for "an activation changed" and False for "a gate fired"
+    # Unread flags on the device; the bool is True for "an activation changed" and False for "a gate fired".
+    _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(default_factory=list, repr=False)
 
     def see(
         self,
@@ -154,10 +153,8 @@ class Tally:
             why = "no gate fired on any steered token; look at its threshold, or steer at other sites"
         else:
             given = ", ".join(f"{name}={value}" for name, value in plan.parameters.items()) or "the operator"
-            why = (
-                f"{given} is the identity here (an angle of 0 or 360, a coefficient of 0, or a step too small for the "
-                "model's dtype)"
-            )
+            small = "an angle of 0 or 360, a coefficient of 0, or a step too small for the model's dtype"
+            why = f"{given} is the identity here ({small})"
         return f"the plan {plan.method!r} changed no activation: {why}"
 
     def settle(self) -> None:
