@@ -210,11 +210,8 @@ def mean_rule(
 
     For ``official`` these are the means of unit-scaled activations.
 
-    >>> a, b, names = (
-    ...     torch.tensor([3.0, 5.0]),
-    ...     torch.tensor([1.0, -1.0]),
-    ...     ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"],
-    ... )
+    >>> a, b = torch.tensor([3.0, 5.0]), torch.tensor([1.0, -1.0])
+    >>> names = ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"]
     >>> [mean_rule(a, b, names, rule=rule).tolist() for rule in ("paper", "official", "centred")]
     [[False, True], [False, False], [True, True]]
     """

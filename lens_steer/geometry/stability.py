@@ -170,6 +170,10 @@ class Stability(Shown, view="geometry"):
         its middle 95 %.
         """
         full, both = self.calibration, {"bootstrap": self.bootstrap, "shuffled": self.shuffled}
+
+        def spread_of(quantity: str) -> dict[str, Any]:
+            return {name: _spread(getattr(resamples, quantity)) for name, resamples in both.items()}
+
         angles = {name: r.angles for name, r in both.items()} | {"random": self.random_angles}
         chosen = self.bootstrap.selected_share(full.selected_index)
         return {
@@ -186,20 +190,12 @@ class Stability(Shown, view="geometry"):
                 **columns("share", chosen),
                 "distinct_sites": len(self.bootstrap.selected.unique()) - bool(self.bootstrap.no_direction),
             },
-            "direction_cosine": {name: _spread(r.cosine) for name, r in both.items()},
+            "direction_cosine": spread_of("cosine"),
             "principal_angles": {
                 name: {"first": _spread(a[:, 0]), "second": _spread(a[:, 1])} for name, a in angles.items()
             },
-            "size": {
-                "value": len(full.discriminative_sites),
-                "p_value": self.p_size,
-                **{n: _spread(r.sizes) for n, r in both.items()},
-            },
-            "top_mean_cosine": {
-                "value": self.top_cosine,
-                "p_value": self.p_top_cosine,
-                **{n: _spread(r.top_cosine) for n, r in both.items()},
-            },
+            "size": {"value": len(full.discriminative_sites), "p_value": self.p_size} | spread_of("sizes"),
+            "top_mean_cosine": {"value": self.top_cosine, "p_value": self.p_top_cosine} | spread_of("top_cosine"),
             "degenerate_planes": {name: r.degenerate for name, r in both.items()},
             "no_direction": {name: r.no_direction for name, r in both.items()},
             "sites": self.rows(),
@@ -253,9 +249,7 @@ def stability(
         raise LensSteerError(f"seed={seed}: use 0 or a positive integer")
     options = Options(rule, candidate_norm, pca_center, component)
     both = pooled(activations, options)
-    full = calibrate(
-        activations, rule=rule, candidate_norm=candidate_norm, pca_center=pca_center, component=component, seed=seed
-    )
+    full = calibrate(activations, **vars(options), seed=seed)
     classes = both.rows(0, n_positive), both.rows(n_positive, n_positive + n_negative)
     labels = label_counts(n_positive, n_negative, resamples=resamples, seed=seed)
     counts = bootstrap_counts(n_positive, n_negative, resamples=resamples, seed=seed)

@@ -104,10 +104,8 @@ def effect(
 ) -> tuple[Float[Tensor, "*batch d_model"], Effect]:
     """Return the result of an operator, and its effect on each vector.
 
-    >>> basis = torch.eye(3)[:2]
-    >>> moved, did = effect(
-    ...     "adaptive", torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]]), {"basis": basis, "angle": 90.0}
-    ... )
+    >>> h = torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]])
+    >>> moved, did = effect("adaptive", h, {"basis": torch.eye(3)[:2], "angle": 90.0})
     >>> did.gate_fire_rate, did.radial.abs().max().item() < 1e-6
     (0.5, True)
     """

@@ -290,11 +290,9 @@ def reliability(
 
     Empty bins are left out.
 
-    >>> [
-    ...     round(b.predicted, 2)
-    ...     for b in reliability(np.array([0.1, 0.15, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)
-    ... ]
-    [0.12, 0.9]
+    >>> curve = reliability(np.array([0.1, 0.2, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)
+    >>> [round(b.predicted, 2) for b in curve]
+    [0.15, 0.9]
     """
     index = np.minimum((p * bins).astype(int), bins - 1)
     found = []

@@ -105,9 +105,8 @@ def mirror_projection(
     Source: arXiv 2604.08169, Eq. 5.
 
     >>> from lens_steer import load_calibration
-    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()[
-    ...     "first_steered_token"
-    ... ]
+    >>> plan = mirror_projection(load_calibration("figures/calibration"), positions="generated")
+    >>> plan.describe()["first_steered_token"]
     'token 0 of the answer'
     """
     found = _boundary(source)
