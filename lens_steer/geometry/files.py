@@ -24,24 +24,16 @@ FOLDER = TensorFolder(
 )
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
 _OPTIONAL = (
-    "mean_positive",
-    "mean_negative",
-    "published_candidates",
-    "published_basis",
-    "stream_mean_positive",
+    "mean_positive", "mean_negative", "published_candidates", "published_basis", "stream_mean_positive",
     "stream_mean_negative",
-)
-_BY_SITE = (
-    "mean_projection_positive",
-    "mean_projection_negative",
-    "membership",
-    "auroc",
-    "cohens_d",
-)  # absent in older folders, and in imported calibrations
+)  # fmt: skip
+# Absent in older folders, and in imported calibrations.
+_BY_SITE = ("mean_projection_positive", "mean_projection_negative", "membership", "auroc", "cohens_d")
 _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive",
     "n_negative", "prompt_hash", "seed",
 )  # fmt: skip
+_NAMES = ("sites", "discriminative_sites", "discriminative_blocks")
 _HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders written before hashes were recorded
 
 
@@ -59,9 +51,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
 
     facts: dict[str, Any] = {
         **{name: getattr(calibration, name) for name in _FACTS},
-        "sites": list(calibration.sites),
-        "discriminative_sites": list(calibration.discriminative_sites),
-        "discriminative_blocks": list(calibration.discriminative_blocks),
+        **{name: list(getattr(calibration, name)) for name in _NAMES},
         **{name: listed(getattr(calibration, name)) for name in _BY_SITE},
         **{name: list(getattr(calibration, name)) for name in _HASHES if getattr(calibration, name)},
         "bound": calibration.bound,
@@ -83,10 +73,8 @@ def load_calibration(folder: str | Path) -> Calibration:
             not fit together, the basis is not orthonormal, or a value is not finite.
     """
     tensors, facts = FOLDER.read(folder)
-    needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
-    absent = [key for key in needed if key not in facts] + [
-        key for key in ("candidates", "basis") if key not in tensors
-    ]
+    absent = [key for key in (*_FACTS, *_NAMES, "versions", "details") if key not in facts]
+    absent += [key for key in ("candidates", "basis") if key not in tensors]
     if absent:
         raise FOLDER.refusal(folder, f"lacks {', '.join(absent)}")
     _check_tensors(tensors, facts, str(folder))
@@ -96,17 +84,14 @@ def load_calibration(folder: str | Path) -> Calibration:
             return None
         return torch.tensor([math.nan if v is None else v for v in listed], dtype=torch.float32)
 
+    statistics = {name: tensors[name] for name in _STATISTICS if name in tensors}
     return Calibration(
         candidates=tensors["candidates"],
         basis=tensors["basis"],
-        sites=tuple(facts["sites"]),
-        discriminative_sites=tuple(facts["discriminative_sites"]),
-        discriminative_blocks=tuple(facts["discriminative_blocks"]),
+        **{name: tuple(facts[name]) for name in _NAMES},
         bound=facts.get("bound"),
         stream_sites=tuple(facts.get("stream_sites", ())),
-        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS})
-        if all(n in tensors for n in _STATISTICS)
-        else None,
+        statistics=PromptStatistics(**statistics) if len(statistics) == len(_STATISTICS) else None,
         **{name: tuple(facts.get(name) or ()) for name in _HASHES},
         versions=facts["versions"],
         details=facts["details"],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_steer.data import Prompt, PromptSet
 from lens_steer.inference import batching
 from lens_steer.models.location import locate
 from lens_steer.models.tokenization import read_tokenizer
@@ -35,7 +33,7 @@ class Tokens:
         return asdict(self)
 
 
-def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str) -> list[Tokens]:
+def tokens(model: Any, prompts: batching.Prompts) -> list[Tokens]:
     """Return the rendered text and the tokens of each prompt.
 
     The ids are those of every forward and of every generation.
@@ -53,10 +51,8 @@ def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | P
     >>> tokens("organism/qwen2", "What is 4 plus 3?")[0].tokens[:6]
     ('<|im_start|>', 'user', '\\n', 'What', ' is', ' ')
     """
-    tokenizer = _tokenizer_of(model)
-    given = [prompts] if isinstance(prompts, (str, Prompt)) else prompts
-    found = []
-    for prompt in (Prompt.of(p) if isinstance(p, str) else p for p in given):
+    tokenizer, found = _tokenizer_of(model), []
+    for prompt in batching.chats(prompts):
         ids = batching.encode(tokenizer, prompt)
         pieces = tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
         found.append(Tokens(prompt.text, batching.render(tokenizer, prompt), tuple(ids), pieces))

@@ -84,10 +84,8 @@ def outcome_of(text: str, *, perplexity: float | None = None, bound: float | Non
             third rule reads the text alone.
         begun: See :func:`lens_steer.metrics.thinking.split_thought`.
 
-    >>> [
-    ...     outcome_of(text)
-    ...     for text in ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
-    ... ]
+    >>> answers = ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
+    >>> [outcome_of(text) for text in answers]
     ['refused', 'answered', 'cut off', 'degenerate']
     >>> outcome_of("Of the bridge grammar low.", perplexity=49.0, bound=3.0)
     'degenerate'
@@ -188,10 +186,9 @@ def measure(
     texts: dict[str, list[str]] = {}
     cut: dict[str, list[bool]] = {}
     for group in together:
+        prompts = [p for side in group for p in asked[side]]
         with nullcontext() if plan is None else steering(model, plan, tell=False):
-            said, ended = answers(
-                model, [p for s in group for p in asked[s]], max_new_tokens=max_new_tokens, engine=engine
-            )
+            said, ended = answers(model, prompts, max_new_tokens=max_new_tokens, engine=engine)
             tell_cut_off(model, ended, max_new_tokens)
         for side in group:
             n = len(asked[side])

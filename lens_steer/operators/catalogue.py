@@ -79,15 +79,9 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
     absent = [key for key in found.needs if key not in parameters]
     unknown = [key for key in parameters if key not in (*found.needs, *found.takes)]
     if absent or unknown:
-        raise LensSteerError(
-            f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: "
-            + "; ".join(
-                [
-                    *(f"{key} is missing" for key in absent),
-                    *(f"{key}={parameters[key]!r} is not one of them" for key in unknown),
-                ]
-            )
-        )
+        wrong = [f"{key} is missing" for key in absent]
+        wrong += [f"{key}={parameters[key]!r} is not one of them" for key in unknown]
+        raise LensSteerError(f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: {'; '.join(wrong)}")
     return found.bind(parameters, like)
 
 
@@ -110,10 +104,8 @@ def effect(
 ) -> tuple[Float[Tensor, "*batch d_model"], Effect]:
     """Return the result of an operator, and its effect on each vector.
 
-    >>> basis = torch.eye(3)[:2]
-    >>> moved, did = effect(
-    ...     "adaptive", torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]]), {"basis": basis, "angle": 90.0}
-    ... )
+    >>> h = torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]])
+    >>> moved, did = effect("adaptive", h, {"basis": torch.eye(3)[:2], "angle": 90.0})
     >>> did.gate_fire_rate, did.radial.abs().max().item() < 1e-6
     (0.5, True)
     """

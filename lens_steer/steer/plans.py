@@ -40,11 +40,8 @@ class Step:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Step):
             return NotImplemented
-        return (self.operator, self.sites, self.parameters.keys()) == (
-            other.operator,
-            other.sites,
-            other.parameters.keys(),
-        ) and all(_same(value, other.parameters[name]) for name, value in self.parameters.items())
+        own, others = ((step.operator, step.sites, step.parameters.keys()) for step in (self, other))
+        return own == others and all(_same(v, other.parameters[name]) for name, v in self.parameters.items())
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 

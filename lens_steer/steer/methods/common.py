@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.models import sites
-from lens_steer.steer.plans import SteeringPlan, Step, numbers
+from lens_steer.steer.plans import numbers
 
 Number = float | int
 Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one number, or one for each prompt
@@ -27,17 +26,6 @@ def check_calibration(calibration: object) -> None:
         Calibration,
         "make it with ls.calibrate(ls.record(model, contrast)), or ls.load_calibration(folder)",
     )
-
-
-def made(
-    method: str,
-    source: Calibration | Boundary,
-    steps: Sequence[Step],
-    positions: Positions,
-    **details: float | list[float],
-) -> SteeringPlan:
-    """Return the plan of a method's steps, for the model of its source."""
-    return SteeringPlan.of(source, method, steps, positions, **details)
 
 
 def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ from lens_steer.steer.methods.common import (
     check_calibration,
     chosen_sites,
     class_means,
-    made,
     row_of,
 )
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
@@ -51,15 +50,10 @@ def act_add(
     -1.0
     """
     check_calibration(calibration)
-    steps = [
-        Step(
-            "add_keep_norm" if keep_norm else "add",
-            (name,),
-            {"direction": d, "coefficient": numbers("coefficient", coefficient)},
-        )
-        for name, d in _differences(calibration, at, direction).items()
-    ]
-    return made("act-add-keep-norm" if keep_norm else "act-add", calibration, steps, positions)
+    vectors, alpha = _differences(calibration, at, direction), numbers("coefficient", coefficient)
+    used = "add_keep_norm" if keep_norm else "add"
+    steps = [Step(used, (name,), {"direction": d, "coefficient": alpha}) for name, d in vectors.items()]
+    return SteeringPlan.of(calibration, "act-add-keep-norm" if keep_norm else "act-add", steps, positions)
 
 
 def unit_addition(
@@ -84,7 +78,7 @@ def unit_addition(
     steps = [
         Step("add", (name,), {"direction": -_candidate(calibration, name), "coefficient": alpha}) for name in chosen
     ]
-    return made("compliance", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "compliance", steps, positions)
 
 
 def directional_ablation(
@@ -129,7 +123,7 @@ def directional_ablation(
             unit = _of_the_stream(calibration)
         at = ("resid_pre", "attn_out", "mlp_out")
     steps = [Step("ablate", chosen_sites(calibration, at, (calibration.selected_site,)), {"direction": unit})]
-    return made("ablation-everywhere" if everywhere else "ablation", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "ablation-everywhere" if everywhere else "ablation", steps, positions)
 
 
 def projection_clamp(
@@ -151,7 +145,7 @@ def projection_clamp(
     for name in chosen_sites(calibration, at, (calibration.selected_site,)):
         to = boundary(calibration, name).mean_positive if target is None else numbers("target", target)
         steps.append(Step("clamp", (name,), {"direction": unit, "target": to}))
-    return made("clamp", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "clamp", steps, positions)
 
 
 def _of_the_stream(calibration: Calibration) -> Tensor:
@@ -182,11 +176,8 @@ def _differences(calibration: Calibration, at: Sites, direction: Tensor | None) 
 
 
 def _vector(calibration: Calibration, direction: Tensor) -> Tensor:
-    if (
-        direction.shape != (calibration.d_model,)
-        or not bool(torch.isfinite(direction).all())
-        or not bool(direction.any())
-    ):
+    sound = direction.shape == (calibration.d_model,) and bool(torch.isfinite(direction).all() & direction.any())
+    if not sound:
         raise LensSteerError(
             f"direction of shape {tuple(direction.shape)} is not usable: the model needs "
             f"({calibration.d_model},), finite and not zero"

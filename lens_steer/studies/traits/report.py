@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lens_steer._defaults import ENGINE
@@ -92,19 +91,8 @@ def steer_trait(
     pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
     gated = list(dict.fromkeys(c.variant for n, c in pooled.choices.items() if condition_of(n).method in GATED))
     by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
-    token = search(
-        model,
-        trait,
-        by_token,
-        out,
-        name="traits_token",
-        methods=GATED,
-        seed=seed,
-        values=values,
-        progress=progress,
-        controls=False,
-        **how,
-    )
+    again: dict[str, Any] = {"name": "traits_token", "methods": GATED, "controls": False}
+    token = search(model, trait, by_token, out, seed=seed, values=values, progress=progress, **again, **how)
     gates = {
         (kind, site, side): share
         for kind, probes in (("pooled", {s: calibrated.probes[s] for s in gated}), ("token", by_token))
@@ -157,7 +145,7 @@ def fire_rates(
             ("aligned", "misaligned"), tokens.at(site), (tokens.groups_positive, tokens.groups_negative), strict=True
         ):
             fired = (probe.project(values) < probe.threshold).double().numpy()
-            found[site, name] = grouped_mean(np.asarray(fired), groups, seed=seed)
+            found[site, name] = grouped_mean(fired, groups, seed=seed)
     return found
 
 

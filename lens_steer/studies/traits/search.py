@@ -219,14 +219,8 @@ def _coherence_bound(
     progress: bool,
 ) -> Constraint:
     """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
-    rows = run(
-        Protocol(model, steered.select, "select", NO_TASKS, **how),
-        [Grid(NONE)],
-        out,
-        f"{name}_baseline",
-        identity={"seed": seed},
-        progress=progress,
-    )
+    protocol = Protocol(model, steered.select, "select", NO_TASKS, **how)
+    rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
     broken = settings(rows, seed=seed)[0].measured["negative_degenerate"].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
