@@ -3,7 +3,7 @@
 What other rooms use of it:
 
 - ``comparison``: ``harmonic_drawing``
-- ``core``: ``Drawing``, ``styled``, ``Drawn``, ``Target``, ``canvas``, ``figure``
+- ``core``: ``Drawing``, ``styled``, ``Drawn``, ``Target``, ``canvas``, ``figure``, ``banded``
 - ``directions``: ``drawing``
 - ``divergence``: ``drawing``
 - ``geometry``: ``drawings``

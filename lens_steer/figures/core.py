@@ -47,6 +47,16 @@ class Drawing(Shown, view="files"):
     columns: Mapping[str, Sequence[Any]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    @staticmethod
+    def of_rows(kind: str, rows: Sequence[Mapping[str, Value]], notes: Mapping[str, Any] | None = None) -> Drawing:
+        """Build a drawing from rows, each a mapping of the columns' names to values; without rows it has no columns.
+
+        >>> Drawing.of_rows("polar", [{"value": 0.0, "mean": 0.5}, {"value": 90.0, "mean": 1.0}])
+        Drawing('polar', 2 rows: value, mean)
+        """
+        names = list(rows[0]) if rows else []
+        return Drawing(kind, {name: [row[name] for row in rows] for name in names}, notes or {})
+
     def __repr__(self) -> str:
         return f"Drawing({self.kind!r}, {len(next(iter(self.columns.values()), ()))} rows: {', '.join(self.columns)})"
 
@@ -58,6 +68,16 @@ class Drawing(Shown, view="files"):
         """Return the columns, restricted to the rows that have the wanted values."""
         rows = [r for r in self.rows() if all(r[k] == v for k, v in wanted.items())]
         return {name: [r[name] for r in rows] for name in self.columns}
+
+    def numbers(self, *names: str, **wanted: Value) -> Iterator[list[float]]:
+        """Return some columns as numbers, restricted to the rows that have the wanted values.
+
+        >>> drawing = Drawing("polar", {"value": [0, 90, 0], "mean": [0.5, 1, 0.25], "condition": ["a", "a", "b"]})
+        >>> list(drawing.numbers("value", "mean", condition="a"))
+        [[0.0, 90.0], [0.5, 1.0]]
+        """
+        part = self.where(**wanted)
+        return ([float(value) for value in part[name]] for name in names)
 
 
 REGISTERED: dict[
@@ -208,6 +228,31 @@ def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
         return made
 
     return legend
+
+
+def banded(
+    axis: Axes,
+    x: Sequence[Any],
+    mean: Sequence[Any],
+    low: Sequence[Any],
+    high: Sequence[Any],
+    *,
+    color: str,
+    alpha: float = 0.15,
+    **look: Any,
+) -> Any:
+    """Draw a curve with a band from ``low`` to ``high`` around it, and return the curve's line.
+
+    Args:
+        axis: The axes to draw in.
+        x, mean: The curve.
+        low, high: The ends of the interval at each x.
+        color, alpha: The colour of both, and the opacity of the band.
+        look: Further options of ``axis.plot``, for the curve.
+    """
+    line = axis.plot(x, mean, color=color, **look)[0]
+    axis.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
+    return line
 
 
 @contextmanager
