@@ -40,10 +40,10 @@ from lens_steer.studies.externalities.controls import (
     rotation,
 )
 from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.positive_control import against_refusal
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
-from lens_steer.studies.externalities.study import Externalities
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED
 
 CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")

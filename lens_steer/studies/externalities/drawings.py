@@ -9,7 +9,7 @@ from lens_steer.stats import Estimate
 from lens_steer.studies.externalities.conditions import CONTROL, RANDOM, STEERED, named
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.figures import PANELS, SHARES, STRENGTH, TITLES
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 
 LEAST = 3  # smallest number of responses that reach a position that is drawn, unless every set has fewer responses
 
