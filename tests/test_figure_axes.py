@@ -229,13 +229,13 @@ def test_a_carriage_return_survives_a_figure_on_disk(tmp_path: Path) -> None:
 
 
 def test_rows_become_columns_and_numbers() -> None:
-    """A drawing of rows gives the rows back; a column of a part comes as numbers; a row without a column is refused."""
+    """A drawing of rows gives the rows back; a column of a part comes as numbers; what is no number is refused."""
     rows: list[dict[str, Any]] = [{"value": 10 * i, "mean": i / 4, "side": "ab"[i % 2]} for i in range(4)]
-    drawing = Drawing.of_rows("polar", rows, {"n": 4})
-    assert (drawing.rows(), drawing.notes, Drawing.of_rows("polar", []).columns) == (rows, {"n": 4}, {})
+    drawing = Drawing.of("polar", rows, {"n": 4})
+    assert (drawing.rows(), drawing.notes, Drawing.of("polar", []).columns) == (rows, {"n": 4}, {})
     assert list(drawing.numbers("mean", "value", side="b")) == [[0.25, 0.75], [10.0, 30.0]]
-    with pytest.raises(KeyError, match="side"):
-        Drawing.of_rows("polar", [rows[0], {"value": 1, "mean": 2}])
+    with pytest.raises(ValueError, match="could not convert string to float: 'a'"):
+        list(drawing.numbers("side", side="a"))
 
 
 def test_a_band_lies_around_its_curve() -> None:

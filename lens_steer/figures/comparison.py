@@ -23,6 +23,7 @@ from lens_steer.figures.core import (
     banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.stats import bootstrap_means
 
@@ -135,5 +136,5 @@ def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
         xlabel="angles fitted on", ylabel="error at the other angles\n(in spreads of the scores)", ylim=(0, None)
     )
     axes[2].axhline(1, color=BLACK, lw=0.6, ls=":")
-    legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(legend, axes[1:2], ncols=2)
     return fig, list(axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -26,10 +26,8 @@ POSITIVE, NEGATIVE = VERMILION, BLUE  # the colours of the two classes in every 
 
 Value = str | float | int | bool | None
 Drawn = tuple["Figure", "list[Axes]"]
-BELOW, TITLE_WIDTH = (
-    32,
-    36,
-)  # points between given axes and the legend under them; characters a line of the title of a legend beside them
+BELOW = 32  # points between given axes and the legend under them
+TITLE_WIDTH = 36  # characters in a line of the title of a legend beside given axes
 Target = Any  # the axes to draw in, one for each panel; None: make a new figure
 
 
@@ -47,18 +45,30 @@ class Drawing(Shown, view="files"):
     columns: Mapping[str, Sequence[Any]]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    @staticmethod
-    def of_rows(kind: str, rows: Sequence[Mapping[str, Value]], notes: Mapping[str, Any] | None = None) -> Drawing:
-        """Build a drawing from rows, each a mapping of the columns' names to values; without rows it has no columns.
-
-        >>> Drawing.of_rows("polar", [{"value": 0.0, "mean": 0.5}, {"value": 90.0, "mean": 1.0}])
-        Drawing('polar', 2 rows: value, mean)
-        """
-        names = list(rows[0]) if rows else []
-        return Drawing(kind, {name: [row[name] for row in rows] for name in names}, notes or {})
-
     def __repr__(self) -> str:
         return f"Drawing({self.kind!r}, {len(next(iter(self.columns.values()), ()))} rows: {', '.join(self.columns)})"
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        rows: Sequence[Mapping[str, Any]],
+        notes: Mapping[str, Any] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+    ) -> Drawing:
+        """Make a drawing from its rows; a value that a row does not have is None.
+
+        Args:
+            kind, notes: See :class:`Drawing`.
+            rows: The rows of the data.
+            names: The columns; None takes every name that occurs, in order of appearance.
+
+        >>> Drawing.of("polar", [{"x": 1}, {"x": 2, "y": 3}]).columns
+        {'x': [1, 2], 'y': [None, 3]}
+        """
+        kept = dict.fromkeys(name for row in rows for name in row) if names is None else names
+        return cls(kind, {name: [row.get(name) for row in rows] for name in kept}, notes or {})
 
     def rows(self) -> list[dict[str, Value]]:
         names = list(self.columns)
@@ -80,9 +90,8 @@ class Drawing(Shown, view="files"):
         return ([float(value) for value in part[name]] for name in names)
 
 
-REGISTERED: dict[
-    str, Callable[..., Drawn]
-] = {}  # by kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them
+# By kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them.
+REGISTERED: dict[str, Callable[..., Drawn]] = {}
 
 
 def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
@@ -159,6 +168,18 @@ def canvas(
     if how.get("squeeze", True):
         axes = axes.item() if wanted == 1 else axes.squeeze()
     return given[0].figure, axes, _legends(list(given), columns)
+
+
+def legend_below(legend: Callable[..., Any], axes: Iterable[Any], **how: Any) -> Any:
+    """Make the legend of what axes show, at the bottom of the figure; a label that several have stands once.
+
+    Args:
+        legend: The function that :func:`canvas` returned.
+        axes: The axes whose lines are named.
+        how: Further options of ``Figure.legend``.
+    """
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    return legend(found.values(), found.keys(), loc="outside lower center", **how)
 
 
 def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from lens_steer.figures.core import (
     banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.metrics.grading import CLASSES, Outcome
 
@@ -77,7 +78,7 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.set_xlabel("rotation angle (degrees)")
         axis.set_title(f"{drawing.notes['titles'][side]}, n = {n}")
     axes[0].set_ylabel("share of answers")
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, axes[:1], ncols=3)
     return fig, list(axes)
 
 

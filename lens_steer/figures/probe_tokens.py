@@ -99,7 +99,7 @@ def probe_projections_drawing(
         "marks": marks,
         "panels": panels,
     }
-    return Drawing.of_rows("probe_projections", table, notes)
+    return Drawing.of("probe_projections", table, notes)
 
 
 def _panel(

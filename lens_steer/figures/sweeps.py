@@ -26,6 +26,7 @@ from lens_steer.figures.core import (
     banded,
     canvas,
     figure,
+    legend_below,
 )
 
 LOOKS = {
@@ -197,7 +198,7 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.set_xticks([math.radians(a) for a in range(0, 360, 45)])
         axis.set_rlabel_position(112)
         axis.set_ylim(0, None)
-    legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, title=split_told(drawing))
+    legend_below(legend, axes[0][:1], ncols=4, title=split_told(drawing))
     return fig, list(axes[0])
 
 
@@ -221,7 +222,7 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.set_xticks(range(0, 361, 90))
     for axis in axes[3 * (rows - 1) :]:
         axis.set_xlabel("angle (degrees)")
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, title=split_told(drawing))
+    legend_below(legend, axes[:1], ncols=5, title=split_told(drawing))
     return fig, list(axes)
 
 
@@ -246,7 +247,7 @@ def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
             axis.axvline(float(chosen), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="chosen angle")
         axis.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("share of answers")
-    legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, title="select split")
+    legend_below(legend, axes[0][:1], ncols=2, title="select split")
     return fig, list(axes[0])
 
 

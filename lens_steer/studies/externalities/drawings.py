@@ -43,7 +43,7 @@ def strength_drawing(found: Externalities) -> Drawing:
     at = sum(found.calibrations.compliance.relative(compliance.strength).values()) / len(compliance.sites)
     length = compliance.strength / at if at else 1.0
     notes = {"chosen": chosen, "base": base, "length": length, "known": found.known}
-    return Drawing.of_rows("externality_strength", rows, notes)
+    return Drawing.of("externality_strength", rows, notes)
 
 
 def attack_drawing(found: Externalities) -> Drawing:
@@ -60,7 +60,7 @@ def attack_drawing(found: Externalities) -> Drawing:
         if c.runs and c.steering in (None, name)
         for q in SHARES
     ]
-    return Drawing.of_rows("externality_attack", rows, {"known": found.known})
+    return Drawing.of("externality_attack", rows, {"known": found.known})
 
 
 def kl_drawing(found: Externalities) -> Drawing:
@@ -75,7 +75,7 @@ def kl_drawing(found: Externalities) -> Drawing:
         for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))
         if e.n >= least
     ]
-    return Drawing.of_rows("externality_kl", rows)
+    return Drawing.of("externality_kl", rows)
 
 
 def prefix_drawing(found: Externalities) -> Drawing:
@@ -88,7 +88,7 @@ def prefix_drawing(found: Externalities) -> Drawing:
         name: {"full": found.measured(name)["attack"].value, "none": found.measured(NONE)["attack"].value}
         for name in PANELS
     }
-    return Drawing.of_rows("externality_prefix", rows, notes)
+    return Drawing.of("externality_prefix", rows, notes)
 
 
 def depth_drawing(found: Externalities) -> Drawing:
@@ -99,14 +99,14 @@ def depth_drawing(found: Externalities) -> Drawing:
     ]
     written = {s.name: [sites.parse(site).block for site in s.sites] for s in found.steerings}
     written[CONTROL] = [sites.parse(found.control.choice.variant).block]
-    return Drawing.of_rows("externality_depth", rows, {"written": written})
+    return Drawing.of("externality_depth", rows, {"written": written})
 
 
 def angle_drawing(found: Externalities) -> Drawing:
     """Return the angles to refusal by block."""
     rows = [{"steering": a.steering, "block": a.block, "steered": a.steered, **_numbers(a.angle)} for a in found.angles]
     bound = random_cosine(found.calibrations.refusal.d_model, seed=found.seed)[1]
-    return Drawing.of_rows("externality_angles", rows, {"random_cosine": bound})
+    return Drawing.of("externality_angles", rows, {"random_cosine": bound})
 
 
 def _place(steering: str, value: float | None, site: str) -> float | int | None:

@@ -20,6 +20,7 @@ from lens_steer.figures.core import (
     banded,
     canvas,
     figure,
+    legend_below,
 )
 
 TITLES = {"compliance": "towards compliance", "json": "towards JSON"}
@@ -120,7 +121,7 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.grid(axis="y", color=GREY, lw=0.3, alpha=0.5)
         axis.invert_yaxis()
     axes[-1].set_xlabel("share of answers")
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, axes[:1], ncols=3)
     return fig, list(axes)
 
 
@@ -145,7 +146,7 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.locator_params(axis="x", integer=True)
     axes[0].set_ylabel("KL(unsteered ‖ steered), nats")
     axes[0].set_ylim(bottom=LEAST / 1.5)  # the panels share this axis, so the limit is set after everything is drawn
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(legend, axes[:1], ncols=2)
     return fig, list(axes)
 
 
@@ -172,7 +173,7 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.minorticks_off()
     axes[0].set_ylabel("attack success")
     title = f"n = {drawing.columns['n'][0]} harmful requests"
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, title=title)
+    legend_below(legend, axes[:1], ncols=3, title=title)
     return fig, list(axes)
 
 
@@ -200,7 +201,7 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
         axes[1][column].locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("distance from boundary\n(in half class gaps)")
     axes[1][0].set_ylabel("on the harmless side")
-    legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, axes[0][:1], ncols=3)
     return fig, list(axes.flat)
 
 
@@ -227,7 +228,7 @@ def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
         ax.plot([], [], ls=dash, label=f"{TITLES[name]}, n = {part['n'][0]} pairs", **look)
     ax.set(xlabel="block", ylabel="angle to refusal (degrees)", ylim=(0, 180), yticks=range(0, 181, 30))
     ax.locator_params(axis="x", integer=True)
-    legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, [ax], ncols=3)
     return fig, [ax]
 
 
