@@ -9,6 +9,7 @@ requests most is chosen. Source: arXiv 2406.11717, sections 2.3 and C; the refus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -95,7 +96,9 @@ def select_direction(
     >>> found.position in range(-5, 0), len(found.scores) == 5 * 12
     (True, True)
     """
-    expect("contrast", contrast, ContrastSet, "prompts with their splits, such as ls.load_contrast(positive=…, split=…)")
+    expect(
+        "contrast", contrast, ContrastSet, "prompts with their splits, such as ls.load_contrast(positive=…, split=…)"
+    )
     bounds = DirectionBounds() if bounds is None else bounds
     expect("bounds", bounds, DirectionBounds, "give DirectionBounds(min_induce=…, max_kl=…, max_depth=…)")
     check_engine(engine)
@@ -188,27 +191,32 @@ def _none_kept(scores: Sequence[CandidateScore], bounds: DirectionBounds, n_laye
     """Return the message that says which bound left out most candidates, and what would keep one."""
     kept = [bounds.kept_by(score, n_layers) for score in scores]
     out = {name: sum(not k[name] for k in kept) for name in NAMES}
-    told = []
+    told, mends = [], []
     for name in sorted(out, key=lambda n: -out[n]):
-        if not out[name]:
-            continue
         near = [
             getattr(s, NAMES[name])
             for s, k in zip(scores, kept, strict=True)
             if not k[name] and all(k[other] for other in NAMES if other != name)
         ]
-        nearest = "none of them keeps the other bounds"
-        if near and name == "max_depth":
-            nearest = f"of those that keep the others the first is at block {min(near)} of {n_layers}"
-        elif near:
-            best = min(near) if name == "max_kl" else max(near)
-            nearest = f"of those that keep the others the nearest has {best:.3g}"
-        told.append(f"{name}={getattr(bounds, name):g} leaves out {out[name]} ({nearest})")
-    worst = max(out, key=lambda n: out[n])
-    return (
-        f"none of {len(scores)} candidate directions keeps the bounds: {'; '.join(told)}. Relax {worst}=…, the bound "
-        "that leaves out most, to measure with a direction that breaks it"
-    )
+        nearest = "of those that keep the others, none is left"
+        if near:
+            value, mend = _nearest(name, near, n_layers)
+            nearest = f"of those that keep the others the nearest is at {value}"
+            mends.append(f"{name}={mend:g}")
+        if out[name]:
+            told.append(f"{name}={getattr(bounds, name):g} leaves out {out[name]} ({nearest})")
+    mend = f"one bound is enough to keep one: {' or '.join(mends)}" if mends else "relax more than one bound"
+    return f"none of {len(scores)} candidate directions keeps the bounds: {'; '.join(told)}: {mend}"
+
+
+def _nearest(name: str, near: Sequence[float], n_layers: int) -> tuple[str, float]:
+    """Return the score that misses a bound least, in words, and a bound that would keep it, rounded outwards."""
+    if name == "max_depth":
+        block = int(min(near))
+        return f"block {block} of {n_layers}", math.ceil((block + 1) / n_layers * 100) / 100
+    if name == "max_kl":
+        return f"{min(near):.3g}", math.ceil(min(near) * 100) / 100
+    return f"{max(near):.3g}", math.floor(max(near) * 100) / 100
 
 
 def _filtered(model: Any, part: Contrast, name: str, tokens: Sequence[int], engine: str) -> Contrast:

@@ -123,9 +123,7 @@ class Trial:
         """
         found = []
         with on_engine(self.model, self.engine) as runner:
-            steered: AbstractContextManager[Any] = (
-                nullcontext() if plan is None else steering(runner, plan, tell=False)
-            )
+            steered: AbstractContextManager[Any] = nullcontext() if plan is None else steering(runner, plan, tell=False)
             with steered:
                 for i, batch in enumerate(batches):
                     with nullcontext() if streams is None else from_block(runner, first, streams[i]):

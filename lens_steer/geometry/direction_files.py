@@ -53,9 +53,7 @@ def save_direction(direction: SelectedDirection, folder: str | Path) -> None:
 
 def score_rows(direction: SelectedDirection) -> list[dict[str, Any]]:
     """Return one row for each candidate, with the columns of ``scores.csv``."""
-    return [
-        {**asdict(score), "kept": direction.bounds.keep(score, direction.n_layers)} for score in direction.scores
-    ]
+    return [{**asdict(score), "kept": direction.bounds.keep(score, direction.n_layers)} for score in direction.scores]
 
 
 def load_direction(folder: str | Path) -> SelectedDirection:

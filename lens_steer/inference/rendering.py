@@ -72,7 +72,7 @@ def _tokenizer_of(model: Any) -> Any:
 
 
 # Instructions that begin and end in different ways: what their token ids have in common at the end is the template's.
-_INSTRUCTIONS = ("a", "Why?", "Stop.", "Go!", "1", "(x)", "say \"hi\"", "é", "a:", "…")
+_INSTRUCTIONS = ("a", "Why?", "Stop.", "Go!", "1", "(x)", 'say "hi"', "é", "a:", "…")
 
 
 def tokens_after_instruction(tokenizer: Any) -> tuple[int, ...]:

@@ -1,11 +1,11 @@
 """The published steering methods, as functions that make plans: the sites, the vectors and the parameters of each one.
 
 Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`; those of
-:mod:`lens_steer.steer.methods.projections` also take a probe or another boundary, and those of
-:mod:`lens_steer.steer.methods.directions` that Arditi et al. published a direction selected by what it does. ``at`` names sites other than the
-method's own, for a method that does not write at a boundary. ``positions`` names the tokens
-(:mod:`lens_steer.inference.positions`). An angle, a coefficient or a target is one number, or one for each prompt. The
-record of each method is in :data:`lens_steer.steer.method_table.METHODS`.
+:mod:`lens_steer.steer.methods.projections` also take a probe or another boundary, and those that Arditi et al.
+published also take a direction selected by what it does. ``at`` names sites other than the method's own, for a method
+that does not write at a boundary. ``positions`` names the tokens (:mod:`lens_steer.inference.positions`). An angle, a
+coefficient or a target is one number, or one for each prompt. The record of each method is in
+:data:`lens_steer.steer.method_table.METHODS`.
 """
 
 from __future__ import annotations

@@ -181,9 +181,7 @@ def _candidate(calibration: Calibration, name: str) -> Tensor:
     return found
 
 
-def _differences(
-    calibration: Calibration | StreamDirection, at: Sites, direction: Tensor | None
-) -> dict[str, Tensor]:
+def _differences(calibration: Calibration | StreamDirection, at: Sites, direction: Tensor | None) -> dict[str, Tensor]:
     chosen = chosen_sites(calibration, at, (own_site(calibration),))
     if direction is not None:
         return dict.fromkeys(chosen, _vector(calibration, direction))
