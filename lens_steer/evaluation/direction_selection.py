@@ -209,7 +209,7 @@ def _none_kept(scores: Sequence[CandidateScore], bounds: DirectionBounds, n_laye
     return f"none of {len(scores)} candidate directions keeps the bounds: {'; '.join(told)}: {mend}"
 
 
-def _nearest(name: str, near: Sequence[float], n_layers: int) -> tuple[str, float]:
+def _nearest(name: str, near: Sequence[float | int], n_layers: int) -> tuple[str, float]:
     """Return the score that misses a bound least, in words, and a bound that would keep it, rounded outwards."""
     if name == "max_depth":
         block = int(min(near))
@@ -257,7 +257,7 @@ def _score_all(
             step = partial(_score_block, tried, directions[:, block], block, counter)
             rows = pieces.keep(f"block-{block}", step)
             if counter.done == before:  # the step was kept from a run before
-                counter.found(n_positions)
+                counter.found(float(n_positions))
             found |= {(row["position"], block): CandidateScore(**row) for row in rows}
     return tuple(found[position, block] for position in range(-n_positions, 0) for block in range(n_layers))
 
@@ -271,7 +271,7 @@ def _score_block(
     for k, direction in enumerate(directions):
         candidate = candidate_of(tried.model, direction, k - len(directions), block)
         rows.append(asdict(tried.score(candidate, streams)))
-        counter.add(1)
+        counter.add(1.0)
     return rows
 
 

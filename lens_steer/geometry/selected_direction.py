@@ -56,14 +56,14 @@ class DirectionBounds:
         LensSteerError: If a bound is not a number, or if the depth is not above 0 and at most 1.
     """
 
-    min_induce: float = 0.0
-    max_kl: float = 0.1
-    max_depth: float = 0.8
+    min_induce: float | int = 0.0
+    max_kl: float | int = 0.1
+    max_depth: float | int = 0.8
 
     def __post_init__(self) -> None:
         for name in ("min_induce", "max_kl", "max_depth"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+            if math.isnan(value):
                 raise LensSteerError(f"{name}={value!r} is not a number: give one, or leave the bound at its default")
         if self.max_kl < 0:
             raise LensSteerError(f"max_kl={self.max_kl!r}: no divergence is below 0, give at least 0")
