@@ -20,7 +20,7 @@ from lens_steer.geometry.rules import with_rule
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites
 from lens_steer.steer.method_table import ANGLES, METHODS, find_method, turning_methods
-from lens_steer.steer.methods import check_source, make_plan
+from lens_steer.steer.methods import Source, check_source, make_plan
 from lens_steer.steer.plans import SteeringPlan
 
 SITES_TRIED = 6  # sites of an addition: with 6 coefficients it has as many settings as there are angles (36)
@@ -234,7 +234,7 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     )
 
 
-def plan_at_value(method: str, source: Calibration | Boundary, options: Mapping[str, Any], value: Any) -> SteeringPlan:
+def plan_at_value(method: str, source: Source, options: Mapping[str, Any], value: Any) -> SteeringPlan:
     """Make a plan at one value of the swept parameter, or at one value for each row.
 
     The value is None for a method that is not swept.

@@ -11,6 +11,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lens_steer._io.atomic import whole_folder
 from lens_steer._io.tables import csv_records
 from lens_steer._io.tensors import TensorFolder, all_finite
@@ -66,6 +68,12 @@ def load_direction(folder: str | Path) -> SelectedDirection:
     tensors, facts = FOLDER.read(folder)
     if not (Path(folder) / SCORES).exists():
         raise FOLDER.refusal(folder, f"has no {SCORES}")
+    direction = tensors.get("direction", torch.empty(0))
+    if direction.ndim != 1 or not all_finite([direction]) or not bool(direction.any()):
+        raise FOLDER.refusal(
+            folder,
+            f": a direction of shape {tuple(direction.shape)}, where a vector that is finite and not zero is needed",
+        )
     with FOLDER.decoding(folder):
         with (Path(folder) / SCORES).open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
@@ -76,16 +84,13 @@ def load_direction(folder: str | Path) -> SelectedDirection:
             for r in rows
         )
         found = SelectedDirection(
-            direction=tensors["direction"],
+            direction=direction,
             scores=scores,
             bounds=_bounds(facts["bounds"]),
             template=ChatTemplate.read(facts.get("template")),
             **{name: facts[name] for name in _FACTS},
             **{name: tuple(facts[name]) for name in _LISTS},
         )
-        shape = tuple(found.direction.shape)
-    if len(shape) != 1 or not all_finite([found.direction]) or not bool(found.direction.any()):
-        raise FOLDER.refusal(folder, f": a direction of shape {shape} that is finite and not zero is needed")
     chosen = CandidateScore(found.position, found.block, found.refusal_score, found.induce_score, found.kl)
     if chosen not in scores or not 0 <= found.block < found.n_layers:
         raise FOLDER.refusal(
@@ -103,7 +108,7 @@ def holds_direction(folder: str | Path) -> bool:
     return (Path(folder) / FOLDER.facts_file).exists() and not (Path(folder) / "calibration.json").exists()
 
 
-def _bounds(row: dict[str, float | None]) -> DirectionBounds:
+def _bounds(row: dict[str, float | int | None]) -> DirectionBounds:
     """Return the bounds as they were; null stands for no bound."""
     none = {"min_induce": -math.inf, "max_kl": math.inf}
     known = {f.name for f in fields(DirectionBounds)}
