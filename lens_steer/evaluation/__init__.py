@@ -11,10 +11,11 @@ What other rooms use of it:
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
 - ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_from``
 - ``cost``: ``cost``, ``probe``
+- ``direction_selection``: ``select_direction``, ``first_of``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``
+- ``pieces``: ``Pieces``, ``drop``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
@@ -22,5 +23,6 @@ What other rooms use of it:
   ``kept_out``
 - ``sweep_work``: ``comparing``, ``sweeping``
 - ``sweeps``: ``Protocol``, ``Grid``, ``run``, ``values_of``, ``plan_hash``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
+- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``,
+  ``selecting_direction``
 """

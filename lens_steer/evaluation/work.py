@@ -171,7 +171,7 @@ def selecting_direction(
     >>> import lens_steer as ls
     >>> model, prompts = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal").first(fit=4, select=2)
     >>> selecting_direction(model, prompts.fit, prompts.select, 5, None).prefills
-    138
+    139
     """
     n_layers = info_of(model).n_layers
     total = Work() if max_new_tokens is None else answering(model, fit.positive, max_new_tokens)
