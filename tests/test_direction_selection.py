@@ -140,7 +140,9 @@ def test_prompts_that_are_not_treated_as_their_class_are_left_out(qwen: Any, ref
     assert torch.equal(found.direction, made["clean"].direction)
     assert found.prompt_hashes_positive == (*clean.fit.positive.hashes, *clean.select.positive.hashes)
     swapped = replace(refusal.split, select=ls.Contrast(refusal.select.negative[:3], refusal.select.negative[:3]))
-    with pytest.raises(LensSteerError, match="none of the 3 positive select prompts is left by the filter: the model"):
+    with pytest.raises(
+        LensSteerError, match="none of the 3 positive select prompts is left by the filter: by the first token of"
+    ):
         select(qwen, replace(refusal.first(fit=3), split=replace(swapped, fit=refusal.fit.first(3))))
 
 

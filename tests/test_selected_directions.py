@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import lens_steer as ls
 from lens_steer.cli.app import figures_redraw
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.conditions import plan_at_value
+from lens_steer.evaluation.conditions import method_grids, plan_at_value
 from lens_steer.figures import saving
 from lens_steer.figures.direction_scores import direction_scores_drawing
 from lens_steer.geometry.direction_files import holds_direction
@@ -127,6 +127,8 @@ def test_plans_say_where_the_direction_is_from(selected: Any, tmp_path: Path) ->
     assert {site.rsplit("hook_")[1] for site in ablating.sites} == {"resid_pre", "attn_out", "mlp_out"}
     for method, value in (("act-add", -1.0), ("ablation-everywhere", None)):
         assert plan_at_value(method, selected, {}, value).method == method
+        (grid,) = method_grids(selected, method)
+        assert (grid.variant, grid.values) == ("", METHODS[method].grid or (None,))
     assert "selected_direction" not in ls.act_add(ls.load_calibration("figures/calibration")).row()
 
 
@@ -140,6 +142,8 @@ def test_other_methods_say_what_to_do(selected: Any, folder: Path) -> None:
                 LensSteerError, match=r"needs a calibration, and a selected direction was given: use one"
             ):
                 make_plan(name, selected, **needed)
+            with pytest.raises(LensSteerError, match="needs a calibration, and a selected direction was given"):
+                method_grids(selected, name)
     assert holds_direction(folder)
     with pytest.raises(LensSteerError, match="holds a selected direction, which only some methods steer by"):
         ls.load_calibration(folder)

@@ -226,11 +226,11 @@ def _filtered(model: Any, part: Contrast, name: str, tokens: Sequence[int], engi
         scores = sign * refusal_scores(model, prompts, tokens, engine=engine)
         kept = tuple(p for p, score in zip(prompts, scores.tolist(), strict=True) if score > 0)
         if not kept:
-            what = "refuses" if sign > 0 else "does not refuse"
+            found, wanted = ("refuses none", "refuses") if sign > 0 else ("refuses all", "answers")
             raise LensSteerError(
-                f"none of the {len(prompts)} {side} {name} prompts is left by the filter: the model {what} none of "
-                f"them, by the refusal score of their first token; give prompts that it {what}, or say with openings=… "
-                "how its refusals begin"
+                f"none of the {len(prompts)} {side} {name} prompts is left by the filter: by the first token of the "
+                f"answer the model {found} of them; give prompts that it {wanted}, or say with openings=… how its "
+                "refusals begin"
             )
         sides.append(PromptSet(kept, prompts.name))
     return Contrast(*sides)
