@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.legend import Legend
@@ -21,7 +22,10 @@ import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import GREEN, Drawing, banded
+from lens_steer.figures.direction_scores import direction_scores_drawing
+from lens_steer.geometry.selected_direction import CandidateScore, DirectionBounds, SelectedDirection
 from lens_steer.metrics.token_divergence import TokenDivergence
+from tests.made import origin
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -37,7 +41,15 @@ def made_up() -> dict[str, Drawing]:
         "y": [0.1, 1.0, 1.0, -1.0],
     }
     notes = {"site": "blocks.1.ln2.hook_out", "method": "selective", "angle": 180.0}
+    fields = {name: value for name, value in origin().items() if name != "pooling"}
+    scores = [CandidateScore(p, b, 3.0 - b, b - 1.0, 0.05 * b) for p in (-2, -1) for b in range(4)]
+    chosen = SelectedDirection(
+        **fields, direction=torch.ones(4), block=2, position=-1, refusal_score=1.0, induce_score=1.0, kl=0.1,
+        baseline_refusal_score=3.0, baseline_induce_score=-2.0, refusal_tokens=(1,), bounds=DirectionBounds(),
+        scores=tuple(scores), n_positive=4, n_negative=4, n_select_positive=2, n_select_negative=2,
+    )  # fmt: skip
     return {
+        "direction_scores": direction_scores_drawing(chosen),
         "kl_by_position": divergence.drawing({"selective": found, "standard": found}),
         "turned_in_plane": Drawing("turned_in_plane", turned, notes),
     }

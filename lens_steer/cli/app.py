@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import evaluation as cli_evaluation
 from lens_steer.cli import export as cli_export
@@ -46,6 +47,7 @@ app.add_typer(figures_app, name="figures")
 app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
 for further_command in (
+    *cli_direction.COMMANDS,
     *cli_evaluation.COMMANDS,
     *cli_probes.COMMANDS,
     *cli_divergence.COMMANDS,

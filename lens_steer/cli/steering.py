@@ -15,7 +15,7 @@ from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, Model
-from lens_steer.cli.planning import UNSTEERED, Planned
+from lens_steer.cli.planning import UNSTEERED, Planned, read_steering
 from lens_steer.errors import LensSteerError
 
 DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
@@ -48,7 +48,7 @@ def steer(
     """
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
-    from lens_steer.geometry.files import load_calibration
+    from lens_steer.geometry.calibration import Calibration
     from lens_steer.inference.engines import check_engine
     from lens_steer.inference.generation import answers
     from lens_steer.steer.effects import EffectLog
@@ -64,7 +64,8 @@ def steer(
     if made is None and (save_plan is not None or effects):
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
-        tell_fitted_on(load_calibration(planned.calibration), {"": [chosen]})
+        source = read_steering(planned.calibration, None)
+        tell_fitted_on(source, {"": [chosen]}, "calibration" if isinstance(source, Calibration) else "direction")
     probe = planned.source
     if probe is not None:
         tell_fitted_on(probe, {"": [chosen]}, "probe")

@@ -11,11 +11,12 @@ What other rooms use of it:
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
 - ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_from``
 - ``cost``: ``cost``, ``probe``
+- ``direction_selection``: ``select_direction``, ``first_of``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``grids``: ``Grid``, ``plan_hash``, ``values_of``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``, ``check_beginning``
+- ``pieces``: ``Pieces``, ``check_beginning``, ``drop``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
@@ -24,5 +25,6 @@ What other rooms use of it:
 - ``sweep_work``: ``comparing``, ``sweeping``
 - ``sweeps``: ``Protocol``, ``run``
 - ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
-  ``forcing_values``, ``scoring_answers``
+  ``forcing_values``, ``scoring_answers``,
+  ``selecting_direction``
 """

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.rowstore import IDENTITY, PARTS
 from lens_steer.errors import LensSteerError
@@ -119,10 +122,30 @@ class Pieces:
             save_calibration(make(), path)
         return load_calibration(path)
 
+    def tensor(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor that a step computed, to the bit, and compute it if it is not kept yet."""
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{key}.safetensors"
+        if not path.exists():
+            with whole_file(path) as work:
+                save_file({key: make().contiguous()}, work)
+        return load_file(path)[key]
+
     def drop(self) -> None:
         """Delete the steps, once the results of the run are written."""
-        if self.folder is None:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
+        if self.folder is not None:
+            drop(self.folder.parent.parent, self.folder.name)
+
+
+def drop(folder: str | Path, name: str) -> None:
+    """Delete the steps of a run that is written, if any were kept.
+
+    Args:
+        folder: The folder of the run.
+        name: The name of the steps.
+    """
+    steps = Path(folder) / PARTS / name
+    shutil.rmtree(steps, ignore_errors=True)
+    if steps.parent.exists() and not any(steps.parent.iterdir()):
+        steps.parent.rmdir()

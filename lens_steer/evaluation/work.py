@@ -7,7 +7,7 @@ are upper bounds, since every answer is assumed to have its greatest length.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -177,6 +177,39 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
     return total
 
 
+def selecting_direction(
+    model: Any, fit: Contrast, select: Contrast, n_positions: int, max_new_tokens: int | None
+) -> Work:
+    """Count the work of :func:`lens_steer.select_direction`, as if the filter left out no prompt.
+
+    An addition at the input of block ℓ runs the blocks from ℓ on, and its prompts run once up to ℓ; both are counted by
+    the share of the blocks that they run.
+
+    Args:
+        model: The model, or its description.
+        fit, select: The prompts before the filter.
+        n_positions: The number of tokens after the instruction.
+        max_new_tokens: The length of the answers to the positive fit prompts; None where the openings of refusals are
+            given, so that there are no answers.
+
+    >>> import lens_steer as ls
+    >>> model, prompts = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal").first(fit=4, select=2)
+    >>> selecting_direction(model, prompts.fit, prompts.select, 5, None).prefills
+    139
+    """
+    n_layers = info_of(model).n_layers
+    total = Work() if max_new_tokens is None else answering(model, fit.positive, max_new_tokens)
+    both = [*select.positive, *select.negative]
+    total += _prefilling(model, both) * (1 + n_positions * n_layers)
+    adding = _prefilling(model, select.negative)
+    share = (n_positions * (n_layers + 1) + n_layers + 1) / 2 / n_layers  # of all blocks, summed over the additions
+    tokens = round(adding.prompt_tokens * n_layers * share)
+    total += replace(adding * (n_layers * (n_positions + 1)), prompt_tokens=tokens)
+    for side in (*_sides(fit), *_sides(select)):
+        total += _prefilling(model, side)  # the filter
+    return total + _prefilling(model, fit.positive) + _prefilling(model, fit.negative)  # the means
+
+
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
 
@@ -215,6 +248,18 @@ def _generating(lengths: Sequence[int], max_new_tokens: int) -> Work:
             widest=rows * (width + max_new_tokens),
         )
     return total
+
+
+def _prefilling(model: Any, prompts: Sequence[Prompt] | PromptSet) -> Work:
+    """Count one forward over prompts without answers."""
+    total = Work()
+    for rows, width, _ in _shapes([(n, 0) for n in _lengths(model, prompts)]):
+        total += Work(prefills=1, prompt_tokens=rows * width, widest=rows * width)
+    return total
+
+
+def _sides(contrast: Contrast) -> tuple[PromptSet, PromptSet]:
+    return contrast.positive, contrast.negative
 
 
 def _lengths(model: Any, prompts: Sequence[Prompt] | PromptSet) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
+from lens_steer.geometry.direction_files import holds_direction
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.models import sites
 from lens_steer.models.templates import ChatTemplate
@@ -70,8 +71,14 @@ def load_calibration(folder: str | Path) -> Calibration:
 
     Raises:
         LensSteerError: If a file is missing, truncated or corrupt, the format version is unknown, shapes or sites do
-            not fit together, the basis is not orthonormal, or a value is not finite.
+            not fit together, the basis is not orthonormal, or a value is not finite; or if the folder holds a selected
+            direction.
     """
+    if holds_direction(folder):
+        raise LensSteerError(
+            f"{str(folder)!r} holds a selected direction, which only some methods steer by, and no calibration: give a "
+            "folder of 'lens-steer calibrate', or load it with load_direction"
+        )
     tensors, facts = FOLDER.read(folder)
     absent = [key for key in (*_FACTS, *_NAMES, "versions", "details") if key not in facts]
     absent += [key for key in ("candidates", "basis") if key not in tensors]

@@ -8,9 +8,11 @@ from typing import Any
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.direction_comparison import DirectionComparison
+from lens_steer.geometry.direction_files import score_rows
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.planes import plane_coordinates
 from lens_steer.geometry.rules import cautions
+from lens_steer.geometry.selected_direction import SelectedDirection
 from lens_steer.geometry.stability import Resamples, Stability
 from lens_steer.geometry.summary import GeometrySummary, plain
 from lens_steer.models import sites
@@ -18,6 +20,7 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.activations import POOLED
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
+BEST = 8  # the candidates that the page of a selected direction shows
 # the columns that a page shows of a site, with their heads
 HEADS = {
     "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine",
@@ -87,6 +90,34 @@ def _(made: Calibration) -> Page:
     shown = [rows[k] for k in sorted({*html.spread(len(rows)), made.selected_index})]
     heads = [{head: row[c] for c, head in HEADS.items()} for row in shown]
     return Page(repr(made), facts, (html.depth(heads, len(rows), strong=("selected",)),))
+
+
+@table_of.register
+def _(direction: SelectedDirection) -> Table:
+    """Return one row for each candidate, labelled by position and block.
+
+    The columns are those of ``scores.csv``: the refusal score under ablation, the induce score, the divergence, and
+    whether the candidate keeps every bound.
+    """
+    return Table.of(score_rows(direction), "position", "block")
+
+
+@page_of.register
+def _(direction: SelectedDirection) -> Page:
+    bounds, given = direction.bounds, direction.n_given
+    facts = {
+        "read at": direction.origin,
+        "refusal score, ablated": f"{direction.refusal_score:.3g} ({direction.baseline_refusal_score:.3g} unsteered)",
+        "refusal score, added": f"{direction.induce_score:.3g} ({direction.baseline_induce_score:.3g} unsteered)",
+        "KL, ablated": f"{direction.kl:.3g} nats",
+        "candidates": f"{direction.n_kept} of {len(direction.scores)} kept",
+        "bounds": f"induce ≥ {bounds.min_induce:g}, KL ≤ {bounds.max_kl:g}, depth < {bounds.max_depth:g}",
+        "fit prompts": f"{direction.n_positive} + {direction.n_negative} of {given.get('fit', '')}",
+        "select prompts": f"{direction.n_select_positive} + {direction.n_select_negative} of {given.get('select', '')}",
+        "refusals begin": ", ".join(f"{o['text']!r} {o['share']:.0%}" for o in direction.openings if o["used"]),
+    }
+    best = sorted(score_rows(direction), key=lambda row: (not row["kept"], row["refusal_score"]))[:BEST]
+    return Page(repr(direction), facts, (html.grid(best, of=len(direction.scores)),))
 
 
 @table_of.register
