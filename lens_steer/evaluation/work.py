@@ -157,8 +157,8 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
 
-    For every value of every grid it has answers to all sides, and two passes over the answers (under the plan, and
-    without it).
+    For every value of every grid it has answers to all sides, and one pass over the answers for each model that reads
+    them (the steered one, and the unsteered one).
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
@@ -170,11 +170,10 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
             for side, prompts in protocol.sides.items():
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 counted[key] += answering(model, asked, new, times=key[0])
-                if side != CAPABILITY:
-                    bare = [Prompt(p.messages, None, p.task) for p in asked]
-                    plain = [Prompt(p.messages, None, p.task) for p in protocol.reference.get(side, prompts)]
+                again = {"self": asked, "ref": list(protocol.reference.get(side, prompts))}
+                for reader in protocol.read_by if side != CAPABILITY else ():
+                    bare = [Prompt(p.messages, None, p.task) for p in again[reader]]
                     counted[key] += forcing_answers(model, bare, new, times=key[0])
-                    counted[key] += forcing_answers(model, plain, new, times=key[0])
         total += counted[key]
     return total
 

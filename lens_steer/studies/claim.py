@@ -9,6 +9,8 @@ from typing import Any
 from lens_steer._display import Shown
 
 HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
+REFUTED, NOT_SHOWN, EXCLUDED, INSENSITIVE = "REFUTED", "NOT SHOWN", "EXCLUDED BEYOND", "ASSAY INSENSITIVE"
+TIED = f"{NOT_SHOWN} (a tie at nothing on select)"  # a value that was chosen among values of no effect says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,10 @@ class Claim(Shown, view="claims"):
         criterion: The condition under which the claim holds. It is fixed before the measurement.
         value: The measured value; None where nothing was measured.
         n: The number of independent units behind the value.
-        verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
+        verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``; ``REFUTED`` where the interval lies beyond the
+            criterion on the other side; ``EXCLUDED BEYOND d`` for an effect that is smaller than d; ``NOT SHOWN``, with
+            the reason in brackets where nothing was measured; ``ASSAY INSENSITIVE`` where the positive control shows no
+            effect, so that the absence of one says nothing.
         interval: 95 % interval of ``value``, or of the rate named in ``quantity``. None where no interval applies, as
             for an extremum.
         witness: The shortest counterexample, or the tightest bound found.
