@@ -14,7 +14,7 @@ from analyses.common import parse_models
 from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
-from lens_steer.studies.claim import HOLDS, INSENSITIVE, NOT_SHOWN, Claim
+from lens_steer.studies.claim import EXCLUDED, HOLDS, INSENSITIVE, NOT_SHOWN, Claim
 from lens_steer.studies.propositions import dose, questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 
@@ -36,6 +36,8 @@ BEST_ANGLE = (
     "the-plane",
     "fresh-cache-SS",
 )
+# A condition that does nothing at any angle is not compared at its own best one, but at the nominal angle it is.
+NOMINAL_TOO = ("against-random-half", "the-plane", "fresh-cache-SS")
 SCALES = {
     "positive_right": (100, "points"), "negative_right": (100, "points"), "surprise": (1, "nats"),
     "capable": (100, "points"),
@@ -91,7 +93,8 @@ def _shown_rows() -> list[tuple[str, str, bool]]:
     """
     compliance = [("positive_right", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
     costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
-    return compliance + [("positive_right", key, False) for key in BEST_ANGLE] + costs
+    single = [("positive_right", key, at) for key in BEST_ANGLE for at in (False, True) if not at or key in NOMINAL_TOO]
+    return compliance + single + costs
 
 
 def _cell(claim: Claim | None, scale: float) -> str:
@@ -105,6 +108,8 @@ def _cell(claim: Claim | None, scale: float) -> str:
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
+    if claim.verdict.startswith((EXCLUDED, INSENSITIVE)):
+        return f"{text}, {claim.verdict.lower()}"
     return f"**{text}**" if claim.verdict == HOLDS else text
 
 

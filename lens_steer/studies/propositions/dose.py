@@ -12,10 +12,9 @@ criteria, fixed before the measurement:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -62,7 +61,7 @@ OUTCOMES = (
 )
 
 
-def scaled(calibration: Calibration, angle: Any, *, scale: float) -> SteeringPlan:
+def scaled(calibration: Calibration, angle: float | Sequence[float], *, scale: float) -> SteeringPlan:
     """Return SS at the discriminative sites with its output multiplied by a factor.
 
     Args:
@@ -78,7 +77,7 @@ def scaled(calibration: Calibration, angle: Any, *, scale: float) -> SteeringPla
     return replace(plan, steps=tuple(steps))
 
 
-def dose_grids(calibration: Calibration, angle: float | None) -> dict[float, Grid]:
+def dose_grids(calibration: Calibration, angle: float) -> dict[float, Grid]:
     """Return a grid at one angle for each norm error, by the factor s; without that of s = 1."""
     return {s: Grid(CONDITION, partial(scaled, calibration, scale=s), (angle,), variant=f"{s:g}") for s in SCALES}
 

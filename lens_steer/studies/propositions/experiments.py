@@ -107,7 +107,7 @@ def conditions(calibration: Calibration, activations: Activations, seed: int) ->
     ]
 
 
-def with_mean_phase(calibration: Calibration, angle: Any) -> SteeringPlan:
+def with_mean_phase(calibration: Calibration, angle: float | Sequence[float]) -> SteeringPlan:
     """Return SAS at θ + φ̄, where φ̄ is the mean phase of the harmful class at each site (E3).
 
     This angle puts the class mean where SS by θ puts it.
@@ -173,14 +173,15 @@ def run(
         for g in grids
         if len(g.values) > 1
     }
-    doses = {} if best[BASE] is None else dose_grids(calibration, best[BASE])
+    nominal = best[BASE]
+    doses = {} if nominal is None else dose_grids(calibration, nominal)
     reported = [Grid(NONE), *_reported(grids, best), *doses.values()]
     protocol = Protocol(model, contrast.report, "report", tasks or nobody, **how)
     by_setting: dict[tuple[str, str], list[Row]] = {}
     for row in measure(protocol, reported, folder, "report", progress=progress):
         by_setting.setdefault((row["condition"], row["variant"]), []).append(row)
     measured = (Measured.of(by_setting[NONE, ""], UNSTEERED, None), *_measured(grids, best, by_setting))
-    dose = {s: Measured.of(by_setting[g.condition, g.variant], g.name, best[BASE]) for s, g in doses.items()}
+    dose = {s: Measured.of(by_setting[g.condition, g.variant], g.name, nominal) for s, g in doses.items()}
     base = next(m for m in measured if m.condition == BASE and not m.at_nominal)
     return Experiments(measured, dict(sorted({**dose, 1.0: base}.items())) if dose else {})
 
