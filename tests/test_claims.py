@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from analyses import propositions
 from lens_steer.data import Contrast, ContrastSet, PromptSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.grids import plan_hash
@@ -321,6 +322,26 @@ def test_without_an_effect_of_the_largest_errors_nothing_is_excluded() -> None:
     assert all(c.value is None for c in claims if c.id in {dose.claim_id(o.name) for o in dose.OUTCOMES})
     few = {c.id: c.verdict for c in dose.dose_claims(doses(lambda s: 64 - 3 * (abs(s - 1) < 0.3)), "m")}
     assert few[dose.claim_id("positive_right", 2.0)] == NOT_SHOWN  # 3 of 64 more, too few to be sure of
+
+
+def test_the_page_tells_ties_and_norm_errors() -> None:
+    """In words where nothing was compared, and with what the assay could see."""
+    hits = np.array([True] * 20)
+    base, tie = measured(hits, condition=experiments.BASE), np.array([], dtype=bool)
+    nothing = measured(tie, condition="SAS, L_disc", angle=None, tied=True)
+    claims = questions.experiment_claims(experiments.Experiments((base, nothing), {}), "m")
+    found = claims + dose.dose_claims(doses(lambda s: 64 if abs(s - 1) < 0.051 else 10), "m")
+    lines = {
+        line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2]
+        for line in propositions.behaviour({"m": found}).splitlines()
+    }
+    said = {c.id: lines[c.statement] for c in found if c.statement in lines}
+    assert said["relative-angle"] == "not shown (a tie at nothing on select)"
+    assert said["norm-dose-positive_right-0.5"] == "**-84 [-91, -74]**"
+    assert said["norm-dose-positive_right-1.004"] == "0 [-6, 6], excluded beyond 0.10"
+    assert said["norm-dose-positive_right"] == "**0.05**"
+    null = propositions.behaviour({"m": claims + dose.dose_claims(doses(lambda s: 64), "m")})
+    assert "0 [-6, 6], assay insensitive" in null and "| norm error | assay insensitive |" in null
 
 
 def test_a_scaled_plan_is_ss_with_a_norm_error(calibration: Any) -> None:
