@@ -4,7 +4,7 @@ The controls of the chosen setting run beside it.
 
 What other rooms use of it:
 
-- ``bounds``: ``measured_bound``
+- ``bounds``: ``measured_bound``, ``harmless_alone``
 - ``comparison``: ``Comparison``, ``compare``
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
@@ -21,10 +21,10 @@ What other rooms use of it:
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
 - ``quantities``: ``objective_of``, ``renamed``
-- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``
+- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
+  ``at_nothing``
 - ``sweep_work``: ``comparing``, ``sweeping``
 - ``sweeps``: ``Protocol``, ``run``
 - ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
-  ``forcing_values``, ``scoring_answers``,
-  ``selecting_direction``
+  ``forcing_values``, ``scoring_answers``, ``selecting_direction``
 """

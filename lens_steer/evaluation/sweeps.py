@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,10 @@ def _measure(
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    with nullcontext() if plan is None else steering(model, plan, tell=False):  # no warning for an identity value
+    with ExitStack() as stack:
+        for each in (grid.beside, plan):
+            if each is not None:
+                stack.enter_context(steering(model, each, tell=False))  # no warning for an identity value
         texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
         tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_steer.operators import addition, projection, rotation
+from lens_steer.operators import addition, projection, rotation, scaling
 from lens_steer.operators.exact import prepared
 from lens_steer.operators.operator import Bound, Fires, Parameters
 
@@ -19,6 +19,12 @@ from lens_steer.operators.operator import Bound, Fires, Parameters
 def selective(p: Parameters, like: Tensor) -> Bound:
     basis = prepared(p["basis"], like, "basis")
     return partial(rotation.turn, basis=basis, writer=rotation.rotation_writer(basis, p["angle"]))
+
+
+def scaled(p: Parameters, like: Tensor) -> Bound:
+    basis = rotation.prepared(p["basis"], like)
+    writer = rotation.rotation_writer(basis, p["angle"])
+    return partial(scaling.turn_and_scale, basis=basis, writer=writer, scale=scaling.factor(p["scale"]))
 
 
 def from_mean_phase(p: Parameters) -> dict[str, Tensor]:

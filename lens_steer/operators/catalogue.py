@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators import addition, binding, projection, rotation
+from lens_steer.operators import addition, binding, projection, rotation, scaling
 from lens_steer.operators.affine import addition_map, clamp_map, rotation_map
 from lens_steer.operators.exact import exact
 from lens_steer.operators.operator import Bound, Operator, Parameters
@@ -27,6 +27,7 @@ from lens_steer.operators.parameters import (
     GATE,
     GATE_AXIS,
     MEAN_PHASE,
+    SCALE,
     TARGET,
     THRESHOLD,
 )
@@ -156,6 +157,10 @@ OPERATORS: dict[str, Operator] = {
         Operator(
             name="phase_collapse", function=rotation.collapse_phase, parameters=(BASIS, MEAN_PHASE),
             binder=binding.phase_collapse, affine=_ONE_RAY,
+        ),
+        Operator(
+            name="selective_scaled", function=scaling.scaled_rotation, parameters=(BASIS, ANGLE, SCALE),
+            binder=binding.scaled, affine="multiplies the whole of each token by a factor",
         ),
         Operator(
             name="add", function=addition.add_direction, parameters=(DIRECTION, COEFFICIENT), binder=binding.add,
