@@ -20,7 +20,7 @@ from lens_steer.reports.compare_report import compare_and_write
 from lens_steer.stats import percent
 
 DRAWS = 0  # of controls: the committed folders were made without, which their tables say
-RATES = ("complied", "helped", "capable")
+RATES = ("positive_right", "negative_right", "capable")
 
 
 def draw(run: Run) -> None:
@@ -59,7 +59,7 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice."""
     targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
     own = [
-        _rate(next(s for s in record["report"] if s["condition"] == "selective"), "complied")
+        _rate(next(s for s in record["report"] if s["condition"] == "selective"), "positive_right")
         for record in found.values()
     ]
     rows = [("divergence matched", *targets), ("selective", *own)]
@@ -68,7 +68,7 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
         for record in found.values():
             at = {s["condition"]: s for s in record["equal_kl"]["report"]}.get(f"{method} = KL")
             reason = record["equal_kl"]["matches"].get(method, {"reason": "—"})["reason"].split(":")[0]
-            cells.append(reason if at is None else _rate(at, "complied"))
+            cells.append(reason if at is None else _rate(at, "positive_right"))
         rows.append((method, *cells))
     return markdown(("method", *found), rows)
 
@@ -78,10 +78,10 @@ def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps:
         return "—"
     where = f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else ""
     at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
-    gap = (gaps or {}).get("complied")
+    gap = (gaps or {}).get("positive_right")
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     others = " / ".join(percent(row[name]) for name in RATES[1:] if name in row)
-    return f"{at}{_rate(row, 'complied')}{sign} / {others}" + ("" if choice["met"] else " *")
+    return f"{at}{_rate(row, 'positive_right')}{sign} / {others}" + ("" if choice["met"] else " *")
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:

@@ -14,7 +14,7 @@ from analyses.common import parse_models
 from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
-from lens_steer.studies.claim import HOLDS, Claim
+from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 
@@ -36,7 +36,7 @@ BEST_ANGLE = (
     "the-plane",
     "fresh-cache-SS",
 )
-SCALES = {"complied": (100, "points"), "surprise": (1, "nats"), "capable": (100, "points")}
+SCALES = {"positive_right": (100, "points"), "surprise": (1, "nats"), "capable": (100, "points")}
 
 
 def short(claims: Sequence[Claim], model: str) -> str:
@@ -71,9 +71,9 @@ def _shown_rows() -> list[tuple[str, str, bool]]:
     """Outcome, question, and whether at the nominal angle: compliance in full, what E2 costs at the conditions' own
     best angles.
     """
-    compliance = [("complied", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
+    compliance = [("positive_right", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
     costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
-    return compliance + [("complied", key, False) for key in BEST_ANGLE] + costs
+    return compliance + [("positive_right", key, False) for key in BEST_ANGLE] + costs
 
 
 def _cell(claim: Claim | None, scale: int) -> str:
@@ -82,7 +82,7 @@ def _cell(claim: Claim | None, scale: int) -> str:
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
-    return f"**{text}**" if claim.verdict == HOLDS else text
+    return marked(claim, text)
 
 
 def main() -> None:

@@ -125,7 +125,9 @@ shown, chosen = ["selective", RANDOM_PLANE], {"selective": choices["selective"].
 figure, axes = ls.draw(sweeps.by_value("class_swap", select, shown, None, chosen))
 
 # %%
-figure, axes = ls.draw(sweeps.by_value("polar", select, shown, ("complied", "perplexity_ref")))
+figure, axes = ls.draw(
+    sweeps.by_value("polar", select, shown, ("positive_right", "perplexity_ref"))
+)
 
 # %% [markdown]
 # What was chosen, and by how close a race:
@@ -163,7 +165,7 @@ for split, found in (("select", select), ("report", reported)):
     chosen = next(
         s for s in found if s.condition == "selective" and s.value == choices["selective"].value
     )
-    print(f"{split}: {chosen.measured['complied']}")
+    print(f"{split}: {chosen.measured['positive_right']}")
 
 # %% [markdown]
 # ## In one call
@@ -195,7 +197,7 @@ figure, axes = ls.draw(turning.drawing(150))
 # %% [markdown]
 # ## What to try next
 #
-# - Other constraints: `Constraint.parse("refused_harmless<=0.05")` keeps the angle away from the swap; `"perplexity_ref<=1.5"` keeps answers plain.
+# - Other constraints: `Constraint.parse("negative_refused<=0.05")` keeps the angle away from the swap; `"perplexity_ref<=1.5"` keeps answers plain.
 # - Other sites or another plane: `method_grids(cal, "selective", at=[…])`, `basis=`; all controls at once: `control_grids(cal, shuffled)`.
 # - More prompts: take `prompts` in place of `small`. Every method at once, with all controls: `lens-steer compare`, in `figures/comparison`.
 # - Other models answer otherwise: on `organism/gemma2` this method frees no answer under the comparison's constraints; `standard` does.

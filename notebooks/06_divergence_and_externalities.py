@@ -22,7 +22,8 @@ from pathlib import Path
 import pandas as pd
 
 import lens_steer as ls
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import Drawing
 from lens_steer.metrics.benchmarks import NO_TASKS
@@ -32,7 +33,6 @@ from lens_steer.studies.externalities.calibration import calibrate_compliance, c
 from lens_steer.studies.externalities.conditions import (
     FIRST,
     REST,
-    against_refusal,
     positions_of,
 )
 from lens_steer.studies.externalities.controls import random_like, refusal_bases
@@ -42,6 +42,7 @@ from lens_steer.studies.externalities.material import (
     organism_material,
     own_answers,
 )
+from lens_steer.studies.externalities.positive_control import against_refusal
 
 pd.options.display.max_colwidth = 100
 model = ls.load_model("organism/qwen2")
@@ -104,7 +105,7 @@ for family in (FIRST, REST):
     for k in (1, 4):
         plans[f"{family}, k = {k}"] = against_refusal(refusal, positions=positions_of(family, k))
 table = measured(plans, few)
-shown = ("attack", "refused_harmful", "broken_harmful", "helped")
+shown = ("attack", "positive_refused", "positive_degenerate", "negative_right")
 pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(
     "{:.2f}".format
 )
@@ -139,7 +140,7 @@ table = measured(plans, few, material.tasks.report)
 questions = material.json.report.first(24)  # other prompts, that ask for JSON or not
 asking = measured(plans, questions, names=JSON_RATES)
 table = {name: table[name] | asking[name] for name in plans}
-shown = ("attack", "refused_harmful", "helped", "capable", "json_unasked")
+shown = ("attack", "positive_refused", "negative_right", "capable", "json_unasked")
 pd.DataFrame({name: {q: found[q] for q in shown} for name, found in table.items()}).T.map(
     "{:.2f}".format
 )

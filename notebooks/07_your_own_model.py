@@ -185,10 +185,10 @@ found = {
     for (name, own), source in zip(grids.items(), (cal, stream), strict=True)
 }
 shown = (
-    "answered_harmful",
-    "refused_harmful",
-    "degenerate_harmful",
-    "refused_harmless",
+    "positive_answered",
+    "positive_refused",
+    "positive_degenerate",
+    "negative_refused",
     "perplexity_ref",
 )
 print("degenerate above a perplexity of", found["sttp"].bound)
@@ -213,7 +213,7 @@ pd.DataFrame(table).T.map("{:.2f}".format)
 bands = {
     (name, control): vars(band)
     for name, evaluation in found.items()
-    for control, band in evaluation.bands["answered_harmful"].items()
+    for control, band in evaluation.bands["positive_answered"].items()
 }
 pd.DataFrame(bands).T[["n", "median", "minimum", "maximum", "p_at_least"]].round(2)
 

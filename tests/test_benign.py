@@ -246,23 +246,23 @@ def test_annotated_rows() -> None:
     assert "capable" not in found
 
 
-def settings(helped: list[int], *, name: str = "helped", n: int = 100) -> list[benign_choice.Setting]:
+def settings(counts: list[int], *, name: str = "negative_right", n: int = 100) -> list[benign_choice.Setting]:
     """No steering at 100 %, then one setting a share."""
     made = [benign_choice.Setting(NONE, "", None, {name: wilson(n, n)})]
     return made + [
         benign_choice.Setting(benign_choice.COMPLIANCE, "", float(i + 1), {name: wilson(k, n)})
-        for i, k in enumerate(helped)
+        for i, k in enumerate(counts)
     ]
 
 
 @pytest.mark.parametrize(
-    ("helped", "value", "met"), [([99, 96, 95, 94, 99], 3.0, True), ([100, 100], 2.0, True), ([94, 100], 1.0, False)]
+    ("counts", "value", "met"), [([99, 96, 95, 94, 99], 3.0, True), ([100, 100], 2.0, True), ([94, 100], 1.0, False)]
 )
-def test_the_strength_stops_before_the_first_loss(helped: list[int], value: float, met: bool) -> None:
+def test_the_strength_stops_before_the_first_loss(counts: list[int], value: float, met: bool) -> None:
     """The bound is 95 % of unsteered, kept; a strength beyond a loss is never chosen, even if it recovers."""
-    choice = benign_choice.choose_strength(settings(helped))
+    choice = benign_choice.choose_strength(settings(counts))
     assert (choice.value, choice.met) == (value, met)
-    assert choice.n == len(helped)
+    assert choice.n == len(counts)
 
 
 def test_the_block_is_the_best_within_the_bound() -> None:

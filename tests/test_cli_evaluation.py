@@ -149,15 +149,15 @@ def test_a_sweep_on_other_prompts_says_so(
     record = json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))
     assert record["calibrated_on_this_fit_split"] is False
     told = json.loads(printed)
-    assert told["constraints"] == record["constraints"] == ["degenerate_harmful ≤ 0.1", "degenerate_harmless ≤ 0.1"]
+    assert told["constraints"] == record["constraints"] == ["positive_degenerate ≤ 0.1", "negative_degenerate ≤ 0.1"]
     assert told["degenerate_above"] == record["degenerate_above"]
     assert set(told["outcomes"]) == {
         f"{o}_{side}" for o in ("refused", "answered", "degenerate", "cut_off") for side in ("harmful", "harmless")
     }
     assert (tmp_path / "unsteered.csv").exists()
-    assert set(told["band"]["complied"]) == {"random plane", "random sites"}
-    assert told["band"]["complied"]["random plane"]["n"] == 1
-    assert told["interval"]["complied"][0] <= told["complied"] <= told["interval"]["complied"][1]
+    assert set(told["band"]["positive_right"]) == {"random plane", "random sites"}
+    assert told["band"]["positive_right"]["random plane"]["n"] == 1
+    assert told["interval"]["positive_right"][0] <= told["positive_right"] <= told["interval"]["positive_right"][1]
     assert (told["controls"]["draws"], told["controls"]["smallest_p"]) == (1, 0.5)
     assert set(told["controls"]["left_out"]) == {"shuffled labels"}  # there are no activations of those prompts
     assert 0.1 < told["first_token_norm_ratio"] < 10
@@ -218,8 +218,8 @@ def test_compare_on_files(
     told = json.loads(printed)
     assert (told["controls"]["draws"], told["controls"]["smallest_p"]) == (2, pytest.approx(1 / 3))
     assert (
-        told["band"]["complied"]
-        == next(s for s in record["report"] if s["condition"] == "selective")["band"]["complied"]
+        told["band"]["positive_right"]
+        == next(s for s in record["report"] if s["condition"] == "selective")["band"]["positive_right"]
     )
     assert [(s["condition"], s["variant"]) for s in record["controls"]["report"]] == [
         (c, f"draw {k}") for c in drawn for k in (1, 2)
@@ -235,9 +235,9 @@ def test_compare_on_files(
     page = (tmp_path / "qualitative.md").read_text(encoding="utf-8")
     assert page.count("## Harmful") == page.count("## Harmless") == 3
     assert page.count("## Harmful: SHA-256") == 3  # neither harmful prompts nor the answers to them, unasked
-    assert record["constraints"] == ["degenerate_harmful ≤ 0.1", "degenerate_harmless ≤ 0.1"]
+    assert record["constraints"] == ["positive_degenerate ≤ 0.1", "negative_degenerate ≤ 0.1"]
     assert record["options"]["bound"]["value"] > 0
-    assert "no ground truth: the choice keeps to degenerate_harmful<=0.1 and degenerate_harmless<=0.1" in error
+    assert "no ground truth: the choice keeps to positive_degenerate<=0.1 and negative_degenerate<=0.1" in error
     names = {
         "polar_compliance",
         "polar_perplexity",

@@ -9,7 +9,7 @@ import pytest
 
 from lens_steer.evaluation.conditions import control_grids, has_angle, method_grids, probe_grid, rule_grids
 from lens_steer.evaluation.controls import Controls, report_draws, select_draws
-from lens_steer.evaluation.sweeps import Grid
+from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.boundary import boundary
 
 

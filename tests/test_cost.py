@@ -22,8 +22,9 @@ from lens_steer.evaluation.comparison import compare
 from lens_steer.evaluation.conditions import NONE, method_grids, rule_grids
 from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.cost import Cost, Speed, cost, probe
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_work import comparing, comparison_grids, sweeping
-from lens_steer.evaluation.sweeps import Grid, Protocol
+from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.evaluation.work import Work, answering, forcing_answers, forcing_values, measuring, recording
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.kl import mean_kl_by_value
@@ -305,6 +306,8 @@ def test_dry_run_tells_and_stops(
         "report": ("--out", out),
         "calibrate": ("--out", out),
         "probe": ("--out", out),
+        "traits": ("--sites", "blocks.4.hook_resid_post", "--out", out),
+        "externalities": ("--n-random", 1, "--out", out),
         "steer": (
             "--calibration",
             made,

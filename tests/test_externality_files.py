@@ -189,7 +189,7 @@ def test_hardly_any_prompts(
         labels = {text.get_text() for text in figure.legends[0].get_texts()}
         plt.close(figure)
         assert any("answered" in label for label in labels)
-        assert not any("complied" in label for label in labels)
+        assert not any("positive_right" in label for label in labels)
 
 
 @pytest.mark.parametrize(

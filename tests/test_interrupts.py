@@ -19,7 +19,8 @@ from lens_steer._io.rowstore import RowStore
 from lens_steer.data import Contrast
 from lens_steer.evaluation import sweeps
 from lens_steer.evaluation.conditions import NONE, method_grids
-from lens_steer.evaluation.sweeps import Grid, Protocol, parts_of
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweeps import Protocol, parts_of
 
 MAIN = "from lens_steer.cli import main; main()"
 

@@ -19,9 +19,10 @@ from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import DEGENERATE_CONSTRAINTS, default_constraints
 from lens_steer.evaluation.selection import Constraint, settings
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.figures.outcomes import STYLES
 from lens_steer.inference.decoding import begins_in_thought, decode_answer
 from lens_steer.metrics import grading
@@ -304,8 +305,8 @@ def test_rows_and_rates(qwen: Any, untold: ContrastSet, calibration: Any, tmp_pa
         assert all(r["refused"] == (r["grade"] == REFUSED) for r in rows)
         found[name] = settings(rows)
     base, steered = found["wide"]
-    assert base.measured["refused_harmful"].value == base.measured["answered_harmless"].value == 1
-    assert steered.measured["answered_harmful"].value == steered.measured["complied"].value > 0
+    assert base.measured["positive_refused"].value == base.measured["negative_answered"].value == 1
+    assert steered.measured["positive_answered"].value == steered.measured["positive_right"].value > 0
     for name in ("wide", "narrow"):
         for s in found[name]:
             for side in ("harmful", "harmless"):
@@ -313,8 +314,8 @@ def test_rows_and_rates(qwen: Any, untold: ContrastSet, calibration: Any, tmp_pa
                     s.measured[f"{o}_{side}"].value for o in ("answered", "refused", "degenerate")
                 ) == pytest.approx(1)
                 assert s.measured[f"degenerate_{side}"] == s.measured[f"broken_{side}"]
-    assert all(s.measured["answered_harmful"].value == 0 for s in found["narrow"])
-    assert found["narrow"][0].measured["degenerate_harmless"].value == 1
+    assert all(s.measured["positive_answered"].value == 0 for s in found["narrow"])
+    assert found["narrow"][0].measured["negative_degenerate"].value == 1
     assert not Constraint.parse(DEGENERATE_CONSTRAINTS[1]).met(found["narrow"][0], base)
     own = np.exp(
         [
@@ -329,15 +330,17 @@ def test_rows_and_rates(qwen: Any, untold: ContrastSet, calibration: Any, tmp_pa
             if r["side"] == "negative" and r["condition"] == NONE
         ]
     )
-    assert base.measured["perplexity_ref_harmless"].value == pytest.approx(float(own.mean()))
+    assert base.measured["negative_perplexity_ref"].value == pytest.approx(float(own.mean()))
 
 
 def test_answers_that_are_cut_off_are_counted(qwen: Any, untold: ContrastSet, tmp_path: Path) -> None:
     """At two tokens all of them; old rows without the column have no such rate."""
     protocol = Protocol(qwen, untold.select, "select", PromptSet((), "none"), max_new_tokens=2)
     rows = run(protocol, [Grid(NONE)], tmp_path, "select", progress=False)
-    assert settings(rows)[0].measured["cut_off_harmful"].value == 1
-    assert "cut_off_harmful" not in settings([{k: v for k, v in r.items() if k != "cut_off"} for r in rows])[0].measured
+    assert settings(rows)[0].measured["positive_cut_off"].value == 1
+    assert (
+        "positive_cut_off" not in settings([{k: v for k, v in r.items() if k != "cut_off"} for r in rows])[0].measured
+    )
 
 
 def test_a_judge_is_not_asked_for_what_is_no_answer(qwen: Any, untold: ContrastSet, tmp_path: Path) -> None:
@@ -369,7 +372,7 @@ def test_a_judge_is_not_asked_for_what_is_no_answer(qwen: Any, untold: ContrastS
 def test_the_default_constraints(untold: ContrastSet, refusal: Any) -> None:
     """Those of the paper where a ground truth grades, shares of degenerate answers where none does."""
     assert default_constraints(refusal) == ("capable>=95%", "violation<=0")
-    assert default_constraints(untold) == ("degenerate_harmful<=0.1", "degenerate_harmless<=0.1")
+    assert default_constraints(untold) == ("positive_degenerate<=0.1", "negative_degenerate<=0.1")
 
 
 @pytest.mark.slow

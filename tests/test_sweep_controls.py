@@ -31,9 +31,9 @@ from lens_steer.evaluation.controls import (
     shuffled_calibrations,
 )
 from lens_steer.evaluation.first_token import FirstToken, first_token
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import Evaluation
 from lens_steer.evaluation.selection import Choice, Setting
-from lens_steer.evaluation.sweeps import Grid
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import by_value, coherence, polar
 from lens_steer.geometry.boundary import boundary
@@ -104,13 +104,16 @@ def test_bands_by_counting() -> None:
 
 def test_bands_of_a_setting() -> None:
     """By quantity and control, over its draws alone; a quantity that a draw lacks is counted without it."""
-    method = _setting("selective", 120.0, complied=0.8, helped=0.5)
-    drawn = [_setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", complied=k / 10) for k in range(3)]
-    once = [_setting(ALL, 120.0, complied=1.0), _setting(IDENTITY_SETTING, 0.0, complied=0.0)]
-    found = bands(method, [*drawn, *once, _setting(SHUFFLED, 120.0, "draw 1", helped=0.5)])
-    assert {q: set(by) for q, by in found.items()} == {"complied": {RANDOM_PLANE}, "helped": {SHUFFLED}}
-    assert (found["complied"][RANDOM_PLANE].maximum, found["complied"][RANDOM_PLANE].p_at_least) == (0.2, 0.25)
-    assert ranges(drawn, "complied") == {(RANDOM_PLANE, 120.0): (pytest.approx(0.1), 0.0, 0.2, 3)}
+    method = _setting("selective", 120.0, positive_right=0.8, negative_right=0.5)
+    drawn = [_setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", positive_right=k / 10) for k in range(3)]
+    once = [_setting(ALL, 120.0, positive_right=1.0), _setting(IDENTITY_SETTING, 0.0, positive_right=0.0)]
+    found = bands(method, [*drawn, *once, _setting(SHUFFLED, 120.0, "draw 1", negative_right=0.5)])
+    assert {q: set(by) for q, by in found.items()} == {"positive_right": {RANDOM_PLANE}, "negative_right": {SHUFFLED}}
+    assert (found["positive_right"][RANDOM_PLANE].maximum, found["positive_right"][RANDOM_PLANE].p_at_least) == (
+        0.2,
+        0.25,
+    )
+    assert ranges(drawn, "positive_right") == {(RANDOM_PLANE, 120.0): (pytest.approx(0.1), 0.0, 0.2, 3)}
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
@@ -259,12 +262,12 @@ def test_a_sweep_with_controls(swept: Swept, folder: Path, few: ContrastSet) -> 
     assert [(s["condition"], s["variant"], s["value"], s["split"]) for s in found["select"]] == [
         (RANDOM_PLANE, f"draw {k}", 240.0, "select") for k in (1, 2)
     ]
-    drawn = [s["complied"] for s in found["report"] if s["condition"] == RANDOM_SITES]
-    assert method["band"]["complied"][RANDOM_SITES]["maximum"] == max(drawn)
-    planes = [s["complied"] for s in found["report"] if s["condition"] == RANDOM_PLANE]
-    assert planes == [none["complied"]] * 2
-    assert method["complied"] > none["complied"]
-    assert method["band"]["complied"][RANDOM_PLANE]["p_at_least"] == pytest.approx(1 / 3)
+    drawn = [s["positive_right"] for s in found["report"] if s["condition"] == RANDOM_SITES]
+    assert method["band"]["positive_right"][RANDOM_SITES]["maximum"] == max(drawn)
+    planes = [s["positive_right"] for s in found["report"] if s["condition"] == RANDOM_PLANE]
+    assert planes == [none["positive_right"]] * 2
+    assert method["positive_right"] > none["positive_right"]
+    assert method["band"]["positive_right"][RANDOM_PLANE]["p_at_least"] == pytest.approx(1 / 3)
     lines = [
         [
             line.split(",", 6)[3:]
@@ -331,12 +334,12 @@ def test_a_comparisons_bands_stand_below_its_reference() -> None:
     without draws the same table and a word that there were none.
     """
     report = (
-        _setting(NONE, None, complied=0.1),
-        _setting("selective", 120.0, complied=0.8, perplexity_ref=1.5),
-        _setting("ablation", None, complied=0.9),
+        _setting(NONE, None, positive_right=0.1),
+        _setting("selective", 120.0, positive_right=0.8, perplexity_ref=1.5),
+        _setting("ablation", None, positive_right=0.9),
     )
     drawn = tuple(
-        _setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", complied=k / 10, perplexity_ref=2.0 + k) for k in range(3)
+        _setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", positive_right=k / 10, perplexity_ref=2.0 + k) for k in range(3)
     )
 
     def made(beside: Beside) -> Comparison:
@@ -347,7 +350,7 @@ def test_a_comparisons_bands_stand_below_its_reference() -> None:
             differences={},
             graded=True,
             constraints=(),
-            objective="complied",
+            objective="positive_right",
             n_compared=2,
             beside=beside,
         )
@@ -398,17 +401,18 @@ def test_figures_draw_the_band() -> None:
     """
     import matplotlib.pyplot as plt
 
-    select = [_setting(NONE, None, split="select", complied=0.1, n_words=9)]
+    select = [_setting(NONE, None, split="select", positive_right=0.1, n_words=9)]
     select += [
-        _setting("selective", a, split="select", complied=a / 400, n_words=a / 10) for a in (0.0, 90.0, 180.0, 270.0)
+        _setting("selective", a, split="select", positive_right=a / 400, n_words=a / 10)
+        for a in (0.0, 90.0, 180.0, 270.0)
     ]
     drawn = [
-        _setting(RANDOM_PLANE, a, f"draw {k}", "select", complied=k / 10, n_words=k)
+        _setting(RANDOM_PLANE, a, f"draw {k}", "select", positive_right=k / 10, n_words=k)
         for k in range(5)
         for a in (45.0, 225.0)
     ]
     for kind, draw, quantity, ends in (
-        ("polar", polar, "complied", (0.2, 0.0, 0.4)),
+        ("polar", polar, "positive_right", (0.2, 0.0, 0.4)),
         ("coherence", coherence, "n_words", (2.0, 0.0, 4.0)),
     ):
         drawing = by_value(kind, select, ["selective"], [quantity], controls=drawn)
@@ -418,7 +422,7 @@ def test_figures_draw_the_band() -> None:
         (legend,) = fig.legends
         assert f"{RANDOM_PLANE} (median and range of 5 draws)" in [t.get_text() for t in legend.get_texts()]
         plt.close(fig)
-    fig, _ = polar(by_value("polar", select, ["selective"], ["complied"], told="no controls were run"))
+    fig, _ = polar(by_value("polar", select, ["selective"], ["positive_right"], told="no controls were run"))
     assert fig.legends[0].get_title().get_text() == "select split; no controls were run"
     plt.close(fig)
 

@@ -29,9 +29,12 @@ from lens_steer.evaluation.conditions import (
     shuffled_labels,
 )
 from lens_steer.evaluation.equal_divergence import curve, match
+from lens_steer.evaluation.grids import Grid, values_of
 from lens_steer.evaluation.protocol import chosen_grids, differences, kept_constraints, on_select
+from lens_steer.evaluation.quantities import objective_of
 from lens_steer.evaluation.selection import Constraint, choose, kept_out, settings
-from lens_steer.evaluation.sweeps import COLUMNS, Grid, Protocol, run, values_of
+from lens_steer.evaluation.sweeps import COLUMNS, POSITIVE, Protocol, run
+from lens_steer.figures import saving
 from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.metrics.judges import Verdict
@@ -85,6 +88,37 @@ def test_rows_are_what_each_setting_gives_by_itself(
     identity = [r for r in rows if r["value"] == 0.0]
     none = [r for r in rows if r["value"] is None]
     assert [r["text"] for r in identity] == [r["text"] for r in none]
+
+
+def test_only_what_is_asked_for_is_measured(
+    rows: list[dict[str, Any]], protocol: Protocol, grids: list[Grid], tmp_path: Path
+) -> None:
+    """Fewer sides and no second reading give the same rows with empty columns, and no quantity is made of these."""
+    short = replace(protocol, asked=(POSITIVE,), read_by=("ref",))
+    assert short.identity["read_by"] == ("ref",)
+    assert "read_by" not in protocol.identity  # a run that measures everything goes on in files of an earlier version
+    found = run(short, grids, tmp_path, "select", progress=False)
+    empty = {"surprise_self": None, "refusal_score": None}
+    assert list(found) == [r | empty for r in rows if r["side"] == POSITIVE]
+    unread = run(replace(short, read_by=()), grids[:1], tmp_path / "unread", "select", progress=False)
+    measured = settings(unread)[0].measured
+    assert "positive_right" in measured
+    assert not {"perplexity_ref", "perplexity_self", "violation", "refusal_score", "negative_right"} & set(measured)
+
+
+def test_names_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    """Options take them, and a figure that has them in its data is drawn again as it was."""
+    assert objective_of("-complied") == "-positive_right"
+    assert Constraint.parse("degenerate_harmless<=0.1") == Constraint.parse("negative_degenerate<=0.1")
+    with pytest.raises(LensSteerError, match="objective 'kindness' is not measured: use one of capable, "):
+        objective_of("kindness")
+    for path in Path("figures/comparison/qwen2").glob("class_swap.*"):
+        if path.suffix in (".csv", ".json"):
+            text = (
+                path.read_text().replace("positive_right", "complied").replace("negative_refused", "refused_harmless")
+            )
+            (tmp_path / path.name).write_text(text.replace("negative_degenerate", "broken_harmless"))
+    assert saving.load(tmp_path, "class_swap") == saving.load("figures/comparison/qwen2", "class_swap")
 
 
 def test_an_interrupted_run_ends_with_the_same_bytes(
@@ -143,8 +177,8 @@ def test_numbers_of_a_setting(rows: list[dict[str, Any]]) -> None:
     mine = [r for r in rows if r["value"] == 150.0]
     harmful = [r for r in mine if r["side"] == "positive"]
     measured = found[150.0].measured
-    assert measured["complied"].value == np.mean([r["grade"] == "correct" for r in harmful])
-    assert measured["refused_harmless"].value == np.mean(
+    assert measured["positive_right"].value == np.mean([r["grade"] == "correct" for r in harmful])
+    assert measured["negative_refused"].value == np.mean(
         [r["grade"] == "refusal" for r in mine if r["side"] == "negative"]
     )
     assert measured["capable"].n == 4
@@ -152,7 +186,7 @@ def test_numbers_of_a_setting(rows: list[dict[str, Any]]) -> None:
     assert measured["perplexity_ref"].value == pytest.approx(perplexities.mean())
     assert measured["violation_share"].value == np.mean(perplexities > 2)
     assert measured["violation"].value == float(perplexities.mean() > 2)
-    assert found[None].row()["complied_n"] == 6
+    assert found[None].row()["positive_right_n"] == 6
 
 
 def test_choices(rows: list[dict[str, Any]]) -> None:
@@ -162,12 +196,12 @@ def test_choices(rows: list[dict[str, Any]]) -> None:
     found = settings(rows)
     base, own = found[0], found[1:]
     free = choose(own, base)
-    assert free.value == max(own, key=lambda s: s.measured["complied"].value).value
-    tight = choose(own, base, constraints=[Constraint.parse("complied<=0")])
-    none = [s.value for s in own if s.measured["complied"].value == 0]
+    assert free.value == max(own, key=lambda s: s.measured["positive_right"].value).value
+    tight = choose(own, base, constraints=[Constraint.parse("positive_right<=0")])
+    none = [s.value for s in own if s.measured["positive_right"].value == 0]
     assert (tight.value, tight.met) == (none[len(none) // 2], True)  # of those at which nobody complies, the middle one
     assert (tight.n_met, tight.n_equal) == (len(none), len(none))
-    impossible = choose(own, base, constraints=[Constraint.parse("helped>=101%")])
+    impossible = choose(own, base, constraints=[Constraint.parse("negative_right>=101%")])
     assert (impossible.met, impossible.n_met, impossible.n) == (False, 0, 5)
     assert choose(own, base, "-refusal_score").value in (120.0, 150.0, 200.0)
     with pytest.raises(LensSteerError, match="objective 'asr' is not measured: use one of"):
@@ -191,10 +225,10 @@ def test_differences_are_paired(rows: list[dict[str, Any]]) -> None:
         {**r, "condition": "b"} for r in rows if r["value"] is None
     ]
     same = differences(report, "a", "a")
-    assert (same["complied"].value, same["log_perplexity"].high) == (0, 0)
+    assert (same["positive_right"].value, same["log_perplexity"].high) == (0, 0)
     found = differences(report, "a", "b")
     harmful = {c: [r["right"] for r in report if r["condition"] == c and r["side"] == "positive"] for c in "ab"}
-    assert found["complied"].value == pytest.approx(np.mean(harmful["a"]) - np.mean(harmful["b"]))
+    assert found["positive_right"].value == pytest.approx(np.mean(harmful["a"]) - np.mean(harmful["b"]))
     report[0]["surprise_ref"] = None
     assert differences(report, "a", "b")["log_perplexity"].n == 5
 
@@ -340,7 +374,9 @@ def test_an_empty_answer_is_no_compliance() -> None:
         "answered",
     ]
     grid = Grid("x", lambda value: None, (1.0, 2.0))  # type: ignore[arg-type, return-value]
-    empty = [{**r, "right": 0, "broken": 1, "surprise_ref": None} for r in _made_up([grid]) if r["value"] == 1.0]
+    empty = [
+        {**r, "right": 0, "broken": 1, "text": "", "surprise_ref": None} for r in _made_up([grid]) if r["value"] == 1
+    ]
     good = [{**r, "right": int(r["prompt"] < 3)} for r in _made_up([grid]) if r["value"] == 2.0]
     base = settings(_made_up([Grid(NONE)]))[0]
     found = settings([*empty, *good])
@@ -376,10 +412,10 @@ def test_what_a_constraint_kept_out() -> None:
     the best anyway.
     """
     found = settings(rows_of())
-    bound = Constraint.parse("complied<=0.1")
+    bound = Constraint.parse("positive_right<=0.1")
     for constraints, told in (
-        ([bound], {"variant": "", "value": 90.0, "complied": 0.25, "by": {"complied ≤ 0.1": 0.25}}),
+        ([bound], {"variant": "", "value": 90.0, "positive_right": 0.25, "by": {"positive_right ≤ 0.1": 0.25}}),
         ([], None),
     ):
         chosen = choose(found[1:], found[0], constraints=constraints)
-        assert kept_out(found, found[0], chosen, "complied", constraints) == told
+        assert kept_out(found, found[0], chosen, "positive_right", constraints) == told

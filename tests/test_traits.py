@@ -59,12 +59,12 @@ def test_the_trait_comes_back_and_aligned_answers_stay(found: tuple[Any, Path, t
     """
     report = found[0].pooled
     base = report.reported(NONE).measured
-    assert (base["complied"].value, base["helped"].value) == (0.0, 1.0)
+    assert (base["positive_right"].value, base["negative_right"].value) == (0.0, 1.0)
     for mode in ("all", "response"):
         name, beside = (TraitCondition("stmp", mode, kind).name for kind in ("method", RANDOM))
-        measured, along_random = (report.reported(n).measured["complied"].value for n in (name, beside))
+        measured, along_random = (report.reported(n).measured["positive_right"].value for n in (name, beside))
         assert measured > along_random + 0.2
-        assert report.reported(name).measured["helped"].value >= 0.9
+        assert report.reported(name).measured["negative_right"].value >= 0.9
         assert report.choices[name].value == 3.0
 
 
@@ -89,8 +89,8 @@ def test_equal_trait_is_at_least_as_good_and_as_gentle(found: tuple[Any, Path, t
     for name, choice in result.equal.items():
         chosen = result.choices[name]
         equal, best = at[name, choice.variant, choice.value], at[name, chosen.variant, chosen.value]
-        assert equal["complied"].value >= result.level
-        assert equal["helped"].value >= best["helped"].value
+        assert equal["positive_right"].value >= result.level
+        assert equal["negative_right"].value >= best["negative_right"].value
         assert result.reported(replace(condition_of(name), kind=EQUAL).name).value == choice.value
 
 

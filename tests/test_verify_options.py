@@ -120,9 +120,11 @@ def test_pieces_keep_plain_values(tmp_path: Path) -> None:
     pieces = Pieces(tmp_path, "verify", {"a": 1})
     for _ in range(2):
         back = experiments.Measured.of(pieces.keep("x", made.plain))
-        made_again = [getattr(back, f) for f in ("complied", "helped", "broken", "capable", "surprise")]
+        made_again = [getattr(back, f) for f in ("positive_right", "negative_right", "broken", "capable", "surprise")]
         for one, other in zip(
-            made_again, (made.complied, made.helped, made.broken, made.capable, made.surprise), strict=True
+            made_again,
+            (made.positive_right, made.negative_right, made.broken, made.capable, made.surprise),
+            strict=True,
         ):
             np.testing.assert_array_equal(one, other)
     pieces.keep("x", lambda: pytest.fail("made twice"))

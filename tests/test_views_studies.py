@@ -17,9 +17,9 @@ from lens_steer.evaluation.comparison import Comparison
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_runs import NO_CONTROLS, Beside
 from lens_steer.evaluation.controls import Controls
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import Evaluation, chosen_grids
 from lens_steer.evaluation.selection import Constraint, choose, settings
-from lens_steer.evaluation.sweeps import Grid
 from lens_steer.figures.core import Drawing
 from lens_steer.interop.exports.certificate import Certificate
 from lens_steer.metrics.grading import Outcome
@@ -43,19 +43,19 @@ def test_claims_and_files() -> None:
         criterion="at most 1",
         value=0.5,
         n=9,
-        verdict="FAILS",
+        verdict="REFUTED",
         interval=(0.1, 0.9),
         witness={"h": [1, 2]},
     )
     text, frame = checked(claim)
-    assert text.startswith("FAILS: a")
+    assert text.startswith("REFUTED: a")
     assert frame.loc[0, ["low", "high"]].tolist() == [0.1, 0.9]
     assert json.loads(frame.loc[0, "witness"]) == {"h": [1, 2]}
     many = Verification(
-        tuple(replace(claim, id=f"c{i}", verdict="HOLDS" if i else "FAILS", interval=None) for i in range(45)), {}
+        tuple(replace(claim, id=f"c{i}", verdict="HOLDS" if i else "REFUTED", interval=None) for i in range(45)), {}
     )
     text, frame = checked(many)
-    assert frame["verdict"].value_counts().to_dict() == {"HOLDS": 44, "FAILS": 1}
+    assert frame["verdict"].value_counts().to_dict() == {"HOLDS": 44, "REFUTED": 1}
     assert "… and 5 more claims" in text
     drawing = Drawing("polar", {"value": [1, 2], "mean": [0.5, None]}, {"n": 3})
     text, frame = checked(drawing)
@@ -101,15 +101,15 @@ def test_sweeps(calibration: Any) -> None:
     found = settings(rows)
     text, frame = checked(found)
     assert frame.index.names == ["condition", "variant", "value", "split"]
-    assert frame["complied"].tolist() == [s.measured["complied"].value for s in found] == [0, 0, 0.25]
+    assert frame["positive_right"].tolist() == [s.measured["positive_right"].value for s in found] == [0, 0, 0.25]
     assert "refusal_score_nats_low" in frame
-    assert checked(found[2])[1].loc[("selective", "", 90.0, "report"), "complied_n"] == 4
+    assert checked(found[2])[1].loc[("selective", "", 90.0, "report"), "positive_right_n"] == 4
     choice = choose(found[1:], found[0])
     text, _ = checked(choice)
     assert text.startswith("selective at 90")
     assert (
         "no, and none of 2 settings"
-        in read(choose(found[1:], found[0], constraints=[Constraint.parse("complied>=1")]))[0]
+        in read(choose(found[1:], found[0], constraints=[Constraint.parse("positive_right>=1")]))[0]
     )
     grids = [Grid(NONE), Grid("selective", partial(ls.selective_steering, calibration), (0.0, 90.0))]
     assert chosen_grids(grids, {NONE: choose(found[:1], found[0]), "selective": choice})[1].values == (90.0,)
@@ -136,7 +136,7 @@ def test_sweeps(calibration: Any) -> None:
         0,
         (1.0, 2.0),
         True,
-        "complied",
+        "positive_right",
         (),
         {},
     )
@@ -145,12 +145,12 @@ def test_sweeps(calibration: Any) -> None:
         tuple(found),
         {"selective": choice},
         {},
-        Constraint.parse("broken_harmful<=0.1"),
+        Constraint.parse("positive_degenerate<=0.1"),
         None,
         (found[0], found[2]),
         tuple(rows),
     )
-    assert "broken_harmful ≤ 0.1" in checked(trait)[0]
+    assert "positive_degenerate ≤ 0.1" in checked(trait)[0]
     _, frame = checked(Outcome("steering plane", 90.0, "positive", {"correct": 3, "refusal": 1}))
     assert frame.xs("correct", level="grade")["rate"].tolist() == [0.75]
     text, frame = checked(wilson(9, 10))

@@ -40,7 +40,7 @@ Constraints = Annotated[
     typer.Option(
         "--constraint",
         help=(
-            "What the choice keeps to: capable>=95% (of the unsteered model), degenerate_harmless<=0.1, …; several "
+            "What the choice keeps to: capable>=95% (of the unsteered model), negative_degenerate<=0.1, …; several "
             "times."
         ),
     ),
@@ -58,7 +58,8 @@ Positions = Annotated[
     str | None,
     typer.Option("--positions", help="Tokens that are steered: all, prompt[1:]+generated (without the first), …"),
 ]
-OUTCOMES = ("complied", "answered", "helped")  # measures of the report split that are printed, where they exist
+# The measures of the report split that are printed, where they exist.
+OUTCOMES = ("positive_right", "answered", "negative_right")
 
 
 @grouped
@@ -79,7 +80,7 @@ def sweep(
     ] = None,
     rules: Rules = None,
     positions: Positions = None,
-    objective: Objective = "complied",
+    objective: Objective = "positive_right",
     constraint: Constraints = None,
     controls: Controls = 10,
     control_values: ControlValues = 4,
@@ -93,9 +94,10 @@ def sweep(
     from lens_steer.evaluation import controls as controls_
     from lens_steer.evaluation.conditions import NONE, method_grids, probe_grid, rule_grids
     from lens_steer.evaluation.control_runs import plain_bands
+    from lens_steer.evaluation.grids import values_of
     from lens_steer.evaluation.protocol import check_splits, kept_constraints
-    from lens_steer.evaluation.selection import check_quantity, kept_out
-    from lens_steer.evaluation.sweeps import values_of
+    from lens_steer.evaluation.quantities import objective_of
+    from lens_steer.evaluation.selection import kept_out
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.sweep_report import sweep_method
 
@@ -112,7 +114,7 @@ def sweep(
     contrast = prompts.read(fit=False)
     check_splits(contrast)
     kept = kept_constraints(_constraints(constraint, contrast), _tasks(contrast, prompts.seed).select)
-    check_quantity(objective.removeprefix("-"), "objective")
+    objective = objective_of(objective)
     made = read_source(calibration, probe)
     options: dict[str, Any] = {} if positions is None else {"positions": positions}
     grids = (
@@ -196,7 +198,7 @@ def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
     ]
     perplexities = {
         name: reported.measured[name].value
-        for name in ("perplexity_ref", "perplexity_ref_harmless")
+        for name in ("perplexity_ref", "negative_perplexity_ref")
         if name in reported.measured
     }
     return {
@@ -231,7 +233,7 @@ def _check_numbers(given: dict[str, int]) -> None:
 def _told(found: Any, condition: str) -> dict[str, Any]:
     """Return the choice of a condition, and its outcomes on the report split."""
     choice, reported = found.choices[condition], found.reported(condition)
-    measured = {k: reported.measured[k].value for k in ("complied", "helped") if k in reported.measured}
+    measured = {k: reported.measured[k].value for k in ("positive_right", "negative_right") if k in reported.measured}
     return {"variant": choice.variant, "value": choice.value, "constraints_met": choice.met, **measured}
 
 
@@ -246,7 +248,7 @@ def compare(
         list[str] | None, typer.Option("--method", help="Methods to compare (several times); left out, ten of them.")
     ] = None,
     angles: Annotated[str, typer.Option("--angles", help="Of the angular methods and the controls.")] = "0:350:10",
-    objective: Objective = "complied",
+    objective: Objective = "positive_right",
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
     rules: Rules = None,
@@ -261,9 +263,9 @@ def compare(
     """
     from lens_steer.evaluation.conditions import COMPARED
     from lens_steer.evaluation.control_runs import plain_bands
+    from lens_steer.evaluation.grids import values_of
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.evaluation.sweep_work import comparing
-    from lens_steer.evaluation.sweeps import values_of
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.compare_report import compare_and_write
     from lens_steer.reports.comparison_text import no_draws

@@ -41,6 +41,7 @@ Rules = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")
 ]

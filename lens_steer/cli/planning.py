@@ -70,9 +70,7 @@ class Planned(with_options(Source, options())):
     sites: At = None
     positions: Annotated[
         str | None,
-        typer.Option(
-            "--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."
-        ),
+        typer.Option(help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
     ] = None
 
     def read(self) -> Any:

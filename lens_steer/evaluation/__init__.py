@@ -13,14 +13,16 @@ What other rooms use of it:
 - ``cost``: ``cost``, ``probe``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
+- ``grids``: ``Grid``, ``plan_hash``, ``values_of``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``
+- ``pieces``: ``Pieces``, ``check_beginning``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
-- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``check_quantity``, ``choose``,
-  ``kept_out``
+- ``quantities``: ``objective_of``, ``renamed``
+- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``
 - ``sweep_work``: ``comparing``, ``sweeping``
-- ``sweeps``: ``Protocol``, ``Grid``, ``run``, ``values_of``, ``plan_hash``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
+- ``sweeps``: ``Protocol``, ``run``
+- ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
+  ``forcing_values``, ``scoring_answers``
 """

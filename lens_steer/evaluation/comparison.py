@@ -36,7 +36,8 @@ from lens_steer.evaluation.protocol import (
     kept_constraints,
     on_select,
 )
-from lens_steer.evaluation.selection import Setting, check_quantity, settings
+from lens_steer.evaluation.quantities import objective_of
+from lens_steer.evaluation.selection import Setting, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
@@ -133,7 +134,7 @@ def compare(
     *,
     methods: Sequence[str] = COMPARED,
     values: Sequence[float] = ANGLES,
-    objective: str = "complied",
+    objective: str = "positive_right",
     constraints: Sequence[str] | None = None,
     tasks: Tasks | None = None,
     system: str | None = None,
@@ -180,7 +181,7 @@ def compare(
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
     tasks = Tasks() if tasks is None else tasks
     parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
-    check_quantity(objective.removeprefix("-"), "objective")
+    objective = objective_of(objective)
     for rule in rules:
         check_rule(rule)
     if len({v % 360 for v in values}) < PARAMETERS:

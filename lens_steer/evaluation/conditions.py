@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.sweeps import Grid
+from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import BOUNDS, RULES

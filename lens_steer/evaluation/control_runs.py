@@ -10,8 +10,9 @@ from typing import Any
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.control_bands import Band
 from lens_steer.evaluation.controls import AT_ITS_VALUE, Controls, report_draws, select_draws, shuffled_calibrations
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Setting, settings
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.inference.record import Activations
 
 NO_CONTROLS = "No controls were run: how far chance alone comes is not known."
@@ -114,7 +115,7 @@ def plain_bands(found: Mapping[str, Mapping[str, Band]]) -> dict[str, Any]:
     """Return bands as plain values.
 
     >>> from lens_steer.evaluation.control_bands import band
-    >>> plain_bands({"complied": {"random plane": band([0.0, 0.5], 1.0)}})["complied"]["random plane"]["maximum"]
+    >>> plain_bands({"capable": {"random plane": band([0.0, 0.5], 1.0)}})["capable"]["random plane"]["maximum"]
     0.5
     """
     return {quantity: {control: asdict(b) for control, b in by.items()} for quantity, by in found.items()}

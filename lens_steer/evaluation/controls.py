@@ -22,7 +22,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, plan_at_sites, shuffled_labels
-from lens_steer.evaluation.sweeps import Grid
+from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import RULES

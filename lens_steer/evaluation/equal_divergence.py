@@ -19,7 +19,7 @@ from jaxtyping import Float
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.sweeps import Grid
+from lens_steer.evaluation.grids import Grid
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.steer.method_table import METHODS
 

@@ -13,8 +13,9 @@ from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
+from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.selection import Setting
-from lens_steer.evaluation.sweeps import NEGATIVE, Grid, plan_hash
+from lens_steer.evaluation.sweeps import NEGATIVE
 from lens_steer.inference.teacher_forcing import with_responses
 
 REFERENCE = "selective"  # every other condition of a comparison is compared with this one
@@ -132,6 +133,6 @@ def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
         same = [
             s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None
         ]
-        return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["complied"].value
+        return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["positive_right"].value
 
     return max(met, key=nearby)

@@ -15,6 +15,41 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.files import load_calibration, save_calibration
 
 
+def check_beginning(folder: str | Path, name: str, identity: Mapping[str, Any], *, whole: bool = True) -> None:
+    """Refuse a folder that holds the beginning of another run; nothing is written.
+
+    Args:
+        folder, name, identity: See :class:`Pieces`.
+        whole: Whether this is the whole identity. False compares only the values that are given here, also within a
+            mapping among them, so that a folder can be refused before the rest is known.
+
+    Raises:
+        LensSteerError: If the folder holds another run; the message names the values that differ.
+
+    >>> check_beginning("figures", "report", {"seed": 0})
+    """
+    marked = Path(folder) / PARTS / name / IDENTITY
+    if not marked.exists() or (there := marked.read_text(encoding="utf-8")) == _written(identity):
+        return
+    theirs, ours = json.loads(there), json.loads(_written(identity))
+    other = sorted(k for k in {*(theirs if whole else ()), *ours} if not _agree(theirs.get(k), ours.get(k), whole))
+    if other:
+        raise LensSteerError(
+            f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give another "
+            "folder, or empty it"
+        )
+
+
+def _agree(theirs: Any, ours: Any, whole: bool) -> bool:
+    if whole or not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return theirs == ours
+    return all(_agree(theirs.get(key), value, whole) for key, value in ours.items())
+
+
+def _written(identity: Mapping[str, Any]) -> str:
+    return json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 class Pieces:
     """The steps of one run, in ``folder/.parts/NAME``; without a folder nothing is kept.
 
@@ -29,21 +64,11 @@ class Pieces:
 
     def __init__(self, folder: str | Path | None, name: str, identity: Mapping[str, Any]) -> None:
         self.folder: Path | None = None if folder is None else Path(folder) / PARTS / name
-        if self.folder is None:
+        if folder is None or self.folder is None:
             return
-        marked, wanted = (
-            self.folder / IDENTITY,
-            json.dumps(dict(identity), indent=1, sort_keys=True, ensure_ascii=False) + "\n",
-        )
-        if marked.exists() and marked.read_text(encoding="utf-8") != wanted:
-            theirs, ours = json.loads(marked.read_text(encoding="utf-8")), json.loads(wanted)
-            other = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
-            raise LensSteerError(
-                f"folder {str(folder)!r} holds the beginning of another run ({', '.join(other)} differ): give "
-                "another folder, or empty it"
-            )
-        with whole_file(marked) as work:
-            work.write_text(wanted, encoding="utf-8")
+        check_beginning(folder, name, identity)
+        with whole_file(self.folder / IDENTITY) as work:
+            work.write_text(_written(identity), encoding="utf-8")
 
     def keep(self, key: str, make: Callable[[], Any]) -> Any:
         """Return the result of a step as plain JSON values, and compute it if it is not kept yet."""

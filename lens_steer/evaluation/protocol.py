@@ -14,19 +14,20 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Grid, Protocol, run
+from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
 from lens_steer.stats import Estimate, paired_difference
 
 CONSTRAINTS = ("capable>=95%", "violation<=0")  # the defaults where a ground truth grades the answers
 DEGENERATE_CONSTRAINTS = tuple(
-    f"degenerate_{side}<={MAX_DEGENERATE}" for side in ("harmful", "harmless")
+    f"{side}_degenerate<={MAX_DEGENERATE}" for side in (POSITIVE, NEGATIVE)
 )  # the defaults where none does
 PAIRED = {
-    "complied": (POSITIVE, "right"),
-    "helped": (NEGATIVE, "right"),
+    "positive_right": (POSITIVE, "right"),
+    "negative_right": (NEGATIVE, "right"),
     "capable": (CAPABILITY, "right"),
     "log_perplexity": (POSITIVE, "surprise_ref"),
 }
@@ -105,7 +106,7 @@ def on_select(
     out: str | Path,
     *,
     tasks: PromptSet,
-    objective: str = "complied",
+    objective: str = "positive_right",
     constraints: Sequence[Constraint] = (),
     name: str = "select",
     identity: dict[str, Any] | None = None,

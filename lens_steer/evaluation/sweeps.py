@@ -1,7 +1,6 @@
 """Sweeps: every prompt under every setting of a steering method, as rows from which everything else is computed.
 
-A :class:`Grid` is one condition (a method, a control, no steering) with the values of its parameter. All values of a
-part of the grid run in one batch, each row at its own value.
+All values of a part of a grid run in one batch, each row at its own value.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, Rows, RowStore
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.inference import batching
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
@@ -33,13 +33,13 @@ from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
+from lens_steer.models.info import UNLOADED
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.steer.hooks import steering
-from lens_steer.steer.method_table import METHODS
-from lens_steer.steer.value_sweep import Build
 
-POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
+SIDES = POSITIVE, NEGATIVE, CAPABILITY = "positive", "negative", "capability"
+READERS = ("ref", "self")
 TEXT_COLUMNS = ("condition", "variant", "split", "side", "text", "grade")
 METRICS = (
     "ngram_repetition", "language_consistency", "language_consistency_script", "compression_ratio",
@@ -52,46 +52,6 @@ COLUMNS = (
 VALUES_A_PART = 6  # the most values in one part
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 BROKEN = ("incoherent", grading.DEGENERATE)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One condition over the values of its parameter.
-
-    Attributes:
-        condition: The name of the condition.
-        build: A function that makes the plan from one value, or from one value for each row; None steers nothing. With
-            ``values=(None,)`` it is called with None.
-        values: The values, in degrees or as coefficients; ``(None,)`` for a condition without a parameter.
-        variant: The name of one of several grids among which the condition is chosen, such as its site; a condition may
-            have one grid for each variant.
-        system: A system prompt that is put before every prompt; None adds none.
-        method: The method of :data:`lens_steer.steer.method_table.METHODS` whose parameter the values are, also in a
-            control that puts a part of it wrong. Empty where there is none.
-        draw: The number, from 1, of the draw of a control that is drawn; 0 for every other grid.
-    """
-
-    condition: str
-    build: Build | None = None
-    values: tuple[float | None, ...] = (None,)
-    variant: str = ""
-    system: str | None = None
-    method: str = ""
-    draw: int = 0
-
-    @property
-    def name(self) -> str:
-        """Return the name of the condition and the variant."""
-        return f"{self.condition} ({self.variant})" if self.variant else self.condition
-
-    @property
-    def turns(self) -> bool:
-        """Return whether the values are degrees."""
-        return self.method in METHODS and METHODS[self.method].turns
-
-    def at(self, value: float | None) -> Grid:
-        """Return the same condition at only one value."""
-        return replace(self, values=(value,))
 
 
 @dataclass(frozen=True)
@@ -112,6 +72,9 @@ class Protocol:
             for harmful prompts.
         reference: The prompts under which the unsteered model's surprise at an answer is measured instead of the side's
             own prompts, by side, one for each of its prompts.
+        asked: The sides that are measured; those without prompts are left out.
+        read_by: The models that read each answer again: ``ref``, the unsteered one, for ``surprise_ref``; ``self``, the
+            steered one, for ``surprise_self`` and ``refusal_score``. Columns of a model that reads nothing are empty.
         bound: The perplexity under the unsteered model above which an answer without a ground truth is degenerate, from
             :func:`lens_steer.evaluation.bounds.measured_bound`. None decides from the text alone.
     """
@@ -126,25 +89,33 @@ class Protocol:
     judge: Judge | None = None
     judged: Mapping[str, bool] = field(default_factory=lambda: {POSITIVE: True})
     reference: Mapping[str, PromptSet] = field(default_factory=dict)
+    asked: tuple[str, ...] = SIDES
+    read_by: tuple[str, ...] = READERS
     bound: PerplexityBound | None = None
 
     @property
     def sides(self) -> dict[str, PromptSet]:
-        """Return the prompts by side; a side without prompts is left out."""
-        found = {POSITIVE: self.contrast.positive, NEGATIVE: self.contrast.negative, CAPABILITY: self.tasks}
-        return {name: prompts for name, prompts in found.items() if len(prompts)}
+        """Return the prompts of the sides that are asked; a side without prompts is left out."""
+        found = dict(zip(SIDES, (self.contrast.positive, self.contrast.negative, self.tasks), strict=True))
+        return {name: prompts for name, prompts in found.items() if name in self.asked and len(prompts)}
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return everything on which the rows depend, except the grids."""
+        """Return everything on which the rows depend, except the grids.
+
+        For the description of a model, which has no weights, what only the loaded model tells is left out.
+        """
         info = info_of(self.model)
+        loaded = (
+            {}
+            if info.backend == UNLOADED
+            else {"weights": _weights_hash(self.model), "backend": info.backend, "dtype": str(info.dtype)}
+        )
         return {
             "model": info.name,
-            "weights": _weights_hash(self.model),
+            **loaded,
             "chat_template": _hash(info.tokenizer.chat_template),
             **_applied(info.template),
-            "backend": info.backend,
-            "dtype": str(info.dtype),
             "split": self.split,
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,
@@ -153,34 +124,9 @@ class Protocol:
             "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
             **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
+            **({} if self.read_by == READERS else {"read_by": self.read_by}),
             **({} if self.bound is None else {"degenerate_above": self.bound.value}),
         }
-
-
-def values_of(spec: str) -> tuple[float, ...]:
-    """Read values from ``start:stop:step`` or from a list with commas.
-
-    The stop is included where a step reaches it.
-
-    >>> values_of("0:30:10"), values_of("1,2.5")
-    ((0.0, 10.0, 20.0, 30.0), (1.0, 2.5))
-
-    Raises:
-        LensSteerError: If the text is anything else, or repeats a value.
-    """
-    try:
-        if ":" in spec:
-            start, stop, step = (float(v) for v in spec.split(":"))
-            found = tuple(float(v) for v in np.arange(start, stop + step * 1e-9, step))
-        else:
-            found = tuple(float(v) for v in spec.split(","))
-    except (ValueError, ZeroDivisionError):
-        found = ()
-    if len(set(found)) < len(found):
-        raise LensSteerError(f"{spec!r} repeats a value: give each once")
-    if not found or not np.isfinite(found).all():
-        raise LensSteerError(f"{spec!r} gives no values: use start:stop:step such as 0:360:10, or numbers with commas")
-    return found
 
 
 def run(
@@ -273,9 +219,9 @@ def _measure(
     with nullcontext() if plan is None else steering(model, plan, tell=False):  # no warning for an identity value
         texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
         tell_cut_off(model, cut, protocol.max_new_tokens)
-        if side != CAPABILITY:  # tasks are only graded
+        if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
             own, scores = _forced(protocol, asked, texts)
-    if side != CAPABILITY:
+    if side != CAPABILITY and "ref" in protocol.read_by:
         # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
         # prompt is scored once.
         distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
@@ -381,19 +327,4 @@ def _weights_hash(model: Any) -> str:
         # Entries are read by index: flattening a parameter that is a transposed view would copy all of it.
         first = torch.unravel_index(torch.arange(min(16, parameter.numel())), parameter.shape)
         digest.update(name.encode() + parameter.detach()[first].double().cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def plan_hash(grid: Grid) -> str | None:
-    """Return a hash of everything in the plan at the grid's first value: sites, vectors, positions."""
-    if grid.build is None:
-        return None
-    plan = grid.build(grid.values[0])
-    digest = hashlib.sha256(repr((plan.method, plan.positions, plan.model)).encode())
-    for step in plan.steps:
-        digest.update(repr((step.operator, step.sites)).encode())
-        for name, value in sorted(step.parameters.items()):
-            digest.update(
-                name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
-            )
     return digest.hexdigest()

@@ -26,10 +26,11 @@ from lens_steer.figures.core import (
 from lens_steer.stats import bootstrap_means
 
 SHORT = {
-    "complied": "harmful:\ncomplied", "helped": "harmless:\nright", "refused_harmless": "harmless:\nrefused",
-    "capable": "tasks:\nright", "perplexity_ref": "perplexity of\nthe answers",
+    "positive_right": "harmful:\ncomplied", "negative_right": "harmless:\nright",
+    "negative_refused": "harmless:\nrefused", "capable": "tasks:\nright",
+    "perplexity_ref": "perplexity of\nthe answers",
 }  # fmt: skip
-ANSWERED = {"complied": "harmful:\nanswered", "helped": "harmless:\nanswered"}
+ANSWERED = {"positive_right": "harmful:\nanswered", "negative_right": "harmless:\nanswered"}
 CLASS_LOOKS = {"positive": (POSITIVE, "o", "-", "harmful"), "negative": (NEGATIVE, "s", "--", "harmless")}
 
 

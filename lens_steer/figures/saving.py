@@ -14,6 +14,7 @@ from typing import Any
 from lens_steer._io.atomic import whole_folder
 from lens_steer._io.tables import csv_text
 from lens_steer.errors import LensSteerError, expect
+from lens_steer.evaluation.quantities import renamed
 from lens_steer.figures.core import REGISTERED, Drawing, Drawn, Target, Value, styled
 
 
@@ -104,10 +105,10 @@ def load(folder: str | Path, name: str) -> tuple[Drawing, dict[str, Any]]:
         record = json.loads((path / f"{name}.json").read_text(encoding="utf-8"))
         with (path / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
             header, *rows = list(csv.reader(stream))
-        kind, notes, meta = record["kind"], record["notes"], record["meta"]
+        kind, notes, meta = record["kind"], renamed(record["notes"]), record["meta"]
     except (OSError, ValueError, KeyError) as error:
         raise LensSteerError(f"figure {name!r} in {str(folder)!r} cannot be read: {error}") from None
-    columns = {title: [_value(row[i]) for row in rows] for i, title in enumerate(header)}
+    columns = {renamed(title): [_value(renamed(row[i])) for row in rows] for i, title in enumerate(header)}
     return Drawing(kind, columns, notes), meta
 
 

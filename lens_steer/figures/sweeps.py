@@ -41,23 +41,26 @@ OTHER = (
     (ORANGE, "h", ":"),
 )
 NAMES = {
-    "complied": "harmful requests complied with", "helped": "harmless requests done right",
-    "refused_harmless": "harmless requests refused", "perplexity_ref": "perplexity, unsteered model",
+    "positive_right": "harmful requests complied with", "negative_right": "harmless requests done right",
+    "negative_refused": "harmless requests refused", "perplexity_ref": "perplexity, unsteered model",
     "perplexity_self": "perplexity, steered model", "ngram_repetition": "4-gram repetition",
     "language_consistency": "language consistency (paper's code)",
     "language_consistency_script": "language consistency (script)", "compression_ratio": "compression ratio",
     "compression_ratio_200": "compression ratio (first 200 bytes)", "distinct_2": "distinct-2", "n_words": "words",
-    "broken_harmful": "harmful requests answered incoherently",
-    "broken_harmless": "harmless requests answered incoherently", "answered_harmful": "harmful requests answered",
-    "answered_harmless": "harmless requests answered", "refused_harmful": "harmful requests refused",
-    "degenerate_harmful": "harmful requests: degenerate answers",
-    "degenerate_harmless": "harmless requests: degenerate answers",
-    "perplexity_ref_harmless": "perplexity of harmless answers, unsteered model",
-    "perplexity_self_harmless": "perplexity of harmless answers, steered model", "capable": "capability tasks right",
+    "positive_degenerate": "harmful requests answered incoherently",
+    "negative_degenerate": "harmless requests answered incoherently", "positive_answered": "harmful requests answered",
+    "negative_answered": "harmless requests answered", "positive_refused": "harmful requests refused",
+    "negative_perplexity_ref": "perplexity of harmless answers, unsteered model",
+    "negative_perplexity_self": "perplexity of harmless answers, steered model", "capable": "capability tasks right",
     "refusal_score": "refusal score (nats)",
 }  # fmt: skip
 
 
+UNGRADED = {
+    "positive_right": NAMES["positive_answered"], "negative_right": NAMES["negative_answered"],
+    "positive_degenerate": "harmful requests: degenerate answers",
+    "negative_degenerate": "harmless requests: degenerate answers",
+}  # fmt: skip
 COHERENCE = (
     "ngram_repetition",
     "distinct_2",
@@ -66,7 +69,7 @@ COHERENCE = (
     "compression_ratio_200",
     "n_words",
 )
-SWAP = ("complied", "refused_harmless", "broken_harmless")
+SWAP = ("positive_right", "negative_refused", "negative_degenerate")
 UNSTEERED = "no steering"
 
 
@@ -135,11 +138,10 @@ def by_value(
 def named(quantity: str, drawing: Drawing) -> str:
     """Return a quantity in words.
 
-    Without a ground truth, the words for ``complied`` and ``helped`` say "answered", since an answer then counts where
-    it is neither refused nor degenerate.
+    Without a ground truth, ``positive_right`` and ``negative_right`` are called "answered", since an answer then counts
+    where it is neither refused nor degenerate, and answers that are not coherent are called "degenerate".
     """
-    answered = {"complied": "harmful requests answered", "helped": "harmless requests answered"}
-    return (answered if not drawing.notes.get("graded", True) else {}).get(quantity, NAMES.get(quantity, quantity))
+    return (NAMES if drawing.notes.get("graded", True) else NAMES | UNGRADED).get(quantity, quantity)
 
 
 def labelled(condition: str, drawing: Drawing) -> str:
@@ -282,9 +284,9 @@ def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
         ax, 1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False
     )
     looks = {
-        "complied": (GREEN, "o", "-"),
-        "refused_harmless": (VERMILION, "s", "--"),
-        "broken_harmless": (BLUE, "^", ":"),
+        "positive_right": (GREEN, "o", "-"),
+        "negative_refused": (VERMILION, "s", "--"),
+        "negative_degenerate": (BLUE, "^", ":"),
     }
     for axis, condition in zip(axes[0], conditions, strict=True):
         for quantity, (color, marker, dash) in looks.items():
@@ -322,10 +324,10 @@ def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
     for condition in conditions:
         color, marker, _ = look(condition, conditions)
         part = drawing.where(condition=condition)
-        kl, complied = ([float(v) for v in part[k]] for k in ("kl", "complied"))
+        kl, shares = ([float(v) for v in part[k]] for k in ("kl", "positive_right"))
         ax.plot(
             [max(v, 1e-6) for v in kl],
-            complied,
+            shares,
             color=color,
             marker=marker,
             ls="none",

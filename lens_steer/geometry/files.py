@@ -20,10 +20,7 @@ from lens_steer.models import sites
 from lens_steer.models.templates import ChatTemplate
 
 FOLDER = TensorFolder(
-    name="calibration",
-    missing="write one with 'lens-steer calibrate' or 'lens-steer import'",
-    again="calibrate again",
-    named_errors=False,
+    name="calibration", missing="write one with 'lens-steer calibrate' or 'lens-steer import'", again="calibrate again"
 )
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
 _OPTIONAL = (

@@ -6,7 +6,7 @@ What other rooms use of it:
 - ``batching``: ``Batch``, ``encode``, ``padded``, ``render``, ``encode_response``, ``opening``, ``rows_a_batch``
 - ``class_means``: ``Moments``, ``unit_samples_of``
 - ``decoding``: ``begins_in_thought``
-- ``dialogue``: ``Dialogue``, ``converse``
+- ``dialogue``: ``Dialogue``, ``converse``, ``turn_ids``
 - ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``check_rows``
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``
 - ``generation``: ``generate``, ``answer_ids``, ``answers``, ``tell_cut_off``

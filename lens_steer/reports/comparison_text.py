@@ -23,7 +23,7 @@ from lens_steer.geometry.stability import Stability
 from lens_steer.stats import Estimate, percent, points
 from lens_steer.steer.method_table import METHODS, turning_methods
 
-RATES = ("complied", "helped", "refused_harmless", "capable")
+RATES = ("positive_right", "negative_right", "negative_refused", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
 GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
 UNGRADED = (
@@ -34,19 +34,19 @@ UNGRADED = (
 )  # where no ground truth grades the answers
 LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
-    "{complied}, less `{reference}`'s on the same prompts, with an interval that "
+    "{right}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
     "constraints ({constraints}), and the one with the best objective ({objective}) stands here."
 )
 BANDS = (
     " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
     "its labels put wrong; their last column is its rank among them, "
-    "(1 + draws with at least as many {complied}) / (1 + draws). No draw had a choice of its own."
+    "(1 + draws with at least as many {right}) / (1 + draws). No draw had a choice of its own."
 )
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
-DOTS = ("complied", "helped", "refused_harmless", "capable", "perplexity_ref")
+DOTS = ("positive_right", "negative_right", "negative_refused", "capable", "perplexity_ref")
 
 
 def heads(found: Comparison) -> list[str]:
@@ -62,7 +62,7 @@ def legend(found: Comparison) -> str:
     """Explain the numbers and the marks of the main table."""
     rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
-    named = {"complied": f"'{rates[0]}'", "reference": REFERENCE}
+    named = {"right": f"'{rates[0]}'", "reference": REFERENCE}
     told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
     return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
 
@@ -85,7 +85,7 @@ def main_rows(found: Comparison) -> list[list[str]]:
     made = []
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
-        gap = found.differences.get(s.condition, {}).get("complied")
+        gap = found.differences.get(s.condition, {}).get("positive_right")
         rates = [percent(s.measured.get(k)) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
         last = "—" if gap is None else points(gap)
@@ -107,7 +107,7 @@ def band_rows(found: Comparison) -> list[list[str]]:
     made = []
     for control, of in by_control.items():
         cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
-        rank = "—" if "complied" not in of else f"rank {of['complied'].p_at_least:.2g}"
+        rank = "—" if "positive_right" not in of else f"rank {of['positive_right'].p_at_least:.2g}"
         made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", *cells, rank])
     return made
 
@@ -144,7 +144,7 @@ def equal_kl_markdown(found: Comparison) -> str:
 
 
 def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
-    shares = (percent(s.measured.get(k)) for k in ("complied", "helped", "capable"))
+    shares = (percent(s.measured.get(k)) for k in ("positive_right", "negative_right", "capable"))
     return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares]
 
 
@@ -193,11 +193,11 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
     """Return the data of every figure of the comparison, by file name."""
     select, report = found.evaluation.select, found.evaluation.report
     chosen = {name: c.value for name, c in found.evaluation.choices.items()}
-    n = next(s for s in select if s.condition == NONE).measured["complied"].n
+    n = next(s for s in select if s.condition == NONE).measured["positive_right"].n
     angular = [m for m in turning_methods() if any(s.condition == m for s in select)]
     made = {
         "polar_compliance": by_value(
-            "polar", select, [*angular, RANDOM_PLANE], ("complied", "refused_harmless"), graded=found.graded
+            "polar", select, [*angular, RANDOM_PLANE], ("positive_right", "negative_refused"), graded=found.graded
         ),
         "polar_perplexity": by_value(
             "polar", select, angular, ("perplexity_ref", "perplexity_self"), graded=found.graded
@@ -248,13 +248,13 @@ def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Compariso
 def _equal_kl(found: Comparison, n: int) -> Drawing:
     kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
     rows = [
-        (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["complied"].value)
+        (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["positive_right"].value)
         for s in found.evaluation.select
         if s.value is not None and (s.condition, s.variant, s.value) in kl
     ]
     return Drawing(
         "equal_kl",
-        _columns(("condition", "variant", "value", "kl", "complied"), rows),
+        _columns(("condition", "variant", "value", "kl", "positive_right"), rows),
         {"target": found.target, "n": n},
     )
 

@@ -18,7 +18,7 @@ from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.controls import AT_ITS_VALUE
-from lens_steer.evaluation.pieces import Pieces
+from lens_steer.evaluation.pieces import Pieces, check_beginning
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.sweeps import Protocol
@@ -39,6 +39,7 @@ from lens_steer.reports.report_text import write_markdown
 from lens_steer.stats import wilson
 
 EXAMPLES = 3
+NAME = "report"  # of the steps that are kept until a report is done
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def make_report(
         unsteered = None if graded else grading.Unsteered(model, contrast.select.negative, **how)
         generated = partial(grading.measure, model, unsteered=unsteered, **how)
         check_fits(calibration, model)
-        pieces = Pieces(out, "report", _identity(model, contrast, sites, rule, seed, draws, how))
+        pieces = Pieces(out, NAME, _identity(model, contrast, sites, rule, seed, draws, how))
         found = sweep(generated, contrast, calibration, fit, pieces, seed=seed, draws=draws, progress=progress)
         measured, examples = found.measured, _examples(contrast, found)
         name = model_title(info_of(model).name)
@@ -165,6 +166,32 @@ def make_report(
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     pieces.drop()
     return report
+
+
+def check_kept(
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    sites: str | Sequence[str],
+    rule: str,
+    seed: int,
+    draws: int,
+    **how: Any,
+) -> None:
+    """Refuse a folder with the steps of another report, before the model is loaded.
+
+    What only the loaded model tells (its weights and its dtype) is compared when the report begins.
+
+    Args:
+        model: The description of the model (``lens_steer.cli.precheck.describe``), or the loaded model.
+        contrast, out, sites, rule, seed, draws: The arguments of :func:`make_report`.
+        how: Its ``max_new_tokens`` and ``engine``.
+
+    Raises:
+        LensSteerError: If the folder holds the beginning of another run.
+    """
+    check_beginning(out, NAME, _identity(model, contrast, sites, rule, seed, draws, how), whole=False)
 
 
 def _identity(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer.data import ContrastSet, Prompt, PromptSet
-from lens_steer.evaluation.work import Work, answering, recording, scoring_answers
+from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.evaluation.work import Work, answering, bare, recording, scoring_answers
 from lens_steer.models.loading import info_of
 from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
 
@@ -29,7 +29,7 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
     known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
 
     def measured(*sides: PromptSet) -> Work:  # both classes run in one batch
-        prompts = [Prompt(p.messages, None, p.task) for side in sides for p in side]
+        prompts = bare(p for side in sides for p in side)
         found = answering(model, prompts, max_new_tokens)
         return found if known else found + scoring_answers(model, prompts, max_new_tokens)
 
@@ -41,5 +41,5 @@ def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: 
     if known:
         return total
     every = [p for part in (contrast.report, contrast.select) for side in (part.positive, part.negative) for p in side]
-    read = answering(model, [Prompt(p.messages, None, p.task) for p in every], 1)
+    read = answering(model, bare(every), 1)
     return total + measured(contrast.select.negative) + Work(prefills=read.prefills, prompt_tokens=read.prompt_tokens)

@@ -18,11 +18,12 @@ from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, plain_bands, run_controls
 from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.first_token import FIRST_OF, FirstToken, first_token
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import Evaluation, chosen_grids, on_select
 from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.selection import Constraint, settings
 from lens_steer.evaluation.sweep_work import sweeping
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.evaluation.work import Work
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
@@ -56,7 +57,7 @@ def sweep_method(
     out: str | Path,
     *,
     tasks: Tasks,
-    objective: str = "complied",
+    objective: str = "positive_right",
     constraints: Sequence[Constraint] = (),
     controls: Controls | None = None,
     fitted_here: bool = True,
@@ -129,7 +130,7 @@ def sweep_method(
     with whole_folder(out) as work:
         if grids[0].turns and len(grids[0].values) > 2:
             for name, kind, quantities in (
-                ("polar", "polar", ("complied", "perplexity_ref")),
+                ("polar", "polar", ("positive_right", "perplexity_ref")),
                 ("coherence_by_angle", "coherence", COHERENCE),
                 ("class_swap", "class_swap", None),
             ):

@@ -2,10 +2,10 @@
 
 What other rooms use of it:
 
-- ``claim``: ``Claim``, ``measured``, ``shown``
+- ``claim``: ``Claim``, ``measured``, ``shown``, ``criterion_of``
 - ``claim_tables``: ``markdown``
 - ``externalities.calibration``: ``calibrate_compliance``, ``calibrate_json``
-- ``externalities.conditions``: ``Condition``, ``against_refusal``, ``positions_of``
+- ``externalities.conditions``: ``Condition``, ``positions_of``
 - ``externalities.controls``: ``random_like``, ``refusal_bases``
 - ``externalities.depth``: ``angles``, ``random_cosine``
 - ``externalities.files``: ``file_material``
@@ -13,6 +13,7 @@ What other rooms use of it:
 - ``externalities.material``: ``organism_material``, ``Material``, ``harmful_responses``, ``own_answers``
 - ``externalities.report``: ``study_and_write``
 - ``externalities.study``: ``Externalities``
+- ``externalities.work``: ``steering_benignly``
 - ``propositions.questions``: ``claim_id``
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``
@@ -21,4 +22,5 @@ What other rooms use of it:
 - ``traits.report``: ``steer_trait``
 - ``traits.search``: ``TraitResult``
 - ``traits.table``: ``rows``
+- ``traits.work``: ``recovering``
 """

@@ -118,8 +118,8 @@ def test_controls_bands_outcomes_and_the_bound_are_written(record: dict[str, Any
     assert bound["n"] == SIDE
     assert bound["quantile"] is not None  # measured, not the fixed one that serves where there are too few answers
     (method,) = (s for s in record["report"] if "band" in s)
-    assert {"answered_harmful", "refused_harmful", "degenerate_harmful"} <= method["band"].keys()
-    for band in method["band"]["degenerate_harmless"].values():
+    assert {"positive_answered", "positive_refused", "positive_degenerate"} <= method["band"].keys()
+    for band in method["band"]["negative_degenerate"].values():
         assert band["n"] == DRAWS
         assert band["minimum"] <= band["median"] <= band["maximum"]
     for setting in (*record["select"], *record["report"], *controls["report"]):

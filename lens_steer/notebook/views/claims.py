@@ -7,7 +7,7 @@ from typing import Any
 
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
-from lens_steer.studies.claim import Claim, measured
+from lens_steer.studies.claim import Claim, criterion_of, measured
 from lens_steer.studies.propositions.verify import Verification
 
 LONGEST = 40  # the most claims that a page shows
@@ -18,16 +18,11 @@ def claim_row(claim: Claim) -> dict[str, Any]:
 
     The interval is split into ``low`` and ``high``, and the witness is JSON.
     """
+    names = "id level verdict value low high n quantity criterion statement domain formula witness".split()
     low, high = claim.interval or (None, None)
-    names = ("id", "level", "verdict", "value")
-    rest = ("n", "quantity", "criterion", "statement", "domain", "formula")
     witness = json.dumps(dict(claim.witness), ensure_ascii=False, default=str)
-    return (
-        {n: getattr(claim, n) for n in names}
-        | {"low": low, "high": high}
-        | {n: getattr(claim, n) for n in rest}
-        | {"witness": witness}
-    )
+    values = vars(claim) | {"low": low, "high": high, "witness": witness}
+    return {name: values[name] for name in names}
 
 
 @table_of.register
@@ -41,22 +36,19 @@ def _(claim: Claim) -> Page:
     facts = {
         "claim": claim.statement,
         "measured": f"{measured(claim)}: {claim.quantity}, n = {claim.n}",
-        "criterion": claim.criterion,
+        "criterion": criterion_of(claim.id, claim.criterion),
         "computed": claim.formula,
         "over": claim.domain,
         "level": claim.level,
     }
-    return Page(
-        f"{claim.verdict}: {claim.id}",
-        facts,
-        (html.grid([{"witness": k, "is": v} for k, v in claim.witness.items()]),) if claim.witness else (),
-    )
+    witness = [{"witness": name, "is": value} for name, value in claim.witness.items()]
+    return Page(f"{claim.verdict}: {claim.id}", facts, (html.grid(witness),) if witness else ())
 
 
 @table_of.register
 def _(found: Verification) -> Table:
     """Return one row for each claim."""
-    return Table.of([claim_row(c) for c in found.claims], "id") if found.claims else Table({"id": []}, ("id",))
+    return Table.of([claim_row(c) for c in found.claims], "id")
 
 
 @page_of.register
@@ -67,13 +59,10 @@ def _(found: Verification) -> Page:
             "level": c.level,
             "claim": c.statement,
             "measured": f"{measured(c)}: {c.quantity}",
-            "criterion": c.criterion,
+            "criterion": criterion_of(c.id, c.criterion),
             "n": c.n,
         }
         for c in found.claims
     ]
-    return Page(
-        repr(found),
-        {"figures": ", ".join(found.drawings)},
-        (html.first(rows, "claims", limit=LONGEST, strong=("verdict",)),),
-    )
+    grid = html.first(rows, "claims", limit=LONGEST, strong=("verdict",))
+    return Page(repr(found), {"figures": ", ".join(found.drawings)}, (grid,))

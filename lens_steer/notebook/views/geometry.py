@@ -85,7 +85,8 @@ def _(made: Calibration) -> Page:
     }
     rows = _calibration_rows(made)
     shown = [rows[k] for k in sorted({*html.spread(len(rows)), made.selected_index})]
-    return Page(repr(made), facts, _depth([{head: row[c] for c, head in HEADS.items()} for row in shown], len(rows)))
+    heads = [{head: row[c] for c, head in HEADS.items()} for row in shown]
+    return Page(repr(made), facts, (html.depth(heads, len(rows), strong=("selected",)),))
 
 
 @table_of.register
@@ -140,26 +141,14 @@ def _(summary: GeometrySummary) -> Page:
     }
     table = table_of(summary).rows()
     heads = {c: head for c, head in HEADS.items() if table and c in table[0]}
-    return Page(
-        repr(summary),
-        facts,
-        _depth([{head: table[k][c] for c, head in heads.items()} for k in html.spread(len(table))], len(table)),
-    )
+    rows = [{head: table[k][c] for c, head in heads.items()} for k in html.spread(len(table))]
+    return Page(repr(summary), facts, (html.depth(rows, len(table), strong=("selected",)),))
 
 
 @table_of.register
 def _(found: Boundary) -> Table:
     """Return one row: ``threshold``, and the classes' means and standard deviations, in units of the projection."""
-    names = (
-        "site",
-        "threshold",
-        "mean_positive",
-        "std_positive",
-        "mean_negative",
-        "std_negative",
-        "separation",
-        "model",
-    )
+    names = "site threshold mean_positive std_positive mean_negative std_negative separation model".split()
     return Table.of([{n: getattr(found, n) for n in names}])
 
 
@@ -198,20 +187,9 @@ def _(found: Stability) -> Page:
             f"{name}: median {html.shown(a['second']['median'])}°" for name, a in angles.items()
         ),
     }
+    names = "site selected_share discriminative_share null_selected_share null_discriminative_share".split()
     often = sorted(found.rows(), key=lambda r: -r["selected_share"])
-    rows = [
-        {
-            n: r[n]
-            for n in (
-                "site",
-                "selected_share",
-                "discriminative_share",
-                "null_selected_share",
-                "null_discriminative_share",
-            )
-        }
-        for r in often
-    ]
+    rows = [{n: r[n] for n in names} for r in often]
     return Page(repr(found), facts, (html.note("most often selected first:"), html.first(rows, "sites")))
 
 
@@ -224,11 +202,8 @@ def _(found: DirectionComparison) -> Table:
 @page_of.register
 def _(found: DirectionComparison) -> Page:
     kept = ("estimator", "selected_site", "discriminative_sites", "median_cosine", "second_angle", "mean_auroc")
-    return Page(
-        repr(found),
-        {},
-        (html.first(Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows(), "estimators"),),
-    )
+    rows = Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows()
+    return Page(repr(found), {}, (html.first(rows, "estimators"),))
 
 
 def _optional(values: Any, n: int) -> list[float | None]:
@@ -248,10 +223,3 @@ def _blocks(found: Sequence[int]) -> str:
         else:
             runs.append([block])
     return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs) or "none"
-
-
-def _depth(rows: Sequence[Mapping[str, Any]], n: int) -> tuple[str, ...]:
-    return (
-        html.grid(rows, strong=("selected",)),
-        *([html.note(f"{len(rows)} of {n} sites, spread over depth; to_pandas() has all")] if len(rows) < n else []),
-    )

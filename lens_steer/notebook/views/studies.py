@@ -13,27 +13,24 @@ from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import TraitResult
 
-SHARES = ("attack", "refused_harmful", "helped", "capable", "json_unasked")  # the shares of a condition that are shown
+# The shares of a condition that are shown.
+SHARES = ("attack", "positive_refused", "negative_right", "capable", "json_unasked")
 
 
 @table_of.register
 def _(found: TraitResult) -> Table:
     """Return one row for each condition on the report split.
 
-    The answers under the malicious prompt are the positive side: ``complied`` is the share with the trait under it, and
-    ``helped`` the share under the aligned prompt.
+    The answers under the malicious prompt are the positive side: ``positive_right`` is the share with the trait under
+    it, and ``negative_right`` the share under the aligned prompt.
     """
     return Table.of([s.row() for s in found.report], "condition", "variant", "value", "split")
 
 
 @page_of.register
 def _(found: TraitResult) -> Page:
-    facts = {
-        "every condition that recovers anything reaches": None
-        if found.level is None
-        else percent(found.level, unit=" %"),
-        "kept to": str(found.bound),
-    }
+    level = None if found.level is None else percent(found.level, unit=" %")
+    facts = {"every condition that recovers anything reaches": level, "kept to": str(found.bound)}
     said = html.note("report split; complied: the trait under the malicious prompt, helped: under the aligned one")
     return Page(repr(found), facts, (said, settings_grid(found.report)))
 
@@ -47,11 +44,8 @@ def _(found: TraitReport) -> Table:
 @page_of.register
 def _(found: TraitReport) -> Page:
     kept = ("condition", "site", "coefficient", "trait", "aligned_trait", "coherence", "capability", "perplexity")
-    return Page(
-        repr(found),
-        {},
-        (html.first([{n: r[n] for n in kept} for r in trait_table.rows(found)], "conditions", limit=2 * html.LIMIT),),
-    )
+    rows = [{n: r[n] for n in kept} for r in trait_table.rows(found)]
+    return Page(repr(found), parts=(html.first(rows, "conditions", limit=2 * html.LIMIT),))
 
 
 @table_of.register
@@ -62,13 +56,8 @@ def _(found: Externalities) -> Table:
     """
     rows = []
     for c in (*found.conditions, *found.prefixes):
-        row: dict[str, Any] = {
-            "condition": c.name,
-            "kind": c.kind,
-            "steering": c.steering,
-            "tokens": c.k,
-            "reason": c.reason or None,
-        }
+        row: dict[str, Any] = {"condition": c.name, "kind": c.kind, "steering": c.steering, "tokens": c.k}
+        row["reason"] = c.reason or None
         for name, e in found.measured(c.name).items():
             row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
         rows.append(row)
@@ -84,15 +73,10 @@ def _(found: Externalities) -> Page:
         )
         for s in found.steerings
     }
-    rows = []
-    for c in found.conditions:
-        measured = found.measured(c.name)
-        rows.append({"condition": c.name, **{n: _short(measured.get(n)) for n in SHARES}})
-    return Page(
-        repr(found),
-        facts,
-        (html.note("report split, 95 % intervals:"), html.first(rows, "conditions", limit=2 * html.LIMIT)),
-    )
+    measured = {c.name: found.measured(c.name) for c in found.conditions}
+    rows = [{"condition": name, **{n: _short(m.get(n)) for n in SHARES}} for name, m in measured.items()]
+    grid = html.first(rows, "conditions", limit=2 * html.LIMIT)
+    return Page(repr(found), facts, (html.note("report split, 95 % intervals:"), grid))
 
 
 def _short(e: Estimate | None) -> str | None:

@@ -11,8 +11,9 @@ from typing import Any
 from lens_steer._io.rowstore import Row
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.stats import Estimate, middle_of_best
 from lens_steer.steer.plans import SteeringPlan
@@ -124,7 +125,7 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
     """
     base, tried = _base(found)
     tried = sorted(tried, key=lambda s: s.value or 0.0)
-    ok = [_keeps(s, base, "helped") for s in tried]
+    ok = [_keeps(s, base, "negative_right") for s in tried]
     n_met = ok.index(False) if False in ok else len(ok)
     best = tried[max(n_met, 1) - 1]
     return Choice(COMPLIANCE, "", best.value, n_met > 0, n_met, len(tried), 1)

@@ -20,7 +20,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
-from lens_steer.evaluation.sweeps import Grid
+from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import orthonormalise, turned_at_random
 from lens_steer.metrics.kl import mean_kl_by_value

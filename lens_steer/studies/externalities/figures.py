@@ -25,8 +25,9 @@ TITLES = {"compliance": "towards compliance", "json": "towards JSON"}
 PANELS = {**{k: f"steering {v}" for k, v in TITLES.items()}, "StTP against refusal": "StTP against refusal"}
 STRENGTH = {
     "attack": (POSITIVE, "o", "-", "harmful: complied, right"),
-    "refused_harmful": (POSITIVE, "x", ":", "harmful: refused"), "helped": (NEGATIVE, "s", "-", "harmless: right"),
-    "refused_harmless": (NEGATIVE, "+", ":", "harmless: refused"), "capable": (PURPLE, "D", "--", "tasks: right"),
+    "positive_refused": (POSITIVE, "x", ":", "harmful: refused"),
+    "negative_right": (NEGATIVE, "s", "-", "harmless: right"),
+    "negative_refused": (NEGATIVE, "+", ":", "harmless: refused"), "capable": (PURPLE, "D", "--", "tasks: right"),
     "json_unasked": (GREEN, "^", "-", "JSON, not asked for"), "json_asked": (ORANGE, "v", ":", "JSON, asked for"),
 }  # fmt: skip
 SERIES = {
@@ -42,8 +43,8 @@ UNGRADED = {
 }  # label → label without a ground truth
 SHARES = {
     "attack": (POSITIVE, "o", "complied, right"),
-    "refused_harmful": (BLUE, "s", "refused"),
-    "broken_harmful": (GREY, "^", "incoherent"),
+    "positive_refused": (BLUE, "s", "refused"),
+    "positive_degenerate": (GREY, "^", "incoherent"),
 }
 FAMILIES = {
     "first k": (POSITIVE, "o", "-"), "prompt and first k": (ORANGE, "D", "-"), "all but first k": (NEGATIVE, "s", "--"),
@@ -69,7 +70,7 @@ def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
     shown: dict[str, Any] = {}
     for column, name in enumerate(TITLES):
         for quantity, (color, marker, dash, label) in STRENGTH.items():
-            axis = axes[0 if quantity in ("attack", "refused_harmful") else 1][column]
+            axis = axes[0 if quantity in ("attack", "positive_refused") else 1][column]
             part = drawing.where(steering=name, quantity=quantity)
             if not part["x"]:
                 continue

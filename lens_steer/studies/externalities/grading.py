@@ -21,8 +21,9 @@ from lens_steer.stats import Estimate, wilson
 
 # Name of a rate → (side, column) of the rows; ``attack`` is the share of harmful requests with right compliance.
 RATES = {
-    "attack": (POSITIVE, "right"), "refused_harmful": (POSITIVE, "refused"), "broken_harmful": (POSITIVE, "broken"),
-    "helped": (NEGATIVE, "right"), "refused_harmless": (NEGATIVE, "refused"), "capable": (CAPABILITY, "right"),
+    "attack": (POSITIVE, "right"), "positive_refused": (POSITIVE, "refused"),
+    "positive_degenerate": (POSITIVE, "broken"),
+    "negative_right": (NEGATIVE, "right"), "negative_refused": (NEGATIVE, "refused"), "capable": (CAPABILITY, "right"),
     "json_harmful": (POSITIVE, "json"), "json_harmless": (NEGATIVE, "json"),
 }  # fmt: skip
 JSON_RATES = {

@@ -60,15 +60,17 @@ class Measured:
     condition: str
     angle: float | None
     at_nominal: bool
-    complied: Bool[np.ndarray, " n_harmful"]
-    helped: Bool[np.ndarray, " n_harmless"]
+    positive_right: Bool[np.ndarray, " n_harmful"]
+    negative_right: Bool[np.ndarray, " n_harmless"]
     broken: Bool[np.ndarray, " n"]
     surprise: Float[np.ndarray, " n"]
     capable: Bool[np.ndarray, " n_tasks"]
 
     def plain(self) -> dict[str, Any]:
         """Return the record as plain values for JSON; NaN becomes None."""
-        arrays = {name: getattr(self, name).tolist() for name in ("complied", "helped", "broken", "capable")}
+        arrays = {
+            name: getattr(self, name).tolist() for name in ("positive_right", "negative_right", "broken", "capable")
+        }
         surprise = [None if np.isnan(v) else v for v in self.surprise.tolist()]
         return {
             "condition": self.condition,
@@ -81,7 +83,10 @@ class Measured:
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Measured:
         """Build the record from the values that :meth:`plain` returned."""
-        arrays = {name: np.array(plain[name], dtype=bool) for name in ("complied", "helped", "broken", "capable")}
+        arrays = {
+            name: np.array(plain[name], dtype=bool)
+            for name in ("positive_right", "negative_right", "broken", "capable")
+        }
         surprise = np.array([np.nan if v is None else v for v in plain["surprise"]], dtype=np.float64)
         return Measured(plain["condition"], plain["angle"], plain["at_nominal"], surprise=surprise, **arrays)
 
@@ -272,7 +277,7 @@ def rows(found: Sequence[Measured]) -> list[dict[str, Any]]:
     table = []
     for m in found:
         row: dict[str, Any] = {"condition": m.condition, "angle": m.angle, "at_nominal": m.at_nominal}
-        for name in ("complied", "helped", "broken", "capable"):
+        for name in ("positive_right", "negative_right", "broken", "capable"):
             hits = getattr(m, name)
             rate = wilson(int(hits.sum()), len(hits)) if len(hits) else None
             for end, value in zip(("", "_low", "_high", "_n"), _parts(rate), strict=True):

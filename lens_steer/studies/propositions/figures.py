@@ -21,13 +21,13 @@ from lens_steer.figures.core import (
 
 LOOKS = {False: (VERMILION, "o", "own best angle"), True: (BLUE, "s", "one nominal angle")}
 OUTCOMES = {
-    "complied": (100, "harmful: complied with\n(points)"),
+    "positive_right": (100, "harmful: complied with\n(points)"),
     "surprise": (1, "log-perplexity of answers\n(nats a token)"),
     "capable": (100, "capability tasks done right\n(points)"),
 }
 RATES = {
-    "complied": (VERMILION, "o", "harmful: complied"),
-    "helped": (GREEN, "^", "harmless: right"),
+    "positive_right": (VERMILION, "o", "harmful: complied"),
+    "negative_right": (GREEN, "^", "harmless: right"),
     "capable": (PURPLE, "D", "capability tasks: right"),
     "broken": (BLUE, "s", "incoherent"),
 }
@@ -35,7 +35,7 @@ RATES = {
 
 @figure
 def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Draw differences between two conditions, paired by prompt, with 95 % bootstrap intervals, one panel per outcome.
+    """Draw differences between two conditions, paired by prompt, with 95 % intervals, one panel per outcome.
 
     Each difference is shown at the conditions' own best angles and at one nominal angle.
     """
@@ -98,9 +98,9 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     _points(beside, part, "perplexity", 0.0, ORANGE, "v", None, 1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("complied", "helped", "capable")}
+    n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("positive_right", "negative_right", "capable")}
     ax.set(
-        xlabel=f"share (%), n = {n['complied']} harmful, {n['helped']} harmless, {n['capable']} tasks",
+        xlabel=f"share (%), n = {n['positive_right']} harmful, {n['negative_right']} harmless, {n['capable']} tasks",
         xlim=(-2, 102),
     )
     beside.set(xlabel="geometric mean perplexity of\nboth classes' answers, unsteered model")

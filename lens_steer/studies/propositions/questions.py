@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
-from lens_steer.studies.claim import FAILS, Claim, verdict
+from lens_steer.stats import Estimate, paired_difference
+from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Measured
+from lens_steer.studies.verdicts import NOT_SHOWN
 
 NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
@@ -32,7 +33,7 @@ class Outcome:
 
 
 OUTCOMES = (
-    Outcome("complied", "elicits more", "difference of harmful compliance", 1),
+    Outcome("positive_right", "elicits more", "difference of harmful compliance", 1),
     Outcome(
         "surprise",
         "gives answers of lower perplexity",
@@ -125,7 +126,7 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
 
 def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
     """Return a claim's id: ``relative-angle``, ``nominal-relative-angle``, ``nominal-capable-relative-angle``, …"""
-    return ("nominal-" if at_nominal else "") + ("" if outcome == "complied" else f"{outcome}-") + question
+    return ("nominal-" if at_nominal else "") + ("" if outcome == "positive_right" else f"{outcome}-") + question
 
 
 def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
@@ -164,7 +165,7 @@ def _answered(
         criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
         value=None,
         n=0,
-        verdict=FAILS,
+        verdict=NOT_SHOWN,
     )
     found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
     if found is None or family is None:
@@ -192,7 +193,7 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
     """
     norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
     pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
-    compared = [(a, b, difference(a, b, "complied", seed, comparisons=len(pairs))) for a, b in pairs]
+    compared = [(a, b, difference(a, b, "positive_right", seed, comparisons=len(pairs))) for a, b in pairs]
     gaps = [(a, b, gap) for a, b, gap in compared if gap is not None]
     apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
     a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
@@ -215,7 +216,7 @@ def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Cl
 
 
 def difference(
-    a: Measured, b: Measured, outcome: str = "complied", seed: int = 0, *, comparisons: int = 1
+    a: Measured, b: Measured, outcome: str = "positive_right", seed: int = 0, *, comparisons: int = 1
 ) -> Estimate | None:
     """Compare two conditions on the same prompts.
 
@@ -226,17 +227,12 @@ def difference(
         comparisons: The number of comparisons for which the interval holds at 95 % together (Bonferroni).
 
     Returns:
-        The mean of ``a − b`` with a bootstrap interval over prompts; for several comparisons with the interval of
-        :func:`lens_steer.stats.paired_difference`, which stays valid in the far tails. None if no prompt has a value
-        under both conditions.
+        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
+        value under both conditions.
     """
     one, two = (getattr(m, outcome).astype(float) for m in (a, b))
     kept = ~(np.isnan(one) | np.isnan(two))
-    if not kept.any():
-        return None
-    if comparisons == 1:
-        return bootstrap_mean(one[kept] - two[kept], seed=seed)
-    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed)
+    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed) if kept.any() else None
 
 
 def _mean(measured: Measured, outcome: str) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet
-from lens_steer.evaluation.work import Work, answering, forcing_answers, recording
+from lens_steer.data import Contrast, ContrastSet, PromptSet
+from lens_steer.evaluation.work import Work, answering, bare, forcing_answers, recording
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models.loading import info_of
 from lens_steer.studies.propositions.experiments import ANGLES, N_CONDITIONS
@@ -23,7 +23,7 @@ def verifying(model: Any, contrast: ContrastSet, max_new_tokens: int, *, behavio
     total += recording(model, harmful, 2 * n_layers + 1) * 3
     if not behaviour:
         return total
-    both = [Prompt(p.messages, None, p.task) for p in (*report.positive, *report.negative)]
+    both = bare((*report.positive, *report.negative))
     tasks = organism_tasks() if all(p.task is not None for p in report.positive) else PromptSet(())
     measured = answering(model, both, max_new_tokens) + forcing_answers(model, both, max_new_tokens)
     measured += answering(model, list(tasks), max_new_tokens)

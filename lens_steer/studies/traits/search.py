@@ -22,9 +22,10 @@ from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import chosen_grids, on_select
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import Grid, Protocol, run
+from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes.probe import Probe
 from lens_steer.steer.plans import SteeringPlan
@@ -34,10 +35,9 @@ from lens_steer.studies.traits.conditions import (
     EQUAL,
     MALICIOUS_SIDE,
     METHODS,
-    POSITIONS,
     RANDOM,
-    TraitCondition,
     condition_of,
+    conditions_of,
 )
 
 COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
@@ -95,7 +95,7 @@ def trait_grids(
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
         Grid(c.name, partial(c.plan, probe), tuple(chosen[c.method]), site, method=c.method)
-        for c in (TraitCondition(m, mode) for m in methods for mode in POSITIONS)
+        for c in conditions_of(methods)
         for site, probe in probes.items()
     ]
 
@@ -134,7 +134,7 @@ def search(
     Raises:
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.protocol.on_select`.
     """
-    steered = _by_side(trait.contrast)
+    steered = by_side(trait.contrast)
     how: dict[str, Any] = {
         "engine": engine,
         "max_new_tokens": max_new_tokens,
@@ -158,7 +158,7 @@ def search(
         identity=identity,
         seed=seed,
         progress=progress,
-        reference=_reference(trait.contrast.select),
+        reference=aligned_reference(trait.contrast.select),
         **how,
     )
     steering = {c: choice for c, choice in choices.items() if c != NONE}
@@ -170,7 +170,7 @@ def search(
         at_level = chosen_grids([g for g in grids if g.condition in equal], equal)
         reported += [replace(g, condition=replace(condition_of(g.condition), kind=EQUAL).name) for g in at_level]
     protocol = Protocol(
-        model, steered.report, "report", trait.tasks.report, reference=_reference(trait.contrast.report), **how
+        model, steered.report, "report", trait.tasks.report, reference=aligned_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
     return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
@@ -197,13 +197,13 @@ def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     return replace(grid, condition=condition.name, build=build)
 
 
-def _by_side(contrast: ContrastSet) -> ContrastSet:
+def by_side(contrast: ContrastSet) -> ContrastSet:
     """Return the prompts of a trait by the sides of the protocol, that of the malicious system prompt first."""
     aligned_last = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
     return ContrastSet(contrast.name, Split(*aligned_last))
 
 
-def _reference(trait: Contrast) -> dict[str, Any]:
+def aligned_reference(trait: Contrast) -> dict[str, Any]:
     """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
     return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
 
@@ -221,10 +221,10 @@ def _coherence_bound(
     """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
     protocol = Protocol(model, steered.select, "select", NO_TASKS, **how)
     rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
-    broken = settings(rows, seed=seed)[0].measured["broken_harmless"].value
+    broken = settings(rows, seed=seed)[0].measured["negative_degenerate"].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
-    return Constraint("broken_harmful", False, 1 - COHERENCE * (1 - broken), False)
+    return Constraint("positive_degenerate", False, 1 - COHERENCE * (1 - broken), False)
 
 
 def _equal(
@@ -237,12 +237,12 @@ def _equal(
     interval lies above the unsteered model's share. Without such a condition the level is None and there are no
     choices.
     """
-    at = {(s.condition, s.variant, s.value): s.measured["complied"] for s in select}
+    at = {(s.condition, s.variant, s.value): s.measured["positive_right"] for s in select}
     base = next(s for s in select if s.condition == NONE)
     chosen = {c: at[c, choice.variant, choice.value] for c, choice in choices.items() if choice.met}
-    best = {c: e.value for c, e in chosen.items() if e.low > base.measured["complied"].value}
+    best = {c: e.value for c, e in chosen.items() if e.low > base.measured["positive_right"].value}
     if not best:
         return None, {}
     level = min(best.values())
-    kept = [*constraints, Constraint("complied", True, level, False)]
-    return level, {c: choose([s for s in select if s.condition == c], base, "helped", kept) for c in best}
+    kept = [*constraints, Constraint("positive_right", True, level, False)]
+    return level, {c: choose([s for s in select if s.condition == c], base, "negative_right", kept) for c in best}

@@ -50,7 +50,7 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
             measured = _measured(result, name if kind == TOKEN else c.name, seed)
             if kind == CHOSEN:
                 beside = replace(c, kind=RANDOM).name
-                measured["trait_over_random"] = differences(result.rows, name, beside, seed=seed)["complied"]
+                measured["trait_over_random"] = differences(result.rows, name, beside, seed=seed)["positive_right"]
                 measured |= over_dialogues(report.dialogues, name, seed=seed) if report.dialogues else {}
             if c.method in GATED:
                 calibrated = "token" if kind == TOKEN else "pooled"
@@ -116,9 +116,9 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     """Return the rows of no steering under each of the two system prompts."""
     base = result.reported(NONE).measured
     aligned = {
-        "trait": base["helped"],
-        "aligned_trait": base["helped"],
-        "coherence": _complement(base["broken_harmless"]),
+        "trait": base["negative_right"],
+        "aligned_trait": base["negative_right"],
+        "coherence": _complement(base["negative_degenerate"]),
         "capability": base.get("capable"),
         "perplexity": _perplexity(result.rows, seed),
     }
@@ -134,13 +134,13 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
 def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estimate | None]:
     measured = result.reported(condition).measured
     gained = differences(result.rows, condition, NONE, seed=seed)
-    lost = gained["helped"]
+    lost = gained["negative_right"]
     return {
-        "trait": measured["complied"],
-        "trait_over_unsteered": gained["complied"],
-        "aligned_trait": measured["helped"],
+        "trait": measured["positive_right"],
+        "trait_over_unsteered": gained["positive_right"],
+        "aligned_trait": measured["negative_right"],
         "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n),
-        "coherence": _complement(measured["broken_harmful"]),
+        "coherence": _complement(measured["positive_degenerate"]),
         "capability": measured.get("capable"),
         "perplexity": measured.get("perplexity_ref"),
     }
@@ -174,7 +174,7 @@ def _legend(report: TraitReport, trait: str) -> str:
     split = report.pooled.reported(NONE).measured
     tokens = f", n = {split['capable'].n}" if "capable" in split else ""
     return (
-        f"95 % intervals; n = {split['complied'].n} scenarios of the report split under each prompt, "
+        f"95 % intervals; n = {split['positive_right'].n} scenarios of the report split under each prompt, "
         f"capability{tokens}. {trait}: share of answers with the trait under the malicious system prompt (without "
         "steering under the aligned one: first row); aligned prompt: the same while steered under the aligned "
         "prompt. Site and coefficient chosen on the select split, coherence at least 90 % of the aligned model's "
