@@ -20,7 +20,7 @@ from matplotlib.legend import Legend
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import divergence, saving
-from lens_steer.figures.core import Drawing
+from lens_steer.figures.core import GREEN, Drawing, banded
 from lens_steer.metrics.token_divergence import TokenDivergence
 
 FIGURES = Path(__file__).parents[1] / "figures"
@@ -226,3 +226,26 @@ def test_a_carriage_return_survives_a_figure_on_disk(tmp_path: Path) -> None:
     assert list(again.columns["site"]) == names
     assert len(again.rows()) == len(drawing.rows())
     assert list(again.columns["mean_cosine"]) == list(drawing.columns["mean_cosine"])
+
+
+def test_rows_become_columns_and_numbers() -> None:
+    """A drawing of rows gives the rows back; a column of a part comes as numbers; what is no number is refused."""
+    rows: list[dict[str, Any]] = [{"value": 10 * i, "mean": i / 4, "side": "ab"[i % 2]} for i in range(4)]
+    drawing = Drawing.of("polar", rows, {"n": 4})
+    assert (drawing.rows(), drawing.notes, Drawing.of("polar", []).columns) == (rows, {"n": 4}, {})
+    assert list(drawing.numbers("mean", "value", side="b")) == [[0.25, 0.75], [10.0, 30.0]]
+    with pytest.raises(ValueError, match="could not convert string to float: 'a'"):
+        list(drawing.numbers("side", side="a"))
+
+
+def test_a_band_lies_around_its_curve() -> None:
+    """The line has the curve's points and look, and the area the ends of the interval and no edge."""
+    fig, axis = plt.subplots()
+    line = banded(axis, [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 1.0, 2.5], [1.5, 4.0, 3.5], color=GREEN, alpha=0.3, ls="--")
+    assert np.asarray(line.get_xydata()).tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert (line.get_color(), line.get_linestyle()) == (GREEN, "--")
+    (area,) = axis.collections
+    corners = {tuple(point) for point in np.asarray(area.get_paths()[0].vertices).tolist()}
+    assert corners == {(0, 0.5), (1, 1.0), (2, 2.5), (0, 1.5), (1, 4.0), (2, 3.5)}
+    assert (area.get_alpha(), area.get_linewidth().tolist()) == (0.3, [0])
+    plt.close(fig)

@@ -14,19 +14,14 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import (
-    COMPARED,
-    control_grids,
-    method_grids,
-    rule_grids,
-    shuffled_labels,
-)
+from lens_steer.evaluation.conditions import COMPARED, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
 from lens_steer.evaluation.equal_divergence import Curve, Match
 from lens_steer.evaluation.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
+from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import (
     Evaluation,
     check_splits,
@@ -41,7 +36,6 @@ from lens_steer.evaluation.selection import Setting, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
-from lens_steer.geometry.files import load_calibration, save_calibration
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.inference.record import Activations, record
 from lens_steer.metrics.benchmarks import Tasks
@@ -261,6 +255,7 @@ def compare(
     moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
+    first_angle, second_angle = principal_angles(base.basis, shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
         {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
@@ -273,7 +268,7 @@ def compare(
         base,
         activations["norm_out"],
         len(others),
-        _angles_between(base, shuffled),
+        (first_angle, second_angle),
         all(p.task is not None for p in contrast.report.positive),
         objective,
         tuple(map(str, parsed)),
@@ -309,23 +304,9 @@ def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
 
 
 def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
-    """Return the calibration with which the run began, or make one and save it for a resumed run.
-
-    On another processor a new calibration would be rounded differently.
-    """
+    """Return the calibration of these activations with which the run began; make it if there is none yet."""
     folder = Path(out) / "calibrations" / name
-    if folder.exists():
-        found = load_calibration(folder)
-        if found.prompt_hash == activations.prompt_hash and found.model == activations.model:
-            return found
-    made = calibrate(activations, seed=seed)
-    save_calibration(made, folder)
-    return load_calibration(folder)
-
-
-def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float, float]:
-    first, second = principal_angles(calibration.basis, other.basis[None])[0].tolist()
-    return float(first), float(second)
+    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed))
 
 
 def _response(

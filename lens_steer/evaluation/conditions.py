@@ -183,9 +183,9 @@ def control_grids(
     """
     norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     half, angles = calibration.n_layers // 2, tuple(values)
-    drawn = random.Random(f"controls/{seed}").sample(norms, len(calibration.discriminative_sites))
+    n_sites = len(calibration.discriminative_sites)
     places = {
-        RANDOM_SITES: tuple(sorted(drawn, key=lambda n: sites.parse(n).order)),
+        RANDOM_SITES: draw_sites(random.Random(f"controls/{seed}"), norms, n_sites),
         EARLY: tuple(n for n in norms if sites.parse(n).block < half),
         LATE: tuple(n for n in norms if sites.parse(n).block >= half),
         ALL: norms,
@@ -203,6 +203,15 @@ def control_grids(
     if shuffled is not None:  # a shuffled calibration may have no discriminative sites of its own
         found.append(wrong(SHUFFLED, shuffled, {"at": calibration.discriminative_sites}))
     return found
+
+
+def draw_sites(drawn: random.Random, names: Sequence[str], n: int) -> tuple[str, ...]:
+    """Draw some of the sites, each at most once, and return them in network order.
+
+    >>> draw_sites(random.Random(0), [f"blocks.{i}.ln1.hook_out" for i in range(12)], 2)
+    ('blocks.6.ln1.hook_out', 'blocks.11.ln1.hook_out')
+    """
+    return tuple(sorted(drawn.sample(list(names), n), key=lambda name: sites.parse(name).order))
 
 
 def has_angle(condition: str) -> bool:

@@ -13,6 +13,33 @@ from lens_steer._io.rowstore import IDENTITY, PARTS
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.files import load_calibration, save_calibration
+from lens_steer.inference.record import Activations
+
+
+def kept_calibration(
+    folder: str | Path, source: Activations | Calibration, make: Callable[[], Calibration], *, seed: int | None = None
+) -> Calibration:
+    """Return the calibration with which a run began, or make one and save it for a resumed run.
+
+    On another processor a new calibration would be rounded differently. One of another model, other prompts or other
+    sites is replaced.
+
+    Args:
+        folder: The folder of this calibration.
+        source: Where the calibration comes from: activations, or the calibration that is made again.
+        make: The function that makes it.
+        seed: Its seed; one with another seed is replaced too. None keeps any.
+
+    Raises:
+        LensSteerError: If the folder cannot be read or written.
+    """
+    if Path(folder).exists():
+        kept = load_calibration(folder)
+        same = all(getattr(kept, name) == getattr(source, name) for name in ("model", "prompt_hash", "sites"))
+        if same and seed in (None, kept.seed):
+            return kept
+    save_calibration(make(), folder)
+    return load_calibration(folder)
 
 
 def check_beginning(folder: str | Path, name: str, identity: Mapping[str, Any], *, whole: bool = True) -> None:

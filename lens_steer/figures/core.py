@@ -79,6 +79,16 @@ class Drawing(Shown, view="files"):
         rows = [r for r in self.rows() if all(r[k] == v for k, v in wanted.items())]
         return {name: [r[name] for r in rows] for name in self.columns}
 
+    def numbers(self, *names: str, **wanted: Value) -> Iterator[list[float]]:
+        """Return some columns as numbers, restricted to the rows that have the wanted values.
+
+        >>> drawing = Drawing("polar", {"value": [0, 90, 0], "mean": [0.5, 1, 0.25], "condition": ["a", "a", "b"]})
+        >>> list(drawing.numbers("value", "mean", condition="a"))
+        [[0.0, 90.0], [0.5, 1.0]]
+        """
+        part = self.where(**wanted)
+        return ([float(value) for value in part[name]] for name in names)
+
 
 # By kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them.
 REGISTERED: dict[str, Callable[..., Drawn]] = {}
@@ -239,6 +249,31 @@ def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
         return made
 
     return legend
+
+
+def banded(
+    axis: Axes,
+    x: Sequence[Any],
+    mean: Sequence[Any],
+    low: Sequence[Any],
+    high: Sequence[Any],
+    *,
+    color: str,
+    alpha: float = 0.15,
+    **look: Any,
+) -> Any:
+    """Draw a curve with a band from ``low`` to ``high`` around it, and return the curve's line.
+
+    Args:
+        axis: The axes to draw in.
+        x, mean: The curve.
+        low, high: The ends of the interval at each x.
+        color, alpha: The colour of both, and the opacity of the band.
+        look: Further options of ``axis.plot``, for the curve.
+    """
+    line = axis.plot(x, mean, color=color, **look)[0]
+    axis.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
+    return line
 
 
 @contextmanager

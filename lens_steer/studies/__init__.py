@@ -9,6 +9,7 @@ What other rooms use of it:
 - ``externalities.controls``: ``random_like``, ``refusal_bases``
 - ``externalities.depth``: ``angles``, ``random_cosine``
 - ``externalities.files``: ``file_material``
+- ``externalities.found``: ``Externalities``
 - ``externalities.grading``: ``annotated``, ``rates``
 - ``externalities.material``: ``organism_material``, ``Material``, ``harmful_responses``, ``own_answers``
 - ``externalities.report``: ``study_and_write``

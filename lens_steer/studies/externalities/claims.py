@@ -23,7 +23,7 @@ from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.claim_texts import FLAT, HALF, SAID, K, Paired
 from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, RANDOM, named
 from lens_steer.studies.externalities.depth import random_cosine
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict
 

@@ -32,7 +32,7 @@ from lens_steer.studies.externalities.conditions import (
     positions_of,
 )
 from lens_steer.studies.externalities.depth import random_cosine
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 
 COLUMNS = {
     "attack": "attack success", "positive_refused": "harmful: refused", "negative_right": "harmless: right",

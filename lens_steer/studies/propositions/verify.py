@@ -19,10 +19,11 @@ from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.pieces import Pieces
 from lens_steer.evaluation.protocol import check_splits
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
-from lens_steer.geometry.calibration import Calibration, calibrate, versions
+from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.record import record, record_prompts
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models.fits import check_fits
@@ -301,9 +302,7 @@ def write(found: Verification, out: str | Path, *, command: str = "", seed: int 
     Raises:
         LensSteerError: If the folder cannot be written.
     """
-    meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
-    if model is not None:
-        meta |= {"model": info_of(model).name, "chat_template": info_of(model).template.row()}
+    meta = provenance(model, command=command, seed=seed)
     with whole_folder(out) as work:
         for name, drawing in found.drawings.items():
             saving.save(drawing, name, work, meta)
