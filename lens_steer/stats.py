@@ -159,7 +159,7 @@ def bootstrap_mean(
     Without a number of resamples it takes 2,000, or as many as put 25 into each tail.
     """
     many = max(2000, round(50 / (1 - level))) if resamples is None else resamples
-    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=many, seed=seed, level=level)
+    mean, low, high = bootstrap_means(values, resamples=many, seed=seed, level=level)
     return Estimate(float(mean), float(low), float(high), len(values))
 
 

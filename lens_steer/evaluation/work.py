@@ -180,8 +180,8 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
 
-    For every value of every grid it has answers to all sides, and two passes over the answers (under the plan, and
-    without it).
+    For every value of every grid it has answers to all sides that are asked, and a pass over the answers of each model
+    that reads them (under the plan, and without it).
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
@@ -194,9 +194,9 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 counted[key] += answering(model, asked, new, times=key[0])
                 if side != CAPABILITY:
-                    reference = protocol.reference.get(side, prompts)
-                    counted[key] += forcing_answers(model, bare(asked), new, times=key[0])
-                    counted[key] += forcing_answers(model, bare(reference), new, times=key[0])
+                    read = {"self": asked, "ref": protocol.reference.get(side, prompts)}
+                    for reader in protocol.read_by:
+                        counted[key] += forcing_answers(model, bare(read[reader]), new, times=key[0])
         total += counted[key]
     return total
 

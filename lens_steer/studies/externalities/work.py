@@ -17,6 +17,7 @@ from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, SHARES
 from lens_steer.studies.externalities.conditions import FAMILIES, KINDS, KS, RANDOM, RANDOM_DRAWS, RELEASED, ROTATION
 from lens_steer.studies.externalities.controls import ANGLES
 from lens_steer.studies.externalities.material import Material
+from lens_steer.studies.externalities.positive_control import STRENGTHS
 
 STEERINGS = (COMPLIANCE, JSON)
 
@@ -90,6 +91,9 @@ def _chosen(model: Any, material: Material, max_new_tokens: int, n_strengths: in
     sites = [Grid(NONE), *(Grid(JSON, variant=str(i)) for i in range(n_sites))]
     total = measuring(refusal, strengths) + measuring(replace(refusal, contrast=material.json.select), sites)
     total += measuring(replace(refusal, tasks=NO_TASKS), sites)  # the harm of every site, by which nothing is chosen
+    n_control = 1 + info_of(model).n_layers + len(STRENGTHS)  # no steering, every block, and more strengths at one
+    control = replace(refusal, tasks=NO_TASKS, read_by=())
+    total += measuring(control, [Grid(str(i)) for i in range(n_control)])
     harmless = bare(material.refusal.select.negative)
     each = forcing_values(model, harmless, max_new_tokens, 1) + forcing_values(
         model, harmless, max_new_tokens, len(ANGLES)
