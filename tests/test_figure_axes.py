@@ -251,7 +251,7 @@ def test_rows_become_columns_and_numbers() -> None:
 
 
 def test_a_band_lies_around_its_curve() -> None:
-    """The line has the curve's points and look, and the area the ends of the interval and no edge."""
+    """The line has the curve's points and look, the area the ends of the interval and no edge; one point has a bar."""
     fig, axis = plt.subplots()
     line = banded(axis, [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 1.0, 2.5], [1.5, 4.0, 3.5], color=GREEN, alpha=0.3, ls="--")
     assert np.asarray(line.get_xydata()).tolist() == [[0, 1], [1, 2], [2, 3]]
@@ -260,4 +260,6 @@ def test_a_band_lies_around_its_curve() -> None:
     corners = {tuple(point) for point in np.asarray(area.get_paths()[0].vertices).tolist()}
     assert corners == {(0, 0.5), (1, 1.0), (2, 2.5), (0, 1.5), (1, 4.0), (2, 3.5)}
     assert (area.get_alpha(), area.get_linewidth().tolist()) == (0.3, [0])
+    banded(axis, [5], [1.0], [0.5], [1.5], color=GREEN)
+    assert axis.collections[-1].get_segments()[0].tolist() == [[5, 0.5], [5, 1.5]]
     plt.close(fig)

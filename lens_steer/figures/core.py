@@ -264,6 +264,8 @@ def banded(
 ) -> Any:
     """Draw a curve with a band from ``low`` to ``high`` around it, and return the curve's line.
 
+    Over a single point, where a band has no width, it is a bar.
+
     Args:
         axis: The axes to draw in.
         x, mean: The curve.
@@ -273,6 +275,8 @@ def banded(
     """
     line = axis.plot(x, mean, color=color, **look)[0]
     axis.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
+    if len(x) == 1:
+        axis.vlines(x, low, high, color=color, lw=1)
     return line
 
 

@@ -18,6 +18,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
 )
@@ -84,10 +85,8 @@ def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
 def _line(ax: Any, part: dict[str, list[Any]], color: str, marker: str, dash: str) -> None:
     x, value, low, high = ([float(v) for v in part[k]] for k in ("position", "value", "low", "high"))
     fill, every = color if dash == DASHES[0] else "white", max(1, len(x) // MARKS)
-    ax.plot(x, value, color=color, marker=marker, mfc=fill, ls=dash, ms=3, lw=1, markevery=every, clip_on=False)
-    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    if len(x) == 1:  # a band over a single position has no width
-        ax.vlines(x, low, high, color=color, lw=1)
+    look = {"marker": marker, "mfc": fill, "ls": dash, "ms": 3, "lw": 1, "markevery": every, "clip_on": False}
+    banded(ax, x, value, low, high, color=color, alpha=0.18, **look)
 
 
 def _counted(drawing: Drawing, name: str) -> str:

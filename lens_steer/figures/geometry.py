@@ -17,6 +17,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
     legend_below,
@@ -196,10 +197,9 @@ def _two_classes(drawing: Drawing, ax: Target, quantity: str, *, log: bool) -> D
     shade_blocks(axis, drawing)
     x = drawing.columns["position"]
     for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
-        mean, low, high = (drawing.columns[f"{side}_{part}"] for part in ("mean", "low", "high"))
+        curve = (drawing.columns[f"{side}_{part}"] for part in ("mean", "low", "high"))
         label = f"{side} (n = {drawing.notes[f'n_{side}']})"
-        axis.plot(x, mean, color=color, marker=marker, ls=dash, ms=2.8, label=label)
-        axis.fill_between(x, low, high, color=color, alpha=0.25, lw=0)
+        banded(axis, x, *curve, color=color, alpha=0.25, marker=marker, ls=dash, ms=2.8, label=label)
     if log:
         axis.set_yscale("log")
     else:

@@ -14,6 +14,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
     legend_below,
@@ -62,9 +63,8 @@ def norm_drift(drawing: Drawing, ax: Target = None) -> Drawn:
     for operator in ("SAS", "SS"):
         color, marker, line = LOOKS[operator]
         rows = drawing.where(operator=operator)
-        mean, low, high = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
-        ax.plot(rows["depth"], mean, color=color, marker=marker, ls=line, ms=3, label=operator)
-        ax.fill_between(rows["depth"], low, high, color=color, alpha=0.2, lw=0)
+        curve = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
+        banded(ax, rows["depth"], *curve, color=color, alpha=0.2, marker=marker, ls=line, ms=3, label=operator)
     ax.set(xlabel="depth at which a norm reads the stream (blocks)", ylim=(0, None))
     ax.set_ylabel("mean change of its length (%)")
     ax.legend(title=f"n = {drawing.notes['n']} prompts")

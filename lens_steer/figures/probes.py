@@ -19,6 +19,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
 )
@@ -167,10 +168,7 @@ def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, An
     x: list[Any] = [r["position"] for r in rows]
     y, low, high = ([float(r[f"{name}{end}"] or 0) for r in rows] for end in ("", "_low", "_high"))
     size = 3.0 if len(drawing.columns["site"]) < MANY else 1.8
-    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    ax.plot(x, y, color=color, ls=dash, lw=0.9)
-    if len(x) == 1:  # a band over a single site has no width
-        ax.vlines(x, low, high, color=color, ls=dash, lw=0.9)
+    banded(ax, x, y, low, high, color=color, alpha=0.18, ls=dash, lw=0.9)
     for between in (True, False):
         own = [(a, b) for a, b, r in zip(x, y, rows, strict=True) if bool(r["between"]) == between]
         fill = {"ms": size} if between else {"ms": size + 1, "mfc": "white"}

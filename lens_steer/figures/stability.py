@@ -17,6 +17,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
     legend_below,
@@ -121,12 +122,9 @@ def _shares(ax: Any, drawing: Drawing, share: str) -> None:
         shade_blocks(ax, Drawing(drawing.kind, own))
     for name in ("bootstrap", "shuffled"):
         color, marker, dash, label = LOOKS[name]
-        part = drawing.where(part="site", set=name)
-        x, middle, low, high = (
-            [float(v) for v in part[k]] for k in ("position", share, f"{share}_low", f"{share}_high")
-        )
-        ax.plot(x, middle, color=color, marker=marker, ls=dash, ms=2.8 if len(x) < MANY else 1.8, lw=0.8, label=label)
-        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+        x, *curve = drawing.numbers("position", share, f"{share}_low", f"{share}_high", part="site", set=name)
+        size = 2.8 if len(x) < MANY else 1.8
+        banded(ax, x, *curve, color=color, alpha=0.2, marker=marker, ls=dash, ms=size, lw=0.8, label=label)
     ax.set_ylim(-0.03, 1.03)
     depth_axis(ax, drawing)
 

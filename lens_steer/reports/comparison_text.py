@@ -40,6 +40,7 @@ BANDS = (
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
+ON_PAGE = 3  # the number of prompts of each class on the page of answers
 DOTS = ("positive_right", "negative_right", "negative_refused", "capable", "perplexity_ref")
 
 
@@ -151,7 +152,7 @@ def latex(found: Comparison) -> str:
     return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 
 
-def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+def qualitative(found: Comparison, contrast: Contrast, *, show_answers: bool = False) -> str:
     """Write the first prompts of each class of the report split, each with its answer under every condition.
 
     Without a ground truth, harmful prompts and the answers to them are replaced by hashes unless ``show_answers`` is
@@ -160,7 +161,6 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
     Args:
         found: The comparison.
         contrast: The prompts of the report split.
-        n: The number of prompts of each class.
         show_answers: Whether to show the texts of harmful prompts and their answers without a ground truth.
     """
     parts = [
@@ -169,7 +169,7 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
     ]
     for side in ("positive", "negative"):
         hidden = side == "positive" and not found.graded and not show_answers
-        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+        for i, prompt in enumerate(getattr(contrast, side)[:ON_PAGE]):
             answers = [
                 (row["condition"], str(row["grade"]), withheld(str(row["text"])) if hidden else str(row["text"]))
                 for row in found.evaluation.rows

@@ -140,8 +140,6 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
             mean, low, high = ([max(LEAST, float(v)) for v in part[k]] for k in ("mean", "low", "high"))
             look = {"marker": marker, "ls": dash, "ms": 2.5, "lw": 1, "label": f"{label}, {_counted(part)}"}
             banded(axis, part["position"], mean, low, high, color=color, alpha=0.2, **look)
-            if len(part["position"]) == 1:  # a band at a single position would have no width
-                axis.vlines(part["position"], low, high, color=color, lw=1)
         axis.set(title=PANELS[name], xlabel="response token", yscale="log")
         axis.locator_params(axis="x", integer=True)
     axes[0].set_ylabel("KL(unsteered ‖ steered), nats")

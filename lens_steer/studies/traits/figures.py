@@ -13,6 +13,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
     legend_below,
@@ -45,8 +46,8 @@ def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
             y, low, high = (
                 [100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high")
             )
-            axis.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
-            axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+            look = {"marker": marker, "ls": dash, "ms": 4, "lw": 1, "label": f"{label}, coherent"}
+            banded(axis, x, y, low, high, color=color, **look)
             found = [100 * v for v in part["any"]]
             axis.plot(part["block"], found, color=color, marker=marker, mfc="white", ls="", ms=3, label=f"{label}, any")
         for value, color, text in (("unsteered", GREY, "no steering"), ("aligned", BLACK, "aligned prompt")):
