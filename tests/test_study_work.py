@@ -14,7 +14,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import answering, bare, conversing, recording
 from lens_steer.inference.dialogue import Dialogue, converse
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
-from lens_steer.studies.externalities.conditions import STEERED, Condition
+from lens_steer.studies.externalities.conditions import KINDS
 from lens_steer.studies.externalities.material import Material, organism_material
 from lens_steer.studies.externalities.study import study
 from lens_steer.studies.externalities.work import conditions_run, steering_benignly
@@ -103,7 +103,7 @@ def test_a_trait_study_that_cannot_be_counted(endless: Any, trait: Trait) -> Non
         recovering(endless, trait, max_new_tokens=400, n_dialogues=1)
 
 
-@pytest.mark.parametrize("unrestricted", [True, False])
+@pytest.mark.parametrize("unrestricted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_study_of_side_effects_is_counted(
     endless: Any,  # noqa: F811
     material: Material,
@@ -132,13 +132,5 @@ def test_a_study_of_side_effects_is_counted(
     assert steering_benignly(describe("organism/qwen2"), material, **options) == work
     kept = found.calibrations.activations.values()
     assert work.recorded >= sum(a.positive.numel() + a.negative.numel() for a in kept)
-
-
-def test_conditions_are_those_that_run(endless: Any, material: Material, tmp_path: Path) -> None:  # noqa: F811
-    """As many of each kind as the study lists."""
-    options: dict[str, Any] = {"shares": (0.05,), "json_sites": SITES[:1], "n_random": 2, "ks": (1,)}
-    found = study(endless, material, tmp_path, progress=False, max_new_tokens=2, **options)
-    listed: list[Condition] = [c for c in found.conditions if c.steering is not None]
-    told = conditions_run(2)
-    assert {kind: sum(c.kind == kind for c in listed) for kind in told} == told
-    assert told[STEERED] == 2
+    listed = [c.kind for c in found.conditions if c.steering is not None]
+    assert {kind: listed.count(kind) for kind in KINDS} == conditions_run(1)
