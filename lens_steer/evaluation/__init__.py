@@ -9,7 +9,7 @@ What other rooms use of it:
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
-- ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_from``
+- ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_calibrations``
 - ``cost``: ``cost``, ``probe``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
@@ -21,7 +21,7 @@ What other rooms use of it:
 - ``provenance``: ``provenance``
 - ``quantities``: ``objective_of``, ``renamed``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``
-- ``sweep_work``: ``comparing``, ``sweeping``
+- ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``
 - ``sweeps``: ``Protocol``, ``run``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``
+- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``, ``measuring``
 """

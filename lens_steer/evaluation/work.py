@@ -157,12 +157,17 @@ def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool =
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
 
-    For every value of every grid it has answers to all sides, and two passes over the answers (under the plan, and
-    without it).
+    For every value of every grid it has answers to all sides, and a pass over the answers by each model of
+    ``protocol.read_by`` (under the plan, and without it).
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
-    total = Work()
+    total, cached = Work(), protocol.cached and protocol.engine == "hf"
+    scored = {
+        side: [Prompt(p.messages, None, p.task) for p in protocol.reference.get(side, prompts)]
+        for side, prompts in protocol.sides.items()
+        if side != CAPABILITY and "ref" in protocol.read_by
+    }
     for part in parts_of(protocol, grids).values():
         key = (len(part.values), part.grid.system)
         if key not in counted:
@@ -170,12 +175,16 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
             for side, prompts in protocol.sides.items():
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 counted[key] += answering(model, asked, new, times=key[0])
-                if side != CAPABILITY:
+                if side != CAPABILITY and "self" in protocol.read_by:
                     bare = [Prompt(p.messages, None, p.task) for p in asked]
-                    plain = [Prompt(p.messages, None, p.task) for p in protocol.reference.get(side, prompts)]
                     counted[key] += forcing_answers(model, bare, new, times=key[0])
-                    counted[key] += forcing_answers(model, plain, new, times=key[0])
+            for plain in scored.values():
+                again = scoring_answers(model, plain * key[0], new) if cached else None
+                counted[key] += again or forcing_answers(model, plain, new, times=key[0])
         total += counted[key]
+    for plain in scored.values() if cached and grids else ():
+        once = answering(model, plain, 1)
+        total += Work(prefills=once.prefills, prompt_tokens=once.prompt_tokens)
     return total
 
 

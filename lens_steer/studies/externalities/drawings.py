@@ -33,7 +33,7 @@ def strength_drawing(found: Externalities) -> Drawing:
     rows = [
         {
             "steering": name,
-            "x": s.value if name == "compliance" else sites.parse(s.site).block,
+            "x": s.value if name == "compliance" else sites.parse(s.variant).block,
             "quantity": q,
             **_numbers(e),
         }

@@ -24,6 +24,7 @@ from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.equal_divergence import Match
 from lens_steer.evaluation.grids import Grid, plan_hash
+from lens_steer.evaluation.selection import Setting
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.engines import check_engine
@@ -37,7 +38,6 @@ from lens_steer.studies.externalities.choice import (
     COMPLIANCE,
     JSON,
     SHARES,
-    Setting,
     choose_site,
     choose_strength,
     compliance_settings,
