@@ -310,11 +310,9 @@ def test_rows_and_rates(qwen: Any, untold: ContrastSet, calibration: Any, tmp_pa
     assert steered.measured["positive_answered"].value == steered.measured["positive_right"].value > 0
     for name in ("wide", "narrow"):
         for s in found[name]:
-            for side in ("harmful", "harmless"):
-                assert sum(
-                    s.measured[f"{o}_{side}"].value for o in ("answered", "refused", "degenerate")
-                ) == pytest.approx(1)
-                assert s.measured[f"degenerate_{side}"] == s.measured[f"broken_{side}"]
+            for side in ("positive", "negative"):
+                shares = [s.measured[f"{side}_{o}"].value for o in ("answered", "refused", "degenerate")]
+                assert sum(shares) == pytest.approx(1)
     assert all(s.measured["positive_answered"].value == 0 for s in found["narrow"])
     assert found["narrow"][0].measured["negative_degenerate"].value == 1
     assert not Constraint.parse(DEGENERATE_CONSTRAINTS[1]).met(found["narrow"][0], base)

@@ -12,6 +12,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import sweeps
+from lens_steer.evaluation.pieces import Pieces
 from lens_steer.figures import core, saving
 from lens_steer.reports import report as report_module
 from lens_steer.reports.report import make_report
@@ -125,6 +126,16 @@ def test_an_interrupted_report_goes_on(
     assert not (tmp_path / ".parts").exists()
     settings = len({(r["condition"], r["angle"], r.get("draw")) for r in ours["outcomes"]})
     assert len(done) - 10 == 2 + (settings - 11 + 2) - 5  # eleven angles run in two parts, on select and on report
+
+
+def test_what_an_earlier_version_began_is_not_continued(qwen: Any, small: ContrastSet, tmp_path: Path) -> None:
+    """It kept outcomes in place of rows."""
+    Pieces(tmp_path, "report", {"fit": small.fit.hash, "sites": "norm_out", "rule": "paper", "seed": 0, "draws": 2})
+    with pytest.raises(
+        LensSteerError,
+        match=r"beginning of another run \(report, select, what is kept differ\): give another folder, or empty it",
+    ):
+        make_report(qwen, small, tmp_path, draws=2, progress=False)
 
 
 def test_identity_angles_equal_the_base_model(written: Path) -> None:
