@@ -16,6 +16,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.selection import Setting
 from lens_steer.organisms import grammar, tasks, world
 from lens_steer.stats import Estimate, wilson
 from lens_steer.studies.externalities import choice as benign_choice
