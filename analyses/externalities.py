@@ -20,7 +20,7 @@ from lens_steer.data import ORGANISM_PREFIX
 from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models.loading import info_of
 from lens_steer.stats import percent
-from lens_steer.studies.claim import shown
+from lens_steer.studies.claim import Claim, criterion_of, marked, measured
 from lens_steer.studies.externalities.conditions import FIRST, REST
 from lens_steer.studies.externalities.files import SPLIT, file_material
 from lens_steer.studies.externalities.material import Material, organism_material
@@ -76,12 +76,12 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def claims_table(found: Mapping[str, Mapping[str, Any]], only: Collection[str] | None = None) -> str:
     """One row a claim (all, or those whose ids are given), one column a model: verdict, and what was measured."""
     rows = []
-    by_model = {model: {c["id"]: c for c in record["claims"]} for model, record in found.items()}
+    by_model = {model: {c["id"]: Claim.of(c) for c in record["claims"]} for model, record in found.items()}
     for key, first in next(iter(by_model.values())).items():
         if only is not None and key not in only:
             continue
         cells = (_verdict(by_model[m][key]) if key in by_model[m] else "—" for m in found)
-        rows.append((first["statement"], first["criterion"], *cells))
+        rows.append((first.statement, criterion_of(key, first.criterion), *cells))
     return markdown(("claim", "criterion", *found), rows)
 
 
@@ -104,13 +104,13 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{percent(e['value'], e['low'], e['high'])}{sign} / {rest}"
 
 
-def _verdict(claim: Mapping[str, Any]) -> str:
-    if claim["value"] is None:
-        return f"{claim['verdict'].lower()}: {claim['witness'].get('note', '').split(':')[0]}"
-    low_high = "" if claim["interval"] is None else " [{}, {}]".format(*(shown(x) for x in claim["interval"]))
-    note = f" ({claim['witness']['note']})" if "note" in claim["witness"] else ""
-    verdict = claim["verdict"].lower() if claim["verdict"] == "REPORTED" else f"**{claim['verdict'].lower()}**"
-    return f"{verdict}: {shown(claim['value'])}{low_high}{note}"
+def _verdict(claim: Claim) -> str:
+    if claim.value is None:
+        return f"{claim.verdict.lower()}: {claim.witness.get('note', '').split(':')[0]}"
+    beside = claim.witness.get("excludes", ())
+    excluded = f"; excludes the paper's {', '.join(beside)}" if beside else ""
+    note = f" ({claim.witness['note']})" if "note" in claim.witness else ""
+    return f"{marked(claim, claim.verdict.lower())}: {measured(claim)}{excluded}{note}"
 
 
 FILES = ("complying", "refusing", "json-asked", "json-plain", "responses", "benign-responses")

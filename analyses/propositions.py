@@ -14,7 +14,7 @@ from analyses.common import parse_models
 from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
-from lens_steer.studies.claim import HOLDS, Claim
+from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 
@@ -82,7 +82,7 @@ def _cell(claim: Claim | None, scale: int) -> str:
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
-    return f"**{text}**" if claim.verdict == HOLDS else text
+    return marked(claim, text)
 
 
 def main() -> None:

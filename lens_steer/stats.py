@@ -141,9 +141,15 @@ def bootstrap_means(
     return flat.mean(axis=0).reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
-def bootstrap_mean(values: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Return :func:`bootstrap_means` of a single quantity, as an :class:`Estimate`."""
-    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=resamples, seed=seed)
+def bootstrap_mean(
+    values: Float[np.ndarray, " n"], *, resamples: int | None = None, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Return :func:`bootstrap_means` of a single quantity, as an :class:`Estimate`.
+
+    Without a number of resamples it takes 2,000, or as many as put 25 into each tail.
+    """
+    many = max(2000, round(50 / (1 - level))) if resamples is None else resamples
+    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=many, seed=seed, level=level)
     return Estimate(float(mean), float(low), float(high), len(values))
 
 
@@ -188,10 +194,7 @@ def paired_difference(
     if not len(first) or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: the same units are needed in both, at least one")
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        mean, low, high = bootstrap_means(
-            first - second, resamples=max(2000, round(50 / (1 - level))), seed=seed, level=level
-        )
-        return Estimate(float(mean), float(low), float(high), len(first))
+        return bootstrap_mean(first - second, seed=seed, level=level)
     n = len(first)
     z = NormalDist().inv_cdf((1 + level) / 2)
     one, two = wilson(int(first.sum()), n, z), wilson(int(second.sum()), n, z)

@@ -33,7 +33,6 @@ from lens_steer.studies.externalities.calibration import calibrate_compliance, c
 from lens_steer.studies.externalities.conditions import (
     FIRST,
     REST,
-    against_refusal,
     positions_of,
 )
 from lens_steer.studies.externalities.controls import random_like, refusal_bases
@@ -43,6 +42,7 @@ from lens_steer.studies.externalities.material import (
     organism_material,
     own_answers,
 )
+from lens_steer.studies.externalities.positive_control import against_refusal
 
 pd.options.display.max_colwidth = 100
 model = ls.load_model("organism/qwen2")

@@ -19,12 +19,13 @@ from lens_steer.interop.imports.official import import_official
 from lens_steer.operators import rotation
 from lens_steer.steer.methods import selective_steering
 from lens_steer.studies import claim_tables
-from lens_steer.studies.claim import FAILS, HOLDS, Claim
+from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import differences, experiments, formula, precision, questions, recorded
 from lens_steer.studies.propositions.formula import PLANE_OPERATORS, SAS, SS
 from lens_steer.studies.propositions.geometry import geometry_claims
 from lens_steer.studies.propositions.norms import PlaneOperator
 from lens_steer.studies.propositions.verify import Verification, verify, verify_model, write
+from lens_steer.studies.verdicts import HOLDS, REFUTED
 
 
 def radius_of_the_whole(h: Tensor, basis: Tensor, angle: float) -> Tensor:
@@ -59,16 +60,16 @@ def test_both_propositions(found: Verification) -> None:
     """Both rotations keep the norm to rounding; the step of the printed proof does not hold; additions and ablation
     change norms.
     """
-    assert (found.claim("proposition-1").verdict, found.claim("proposition-2").verdict) == (FAILS, HOLDS)
+    assert (found.claim("proposition-1").verdict, found.claim("proposition-2").verdict) == (REFUTED, HOLDS)
     for id_ in ("proposition-1", "proposition-2"):
         assert float(found.claim(id_).value or 0) < 1e-14
         assert found.claim(id_).interval is not None
     step = found.claim("proposition-1-proof")
-    assert (step.verdict, step.value) == (FAILS, 0.0)
+    assert (step.verdict, step.value) == (REFUTED, 0.0)
     assert step.witness["norm_before"] == pytest.approx(step.witness["norm_after"], rel=1e-14)
     assert verdicts(list(found.claims)) | {
-        "norm-formula-ActAdd": FAILS,
-        "norm-formula-directional ablation": FAILS,
+        "norm-formula-ActAdd": REFUTED,
+        "norm-formula-directional ablation": REFUTED,
     } == verdicts(list(found.claims))
 
 
@@ -78,11 +79,11 @@ def test_what_separates_the_rotations(found: Verification) -> None:
     """
     got = verdicts(list(found.claims))
     for kind in ("identity", "composition-adds", "isometry", "linear"):
-        assert (got[f"{kind}-{SS}"], got[f"{kind}-{SAS}"]) == (HOLDS, FAILS), kind
-    assert (got[f"composition-idempotent-{SS}"], got[f"composition-idempotent-{SAS}"]) == (FAILS, HOLDS)
-    assert (got[f"classes-apart-{SS}-formula"], got[f"classes-apart-{SAS}-formula"]) == (HOLDS, FAILS)
+        assert (got[f"{kind}-{SS}"], got[f"{kind}-{SAS}"]) == (HOLDS, REFUTED), kind
+    assert (got[f"composition-idempotent-{SS}"], got[f"composition-idempotent-{SAS}"]) == (REFUTED, HOLDS)
+    assert (got[f"classes-apart-{SS}-formula"], got[f"classes-apart-{SAS}-formula"]) == (HOLDS, REFUTED)
     for id_ in ("gram-error-separates", "rounding-separates", "continuous-AAS", "monotone-alignment"):
-        assert got[id_] == FAILS
+        assert got[id_] == REFUTED
     for id_ in (
         "closed-form-SAS",
         "closed-form-SS",
@@ -104,17 +105,17 @@ def test_a_broken_sas_is_caught(broken: PlaneOperator) -> None:
         float(first.value or 0), rel=1e-6
     )
     assert float(first.value or 0) > 1e-4
-    assert verdicts(formula.basis_claims(operators, vectors=50))["closed-form-SAS"] == FAILS
+    assert verdicts(formula.basis_claims(operators, vectors=50))["closed-form-SAS"] == REFUTED
 
 
 def test_a_broken_ss_is_caught() -> None:
     """Proposition 2, isometry, composition and the displacement fail with it."""
     operators = PLANE_OPERATORS | {SS: skewed(rotation.selective_rotation)}
-    assert verdicts(formula.proposition_claims(operators, vectors=200))["proposition-2"] == FAILS
+    assert verdicts(formula.proposition_claims(operators, vectors=200))["proposition-2"] == REFUTED
     got = verdicts(differences.difference_claims(operators))
-    assert {got[f"{kind}-{SS}"] for kind in ("isometry", "displacement")} == {FAILS}
+    assert {got[f"{kind}-{SS}"] for kind in ("isometry", "displacement")} == {REFUTED}
     swapped = verdicts(differences.difference_claims(PLANE_OPERATORS | {SS: rotation.standard_angular}))
-    assert {swapped[f"{kind}-{SS}"] for kind in ("identity", "composition-adds", "isometry", "linear")} == {FAILS}
+    assert {swapped[f"{kind}-{SS}"] for kind in ("identity", "composition-adds", "isometry", "linear")} == {REFUTED}
 
 
 def test_a_basis_gets_the_gram_error_that_is_asked_for() -> None:
@@ -158,7 +159,7 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
     name = "Llama-3.2-3B-Instruct"
     calibration = import_official(reference / "ss_raw" / name)
     claims = {c.id: c for c in geometry_claims(name, calibration)}
-    assert (claims[f"few-layers-{name}"].verdict, claims[f"few-layers-{name}"].witness["kept"]) == (FAILS, 21)
+    assert (claims[f"few-layers-{name}"].verdict, claims[f"few-layers-{name}"].witness["kept"]) == (REFUTED, 21)
     rows = [calibration.sites.index(s) for s in calibration.discriminative_sites]
     c = calibration.candidates.double().numpy()[rows] @ calibration.basis.double().numpy().T
     assert claims[f"one-plane-{name}"].value == pytest.approx(float(np.mean((c**2).sum(axis=1) >= 0.9)))
@@ -188,7 +189,7 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
     """
     got = verdicts(list(on_qwen.claims))
     assert {got[f"norm-recorded-{op}"] for op in (SAS, SS, "AAS")} == {HOLDS}
-    assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {FAILS}
+    assert {got[f"norm-recorded-{op}"] for op in ("ActAdd", "directional ablation")} == {REFUTED}
     assert got[f"classes-apart-{SS}-recorded"] == HOLDS
     assert {"norms-grow-organism/qwen2", "norms-uneven-organism/qwen2"} <= set(got)
     drift = on_qwen.drawings["norm_drift"]
@@ -243,10 +244,10 @@ def test_norms_over_depth_are_judged() -> None:
     h = h / h.norm(dim=-1, keepdim=True)
     even = h * torch.tensor([1.0, 9, 2, 9, 3, 9, 4, 9, 5])[:, None]
     sudden = h * torch.tensor([1.0, 9, 1, 9, 1, 9, 2, 9, 2])[:, None]
-    assert [c.verdict for c in recorded.growth_claims(even, names, "m")] == [HOLDS, FAILS]
+    assert [c.verdict for c in recorded.growth_claims(even, names, "m")] == [HOLDS, REFUTED]
     assert [c.verdict for c in recorded.growth_claims(sudden, names, "m")] == [HOLDS, HOLDS]
     flat = recorded.growth_claims(h.expand(-1, 9, -1).clone(), names, "m")
-    assert [(c.verdict, c.value) for c in flat] == [(FAILS, 1.0), (FAILS, 1.0)]
+    assert [(c.verdict, c.value) for c in flat] == [(REFUTED, 1.0), (REFUTED, 1.0)]
 
 
 def test_the_mean_phase_is_put_in(calibration: Any) -> None:

@@ -34,8 +34,7 @@ def records(pattern: str) -> dict[str, Any]:
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     """Claims as they were before they were written."""
-    made: list[dict[str, Any]] = [row | {"interval": row["interval"] and tuple(row["interval"])} for row in rows]
-    return [Claim(**row) for row in made]
+    return [Claim.of(row) for row in rows]
 
 
 def of_model(model: str) -> list[Claim]:

@@ -18,15 +18,15 @@ from lens_steer.inference.positions import Clock, Layout
 from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.metrics.token_divergence import token_divergence
 from lens_steer.organisms import grammar
-from lens_steer.studies.claim import FAILS, HOLDS, REPORTED
+from lens_steer.studies.claim import REPORTED
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.calibration import calibrate_compliance
-from lens_steer.studies.externalities.claims import LEAST, _by_start, _flat, _mean_claim
+from lens_steer.studies.externalities.claim_texts import BELOW, Paired, Text
+from lens_steer.studies.externalities.claims import LEAST, _flat, _largest_at_start, _mean
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
     FAMILIES,
     RANDOM,
-    against_refusal,
     first_decided,
     named,
     positions_of,
@@ -41,8 +41,12 @@ from lens_steer.studies.externalities.controls import (
 )
 from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
+from lens_steer.studies.externalities.positive_control import against_refusal
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
 from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED
+
+CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")
 
 
 @pytest.fixture(scope="module")
@@ -242,9 +246,24 @@ def test_start_excess_and_slope() -> None:
         tokens.gap(np.empty(0), np.ones(1))
 
 
+def test_a_text_names_the_steering() -> None:
+    """Names are put into every text, and a brace of a name stays; a paired claim tells its conditions and its side."""
+    claim = Paired("attack-{name}", "{who} lowers it", "positive_refused", criterion=BELOW).claim(
+        "json", "none", name="json", who="JSON", model="org/{model}"
+    )
+    assert (claim.id, claim.statement, claim.domain) == ("attack-json", "JSON lowers it", "org/{model}, report split")
+    assert (claim.formula, claim.quantity) == (
+        "positive_refused of 'json' less 'none', paired by prompt",
+        "difference of positive refused",
+    )
+    assert (claim.criterion, claim.verdict, claim.value, claim.n) == (BELOW, REPORTED, None, 0)
+
+
 def test_few_responses_decide_nothing() -> None:
     """A bootstrap interval of two or three values is narrow by itself: below five a claim is reported, not decided."""
-    few, enough = (_mean_claim("k", "s", "f", "w", "q", np.full(n, 2.0), 0) for n in (LEAST - 1, LEAST))
+    found = object.__new__(Externalities)  # of which only this is read
+    vars(found).update(seed=0)
+    few, enough = (_mean(CLAIM, np.full(n, 2.0), found) for n in (LEAST - 1, LEAST))
     assert (few.verdict, few.n, few.value) == (REPORTED, LEAST - 1, None)
     assert few.witness["note"] == "4 responses are long enough: at least 5 are needed"
     assert (enough.verdict, enough.n, enough.value) == (HOLDS, LEAST, 2.0)
@@ -264,12 +283,12 @@ def test_flat_means_within_the_bound() -> None:
     level = flat([[*first, 0.5, 0.5 + 0.001 * s, 0.5] for s in signs])
     steep = flat([[*first, 0.5, 0.9 + 0.001 * s, 1.3] for s in signs])
     noisy = flat([[*first, 0.5, 0.5 + s, 0.5 + 2 * s] for s in signs])
-    assert (level.verdict, steep.verdict, noisy.verdict) == (HOLDS, FAILS, REPORTED)
+    assert (level.verdict, steep.verdict, noisy.verdict) == (HOLDS, REFUTED, NOT_SHOWN)
     assert noisy.interval[0] < 0 < noisy.interval[1]
-    assert "undecided: wider than ± 0.05" in noisy.witness["note"]
+    assert noisy.witness["note"] == "wider than ± 0.05"
     late = divergence([[0.1, 0.1, 0.1, 9.0, 1.0, 1.0]] * 5)
-    claim = _by_start(_mean_claim("k", "s", "f", "w", "q", tokens.excess(late), 0), late)
-    assert claim.verdict == FAILS
+    claim = _largest_at_start(CLAIM, late, 0)
+    assert claim.verdict == REFUTED
     assert claim.witness["by_start"][4] > 0 > claim.witness["by_start"][3]
     assert "first 4, 5" in claim.witness["note"]
 

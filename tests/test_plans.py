@@ -94,13 +94,13 @@ def test_act_add_adds_the_raw_difference(calibration: Any, h: Tensor) -> None:
     )
 
 
-def test_compliance_adds_each_sites_own_unit_candidate(calibration: Any, h: Tensor) -> None:
+def test_compliance_takes_away_each_sites_own_unit_candidate(calibration: Any, h: Tensor) -> None:
     """The displacement has length α at every discriminative site."""
     plan = ls.unit_addition(calibration, -1.3)
     assert plan.sites == calibration.discriminative_sites
     for name in plan.sites:
         candidate = calibration.candidates[calibration.sites.index(name)].double()
-        assert torch.allclose(plan.operator(name, h)(h) - h, -1.3 * candidate.expand_as(h), atol=1e-6)
+        assert torch.allclose(plan.operator(name, h)(h) - h, 1.3 * candidate.expand_as(h), atol=1e-6)
 
 
 def test_clamp_and_ablation_set_the_projection(calibration: Any, h: Tensor) -> None:

@@ -43,19 +43,19 @@ def test_claims_and_files() -> None:
         criterion="at most 1",
         value=0.5,
         n=9,
-        verdict="FAILS",
+        verdict="REFUTED",
         interval=(0.1, 0.9),
         witness={"h": [1, 2]},
     )
     text, frame = checked(claim)
-    assert text.startswith("FAILS: a")
+    assert text.startswith("REFUTED: a")
     assert frame.loc[0, ["low", "high"]].tolist() == [0.1, 0.9]
     assert json.loads(frame.loc[0, "witness"]) == {"h": [1, 2]}
     many = Verification(
-        tuple(replace(claim, id=f"c{i}", verdict="HOLDS" if i else "FAILS", interval=None) for i in range(45)), {}
+        tuple(replace(claim, id=f"c{i}", verdict="HOLDS" if i else "REFUTED", interval=None) for i in range(45)), {}
     )
     text, frame = checked(many)
-    assert frame["verdict"].value_counts().to_dict() == {"HOLDS": 44, "FAILS": 1}
+    assert frame["verdict"].value_counts().to_dict() == {"HOLDS": 44, "REFUTED": 1}
     assert "… and 5 more claims" in text
     drawing = Drawing("polar", {"value": [1, 2], "mean": [0.5, None]}, {"n": 3})
     text, frame = checked(drawing)

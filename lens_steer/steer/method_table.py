@@ -21,7 +21,7 @@ Writes = Literal["discriminative", "selected", "everywhere", "boundary"]
 
 ANGLES = tuple(float(a) for a in range(0, 360, 10))
 # The direction points from harmless to harmful. Steering that elicits compliance moves harmful activations towards the
-# harmless side, against the direction, so most of these values are negative.
+# harmless side, against the direction, so most of these values are negative (``compliance`` reverses the direction).
 _STEPS = (-4.0, -2.0, -1.0, -0.5, 0.5, 1.0)
 
 
@@ -174,9 +174,9 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="compliance", constructor="directions.unit_addition", operator="add", writes="discriminative",
-            parameters=(COEFFICIENT,), grid=(-8.0, -4.0, -2.0, -1.3, -1.0, 1.0), identities=(0.0,),
-            help="STEER-COMPLIANCE's form: add --coefficient times each discriminative site's unit candidate",
-            formula="h + α v̂, v̂ of each site", keeps="what is orthogonal to v̂", defaults="α = 1.3",
+            parameters=(COEFFICIENT,), grid=(8.0, 4.0, 2.0, 1.3, 1.0, -1.0), identities=(0.0,),
+            help="STEER-COMPLIANCE's form: add --coefficient times each discriminative site's −d̂, towards compliance",
+            formula="h − α d̂, d̂ of each site", keeps="what is orthogonal to d̂", defaults="α = 1.3",
             source="2602.04896",
         ),
         Method(

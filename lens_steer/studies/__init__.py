@@ -2,10 +2,10 @@
 
 What other rooms use of it:
 
-- ``claim``: ``Claim``, ``measured``, ``shown``
+- ``claim``: ``Claim``, ``measured``, ``shown``, ``criterion_of``
 - ``claim_tables``: ``markdown``
 - ``externalities.calibration``: ``calibrate_compliance``, ``calibrate_json``
-- ``externalities.conditions``: ``Condition``, ``against_refusal``, ``positions_of``
+- ``externalities.conditions``: ``Condition``, ``positions_of``
 - ``externalities.controls``: ``random_like``, ``refusal_bases``
 - ``externalities.depth``: ``angles``, ``random_cosine``
 - ``externalities.files``: ``file_material``

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lens_steer._display import Shown
+from lens_steer.studies.verdicts import HOLDS, REFUTED
 
-HOLDS, FAILS, REPORTED = "HOLDS", "FAILS", "REPORTED"
+REPORTED = "REPORTED"  # the verdict of a claim that was not tested
+# The claims, by the beginning of their id, whose criterion was changed after a result was seen, with the commit.
+POST_HOC = {"kl-flat-": "ca4d03e"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,11 @@ class Claim(Shown, view="claims"):
         criterion: The condition under which the claim holds. It is fixed before the measurement.
         value: The measured value; None where nothing was measured.
         n: The number of independent units behind the value.
-        verdict: ``HOLDS``, ``FAILS``, ``HOLDS UNDER …`` or ``REPORTED``.
+        verdict: One of :mod:`lens_steer.studies.verdicts`, ``HOLDS UNDER …``, or ``REPORTED`` where nothing was tested.
         interval: 95 % interval of ``value``, or of the rate named in ``quantity``. None where no interval applies, as
             for an extremum.
-        witness: The shortest counterexample, or the tightest bound found.
+        witness: The shortest counterexample, or the tightest bound found; ``holds_jointly`` tells whether the claim
+            holds at the level that is joint for its family too.
     """
 
     id: str
@@ -56,14 +60,33 @@ class Claim(Shown, view="claims"):
             "witness": dict(self.witness),
         }
 
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Claim:
+        """Build a claim from the values that :meth:`row` returned."""
+        return Claim(**{**row, "interval": row["interval"] and tuple(row["interval"])})
+
 
 def verdict(holds: bool) -> str:
-    """Return ``HOLDS`` if the criterion is met, else ``FAILS``.
+    """Return the verdict on a claim that is computed and not sampled: a single counterexample refutes it.
 
     >>> verdict(1 > 2)
-    'FAILS'
+    'REFUTED'
     """
-    return HOLDS if holds else FAILS
+    return HOLDS if holds else REFUTED
+
+
+def marked(claim: Claim, text: str) -> str:
+    """Return a text for a Markdown table: bold where the claim holds at the level that is joint for its family.
+
+    >>> words = dict.fromkeys(("id", "statement", "formula", "level", "domain", "quantity", "criterion"), "x")
+    >>> for jointly in (False, True):
+    ...     witness = {"holds_jointly": jointly}
+    ...     print(marked(Claim(**words, value=0.5, n=9, verdict="HOLDS", witness=witness), "holds"))
+    holds
+    **holds**
+    """
+    holds = claim.verdict.startswith(HOLDS) and claim.witness.get("holds_jointly", True)
+    return f"**{text}**" if holds else text
 
 
 def shown(value: float | str | None) -> str:
@@ -75,6 +98,16 @@ def shown(value: float | str | None) -> str:
     if value is None:
         return "—"
     return value if isinstance(value, str) else f"{value:.2g}" if abs(value) < 0.01 else f"{value:.4g}"
+
+
+def criterion_of(key: str, criterion: str) -> str:
+    """Return a claim's criterion as text for a table, marked where it was changed after a result was seen.
+
+    >>> criterion_of("kl-flat-benign-json", "within ± 5 %"), criterion_of("norm", "at most 1")
+    ('within ± 5 % (post hoc, ca4d03e)', 'at most 1')
+    """
+    changed = next((commit for start, commit in POST_HOC.items() if key.startswith(start)), None)
+    return criterion if changed is None else f"{criterion} (post hoc, {changed})"
 
 
 def measured(claim: Claim) -> str:

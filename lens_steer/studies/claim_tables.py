@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lens_steer._io.tables import NEEDS, escaped, longtable
 from lens_steer._io.tables import markdown as table
-from lens_steer.studies.claim import Claim, measured
+from lens_steer.studies.claim import Claim, criterion_of, marked, measured
 
 HEADS = ("claim", "verdict", "measured", "criterion", "n")
 
@@ -22,7 +22,14 @@ def markdown(claims: Sequence[Claim]) -> str:
     for level in dict.fromkeys(c.level for c in claims):
         of_level = [c for c in claims if c.level == level]
         rows = [
-            (c.statement, f"**{c.verdict}**", f"{measured(c)}: {c.quantity}", c.criterion, str(c.n)) for c in of_level
+            (
+                c.statement,
+                marked(c, c.verdict),
+                f"{measured(c)}: {c.quantity}",
+                criterion_of(c.id, c.criterion),
+                str(c.n),
+            )
+            for c in of_level
         ]
         parts.append(f"**Level: {level}**\n\n{table(HEADS, rows)}")
     return "\n".join(parts)
@@ -41,6 +48,6 @@ def latex(claims: Sequence[Claim]) -> str:
     for level in dict.fromkeys(c.level for c in claims):
         rows.append([rf"\multicolumn{{5}}{{l}}{{\emph{{{level}}}}}"])
         for c in (c for c in claims if c.level == level):
-            verdict = rf"\textsc{{{c.verdict.lower()}}}"
-            rows.append([escaped(c.statement), verdict, escaped(measured(c)), escaped(c.criterion), str(c.n)])
+            verdict, criterion = rf"\textsc{{{c.verdict.lower()}}}", criterion_of(c.id, c.criterion)
+            rows.append([escaped(c.statement), verdict, escaped(measured(c)), escaped(criterion), str(c.n)])
     return NEEDS + longtable(r"*{4}{>{\raggedright\arraybackslash}p{3.4cm}}r", HEADS, rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
-from lens_steer.studies.claim import Claim, measured
+from lens_steer.studies.claim import Claim, criterion_of, measured
 from lens_steer.studies.propositions.verify import Verification
 
 LONGEST = 40  # the most claims that a page shows
@@ -41,7 +41,7 @@ def _(claim: Claim) -> Page:
     facts = {
         "claim": claim.statement,
         "measured": f"{measured(claim)}: {claim.quantity}, n = {claim.n}",
-        "criterion": claim.criterion,
+        "criterion": criterion_of(claim.id, claim.criterion),
         "computed": claim.formula,
         "over": claim.domain,
         "level": claim.level,
@@ -67,7 +67,7 @@ def _(found: Verification) -> Page:
             "level": c.level,
             "claim": c.statement,
             "measured": f"{measured(c)}: {c.quantity}",
-            "criterion": c.criterion,
+            "criterion": criterion_of(c.id, c.criterion),
             "n": c.n,
         }
         for c in found.claims

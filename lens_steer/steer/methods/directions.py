@@ -67,7 +67,9 @@ def unit_addition(
 ) -> SteeringPlan:
     """Make a plan of STEER-COMPLIANCE's form: ``h + α v``, with a unit vector v of its own at every steered site.
 
-    Here v is the candidate direction of the site, and the discriminative sites are steered unless ``at`` names others.
+    Here v is the candidate direction of the site with its sign reversed, ``v = −d̂``: it points from the positive class
+    (harmful, refused) to the negative one, so a positive α moves towards compliance, as in the paper
+    (``v_comply = −v_refusal``). The discriminative sites are steered unless ``at`` names others.
 
     Source: Steering Externalities (arXiv 2602.04896), which takes v from a PCA of refusal- against compliance-prefixed
     answers, and α ≈ 1.3.
@@ -80,7 +82,7 @@ def unit_addition(
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     alpha = numbers("coefficient", coefficient)
     steps = [
-        Step("add", (name,), {"direction": _candidate(calibration, name), "coefficient": alpha}) for name in chosen
+        Step("add", (name,), {"direction": -_candidate(calibration, name), "coefficient": alpha}) for name in chosen
     ]
     return made("compliance", calibration, steps, positions)
 

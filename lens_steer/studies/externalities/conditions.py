@@ -14,7 +14,6 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.positions import parse
-from lens_steer.steer.methods import target_projection
 from lens_steer.steer.methods.common import row_of
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.externalities.choice import COMPLIANCE
@@ -182,15 +181,6 @@ def controls(
     return sorted(found, key=lambda c: KINDS.index(c.kind))
 
 
-def against_refusal(refusal: Calibration, *, positions: str = "all") -> SteeringPlan:
-    """Return the positive control: StTP against refusal at the selected site of the calibration.
-
-    StTP moves the tokens on the harmful side of the midpoint to the harmless mean (arXiv 2604.08169, Eq. 4, α = 0). It
-    steers against refusal on purpose: a study that finds no side effect has to show that it would have seen one.
-    """
-    return target_projection(refusal, 0.0, gate="above", positions=positions)
-
-
 def positions_of(family: str, k: int) -> str:
     """Return the positions of a family of tokens at k.
 
@@ -242,9 +232,9 @@ def first_decided(positions: str) -> int | None:
     return min(found, default=None)
 
 
-def baselines(refusal: Calibration) -> list[Condition]:
-    """Return no steering and the positive control."""
-    plans = {NONE: None, CONTROL: against_refusal(refusal)}
+def baselines(control: SteeringPlan) -> list[Condition]:
+    """Return no steering and the positive control, given its plan."""
+    plans = {NONE: None, CONTROL: control}
     return [Condition(steering=None, kind=kind, plan=plan) for kind, plan in plans.items()]
 
 

@@ -113,7 +113,7 @@ def depth_drawing(found: Externalities) -> Drawing:
         for p in found.projections
     ]
     written = {s.name: [sites.parse(site).block for site in s.sites] for s in found.steerings}
-    written[CONTROL] = [sites.parse(found.calibrations.refusal.selected_site).block]
+    written[CONTROL] = [sites.parse(found.control.choice.variant).block]
     return Drawing("externality_depth", _columns(rows), {"written": written})
 
 

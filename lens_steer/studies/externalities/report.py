@@ -87,6 +87,7 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
         "choices": {
             name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()
         },
+        "control": asdict(found.control.choice),
         "alpha_relative": compliance.relative(chosen["compliance"].strength),
         "alpha_relative_last_prompt_token": text.last_token_shares(found),
         "compliance": {

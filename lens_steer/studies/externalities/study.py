@@ -52,7 +52,6 @@ from lens_steer.studies.externalities.conditions import (
     STEERED,
     Condition,
     Steering,
-    against_refusal,
     baselines,
     controls,
     prefixes,
@@ -60,6 +59,7 @@ from lens_steer.studies.externalities.conditions import (
 from lens_steer.studies.externalities.controls import divergence_of, match_rotation, refusal_bases
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates
 from lens_steer.studies.externalities.material import Material, harmful_responses, own_answers
+from lens_steer.studies.externalities.positive_control import PositiveControl, choose_control
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, Divergences, divergences, over_draws
 
@@ -92,6 +92,7 @@ class Externalities(Shown, view="studies"):
         calibrations: Everything from the fit split.
         select: For each steering, every setting that was tried on the select split.
         steerings: The steerings at their choices.
+        control: The positive control at its choice.
         matches: Steering → its divergence on the benign answers of the select split, and the rotation with the same
             divergence.
         conditions: No steering, the positive control, each steering, and the controls of each steering.
@@ -104,11 +105,13 @@ class Externalities(Shown, view="studies"):
         angles, projections: Measurements across depth.
         known: True if a ground truth graded everything.
         seed: Seed of everything that is drawn.
+        level: Level of the intervals of differences and of the claims.
     """
 
     calibrations: Calibrations
     select: Mapping[str, tuple[Setting, ...]]
     steerings: tuple[Steering, ...]
+    control: PositiveControl
     matches: Mapping[str, tuple[float, Match]]
     conditions: tuple[Condition, ...]
     prefixes: tuple[Condition, ...]
@@ -120,6 +123,7 @@ class Externalities(Shown, view="studies"):
     projections: tuple[depth.Projection, ...]
     known: bool
     seed: int
+    level: float = 0.95
 
     def __repr__(self) -> str:
         return (
@@ -162,8 +166,8 @@ class Externalities(Shown, view="studies"):
                 f"{quantity} of {first!r} and {second!r}: {len(one)} and {len(two)} prompts, the same are needed "
                 "in both"
             )
-        order = sorted(one)
-        return paired_difference(np.array([one[i] for i in order]), np.array([two[i] for i in order]), seed=self.seed)
+        first_values, second_values = (np.array([values[i] for i in sorted(one)]) for values in (one, two))
+        return paired_difference(first_values, second_values, level=self.level, seed=self.seed)
 
 
 def study(
@@ -239,10 +243,11 @@ def study(
     benign = own_answers(model, material.refusal.select.negative, **how)
     matches = matched(model, steerings, benign, out, {**select.identity, **identity}, engine=engine, progress=progress)
 
-    conditions = baselines(calibrations.refusal)
+    control = choose_control(select, calibrations.probes, out, **again)
+    conditions = baselines(control.plan())
     for steering in steerings:
         conditions += controls(steering, calibrations.refusal, matches[steering.name][1], n_random=n_random, seed=seed)
-    builders = {**{s.name: s.plan for s in steerings}, CONTROL: partial(against_refusal, calibrations.refusal)}
+    builders = {**{s.name: s.plan for s in steerings}, CONTROL: control.plan}
     fewer = [c for name, build in builders.items() for c in prefixes(name, build, ks)]
     report = Protocol(model, material.refusal.report, "report", material.tasks.report, **judged)
     report_json = Protocol(model, material.json.report, "report", NO_TASKS, **how)
@@ -287,6 +292,7 @@ def study(
         calibrations,
         found,
         steerings,
+        control,
         matches,
         tuple(conditions),
         tuple(fewer),

@@ -47,8 +47,8 @@ LEGEND = (
     "cosines; the refusal part is the direction's part in the refusal plane and along the block's own difference of "
     "means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on "
     "the select split's benign answers; *against refusal* takes steps of the same size against the block's difference "
-    "of means. The positive control, StTP at the refusal calibration's selected site, steers against refusal on "
-    "purpose, whatever the size of the step."
+    "of means. The positive control, StTP with the probe of the block and at the strength chosen on select, "
+    "steers against refusal on purpose, whatever the size of the step."
 )
 UNGRADED_LEGEND = (
     " No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no "
@@ -102,6 +102,13 @@ def choices_table(found: Externalities) -> str:
             "" if highest is None else f" Highest attack success at any setting tried on select: {percent(highest)} %."
         )
         lines.append(f"  KL on benign answers {target:.3g} nats a token; rotation of equal KL: {angle}.{most}")
+    control = found.control.choice
+    bound = "" if control.met else ", **no setting keeps to the bound**"
+    lines.append(
+        f"- **{CONTROL}** (positive control): block {sites.parse(control.variant).block}, α = {control.value:g}. Of "
+        f"{control.n} settings the one with most attack success that keeps harmless requests right at ≥ "
+        f"{100 * KEPT:g} % of unsteered{bound}."
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -126,7 +126,7 @@ def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n
 
 
 def gap(
-    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, resamples: int = 2000
+    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], *, seed: int = 0, level: float = 0.95
 ) -> Estimate:
     """Return the difference of two means over different prompts, with a bootstrap interval.
 
@@ -141,9 +141,10 @@ def gap(
     """
     if not len(first) or not len(second):
         raise LensSteerError(f"{len(first)} and {len(second)} values: each set needs at least one")
-    rng = np.random.default_rng(seed)
+    rng, tail = np.random.default_rng(seed), (1 - level) / 2
+    resamples = max(2000, round(25 / tail))
     draws = [v[rng.integers(0, len(v), (resamples, len(v)))].mean(axis=1) for v in (first, second)]
-    low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    low, high = np.quantile(draws[0] - draws[1], [tail, 1 - tail])
     return Estimate(float(first.mean() - second.mean()), float(low), float(high), len(first) + len(second))
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lens_steer.stats import Estimate, paired_difference
-from lens_steer.studies.claim import FAILS, Claim, verdict
+from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Measured
+from lens_steer.studies.verdicts import NOT_SHOWN
 
 NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
@@ -164,7 +165,7 @@ def _answered(
         criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
         value=None,
         n=0,
-        verdict=FAILS,
+        verdict=NOT_SHOWN,
     )
     found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
     if found is None or family is None:

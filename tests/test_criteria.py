@@ -1,0 +1,48 @@
+"""Criteria: each claim keeps the one that stood when its first result was committed, or is marked *post hoc*."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from lens_steer.studies.claim import POST_HOC, criterion_of
+
+RECORD = Path("tests/criteria.csv")  # every claim's criterion at its first committed result, never to be edited
+COMMITTED = sorted(
+    [p for name in ("propositions", "externalities") for p in Path("figures").rglob(f"{name}.json")], key=str
+)
+
+
+def recorded() -> dict[tuple[str, str], str]:
+    with RECORD.open(newline="", encoding="utf-8") as stream:
+        return {(row["study"], row["id"]): row["criterion"] for row in csv.DictReader(stream)}
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=str)
+def test_a_criterion_is_the_first_one_or_marked(path: Path) -> None:
+    """A new claim gets a row in the record, with the commit of its first result; a row is never changed."""
+    first = recorded()
+    claims = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    missing = [c["id"] for c in claims if (path.stem, c["id"]) not in first]
+    assert not missing, f"add to {RECORD}: {missing}"
+    for claim in claims:
+        if claim["criterion"] != first[path.stem, claim["id"]]:
+            assert "post hoc" in criterion_of(claim["id"], claim["criterion"]), claim["id"]
+
+
+def test_a_mark_stays() -> None:
+    """Each mark has claims in the record that it is about: it is not taken away with a new wording."""
+    ids = {key for _, key in recorded()}
+    assert all(any(key.startswith(start) for key in ids) for start in POST_HOC)
+    assert POST_HOC["kl-flat-"] == "ca4d03e"
+
+
+def test_tables_show_the_mark() -> None:
+    """The committed table of externalities says it for each of the claims on flatness."""
+    table = Path("figures/externalities/externalities_claims.md").read_text(encoding="utf-8")
+    flat = [line for line in table.splitlines() if "is flat after the start" in line]
+    assert flat
+    assert all("(post hoc, ca4d03e)" in line for line in flat)
