@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def make_report(
 
     The function writes ``report.md``, ``report.json``, ``geometry.json``, ``calibration/`` and each figure as ``.pdf``,
     ``.png``, ``.csv`` and ``.json``. Nothing in ``out`` changes before everything is done. An interrupted report
-    continues from the steps that are kept in ``out/.parts``.
+    continues from the rows that are kept in ``out/.parts`` until then; these hold all answers.
 
     Args:
         model: The model, from :func:`lens_steer.load_model`.
@@ -187,22 +187,19 @@ def _examples(contrast: ContrastSet, found: Swept, *, hidden: bool) -> list[dict
     for side in CLASSES:
         prompts = getattr(contrast.report, side)[:EXAMPLES]
         plain, steered = (found.answers(*at, side) for at in ((NONE, None), (STEERED, found.choice.value)))
-        for prompt, *answers in zip(prompts, plain, steered, strict=False):
-            by_name = dict(zip(("unsteered", "steered"), answers, strict=True))
+        for prompt, base, turned in zip(prompts, plain, steered, strict=False):
             if hidden and side == POSITIVE:
-                shown.append({"class": side, "prompt_sha256": _sha(prompt.text), **_told(by_name)})
+                told = _told("unsteered", base) | _told("steered", turned)
+                shown.append({"class": side, "prompt_sha256": _sha(prompt.text), **told})
             else:
-                shown.append({"class": side, "prompt": prompt.text} | {n: row["text"] for n, row in by_name.items()})
+                answers = {"unsteered": base["text"], "steered": turned["text"]}
+                shown.append({"class": side, "prompt": prompt.text, **answers})
     return shown
 
 
-def _told(answers: Mapping[str, Row]) -> dict[str, str]:
-    """Return the outcomes and the hashes of answers that are not shown."""
-    return {
-        f"{name}_{what}": value
-        for name, row in answers.items()
-        for what, value in (("outcome", row["grade"]), ("sha256", _sha(row["text"])))
-    }
+def _told(name: str, row: Row) -> dict[str, str]:
+    """Return the outcome and the hash of an answer that is not shown."""
+    return {f"{name}_outcome": row["grade"], f"{name}_sha256": _sha(row["text"])}
 
 
 def model_title(name: str) -> str:

@@ -95,7 +95,7 @@ def json_settings(
     alone = replace(harm, tasks=NO_TASKS)
     rows = annotated(run(alone, grids, out, f"{name}_harm", identity=identity, progress=progress), alone.sides)
     beside = _settings(rows, {k: v for k, v in RATES.items() if k != "capable"})
-    return [replace(s, measured=s.measured | other.measured) for s, other in zip(made, beside, strict=True)]
+    return [replace(s, measured={**s.measured, **other.measured}) for s, other in zip(made, beside, strict=True)]
 
 
 def choose_strength(found: Sequence[Setting]) -> Choice:
