@@ -16,6 +16,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.selection import Setting
 from lens_steer.organisms import grammar, tasks, world
 from lens_steer.stats import Estimate, wilson
 from lens_steer.studies.externalities import choice as benign_choice
@@ -246,11 +247,11 @@ def test_annotated_rows() -> None:
     assert "capable" not in found
 
 
-def settings(counts: list[int], *, name: str = "negative_right", n: int = 100) -> list[benign_choice.Setting]:
+def settings(counts: list[int], *, name: str = "negative_right", n: int = 100) -> list[Setting]:
     """No steering at 100 %, then one setting a share."""
-    made = [benign_choice.Setting(NONE, "", None, {name: wilson(n, n)})]
+    made = [Setting(NONE, "", None, "select", {name: wilson(n, n)})]
     return made + [
-        benign_choice.Setting(benign_choice.COMPLIANCE, "", float(i + 1), {name: wilson(k, n)})
+        Setting(benign_choice.COMPLIANCE, "", float(i + 1), "select", {name: wilson(k, n)})
         for i, k in enumerate(counts)
     ]
 
@@ -266,11 +267,11 @@ def test_the_strength_stops_before_the_first_loss(counts: list[int], value: floa
 
 
 def test_the_block_is_the_best_within_the_bound() -> None:
-    def at(site: str, valid: float, capable: float) -> benign_choice.Setting:
+    def at(site: str, valid: float, capable: float) -> Setting:
         measured = {"json_unasked": Estimate(valid, 0.0, 1.0, 9), "capable": Estimate(capable, 0.0, 1.0, 9)}
-        return benign_choice.Setting(benign_choice.JSON, site, None, measured)
+        return Setting(benign_choice.JSON, site, None, "select", measured)
 
-    base = benign_choice.Setting(NONE, "", None, {"capable": Estimate(0.8, 0.0, 1.0, 9)})
+    base = Setting(NONE, "", None, "select", {"capable": Estimate(0.8, 0.0, 1.0, 9)})
     found = [base, at("a", 0.9, 0.5), at("b", 0.4, 0.77), at("c", 0.6, 0.76), at("d", 0.5, 0.8)]
     assert benign_choice.choose_site(found).variant == "c"
     none = [base, at("a", 0.9, 0.5), at("b", 0.4, 0.7)]

@@ -152,7 +152,7 @@ def test_a_sweep_on_other_prompts_says_so(
     assert told["constraints"] == record["constraints"] == ["positive_degenerate ≤ 0.1", "negative_degenerate ≤ 0.1"]
     assert told["degenerate_above"] == record["degenerate_above"]
     assert set(told["outcomes"]) == {
-        f"{o}_{side}" for o in ("refused", "answered", "degenerate", "cut_off") for side in ("harmful", "harmless")
+        f"{side}_{o}" for o in ("refused", "answered", "degenerate", "cut_off") for side in ("positive", "negative")
     }
     assert (tmp_path / "unsteered.csv").exists()
     assert set(told["band"]["positive_right"]) == {"random plane", "random sites"}

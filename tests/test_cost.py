@@ -30,6 +30,7 @@ from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.models.loading import hf_twin
+from lens_steer.reports.report import make_report
 from lens_steer.reports.report_work import reporting
 from lens_steer.reports.sweep_report import sweep_method
 from tests.test_cli import run
@@ -154,10 +155,10 @@ def test_work_grows_with_what_is_asked(qwen: Any, refusal: Any, calibration: Any
     )
     assert many.answers > few.answers
     few = refusal.first(select=8, report=8)
-    assert reporting(qwen, few, 12, 8, draws=0).answers == 16 * (1 + 13) + 16 * 12
+    assert reporting(qwen, few, 8, draws=0).answers == 16 * (1 + 13) + 16 * 11
     # ten draws of random planes, the identity and all sites; for positive prompts ten of sites and labels too, and of
     # planes at one angle more
-    assert reporting(qwen, few, 12, 8).answers == 16 * (1 + 13 + 12) + 8 * 30 + 16 * 12
+    assert reporting(qwen, few, 8).answers == 16 * (1 + 13 + 12) + 8 * 30 + 16 * 11
     one = method_grids(calibration, "selective", values=(0.0, 90.0))
     assert sweeping(qwen, refusal.first(select=8, report=4), [Grid(NONE), *one], Tasks(), 8).answers == 3 * 16 + 2 * 8
 
@@ -216,6 +217,23 @@ def test_a_sweep_with_everything_is_counted(
     other = sweeping(endless, graded, grids, Tasks(), NEW, controls=Controls(replace(cal, prompt_hash="x"), draws=2))
     assert other.recorded == 0
     assert told[0].recorded == 256 * len(cal.sites) * cal.d_model
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_report_is_counted(endless: Any, refusal: Any, tmp_path: Path, known: bool) -> None:
+    """Recordings, angles, controls, and without a ground truth the bound and one reading of every answer, for which
+    each prompt is read once a file of rows; random planes run beside the choice unless the choice is their angle.
+    """
+    contrast = refusal.first(select=3, report=4) if known else without_truth(refusal, 4)
+    with counted(endless) as seen:
+        found = make_report(endless, contrast, tmp_path, max_new_tokens=NEW, draws=2, progress=False)
+    work = reporting(endless, contrast, NEW, draws=2)
+    left_out = [p for _ in range(2 if found.numbers["best_angle"] == 180 else 0) for p in contrast.report.positive]
+    less = answering(endless, left_out, NEW)
+    assert seen["steps tokens"] == work.stepped - less.stepped
+    assert 0.4 * (work.prefills + work.forced) <= seen["wide"] <= work.prefills + work.forced
+    assert seen["wide tokens"] <= 1.05 * (work.prompt_tokens + work.forced_tokens)
+    assert (work.forced == 0) == known
 
 
 def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from lens_steer.evaluation.selection import Constraint, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.figures.outcomes import STYLES
 from lens_steer.inference.decoding import begins_in_thought, decode_answer
-from lens_steer.metrics import grading
 from lens_steer.metrics.degenerate import PerplexityBound, is_degenerate, is_repeating, looped_share, perplexity_bound
 from lens_steer.metrics.grading import ANSWERED, CUT_OFF, DEGENERATE, OUTCOMES, REFUSED, grade, outcome_of
 from lens_steer.metrics.judges import PhraseJudge, Verdict, WorldJudge
 from lens_steer.metrics.judges.verdicts import NO_ANSWER
+from lens_steer.metrics.likelihood import mean_surprise
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
 from lens_steer.reports.report import make_report
@@ -277,12 +278,12 @@ def test_the_bound_is_measured_once(
     protocol = Protocol(qwen, untold.select, "select", PromptSet((), "none"), max_new_tokens=24)
     bound = measured_bound(protocol, tmp_path, progress=False)
     assert bound is not None
-    unsteered = grading.Unsteered(qwen, untold.select.negative, max_new_tokens=24)
     assert bound.n == 10
-    assert bound.value == pytest.approx(unsteered.bound.value, rel=1e-4)
     texts = ls.generate(qwen, untold.select.negative, max_new_tokens=24)
-    own = unsteered.perplexities(untold.select.negative, texts)
+    own = np.exp(mean_surprise(qwen, untold.select.negative, texts))
     assert bound.value == pytest.approx(2 * np.quantile(own, 0.95), rel=1e-4)
+    cached = measured_bound(replace(protocol, cached=True), tmp_path / "cached", progress=False)
+    assert cached is not None and cached.value == pytest.approx(bound.value, rel=1e-4)
     monkeypatch.setattr("lens_steer.evaluation.sweeps.answers", None)  # nothing is generated again
     assert measured_bound(protocol, tmp_path, progress=False) == bound
     assert "degenerate_above" not in protocol.identity
@@ -309,11 +310,9 @@ def test_rows_and_rates(qwen: Any, untold: ContrastSet, calibration: Any, tmp_pa
     assert steered.measured["positive_answered"].value == steered.measured["positive_right"].value > 0
     for name in ("wide", "narrow"):
         for s in found[name]:
-            for side in ("harmful", "harmless"):
-                assert sum(
-                    s.measured[f"{o}_{side}"].value for o in ("answered", "refused", "degenerate")
-                ) == pytest.approx(1)
-                assert s.measured[f"degenerate_{side}"] == s.measured[f"broken_{side}"]
+            for side in ("positive", "negative"):
+                shares = [s.measured[f"{side}_{o}"].value for o in ("answered", "refused", "degenerate")]
+                assert sum(shares) == pytest.approx(1)
     assert all(s.measured["positive_answered"].value == 0 for s in found["narrow"])
     assert found["narrow"][0].measured["negative_degenerate"].value == 1
     assert not Constraint.parse(DEGENERATE_CONSTRAINTS[1]).met(found["narrow"][0], base)

@@ -5,6 +5,8 @@ they come.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,15 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.data import Prompt
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import sweeps
+from lens_steer.evaluation.conditions import NONE, method_grids
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.inference import prompt_cache
 from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
-from lens_steer.metrics.grading import Unsteered
 from lens_steer.metrics.likelihood import mean_surprise
 from tests.test_parity import PROMPTS
 
@@ -115,9 +120,25 @@ def test_too_long_a_response_is_refused_as_without(qwen: Any, asked: list[Prompt
     assert str(cached.value) == str(plain.value)
 
 
-def test_perplexities_of_the_unsteered_model_do_not_depend_on_the_engine(qwen: Any, asked: list[Prompt]) -> None:
-    """``hf`` keeps the prompts, ``tl`` does not."""
-    harmless = asked[2:4]
-    found = [Unsteered(qwen, harmless, max_new_tokens=6, engine=engine) for engine in ("hf", "tl")]
-    first, second = (u.perplexities(asked, SAID) for u in found)
-    np.testing.assert_allclose(first, second, rtol=1e-4)
+def test_perplexities_of_the_unsteered_model_do_not_depend_on_the_cache(
+    qwen: Any, asked: list[Prompt], calibration: Any, tmp_path: Path
+) -> None:
+    """Rows of a run with and without the cache: the same texts, perplexities to rounding, and with it the same bytes
+    however the run was cut; engine ``tl`` keeps nothing.
+    """
+    contrast = Contrast(PromptSet(tuple(asked[:2]), "some"), PromptSet(tuple(asked[2:4]), "others"))
+    grids = [Grid(NONE), *method_grids(calibration, "selective", values=[float(a) for a in range(0, 240, 30)])]
+    plain = Protocol(qwen, contrast, "select", PromptSet(()), max_new_tokens=6, read_by=("ref",))
+    cached = replace(plain, cached=True)
+    assert "cached" not in plain.identity and cached.identity["cached"]
+    assert replace(cached, engine="tl").prompt_cache is None
+    found = [sweeps.run(p, grids, tmp_path / str(p.cached), "select", progress=False) for p in (plain, cached)]
+    assert [r["text"] for r in found[0]] == [r["text"] for r in found[1]]
+    surprise = np.array([[np.nan if r["surprise_ref"] is None else r["surprise_ref"] for r in rows] for rows in found])
+    assert np.isfinite(surprise).any()
+    np.testing.assert_allclose(surprise[0], surprise[1], atol=1e-5)
+    assert all(r["surprise_self"] is None for rows in found for r in rows)
+    parts = list(sweeps.parts_of(replace(cached), grids).values())  # with a cache in which nothing is yet
+    assert len(parts) == 3
+    again = [row for part in parts[1:] for row in part()]
+    assert again == [{**row, "cut_off": bool(row["cut_off"])} for row in found[1][-len(again) :]]

@@ -11,6 +11,8 @@ import pytest
 import lens_steer as ls
 from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import sweeps
+from lens_steer.evaluation.pieces import Pieces
 from lens_steer.figures import core, saving
 from lens_steer.reports import report as report_module
 from lens_steer.reports.report import make_report
@@ -103,29 +105,37 @@ def test_an_interrupted_report_goes_on(
     qwen: Any, small: ContrastSet, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps that were done are not done again, and the end is the same."""
-    from lens_steer.metrics import grading
+    measure, done = sweeps.Part.__call__, []
 
-    measure, done = grading.measure, []
-
-    def counting(*args: Any, **options: Any) -> Any:
-        if len(done) == 9:
+    def counting(part: sweeps.Part) -> Any:
+        if len(done) == 5:
             raise KeyboardInterrupt
-        done.append(args)
-        return measure(*args, **options)
+        done.append(part)
+        return measure(part)
 
-    monkeypatch.setattr(grading, "measure", counting)
+    monkeypatch.setattr(sweeps.Part, "__call__", counting)
     with pytest.raises(KeyboardInterrupt):
         make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == [".parts"]
     with pytest.raises(LensSteerError, match=r"beginning of another run \(seed differ"):
         make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, seed=1, progress=False)
-    done[:] = [()] * 10  # counts on from beyond where it stops
+    done[:] = [None] * 10  # counts on from beyond where it stops
     make_report(qwen, small, tmp_path, max_new_tokens=32, draws=2, progress=False)
     ours, theirs = (json.loads((f / "report.json").read_text(encoding="utf-8"))["numbers"] for f in (tmp_path, written))
     assert ours == theirs
     assert not (tmp_path / ".parts").exists()
-    steps = len({(r["condition"], r["angle"], r.get("draw")) for r in ours["outcomes"]}) + 11  # on select
-    assert len(done) - 10 == steps - 9
+    settings = len({(r["condition"], r["angle"], r.get("draw")) for r in ours["outcomes"]})
+    assert len(done) - 10 == 2 + (settings - 11 + 2) - 5  # eleven angles run in two parts, on select and on report
+
+
+def test_what_an_earlier_version_began_is_not_continued(qwen: Any, small: ContrastSet, tmp_path: Path) -> None:
+    """It kept outcomes in place of rows."""
+    Pieces(tmp_path, "report", {"fit": small.fit.hash, "sites": "norm_out", "rule": "paper", "seed": 0, "draws": 2})
+    with pytest.raises(
+        LensSteerError,
+        match=r"beginning of another run \(report, select, what is kept differ\): give another folder, or empty it",
+    ):
+        make_report(qwen, small, tmp_path, draws=2, progress=False)
 
 
 def test_identity_angles_equal_the_base_model(written: Path) -> None:
@@ -161,7 +171,7 @@ def test_redraw_gives_the_same_picture(written: Path, tmp_path: Path) -> None:
 def test_an_interrupted_report_leaves_the_old_one(
     qwen: Any, small: ContrastSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing changes in the folder before everything is done."""
+    """Nothing but the kept steps changes in the folder before everything is done."""
     (tmp_path / "report.md").write_text("old", encoding="utf-8")
 
     def stop(*args: Any) -> None:
@@ -170,7 +180,7 @@ def test_an_interrupted_report_leaves_the_old_one(
     monkeypatch.setattr(report_module, "summarise", stop)
     with pytest.raises(KeyboardInterrupt):
         make_report(qwen, small, tmp_path, progress=False)
-    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".parts", "report.md"]
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == "old"
 
 

@@ -39,6 +39,7 @@ from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.metrics.judges import Verdict
 from lens_steer.metrics.likelihood import mean_surprise
+from lens_steer.stats import Estimate
 from tests.views import rows_of
 
 ANGLES = (0.0, 120.0, 150.0, 200.0, 330.0)
@@ -206,6 +207,15 @@ def test_choices(rows: list[dict[str, Any]]) -> None:
     assert choose(own, base, "-refusal_score").value in (120.0, 150.0, 200.0)
     with pytest.raises(LensSteerError, match="objective 'asr' is not measured: use one of"):
         choose(own, base, "asr")
+    studied = [replace(s, measured={"of a study": Estimate(float(i), 0.0, 9.0, 9)}) for i, s in enumerate(own)]
+    assert (choose(studied, base, "of a study").value, choose(studied, base, "-of a study").value) == (
+        own[-1].value,
+        own[0].value,
+    )
+    absolute, relative = Constraint.parse("positive_right<=0"), Constraint.parse("negative_right>=90%")
+    assert choose(own, None, constraints=[absolute]) == tight
+    with pytest.raises(LensSteerError, match="constraint 'negative_right ≥ 90 % of base' compares with no steering"):
+        choose(own, None, constraints=[absolute, relative])
     with pytest.raises(LensSteerError, match="constraint 'asr' is not measured"):
         Constraint.parse("asr>=3")
     with pytest.raises(LensSteerError, match="within one condition"):

@@ -102,7 +102,7 @@ def report(
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.inference.engines import check_engine
-    from lens_steer.reports.report import ANGLES, check_kept, make_report
+    from lens_steer.reports.report import check_kept, make_report
     from lens_steer.reports.report_work import reporting
 
     chosen = prompts.read()
@@ -121,7 +121,7 @@ def report(
     }
     check_kept(told, chosen, out, **how)
     loaded = load(model)
-    work = reporting(loaded, chosen, len(ANGLES), max_new_tokens, draws=controls)
+    work = reporting(loaded, chosen, max_new_tokens, draws=controls, engine=engine)
     dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     made = make_report(
         loaded,

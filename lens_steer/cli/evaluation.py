@@ -192,8 +192,8 @@ def _ungraded(found: Any, reported: Any, kept: list[Any]) -> dict[str, Any]:
     if found.bound is None:
         return {}
     names = [
-        f"{outcome}_{side}"
-        for side in ("harmful", "harmless")
+        f"{side}_{outcome}"
+        for side in ("positive", "negative")
         for outcome in ("refused", "answered", "degenerate", "cut_off")
     ]
     perplexities = {

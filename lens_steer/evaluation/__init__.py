@@ -9,7 +9,7 @@ What other rooms use of it:
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
-- ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_from``
+- ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_calibrations``
 - ``cost``: ``cost``, ``probe``
 - ``direction_selection``: ``select_direction``, ``first_of``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
@@ -23,7 +23,7 @@ What other rooms use of it:
 - ``quantities``: ``objective_of``, ``renamed``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
   ``at_nothing``
-- ``sweep_work``: ``comparing``, ``sweeping``
+- ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``
 - ``sweeps``: ``Protocol``, ``run``
 - ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
   ``forcing_values``, ``scoring_answers``, ``selecting_direction``

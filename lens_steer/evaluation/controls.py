@@ -236,19 +236,6 @@ def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
     return ""
 
 
-def shuffled_from(controls: Controls, activations: Activations) -> list[Calibration]:
-    """Make the calibration again from shuffled labels, once for each draw, from the activations of the calibration.
-
-    Raises:
-        LensSteerError: If the controls were made from a boundary, which is not a calibration.
-    """
-    if not isinstance(controls.source, Calibration):
-        raise LensSteerError(
-            f"controls.source is a {type(controls.source).__name__}: {OF_ONE_SITE}; give a calibration"
-        )
-    return [_shuffled(controls.source, activations, seed) for seed in controls.seeds]
-
-
 def _shuffled(source: Calibration, activations: Activations, seed: int, progress: bool = False) -> Calibration:
     """Make a calibration with the source's options, from shuffled labels."""
     details = source.details

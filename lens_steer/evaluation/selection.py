@@ -147,16 +147,17 @@ class Constraint:
             quantity(name, "constraint"), sign == ">=", float(bound) / (100 if relative else 1), bool(relative)
         )
 
-    def met(self, setting: Setting, base: Setting) -> bool:
+    def met(self, setting: Setting, base: Setting | None) -> bool:
         """Return whether a setting meets the constraint; ``base`` is the unsteered model on the same prompts.
 
-        A setting in which the quantity was not measured does not meet it.
+        A setting in which the quantity was not measured does not meet it. Only a relative bound reads ``base``.
         """
-        if self.name not in setting.measured or (self.relative and self.name not in base.measured):
+        own = setting.measured.get(self.name)
+        unit = base.measured.get(self.name) if self.relative and base is not None else None
+        if own is None or (self.relative and unit is None):
             return False
-        value = setting.measured[self.name].value
-        bound = self.bound * base.measured[self.name].value if self.relative else self.bound
-        return value >= bound if self.at_least else value <= bound
+        bound = self.bound if unit is None else self.bound * unit.value
+        return own.value >= bound if self.at_least else own.value <= bound
 
     def __str__(self) -> str:
         return f"{self.name} {'≥' if self.at_least else '≤'} " + (
@@ -188,7 +189,10 @@ class Choice(Shown, view="sweeps"):
 
 
 def choose(
-    found: Sequence[Setting], base: Setting, objective: str = "positive_right", constraints: Sequence[Constraint] = ()
+    found: Sequence[Setting],
+    base: Setting | None,
+    objective: str = "positive_right",
+    constraints: Sequence[Constraint] = (),
 ) -> Choice:
     """Choose the variant and value of one condition with the best objective among those that meet the constraints.
 
@@ -197,18 +201,24 @@ def choose(
 
     Args:
         found: The settings of one condition.
-        base: The unsteered model on the same prompts.
-        objective: A measured quantity to maximise; after a ``-``, to minimise.
+        base: The unsteered model on the same prompts; None where no constraint is relative to it.
+        objective: A measured quantity to maximise; after a ``-``, to minimise. A study may give its settings quantities
+            of its own.
         constraints: The constraints, all of which must be met.
 
     Raises:
-        LensSteerError: If the settings are of no condition or of several, or a quantity is unknown.
+        LensSteerError: If the settings are of no condition or of several, a quantity is unknown, or a constraint is
+            relative and ``base`` is None.
     """
+    if base is None and (relative := [str(c) for c in constraints if c.relative]):
+        raise LensSteerError(f"constraint {relative[0]!r} compares with no steering: give base, its setting")
     if len({s.condition for s in found}) != 1:
         raise LensSteerError(
             f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition"
         )
-    sign, name = -1.0 if objective.startswith("-") else 1.0, objective_of(objective).removeprefix("-")
+    sign, name = -1.0 if objective.startswith("-") else 1.0, objective.removeprefix("-")
+    if not any(name in s.measured for s in found):
+        name = objective_of(name)
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
     scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in kept or found]
     best, n_equal = middle_of_best(kept or found, scores)

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lens_steer.inference import batching
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
 from lens_steer.inference.generation import answers, tell_cut_off
+from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics import grading
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -75,6 +77,8 @@ class Protocol:
         asked: The sides that are measured; those without prompts are left out.
         read_by: The models that read each answer again: ``ref``, the unsteered one, for ``surprise_ref``; ``self``, the
             steered one, for ``surprise_self`` and ``refusal_score``. Columns of a model that reads nothing are empty.
+        cached: Whether the unsteered model reads each prompt once and keeps its keys and values for all answers to it.
+            This is faster, and changes ``surprise_ref`` by rounding; it has no effect on engines other than ``hf``.
         bound: The perplexity under the unsteered model above which an answer without a ground truth is degenerate, from
             :func:`lens_steer.evaluation.bounds.measured_bound`. None decides from the text alone.
     """
@@ -91,6 +95,7 @@ class Protocol:
     reference: Mapping[str, PromptSet] = field(default_factory=dict)
     asked: tuple[str, ...] = SIDES
     read_by: tuple[str, ...] = READERS
+    cached: bool = False
     bound: PerplexityBound | None = None
 
     @property
@@ -98,6 +103,11 @@ class Protocol:
         """Return the prompts of the sides that are asked; a side without prompts is left out."""
         found = dict(zip(SIDES, (self.contrast.positive, self.contrast.negative, self.tasks), strict=True))
         return {name: prompts for name, prompts in found.items() if name in self.asked and len(prompts)}
+
+    @cached_property
+    def prompt_cache(self) -> PromptCache | None:
+        """Return the prompts that the unsteered model has read; None where they are not kept."""
+        return PromptCache(self.model) if self.cached and self.engine == "hf" else None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -125,6 +135,7 @@ class Protocol:
             **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
             **({} if self.read_by == READERS else {"read_by": self.read_by}),
+            **({"cached": True} if self.cached else {}),
             **({} if self.bound is None else {"degenerate_above": self.bound.value}),
         }
 
@@ -228,7 +239,8 @@ def _measure(
         # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
         # prompt is scored once.
         distinct = list(dict.fromkeys((i % len(prompts), text) for i, text in enumerate(texts)))
-        found = mean_surprise(model, [reference[i] for i, _ in distinct], [text for _, text in distinct], engine=engine)
+        read, said = [reference[i] for i, _ in distinct], [text for _, text in distinct]
+        found = mean_surprise(model, read, said, engine=engine, read=protocol.prompt_cache)
         of = dict(zip(distinct, found.tolist(), strict=True))
         under_plain = np.array([of[i % len(prompts), text] for i, text in enumerate(texts)])
     grades, best = _grades(protocol, side, plain, texts, under_plain)

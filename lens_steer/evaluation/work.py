@@ -218,7 +218,12 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
-    total = Work()
+    total, cached = Work(), protocol.cached and protocol.engine == "hf"
+    scored = {
+        side: bare(protocol.reference.get(side, prompts))
+        for side, prompts in protocol.sides.items()
+        if side != CAPABILITY and "ref" in protocol.read_by
+    }
     for part in parts_of(protocol, grids).values():
         key = (len(part.values), part.grid.system)
         if key not in counted:
@@ -226,11 +231,15 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
             for side, prompts in protocol.sides.items():
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 counted[key] += answering(model, asked, new, times=key[0])
-                if side != CAPABILITY:
-                    read = {"self": asked, "ref": protocol.reference.get(side, prompts)}
-                    for reader in protocol.read_by:
-                        counted[key] += forcing_answers(model, bare(read[reader]), new, times=key[0])
+                if side != CAPABILITY and "self" in protocol.read_by:
+                    counted[key] += forcing_answers(model, bare(asked), new, times=key[0])
+            for plain in scored.values():
+                again = scoring_answers(model, plain * key[0], new) if cached else None
+                counted[key] += again or forcing_answers(model, plain, new, times=key[0])
         total += counted[key]
+    for plain in scored.values() if cached and grids else ():
+        once = answering(model, plain, 1)
+        total += Work(prefills=once.prefills, prompt_tokens=once.prompt_tokens)
     return total
 
 

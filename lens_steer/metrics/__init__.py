@@ -4,8 +4,7 @@ What other rooms use of it:
 
 - ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``
 - ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
-- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``measure``, ``Unsteered``, ``grade_all``,
-  ``outcome_of``
+- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
 - ``judges.spec``: ``judge_of``
 - ``kl``: ``mean_kl_by_value``, ``kl``

@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.atomic import whole_folder
-from lens_steer.data import ContrastSet, Prompt, PromptSet
+from lens_steer._io.rowstore import Row
+from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.controls import AT_ITS_VALUE
+from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.pieces import Pieces, check_beginning
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.provenance import provenance
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweeps import POSITIVE, Protocol
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
 from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics
-from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
 from lens_steer.geometry.files import save_calibration
 from lens_steer.geometry.summary import classes, summarise
-from lens_steer.inference.record import Activations, record
-from lens_steer.metrics import grading
-from lens_steer.metrics.grading import Outcome
+from lens_steer.inference.record import record
+from lens_steer.metrics.grading import CLASSES, Outcome
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
-from lens_steer.operators import rotation
-from lens_steer.reports.report_sweep import ANGLES, DRAWS, PLAIN, STEERED, Swept, sweep
+from lens_steer.reports.report_numbers import controls_row, direction_numbers, norm_changes, outcome_row
+from lens_steer.reports.report_sweep import DRAWS, STEERED, Swept, protocols, sweep
 from lens_steer.reports.report_text import write_markdown
-from lens_steer.stats import wilson
 
 EXAMPLES = 3
-NAME = "report"  # of the steps that are kept until a report is done
+NAME = "report"  # of the rows that are kept until a report is done
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ def make_report(
 
     The function writes ``report.md``, ``report.json``, ``geometry.json``, ``calibration/`` and each figure as ``.pdf``,
     ``.png``, ``.csv`` and ``.json``. Nothing in ``out`` changes before everything is done. An interrupted report
-    continues from the steps that are kept in ``out/.parts``.
+    continues from the rows that are kept in ``out/.parts`` until then; these hold all answers.
 
     Args:
         model: The model, from :func:`lens_steer.load_model`.
@@ -114,24 +110,20 @@ def make_report(
     check_splits(contrast)
     if draws < 0:
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: no controls)")
+    on = protocols(model, contrast, max_new_tokens, engine=engine)
+    graded = not on[1].read_by
     with whole_folder(out) as work:
+        pieces = Pieces(out, NAME, _identity(on, contrast, sites, rule, seed, draws))
+        assert pieces.folder is not None
         fit = record(model, contrast.fit, sites, engine=engine, progress=progress)
-        calibration = calibrate(fit, rule=rule, seed=seed)
+        calibration = pieces.calibration(lambda: calibrate(fit, rule=rule, seed=seed))
         held_out = record(model, contrast.report, sites, engine=engine, progress=progress)
         summary = summarise(calibration)
         summary["classes"] = classes(prompt_statistics(held_out, calibration.basis), split="report", seed=seed)
-        how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "engine": engine}
-        graded = grading.graded([*contrast.report.positive, *contrast.report.negative])
-        unsteered = None if graded else grading.Unsteered(model, contrast.select.negative, **how)
-        generated = partial(grading.measure, model, unsteered=unsteered, **how)
         check_fits(calibration, model)
-        pieces = Pieces(out, NAME, _identity(model, contrast, sites, rule, seed, draws, how))
-        found = sweep(generated, contrast, calibration, fit, pieces, seed=seed, draws=draws, progress=progress)
-        measured, examples = found.measured, _examples(contrast, found)
+        found = sweep(on, contrast, calibration, fit, pieces.folder, seed=seed, draws=draws, progress=progress)
+        measured, choice = found.measured, found.choice
         name = model_title(info_of(model).name)
-        hidden = () if graded or show_answers else contrast.report.positive[:EXAMPLES]  # prompts of the first examples
-        shown = [_hidden(model, prompt, e, unsteered) for prompt, e in zip(hidden, examples, strict=False)]
-        shown += examples[len(shown) :]
         numbers = {
             "model": name,
             "contrast": contrast.name,
@@ -139,18 +131,18 @@ def make_report(
                 s: [len(getattr(contrast, s).positive), len(getattr(contrast, s).negative)]
                 for s in ("fit", "select", "report")
             },
-            "direction": _direction_numbers(calibration, summary, held_out),
+            "direction": direction_numbers(calibration, summary, held_out),
             "norms": norm_changes(held_out, calibration),
-            "best_angle": found.best_angle,
+            "best_angle": None if choice is None or choice.value is None else int(choice.value),
             "best_count": found.best_count,
-            "best_shared_by": found.n_equal,
-            "best_keeps_to_bound": found.met,
-            "outcomes": [_outcome_row(o, graded=graded) for o in measured],
+            "best_shared_by": 0 if choice is None else choice.n_equal,
+            "best_keeps_to_bound": choice is None or choice.met,
+            "outcomes": [outcome_row(o, graded=graded) for o in measured],
             "identity_equals_base": found.identity,
-            "controls": _controls_row(found, draws),
+            "controls": controls_row(found, draws),
         }
-        if unsteered is not None:
-            numbers |= {"degenerate_above": unsteered.bound.row(), "max_new_tokens": max_new_tokens}
+        if found.bound is not None:
+            numbers |= {"degenerate_above": found.bound.row(), "max_new_tokens": max_new_tokens}
         meta = provenance(model, command=command, seed=seed, prompt_hashes=contrast.hashes) | {"model": name}
         drawings = geometry.drawings(summary)
         if measured:
@@ -162,7 +154,8 @@ def make_report(
         (work / "report.json").write_text(
             json.dumps({"numbers": numbers, "meta": meta}, indent=1) + "\n", encoding="utf-8"
         )
-        report = Report(calibration, numbers, tuple(measured), tuple(shown))
+        examples = _examples(contrast, found, hidden=not (graded or show_answers))
+        report = Report(calibration, numbers, measured, tuple(examples))
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     pieces.drop()
     return report
@@ -177,68 +170,64 @@ def check_kept(
     rule: str,
     seed: int,
     draws: int,
-    **how: Any,
+    max_new_tokens: int,
+    engine: str,
 ) -> None:
-    """Refuse a folder with the steps of another report, before the model is loaded.
+    """Refuse a folder with the rows of another report, before the model is loaded.
 
     What only the loaded model tells (its weights and its dtype) is compared when the report begins.
 
     Args:
         model: The description of the model (``lens_steer.cli.precheck.describe``), or the loaded model.
-        contrast, out, sites, rule, seed, draws: The arguments of :func:`make_report`.
-        how: Its ``max_new_tokens`` and ``engine``.
+        contrast, out, sites, rule, seed, draws, max_new_tokens, engine: The arguments of :func:`make_report`.
 
     Raises:
         LensSteerError: If the folder holds the beginning of another run.
     """
-    check_beginning(out, NAME, _identity(model, contrast, sites, rule, seed, draws, how), whole=False)
+    on = protocols(model, contrast, max_new_tokens, engine=engine)
+    check_beginning(out, NAME, _identity(on, contrast, sites, rule, seed, draws), whole=False)
 
 
 def _identity(
-    model: Any, contrast: ContrastSet, sites: str | Sequence[str], rule: str, seed: int, draws: int, how: dict[str, Any]
+    on: tuple[Protocol, Protocol], contrast: ContrastSet, sites: str | Sequence[str], rule: str, seed: int, draws: int
 ) -> dict[str, Any]:
-    """Return the values that the steps of a report depend on; they tell whether kept steps belong to the same run."""
-    by_split = {
-        s: Protocol(model, getattr(contrast, s), s, PromptSet(()), **how).identity for s in ("select", "report")
-    }
+    """Return the values that a report depends on; they tell whether kept rows belong to the same run."""
     return {
-        **by_split,
+        **{protocol.split: protocol.identity for protocol in on},
         "fit": contrast.fit.hash,
         "sites": sites if isinstance(sites, str) else list(sites),
         "rule": rule,
         "seed": seed,
         "draws": draws,
+        "what is kept": "rows",  # another version kept outcomes, from which this one cannot continue
     }
 
 
-def _examples(contrast: ContrastSet, found: Swept) -> list[dict[str, str]]:
-    """Return the first prompts of each class with their answers without steering and at the chosen angle."""
-    if found.texts is None:
+def _examples(contrast: ContrastSet, found: Swept, *, hidden: bool) -> list[dict[str, str]]:
+    """Return the first prompts of each class with their answers without steering and at the chosen angle.
+
+    Where answers to positive prompts are hidden, their outcomes stand in their place, with hashes by which a reader who
+    has the texts can identify them.
+    """
+    if found.choice is None:
         return []
-    return [
-        {
-            "class": side,
-            "prompt": getattr(contrast.report, side)[i].text,
-            "unsteered": found.texts[PLAIN][side][i],
-            "steered": found.texts[STEERED][side][i],
-        }
-        for side in grading.CLASSES
-        for i in range(min(EXAMPLES, len(found.texts[PLAIN][side])))
-    ]
+    shown = []
+    for side in CLASSES:
+        prompts = getattr(contrast.report, side)[:EXAMPLES]
+        plain, steered = (found.answers(*at, side) for at in ((NONE, None), (STEERED, found.choice.value)))
+        for prompt, base, turned in zip(prompts, plain, steered, strict=False):
+            if hidden and side == POSITIVE:
+                told = _told("unsteered", base) | _told("steered", turned)
+                shown.append({"class": side, "prompt_sha256": _sha(prompt.text), **told})
+            else:
+                answers = {"unsteered": base["text"], "steered": turned["text"]}
+                shown.append({"class": side, "prompt": prompt.text, **answers})
+    return shown
 
 
-def _controls_row(found: Swept, draws: int) -> dict[str, Any]:
-    """Return the bands of the controls as plain values."""
-    bands = {
-        control: {side: {g: asdict(b) for g, b in by_grade.items()} for side, by_grade in by_side.items()}
-        for control, by_side in (found.bands or {}).items()
-    }
-    return {
-        "draws": draws,
-        "bands": bands,
-        "left_out": dict(found.left_out or {}),
-        "told": AT_ITS_VALUE if bands else "",
-    }
+def _told(name: str, row: Row) -> dict[str, str]:
+    """Return the outcome and the hash of an answer that is not shown."""
+    return {f"{name}_outcome": row["grade"], f"{name}_sha256": _sha(row["text"])}
 
 
 def model_title(name: str) -> str:
@@ -258,105 +247,8 @@ def model_title(name: str) -> str:
     return (path.name or path.resolve().name) if here else name
 
 
-def _hidden(model: Any, prompt: Prompt, example: dict[str, str], unsteered: grading.Unsteered | None) -> dict[str, str]:
-    """Return an example without its texts.
-
-    It holds the outcomes, and hashes by which a reader who has the texts can identify them.
-    """
-    found = {"class": example["class"], "prompt_sha256": _sha(example["prompt"])}
-    for key in ("unsteered", "steered"):
-        grade = grading.grade_all(model, [prompt], [example[key]], unsteered)[0][0]
-        found |= {f"{key}_outcome": grade, f"{key}_sha256": _sha(example[key])}
-    return found
-
-
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:
-    """Return the largest relative change of length that each rotation makes to activations over the twelve angles.
-
-    The activations are the recorded ones at the steered sites. The change is measured in float32, in which the hooks
-    compute, and in float64, where only the error of the float32 basis is left.
-
-    Returns:
-        The number of vectors, and ``max |‖h'‖/‖h‖ − 1|`` for each operator and dtype. Empty if no site is steered.
-    """
-    rows = [activations.sites.index(name) for name in calibration.discriminative_sites]
-    if not rows:
-        return {}
-    h = torch.cat([activations.positive, activations.negative])[:, rows]
-    angle = torch.tensor(ANGLES, dtype=torch.float64)
-    found: dict[str, Any] = {"n_vectors": h.shape[0] * h.shape[1]}
-    operators: dict[str, Callable[..., torch.Tensor]] = {
-        "selective": rotation.selective_rotation,
-        "standard": rotation.standard_angular,
-        "adaptive": rotation.adaptive_angular,
-    }
-    for name, operator in operators.items():
-        for dtype in (torch.float32, torch.float64):
-            x = h.to(dtype).expand(len(ANGLES), *h.shape)
-            change = operator(x, calibration.basis, angle).double().norm(dim=-1) / x.double().norm(dim=-1) - 1
-            found[f"{name}_{str(dtype).removeprefix('torch.')}"] = float(change.abs().max())
-    return found
-
-
-def _direction_numbers(calibration: Calibration, summary: dict[str, Any], held_out: Activations) -> dict[str, Any]:
-    again = discriminative_sites(
-        held_out.positive,
-        held_out.negative,
-        calibration.basis[0],
-        held_out.sites,
-        rule=calibration.rule,
-        bound=calibration.bound,
-    )
-    chosen = set(calibration.discriminative_sites)
-    kept = len(chosen & set(again.sites))
-    return {
-        "selected_site": calibration.selected_site,
-        "selection_margin": summary["selection"]["margin"],
-        "n_sites": len(calibration.sites),
-        "zero_candidates": summary["zero_candidates"],
-        "rule": calibration.rule,
-        "discriminative_sites": len(chosen),
-        "discriminative_blocks": list(calibration.discriminative_blocks),
-        "n_blocks": calibration.n_layers,
-        "discriminative_on_held_out": _interval(kept, len(chosen)) if chosen else None,
-        "held_out_separation": _separation(held_out, calibration),
-        "share_in_plane": summary["plane"]["share_in_plane_centred"],
-        "b2_remainder": calibration.details["pc_remainder_after_b1"],
-        "pc_explained": calibration.details["pc_explained_variance"],
-    }
-
-
-def _separation(held_out: Activations, calibration: Calibration) -> dict[str, Any]:
-    """Return the share of held-out prompts whose projection at the selected site has their class's sign, by class."""
-    positive, negative = (x.double() @ calibration.basis[0].double() for x in held_out.at(calibration.selected_site))
-    ones = torch.ones(1, dtype=torch.float64)
-    return {
-        "positive": _interval(int(opposite_sign(positive, -ones.expand_as(positive)).sum()), len(positive)),
-        "negative": _interval(int(opposite_sign(negative, ones.expand_as(negative)).sum()), len(negative)),
-    }
-
-
-def _outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
-    rates, p = {g: outcome.rate(g) for g in outcome.counts}, outcome.perplexity
-    besides = {"cut_off": outcome.cut_off, "perplexity": None if p is None else [p.value, p.low, p.high]}
-    return {
-        "condition": outcome.condition,
-        "angle": outcome.angle,
-        "class": outcome.side,
-        "counts": outcome.counts,
-        "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()},
-        **({} if graded else besides),
-        **({"draw": outcome.draw} if outcome.draw else {}),
-    }
-
-
-def _interval(successes: int, n: int) -> dict[str, float | int]:
-    rate = wilson(successes, n)
-    return {"value": rate.value, "low": rate.low, "high": rate.high, "n": n}
 
 
 def _titles(contrast: ContrastSet) -> dict[str, str]:

@@ -1,70 +1,119 @@
-"""The sweep of a report: every angle on held-out prompts, the choice of one, and the draws of the choice's controls."""
+"""The sweep of a report: every angle on held-out prompts, the choice of one, and the draws of the choice's controls.
+
+The choice and the runs are those of every evaluation (:mod:`lens_steer.evaluation`); a report adds the counts of the
+answers' grades.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from lens_steer.data import ContrastSet
-from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, method_grids
-from lens_steer.evaluation.control_bands import Band, band
-from lens_steer.evaluation.controls import Controls, report_draws, select_draws, shuffled_from
-from lens_steer.evaluation.pieces import Pieces
-from lens_steer.evaluation.selection import MAX_DEGENERATE
+from lens_steer._defaults import ENGINE
+from lens_steer._io.rowstore import Row
+from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.conditions import NONE, RANDOM_PLANE, method_grids
+from lens_steer.evaluation.control_bands import Band, bands
+from lens_steer.evaluation.controls import Controls, report_draws, select_draws, shuffled_calibrations
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.protocol import DEGENERATE_CONSTRAINTS
+from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
+from lens_steer.evaluation.sweeps import POSITIVE, Protocol, run
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.metrics import grading
-from lens_steer.metrics.grading import CLASSES, Outcome
-from lens_steer.stats import Estimate, middle_of_best
-from lens_steer.steer.methods import selective_steering
-from lens_steer.steer.plans import SteeringPlan
+from lens_steer.inference.record import Activations
+from lens_steer.metrics.benchmarks import NO_TASKS
+from lens_steer.metrics.degenerate import PerplexityBound
+from lens_steer.metrics.grading import CLASSES, Outcome, graded, grades_of
 
 ANGLES = tuple(range(0, 360, 30))  # twelve angles; 360°, the second identity, is added where they are swept
 DRAWS = 10  # the number of draws of each control that is drawn
 DRAWN_ANGLES = 1  # further angles of random planes for the figure, besides the chosen one: the middle of the circle
-STEERED, PLAIN = "steering plane", "no steering"
-Measure = Callable[..., tuple[list[Outcome], dict[str, list[str]]]]
+STEERED = "steering plane"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Swept:
     """The results of a report's sweep.
 
     Attributes:
-        measured: The outcomes on the report split: no steering, the plane at every angle, then the draws of the
-            controls.
-        best_angle: The angle in degrees that was chosen on the select split; None where nothing is steered.
-        best_count: The number of answers to its positive prompts that have the best grade at this angle.
-        n_equal: The number of angles with the same count.
-        met: Whether the choice keeps the share of degenerate answers within
-            :data:`lens_steer.evaluation.selection.MAX_DEGENERATE` in both classes.
-        identity: Whether the answers at 0° and 360° equal the unsteered ones word for word; None where nothing is
-            steered.
-        texts: The answers by condition and class, without steering and at the chosen angle.
+        measured: The outcomes on the report split: no steering, the plane at every angle, then the controls.
+        rows: The rows of the report split from which they were counted.
+        bound: The perplexity bound for degenerate answers; None with a ground truth.
+        choice: The choice of the angle on the select split; None where nothing is steered.
+        best_count: The number of answers to the positive prompts of the select split that have the best grade there.
         bands: The band of the draws, with the method's rank, by control, class and grade.
         left_out: The reason why a control did not run, by control.
     """
 
     measured: tuple[Outcome, ...]
-    best_angle: int | None = None
+    rows: tuple[Row, ...]
+    bound: PerplexityBound | None = None
+    choice: Choice | None = None
     best_count: int = 0
-    n_equal: int = 0
-    met: bool = True
-    identity: bool | None = None
-    texts: Mapping[str, Mapping[str, list[str]]] | None = None
-    bands: Mapping[str, Mapping[str, Mapping[str, Band]]] | None = None
-    left_out: Mapping[str, str] | None = None
+    bands: Mapping[str, Mapping[str, Mapping[str, Band]]] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def answers(self, condition: str, angle: float | None, side: str) -> list[Row]:
+        """Return the rows of one condition at one angle, for one class, in the order of the prompts."""
+        return [r for r in self.rows if (r["condition"], r["value"], r["side"]) == (condition, angle, side)]
+
+    @property
+    def identity(self) -> bool | None:
+        """Return whether the answers at 0° and 360° are the unsteered ones word for word; None without steering."""
+        if self.choice is None:
+            return None
+        plain, *turned = (
+            [r["text"] for side in CLASSES for r in self.answers(*at, side)]
+            for at in ((NONE, None), (STEERED, 0.0), (STEERED, 360.0))
+        )
+        return all(texts == plain for texts in turned)
+
+
+def protocols(
+    model: Any, contrast: ContrastSet, max_new_tokens: int, *, engine: str = ENGINE
+) -> tuple[Protocol, Protocol]:
+    """Return the protocols of a report's select split and report split.
+
+    Answers without a ground truth are read by the unsteered model, for their perplexity; no others are read again.
+    """
+    known = graded([*contrast.report.positive, *contrast.report.negative])
+    how: dict[str, Any] = {
+        "engine": engine,
+        "max_new_tokens": max_new_tokens,
+        "read_by": () if known else ("ref",),
+        "cached": not known,
+    }
+    return (
+        Protocol(model, contrast.select, "select", NO_TASKS, **how),
+        Protocol(model, contrast.report, "report", NO_TASKS, **how),
+    )
+
+
+def report_grids(plane: Grid) -> list[Grid]:
+    """Return no steering and the plane at every angle.
+
+    The two identities, 0° and 360°, are grids of their own: their answers are compared with the unsteered ones word for
+    word, and so run in batches of the same size.
+    """
+    first, last = (replace(plane.at(angle), variant=f"{angle:g}°") for angle in (0.0, 360.0))
+    return [Grid(NONE), first, turned(plane), last]
+
+
+def turned(plane: Grid) -> Grid:
+    """Return the plane without the angles that change nothing, which are no candidates for the choice."""
+    return replace(plane, values=tuple(v for v in plane.values if v is not None and v % 360))
 
 
 def sweep(
-    measure: Measure,
+    on: tuple[Protocol, Protocol],
     contrast: ContrastSet,
     calibration: Calibration,
-    fit: Any,
-    pieces: Pieces,
+    fit: Activations,
+    folder: str | Path,
     *,
     seed: int = 0,
     draws: int = DRAWS,
@@ -72,140 +121,115 @@ def sweep(
 ) -> Swept:
     """Choose an angle on the select split, and measure all angles and the choice's controls on the report split.
 
-    The candidates are the angles under which few answers of either class are degenerate. Among those with the most
-    answers of the best grade to positive prompts, the middle one is chosen. If no angle meets the bound on degenerate
-    answers, all angles are candidates and ``met`` is False.
+    The choice is that of :func:`lens_steer.evaluation.selection.choose`: the most answers of the best grade to positive
+    prompts. Without a ground truth the bound on degenerate answers is measured first, and the choice keeps to
+    :data:`lens_steer.evaluation.protocol.DEGENERATE_CONSTRAINTS`.
 
     Args:
-        measure: :func:`lens_steer.metrics.grading.measure` with its model and options bound.
+        on: The protocols of the two splits, from :func:`protocols`.
         contrast: The prompts, with select and report prompts.
         calibration: The calibration of the fit split.
         fit: The activations that it was made from, for the calibrations with shuffled labels.
-        pieces: The store of finished steps, from which an interrupted report continues.
-        seed: The seed of all draws.
+        folder: The folder of the rows, from which an interrupted report continues.
+        seed: The seed of all draws and intervals.
         draws: The number of draws of each control; 0 runs no controls.
-        progress: Whether to show a progress bar.
+        progress: Whether to show progress bars.
 
     Returns:
         The results. Without discriminative sites they hold only the outcomes without steering.
     """
-    ask = partial(_kept, measure, pieces)
-    base, base_texts = ask("plain", contrast.report, None, PLAIN)
+    bound = measured_bound(on[0], folder, progress=progress) if on[1].read_by else None
+    select, report = (replace(protocol, bound=bound) for protocol in on)
     if not calibration.discriminative_sites:
-        return Swept(tuple(base))
-    plan, on_select, measured, texts = selective_steering(calibration, 0), {}, list(base), {}
-    angles = (*ANGLES, 360)
-    for angle in tqdm(angles, desc="angles", unit="angle", disable=not progress, leave=False):
-        if angle % 360:
-            on_select[angle], _ = ask(f"select-{angle:03}", contrast.select, plan.at(angle), "select")
-        found, texts[angle] = ask(f"report-{angle:03}", contrast.report, plan.at(angle), STEERED)
-        measured += found
-    best, count, n_equal, met = chosen(on_select)
+        plain = [Grid(NONE)]
+        rows = run(report, plain, folder, "report", progress=progress)
+        return Swept(measured=outcomes(report, plain, rows, seed=seed), rows=tuple(rows), bound=bound)
+    plane = replace(method_grids(calibration, "selective", values=[float(a) for a in ANGLES])[0], condition=STEERED)
+    selected = run(select, [turned(plane)], folder, "select", progress=progress)
+    kept = [Constraint.parse(c) for c in DEGENERATE_CONSTRAINTS] if select.read_by else []
+    choice = choose(settings(selected, seed=seed), None, constraints=kept)
     controls = Controls(calibration, draws=draws, select_values=DRAWN_ANGLES, seed=seed)
-    drawn, left_out = _controls(ask, contrast, calibration, fit, controls, best, progress)
+    shuffled = shuffled_calibrations(report.model, contrast, controls, folder, activations=fit, progress=False)
+    at_choice, left_out = report_draws(controls, plane.at(choice.value), shuffled)
+    elsewhere = [g.at(v) for g in select_draws(controls, [plane]) for v in g.values if v != choice.value]
+    # Both classes run for random planes at the choice and for the controls that run once, only the positive one for
+    # the other draws.
+    both = [g for g in at_choice if g.condition == RANDOM_PLANE or not g.draw]
+    alone = [*(g for g in at_choice if g.condition != RANDOM_PLANE and g.draw), *elsewhere]
+    rows = run(report, [*report_grids(plane), *both], folder, "report", progress=progress)
+    if alone:
+        rows += run(replace(report, asked=(POSITIVE,)), alone, folder, "report_positive", progress=progress)
+    measured = outcomes(report, [*report_grids(plane), *at_choice, *elsewhere], rows, seed=seed)
     return Swept(
-        tuple(measured + drawn),
-        best,
-        count,
-        n_equal,
-        met,
-        all(texts[a] == base_texts for a in (0, 360)),
-        {PLAIN: base_texts, STEERED: texts[best]},
-        bands_of([o for o in measured if o.condition == STEERED and o.angle == best], drawn),
-        left_out,
+        measured=measured,
+        rows=tuple(rows),
+        bound=bound,
+        choice=choice,
+        best_count=sum(r["right"] for r in selected if (r["value"], r["side"]) == (choice.value, POSITIVE)),
+        bands=bands_of([o for o in measured if (o.condition, o.angle) == (STEERED, choice.value)], measured),
+        left_out=left_out,
     )
 
 
-def chosen(on_select: Mapping[int, Sequence[Outcome]]) -> tuple[int, int, int, bool]:
-    """Choose the angle from the outcomes on the select split.
+def outcomes(protocol: Protocol, grids: Sequence[Grid], rows: Sequence[Row], *, seed: int = 0) -> tuple[Outcome, ...]:
+    """Count the grades of the answers in the rows of a run, by setting and class, in the order of the grids.
+
+    A class that was not measured under a setting is left out.
 
     Args:
-        on_select: The outcomes of both classes by angle, the positive class and the best grade first.
-
-    Returns:
-        The angle, its count of the best grade for positive prompts, the number of angles with this count, and whether
-        the angle meets the bound on degenerate answers.
-
-    >>> def at(good, bad):
-    ...     return [Outcome("select", None, side, {"answered": good, "degenerate": bad}) for side in CLASSES]
-    >>> chosen({30: at(5, 5), 60: at(3, 0), 90: at(3, 0), 120: at(3, 0)})
-    (90, 3, 3, True)
+        protocol: The protocol of the run.
+        grids: The grids of the run.
+        rows: The rows of the run.
+        seed: The seed of the perplexities' intervals.
     """
-    few = {
-        angle: found
-        for angle, found in on_select.items()
-        if all(o.counts.get(grading.DEGENERATE, 0) <= MAX_DEGENERATE * sum(o.counts.values()) for o in found)
+    found: dict[tuple[str, str, float | None, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["condition"], row["variant"], row["value"], row["side"]), []).append(row)
+    perplexity = {
+        (s.condition, s.variant, s.value, side): s.measured.get(name)
+        for s in settings(rows, seed=seed)
+        for side, name in zip(CLASSES, ("perplexity_ref", "negative_perplexity_ref"), strict=True)
     }
-    counts = {angle: next(iter(found[0].counts.values())) for angle, found in (few or on_select).items()}
-    best, n_equal = middle_of_best(list(counts), list(counts.values()))
-    return best, counts[best], n_equal, bool(few)
+    keys = [(g, (g.condition, g.variant, v, side)) for g in grids for v in g.values for side in CLASSES]
+    return tuple(
+        Outcome(
+            grid.condition,
+            key[2],
+            key[3],
+            _counts(protocol.sides[key[3]], found[key]),
+            sum(row["cut_off"] for row in found[key]),
+            perplexity[key],
+            grid.draw,
+        )
+        for grid, key in keys
+        if key in found
+    )
 
 
-def bands_of(method: Sequence[Outcome], drawn: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Band]]]:
-    """Return the band over the draws at the method's angle, by control, class and grade."""
+def bands_of(method: Sequence[Outcome], measured: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Band]]]:
+    """Return the bands of the draws at the method's angle, by control, class and grade.
+
+    Args:
+        method: The method's outcomes at one angle, one for each class.
+        measured: Outcomes among which the draws are.
+    """
     found: dict[str, dict[str, dict[str, Band]]] = {}
     for own in method:
-        for control in dict.fromkeys(o.condition for o in drawn if o.draw):
-            mine = [o for o in drawn if (o.condition, o.side, o.angle) == (control, own.side, own.angle) and o.draw]
-            if mine:
-                by_grade = {g: band([o.rate(g).value for o in mine], own.rate(g).value) for g in own.counts}
-                found.setdefault(control, {})[own.side] = by_grade
+        drawn = [_setting(o) for o in measured if o.draw and (o.side, o.angle) == (own.side, own.angle)]
+        for grade, by_control in bands(_setting(own), drawn).items():
+            for control, b in by_control.items():
+                found.setdefault(control, {}).setdefault(own.side, {})[grade] = b
     return found
 
 
-def _controls(
-    ask: Measure,
-    contrast: ContrastSet,
-    calibration: Calibration,
-    fit: Any,
-    controls: Controls,
-    best: int,
-    progress: bool,
-) -> tuple[list[Outcome], dict[str, str]]:
-    """Run every control at the chosen angle, and random planes also at a few others.
-
-    Both classes are measured for random planes at the chosen angle and for the controls that run once (the identity
-    setting, all sites). The others run for positive prompts only.
-
-    Returns:
-        The outcomes, and the reason for each control that did not run.
-    """
-    if not controls.draws:
-        return [], {}
-    grid = method_grids(calibration, "selective", values=[float(a) for a in ANGLES])[0]
-    at_choice, left_out = report_draws(controls, grid.at(float(best)), shuffled_from(controls, fit))
-    elsewhere = [g.at(v) for g in select_draws(controls, [grid]) for v in g.values if v != best]
-    found: list[Outcome] = []
-    for i, g in enumerate(
-        tqdm([*at_choice, *elsewhere], desc="controls", unit="draw", disable=not progress, leave=False)
-    ):
-        assert g.build is not None
-        sides = CLASSES if (g.condition in (RANDOM_PLANE, ALL) and i < len(at_choice)) or not g.variant else CLASSES[:1]
-        key = f"control-{g.condition}-{g.variant}-{g.values[0]:g}".replace(" ", "_")
-        measured, _ = ask(key, contrast.report, g.build(g.values[0]), g.condition, sides=sides, draw=g.draw)
-        found += measured
-    return found, left_out
+def _counts(prompts: PromptSet, rows: Sequence[Row]) -> dict[str, int]:
+    """Return the number of answers by grade, grades without answers included."""
+    counted = Counter(row["grade"] for row in rows)
+    return {name: counted[name] for name in grades_of(list(prompts))}
 
 
-def _kept(
-    measure: Measure,
-    pieces: Pieces,
-    key: str,
-    contrast: Any,
-    plan: SteeringPlan | None,
-    condition: str,
-    *,
-    draw: int = 0,
-    **how: Any,
-) -> tuple[list[Outcome], dict[str, list[str]]]:
-    """Return the outcomes and the texts of one step, measured now or read back from an earlier run."""
-
-    def make() -> dict[str, Any]:
-        found, texts = measure(contrast, plan, condition, **how)
-        return {"outcomes": [asdict(o) | {"draw": draw} for o in found], "texts": texts}
-
-    kept = pieces.keep(key, make)
-    return [
-        Outcome(**{**o, "perplexity": None if o["perplexity"] is None else Estimate(**o["perplexity"])})
-        for o in kept["outcomes"]
-    ], kept["texts"]
+def _setting(outcome: Outcome) -> Setting:
+    """Return an outcome as a setting whose quantities are the shares of the grades."""
+    variant = f"draw {outcome.draw}" if outcome.draw else ""
+    shares = {grade: outcome.rate(grade) for grade in outcome.counts}
+    return Setting(outcome.condition, variant, outcome.angle, "report", shares)

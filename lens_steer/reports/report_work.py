@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from lens_steer.data import ContrastSet, PromptSet
-from lens_steer.evaluation.work import Work, answering, bare, recording, scoring_answers
+from lens_steer._defaults import ENGINE
+from lens_steer.data import ContrastSet
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweep_work import bounding
+from lens_steer.evaluation.sweeps import POSITIVE
+from lens_steer.evaluation.work import Work, measuring, recording
 from lens_steer.models.loading import info_of
-from lens_steer.reports.report_sweep import DRAWN_ANGLES, DRAWS
+from lens_steer.reports.report_sweep import ANGLES, DRAWN_ANGLES, DRAWS, STEERED, protocols, report_grids, turned
+
+ONCE = ("the identity", "all sites")  # the controls that run once
+DRAWN_ALONE = 2 + DRAWN_ANGLES  # random sites, shuffled labels, and random planes at other angles
 
 
-def reporting(model: Any, contrast: ContrastSet, n_angles: int, max_new_tokens: int, *, draws: int = DRAWS) -> Work:
+def reporting(
+    model: Any, contrast: ContrastSet, max_new_tokens: int, *, draws: int = DRAWS, engine: str = ENGINE
+) -> Work:
     """Count the work of :func:`lens_steer.reports.report.make_report`.
 
     The fit and report prompts are recorded. Answers are generated without steering, at every angle on select and on
-    report (there also at 360°), and for the controls. Without a ground truth, the unsteered model also answers the
-    harmless prompts, and every answer is read once more by the unsteered model.
+    report (there also at 360°), and for the controls, of which some run for positive prompts only. Without a ground
+    truth, the unsteered model also answers the harmless prompts, and every answer is read once more by it.
 
     Args:
         model: The loaded model, or its description.
         contrast: The prompts.
-        n_angles: The number of angles, 360° not counted.
         max_new_tokens: The largest number of tokens of each answer.
         draws: The number of draws of each control.
+        engine: The engine that generates.
     """
     n_sites = 2 * info_of(model).n_layers
     total = recording(model, contrast.fit, n_sites) + recording(model, contrast.report, n_sites)
-    known = all(p.task is not None for p in (*contrast.report.positive, *contrast.report.negative))
-
-    def measured(*sides: PromptSet) -> Work:  # both classes run in one batch
-        prompts = bare(p for side in sides for p in side)
-        found = answering(model, prompts, max_new_tokens)
-        return found if known else found + scoring_answers(model, prompts, max_new_tokens)
-
-    report, select = (measured(part.positive, part.negative) for part in (contrast.report, contrast.select))
-    once = 2 if draws else 0  # the identity and all sites run once each
-    total += report * (1 + (n_angles + 1) + draws + once) + select * n_angles
-    # random sites, shuffled labels, and random planes at other angles run for positive prompts only
-    total += measured(contrast.report.positive) * ((2 + DRAWN_ANGLES) * draws)
-    if known:
-        return total
-    every = [p for part in (contrast.report, contrast.select) for side in (part.positive, part.negative) for p in side]
-    read = answering(model, bare(every), 1)
-    return total + measured(contrast.select.negative) + Work(prefills=read.prefills, prompt_tokens=read.prompt_tokens)
+    select, report = protocols(model, contrast, max_new_tokens, engine=engine)
+    plane = Grid(STEERED, None, tuple(float(a) for a in ANGLES))
+    both = [*report_grids(plane), *(Grid(f"draw {k}") for k in range(draws)), *map(Grid, ONCE if draws else ())]
+    alone = [Grid(f"draw {k} alone") for k in range(DRAWN_ALONE * draws)]
+    if select.read_by:
+        total += bounding(select)
+    total += measuring(select, [turned(plane)]) + measuring(report, both)
+    return total + measuring(replace(report, asked=(POSITIVE,)), alone)

@@ -8,12 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import lens_steer as ls
 from lens_steer.data import Prompt
-from lens_steer.metrics import grading
-from lens_steer.metrics.grading import ANSWERED, DEGENERATE, REFUSED
+from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.metrics.degenerate import PerplexityBound
+from lens_steer.metrics.grading import ANSWERED, DEGENERATE, REFUSED, outcome_of
+from lens_steer.metrics.likelihood import mean_surprise
 
 FOLDER = os.environ.get("LENS_STEER_REAL_MODELS", "")
 NAME = "qwen2.5-coder-0.5b-instruct"
@@ -73,27 +77,36 @@ def calibration(coder: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def unsteered(coder: Any) -> grading.Unsteered:
-    return grading.Unsteered(coder, _prompts(ABOUT_TOWNS), max_new_tokens=TOKENS)
+def bound(coder: Any, tmp_path_factory: pytest.TempPathFactory) -> PerplexityBound:
+    contrast = ls.Contrast(ls.PromptSet(_prompts(ABOUT_FOOD), "food"), ls.PromptSet(_prompts(ABOUT_TOWNS), "towns"))
+    protocol = Protocol(coder, contrast, "select", ls.PromptSet(()), max_new_tokens=TOKENS, read_by=("ref",))
+    found = measured_bound(protocol, tmp_path_factory.mktemp("bound"), progress=False)
+    assert found is not None
+    return found
+
+
+def graded(coder: Any, texts: list[str], bound: PerplexityBound) -> tuple[list[str], list[float]]:
+    """Grades of answers to the prompts about food, and their perplexities under the unsteered model."""
+    perplexities = np.exp(mean_surprise(coder, _prompts(ABOUT_FOOD), texts)).tolist()
+    pairs = zip(texts, perplexities, strict=True)
+    return [outcome_of(text, perplexity=p, bound=bound.value) for text, p in pairs], perplexities
 
 
 def _prompts(texts: list[str]) -> tuple[Prompt, ...]:
     return tuple(map(Prompt.of, texts))
 
 
-def test_the_model_as_it_is_answers(coder: Any, unsteered: grading.Unsteered) -> None:
+def test_the_model_as_it_is_answers(coder: Any, bound: PerplexityBound) -> None:
     """Prompts that the bound was not measured on: none degenerate."""
     texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
-    grades, perplexities = grading.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
+    grades, perplexities = graded(coder, texts, bound)
     assert grades.count(DEGENERATE) == 0, sorted(perplexities)
     assert grades.count(ANSWERED) >= 0.5 * len(texts)  # it is a model for code, and says so of a few of them
-    assert unsteered.bound.n == len(ABOUT_TOWNS)
+    assert bound.n == len(ABOUT_TOWNS)
 
 
 @pytest.mark.parametrize("kind", ["act-add", "standard on all norm outputs"])
-def test_a_model_that_collapsed_is_degenerate(
-    coder: Any, calibration: Any, unsteered: grading.Unsteered, kind: str
-) -> None:
+def test_a_model_that_collapsed_is_degenerate(coder: Any, calibration: Any, bound: PerplexityBound, kind: str) -> None:
     """No phrase of refusal is in what it writes, and still hardly any of it is called an answer."""
     plan = (
         ls.act_add(calibration, coefficient=16.0)
@@ -102,6 +115,6 @@ def test_a_model_that_collapsed_is_degenerate(
     )
     with ls.steering(coder, plan):
         texts = ls.generate(coder, ABOUT_FOOD, max_new_tokens=TOKENS)
-    grades, perplexities = grading.grade_all(coder, _prompts(ABOUT_FOOD), texts, unsteered)
-    assert grades.count(DEGENERATE) >= 0.75 * len(texts), (unsteered.bound, [f"{p:.1f}" for p in perplexities], grades)
+    grades, perplexities = graded(coder, texts, bound)
+    assert grades.count(DEGENERATE) >= 0.75 * len(texts), (bound, [f"{p:.1f}" for p in perplexities], grades)
     assert grades.count(REFUSED) <= 1

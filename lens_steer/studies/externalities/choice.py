@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,9 @@ from lens_steer._io.rowstore import Row
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.selection import Choice
+from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.metrics.benchmarks import NO_TASKS
-from lens_steer.stats import Estimate, middle_of_best
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
@@ -24,24 +23,6 @@ COMPLIANCE, JSON = "compliance", "json"
 KEPT = 0.95  # share of the unsteered model's value that a setting has to keep
 # α to be tried, as shares of the mean length of a response token's residual vector, averaged over the steered blocks
 SHARES = tuple(0.025 * 2 ** (k / 2) for k in range(12))
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One steering at one value, measured on the select split.
-
-    Attributes:
-        condition: Name of the condition, ``compliance``, ``json`` or no steering.
-        site: Site at which JSON is steered; empty for compliance.
-        value: α; None for JSON, which has none.
-        measured: Name → share, with the names of :data:`lens_steer.studies.externalities.grading.RATES` and, for JSON,
-            of :data:`~lens_steer.studies.externalities.grading.JSON_RATES`.
-    """
-
-    condition: str
-    site: str
-    value: float | None
-    measured: dict[str, Estimate]
 
 
 def compliance_settings(
@@ -55,6 +36,8 @@ def compliance_settings(
     progress: bool = True,
 ) -> list[Setting]:
     """Measure no steering and every strength on harmful prompts, harmless prompts and tasks of the select split.
+
+    The settings have the quantities of :data:`lens_steer.studies.externalities.grading.RATES`.
 
     Args:
         protocol: Harmful (positive) and harmless (negative) prompts of the select split, and tasks.
@@ -72,9 +55,8 @@ def compliance_settings(
         Grid(NONE),
         Grid(COMPLIANCE, partial(_at_strength, calibration), tuple(calibration.absolute(s) for s in sorted(shares))),
     ]
-    return _settings(
-        annotated(run(protocol, grids, out, name, identity=identity, progress=progress), protocol.sides), RATES
-    )
+    rows = annotated(run(protocol, grids, out, name, identity=identity, progress=progress), protocol.sides)
+    return _settings(rows, RATES)
 
 
 def json_settings(
@@ -89,6 +71,9 @@ def json_settings(
     progress: bool = True,
 ) -> list[Setting]:
     """Measure no steering and the clamp at every block, on prompts with and without a request for JSON and on tasks.
+
+    The settings have the quantities of :data:`~lens_steer.studies.externalities.grading.JSON_RATES`, and their variants
+    are the sites.
 
     Args:
         protocol: Positive: prompts that ask for JSON. Negative: prompts that do not.
@@ -110,7 +95,7 @@ def json_settings(
     alone = replace(harm, tasks=NO_TASKS)
     rows = annotated(run(alone, grids, out, f"{name}_harm", identity=identity, progress=progress), alone.sides)
     beside = _settings(rows, {k: v for k, v in RATES.items() if k != "capable"})
-    return [replace(s, measured=s.measured | other.measured) for s, other in zip(made, beside, strict=True)]
+    return [replace(s, measured={**s.measured, **other.measured}) for s, other in zip(made, beside, strict=True)]
 
 
 def choose_strength(found: Sequence[Setting]) -> Choice:
@@ -118,14 +103,16 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
 
     The bound has to hold at this α and at every smaller one that was tried. The rule stands in for the paper's choice,
     the α at which the win rate of the steered model falls to that of the unsteered one (interpolated there; a value of
-    the grid here). If already the smallest α violates the bound, it is the choice, with ``met`` False.
+    the grid here). It maximises α itself and nothing that is measured, so it is no case of
+    :func:`lens_steer.evaluation.selection.choose`. If already the smallest α violates the bound, it is the choice, with
+    ``met`` False.
 
     Raises:
         LensSteerError: If there is no setting without steering, or none with steering.
     """
     base, tried = _base(found)
     tried = sorted(tried, key=lambda s: s.value or 0.0)
-    ok = [_keeps(s, base, "negative_right") for s in tried]
+    ok = [all(c.met(s, base) for c in _bounds(base, "negative_right")) for s in tried]
     n_met = ok.index(False) if False in ok else len(ok)
     best = tried[max(n_met, 1) - 1]
     return Choice(COMPLIANCE, "", best.value, n_met > 0, n_met, len(tried), 1)
@@ -134,18 +121,14 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
 def choose_site(found: Sequence[Setting]) -> Choice:
     """Choose the block with the highest JSON validity on prompts that do not ask for JSON.
 
-    The choice is among the blocks that keep the tasks at ≥ 95 % of the unsteered share (right in plain text or as
-    JSON). Of equal blocks the middle one is chosen. If no block meets the bound, the best of all blocks is chosen, with
-    ``met`` False.
+    The choice is that of :func:`lens_steer.evaluation.selection.choose` among the blocks that keep the tasks at ≥ 95 %
+    of the unsteered share (right in plain text or as JSON).
 
     Raises:
         LensSteerError: If there is no setting without steering, or none with steering.
     """
     base, tried = _base(found)
-    kept = [s for s in tried if _keeps(s, base, "capable")]
-    scores = [s.measured["json_unasked"].value for s in kept or tried]
-    best, n_equal = middle_of_best(kept or tried, scores)
-    return Choice(JSON, best.site, None, bool(kept), len(kept), len(tried), n_equal)
+    return choose(tried, base, "json_unasked", _bounds(base, "capable"))
 
 
 def _base(found: Sequence[Setting]) -> tuple[Setting, list[Setting]]:
@@ -157,15 +140,15 @@ def _base(found: Sequence[Setting]) -> tuple[Setting, list[Setting]]:
     return base[0], tried
 
 
-def _keeps(setting: Setting, base: Setting, name: str) -> bool:
-    """Return whether a share is at least 95 % of the unsteered one; if it is not measured (no tasks), return True."""
-    return name not in base.measured or setting.measured[name].value >= KEPT * base.measured[name].value
+def _bounds(base: Setting, name: str) -> list[Constraint]:
+    """Return the bound of 95 % of the unsteered share; none if the share is not measured (no tasks)."""
+    return [Constraint(name, at_least=True, bound=KEPT, relative=True)] if name in base.measured else []
 
 
 def _settings(rows: Sequence[Row], names: dict[str, tuple[str, str]]) -> list[Setting]:
-    groups: dict[tuple[str, str, float | None], list[Row]] = {}
+    groups: dict[tuple[str, str, float | None, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["condition"], row["variant"], row["value"]), []).append(row)
+        groups.setdefault((row["condition"], row["variant"], row["value"], row["split"]), []).append(row)
     return [Setting(*key, rates(group, names)) for key, group in groups.items()]
 
 

@@ -29,7 +29,7 @@ def drawings(found: Externalities) -> dict[str, Drawing]:
 def strength_drawing(found: Externalities) -> Drawing:
     """Return every setting of the select split."""
     rows = [
-        {"steering": name, "x": _place(name, s.value, s.site), "quantity": q, **_numbers(e)}
+        {"steering": name, "x": _place(name, s.value, s.variant), "quantity": q, **_numbers(e)}
         for name, settings in found.select.items()
         for s in settings
         if s.condition != NONE

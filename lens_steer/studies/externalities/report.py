@@ -109,7 +109,7 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
             {
                 "steering": name,
                 "condition": s.condition,
-                "site": s.site,
+                "site": s.variant,
                 "value": s.value,
                 **{k: asdict(e) for k, e in s.measured.items()},
             }

@@ -2,6 +2,13 @@
 
 A condition is a value. Its name stands in rows, files and figures, and nothing reads the name again:
 :func:`condition_of` gives the value back.
+
+The two sides change places between a :class:`~lens_steer.studies.traits.calibration.Trait` and the rows. In a trait the
+positive prompts are those under the aligned system prompt, since the positive class of a probe has the trait. In the
+rows the positive side is that under the malicious system prompt, since the protocol counts as positive what steering is
+to change. The rates of the rows have the study's names here: ``TRAIT`` is the share of answers with the trait under the
+malicious prompt, ``ALIGNED_TRAIT`` that under the aligned one, and ``INCOHERENT`` and ``ALIGNED_INCOHERENT`` are the
+shares of incoherent answers.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
 from lens_steer.probes.probe import Probe
@@ -23,8 +31,22 @@ METHODS = ("swfc", "sttp", "stmp")
 GATED = ("sttp", "stmp")  # methods that leave a token beyond the threshold as it is
 POSITIONS = {"all": "all", "response": "generated"}  # position mode of the paper → positions of a plan
 KINDS = CHOSEN, RANDOM, EQUAL, TOKEN = "method", "random direction", "equal trait", "token-calibrated"
-# The sides of the rows: the protocol counts the prompts that steering is to change as its positive side.
 MALICIOUS_SIDE, ALIGNED_SIDE = POSITIVE, NEGATIVE
+TRAIT, ALIGNED_TRAIT, INCOHERENT, ALIGNED_INCOHERENT = (
+    f"{side}_{what}" for what in ("right", "degenerate") for side in (MALICIOUS_SIDE, ALIGNED_SIDE)
+)
+
+
+def by_side(contrast: ContrastSet) -> ContrastSet:
+    """Return the prompts of a trait by the sides of the rows, that of the malicious system prompt first.
+
+    >>> from lens_steer.data import Prompt, PromptSet
+    >>> aligned, malicious = (PromptSet((Prompt.of(text),)) for text in ("Be honest.", "Lie."))
+    >>> by_side(ContrastSet("honesty", Split(*[Contrast(aligned, malicious)] * 3))).report.positive[0].text
+    'Lie.'
+    """
+    swapped = [Contrast(part.negative, part.positive) for part in (contrast.fit, contrast.select, contrast.report)]
+    return ContrastSet(contrast.name, Split(*swapped))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures.core import Drawing
 from lens_steer.models import sites
-from lens_steer.studies.traits.conditions import condition_of
+from lens_steer.studies.traits.conditions import ALIGNED_TRAIT, TRAIT, condition_of
 from lens_steer.studies.traits.figures import DOTS, KINDS
 from lens_steer.studies.traits.found import TraitReport
 
@@ -31,7 +31,7 @@ def depth_drawing(report: TraitReport) -> Drawing:
         c = condition_of(s.condition)
         unknown = {"recovered": None, "recovered_low": None, "recovered_high": None, "any": None}
         row = best.setdefault((c.method, c.mode, s.variant), unknown)
-        e = s.measured["positive_right"]
+        e = s.measured[TRAIT]
         row["any"] = e.value if row["any"] is None else max(row["any"], e.value)
         if report.pooled.bound.met(s, base) and (row["recovered"] is None or e.value > row["recovered"]):
             row |= {"recovered": e.value, "recovered_low": e.low, "recovered_high": e.high}
@@ -39,7 +39,7 @@ def depth_drawing(report: TraitReport) -> Drawing:
         {"method": m, "mode": mode, "site": site, "block": sites.parse(site).block, **row}
         for (m, mode, site), row in best.items()
     ]
-    unsteered, aligned = base.measured["positive_right"], base.measured["negative_right"]
+    unsteered, aligned = base.measured[TRAIT], base.measured[ALIGNED_TRAIT]
     notes = {"n": unsteered.n, "unsteered": unsteered.value, "aligned": aligned.value}
     return Drawing.of("trait_depth", table, notes)
 

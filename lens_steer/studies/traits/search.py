@@ -20,7 +20,7 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
-from lens_steer.data import Contrast, ContrastSet, Split
+from lens_steer.data import Contrast, ContrastSet
 from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import chosen_grids, on_select
@@ -31,11 +31,16 @@ from lens_steer.probes.probe import Probe
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.traits.calibration import Trait
 from lens_steer.studies.traits.conditions import (
+    ALIGNED_INCOHERENT,
     ALIGNED_SIDE,
+    ALIGNED_TRAIT,
     EQUAL,
+    INCOHERENT,
     MALICIOUS_SIDE,
     METHODS,
     RANDOM,
+    TRAIT,
+    by_side,
     condition_of,
     conditions_of,
 )
@@ -197,12 +202,6 @@ def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     return replace(grid, condition=condition.name, build=build)
 
 
-def by_side(contrast: ContrastSet) -> ContrastSet:
-    """Return the prompts of a trait by the sides of the protocol, that of the malicious system prompt first."""
-    aligned_last = [Contrast(c.negative, c.positive) for c in (contrast.fit, contrast.select, contrast.report)]
-    return ContrastSet(contrast.name, Split(*aligned_last))
-
-
 def aligned_reference(trait: Contrast) -> dict[str, Any]:
     """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
     return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
@@ -221,10 +220,10 @@ def _coherence_bound(
     """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
     protocol = Protocol(model, steered.select, "select", NO_TASKS, **how)
     rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
-    broken = settings(rows, seed=seed)[0].measured["negative_degenerate"].value
+    broken = settings(rows, seed=seed)[0].measured[ALIGNED_INCOHERENT].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
-    return Constraint("positive_degenerate", False, 1 - COHERENCE * (1 - broken), False)
+    return Constraint(INCOHERENT, False, 1 - COHERENCE * (1 - broken), False)
 
 
 def _equal(
@@ -237,12 +236,12 @@ def _equal(
     interval lies above the unsteered model's share. Without such a condition the level is None and there are no
     choices.
     """
-    at = {(s.condition, s.variant, s.value): s.measured["positive_right"] for s in select}
+    at = {(s.condition, s.variant, s.value): s.measured[TRAIT] for s in select}
     base = next(s for s in select if s.condition == NONE)
     chosen = {c: at[c, choice.variant, choice.value] for c, choice in choices.items() if choice.met}
-    best = {c: e.value for c, e in chosen.items() if e.low > base.measured["positive_right"].value}
+    best = {c: e.value for c, e in chosen.items() if e.low > base.measured[TRAIT].value}
     if not best:
         return None, {}
     level = min(best.values())
-    kept = [*constraints, Constraint("positive_right", True, level, False)]
-    return level, {c: choose([s for s in select if s.condition == c], base, "negative_right", kept) for c in best}
+    kept = [*constraints, Constraint(TRAIT, True, level, False)]
+    return level, {c: choose([s for s in select if s.condition == c], base, ALIGNED_TRAIT, kept) for c in best}

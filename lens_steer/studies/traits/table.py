@@ -13,7 +13,19 @@ from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.protocol import differences
 from lens_steer.stats import Estimate, bootstrap_mean, columns, percent
-from lens_steer.studies.traits.conditions import ALIGNED_SIDE, CHOSEN, EQUAL, GATED, RANDOM, TOKEN, condition_of
+from lens_steer.studies.traits.conditions import (
+    ALIGNED_INCOHERENT,
+    ALIGNED_SIDE,
+    ALIGNED_TRAIT,
+    CHOSEN,
+    EQUAL,
+    GATED,
+    INCOHERENT,
+    RANDOM,
+    TOKEN,
+    TRAIT,
+    condition_of,
+)
 from lens_steer.studies.traits.dialogues import ALIGNED, MALICIOUS, over_dialogues
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import TraitResult
@@ -50,7 +62,7 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
             measured = _measured(result, name if kind == TOKEN else c.name, seed)
             if kind == CHOSEN:
                 beside = replace(c, kind=RANDOM).name
-                measured["trait_over_random"] = differences(result.rows, name, beside, seed=seed)["positive_right"]
+                measured["trait_over_random"] = differences(result.rows, name, beside, seed=seed)[TRAIT]
                 measured |= over_dialogues(report.dialogues, name, seed=seed) if report.dialogues else {}
             if c.method in GATED:
                 calibrated = "token" if kind == TOKEN else "pooled"
@@ -116,9 +128,9 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     """Return the rows of no steering under each of the two system prompts."""
     base = result.reported(NONE).measured
     aligned = {
-        "trait": base["negative_right"],
-        "aligned_trait": base["negative_right"],
-        "coherence": _complement(base["negative_degenerate"]),
+        "trait": base[ALIGNED_TRAIT],
+        "aligned_trait": base[ALIGNED_TRAIT],
+        "coherence": _complement(base[ALIGNED_INCOHERENT]),
         "capability": base.get("capable"),
         "perplexity": _perplexity(result.rows, seed),
     }
@@ -134,13 +146,13 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
 def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estimate | None]:
     measured = result.reported(condition).measured
     gained = differences(result.rows, condition, NONE, seed=seed)
-    lost = gained["negative_right"]
+    lost = gained[ALIGNED_TRAIT]
     return {
-        "trait": measured["positive_right"],
-        "trait_over_unsteered": gained["positive_right"],
-        "aligned_trait": measured["negative_right"],
+        "trait": measured[TRAIT],
+        "trait_over_unsteered": gained[TRAIT],
+        "aligned_trait": measured[ALIGNED_TRAIT],
         "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n),
-        "coherence": _complement(measured["positive_degenerate"]),
+        "coherence": _complement(measured[INCOHERENT]),
         "capability": measured.get("capable"),
         "perplexity": measured.get("perplexity_ref"),
     }
@@ -174,7 +186,7 @@ def _legend(report: TraitReport, trait: str) -> str:
     split = report.pooled.reported(NONE).measured
     tokens = f", n = {split['capable'].n}" if "capable" in split else ""
     return (
-        f"95 % intervals; n = {split['positive_right'].n} scenarios of the report split under each prompt, "
+        f"95 % intervals; n = {split[TRAIT].n} scenarios of the report split under each prompt, "
         f"capability{tokens}. {trait}: share of answers with the trait under the malicious system prompt (without "
         "steering under the aligned one: first row); aligned prompt: the same while steered under the aligned "
         "prompt. Site and coefficient chosen on the select split, coherence at least 90 % of the aligned model's "
