@@ -105,7 +105,7 @@ def _cell(claim: Claim | None, scale: float) -> str:
         return claim.verdict.lower()
     if claim.interval is None:
         size = "—" if claim.value is None else f"{claim.value:g}"
-        return f"**{size}**" if claim.verdict == HOLDS else size
+        return marked(claim, size)
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"

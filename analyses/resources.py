@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lens_steer as ls
 from analyses import tables
@@ -31,7 +31,7 @@ def large_table() -> str:
     """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
     from transformers import LlamaConfig
 
-    shape = Shape.of(LlamaConfig(**LARGE))
+    shape = Shape.of(LlamaConfig(**cast(Any, LARGE)))
     head = (
         "weights in",
         "weights",

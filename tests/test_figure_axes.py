@@ -256,10 +256,11 @@ def test_a_band_lies_around_its_curve() -> None:
     line = banded(axis, [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 1.0, 2.5], [1.5, 4.0, 3.5], color=GREEN, alpha=0.3, ls="--")
     assert np.asarray(line.get_xydata()).tolist() == [[0, 1], [1, 2], [2, 3]]
     assert (line.get_color(), line.get_linestyle()) == (GREEN, "--")
-    (area,) = axis.collections
+    area: Any = axis.collections[0]
     corners = {tuple(point) for point in np.asarray(area.get_paths()[0].vertices).tolist()}
     assert corners == {(0, 0.5), (1, 1.0), (2, 2.5), (0, 1.5), (1, 4.0), (2, 3.5)}
     assert (area.get_alpha(), area.get_linewidth().tolist()) == (0.3, [0])
     banded(axis, [5], [1.0], [0.5], [1.5], color=GREEN)
-    assert axis.collections[-1].get_segments()[0].tolist() == [[5, 0.5], [5, 1.5]]
+    bar: Any = axis.collections[-1]
+    assert bar.get_segments()[0].tolist() == [[5, 0.5], [5, 1.5]]
     plt.close(fig)

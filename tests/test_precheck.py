@@ -25,6 +25,7 @@ from lens_steer.models import info
 from lens_steer.models.location import locate
 from lens_steer.models.tokenization import read_tokenizer
 from lens_steer.reports import report
+from lens_steer.reports.report_sweep import protocols
 from tests.test_cli import run
 
 
@@ -329,8 +330,7 @@ def test_another_report_s_folder_is_refused_before_loading(
     loaded model tells is compared when the report begins.
     """
     contrast = ls.load_contrast("organism/refusal")
-    how: dict[str, Any] = {"max_new_tokens": 48, "engine": "hf"}
-    kept = report._identity(qwen, contrast, "norm_out", "paper", 0, 10, how)
+    kept = report._identity(protocols(qwen, contrast, 48, engine="hf"), contrast, "norm_out", "paper", 0, 10)
     assert kept["select"]["weights"]
     Pieces(tmp_path, "report", kept)
 

@@ -209,6 +209,7 @@ def shuffled_calibrations(
         if activations is None:
             how: dict[str, Any] = {"pooling": source.details.get("pooling", "last"), "engine": engine}
             activations = record(model, contrast.fit, list(source.sites), progress=progress, **how)
+        assert activations is not None
         return _shuffled(source, activations, seed, progress)
 
     folder = Path(out) / "calibrations"

@@ -65,10 +65,11 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
             color, marker, dash, label = STYLES[str(grade)]
             part = drawing.where(condition="steering plane", side=side, grade=grade)
             n = part["n"][0] if part["n"] else n
-            curve = (part[k] for k in ("angle", "rate", "low", "high"))
-            banded(axis, *curve, color=color, alpha=0.18, marker=marker, ls=dash, label=label)
+            angle, rate, low, high = (part[k] for k in ("angle", "rate", "low", "high"))
+            banded(axis, angle, rate, low, high, color=color, alpha=0.18, marker=marker, ls=dash, label=label)
         first, said = grades[0], STYLES[str(grades[0])][3]
-        _random_planes(axis, *drawing.numbers("angle", "rate", condition="random plane", side=side, grade=first), said)
+        angle, rate = drawing.numbers("angle", "rate", condition="random plane", side=side, grade=first)
+        _random_planes(axis, angle, rate, said)
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
             axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {said}")

@@ -88,8 +88,7 @@ def load_direction(folder: str | Path) -> SelectedDirection:
             scores=scores,
             bounds=_bounds(facts["bounds"]),
             template=ChatTemplate.read(facts.get("template")),
-            **{name: facts[name] for name in _FACTS},
-            **{name: tuple(facts[name]) for name in _LISTS},
+            **({name: facts[name] for name in _FACTS} | {name: tuple(facts[name]) for name in _LISTS}),
         )
     chosen = CandidateScore(found.position, found.block, found.refusal_score, found.induce_score, found.kl)
     if chosen not in scores or not 0 <= found.block < found.n_layers:

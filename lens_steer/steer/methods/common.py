@@ -41,7 +41,7 @@ def check_direction_source(source: object) -> None:
 
 def made(
     method: str,
-    source: Calibration | Boundary | StreamDirection,
+    source: Calibration | StreamDirection,
     steps: Sequence[Step],
     positions: Positions,
     **details: Detail,
