@@ -207,8 +207,10 @@ def shuffled_calibrations(
     def made(seed: int) -> Calibration:
         nonlocal activations
         if activations is None:
-            how: dict[str, Any] = {"pooling": source.details.get("pooling", "last"), "engine": engine}
-            activations = record(model, contrast.fit, list(source.sites), progress=progress, **how)
+            pooling: Any = source.details.get("pooling", "last")
+            activations = record(
+                model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress
+            )
         return _shuffled(source, activations, seed, progress)
 
     folder = Path(out) / "calibrations"

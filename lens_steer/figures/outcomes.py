@@ -68,7 +68,8 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
             curve = (part[k] for k in ("angle", "rate", "low", "high"))
             banded(axis, *curve, color=color, alpha=0.18, marker=marker, ls=dash, label=label)
         first, said = grades[0], STYLES[str(grades[0])][3]
-        _random_planes(axis, *drawing.numbers("angle", "rate", condition="random plane", side=side, grade=first), said)
+        angles, drawn = drawing.numbers("angle", "rate", condition="random plane", side=side, grade=first)
+        _random_planes(axis, angles, drawn, said)
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
             axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {said}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -236,7 +237,7 @@ def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Compariso
 def _equal_kl(found: Comparison, n: int) -> Drawing:
     kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
     names = ("condition", "variant", "value", "kl", "positive_right")
-    rows = [
+    rows: list[dict[str, Any]] = [
         dict(zip(names, (*key, kl[key], s.measured["positive_right"].value), strict=True))
         for s in found.evaluation.select
         if s.value is not None and (key := (s.condition, s.variant, s.value)) in kl

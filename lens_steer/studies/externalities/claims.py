@@ -184,7 +184,7 @@ def _flat(found: Externalities, name: str, responses: str, model: str) -> Claim:
     e, first = _mean_of(values, found), float(start(one).mean())
     bound = FLAT * first
     inside, outside = max(abs(e.low), abs(e.high)) <= bound, e.low > bound or e.high < -bound
-    note = {} if inside or outside else {"note": f"wider than ± {bound:.2g}"}
+    note: dict[str, Any] = {} if inside or outside else {"note": f"wider than ± {bound:.2g}"}
     return _decided(claim, e, HOLDS if inside else REFUTED if outside else NOT_SHOWN, start=first, **note)
 
 
