@@ -122,8 +122,9 @@ def row_order(module: str, n_rows: int, base: GgufBase) -> Int[Tensor, " out"]:
     """
     heads = {"q_proj": base.n_heads, "k_proj": base.n_key_value_heads}.get(module.rsplit(".", 1)[-1])
     rows = torch.arange(n_rows)
-    reordered = heads is not None and base.architecture in REORDERED
-    return rows.view(heads, 2, -1).transpose(1, 2).flatten() if reordered else rows
+    if heads is None or base.architecture not in REORDERED:
+        return rows
+    return rows.view(heads, 2, -1).transpose(1, 2).flatten()
 
 
 def check_gguf(folded: Folded, base: GgufBase) -> None:
