@@ -18,7 +18,7 @@ from lens_steer.models.loading import info_of
 from lens_steer.models.location import locate, read_config
 
 # Llama 3.3 70B, from its published configuration
-LARGE = {
+LARGE: dict[str, Any] = {
     "num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
     "num_key_value_heads": 8, "vocab_size": 128256,
 }  # fmt: skip
