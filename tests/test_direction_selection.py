@@ -150,7 +150,7 @@ def test_a_planted_direction_is_found(tmp_path: Path) -> None:
     """In a random model that writes "refuse" at the last token only, after block 2, where the prompt has a marked word:
     found there, and taken out again.
     """
-    model = ls.load_model(tiny.build("qwen2", tmp_path / "tiny"), dtype="float32")
+    model: Any = ls.load_model(tiny.build("qwen2", tmp_path / "tiny"), dtype="float32")
     tokenizer = model.lens_info.tokenizer
     (marked,) = tokenizer(" burn", add_special_tokens=False)["input_ids"]
     token = tokenizer("I", add_special_tokens=False)["input_ids"][0]
@@ -216,7 +216,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         select(qwen, refusal.first(fit=4, select=2), folder=tmp_path)
 
 
-def scores(*rows: tuple[int, int, float, float, float]) -> list[CandidateScore]:
+def scores(*rows: Any) -> list[CandidateScore]:
     return [CandidateScore(*row) for row in rows]
 
 
@@ -230,7 +230,7 @@ def test_bounds_and_ties() -> None:
     ties = scores((-1, 5, -1.0, 1.0, 0.05), (-2, 4, -1.0, 1.0, 0.01), (-1, 4, -1.0, 1.0, 0.01))
     assert choose(ties, DirectionBounds(), 10) == ties[2]
     everything = DirectionBounds(min_induce=-math.inf, max_kl=math.inf, max_depth=1.0)
-    assert not everything.keep(*scores((-1, 0, nan, nan, nan)), 4)
+    assert not everything.keep(scores((-1, 0, nan, nan, nan))[0], 4)
     assert DirectionBounds().keep(CandidateScore(-1, 19, 0.0, 0.0, 0.0), 24)  # 19 < 19.2, as the paper prints it
     assert not DirectionBounds().keep(CandidateScore(-1, 28, 0.0, 0.0, 0.0), 35)
 

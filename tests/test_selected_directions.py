@@ -176,7 +176,9 @@ def test_steered_from_the_command_line(
     )  # fmt: skip
     assert code == 0, err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    place = {"ablated": selected.direction} if how == "ablated" else {"added": (7, how * selected.direction)}
+    place: dict[str, Any] = (
+        {"ablated": selected.direction} if how == "ablated" else {"added": (7, how * selected.direction)}
+    )
     twin, tokenizer, plain = ls.hf_twin(qwen), qwen.lens_info.tokenizer, ls.generate(qwen, texts, max_new_tokens=16)
     for row, text in zip(rows, texts, strict=True):
         ids = torch.tensor([encode(tokenizer, ls.Prompt.of(text))])
@@ -332,7 +334,7 @@ def test_the_figure(selected: Any, tmp_path: Path) -> None:
     fig, axes = ls.draw(again)
     assert len(axes) == 3
     for axis, name in zip(axes, ("refusal_score", "induce_score", "kl"), strict=True):
-        stars = [line for line in axis.get_lines() if line.get_marker() == "*"]
+        stars: list[Any] = [line for line in axis.get_lines() if line.get_marker() == "*"]
         assert [float(v) for line in stars for v in line.get_xydata()[0]] == [selected.block, getattr(selected, name)]
     plt.close(fig)
 
