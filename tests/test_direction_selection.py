@@ -216,7 +216,7 @@ def test_interrupted_it_goes_on_to_the_same_numbers(
         select(qwen, refusal.first(fit=4, select=2), folder=tmp_path)
 
 
-def scores(*rows: tuple[int, int, float, float, float]) -> list[CandidateScore]:
+def scores(*rows: Any) -> list[CandidateScore]:
     return [CandidateScore(*row) for row in rows]
 
 

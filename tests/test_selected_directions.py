@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -335,11 +334,8 @@ def test_the_figure(selected: Any, tmp_path: Path) -> None:
     fig, axes = ls.draw(again)
     assert len(axes) == 3
     for axis, name in zip(axes, ("refusal_score", "induce_score", "kl"), strict=True):
-        stars = [line for line in axis.get_lines() if line.get_marker() == "*"]
-        assert [float(v) for line in stars for v in np.asarray(line.get_xydata())[0]] == [
-            selected.block,
-            getattr(selected, name),
-        ]
+        stars: list[Any] = [line for line in axis.get_lines() if line.get_marker() == "*"]
+        assert [float(v) for line in stars for v in line.get_xydata()[0]] == [selected.block, getattr(selected, name)]
     plt.close(fig)
 
 

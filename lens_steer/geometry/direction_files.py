@@ -83,12 +83,14 @@ def load_direction(folder: str | Path) -> SelectedDirection:
             )
             for r in rows
         )
+        known: dict[str, Any] = {name: facts[name] for name in _FACTS}
+        known |= {name: tuple(facts[name]) for name in _LISTS}
         found = SelectedDirection(
             direction=direction,
             scores=scores,
             bounds=_bounds(facts["bounds"]),
             template=ChatTemplate.read(facts.get("template")),
-            **({name: facts[name] for name in _FACTS} | {name: tuple(facts[name]) for name in _LISTS}),
+            **known,
         )
     chosen = CandidateScore(found.position, found.block, found.refusal_score, found.induce_score, found.kl)
     if chosen not in scores or not 0 <= found.block < found.n_layers:
@@ -110,5 +112,5 @@ def holds_direction(folder: str | Path) -> bool:
 def _bounds(row: dict[str, float | int | None]) -> DirectionBounds:
     """Return the bounds as they were; null stands for no bound."""
     none = {"min_induce": -math.inf, "max_kl": math.inf}
-    known = {f.name for f in fields(DirectionBounds)}
-    return DirectionBounds(**{n: none[n] if v is None else v for n, v in row.items() if n in known})
+    names = {f.name for f in fields(DirectionBounds)}
+    return DirectionBounds(**{n: none[n] if v is None else v for n, v in row.items() if n in names})
