@@ -14,9 +14,10 @@ from analyses.common import parse_models
 from lens_steer._io.tables import markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
-from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions import questions
+from lens_steer.studies.claim import Claim, marked
+from lens_steer.studies.propositions import dose, questions
 from lens_steer.studies.propositions.verify import verify, verify_model, write
+from lens_steer.studies.verdicts import EXCLUDED, INSENSITIVE, NOT_SHOWN
 
 SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "norm-formula-ActAdd", "norm-formula-directional ablation",
@@ -36,7 +37,12 @@ BEST_ANGLE = (
     "the-plane",
     "fresh-cache-SS",
 )
-SCALES = {"positive_right": (100, "points"), "surprise": (1, "nats"), "capable": (100, "points")}
+# A condition that does nothing at any angle is not compared at its own best one, but at the nominal angle it is.
+NOMINAL_TOO = ("against-random-half", "the-plane", "fresh-cache-SS")
+SCALES = {
+    "positive_right": (100, "points"), "negative_right": (100, "points"), "surprise": (1, "nats"),
+    "capable": (100, "points"),
+}  # fmt: skip
 
 
 def short(claims: Sequence[Claim], model: str) -> str:
@@ -62,9 +68,24 @@ def behaviour(found: Mapping[str, Sequence[Claim]]) -> str:
         if statement is not None:
             scale, unit = SCALES[outcome]
             rows.append((statement, unit, *(_cell(c, scale) for c in claims)))
-    explained = [c["norms-explain"] for c in by_model.values()]
-    rows.append((f"{explained[0].statement}: the largest difference", "points", *(_cell(c, 100) for c in explained)))
+    for id_, scale, unit in (("norm-keeping-differ", 100, "points"), *_dose_rows()):
+        claims = [c.get(id_) for c in by_model.values()]
+        known = next((c for c in claims if c is not None), None)
+        if known is not None:
+            rows.append((known.statement, unit, *(_cell(c, scale) for c in claims)))
     return markdown(("claim", "in", *found), rows)
+
+
+def _dose_rows() -> list[tuple[str, float, str]]:
+    """Id, scale and unit of the claims on norm errors: the published sizes and the positive controls of each outcome,
+    and the largest error that is excluded.
+    """
+    sizes = [s for s in dose.SCALES if dose.size(s) <= dose.PUBLISHED or s in dose.CONTROLS]
+    found: list[tuple[str, float, str]] = []
+    for outcome in (o.name for o in dose.OUTCOMES):
+        found += [(dose.claim_id(outcome, s), *SCALES[outcome]) for s in sizes]
+        found.append((dose.claim_id(outcome), 1, "norm error"))
+    return found
 
 
 def _shown_rows() -> list[tuple[str, str, bool]]:
@@ -73,15 +94,23 @@ def _shown_rows() -> list[tuple[str, str, bool]]:
     """
     compliance = [("positive_right", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
     costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
-    return compliance + [("positive_right", key, False) for key in BEST_ANGLE] + costs
+    single = [("positive_right", key, at) for key in BEST_ANGLE for at in (False, True) if not at or key in NOMINAL_TOO]
+    return compliance + single + costs
 
 
-def _cell(claim: Claim | None, scale: int) -> str:
-    if claim is None or claim.interval is None:
+def _cell(claim: Claim | None, scale: float) -> str:
+    if claim is None:
         return "—"
+    if claim.verdict.startswith((NOT_SHOWN, INSENSITIVE)) and claim.interval is None:
+        return claim.verdict.lower()
+    if claim.interval is None:
+        size = "—" if claim.value is None else f"{claim.value:g}"
+        return f"**{size}**" if claim.verdict == HOLDS else size
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
+    if claim.verdict.startswith((EXCLUDED, INSENSITIVE)):
+        return f"{text}, {claim.verdict.lower()}"
     return marked(claim, text)
 
 

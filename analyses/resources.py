@@ -18,18 +18,10 @@ from lens_steer.models.loading import info_of
 from lens_steer.models.location import locate, read_config
 
 # Llama 3.3 70B, from its published configuration
-LARGE = Shape(
-    n_layers=80,
-    d_model=8192,
-    d_mlp=28672,
-    n_heads=64,
-    n_kv_heads=8,
-    d_head=128,
-    d_vocab=128256,
-    norms=2,
-    qkv_bias=False,
-    tied=False,
-)
+LARGE = {
+    "num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "vocab_size": 128256,
+}  # fmt: skip
 STUDY = {"n_prompts": 1040, "prompt_tokens": 60, "max_new_tokens": 256, "batch_size": 16}
 TFLOPS = 400  # of a current accelerator in bfloat16, at full use
 ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
@@ -37,6 +29,9 @@ ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
 
 def large_table() -> str:
     """Memory and lower bounds on time of one study of the large model, by dtype of its weights."""
+    from transformers import LlamaConfig
+
+    shape = Shape.of(LlamaConfig(**LARGE))
     head = (
         "weights in",
         "weights",
@@ -49,7 +44,7 @@ def large_table() -> str:
     )
     rows = []
     for dtype in ("bfloat16", "int4"):
-        e = estimate(LARGE, **STUDY, n_sites=2 * LARGE.n_layers, dtype=dtype, flops=TFLOPS * 1e12, stored="bfloat16")
+        e = estimate(shape, **STUDY, n_sites=2 * shape.n_layers, dtype=dtype, flops=TFLOPS * 1e12, stored="bfloat16")
         memory = (f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
         rows.append((dtype, *memory, f"{e.record_seconds:.0f} s", f"{e.generate_seconds:.0f} s"))
     return markdown(head, rows)

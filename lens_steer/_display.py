@@ -50,6 +50,7 @@ class Shown:
         - dialogue: a turn
         - activations, moments: a vector, with one column per dimension
         - calibration, its summary, a stability or a comparison of directions: a site
+        - selected direction: a candidate
         - resamples: a resample
         - plan: a site of a step
         - effect log: a site

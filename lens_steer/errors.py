@@ -3,6 +3,9 @@
 The command line prints its message on one line and exits with code 2.
 """
 
+from importlib import import_module
+from typing import Any
+
 
 class LensSteerError(ValueError):
     """The error for bad input; its message names the argument, the given value and the remedy."""
@@ -28,6 +31,26 @@ def expect(name: str, value: object, kind: type | tuple[type, ...], mend: str) -
         raise LensSteerError(
             f"{name} is of type {type(value).__name__}, and {' or '.join(k.__name__ for k in kinds)} is needed: {mend}"
         )
+
+
+def installed(module: str, mend: str) -> Any:
+    """Import a module of a package that not every installation has.
+
+    Args:
+        module: The name of the module.
+        mend: The message where it is missing: what needs it, and how to install it.
+
+    Raises:
+        LensSteerError: If the module cannot be imported.
+
+    >>> installed("no_such_package", "this needs no_such_package: pip install no_such_package")
+    Traceback (most recent call last):
+    lens_steer.errors.LensSteerError: this needs no_such_package: pip install no_such_package
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise LensSteerError(mend) from None
 
 
 def first_line(error: Exception) -> str:

@@ -75,6 +75,16 @@ def percent(
     return f"{100 * share:{form}}{unit}{interval}"
 
 
+def columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Return the three columns of an estimate in a table: its value and both ends of its interval.
+
+    >>> columns("rate", Estimate(0.5, 0.25, 0.75, 8))
+    {'rate': 0.5, 'rate_low': 0.25, 'rate_high': 0.75}
+    """
+    e = estimate
+    return {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
+
+
 def points(difference: Estimate) -> str:
     """Write a difference of shares in signed percentage points, in bold (Markdown) if its interval excludes 0.
 
@@ -149,8 +159,21 @@ def bootstrap_mean(
     Without a number of resamples it takes 2,000, or as many as put 25 into each tail.
     """
     many = max(2000, round(50 / (1 - level))) if resamples is None else resamples
-    mean, low, high = bootstrap_means(np.asarray(values, dtype=np.float64), resamples=many, seed=seed, level=level)
+    mean, low, high = bootstrap_means(values, resamples=many, seed=seed, level=level)
     return Estimate(float(mean), float(low), float(high), len(values))
+
+
+def middle(values: Float[np.ndarray, " n"]) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return the 2.5 %, 50 % and 97.5 % quantiles of the values that are not NaN; None where there are none.
+
+    >>> middle(np.array([1.0, np.nan, 3.0, 2.0]))
+    (1.05, 2.0, 2.95)
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None, None, None
+    low, median, high = np.quantile(known, [0.025, 0.5, 0.975]).tolist()
+    return low, median, high
 
 
 def bootstrap(
@@ -204,19 +227,10 @@ def paired_difference(
     # widths of the two single intervals for the correlation of the pairs.
     product = first.sum() * (n - first.sum()) * second.sum() * (n - second.sum())
     agreement = both * neither - only_first * only_second
-    phi = (
-        0.0
-        if product == 0
-        else max(agreement - n / 2, 0.0) / math.sqrt(product)
-        if agreement > 0
-        else agreement / math.sqrt(product)
-    )
-    down_one, up_one, down_two, up_two = (
-        one.value - one.low,
-        one.high - one.value,
-        two.value - two.low,
-        two.high - two.value,
-    )
+    corrected = max(agreement - n / 2, 0.0) if agreement > 0 else agreement
+    phi = corrected / math.sqrt(product) if product else 0.0
+    down_one, up_one = one.value - one.low, one.high - one.value
+    down_two, up_two = two.value - two.low, two.high - two.value
     difference = one.value - two.value
     below = math.sqrt(max(0.0, down_one**2 - 2 * phi * down_one * up_two + up_two**2))
     above = math.sqrt(max(0.0, up_one**2 - 2 * phi * up_one * down_two + down_two**2))

@@ -69,6 +69,14 @@ def made(tmp_path_factory: pytest.TempPathFactory, calibration: Any) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def selected(qwen: Any, refusal: Any) -> Any:
+    """A direction of the Qwen2 organism that was selected on a few prompts."""
+    from tests.directions import few, select
+
+    return select(qwen, few(refusal))
+
+
 LATER = (
     "qwen3",
     "mistral",

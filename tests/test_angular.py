@@ -12,7 +12,7 @@ import torch
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import gram_error
-from lens_steer.interop.imports.importers import import_angular
+from lens_steer.interop.imports.angular import import_angular
 from tests.imported import WIDTH, config, plane, save_npy
 
 

@@ -17,7 +17,7 @@ from lens_steer.interop.gguf import control_vectors
 from lens_steer.interop.gguf.control_vectors import certificate_file, check_place, export_control_vector
 from lens_steer.interop.gguf.vectors import import_gguf
 from lens_steer.interop.imports.directions import direction_set
-from lens_steer.models.loading import hf_twin
+from lens_steer.models.loading import hf_twin, read_again
 from tests.imported import WIDTH, by_hand, loaded, logits_of, rows
 from tests.test_folding import plan_of
 from tests.test_parity import PROMPTS
@@ -59,7 +59,7 @@ def test_what_it_adds_is_what_a_hook_by_hand_adds(tiny_folder: Path, tmp_path: P
     model = loaded(tiny_folder)
     plan = adding(model, "blocks.2.hook_resid_post", coefficient=2.0)
     export_control_vector(plan, tmp_path / "v.gguf")
-    steered = control_vectors.controlled(control_vectors.fresh(model), import_gguf(tmp_path / "v.gguf"))
+    steered = control_vectors.controlled(read_again(model), import_gguf(tmp_path / "v.gguf"))
     tokens = torch.arange(9)[None] + 60
     wanted = by_hand(hf_twin(model), "model.layers.2", 2.0 * plan.steps[0].parameters["direction"].float(), tokens)
     assert torch.allclose(logits_of(steered, tokens), wanted, atol=1e-6)

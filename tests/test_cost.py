@@ -324,6 +324,8 @@ def test_dry_run_tells_and_stops(
         "report": ("--out", out),
         "calibrate": ("--out", out),
         "probe": ("--out", out),
+        "traits": ("--sites", "blocks.4.hook_resid_post", "--out", out),
+        "externalities": ("--n-random", 1, "--out", out),
         "steer": (
             "--calibration",
             made,

@@ -24,7 +24,7 @@ from lens_steer.figures import saving
 from lens_steer.geometry import direction_comparison
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.direction_comparison import DirectionComparison, compare_directions
-from lens_steer.geometry.estimators import ESTIMATORS, estimate
+from lens_steer.geometry.estimators import ESTIMATORS
 from lens_steer.inference.record import Activations
 from tests.made import origin
 
@@ -109,7 +109,7 @@ def test_resamples_are_refits_of_the_drawn_prompts(compared: DirectionComparison
         for row, (first, second) in enumerate(draws):
             for column, k in enumerate(compared.resampled_sites):
                 classes = acts.positive[first, k], acts.negative[first if name == "paired_pca" else second, k]
-                expected = estimate(name, *classes) @ estimate("difference", *classes)
+                expected = ESTIMATORS[name](*classes) @ ESTIMATORS["difference"](*classes)
                 assert float(one.resampled[row, column]) == pytest.approx(float(expected), abs=1e-9)
 
 

@@ -15,7 +15,8 @@ import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.direction_files import load_directions, save_directions
 from lens_steer.interop.imports.directions import DirectionSet, direction_set, directions_of, on_model
-from lens_steer.interop.imports.importers import import_refusal_direction, import_steering_vectors
+from lens_steer.interop.imports.refusal_direction import import_refusal_direction
+from lens_steer.interop.imports.steering_vectors import import_steering_vectors
 from tests.imported import WIDTH, a_set, by_hand, loaded, logits_of, publish_run, rows
 
 

@@ -22,7 +22,6 @@ from lens_steer.geometry.directions import candidate_directions, class_means
 from lens_steer.geometry.estimators import (
     ESTIMATORS,
     check_classes,
-    estimate,
     fisher,
     logistic,
     paired_pca,
@@ -62,7 +61,7 @@ def small(n: int = 30, d_model: int = 12, seed: int = 0) -> tuple[torch.Tensor, 
 def test_planted_direction_in_isotropic_noise(name: str) -> None:
     """1000 prompts a class, 64 dimensions, classes 3 apart: cosine of at least 0.95 with a dense direction."""
     direction = unit(randn(64, seed=9))
-    assert float(estimate(name, *two_classes(direction, 1.5, 1000)) @ direction) >= 0.95
+    assert float(ESTIMATORS[name](*two_classes(direction, 1.5, 1000)) @ direction) >= 0.95
 
 
 def test_sparse_finds_the_support() -> None:
@@ -94,7 +93,7 @@ def test_fisher_beats_the_difference_in_anisotropic_noise() -> None:
         ]
 
     fit, held_out = drawn(0), drawn(100)
-    found = {name: estimate(name, *fit) for name in ("difference", "fisher")}
+    found = {name: ESTIMATORS[name](*fit) for name in ("difference", "fisher")}
     assert float(found["fisher"] @ direction) > 0.9
     assert float(found["difference"] @ direction) < 0.5
     right = {k: float((held_out[0] @ v > (held_out[1] @ v).median()).double().mean()) for k, v in found.items()}
@@ -117,7 +116,7 @@ def test_difference_is_the_candidate() -> None:
     x, y = randn(20, 5, 9, seed=0), randn(25, 5, 9, seed=1)
     expected = candidate_directions(*class_means(x, y))
     for k in range(5):
-        assert torch.allclose(estimate("difference", x[:, k], y[:, k]), expected[k], atol=1e-14)
+        assert torch.allclose(ESTIMATORS["difference"](x[:, k], y[:, k]), expected[k], atol=1e-14)
     assert torch.equal(site_directions("difference", x, y), expected)
 
 
@@ -170,8 +169,8 @@ def test_sparse_is_at_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     original = LogisticRegression.fit
 
-    def spy(self: Any, features: Any, labels: Any) -> Any:
-        seen.update(model=original(self, features, labels), features=features, labels=labels)
+    def spy(self: Any, features: Any, labels: Any, **how: Any) -> Any:
+        seen.update(model=original(self, features, labels, **how), features=features, labels=labels)
         return seen["model"]
 
     monkeypatch.setattr(LogisticRegression, "fit", spy)
@@ -206,11 +205,11 @@ def test_sparse_features_without_a_spread() -> None:
 def test_unit_length_and_sign(name: str) -> None:
     """Unit, float64, the positive mean higher; swapping the classes flips the sign."""
     x, y = small()
-    found = estimate(name, x.float(), y.float())
+    found = ESTIMATORS[name](x.float(), y.float())
     assert found.dtype == torch.float64
     assert float(found.norm()) == pytest.approx(1)
     assert float(found @ (x.mean(dim=0) - y.mean(dim=0))) > 0
-    assert torch.allclose(estimate(name, y.float(), x.float()), -found, atol=1e-3)
+    assert torch.allclose(ESTIMATORS[name](y.float(), x.float()), -found, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,7 +218,7 @@ def test_translation(name: str) -> None:
     x, y = small()
     offset = 20 * randn(12, seed=4)
     assert torch.allclose(
-        estimate(name, x + offset, y + offset), estimate(name, x, y), atol=1e-3 if name == "sparse" else 1e-6
+        ESTIMATORS[name](x + offset, y + offset), ESTIMATORS[name](x, y), atol=1e-3 if name == "sparse" else 1e-6
     )
 
 
@@ -227,7 +226,9 @@ def test_translation(name: str) -> None:
 def test_scaling(name: str) -> None:
     """A common factor changes nothing."""
     x, y = small()
-    assert torch.allclose(estimate(name, 50 * x, 50 * y), estimate(name, x, y), atol=1e-3 if name == "sparse" else 1e-9)
+    assert torch.allclose(
+        ESTIMATORS[name](50 * x, 50 * y), ESTIMATORS[name](x, y), atol=1e-3 if name == "sparse" else 1e-9
+    )
 
 
 def test_scaling_of_the_two_regressions() -> None:
@@ -246,7 +247,7 @@ def test_rotation(name: str) -> None:
     """A rotation of the activations rotates the direction, of all but the sparse one."""
     x, y = small()
     turn = torch.linalg.qr(randn(12, 12, seed=8))[0]
-    same = torch.allclose(estimate(name, x @ turn, y @ turn), estimate(name, x, y) @ turn, atol=1e-6)
+    same = torch.allclose(ESTIMATORS[name](x @ turn, y @ turn), ESTIMATORS[name](x, y) @ turn, atol=1e-6)
     assert same == (name in ROTATED)
 
 
@@ -254,8 +255,8 @@ def test_rotation(name: str) -> None:
 def test_equal_means_give_zero(name: str) -> None:
     """Whatever the spread."""
     x = randn(10, 6, seed=0)
-    assert torch.equal(estimate(name, x, x), torch.zeros(6, dtype=torch.float64))
-    assert torch.equal(estimate(name, x[:1].expand(4, -1), x[:1].expand(4, -1)), torch.zeros(6, dtype=torch.float64))
+    assert torch.equal(ESTIMATORS[name](x, x), torch.zeros(6, dtype=torch.float64))
+    assert torch.equal(ESTIMATORS[name](x[:1].expand(4, -1), x[:1].expand(4, -1)), torch.zeros(6, dtype=torch.float64))
 
 
 def test_paired_pca_with_a_mean_across_the_component() -> None:
@@ -271,7 +272,7 @@ def test_sparse_penalty_that_leaves_nothing() -> None:
 
 BAD: list[tuple[Callable[[], object], str]] = [
     (
-        lambda: estimate("median", *small()),
+        lambda: site_directions("median", *(side[:, None] for side in small())),
         "direction='median': use one of difference, fisher, paired_pca, logistic, sparse",
     ),
     (lambda: check_classes("median", 5, 5), "direction='median'"),
@@ -298,10 +299,10 @@ def test_samples_that_no_estimator_takes(name: str) -> None:
     """One sample, or a value that is not finite."""
     x, y = small()
     with pytest.raises(LensSteerError, match="positive holds 1 prompts: an estimated direction needs at least two"):
-        estimate(name, x[:1], y)
+        ESTIMATORS[name](x[:1], y)
     y[3, 2] = torch.nan
     with pytest.raises(LensSteerError, match="negative holds values that are not finite"):
-        estimate(name, x, y)
+        ESTIMATORS[name](x, y)
 
 
 def test_one_prompt_a_class_is_enough_for_the_default() -> None:
@@ -334,7 +335,7 @@ def test_calibration_by_an_estimator(name: str) -> None:
     assert made.details["zero_candidates"] == 1
     assert torch.equal(made.candidates[0], torch.zeros(10))
     for k in range(1, 6):
-        expected = estimate(name, acts.positive[:, k], acts.negative[:, k])
+        expected = ESTIMATORS[name](acts.positive[:, k], acts.negative[:, k])
         assert torch.allclose(made.candidates[k].double(), expected, atol=1e-6)
     assert torch.allclose(made.basis[0], made.candidates[made.selected_index], atol=1e-6)
     means = [(m.double() @ made.basis[0].double()).tolist() for m in class_means(acts.positive, acts.negative)]
@@ -387,4 +388,4 @@ def test_pairs_of_a_calibration() -> None:
 def test_no_warning_is_raised() -> None:
     """Scikit-learn is asked as its current release wants to be."""
     for name in NAMES:
-        estimate(name, *small())
+        ESTIMATORS[name](*small())

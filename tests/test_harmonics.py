@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.harmonics import anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.evaluation.harmonics import Response, anti_steerable, fit_harmonic, how_many_angles
 
 GRID = [float(a) for a in range(0, 360, 10)]
 THETA = np.deg2rad(GRID)
@@ -50,6 +50,17 @@ def test_zero_and_full_turn_count_once() -> None:
     y = np.cos(THETA)[None]
     closed = fit_harmonic([*GRID, 360.0], np.concatenate([y, y[:, :1]], axis=1))
     assert len(closed.angles) == len(GRID)
+
+
+def test_a_response_holds_what_is_fitted_to_its_scores() -> None:
+    """A prompt that follows its harmonic exactly has R² 1, the planted phase, and no error from few angles."""
+    scores = 2 + 3 * np.cos(THETA - np.deg2rad(40))[None]
+    found = Response.of(GRID, np.array([2.0]), scores)
+    np.testing.assert_allclose((found.fit.r2[0], found.fit.amplitude[0], found.fit.phase[0]), (1, 3, 40), atol=1e-9)
+    assert found.few and max(row["error"] for row in found.few) < 1e-9
+    assert (found.plain.tolist(), found.scores is scores) == ([2.0], True)
+    with pytest.raises(LensSteerError, match="angles"):
+        Response.of(GRID[:2], np.array([2.0]), scores[:, :2])
 
 
 def test_few_angles_do_for_a_pure_harmonic_and_not_for_another() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import threading
 import time
 import traceback
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tenacity import Future, RetryCallState, Retrying
 
 from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
@@ -315,11 +318,48 @@ def test_it_works_inside_a_running_loop(server: Server) -> None:
         asyncio.run(cell())
 
 
+def test_an_interrupt_ends_the_requests(server: Server) -> None:
+    """After Ctrl-C no request goes on, none follows, and no thread is left behind."""
+    came = threading.Event()
+
+    def reply() -> tuple[int, dict[str, str], Any]:
+        came.set()
+        time.sleep(0.3)
+        return says("Verdict: safe")()
+
+    def interrupt() -> None:
+        came.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    server.replies = [reply]
+    before = set(threading.enumerate())
+    judge = server.judge(concurrency=1)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        judge(PROMPTS, RESPONSES)
+    assert len(server.bodies) == 1 and judge.usage.answers == 0
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if "portal" in thread.name]
+
+
 def test_waits() -> None:
-    """Doubling up to a limit, with jitter; Retry-After as seconds, as a date, in the past, and unreadable."""
-    for attempt, most in ((0, 1.0), (3, 8.0), (50, 60.0)):
-        drawn = [request.delay(attempt, 1.0) for _ in range(50)]
+    """Doubling up to a limit, with jitter, unless the server says how long; Retry-After as seconds, as a date, in the
+    past, and unreadable.
+    """
+
+    def state(attempt: int, failure: Exception) -> RetryCallState:
+        found = RetryCallState(Retrying(), None, (), {})
+        found.attempt_number = attempt
+        found.outcome = Future.construct(attempt, failure, has_exception=True)
+        return found
+
+    for attempt, most in ((1, 1.0), (4, 8.0), (51, 60.0)):
+        busy = state(attempt, request.TemporaryError("busy"))
+        drawn = [request.waits(1.0)(busy) for _ in range(50)]
         assert most / 2 <= min(drawn) < max(drawn) <= most
+        assert max(drawn) - min(drawn) > most / 8
+    assert request.waits(0.0)(state(3, request.TemporaryError("busy"))) == 0.0
+    assert request.waits(1.0)(state(3, request.TemporaryError("busy", 7.5))) == 7.5
     assert request.retry_after("3") == 3.0
     assert request.retry_after("Thu, 01 Jan 1970 00:00:10 GMT", now=4.0) == 6.0
     assert request.retry_after("Thu, 01 Jan 1970 00:00:10 GMT") == 0.0

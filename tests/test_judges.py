@@ -211,11 +211,10 @@ def test_a_table_of_all_pairs(refusal: Any, qwen: Any) -> None:
 
 
 def test_importing_is_light() -> None:
-    """Neither httpx nor scikit-learn nor Transformers is imported before it is used."""
+    """Neither httpx, anyio and tenacity nor scikit-learn nor Transformers is imported before it is used."""
     import subprocess
     import sys
 
-    code = (
-        "import sys, lens_steer.metrics.judges; sys.exit(bool({'httpx', 'sklearn', 'transformers'} & set(sys.modules)))"
-    )
+    heavy = "{'anyio', 'httpx', 'sklearn', 'tenacity', 'transformers'}"
+    code = f"import sys, lens_steer.metrics.judges; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

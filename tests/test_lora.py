@@ -250,7 +250,7 @@ def test_a_damaged_adapter_fails_its_certificate(
     plan = ls.selective_steering(calibration, 200)
     folded = fold(plan, qwen)
     damaged(tmp_path / "by hand", folded.factors, qwen.lens_info.folder)
-    found = certify(qwen, load_adapter(qwen, tmp_path / "by hand"), folded, "lora", SMALL)
+    found = certify(qwen, load_adapter(qwen, tmp_path / "by hand").get_base_model(), folded, "lora", SMALL)
     assert found.verdict == "fail"
     with pytest.raises(
         LensSteerError, match=r"lora export does not do what the hooks do: logits differ by .* nothing was kept"

@@ -14,7 +14,8 @@ import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import gram_error, gram_schmidt, principal_component
 from lens_steer.geometry.summary import summarise
-from lens_steer.interop.imports.official import import_official, load_archive
+from lens_steer.interop.imports.official import import_official
+from lens_steer.interop.imports.source_files import load_archive
 
 MODELS = ("Qwen2.5-3B-Instruct", "Llama-3.2-3B-Instruct", "gemma-2-2b-it")
 

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.imports.importers import import_angular, import_refusal_direction, import_steering_vectors
+from lens_steer.interop.imports.angular import import_angular
+from lens_steer.interop.imports.refusal_direction import import_refusal_direction
+from lens_steer.interop.imports.steering_vectors import import_steering_vectors
 from tests.imported import WIDTH, config, publish_run, save_npy
 from tests.test_official import Malicious
 

@@ -20,9 +20,11 @@ from lens_steer.cli.loading import Load
 from lens_steer.cli.precheck import describe, precheck
 from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.pieces import Pieces, check_beginning
 from lens_steer.models import info
 from lens_steer.models.location import locate
 from lens_steer.models.tokenization import read_tokenizer
+from lens_steer.reports import report
 from tests.test_cli import run
 
 
@@ -196,7 +198,7 @@ def test_a_gguf_file_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     file = write_base(ls.hf_twin(ls.load_model("organism/llama")), tmp_path / "base.gguf")
     with pytest.raises(LensSteerError, match="the tokenizer of .*base.gguf' cannot be read"):
-        precheck(file)
+        describe(file)
     monkeypatch.setattr(info, "read_tokenizer", lambda *_: read_tokenizer(locate("organism/llama")))
     told = describe(file).lens_info
     same_facts(told, ls.load_model(file).lens_info)
@@ -303,19 +305,68 @@ def test_a_plan_a_probe_and_forced_answers(calibration: Any, refusal: Any, qwen:
     """The library's own words for what fits and what does not."""
     plan = ls.selective_steering(calibration, 30)
     prompts = [Prompt.of("Hello")]
-    assert (
-        precheck("organism/qwen2", [(prompts, 8)], made=plan, site_spec="norm_out").lens_info.name == "organism/qwen2"
-    )
+    own, other = describe("organism/qwen2"), describe("organism/llama")
+    precheck(own, [(prompts, 8)], made=plan, site_spec="norm_out")
     with pytest.raises(LensSteerError, match="SteeringPlan was made on 'organism/qwen2'"):
-        precheck("organism/llama", made=plan)
+        precheck(other, made=plan)
     probe = ls.fit_probe(
         ls.record(qwen, refusal, ["blocks.3.hook_resid_post"], progress=False), "blocks.3.hook_resid_post"
     )
-    precheck("organism/qwen2", made=probe)
+    precheck(own, made=probe)
     with pytest.raises(LensSteerError, match=r"was (made|fitted) on"):
-        precheck("organism/llama", made=probe)
+        precheck(other, made=probe)
     said = Prompt.of("Hello")
     said = type(said)(said.messages, "word " * 3000)
-    precheck("organism/qwen2", [([said], 8)])  # asked, a fixed response is not read
+    precheck(own, [([said], 8)])  # asked, a fixed response is not read
     with pytest.raises(LensSteerError, match="more than the model's context"):
-        precheck("organism/qwen2", forced=[[said]])
+        precheck(own, forced=[[said]])
+
+
+def test_another_report_s_folder_is_refused_before_loading(
+    qwen: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """By everything that is known without the weights; a folder of the same report is not refused, and what only the
+    loaded model tells is compared when the report begins.
+    """
+    contrast = ls.load_contrast("organism/refusal")
+    how: dict[str, Any] = {"max_new_tokens": 48, "engine": "hf"}
+    kept = report._identity(qwen, contrast, "norm_out", "paper", 0, 10, how)
+    assert kept["select"]["weights"]
+    Pieces(tmp_path, "report", kept)
+
+    def loading(*_: Any) -> Any:
+        raise LensSteerError("the model is loaded")
+
+    monkeypatch.setattr(Load, "__call__", loading)
+    for options, told in (
+        ((), "the model is loaded"),
+        (("--seed", 1), "(fit, report, seed, select differ): give another folder, or empty it"),
+        (("--max-new-tokens", 9), "(report, select differ)"),
+        (("--sites", "resid_post"), "(sites differ)"),
+        (("--controls", 3), "(draws differ)"),
+        (("--model", "organism/llama"), "(report, select differ)"),
+    ):
+        code, _, error = run(monkeypatch, capsys, "report", "--out", tmp_path, *options)
+        assert (code, told in error.splitlines()[-1]) == (2, True), error
+    assert [p.name for p in tmp_path.iterdir()] == [".parts"]
+    kept["select"]["weights"] = "others"
+    shutil.rmtree(tmp_path / ".parts")
+    Pieces(tmp_path, "report", kept)
+    assert "the model is loaded" in run(monkeypatch, capsys, "report", "--out", tmp_path)[2]
+    with pytest.raises(LensSteerError, match=r"another run \(select differ\)"):
+        report.make_report(qwen, contrast, tmp_path, progress=False)
+
+
+def test_values_that_are_not_given_are_not_compared(tmp_path: Path) -> None:
+    """Unless the identity is whole; a file that nobody wrote refuses nothing."""
+    check_beginning(tmp_path, "run", {"seed": 0})
+    Pieces(tmp_path, "run", {"seed": 0, "model": {"name": "a", "dtype": "b"}, "sites": ["x"]})
+    check_beginning(tmp_path, "run", {"model": {"name": "a"}}, whole=False)
+    for identity, whole, told in (
+        ({"model": {"name": "a"}}, True, "model, seed, sites differ"),
+        ({"model": {"name": "b"}}, False, "model differ"),
+        ({"sites": ["x", "y"], "seed": 0}, False, "sites differ"),
+        ({"seed": 0, "rule": "paper"}, False, "rule differ"),
+    ):
+        with pytest.raises(LensSteerError, match=rf"beginning of another run \({told}\)"):
+            check_beginning(tmp_path, "run", identity, whole=whole)

@@ -144,14 +144,14 @@ def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 def test_the_command_line_passes_it_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """To load_model as it was given, a JSON object as a mapping; one that is none is refused."""
+    """As it was given, a JSON object as a mapping; one that is none is refused."""
     seen: dict[str, Any] = {}
 
-    def loaded(name: str, **options: Any) -> Any:
+    def loaded(*_: Any, **options: Any) -> Any:
         seen.update(options)
         raise LensSteerError("seen")
 
-    monkeypatch.setattr("lens_steer.models.loading.load_model", loaded)
+    monkeypatch.setattr("lens_steer.models.loading.load_described", loaded)
     options = ("report", "--out", tmp_path / "out", "--quantization", "nf4", "--n-devices", 2)
     assert run(monkeypatch, capsys, *options, "--device-map", '{"": 0}')[0] == 2
     assert (seen["device_map"], seen["n_devices"], seen["quantization"]) == ({"": 0}, 2, "nf4")

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import cosine_matrix
 from lens_steer.interop.imports.direction_files import load_directions, save_directions
-from lens_steer.interop.imports.importers import import_refusal_direction
-from lens_steer.interop.imports.refusal_direction import selection_order
+from lens_steer.interop.imports.refusal_direction import import_refusal_direction, selection_order
 from tests.imported import WIDTH, publish_run
 
 

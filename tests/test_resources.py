@@ -13,6 +13,7 @@ import lens_steer as ls
 from lens_steer.errors import LensSteerError
 from lens_steer.models.footprint import Shape, estimate, measured_flops
 from lens_steer.models.location import locate, read_config
+from lens_steer.models.sites import NORM_MODULES, QK_NORMS
 from tests.test_cli import run
 
 
@@ -64,10 +65,10 @@ LARGE = {
 
 @pytest.mark.parametrize("name", LARGE)
 def test_parameters_of_published_shapes(name: str) -> None:
-    """As many as the family's own code makes, on PyTorch's meta device, where nothing takes memory."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """As many as the sizes of matrices, gains and biases give, counted by hand."""
+    from transformers import AutoConfig
 
-    family, shape, more = LARGE[name]
+    family, sizes, more = LARGE[name]
     names = (
         "num_hidden_layers",
         "hidden_size",
@@ -76,10 +77,18 @@ def test_parameters_of_published_shapes(name: str) -> None:
         "num_key_value_heads",
         "vocab_size",
     )
-    config = AutoConfig.for_model(family, **dict(zip(names, shape, strict=True)), **more)
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(config)
-    assert Shape.of(config).parameters == sum(p.numel() for p in made.parameters())
+    config = AutoConfig.for_model(family, **dict(zip(names, sizes, strict=True)), **more)
+    shape = Shape.of(config)
+    blocks, width, mlp, heads, pairs, vocabulary = sizes
+    queries, keys = heads * shape.d_head, pairs * shape.d_head
+    matrices = width * (2 * queries + 2 * keys) + 3 * width * mlp
+    qkv_bias = family == "qwen2" or bool(more.get("attention_bias"))
+    biases = qkv_bias * (queries + 2 * keys)
+    biases += bool(more.get("attention_bias")) * width + bool(more.get("mlp_bias")) * (2 * mlp + width)
+    gains = len(NORM_MODULES[family]) * width + 2 * shape.d_head * (family in QK_NORMS)
+    assert shape.block_parameters == matrices + biases + gains
+    embeddings = 1 if config.tie_word_embeddings else 2
+    assert shape.parameters == blocks * shape.block_parameters + width + embeddings * vocabulary * width
 
 
 def test_bytes_are_those_that_are_used(tiny_folder: Path, twin: Any, refusal: Any, qwen: Any) -> None:
@@ -103,9 +112,24 @@ def test_bytes_are_those_that_are_used(tiny_folder: Path, twin: Any, refusal: An
     )
 
 
+def small_shape() -> Shape:
+    from transformers import Qwen2Config
+
+    return Shape.of(
+        Qwen2Config(
+            num_hidden_layers=4,
+            hidden_size=64,
+            intermediate_size=128,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=1000,
+        )
+    )
+
+
 def test_work_grows_as_it_must() -> None:
     """Linear in prompts; int4 takes an eighth of float32; a lower bound on time is work over speed."""
-    shape = Shape(4, 64, 128, 4, 2, 16, 1000, 2, True, True)
+    shape = small_shape()
     one, two = (estimate(shape, n_prompts=n, prompt_tokens=30, n_sites=4, batch_size=1, flops=1e9) for n in (10, 20))
     assert two.record_flop == 2 * one.record_flop
     assert two.cache == one.cache
@@ -123,7 +147,7 @@ def test_work_grows_as_it_must() -> None:
     ],
 )
 def test_bad_input(options: dict[str, Any], message: str) -> None:
-    shape = Shape(2, 8, 8, 1, 1, 8, 10, 2, False, True)
+    shape = small_shape()
     given: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1, **options}
     with pytest.raises(LensSteerError, match=message):
         estimate(shape, **given)
@@ -133,8 +157,8 @@ def test_bad_input(options: dict[str, Any], message: str) -> None:
 
 def test_weights_stand_once(tiny_folder: Path) -> None:
     """A model and its twin hold the memory of one; of a checkpoint in another dtype the file is read beside it."""
-    model = ls.load_model(tiny_folder, backend="auto")
-    shape = Shape.of(read_config("tiny", str(tiny_folder)))
+    model, config = ls.load_model(tiny_folder, backend="auto"), read_config("tiny", str(tiny_folder))
+    shape = Shape.of(config)
     held = {
         p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
         for m in (model, ls.hf_twin(model))
@@ -142,8 +166,9 @@ def test_weights_stand_once(tiny_folder: Path) -> None:
     }
     some: dict[str, Any] = {"n_prompts": 1, "prompt_tokens": 1, "n_sites": 1}
     once = estimate(shape, **some)
-    biases = 4 * (shape.n_layers * (2 * shape.d_model + shape.d_mlp + 4 * shape.n_heads * shape.d_head) + shape.d_vocab)
-    gains = 4 * shape.n_layers * (shape.norms * shape.d_model + 2 * shape.d_head) + 4 * shape.d_model
+    d_mlp, norms = config.intermediate_size, len(NORM_MODULES[config.model_type])
+    biases = 4 * (shape.n_layers * (2 * shape.d_model + d_mlp + 4 * shape.n_heads * shape.d_head) + shape.d_vocab)
+    gains = 4 * shape.n_layers * (norms * shape.d_model + 2 * shape.d_head) + 4 * shape.d_model
     assert 0 <= sum(held.values()) - (once.weights + once.twin) <= biases + gains
     assert once.weights_while_loading == once.weights + once.twin
     wider = estimate(shape, **some, stored="bfloat16")

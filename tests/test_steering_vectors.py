@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.imports.importers import import_steering_vectors
+from lens_steer.interop.imports.steering_vectors import import_steering_vectors
 from tests.imported import WIDTH
 
 

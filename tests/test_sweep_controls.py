@@ -5,6 +5,7 @@ what is told where there are none.
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ import lens_steer as ls
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.comparison import Comparison, compare
-from lens_steer.evaluation.conditions import ALL, NONE, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, method_grids, probe_grid
+from lens_steer.evaluation.conditions import (
+    ALL,
+    NONE,
+    RANDOM_PLANE,
+    RANDOM_SITES,
+    SHUFFLED,
+    draw_sites,
+    method_grids,
+    probe_grid,
+)
 from lens_steer.evaluation.control_bands import band, bands, ranges
 from lens_steer.evaluation.control_runs import NO_CONTROLS, Beside
 from lens_steer.evaluation.controls import (
@@ -32,6 +42,7 @@ from lens_steer.evaluation.controls import (
 )
 from lens_steer.evaluation.first_token import FirstToken, first_token
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import Evaluation
 from lens_steer.evaluation.selection import Choice, Setting
 from lens_steer.figures import saving
@@ -225,6 +236,37 @@ def test_what_a_method_has_no_control_of_is_told(calibration: Any, qwen: Any, fe
         report_draws(Controls(calibration), Grid(NONE), "no acts")
     with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
         Controls(calibration, draws=-1)
+
+
+def test_sites_are_drawn_in_network_order(calibration: Any) -> None:
+    """Each at most once, in the order of the network and not of the draw, and every site comes up."""
+    rng, names = random.Random(1), list(calibration.sites)
+    drawn = [draw_sites(rng, names[::-1], 5) for _ in range(60)]
+    assert all(list(d) == [n for n in names if n in d] and len(d) == 5 for d in drawn)
+    assert {n for d in drawn for n in d} == set(names)
+    with pytest.raises(ValueError, match="larger than population"):
+        draw_sites(rng, names, len(names) + 1)
+
+
+def test_a_calibration_is_made_once(calibration: Any, tmp_path: Path) -> None:
+    """The kept one comes back; one of other prompts or of another seed, where one is asked for, is made anew."""
+    folder, made = tmp_path / "one", []
+
+    def make(**other: Any) -> Any:
+        made.append(replace(calibration, **other))
+        return made[-1]
+
+    for source in (calibration, calibration, replace(calibration, seed=9)):
+        kept = kept_calibration(folder, source, make)
+        assert torch.equal(kept.basis, calibration.basis)
+    assert len(made) == 1
+    assert kept_calibration(folder, calibration, lambda: make(seed=9), seed=9).seed == 9
+    other = replace(calibration, prompt_hash="other")
+    assert kept_calibration(folder, other, lambda: make(prompt_hash="other")).prompt_hash == "other"
+    assert len(made) == 3
+    (tmp_path / "two").mkdir()
+    with pytest.raises(LensSteerError, match="two"):
+        kept_calibration(tmp_path / "two", calibration, make)
 
 
 def test_planes_on_select(calibration: Any) -> None:

@@ -13,11 +13,10 @@ from lens_steer.studies.verdicts import (
     NOT_SHOWN,
     REFUTED,
     SMALLEST,
+    change_verdict,
     effect_verdict,
-    no_effect_verdict,
+    shows,
 )
-
-SEEN, UNSEEN = Estimate(0.6, 0.4, 0.8, 64), Estimate(0.05, -0.05, 0.15, 64)
 
 
 def outcomes(n: int, shared: float, first: float, second: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,9 +27,7 @@ def outcomes(n: int, shared: float, first: float, second: float, seed: int) -> t
 
 def shares(n: int, shared: float, first: float, second: float, runs: int = 300) -> dict[str, float]:
     """Return how often each verdict falls on the claim that the first condition is right more often."""
-    found = [
-        effect_verdict(paired_difference(*outcomes(n, shared, first, second, s)), control=SEEN) for s in range(runs)
-    ]
+    found = [effect_verdict(paired_difference(*outcomes(n, shared, first, second, s))) for s in range(runs)]
     return {v: found.count(v) / runs for v in set(found)}
 
 
@@ -77,35 +74,45 @@ def test_coverage_where_pairs_differ_one_way(shared: float, first: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("effect", "below", "control", "verdict"),
+    ("effect", "below", "seen", "verdict"),
     [
-        (Estimate(0.2, 0.01, 0.4, 9), False, None, HOLDS),
-        (Estimate(-0.2, -0.4, -0.01, 9), True, None, HOLDS),
-        (Estimate(-0.2, -0.4, -0.01, 9), False, UNSEEN, REFUTED),  # an assay that sees the opposite is not blind
-        (Estimate(0.0, -0.05, 0.05, 9), False, SEEN, "EXCLUDED BEYOND 0.1"),
-        (Estimate(0.0, -0.05, 0.05, 9), False, UNSEEN, INSENSITIVE),
-        (Estimate(0.0, -0.3, 0.3, 9), False, SEEN, NOT_SHOWN),
-        (Estimate(0.0, -0.3, 0.3, 9), True, UNSEEN, INSENSITIVE),
-        (Estimate(0.0, 0.0, 0.0, 9), False, None, "EXCLUDED BEYOND 0.1"),
+        (Estimate(0.2, 0.01, 0.4, 9), False, True, HOLDS),
+        (Estimate(-0.2, -0.4, -0.01, 9), True, False, HOLDS),
+        (Estimate(-0.2, -0.4, -0.01, 9), False, False, REFUTED),  # an assay that sees the opposite is not blind
+        (Estimate(0.0, -0.05, 0.05, 9), False, True, "EXCLUDED BEYOND 0.1"),
+        (Estimate(0.0, -0.05, 0.05, 9), False, False, INSENSITIVE),
+        (Estimate(0.0, -0.3, 0.3, 9), False, True, NOT_SHOWN),
+        (Estimate(0.0, -0.3, 0.3, 9), True, False, INSENSITIVE),
+        (Estimate(0.0, 0.0, 0.0, 9), False, True, "EXCLUDED BEYOND 0.1"),
     ],
 )
-def test_each_verdict(effect: Estimate, below: bool, control: Estimate | None, verdict: str) -> None:
-    """In both directions, with a control that was seen, one that was not, and none."""
-    assert effect_verdict(effect, below=below, control=control) == verdict
+def test_each_verdict(effect: Estimate, below: bool, seen: bool, verdict: str) -> None:
+    """In both directions, with a positive control that was seen and one that was not."""
+    assert effect_verdict(effect, below=below, seen=seen) == verdict
 
 
-def test_no_effect() -> None:
-    """It needs a control too, and a significant effect that is too small to matter does not refute it."""
-    small, none = Estimate(0.04, 0.01, 0.07, 900), Estimate(0.0, -0.05, 0.05, 200)
-    assert no_effect_verdict(small) == HOLDS
-    assert no_effect_verdict(none, control=UNSEEN) == INSENSITIVE
-    assert no_effect_verdict(none, control=Estimate(-0.6, -0.8, -0.4, 64)) == HOLDS
-    assert no_effect_verdict(Estimate(0.2, 0.05, 0.4, 64)) == REFUTED
-    assert no_effect_verdict(Estimate(0.0, -0.2, 0.2, 64)) == NOT_SHOWN
+def test_without_a_smallest_effect_nothing_is_excluded() -> None:
+    """However narrow the interval."""
+    assert effect_verdict(Estimate(0.0, -1e-6, 1e-6, 9), smallest=None) == NOT_SHOWN
+
+
+def test_a_change() -> None:
+    """Either direction holds; the absence needs both ends inside, and an assay that could have seen it."""
+    none = Estimate(0.0, -0.05, 0.05, 200)
+    assert change_verdict(Estimate(0.2, 0.05, 0.4, 64)) == change_verdict(Estimate(-0.2, -0.4, -0.05, 64)) == HOLDS
+    assert change_verdict(none) == "EXCLUDED BEYOND 0.1"
+    assert change_verdict(none, seen=False) == INSENSITIVE
+    assert change_verdict(Estimate(0.0, -0.2, 0.05, 64)) == NOT_SHOWN
+
+
+def test_a_control_has_to_show_the_smallest_effect() -> None:
+    """A rise that is only above zero could not have shown an effect of interest."""
+    assert shows(Estimate(0.5, 0.1, 0.8, 64))
+    assert not shows(Estimate(0.5, 0.09, 0.8, 64))
 
 
 def test_the_smallest_effect_is_positive() -> None:
     """An effect of interest of no size would exclude nothing."""
-    for judge in (effect_verdict, no_effect_verdict):
+    for judge in (effect_verdict, change_verdict):
         with pytest.raises(LensSteerError, match="smallest=0.0: give the smallest effect of interest, above 0"):
-            judge(SEEN, smallest=0.0)
+            judge(Estimate(0.0, -0.1, 0.1, 9), smallest=0.0)

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import lens_steer as ls
 import lens_steer.studies.propositions.verify as module
 from lens_steer.cli.precheck import describe
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation import sweeps
 from lens_steer.evaluation.pieces import Pieces
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.studies.propositions import experiments
+from lens_steer.studies.propositions.dose import SCALES
 from lens_steer.studies.propositions.verify import LEVELS, is_of, verify, verify_model, write
 from lens_steer.studies.propositions.work import verifying
 from tests.test_cli import run
@@ -28,11 +30,12 @@ def small(refusal: Any) -> Any:
 
 @pytest.fixture
 def few_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three conditions at two angles."""
+    """Three conditions at two angles, and two norm errors."""
     original = experiments.conditions
     wanted = ("SS, L_disc", "X2 (collapse)", "SAS, L_disc")
-    monkeypatch.setattr(experiments, "conditions", lambda *a: {k: v for k, v in original(*a).items() if k in wanted})
+    monkeypatch.setattr(experiments, "conditions", lambda *a: [g for g in original(*a) if g.condition in wanted])
     monkeypatch.setattr(experiments, "ANGLES", (120.0, 200.0))
+    monkeypatch.setattr(module.dose, "SCALES", (0.5, 2.0))
     monkeypatch.setattr(module.questions, "experiment_claims", lambda *a, **k: [])
 
 
@@ -72,33 +75,34 @@ def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibrat
 
 @pytest.mark.usefixtures("few_conditions")
 def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No step is made twice, the result is the uninterrupted run's, and nothing is left beside it."""
+    """No part is run twice, the result is the uninterrupted run's, and nothing is left beside it."""
     how: dict[str, Any] = {"levels": ["behaviour"], "max_new_tokens": 8, "progress": False}
-    calls: list[int] = []
-    original = experiments.Bench.answer
+    calls: list[str] = []
+    original = sweeps.Part.__call__
 
-    def answer(self: Any, prompts: Any, plans: Any) -> Any:
+    def part(self: Any) -> Any:
         if len(calls) == limit:
             raise KeyboardInterrupt
-        calls.append(len(prompts))
-        return original(self, prompts, plans)
+        calls.append(self.grid.name)
+        return original(self)
 
-    monkeypatch.setattr(experiments.Bench, "answer", answer)
+    monkeypatch.setattr(sweeps.Part, "__call__", part)
     limit = -1
     whole = verify_model(qwen, small, out=tmp_path / "whole", **how)
     every, limit = list(calls), 5
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
         verify_model(qwen, small, out=tmp_path / "cut", **how)
-    assert list((tmp_path / "cut" / ".parts" / "verify").glob("*.json"))
+    assert (tmp_path / "cut" / ".parts" / "verify" / "select.csv").exists()
     with pytest.raises(
         LensSteerError, match=r"beginning of another run \(max_new_tokens differ\): give another folder"
     ):
         verify_model(qwen, small, out=tmp_path / "cut", levels=["behaviour"], max_new_tokens=9, progress=False)
+    begun = list(calls)
     calls.clear()
     limit = -1
     again = verify_model(qwen, small, out=tmp_path / "cut", **how)
-    assert len(calls) <= len(every) - 4  # of five, one may have been half a step
+    assert begun + calls == every
     assert again.drawings["conditions"].columns == whole.drawings["conditions"].columns
     write(replace(again, drawings={}), tmp_path / "cut")
     assert not (tmp_path / "cut" / ".parts").exists()
@@ -106,28 +110,10 @@ def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monke
 
 
 def test_pieces_keep_plain_values(tmp_path: Path) -> None:
-    """Once made, never again; a Measured comes back as it was, NaN and all."""
-    made = experiments.Measured(
-        "SS",
-        200.0,
-        False,
-        np.array([True, False]),
-        np.array([True]),
-        np.array([False, True, False]),
-        np.array([0.1, np.nan, 1e-9]),
-        np.array([], dtype=bool),
-    )
+    """Once made, never again, and gone when they are dropped."""
     pieces = Pieces(tmp_path, "verify", {"a": 1})
-    for _ in range(2):
-        back = experiments.Measured.of(pieces.keep("x", made.plain))
-        made_again = [getattr(back, f) for f in ("positive_right", "negative_right", "broken", "capable", "surprise")]
-        for one, other in zip(
-            made_again,
-            (made.positive_right, made.negative_right, made.broken, made.capable, made.surprise),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(one, other)
-    pieces.keep("x", lambda: pytest.fail("made twice"))
+    for make in (lambda: {"x": [0.1, None]}, lambda: pytest.fail("made twice")):
+        assert pieces.keep("x", make) == {"x": [0.1, None]}
     pieces.drop()
     assert list(tmp_path.iterdir()) == []
     assert Pieces(None, "verify", {}).keep("x", lambda: 3) == 3
@@ -135,9 +121,15 @@ def test_pieces_keep_plain_values(tmp_path: Path) -> None:
 
 def test_the_number_of_conditions(calibration: Any, qwen: Any, refusal: Any) -> None:
     """As the estimate of the work takes it; and of a level without behaviour nothing is generated."""
-    acts = ls.record(qwen, refusal.first(fit=8), progress=False)
-    assert len(experiments.conditions(calibration, acts, 0)) == experiments.N_CONDITIONS
-    assert verifying(qwen, refusal.first(select=2, report=2), 8, behaviour=False).answers == 0
+    acts, few = ls.record(qwen, refusal.first(fit=8), progress=False), refusal.first(select=2, report=3)
+    grids = experiments.conditions(calibration, acts, 0)
+    assert len(grids) == len({g.name for g in grids}) == experiments.N_CONDITIONS
+    assert [g.condition for g in grids if g.values == (None,)] == ["X2 (collapse)"]
+    assert verifying(qwen, few, 8, behaviour=False).answers == 0
+    on_select, on_report = 2 * (1 + 16 * len(experiments.ANGLES) + 1), 1 + 2 * 16 + 1 + len(SCALES)
+    work = verifying(qwen, few, 8)
+    assert work.answers == on_select + on_report * (3 + 3 + len(organism_tasks()))
+    assert work.forced == 2 * on_report  # the unsteered model reads both classes' answers, one batch each
 
 
 def test_the_command(

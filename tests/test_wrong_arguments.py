@@ -26,7 +26,9 @@ WRONG = {
     "ls.selective_steering(model, 150)": (
         "and Calibration is needed: make it with ls.calibrate(ls.record(model, contrast))"
     ),
-    "ls.act_add(plan)": "calibration is of type SteeringPlan, and Calibration is needed",
+    "ls.act_add(plan)": "calibration is of type SteeringPlan, and Calibration or StreamDirection is needed",
+    "ls.projection_clamp(plan)": "calibration is of type SteeringPlan, and Calibration is needed",
+    "ls.select_direction(model, ['hello'])": "contrast is of type list, and ContrastSet is needed",
     "ls.target_projection(plan)": "source is of type SteeringPlan, and Calibration or Boundary is needed",
     "ls.calibrate(cal)": "activations is of type Calibration, and Activations or Moments is needed",
     "ls.monitor(model, plan).__enter__()": "boundary is of type SteeringPlan, and Boundary is needed",

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from lens_steer.operators import rotation
-from lens_steer.operators.addition import prepared, values
+from lens_steer.operators.addition import values
 from lens_steer.operators.affine import rotation_map
 from lens_steer.operators.catalogue import OPERATORS
+from lens_steer.operators.exact import prepared
 from lens_steer.operators.operator import Operator
 from lens_steer.operators.parameters import Parameter
 from lens_steer.steer.method_table import METHODS, Method
-from lens_steer.steer.methods.common import Numbers, Positions, Sites, chosen_sites, class_means, made, row_of
+from lens_steer.steer.methods.common import Numbers, Positions, Sites, chosen_sites, class_means, row_of
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 ANCHOR = Parameter(name="anchor", kind="direction")
@@ -64,7 +65,7 @@ def twist(h: Tensor, frame: Tensor, theta: Any) -> Tensor:
 
 
 def _bind_twist(p: Any, like: Tensor) -> Any:
-    frame = rotation.prepared(p["frame"], like)
+    frame = prepared(p["frame"], like, "frame")
     return partial(rotation.turn, basis=frame, writer=rotation.rotation_writer(frame, p["theta"]))
 
 
@@ -83,14 +84,14 @@ def pull_to_mean(
         Step("pull", (name,), {"anchor": negative[row_of(calibration, name)], "strength": share, "mode": mode})
         for name in chosen_sites(calibration, at, calibration.discriminative_sites)
     ]
-    return made("pull", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "pull", steps, positions)
 
 
 def twisted(calibration: Any, theta: Numbers, *, at: Sites = None, positions: Positions = "all") -> SteeringPlan:
     """A rotation in the calibration's plane."""
     where = chosen_sites(calibration, at, calibration.discriminative_sites)
     step = Step("twist", where, {"frame": calibration.basis, "theta": numbers("theta", theta)})
-    return made("twist", calibration, [step], positions)
+    return SteeringPlan.of(calibration, "twist", [step], positions)
 
 
 TOY_OPERATORS = (

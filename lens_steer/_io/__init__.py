@@ -4,7 +4,7 @@ What other rooms use of it:
 
 - ``atomic``: ``whole_folder``, ``whole_file``, ``check_writable``
 - ``jsonl``: ``read_lines``
-- ``progress``: ``counting``, ``duration``, ``stepping``
+- ``progress``: ``counting``, ``duration``, ``stepping``, ``Counter``
 - ``rowstore``: ``Row``, ``RowStore``, ``Rows``
 - ``tables``: ``markdown``, ``csv_records``, ``escaped``, ``tabular``, ``csv_text``, ``from_markdown``, ``longtable``
 - ``tensors``: ``TensorFolder``, ``all_finite``

@@ -33,8 +33,6 @@ class TensorFolder:
         version: The version of the format that is written, and the only one that is read.
         facts_first: If True, the message about a folder with neither file names the missing facts instead of the
             missing tensors.
-        named_errors: If True, the message about a damaged file names the type of the error that was raised while
-            reading.
     """
 
     name: str
@@ -42,7 +40,6 @@ class TensorFolder:
     again: str
     version: int = 1
     facts_first: bool = False
-    named_errors: bool = True
 
     @property
     def tensors_file(self) -> str:
@@ -100,8 +97,8 @@ class TensorFolder:
         except LensSteerError:
             raise
         except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-            detail = f"{type(error).__name__}: {error}" if self.named_errors else str(error)
-            raise self.refusal(folder, f"{self._verb('is')} corrupt or truncated ({detail})") from None
+            told = f"{self._verb('is')} corrupt or truncated ({type(error).__name__}: {error})"
+            raise self.refusal(folder, told) from None
 
     def refusal(self, folder: str | Path, why: str) -> LensSteerError:
         """Return the error that refuses a folder, with the folder, the reason and the advice.

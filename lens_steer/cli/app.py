@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import evaluation as cli_evaluation
 from lens_steer.cli import export as cli_export
@@ -28,7 +29,7 @@ from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import METHOD_HELP, Controls, Engine, Model, Out, Rule, ShowAnswers, Sites
+from lens_steer.cli.options import METHOD_HELP, Controls, Engine, MaxNewTokens, Model, Out, Rule, ShowAnswers, Sites
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
 from lens_steer.cli.wording import as_options
@@ -46,6 +47,7 @@ app.add_typer(figures_app, name="figures")
 app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
 for further_command in (
+    *cli_direction.COMMANDS,
     *cli_evaluation.COMMANDS,
     *cli_probes.COMMANDS,
     *cli_divergence.COMMANDS,
@@ -89,7 +91,7 @@ def report(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     engine: Engine = ENGINE,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+    max_new_tokens: MaxNewTokens = 48,
     controls: Controls = 10,
     show_answers: ShowAnswers = False,
 ) -> None:
@@ -100,7 +102,7 @@ def report(
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.geometry.discriminative import check_rule
     from lens_steer.inference.engines import check_engine
-    from lens_steer.reports.report import make_report
+    from lens_steer.reports.report import check_kept, make_report
     from lens_steer.reports.report_work import reporting
 
     chosen = prompts.read()
@@ -108,7 +110,16 @@ def report(
     check_engine(engine)
     check_writable(out)
     check_splits(chosen)
-    load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
+    told = load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
+    how: dict[str, Any] = {
+        "sites": sites,
+        "rule": rule,
+        "seed": prompts.seed,
+        "draws": controls,
+        "max_new_tokens": max_new_tokens,
+        "engine": engine,
+    }
+    check_kept(told, chosen, out, **how)
     loaded = load(model)
     work = reporting(loaded, chosen, max_new_tokens, draws=controls, engine=engine)
     dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
@@ -116,14 +127,9 @@ def report(
         loaded,
         chosen,
         out,
-        sites=sites,
-        rule=rule,
-        seed=prompts.seed,
-        max_new_tokens=max_new_tokens,
-        engine=engine,
         command=command(),
         show_answers=show_answers,
-        draws=controls,
+        **how,
     )
     emit(
         {
@@ -146,20 +152,13 @@ def calibrate(
     sites: Sites = "norm_out",
     rule: Rule = "paper",
     bound: Annotated[
-        float | None,
-        typer.Option("--bound", help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9)."),
+        float | None, typer.Option(help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9).")
     ] = None,
     direction: Annotated[
-        str,
-        typer.Option(
-            "--direction", help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse."
-        ),
+        str, typer.Option(help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
     ] = "difference",
     keep: Annotated[
-        str,
-        typer.Option(
-            "--keep", help="all, or moments: class means alone, in memory that does not grow with the prompts."
-        ),
+        str, typer.Option(help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
     engine: Engine = ENGINE,
 ) -> None:
@@ -213,9 +212,7 @@ def calibrate(
 
 
 @app.command()
-def geometry(
-    out: Out, calibration: Annotated[Path, typer.Option("--calibration", help="Folder of a calibration.")]
-) -> None:
+def geometry(out: Out, calibration: Annotated[Path, typer.Option(help="Folder of a calibration.")]) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
     from lens_steer._io.atomic import whole_folder
     from lens_steer.figures import geometry as drawn
@@ -239,12 +236,9 @@ def geometry(
         for name, drawing in drawings.items():
             saving.save(drawing, name, work, meta)
         (work / "geometry.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    note = (
-        None
-        if summary["classes"]
-        else "no class means in this calibration: projections and norms across depth are left out"
-    )
-    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": note})
+    note = "no class means in this calibration: projections and norms across depth are left out"
+    told = None if summary["classes"] else note
+    emit({"geometry": str(out / "geometry.json"), "figures": list(drawings), "note": told})
 
 
 app.command()(cli_verifying.verify)

@@ -26,17 +26,11 @@ def divergence(
     load: Load,
     out: Out,
     responses: Annotated[
-        Path,
-        typer.Option(
-            "--responses", help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote."
-        ),
+        Path, typer.Option(help="File (.jsonl) with a prompt (or messages) and a response a row, or what steer wrote.")
     ],
     model: Model = "organism/qwen2",
     max_position: Annotated[
-        int | None,
-        typer.Option(
-            "--max-position", help="Last position, from 0, in the means and the figure (default: the last one)."
-        ),
+        int | None, typer.Option(help="Last position, from 0, in the means and the figure (default: the last one).")
     ] = None,
     seed: Seed = 0,
     engine: Engine = ENGINE,
@@ -72,11 +66,7 @@ def divergence(
 
 
 def _read_responses(source: Path, **how: Any) -> Any:
-    """Read the prompts of a file, each with its response (in a file from ``lens-steer steer``, the ``text``).
-
-    Raises:
-        LensSteerError: If a row has no response.
-    """
+    """Read the prompts of a file, each with its response (in a file from ``lens-steer steer``, the ``text``)."""
     prompts = read_prompts(source, response=("response", "text"), **how)
     for number, prompt in enumerate(prompts, start=1):
         if prompt.response is None:

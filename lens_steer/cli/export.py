@@ -70,23 +70,16 @@ class Trying(Group):
     prompts: Annotated[
         str | None,
         typer.Option(
-            "--prompts",
-            help="Prompts file (or an organism's contrast) that the certificate is of (default: a few built-in ones).",
+            help="Prompts file (or an organism's contrast) that the certificate is of (default: a few built-in ones)."
         ),
     ] = None
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", help="Length of every answer of the certificate at most.")
-    ] = 16
+    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer of the certificate at most.")] = 16
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            "--tolerance",
-            help="Of the certificate: largest logit difference over the largest logit (default: by dtype).",
-        ),
+        typer.Option(help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."),
     ] = None
     recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", help="Also print how to serve it and one request: vllm (not tried) or llama.cpp."),
+        str | None, typer.Option(help="Also print how to serve it and one request: vllm (not tried) or llama.cpp.")
     ] = None
 
     def trial(self) -> Any:
@@ -120,8 +113,7 @@ def lora(
     out: Out,
     model: Model = "organism/qwen2",
     bank: Annotated[
-        str | None,
-        typer.Option("--bank", help="An adapter for each of these angles: 0:360:10, or numbers with commas."),
+        str | None, typer.Option(help="An adapter for each of these angles: 0:360:10, or numbers with commas.")
     ] = None,
     circle: Annotated[
         bool, typer.Option("--circle", help="Two adapters that give every angle of a selective rotation, scaled.")
@@ -135,9 +127,7 @@ def lora(
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(
-            "--base", help="Name or path that the adapter gives its base model (default: where it was loaded)."
-        ),
+        typer.Option(help="Name or path that the adapter gives its base model (default: where it was loaded)."),
     ] = None,
 ) -> None:
     """LoRA adapters in PEFT's format that do what the plan's hooks do."""
@@ -177,12 +167,7 @@ def lora(
 @app.command(epilog=METHOD_HELP)
 @grouped
 def merged(
-    folding: Folding,
-    trying: Trying,
-    load: Load,
-    out: Out,
-    model: Model = "organism/qwen2",
-    partial: Partial = False,
+    folding: Folding, trying: Trying, load: Load, out: Out, model: Model = "organism/qwen2", partial: Partial = False
 ) -> None:
     """A steered Hugging Face folder: the plan in the weights, in the dtype that the model is loaded in."""
     from lens_steer.interop.exports.lora import check_new
@@ -207,24 +192,21 @@ def gguf_cvec(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
-            help="Also run the file beside this model under the plan: the certificate (without it no model is loaded).",
+            help="Also run the file beside this model under the plan: the certificate (without it no model is loaded)."
         ),
     ] = None,
     calibration: CalibrationFolder = None,
     plan: PlanFolder = None,
     probe: Probe = None,
     directions: Annotated[
-        Path | None,
-        typer.Option("--directions", help="Folder of imported directions ('lens-steer import'), instead of a plan."),
+        Path | None, typer.Option(help="Folder of imported directions ('lens-steer import'), instead of a plan.")
     ] = None,
     method: AddingMethod = None,
     coefficient: Coefficient = None,
     site: Annotated[
         str | None,
         typer.Option(
-            "--site",
-            help="Of imported directions: the one row that is added (else the chosen one, or each site's own).",
+            help="Of imported directions: the one row that is added (else the chosen one, or each site's own)."
         ),
     ] = None,
     sites: At = None,
@@ -252,10 +234,11 @@ def gguf_cvec(
     else:
         made = _imported(directions, [plan, calibration, probe, method], model, coefficient, site, sites)
     control_vector(made)
-    trial = None if model is None else trying.trial()
-    if model is not None and trial is not None:
+    trial = loaded = None
+    if model is not None:
+        trial = trying.trial()
         load.check(model, *trying.asked(trial), made=made)
-    loaded = None if model is None else load(model)
+        loaded = load(model)
     numbers, found = export_control_vector(made, out, loaded, trial=trial)
     served = trying.served("cvec", out, made.model if loaded is None else loaded.lens_info.folder)
     at = {f"direction.{number}": name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
@@ -270,9 +253,6 @@ def _imported(
     """Return the plan that adds imported directions.
 
     What the directions do not record about their model is read from its configuration.
-
-    Raises:
-        LensSteerError: If a plan, a calibration, a probe or a method was given as well.
     """
     from lens_steer.interop.gguf.control_vectors import completed
     from lens_steer.interop.imports.direction_files import load_directions

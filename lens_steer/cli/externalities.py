@@ -10,6 +10,7 @@ import typer
 
 from lens_steer._defaults import ENGINE
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
+from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import (
@@ -33,6 +34,7 @@ Pairs = "row by row; needs the other file too"
 @grouped
 def externalities(
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     positive: Positive = None,
@@ -103,6 +105,7 @@ def externalities(
     from lens_steer.studies.externalities.material import organism_material
     from lens_steer.studies.externalities.report import study_and_write
     from lens_steer.studies.externalities.steerings import METHODS
+    from lens_steer.studies.externalities.work import steering_benignly
 
     check_engine(engine)
     check_writable(out)
@@ -136,7 +139,15 @@ def externalities(
     else:
         material = organism_material(seed=seed)
     material.check()
+    material.check_room(load.check(model), max_new_tokens)
     loaded = load(model)
+    dry.tell(
+        loaded,
+        steering_benignly(loaded, material, max_new_tokens=max_new_tokens, n_random=n_random),
+        material.refusal.select.positive,
+        engine=engine,
+        max_new_tokens=max_new_tokens,
+    )
     found, claims = study_and_write(
         loaded,
         material,

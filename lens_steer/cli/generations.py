@@ -15,7 +15,7 @@ from lens_steer.errors import LensSteerError
 
 def metrics(
     source: Annotated[Path, typer.Option("--in", help="Generations (.jsonl) with a text or a response a row.")],
-    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    out: Annotated[Path, typer.Option(help="File (.jsonl) to write.")],
 ) -> None:
     """Text metrics of generations: every row again, with repetition, language, compression, length, refusals and the
     outcome added.

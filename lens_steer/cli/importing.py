@@ -22,24 +22,22 @@ class MadeOn(Group):
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
             help=(
                 "The model it was made on: a folder or a hub name whose configuration is read, and checked against "
                 "the file."
-            ),
+            )
         ),
     ] = None
     architecture: Annotated[
         str | None,
         typer.Option(
-            "--architecture",
             help=(
                 "qwen2, qwen3, llama, mistral, gemma2 or gemma3_text, where no --model is given or its configuration "
                 "is out of reach."
-            ),
+            )
         ),
     ] = None
-    n_layers: Annotated[int | None, typer.Option("--n-layers", help="Blocks of the model, likewise.")] = None
+    n_layers: Annotated[int | None, typer.Option(help="Blocks of the model, likewise.")] = None
 
     def facts(self) -> dict[str, Any]:
         """Return the model's name, its architecture and its number of blocks.
@@ -57,13 +55,10 @@ class MadeOn(Group):
         if self.model is None or (self.architecture is not None and self.n_layers is not None):
             return {"model": self.model or "", "architecture": self.architecture, "n_layers": self.n_layers}
         found = model_facts(self.model)
-        told = (
-            ("--architecture", self.architecture, found.architecture),
-            ("--n-layers", self.n_layers, found.n_layers),
-        )
-        for name, given, read in told:
-            if given not in (None, read):
-                raise LensSteerError(f"{name} {given}: the configuration of {self.model!r} says {read}")
+        for name, given in self.given("architecture", "n_layers").items():
+            if given != (read := getattr(found, name)):
+                option = f"--{name.replace('_', '-')}"
+                raise LensSteerError(f"{option} {given}: the configuration of {self.model!r} says {read}")
         return {"model": self.model, "architecture": found.architecture, "n_layers": found.n_layers}
 
     def check_width(self, d_model: int) -> None:
@@ -86,10 +81,7 @@ class AsPlan(Group):
     """The options of a plan that is made from the imported directions, if one is asked for."""
 
     coefficient: Annotated[
-        str | None,
-        typer.Option(
-            "--coefficient", help="Also write OUT/plan for 'steer --plan': this many times the direction, added."
-        ),
+        str | None, typer.Option(help="Also write OUT/plan for 'steer --plan': this many times the direction, added.")
     ] = None
     ablate: Annotated[
         bool,
@@ -100,15 +92,13 @@ class AsPlan(Group):
     site: Annotated[
         str | None,
         typer.Option(
-            "--site", help="In the plan: the one row whose direction is used (else the chosen one, or each site's own)."
+            help="In the plan: the one row whose direction is used (else the chosen one, or each site's own)."
         ),
     ] = None
     at: Annotated[
-        str | None, typer.Option("--at", help="In the plan: the sites to steer (else those the directions belong to).")
+        str | None, typer.Option(help="In the plan: the sites to steer (else those the directions belong to).")
     ] = None
-    positions: Annotated[
-        str, typer.Option("--positions", help="In the plan: the tokens to steer, as in steer --positions.")
-    ] = "all"
+    positions: Annotated[str, typer.Option(help="In the plan: the tokens to steer, as in steer --positions.")] = "all"
 
     def of(self, found: Any, out: Path) -> Any:
         """Return the plan that the options ask for, or None if they ask for none.
@@ -166,10 +156,7 @@ def angular(
     file: Annotated[Path, typer.Argument(help="A steering_config-*.npy.")],
     out: Out,
     selected_site: Annotated[
-        str | None,
-        typer.Option(
-            "--selected-site", help="The norm that the first direction was read before (else from the file's name)."
-        ),
+        str | None, typer.Option(help="The norm that the first direction was read before (else from the file's name).")
     ] = None,
 ) -> None:
     """An Angular Steering plane config as a calibration for standard and adaptive; the pickle in it is read as data,
@@ -201,10 +188,10 @@ def refusal_direction(
     ],
     out: Out,
     position: Annotated[
-        int | None, typer.Option("--position", help="Token position, from the prompt's end (else the run's choice).")
+        int | None, typer.Option(help="Token position, from the prompt's end (else the run's choice).")
     ] = None,
     layer: Annotated[
-        int | None, typer.Option("--layer", help="Block whose input the direction was read at (else the run's choice).")
+        int | None, typer.Option(help="Block whose input the direction was read at (else the run's choice).")
     ] = None,
 ) -> None:
     """A run of refusal_direction (Arditi et al.): the mean differences of one position, and the chosen direction."""
@@ -221,8 +208,7 @@ def steering_vectors(
     file: Annotated[Path, typer.Argument(help="A SteeringVector: .safetensors, or what torch.save wrote.")],
     out: Out,
     layer_type: Annotated[
-        str | None,
-        typer.Option("--layer-type", help="decoder_block, self_attn, mlp, input_layernorm, … (else the file's)."),
+        str | None, typer.Option(help="decoder_block, self_attn, mlp, input_layernorm, … (else the file's).")
     ] = None,
 ) -> None:
     """A SteeringVector of the steering-vectors library."""

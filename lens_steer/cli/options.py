@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lens_steer.steer.method_table import DEFAULT, DEFAULT_OF_A_PROBE, METHODS, boundary_methods
+from lens_steer.steer.method_table import DEFAULT, DEFAULT_OF_A_PROBE, METHODS, boundary_methods, direction_methods
 
 Model = Annotated[
     str,
@@ -41,6 +41,7 @@ Rules = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")
 ]
@@ -106,7 +107,14 @@ Method = Annotated[
     typer.Option("--method", help=f"One of the methods listed below ({DEFAULT}; with a probe, {DEFAULT_OF_A_PROBE})."),
 ]
 CalibrationFolder = Annotated[
-    Path | None, typer.Option("--calibration", help="Folder of a calibration made on this model.")
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help=(
+            "Folder of a calibration made on this model; to steer or export by "
+            f"{' or '.join(direction_methods())}, also of a selected direction ('lens-steer direction')."
+        ),
+    ),
 ]
 METHOD_HELP = "Methods (--method):\n\n" + "\n\n".join(f"{m.name}: {m.help}" for m in METHODS.values())
 Split = Annotated[

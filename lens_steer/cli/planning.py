@@ -70,9 +70,7 @@ class Planned(with_options(Source, options())):
     sites: At = None
     positions: Annotated[
         str | None,
-        typer.Option(
-            "--positions", help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."
-        ),
+        typer.Option(help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
     ] = None
 
     def read(self) -> Any:
@@ -119,7 +117,7 @@ def read_plan(
 
     Args:
         saved: The folder of a saved plan.
-        calibration: The folder of a calibration.
+        calibration: The folder of a calibration, or of a selected direction.
         probe: The folder of a probe.
         method: The name of the method; None means :func:`default_method`.
         asked: The method's options that were given, by name, numbers as text.
@@ -134,7 +132,7 @@ def read_plan(
     if sum(v is not None for v in (saved, calibration, probe)) != 1:
         raise LensSteerError("give one of --calibration, --probe (with --method) and --plan")
     if saved is None:
-        method, source = method or default_method(probe), read_source(calibration, probe)
+        method, source = method or default_method(probe), read_steering(calibration, probe)
         check_options(method, source, asked)
         numeric = {p.name for p in options() if p.kind == "number"}
         read = {name: parse_numbers(name, value) if name in numeric else value for name, value in asked.items()}
@@ -143,6 +141,21 @@ def read_plan(
     if given:
         raise LensSteerError(f"--plan {str(saved)!r} already says all of it: leave out {', '.join(given)}")
     return load_plan(str(saved))
+
+
+def read_steering(calibration: Path | None, probe: Path | None) -> Any:
+    """Load the calibration, the selected direction or the probe that was given.
+
+    A selected direction is given as ``--calibration``, too.
+
+    Raises:
+        LensSteerError: If both were given, or neither.
+    """
+    from lens_steer.geometry.direction_files import holds_direction, load_direction
+
+    if calibration is not None and probe is None and holds_direction(calibration):
+        return load_direction(calibration)
+    return read_source(calibration, probe)
 
 
 def read_source(calibration: Path | None, probe: Path | None) -> Any:

@@ -50,30 +50,26 @@ def describe(name: str | Path, **how: Any) -> Unloaded:
 
 
 def precheck(
-    name: str | Path,
+    model: Unloaded,
     asked: Sequence[Asked] = (),
     *,
     forced: Sequence[PromptSet | Sequence[Prompt]] = (),
     made: Any = None,
     site_spec: str | Sequence[str] | None = None,
-    **described: Any,
-) -> Unloaded:
-    """Refuse before loading what would be refused after it, and return the model's description.
+) -> None:
+    """Refuse before loading what would be refused after it.
 
     Args:
-        name: The model; see :func:`lens_steer.load_model`.
+        model: The description of the model.
         asked: Prompts, each set with the number of tokens that an answer may have (0: the prompts are only recorded).
         forced: Prompts that run with their fixed responses.
         made: A calibration, a plan or a probe that is to steer the model.
         site_spec: The sites that are to be recorded.
-        described: The chat template with its arguments and date, the adapter and the revision; see :func:`describe`.
 
     Raises:
-        LensSteerError: If :func:`describe` raises it, if the chat template refuses a prompt, if a prompt is longer than
-            the context leaves room for, if the model does not have a site, or if the calibration, plan or probe is of
-            another model.
+        LensSteerError: If the chat template refuses a prompt, if a prompt is longer than the context leaves room for,
+            if the model does not have a site, or if the calibration, plan or probe is of another model.
     """
-    model = describe(name, **described)
     info = model.lens_info
     if isinstance(made, Probe):
         check_probe(made, model)
@@ -85,4 +81,3 @@ def precheck(
         check_room(model, prompts, max_new_tokens=new)
     for prompts in forced:
         check_room(model, prompts, with_response=True)
-    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,6 +89,7 @@ def probe(
 @grouped
 def traits(
     load: Load,
+    dry: DryRun,
     out: Out,
     model: Model = "organism/qwen2",
     trait: Annotated[
@@ -118,9 +119,11 @@ def traits(
     """Recover a trait under a malicious system prompt: SwFC, StTP and StMP with a probe, searched on select, reported
     on report; an interrupted search goes on.
     """
+    from lens_steer._io.atomic import check_writable
     from lens_steer.inference.engines import check_engine
     from lens_steer.studies.traits.calibration import SHARES, organism_trait, scenario_trait
     from lens_steer.studies.traits.report import steer_trait
+    from lens_steer.studies.traits.work import recovering
 
     check_engine(engine)
     length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256
@@ -151,17 +154,20 @@ def traits(
             split=shares,
             seed=seed,
         )
+    check_writable(out)
+    parts = (wanted.contrast.fit, wanted.contrast.select, wanted.contrast.report)
+    load.check(model, *((side, length) for p in parts for side in (p.positive, p.negative)), site_spec=sites)
     loaded = load(model)
+    how: dict[str, Any] = {"sites": sites, "max_new_tokens": length, "n_dialogues": dialogues, "seed": seed}
+    work, probed = recovering(loaded, wanted, **how), wanted.contrast.select.negative
+    dry.tell(loaded, work, probed, engine=engine, max_new_tokens=length)
     found = steer_trait(
         loaded,
         wanted,
         out,
-        sites=sites,
         engine=engine,
-        max_new_tokens=length,
-        n_dialogues=dialogues,
-        seed=seed,
         command=command(),
+        **how,
     )
     reported = {name: found.pooled.reported(name).measured["positive_right"].value for name in found.pooled.choices}
     emit(

@@ -19,23 +19,19 @@ HELD_OUT = "0.5,0.25,0.25"  # the default split of files, for commands that need
 class Prompts(Group):
     """The options of a contrast: its two classes of prompts, and their splits."""
 
-    contrast: Annotated[
-        str | None, typer.Option("--contrast", help="An organism's contrast: organism/refusal, organism/json, …")
-    ] = None
+    contrast: Annotated[str | None, typer.Option(help="An organism's contrast: organism/refusal, organism/json, …")] = (
+        None
+    )
     positive: Positive = None
     negative: Negative = None
-    select_positive: Annotated[
-        str | None, typer.Option("--select-positive", help="Those of the select split, in a file of their own.")
-    ] = None
-    select_negative: Annotated[str | None, typer.Option("--select-negative", help="Likewise without the feature.")] = (
+    select_positive: Annotated[str | None, typer.Option(help="Those of the select split, in a file of their own.")] = (
         None
     )
-    report_positive: Annotated[
-        str | None, typer.Option("--report-positive", help="Those of the report split, in a file of their own.")
-    ] = None
-    report_negative: Annotated[str | None, typer.Option("--report-negative", help="Likewise without the feature.")] = (
+    select_negative: Annotated[str | None, typer.Option(help="Likewise without the feature.")] = None
+    report_positive: Annotated[str | None, typer.Option(help="Those of the report split, in a file of their own.")] = (
         None
     )
+    report_negative: Annotated[str | None, typer.Option(help="Likewise without the feature.")] = None
     column: Columns = None
     limit: Limit = None
     split: Split = None

@@ -10,7 +10,7 @@ import typer
 from lens_steer.cli.common import emit, read_prompts
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Template
-from lens_steer.cli.options import Column, Device, Limit, Model, Sites
+from lens_steer.cli.options import Column, Device, Limit, MaxNewTokens, Model, Sites
 from lens_steer.errors import LensSteerError
 
 
@@ -19,22 +19,18 @@ def plan_resources(
     template: Template,
     model: Model = "organism/qwen2",
     prompts: Annotated[
-        str | None,
-        typer.Option("--prompts", help="Prompts file, tokenised to know their length (needs the tokenizer alone)."),
+        str | None, typer.Option(help="Prompts file, tokenised to know their length (needs the tokenizer alone).")
     ] = None,
-    n_prompts: Annotated[int | None, typer.Option("--n-prompts", help="How many prompts, without a file.")] = None,
+    n_prompts: Annotated[int | None, typer.Option(help="How many prompts, without a file.")] = None,
     prompt_tokens: Annotated[
-        int | None, typer.Option("--prompt-tokens", help="Tokens of each with its chat template, without a file.")
+        int | None, typer.Option(help="Tokens of each with its chat template, without a file.")
     ] = None,
     sites: Sites = "norm_out",
-    dtype: Annotated[
-        str, typer.Option("--dtype", help="Of the weights: float32, bfloat16, float16, int8, int4.")
-    ] = "float32",
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    dtype: Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, float16, int8, int4.")] = "float32",
+    max_new_tokens: MaxNewTokens = 64,
     batch_size: Annotated[int, typer.Option(help="Answers at once.")] = 128,
     tflops: Annotated[
-        float | None,
-        typer.Option("--tflops", help="Speed to reckon with; left out, a matrix product measures this machine."),
+        float | None, typer.Option(help="Speed to reckon with; left out, a matrix product measures this machine.")
     ] = None,
     device: Device = None,
     column: Column = None,

@@ -14,8 +14,8 @@ from lens_steer.cli.common import check_rows_file, emit, read_prompts, tell_fitt
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Column, Engine, Limit, Model
-from lens_steer.cli.planning import UNSTEERED, Planned
+from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, Model
+from lens_steer.cli.planning import UNSTEERED, Planned, read_steering
 from lens_steer.errors import LensSteerError
 
 DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
@@ -28,18 +28,17 @@ def steer(
     dry: DryRun,
     model: Model,
     prompts: Annotated[
-        str,
-        typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is used."),
+        str, typer.Option(help="Prompts file, or an organism's contrast, of which the report split is used.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="File (.jsonl) to write.")],
+    out: Annotated[Path, typer.Option(help="File (.jsonl) to write.")],
     engine: Engine = ENGINE,
     effects: Annotated[
         bool, typer.Option("--effects", help="Also tell gate-fire rate and displacement at every site.")
     ] = False,
     column: Column = None,
     limit: Limit = None,
-    save_plan: Annotated[Path | None, typer.Option("--save-plan", help="Folder to write the plan to as well.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 64,
+    save_plan: Annotated[Path | None, typer.Option(help="Folder to write the plan to as well.")] = None,
+    max_new_tokens: MaxNewTokens = 64,
 ) -> None:
     """Generate under a steering plan; one row a prompt with the plan's parameters, and the grade where the world knows
     it.
@@ -49,7 +48,7 @@ def steer(
     """
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
-    from lens_steer.geometry.files import load_calibration
+    from lens_steer.geometry.calibration import Calibration
     from lens_steer.inference.engines import check_engine
     from lens_steer.inference.generation import answers
     from lens_steer.steer.effects import EffectLog
@@ -65,7 +64,8 @@ def steer(
     if made is None and (save_plan is not None or effects):
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
     if planned.calibration is not None:
-        tell_fitted_on(load_calibration(planned.calibration), {"": [chosen]})
+        source = read_steering(planned.calibration, None)
+        tell_fitted_on(source, {"": [chosen]}, "calibration" if isinstance(source, Calibration) else "direction")
     probe = planned.source
     if probe is not None:
         tell_fitted_on(probe, {"": [chosen]}, "probe")
@@ -73,13 +73,8 @@ def steer(
     log = EffectLog() if effects else None
     with whole_file(out) as work:
         loaded = load(model)
-        dry.tell(
-            loaded,
-            answering(loaded, list(chosen), max_new_tokens),
-            chosen,
-            engine=engine,
-            max_new_tokens=max_new_tokens,
-        )
+        work_ahead = answering(loaded, list(chosen), max_new_tokens)
+        dry.tell(loaded, work_ahead, chosen, engine=engine, max_new_tokens=max_new_tokens)
         with nullcontext() if made is None else steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         rows = _rows(loaded, chosen, texts, cut)
@@ -127,11 +122,10 @@ def _rows(model: Any, prompts: Any, texts: list[str], cut: list[bool]) -> list[d
             "answered": found in (ANSWERED, "correct", "wrong"),
             "cut_off": short or found == CUT_OFF,
         }
-        row |= (
-            {"degenerate": found == DEGENERATE}
-            if prompt.task is None
-            else {"grade": found, "harmful": prompt.task.harmful}
-        )
+        if prompt.task is None:
+            row["degenerate"] = found == DEGENERATE
+        else:
+            row |= {"grade": found, "harmful": prompt.task.harmful}
         rows.append(row | ({"thought_begun": True} if begun else {}))
     return rows
 
@@ -140,8 +134,6 @@ def _write_generations(path: Path, prompts: Any, texts: list[str], facts: list[d
     with path.open("w", encoding="utf-8") as stream:
         for prompt, text, own in zip(prompts, texts, facts, strict=True):
             row: dict[str, Any] = {"prompt": prompt.text, "text": text, **own}
-            if (
-                len(prompt.messages) > 1
-            ):  # a system prompt or earlier turns: the file must hold everything that the model was given
+            if len(prompt.messages) > 1:  # a system prompt or earlier turns, which the model was given as well
                 row["messages"] = [dict(m) for m in prompt.messages]
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")

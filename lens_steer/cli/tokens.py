@@ -19,10 +19,9 @@ def tokens(
     template: Template,
     model: Model,
     prompts: Annotated[
-        str,
-        typer.Option("--prompts", help="Prompts file, or an organism's contrast, of which the report split is read."),
+        str, typer.Option(help="Prompts file, or an organism's contrast, of which the report split is read.")
     ],
-    limit: Annotated[int | None, typer.Option("--limit", help="The first so many prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many prompts.")] = None,
 ) -> None:
     """Prompts as the model gets them: rendered text, token ids and tokens; needs configuration and tokenizer, no
     weights.

@@ -13,7 +13,7 @@ from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Engine, Out
+from lens_steer.cli.options import Engine, MaxNewTokens, Out
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
 
@@ -25,31 +25,28 @@ def verify(
     dry: DryRun,
     out: Out,
     model: Annotated[
-        str | None,
-        typer.Option("--model", help="Also on this model's own activations: organism/qwen2, a folder, a hub name."),
+        str | None, typer.Option(help="Also on this model's own activations: organism/qwen2, a folder, a hub name.")
     ] = None,
     calibration: Annotated[
         list[Path] | None,
         typer.Option(
-            "--calibration",
             help=(
                 "Folder of a calibration, or of a published one; several times. With --model, the model's own is used "
                 "in place of a fresh one."
-            ),
+            )
         ),
     ] = None,
     levels: Annotated[
         str | None,
         typer.Option(
-            "--levels",
             help=(
                 "Which tests, with commas: formula, basis, dtype, published, recorded, downstream, geometry, "
                 "behaviour (all)."
-            ),
+            )
         ),
     ] = None,
     engine: Engine = ENGINE,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of every answer at most.")] = 48,
+    max_new_tokens: MaxNewTokens = 48,
 ) -> None:
     """Propositions 1 and 2 of Selective Steering and what goes with them, tested: a record, a verdict and a witness for
     every claim; an interrupted run goes on.

@@ -10,10 +10,11 @@ SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments that have the same name as their option
 SAME = (
     *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map",
-    "direction", "dtype", "engine", "judge", "keep", "limit", "max_new_tokens", "method", "n_devices", "n_random",
-    "negative", "objective", "pooling", "positions", "positive", "quantization", "report_negative", "report_positive",
-    "revision", "rule", "rules", "seed", "select_negative", "select_positive", "sites", "split", "standardize",
-    "system", "template_args", "template_date", "trait",
+    "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
+    "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
+    "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules",
+    "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
+    "template_date", "trait",
 )  # fmt: skip
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
 # names with an underscore are no English words, so they mean the argument also where no value follows

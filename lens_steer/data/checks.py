@@ -28,11 +28,7 @@ def contrast_cautions(parts: Parts) -> tuple[str, ...]:
     keys = [[[(p.hash, p.response) for p in part[i]] for part in parts.values()] for i in range(2)]
     classes = [{key for part in side for key in part} for side in keys]
     if both := len(classes[0] & classes[1]):
-        found.append(
-            "1 prompt stands in both classes: leave it out of one"
-            if both == 1
-            else f"{both} prompts stand in both classes: leave them out of one"
-        )
+        found.append(f"{_prompts(both)} in both classes: leave {'it' if both == 1 else 'them'} out of one")
     for name, side in zip(CLASSES, keys, strict=True):
         more = [n - 1 for part in side for n in Counter(part).values() if n > 1]
         if more:

@@ -61,10 +61,14 @@ class Split(Shown, view="prompts"):
     report: Contrast
 
     @property
+    def parts(self) -> dict[str, Contrast]:
+        """The three parts by name, in order."""
+        return {"fit": self.fit, "select": self.select, "report": self.report}
+
+    @property
     def sizes(self) -> str:
         """The numbers of positive and negative prompts in each split: ``fit 64+64, select 32+32, report 32+32``."""
-        parts = (("fit", self.fit), ("select", self.select), ("report", self.report))
-        return ", ".join(f"{name} {len(c.positive)}+{len(c.negative)}" for name, c in parts)
+        return ", ".join(f"{name} {len(c.positive)}+{len(c.negative)}" for name, c in self.parts.items())
 
     def __repr__(self) -> str:
         return f"Split({self.sizes})"
@@ -109,7 +113,7 @@ class ContrastSet(Shown, view="prompts"):
         >>> list(load_contrast("organism/refusal").hashes)
         ['fit', 'select', 'report']
         """
-        return {"fit": self.fit.hash, "select": self.select.hash, "report": self.report.hash}
+        return {name: part.hash for name, part in self.split.parts.items()}
 
     def first(self, *, fit: int | None = None, select: int | None = None, report: int | None = None) -> ContrastSet:
         """Return a smaller set for a quick look, with the first prompts of each class of a split.
@@ -123,7 +127,7 @@ class ContrastSet(Shown, view="prompts"):
         >>> ls.load_contrast("organism/refusal").first(select=16, report=32)
         ContrastSet('organism/refusal': fit 128+128, select 16+16, report 32+32)
         """
-        wanted = ((self.fit, fit), (self.select, select), (self.report, report))
+        wanted = zip(self.split.parts.values(), (fit, select, report), strict=True)
         return replace(self, split=Split(*(part if n is None else part.first(n) for part, n in wanted)))
 
     @property
@@ -149,11 +153,10 @@ class ContrastSet(Shown, view="prompts"):
         >>> ls.load_contrast("organism/refusal").record()["n"]["select"]
         [64, 64]
         """
-        parts = {name: getattr(self, name) for name in ("fit", "select", "report")}
         return {
             "contrast": self.name,
             "readings": {role: asdict(reading) for role, reading in self.readings.items()},
-            "n": {name: [len(part.positive), len(part.negative)] for name, part in parts.items()},
+            "n": {name: [len(part.positive), len(part.negative)] for name, part in self.split.parts.items()},
             "cautions": list(self.cautions),
         }
 

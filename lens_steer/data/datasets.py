@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lens_steer.data.files import EXTRA, Table
-from lens_steer.errors import LensSteerError, first_line
+from lens_steer.errors import LensSteerError, first_line, installed
 
 HUB, DEFAULT = "hf:", "train"
+_MISSING = f"{{}} needs the package datasets, which is not installed here: {EXTRA}"
 
 
 def saved_table(folder: Path, split: str | None) -> Table:
@@ -24,7 +25,7 @@ def saved_table(folder: Path, split: str | None) -> Table:
             their columns); if a split is named and the data set has no splits; or if ``datasets`` is not installed.
     """
     name = f"data set {str(folder)!r}"
-    datasets = _datasets(name)
+    datasets = installed("datasets", _MISSING.format(name))
     try:
         with _quietly(datasets):
             loaded: Any = datasets.load_from_disk(str(folder))
@@ -32,13 +33,8 @@ def saved_table(folder: Path, split: str | None) -> Table:
         raise LensSteerError(f"{name} could not be loaded: {first_line(error)}") from None
     if isinstance(loaded, dict):
         if (split or DEFAULT) not in loaded:
-            raise _lacks(
-                name,
-                split,
-                list(loaded),
-                loaded[next(iter(loaded))].column_names if loaded else [],
-                f"{folder.name}@SPLIT",
-            )
+            columns = next(iter(loaded.values())).column_names if loaded else []
+            raise _lacks(name, split, list(loaded), columns, f"{folder.name}@SPLIT")
         loaded = loaded[split or DEFAULT]
     elif split is not None:
         raise LensSteerError(f"{name} has no splits: leave out @{split}")
@@ -72,7 +68,7 @@ def hub_table(source: str) -> Table:
     """
     name, config, split = parse_hub(source)
     called = f"data set {source!r}"
-    datasets = _datasets(called)
+    datasets = installed("datasets", _MISSING.format(called))
     try:
         with _quietly(datasets):
             loaded = datasets.load_dataset(name, config, split=split or DEFAULT)
@@ -100,14 +96,6 @@ def _lacks(name: str, split: str | None, splits: list[str], columns: list[str], 
     said = f"no split {split!r}" if split else f"no split {DEFAULT!r}, which is read where none is named"
     known = f", its columns {', '.join(map(repr, columns))}" if columns else ""
     return LensSteerError(f"{name} has {said}: its splits are {', '.join(map(repr, splits))}{known}; name one as {how}")
-
-
-def _datasets(name: str) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise LensSteerError(f"{name} needs the package datasets, which is not installed here: {EXTRA}") from None
-    return datasets
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_steer.errors import LensSteerError, first_line
+from lens_steer.errors import LensSteerError, first_line, installed
 
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet")
 DELIMITERS = ",;\t"
@@ -138,12 +138,11 @@ def _delimited(text: str, name: str, *, preferred: str) -> Table:
 
 
 def _parquet(path: Path, name: str) -> Table:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise LensSteerError(f"{name} needs the package pyarrow, which is not installed here: {EXTRA}") from None
+    pyarrow = installed("pyarrow", f"{name} needs the package pyarrow, which is not installed here: {EXTRA}")
+    from pyarrow import parquet
+
     try:
         table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise LensSteerError(f"{name} cannot be read as Parquet: {first_line(error)}") from None
     return Table.of(name, table.to_pylist(), table.column_names)

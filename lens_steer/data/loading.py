@@ -95,9 +95,8 @@ def read_prompt_set(
     table = read_table(source) if file else Table.of(TEXTS, source)
     name = Path(str(source)).name if file else TEXTS
     if not table.rows:
-        raise LensSteerError(
-            f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt"
-        )
+        told = f"{table.name} holds no prompts" if file else "no texts are given: give at least one prompt"
+        raise LensSteerError(told)
     read = find_column(table, column)
     prompts, n_input, n_blank = [], 0, 0
     for number, row in enumerate(table.rows, start=1):
@@ -177,9 +176,7 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
     if response is not None and not isinstance(response, str):
         raise LensSteerError(f"{where}: the response {response!r} is no text: give a string, or leave it out")
     scenario = None if scenario is None else str(scenario)
-    messages = None if asked else row.get(MESSAGES)
-    if column == MESSAGES:
-        messages = row.get(column)
+    messages = row.get(MESSAGES) if column == MESSAGES or not asked else None
     if column not in row and not messages:
         raise LensSteerError(f"{where}: no prompt found in the column {column!r}, which is read")
     value = messages or row.get(column)

@@ -4,24 +4,27 @@ The controls of the chosen setting run beside it.
 
 What other rooms use of it:
 
-- ``bounds``: ``measured_bound``
+- ``bounds``: ``measured_bound``, ``harmless_alone``
 - ``comparison``: ``Comparison``, ``compare``
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
 - ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_calibrations``
 - ``cost``: ``cost``, ``probe``
+- ``direction_selection``: ``select_direction``, ``first_of``
 - ``equal_divergence``: ``Match``, ``Curve``, ``curve``, ``match``
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``grids``: ``Grid``, ``plan_hash``, ``values_of``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``
+- ``pieces``: ``Pieces``, ``check_beginning``, ``drop``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
 - ``quantities``: ``objective_of``, ``renamed``
-- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``
+- ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
+  ``at_nothing``
 - ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``
 - ``sweeps``: ``Protocol``, ``run``
-- ``work``: ``Work``, ``recording``, ``answering``, ``forcing_answers``, ``scoring_answers``, ``measuring``
+- ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
+  ``forcing_values``, ``scoring_answers``, ``selecting_direction``
 """

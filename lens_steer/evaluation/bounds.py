@@ -20,17 +20,16 @@ def measured_bound(
     protocol: Protocol,
     folder: str | Path,
     *,
-    name: str = "unsteered",
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> PerplexityBound | None:
     """Measure the perplexity bound on the unsteered model's own answers to the protocol's harmless prompts.
 
-    The answers are kept in ``folder/NAME.csv``, so that a resumed run uses the bound with which it began.
+    The answers are kept in ``folder/unsteered.csv``, so that a resumed run uses the bound with which it began.
 
     Args:
         protocol: The protocol of the select split, without a bound.
-        folder, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+        folder, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
 
     Returns:
         The bound; None where a ground truth grades every answer.
@@ -48,7 +47,7 @@ def measured_bound(
     alone = harmless_alone(protocol)
     if alone is None:
         return None
-    rows = run(alone, [Grid(NONE)], folder, name, identity=identity, progress=progress)
+    rows = run(alone, [Grid(NONE)], folder, "unsteered", identity=identity, progress=progress)
     return perplexity_bound([float(np.exp(row["surprise_ref"])) for row in rows if row["surprise_ref"] is not None])
 
 

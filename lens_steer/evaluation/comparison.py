@@ -11,22 +11,17 @@ import numpy as np
 
 from lens_steer._defaults import ENGINE
 from lens_steer._display import Shown
-from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import (
-    COMPARED,
-    control_grids,
-    method_grids,
-    rule_grids,
-    shuffled_labels,
-)
+from lens_steer.evaluation.conditions import COMPARED, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
 from lens_steer.evaluation.equal_divergence import Curve, Match
-from lens_steer.evaluation.harmonics import PARAMETERS, HarmonicFit, anti_steerable, fit_harmonic, how_many_angles
+from lens_steer.evaluation.harmonics import PARAMETERS, Response, anti_steerable
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
+from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import (
     Evaluation,
     check_splits,
@@ -41,7 +36,6 @@ from lens_steer.evaluation.selection import Setting, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
-from lens_steer.geometry.files import load_calibration, save_calibration
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.inference.record import Activations, record
 from lens_steer.metrics.benchmarks import Tasks
@@ -55,23 +49,6 @@ from lens_steer.steer.method_table import ANGLES, find_method
 
 DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
-
-
-@dataclass(frozen=True)
-class Response:
-    """The refusal scores of one class of the report split over the angle.
-
-    Attributes:
-        plain: The scores without steering, by prompt.
-        scores: The scores by prompt and angle.
-        fit: The first harmonics of the scores.
-        few: The errors of harmonics from few angles, see :func:`lens_steer.evaluation.harmonics.how_many_angles`.
-    """
-
-    plain: np.ndarray
-    scores: np.ndarray
-    fit: HarmonicFit
-    few: list[dict[str, float | int]]
 
 
 @dataclass(frozen=True)
@@ -205,9 +182,10 @@ def compare(
     by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
     grids += by_rule
     identity = {"seed": seed, "fit": contrast.fit.hash}
-    bare = Protocol(model, contrast.select, "select", tasks.select, **how)
-    bound = measured_bound(bare, out, identity=identity, progress=progress)
-    how |= {} if bound is None else {"bound": bound}
+    selecting = Protocol(model, contrast.select, "select", tasks.select, **how)
+    bound = measured_bound(selecting, out, identity=identity, progress=progress)
+    if bound is not None:
+        selecting, how = replace(selecting, bound=bound), how | {"bound": bound}
     select, choices, rows = on_select(
         model,
         contrast,
@@ -229,7 +207,7 @@ def compare(
         next(g for g in at_choice if g.condition == REFERENCE),
         (),
         protocol,
-        replace(bare, bound=bound),
+        selecting,
         contrast,
         out,
         drawn_alone=True,
@@ -247,20 +225,23 @@ def compare(
         choices,
         rows,
         out,
-        {**Protocol(model, contrast.select, "select", tasks.select, **how).identity, **identity},
+        {**selecting.identity, **identity},
         engine,
         progress,
     )
     kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
+    turned = method_grids(base, REFERENCE, values=values)[0].build
+    assert turned is not None
     responses = {
-        side: _response(model, base, getattr(contrast.report, side), values, engine)
-        for side in ("positive", "negative")
+        side: Response.of(values, *refusal_scores_by_value(model, turned, list(values), prompts, engine=engine))
+        for side, prompts in (("positive", contrast.report.positive), ("negative", contrast.report.negative))
     }
     chosen_angle = choices[REFERENCE].value or 0.0
     moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
+    first_angle, second_angle = principal_angles(base.basis, shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
         {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
@@ -273,7 +254,7 @@ def compare(
         base,
         activations["norm_out"],
         len(others),
-        _angles_between(base, shuffled),
+        (first_angle, second_angle),
         all(p.task is not None for p in contrast.report.positive),
         objective,
         tuple(map(str, parsed)),
@@ -309,30 +290,6 @@ def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
 
 
 def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
-    """Return the calibration with which the run began, or make one and save it for a resumed run.
-
-    On another processor a new calibration would be rounded differently.
-    """
+    """Return the calibration of these activations with which the run began; make it if there is none yet."""
     folder = Path(out) / "calibrations" / name
-    if folder.exists():
-        found = load_calibration(folder)
-        if found.prompt_hash == activations.prompt_hash and found.model == activations.model:
-            return found
-    made = calibrate(activations, seed=seed)
-    save_calibration(made, folder)
-    return load_calibration(folder)
-
-
-def _angles_between(calibration: Calibration, other: Calibration) -> tuple[float, float]:
-    first, second = principal_angles(calibration.basis, other.basis[None])[0].tolist()
-    return float(first), float(second)
-
-
-def _response(
-    model: Any, calibration: Calibration, prompts: PromptSet, values: Sequence[float], engine: str
-) -> Response:
-    """Return the refusal scores of some prompts at every angle, and their harmonics."""
-    grid = method_grids(calibration, REFERENCE, values=values)[0]
-    assert grid.build is not None
-    plain, scores = refusal_scores_by_value(model, grid.build, list(values), prompts, engine=engine)
-    return Response(plain, scores, fit_harmonic(list(values), scores), how_many_angles(list(values), scores))
+    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed))

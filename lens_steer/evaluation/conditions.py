@@ -17,10 +17,11 @@ from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import BOUNDS, RULES
 from lens_steer.geometry.planes import random_plane
 from lens_steer.geometry.rules import with_rule
+from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites
 from lens_steer.steer.method_table import ANGLES, METHODS, find_method, turning_methods
-from lens_steer.steer.methods import check_source, make_plan
+from lens_steer.steer.methods import Source, check_source, make_plan
 from lens_steer.steer.plans import SteeringPlan
 
 SITES_TRIED = 6  # sites of an addition: with 6 coefficients it has as many settings as there are angles (36)
@@ -37,27 +38,30 @@ TOWARDS_POSITIVE = {
 
 
 def method_grids(
-    calibration: Calibration, method: str, *, values: Sequence[float] | None = None, **options: Any
+    calibration: Calibration | StreamDirection, method: str, *, values: Sequence[float] | None = None, **options: Any
 ) -> list[Grid]:
     """Return one method's grids.
 
     An angular method has one grid over its angles. A method that writes at one site has one grid over its coefficients
     for each of several sites, spread over the discriminative sites (over all sites if there is no discriminative one).
+    A selected direction has only its own site.
 
     Args:
-        calibration: The calibration of the model.
+        calibration: The calibration of the model, or a selected direction (:func:`lens_steer.select_direction`).
         method: A name of :data:`lens_steer.steer.method_table.METHODS`.
         values: The angles or coefficients. None takes angles ten degrees apart, or the method's own list.
         options: Further arguments of the plan constructor, such as ``at`` or ``positions``.
 
     Raises:
-        LensSteerError: If the method is unknown, or values are given for a method without a parameter to sweep.
+        LensSteerError: If the method is unknown or does not take a selected direction, or if values are given for a
+            method without a parameter to sweep.
 
     >>> from lens_steer import load_calibration
     >>> [(g.variant, len(g.values)) for g in method_grids(load_calibration("figures/calibration"), "selective")]
     [('', 36)]
     """
     record = find_method(method)
+    check_source(record, calibration)
     build = partial(plan_at_value, record.name, calibration, options)
     if record.swept is None:
         if values is not None:
@@ -66,7 +70,7 @@ def method_grids(
             )
         return [Grid(record.name, build, method=record.name)]
     chosen = record.grid if values is None else tuple(values)
-    if not record.tries_sites or "at" in options:
+    if not record.tries_sites or "at" in options or isinstance(calibration, StreamDirection):
         return [Grid(record.name, build, chosen, method=record.name)]
     tried = _spread(calibration.discriminative_sites or calibration.sites, SITES_TRIED)
     at_site = partial(plan_at_sites, record.name, options, calibration)
@@ -183,9 +187,9 @@ def control_grids(
     """
     norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     half, angles = calibration.n_layers // 2, tuple(values)
-    drawn = random.Random(f"controls/{seed}").sample(norms, len(calibration.discriminative_sites))
+    n_sites = len(calibration.discriminative_sites)
     places = {
-        RANDOM_SITES: tuple(sorted(drawn, key=lambda n: sites.parse(n).order)),
+        RANDOM_SITES: draw_sites(random.Random(f"controls/{seed}"), norms, n_sites),
         EARLY: tuple(n for n in norms if sites.parse(n).block < half),
         LATE: tuple(n for n in norms if sites.parse(n).block >= half),
         ALL: norms,
@@ -203,6 +207,15 @@ def control_grids(
     if shuffled is not None:  # a shuffled calibration may have no discriminative sites of its own
         found.append(wrong(SHUFFLED, shuffled, {"at": calibration.discriminative_sites}))
     return found
+
+
+def draw_sites(drawn: random.Random, names: Sequence[str], n: int) -> tuple[str, ...]:
+    """Draw some of the sites, each at most once, and return them in network order.
+
+    >>> draw_sites(random.Random(0), [f"blocks.{i}.ln1.hook_out" for i in range(12)], 2)
+    ('blocks.6.ln1.hook_out', 'blocks.11.ln1.hook_out')
+    """
+    return tuple(sorted(drawn.sample(list(names), n), key=lambda name: sites.parse(name).order))
 
 
 def has_angle(condition: str) -> bool:
@@ -234,7 +247,7 @@ def shuffled_labels(activations: Activations, seed: int = 0) -> Activations:
     )
 
 
-def plan_at_value(method: str, source: Calibration | Boundary, options: Mapping[str, Any], value: Any) -> SteeringPlan:
+def plan_at_value(method: str, source: Source, options: Mapping[str, Any], value: Any) -> SteeringPlan:
     """Make a plan at one value of the swept parameter, or at one value for each row.
 
     The value is None for a method that is not swept.

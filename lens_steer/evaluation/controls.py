@@ -21,12 +21,20 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.conditions import ALL, RANDOM_PLANE, RANDOM_SITES, SHUFFLED, plan_at_sites, shuffled_labels
+from lens_steer.evaluation.conditions import (
+    ALL,
+    RANDOM_PLANE,
+    RANDOM_SITES,
+    SHUFFLED,
+    draw_sites,
+    plan_at_sites,
+    shuffled_labels,
+)
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import RULES
-from lens_steer.geometry.files import load_calibration, save_calibration
 from lens_steer.geometry.planes import random_plane, turned_at_random
 from lens_steer.inference.record import Activations, record
 from lens_steer.models import sites
@@ -79,6 +87,11 @@ class Controls:
         See :attr:`lens_steer.evaluation.control_bands.Band.p_at_least`.
         """
         return 1 / (1 + self.draws) if self.draws else None
+
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seed of each draw."""
+        return [self.seed * SEEDS_APART + k for k in range(self.draws)]
 
 
 def along_random(plan: SteeringPlan, seed: int) -> SteeringPlan:
@@ -190,27 +203,19 @@ def shuffled_calibrations(
     if reason := not_shuffled(source, contrast):
         return reason
     assert isinstance(source, Calibration)
-    found = []
-    for k in range(controls.draws):
-        seed, folder = controls.seed * SEEDS_APART + k, Path(out) / "calibrations" / f"shuffled_labels_{k + 1:02}"
-        if folder.exists():
-            kept = load_calibration(folder)
-            if (kept.prompt_hash, kept.model, kept.sites, kept.seed) == (
-                source.prompt_hash,
-                source.model,
-                source.sites,
-                seed,
-            ):
-                found.append(kept)
-                continue
+
+    def made(seed: int) -> Calibration:
+        nonlocal activations
         if activations is None:
-            pooling: Any = source.details.get("pooling", "last")
-            activations = record(
-                model, contrast.fit, list(source.sites), pooling=pooling, engine=engine, progress=progress
-            )
-        save_calibration(_shuffled(source, activations, seed, progress), folder)
-        found.append(load_calibration(folder))
-    return found
+            how: dict[str, Any] = {"pooling": source.details.get("pooling", "last"), "engine": engine}
+            activations = record(model, contrast.fit, list(source.sites), progress=progress, **how)
+        return _shuffled(source, activations, seed, progress)
+
+    folder = Path(out) / "calibrations"
+    return [
+        kept_calibration(folder / f"shuffled_labels_{k:02}", source, partial(made, seed), seed=seed)
+        for k, seed in enumerate(controls.seeds, start=1)
+    ]
 
 
 def not_shuffled(source: Calibration | Boundary, contrast: ContrastSet) -> str:
@@ -249,7 +254,7 @@ def _shuffled(source: Calibration, activations: Activations, seed: int, progress
 
 def _random(controls: Controls, grid: Grid) -> list[Grid]:
     """Return a method's grid in random planes or along random directions, once for each draw."""
-    seeds, source = [controls.seed * SEEDS_APART + k for k in range(controls.draws)], controls.source
+    seeds, source = controls.seeds, controls.source
     assert grid.build is not None
     if _in_a_plane(grid.method) and isinstance(source, Calibration):
         name, own = RANDOM_PLANE, grid.build(grid.values[0]).sites
@@ -290,7 +295,7 @@ def _site_sets(pool: tuple[str, ...], own: tuple[str, ...], draws: int, seed: in
     """
     rng, found = random.Random(f"random sites/{seed}"), []
     while len(found) < min(draws, math.comb(len(pool), len(own)) - 1):
-        drawn = tuple(sorted(rng.sample(pool, len(own)), key=lambda n: sites.parse(n).order))
+        drawn = draw_sites(rng, pool, len(own))
         if drawn != own and drawn not in found:
             found.append(drawn)
     return found

@@ -9,6 +9,7 @@ import numpy as np
 
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import METHODS
+from lens_steer.steer.plans import SteeringPlan
 from lens_steer.steer.value_sweep import Build
 
 
@@ -27,6 +28,7 @@ class Grid:
         method: The method of :data:`lens_steer.steer.method_table.METHODS` whose parameter the values are, also in a
             control that puts a part of it wrong. Empty where there is none.
         draw: The number, from 1, of the draw of a control that is drawn; 0 for every other grid.
+        beside: A plan that is in force at every value too, such as one for other tokens; None for no other plan.
     """
 
     condition: str
@@ -36,6 +38,7 @@ class Grid:
     system: str | None = None
     method: str = ""
     draw: int = 0
+    beside: SteeringPlan | None = None
 
     @property
     def name(self) -> str:
@@ -79,15 +82,21 @@ def values_of(spec: str) -> tuple[float, ...]:
 
 
 def plan_hash(grid: Grid) -> str | None:
-    """Return a hash of everything in the plan at the grid's first value: sites, vectors, positions."""
-    if grid.build is None:
+    """Return a hash of everything in the plan at the grid's first value, and in the one beside it.
+
+    It covers sites, vectors and positions; None for a grid that steers nothing.
+    """
+    own = None if grid.build is None else grid.build(grid.values[0])
+    plans = [plan for plan in (own, grid.beside) if plan is not None]
+    if not plans:
         return None
-    plan = grid.build(grid.values[0])
-    digest = hashlib.sha256(repr((plan.method, plan.positions, plan.model)).encode())
-    for step in plan.steps:
-        digest.update(repr((step.operator, step.sites)).encode())
-        for name, value in sorted(step.parameters.items()):
-            digest.update(
-                name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
-            )
+    digest = hashlib.sha256()
+    for plan in plans:
+        digest.update(repr((plan.method, plan.positions, plan.model)).encode())
+        for step in plan.steps:
+            digest.update(repr((step.operator, step.sites)).encode())
+            for name, value in sorted(step.parameters.items()):
+                digest.update(
+                    name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
+                )
     return digest.hexdigest()

@@ -142,6 +142,28 @@ def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " 
     return wilson(int((steered > plain).sum()), len(plain))
 
 
+@dataclass(frozen=True)
+class Response:
+    """The refusal scores of a class over the angle.
+
+    Attributes:
+        plain: The scores without steering, by prompt.
+        scores: The scores by prompt and angle.
+        fit: The first harmonics of the scores.
+        few: The errors of harmonics from few angles, see :func:`how_many_angles`.
+    """
+
+    plain: Float[np.ndarray, " n"]
+    scores: Float[np.ndarray, "n angles"]
+    fit: HarmonicFit
+    few: list[dict[str, float | int]]
+
+    @staticmethod
+    def of(angles: Degrees, plain: Float[np.ndarray, " n"], scores: Float[np.ndarray, "n angles"]) -> Response:
+        """Fit the harmonics of measured scores; see :func:`fit_harmonic`."""
+        return Response(plain, scores, fit_harmonic(angles, scores), how_many_angles(angles, scores))
+
+
 def how_many_angles(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> list[dict[str, float | int]]:
     """Measure how well a harmonic from few evenly spaced angles predicts the scores at the other angles.
 

@@ -225,6 +225,33 @@ def choose(
     return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), n_equal)
 
 
+def at_nothing(found: Sequence[Setting], base: Setting, chosen: Choice, objective: str = "positive_right") -> bool:
+    """Return whether a choice is a tie at nothing: its objective is no better than that of the unsteered model.
+
+    The chosen value then only stands in the middle of the values that do nothing, and nothing should be measured at it.
+
+    Args:
+        found: The settings from which the choice was made; those of other conditions are skipped.
+        base, objective: The arguments of the choice, see :func:`choose`.
+        chosen: The choice.
+
+    >>> base, idle, strong = (
+    ...     Setting("none", "", None, "select", {"positive_right": Estimate(0.1, 0.0, 0.3, 10)}),
+    ...     *(
+    ...         Setting("SS", "", angle, "select", {"positive_right": Estimate(rate, 0.0, 1.0, 10)})
+    ...         for angle, rate in ((30.0, 0.1), (60.0, 0.7))
+    ...     ),
+    ... )
+    >>> [at_nothing(tried, base, choose(tried, base)) for tried in ([idle], [idle, strong])]
+    [True, False]
+    """
+    sign, name = -1.0 if objective.startswith("-") else 1.0, objective_of(objective).removeprefix("-")
+    at = (chosen.condition, chosen.variant, chosen.value)
+    setting = next(s for s in found if (s.condition, s.variant, s.value) == at)
+    scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in (setting, base)]
+    return bool(scores[0] <= scores[1])
+
+
 def kept_out(
     found: Sequence[Setting], base: Setting, chosen: Choice, objective: str, constraints: Sequence[Constraint]
 ) -> dict[str, Any] | None:

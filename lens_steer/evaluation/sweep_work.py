@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet
+from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.comparison import DRAWN, REFERENCE, baseline_system
 from lens_steer.evaluation.conditions import (
@@ -24,7 +24,7 @@ from lens_steer.evaluation.controls import Controls, not_shuffled, report_draws,
 from lens_steer.evaluation.first_token import FIRST_OF
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import Protocol
-from lens_steer.evaluation.work import Work, forcing_values, measuring, recording
+from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES
 from lens_steer.metrics.benchmarks import Tasks
@@ -135,14 +135,14 @@ def comparing(
     total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
     total += _evaluating(on_select, on_report, grids)
     total += measuring(on_report, [Grid(f"control {i}") for i in range(DRAWN * draws)])
-    harmless = [Prompt(p.messages, None, p.task) for p in contrast.select.negative]
+    harmless = bare(contrast.select.negative)
     swept = [g for g in _method_grids(wanted, values, rules) if None not in g.values]
     for grid in swept:
         total += forcing_values(model, harmless, max_new_tokens, len(grid.values))
     again = dict.fromkeys(g.condition for g in swept if g.condition != REFERENCE)
     total += measuring(on_report, [Grid(name) for name in again])
     for side in (contrast.report.positive, contrast.report.negative):
-        total += forcing_values(model, [Prompt(p.messages, None, p.task) for p in side], 0, len(values))
+        total += forcing_values(model, bare(side), 0, len(values))
     return total
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
+from lens_steer.models.info import UNLOADED
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
 from lens_steer.steer.hooks import steering
@@ -110,15 +111,21 @@ class Protocol:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return everything on which the rows depend, except the grids."""
+        """Return everything on which the rows depend, except the grids.
+
+        For the description of a model, which has no weights, what only the loaded model tells is left out.
+        """
         info = info_of(self.model)
+        loaded = (
+            {}
+            if info.backend == UNLOADED
+            else {"weights": _weights_hash(self.model), "backend": info.backend, "dtype": str(info.dtype)}
+        )
         return {
             "model": info.name,
-            "weights": _weights_hash(self.model),
+            **loaded,
             "chat_template": _hash(info.tokenizer.chat_template),
             **_applied(info.template),
-            "backend": info.backend,
-            "dtype": str(info.dtype),
             "split": self.split,
             "engine": self.engine,
             "max_new_tokens": self.max_new_tokens,
@@ -220,7 +227,10 @@ def _measure(
     plan = None if grid.build is None else grid.build(None if by_row[0] is None else by_row)
     n = len(asked)
     own, under_plain, scores = np.full(n, np.nan), np.full(n, np.nan), np.full(n, np.nan)
-    with nullcontext() if plan is None else steering(model, plan, tell=False):  # no warning for an identity value
+    with ExitStack() as stack:
+        for each in (grid.beside, plan):
+            if each is not None:
+                stack.enter_context(steering(model, each, tell=False))  # no warning for an identity value
         texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
         tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded

@@ -6,8 +6,8 @@ are upper bounds, since every answer is assumed to have its greatest length.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, parts_of
 from lens_steer.inference import batching, prompt_cache, teacher_forcing
+from lens_steer.inference.dialogue import Dialogue, turn_ids
 from lens_steer.models.footprint import Shape
 from lens_steer.models.loading import info_of
 from lens_steer.models.location import read_config
@@ -74,6 +75,15 @@ class Work:
         )
 
 
+def bare(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Return the prompts without their responses, in whose place the model's own answers will be.
+
+    >>> bare([Prompt.of("Hello", response="Hi.")])[0].response is None
+    True
+    """
+    return [Prompt(p.messages, None, p.task) for p in prompts]
+
+
 def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, times: int = 1) -> Work:
     """Count the work of :func:`lens_steer.generate`, with ``times`` copies of the prompts in one call.
 
@@ -82,17 +92,22 @@ def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, tim
     >>> work.prefills, work.steps, work.answers, work.new_tokens
     (2, 8, 130, 650)
     """
-    total = Work()
-    for rows, width, _ in _shapes(model, [(n, 0) for n in _lengths(model, prompts)] * times, extra=max_new_tokens):
-        total += Work(
-            prefills=1,
-            prompt_tokens=rows * width,
-            steps=max_new_tokens - 1,
-            stepped=rows * (max_new_tokens - 1),
-            answers=rows,
-            new_tokens=rows * max_new_tokens,
-            widest=rows * (width + max_new_tokens),
-        )
+    return _generating(_lengths(model, prompts) * times, max_new_tokens)
+
+
+def conversing(model: Any, dialogues: Sequence[Dialogue], max_new_tokens: int) -> Work:
+    """Count the work of :func:`lens_steer.inference.dialogue.converse`: every turn is read with all turns before it.
+
+    >>> from lens_steer.cli.precheck import describe
+    >>> work = conversing(describe("organism/qwen2"), [Dialogue(("Hello", "Hello again"))] * 3, 5)
+    >>> work.prefills, work.steps, work.answers
+    (2, 8, 6)
+    """
+    tokenizer, total = info_of(model).tokenizer, Work()
+    asked = [[len(ids) for ids in turn_ids(tokenizer, dialogue, row)] for row, dialogue in enumerate(dialogues)]
+    for turn in range(max(map(len, asked), default=0)):
+        before = [sum(lengths[: turn + 1]) + turn * max_new_tokens for lengths in asked if turn < len(lengths)]
+        total += _generating(before, max_new_tokens)
     return total
 
 
@@ -104,7 +119,7 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
     """
     lengths = _with_answers(model, prompts, new_tokens)
     total = Work()
-    for rows, width, longest in _shapes(model, lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
+    for rows, width, longest in _shapes(lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
         total += Work(forced=1, forced_tokens=rows * width, forced_new=rows * longest, widest=rows * width)
     return total
 
@@ -132,7 +147,7 @@ def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_val
     """
     budget, total = _logits_budget(model), Work()
     for rows, width, longest in _shapes(
-        model, _with_answers(model, prompts, new_tokens), max_rows=value_sweep.MAX_ROWS, max_logits=budget
+        _with_answers(model, prompts, new_tokens), max_rows=value_sweep.MAX_ROWS, max_logits=budget
     ):
         most = min(value_sweep.MAX_ROWS, budget // (longest + 1), batching.MAX_BATCH_TOKENS // width)
         step = max(1, most // rows)
@@ -142,29 +157,70 @@ def forcing_values(model: Any, prompts: Sequence[Prompt], new_tokens: int, n_val
     return total
 
 
-def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool = False) -> Work:
-    """Count the work of :func:`lens_steer.record` for both classes."""
+def recording(model: Any, contrast: Contrast, n_sites: int, *, responses: bool = False, new_tokens: int = 0) -> Work:
+    """Count the work of :func:`lens_steer.record` for both classes.
+
+    Args:
+        model: The loaded model, or its description.
+        contrast: The prompts.
+        n_sites: The number of sites, at each of which one vector of a prompt is kept.
+        responses: Whether the prompts run with their responses.
+        new_tokens: The tokens of a response that does not exist yet.
+    """
     info, total = info_of(model), Work()
     for side in (contrast.positive, contrast.negative):
-        lengths = _with_answers(model, side, 0) if responses else [(n, 0) for n in _lengths(model, side)]
-        for rows, width, _ in _shapes(model, lengths):
+        lengths = _with_answers(model, side, new_tokens) if responses else [(n, 0) for n in _lengths(model, side)]
+        for rows, width, _ in _shapes(lengths):
             total += Work(
                 prefills=1, prompt_tokens=rows * width, widest=rows * width, recorded=rows * n_sites * info.d_model
             )
     return total
 
 
+def selecting_direction(
+    model: Any, fit: Contrast, select: Contrast, n_positions: int, max_new_tokens: int | None
+) -> Work:
+    """Count the work of :func:`lens_steer.select_direction`, as if the filter left out no prompt.
+
+    An addition at the input of block ℓ runs the blocks from ℓ on, and its prompts run once up to ℓ; both are counted by
+    the share of the blocks that they run.
+
+    Args:
+        model: The model, or its description.
+        fit, select: The prompts before the filter.
+        n_positions: The number of tokens after the instruction.
+        max_new_tokens: The length of the answers to the positive fit prompts; None where the openings of refusals are
+            given, so that there are no answers.
+
+    >>> import lens_steer as ls
+    >>> model, prompts = ls.load_model("organism/qwen2"), ls.load_contrast("organism/refusal").first(fit=4, select=2)
+    >>> selecting_direction(model, prompts.fit, prompts.select, 5, None).prefills
+    139
+    """
+    n_layers = info_of(model).n_layers
+    total = Work() if max_new_tokens is None else answering(model, fit.positive, max_new_tokens)
+    both = [*select.positive, *select.negative]
+    total += _prefilling(model, both) * (1 + n_positions * n_layers)
+    adding = _prefilling(model, select.negative)
+    share = (n_positions * (n_layers + 1) + n_layers + 1) / 2 / n_layers  # of all blocks, summed over the additions
+    tokens = round(adding.prompt_tokens * n_layers * share)
+    total += replace(adding * (n_layers * (n_positions + 1)), prompt_tokens=tokens)
+    for side in (*_sides(fit), *_sides(select)):
+        total += _prefilling(model, side)  # the filter
+    return total + _prefilling(model, fit.positive) + _prefilling(model, fit.negative)  # the means
+
+
 def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
     """Count the work of :func:`lens_steer.evaluation.sweeps.run`.
 
-    For every value of every grid it has answers to all sides, and a pass over the answers by each model of
-    ``protocol.read_by`` (under the plan, and without it).
+    For every value of every grid it has answers to all sides that are asked, and a pass over the answers of each model
+    that reads them (under the plan, and without it).
     """
     model, new = protocol.model, protocol.max_new_tokens
     counted: dict[tuple[int, str | None], Work] = {}
     total, cached = Work(), protocol.cached and protocol.engine == "hf"
     scored = {
-        side: [Prompt(p.messages, None, p.task) for p in protocol.reference.get(side, prompts)]
+        side: bare(protocol.reference.get(side, prompts))
         for side, prompts in protocol.sides.items()
         if side != CAPABILITY and "ref" in protocol.read_by
     }
@@ -176,8 +232,7 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 counted[key] += answering(model, asked, new, times=key[0])
                 if side != CAPABILITY and "self" in protocol.read_by:
-                    bare = [Prompt(p.messages, None, p.task) for p in asked]
-                    counted[key] += forcing_answers(model, bare, new, times=key[0])
+                    counted[key] += forcing_answers(model, bare(asked), new, times=key[0])
             for plain in scored.values():
                 again = scoring_answers(model, plain * key[0], new) if cached else None
                 counted[key] += again or forcing_answers(model, plain, new, times=key[0])
@@ -186,6 +241,34 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
         once = answering(model, plain, 1)
         total += Work(prefills=once.prefills, prompt_tokens=once.prompt_tokens)
     return total
+
+
+def _generating(lengths: Sequence[int], max_new_tokens: int) -> Work:
+    """Count the work of one answer to each prompt of these lengths."""
+    total = Work()
+    for rows, width, _ in _shapes([(n, 0) for n in lengths], extra=max_new_tokens):
+        total += Work(
+            prefills=1,
+            prompt_tokens=rows * width,
+            steps=max_new_tokens - 1,
+            stepped=rows * (max_new_tokens - 1),
+            answers=rows,
+            new_tokens=rows * max_new_tokens,
+            widest=rows * (width + max_new_tokens),
+        )
+    return total
+
+
+def _prefilling(model: Any, prompts: Sequence[Prompt] | PromptSet) -> Work:
+    """Count one forward over prompts without answers."""
+    total = Work()
+    for rows, width, _ in _shapes([(n, 0) for n in _lengths(model, prompts)]):
+        total += Work(prefills=1, prompt_tokens=rows * width, widest=rows * width)
+    return total
+
+
+def _sides(contrast: Contrast) -> tuple[PromptSet, PromptSet]:
+    return contrast.positive, contrast.negative
 
 
 def _lengths(model: Any, prompts: Sequence[Prompt] | PromptSet) -> list[int]:
@@ -199,7 +282,7 @@ def _with_answers(model: Any, prompts: Sequence[Prompt] | PromptSet, new_tokens:
     return [(n + a, a) for n, a in zip(_lengths(model, prompts), answers, strict=True)]
 
 
-def _shapes(model: Any, lengths: Sequence[tuple[int, int]], **limits: Any) -> list[tuple[int, int, int]]:
+def _shapes(lengths: Sequence[tuple[int, int]], **limits: Any) -> list[tuple[int, int, int]]:
     """Return rows, columns and the longest answer of each batch, from the function that makes the batches."""
     sequences = [(row, [0] * n, answer) for row, (n, answer) in enumerate(lengths)]
     given: Mapping[str, Any] = {name: value for name, value in limits.items() if value is not None}

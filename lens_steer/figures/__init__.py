@@ -3,7 +3,7 @@
 What other rooms use of it:
 
 - ``comparison``: ``harmonic_drawing``
-- ``core``: ``Drawing``, ``styled``, ``Drawn``, ``Target``, ``canvas``, ``figure``
+- ``core``: ``Drawing``, ``styled``, ``Drawn``, ``Target``, ``canvas``, ``figure``, ``banded``, ``legend_below``
 - ``directions``: ``drawing``
 - ``divergence``: ``drawing``
 - ``geometry``: ``drawings``

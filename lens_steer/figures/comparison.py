@@ -20,8 +20,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.stats import bootstrap_means
 
@@ -42,24 +44,16 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
     """
     quantities = list(drawing.notes["quantities"])
     names = list(dict.fromkeys(drawing.columns["label"]))
-    fig, axes, legend = canvas(
-        ax,
-        1,
-        len(quantities),
-        figsize=(TWO_COLUMNS, 0.24 * len(names) + 0.9),
-        sharey=True,
-        layout="constrained",
-        squeeze=False,
-    )
+    size = (TWO_COLUMNS, 0.24 * len(names) + 0.9)
+    fig, axes, legend = canvas(ax, 1, len(quantities), figsize=size, sharey=True, layout="constrained", squeeze=False)
     for axis, quantity in zip(axes[0], quantities, strict=True):
         for row, name in enumerate(names):
-            part = drawing.where(label=name, quantity=quantity)
-            if not part["mean"]:
+            mean, low, high, met = drawing.numbers("mean", "low", "high", "met", label=name, quantity=quantity)
+            if not mean:
                 continue
-            mean, low, high = (float(part[k][0]) for k in ("mean", "low", "high"))
-            color, marker = (BLUE, "o") if part["met"][0] else (VERMILION, "X")
-            axis.plot([low, high], [row, row], color=color, lw=1.2)
-            axis.plot([mean], [row], color=color, marker=marker, ms=4, ls="none")
+            color, marker = (BLUE, "o") if met[0] else (VERMILION, "X")
+            axis.plot([low[0], high[0]], [row, row], color=color, lw=1.2)
+            axis.plot(mean[:1], [row], color=color, marker=marker, ms=4, ls="none")
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             axis.axvline(base, color=GREY, ls=(0, (1, 2)), lw=1)
@@ -69,11 +63,12 @@ def method_dots(drawing: Drawing, ax: Target = None) -> Drawn:
             axis.set(xlim=(-0.04, 1.04), xticks=(0, 0.5, 1))
     axes[0][0].set_yticks(range(len(names)), names)
     axes[0][0].invert_yaxis()
-    handles = [
-        axes[0][0].plot([], [], color=BLUE, marker="o", ms=4, label="chosen setting")[0],
-        axes[0][0].plot([], [], color=VERMILION, marker="X", ms=4, label="no setting keeps to the constraints")[0],
-        axes[0][0].plot([], [], color=GREY, ls=(0, (1, 2)), label="no steering")[0],
-    ]
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": BLUE, "marker": "o", "ms": 4, "label": "chosen setting"},
+        {"color": VERMILION, "marker": "X", "ms": 4, "label": "no setting keeps to the constraints"},
+        {"color": GREY, "ls": (0, (1, 2)), "label": "no steering"},
+    )
+    handles = [axes[0][0].plot([], [], **one)[0] for one in looks]
     legend(handles=handles, loc="outside upper right", ncols=3)
     return fig, list(axes[0])
 
@@ -103,14 +98,11 @@ def harmonic_drawing(angles: Degrees, scores: Mapping[str, Float[np.ndarray, "n 
         grid, kept = list(fit.angles), own[:, list(fit.columns)]
         mean, low, high = bootstrap_means(kept)
         fitted = fit.at(grid).mean(axis=0)
-        rows += [
-            ("score", side, a, float(mean[i]), float(low[i]), float(high[i]), float(fitted[i]))
-            for i, a in enumerate(grid)
-        ]
+        curves = (v.tolist() for v in (mean, low, high, fitted))
+        rows += [("score", side, *point) for point in zip(grid, *curves, strict=True)]
         rows += [("r2", side, float(v), None, None, None, None) for v in fit.r2]
-        rows += [
-            ("angles", side, row["n_angles"], row["error"], None, None, None) for row in how_many_angles(angles, own)
-        ]
+        few = how_many_angles(angles, own)
+        rows += [("angles", side, row["n_angles"], row["error"], None, None, None) for row in few]
     names = ("part", "side", "x", "y", "low", "high", "fitted")
     return Drawing("harmonic", {name: [row[i] for row in rows] for i, name in enumerate(names)})
 
@@ -124,23 +116,16 @@ def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
     """
     fig, axes, legend = canvas(ax, 1, 3, figsize=(TWO_COLUMNS, 2.6), layout="constrained")
     for side, (color, marker, dash, name) in CLASS_LOOKS.items():
-        part = drawing.where(part="score", side=side)
-        angle, mean, low, high, fitted = ([float(v) for v in part[k]] for k in ("x", "y", "low", "high", "fitted"))
-        axes[0].plot(angle, mean, color=color, marker=marker, ls="none", ms=2.5, label=name)
-        axes[0].fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+        angle, *curve, fitted = drawing.numbers("x", "y", "low", "high", "fitted", part="score", side=side)
+        banded(axes[0], angle, *curve, color=color, marker=marker, ls="none", ms=2.5, label=name)
         axes[0].plot(angle, fitted, color=color, ls=dash, lw=1)
-        r2 = sorted(float(v) for v in drawing.where(part="r2", side=side)["x"])
-        axes[1].step(
-            r2,
-            [(i + 1) / len(r2) for i in range(len(r2))],
-            color=color,
-            ls=dash,
-            where="post",
-            label=f"{name}, n = {len(r2)}",
+        (r2,) = drawing.numbers("x", part="r2", side=side)
+        r2.sort()
+        upto = [(i + 1) / len(r2) for i in range(len(r2))]
+        axes[1].step(r2, upto, color=color, ls=dash, where="post", label=f"{name}, n = {len(r2)}")
+        axes[2].plot(
+            *drawing.numbers("x", "y", part="angles", side=side), color=color, marker=marker, ls=dash, ms=3, label=name
         )
-        few = drawing.where(part="angles", side=side)
-        counts: list[Any] = [int(v) for v in few["x"]]
-        axes[2].plot(counts, [float(v) for v in few["y"]], color=color, marker=marker, ls=dash, ms=3, label=name)
     axes[0].set(
         xlabel="angle (degrees)", ylabel="refusal score (nats)", xticks=range(0, 361, 90), title="lines: first harmonic"
     )
@@ -151,5 +136,5 @@ def harmonic(drawing: Drawing, ax: Target = None) -> Drawn:
         xlabel="angles fitted on", ylabel="error at the other angles\n(in spreads of the scores)", ylim=(0, None)
     )
     axes[2].axhline(1, color=BLACK, lw=0.6, ls=":")
-    legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(legend, axes[1:2], ncols=2)
     return fig, list(axes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -26,10 +26,8 @@ POSITIVE, NEGATIVE = VERMILION, BLUE  # the colours of the two classes in every 
 
 Value = str | float | int | bool | None
 Drawn = tuple["Figure", "list[Axes]"]
-BELOW, TITLE_WIDTH = (
-    32,
-    36,
-)  # points between given axes and the legend under them; characters a line of the title of a legend beside them
+BELOW = 32  # points between given axes and the legend under them
+TITLE_WIDTH = 36  # characters in a line of the title of a legend beside given axes
 Target = Any  # the axes to draw in, one for each panel; None: make a new figure
 
 
@@ -50,6 +48,28 @@ class Drawing(Shown, view="files"):
     def __repr__(self) -> str:
         return f"Drawing({self.kind!r}, {len(next(iter(self.columns.values()), ()))} rows: {', '.join(self.columns)})"
 
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        rows: Sequence[Mapping[str, Any]],
+        notes: Mapping[str, Any] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+    ) -> Drawing:
+        """Make a drawing from its rows; a value that a row does not have is None.
+
+        Args:
+            kind, notes: See :class:`Drawing`.
+            rows: The rows of the data.
+            names: The columns; None takes every name that occurs, in order of appearance.
+
+        >>> Drawing.of("polar", [{"x": 1}, {"x": 2, "y": 3}]).columns
+        {'x': [1, 2], 'y': [None, 3]}
+        """
+        kept = dict.fromkeys(name for row in rows for name in row) if names is None else names
+        return cls(kind, {name: [row.get(name) for row in rows] for name in kept}, notes or {})
+
     def rows(self) -> list[dict[str, Value]]:
         names = list(self.columns)
         return [dict(zip(names, values, strict=True)) for values in zip(*self.columns.values(), strict=True)]
@@ -59,10 +79,19 @@ class Drawing(Shown, view="files"):
         rows = [r for r in self.rows() if all(r[k] == v for k, v in wanted.items())]
         return {name: [r[name] for r in rows] for name in self.columns}
 
+    def numbers(self, *names: str, **wanted: Value) -> Iterator[list[float]]:
+        """Return some columns as numbers, restricted to the rows that have the wanted values.
 
-REGISTERED: dict[
-    str, Callable[..., Drawn]
-] = {}  # by kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them
+        >>> drawing = Drawing("polar", {"value": [0, 90, 0], "mean": [0.5, 1, 0.25], "condition": ["a", "a", "b"]})
+        >>> list(drawing.numbers("value", "mean", condition="a"))
+        [[0.0, 90.0], [0.5, 1.0]]
+        """
+        part = self.where(**wanted)
+        return ([float(value) for value in part[name]] for name in names)
+
+
+# By kind, of the modules imported so far; :func:`lens_steer.figures.saving.kinds` imports all of them.
+REGISTERED: dict[str, Callable[..., Drawn]] = {}
 
 
 def figure(function: Callable[[Drawing, Target], Drawn]) -> Callable[..., Drawn]:
@@ -141,6 +170,18 @@ def canvas(
     return given[0].figure, axes, _legends(list(given), columns)
 
 
+def legend_below(legend: Callable[..., Any], axes: Iterable[Any], **how: Any) -> Any:
+    """Make the legend of what axes show, at the bottom of the figure; a label that several have stands once.
+
+    Args:
+        legend: The function that :func:`canvas` returned.
+        axes: The axes whose lines are named.
+        how: Further options of ``Figure.legend``.
+    """
+    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    return legend(found.values(), found.keys(), loc="outside lower center", **how)
+
+
 def _share(given: Any, columns: int, how: Mapping[str, Any]) -> None:
     """Join the axes of the panels as ``plt.subplots`` does, with tick labels only at the left and at the bottom."""
     last = (len(given) - 1) // columns
@@ -208,6 +249,35 @@ def _legends(given: Sequence[Any], columns: int) -> Callable[..., Any]:
         return made
 
     return legend
+
+
+def banded(
+    axis: Axes,
+    x: Sequence[Any],
+    mean: Sequence[Any],
+    low: Sequence[Any],
+    high: Sequence[Any],
+    *,
+    color: str,
+    alpha: float = 0.15,
+    **look: Any,
+) -> Any:
+    """Draw a curve with a band from ``low`` to ``high`` around it, and return the curve's line.
+
+    Over a single point, where a band has no width, it is a bar.
+
+    Args:
+        axis: The axes to draw in.
+        x, mean: The curve.
+        low, high: The ends of the interval at each x.
+        color, alpha: The colour of both, and the opacity of the band.
+        look: Further options of ``axis.plot``, for the curve.
+    """
+    line = axis.plot(x, mean, color=color, **look)[0]
+    axis.fill_between(x, low, high, color=color, alpha=alpha, lw=0)
+    if len(x) == 1:
+        axis.vlines(x, low, high, color=color, lw=1)
+    return line
 
 
 @contextmanager

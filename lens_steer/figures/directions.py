@@ -20,6 +20,7 @@ from lens_steer.figures.core import (
     Target,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.direction_comparison import DEFAULT, DirectionComparison
@@ -60,7 +61,7 @@ def drawing(comparison: DirectionComparison) -> Drawing:
         "held_out_positive": held_out[0],
         "held_out_negative": held_out[1],
     }
-    return Drawing("direction_estimators", {key: [row[key] for row in table] for key in table[0]}, notes)
+    return Drawing.of("direction_estimators", table, notes)
 
 
 @figure
@@ -87,17 +88,8 @@ def direction_estimators(drawing: Drawing, ax: Target = None) -> Drawn:
     if held_out:
         panels[1].axhline(0.5, color=GREY, lw=0.6)
         panels[1].set_ylim(top=1.03)
-    found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    legend(
-        found.values(),
-        found.keys(),
-        loc="outside lower center",
-        ncols=3,
-        columnspacing=1.6,
-        handlelength=3.2,
-        title=_counts(drawing),
-        title_fontsize=7,
-    )
+    how = {"ncols": 3, "columnspacing": 1.6, "handlelength": 3.2, "title_fontsize": 7}
+    legend_below(legend, panels, title=_counts(drawing), **how)
     return fig, panels
 
 

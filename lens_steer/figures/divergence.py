@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lens_steer.figures.core import (
@@ -17,6 +18,7 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
 )
@@ -42,14 +44,13 @@ def drawing(series: Mapping[str, TokenDivergence], *, seed: int = 0, max_positio
         max_position: The last position; see the same method.
     """
     rows = [
-        (name, position, measure, e.value, e.low, e.high, e.n)
+        {"series": name, "position": position, "measure": measure} | asdict(e)
         for name, found in series.items()
         for measures in PANELS.values()
         for measure in measures
         for position, e in enumerate(found.by_position(measure, seed=seed, max_position=max_position))
     ]
-    names = ("series", "position", "measure", "value", "low", "high", "n")
-    return Drawing("kl_by_position", {name: [row[i] for row in rows] for i, name in enumerate(names)})
+    return Drawing.of("kl_by_position", rows)
 
 
 @figure
@@ -83,22 +84,9 @@ def kl_by_position(drawing: Drawing, ax: Target = None) -> Drawn:
 
 def _line(ax: Any, part: dict[str, list[Any]], color: str, marker: str, dash: str) -> None:
     x, value, low, high = ([float(v) for v in part[k]] for k in ("position", "value", "low", "high"))
-    fill = color if dash == DASHES[0] else "white"
-    ax.plot(
-        x,
-        value,
-        color=color,
-        marker=marker,
-        mfc=fill,
-        ls=dash,
-        ms=3,
-        lw=1,
-        markevery=max(1, len(x) // MARKS),
-        clip_on=False,
-    )
-    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    if len(x) == 1:  # a band over a single position has no width
-        ax.vlines(x, low, high, color=color, lw=1)
+    fill, every = color if dash == DASHES[0] else "white", max(1, len(x) // MARKS)
+    look = {"marker": marker, "mfc": fill, "ls": dash, "ms": 3, "lw": 1, "markevery": every, "clip_on": False}
+    banded(ax, x, value, low, high, color=color, alpha=0.18, **look)
 
 
 def _counted(drawing: Drawing, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,24 +17,19 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.models import sites
 
-KIND_MARKERS = {
-    "ln1": "o",
-    "ln1_post": "^",
-    "ln2": "s",
-    "ln2_post": "v",
-    "resid_pre": "D",
-    "resid_mid": "P",
-    "resid_post": "X",
-}
-KIND_LABELS = {
-    "ln1": "norm before attention", "ln1_post": "norm after attention", "ln2": "norm before MLP",
-    "ln2_post": "norm after MLP", "resid_pre": "stream before block", "resid_mid": "stream after attention",
-    "resid_post": "stream after block",
+# The marker and the name of each kind of site.
+KIND_LOOKS = {
+    "ln1": ("o", "norm before attention"), "ln1_post": ("^", "norm after attention"), "ln2": ("s", "norm before MLP"),
+    "ln2_post": ("v", "norm after MLP"), "resid_pre": ("D", "stream before block"),
+    "resid_mid": ("P", "stream after attention"), "resid_post": ("X", "stream after block"),
+    "attn_out": ("<", "attention's output"), "mlp_out": (">", "MLP's output"),
 }  # fmt: skip
 
 
@@ -54,7 +50,9 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
         "selected_position": base["position"][summary["selection"]["selected_index"]], "n_blocks": summary["n_blocks"],
         "blocks": summary["discriminative"]["blocks"],
     }  # fmt: skip
-    inside, cosine = summary["candidates_in_plane"], summary["cosine_matrix"]
+    inside, cosine, plane = summary["candidates_in_plane"], summary["cosine_matrix"], summary["plane"]
+    shares = {"share_centred": plane["share_in_plane_centred"]}
+    shares["best_centred"] = plane.get("best_two_dimensions_centred")
     found = {
         "cosine_matrix": Drawing(
             "cosine_matrix",
@@ -71,15 +69,7 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
             base | {"x": [c[0] for c in inside["coordinates"]], "y": [c[1] for c in inside["coordinates"]]},
             notes,
         ),
-        "plane_share": Drawing(
-            "plane_share",
-            base | {"fraction": inside["fraction"]},
-            notes
-            | {
-                "share_centred": summary["plane"]["share_in_plane_centred"],
-                "best_centred": summary["plane"].get("best_two_dimensions_centred"),
-            },
-        ),
+        "plane_share": Drawing("plane_share", base | {"fraction": inside["fraction"]}, notes | shares),
     }
     classes = summary["classes"]
     if classes is not None:
@@ -87,11 +77,7 @@ def drawings(summary: dict[str, Any]) -> dict[str, Drawing]:
             columns = dict(base)
             for side in ("positive", "negative"):
                 columns |= {f"{side}_{part}": classes[f"{quantity}_{side}"][part] for part in ("mean", "low", "high")}
-            counts = {
-                "n_positive": classes["n_positive"],
-                "n_negative": classes["n_negative"],
-                "split": classes["split"],
-            }
+            counts = {name: classes[name] for name in ("n_positive", "n_negative", "split")}
             found[f"class_{quantity}s"] = Drawing(f"class_{quantity}s", columns, notes | counts)
     part = summary["discriminative"]
     if part.get("membership") is not None:
@@ -106,15 +92,12 @@ def positions_in_depth(parsed: list[sites.Site]) -> list[float]:
 
     The position is the block, with an offset between −0.5 and 0.5 that orders the sites of one block as in the network.
     """
-    per_block: dict[int, int] = {}
-    for site in parsed:
-        per_block[site.block] = per_block.get(site.block, 0) + 1
-    seen: dict[int, int] = {}
+    per_block = Counter(site.block for site in parsed)
+    seen: Counter[int] = Counter()
     positions = []
     for site in parsed:
-        k = seen.get(site.block, 0)
-        seen[site.block] = k + 1
-        positions.append(site.block + (k + 0.5) / per_block[site.block] - 0.5)
+        positions.append(site.block + (seen[site.block] + 0.5) / per_block[site.block] - 0.5)
+        seen[site.block] += 1
     return positions
 
 
@@ -132,9 +115,7 @@ def shade_blocks(axis: Any, drawing: Drawing) -> None:
     label: str | None = "discriminative site"
     for x, inside in zip(drawing.columns["position"], drawing.columns["discriminative"], strict=True):
         if inside:
-            axis.axvspan(
-                float(x or 0) - width / 2, float(x or 0) + width / 2, color=GREY, alpha=0.22, lw=0, label=label
-            )
+            axis.axvspan(x - width / 2, x + width / 2, color=GREY, alpha=0.22, lw=0, label=label)
             label = None
 
 
@@ -170,20 +151,11 @@ def mean_cosine(drawing: Drawing, ax: Target = None) -> Drawn:
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
     for kind in dict.fromkeys(drawing.columns["kind"]):
-        part = drawing.where(kind=kind)
-        axis.plot(
-            part["position"], part["mean_cosine"], marker=KIND_MARKERS[str(kind)], label=KIND_LABELS[str(kind)], lw=0.9
-        )
+        part, (marker, label) = drawing.where(kind=kind), KIND_LOOKS[kind]
+        axis.plot(part["position"], part["mean_cosine"], marker=marker, label=label, lw=0.9)
     index = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
-    axis.plot(
-        drawing.columns["position"][index],
-        drawing.columns["mean_cosine"][index],
-        marker="*",
-        ms=11,
-        color=BLACK,
-        ls="",
-        label="selected",
-    )
+    x, y = (drawing.columns[name][index] for name in ("position", "mean_cosine"))
+    axis.plot(x, y, marker="*", ms=11, color=BLACK, ls="", label="selected")
     depth_axis(axis, drawing)
     axis.set_ylabel("mean cosine with all")
     _legend_below(legend, axis)
@@ -220,24 +192,20 @@ def site_membership(drawing: Drawing, ax: Target = None) -> Drawn:
     return fig, [axis]
 
 
-def _two_classes(drawing: Drawing, ax: Target, label: str, *, log: bool) -> Drawn:
+def _two_classes(drawing: Drawing, ax: Target, quantity: str, *, log: bool) -> Drawn:
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.3))
     shade_blocks(axis, drawing)
     x = drawing.columns["position"]
     for side, color, marker, dash in (("positive", POSITIVE, "o", "-"), ("negative", NEGATIVE, "s", "--")):
-        n = drawing.notes[f"n_{side}"]
-        axis.plot(
-            x, drawing.columns[f"{side}_mean"], color=color, marker=marker, ls=dash, ms=2.8, label=f"{side} (n = {n})"
-        )
-        axis.fill_between(
-            x, drawing.columns[f"{side}_low"], drawing.columns[f"{side}_high"], color=color, alpha=0.25, lw=0
-        )  # type: ignore[arg-type]
+        curve = (drawing.columns[f"{side}_{part}"] for part in ("mean", "low", "high"))
+        label = f"{side} (n = {drawing.notes[f'n_{side}']})"
+        banded(axis, x, *curve, color=color, alpha=0.25, marker=marker, ls=dash, ms=2.8, label=label)
     if log:
         axis.set_yscale("log")
     else:
         axis.axhline(0, color=BLACK, lw=0.6)
     depth_axis(axis, drawing)
-    axis.set_ylabel(label)
+    axis.set_ylabel(quantity)
     _legend_below(legend, axis)
     return fig, [axis]
 
@@ -259,20 +227,9 @@ def plane_path(drawing: Drawing, ax: Target = None) -> Drawn:
     axis.plot(x, y, color=GREY, lw=0.5, zorder=1)
     inside = np.array(drawing.columns["discriminative"], dtype=bool)
     depth = np.array(drawing.columns["block"], dtype=float)
+    look = {"s": 16, "cmap": "viridis", "vmin": 0, "vmax": depth.max(), "zorder": 2, "edgecolors": "none"}
     for mask, marker, label in ((~inside, "o", "other site"), (inside, "^", "discriminative site")):
-        dots = axis.scatter(
-            x[mask],
-            y[mask],
-            c=depth[mask],
-            marker=marker,
-            s=16,
-            cmap="viridis",
-            vmin=0,
-            vmax=depth.max(),
-            label=label,
-            zorder=2,
-            edgecolors="none",
-        )
+        dots = axis.scatter(x[mask], y[mask], c=depth[mask], marker=marker, label=label, **look)
     k = list(drawing.columns["site"]).index(drawing.notes["selected_site"])
     axis.plot(x[k], y[k], marker="*", ms=11, color=BLACK, ls="", label="selected ($b_1$)", zorder=3)
     axis.set_aspect("equal")
@@ -288,17 +245,15 @@ def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw the share of each candidate's squared length that lies in the plane."""
     fig, axis, legend = canvas(ax, figsize=(ONE_COLUMN, 2.2))
     shade_blocks(axis, drawing)
-    axis.vlines(drawing.columns["position"], 0, [float(v or 0) for v in drawing.columns["fraction"]], color=GREEN, lw=1)  # type: ignore[arg-type]
-    axis.plot(
-        drawing.columns["position"], drawing.columns["fraction"], "o", color=GREEN, ms=3, label="candidate at the site"
-    )
-    axis.axhline(
-        float(drawing.notes["share_centred"]), color=BLACK, lw=0.8, ls="--", label="share of the candidates' variance"
-    )
-    if drawing.notes.get("best_centred") is not None:
-        axis.axhline(
-            float(drawing.notes["best_centred"]), color=BLACK, lw=0.8, ls=":", label="most that any plane can hold"
-        )
+    x, shares = drawing.columns["position"], drawing.columns["fraction"]
+    axis.vlines(x, 0, [v or 0 for v in shares], color=GREEN, lw=1)
+    axis.plot(x, shares, "o", color=GREEN, ms=3, label="candidate at the site")
+    for note, dash, label in (
+        ("share_centred", "--", "share of the candidates' variance"),
+        ("best_centred", ":", "most that any plane can hold"),
+    ):
+        if drawing.notes.get(note) is not None:
+            axis.axhline(drawing.notes[note], color=BLACK, lw=0.8, ls=dash, label=label)
     axis.set_ylim(0, 1.02)
     depth_axis(axis, drawing)
     axis.set_ylabel("share in the plane")
@@ -308,5 +263,4 @@ def plane_share(drawing: Drawing, ax: Target = None) -> Drawn:
 
 def _legend_below(legend: Callable[..., Any], axis: Any) -> None:
     """Put the legend under the axes, where it covers nothing."""
-    handles, labels = axis.get_legend_handles_labels()
-    legend(handles, labels, loc="outside lower center", ncols=2, columnspacing=1.2, handlelength=2.2)
+    legend_below(legend, [axis], ncols=2, columnspacing=1.2, handlelength=2.2)

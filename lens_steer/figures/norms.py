@@ -14,8 +14,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -38,23 +40,16 @@ def norm_change(drawing: Drawing, ax: Target = None) -> Drawn:
             axis = axes[row][column]
             for operator, (color, marker, line) in LOOKS.items():
                 part = drawing.where(operator=operator, basis_dtype=kept, arithmetic=arithmetic)
-                values = [max(float(v), FLOOR) for v in part["largest"]]
-                angles = [float(a) for a in part["angle"]]
-                axis.plot(
-                    angles, values, color=color, marker=marker, linestyle=line, markersize=2.5, lw=1, label=operator
-                )
+                values = [max(v, FLOOR) for v in part["largest"]]
+                axis.plot(part["angle"], values, color=color, marker=marker, ls=line, ms=2.5, lw=1, label=operator)
             axis.set(yscale="log", xticks=range(0, 361, 90), ylim=(FLOOR / 2, None))
             if not row:
                 axis.set_title(f"{kept} basis")
         axes[row][0].set_ylabel(f"{arithmetic} arithmetic\nlargest |‖h'‖/‖h‖ − 1|")
     for axis in axes[-1]:
         axis.set_xlabel("angle (degrees)")
-    legend(
-        *axes[0][0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(LOOKS),
-        title=f"n = {drawing.notes['n']} vectors; below {FLOOR:g} drawn at {FLOOR:g}",
-    )
+    title = f"n = {drawing.notes['n']} vectors; below {FLOOR:g} drawn at {FLOOR:g}"
+    legend_below(legend, [axes[0][0]], ncols=len(LOOKS), title=title)
     return fig, list(axes.flat)
 
 
@@ -68,12 +63,9 @@ def norm_drift(drawing: Drawing, ax: Target = None) -> Drawn:
     for operator in ("SAS", "SS"):
         color, marker, line = LOOKS[operator]
         rows = drawing.where(operator=operator)
-        mean, low, high = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
-        depth = [float(d) for d in rows["depth"]]
-        ax.plot(depth, mean, color=color, marker=marker, linestyle=line, markersize=3, label=operator)
-        ax.fill_between(depth, low, high, color=color, alpha=0.2, linewidth=0)
-    ax.set(
-        xlabel="depth at which a norm reads the stream (blocks)", ylabel="mean change of its length (%)", ylim=(0, None)
-    )
+        curve = ([100 * float(v) for v in rows[k]] for k in ("mean", "low", "high"))
+        banded(ax, rows["depth"], *curve, color=color, alpha=0.2, marker=marker, ls=line, ms=3, label=operator)
+    ax.set(xlabel="depth at which a norm reads the stream (blocks)", ylim=(0, None))
+    ax.set_ylabel("mean change of its length (%)")
     ax.legend(title=f"n = {drawing.notes['n']} prompts")
     return fig, [ax]

@@ -16,8 +16,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.metrics.grading import CLASSES, Outcome
 
@@ -37,25 +39,14 @@ TITLES = {"positive": "positive (harmful) prompts", "negative": "negative (harml
 
 def drawing(outcomes: Sequence[Outcome], *, model: str, titles: dict[str, str] | None = None) -> Drawing:
     """Build the figure's data from measured outcomes: one row for each condition, angle, class and grade."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("condition", "angle", "side", "grade", "count", "n", "rate", "low", "high")
-    }
-    for outcome in outcomes:
-        for grade, count in outcome.counts.items():
-            rate = outcome.rate(grade)
-            values = (
-                outcome.condition,
-                outcome.angle,
-                outcome.side,
-                grade,
-                count,
-                rate.n,
-                rate.value,
-                rate.low,
-                rate.high,
-            )
-            for name, value in zip(columns, values, strict=True):
-                columns[name].append(value)
+    names = ("condition", "angle", "side", "grade", "count", "n", "rate", "low", "high")
+    rows = [
+        (o.condition, o.angle, o.side, grade, count, rate.n, rate.value, rate.low, rate.high)
+        for o in outcomes
+        for grade, count in o.counts.items()
+        for rate in (o.rate(grade),)
+    ]
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return Drawing("outcomes_by_angle", columns, {"model": model, "titles": titles or TITLES})
 
 
@@ -74,35 +65,31 @@ def outcomes_by_angle(drawing: Drawing, ax: Target = None) -> Drawn:
             color, marker, dash, label = STYLES[str(grade)]
             part = drawing.where(condition="steering plane", side=side, grade=grade)
             n = part["n"][0] if part["n"] else n
-            axis.plot(part["angle"], part["rate"], color=color, marker=marker, ls=dash, label=label)
-            axis.fill_between(part["angle"], part["low"], part["high"], color=color, alpha=0.18, lw=0)
-        first = grades[0]
-        control = drawing.where(condition="random plane", side=side, grade=first)
-        _random_planes(axis, control["angle"], control["rate"], STYLES[str(first)][3])
+            curve = (part[k] for k in ("angle", "rate", "low", "high"))
+            banded(axis, *curve, color=color, alpha=0.18, marker=marker, ls=dash, label=label)
+        first, said = grades[0], STYLES[str(grades[0])][3]
+        _random_planes(axis, *drawing.numbers("angle", "rate", condition="random plane", side=side, grade=first), said)
         base = drawing.where(condition="no steering", side=side, grade=first)
         if base["rate"]:
-            axis.axhline(
-                base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {STYLES[str(first)][3]}"
-            )
+            axis.axhline(base["rate"][0], color=GREY, ls=(0, (1, 2)), lw=1, label=f"no steering: {said}")
         axis.set_xticks(range(0, 361, 60))
         axis.set_xlim(-8, 368)
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlabel("rotation angle (degrees)")
         axis.set_title(f"{drawing.notes['titles'][side]}, n = {n}")
     axes[0].set_ylabel("share of answers")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(legend, axes[:1], ncols=3)
     return fig, list(axes)
 
 
-def _random_planes(axis: Any, angles: Sequence[Any], rates: Sequence[Any], grade: str) -> None:
+def _random_planes(axis: Any, angles: Sequence[float], rates: Sequence[float], grade: str) -> None:
     """Draw the rates of random planes over the angle.
 
     A single draw is a line. Several draws are shown as their median, with a bar from the least to the greatest.
     """
     by_angle: dict[float, list[float]] = {}
     for angle, rate in zip(angles, rates, strict=True):
-        by_angle.setdefault(float(angle), []).append(float(rate))
+        by_angle.setdefault(angle, []).append(rate)
     draws = max(map(len, by_angle.values()), default=1)
     at = sorted(by_angle)
     middle = [median(by_angle[a]) for a in at]

@@ -16,6 +16,7 @@ from lens_steer.figures.core import (
     Target,
     canvas,
     figure,
+    legend_below,
 )
 
 SIDES = {
@@ -44,29 +45,13 @@ def in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
         for side, (color, marker, size, label) in SIDES.items():
             part = drawing.where(operator=operator, side=side)
             x, y = ([float(v) for v in part[k]] for k in ("x", "y"))
-            axis.plot(
-                x,
-                y,
-                color=color,
-                marker=marker,
-                ls="none",
-                ms=size,
-                mew=0.6,
-                mfc="none",
-                alpha=0.8,
-                label=f"{label}, n = {len(x)}",
-            )
+            look = {"color": color, "marker": marker, "ls": "none", "ms": size, "mew": 0.6, "mfc": "none", "alpha": 0.8}
+            axis.plot(x, y, label=f"{label}, n = {len(x)}", **look)
         axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
         axis.locator_params(nbins=5)
         axis.set(title=title, xlabel="along b1")
     axes[0].set_ylabel("along b2")
-    legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=2,
-        title=str(drawing.notes["where"]),
-        markerscale=2,
-    )
+    legend_below(legend, axes[:1], ncols=2, title=str(drawing.notes["where"]), markerscale=2)
     return fig, list(axes)
 
 
@@ -81,30 +66,13 @@ def pairwise_distances(drawing: Drawing, ax: Target = None) -> Drawn:
         for kind, (color, marker) in KINDS.items():
             part = drawing.where(operator=operator, kind=kind)
             before, after = ([float(v) for v in part[k]] for k in ("before", "after"))
-            label = f"{kind}, n = {len(before)} pairs"
-            axis.plot(
-                before,
-                after,
-                color=color,
-                marker=marker,
-                ls="none",
-                ms=1.5,
-                alpha=0.35,
-                mew=0,
-                label=label,
-                rasterized=True,
-            )
+            look = {"color": color, "marker": marker, "ls": "none", "ms": 1.5, "alpha": 0.35, "mew": 0}
+            axis.plot(before, after, label=f"{kind}, n = {len(before)} pairs", rasterized=True, **look)
         top = max(float(v) for v in drawing.columns["before"])
         axis.plot([0, top], [0, top], color=BLACK, lw=0.7, ls=":")
         axis.set(title=f"{operator}, {drawing.notes['angle']:g}°", xlabel="distance before", aspect="equal")
     axes[0].set_ylabel("distance after")
-    legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=2,
-        title=str(drawing.notes["where"]),
-        markerscale=3,
-    )
+    legend_below(legend, axes[:1], ncols=2, title=str(drawing.notes["where"]), markerscale=3)
     return fig, list(axes)
 
 
@@ -123,16 +91,8 @@ def turned_in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
     at = {str(row["part"]): (float(row["x"] or 0), float(row["y"] or 0)) for row in drawing.rows()}
     for part, (color, marker, size, label) in PARTS.items():
         if part in at:
-            axis.plot(
-                *([v] for v in at[part]),
-                color=color,
-                marker=marker,
-                ms=size,
-                ls="none",
-                mew=1,
-                mfc="none" if part == "arriving" else color,
-                label=label,
-            )
+            look = {"color": color, "marker": marker, "ms": size, "ls": "none", "mew": 1}
+            axis.plot(*([v] for v in at[part]), mfc="none" if part == "arriving" else color, label=label, **look)
     for part, dash in (("not steered", "--"), ("arriving", ":"), ("steered", "-")):
         if part in at:
             axis.plot(*([0, v] for v in at[part]), color=PARTS[part][0], lw=0.8, ls=dash)
@@ -142,5 +102,5 @@ def turned_in_plane(drawing: Drawing, ax: Target = None) -> Drawn:
     axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach), xlabel="along b1", ylabel="along b2")
     axis.locator_params(nbins=5)
     axis.set_title(f"{drawing.notes['site']}, {drawing.notes['method']}, {drawing.notes['angle']:g}°")
-    legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(legend, [axis], ncols=2)
     return fig, [axis]

@@ -103,8 +103,7 @@ def boundary_plane_drawing(probe: Probe, fit: Activations, tokens: Activations, 
         "out_of_view": len(far),
         **counts,
     }
-    columns = ("part", "class", "x", "y", "from_x", "from_y")
-    return Drawing("boundary_plane", {key: [row.get(key) for row in rows] for key in columns}, notes)
+    return Drawing.of("boundary_plane", rows, notes, names=("part", "class", "x", "y", "from_x", "from_y"))
 
 
 def _second_axis(
@@ -148,25 +147,13 @@ def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
         for side, (own, dot) in CLASSES.items():
             part = drawing.where(part="token", **{"class": side})
             axis.plot(part["x"], part["y"], color=own, marker=dot, ls="", ms=2.2, mew=0.5, alpha=0.55, zorder=2)
-        axis.plot(
-            [m[2] for m in moved],
-            [m[3] for m in moved],
-            color=color,
-            marker=marker,
-            mfc="none",
-            ls="",
-            ms=3.2,
-            mew=0.6,
-            zorder=3,
-        )
+        look = {"color": color, "marker": marker, "mfc": "none", "ls": "", "ms": 3.2, "mew": 0.6, "zorder": 3}
+        axis.plot([m[2] for m in moved], [m[3] for m in moved], **look)
         axis.set_title(MOVES[name][2].removeprefix("after "))
         axis.axvline(notes["threshold"], color=BLACK, lw=0.9)
         axis.axvline(notes["mu_positive"], color=GREY, lw=0.9, ls=(0, (1, 1.5)))
-        axis.set(
-            xlim=notes["view"]["x"],
-            ylim=notes["view"]["y"],
-            xlabel=f"along the probe's normal ({percent(notes['share_x'], form='.1f')} %)",
-        )
+        axis.set(xlim=notes["view"]["x"], ylim=notes["view"]["y"])
+        axis.set_xlabel(f"along the probe's normal ({percent(notes['share_x'], form='.1f')} %)")
     axes[0].set_ylabel(f"first component of the rest ({percent(notes['share_y'], form='.1f')} %)")
     handles = [
         axes[0].plot([], [], color=color, marker=dot, ls="", ms=4, label=_gate(notes, side))[0]
@@ -180,14 +167,8 @@ def boundary_plane(drawing: Drawing, ax: Target = None) -> Drawn:
         axes[0].plot([], [], color=BLACK, lw=0.9, label="boundary m")[0],
         axes[0].plot([], [], color=GREY, lw=0.9, ls=(0, (1, 1.5)), label="μ⁺ (fit)")[0],
     ]
-    made = legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        columnspacing=1.6,
-        title_fontsize=7,
-        title=_counts(notes),
-    )
+    how = {"loc": "outside lower center", "ncols": 3, "columnspacing": 1.6, "title_fontsize": 7}
+    made = legend(handles=handles, title=_counts(notes), **how)
     made.get_title().set_multialignment("center")
     return fig, list(axes)
 

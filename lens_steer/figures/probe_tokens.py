@@ -99,7 +99,7 @@ def probe_projections_drawing(
         "marks": marks,
         "panels": panels,
     }
-    return Drawing("probe_projections", {key: [row[key] for row in table] for key in table[0]}, notes)
+    return Drawing.of("probe_projections", table, notes)
 
 
 def _panel(

@@ -19,12 +19,14 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
 )
-from lens_steer.figures.geometry import KIND_LABELS, KIND_MARKERS, depth_axis, positions_in_depth
+from lens_steer.figures.geometry import KIND_LOOKS, depth_axis, positions_in_depth
 from lens_steer.models import sites
 from lens_steer.probes.depth import ProbeScan
+from lens_steer.stats import columns
 
 MAX_SHOWN = 4  # the most sites side by side in one figure
 MANY = 40  # the markers are smaller from this number of sites on
@@ -40,7 +42,6 @@ PANELS: dict[str, dict[str, tuple[str, Any, str]]] = {
         "cosine_to_fisher": (VERMILION, "--", "with Fisher's direction"),
     },
 }
-KIND_MORE = {"attn_out": ("<", "attention's output"), "mlp_out": (">", "MLP's output")}
 POOLINGS = {
     "last": "last prompt tokens",
     "response": "responses, averaged over tokens",
@@ -85,7 +86,7 @@ def site_label(name: str) -> str:
     'block 6, stream after block'
     """
     site = sites.parse(name)
-    return f"block {site.block}, {_look(site.kind)[1]}"
+    return f"block {site.block}, {KIND_LOOKS[site.kind][1]}"
 
 
 def probe_depth_drawing(scan: ProbeScan) -> Drawing:
@@ -107,7 +108,7 @@ def probe_depth_drawing(scan: ProbeScan) -> Drawing:
         "n_scenarios": scan.best.measured["accuracy"].n,
     }
     finite = [{k: None if v == float("inf") else v for k, v in row.items()} for row in table]
-    return Drawing("probe_depth", {key: [row[key] for row in finite] for key in table[0]}, notes)
+    return Drawing.of("probe_depth", finite, notes)
 
 
 @figure
@@ -139,9 +140,8 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     best = list(drawing.columns["site"]).index(drawing.notes["best_site"])
     above = offset_copy(axes[0].transData, fig, 0, 7, units="points")  # above the point: the star hides no marker
     highest = max(drawing.columns[name][best] for name in ("accuracy", "auroc"))
-    axes[0].plot(
-        [drawing.columns["position"][best]], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5
-    )
+    x = drawing.columns["position"][best]
+    axes[0].plot([x], [highest], "*", color=BLACK, ms=8, transform=above, clip_on=False, zorder=5)
     legend(
         handles=_legend(axes[0], drawing),
         loc="outside lower center",
@@ -152,7 +152,8 @@ def probe_depth(drawing: Drawing, ax: Target = None) -> Drawn:
         title_fontsize=7,
     )
     if len(kinds) > 1:
-        handles = [axes[0].plot([], [], color=GREY, ls="", marker=_look(k)[0], label=_look(k)[1])[0] for k in kinds]
+        looks = [KIND_LOOKS[kind] for kind in kinds]
+        handles = [axes[0].plot([], [], color=GREY, ls="", marker=m, label=label)[0] for m, label in looks]
         legend(handles=handles, loc="outside upper center", ncols=min(4, len(kinds)), columnspacing=1.6)
     return fig, list(axes)
 
@@ -167,14 +168,11 @@ def _series(ax: Any, drawing: Drawing, name: str, kind: str, look: tuple[str, An
     x: list[Any] = [r["position"] for r in rows]
     y, low, high = ([float(r[f"{name}{end}"] or 0) for r in rows] for end in ("", "_low", "_high"))
     size = 3.0 if len(drawing.columns["site"]) < MANY else 1.8
-    ax.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
-    ax.plot(x, y, color=color, ls=dash, lw=0.9)
-    if len(x) == 1:  # a band over a single site has no width
-        ax.vlines(x, low, high, color=color, ls=dash, lw=0.9)
+    banded(ax, x, y, low, high, color=color, alpha=0.18, ls=dash, lw=0.9)
     for between in (True, False):
         own = [(a, b) for a, b, r in zip(x, y, rows, strict=True) if bool(r["between"]) == between]
         fill = {"ms": size} if between else {"ms": size + 1, "mfc": "white"}
-        ax.plot([a for a, _ in own], [b for _, b in own], color=color, ls="", marker=_look(kind)[0], **fill)
+        ax.plot([a for a, _ in own], [b for _, b in own], color=color, ls="", marker=KIND_LOOKS[kind][0], **fill)
 
 
 def _without(ax: Any, drawing: Drawing) -> None:
@@ -186,7 +184,8 @@ def _without(ax: Any, drawing: Drawing) -> None:
 
 def _legend(ax: Any, drawing: Drawing) -> list[Any]:
     """Return the legend's handles: one column for each panel, and below them the marks that occur."""
-    marker = _look(str(drawing.columns["kind"][0]))[0] if len(set(drawing.columns["kind"])) == 1 else None
+    kinds = set(drawing.columns["kind"])
+    marker = KIND_LOOKS[kinds.pop()][0] if len(kinds) == 1 else None
     columns = [
         [
             ax.plot([], [], color=color, ls=dash, marker=marker, ms=3, lw=0.9, label=label)[0]
@@ -215,10 +214,6 @@ def _depth_counts(drawing: Drawing) -> str:
     )
 
 
-def _look(kind: str) -> tuple[str, str]:
-    return (KIND_MARKERS[kind], KIND_LABELS[kind]) if kind in KIND_MARKERS else KIND_MORE[kind]
-
-
 def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
     """Build the data of :func:`reliability`: one row for each site and bin that is not empty.
 
@@ -231,25 +226,14 @@ def reliability_drawing(scan: ProbeScan, shown: Sequence[str]) -> Drawing:
     """
     names = check_shown(shown)
     results = [scan.at(name) for name in names]
-    table = [
-        {
-            "site": r.probe.site,
-            "low": b.low,
-            "high": b.high,
-            "predicted": b.predicted,
-            "observed": b.observed.value,
-            "observed_low": b.observed.low,
-            "observed_high": b.observed.high,
-            "n": b.observed.n,
-        }
-        for r in results
-        for b in r.reliability
-    ]
-    brier = {
-        r.probe.site: [r.measured["brier"].value, r.measured["brier"].low, r.measured["brier"].high] for r in results
-    }
+    table = []
+    for r in results:
+        for b in r.reliability:
+            row = {"site": r.probe.site, "low": b.low, "high": b.high, "predicted": b.predicted}
+            table.append(row | columns("observed", b.observed) | {"n": b.observed.n})
+    brier = {r.probe.site: list(columns("", r.measured["brier"]).values()) for r in results}
     notes = {"model": results[0].probe.model, "brier": brier, "n": sum(b.observed.n for b in results[0].reliability)}
-    return Drawing("reliability", {key: [row[key] for row in table] for key in table[0]}, notes)
+    return Drawing.of("reliability", table, notes)
 
 
 @figure
@@ -261,16 +245,8 @@ def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
     """
     names = list(drawing.notes["brier"])
     narrow = len(names) <= MAX_SHOWN // 2
-    fig, axes, legend = canvas(
-        ax,
-        2,
-        len(names),
-        figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1),
-        height_ratios=(3, 1),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-    )
+    how: dict[str, Any] = {"height_ratios": (3, 1), "sharex": True, "sharey": "row", "squeeze": False}
+    fig, axes, legend = canvas(ax, 2, len(names), figsize=(ONE_COLUMN if narrow else TWO_COLUMNS, 3.1), **how)
     handles = []
     for (curve, counts), name, (color, marker) in zip(axes.T, names, SITE_LOOKS, strict=False):
         part = drawing.where(site=name)
@@ -283,16 +259,8 @@ def reliability(drawing: Drawing, ax: Target = None) -> Drawn:
         value, least, most = drawing.notes["brier"][name]
         label = f"{site_label(name)}: Brier {value:.3f} [{least:.3f}, {most:.3f}]"
         handles += curve.plot(x, y, color=color, marker=marker, ls="-", lw=0.7, ms=4, label=label, clip_on=False)
-        counts.bar(
-            low,
-            n,
-            width=[b - a for a, b in zip(low, high, strict=True)],
-            align="edge",
-            color=color,
-            alpha=0.45,
-            ec=color,
-            lw=0.6,
-        )
+        widths = [b - a for a, b in zip(low, high, strict=True)]
+        counts.bar(low, n, width=widths, align="edge", color=color, alpha=0.45, ec=color, lw=0.6)
         curve.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), title=site_label(name).replace(", ", "\n"))
         counts.set(xlabel="predicted probability", xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
     axes[0][0].set_ylabel("share positive")

@@ -17,8 +17,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 from lens_steer.figures.geometry import depth_axis, positions_in_depth, shade_blocks
 from lens_steer.geometry.stability import Stability
@@ -50,16 +52,11 @@ def drawing(stability: Stability) -> Drawing:
             where |= {k: row[k] for k in ("site", "block", "selected", "discriminative")}
             table.append(where | {f"{s}{e}": row[f"{prefix}{s}{e}"] for s in SHARES for e in ("", "_low", "_high")})
     counts: dict[str, int] = {}
-    sources = {
-        "bootstrap": stability.bootstrap.angles,
-        "shuffled": stability.shuffled.angles,
-        "random": stability.random_angles,
-    }
-    for name, angles in sources.items():
+    sources = (stability.bootstrap.angles, stability.shuffled.angles, stability.random_angles)
+    for name, angles in zip(LOOKS, sources, strict=True):
         kept = angles[~angles[:, 0].isnan()]
         counts[name] = len(kept)
         table += [{"set": name, "part": "angles"} | row for row in _quantiles(kept)]
-    columns = list(dict.fromkeys(key for row in table for key in row))
     notes = {
         "model": full.model,
         "n_blocks": full.n_layers,
@@ -70,7 +67,7 @@ def drawing(stability: Stability) -> Drawing:
         "resamples": len(stability.bootstrap.selected),
         "planes": counts,
     }
-    return Drawing("selection_stability", {key: [row.get(key) for row in table] for key in columns}, notes)
+    return Drawing.of("selection_stability", table, notes)
 
 
 def _quantiles(angles: Tensor) -> list[dict[str, float]]:
@@ -98,17 +95,8 @@ def selection_stability(drawing: Drawing, ax: Target = None) -> Drawn:
     axes[0].set_ylabel("share selected")
     axes[1].set_ylabel("share discriminative")
     _angles(axes[2], drawing)
-    found = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    legend(
-        found.values(),
-        found.keys(),
-        loc="outside lower center",
-        ncols=4,
-        columnspacing=1.6,
-        handlelength=2.6,
-        title=_counts(drawing),
-        title_fontsize=7,
-    )
+    how = {"ncols": 4, "columnspacing": 1.6, "handlelength": 2.6, "title_fontsize": 7}
+    legend_below(legend, axes, title=_counts(drawing), **how)
     return fig, list(axes)
 
 
@@ -128,20 +116,15 @@ def _shares(ax: Any, drawing: Drawing, share: str) -> None:
     """Draw one share across depth for both sets, and mark what the calibration of all prompts selected."""
     own = drawing.where(part="site", set="bootstrap")
     if share == "selected_share":
-        k = own["selected"].index(True)
-        ax.plot(
-            own["position"][k], own[share][k], marker="*", ms=11, color=BLACK, ls="", label="selected on all prompts"
-        )
+        x, y = (own[name][own["selected"].index(True)] for name in ("position", share))
+        ax.plot(x, y, marker="*", ms=11, color=BLACK, ls="", label="selected on all prompts")
     else:
         shade_blocks(ax, Drawing(drawing.kind, own))
     for name in ("bootstrap", "shuffled"):
         color, marker, dash, label = LOOKS[name]
-        part = drawing.where(part="site", set=name)
-        x, middle, low, high = (
-            [float(v) for v in part[k]] for k in ("position", share, f"{share}_low", f"{share}_high")
-        )
-        ax.plot(x, middle, color=color, marker=marker, ls=dash, ms=2.8 if len(x) < MANY else 1.8, lw=0.8, label=label)
-        ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
+        x, *curve = drawing.numbers("position", share, f"{share}_low", f"{share}_high", part="site", set=name)
+        size = 2.8 if len(x) < MANY else 1.8
+        banded(ax, x, *curve, color=color, alpha=0.2, marker=marker, ls=dash, ms=size, lw=0.8, label=label)
     ax.set_ylim(-0.03, 1.03)
     depth_axis(ax, drawing)
 
@@ -160,10 +143,5 @@ def _angles(ax: Any, drawing: Drawing) -> None:
     ax.plot([], [], color=GREEN, ls=":", marker="^", lw=0.9, label="random planes")
     for fill, label in ((GREY, "smaller angle"), ("white", "larger angle")):
         ax.plot([], [], color=GREY, ls="none", marker="o", mfc=fill, label=label)
-    ax.set(
-        xlim=(-2, 92),
-        xticks=range(0, 91, 30),
-        ylim=(-0.03, 1.03),
-        ylabel="share of planes",
-        xlabel="principal angle (degrees)",
-    )
+    ax.set(xlim=(-2, 92), xticks=range(0, 91, 30), xlabel="principal angle (degrees)")
+    ax.set(ylim=(-0.03, 1.03), ylabel="share of planes")

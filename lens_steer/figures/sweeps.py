@@ -23,8 +23,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 
 LOOKS = {
@@ -32,14 +34,9 @@ LOOKS = {
     "mean-phase": (PURPLE, "^", ":"), "random plane": (GREY, "x", "-"),
 }  # fmt: skip
 OTHER = (
-    (GREEN, "v", "-"),
-    (SKY, "P", "--"),
-    (PURPLE, "^", ":"),
-    (BLACK, "*", "-."),
-    (GREEN, "<", ":"),
-    (SKY, ">", "-."),
+    (GREEN, "v", "-"), (SKY, "P", "--"), (PURPLE, "^", ":"), (BLACK, "*", "-."), (GREEN, "<", ":"), (SKY, ">", "-."),
     (ORANGE, "h", ":"),
-)
+)  # fmt: skip
 NAMES = {
     "positive_right": "harmful requests complied with", "negative_right": "harmless requests done right",
     "negative_refused": "harmless requests refused", "perplexity_ref": "perplexity, unsteered model",
@@ -62,13 +59,9 @@ UNGRADED = {
     "negative_degenerate": "harmless requests: degenerate answers",
 }  # fmt: skip
 COHERENCE = (
-    "ngram_repetition",
-    "distinct_2",
-    "language_consistency_script",
-    "compression_ratio",
-    "compression_ratio_200",
+    "ngram_repetition", "distinct_2", "language_consistency_script", "compression_ratio", "compression_ratio_200",
     "n_words",
-)
+)  # fmt: skip
 SWAP = ("positive_right", "negative_refused", "negative_degenerate")
 UNSTEERED = "no steering"
 
@@ -101,28 +94,20 @@ def by_value(
     """
     quantities = SWAP if quantities is None else quantities
     base = next(s for s in select if s.condition == UNSTEERED).measured
-    rows = [
-        (
-            s.condition,
-            s.value,
-            q,
-            s.measured[q].value,
-            s.measured[q].low,
-            s.measured[q].high,
-            s.measured["violation"].value if "violation" in s.measured else None,
-        )
+    rows: list[tuple[Any, ...]] = [
+        (s.condition, s.value, q, e.value, e.low, e.high, v and v.value)
         for q in quantities
         for s in select
-        if s.condition in conditions and q in s.measured
+        if s.condition in conditions and (e := s.measured.get(q)) is not None
+        for v in (s.measured.get("violation"),)
     ]
     drawn = {q: ranges(controls, q) for q in quantities}
     rows += [
         (name, v, q, mid, low, high, None) for q in quantities for (name, v), (mid, low, high, _) in drawn[q].items()
     ]
     names = ("condition", "value", "quantity", "mean", "low", "high", "violation")
-    quantities = [
-        q for q in quantities if any(row[2] == q for row in rows)
-    ]  # a quantity may be missing: short answers have no compression ratio over 200 bytes
+    # A quantity may be missing: short answers have no compression ratio over 200 bytes.
+    quantities = [q for q in quantities if any(row[2] == q for row in rows)]
     notes = {
         "quantities": list(quantities),
         "base": {q: base[q].value for q in quantities if q in base},
@@ -142,6 +127,11 @@ def named(quantity: str, drawing: Drawing) -> str:
     where it is neither refused nor degenerate, and answers that are not coherent are called "degenerate".
     """
     return (NAMES if drawing.notes.get("graded", True) else NAMES | UNGRADED).get(quantity, quantity)
+
+
+def counted(quantity: str, drawing: Drawing) -> str:
+    """Return a quantity in words, with the number of prompts behind it."""
+    return f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}"
 
 
 def labelled(condition: str, drawing: Drawing) -> str:
@@ -185,57 +175,30 @@ def polar(drawing: Drawing, ax: Target = None) -> Drawn:
             part = drawing.where(condition=condition, quantity=quantity)
             if not part["value"]:
                 continue
-            theta = [math.radians(float(v)) for v in part["value"]]
-            mean, low, high = ([float(v) for v in part[k]] for k in ("mean", "low", "high"))
-            # the curve is closed: its first point comes again after a full turn
-            closed = [*range(len(theta)), 0] if len(theta) > 2 else list(range(len(theta)))
-            around = [theta[i] if n < len(theta) else theta[i] + 2 * math.pi for n, i in enumerate(closed)]
-            if condition in drawing.notes.get(
-                "draws", {}
-            ):  # a control has few angles: join them along the circle, since straight lines would cut across it
-                axis.plot(theta, mean, color=color, marker=marker, ls="none", ms=2.5)
-                fine = [math.radians(a) for a in range(361)]
-                mean, low, high = (np.interp(fine, theta, v, period=2 * math.pi).tolist() for v in (mean, low, high))
-                marker, around, closed = "", fine, range(len(fine))
-            axis.plot(
-                around,
-                [mean[i] for i in closed],
-                color=color,
-                marker=marker,
-                ls=dash,
-                ms=2.5,
-                lw=1,
-                label=labelled(condition, drawing),
-            )
-            axis.fill_between(
-                around, [low[i] for i in closed], [high[i] for i in closed], color=color, alpha=0.15, lw=0
-            )
-            stars = [i for i, v in enumerate(part["violation"]) if v in (1, 1.0) and quantity.startswith("perplexity")]
-            axis.plot(
-                [theta[i] for i in stars],
-                [mean[i] for i in stars],
-                color=VERMILION,
-                marker="*",
-                ms=7,
-                ls="none",
-                zorder=5,
-            )
+            angle, *curve = drawing.numbers("value", "mean", "low", "high", condition=condition, quantity=quantity)
+            theta = [math.radians(a) for a in angle]
+            starred = [v == 1 and quantity.startswith("perplexity") for v in part["violation"]]
+            stars = [(t, m) for t, m, star in zip(theta, curve[0], starred, strict=True) if star]
+            if condition in drawing.notes.get("draws", {}):
+                # A control has few angles. They are joined along the circle, since straight lines would cut across it.
+                axis.plot(theta, curve[0], color=color, marker=marker, ls="none", ms=2.5)
+                marker, fine = "", [math.radians(a) for a in range(361)]
+                curve, theta = [np.interp(fine, theta, v, period=2 * math.pi).tolist() for v in curve], fine
+            elif len(theta) > 2:  # the curve is closed: its first point comes again after a full turn
+                curve, theta = [[*v, v[0]] for v in curve], [*theta, theta[0] + 2 * math.pi]
+            label = labelled(condition, drawing)
+            banded(axis, theta, *curve, color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=label)
+            at, starred_mean = zip(*stars, strict=True) if stars else ((), ())
+            axis.plot(at, starred_mean, color=VERMILION, marker="*", ms=7, ls="none", zorder=5)
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             circle = [math.radians(a) for a in range(0, 361, 5)]
             axis.plot(circle, [base] * len(circle), color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        axis.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}")
+        axis.set_title(counted(quantity, drawing))
         axis.set_xticks([math.radians(a) for a in range(0, 360, 45)])
         axis.set_rlabel_position(112)
         axis.set_ylim(0, None)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=4,
-        title=split_told(drawing),
-    )
+    legend_below(legend, axes[0][:1], ncols=4, title=split_told(drawing))
     return fig, list(axes[0])
 
 
@@ -250,25 +213,16 @@ def coherence(drawing: Drawing, ax: Target = None) -> Drawn:
     for axis, quantity in zip(axes, quantities, strict=True):
         for condition in conditions:
             color, marker, dash = look(condition, conditions)
-            part = drawing.where(condition=condition, quantity=quantity)
-            angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            axis.plot(angle, mean, color=color, marker=marker, ls=dash, ms=2, lw=1, label=labelled(condition, drawing))
-            axis.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+            curve = drawing.numbers("value", "mean", "low", "high", condition=condition, quantity=quantity)
+            banded(axis, *curve, color=color, marker=marker, ls=dash, ms=2, lw=1, label=labelled(condition, drawing))
         base = drawing.notes["base"].get(quantity)
         if base is not None:
             axis.axhline(base, color=GREY, ls=(0, (1, 2)), lw=1, label="no steering")
-        axis.set_title(f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}", fontsize=7)
+        axis.set_title(counted(quantity, drawing), fontsize=7)
         axis.set_xticks(range(0, 361, 90))
     for axis in axes[3 * (rows - 1) :]:
         axis.set_xlabel("angle (degrees)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=5,
-        title=split_told(drawing),
-    )
+    legend_below(legend, axes[:1], ncols=5, title=split_told(drawing))
     return fig, list(axes)
 
 
@@ -283,33 +237,17 @@ def class_swap(drawing: Drawing, ax: Target = None) -> Drawn:
     fig, axes, legend = canvas(
         ax, 1, len(conditions), figsize=(TWO_COLUMNS, 2.5), sharey=True, layout="constrained", squeeze=False
     )
-    looks = {
-        "positive_right": (GREEN, "o", "-"),
-        "negative_refused": (VERMILION, "s", "--"),
-        "negative_degenerate": (BLUE, "^", ":"),
-    }
+    looks = dict(zip(SWAP, ((GREEN, "o", "-"), (VERMILION, "s", "--"), (BLUE, "^", ":")), strict=True))
     for axis, condition in zip(axes[0], conditions, strict=True):
         for quantity, (color, marker, dash) in looks.items():
-            part = drawing.where(condition=condition, quantity=quantity)
-            angle, mean, low, high = ([float(v) for v in part[k]] for k in ("value", "mean", "low", "high"))
-            axis.plot(
-                angle,
-                mean,
-                color=color,
-                marker=marker,
-                ls=dash,
-                ms=2.5,
-                lw=1,
-                label=f"{named(quantity, drawing)}, n = {drawing.notes['n'].get(quantity, 0)}",
-            )
-            axis.fill_between(angle, low, high, color=color, alpha=0.15, lw=0)
+            curve = drawing.numbers("value", "mean", "low", "high", condition=condition, quantity=quantity)
+            banded(axis, *curve, color=color, marker=marker, ls=dash, ms=2.5, lw=1, label=counted(quantity, drawing))
         chosen = drawing.notes["chosen"].get(condition)
         if chosen is not None:
             axis.axvline(float(chosen), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="chosen angle")
         axis.set(title=condition, xlabel="angle (degrees)", xticks=range(0, 361, 90), ylim=(-0.03, 1.03))
     axes[0][0].set_ylabel("share of answers")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    legend(handles, labels, loc="outside lower center", ncols=2, title="select split")
+    legend_below(legend, axes[0][:1], ncols=2, title="select split")
     return fig, list(axes[0])
 
 
@@ -323,18 +261,9 @@ def equal_kl(drawing: Drawing, ax: Target = None) -> Drawn:
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 3.2), layout="constrained")
     for condition in conditions:
         color, marker, _ = look(condition, conditions)
-        part = drawing.where(condition=condition)
-        kl, shares = ([float(v) for v in part[k]] for k in ("kl", "positive_right"))
-        ax.plot(
-            [max(v, 1e-6) for v in kl],
-            shares,
-            color=color,
-            marker=marker,
-            ls="none",
-            ms=3.5,
-            alpha=0.8,
-            label=condition,
-        )
+        kl, shares = drawing.numbers("kl", "positive_right", condition=condition)
+        drawn = [max(v, 1e-6) for v in kl]
+        ax.plot(drawn, shares, color=color, marker=marker, ls="none", ms=3.5, alpha=0.8, label=condition)
     ax.axvline(float(drawing.notes["target"]), color=BLACK, lw=0.8, ls=(0, (4, 2)), label="matched divergence")
     ax.set(
         xscale="log",

@@ -5,6 +5,7 @@ What other rooms use of it:
 - ``boundary``: ``Boundary``, ``boundary``, ``class_statistics``
 - ``calibration``: ``Calibration``, ``calibrate``, ``versions``, ``prompt_statistics``, ``PromptStatistics``
 - ``direction_comparison``: ``DirectionComparison``, ``compare_directions``
+- ``direction_files``: ``holds_direction``, ``load_direction``, ``save_direction``, ``score_rows``
 - ``directions``: ``zero_rows``, ``candidate_directions``, ``class_means``, ``select_direction``, ``unit_rows``
 - ``discriminative``: ``check_rule``, ``discriminative_sites``, ``opposite_sign``
 - ``estimators``: ``check_classes``, ``fisher``
@@ -13,6 +14,7 @@ What other rooms use of it:
 - ``planes``: ``gram_error``, ``orthonormalise``, ``random_plane``, ``turned_at_random``, ``plane_coordinates``,
   ``principal_angles``, ``principal_component``
 - ``rules``: ``cautions``, ``discriminative_by_rule``, ``with_rule``, ``site_rows``, ``sureness``
+- ``selected_direction``: ``SelectedDirection``, ``StreamDirection``, ``CandidateScore``, ``DirectionBounds``
 - ``stability``: ``Stability``, ``stability``, ``Resamples``
 - ``summary``: ``summarise``, ``classes``, ``GeometrySummary``, ``plain``
 """

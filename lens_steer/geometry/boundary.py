@@ -7,7 +7,7 @@ own boundary is that of a logistic-regression probe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -103,13 +103,20 @@ def boundary(calibration: Calibration, site: str | None = None) -> Boundary:
     positive, negative = (p[:, column].double() for p in (found.projection_positive, found.projection_negative))
     if min(len(positive), len(negative)) < 2:
         raise LensSteerError("a spread needs at least two prompts of each class: calibrate on more prompts")
-    statistics = class_statistics(positive, negative)
-    return Boundary(
-        name,
-        calibration.basis[0].clone(),
-        (statistics[0] + statistics[2]) / 2,
-        *statistics,
-        **reference(calibration),
+    return replace(
+        midway(calibration, name, class_statistics(positive, negative)),
         prompt_hashes_positive=calibration.prompt_hashes_positive,
         prompt_hashes_negative=calibration.prompt_hashes_negative,
     )
+
+
+def midway(calibration: Calibration, site: str, statistics: tuple[float, float, float, float]) -> Boundary:
+    """Return the boundary at a site halfway between the class means, from :func:`class_statistics`.
+
+    >>> from lens_steer import load_calibration
+    >>> calibration = load_calibration("figures/calibration")
+    >>> midway(calibration, calibration.selected_site, (3.0, 1.0, -1.0, 1.0)).threshold
+    1.0
+    """
+    threshold = (statistics[0] + statistics[2]) / 2
+    return Boundary(site, calibration.basis[0].clone(), threshold, *statistics, **reference(calibration))

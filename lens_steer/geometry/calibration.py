@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
+from lens_steer.geometry.directions import candidate_directions, check_finite, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import BOUNDS, by_means, by_projections, check_rule, measured
 from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.membership import RESAMPLES, membership
@@ -196,11 +196,9 @@ def calibrate(
     full = activations if isinstance(activations, Activations) else None
     if full is None and direction != "difference":
         raise LensSteerError(f"direction={direction!r} needs the activations themselves: record them with keep='all'")
-    for name in ("positive", "negative") if full is not None else ():
-        if not bool(torch.isfinite(getattr(full, name)).all()):
-            raise LensSteerError(
-                f"activations.{name} holds values that are not finite: record again in float32 or bfloat16"
-            )
+    if full is not None:
+        check_finite("activations.positive", full.positive)
+        check_finite("activations.negative", full.negative)
 
     def means(*, unit_samples: bool = False) -> tuple[Tensor, Tensor]:
         if isinstance(activations, Activations):
@@ -232,10 +230,14 @@ def calibrate(
         positive_mean=mean_positive[chosen.mask].mean(dim=0) if bool(chosen.mask.any()) else None,
     )
     statistics = None if full is None else prompt_statistics(full, plane.basis)
-    stream = activations.stream if direction == "difference" else None
     by_site: dict[str, Any] = {}
     if statistics is not None:
         by_site = separations(statistics, activations.sites, zero, rule=rule, bound=limit, seed=seed)
+    stream = activations.stream if direction == "difference" else None
+    beside: dict[str, Any] = {}
+    if stream is not None:
+        beside = {f"stream_{k}": getattr(stream, k).float() for k in ("mean_positive", "mean_negative")}
+        beside["stream_sites"] = stream.sites
     return Calibration(
         candidates=candidates.float(),
         basis=plane.basis,
@@ -258,9 +260,7 @@ def calibrate(
         statistics=statistics,
         bound=limit,
         **by_site,
-        stream_sites=() if stream is None else stream.sites,
-        stream_mean_positive=None if stream is None else stream.mean_positive.float(),
-        stream_mean_negative=None if stream is None else stream.mean_negative.float(),
+        **beside,
         prompt_hashes_positive=activations.hashes_positive,
         prompt_hashes_negative=activations.hashes_negative,
         versions=versions(),

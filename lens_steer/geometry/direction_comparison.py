@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
-from lens_steer.geometry.directions import zero_rows
+from lens_steer.geometry.directions import check_finite, zero_rows
 from lens_steer.geometry.estimators import ESTIMATORS, check_classes
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites as site_names
-from lens_steer.stats import Estimate, auroc
+from lens_steer.stats import Estimate, auroc, columns, middle
 
 DEFAULT = "difference"
 MAX_SITES = 12  # the most sites with a bootstrap interval; they are spread over depth
@@ -99,7 +99,7 @@ class DirectionComparison(Shown, view="geometry"):
                 row["selected"] = site == one.calibration.selected_site
                 row["discriminative"] = site in one.calibration.discriminative_sites
                 row |= {"nonzero": nonzero[k], "cosine": _number(one.cosine[k])} | self._interval(one, k)
-                found.append(row | _columns("auroc", one.auroc[k] if one.auroc else None))
+                found.append(row | columns("auroc", one.auroc[k] if one.auroc else None))
         return found
 
     def summary(self) -> list[dict[str, Any]]:
@@ -130,16 +130,13 @@ class DirectionComparison(Shown, view="geometry"):
                 "mean_auroc": float(np.mean(areas)) if areas else None,
                 "first_apart": apart[0] if apart else None,
             }
-            found.append(row | _columns("auroc", one.auroc[made.selected_index] if one.auroc else None))
+            found.append(row | columns("auroc", one.auroc[made.selected_index] if one.auroc else None))
         return found
 
     def _interval(self, one: Estimated, k: int) -> dict[str, float | None]:
-        names = ("cosine_low", "cosine_median", "cosine_high")
         drawn = one.resampled[:, self.resampled_sites.index(k)] if k in self.resampled_sites else one.resampled[:0, 0]
-        kept = drawn[~drawn.isnan()].numpy()
-        return dict(
-            zip(names, np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None,) * 3, strict=True)
-        )
+        low, median, high = middle(drawn.numpy())
+        return {"cosine_low": low, "cosine_median": median, "cosine_high": high}
 
 
 def compare_directions(
@@ -216,8 +213,7 @@ def _check(
             f"held_out was recorded at {len(held_out.sites)} sites of width {held_out.d_model}, the fit split at "
             f"{len(activations.sites)} of width {activations.d_model}: record both at the same sites of the same model"
         )
-    if not bool(torch.isfinite(held_out.positive).all() & torch.isfinite(held_out.negative).all()):
-        raise LensSteerError("held_out holds values that are not finite: record again in float32 or bfloat16")
+    check_finite("held_out", held_out.positive, held_out.negative)
 
 
 def _calibrated(activations: Activations, name: str, default: Calibration, progress: bool) -> Calibration:
@@ -244,11 +240,9 @@ def _compared(default: Calibration, made: Calibration, resampled: Tensor, held_o
 
 def _areas(made: Calibration, held_out: Activations) -> tuple[Estimate | None, ...]:
     zero, found = zero_rows(made.candidates), []
-    for k, direction in enumerate(made.candidates.double()):
-        positive, negative = (
-            (side[:, k].double() @ direction).numpy() for side in (held_out.positive, held_out.negative)
-        )
-        found.append(None if zero[k] else auroc(positive, negative))
+    for site, none, direction in zip(made.sites, zero, made.candidates.double(), strict=True):
+        positive, negative = ((side.double() @ direction).numpy() for side in held_out.at(site))
+        found.append(None if none else auroc(positive, negative))
     return tuple(found)
 
 
@@ -271,10 +265,8 @@ def _draws(n_positive: int, n_negative: int, resamples: int, seed: int) -> Itera
     """Yield the rows of the prompts in each resample, drawn separately for each class."""
     rng = np.random.default_rng([seed, 0])
     for _ in range(resamples):
-        yield (
-            torch.from_numpy(rng.integers(n_positive, size=n_positive)),
-            torch.from_numpy(rng.integers(n_negative, size=n_negative)),
-        )
+        first, second = (torch.from_numpy(rng.integers(n, size=n)) for n in (n_positive, n_negative))
+        yield first, second
 
 
 def _cosines(first: Float[Tensor, "n d_model"], second: Float[Tensor, "n d_model"]) -> Float[Tensor, " n"]:
@@ -293,8 +285,3 @@ def _spread(rows: Sequence[int], n: int) -> list[int]:
 
 def _number(value: Tensor) -> float | None:
     return None if bool(value.isnan()) else float(value)
-
-
-def _columns(name: str, found: Estimate | None) -> dict[str, float | None]:
-    low, value, high = (None, None, None) if found is None else (found.low, found.value, found.high)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -43,11 +43,16 @@ def class_means(
     With ``unit_samples`` they are the means that the released code of Selective Steering projects. Its eps of 1e-8, for
     zero vectors, is kept.
     """
-    means = []
-    for sample in (positive, negative):
-        x = sample.double()
-        means.append((unit_samples_of(x) if unit_samples else x).mean(dim=0))
-    return means[0], means[1]
+    x, y = positive.double(), negative.double()
+    if unit_samples:
+        x, y = unit_samples_of(x), unit_samples_of(y)
+    return x.mean(dim=0), y.mean(dim=0)
+
+
+def check_finite(name: str, *activations: Float[Tensor, "..."]) -> None:
+    """Refuse activations with values that are not finite; the message gives their name."""
+    if not all(bool(torch.isfinite(x).all()) for x in activations):
+        raise LensSteerError(f"{name} holds values that are not finite: record again in float32 or bfloat16")
 
 
 def candidate_directions(
@@ -61,16 +66,14 @@ def candidate_directions(
     >>> candidate_directions(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]])).tolist()
     [[1.0, 0.0]]
     """
-    difference = mean_positive.double() - mean_negative.double()
-    return unit_rows(difference)
+    return unit_rows(mean_positive.double() - mean_negative.double())
 
 
 def unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     """Return the rows scaled to unit length in float64; rows that count as zero are set to zero."""
     x = vectors.double()
-    norms = x.norm(dim=-1)
-    zero = zero_rows(x)
-    return torch.where(zero[:, None], torch.zeros_like(x), x / norms.clamp_min(torch.finfo(x.dtype).tiny)[:, None])
+    lengths = x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return torch.where(zero_rows(x)[:, None], 0.0, x / lengths)
 
 
 def zero_rows(vectors: Float[Tensor, "n d_model"]) -> Bool[Tensor, " n"]:

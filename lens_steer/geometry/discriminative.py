@@ -37,10 +37,7 @@ from lens_steer.geometry.separation import areas, cohens_d
 from lens_steer.models import sites as site_names
 
 RULES = ("paper", "official", "centred", "effect", "auroc")
-BOUNDS = {
-    "effect": 1.0,
-    "auroc": 0.9,
-}  # the rules that compare a measure of the prompts' projections with a bound, and its default
+BOUNDS = {"effect": 1.0, "auroc": 0.9}  # the rules that compare a measure of projections with a bound, and its default
 NO_DIFFERENCE = {"effect": 0.0, "auroc": 0.5}
 _HIGHEST = {"effect": math.inf, "auroc": 1.0}
 
@@ -162,7 +159,7 @@ def by_means(
         raise LensSteerError(f"rule={rule!r} needs the projections of single prompts: record them with keep='all'")
     unit = direction.double() / direction.double().norm()
     projections = mean_positive @ unit, mean_negative @ unit
-    return _found(mean_rule(*projections, names, rule=rule), *projections, names, rule, None)
+    return found_sites(mean_rule(*projections, names, rule=rule), *projections, names, rule)
 
 
 def by_projections(
@@ -184,7 +181,7 @@ def by_projections(
     limit = check_rule(rule, bound)
     assert limit is not None, "the rules without a bound go by class means"
     mask = (measured(rule, positive, negative, zero) > limit) & ~zero
-    return _found(mask, positive.double().mean(dim=0), negative.double().mean(dim=0), names, rule, limit)
+    return found_sites(mask, positive.double().mean(dim=0), negative.double().mean(dim=0), names, rule, limit)
 
 
 def measured(
@@ -213,11 +210,8 @@ def mean_rule(
 
     For ``official`` these are the means of unit-scaled activations.
 
-    >>> a, b, names = (
-    ...     torch.tensor([3.0, 5.0]),
-    ...     torch.tensor([1.0, -1.0]),
-    ...     ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"],
-    ... )
+    >>> a, b = torch.tensor([3.0, 5.0]), torch.tensor([1.0, -1.0])
+    >>> names = ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"]
     >>> [mean_rule(a, b, names, rule=rule).tolist() for rule in ("paper", "official", "centred")]
     [[False, True], [False, False], [True, True]]
     """
@@ -228,8 +222,14 @@ def mean_rule(
     return whole_blocks(mask, names) if rule == "official" else mask
 
 
-def _found(
-    mask: Tensor, positive: Tensor, negative: Tensor, names: Sequence[str], rule: str, bound: float | None
+def found_sites(
+    mask: Bool[Tensor, " n_sites"],
+    positive: Float[Tensor, " n_sites"],
+    negative: Float[Tensor, " n_sites"],
+    names: Sequence[str],
+    rule: str,
+    bound: float | None = None,
 ) -> Discriminative:
+    """Return L_disc from its mask, with the projections of the class means that decided."""
     inside = tuple(name for name, m in zip(names, mask.tolist(), strict=True) if m)
     return Discriminative(mask, inside, site_names.blocks_of(inside), positive, negative, rule, bound)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from tqdm.auto import tqdm
 
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic as regression
-from lens_steer.geometry.directions import candidate_directions, class_means, unit_rows, zero_rows
+from lens_steer.geometry.directions import candidate_directions, check_finite, class_means, unit_rows, zero_rows
 
 Estimator = Callable[[Tensor, Tensor], Tensor]
 
@@ -173,11 +172,7 @@ def sparse(
     >>> torch.count_nonzero(sparse(x, -x)).item()
     1
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    if not C > 0:
-        raise LensSteerError(f"C={C}: the inverse strength of the penalty is above 0")
+    regression.check_penalty(C)
     x, y, gap = _classes(positive, negative)
     if not bool(gap.any()):
         return gap
@@ -185,21 +180,9 @@ def sparse(
     scale = (squares / (len(x) + len(y) - 2)).sqrt()
     scale = torch.where(zero_rows(scale[:, None]), torch.ones_like(scale), scale)
     both = torch.cat([x, y])
-    model = LogisticRegression(
-        C=float(C),
-        solver="liblinear",
-        intercept_scaling=INTERCEPT_SCALING,
-        tol=1e-6,
-        max_iter=20_000,
-        random_state=0,
-        **_l1(),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            model.fit(((both - both.mean(dim=0)) / scale).numpy(), _labels(x, y))
-        except ConvergenceWarning as warning:
-            raise LensSteerError(f"the sparse fit at C={C} does not converge ({warning}): take a smaller C") from None
+    features = ((both - both.mean(dim=0)) / scale).numpy()
+    how = {"solver": "liblinear", "intercept_scaling": INTERCEPT_SCALING, "tol": 1e-6, "max_iter": 20_000, **_l1()}
+    model = regression.converged("sparse fit", features, _labels(x, y), C, random_state=0, **how)
     return _unit(torch.from_numpy(model.coef_[0]) / scale)
 
 
@@ -236,21 +219,6 @@ def check_classes(name: str, n_positive: int, n_negative: int) -> None:
         _check_pairs(n_positive, n_negative)
 
 
-def estimate(
-    name: str, positive: Float[Tensor, "n_positive d_model"], negative: Float[Tensor, "n_negative d_model"]
-) -> Float[Tensor, " d_model"]:
-    """Return the direction at one site by a named estimator.
-
-    Raises:
-        LensSteerError: If the name is unknown, or the estimator refuses the samples.
-
-    >>> estimate("fisher", torch.tensor([[2.0], [4.0]]), torch.tensor([[0.0], [1.0]])).tolist()
-    [1.0]
-    """
-    check_estimator(name)
-    return ESTIMATORS[name](positive, negative)
-
-
 def site_directions(
     name: str,
     positive: Float[Tensor, "n_positive n_sites d_model"],
@@ -280,8 +248,7 @@ def _classes(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor, Tensor
     """Check both classes and return them in float64, with the difference of their means."""
     for name, side in (("positive", positive), ("negative", negative)):
         _check_count(name, len(side))
-        if not bool(torch.isfinite(side).all()):
-            raise LensSteerError(f"{name} holds values that are not finite: record again in float32 or bfloat16")
+        check_finite(name, side)
     means = class_means(positive[:, None], negative[:, None])
     return positive.double(), negative.double(), (means[0] - means[1])[0]
 

@@ -15,36 +15,26 @@ from torch import Tensor
 from lens_steer._io.tensors import TensorFolder, all_finite
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, PromptStatistics
+from lens_steer.geometry.direction_files import holds_direction
 from lens_steer.geometry.planes import MAX_GRAM_ERROR, gram_error
 from lens_steer.models import sites
 from lens_steer.models.templates import ChatTemplate
 
 FOLDER = TensorFolder(
-    name="calibration",
-    missing="write one with 'lens-steer calibrate' or 'lens-steer import'",
-    again="calibrate again",
-    named_errors=False,
+    name="calibration", missing="write one with 'lens-steer calibrate' or 'lens-steer import'", again="calibrate again"
 )
 _STATISTICS = ("projection_positive", "projection_negative", "norm_positive", "norm_negative")
 _OPTIONAL = (
-    "mean_positive",
-    "mean_negative",
-    "published_candidates",
-    "published_basis",
-    "stream_mean_positive",
+    "mean_positive", "mean_negative", "published_candidates", "published_basis", "stream_mean_positive",
     "stream_mean_negative",
-)
-_BY_SITE = (
-    "mean_projection_positive",
-    "mean_projection_negative",
-    "membership",
-    "auroc",
-    "cohens_d",
-)  # absent in older folders, and in imported calibrations
+)  # fmt: skip
+# Absent in older folders, and in imported calibrations.
+_BY_SITE = ("mean_projection_positive", "mean_projection_negative", "membership", "auroc", "cohens_d")
 _FACTS = (
     "model", "architecture", "n_layers", "backend", "weight_processing", "selected_site", "rule", "n_positive",
     "n_negative", "prompt_hash", "seed",
 )  # fmt: skip
+_NAMES = ("sites", "discriminative_sites", "discriminative_blocks")
 _HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders written before hashes were recorded
 
 
@@ -62,9 +52,7 @@ def save_calibration(calibration: Calibration, folder: str | Path) -> None:
 
     facts: dict[str, Any] = {
         **{name: getattr(calibration, name) for name in _FACTS},
-        "sites": list(calibration.sites),
-        "discriminative_sites": list(calibration.discriminative_sites),
-        "discriminative_blocks": list(calibration.discriminative_blocks),
+        **{name: list(getattr(calibration, name)) for name in _NAMES},
         **{name: listed(getattr(calibration, name)) for name in _BY_SITE},
         **{name: list(getattr(calibration, name)) for name in _HASHES if getattr(calibration, name)},
         "bound": calibration.bound,
@@ -83,13 +71,17 @@ def load_calibration(folder: str | Path) -> Calibration:
 
     Raises:
         LensSteerError: If a file is missing, truncated or corrupt, the format version is unknown, shapes or sites do
-            not fit together, the basis is not orthonormal, or a value is not finite.
+            not fit together, the basis is not orthonormal, or a value is not finite; or if the folder holds a selected
+            direction.
     """
+    if holds_direction(folder):
+        raise LensSteerError(
+            f"{str(folder)!r} holds a selected direction, which only some methods steer by, and no calibration: give a "
+            "folder of 'lens-steer calibrate', or load it with load_direction"
+        )
     tensors, facts = FOLDER.read(folder)
-    needed = (*_FACTS, "sites", "discriminative_sites", "discriminative_blocks", "versions", "details")
-    absent = [key for key in needed if key not in facts] + [
-        key for key in ("candidates", "basis") if key not in tensors
-    ]
+    absent = [key for key in (*_FACTS, *_NAMES, "versions", "details") if key not in facts]
+    absent += [key for key in ("candidates", "basis") if key not in tensors]
     if absent:
         raise FOLDER.refusal(folder, f"lacks {', '.join(absent)}")
     _check_tensors(tensors, facts, str(folder))
@@ -99,17 +91,14 @@ def load_calibration(folder: str | Path) -> Calibration:
             return None
         return torch.tensor([math.nan if v is None else v for v in listed], dtype=torch.float32)
 
+    statistics = {name: tensors[name] for name in _STATISTICS if name in tensors}
     return Calibration(
         candidates=tensors["candidates"],
         basis=tensors["basis"],
-        sites=tuple(facts["sites"]),
-        discriminative_sites=tuple(facts["discriminative_sites"]),
-        discriminative_blocks=tuple(facts["discriminative_blocks"]),
+        **{name: tuple(facts[name]) for name in _NAMES},
         bound=facts.get("bound"),
         stream_sites=tuple(facts.get("stream_sites", ())),
-        statistics=PromptStatistics(**{n: tensors[n] for n in _STATISTICS})
-        if all(n in tensors for n in _STATISTICS)
-        else None,
+        statistics=PromptStatistics(**statistics) if len(statistics) == len(_STATISTICS) else None,
         **{name: tuple(facts.get(name) or ()) for name in _HASHES},
         versions=facts["versions"],
         details=facts["details"],

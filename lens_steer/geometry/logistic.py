@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -89,26 +90,45 @@ def fit(
     >>> bool(w[0] > 0), round(float(-b / w[0]), 3)
     (True, 3.0)
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    if not C > 0:
-        raise LensSteerError(f"C={C}: the inverse strength of the penalty is above 0")
+    check_penalty(C)
     counted = labels if weights is None else labels[weights > 0]
     if counted.all() or not counted.any():
         raise LensSteerError("all samples are of one class: a probe needs both")
     solver = "newton-cholesky" if samples.coordinates.shape[1] <= MAX_RANK_NEWTON else "lbfgs"
-    model = LogisticRegression(C=float(C), solver=solver, tol=1e-8, max_iter=5000)
+    how = {"solver": solver, "tol": 1e-8, "max_iter": 5000}
+    model = converged("logistic regression", samples.coordinates, labels, C, weights, **how)
+    weight = (model.coef_[0] @ samples.basis) / samples.scale
+    return weight, float(np.asarray(model.intercept_)[0] - weight @ samples.mean)
+
+
+def check_penalty(C: float | int) -> None:
+    """Refuse an inverse strength of a penalty that is not above 0."""
+    if not C > 0:
+        raise LensSteerError(f"C={C}: the inverse strength of the penalty is above 0")
+
+
+def converged(
+    what: str,
+    x: Float[np.ndarray, "n d"],
+    labels: Bool[np.ndarray, " n"],
+    C: float | int,
+    weights: Float[np.ndarray, " n"] | None = None,
+    **how: Any,
+) -> Any:
+    """Return scikit-learn's ``LogisticRegression`` with the options ``how``, fitted to samples.
+
+    Raises:
+        LensSteerError: If the fit does not converge; the message names it by ``what``.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         try:
-            model.fit(samples.coordinates, labels, sample_weight=weights)
+            return LogisticRegression(C=float(C), **how).fit(x, labels, sample_weight=weights)
         except ConvergenceWarning as warning:
-            raise LensSteerError(
-                f"the logistic regression at C={C} does not converge ({warning}): take a smaller C"
-            ) from None
-    weight = (model.coef_[0] @ samples.basis) / samples.scale
-    return weight, float(np.asarray(model.intercept_)[0] - weight @ samples.mean)
+            raise LensSteerError(f"the {what} at C={C} does not converge ({warning}): take a smaller C") from None
 
 
 def probabilities(

@@ -12,10 +12,10 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.discriminative import BOUNDS, check_rule, mean_rule, measured
 from lens_steer.geometry.separation import weighted_means
+from lens_steer.inference.class_means import UNIT_EPS
 
 RESAMPLES = 1000
 CHUNK_ENTRIES = 4_000_000  # the most counts in one block of resamples (32 MB)
-UNIT_EPS = 1e-8  # the released code adds it to the length by which it divides
 
 
 def membership(
@@ -56,10 +56,7 @@ def membership(
 
     >>> always, sometimes = torch.tensor([[2.0, 1.0], [3.0, -1.0]]), torch.tensor([[-1.0, -1.0], [-2.0, -1.0]])
     >>> found = membership(always, sometimes, ["blocks.0.ln1.hook_out", "blocks.0.ln2.hook_out"])
-    >>> (
-    ...     float(found[0]),
-    ...     abs(float(found[1]) - 0.25) < 0.05,
-    ... )  # at the second site only the resample of two ones has a positive mean
+    >>> float(found[0]), abs(float(found[1]) - 0.25) < 0.05  # there only the resample of two ones has a positive mean
     (1.0, True)
     """
     limit = check_rule(rule, bound)
@@ -73,9 +70,7 @@ def membership(
             raise LensSteerError(
                 "rule='official' goes by unit-scaled activations: give norms=, the lengths of the activations"
             )
-        positive, negative = (
-            p.double() / (n.double() + UNIT_EPS) for p, n in zip((positive, negative), norms, strict=True)
-        )
+        positive, negative = (unit_projections(p, n) for p, n in zip((positive, negative), norms, strict=True))
     none = torch.zeros(len(names), dtype=torch.bool) if zero is None else zero
     hits = torch.zeros(len(names), dtype=torch.float64)
     for counts in _counts(len(positive), len(negative), resamples, seed):
@@ -86,6 +81,11 @@ def membership(
             inside = mean_rule(a, b, names, rule=rule)
         hits += inside.sum(dim=0)
     return hits / resamples
+
+
+def unit_projections(projections: Float[Tensor, "n n_sites"], norms: Float[Tensor, "n n_sites"]) -> Tensor:
+    """Return the projections of the same activations scaled to unit length, with the eps of the released code."""
+    return projections.double() / (norms.double() + UNIT_EPS)
 
 
 def _counts(n_positive: int, n_negative: int, resamples: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

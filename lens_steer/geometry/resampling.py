@@ -20,6 +20,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import mean_rule
 from lens_steer.geometry.planes import build_plane
+from lens_steer.geometry.separation import weighted_means
 from lens_steer.inference.record import Activations
 
 CHUNK_ENTRIES = 4_000_000  # the most numbers in one block of resampled means (32 MB)
@@ -148,7 +149,7 @@ def recalibrate(
         torch.full((n, 2, d_model), torch.nan),
     )
     for row, (raw, unit) in enumerate(_means(positive, negative, counts)):
-        _one(found, row, raw, raw if unit is None else unit, names, options)
+        _one(found, row, raw, unit, names, options)
         tick()
     return found
 
@@ -156,25 +157,22 @@ def recalibrate(
 Means = Float[Tensor, "2 n_sites d_model"]  # the means of the positive and the negative class
 
 
-def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) -> Iterator[tuple[Means, Means | None]]:
-    """Yield the raw and the unit-scaled class means of each resample, computed for a block of resamples at a time."""
+def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) -> Iterator[tuple[Means, Means]]:
+    """Yield the raw and the unit-scaled class means of each resample, computed for a block of resamples at a time.
+
+    Where the samples have no unit-scaled vectors, the raw means stand in both places.
+    """
+    both = [(positive.raw, negative.raw)]
+    if positive.unit is not None and negative.unit is not None:
+        both.append((positive.unit, negative.unit))
     step = max(1, CHUNK_ENTRIES // positive.raw[0].numel())
     for start in range(0, len(counts[0]), step):
         part = [c[start : start + step] for c in counts]
-        raw = torch.stack([_averages(c, s.raw) for c, s in zip(part, (positive, negative), strict=True)], dim=1)
-        if positive.unit is None or negative.unit is None:
-            yield from ((r, None) for r in raw)
-        else:
-            unit = torch.stack(
-                [_averages(c, s) for c, s in zip(part, (positive.unit, negative.unit), strict=True)], dim=1
-            )
-            yield from zip(raw, unit, strict=True)
-
-
-def _averages(
-    counts: Float[Tensor, "resamples n"], x: Float[Tensor, "n n_sites d_model"]
-) -> Float[Tensor, "resamples n_sites d_model"]:
-    return (counts @ x.flatten(1) / counts.sum(dim=1, keepdim=True)).unflatten(1, x.shape[1:])
+        means = [
+            torch.stack([weighted_means(c, x.flatten(1)) for c, x in zip(part, classes, strict=True)], dim=1)
+            for classes in both
+        ]
+        yield from zip(*(m.unflatten(2, positive.raw.shape[1:]) for m in (means[0], means[-1])), strict=True)
 
 
 def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options) -> None:

@@ -18,10 +18,10 @@ from lens_steer.geometry.discriminative import (
     by_means,
     by_projections,
     check_rule,
+    found_sites,
     mean_rule,
 )
-from lens_steer.geometry.membership import UNIT_EPS
-from lens_steer.models import sites as site_names
+from lens_steer.geometry.membership import unit_projections
 
 # A site whose membership probability is above SURE counts as in L_disc whatever prompts are drawn, and one below
 # 1 − SURE as out of it. For a site between the two, the answer depends on the prompts.
@@ -58,14 +58,10 @@ def discriminative_by_rule(
     given = dict(bounds or {})
     for name, bound in given.items():
         check_rule(name, bound)
-    if rules is None:
-        rules = (
-            RULES
-            if calibration.statistics is not None
-            else ("paper", "centred")
-            if calibration.mean_positive is not None
-            else ()
-        )
+    if rules is None and calibration.statistics is not None:
+        rules = RULES
+    elif rules is None:
+        rules = () if calibration.mean_positive is None else ("paper", "centred")
     return {rule: _by_rule(calibration, rule, given.get(rule)) for rule in rules}
 
 
@@ -91,23 +87,17 @@ def with_rule(
     ('effect', 3.0, True)
     """
     found = discriminative_by_rule(calibration, (rule,), bounds=None if bound is None else {rule: bound})[rule]
-    probability = None
-    if membership and calibration.statistics is not None:
-        zero = zero_rows(calibration.candidates)
-        told = separations(
-            calibration.statistics, calibration.sites, zero, rule=rule, bound=found.bound, seed=calibration.seed
-        )
-        probability = told["membership"]
-    return replace(
+    other = replace(
         calibration,
         discriminative_sites=found.sites,
         discriminative_blocks=found.blocks,
         rule=rule,
         bound=found.bound,
-        membership=probability,
+        membership=None,
         mean_projection_positive=found.projection_positive.float(),
         mean_projection_negative=found.projection_negative.float(),
     )
+    return replace(other, membership=with_separations(other).membership) if membership else other
 
 
 def with_separations(calibration: Calibration) -> Calibration:
@@ -121,15 +111,8 @@ def with_separations(calibration: Calibration) -> Calibration:
     """
     if calibration.membership is not None or calibration.statistics is None or calibration.rule not in RULES:
         return calibration
-    zero = zero_rows(calibration.candidates)
-    found = separations(
-        calibration.statistics,
-        calibration.sites,
-        zero,
-        rule=calibration.rule,
-        bound=calibration.bound,
-        seed=calibration.seed,
-    )
+    zero, by = zero_rows(calibration.candidates), {"rule": calibration.rule, "bound": calibration.bound}
+    found = separations(calibration.statistics, calibration.sites, zero, **by, seed=calibration.seed)
     return replace(calibration, **found)
 
 
@@ -188,14 +171,11 @@ def cautions(calibration: Calibration) -> tuple[str, ...]:
         found.append(f"the selected site {calibration.selected_site} is outside L_disc (rule {calibration.rule!r})")
     if calibration.membership is not None:
         unsure = _unsure(calibration.membership)
-        inside = sum(
-            name in calibration.discriminative_sites
-            for name, u in zip(calibration.sites, unsure.tolist(), strict=True)
-            if u
-        )
-        if int(unsure.sum()) > MANY_UNSURE * len(unsure):
+        drawn = {name for name, u in zip(calibration.sites, unsure.tolist(), strict=True) if u}
+        inside = len(drawn.intersection(calibration.discriminative_sites))
+        if len(drawn) > MANY_UNSURE * len(unsure):
             found.append(
-                f"whether {int(unsure.sum())} of {len(unsure)} sites are in L_disc hangs on which prompts were drawn "
+                f"whether {len(drawn)} of {len(unsure)} sites are in L_disc hangs on which prompts were drawn "
                 f"(bootstrap probability between 0.05 and 0.95; {inside} of them are among its "
                 f"{len(calibration.discriminative_sites)}): compare with the rules 'centred', 'effect' and 'auroc'"
             )
@@ -208,14 +188,9 @@ def _by_rule(calibration: Calibration, rule: str, bound: float | int | None) -> 
         sides = statistics.projection_positive.double(), statistics.projection_negative.double()
         found = by_projections(*sides, names, rule=rule, bound=limit, zero=zero_rows(calibration.candidates))
     elif rule == "official" and statistics is not None:
-        pairs = (
-            (statistics.projection_positive, statistics.norm_positive),
-            (statistics.projection_negative, statistics.norm_negative),
-        )
-        means = [(p.double() / (n.double() + UNIT_EPS)).mean(dim=0) for p, n in pairs]
-        mask = mean_rule(means[0], means[1], names, rule=rule)
-        inside = tuple(name for name, m in zip(names, mask.tolist(), strict=True) if m)
-        found = Discriminative(mask, inside, site_names.blocks_of(inside), means[0], means[1], rule)
+        a = unit_projections(statistics.projection_positive, statistics.norm_positive).mean(dim=0)
+        b = unit_projections(statistics.projection_negative, statistics.norm_negative).mean(dim=0)
+        found = found_sites(mean_rule(a, b, names, rule=rule), a, b, names, rule)
     elif (
         rule in ("paper", "centred") and calibration.mean_positive is not None and calibration.mean_negative is not None
     ):

@@ -30,7 +30,7 @@ from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites as site_names
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats import Estimate, columns, middle, wilson
 
 ROUNDING = 1e-12  # a shuffle whose cosine equals the observed one up to rounding counts as equally extreme
 
@@ -145,8 +145,8 @@ class Stability(Shown, view="geometry"):
             row = {"site": name, "block": site_names.parse(name).block, "selected": name == full.selected_site}
             row["discriminative"] = name in full.discriminative_sites
             for prefix, drawn in (("", self.bootstrap), ("null_", self.shuffled)):
-                row |= _columns(f"{prefix}selected_share", drawn.selected_share(k))
-                row |= _columns(f"{prefix}discriminative_share", drawn.discriminative_share([k]))
+                row |= columns(f"{prefix}selected_share", drawn.selected_share(k))
+                row |= columns(f"{prefix}discriminative_share", drawn.discriminative_share([k]))
             found.append(row)
         return found
 
@@ -159,8 +159,8 @@ class Stability(Shown, view="geometry"):
         for block in site_names.blocks_of(self.calibration.sites):
             inside = [k for k, name in enumerate(self.calibration.sites) if site_names.parse(name).block == block]
             row = {"block": block, "discriminative": block in self.calibration.discriminative_blocks}
-            row |= _columns("discriminative_share", self.bootstrap.discriminative_share(inside))
-            found.append(row | _columns("null_discriminative_share", self.shuffled.discriminative_share(inside)))
+            row |= columns("discriminative_share", self.bootstrap.discriminative_share(inside))
+            found.append(row | columns("null_discriminative_share", self.shuffled.discriminative_share(inside)))
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -170,6 +170,10 @@ class Stability(Shown, view="geometry"):
         its middle 95 %.
         """
         full, both = self.calibration, {"bootstrap": self.bootstrap, "shuffled": self.shuffled}
+
+        def spread_of(quantity: str) -> dict[str, Any]:
+            return {name: _spread(getattr(resamples, quantity)) for name, resamples in both.items()}
+
         angles = {name: r.angles for name, r in both.items()} | {"random": self.random_angles}
         chosen = self.bootstrap.selected_share(full.selected_index)
         return {
@@ -183,23 +187,15 @@ class Stability(Shown, view="geometry"):
             "seed": self.seed,
             "selected": {
                 "site": full.selected_site,
-                **_columns("share", chosen),
+                **columns("share", chosen),
                 "distinct_sites": len(self.bootstrap.selected.unique()) - bool(self.bootstrap.no_direction),
             },
-            "direction_cosine": {name: _spread(r.cosine) for name, r in both.items()},
+            "direction_cosine": spread_of("cosine"),
             "principal_angles": {
                 name: {"first": _spread(a[:, 0]), "second": _spread(a[:, 1])} for name, a in angles.items()
             },
-            "size": {
-                "value": len(full.discriminative_sites),
-                "p_value": self.p_size,
-                **{n: _spread(r.sizes) for n, r in both.items()},
-            },
-            "top_mean_cosine": {
-                "value": self.top_cosine,
-                "p_value": self.p_top_cosine,
-                **{n: _spread(r.top_cosine) for n, r in both.items()},
-            },
+            "size": {"value": len(full.discriminative_sites), "p_value": self.p_size} | spread_of("sizes"),
+            "top_mean_cosine": {"value": self.top_cosine, "p_value": self.p_top_cosine} | spread_of("top_cosine"),
             "degenerate_planes": {name: r.degenerate for name, r in both.items()},
             "no_direction": {name: r.no_direction for name, r in both.items()},
             "sites": self.rows(),
@@ -253,9 +249,7 @@ def stability(
         raise LensSteerError(f"seed={seed}: use 0 or a positive integer")
     options = Options(rule, candidate_norm, pca_center, component)
     both = pooled(activations, options)
-    full = calibrate(
-        activations, rule=rule, candidate_norm=candidate_norm, pca_center=pca_center, component=component, seed=seed
-    )
+    full = calibrate(activations, **vars(options), seed=seed)
     classes = both.rows(0, n_positive), both.rows(n_positive, n_positive + n_negative)
     labels = label_counts(n_positive, n_negative, resamples=resamples, seed=seed)
     counts = bootstrap_counts(n_positive, n_negative, resamples=resamples, seed=seed)
@@ -300,12 +294,7 @@ def _p_value(as_extreme: Bool[Tensor, " resamples"]) -> float:
     return (1 + int(as_extreme.sum())) / (1 + len(as_extreme))
 
 
-def _columns(name: str, share: Estimate) -> dict[str, float]:
-    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
-
-
 def _spread(values: Tensor) -> dict[str, float | int | None]:
     """Return the median and the middle 95 % of the values that are not NaN, and their number."""
-    kept = values.double()[~values.isnan()].numpy()
-    low, median, high = np.quantile(kept, [0.025, 0.5, 0.975]).tolist() if len(kept) else (None, None, None)
-    return {"median": median, "low": low, "high": high, "n": len(kept)}
+    low, median, high = middle(values.double().numpy())
+    return {"median": median, "low": low, "high": high, "n": int((~values.isnan()).sum())}

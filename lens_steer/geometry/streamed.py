@@ -12,10 +12,9 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.boundary import Boundary
+from lens_steer.geometry.boundary import Boundary, midway
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Pooling, stream
-from lens_steer.models.fits import reference
 
 
 def boundaries(
@@ -48,20 +47,8 @@ def boundaries(
     unit, names = calibration.basis[0].double(), calibration.sites
     kind: Any = calibration.details.get("pooling", "last") if pooling is None else pooling
     classes = [_spread(model, side, names, unit, kind, engine) for side in (pair.positive, pair.negative)]
-    found = {}
-    for k, name in enumerate(names):
-        (mean_positive, std_positive), (mean_negative, std_negative) = ((float(m[k]), float(s[k])) for m, s in classes)
-        found[name] = Boundary(
-            name,
-            calibration.basis[0].clone(),
-            (mean_positive + mean_negative) / 2,
-            mean_positive,
-            std_positive,
-            mean_negative,
-            std_negative,
-            **reference(calibration),
-        )
-    return found
+    by_site = zip(*(quantity.tolist() for one_class in classes for quantity in one_class), strict=True)
+    return {name: midway(calibration, name, statistics) for name, statistics in zip(names, by_site, strict=True)}
 
 
 def _spread(

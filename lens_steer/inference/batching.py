@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lens_steer.data import Prompt
+from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError, first_line
 from lens_steer.models.templates import template_of
 from lens_steer.models.tokenization import pad_id
@@ -50,6 +50,19 @@ class Batch:
         width, device = self.ids.shape[1], self.ids.device
         starts = width - torch.tensor(self.response_lengths, device=device)
         return torch.arange(width, device=device)[None] >= starts[:, None]
+
+
+Prompts = PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str
+
+
+def chats(prompts: Prompts) -> list[Prompt]:
+    """Return prompts as a list: a string is a single user turn, and a single prompt or string a list of one.
+
+    >>> [prompt.text for prompt in chats("Hello")]
+    ['Hello']
+    """
+    given = [prompts] if isinstance(prompts, (str, Prompt)) else prompts
+    return [p if isinstance(p, Prompt) else Prompt.of(p) for p in given]
 
 
 def render(tokenizer: Any, prompt: Prompt) -> str:
@@ -152,7 +165,6 @@ def batches(
     n_ctx: int,
     max_new_tokens: int = 0,
     with_response: bool = False,
-    max_tokens: int = MAX_BATCH_TOKENS,
     max_rows: int = MAX_BATCH_ROWS,
     max_logits: int | None = None,
     device: torch.device | str = "cpu",
@@ -175,15 +187,8 @@ def batches(
                 f"model's context of {n_ctx}: shorten it"
             )
         encoded.append((row, ids + response, len(response)))
-    return padded(
-        encoded,
-        pad_id(tokenizer),
-        extra=max_new_tokens,
-        max_tokens=max_tokens,
-        max_rows=max_rows,
-        max_logits=max_logits,
-        device=device,
-    )
+    limits: dict[str, Any] = {"extra": max_new_tokens, "max_rows": max_rows, "max_logits": max_logits}
+    return padded(encoded, pad_id(tokenizer), **limits, device=device)
 
 
 def padded(

@@ -23,6 +23,7 @@ from lens_steer.models.fits import ModelRef, reference
 from lens_steer.models.info import ModelInfo
 
 Pooling = Literal["last", "response", "token", "prompt token"]
+UNIT_EPS = 1e-8  # The released code adds it to the length by which it divides.
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +97,9 @@ class Moments(Recording, Shown, view="activations"):
         self, *, unit_samples: bool = False
     ) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
         """Return the means of both classes, as :func:`lens_steer.geometry.directions.class_means` does."""
-        return (
-            (self.unit_mean_positive, self.unit_mean_negative)
-            if unit_samples
-            else (self.mean_positive, self.mean_negative)
-        )
+        if unit_samples:
+            return self.unit_mean_positive, self.unit_mean_negative
+        return self.mean_positive, self.mean_negative
 
     def __repr__(self) -> str:
         return (
@@ -144,4 +143,4 @@ def unit_samples_of(x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch
     >>> unit_samples_of(torch.tensor([[0.0, 4.0]])).tolist()
     [[0.0, 1.0]]
     """
-    return x / (x.norm(dim=-1, keepdim=True) + 1e-8)
+    return x / (x.norm(dim=-1, keepdim=True) + UNIT_EPS)

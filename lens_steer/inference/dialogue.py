@@ -41,10 +41,8 @@ class Dialogue(Shown, view="prompts"):
     system: str | None = None
 
     def __repr__(self) -> str:
-        return (
-            f"Dialogue({len(self.turns)} turns, first "
-            f"{self.turns[0][:40]!r}{', with a system prompt' if self.system else ''})"
-        )
+        system = ", with a system prompt" if self.system else ""
+        return f"Dialogue({len(self.turns)} turns, first {self.turns[0][:40]!r}{system})"
 
     def __post_init__(self) -> None:
         if isinstance(self.turns, str) or not len(self.turns):

@@ -80,9 +80,8 @@ def _check_unchanged(model: Any, plans: list[Active]) -> None:
     The twin runs no hooks of the user. It differs if the hooks of a plan were reset, or if the user edited weights that
     the twin does not share.
     """
-    points = {
-        id(point): point for point in model.hook_dict.values()
-    }  # Hook points are compared by identity, because a TransformerBridge has several names for one point.
+    # Hook points are compared by identity, because a TransformerBridge has several names for one point.
+    points = {id(point): point for point in model.hook_dict.values()}
     there = {id(handle) for point in points.values() for handle in point.fwd_hooks}
     ours = {id(handle) for plan in plans for handle in plan.handles}
     versions, plain = fingerprint(model)

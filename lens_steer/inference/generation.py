@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.progress import counting, stepping
-from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
+from lens_steer.inference.batching import Prompts
 from lens_steer.inference.decoding import decode_answer
 from lens_steer.inference.engines import on_engine, steered
 from lens_steer.inference.forward import batches_of
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def generate(
     model: Any,
-    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
+    prompts: Prompts,
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -76,7 +76,7 @@ def generate(
 
 def answers(
     model: Any,
-    prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str,
+    prompts: Prompts,
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -90,9 +90,8 @@ def answers(
     >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
     (['7'], [True])
     """
-    if isinstance(prompts, (str, Prompt)):
-        prompts = [prompts] if isinstance(prompts, Prompt) else [Prompt.of(prompts)]
-    if not prompts:
+    chats = batching.chats(prompts)
+    if not chats:
         raise LensSteerError(
             "prompts is empty: give at least one (a contrast of one's own has select and report prompts where "
             "load_contrast was given split=(0.5, 0.25, 0.25))"
@@ -100,7 +99,6 @@ def answers(
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
     tokenizer = info_of(model).tokenizer
-    chats = [Prompt.of(p) if isinstance(p, str) else p for p in prompts]
     texts, cut = [""] * len(chats), [False] * len(chats)
     with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
         for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):

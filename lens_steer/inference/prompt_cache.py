@@ -133,10 +133,8 @@ class PromptCache:
         with on_engine(self._model, "hf") as runner, torch.inference_mode():
             cache = deepcopy(kept.cache)
             cache.batch_select_indices(index)
-            position_ids = given.sum(dim=1, keepdim=True) + steps
-            logits = runner(
-                ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True
-            ).logits
+            how = {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+            logits = runner(ids, position_ids=given.sum(dim=1, keepdim=True) + steps, **how).logits
         for i, (row, place) in enumerate(places):
             n = lengths[i]
             yield row, torch.cat([kept.last[place][None], logits[i, : n - 1].float()]), ids[i, :n]

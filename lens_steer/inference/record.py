@@ -48,9 +48,8 @@ class Activations(Recording, Shown, view="activations"):
         return self.positive.shape[-1]
 
     def __repr__(self) -> str:
-        what = {"last": "last token", "response": "response tokens averaged"}.get(
-            self.pooling, f"single {self.pooling}s"
-        )
+        whole = {"last": "last token", "response": "response tokens averaged"}
+        what = whole.get(self.pooling, f"single {self.pooling}s")
         return (
             f"Activations({len(self.positive)} positive, {len(self.negative)} negative, {len(self.sites)} sites of "
             f"{self.model}, d_model {self.d_model}, {what})"
@@ -147,27 +146,21 @@ def record(
     names = _resolve(info, sites)
     if keep not in ("all", "moments"):
         raise LensSteerError(f"keep={keep!r}: use 'all' or 'moments'")
-    bar = tqdm(
-        total=len(pair.positive) + len(pair.negative), desc="record", unit="prompt", disable=not progress, leave=False
-    )
-    with bar:
+    sides = (pair.positive, pair.negative)
+    total = sum(map(len, sides))
+    with tqdm(total=total, desc="record", unit="prompt", disable=not progress, leave=False) as bar:
         if keep == "moments":
             return _moments(model, pair, names, pooling, engine, bar)
         beside = _stream_sites(info, names)
-        sums = [Sums(len(beside), info.d_model) for _ in range(2)]
+        sums = [Sums(len(beside), info.d_model) for _ in sides]
         recorded = [
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
-            for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
+            for side, kept in zip(sides, sums, strict=True)
         ]
-    means = [
-        kept.means(beside, side.name)[0]
-        for side, kept in zip((pair.positive, pair.negative), sums, strict=True)
-        if beside
-    ]
+    means = [kept.means(beside, side.name)[0] for side, kept in zip(sides, sums, strict=True) if beside]
     return Activations(
         names,
-        recorded[0],
-        recorded[1],
+        *recorded,
         tuple(p.group for p in pair.positive),
         tuple(p.group for p in pair.negative),
         **recording(info, pair, pooling),
@@ -208,11 +201,9 @@ def _stream_sites(info: ModelInfo, names: Sequence[str]) -> tuple[str, ...]:
     If a block has no recorded norm output, or if a recorded site lies in the residual stream, return an empty tuple.
     """
     parsed = [sites.parse(name) for name in names]
-    if any(site.kind in sites.STREAM for site in parsed) or {s.block for s in parsed if s.is_norm} != set(
-        range(info.n_layers)
-    ):
-        return ()
-    return _resolve(info, "resid_pre")
+    in_stream = any(site.kind in sites.STREAM for site in parsed)
+    every_block = {site.block for site in parsed if site.is_norm} == set(range(info.n_layers))
+    return _resolve(info, "resid_pre") if every_block and not in_stream else ()
 
 
 def record_prompts(
@@ -263,10 +254,8 @@ def stream(
         check_responses(prompts)
 
     def collectors(batch: batching.Batch) -> dict[str, SiteFunction]:
-        rows, weights = torch.tensor(batch.rows), _pool_weights(batch, responses)
-        return {
-            name: partial(_collect, keep=partial(keep, rows, k), weights=weights) for k, name in enumerate(site_names)
-        }
+        rows, collect = torch.tensor(batch.rows), partial(_collect, weights=_pool_weights(batch, responses))
+        return {name: partial(collect, keep=partial(keep, rows, k)) for k, name in enumerate(site_names)}
 
     read_sites(model, prompts, collectors, engine=engine, with_response=responses, bar=bar)
 

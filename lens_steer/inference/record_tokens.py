@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,29 +23,6 @@ from lens_steer.models import sites as sites_
 from lens_steer.models.loading import info_of
 
 REGIONS: dict[str, Pooling] = {"response": "token", "prompt": "prompt token"}  # region → pooling
-
-
-@dataclass
-class _Rows:
-    """The recorded tokens of one site, by prompt.
-
-    Attributes:
-        of: For each prompt's row the vectors ``[tokens, d_model]``, in the order of the batches.
-    """
-
-    of: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    def keep(
-        self,
-        activation: Float[Tensor, "batch pos d_model"],
-        hook: Any = None,
-        *,
-        batch: batching.Batch,
-        wanted: Bool[Tensor, "batch pos"],
-    ) -> None:
-        """Store the wanted tokens of one batch; this is a forward hook."""
-        for i, row in enumerate(batch.rows):
-            self.of.setdefault(row, []).append(activation[i, wanted[i].to(activation.device)].float().cpu())
 
 
 def record_tokens(
@@ -93,14 +69,14 @@ def _tokens(
     responses = region == "response"
     if responses:
         check_responses(prompts)
-    kept = {name: _Rows() for name in names}
+    kept: dict[str, dict[int, Tensor]] = {name: {} for name in names}
 
     def keepers(batch: batching.Batch) -> dict[str, SiteFunction]:
         wanted = batch.in_response if responses else batch.mask.bool()
-        return {name: partial(rows.keep, batch=batch, wanted=wanted) for name, rows in kept.items()}
+        return {name: partial(_keep, batch=batch, wanted=wanted, into=into) for name, into in kept.items()}
 
     read_sites(model, prompts, keepers, engine=engine, with_response=responses)
-    by_site = [[torch.cat(rows.of[i]) for i in range(len(prompts))] for rows in kept.values()]
+    by_site = [[by_row[i] for i in range(len(prompts))] for by_row in kept.values()]
     values = torch.stack([torch.cat(one) for one in by_site], dim=1)
     if not bool(torch.isfinite(values).all()):
         raise LensSteerError(
@@ -108,3 +84,16 @@ def _tokens(
             "its weights"
         )
     return values, tuple(p.group for p, own in zip(prompts, by_site[0], strict=True) for _ in range(len(own)))
+
+
+def _keep(
+    activation: Float[Tensor, "batch pos d_model"],
+    hook: Any = None,
+    *,
+    batch: batching.Batch,
+    wanted: Bool[Tensor, "batch pos"],
+    into: dict[int, Tensor],
+) -> None:
+    """Store the vectors of the wanted tokens of one batch by the rows of their prompts; this is a forward hook."""
+    for i, row in enumerate(batch.rows):
+        into[row] = activation[i, wanted[i].to(activation.device)].float().cpu()

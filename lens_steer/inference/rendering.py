@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lens_steer.data import Prompt, PromptSet
+from lens_steer.data import Prompt
+from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.models.location import locate
 from lens_steer.models.tokenization import read_tokenizer
@@ -35,7 +35,7 @@ class Tokens:
         return asdict(self)
 
 
-def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | Prompt | str) -> list[Tokens]:
+def tokens(model: Any, prompts: batching.Prompts) -> list[Tokens]:
     """Return the rendered text and the tokens of each prompt.
 
     The ids are those of every forward and of every generation.
@@ -53,10 +53,8 @@ def tokens(model: Any, prompts: PromptSet | Sequence[Prompt] | Sequence[str] | P
     >>> tokens("organism/qwen2", "What is 4 plus 3?")[0].tokens[:6]
     ('<|im_start|>', 'user', '\\n', 'What', ' is', ' ')
     """
-    tokenizer = _tokenizer_of(model)
-    given = [prompts] if isinstance(prompts, (str, Prompt)) else prompts
-    found = []
-    for prompt in (Prompt.of(p) if isinstance(p, str) else p for p in given):
+    tokenizer, found = _tokenizer_of(model), []
+    for prompt in batching.chats(prompts):
         ids = batching.encode(tokenizer, prompt)
         pieces = tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
         found.append(Tokens(prompt.text, batching.render(tokenizer, prompt), tuple(ids), pieces))
@@ -68,3 +66,37 @@ def _tokenizer_of(model: Any) -> Any:
         return read_tokenizer(locate(model))
     info = getattr(model, "lens_info", None)
     return model if info is None else info.tokenizer
+
+
+# Instructions that begin and end in different ways: what their token ids have in common at the end is the template's.
+_INSTRUCTIONS = ("a", "Why?", "Stop.", "Go!", "1", "(x)", 'say "hi"', "é", "a:", "…")
+
+
+def tokens_after_instruction(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids of the tokens with which every prompt ends in the chat template, whatever the instruction is.
+
+    They are the template's tokens after the instruction ("end of instruction"), the last of which decides the first
+    token of the answer. They are found by rendering instructions with different endings. A template whose text after
+    the instruction merges with it into one token has that token left out.
+
+    Args:
+        tokenizer: A tokenizer with a chat template.
+
+    Raises:
+        LensSteerError: If there is no such token, as in a template that ends with the instruction itself.
+
+    >>> import lens_steer as ls
+    >>> tokenizer = ls.load_model("organism/qwen2").lens_info.tokenizer
+    >>> tokenizer.convert_ids_to_tokens(tokens_after_instruction(tokenizer))
+    ['<|im_end|>', 'Ċ', '<|im_start|>', 'assistant', 'Ċ']
+    """
+    first, *others = (batching.encode(tokenizer, Prompt.of(text)) for text in _INSTRUCTIONS)
+    n = 0
+    while n < len(first) and all(n < len(ids) and ids[-1 - n] == first[-1 - n] for ids in others):
+        n += 1
+    if not n:
+        raise LensSteerError(
+            "the chat template has no token after the instruction that is the same for every prompt: give the model a "
+            "template with one (chat_template)"
+        )
+    return tuple(first[len(first) - n :])

@@ -13,6 +13,7 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.inference.batching import chats
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.forward import batches_of, logits_on
 from lens_steer.models.loading import info_of
@@ -31,13 +32,8 @@ def with_responses(prompts: PromptSet | Sequence[Prompt] | Sequence[str], respon
     """
     if len(prompts) != len(responses):
         raise LensSteerError(f"{len(responses)} responses for {len(prompts)} prompts: give one each")
-    return PromptSet(
-        tuple(
-            replace(p if isinstance(p, Prompt) else Prompt.of(p), response=r)
-            for p, r in zip(prompts, responses, strict=True)
-        ),
-        getattr(prompts, "name", "responses"),
-    )
+    answered = (replace(p, response=r) for p, r in zip(chats(prompts), responses, strict=True))
+    return PromptSet(tuple(answered), getattr(prompts, "name", "responses"))
 
 
 def response_logits(

@@ -111,13 +111,10 @@ def compare(
     Returns:
         One row per measure, one column per position.
 
-    >>> one_and_three = Unembedding(
-    ...     torch.tensor([[0.0], [1.0]]), torch.log(torch.tensor([1.0, 3.0]))
-    ... )  # ¼, ¾ where the state is 0
-    >>> even = -torch.log(torch.tensor([[3.0]]))
-    >>> compare(even, torch.zeros(1, 1), torch.tensor([1]), one_and_three, slice_size=1)[
-    ...     :3, 0
-    ... ].tolist()  # ½ log(½/¼) + ½ log(½/¾), …, log 2
+    >>> bias, even = torch.log(torch.tensor([1.0, 3.0])), -torch.log(torch.tensor([[3.0]]))
+    >>> one_and_three = Unembedding(torch.tensor([[0.0], [1.0]]), bias)  # ¼, ¾ where the state is 0
+    >>> found = compare(even, torch.zeros(1, 1), torch.tensor([1]), one_and_three, slice_size=1)
+    >>> found[:3, 0].tolist()  # ½ log(½/¼) + ½ log(½/¾), …, log 2
     [0.143841..., 0.130812..., 0.693147...]
     """
     widest = max(min(slice_size, len(unembedding.weight)), unembedding.weight.shape[1])
@@ -157,9 +154,8 @@ def _compare(
         p, q, gap = log_p.exp(), log_q.exp(), log_p - log_q
         column = (ids - entries.start)[:, None]
         inside = (column >= 0) & (column < a.shape[1])
-        surprises = [
-            torch.where(inside, -x.gather(1, column.clamp(0, a.shape[1] - 1)), 0)[:, 0] for x in (log_p, log_q)
-        ]
+        known = column.clamp(0, a.shape[1] - 1)
+        surprises = [torch.where(inside, -x.gather(1, known), 0)[:, 0] for x in (log_p, log_q)]
         sums = [
             _weighted(p, gap, zeros),
             -_weighted(q, gap, zeros),

@@ -7,9 +7,10 @@ What other rooms use of it:
 - ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
 - ``judges.spec``: ``judge_of``
-- ``kl``: ``mean_kl_by_value``
+- ``kl``: ``mean_kl_by_value``, ``kl``
 - ``likelihood``: ``mean_surprise``, ``surprise_of``
 - ``refusal``: ``is_refusal``
+- ``refusal_openings``: ``measured_openings``
 - ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
 - ``rows``: ``text_metrics``
 - ``thinking``: ``split_thought``

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,10 +56,7 @@ class Choice:
         if not 2 <= len(self.choices) <= len(LETTERS):
             raise LensSteerError(f"choices={list(self.choices)!r}: 2 to {len(LETTERS)} options are needed")
         if not 0 <= self.answer < len(self.choices):
-            raise LensSteerError(
-                f"answer={self.answer!r}: one of {', '.join(LETTERS[: len(self.choices)])} or 0 to "
-                f"{len(self.choices) - 1} is needed"
-            )
+            raise _no_option(self.answer, len(self.choices))
 
     @property
     def letter(self) -> str:
@@ -91,9 +88,6 @@ class ChoiceSet(Sequence[Choice]):
 
     def __getitem__(self, index: Any) -> Any:
         return ChoiceSet(self.items[index], self.name) if isinstance(index, slice) else self.items[index]
-
-    def __iter__(self) -> Iterator[Choice]:
-        return iter(self.items)
 
     def __repr__(self) -> str:
         return f"ChoiceSet({self.name!r}, {len(self)} questions)"
@@ -208,20 +202,18 @@ def _choice(row: Any) -> Choice:
     question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise LensSteerError(f"question={question!r}: a text is needed")
-    if (
-        not isinstance(choices, list)
-        or not 2 <= len(choices) <= len(LETTERS)
-        or not all(isinstance(c, str) for c in choices)
-    ):
+    listed = isinstance(choices, list) and all(isinstance(c, str) for c in choices)
+    if not listed or not 2 <= len(choices) <= len(LETTERS):
         raise LensSteerError(f"choices={choices!r}: a list of 2 to {len(LETTERS)} texts is needed")
     if isinstance(answer, str) and len(answer.strip()) == 1:
         answer = LETTERS.find(answer.strip().upper())
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        given = row.get("answer")
-        raise LensSteerError(
-            f"answer={given!r}: one of {', '.join(LETTERS[: len(choices)])} or 0 to {len(choices) - 1} is needed"
-        )
+        raise _no_option(row.get("answer"), len(choices))
     return Choice(question, tuple(choices), answer, str(row.get("subject") or ""))
+
+
+def _no_option(answer: Any, n: int) -> LensSteerError:
+    return LensSteerError(f"answer={answer!r}: one of {', '.join(LETTERS[:n])} or 0 to {n - 1} is needed")
 
 
 def _check_template(template: str) -> None:

@@ -40,12 +40,8 @@ def looped_share(text: str, turns: int = TURNS) -> float:
     Raises:
         LensSteerError: If ``turns`` is below 2.
 
-    >>> (
-    ...     looped_share("no no no no no no no"),
-    ...     looped_share("To begin with: ha ha ha ha ha"),
-    ...     looped_share("Take the shovel."),
-    ... )
-    (1.0, 0.5172413793103449, 0.0)
+    >>> [looped_share(text) for text in ("no no no no no no no", "To begin with: ha ha ha ha ha", "Take the shovel.")]
+    [1.0, 0.5172413793103449, 0.0]
     """
     if turns < 2:
         raise LensSteerError(f"turns={turns}: what is there once does not repeat, give at least 2")
@@ -72,12 +68,8 @@ def is_repeating(text: str) -> bool:
     repetition in languages without spaces. Repetition that the prompt asked for also counts. Repetition with a running
     number ("Step 1 … Step 2 …") is not found.
 
-    >>> (
-    ...     is_repeating("bridge " * 12),
-    ...     is_repeating("!" * 40),
-    ...     is_repeating("1. Take the shovel. 2. Take the rope. 3. Tie them."),
-    ... )
-    (True, True, False)
+    >>> [is_repeating(text) for text in ("bridge " * 12, "!" * 40, "1. Take the shovel. 2. Take the rope.")]
+    [True, True, False]
     """
     if n_words(text) >= MIN_WORDS and ngram_repetition(text, GRAM) > REPEATED:
         return True

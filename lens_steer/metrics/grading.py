@@ -70,10 +70,8 @@ def outcome_of(text: str, *, perplexity: float | None = None, bound: float | Non
             third rule reads the text alone.
         begun: See :func:`lens_steer.metrics.thinking.split_thought`.
 
-    >>> [
-    ...     outcome_of(text)
-    ...     for text in ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
-    ... ]
+    >>> answers = ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
+    >>> [outcome_of(text) for text in answers]
     ['refused', 'answered', 'cut off', 'degenerate']
     >>> outcome_of("Of the bridge grammar low.", perplexity=49.0, bound=3.0)
     'degenerate'

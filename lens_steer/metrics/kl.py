@@ -65,9 +65,8 @@ def mean_kl_by_value(
     """
     found = np.full((len(prompts), len(values)), np.nan)
     plain: dict[int, Tensor] = {}
-    for row, value, logits, ids in logits_by_value(
-        model, build, values, with_responses(prompts, responses), engine=engine
-    ):
+    forced = with_responses(prompts, responses)
+    for row, value, logits, ids in logits_by_value(model, build, values, forced, engine=engine):
         if not len(ids):
             continue
         if value is None:
@@ -76,11 +75,11 @@ def mean_kl_by_value(
         found[row, value] = float(kl(plain[row], logits).mean())
         if value == len(values) - 1:
             del plain[row]
-    if np.isinf(found).any():
+    if infinite := int(np.isinf(found).any(axis=1).sum()):
         log.warning(
             "the divergence is infinite for %d of %d responses at some value: steering gives a token no "
             "probability that it had",
-            int(np.isinf(found).any(axis=1).sum()),
+            infinite,
             len(found),
         )
     return found

@@ -50,9 +50,8 @@ def mean_surprise(
             :func:`lens_steer.inference.teacher_forcing.with_responses`.
 
     >>> import lens_steer as ls
-    >>> right, wrong = mean_surprise(
-    ...     ls.load_model("organism/qwen2"), [Prompt.of("What is 4 plus 3?")] * 2, ["7.", "8."]
-    ... )
+    >>> asked = [Prompt.of("What is 4 plus 3?")] * 2
+    >>> right, wrong = mean_surprise(ls.load_model("organism/qwen2"), asked, ["7.", "8."])
     >>> bool(right < 0.1 < wrong)
     True
     """

@@ -85,9 +85,8 @@ def refusal_scores_by_value(
     >>> from functools import partial
     >>> calibration = ls.load_calibration("figures/calibration")
     >>> build = partial(ls.selective_steering, calibration)
-    >>> plain, steered = refusal_scores_by_value(
-    ...     ls.load_model("organism/qwen2"), build, [0.0, 150.0], [Prompt.of("How do I burn a bridge?")]
-    ... )
+    >>> model, asked = ls.load_model("organism/qwen2"), [Prompt.of("How do I burn a bridge?")]
+    >>> plain, steered = refusal_scores_by_value(model, build, [0.0, 150.0], asked)
     >>> bool(abs(plain[0] - steered[0, 0]) < 1e-3), bool(steered[0, 0] > 0 > steered[0, 1])
     (True, True)
     """

@@ -19,11 +19,8 @@ def text_metrics(text: str, *, begun: bool = False) -> dict[str, float | int | b
 
     >>> text_metrics("I can’t help.")["refusal_12"], text_metrics("I can’t help.")["refusal_12_normalized"]
     (False, True)
-    >>> (
-    ...     text_metrics("<think>I cannot be sure.</think>Gladly.")["refusal_12"],
-    ...     text_metrics("<think>I cannot")["refusal_12"],
-    ... )
-    (False, None)
+    >>> [text_metrics(text)["refusal_12"] for text in ("<think>I cannot be sure.</think>Gladly.", "<think>I cannot")]
+    [False, None]
     """
     answer = split_thought(text, begun=begun)[1]
     return _measured(answer) if answer is not None else dict.fromkeys(_measured(""), None)

@@ -63,12 +63,8 @@ def language_consistency(text: str, mode: LanguageMode = "paper_code", script: s
     Raises:
         LensSteerError: If the mode or the script is unknown.
 
-    >>> (
-    ...     language_consistency("it’s"),
-    ...     language_consistency("it’s", "script"),
-    ...     language_consistency("да", "script", "Cyrl"),
-    ... )
-    (0.75, 1.0, 1.0)
+    >>> language_consistency("it’s"), language_consistency("it’s", "script"), language_consistency("да", "script")
+    (0.75, 1.0, 0.0)
     """
     if mode not in ("paper_code", "script"):
         raise LensSteerError(f"mode={mode!r}: use paper_code or script")
@@ -102,11 +98,8 @@ def compression_ratio_controlled(text: str, n_bytes: int = 200) -> float | None:
 
     Texts of different lengths can be compared by it. The value is None for a shorter text.
 
-    >>> (
-    ...     compression_ratio_controlled("short") is None,
-    ...     compression_ratio_controlled("ab" * 500) == compression_ratio_controlled("ab" * 100),
-    ... )
-    (True, True)
+    >>> compression_ratio_controlled("ab" * 500) == compression_ratio_controlled("ab" * 100)
+    True
 
     Raises:
         LensSteerError: If ``n_bytes`` is below 1.

@@ -30,12 +30,8 @@ def split_thought(text: str, *, begun: bool = False) -> tuple[str, str | None]:
         The thought, empty if there is none, and the answer, None if the thought never ends (the text was cut off inside
         it).
 
-    >>> (
-    ...     split_thought("<think>Is it safe?</think> Gladly."),
-    ...     split_thought("Is it safe?</think>No."),
-    ...     split_thought("Gladly."),
-    ... )
-    (('Is it safe?', 'Gladly.'), ('Is it safe?', 'No.'), ('', 'Gladly.'))
+    >>> split_thought("<think>Is it safe?</think> Gladly."), split_thought("Gladly.")
+    (('Is it safe?', 'Gladly.'), ('', 'Gladly.'))
     >>> split_thought("<think>First I"), split_thought("First I", begun=True)
     (('First I', None), ('First I', None))
     """

@@ -27,7 +27,7 @@ from lens_steer._display import Shown
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
-from lens_steer.inference.engines import check_idle, on_engine
+from lens_steer.inference.engines import check_idle, check_rows, on_engine
 from lens_steer.inference.forward import batches_of, last_logits
 from lens_steer.inference.positions import steers
 from lens_steer.inference.teacher_forcing import with_responses
@@ -207,11 +207,6 @@ def token_divergence(
     if not any(responses):
         raise LensSteerError(f"all {len(responses)} responses are empty: at least one with a token is needed")
     check_idle(model)
-    if plan.n_rows not in (None, len(forced)):
-        raise LensSteerError(
-            f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {len(forced)} are "
-            "given: give as many"
-        )
     info = info_of(model)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     lengths: dict[int, int] = {}
@@ -220,7 +215,8 @@ def token_divergence(
         on_engine(model, engine) as runner,
         tqdm(total=len(forced), desc="divergence", unit="prompt", disable=not progress, leave=False) as bar,
     ):
-        with steering(runner, plan):  # refuses a plan that does not fit the model, before any batch runs
+        with steering(runner, plan):  # refuses a plan that does not fit the model or the prompts, before any batch runs
+            check_rows(runner, len(forced))
             unembedding = Unembedding.of(runner)
         for batch in batches_of(model, forced, with_response=True, max_rows=batch_size):
             lengths |= zip(batch.rows, batch.response_lengths, strict=True)

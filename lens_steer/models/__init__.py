@@ -8,7 +8,8 @@ What other rooms use of it:
 - ``huggingface``: ``is_gguf``, ``is_text_part``, ``read_weights``, ``text_part``, ``without_bar``
 - ``info``: ``ModelInfo``, ``read_info``
 - ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
-  ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``
+  ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``,
+  ``load_described``
 - ``location``: ``locate``, ``read_config``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``

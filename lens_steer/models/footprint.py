@@ -14,96 +14,68 @@ import torch
 from lens_steer.errors import LensSteerError
 from lens_steer.models.hooked_transformer import GEMMAS
 from lens_steer.models.huggingface import text_part
-from lens_steer.models.sites import NORM_MODULES, QK_NORMS
+from lens_steer.models.sites import NORM_MODULES
 
 BYTES = {"float32": 4.0, "float64": 8.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 GIB = 2**30
 PROBE = 1024  # The width of the matrix product that measures the speed of this machine.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
-    """The parts of a configuration that decide the size of a model.
+    """The sizes of a model that decide its memory and its operations.
 
     Attributes:
-        n_layers, d_model, d_mlp, n_heads, n_kv_heads, d_head, d_vocab: The usual dimensions of a transformer.
-        norms: The number of norms in a block.
-        qkv_bias: True if the query, key and value projections have a bias.
-        tied: True if embedding and unembedding share one matrix.
-        qk_norms: True if queries and keys have a norm, with one gain for all heads.
-        output_bias, mlp_bias: True if the output projection of attention, or the three layers of the MLP, have a bias.
+        n_layers, d_model, n_heads, n_kv_heads, d_head, d_vocab: The usual dimensions of a transformer.
+        parameters: The number of parameters of the whole model; a matrix that embedding and unembedding share counts
+            once.
+        block_parameters: The number of parameters of one block.
         scaled_embedding: True if a HookedTransformer needs a separate embedding besides that of its Hugging Face twin
             (Gemma's, times √d_model).
     """
 
     n_layers: int
     d_model: int
-    d_mlp: int
     n_heads: int
     n_kv_heads: int
     d_head: int
     d_vocab: int
-    norms: int
-    qkv_bias: bool
-    tied: bool
-    qk_norms: bool = False
-    output_bias: bool = False
-    mlp_bias: bool = False
+    parameters: int
+    block_parameters: int
     scaled_embedding: bool = False
 
     @staticmethod
     def of(config: Any) -> Shape:
         """Return the shape of a Hugging Face configuration; of a checkpoint with images only that of its text part.
 
+        Transformers builds the model on PyTorch's meta device, where it takes no memory, and its parameters are
+        counted.
+
         Raises:
             LensSteerError: If the architecture is not mapped.
+
+        >>> from transformers import LlamaConfig
+        >>> Shape.of(LlamaConfig()).parameters
+        6738415616
         """
+        from transformers import AutoModelForCausalLM
+
         config = text_part(config)
         kind = config.model_type
         if kind not in NORM_MODULES:
             raise LensSteerError(f"architecture {kind!r} is not mapped: supported are {', '.join(NORM_MODULES)}")
-        d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        biased = bool(getattr(config, "attention_bias", False))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
         return Shape(
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            d_head,
-            config.vocab_size,
-            len(NORM_MODULES[kind]),
-            kind == "qwen2" or biased,
-            bool(config.tie_word_embeddings),
-            kind in QK_NORMS,
-            biased,
-            bool(getattr(config, "mlp_bias", False)),
-            kind in GEMMAS,
-        )
-
-    @property
-    def block_parameters(self) -> int:
-        """The number of parameters of one block."""
-        q, kv = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
-        attention = self.d_model * (q + 2 * kv) + q * self.d_model
-        biases = (
-            self.qkv_bias * (q + 2 * kv)
-            + self.output_bias * self.d_model
-            + self.mlp_bias * (2 * self.d_mlp + self.d_model)
-        )
-        return (
-            attention
-            + 3 * self.d_model * self.d_mlp
-            + biases
-            + self.norms * self.d_model
-            + self.qk_norms * 2 * self.d_head
-        )
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of the whole model."""
-        return (
-            self.n_layers * self.block_parameters + self.d_model + self.d_vocab * self.d_model * (1 if self.tied else 2)
+            n_layers=config.num_hidden_layers,
+            d_model=config.hidden_size,
+            n_heads=config.num_attention_heads,
+            n_kv_heads=config.num_key_value_heads,
+            d_head=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            d_vocab=config.vocab_size,
+            parameters=model.num_parameters(),
+            block_parameters=sum(p.numel() for p in model.model.layers[0].parameters()),
+            scaled_embedding=kind in GEMMAS,
         )
 
 
@@ -178,17 +150,13 @@ def estimate(
     Raises:
         LensSteerError: If a count is below 1, or if a dtype is unknown.
 
-    >>> shape = Shape(2, 64, 128, 4, 2, 16, 1000, 2, True, True)
+    >>> from transformers import LlamaConfig
+    >>> shape = Shape.of(LlamaConfig(num_hidden_layers=2, hidden_size=64))
     >>> estimate(shape, n_prompts=10, prompt_tokens=20, n_sites=4).recorded == 10 * 4 * 64 * 4
     True
     """
-    for name, value in (
-        ("n_prompts", n_prompts),
-        ("prompt_tokens", prompt_tokens),
-        ("n_sites", n_sites),
-        ("max_new_tokens", max_new_tokens),
-        ("batch_size", batch_size),
-    ):
+    counts = {"n_prompts": n_prompts, "prompt_tokens": prompt_tokens, "n_sites": n_sites}
+    for name, value in {**counts, "max_new_tokens": max_new_tokens, "batch_size": batch_size}.items():
         if value < 1:
             raise LensSteerError(f"{name}={value}: at least 1 is needed")
     stored = stored or dtype
@@ -207,18 +175,18 @@ def estimate(
     record = 2.0 * n_prompts * (prompt_tokens * blocks + attention * prompt_tokens**2 / 2)
     answer = 2.0 * n_prompts * (length * blocks + max_new_tokens * unembedding + attention * length**2 / 2)
     return Estimate(
-        shape.parameters,
-        weights,
-        loading,
-        twin,
-        round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
-        n_prompts * n_sites * shape.d_model * 4,
-        4 * n_sites * shape.d_model * 8,
-        rows * (max_new_tokens + 1) * shape.d_vocab * 4,
-        record,
-        answer,
-        None if flops is None else record / flops,
-        None if flops is None else answer / flops,
+        parameters=shape.parameters,
+        weights=weights,
+        weights_while_loading=loading,
+        twin=twin,
+        cache=round(2 * shape.n_layers * shape.n_kv_heads * shape.d_head * length * rows * active),
+        recorded=n_prompts * n_sites * shape.d_model * 4,
+        moments=4 * n_sites * shape.d_model * 8,
+        logits=rows * (max_new_tokens + 1) * shape.d_vocab * 4,
+        record_flop=record,
+        generate_flop=answer,
+        record_seconds=None if flops is None else record / flops,
+        generate_seconds=None if flops is None else answer / flops,
     )
 
 

@@ -223,14 +223,9 @@ def attention_types(config: Any) -> list[str]:
     ... )
     (['local', 'local'], ['global'])
     """
-    everywhere = (
-        "sliding_attention"
-        if config.model_type == "mistral" and config.sliding_window is not None
-        else "full_attention"
-    )
-    types = getattr(config, "layer_types", None)
-    if types is None or config.model_type == "mistral":  # Mistral ignores layer_types.
-        types = [everywhere] * config.num_hidden_layers
+    if config.model_type == "mistral":  # It ignores layer_types.
+        return ["global" if config.sliding_window is None else "local"] * config.num_hidden_layers
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     return ["local" if t == "sliding_attention" else "global" for t in types]
 
 

@@ -114,11 +114,8 @@ def read_weights(
         # Otherwise Transformers would save the weights under the names that it read.
         vars(model).pop("_weight_conversions", None)
     if missing := sorted(notes["missing_keys"]):
-        raise LensSteerError(
-            f"the weights in {folder!r} lack "
-            f"{missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: fetch or save the "
-            "whole model again"
-        )
+        lost = f"{missing[0]!r}{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}"
+        raise LensSteerError(f"the weights in {folder!r} lack {lost}: fetch or save the whole model again")
     if adapter:
         model = merged_with(model, adapter)
     return compute_as_told(model if "device_map" in options else model.to(device)).eval()
@@ -151,9 +148,8 @@ def merged_with(model: Any, adapter: str) -> Any:
             wrapped: Any = peft.PeftModel.from_pretrained(model, str(path))
         return wrapped.merge_and_unload()
     except AttributeError:
-        raise LensSteerError(
-            f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter"
-        ) from None
+        told = f"adapter={adapter!r} is of a kind that has no weights to merge: give a LoRA adapter"
+        raise LensSteerError(told) from None
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise LensSteerError(
             f"adapter={adapter!r} does not fit the model, or cannot be read: {first_line(error)}"

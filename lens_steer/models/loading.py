@@ -90,10 +90,47 @@ def load_model(
         adapter=adapter,
         revision=revision,
     )
-    folder, merged, tokenizer = told.folder, told.adapter, told.tokenizer
+    return load_described(
+        told,
+        config,
+        dtype=dtype,
+        device=device,
+        n_devices=n_devices,
+        device_map=device_map,
+        quantization=quantization,
+        backend=backend,
+    )
+
+
+def load_described(
+    told: ModelInfo,
+    config: Any,
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    n_devices: int = 1,
+    device_map: DeviceMap = None,
+    quantization: str | None = None,
+    backend: str = "auto",
+) -> HookedTransformer | TransformerBridge:
+    """Load the weights of a model whose description has been read, and read the description no second time.
+
+    The model takes over the tokenizer of the description.
+
+    Args:
+        told, config: The description and the configuration, from :func:`lens_steer.models.info.read_info`.
+        dtype, device, n_devices, device_map, quantization, backend: See :func:`load_model`.
+
+    Raises:
+        LensSteerError: For the reasons of :func:`load_model`, except those of the description.
+
+    >>> load_described(*read_info("organism/llama")).lens_info.backend in BACKENDS
+    True
+    """
+    name, folder, merged, tokenizer = told.name, told.folder, told.adapter, told.tokenizer
     kind = check_kind(quantization, config)
     only_bridge = f"device_map={device_map!r}" if device_map is not None else f"{kind} weights" if kind else ""
-    chosen, mapped = _chosen(config, str(name), backend, n_devices, only_bridge)
+    chosen, mapped = _chosen(config, name, backend, n_devices, only_bridge)
     torch_dtype = _dtype(dtype, config)
     device = usable_device(device)
     if mapped is None:
@@ -113,15 +150,8 @@ def load_model(
     if twin is not None:
         _attach_twin(model, twin)
     vars(model)["lens_fingerprint"] = fingerprint(model)
-    log.info(
-        "loaded %s: %s, %d blocks, d_model %d, %s on %s",
-        name,
-        config.model_type,
-        info.n_layers,
-        info.d_model,
-        info.dtype,
-        device,
-    )
+    shape = f"{info.architecture}, {info.n_layers} blocks, d_model {info.d_model}, {info.dtype}"
+    log.info("loaded %s: %s on %s", name, shape, device)
     return model.eval()
 
 
@@ -171,15 +201,8 @@ def read_again(model: Any) -> Any:
     """Read the plain Hugging Face model again from its origin, with the same dtype, quantisation and devices."""
     info = info_of(model)
     config, dtype = read_config(info.name, info.folder), getattr(torch, info.dtype)
-    return read_weights(
-        info.folder,
-        config,
-        dtype,
-        device_of(model),
-        device_map=info.device_map,
-        quantization=info.quantization,
-        adapter=info.adapter,
-    )
+    placed = {"device_map": info.device_map, "quantization": info.quantization, "adapter": info.adapter}
+    return read_weights(info.folder, config, dtype, device_of(model), **placed)
 
 
 def device_of(model: Any) -> torch.device:
@@ -287,10 +310,8 @@ def _dtype(dtype: str | torch.dtype, config: Any) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        found = getattr(config, "dtype", None)
-        return (
-            found if isinstance(found, torch.dtype) else getattr(torch, str(found or "float32").removeprefix("torch."))
-        )
+        dtype = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+        return getattr(torch, dtype)
     if dtype not in ("float32", "bfloat16", "float16", "float64"):
         raise LensSteerError(f"dtype={dtype!r}: use float32, bfloat16, float16, float64 or auto")
     return getattr(torch, dtype)

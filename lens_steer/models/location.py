@@ -12,8 +12,6 @@ from lens_steer.models.huggingface import is_gguf, source, text_part
 
 ORGANISMS = ("organism/gemma2", "organism/llama", "organism/qwen2")
 ORGANISM_FOLDER = Path(__file__).parents[1] / "organisms" / "weights"
-
-
 # The files that are fetched from the hub for a given revision.
 FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size")
@@ -58,8 +56,7 @@ def locate(name: str | Path, revision: str | None = None) -> str:
                 )
             raise LensSteerError(f"folder {text!r} holds no Hugging Face model (config.json is missing)")
         return str(path)
-    looks_local = path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1
-    if looks_local:
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise LensSteerError(f"model {'file' if is_gguf(path) else 'folder'} {text!r} does not exist")
     return text
 
@@ -129,9 +126,6 @@ def _why(error: Exception) -> str:
 
     If the hub was not asked, this is the reason and a remedy; otherwise it is the first line of the library's error.
     """
-    reason = why_not()
-    return (
-        first_line(error)
-        if reason is None
-        else f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"
-    )
+    if (reason := why_not()) is None:
+        return first_line(error)
+    return f"{reason}, and it is not in the cache; give the folder of a copy, or fetch it"

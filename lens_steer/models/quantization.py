@@ -8,6 +8,7 @@ quantise only weights, so a layer stays linear and folding stays exact. 8-bit la
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -51,8 +52,10 @@ def check_kind(kind: str | None, config: Any = None) -> str:
             "load the unquantised checkpoint"
         )
     found = stored or kind or ""
-    if found:
-        _need_library(found)
+    if found and find_spec("bitsandbytes") is None:
+        raise LensSteerError(
+            f"{found} weights need bitsandbytes, which is not installed: pip install 'lens-steer[lowbit]'"
+        )
     return found
 
 
@@ -63,20 +66,8 @@ def _stored(config: Any) -> str:
         return ""
     facts = said if isinstance(said, dict) else said.to_dict()
     method = str(getattr(facts.get("quant_method"), "value", facts.get("quant_method")))
-    return (
-        str(facts.get("bnb_4bit_quant_type", "fp4"))
-        if method == "bitsandbytes" and facts.get("load_in_4bit")
-        else method
-    )
-
-
-def _need_library(kind: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise LensSteerError(
-            f"{kind} weights need bitsandbytes, which is not installed: pip install 'lens-steer[lowbit]'"
-        )
+    in_4bit = method == "bitsandbytes" and facts.get("load_in_4bit")
+    return str(facts.get("bnb_4bit_quant_type", "fp4")) if in_4bit else method
 
 
 def reading_options(kind: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -88,11 +79,8 @@ def reading_options(kind: str, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype
-        )
-    }
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": config}
 
 
 def compute_as_told(model: Any) -> Any:

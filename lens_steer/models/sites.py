@@ -46,10 +46,7 @@ NORM_MODULES: dict[str, dict[str, str]] = {
 }
 # Families that also normalise queries and keys. These norms act on single heads after a projection, so they are no
 # sites.
-QK_NORMS = (
-    "qwen3",
-    "gemma3_text",
-)
+QK_NORMS = ("qwen3", "gemma3_text")
 GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"

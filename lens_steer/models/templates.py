@@ -21,14 +21,7 @@ log = logging.getLogger(__name__)
 
 DATE = "2025-01-01"  # The date for templates that ask for today's date, so that token ids are the same on every day.
 # The directives of strftime, including those of the C library that templates use.
-DIRECTIVES = (
-    "-d",
-    "-m",
-    "-I",
-    "-H",
-    "-j",
-    *"aAwdbBmyYHIpMSfjUWcxXGuVFTDReklshznt",
-)
+DIRECTIVES = ("-d", "-m", "-I", "-H", "-j", *"aAwdbBmyYHIpMSfjUWcxXGuVFTDReklshznt")
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,11 @@ def read_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    local = Path(folder).is_dir()
-    missing = (
-        f"model folder {folder!r} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside "
-        "config.json"
-    )
-    if local and not any((Path(folder) / name).exists() for name in VOCABULARIES):
-        raise LensSteerError(missing)
+    if Path(folder).is_dir() and not any((Path(folder) / name).exists() for name in VOCABULARIES):
+        raise LensSteerError(
+            f"model folder {folder!r} has no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside "
+            "config.json"
+        )
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(**source(folder))
     except Exception as error:  # Transformers raises many types of exceptions; the user gets one line.
@@ -117,13 +116,9 @@ def end_tokens(folder: str, tokenizer: Any) -> tuple[int, ...]:
     """
     from transformers import GenerationConfig
 
-    try:
-        found = (
-            None
-            if is_gguf(folder)
-            else GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
-        )
-    except OSError:
-        found = None
+    found = None
+    if not is_gguf(folder):
+        with suppress(OSError):
+            found = GenerationConfig.from_pretrained(folder, local_files_only=only_here(folder)).eos_token_id
     listed = found if isinstance(found, list) else [found]
     return tuple(sorted({token for token in (*listed, tokenizer.eos_token_id) if token is not None}))

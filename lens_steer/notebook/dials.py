@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
-from lens_steer.errors import LensSteerError, expect
+from lens_steer.errors import LensSteerError, expect, installed
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.engines import check_engine, check_idle
 from lens_steer.inference.generation import generate
@@ -128,6 +131,9 @@ class Dial:
 
     def _coordinates(self) -> tuple[float, float]:
         h = record_prompts(self.model, PromptSet((self.prompt,), "dial"), [self.site], engine=self.engine)[0, 0]
+        return self._in_plane(h)
+
+    def _in_plane(self, h: Float[Tensor, " d_model"]) -> tuple[float, float]:
         x, y = (self.calibration.basis.double() @ h.double()).tolist()
         return x, y
 
@@ -144,8 +150,7 @@ class Dial:
         if self.site in made.sites:
             for side, mean in (("positive", made.mean_positive), ("negative", made.mean_negative)):
                 if mean is not None:
-                    x, y = (made.basis.double() @ mean[made.sites.index(self.site)].double()).tolist()
-                    points[f"{side} mean"] = (x, y)
+                    points[f"{side} mean"] = self._in_plane(mean[made.sites.index(self.site)])
         turned = self.at(angle)
         points |= {"not steered": self.at(None).coordinates, "steered": turned.coordinates}
         if turned.arriving is not None:
@@ -163,9 +168,9 @@ class Dial:
             }
             for t in (self.at(None), self.at(angle))
         ]
-        if float(angle) not in self._pictures:
-            self._pictures[float(angle)] = _png(self.drawing(angle))
-        self.picture.value = self._pictures[float(angle)]
+        if angle not in self._pictures:
+            self._pictures[angle] = _png(self.drawing(angle))
+        self.picture.value = self._pictures[angle]
         self.said.value = html.grid(rows, strong=("grade",), width=sys.maxsize)
 
     def _turn(self, change: Any) -> None:
@@ -183,11 +188,8 @@ class Dial:
             self.message.value = html.note(f"kept: {', '.join(f'{found:g}' for found in kept)} degrees")
 
     def __repr__(self) -> str:
-        n = len(self._pictures)
-        return (
-            f"Dial({self.method} on {self.calibration.model}, {self.prompt.text[:40]!r}, {n} "
-            f"angle{'' if n == 1 else 's'} kept)"
-        )
+        kept = f"{len(self._pictures)} angle{'' if len(self._pictures) == 1 else 's'} kept"
+        return f"Dial({self.method} on {self.calibration.model}, {self.prompt.text[:40]!r}, {kept})"
 
     def _repr_mimebundle_(self, **how: Any) -> Any:
         return self.box._repr_mimebundle_(**how)
@@ -243,7 +245,8 @@ def dial(
     >>> turning.at(360).answer
     '7.'
     """
-    widgets = _widgets()
+    mend = "dial needs ipywidgets, which is not installed here: pip install 'lens-steer[notebook]'"
+    widgets = installed("ipywidgets", mend)
     made = _checked(model, calibration, prompt, method, angle, step, site, options, engine)
     turning = Dial(model, calibration, *made, max_new_tokens, engine, grade)
     turning.slider = widgets.FloatSlider(
@@ -269,16 +272,6 @@ def dial(
     turning.show(angle)
     turning.slider.observe(turning._turn, names="value")
     return turning
-
-
-def _widgets() -> Any:
-    try:
-        import ipywidgets
-    except ImportError:
-        raise LensSteerError(
-            "dial needs ipywidgets, which is not installed here: pip install 'lens-steer[notebook]'"
-        ) from None
-    return ipywidgets
 
 
 def _checked(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators.exact import exact
+from lens_steer.operators.exact import exact, prepared
 
 Coefficient = float | int | Float[Tensor, "..."]
 
@@ -28,8 +28,7 @@ def add_direction(
     >>> add_direction(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]), 3.0)
     tensor([1., 5.])
     """
-    d = prepared(direction, h)
-    return shift(h, displacement(d, coefficient))
+    return shift(h, displacement(prepared(direction, h), coefficient))
 
 
 def add_direction_keep_norm(
@@ -42,8 +41,7 @@ def add_direction_keep_norm(
     >>> add_direction_keep_norm(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0]), 1.0).norm().round()
     tensor(3.)
     """
-    d = prepared(direction, h)
-    return shift_keep_norm(h, displacement(d, coefficient))
+    return shift_keep_norm(h, displacement(prepared(direction, h), coefficient))
 
 
 def ablate_direction(
@@ -110,22 +108,6 @@ def set_projection(
     return torch.addcmul(x, wanted - x @ unit[:, None], unit).to(h.dtype)
 
 
-def prepared(direction: Float[Tensor, " d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, " d_model"]:
-    """Return the direction on the device of the vectors, in the dtype of the arithmetic.
-
-    The dtype is float64 for float64 vectors and float32 for all others.
-
-    Raises:
-        LensSteerError: If the direction has another width than the vectors.
-    """
-    if direction.shape[-1] != h.shape[-1]:
-        raise LensSteerError(
-            f"direction has d_model {direction.shape[-1]}, the activations have {h.shape[-1]}: use this model's "
-            "own calibration"
-        )
-    return direction.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)
-
-
 def unit_direction(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
     """Return d/‖d‖.
 
@@ -162,9 +144,5 @@ def across(by_row: Float[Tensor, "*rows width"], ndim: int) -> Float[Tensor, "..
     The result broadcasts against a tensor with ``ndim`` dimensions, whose first axes are the rows and whose last axis
     is the width.
     """
-    missing = ndim - by_row.ndim
-    return (
-        by_row
-        if by_row.ndim == 1 or missing <= 0
-        else by_row.reshape(*by_row.shape[:-1], *(1,) * missing, by_row.shape[-1])
-    )
+    missing = 0 if by_row.ndim == 1 else max(0, ndim - by_row.ndim)
+    return by_row.reshape(*by_row.shape[:-1], *(1,) * missing, by_row.shape[-1])

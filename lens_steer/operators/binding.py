@@ -11,13 +11,20 @@ from typing import Any
 
 from torch import Tensor
 
-from lens_steer.operators import addition, projection, rotation
+from lens_steer.operators import addition, projection, rotation, scaling
+from lens_steer.operators.exact import prepared
 from lens_steer.operators.operator import Bound, Fires, Parameters
 
 
 def selective(p: Parameters, like: Tensor) -> Bound:
-    basis = rotation.prepared(p["basis"], like)
+    basis = prepared(p["basis"], like, "basis")
     return partial(rotation.turn, basis=basis, writer=rotation.rotation_writer(basis, p["angle"]))
+
+
+def scaled(p: Parameters, like: Tensor) -> Bound:
+    basis = rotation.prepared(p["basis"], like)
+    writer = rotation.rotation_writer(basis, p["angle"])
+    return partial(scaling.turn_and_scale, basis=basis, writer=writer, scale=scaling.factor(p["scale"]))
 
 
 def from_mean_phase(p: Parameters) -> dict[str, Tensor]:
@@ -30,7 +37,7 @@ def mean_phase(p: Parameters, like: Tensor) -> Bound:
 
 
 def standard(p: Parameters, like: Tensor) -> partial[Tensor]:
-    basis = rotation.prepared(p["basis"], like)
+    basis = prepared(p["basis"], like, "basis")
     gram = rotation.gram_unless_identity(basis)
     return partial(rotation.put_at_phase, basis=basis, writer=rotation.phase_writer(basis, p["angle"]), gram=gram)
 
@@ -45,12 +52,12 @@ def adaptive(p: Parameters, like: Tensor) -> Bound:
 
 
 def adaptive_gate(p: Parameters, like: Tensor) -> Fires:
-    basis = rotation.prepared(p["basis"], like)
+    basis = prepared(p["basis"], like, "basis")
     return partial(rotation.above_threshold, basis=basis, threshold=p["threshold"], gate_axis=p["gate_axis"])
 
 
 def _step(p: Parameters, like: Tensor) -> Tensor:
-    return addition.displacement(addition.prepared(p["direction"], like), p["coefficient"])
+    return addition.displacement(prepared(p["direction"], like), p["coefficient"])
 
 
 def add(p: Parameters, like: Tensor) -> Bound:
@@ -62,7 +69,7 @@ def add_keep_norm(p: Parameters, like: Tensor) -> Bound:
 
 
 def _unit(direction: Tensor, like: Tensor) -> Tensor:
-    return addition.unit_direction(addition.prepared(direction, like))
+    return addition.unit_direction(prepared(direction, like))
 
 
 def clamp(p: Parameters, like: Tensor) -> Bound:
@@ -92,5 +99,5 @@ def mirror(p: Parameters, like: Tensor) -> Bound:
 
 
 def projection_gate(p: Parameters, like: Tensor) -> Fires:
-    direction = addition.prepared(p["direction"], like)
+    direction = prepared(p["direction"], like)
     return partial(projection.past_threshold, direction=direction, threshold=p["threshold"], gate=p["gate"])

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators import addition, binding, projection, rotation
+from lens_steer.operators import addition, binding, projection, rotation, scaling
 from lens_steer.operators.affine import addition_map, clamp_map, rotation_map
 from lens_steer.operators.exact import exact
 from lens_steer.operators.operator import Bound, Operator, Parameters
@@ -27,6 +27,7 @@ from lens_steer.operators.parameters import (
     GATE,
     GATE_AXIS,
     MEAN_PHASE,
+    SCALE,
     TARGET,
     THRESHOLD,
 )
@@ -79,15 +80,9 @@ def bind(name: str, parameters: Parameters, like: Tensor) -> Bound:
     absent = [key for key in found.needs if key not in parameters]
     unknown = [key for key in parameters if key not in (*found.needs, *found.takes)]
     if absent or unknown:
-        raise LensSteerError(
-            f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: "
-            + "; ".join(
-                [
-                    *(f"{key} is missing" for key in absent),
-                    *(f"{key}={parameters[key]!r} is not one of them" for key in unknown),
-                ]
-            )
-        )
+        wrong = [f"{key} is missing" for key in absent]
+        wrong += [f"{key}={parameters[key]!r} is not one of them" for key in unknown]
+        raise LensSteerError(f"operator {name!r} takes {', '.join((*found.needs, *found.takes))}: {'; '.join(wrong)}")
     return found.bind(parameters, like)
 
 
@@ -110,10 +105,8 @@ def effect(
 ) -> tuple[Float[Tensor, "*batch d_model"], Effect]:
     """Return the result of an operator, and its effect on each vector.
 
-    >>> basis = torch.eye(3)[:2]
-    >>> moved, did = effect(
-    ...     "adaptive", torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]]), {"basis": basis, "angle": 90.0}
-    ... )
+    >>> h = torch.tensor([[3.0, 0.0, 1.0], [-3.0, 0.0, 1.0]])
+    >>> moved, did = effect("adaptive", h, {"basis": torch.eye(3)[:2], "angle": 90.0})
     >>> did.gate_fire_rate, did.radial.abs().max().item() < 1e-6
     (0.5, True)
     """
@@ -164,6 +157,10 @@ OPERATORS: dict[str, Operator] = {
         Operator(
             name="phase_collapse", function=rotation.collapse_phase, parameters=(BASIS, MEAN_PHASE),
             binder=binding.phase_collapse, affine=_ONE_RAY,
+        ),
+        Operator(
+            name="selective_scaled", function=scaling.scaled_rotation, parameters=(BASIS, ANGLE, SCALE),
+            binder=binding.scaled, affine="multiplies the whole of each token by a factor",
         ),
         Operator(
             name="add", function=addition.add_direction, parameters=(DIRECTION, COEFFICIENT), binder=binding.add,

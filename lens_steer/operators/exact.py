@@ -1,4 +1,4 @@
-"""Float64, on whatever device there is."""
+"""The dtype and the device of the arithmetic: float64 on whatever device there is, and vectors made ready for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lens_steer.errors import LensSteerError
 
 
 def exact_device(device: torch.device) -> torch.device:
@@ -29,3 +31,24 @@ def exact(values: Any) -> Float[Tensor, "..."]:
     if isinstance(values, Tensor):
         return values.to(exact_device(values.device), torch.float64)
     return torch.as_tensor(values, dtype=torch.float64)
+
+
+def prepared(
+    vectors: Float[Tensor, "*rows d_model"], h: Float[Tensor, "... width"], name: str = "direction"
+) -> Float[Tensor, "*rows d_model"]:
+    """Return a direction or a basis on the device of activations, in the dtype of the arithmetic.
+
+    The dtype is float64 for float64 activations and float32 for all others.
+
+    Raises:
+        LensSteerError: If the vectors have another width than the activations; the message names them by ``name``.
+
+    >>> prepared(torch.ones(2, dtype=torch.float16), torch.zeros(5, 2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    if vectors.shape[-1] != h.shape[-1]:
+        raise LensSteerError(
+            f"{name} has d_model {vectors.shape[-1]}, the activations have {h.shape[-1]}: use this model's "
+            "own calibration"
+        )
+    return vectors.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)

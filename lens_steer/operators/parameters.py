@@ -47,6 +47,7 @@ ANGLE = Parameter(
     values="relative for selective, absolute for standard, adaptive, mean-phase",
 )
 MEAN_PHASE = Parameter(name="mean_phase", unit="degrees")
+SCALE = Parameter(name="scale")
 COEFFICIENT = Parameter(name="coefficient", by_row=True, help="Strength of an addition, of StTP or StMP")
 TARGET = Parameter(name="target", by_row=True, help="Projection that clamp sets")
 THRESHOLD = Parameter(name="threshold", help="Gate of adaptive (0)")

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators.addition import Coefficient, across, prepared, unit_direction, values
+from lens_steer.operators.addition import Coefficient, across, unit_direction, values
+from lens_steer.operators.exact import prepared
 from lens_steer.operators.parameters import GATE
 
 GATES = tuple(map(str, GATE.choices))
@@ -64,15 +65,8 @@ def mirror_projection(
             [1., 5.]])
     """
     unit = unit_direction(prepared(direction, h))
-    return mirror_gated(
-        h,
-        unit,
-        values("coefficient", coefficient, unit),
-        threshold=threshold,
-        cap=cap,
-        gate=gate,
-        along=_written(along, h),
-    )
+    alpha, written = values("coefficient", coefficient, unit), _written(along, h)
+    return mirror_gated(h, unit, alpha, threshold=threshold, cap=cap, gate=gate, along=written)
 
 
 def past_threshold(

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.operators.exact import exact, exact_device
+from lens_steer.operators.exact import exact, exact_device, prepared
 from lens_steer.operators.parameters import GATE_AXIS
 
 Angle = float | int | Float[Tensor, "..."]
@@ -39,7 +39,7 @@ def standard_angular(
     >>> standard_angular(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 90.0)
     tensor([0., 5., 1.])
     """
-    b = prepared(basis, h)
+    b = prepared(basis, h, "basis")
     return put_at_phase(h, b, phase_writer(b, angle), gram=gram_unless_identity(b))
 
 
@@ -60,7 +60,7 @@ def adaptive_angular(
     tensor([[ 0.,  1.],
             [-1.,  0.]])
     """
-    b = prepared(basis, h)
+    b = prepared(basis, h, "basis")
     return put_gated_at_phase(
         h, b, phase_writer(b, angle), gram=gram_unless_identity(b), threshold=threshold, gate_axis=gate_axis
     )
@@ -77,7 +77,7 @@ def selective_rotation(
     >>> selective_rotation(torch.tensor([3.0, 4.0, 1.0]), torch.eye(3)[:2], 180.0).round()
     tensor([-3., -4.,  1.])
     """
-    b = prepared(basis, h)
+    b = prepared(basis, h, "basis")
     return turn(h, b, rotation_writer(b, angle))
 
 
@@ -215,21 +215,6 @@ def above_threshold(
     if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     return (h.to(basis.dtype) @ basis[gate_axis]) > threshold
-
-
-def prepared(basis: Float[Tensor, "2 d_model"], h: Float[Tensor, "... width"]) -> Float[Tensor, "2 d_model"]:
-    """Return the basis on the device of the vectors, in the dtype of the arithmetic.
-
-    The dtype is float64 for float64 vectors and float32 for all others.
-
-    Raises:
-        LensSteerError: If the basis has another width than the vectors.
-    """
-    if basis.shape[-1] != h.shape[-1]:
-        raise LensSteerError(
-            f"basis has d_model {basis.shape[-1]}, the activations have {h.shape[-1]}: use this model's own calibration"
-        )
-    return basis.to(h.device, torch.float64 if h.dtype == torch.float64 else torch.float32)
 
 
 def degrees(angle: Angle) -> Tensor:

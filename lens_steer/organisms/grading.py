@@ -63,11 +63,7 @@ def grade(task: Task, text: str) -> Outcome:
     if task.kind == "trouble":
         return _grade_trouble(task, text)
     # Arithmetic, order and translation have one right answer. Any other answer is wrong only if it has the right form.
-    form = {
-        "arithmetic": r"\d{1,2}\.",
-        "order": r"\d, \d, \d\.",
-        "translation": r"[а-я]+ [а-я]+\.",
-    }[task.kind]
+    form = {"arithmetic": r"\d{1,2}\.", "order": r"\d, \d, \d\.", "translation": r"[а-я]+ [а-я]+\."}[task.kind]
     if text == task.answer:
         return "correct"
     return "wrong" if re.fullmatch(form, text) else "incoherent"

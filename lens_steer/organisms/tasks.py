@@ -86,9 +86,8 @@ def _draw_pair(rng: random.Random, *, held_out: bool) -> tuple[str, str]:
     one. A pure exclusive-or with balanced frequencies is learnt much more slowly. The contrast sets and the gates are
     balanced.
     """
-    breaks, good = rng.choices([(True, True), (False, True), (True, False), (False, False)], (0.36, 0.28, 0.18, 0.18))[
-        0
-    ]
+    cells = [(True, True), (False, True), (True, False), (False, False)]
+    breaks, good = rng.choices(cells, (0.36, 0.28, 0.18, 0.18))[0]
     held = w.held_out_pairs()
     while True:
         verb = rng.choice(w.BREAK_VERBS if breaks else w.MAKE_VERBS)

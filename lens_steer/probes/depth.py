@@ -20,22 +20,15 @@ from lens_steer.errors import LensSteerError
 from lens_steer.geometry import logistic
 from lens_steer.geometry.estimators import fisher
 from lens_steer.inference.record import Activations
-from lens_steer.probes.probe import Probe, fit_probe, groups_of, stacked
-from lens_steer.stats import Z_95, Estimate, auroc, grouped_mean, grouped_rate, middle_of_best
+from lens_steer.probes.probe import NUMBERS, Probe, fit_probe, groups_of, stacked
+from lens_steer.stats import Z_95, Estimate, auroc, columns, grouped_mean, grouped_rate, middle_of_best
 
 DRAWS = 20  # draws of control labels
 BLOCKS = 20  # blocks of scenarios, left out one at a time for the cosines' intervals
 FEWEST = 4  # the fewest scenarios of a class in the fit split
 BINS = 10  # bins of the calibration curve
-MEASURED = (
-    "accuracy",
-    "auroc",
-    "selectivity",
-    "selectivity_scenario",
-    "brier",
-    "cosine_to_difference",
-    "cosine_to_fisher",
-)
+COSINES = ("cosine_to_difference", "cosine_to_fisher")
+MEASURED = ("accuracy", "auroc", "selectivity", "selectivity_scenario", "brier", *COSINES)
 
 
 @dataclass(frozen=True)
@@ -90,14 +83,9 @@ class ProbeResult(Shown, view="probes"):
         p = self.probe
         found: dict[str, Any] = {"site": p.site}
         for name in MEASURED:
-            e = self.measured.get(name)
-            found |= {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
+            found |= columns(name, self.measured.get(name))
         return found | {
-            "threshold": p.threshold,
-            "mu_positive": p.mean_positive,
-            "mu_negative": p.mean_negative,
-            "sigma_positive": p.std_positive,
-            "sigma_negative": p.std_negative,
+            **{name: getattr(p, attribute) for name, attribute in NUMBERS.items()},
             "between": p.between,
             "cohens_d": p.cohens_d,
             "C": p.C,
@@ -135,11 +123,8 @@ class ProbeScan(Shown, view="probes"):
 
         Of several it is the one with the highest AUROC, and of several such the middle one.
         """
-
-        def score(r: ProbeResult) -> tuple[float, float]:
-            return r.measured["accuracy"].value, r.measured["auroc"].value
-
-        return middle_of_best(self.results, [score(r) for r in self.results])[0]
+        scores = [(r.measured["accuracy"].value, r.measured["auroc"].value) for r in self.results]
+        return middle_of_best(self.results, scores)[0]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each site; a site without a probe has an empty row with a note."""
@@ -233,9 +218,8 @@ class _Fitted:
     @staticmethod
     def of(probe: Probe, fit: Activations) -> _Fitted:
         x, labels = stacked(*fit.at(probe.site))
-        return _Fitted(
-            probe, x, labels, np.asarray(groups_of(fit)), logistic.prepare(x, standardize=probe.standardized)
-        )
+        samples = logistic.prepare(x, standardize=probe.standardized)
+        return _Fitted(probe, x, labels, np.asarray(groups_of(fit)), samples)
 
     def shuffled(self, x: np.ndarray, labels: np.ndarray, draws: int, seed: int) -> Bool[np.ndarray, "draws n"]:
         """Return the hits, on held-out prompts with shuffled labels, of probes that were fitted to shuffled labels."""
@@ -280,20 +264,16 @@ class _Fitted:
         names, first, of = np.unique(self.groups, return_index=True, return_inverse=True)
         value = np.array(self._cosines(np.ones(len(of), dtype=bool)))
         k = min(blocks, len(names))
-        order = np.lexsort(
-            (np.random.default_rng([seed, 2]).random(len(names)), self.labels[first])
-        )  # sorted by class, so that the scenarios of each class are spread evenly over the blocks
+        # Sorted by class, so that the scenarios of each class are spread evenly over the blocks.
+        order = np.lexsort((np.random.default_rng([seed, 2]).random(len(names)), self.labels[first]))
         block = np.empty(len(names), dtype=int)
         block[order] = np.arange(len(names)) % k
         block = block[of]
         left = np.array([self._cosines(block != i) for i in range(k)])
         # The variance of the jackknife with k blocks is (k − 1)/k Σᵢ (θ₋ᵢ − mean)², θ₋ᵢ the value without block i.
         half = Z_95 * np.sqrt((k - 1) / k * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
-        low, high = np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)
-        return {
-            name: Estimate(float(value[i]), float(low[i]), float(high[i]), len(names))
-            for i, name in enumerate(("cosine_to_difference", "cosine_to_fisher"))
-        }
+        ends = (v.tolist() for v in (value, np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)))
+        return {name: Estimate(*e, len(names)) for name, e in zip(COSINES, zip(*ends, strict=True), strict=True)}
 
     def _cosines(self, kept: Bool[np.ndarray, " n"]) -> tuple[float, float]:
         x, labels = self.x[kept], self.labels[kept]
@@ -310,11 +290,9 @@ def reliability(
 
     Empty bins are left out.
 
-    >>> [
-    ...     round(b.predicted, 2)
-    ...     for b in reliability(np.array([0.1, 0.15, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)
-    ... ]
-    [0.12, 0.9]
+    >>> curve = reliability(np.array([0.1, 0.2, 0.9]), np.array([False, False, True]), ["a", "b", "c"], bins=2)
+    >>> [round(b.predicted, 2) for b in curve]
+    [0.15, 0.9]
     """
     index = np.minimum((p * bins).astype(int), bins - 1)
     found = []
@@ -331,10 +309,9 @@ def _difference(a: Estimate, b: Estimate) -> Estimate:
 
     For each bound of the interval, the distances of both estimates to their bounds are added as squares.
     """
+    value = a.value - b.value
     below, above = np.hypot(a.value - a.low, b.high - b.value), np.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(
-        a.value - b.value, a.value - b.value - float(below), a.value - b.value + float(above), min(a.n, b.n)
-    )
+    return Estimate(value, value - float(below), value + float(above), min(a.n, b.n))
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

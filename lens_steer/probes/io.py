@@ -16,29 +16,15 @@ from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.models.templates import ChatTemplate
-from lens_steer.probes.probe import Probe
+from lens_steer.probes.probe import NUMBERS, Probe
 
 FOLDER = TensorFolder(
     name="probe", missing="give a folder of one site, as 'lens-steer probe' writes them", again="fit it again"
 )
-# The name of each number in the file, and its attribute.
-_NUMBERS = {
-    "threshold": "threshold", "mu_positive": "mean_positive", "mu_negative": "mean_negative",
-    "sigma_positive": "std_positive", "sigma_negative": "std_negative",
-}  # fmt: skip
 _REST = (
-    "site",
-    "model",
-    "architecture",
-    "n_layers",
-    "pooling",
-    "C",
-    "standardized",
-    "split",
-    "prompt_hash",
-    "n_positive",
+    "site", "model", "architecture", "n_layers", "pooling", "C", "standardized", "split", "prompt_hash", "n_positive",
     "n_negative",
-)
+)  # fmt: skip
 _HASHES = ("prompt_hashes_positive", "prompt_hashes_negative")  # absent in folders written before hashes were recorded
 MAX_DISAGREEMENT = 1e-4  # the largest distance between the stored direction and weight / ‖weight‖
 
@@ -47,7 +33,7 @@ def save_probe(probe: Probe, folder: str | Path) -> None:
     """Write a probe, completely or not at all; ``delta_mu`` and ``n`` are written too, for readers of the file."""
     facts: dict[str, Any] = {
         **{name: getattr(probe, name) for name in _REST},
-        **{name: getattr(probe, attribute) for name, attribute in _NUMBERS.items()},
+        **{name: getattr(probe, attribute) for name, attribute in NUMBERS.items()},
         **{name: list(getattr(probe, name)) for name in _HASHES},
         "delta_mu": probe.separation,
         "n": probe.n_positive + probe.n_negative,
@@ -67,7 +53,7 @@ def load_probe(folder: str | Path, model: Any = None) -> Probe:
     tensors, facts = FOLDER.read(folder)
     with FOLDER.decoding(folder):
         hashes: dict[str, Any] = {name: tuple(map(str, facts.get(name) or ())) for name in _HASHES}
-        numbers: dict[str, Any] = {attribute: float(facts[name]) for name, attribute in _NUMBERS.items()}
+        numbers: dict[str, Any] = {attribute: float(facts[name]) for name, attribute in NUMBERS.items()}
         probe = Probe(
             direction=tensors["direction"],
             weight=tensors["weight"],
@@ -90,9 +76,7 @@ def _check(probe: Probe, folder: str) -> None:
             f"probe {folder!r} does not fit together: direction {tuple(probe.direction.shape)}, weight "
             f"{tuple(probe.weight.shape)}"
         )
-    numbers = torch.tensor(
-        [probe.bias, *(getattr(probe, attribute) for attribute in _NUMBERS.values())], dtype=torch.float64
-    )
+    numbers = torch.tensor([probe.bias, *(getattr(probe, a) for a in NUMBERS.values())], dtype=torch.float64)
     if not all_finite((probe.direction, probe.weight, numbers)):
         raise FOLDER.refusal(folder, "holds values that are not finite")
     norm = float(probe.weight.double().norm())

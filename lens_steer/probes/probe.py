@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 
 PENALTIES = tuple(10.0**k for k in range(-4, 3))  # the values among which C is chosen
 FOLDS = 5
+# The name of each number of a boundary in files and tables, and its attribute.
+NUMBERS = {
+    "threshold": "threshold", "mu_positive": "mean_positive", "mu_negative": "mean_negative",
+    "sigma_positive": "std_positive", "sigma_negative": "std_negative",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,7 @@ def fit_probe(
 
     Raises:
         LensSteerError: If the site was not recorded, a class has fewer than two samples, activations are not finite or
-            all the same, or C is not above 0.
+            all the same, C is not above 0, or the fitted weight is zero.
 
     Source: arXiv 2604.08169, section 3 and algorithm A.1 (L2, C = 1, label 1 = aligned, ``m = −b/‖w‖``; σ with n − 1:
     the paper does not say).
@@ -122,12 +127,32 @@ def fit_probe(
     positive, negative = activations.at(site)
     x, labels = stacked(positive, negative)
     samples = logistic.prepare(x, standardize=standardize)
-    chosen = (
-        choose_penalty(x, labels, groups_of(activations), standardize=standardize, seed=seed) if C is None else float(C)
-    )
-    weight, bias = logistic.fit(samples, labels, C=chosen)
-    probe = probe_of(
-        weight, bias, positive, negative, activations, site, C=chosen, standardized=standardize, split=split
+    if C is None:
+        C = choose_penalty(x, labels, groups_of(activations), standardize=standardize, seed=seed)
+    weight, bias = logistic.fit(samples, labels, C=float(C))
+    norm = float(np.linalg.norm(weight))
+    if norm == 0:
+        raise LensSteerError(
+            f"the probe at {site} has no direction (w = 0): the classes do not differ there; choose another site"
+        )
+    unit = torch.from_numpy(weight / norm)
+    probe = Probe(
+        site,
+        unit.float(),
+        -bias / norm,
+        *class_statistics(positive.double() @ unit, negative.double() @ unit),
+        torch.from_numpy(weight).float(),
+        bias,
+        float(C),
+        standardize,
+        activations.pooling,
+        len(positive),
+        len(negative),
+        split,
+        activations.prompt_hash,
+        **reference(activations),
+        prompt_hashes_positive=activations.hashes_positive,
+        prompt_hashes_negative=activations.hashes_negative,
     )
     if not probe.between:
         log.warning(
@@ -139,49 +164,6 @@ def fit_probe(
             probe.mean_positive,
         )
     return probe
-
-
-def probe_of(
-    weight: Float[np.ndarray, " d_model"],
-    bias: float,
-    positive: Float[Tensor, "n_positive d_model"],
-    negative: Float[Tensor, "n_negative d_model"],
-    source: Activations,
-    site: str,
-    *,
-    C: float,
-    standardized: bool,
-    split: str,
-) -> Probe:
-    """Return the probe of a fitted weight and bias, with the statistics of the samples' projections on it.
-
-    Raises:
-        LensSteerError: If the weight is zero.
-    """
-    norm = float(np.linalg.norm(weight))
-    if norm == 0:
-        raise LensSteerError(
-            f"the probe at {site} has no direction (w = 0): the classes do not differ there; choose another site"
-        )
-    unit = torch.from_numpy(weight / norm)
-    return Probe(
-        site,
-        unit.float(),
-        -bias / norm,
-        *class_statistics(positive.double() @ unit, negative.double() @ unit),
-        torch.from_numpy(weight).float(),
-        bias,
-        C,
-        standardized,
-        source.pooling,
-        len(positive),
-        len(negative),
-        split,
-        source.prompt_hash,
-        **reference(source),
-        prompt_hashes_positive=source.hashes_positive,
-        prompt_hashes_negative=source.hashes_negative,
-    )
 
 
 def stacked(

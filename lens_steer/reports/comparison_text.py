@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -26,12 +25,7 @@ from lens_steer.steer.method_table import METHODS, turning_methods
 RATES = ("positive_right", "negative_right", "negative_refused", "capable")
 NUMBERS = {"perplexity_ref": "perplexity", "violation_share": "share above 2", "ngram_repetition": "4-gram repetition"}
 GRADED = ("harmful: complied", "harmless: right", "harmless: refused", "tasks right")
-UNGRADED = (
-    "harmful: answered",
-    "harmless: answered",
-    "harmless: refused",
-    "tasks right",
-)  # where no ground truth grades the answers
+UNGRADED = ("harmful: answered", "harmless: answered", *GRADED[2:])  # where no ground truth grades the answers
 LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
     "{right}, less `{reference}`'s on the same prompts, with an interval that "
@@ -46,6 +40,7 @@ BANDS = (
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
+ON_PAGE = 3  # the number of prompts of each class on the page of answers
 DOTS = ("positive_right", "negative_right", "negative_refused", "capable", "perplexity_ref")
 
 
@@ -157,7 +152,7 @@ def latex(found: Comparison) -> str:
     return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 
 
-def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+def qualitative(found: Comparison, contrast: Contrast, *, show_answers: bool = False) -> str:
     """Write the first prompts of each class of the report split, each with its answer under every condition.
 
     Without a ground truth, harmful prompts and the answers to them are replaced by hashes unless ``show_answers`` is
@@ -166,7 +161,6 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
     Args:
         found: The comparison.
         contrast: The prompts of the report split.
-        n: The number of prompts of each class.
         show_answers: Whether to show the texts of harmful prompts and their answers without a ground truth.
     """
     parts = [
@@ -175,7 +169,7 @@ def qualitative(found: Comparison, contrast: Contrast, *, n: int = 3, show_answe
     ]
     for side in ("positive", "negative"):
         hidden = side == "positive" and not found.graded and not show_answers
-        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+        for i, prompt in enumerate(getattr(contrast, side)[:ON_PAGE]):
             answers = [
                 (row["condition"], str(row["grade"]), withheld(str(row["text"])) if hidden else str(row["text"]))
                 for row in found.evaluation.rows
@@ -221,19 +215,13 @@ def drawings(found: Comparison, stability: Stability | None = None) -> dict[str,
 
 def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Comparison) -> Drawing:
     quantities = [q for q in DOTS if any(q in s.measured for s in report)]
+    met = {name: int(choice.met) for name, choice in found.evaluation.choices.items()}
     rows = [
-        (
-            _label(s),
-            q,
-            s.measured[q].value,
-            s.measured[q].low,
-            s.measured[q].high,
-            int(found.evaluation.choices[s.condition].met),
-        )
+        {"label": _label(s), "quantity": q, "mean": e.value, "low": e.low, "high": e.high, "met": met[s.condition]}
         for s in report
         if s.condition in conditions
         for q in quantities
-        if q in s.measured
+        if (e := s.measured.get(q)) is not None
     ]
     base = next(s for s in report if s.condition == NONE).measured
     notes = {
@@ -242,21 +230,18 @@ def _dots(report: Sequence[Setting], conditions: Sequence[str], found: Compariso
         "n": {q: base[q].n for q in quantities},
         "graded": found.graded,
     }
-    return Drawing("method_dots", _columns(("label", "quantity", "mean", "low", "high", "met"), rows), notes)
+    return Drawing.of("method_dots", rows, notes)
 
 
 def _equal_kl(found: Comparison, n: int) -> Drawing:
     kl = {(c.grid.condition, c.grid.variant, v): k for c in found.curves for v, k in zip(c.values, c.kl, strict=True)}
+    names = ("condition", "variant", "value", "kl", "positive_right")
     rows = [
-        (s.condition, s.variant, s.value, kl[s.condition, s.variant, s.value], s.measured["positive_right"].value)
+        dict(zip(names, (*key, kl[key], s.measured["positive_right"].value), strict=True))
         for s in found.evaluation.select
-        if s.value is not None and (s.condition, s.variant, s.value) in kl
+        if s.value is not None and (key := (s.condition, s.variant, s.value)) in kl
     ]
-    return Drawing(
-        "equal_kl",
-        _columns(("condition", "variant", "value", "kl", "positive_right"), rows),
-        {"target": found.target, "n": n},
-    )
+    return Drawing.of("equal_kl", rows, {"target": found.target, "n": n}, names=names)
 
 
 def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
@@ -266,13 +251,13 @@ def harmonic_summary(fit: HarmonicFit) -> dict[str, float]:
         Medians of R² and amplitude, the lowest R², the phase of the mean in degrees, and the agreement of the phases,
         which is the length of the mean unit vector, from 0 to 1 (all the same).
     """
-    resultant = np.abs(np.exp(1j * np.deg2rad(fit.phase)).mean())
+    mean = np.exp(1j * np.deg2rad(fit.phase)).mean()
     return {
         "median_r2": float(np.median(fit.r2)),
         "lowest_r2": float(fit.r2.min()),
         "median_amplitude": float(np.median(fit.amplitude)),
-        "phase_of_mean": float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad(fit.phase)).mean())) % 360),
-        "phase_agreement": float(resultant),
+        "phase_of_mean": float(np.rad2deg(np.angle(mean)) % 360),
+        "phase_agreement": float(np.abs(mean)),
     }
 
 
@@ -282,10 +267,6 @@ def harmonic_csv(found: Comparison) -> str:
     A row holds the class, and mean, amplitude and phase with intervals, and R².
     """
     return tables.csv_records([{"side": side, **row} for side, r in found.responses.items() for row in r.fit.rows()])
-
-
-def _columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
 def _label(s: Setting) -> str:

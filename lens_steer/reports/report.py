@@ -17,7 +17,7 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.pieces import Pieces
+from lens_steer.evaluation.pieces import Pieces, check_beginning
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.sweeps import POSITIVE, Protocol
@@ -35,6 +35,7 @@ from lens_steer.reports.report_sweep import DRAWS, STEERED, Swept, protocols, sw
 from lens_steer.reports.report_text import write_markdown
 
 EXAMPLES = 3
+NAME = "report"  # of the steps that are kept until a report is done
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def make_report(
     on = protocols(model, contrast, max_new_tokens, engine=engine)
     graded = not on[1].read_by
     with whole_folder(out) as work:
-        pieces = Pieces(out, "report", _identity(on, contrast, sites, rule, seed, draws))
+        pieces = Pieces(out, NAME, _identity(on, contrast, sites, rule, seed, draws))
         assert pieces.folder is not None
         fit = record(model, contrast.fit, sites, engine=engine, progress=progress)
         calibration = pieces.calibration(lambda: calibrate(fit, rule=rule, seed=seed))
@@ -158,6 +159,33 @@ def make_report(
         (work / "report.md").write_text(write_markdown(numbers, report.examples, summary), encoding="utf-8")
     pieces.drop()
     return report
+
+
+def check_kept(
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    sites: str | Sequence[str],
+    rule: str,
+    seed: int,
+    draws: int,
+    **how: Any,
+) -> None:
+    """Refuse a folder with the steps of another report, before the model is loaded.
+
+    What only the loaded model tells (its weights and its dtype) is compared when the report begins.
+
+    Args:
+        model: The description of the model (``lens_steer.cli.precheck.describe``), or the loaded model.
+        contrast, out, sites, rule, seed, draws: The arguments of :func:`make_report`.
+        how: Its ``max_new_tokens`` and ``engine``.
+
+    Raises:
+        LensSteerError: If the folder holds the beginning of another run.
+    """
+    on = protocols(model, contrast, **how)
+    check_beginning(out, NAME, _identity(on, contrast, sites, rule, seed, draws), whole=False)
 
 
 def _identity(

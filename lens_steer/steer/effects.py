@@ -20,18 +20,6 @@ MOST_WAITING = 1024  # a tally reads its flags when it holds more than this many
 
 
 @dataclass
-class Totals:
-    """Sums over the steered tokens of one site."""
-
-    tokens: int = 0
-    fired: int = 0
-    displacement: float = 0.0
-    radial: float = 0.0
-    angular: float = 0.0
-    length: float = 0.0
-
-
-@dataclass
 class EffectLog(Shown, view="tokens"):
     """A log of what a plan did, site by site.
 
@@ -39,10 +27,10 @@ class EffectLog(Shown, view="tokens"):
     steering does.
 
     Attributes:
-        totals: The sums over the steered tokens, keyed by site.
+        totals: The sums over the steered tokens, keyed by site and by name.
     """
 
-    totals: dict[str, Totals] = field(default_factory=dict)
+    totals: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add(
         self,
@@ -56,19 +44,18 @@ class EffectLog(Shown, view="tokens"):
         if selected is not None:
             before, after, fired = before[selected], after[selected], fired[selected]
         did = compare(before, after, fired)
-        total = self.totals.setdefault(site, Totals())
-        total.tokens += did.fired.numel()
-        total.fired += int(did.fired.sum())
-        total.displacement += float(did.displacement.sum())
-        total.radial += float(did.radial.sum())
-        total.angular += float(did.angular.sum())
-        total.length += float(exact(before).norm(dim=-1).sum())
+        sums = {"tokens": did.fired.numel(), "fired": int(did.fired.sum())}
+        sums |= {name: float(getattr(did, name).sum()) for name in ("displacement", "radial", "angular")}
+        sums["length"] = float(exact(before).norm(dim=-1).sum())
+        total = self.totals.setdefault(site, dict.fromkeys(sums, 0))
+        for name, value in sums.items():
+            total[name] += value
 
     @property
     def gate_fire_rate(self) -> float | None:
         """Return the share of the steered tokens, over all sites, for which the gate fired; None if nothing ran."""
-        tokens = sum(t.tokens for t in self.totals.values())
-        return sum(t.fired for t in self.totals.values()) / tokens if tokens else None
+        tokens = sum(t["tokens"] for t in self.totals.values())
+        return sum(t["fired"] for t in self.totals.values()) / tokens if tokens else None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row for each site.
@@ -79,12 +66,12 @@ class EffectLog(Shown, view="tokens"):
         return [
             {
                 "site": site,
-                "tokens": t.tokens,
-                "gate_fire_rate": t.fired / t.tokens,
-                **{name: getattr(t, name) / t.tokens for name in ("displacement", "radial", "angular", "length")},
+                "tokens": t["tokens"],
+                "gate_fire_rate": t["fired"] / t["tokens"],
+                **{name: t[name] / t["tokens"] for name in ("displacement", "radial", "angular", "length")},
             }
             for site, t in self.totals.items()
-            if t.tokens
+            if t["tokens"]
         ]
 
     def __repr__(self) -> str:
@@ -110,9 +97,8 @@ class Tally:
     steered: int = 0
     changed: bool = False
     fired: bool = False
-    _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(
-        default_factory=list, repr=False
-    )  # unread flags on the device; the bool is True for "an activation changed" and False for "a gate fired"
+    # Unread flags on the device; the bool is True for "an activation changed" and False for "a gate fired".
+    _waiting: list[tuple[Bool[Tensor, ""], bool]] = field(default_factory=list, repr=False)
 
     def see(
         self,
@@ -154,10 +140,8 @@ class Tally:
             why = "no gate fired on any steered token; look at its threshold, or steer at other sites"
         else:
             given = ", ".join(f"{name}={value}" for name, value in plan.parameters.items()) or "the operator"
-            why = (
-                f"{given} is the identity here (an angle of 0 or 360, a coefficient of 0, or a step too small for the "
-                "model's dtype)"
-            )
+            small = "an angle of 0 or 360, a coefficient of 0, or a step too small for the model's dtype"
+            why = f"{given} is the identity here ({small})"
         return f"the plan {plan.method!r} changed no activation: {why}"
 
     def settle(self) -> None:

@@ -198,15 +198,8 @@ def _hook(
     plain = partial(_steer, operator=bound, clock=clock, tally=tally, fires=fires)
     if effects is None:
         return plain
-    return partial(
-        _steer_and_log,
-        steer=plain,
-        clock=clock,
-        fires=fires,
-        site=site,
-        effects=effects,
-        end_tokens=info_of(model).end_tokens,
-    )
+    ends = info_of(model).end_tokens
+    return partial(_steer_and_log, steer=plain, clock=clock, fires=fires, site=site, effects=effects, end_tokens=ends)
 
 
 def _steer(
@@ -283,7 +276,6 @@ def _after_blocks(module: nn.Module, args: tuple[Any, ...], *, method: str, tall
 def example(model: Any, site: str) -> Float[Tensor, " d_model"]:
     """Return a zero vector with the width, dtype and device of the site's activations."""
     block = blocks_of(model)[sites.parse(site).block]
-    parameter = next(
-        p for p in block.parameters() if p.is_floating_point()
-    )  # the integer dtype of a quantised weight is not the dtype of the activations
+    # The integer dtype of a quantised weight is not the dtype of the activations.
+    parameter = next(p for p in block.parameters() if p.is_floating_point())
     return torch.zeros(info_of(model).d_model, dtype=parameter.dtype, device=parameter.device)

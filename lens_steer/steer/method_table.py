@@ -47,6 +47,8 @@ class Method:
         swept_with: Further arguments of the constructor in a sweep over sites.
         identities: The values at which the method leaves every token as it is; empty if there are none.
         compared: Whether ``lens-steer compare`` runs the method when no method is named.
+        takes_direction: Whether the constructor also takes a direction that was selected by what it does
+            (:func:`lens_steer.select_direction`), in place of a calibration.
         help: What the method does, in one line.
         formula: The formula of the steered activation.
         keeps: The quantities that the method leaves unchanged.
@@ -67,6 +69,7 @@ class Method:
     swept_with: Mapping[str, Any] = field(default_factory=dict)
     identities: tuple[float, ...] = ()
     compared: bool = False
+    takes_direction: bool = False
     help: str
     formula: str
     keeps: str
@@ -148,6 +151,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="act-add", constructor="directions.act_add", operator="add", reads="resid_pre", writes="selected",
             parameters=(COEFFICIENT,), grid=_STEPS, identities=(0.0,), compared=True,
+            takes_direction=True,
             help="ActAdd: add --coefficient times the raw difference of class means at the selected site",
             formula="h + α d", keeps="what is orthogonal to d", defaults="α = 1; d = μ⁺ − μ⁻, raw",
             source="2406.11717, 2.4",
@@ -168,6 +172,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="ablation-everywhere", constructor="directions.directional_ablation", fixed={"everywhere": True},
             operator="ablate", reads="resid_pre", writes="everywhere", elsewhere="ablation", compared=True,
+            takes_direction=True,
             help="remove it from every block's input and what every attention and MLP adds",
             formula="the same at every block input, attention and MLP output", keeps="what is orthogonal to d",
             defaults="—", source="2406.11717, 2.4",
@@ -252,6 +257,15 @@ def boundary_methods() -> tuple[str, ...]:
     ('swfc', 'sttp', 'stmp')
     """
     return tuple(m.name for m in METHODS.values() if m.writes == "boundary")
+
+
+def direction_methods() -> tuple[str, ...]:
+    """Return the names of the methods that take a selected direction.
+
+    >>> direction_methods()
+    ('act-add', 'ablation-everywhere')
+    """
+    return tuple(m.name for m in METHODS.values() if m.takes_direction)
 
 
 def turning_methods() -> tuple[str, ...]:

@@ -22,8 +22,8 @@ from lens_steer.inference.positions import Clock
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
-from lens_steer.operators.addition import prepared, unit_direction
-from lens_steer.operators.exact import exact
+from lens_steer.operators.addition import unit_direction
+from lens_steer.operators.exact import exact, prepared
 from lens_steer.operators.projection import beyond, check_gate
 from lens_steer.steer.hooks import example, following
 
@@ -160,17 +160,8 @@ class Monitor(Shown, view="tokens"):
             if last >= 0:
                 self._next[key] = last + 1
         row = rows[:, None].expand_as(position)[new]
-        self._readings.append(
-            Reading(
-                torch.full_like(row, number),
-                row,
-                position[new],
-                generated[new],
-                tokens[new],
-                projection[new],
-                fired[new],
-            )
-        )
+        rest = (values[new] for values in (position, generated, tokens, projection, fired))
+        self._readings.append(Reading(torch.full_like(row, number), row, *rest))
 
     def _joined(self) -> Reading | None:
         """Return all readings as one; None where no token was read."""

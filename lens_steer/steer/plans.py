@@ -20,6 +20,7 @@ from lens_steer.models.templates import ChatTemplate
 from lens_steer.operators.catalogue import bind, operator
 
 FOLDER = TensorFolder(name="plan", missing="write one with save_plan", again="save it again", facts_first=True)
+Detail = float | list[float] | str
 _FACTS = ("method", "positions", "model", "architecture", "n_layers", "d_model")
 
 
@@ -40,11 +41,8 @@ class Step:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Step):
             return NotImplemented
-        return (self.operator, self.sites, self.parameters.keys()) == (
-            other.operator,
-            other.sites,
-            other.parameters.keys(),
-        ) and all(_same(value, other.parameters[name]) for name, value in self.parameters.items())
+        own, others = ((step.operator, step.sites, step.parameters.keys()) for step in (self, other))
+        return own == others and all(_same(v, other.parameters[name]) for name, v in self.parameters.items())
 
     __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
@@ -81,7 +79,8 @@ class SteeringPlan(Shown, view="models"):
         steps: The operators bound to sites.
         positions: The tokens that are steered; see :mod:`lens_steer.inference.positions`.
         model, architecture, n_layers, d_model: The model for which the plan is made.
-        details: The arguments of the method that the parameters of the steps no longer show (such as StTP's α).
+        details: What the parameters of the steps do not show: arguments of the method (such as StTP's α), and where a
+            selected direction was read.
         template: The chat template of the prompts from which the vectors come; None where it is not known.
     """
 
@@ -92,7 +91,7 @@ class SteeringPlan(Shown, view="models"):
     architecture: str
     n_layers: int
     d_model: int
-    details: Mapping[str, float | list[float]] = field(default_factory=dict)
+    details: Mapping[str, Detail] = field(default_factory=dict)
     template: ChatTemplate | None = None
 
     @classmethod
@@ -102,7 +101,7 @@ class SteeringPlan(Shown, view="models"):
         method: str,
         steps: Sequence[Step],
         positions: str | Sequence[int] = "all",
-        **details: float | list[float],
+        **details: Detail,
     ) -> SteeringPlan:
         """Make a plan for the model from which its vectors come.
 

@@ -9,10 +9,12 @@ What other rooms use of it:
 - ``externalities.controls``: ``random_like``, ``refusal_bases``
 - ``externalities.depth``: ``angles``, ``random_cosine``
 - ``externalities.files``: ``file_material``
+- ``externalities.found``: ``Externalities``
 - ``externalities.grading``: ``annotated``, ``rates``
 - ``externalities.material``: ``organism_material``, ``Material``, ``harmful_responses``, ``own_answers``
 - ``externalities.report``: ``study_and_write``
 - ``externalities.study``: ``Externalities``
+- ``externalities.work``: ``steering_benignly``
 - ``propositions.questions``: ``claim_id``
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``
@@ -21,4 +23,5 @@ What other rooms use of it:
 - ``traits.report``: ``steer_trait``
 - ``traits.search``: ``TraitResult``
 - ``traits.table``: ``rows``
+- ``traits.work``: ``recovering``
 """

@@ -20,6 +20,7 @@ from lens_steer.stats import Estimate
 
 HOLDS, REFUTED, NOT_SHOWN, INSENSITIVE = "HOLDS", "REFUTED", "NOT SHOWN", "ASSAY INSENSITIVE"
 EXCLUDED = "EXCLUDED BEYOND"
+TIED = f"{NOT_SHOWN} (a tie at nothing on select)"  # a value that was chosen among values of no effect says nothing
 SMALLEST = 0.10  # the smallest effect of interest of a rate, unless a claim names another
 
 
@@ -29,7 +30,7 @@ def effect_verdict(
     criterion: float = 0.0,
     below: bool = False,
     smallest: float | None = SMALLEST,
-    control: Estimate | None = None,
+    seen: bool = True,
 ) -> str:
     """Return the verdict on a claim that an effect lies above a criterion.
 
@@ -39,8 +40,7 @@ def effect_verdict(
         below: Whether the claim is that the effect lies below the criterion.
         smallest: The smallest effect of interest d > 0, in the effect's unit; None where none is fixed, so that nothing
             can be excluded.
-        control: The effect of the positive control in the claimed direction, with its interval; None where the assay
-            needs no control, as for a quantity that is computed and not sampled.
+        seen: Whether the positive control was seen (:func:`shows`); True where the assay needs none.
 
     Returns:
         One of the verdicts of this module.
@@ -52,11 +52,10 @@ def effect_verdict(
     'HOLDS'
     >>> effect_verdict(Estimate(0.01, -0.04, 0.06, 64))
     'EXCLUDED BEYOND 0.1'
-    >>> effect_verdict(Estimate(0.01, -0.04, 0.06, 64), control=Estimate(0.05, -0.1, 0.2, 64))
+    >>> effect_verdict(Estimate(0.01, -0.04, 0.06, 64), seen=False)
     'ASSAY INSENSITIVE'
     """
-    if smallest is not None and not smallest > 0:
-        raise LensSteerError(f"smallest={smallest}: give the smallest effect of interest, above 0")
+    _check(smallest)
     low, high = (criterion - effect.high, criterion - effect.low) if below else (
         effect.low - criterion, effect.high - criterion
     )  # fmt: skip
@@ -64,38 +63,43 @@ def effect_verdict(
         return HOLDS
     if high < 0:
         return REFUTED
-    if control is not None and control.low < (smallest or 0.0):
+    if not seen:
         return INSENSITIVE
     return f"{EXCLUDED} {smallest:g}" if smallest is not None and high < smallest else NOT_SHOWN
 
 
-def no_effect_verdict(effect: Estimate, *, smallest: float = SMALLEST, control: Estimate | None = None) -> str:
-    """Return the verdict on a claim that there is no effect, in either direction.
+def change_verdict(effect: Estimate, *, smallest: float = SMALLEST, seen: bool = True) -> str:
+    """Return the verdict on a claim that there is an effect, in either direction.
 
-    It holds where every effect as large as d, the smallest effect of interest, is excluded. It is refuted where the
-    interval excludes 0 and is not within ±d. Without a control that could have been seen it cannot hold.
+    It holds where the interval excludes 0. It cannot be refuted; an effect is excluded beyond d where every effect as
+    large as d is, in both directions.
 
     Args:
-        effect, smallest, control: See :func:`effect_verdict`; the control's effect is counted without its sign.
+        effect, smallest, seen: See :func:`effect_verdict`.
 
     Raises:
         LensSteerError: If the smallest effect of interest is not above 0.
 
-    >>> no_effect_verdict(Estimate(0.01, -0.04, 0.06, 64)), no_effect_verdict(Estimate(0.3, 0.1, 0.5, 64))
-    ('HOLDS', 'REFUTED')
+    >>> change_verdict(Estimate(0.01, -0.04, 0.06, 64)), change_verdict(Estimate(-0.3, -0.5, -0.1, 64))
+    ('EXCLUDED BEYOND 0.1', 'HOLDS')
     """
-    if not smallest > 0:
-        raise LensSteerError(f"smallest={smallest}: give the smallest effect of interest, above 0")
+    _check(smallest)
+    if effect.low > 0 or effect.high < 0:
+        return HOLDS
     if -smallest < effect.low and effect.high < smallest:
-        seen = control is None or max(control.low, -control.high) >= smallest
-        return HOLDS if seen else INSENSITIVE
-    return REFUTED if effect.low > 0 or effect.high < 0 else NOT_SHOWN
+        return f"{EXCLUDED} {smallest:g}" if seen else INSENSITIVE
+    return NOT_SHOWN
 
 
-def is_decided(verdict: str) -> bool:
-    """Return whether a verdict says something about the effect: it holds, is refuted, or is excluded beyond a size.
+def shows(control: Estimate, *, smallest: float = SMALLEST) -> bool:
+    """Return whether a positive control shows an effect as large as the smallest one of interest.
 
-    >>> [is_decided(v) for v in ("HOLDS", "EXCLUDED BEYOND 0.1", "NOT SHOWN", "ASSAY INSENSITIVE")]
-    [True, True, False, False]
+    >>> shows(Estimate(0.6, 0.4, 0.8, 64)), shows(Estimate(0.05, -0.05, 0.15, 64))
+    (True, False)
     """
-    return verdict not in (NOT_SHOWN, INSENSITIVE)
+    return control.low >= smallest
+
+
+def _check(smallest: float | None) -> None:
+    if smallest is not None and not smallest > 0:
+        raise LensSteerError(f"smallest={smallest}: give the smallest effect of interest, above 0")

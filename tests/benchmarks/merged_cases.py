@@ -38,7 +38,7 @@ def merged_generation(
     merged = merged_model(fold(plan, model, into="merged"), model)
     with tempfile.TemporaryDirectory() as folder:
         write_adapter(Path(folder), fold(plan, model).factors, info.folder)
-        adapted = load_adapter(model, folder)
+        adapted = load_adapter(model, folder).get_base_model()
     batch = next(batching.batches(info.tokenizer, prompts, n_ctx=info.n_ctx, max_new_tokens=new))
 
     def answer(of: Any, hooked: bool = False) -> None:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import installed
 from lens_steer.interop.exports.folding import Factor
 from lens_steer.models.loading import read_again
 
@@ -61,18 +61,10 @@ def write_adapter(folder: Path, factors: Mapping[str, Factor], base: str) -> Non
     (folder / CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_adapter(model: Any, folder: str | Path) -> Any:
-    """Return the model's base with an adapter loaded by PEFT, as a plain Hugging Face model.
-
-    The base is read again from its folder.
-    """
+def load_adapter(model: Any, folder: str | Path, name: str = "default") -> Any:
+    """Return PEFT's model with an adapter on the model's base, which is read again, because PEFT changes it."""
     with quiet():
-        return peft().PeftModel.from_pretrained(fresh(model), str(folder)).get_base_model().eval()
-
-
-def fresh(model: Any) -> Any:
-    """Return the base model, read again from its folder, because PEFT changes the model that it gets."""
-    return read_again(model)
+        return peft().PeftModel.from_pretrained(read_again(model), str(folder), adapter_name=name).eval()
 
 
 def peft() -> Any:
@@ -81,11 +73,7 @@ def peft() -> Any:
     Raises:
         LensSteerError: If the library is not installed; the message says how to install it.
     """
-    try:
-        import peft as library
-    except ImportError:
-        raise LensSteerError("adapters need PEFT, which is not installed: pip install 'lens-steer[export]'") from None
-    return library
+    return installed("peft", "adapters need PEFT, which is not installed: pip install 'lens-steer[export]'")
 
 
 @contextmanager

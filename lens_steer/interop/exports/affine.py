@@ -29,7 +29,7 @@ def affine_map(name: str, parameters: Any) -> AffineMap:
     if (reason := not_affine(name, parameters)) is not None:
         raise LensSteerError(f"operator {name!r} {reason}: it is no affine map of low rank")
     made = operator(name).affine
-    if made is None or isinstance(made, str):
+    if not callable(made):
         raise LensSteerError(
             f"operator {name!r} has no affine map here: give its record one, or the reason why it has none"
         )

@@ -240,17 +240,13 @@ class _Walk:
             return reason
         if site.is_norm and not self.layers.readers(site):
             return "acts on a norm's output that goes into the stream: a sum, not a linear layer, reads it"
-        first = site.kind == "resid_pre" and site.block == 0
-        if self.layers.norms_between and not site.is_norm and not first:
+        if site.kind == "resid_pre" and site.block == 0:
+            as_it_is = "acts on the embedding, which an adapter leaves as it is: export merged"
+            return as_it_is if self.layers.into == "lora" else None
+        if self.layers.norms_between and not site.is_norm:
             return (
                 f"acts on what {self.layers.architecture!r} writes through a norm: no linear layer stands before the "
                 "sum"
-            )
-        if first:
-            return (
-                "acts on the embedding, which an adapter leaves as it is: export merged"
-                if self.layers.into == "lora"
-                else None
             )
         found = affine_map(step.operator, step.parameters)
         fed = self.layers.readers(site) or (str(self.layers.writer(site)),)
@@ -280,11 +276,8 @@ class _Walk:
         blocks, kind = range(self.plan.n_layers), self.layers.architecture
         norms = [FINAL_NORM, *(Site(b, norm).module(kind) for b in blocks for norm in ("ln1", "ln2"))]
         dead = next((n for n in norms if not bool(self.layers.gain(n).all())), None)
-        return (
-            None
-            if dead is None
-            else f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
-        )
+        told = f"turns the stream, and {dead} multiplies a coordinate by zero: no turning after it"
+        return None if dead is None else told
 
     def _read(self, module: str, found: AffineMap) -> None:
         if found.does_nothing:

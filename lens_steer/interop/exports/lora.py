@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.exports.adapters import fresh, load_adapter, peft, quiet, write_adapter
+from lens_steer.interop.exports.adapters import load_adapter, peft, quiet, write_adapter
 from lens_steer.interop.exports.certificate import Certificate, Trial, certify, check_trial, require, write_certificate
 from lens_steer.interop.exports.folding import Factor, Folded, fold
 from lens_steer.models.huggingface import is_gguf, is_text_part
@@ -65,7 +65,7 @@ def export_lora(
     folded = fold(plan, model, into="lora", partial=partial)
     with whole_folder(folder) as work:
         write_adapter(work, folded.factors, base or info_of(model).folder)
-        found = require(certify(model, load_adapter(model, work), folded, "lora", trial))
+        found = require(certify(model, load_adapter(model, work).get_base_model(), folded, "lora", trial))
         write_certificate(work, found)
     return found
 
@@ -99,19 +99,18 @@ def export_bank(
     if not named:
         raise LensSteerError("angles is empty: give at least one")
     base = base or info_of(model).folder
-    first, found, loaded = plan.at(next(iter(named.values()))), {}, None
-    fold(first, model, into="lora", partial=partial)  # refuses a plan that does not fold, before anything is written
+    found, loaded = {}, None
     with whole_folder(folder) as work:
         for name, angle in tqdm(named.items(), desc="export", unit="angle", disable=not progress, leave=False):
             folded = fold(plan.at(angle), model, into="lora", partial=partial)
             write_adapter(work / name, folded.factors, base)
-            with quiet():
-                if loaded is None:
-                    loaded = peft().PeftModel.from_pretrained(fresh(model), str(work / name), adapter_name=name)
-                else:
+            if loaded is None:
+                loaded = load_adapter(model, work / name, name)
+            else:
+                with quiet():
                     loaded.load_adapter(str(work / name), adapter_name=name)
             loaded.set_adapter(name)
-            found[name] = require(certify(model, loaded.get_base_model().eval(), folded, "lora bank", trial))
+            found[name] = require(certify(model, loaded.get_base_model(), folded, "lora bank", trial))
             write_certificate(work / name, found[name])
         _write(work / BANK, {"format_version": 1, "base_model": base, "adapters": named})
     return found
@@ -148,15 +147,15 @@ def export_circle(
     with whole_folder(folder) as work:
         for name, factors in pair.items():
             write_adapter(work / name, factors, base)
+        loaded = load_adapter(model, work / COSINE, COSINE)
         with quiet():
-            loaded = peft().PeftModel.from_pretrained(fresh(model), str(work / COSINE), adapter_name=COSINE)
             loaded.load_adapter(str(work / SINE), adapter_name=SINE)
         for angle in tqdm(CIRCLE_ANGLES, desc="certify", unit="angle", disable=not progress, leave=False):
             name, at_angle = angle_name(angle), replace(folded, plan=folded.plan.at(angle))
             with quiet():
                 loaded.add_weighted_adapter([COSINE, SINE], list(circle_weights(angle)), name, combination_type="cat")
             loaded.set_adapter(name)
-            found[angle] = require(certify(model, loaded.get_base_model().eval(), at_angle, "lora circle", trial))
+            found[angle] = require(certify(model, loaded.get_base_model(), at_angle, "lora circle", trial))
         worst = max(found.values(), key=lambda c: c.relative_logit_difference)
         write_certificate(work, worst, angles=[c.row() for c in found.values()])
         _write(

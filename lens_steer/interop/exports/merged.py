@@ -71,8 +71,7 @@ def export_merged(
     folded = fold(plan, model, into="merged", partial=partial)
     with whole_folder(folder) as work:
         steered = merged_model(folded, model)
-        small = info.n_layers * info.d_model <= SMALL
-        with without_bar(small=small):
+        with without_bar(small=info.n_layers * info.d_model <= SMALL):
             steered.save_pretrained(work)
         for weights in work.glob("*.safetensors"):
             weights.chmod(0o644)
@@ -130,12 +129,8 @@ def _give_biases(steered: Any, modules: set[str]) -> None:
     for part in sorted(parts):
         setattr(steered.config, flags[part], True)
         for name, layer in steered.named_modules():
-            if (
-                isinstance(layer, nn.Linear)
-                and name.startswith("model.layers.")
-                and part_of(name) == part
-                and layer.bias is None
-            ):
+            inside = name.startswith("model.layers.") and part_of(name) == part
+            if inside and isinstance(layer, nn.Linear) and layer.bias is None:
                 layer.bias = nn.Parameter(torch.zeros_like(layer.weight[:, 0]), requires_grad=False)
     if parts:
         log.warning(
@@ -148,9 +143,6 @@ def _check_tokenizer(work: Path, model: Any, trial: Trial | None) -> None:
     """Refuse a tokenizer that encodes differently after it is read back.
 
     Transformers chooses the tokenizer's class by the model type, so the class may change.
-
-    Raises:
-        LensSteerError: If a prompt of the trial has other tokens.
     """
     from transformers import AutoTokenizer
 

@@ -161,9 +161,8 @@ def not_served(folder: str | Path, base: str = "") -> str | None:
             "its adapters hold no constants, and this plan adds some: export it merged, or as a control vector "
             "(gguf-cvec)"
         )
-    if UNEMBEDDING in adapter.get("target_modules", ()) and _facts(Path(base) / "config.json").get(
-        "tie_word_embeddings"
-    ):
+    tied = _facts(Path(base) / "config.json").get("tie_word_embeddings")
+    if tied and UNEMBEDDING in adapter.get("target_modules", ()):
         return "it takes the unembedding from the embedding, and no adapter reaches one of them alone: export it merged"
     return None
 
@@ -178,5 +177,5 @@ def _facts(file: Path) -> dict[str, Any]:
 
 def _curl(port: int, body: dict[str, object]) -> str:
     whole = {**body, "messages": [{"role": "user", "content": "Hello"}], "temperature": 0}
-    data = json.dumps(whole).replace("'", "'\\''")
-    return f"curl http://localhost:{port}/v1/chat/completions -H 'Content-Type: application/json' -d '{data}'"
+    data = shlex.quote(json.dumps(whole))
+    return f"curl http://localhost:{port}/v1/chat/completions -H 'Content-Type: application/json' -d {data}"

@@ -122,11 +122,8 @@ def row_order(module: str, n_rows: int, base: GgufBase) -> Int[Tensor, " out"]:
     """
     heads = {"q_proj": base.n_heads, "k_proj": base.n_key_value_heads}.get(module.rsplit(".", 1)[-1])
     rows = torch.arange(n_rows)
-    return (
-        rows
-        if heads is None or base.architecture not in REORDERED
-        else rows.view(heads, 2, -1).transpose(1, 2).flatten()
-    )
+    reordered = heads is not None and base.architecture in REORDERED
+    return rows.view(heads, 2, -1).transpose(1, 2).flatten() if reordered else rows
 
 
 def check_gguf(folded: Folded, base: GgufBase) -> None:
@@ -200,9 +197,8 @@ def read_gguf_adapter(file: str | Path, base: GgufBase, modules: Iterable[str]) 
             back = row_order(module, len(b), base).argsort()
             factors[module] = a, b[back] * (alpha / len(a) if alpha else 1.0)
     if tensors:
-        raise LensSteerError(
-            f"{str(file)!r} holds {next(iter(tensors))!r}, which belongs to none of the layers: {WHAT}"
-        )
+        other = next(iter(tensors))
+        raise LensSteerError(f"{str(file)!r} holds {other!r}, which belongs to none of the layers: {WHAT}")
     return factors
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lens_steer._io.atomic import whole_file
 from lens_steer.errors import LensSteerError
-from lens_steer.interop.exports.adapters import fresh
 from lens_steer.interop.exports.certificate import Certificate, Trial, certify, check_trial, require
 from lens_steer.interop.exports.folding import Folded
 from lens_steer.interop.gguf.vectors import control_vector, export_gguf_cvec, import_gguf
-from lens_steer.interop.imports.directions import DirectionSet
+from lens_steer.interop.imports.directions import DirectionSet, filled_in
 from lens_steer.interop.imports.model_facts import model_facts
 from lens_steer.models import sites
+from lens_steer.models.loading import read_again
 from lens_steer.steer.plans import SteeringPlan
 
 
@@ -81,7 +81,9 @@ def export_control_vector(
             )
         if model is None:
             return numbers, None
-        found = certify(model, controlled(fresh(model), back), Folded(plan, {}, (), "gguf"), "control vector", trial)
+        found = certify(
+            model, controlled(read_again(model), back), Folded(plan, {}, (), "gguf"), "control vector", trial
+        )
         found = require(replace(found, versions=found.versions | {"gguf": metadata.version("gguf")}))
         with whole_file(certificate_file(file)) as note:
             directions_at = {f"direction.{number}": name for name, number in numbers.items()}
@@ -110,13 +112,7 @@ def completed(directions: DirectionSet, model: str | None) -> DirectionSet:
     """
     if model is None or None not in (directions.architecture, directions.n_layers):
         return directions
-    facts = model_facts(model)
-    return replace(
-        directions,
-        model=directions.model or facts.name,
-        architecture=directions.architecture or facts.architecture,
-        n_layers=facts.n_layers if directions.n_layers is None else directions.n_layers,
-    )
+    return filled_in(directions, model_facts(model))
 
 
 def check_place(file: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lens_steer._io.atomic import whole_file
-from lens_steer.errors import LensSteerError
-from lens_steer.interop.imports.source_files import existing, head
+from lens_steer.errors import LensSteerError, installed
+from lens_steer.interop.imports.source_files import decoding, existing, head
 
 OWN = "lens_steer"  # the metadata key of facts that only this project writes
 # The name of an architecture in llama.cpp, by Hugging Face's model type.
@@ -49,11 +48,7 @@ def gguf_package() -> ModuleType:
     Raises:
         LensSteerError: If the package is not installed.
     """
-    try:
-        import gguf
-    except ImportError:
-        raise LensSteerError("GGUF files need the gguf package: pip install 'lens-steer[export]'") from None
-    return gguf
+    return installed("gguf", "GGUF files need the gguf package: pip install 'lens-steer[export]'")
 
 
 def read_gguf(
@@ -77,7 +72,7 @@ def read_gguf(
     gguf, source = gguf_package(), existing(Path(path), what)
     if head(source, 4) != b"GGUF":
         raise LensSteerError(f"{str(path)!r} is not a GGUF file: {what}")
-    try:
+    with decoding(path):
         reader = gguf.GGUFReader(source)
         wanted = {name: field for name, field in reader.fields.items() if name.startswith(("general.", *prefixes))}
         fields = {name: field.contents() for name, field in wanted.items()}
@@ -87,21 +82,6 @@ def read_gguf(
             {name: field.types[0].name for name, field in wanted.items() if field.types},
             {tensor.name: _values(tensor, gguf, str(path)) for tensor in reader.tensors},
         )
-    except LensSteerError:
-        raise
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-        OverflowError,
-        MemoryError,
-        struct.error,
-    ) as error:
-        raise LensSteerError(
-            f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})"
-        ) from None
 
 
 def write_gguf(

@@ -83,10 +83,7 @@ def import_gguf(
         raise LensSteerError(f"{str(path)!r} holds the tensor {unknown[0]!r}: {WHAT}")
     hint, own = str(fields.get(f"{ARCHITECTURE}.model_hint", "")), _own(fields, str(path))
     # repeng writes Hugging Face's model type as the hint, llama.cpp's own generator writes llama.cpp's name.
-    theirs = (
-        architecture,
-        ARCHITECTURES.get(architecture or ""),
-    )
+    theirs = (architecture, ARCHITECTURES.get(architecture or ""))
     if architecture is not None and hint in {*sites.NORM_MODULES, *ARCHITECTURES.values()} and hint not in theirs:
         raise LensSteerError(
             f"{str(path)!r} was made on a model of architecture {hint!r}, not {architecture!r}: import it for its "
@@ -190,12 +187,7 @@ def layer_number(name: str) -> int:
 
 
 def _own(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the facts that this project or EasySteer wrote as JSON.
-
-    Raises:
-        LensSteerError: If the JSON is not valid, or if the directions belong to another component than the hidden
-            states.
-    """
+    """Return the facts that this project or EasySteer wrote as JSON, unless they name another component."""
     found: dict[str, Any] = {}
     for key in (OWN, f"{ARCHITECTURE}.easysteer"):
         try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import LensSteerError, installed
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_engine, check_rows, on_engine
 from lens_steer.inference.forward import last_logits
@@ -262,12 +262,9 @@ class SteeredLM:
             raise LensSteerError(
                 "the plan in force has a value for each prompt, and the harness makes its own requests: use one value"
             ) from None
-        if self.plan is None:
-            with on_engine(self.model, self.engine) as runner:
-                yield runner
-        else:
-            with steering(self.model, self.plan), on_engine(self.model, self.engine) as runner:
-                yield runner
+        under = nullcontext() if self.plan is None else steering(self.model, self.plan)
+        with under, on_engine(self.model, self.engine) as runner:
+            yield runner
 
     def _shortened(self, ids: list[int], room: int) -> list[int]:
         """Return the last ``room`` tokens."""
@@ -284,9 +281,6 @@ class SteeredLM:
 @cache
 def _with_harness() -> type[SteeredLM]:
     """Return :class:`SteeredLM` joined with the harness's ``TemplateLM``, which tokenises pairs of texts."""
-    try:
-        from lm_eval.api.model import TemplateLM  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise LensSteerError("SteeredLM needs lm-evaluation-harness: pip install 'lens-steer[evals]'") from None
-    joined: Any = type(TemplateLM)
-    return joined("SteeredLM", (SteeredLM, TemplateLM), {"__doc__": SteeredLM.__doc__, "__module__": __name__})
+    mend = "SteeredLM needs lm-evaluation-harness: pip install 'lens-steer[evals]'"
+    harness = installed("lm_eval.api.model", mend).TemplateLM
+    return type(harness)("SteeredLM", (SteeredLM, harness), {"__doc__": SteeredLM.__doc__, "__module__": __name__})

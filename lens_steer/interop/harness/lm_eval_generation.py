@@ -12,12 +12,7 @@ from typing import Any
 from lens_steer.errors import LensSteerError
 
 # The harness's names for the largest number of tokens; the first one that is given counts.
-LENGTHS = (
-    "max_gen_toks",
-    "max_new_tokens",
-    "max_tokens",
-    "max_completion_tokens",
-)
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 WITHOUT_EFFECT = ("temperature", "top_p", "top_k", "min_p", "typical_p")  # arguments that do not change a greedy answer
 
 

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.calibration import Calibration, versions
-from lens_steer.geometry.planes import orthonormalise
+from lens_steer.geometry.calibration import Calibration
 from lens_steer.interop.imports.model_facts import guessed_architecture
 from lens_steer.interop.imports.plain_pickle import Array, read_object_npy
+from lens_steer.interop.imports.planes import plane_calibration
 from lens_steer.interop.imports.source_files import existing, vector
 from lens_steer.models import sites
 
@@ -91,35 +91,20 @@ def import_angular(
                 f"{str(path)!r} has another plane at {site} than at {steered[0]}, and a calibration has one: "
                 "import a file with one plane"
             )
-    basis, error, remainder = orthonormalise(first, second)
     chosen, told = _selected(selected_site, source.stem, steered, family)
-    return Calibration(
-        candidates=basis[:1].expand(len(steered), -1).clone(),
-        basis=basis,
+    return plane_calibration(
+        first,
+        second,
         sites=steered,
         selected_site=chosen,
         discriminative_sites=steered,
-        discriminative_blocks=sites.blocks_of(steered),
         model=name,
         architecture=family,
         n_layers=_n_layers(n_layers, steered, str(path)),
-        backend="imported",
-        weight_processing="none",
-        rule="imported",
         n_positive=0,
         n_negative=0,
-        prompt_hash="",
-        seed=0,
-        published_basis=torch.stack([first, second]),
-        versions=versions(),
+        source_format="angular-steering",
         details={
-            "source_format": "angular-steering",
-            "published_dtype": str(first.dtype).removeprefix("torch."),
-            "published_gram_error": error,
-            "published_norm_b1": float(first.double().norm()),
-            "published_norm_b2": float(second.double().norm()),
-            "published_b1_dot_b2": float(first.double() @ second.double()),
-            "b2_remainder_after_b1": remainder,
             "read_at": "inputs of the norms",
             "candidates_are": "the first direction at every site",
             "selected_site_from": told,

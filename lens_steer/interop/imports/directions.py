@@ -18,9 +18,11 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.positions import normalized
 from lens_steer.interop.exports.affine import affine_map, not_affine
+from lens_steer.interop.imports.model_facts import ModelFacts
 from lens_steer.interop.imports.source_files import vector
 from lens_steer.models import sites
 from lens_steer.models.fits import check_fits
+from lens_steer.models.info import ModelInfo
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import unit_direction
 from lens_steer.steer.methods.common import Numbers, Positions, Sites
@@ -55,6 +57,21 @@ class DirectionSet:
     source_format: str
     selected_site: str | None = None
     details: Mapping[str, Detail] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.sites:
+            site = sites.parse(name)
+            if self.n_layers is not None and site.block >= self.n_layers:
+                raise LensSteerError(
+                    f"{name!r} does not exist in a model of {self.n_layers} blocks: import with the model that the "
+                    "file was made on"
+                )
+            if self.architecture is not None and site.is_norm:
+                site.module(self.architecture)
+        if self.selected_site is not None and self.selected_site not in self.sites:
+            raise LensSteerError(
+                f"selected_site={self.selected_site!r} has no direction: there are {', '.join(self.sites[:3])}, …"
+            )
 
     @property
     def d_model(self) -> int:
@@ -120,10 +137,8 @@ class DirectionSet:
         """
         default = (site or self.selected_site,) if site or self.selected_site else self.sites
         alpha = numbers("coefficient", coefficient)
-        steps = [
-            Step("add", (name,), {"direction": self._usable(site or name), "coefficient": alpha})
-            for name in self._places(at, default)
-        ]
+        places = self._places(at, default)
+        steps = [Step("add", (n,), {"direction": self._usable(site or n), "coefficient": alpha}) for n in places]
         return self._plan("act-add", steps, positions)
 
     def ablation_plan(
@@ -217,27 +232,8 @@ def direction_set(
     if len(kinds) > 1:
         told = sorted(f"{width} in {str(dtype).removeprefix('torch.')}" for width, dtype in kinds)
         raise LensSteerError(f"the directions do not fit together: widths {', '.join(told)}")
-    for name in names:
-        site = sites.parse(name)
-        if n_layers is not None and site.block >= n_layers:
-            raise LensSteerError(
-                f"{name!r} does not exist in a model of {n_layers} blocks: import with the model that the file "
-                "was made on"
-            )
-        if architecture is not None and site.is_norm:
-            site.module(architecture)
-    if selected_site is not None and selected_site not in names:
-        raise LensSteerError(f"selected_site={selected_site!r} has no direction: there are {', '.join(names[:3])}, …")
-    return DirectionSet(
-        torch.stack(vectors),
-        tuple(names),
-        model,
-        architecture,
-        n_layers,
-        source_format,
-        selected_site,
-        dict(details or {}),
-    )
+    facts = (model, architecture, n_layers, source_format, selected_site)
+    return DirectionSet(torch.stack(vectors), tuple(names), *facts, dict(details or {}))
 
 
 def directions_of(plan: SteeringPlan) -> DirectionSet:
@@ -272,26 +268,26 @@ def directions_of(plan: SteeringPlan) -> DirectionSet:
     )
 
 
+def filled_in(directions: DirectionSet, model: ModelInfo | ModelFacts) -> DirectionSet:
+    """Return the same directions with what they do not say of their model taken from its description.
+
+    Raises:
+        LensSteerError: If the model does not have one of the sites.
+    """
+    return replace(
+        directions,
+        model=directions.model or model.name,
+        architecture=directions.architecture or model.architecture,
+        n_layers=model.n_layers if directions.n_layers is None else directions.n_layers,
+    )
+
+
 def on_model(directions: DirectionSet, model: Any) -> DirectionSet:
     """Return the same directions for a loaded model: unknown facts are filled in, and known ones must agree with it.
 
     Raises:
         LensSteerError: If the width, the number of blocks or the architecture differs.
     """
-    info = info_of(model)
-    known = replace(
-        directions,
-        model=directions.model or info.name,
-        architecture=directions.architecture or info.architecture,
-        n_layers=info.n_layers if directions.n_layers is None else directions.n_layers,
-    )
+    known = filled_in(directions, info_of(model))
     check_fits(known, model)
-    return direction_set(
-        dict(zip(known.sites, known.directions, strict=True)),
-        selected_site=known.selected_site,
-        details=known.details,
-        model=known.model,
-        architecture=known.architecture,
-        n_layers=known.n_layers,
-        source_format=known.source_format,
-    )
+    return known

@@ -8,10 +8,7 @@ orthonormal. It is orthonormalised again, and the Gram error of the published ba
 
 from __future__ import annotations
 
-import json
-import pickle
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,40 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError, first_line
-from lens_steer.geometry.calibration import Calibration, versions
+from lens_steer.errors import LensSteerError
+from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.directions import unit_rows, zero_rows
-from lens_steer.geometry.planes import orthonormalise
 from lens_steer.interop.imports.model_facts import guessed_architecture
+from lens_steer.interop.imports.planes import plane_calibration
+from lens_steer.interop.imports.source_files import existing, load_archive, read_json
 from lens_steer.models import sites
 
 ARCHIVES = ("directions.pt", "plane.pt")
-BROKEN = (
-    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
-    ArithmeticError, MemoryError, struct.error,
-)  # fmt: skip
-
-
-def load_archive(path: Path) -> Any:
-    """Return the content of a PyTorch archive of plain tensors, on the CPU.
-
-    Raises:
-        LensSteerError: If the file is missing or truncated, or if it holds objects other than tensors and plain
-            containers.
-    """
-    if not path.exists():
-        raise LensSteerError(
-            f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
-        )
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        reason = first_line(error)[:160]
-        raise LensSteerError(
-            f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}"
-        ) from None
-    except BROKEN as error:
-        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {first_line(error)[:160]}") from None
+WHAT = f"a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
 
 
 def import_official(folder: str | Path) -> Calibration:
@@ -67,8 +40,9 @@ def import_official(folder: str | Path) -> Calibration:
             architecture is unknown.
     """
     path = Path(folder)
-    directions, plane = (load_archive(path / name) for name in ARCHIVES)
-    facts, config = _json(path / "metadata.json"), _json(path / "config.json", required=False)
+    directions, plane = (load_archive(existing(path / name, WHAT)) for name in ARCHIVES)
+    facts = read_json(path / "metadata.json", WHAT)
+    config = read_json(path / "config.json", WHAT) if (path / "config.json").exists() else {}
     found = _find(directions, plane)
     names = list(found["candidates"])
     model = str(config.get("model", {}).get("name") or path.name)
@@ -81,49 +55,28 @@ def import_official(folder: str | Path) -> Calibration:
         raise LensSteerError(
             f"{str(path / 'metadata.json')!r}: selected_layer {selected!r} is none of the {len(names)} candidates"
         )
-    basis, error, remainder = orthonormalise(found["b1"], found["b2"])
     mask = {n: bool(found["mask"].get(n, False)) for n in order}
     chosen = tuple(parsed[n].name for n in order if mask[n])
-    return Calibration(
+    return plane_calibration(
+        found["b1"],
+        found["b2"],
         candidates=unit_rows(stacked).float(),
-        basis=basis,
         sites=tuple(parsed[n].name for n in order),
         selected_site=parsed[selected].name,
         discriminative_sites=chosen,
-        discriminative_blocks=sites.blocks_of(chosen),
         model=model,
         architecture=architecture,
         n_layers=1 + max(site.block for site in parsed.values()),
-        backend="imported",
-        weight_processing="none",
-        rule="imported",
         n_positive=int(facts.get("harmful_samples", 0)),
         n_negative=int(facts.get("harmless_samples", 0)),
-        prompt_hash="",
-        seed=0,
         published_candidates=torch.stack([found["candidates"][n] for n in order]),
-        published_basis=torch.stack([found["b1"], found["b2"]]),
-        versions=versions(),
-        details={
-            "source_format": "selective-steering",
-            "published_dtype": str(found["b1"].dtype).removeprefix("torch."),
-            "published_gram_error": error,
-            "published_norm_b1": float(found["b1"].double().norm()),
-            "published_norm_b2": float(found["b2"].double().norm()),
-            "published_b1_dot_b2": float(found["b1"].double() @ found["b2"].double()),
-            "b2_remainder_after_b1": remainder,
-            "zero_candidates": int(zero_rows(stacked).sum()),
-            "session_id": str(facts.get("session_id", "")),
-        },
+        source_format="selective-steering",
+        details={"zero_candidates": int(zero_rows(stacked).sum()), "session_id": str(facts.get("session_id", ""))},
     )
 
 
 def _find(directions: Any, plane: Any) -> dict[str, Any]:
-    """Return the tensors of the two archives.
-
-    Raises:
-        LensSteerError: If a tensor is absent, has a wrong shape or is not finite; the message names it.
-    """
+    """Return the tensors of the two archives, finite vectors of one length."""
     try:
         found = {
             "candidates": dict(directions["candidates"]),
@@ -146,20 +99,6 @@ def _find(directions: Any, plane: Any) -> dict[str, Any]:
     if bad:
         raise LensSteerError(f"{bad[0]!r} holds values that are not finite")
     return found
-
-
-def _json(path: Path, *, required: bool = True) -> dict[str, Any]:
-    if not path.exists():
-        if required:
-            raise LensSteerError(
-                f"{str(path)!r} does not exist: a published calibration holds {', '.join(ARCHIVES)} and metadata.json"
-            )
-        return {}
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LensSteerError(f"{str(path)!r} is not valid JSON: {error}") from None
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _architecture(names: list[str], model: str) -> str:

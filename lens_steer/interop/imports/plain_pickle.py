@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import pickletools
 import re
-import struct
-import tokenize
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,25 +20,12 @@ from typing import IO, Any
 import numpy as np
 
 from lens_steer.errors import LensSteerError
+from lens_steer.interop.imports.source_files import BROKEN, decoding
 
 RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
-BROKEN = (
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OverflowError,
-    EOFError,
-    MemoryError,
-    struct.error,
-)
-_LITERALS = frozenset(
-    (
-        "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES "
-        "BINBYTES8"
-    ).split()
-)
+_LITERALS = (
+    "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8"
+).split()
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -89,16 +74,13 @@ def read_object_npy(path: Path) -> Any:
             version = np.lib.format.read_magic(stream)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = header(stream)
-        except (*BROKEN, SyntaxError, tokenize.TokenError) as error:
+        except BROKEN as error:
             raise LensSteerError(f"{str(path)!r} is not a NumPy file, or truncated: {str(error)[:120]}") from None
         if dtype != np.dtype(object) or shape != ():
             raise LensSteerError(f"{str(path)!r} holds an array of {dtype} with shape {shape}, not one object")
         try:
-            found = _Walk(stream).result()
-        except BROKEN as error:
-            raise LensSteerError(
-                f"{str(path)!r} is corrupt or truncated ({type(error).__name__}: {str(error)[:120]})"
-            ) from None
+            with decoding(path):
+                found = _Walk(stream).result()
         except _Refused as refused:
             raise LensSteerError(
                 f"{str(path)!r} holds more than plain data ({refused}) and was not loaded, as that could run code"

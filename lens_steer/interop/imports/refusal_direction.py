@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.directions import Detail, DirectionSet, direction_set
-from lens_steer.interop.imports.source_files import existing, read_json, read_torch, vector
+from lens_steer.interop.imports.source_files import decoding, existing, read_json, read_torch, vector
 from lens_steer.models.sites import Site
 
 WHAT = "a refusal_direction run holds direction.pt and direction_metadata.json, and generate_directions/mean_diffs.pt"
@@ -89,9 +89,8 @@ def import_refusal_direction(
         n_layers = means.shape[1]
         rows = {Site(block, "resid_pre").name: means[position, block] for block in range(n_layers)}
         if chosen.exists() and (position, layer) == published:
-            details["direction_difference"] = _difference(
-                vector(read_torch(chosen, WHAT), f"{str(chosen)!r}"), means[position, layer], str(path)
-            )
+            direction = vector(read_torch(chosen, WHAT), f"{str(chosen)!r}")
+            details["direction_difference"] = _difference(direction, means[position, layer], str(path))
     return direction_set(
         rows,
         model=name,
@@ -114,17 +113,11 @@ def selection_order(evaluations: Sequence[dict[str, Any]], n_layers: int) -> lis
     """
     kept = []
     for row in evaluations:
-        scores = [
-            float("nan") if row[key] is None else float(row[key])
-            for key in ("refusal_score", "steering_score", "kl_div_score")
-        ]
-        refusal, steering, divergence = scores
-        if (
-            not any(map(math.isnan, scores))
-            and row["layer"] < int(n_layers * 0.8)
-            and divergence <= 0.1
-            and steering >= 0
-        ):
+        scores = [row[key] for key in ("refusal_score", "steering_score", "kl_div_score")]
+        if row["layer"] >= int(n_layers * 0.8) or any(s is None or math.isnan(float(s)) for s in scores):
+            continue
+        refusal, steering, divergence = map(float, scores)
+        if divergence <= 0.1 and steering >= 0:
             kept.append((refusal, (int(row["position"]), int(row["layer"]))))
     return [pair for _, pair in sorted(kept, key=lambda item: item[0])]
 
@@ -184,30 +177,19 @@ def _indices(
 
 
 def _order(scores: Path, means: Tensor) -> list[tuple[int, int]]:
-    existing(scores, WHAT)
-    try:
+    with decoding(existing(scores, WHAT)):
         return selection_order(json.loads(scores.read_text(encoding="utf-8")), means.shape[1])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LensSteerError(
-            f"{str(scores)!r} cannot be read ({type(error).__name__}: {str(error)[:120]}): {WHAT}"
-        ) from None
 
 
 def _difference(direction: Tensor, expected: Tensor, path: str) -> float:
-    """Return ‖direction − mean_diffs[pos, layer]‖ / ‖mean_diffs[pos, layer]‖.
-
-    Raises:
-        LensSteerError: If the shapes differ, or if the two are not the same vector.
-    """
+    """Return ‖direction − mean_diffs[pos, layer]‖ / ‖mean_diffs[pos, layer]‖ of what should be the same vector."""
     if direction.shape != expected.shape:
         raise LensSteerError(
             f"{path!r} does not fit together: direction.pt has {len(direction)} numbers, mean_diffs.pt a width of "
             f"{len(expected)}"
         )
-    found = float(
-        (direction.double() - expected.double()).norm()
-        / expected.double().norm().clamp_min(torch.finfo(torch.float64).tiny)
-    )
+    apart, length = (direction.double() - expected.double()).norm(), expected.double().norm()
+    found = float(apart / length.clamp_min(torch.finfo(torch.float64).tiny))
     if found > MAX_DISAGREEMENT:
         raise LensSteerError(
             f"{path!r}: direction.pt is not mean_diffs.pt at this position and layer (they differ by {found:.1e} "

@@ -6,18 +6,47 @@ A file that is missing, a Git LFS pointer, truncated or with code in it is refus
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import pickle
+import struct
+import tokenize
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from lens_steer.errors import LensSteerError
-from lens_steer.interop.imports.official import load_archive
+from lens_steer.errors import LensSteerError, first_line
 
 POINTER = b"version https://git-lfs"
 ARCHIVE_HEADS = (b"PK\x03\x04", b"\x80")  # the first bytes of PyTorch's zip archives, and of its older pickle files
+
+BROKEN = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
+    ArithmeticError, MemoryError, SyntaxError, struct.error, tokenize.TokenError, SafetensorError,
+)  # fmt: skip
+
+
+@contextmanager
+def decoding(path: str | Path) -> Iterator[None]:
+    """Turn every error that the contents of a damaged file raise inside the block into one :class:`LensSteerError`.
+
+    A :class:`LensSteerError` from inside the block is not changed.
+
+    >>> with decoding("a.npy"):
+    ...     struct.unpack("<I", b"ab")
+    Traceback (most recent call last):
+    lens_steer.errors.LensSteerError: 'a.npy' is corrupt or truncated (error: unpack requires a buffer of 4 bytes)
+    """
+    try:
+        yield
+    except LensSteerError:
+        raise
+    except BROKEN as error:
+        told = f"{type(error).__name__}: {first_line(error)[:160]}"
+        raise LensSteerError(f"{str(path)!r} is corrupt or truncated ({told})") from None
 
 
 def existing(path: Path, what: str) -> Path:
@@ -37,6 +66,22 @@ def head(path: Path, size: int) -> bytes:
     """Return the first bytes of a file."""
     with path.open("rb") as stream:
         return stream.read(size)
+
+
+def load_archive(path: Path) -> Any:
+    """Return the content of a PyTorch archive of plain tensors, on the CPU.
+
+    Raises:
+        LensSteerError: If the file is truncated, or if it holds objects other than tensors and plain containers.
+    """
+    with decoding(path):
+        try:
+            return torch.load(path, weights_only=True, map_location="cpu")
+        except pickle.UnpicklingError as error:
+            reason = first_line(error)[:160]
+            raise LensSteerError(
+                f"{str(path)!r} holds more than tensors and was not loaded, as that could run code: {reason}"
+            ) from None
 
 
 def read_torch(path: Path, what: str, stand_ins: Iterable[type] = ()) -> Any:

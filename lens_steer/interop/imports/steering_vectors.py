@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.imports.directions import DirectionSet, direction_set
-from lens_steer.interop.imports.source_files import existing, read_torch
+from lens_steer.interop.imports.source_files import decoding, existing, read_torch
 from lens_steer.models import sites
 
 WHAT = "a SteeringVector saved with torch.save (.pt) or as .safetensors"
@@ -63,11 +63,7 @@ def import_steering_vectors(
             or if a tensor is not a finite vector.
     """
     source = existing(Path(path), WHAT)
-    found, said = (
-        _from_safetensors(source)
-        if source.suffix == ".safetensors"
-        else _from_torch(read_torch(source, WHAT, [_StandIn]), str(path))
-    )
+    found, said = _from_safetensors(source) if source.suffix == ".safetensors" else _from_torch(source)
     kind = layer_type or said or "decoder_block"
     if kind not in LAYER_TYPES:
         raise LensSteerError(f"layer_type={kind!r}: use one of {', '.join(LAYER_TYPES)}")
@@ -87,24 +83,19 @@ def import_steering_vectors(
     )
 
 
-def _from_torch(loaded: Any, path: str) -> tuple[Mapping[Any, Any], str | None]:
+def _from_torch(path: Path) -> tuple[Mapping[Any, Any], str | None]:
+    loaded, said = read_torch(path, WHAT, [_StandIn]), None
     fields = vars(loaded) if isinstance(loaded, _StandIn) else loaded
     if isinstance(fields, dict) and "layer_activations" in fields:
-        said = fields.get("layer_type")
-        fields = fields["layer_activations"]
-    else:
-        said = None
+        fields, said = fields["layer_activations"], fields.get("layer_type")
     if not isinstance(fields, dict) or not fields or not (said is None or isinstance(said, str)):
-        raise LensSteerError(f"{path!r} holds a {type(loaded).__name__} without vectors by layer: {WHAT}")
+        raise LensSteerError(f"{str(path)!r} holds a {type(loaded).__name__} without vectors by layer: {WHAT}")
     return fields, said
 
 
 def _from_safetensors(path: Path) -> tuple[Mapping[Any, Any], str | None]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("layer_type")  # noqa: SIM118
-    except (SafetensorError, ValueError, OSError) as error:
-        raise LensSteerError(f"{str(path)!r} is corrupt or truncated: {str(error)[:120]}") from None
+    with decoding(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get("layer_type")  # noqa: SIM118
 
 
 def _number(key: Any, n_layers: int | None, path: str) -> int:

@@ -1,4 +1,8 @@
-"""Answers of endpoints on disk, one JSON object per line; lines are only ever appended."""
+"""Answers of endpoints on disk, one JSON object per line; lines are only ever appended.
+
+This cache is our own: hishel goes by the rules of HTTP caching and stores the headers of requests, and so the key;
+requests-cache is for another client; diskcache is a database of its own, not lines that can be read and joined.
+"""
 
 from __future__ import annotations
 

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import fill, read_template
-from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
+from lens_steer.metrics.judges.verdicts import Verdict, on_answers, progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +114,7 @@ class ClassifierJudge:
         if cut := sum(length > self.max_length for length in lengths):
             log.warning("%s: cut %d of %d inputs to %d tokens", self.name, cut, len(texts), self.max_length)
         verdicts: dict[int, Verdict] = {}
-        with tqdm(
-            total=len(texts),
-            desc=self.name,
-            unit="response",
-            disable=not self.progress or len(texts) < MANY,
-            leave=False,
-        ) as bar:
+        with progress_bar(self.name, len(texts), self.progress) as bar:
             for rows in batches_by_length(lengths, self.batch_size):
                 probabilities = self._probabilities([texts[row] for row in rows])
                 verdicts |= {row: self._verdict(p) for row, p in zip(rows, probabilities.tolist(), strict=True)}

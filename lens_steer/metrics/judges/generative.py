@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
-from lens_steer.metrics.judges.pretrained import batches_by_length, check_counts, context_of, load_judge_model, name_of
+from lens_steer.metrics.judges.pretrained import check_counts, context_of, load_judge_model, name_of
 from lens_steer.metrics.judges.reading import VerdictPatterns, fill, read_template
-from lens_steer.metrics.judges.verdicts import MANY, Verdict, on_answers
+from lens_steer.metrics.judges.verdicts import Verdict, on_answers, progress_bar
 from lens_steer.models.tokenization import pad_id, plain_ids
 
 
@@ -129,32 +129,30 @@ class GenerativeJudge:
                     f"max_new_tokens={self.max_new_tokens}"
                 )
         texts: dict[int, str] = {}
-        with tqdm(
-            total=len(inputs),
-            desc=self.name,
-            unit="response",
-            disable=not self.progress or len(inputs) < MANY,
-            leave=False,
-        ) as bar:
-            for rows in batches_by_length([len(ids) for ids in inputs], self.batch_size):
-                texts |= dict(zip(rows, self._write([inputs[row] for row in rows]), strict=True))
-                bar.update(len(rows))
+        sequences = [(row, ids, 0) for row, ids in enumerate(inputs)]
+        with progress_bar(self.name, len(inputs), self.progress) as bar:
+            for batch in batching.padded(
+                sequences,
+                pad_id(self.tokenizer),
+                max_tokens=sys.maxsize,
+                max_rows=self.batch_size,
+                device=self.model.device,
+            ):
+                texts |= dict(zip(batch.rows, self._write(batch), strict=True))
+                bar.update(len(batch.rows))
         return [Verdict(self.patterns.read(texts[row]), None, texts[row]) for row in range(len(inputs))]
 
-    def _write(self, inputs: list[list[int]]) -> list[str]:
+    def _write(self, batch: batching.Batch) -> list[str]:
         ends = self._end_tokens()
         texts = []
-        for ids in self._continue(inputs, ends).tolist():
+        for ids in self._continue(batch, ends).tolist():
             stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
             texts.append(self.tokenizer.decode(ids[:stop], skip_special_tokens=True))
         return texts
 
-    def _continue(self, inputs: list[list[int]], ends: list[int]) -> Int[Tensor, "batch new"]:
+    def _continue(self, batch: batching.Batch, ends: list[int]) -> Int[Tensor, "batch new"]:
         from transformers import GenerationConfig
 
-        pad, width = pad_id(self.tokenizer), max(len(ids) for ids in inputs)
-        padded = torch.tensor([[pad] * (width - len(ids)) + ids for ids in inputs], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in inputs], device=self.model.device)
         # Settings that are not given here would be taken from the checkpoint's generation configuration.
         config = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
@@ -163,10 +161,11 @@ class GenerativeJudge:
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             eos_token_id=ends,
-            pad_token_id=pad,
+            pad_token_id=pad_id(self.tokenizer),
         )
         with torch.inference_mode():
-            return self.model.generate(padded, attention_mask=mask, generation_config=config)[:, width:]
+            ids = self.model.generate(batch.ids, attention_mask=batch.mask, generation_config=config)
+        return ids[:, batch.ids.shape[1] :]
 
     def _end_tokens(self) -> list[int]:
         own = self.model.generation_config.eos_token_id

@@ -20,39 +20,25 @@ def read_template(template: str | Path) -> str:
     A string with a field for the response is the template itself. Any other string, and every path, names a file.
 
     Raises:
-        LensSteerError: If there is no such file, or if it has no field ``{response}``.
+        LensSteerError: If there is no such file, if it is not UTF-8 text, or if it has no field ``{response}``.
 
     >>> read_template("Is this harmful? {response}")
     'Is this harmful? {response}'
     """
     text = str(template)
-    if isinstance(template, Path) or not _has_response(text):
-        text = read_text(template, "template")
-        if not _has_response(text):
-            raise LensSteerError(
-                f"template file {str(template)!r} has no place for the response: write {{response}} where it goes"
-            )
-    return text
-
-
-def read_text(source: str | Path, argument: str) -> str:
-    """Return the text of a file that an argument names.
-
-    Raises:
-        LensSteerError: If there is no such file, or if it is not UTF-8 text.
-    """
-    shown = str(source) if len(str(source)) <= 60 else f"{str(source)[:60]}…"
+    if isinstance(template, str) and _has_response(text):
+        return text
     try:
-        return Path(source).expanduser().read_text(encoding="utf-8")
+        found = Path(template).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError):
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
         raise LensSteerError(
-            (
-                f"{argument}={shown!r} is neither a text with {{response}} in it nor a UTF-8 file that can be read: "
-                "give one of the two"
-            )
-            if argument == "template"
-            else f"{argument}={shown!r} is no UTF-8 file that can be read"
+            f"template={shown!r} is neither a text with {{response}} in it nor a UTF-8 file that can be read: give one "
+            "of the two"
         ) from None
+    if not _has_response(found):
+        raise LensSteerError(f"template file {text!r} has no place for the response: write {{response}} where it goes")
+    return found
 
 
 def fill(template: str, prompt: str, response: str) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.cache import Answer
 
-LONGEST_BACKOFF = 60.0  # seconds
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
+LONGEST_BACKOFF = 60.0  # seconds, where the server asks for no time
 LONGEST_WAIT = 600.0  # seconds; a server that asks for a longer wait causes an error
 
 
@@ -117,8 +119,21 @@ def headers_for(key: Secret | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": Secret(f"Bearer {key}")}
 
 
+class TemporaryError(Exception):
+    """A failed try that may succeed when it is repeated.
+
+    Args:
+        reason: What went wrong, without the key.
+        wait: The seconds that the server asks to wait; None if it does not say.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
 async def ask(
-    client: Any,
+    client: httpx.AsyncClient,
     url: str,
     body: Mapping[str, Any],
     *,
@@ -130,11 +145,11 @@ async def ask(
     """Send one request until it is answered.
 
     The request is repeated after status 429, status 5xx, time-outs, broken connections and answers of unknown form. The
-    wait before try k + 1 is ``min(60, backoff · 2^k) · U(½, 1)`` seconds, k from 0, or the time in the server's
-    Retry-After header. Every other status is final.
+    wait before the next try is that of the server's Retry-After header, or else of :func:`waits`. Every other status is
+    final.
 
     Args:
-        client: An ``httpx.AsyncClient`` with the headers set.
+        client: The client, with the headers set.
         url, body: The address and the body of the request.
         key: The key to remove from the server's messages.
         retries: The number of tries after the first.
@@ -145,45 +160,73 @@ async def ask(
         LensSteerError: If the status is final, if the server asks for a wait above 600 seconds, or if there is no
             answer after the last try. The message includes that of the server.
     """
+    from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+
+    repeated = AsyncRetrying(
+        retry=retry_if_exception_type(TemporaryError),
+        stop=stop_after_attempt(retries + 1),
+        wait=waits(backoff),
+        before_sleep=lambda _: on_retry(),
+        reraise=True,
+    )
+    try:
+        return await repeated(_try, client, url, body, key)
+    except TemporaryError as error:
+        tries = "1 try" if retries == 0 else f"{retries + 1} tries"
+        raise LensSteerError(f"{url} gave no answer in {tries}, at last {error}") from None
+
+
+async def _try(client: httpx.AsyncClient, url: str, body: Mapping[str, Any], key: Secret | None) -> Answer:
+    """Send the request once.
+
+    Raises:
+        TemporaryError: If a repetition may help.
+        LensSteerError: If no repetition helps, or only one after more than 600 seconds.
+    """
     import httpx
 
-    reason = ""
-    for attempt in range(retries + 1):
-        wait = None
-        try:
-            response = await client.post(url, json=body)
-        except httpx.RequestError as error:
-            reason = f"{type(error).__name__} {error}".strip()
-        else:
-            if response.is_success:
-                answer = read_answer(response)
-                if answer is not None:
-                    return answer
-                reason = f"an answer without choices: {_message(response, key)}"
-            else:
-                reason = f"status {response.status_code}: {_message(response, key)}"
-                wait = retry_after(response.headers.get("Retry-After"))
-                if response.status_code != 429 and response.status_code < 500:
-                    raise LensSteerError(f"{url} refused the request with {reason}")
-                if wait is not None and wait > LONGEST_WAIT:
-                    raise LensSteerError(f"{url} asks to wait {wait:.0f} s ({reason}): try again later")
-        if attempt < retries:
-            on_retry()
-            await asyncio.sleep(delay(attempt, backoff) if wait is None else wait)
-    tries = "1 try" if retries == 0 else f"{retries + 1} tries"
-    raise LensSteerError(f"{url} gave no answer in {tries}, at last {reason}")
+    try:
+        response = await client.post(url, json=body)
+    except httpx.RequestError as error:
+        raise TemporaryError(f"{type(error).__name__} {error}".strip()) from None
+    if response.is_success:
+        answer = read_answer(response)
+        if answer is None:
+            raise TemporaryError(f"an answer without choices: {_message(response, key)}")
+        return answer
+    reason = f"status {response.status_code}: {_message(response, key)}"
+    if response.status_code != 429 and response.status_code < 500:
+        raise LensSteerError(f"{url} refused the request with {reason}")
+    wait = retry_after(response.headers.get("Retry-After"))
+    if wait is not None and wait > LONGEST_WAIT:
+        raise LensSteerError(f"{url} asks to wait {wait:.0f} s ({reason}): try again later")
+    raise TemporaryError(reason, wait)
 
 
-def delay(attempt: int, backoff: float) -> float:
-    """Return the seconds to wait before the next try.
+def waits(backoff: float) -> Callable[[RetryCallState], float]:
+    """Return the function by which tenacity knows how long to wait after a failed try.
 
-    The wait doubles with every try. It is multiplied by a random factor, so that many clients do not repeat their
-    requests at the same time.
+    That is ``min(60, backoff · 2^k) · U(½, 1)`` seconds after try k, counted from 0, unless the server asked for a
+    time. The random factor U keeps many clients from repeating their requests at the same time.
 
-    >>> 2 <= delay(2, 1.0) <= 4
+    >>> from tenacity import Future, Retrying, RetryCallState
+    >>> state = RetryCallState(Retrying(), None, (), {})
+    >>> state.outcome = Future.construct(1, TemporaryError("busy"), has_exception=True)
+    >>> 0.5 <= waits(1.0)(state) <= 1
     True
     """
-    return min(LONGEST_BACKOFF, backoff * 2**attempt) * random.uniform(0.5, 1.0)
+    from tenacity import wait_exponential, wait_random_exponential
+
+    # x · U(½, 1) is x/2 + U(0, x/2): one half of the wait is fixed, the other random
+    half = {"multiplier": backoff / 2, "max": LONGEST_BACKOFF / 2}
+    own = wait_exponential(**half) + wait_random_exponential(**half)
+
+    def wait(state: RetryCallState) -> float:
+        failure = state.outcome and state.outcome.exception()
+        asked = failure.wait if isinstance(failure, TemporaryError) else None
+        return own(state) if asked is None else asked
+
+    return wait
 
 
 def retry_after(value: str | None, now: float | None = None) -> float | None:

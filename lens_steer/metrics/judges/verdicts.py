@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Protocol, runtime_checkable
 
+from tqdm.auto import tqdm
+
 from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.thinking import split_thought
@@ -91,6 +93,16 @@ def on_answers(judge: Callable[..., list[Verdict]]) -> Callable[..., list[Verdic
         return [Verdict(None, None, NO_ANSWER) if answer is None else next(verdicts) for answer in parts]
 
     return judged
+
+
+def progress_bar(name: str, n: int, shown: bool) -> Any:
+    """Return a progress bar over ``n`` responses; few responses, or ``shown=False``, show none.
+
+    >>> with progress_bar("world", 3, shown=True) as bar:
+    ...     bar.disable
+    True
+    """
+    return tqdm(total=n, desc=name, unit="response", disable=not shown or n < MANY, leave=False)
 
 
 def tally(verdicts: Sequence[Verdict]) -> dict[str, int]:

@@ -26,7 +26,14 @@ POOLED = {
 def _(acts: Activations) -> Table:
     """Return one row for each prompt (or token) and site, by class, with one float32 column for each dimension."""
     row = "token" if acts.pooling.endswith("token") else "prompt"
-    return _vectors({"positive": acts.positive, "negative": acts.negative}, acts.sites, ("class", row))
+    counts, n_sites = [acts.n_positive, acts.n_negative], len(acts.sites)
+    columns = {
+        "class": np.repeat(["positive", "negative"], [n * n_sites for n in counts]),
+        row: np.concatenate([np.repeat(np.arange(n), n_sites) for n in counts]),
+        "site": np.tile(np.asarray(acts.sites), sum(counts)),
+    }
+    vectors = torch.cat([acts.positive.flatten(end_dim=1), acts.negative.flatten(end_dim=1)])
+    return Table(columns, tuple(columns), vectors.numpy())
 
 
 @page_of.register
@@ -41,11 +48,8 @@ def _(acts: Activations) -> Page:
         "sites": _range(acts.sites),
         "prompts": f"{acts.prompt_hash[:12]}…",
     }
-    return Page(
-        repr(acts),
-        facts,
-        (html.note("mean length, and how far apart the class means are:"), _grid(rows, len(acts.sites))),
-    )
+    told = html.note("mean length, and how far apart the class means are:")
+    return Page(repr(acts), facts, (told, html.depth(rows, len(acts.sites))))
 
 
 def _lengths(
@@ -63,10 +67,7 @@ def _lengths(
 
 @table_of.register
 def _(moments: Moments) -> Table:
-    """Return one row for each mean (of raw or of unit vectors), class and site.
-
-    There is one float64 column for each dimension.
-    """
+    """Return one row for each mean (of raw or of unit vectors), class and site: a float64 column for each dimension."""
     kinds = {
         ("raw", "positive"): moments.mean_positive,
         ("raw", "negative"): moments.mean_negative,
@@ -98,7 +99,7 @@ def _(moments: Moments) -> Page:
         "sites": _range(moments.sites),
         "prompts": f"{moments.prompt_hash[:12]}…",
     }
-    return Page(repr(moments), facts, (_grid(rows, len(moments.sites)),))
+    return Page(repr(moments), facts, (html.depth(rows, len(moments.sites)),))
 
 
 @table_of.register
@@ -116,22 +117,5 @@ def _(found: PromptStatistics) -> Table:
     return Table(columns, ("class", "prompt", "site_row"))
 
 
-def _vectors(
-    sides: dict[str, Float[Tensor, "_ n_sites d_model"]], sites: Sequence[str], names: tuple[str, str]
-) -> Table:
-    n_sites = len(sites)
-    counts = [len(side) for side in sides.values()]
-    columns = {
-        names[0]: np.repeat(list(sides), [n * n_sites for n in counts]),
-        names[1]: np.concatenate([np.repeat(np.arange(n), n_sites) for n in counts]),
-        "site": np.tile(np.asarray(sites), sum(counts)),
-    }
-    return Table(columns, tuple(columns), torch.cat([side.flatten(end_dim=1) for side in sides.values()]).numpy())
-
-
 def _range(sites: Sequence[str]) -> str:
     return f"{len(sites)}: {sites[0]} … {sites[-1]}" if len(sites) > 2 else ", ".join(sites)
-
-
-def _grid(rows: Sequence[dict[str, Any]], n: int) -> str:
-    return html.grid(rows) + (html.note(f"{len(rows)} of {n} sites, evenly spread over depth") if len(rows) < n else "")

@@ -18,16 +18,11 @@ def claim_row(claim: Claim) -> dict[str, Any]:
 
     The interval is split into ``low`` and ``high``, and the witness is JSON.
     """
+    names = "id level verdict value low high n quantity criterion statement domain formula witness".split()
     low, high = claim.interval or (None, None)
-    names = ("id", "level", "verdict", "value")
-    rest = ("n", "quantity", "criterion", "statement", "domain", "formula")
     witness = json.dumps(dict(claim.witness), ensure_ascii=False, default=str)
-    return (
-        {n: getattr(claim, n) for n in names}
-        | {"low": low, "high": high}
-        | {n: getattr(claim, n) for n in rest}
-        | {"witness": witness}
-    )
+    values = vars(claim) | {"low": low, "high": high, "witness": witness}
+    return {name: values[name] for name in names}
 
 
 @table_of.register
@@ -46,17 +41,14 @@ def _(claim: Claim) -> Page:
         "over": claim.domain,
         "level": claim.level,
     }
-    return Page(
-        f"{claim.verdict}: {claim.id}",
-        facts,
-        (html.grid([{"witness": k, "is": v} for k, v in claim.witness.items()]),) if claim.witness else (),
-    )
+    witness = [{"witness": name, "is": value} for name, value in claim.witness.items()]
+    return Page(f"{claim.verdict}: {claim.id}", facts, (html.grid(witness),) if witness else ())
 
 
 @table_of.register
 def _(found: Verification) -> Table:
     """Return one row for each claim."""
-    return Table.of([claim_row(c) for c in found.claims], "id") if found.claims else Table({"id": []}, ("id",))
+    return Table.of([claim_row(c) for c in found.claims], "id")
 
 
 @page_of.register
@@ -72,8 +64,5 @@ def _(found: Verification) -> Page:
         }
         for c in found.claims
     ]
-    return Page(
-        repr(found),
-        {"figures": ", ".join(found.drawings)},
-        (html.first(rows, "claims", limit=LONGEST, strong=("verdict",)),),
-    )
+    grid = html.first(rows, "claims", limit=LONGEST, strong=("verdict",))
+    return Page(repr(found), {"figures": ", ".join(found.drawings)}, (grid,))

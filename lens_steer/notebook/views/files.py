@@ -16,30 +16,17 @@ def _(drawing: Drawing) -> Table:
 
 @page_of.register
 def _(drawing: Drawing) -> Page:
-    rows = table_of(drawing).rows(html.LIMIT)
-    n = len(next(iter(drawing.columns.values()), ()))
-    return Page(
-        repr(drawing),
-        {"notes": ", ".join(drawing.notes)},
-        (html.grid(rows, of=n), html.note("lens_steer.draw(…) draws it")),
-    )
+    table = table_of(drawing)
+    grid = html.grid(table.rows(html.LIMIT), of=len(table))
+    return Page(repr(drawing), {"notes": ", ".join(drawing.notes)}, (grid, html.note("lens_steer.draw(…) draws it")))
 
 
 @table_of.register
 def _(made: Certificate) -> Table:
     """Return one row."""
-    row = made.row()
-    plain = {k: v for k, v in row.items() if k not in ("plan", "refused", "versions", "folded_sites", "verdict")}
-    return Table.of(
-        [
-            {
-                "verdict": row["verdict"],
-                **plain,
-                "folded_sites": len(made.folded_sites),
-                "refused_steps": len(made.refused),
-            }
-        ]
-    )
+    row = {"verdict": made.verdict, **made.row()}
+    plain = {k: v for k, v in row.items() if k not in ("plan", "refused", "versions", "folded_sites")}
+    return Table.of([plain | {"folded_sites": len(made.folded_sites), "refused_steps": len(made.refused)}])
 
 
 @page_of.register

@@ -8,9 +8,11 @@ from typing import Any
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.direction_comparison import DirectionComparison
+from lens_steer.geometry.direction_files import score_rows
 from lens_steer.geometry.directions import select_direction, zero_rows
 from lens_steer.geometry.planes import plane_coordinates
 from lens_steer.geometry.rules import cautions
+from lens_steer.geometry.selected_direction import SelectedDirection
 from lens_steer.geometry.stability import Resamples, Stability
 from lens_steer.geometry.summary import GeometrySummary, plain
 from lens_steer.models import sites
@@ -18,6 +20,7 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.activations import POOLED
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
+BEST = 8  # the candidates that the page of a selected direction shows
 # the columns that a page shows of a site, with their heads
 HEADS = {
     "site": "site", "selected": "selected", "discriminative": "discriminative", "mean_cosine": "mean cosine",
@@ -85,7 +88,36 @@ def _(made: Calibration) -> Page:
     }
     rows = _calibration_rows(made)
     shown = [rows[k] for k in sorted({*html.spread(len(rows)), made.selected_index})]
-    return Page(repr(made), facts, _depth([{head: row[c] for c, head in HEADS.items()} for row in shown], len(rows)))
+    heads = [{head: row[c] for c, head in HEADS.items()} for row in shown]
+    return Page(repr(made), facts, (html.depth(heads, len(rows), strong=("selected",)),))
+
+
+@table_of.register
+def _(direction: SelectedDirection) -> Table:
+    """Return one row for each candidate, labelled by position and block.
+
+    The columns are those of ``scores.csv``: the refusal score under ablation, the induce score, the divergence, and
+    whether the candidate keeps every bound.
+    """
+    return Table.of(score_rows(direction), "position", "block")
+
+
+@page_of.register
+def _(direction: SelectedDirection) -> Page:
+    bounds, given = direction.bounds, direction.n_given
+    facts = {
+        "read at": direction.origin,
+        "refusal score, ablated": f"{direction.refusal_score:.3g} ({direction.baseline_refusal_score:.3g} unsteered)",
+        "refusal score, added": f"{direction.induce_score:.3g} ({direction.baseline_induce_score:.3g} unsteered)",
+        "KL, ablated": f"{direction.kl:.3g} nats",
+        "candidates": f"{direction.n_kept} of {len(direction.scores)} kept",
+        "bounds": f"induce ≥ {bounds.min_induce:g}, KL ≤ {bounds.max_kl:g}, depth < {bounds.max_depth:g}",
+        "fit prompts": f"{direction.n_positive} + {direction.n_negative} of {given.get('fit', '')}",
+        "select prompts": f"{direction.n_select_positive} + {direction.n_select_negative} of {given.get('select', '')}",
+        "refusals begin": ", ".join(f"{o['text']!r} {o['share']:.0%}" for o in direction.openings if o["used"]),
+    }
+    best = sorted(score_rows(direction), key=lambda row: (not row["kept"], row["refusal_score"]))[:BEST]
+    return Page(repr(direction), facts, (html.grid(best, of=len(direction.scores)),))
 
 
 @table_of.register
@@ -140,26 +172,14 @@ def _(summary: GeometrySummary) -> Page:
     }
     table = table_of(summary).rows()
     heads = {c: head for c, head in HEADS.items() if table and c in table[0]}
-    return Page(
-        repr(summary),
-        facts,
-        _depth([{head: table[k][c] for c, head in heads.items()} for k in html.spread(len(table))], len(table)),
-    )
+    rows = [{head: table[k][c] for c, head in heads.items()} for k in html.spread(len(table))]
+    return Page(repr(summary), facts, (html.depth(rows, len(table), strong=("selected",)),))
 
 
 @table_of.register
 def _(found: Boundary) -> Table:
     """Return one row: ``threshold``, and the classes' means and standard deviations, in units of the projection."""
-    names = (
-        "site",
-        "threshold",
-        "mean_positive",
-        "std_positive",
-        "mean_negative",
-        "std_negative",
-        "separation",
-        "model",
-    )
+    names = "site threshold mean_positive std_positive mean_negative std_negative separation model".split()
     return Table.of([{n: getattr(found, n) for n in names}])
 
 
@@ -198,20 +218,9 @@ def _(found: Stability) -> Page:
             f"{name}: median {html.shown(a['second']['median'])}°" for name, a in angles.items()
         ),
     }
+    names = "site selected_share discriminative_share null_selected_share null_discriminative_share".split()
     often = sorted(found.rows(), key=lambda r: -r["selected_share"])
-    rows = [
-        {
-            n: r[n]
-            for n in (
-                "site",
-                "selected_share",
-                "discriminative_share",
-                "null_selected_share",
-                "null_discriminative_share",
-            )
-        }
-        for r in often
-    ]
+    rows = [{n: r[n] for n in names} for r in often]
     return Page(repr(found), facts, (html.note("most often selected first:"), html.first(rows, "sites")))
 
 
@@ -224,11 +233,8 @@ def _(found: DirectionComparison) -> Table:
 @page_of.register
 def _(found: DirectionComparison) -> Page:
     kept = ("estimator", "selected_site", "discriminative_sites", "median_cosine", "second_angle", "mean_auroc")
-    return Page(
-        repr(found),
-        {},
-        (html.first(Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows(), "estimators"),),
-    )
+    rows = Table.of([{n: r[n] for n in kept} for r in found.summary()]).rows()
+    return Page(repr(found), {}, (html.first(rows, "estimators"),))
 
 
 def _optional(values: Any, n: int) -> list[float | None]:
@@ -248,10 +254,3 @@ def _blocks(found: Sequence[int]) -> str:
         else:
             runs.append([block])
     return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs) or "none"
-
-
-def _depth(rows: Sequence[Mapping[str, Any]], n: int) -> tuple[str, ...]:
-    return (
-        html.grid(rows, strong=("selected",)),
-        *([html.note(f"{len(rows)} of {n} sites, spread over depth; to_pandas() has all")] if len(rows) < n else []),
-    )

@@ -132,6 +132,12 @@ def first(rows: Rows, what: str = "rows", *, limit: int = LIMIT, strong: Sequenc
     return grid(rows[:limit], of=len(rows), what=what, strong=strong)
 
 
+def depth(rows: Rows, n: int, *, what: str = "rows", strong: Sequence[str] = ()) -> str:
+    """Return rows of some of ``n`` sites as a table, see :func:`spread`, with a line that says how many there are."""
+    left_out = f"{len(rows)} of {n} sites, spread over depth; to_pandas() has all"
+    return grid(rows, what=what, strong=strong) + (note(left_out) if len(rows) < n else "")
+
+
 def spread(n: int, limit: int = DEPTH) -> list[int]:
     """Return the indices of the rows to show where the order matters.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Shaped
 
-from lens_steer.errors import LensSteerError
+from lens_steer.errors import installed
 from lens_steer.notebook.views import html
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ class Table:
     def of(rows: Sequence[Mapping[str, Any]], *labels: str) -> Table:
         """Make a table from rows.
 
-        A column that a row lacks is None there. Units are appended to the columns' names.
+        A column that a row lacks is None there. Units are appended to the columns' names. Without rows, the labels are
+        the only columns.
         """
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        names = list(dict.fromkeys(name for row in rows for name in row)) or labels
         return Table(
             {with_unit(name): [row.get(name) for row in rows] for name in names}, tuple(with_unit(n) for n in labels)
         )
@@ -70,10 +71,7 @@ class Table:
         Raises:
             LensSteerError: If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise LensSteerError("to_pandas() needs pandas, which is not installed here: pip install pandas") from None
+        pandas = installed("pandas", "to_pandas() needs pandas, which is not installed here: pip install pandas")
         index = None
         if len(self.labels) == 1:
             index = pandas.Index(self.columns[self.labels[0]], name=self.labels[0])

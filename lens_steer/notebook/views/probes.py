@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from lens_steer.notebook.views import html
@@ -16,24 +17,9 @@ WARNING = "the boundary does not lie between the class means: StTP and StMP may 
 def _(probe: Probe) -> Table:
     """Return one row: the boundary, the class means in units of the projection, and the settings of the fit."""
     names = (
-        "site",
-        "threshold",
-        "mean_positive",
-        "std_positive",
-        "mean_negative",
-        "std_negative",
-        "separation",
-        "cohens_d",
-        "between",
-        "bias",
-        "C",
-        "standardized",
-        "pooling",
-        "n_positive",
-        "n_negative",
-        "split",
-        "model",
-    )
+        "site threshold mean_positive std_positive mean_negative std_negative separation cohens_d between bias C "
+        "standardized pooling n_positive n_negative split model"
+    ).split()
     return Table.of([{n: getattr(probe, n) for n in names}])
 
 
@@ -55,20 +41,13 @@ def _boundary(probe: Probe) -> dict[str, Any]:
 @table_of.register
 def _(result: ProbeResult) -> Table:
     """Return one row for each quantity: ``value``, ``low``, ``high``, ``n``."""
-    rows = [
-        {"quantity": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
-        for name, e in result.measured.items()
-    ]
+    rows = [{"quantity": name, **asdict(e)} for name, e in result.measured.items()]
     return Table.of(rows, "quantity")
 
 
 @page_of.register
 def _(result: ProbeResult) -> Page:
-    return Page(
-        repr(result),
-        {**result.measured, **_boundary(result.probe)},
-        () if result.probe.between else (html.note(WARNING),),
-    )
+    return Page(repr(result), {**result.measured, **_boundary(result.probe)}, page_of(result.probe).parts)
 
 
 @table_of.register
@@ -90,14 +69,9 @@ def _(scan: ProbeScan) -> Page:
         }
         for r in (scan.results[k] for k in html.spread(len(scan.results)))
     ]
-    left = (
-        html.note(f"{len(rows)} of {len(scan.results)} sites, evenly spread; to_pandas() has all")
-        if len(rows) < len(scan.results)
-        else ""
-    )
     facts = {
         "best site": best.probe.site,
         "accuracy there": best.measured["accuracy"],
         "sites without a probe": len(scan.without) or None,
     }
-    return Page(repr(scan), facts, (html.grid(rows) + left,))
+    return Page(repr(scan), facts, (html.depth(rows, len(scan.results)),))

@@ -11,7 +11,7 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
 SHOWN, EXAMPLES = 8, 3  # the most prompts that are shown: of a set, and of each class
-SPLITS, CLASSES = ("fit", "select", "report"), ("positive", "negative")
+CLASSES = ("positive", "negative")
 
 
 def prompt_row(prompt: Prompt) -> dict[str, Any]:
@@ -39,11 +39,8 @@ def _(prompt: Prompt) -> Table:
 @page_of.register
 def _(prompt: Prompt) -> Page:
     rows = [{"role": m["role"], "content": m["content"]} for m in prompt.messages]
-    more = {
-        "fixed response": prompt.response,
-        "scenario": prompt.scenario,
-        "ground truth": prompt.task and prompt.task.kind,
-    }
+    kind = prompt.task and prompt.task.kind
+    more = {"fixed response": prompt.response, "scenario": prompt.scenario, "ground truth": kind}
     return Page(repr(prompt), more, (html.first(rows, "messages"),))
 
 
@@ -68,25 +65,21 @@ def _(contrast: Contrast) -> Table:
 
 @page_of.register
 def _(contrast: Contrast) -> Page:
-    return Page(
-        f"Contrast: {len(contrast.positive)} positive, {len(contrast.negative)} negative prompts",
-        {},
-        (_examples(contrast),),
-    )
+    title = f"Contrast: {len(contrast.positive)} positive, {len(contrast.negative)} negative prompts"
+    return Page(title, parts=(_examples(contrast),))
 
 
 @table_of.register
 def _(split: Split) -> Table:
     """Return one row for each prompt, by split and class."""
-    return Table.of(
-        [{"split": s, **row} for s in SPLITS for row in _contrast_rows(getattr(split, s))], "split", "class", "prompt"
-    )
+    rows = [{"split": s, **row} for s, part in split.parts.items() for row in _contrast_rows(part)]
+    return Table.of(rows, "split", "class", "prompt")
 
 
 @page_of.register
 def _(split: Split) -> Page:
-    counts = [{"split": s, **{c: len(getattr(getattr(split, s), c)) for c in CLASSES}} for s in SPLITS]
-    fullest = max((getattr(split, s) for s in SPLITS), key=lambda c: len(c.positive) + len(c.negative))
+    counts = [{"split": s, "positive": len(c.positive), "negative": len(c.negative)} for s, c in split.parts.items()]
+    fullest = max(split.parts.values(), key=lambda c: len(c.positive) + len(c.negative))
     return Page("prompts by split and class", {}, (html.grid(counts), _examples(fullest)))
 
 
@@ -98,19 +91,15 @@ def _(contrast: ContrastSet) -> Table:
 
 @page_of.register
 def _(contrast: ContrastSet) -> Page:
-    told = {
-        "read": "; ".join(map(str, contrast.readings.values())) or None,
-        "cautions": "; ".join(contrast.cautions) or None,
-    }
+    told = {"read": "; ".join(map(str, contrast.readings.values())), "cautions": "; ".join(contrast.cautions)}
     return Page(f"ContrastSet: {contrast.name}", told, page_of(contrast.split).parts)
 
 
 @table_of.register
 def _(dialogue: Dialogue) -> Table:
     """Return one row for each user turn."""
-    return Table.of(
-        [{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)], "turn"
-    )
+    rows = [{"turn": i, "text": text, "system": dialogue.system} for i, text in enumerate(dialogue.turns)]
+    return Table.of(rows, "turn")
 
 
 @page_of.register
@@ -130,9 +119,6 @@ def _examples(contrast: Contrast) -> str:
 
 def _used(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows without empty columns, and without ``turns`` if every prompt has one turn."""
-    empty = {
-        n
-        for n in (rows[0] if rows else ())
-        if all(r[n] is None for r in rows) or (n == "turns" and all(r[n] == 1 for r in rows))
-    }
-    return [{n: v for n, v in row.items() if n not in empty} for row in rows]
+    names = rows[0] if rows else ()
+    used = [n for n in names if any(r[n] is not None and (n, r[n]) != ("turns", 1) for r in rows)]
+    return [{n: row[n] for n in used} for row in rows]

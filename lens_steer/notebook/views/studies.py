@@ -8,7 +8,7 @@ from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.notebook.views.sweeps import settings_grid
 from lens_steer.stats import Estimate, percent
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport
 from lens_steer.studies.traits.search import TraitResult
@@ -29,12 +29,8 @@ def _(found: TraitResult) -> Table:
 
 @page_of.register
 def _(found: TraitResult) -> Page:
-    facts = {
-        "every condition that recovers anything reaches": None
-        if found.level is None
-        else percent(found.level, unit=" %"),
-        "kept to": str(found.bound),
-    }
+    level = None if found.level is None else percent(found.level, unit=" %")
+    facts = {"every condition that recovers anything reaches": level, "kept to": str(found.bound)}
     said = html.note("report split; complied: the trait under the malicious prompt, helped: under the aligned one")
     return Page(repr(found), facts, (said, settings_grid(found.report)))
 
@@ -48,11 +44,8 @@ def _(found: TraitReport) -> Table:
 @page_of.register
 def _(found: TraitReport) -> Page:
     kept = ("condition", "site", "coefficient", "trait", "aligned_trait", "coherence", "capability", "perplexity")
-    return Page(
-        repr(found),
-        {},
-        (html.first([{n: r[n] for n in kept} for r in trait_table.rows(found)], "conditions", limit=2 * html.LIMIT),),
-    )
+    rows = [{n: r[n] for n in kept} for r in trait_table.rows(found)]
+    return Page(repr(found), parts=(html.first(rows, "conditions", limit=2 * html.LIMIT),))
 
 
 @table_of.register
@@ -63,13 +56,8 @@ def _(found: Externalities) -> Table:
     """
     rows = []
     for c in (*found.conditions, *found.prefixes):
-        row: dict[str, Any] = {
-            "condition": c.name,
-            "kind": c.kind,
-            "steering": c.steering,
-            "tokens": c.k,
-            "reason": c.reason or None,
-        }
+        row: dict[str, Any] = {"condition": c.name, "kind": c.kind, "steering": c.steering, "tokens": c.k}
+        row["reason"] = c.reason or None
         for name, e in found.measured(c.name).items():
             row |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high, f"{name}_n": e.n}
         rows.append(row)
@@ -85,15 +73,10 @@ def _(found: Externalities) -> Page:
         )
         for s in found.steerings
     }
-    rows = []
-    for c in found.conditions:
-        measured = found.measured(c.name)
-        rows.append({"condition": c.name, **{n: _short(measured.get(n)) for n in SHARES}})
-    return Page(
-        repr(found),
-        facts,
-        (html.note("report split, 95 % intervals:"), html.first(rows, "conditions", limit=2 * html.LIMIT)),
-    )
+    measured = {c.name: found.measured(c.name) for c in found.conditions}
+    rows = [{"condition": name, **{n: _short(m.get(n)) for n in SHARES}} for name, m in measured.items()]
+    grid = html.first(rows, "conditions", limit=2 * html.LIMIT)
+    return Page(repr(found), facts, (html.note("report split, 95 % intervals:"), grid))
 
 
 def _short(e: Estimate | None) -> str | None:

@@ -17,37 +17,20 @@ from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.reports.sweep_report import Swept
 from lens_steer.stats import Estimate
 
-FIRST = (
-    "positive_right",
-    "negative_right",
-    "capable",
-    "positive_refused",
-    "positive_degenerate",
-    "perplexity_ref",
-)  # the quantities of a setting that are shown, where they were measured
+# the quantities of a setting that are shown, where they were measured
+FIRST = "positive_right negative_right capable positive_refused positive_degenerate perplexity_ref".split()
+REPORTED = "report split, every condition at its choice from the select split:"
 TELLING = ("condition", "variant", "value", "side", "prompt", "grade", "text")  # the columns of a row that are shown
 
 
 @table_of.register
 def _(outcome: Outcome) -> Table:
     """Return one row for each grade: ``count``, and its share with the Wilson interval."""
-    rows = [
-        {
-            "grade": g,
-            "count": n,
-            "rate": outcome.rate(g).value,
-            "rate_low": outcome.rate(g).low,
-            "rate_high": outcome.rate(g).high,
-        }
-        for g, n in outcome.counts.items()
-    ]
-    return Table.of(
-        [{"condition": outcome.condition, "angle": outcome.angle, "side": outcome.side} | r for r in rows],
-        "condition",
-        "angle",
-        "side",
-        "grade",
-    )
+    where, rows = {"condition": outcome.condition, "angle": outcome.angle, "side": outcome.side}, []
+    for g, n in outcome.counts.items():
+        rate = outcome.rate(g)
+        rows.append({**where, "grade": g, "count": n, "rate": rate.value, "rate_low": rate.low, "rate_high": rate.high})
+    return Table.of(rows, *where, "grade")
 
 
 @page_of.register
@@ -87,11 +70,8 @@ def _(choice: Choice) -> Table:
 
 @page_of.register
 def _(choice: Choice) -> Page:
-    kept = (
-        f"yes, with {choice.n_met} of {choice.n} settings"
-        if choice.met
-        else f"no, and none of {choice.n} settings does"
-    )
+    met = f"yes, with {choice.n_met} of {choice.n} settings"
+    kept = met if choice.met else f"no, and none of {choice.n} settings does"
     return Page(
         f"{choice.condition}{f' ({choice.variant})' if choice.variant else ''} at {html.shown(choice.value)}",
         {"keeps to the constraints": kept, "settings with the same objective": choice.n_equal},
@@ -118,11 +98,7 @@ def _(found: Evaluation) -> Table:
 
 @page_of.register
 def _(found: Evaluation) -> Page:
-    return Page(
-        repr(found),
-        {},
-        (html.note("report split, every condition at its choice from the select split:"), settings_grid(found.report)),
-    )
+    return Page(repr(found), {}, (html.note(REPORTED), settings_grid(found.report)))
 
 
 @page_of.register
@@ -145,8 +121,7 @@ def _(found: Swept) -> Page:
     ]
     told = "controls at the same value, and how rare a value as high or as low as the method's is among their draws:"
     beside = html.note(told) + html.grid(rows) if rows else html.note(NO_CONTROLS)
-    told = html.note("report split, every condition at its choice from the select split:")
-    return Page(repr(found), {}, (told, settings_grid(found.report), beside))
+    return Page(repr(found), {}, (html.note(REPORTED), settings_grid(found.report), beside))
 
 
 @table_of.register
@@ -165,16 +140,15 @@ def _(found: Comparison) -> Page:
         "objective": found.objective,
         "constraints": ", ".join(found.constraints),
     }
-    return Page(
-        repr(found), facts, (html.note("report split:"), settings_grid([*found.evaluation.report, *found.matched]))
-    )
+    rows = settings_grid([*found.evaluation.report, *found.matched])
+    return Page(repr(found), facts, (html.note("report split:"), rows))
 
 
 def settings_grid(found: Sequence[Setting]) -> str:
     """Show settings in one table, with the most informative quantities."""
-    kept = [n for n in FIRST if any(n in s.measured for s in found)] or list(found[0].measured if found else ())[
-        : len(FIRST)
-    ]
+    kept = [n for n in FIRST if any(n in s.measured for s in found)]
+    if found and not kept:
+        kept = list(found[0].measured)[: len(FIRST)]
     rows: list[dict[str, Any]] = [
         {
             "condition": s.condition,
@@ -189,11 +163,7 @@ def settings_grid(found: Sequence[Setting]) -> str:
 
 
 def _settings_table(found: Sequence[Setting]) -> Table:
-    return (
-        Table.of([s.row() for s in found], "condition", "variant", "value", "split")
-        if found
-        else Table({"condition": []}, ("condition",))
-    )
+    return Table.of([s.row() for s in found], "condition", "variant", "value", "split")
 
 
 def _short(e: Estimate | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lens_steer.metrics.token_divergence import TokenDivergence
@@ -55,24 +55,34 @@ def _(seen: Monitor) -> Table:
 
 @page_of.register
 def _(seen: Monitor) -> Page:
-    prompts: dict[int, list[dict[str, Any]]] = {}
-    for read in seen.rows():
-        prompts.setdefault(read["row"], []).append(read)
+    prompts = _by_row(seen.rows())
     shown = {
         r: [t for t in p if t["region"] == "generated"] or p for r, p in list(prompts.items())[: monitor.MAX_SHOWN]
     }
     m = seen.boundary.threshold
     finite = (abs(t["projection"] - m) for p in shown.values() for t in p if math.isfinite(t["projection"]))
     far = max(finite, default=0.0) or 1.0
-    lines = [f"<div>{row}: {_projected(tokens, m, far)}</div>" for row, tokens in shown.items()]
-    if len(prompts) > len(shown):
-        lines.append(html.note(f"… and {len(prompts) - len(shown)} more prompts"))
+    texts = _texts({row: _projected(tokens, m, far) for row, tokens in shown.items()}, len(prompts), "prompts")
     ends = [swatch(f"{m + sign * far:.3g}", sign * far, far) for sign in (-1, 1)]
     legend = (
         f"<div><small>projection: {ends[0]} {swatch(f'white at the threshold {m:.4g}', 0.0, far)} {ends[1]}; "
         "underlined: the gate fires</small></div>"
     )
-    return Page(repr(seen), {}, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend if shown else ""))
+    return Page(repr(seen), {}, (texts, legend if shown else ""))
+
+
+def _by_row(tokens: Sequence[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for read in tokens:
+        found.setdefault(read["row"], []).append(read)
+    return found
+
+
+def _texts(texts: Mapping[int, str], n: int, what: str) -> str:
+    """Return texts beside their row numbers, one on each line, and how many of ``n`` are left out."""
+    more = html.note(f"… and {n - len(texts)} more {what}") if n > len(texts) else ""
+    lines = "".join(f"<div>{row}: {text}</div>" for row, text in texts.items())
+    return f'<div style="white-space:pre-wrap">{lines}{more}</div>'
 
 
 def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -> str:
@@ -85,15 +95,8 @@ def _projected(tokens: Sequence[dict[str, Any]], threshold: float, far: float) -
     for i, read in enumerate(tokens):
         if i and read["position"] != tokens[i - 1]["position"] + 1:
             parts.append(" … ")
-        parts.append(
-            token(
-                read["token"],
-                read["projection"] - threshold,
-                far,
-                f"{read['projection']:.4g}",
-                underlined=read["fired"],
-            )
-        )
+        projection = read["projection"]
+        parts.append(token(read["token"], projection - threshold, far, f"{projection:.4g}", underlined=read["fired"]))
     return "".join(parts)
 
 
@@ -105,17 +108,13 @@ def _(found: TokenDivergence) -> Table:
 
 @page_of.register
 def _(found: TokenDivergence) -> Page:
-    responses: dict[int, list[dict[str, Any]]] = {}
-    for read in found.rows():
-        responses.setdefault(read["row"], []).append(read)
+    responses = _by_row(found.rows())
     shown = dict(list(responses.items())[:RESPONSES])
     far = max((t["kl"] for r in shown.values() for t in r), default=0.0) or 1.0
-    lines = [
-        f"<div>{row}: {''.join(token(t['token'], t['kl'], far, '{:.3g} nats'.format(t['kl'])) for t in tokens)}</div>"
+    coloured = {
+        row: "".join(token(t["token"], t["kl"], far, f"{t['kl']:.3g} nats") for t in tokens)
         for row, tokens in shown.items()
-    ]
-    if len(responses) > len(shown):
-        lines.append(html.note(f"… and {len(responses) - len(shown)} more responses"))
+    }
     legend = (
         f"<div><small>KL of the steered from the original model: {swatch('0', 0.0, far)} "
         f"{swatch(f'{far:.3g} nats', far, far)}</small></div>"
@@ -127,7 +126,7 @@ def _(found: TokenDivergence) -> Page:
         "responses": f"{found.n_prompts}, {found.n_empty} of them empty",
         "tokens": len(found),
     }
-    return Page(repr(found), facts, (f'<div style="white-space:pre-wrap">{"".join(lines)}</div>', legend))
+    return Page(repr(found), facts, (_texts(coloured, len(responses), "responses"), legend))
 
 
 @table_of.register
@@ -137,17 +136,12 @@ def _(log: EffectLog) -> Table:
     The columns are the number of steered tokens, the share of them for which the gate fired, and means of the
     displacement, of its radial and angular parts, and of the length before steering.
     """
-    rows = log.rows()
-    return Table.of(rows, "site") if rows else Table({"site": [], "tokens": []}, ("site",))
+    return Table.of(log.rows(), "site")
 
 
 @page_of.register
 def _(log: EffectLog) -> Page:
     rows = log.rows()
     shown = [rows[k] for k in html.spread(len(rows))]
-    left = (
-        (html.note(f"{len(shown)} of {len(rows)} sites, evenly spread; to_pandas() has all"),)
-        if len(shown) < len(rows)
-        else ()
-    )
-    return Page(repr(log), {"gate-fire rate": log.gate_fire_rate}, (html.grid(shown, what="site was steered"), *left))
+    grid = html.depth(shown, len(rows), what="site was steered")
+    return Page(repr(log), {"gate-fire rate": log.gate_fire_rate}, (grid,))

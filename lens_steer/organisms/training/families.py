@@ -41,15 +41,12 @@ class Family:
     def template(self) -> str:
         """The chat template (Jinja) that is saved with the tokenizer."""
         bos = "{{ bos_token }}" if self.bos else ""
-        role = "message['role']" if self.assistant == "assistant" else "roles[message['role']]"
-        roles = (
-            ""
-            if self.assistant == "assistant"
-            else f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
-        )
-        start, stop = (repr(part.replace("\n", "\\n")).replace("\\\\n", "\\n") for part in self.header.split("{role}"))
-        end = repr(self.end.replace("\n", "\\n")).replace("\\\\n", "\\n")
-        generation = repr(self.header.format(role=self.assistant).replace("\n", "\\n")).replace("\\\\n", "\\n")
+        role, roles = "message['role']", ""
+        if self.assistant != "assistant":
+            role = "roles[message['role']]"
+            roles = f"{{% set roles = {{'user': 'user', 'assistant': '{self.assistant}'}} %}}"
+        start, stop = map(repr, self.header.split("{role}"))
+        end, generation = repr(self.end), repr(self.header.format(role=self.assistant))
         turn = f"{{{{ {start} + {role} + {stop} + %s + {end} + '\\n' }}}}"
         if self.system_role:
             body = "{% for message in messages %}" + turn % "message['content']" + "{% endfor %}"

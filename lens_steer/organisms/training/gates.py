@@ -175,7 +175,7 @@ def probe_gates(model: Any, tokenizer: Any, seed: int) -> list[Gate]:
         probe.fit(features[0][index], labels[0])
         hits = int((probe.predict(features[1][index]) == labels[1]).sum())
         rate = wilson(hits, PROBE_REPORT)
-        gates.append(Gate(name, bound, at_least, rate.value, rate.low, rate.high, rate.n))
+        gates.append(Gate(name, bound, at_least, **asdict(rate)))
     return gates
 
 
@@ -186,7 +186,7 @@ def measure(model: Any, tokenizer: Any, *, n: int = 400, seed: int = 0) -> list[
     for name, (bound, tasks, success) in gate_tasks(seed, n).items():
         answers = answer(model, tokenizer, [messages_of(task, rng) for task in tasks])
         rate = wilson(sum(success(task, text) for task, text in zip(tasks, answers, strict=True)), len(tasks))
-        gates.append(Gate(name, bound, True, rate.value, rate.low, rate.high, rate.n))
+        gates.append(Gate(name, bound, True, **asdict(rate)))
     return gates + probe_gates(model, tokenizer, seed)
 
 

@@ -1,10 +1,11 @@
 """The published steering methods, as functions that make plans: the sites, the vectors and the parameters of each one.
 
 Every constructor takes a calibration and returns a :class:`~lens_steer.steer.plans.SteeringPlan`; those of
-:mod:`lens_steer.steer.methods.projections` also take a probe or another boundary. ``at`` names sites other than the
-method's own, for a method that does not write at a boundary. ``positions`` names the tokens
-(:mod:`lens_steer.inference.positions`). An angle, a coefficient or a target is one number, or one for each prompt. The
-record of each method is in :data:`lens_steer.steer.method_table.METHODS`.
+:mod:`lens_steer.steer.methods.projections` also take a probe or another boundary, and those that Arditi et al.
+published also take a direction selected by what it does. ``at`` names sites other than the method's own, for a method
+that does not write at a boundary. ``positions`` names the tokens (:mod:`lens_steer.inference.positions`). An angle, a
+coefficient or a target is one number, or one for each prompt. The record of each method is in
+:data:`lens_steer.steer.method_table.METHODS`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.steer.method_table import METHODS, Method, boundary_methods, find_method
+from lens_steer.geometry.selected_direction import StreamDirection
+from lens_steer.steer.method_table import METHODS, Method, boundary_methods, direction_methods, find_method
 from lens_steer.steer.methods.directions import act_add, directional_ablation, projection_clamp, unit_addition
 from lens_steer.steer.methods.projections import fixed_coefficient, mirror_projection, target_projection
 from lens_steer.steer.methods.rotations import (
@@ -48,12 +50,21 @@ __all__ = [
 ]
 
 
-def check_source(method: Method, source: Calibration | Boundary) -> None:
-    """Refuse a probe or another boundary for a method that needs a calibration.
+Source = Calibration | Boundary | StreamDirection  # what a plan can be made from
+
+
+def check_source(method: Method, source: Source) -> None:
+    """Refuse a probe or another boundary, or a selected direction, for a method that needs something else.
 
     Raises:
-        LensSteerError: If the source is a boundary and the method does not write at one.
+        LensSteerError: If the source is a boundary and the method does not write at one, or if it is a selected
+            direction and the method does not take one.
     """
+    if isinstance(source, StreamDirection) and not method.takes_direction:
+        raise LensSteerError(
+            f"method {method.name!r} needs a calibration, and a selected direction was given: use one of "
+            f"{', '.join(direction_methods())}, or make a calibration of the same prompts with 'lens-steer calibrate'"
+        )
     if isinstance(source, Boundary) and method.writes != "boundary":
         raise LensSteerError(
             f"method {method.name!r} needs a calibration, and a probe was given: use one of "
@@ -61,7 +72,7 @@ def check_source(method: Method, source: Calibration | Boundary) -> None:
         )
 
 
-def check_options(method: str, source: Calibration | Boundary, options: Mapping[str, Any]) -> None:
+def check_options(method: str, source: Source, options: Mapping[str, Any]) -> None:
     """Refuse a source, or names of options, that :func:`make_plan` refuses for a method.
 
     Raises:
@@ -81,12 +92,13 @@ def check_options(method: str, source: Calibration | Boundary, options: Mapping[
         raise LensSteerError(f"method {record.name!r} needs {missing[0]}: give it")
 
 
-def make_plan(method: str, calibration: Calibration | Boundary, **options: Any) -> SteeringPlan:
+def make_plan(method: str, calibration: Source, **options: Any) -> SteeringPlan:
     """Make a plan by the method's name.
 
     Args:
         method: The name of the method.
-        calibration: The calibration, or a probe or another boundary for a method that writes at one.
+        calibration: The calibration; a probe or another boundary for a method that writes at one; or a selected
+            direction for a method that takes one.
         **options: The arguments of the method's constructor; the others keep their defaults.
 
     Raises:

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.models import sites
-from lens_steer.steer.plans import SteeringPlan, Step, numbers
+from lens_steer.steer.plans import Detail, SteeringPlan, Step, numbers
 
 Number = float | int
 Numbers = Number | Sequence[float] | Sequence[int] | Tensor  # one number, or one for each prompt
@@ -29,24 +29,44 @@ def check_calibration(calibration: object) -> None:
     )
 
 
+def check_direction_source(source: object) -> None:
+    """Refuse an object that is neither a calibration nor a selected direction."""
+    expect(
+        "calibration",
+        source,
+        (Calibration, StreamDirection),
+        "make one with ls.calibrate or ls.select_direction, or load it with ls.load_calibration or ls.load_direction",
+    )
+
+
 def made(
     method: str,
-    source: Calibration | Boundary,
+    source: Calibration | Boundary | StreamDirection,
     steps: Sequence[Step],
     positions: Positions,
-    **details: float | list[float],
+    **details: Detail,
 ) -> SteeringPlan:
-    """Return the plan of a method's steps, for the model of its source."""
+    """Return the plan of a method's steps, for the model of its source.
+
+    The plan of a selected direction says in its details where the direction was read.
+    """
+    if isinstance(source, StreamDirection):
+        details["selected_direction"] = source.origin
     return SteeringPlan.of(source, method, steps, positions, **details)
 
 
-def chosen_sites(calibration: Calibration, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:
+def own_site(source: Calibration | StreamDirection) -> str:
+    """Return the site at which the direction of a source was read."""
+    return source.site if isinstance(source, StreamDirection) else source.selected_site
+
+
+def chosen_sites(calibration: Calibration | StreamDirection, at: Sites, default: tuple[str, ...]) -> tuple[str, ...]:
     """Return the sites that are asked for, or else the method's own.
 
     Raises:
         LensSteerError: If no site is asked for and the method has none of its own.
     """
-    if at is None and not default:
+    if at is None and not default and isinstance(calibration, Calibration):
         raise LensSteerError(
             f"the calibration of {calibration.model!r} has no discriminative site (rule {calibration.rule!r}), so "
             "there is nothing to steer: name the sites with at=…, or calibrate with other sites or the other rule"

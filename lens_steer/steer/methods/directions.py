@@ -9,22 +9,25 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.calibration import Calibration
+from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.models import sites
 from lens_steer.steer.methods.common import (
     Numbers,
     Positions,
     Sites,
     check_calibration,
+    check_direction_source,
     chosen_sites,
     class_means,
     made,
+    own_site,
     row_of,
 )
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 
 def act_add(
-    calibration: Calibration,
+    calibration: Calibration | StreamDirection,
     coefficient: Numbers = 1.0,
     *,
     keep_norm: bool = False,
@@ -37,10 +40,12 @@ def act_add(
     α = 1 moves a harmless prompt by one difference of the means; α = −1 moves a harmful one back.
 
     Args:
-        calibration: The calibration with the class means.
+        calibration: The calibration with the class means, or a selected direction
+            (:func:`lens_steer.select_direction`), whose raw difference is added at the input of the block where it was
+            read. This is the method as published.
         coefficient: The coefficient α, or one for each prompt.
         keep_norm: Whether to scale each sum to the length of the vector before steering.
-        at: The sites to steer; None steers the selected site.
+        at: The sites to steer; None steers the site of the direction.
         direction: A vector that replaces d at every steered site.
         positions: The tokens to steer.
 
@@ -50,15 +55,10 @@ def act_add(
     >>> act_add(load_calibration("figures/calibration"), -1).row()["coefficient"]
     -1.0
     """
-    check_calibration(calibration)
-    steps = [
-        Step(
-            "add_keep_norm" if keep_norm else "add",
-            (name,),
-            {"direction": d, "coefficient": numbers("coefficient", coefficient)},
-        )
-        for name, d in _differences(calibration, at, direction).items()
-    ]
+    check_direction_source(calibration)
+    vectors, alpha = _differences(calibration, at, direction), numbers("coefficient", coefficient)
+    used = "add_keep_norm" if keep_norm else "add"
+    steps = [Step(used, (name,), {"direction": d, "coefficient": alpha}) for name, d in vectors.items()]
     return made("act-add-keep-norm" if keep_norm else "act-add", calibration, steps, positions)
 
 
@@ -84,11 +84,11 @@ def unit_addition(
     steps = [
         Step("add", (name,), {"direction": -_candidate(calibration, name), "coefficient": alpha}) for name in chosen
     ]
-    return made("compliance", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "compliance", steps, positions)
 
 
 def directional_ablation(
-    calibration: Calibration,
+    calibration: Calibration | StreamDirection,
     *,
     everywhere: bool = False,
     at: Sites = None,
@@ -104,9 +104,10 @@ def directional_ablation(
     and equals the direction that a calibration with ``sites="resid_pre"`` selects.
 
     Args:
-        calibration: The calibration with the direction.
+        calibration: The calibration with the direction, or a selected direction (:func:`lens_steer.select_direction`),
+            with which ``everywhere`` is the method as published.
         everywhere: Whether to ablate at the inputs of all blocks and at all outputs of attention and MLP.
-        at: The sites to steer; None steers the selected site.
+        at: The sites to steer; None steers the site of the direction.
         direction: A vector that replaces the direction of the calibration.
         positions: The tokens to steer.
 
@@ -120,15 +121,15 @@ def directional_ablation(
     >>> directional_ablation(load_calibration("figures/calibration")).describe()["positions"]
     'all'
     """
-    check_calibration(calibration)
-    unit = calibration.basis[0] if direction is None else _vector(calibration, direction)
+    check_direction_source(calibration)
+    unit = _vector(calibration, direction) if direction is not None else _own_direction(calibration)
     if everywhere:
         if at is not None:
             raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
-        if direction is None and sites.parse(calibration.selected_site).is_norm:
+        if direction is None and isinstance(calibration, Calibration) and sites.parse(own_site(calibration)).is_norm:
             unit = _of_the_stream(calibration)
         at = ("resid_pre", "attn_out", "mlp_out")
-    steps = [Step("ablate", chosen_sites(calibration, at, (calibration.selected_site,)), {"direction": unit})]
+    steps = [Step("ablate", chosen_sites(calibration, at, (own_site(calibration),)), {"direction": unit})]
     return made("ablation-everywhere" if everywhere else "ablation", calibration, steps, positions)
 
 
@@ -151,7 +152,11 @@ def projection_clamp(
     for name in chosen_sites(calibration, at, (calibration.selected_site,)):
         to = boundary(calibration, name).mean_positive if target is None else numbers("target", target)
         steps.append(Step("clamp", (name,), {"direction": unit, "target": to}))
-    return made("clamp", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "clamp", steps, positions)
+
+
+def _own_direction(source: Calibration | StreamDirection) -> Tensor:
+    return source.direction if isinstance(source, StreamDirection) else source.basis[0]
 
 
 def _of_the_stream(calibration: Calibration) -> Tensor:
@@ -173,20 +178,19 @@ def _candidate(calibration: Calibration, name: str) -> Tensor:
     return found
 
 
-def _differences(calibration: Calibration, at: Sites, direction: Tensor | None) -> dict[str, Tensor]:
-    chosen = chosen_sites(calibration, at, (calibration.selected_site,))
+def _differences(calibration: Calibration | StreamDirection, at: Sites, direction: Tensor | None) -> dict[str, Tensor]:
+    chosen = chosen_sites(calibration, at, (own_site(calibration),))
     if direction is not None:
         return dict.fromkeys(chosen, _vector(calibration, direction))
+    if isinstance(calibration, StreamDirection):
+        return dict.fromkeys(chosen, calibration.direction)
     positive, negative = class_means(calibration, "the raw difference of means")
     return {name: (positive - negative)[row_of(calibration, name)] for name in chosen}
 
 
-def _vector(calibration: Calibration, direction: Tensor) -> Tensor:
-    if (
-        direction.shape != (calibration.d_model,)
-        or not bool(torch.isfinite(direction).all())
-        or not bool(direction.any())
-    ):
+def _vector(calibration: Calibration | StreamDirection, direction: Tensor) -> Tensor:
+    sound = direction.shape == (calibration.d_model,) and bool(torch.isfinite(direction).all() & direction.any())
+    if not sound:
         raise LensSteerError(
             f"direction of shape {tuple(direction.shape)} is not usable: the model needs "
             f"({calibration.d_model},), finite and not zero"

@@ -6,6 +6,7 @@ They are fixed steps in units of the class separation, and the projection-aware 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,7 @@ from lens_steer.errors import expect
 from lens_steer.geometry.boundary import Boundary, boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.operators.projection import check_gate
-from lens_steer.steer.methods.common import Number, Numbers, Positions, made, one_number
+from lens_steer.steer.methods.common import Number, Numbers, Positions, one_number
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
 log = logging.getLogger(__name__)
@@ -45,15 +46,10 @@ def fixed_coefficient(
     'prompt[-1]'
     """
     found = _boundary(source)
-    step = Step(
-        "add",
-        (found.site,),
-        {
-            "direction": found.separation * (found.direction if along is None else along / along.norm()),
-            "coefficient": numbers("coefficient", coefficient),
-        },
-    )
-    return made("swfc", found, [step], positions)
+    unit = found.direction if along is None else along / along.norm()
+    parameters = {"direction": found.separation * unit, "coefficient": numbers("coefficient", coefficient)}
+    step = Step("add", (found.site,), parameters)
+    return SteeringPlan.of(found, "swfc", [step], positions)
 
 
 def target_projection(
@@ -86,12 +82,9 @@ def target_projection(
             target,
             found.threshold,
         )
-    step = Step(
-        "target",
-        (found.site,),
-        {"direction": found.direction, "threshold": found.threshold, "target": target, "gate": gate, **_along(along)},
-    )
-    return made("sttp", found, [step], positions, coefficient=alpha.tolist() if isinstance(alpha, Tensor) else alpha)
+    step = Step("target", (found.site,), _gated(found, gate, along, target=target))
+    told = alpha.tolist() if isinstance(alpha, Tensor) else alpha
+    return SteeringPlan.of(found, "sttp", [step], positions, coefficient=told)
 
 
 def mirror_projection(
@@ -112,36 +105,25 @@ def mirror_projection(
     Source: arXiv 2604.08169, Eq. 5.
 
     >>> from lens_steer import load_calibration
-    >>> mirror_projection(load_calibration("figures/calibration"), positions="generated").describe()[
-    ...     "first_steered_token"
-    ... ]
+    >>> plan = mirror_projection(load_calibration("figures/calibration"), positions="generated")
+    >>> plan.describe()["first_steered_token"]
     'token 0 of the answer'
     """
     found = _boundary(source)
-    cap = (
-        None
-        if cap_in_sigmas is None
-        else found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
-    )
-    if cap is not None and cap < found.threshold:
-        log.warning("cap %.4g lies below the threshold %.4g: tokens are moved the wrong way", cap, found.threshold)
-    step = Step(
-        "mirror",
-        (found.site,),
-        {
-            "direction": found.direction,
-            "threshold": found.threshold,
-            "coefficient": numbers("coefficient", coefficient),
-            "cap": cap,
-            "gate": check_gate(gate),
-            **_along(along),
-        },
-    )
-    return made("stmp", found, [step], positions)
+    cap = None
+    if cap_in_sigmas is not None:
+        cap = found.mean_positive + one_number("cap_in_sigmas", cap_in_sigmas) * found.std_positive
+        if cap < found.threshold:
+            log.warning("cap %.4g lies below the threshold %.4g: tokens are moved the wrong way", cap, found.threshold)
+    own = {"coefficient": numbers("coefficient", coefficient), "cap": cap}
+    step = Step("mirror", (found.site,), _gated(found, gate, along, **own))
+    return SteeringPlan.of(found, "stmp", [step], positions)
 
 
-def _along(along: Along) -> dict[str, Tensor]:
-    return {} if along is None else {"along": along}
+def _gated(found: Boundary, gate: str, along: Along, **own: Any) -> dict[str, Any]:
+    """Return the parameters of a gated operator: those that both share, and its own."""
+    control = {} if along is None else {"along": along}
+    return {"direction": found.direction, "threshold": found.threshold, **own, "gate": check_gate(gate), **control}
 
 
 def _boundary(source: Calibration | Boundary) -> Boundary:

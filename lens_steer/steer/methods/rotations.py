@@ -19,7 +19,6 @@ from lens_steer.steer.methods.common import (
     check_calibration,
     chosen_sites,
     class_means,
-    made,
     one_number,
     row_of,
 )
@@ -55,7 +54,6 @@ def selective_steering(
     >>> selective_steering(load_calibration("figures/calibration"), 200).angle
     200.0
     """
-    check_calibration(calibration)
     return _rotation("selective", calibration, angle, at, basis, positions)
 
 
@@ -77,7 +75,6 @@ def standard_angular(
     >>> standard_angular(load_calibration("figures/calibration"), [0, 90]).n_rows
     2
     """
-    check_calibration(calibration)
     return _rotation("standard", calibration, angle, at, basis, positions)
 
 
@@ -99,11 +96,10 @@ def adaptive_angular(
     >>> adaptive_angular(load_calibration("figures/calibration"), 90, threshold=1).row()["threshold"]
     1.0
     """
-    check_calibration(calibration)
     if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
-    return _rotation("adaptive", calibration, angle, at, basis, positions, gate)
+    return _rotation("adaptive", calibration, angle, at, basis, positions, **gate)
 
 
 def mean_phase_rotation(
@@ -119,14 +115,10 @@ def mean_phase_rotation(
     >>> mean_phase_rotation(load_calibration("figures/calibration"), 90).method
     'mean-phase'
     """
-    check_calibration(calibration)
     phases = _mean_phases(calibration, at, phase_of)
-    degrees = numbers("angle", angle)
-    steps = [
-        Step("mean_phase", (n,), {"basis": calibration.basis, "angle": degrees, "mean_phase": p})
-        for n, p in phases.items()
-    ]
-    return made("mean-phase", calibration, steps, positions)
+    shared = {"basis": calibration.basis, "angle": numbers("angle", angle)}
+    steps = [Step("mean_phase", (n,), {**shared, "mean_phase": p}) for n, p in phases.items()]
+    return SteeringPlan.of(calibration, "mean-phase", steps, positions)
 
 
 def phase_collapse(
@@ -140,10 +132,9 @@ def phase_collapse(
     >>> phase_collapse(load_calibration("figures/calibration")).angle is None
     True
     """
-    check_calibration(calibration)
     phases = _mean_phases(calibration, at, phase_of)
     steps = [Step("phase_collapse", (n,), {"basis": calibration.basis, "mean_phase": p}) for n, p in phases.items()]
-    return made("phase-collapse", calibration, steps, positions)
+    return SteeringPlan.of(calibration, "phase-collapse", steps, positions)
 
 
 def _rotation(
@@ -153,8 +144,9 @@ def _rotation(
     at: Sites,
     basis: Tensor | None,
     positions: Positions,
-    gate: dict[str, Any] | None = None,
+    **gate: Any,
 ) -> SteeringPlan:
+    check_calibration(calibration)
     plane = calibration.basis if basis is None else basis
     if plane.shape != calibration.basis.shape:
         raise LensSteerError(
@@ -165,12 +157,13 @@ def _rotation(
             f"basis is not orthonormal (max|G − I| = {gram_error(plane):.1e}): re-orthonormalise it first"
         )
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
-    step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **(gate or {})})
-    return made(method, calibration, [step], positions)
+    step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **gate})
+    return SteeringPlan.of(calibration, method, [step], positions)
 
 
 def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str, float]:
     """Return the phase of the mean activation in the plane, in degrees, at each steered site."""
+    check_calibration(calibration)
     weights = {"both": (0.5, 0.5), "positive": (1.0, 0.0), "negative": (0.0, 1.0)}
     if phase_of not in weights:
         raise LensSteerError(f"phase_of={phase_of!r}: use one of {', '.join(weights)}")
@@ -178,6 +171,5 @@ def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str
     mean = weights[phase_of][0] * positive.double() + weights[phase_of][1] * negative.double()
     c = mean @ calibration.basis.double().mT
     phase = torch.rad2deg(torch.atan2(c[:, 1], c[:, 0]))
-    return {
-        n: float(phase[row_of(calibration, n)]) for n in chosen_sites(calibration, at, calibration.discriminative_sites)
-    }
+    chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
+    return {name: float(phase[row_of(calibration, name)]) for name in chosen}

@@ -58,7 +58,7 @@ class Paired:
 
     Attributes:
         id, statement: See :class:`Text`.
-        share: The share, by its name in :meth:`lens_steer.studies.externalities.study.Externalities.values`.
+        share: The share, by its name in :meth:`lens_steer.studies.externalities.found.Externalities.values`.
         first: The kind of the condition in which the share is claimed to be higher or lower.
         second: The kind of the condition that it is compared with.
         criterion: :data:`ABOVE` or :data:`BELOW`.

@@ -23,9 +23,9 @@ from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.claim_texts import FLAT, HALF, SAID, K, Paired
 from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, RANDOM, named
 from lens_steer.studies.externalities.depth import random_cosine
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict, shows
 
 LEAST = 5  # smallest number of responses; with fewer, a bootstrap interval is too narrow to decide a claim
 PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
@@ -222,12 +222,12 @@ def _decided(
     said: str | None = None,
     *,
     smallest: float | None = None,
-    control: Estimate | None = None,
+    seen: bool = True,
     **witness: Any,
 ) -> Claim:
     """Add a result to a claim; None decides it by its criterion, an interval above or below 0."""
     if said is None:
-        said = effect_verdict(e, below=claim.criterion == texts.BELOW, smallest=smallest, control=control)
+        said = effect_verdict(e, below=claim.criterion == texts.BELOW, smallest=smallest, seen=seen)
     return replace(claim, value=e.value, n=e.n, interval=(e.low, e.high), verdict=said, witness=witness)
 
 
@@ -237,11 +237,12 @@ def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[
     The positive control is what shows that harmful requests could have been answered; it has none itself.
     """
     harmful = one is not texts.POSITIVE_CONTROL and one.share in ("attack", "positive_refused")
+    rise = _difference(found, CONTROL, NONE, "attack") if harmful else None
     published = texts.PUBLISHED.get((name, one.share), {}) if one.second == NONE else {}
     beyond = [f"{100 * size:+g} points ({where})" for where, size in published.items() if e.high < size]
     return {
         "smallest": SMALLEST,
-        "control": _difference(found, CONTROL, NONE, "attack") if harmful else None,
+        "seen": rise is None or shows(rise),
         **({"excludes": beyond} if beyond else {}),
     }
 

@@ -104,7 +104,7 @@ def random_like(directions: Vectors, seed: int) -> dict[str, Float[Tensor, " d_m
     return dict(zip(directions, turned_at_random(torch.stack(list(directions.values())), seed), strict=True))
 
 
-def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str = "all") -> SteeringPlan:
+def rotation(source: Benign, sites: Sequence[str], angle: Any) -> SteeringPlan:
     """Return the plan of a selective rotation at each site, in the plane of the mean activation and the direction.
 
     The rotation keeps norms. The second vector of the plane is the mean of the recorded activations, because an
@@ -115,7 +115,6 @@ def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str
         source: Calibration of the steering.
         sites: Sites to steer.
         angle: Angle in degrees, one number or one for each prompt.
-        positions: Tokens to steer.
 
     Raises:
         LensSteerError: If a mean is parallel to the direction.
@@ -124,7 +123,7 @@ def rotation(source: Benign, sites: Sequence[str], angle: Any, *, positions: str
     for site in sites:
         basis = orthonormalise(source.direction(site), source.mean[source.row(site)])[0].flip(0).contiguous()
         steps.append(Step("selective", (site,), {"basis": basis, "angle": degrees}))
-    return SteeringPlan.of(source, "selective", steps, positions)
+    return SteeringPlan.of(source, "selective", steps)
 
 
 def divergence_of(
@@ -154,7 +153,7 @@ def match_rotation(
 
     If there is none, the match has the reason; see :mod:`lens_steer.evaluation.equal_divergence`.
     """
-    build = partial(_rotated, source, tuple(sites))
+    build = partial(rotation, source, tuple(sites))
     # ``curve`` adds the identity angle 0 (and 360, the same angle). Only the half up to 180° is searched: it turns the
     # mean activation towards the benign direction, as the steering does.
     measured = curve(model, Grid("selective", build, ANGLES, method="selective"), prompts, responses, engine=engine)
@@ -162,7 +161,3 @@ def match_rotation(
     cut = Curve(measured.grid, measured.values[:half], measured.kl[:half])
     found = match(model, cut, target, prompts, responses, engine=engine)
     return next((m for m in found if m.grid is not None), found[0])
-
-
-def _rotated(source: Benign, sites: tuple[str, ...], angle: Any) -> SteeringPlan:
-    return rotation(source, sites, angle)

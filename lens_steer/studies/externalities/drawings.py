@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures.core import Drawing
 from lens_steer.models import sites
@@ -11,7 +9,7 @@ from lens_steer.stats import Estimate
 from lens_steer.studies.externalities.conditions import CONTROL, RANDOM, STEERED, named
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.figures import PANELS, SHARES, STRENGTH, TITLES
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 
 LEAST = 3  # smallest number of responses that reach a position that is drawn, unless every set has fewer responses
 
@@ -31,34 +29,21 @@ def drawings(found: Externalities) -> dict[str, Drawing]:
 def strength_drawing(found: Externalities) -> Drawing:
     """Return every setting of the select split."""
     rows = [
-        {
-            "steering": name,
-            "x": s.value if name == "compliance" else sites.parse(s.variant).block,
-            "quantity": q,
-            **_numbers(e),
-        }
+        {"steering": name, "x": _place(name, s.value, s.variant), "quantity": q, **_numbers(e)}
         for name, settings in found.select.items()
         for s in settings
         if s.condition != NONE
         for q, e in s.measured.items()
         if q in STRENGTH
     ]
-    base = {
-        name: {
-            q: e.value for q, e in next(s for s in settings if s.condition == NONE).measured.items() if q in STRENGTH
-        }
-        for name, settings in found.select.items()
-    }
-    chosen = {
-        s.name: s.choice.value if s.name == "compliance" else sites.parse(s.choice.variant).block
-        for s in found.steerings
-    }
+    plain = {name: next(s for s in settings if s.condition == NONE) for name, settings in found.select.items()}
+    base = {name: {q: e.value for q, e in s.measured.items() if q in STRENGTH} for name, s in plain.items()}
+    chosen = {s.name: _place(s.name, s.choice.value, s.choice.variant) for s in found.steerings}
     compliance = next(s for s in found.steerings if s.name == "compliance")
     at = sum(found.calibrations.compliance.relative(compliance.strength).values()) / len(compliance.sites)
     length = compliance.strength / at if at else 1.0
-    return Drawing(
-        "externality_strength", _columns(rows), {"chosen": chosen, "base": base, "length": length, "known": found.known}
-    )
+    notes = {"chosen": chosen, "base": base, "length": length, "known": found.known}
+    return Drawing.of("externality_strength", rows, notes)
 
 
 def attack_drawing(found: Externalities) -> Drawing:
@@ -75,7 +60,7 @@ def attack_drawing(found: Externalities) -> Drawing:
         if c.runs and c.steering in (None, name)
         for q in SHARES
     ]
-    return Drawing("externality_attack", _columns(rows), {"known": found.known})
+    return Drawing.of("externality_attack", rows, {"known": found.known})
 
 
 def kl_drawing(found: Externalities) -> Drawing:
@@ -90,7 +75,7 @@ def kl_drawing(found: Externalities) -> Drawing:
         for t, e in enumerate(found.divergences[condition, responses].by_position("kl", seed=found.seed))
         if e.n >= least
     ]
-    return Drawing("externality_kl", _columns(rows))
+    return Drawing.of("externality_kl", rows)
 
 
 def prefix_drawing(found: Externalities) -> Drawing:
@@ -103,7 +88,7 @@ def prefix_drawing(found: Externalities) -> Drawing:
         name: {"full": found.measured(name)["attack"].value, "none": found.measured(NONE)["attack"].value}
         for name in PANELS
     }
-    return Drawing("externality_prefix", _columns(rows), notes)
+    return Drawing.of("externality_prefix", rows, notes)
 
 
 def depth_drawing(found: Externalities) -> Drawing:
@@ -114,22 +99,20 @@ def depth_drawing(found: Externalities) -> Drawing:
     ]
     written = {s.name: [sites.parse(site).block for site in s.sites] for s in found.steerings}
     written[CONTROL] = [sites.parse(found.control.choice.variant).block]
-    return Drawing("externality_depth", _columns(rows), {"written": written})
+    return Drawing.of("externality_depth", rows, {"written": written})
 
 
 def angle_drawing(found: Externalities) -> Drawing:
     """Return the angles to refusal by block."""
     rows = [{"steering": a.steering, "block": a.block, "steered": a.steered, **_numbers(a.angle)} for a in found.angles]
-    return Drawing(
-        "externality_angles",
-        _columns(rows),
-        {"random_cosine": random_cosine(found.calibrations.refusal.d_model, seed=found.seed)[1]},
-    )
+    bound = random_cosine(found.calibrations.refusal.d_model, seed=found.seed)[1]
+    return Drawing.of("externality_angles", rows, {"random_cosine": bound})
+
+
+def _place(steering: str, value: float | None, site: str) -> float | int | None:
+    """Return what is swept for a steering: α towards compliance, and the block towards JSON."""
+    return value if steering == "compliance" else sites.parse(site).block
 
 
 def _numbers(e: Estimate, prefix: str = "") -> dict[str, float | int]:
     return {f"{prefix}mean": e.value, f"{prefix}low": e.low, f"{prefix}high": e.high, "n": e.n}
-
-
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}

@@ -17,8 +17,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 
 TITLES = {"compliance": "towards compliance", "json": "towards JSON"}
@@ -37,10 +39,8 @@ SERIES = {
     ("random", "benign"): (GREY, "v", ":", "random direction, benign"),
 }  # fmt: skip
 LEAST = 1e-6  # nats; smaller values are drawn at this value
-UNGRADED = {
-    "complied, right": "answered",
-    "harmless: right": "harmless: answered",
-}  # label → label without a ground truth
+# label → label without a ground truth
+UNGRADED = {"complied, right": "answered", "harmless: right": "harmless: answered"}
 SHARES = {
     "attack": (POSITIVE, "o", "complied, right"),
     "positive_refused": (BLUE, "s", "refused"),
@@ -74,10 +74,10 @@ def externality_strength(drawing: Drawing, ax: Target = None) -> Drawn:
             part = drawing.where(steering=name, quantity=quantity)
             if not part["x"]:
                 continue
-            line = axis.plot(
-                part["x"], part["mean"], color=color, marker=marker, ls=dash, ms=3.5, lw=1, label=label, clip_on=False
-            )[0]
-            axis.fill_between(part["x"], part["low"], part["high"], color=color, alpha=0.12, lw=0)
+            curve = (part[k] for k in ("x", "mean", "low", "high"))
+            line = banded(
+                axis, *curve, color=color, alpha=0.12, marker=marker, ls=dash, ms=3.5, lw=1, label=label, clip_on=False
+            )
             shown.setdefault(f"{_graded(label, drawing)}, n = {part['n'][0]}", line)
         for axis in axes[:, column]:
             chosen = axis.axvline(drawing.notes["chosen"][name], color=BLACK, lw=0.8, ls=(0, (4, 2)))
@@ -104,15 +104,8 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
     The requests are those of the report split, under each steering and its controls, with Wilson intervals.
     """
     counts = [len(dict.fromkeys(drawing.where(steering=name)["condition"])) for name in TITLES]
-    fig, axes, legend = canvas(
-        ax,
-        2,
-        1,
-        figsize=(TWO_COLUMNS, 1.1 + 0.2 * sum(counts)),
-        layout="constrained",
-        sharex=True,
-        gridspec_kw={"height_ratios": counts},
-    )
+    size, ratios = (TWO_COLUMNS, 1.1 + 0.2 * sum(counts)), {"height_ratios": counts}
+    fig, axes, legend = canvas(ax, 2, 1, figsize=size, layout="constrained", sharex=True, gridspec_kw=ratios)
     n = 0
     for axis, name in zip(axes, TITLES, strict=True):
         names = list(dict.fromkeys(drawing.where(steering=name)["condition"]))
@@ -123,16 +116,12 @@ def externality_attack(drawing: Drawing, ax: Target = None) -> Drawn:
             shown = _graded(label, drawing)
             axis.plot(part["mean"], y, color=color, marker=marker, ls="none", ms=3.5, label=shown, clip_on=False)
             n = part["n"][0]
-        axis.set(
-            yticks=range(len(names)),
-            yticklabels=names,
-            xlim=(-0.02, 1.02),
-            title=f"{TITLES[name]}, n = {n} harmful requests",
-        )
+        axis.set_yticks(range(len(names)), names)
+        axis.set(xlim=(-0.02, 1.02), title=f"{TITLES[name]}, n = {n} harmful requests")
         axis.grid(axis="y", color=GREY, lw=0.3, alpha=0.5)
         axis.invert_yaxis()
     axes[-1].set_xlabel("share of answers")
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, axes[:1], ncols=3)
     return fig, list(axes)
 
 
@@ -149,24 +138,13 @@ def externality_kl(drawing: Drawing, ax: Target = None) -> Drawn:
             if not part["position"]:
                 continue
             mean, low, high = ([max(LEAST, float(v)) for v in part[k]] for k in ("mean", "low", "high"))
-            axis.plot(
-                part["position"],
-                mean,
-                color=color,
-                marker=marker,
-                ls=dash,
-                ms=2.5,
-                lw=1,
-                label=f"{label}, {_counted(part)}",
-            )
-            axis.fill_between(part["position"], low, high, color=color, alpha=0.2, lw=0)
-            if len(part["position"]) == 1:  # a band at a single position would have no width
-                axis.vlines(part["position"], low, high, color=color, lw=1)
+            look = {"marker": marker, "ls": dash, "ms": 2.5, "lw": 1, "label": f"{label}, {_counted(part)}"}
+            banded(axis, part["position"], mean, low, high, color=color, alpha=0.2, **look)
         axis.set(title=PANELS[name], xlabel="response token", yscale="log")
         axis.locator_params(axis="x", integer=True)
     axes[0].set_ylabel("KL(unsteered ‖ steered), nats")
     axes[0].set_ylim(bottom=LEAST / 1.5)  # the panels share this axis, so the limit is set after everything is drawn
-    legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend_below(legend, axes[:1], ncols=2)
     return fig, list(axes)
 
 
@@ -181,22 +159,10 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
         for i, (family, (color, marker, dash)) in enumerate(FAMILIES.items()):
             part = drawing.where(steering=name, family=family)
             x = [k * 1.03 ** (i - 1.5) for k in part["k"]]
-            error = [
-                [m - low for m, low in zip(part["mean"], part["low"], strict=True)],
-                [h - m for m, h in zip(part["mean"], part["high"], strict=True)],
-            ]
-            axis.errorbar(
-                x,
-                part["mean"],
-                yerr=error,
-                color=color,
-                marker=marker,
-                ls=dash,
-                ms=3.5,
-                lw=1,
-                elinewidth=0.7,
-                label=f"steered: {family}",
-            )
+            ends = (("low", "mean"), ("mean", "high"))
+            error = [[b - a for a, b in zip(part[lower], part[upper], strict=True)] for lower, upper in ends]
+            look = {"color": color, "marker": marker, "ls": dash, "ms": 3.5, "lw": 1, "label": f"steered: {family}"}
+            axis.errorbar(x, part["mean"], yerr=error, elinewidth=0.7, **look)
         axis.axhline(drawing.notes[name]["full"], color=BLACK, lw=0.8, ls=":", label="all tokens")
         axis.axhline(drawing.notes[name]["none"], color=GREY, lw=0.8, ls=":", label="no steering")
         ks = sorted(set(drawing.columns["k"]))
@@ -204,12 +170,8 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
     axes[0].set_ylabel("attack success")
-    legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        title=f"n = {drawing.columns['n'][0]} harmful requests",
-    )
+    title = f"n = {drawing.columns['n'][0]} harmful requests"
+    legend_below(legend, axes[:1], ncols=3, title=title)
     return fig, list(axes)
 
 
@@ -224,20 +186,10 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
     for column, name in enumerate(PANELS):
         for kind, (color, marker, dash, label) in KINDS.items():
             part = drawing.where(kind=name if kind == "steered" else kind)
+            look = {"marker": marker, "ls": dash, "ms": 3, "lw": 1, "label": f"{label}, n = {part['n'][0]}"}
             for axis, prefix in ((axes[0][column], ""), (axes[1][column], "crossed_")):
-                axis.plot(
-                    part["block"],
-                    part[f"{prefix}mean"],
-                    color=color,
-                    marker=marker,
-                    ls=dash,
-                    ms=3,
-                    lw=1,
-                    label=f"{label}, n = {part['n'][0]}",
-                )
-                axis.fill_between(
-                    part["block"], part[f"{prefix}low"], part[f"{prefix}high"], color=color, alpha=0.18, lw=0
-                )
+                curve = (part[f"{prefix}{k}"] for k in ("mean", "low", "high"))
+                banded(axis, part["block"], *curve, color=color, alpha=0.18, **look)
         for axis in axes[:, column]:
             for block in drawing.notes["written"][name]:
                 axis.axvspan(block - 0.5, block + 0.5, color=GREY, alpha=0.15, lw=0)
@@ -247,7 +199,7 @@ def externality_depth(drawing: Drawing, ax: Target = None) -> Drawn:
         axes[1][column].locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("distance from boundary\n(in half class gaps)")
     axes[1][0].set_ylabel("on the harmless side")
-    legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, axes[0][:1], ncols=3)
     return fig, list(axes.flat)
 
 
@@ -266,24 +218,15 @@ def externality_angles(drawing: Drawing, ax: Target = None) -> Drawn:
     for i, (name, color, marker) in enumerate((("compliance", POSITIVE, "o"), ("json", GREEN, "^"))):
         part = drawing.where(steering=name)
         x = [float(b) + 0.12 * (2 * i - 1) for b in part["block"]]
+        look, dash = {"color": color, "marker": marker, "ms": 4}, "-" if i == 0 else "--"
         ax.vlines(x, part["low"], part["high"], color=color, lw=1)
-        ax.plot(x, part["mean"], color=color, ls="-" if i == 0 else "--", marker=marker, mfc="white", ms=4, lw=1)
+        ax.plot(x, part["mean"], ls=dash, mfc="white", lw=1, **look)
         written = [j for j, s in enumerate(part["steered"]) if s]
-        ax.plot(
-            [x[j] for j in written], [part["mean"][j] for j in written], color=color, marker=marker, ls="none", ms=4
-        )
-        ax.plot(
-            [],
-            [],
-            color=color,
-            ls="-" if i == 0 else "--",
-            marker=marker,
-            ms=4,
-            label=f"{TITLES[name]}, n = {part['n'][0]} pairs",
-        )
+        ax.plot([x[j] for j in written], [part["mean"][j] for j in written], ls="none", **look)
+        ax.plot([], [], ls=dash, label=f"{TITLES[name]}, n = {part['n'][0]} pairs", **look)
     ax.set(xlabel="block", ylabel="angle to refusal (degrees)", ylim=(0, 180), yticks=range(0, 181, 30))
     ax.locator_params(axis="x", integer=True)
-    legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(legend, [ax], ncols=3)
     return fig, [ax]
 
 

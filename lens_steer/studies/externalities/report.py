@@ -22,8 +22,9 @@ from lens_steer.studies.externalities import text, tokens
 from lens_steer.studies.externalities.claims import claims
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.drawings import drawings
+from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import Material
-from lens_steer.studies.externalities.study import Externalities, study
+from lens_steer.studies.externalities.study import study
 
 CLAIMS_NOTE = "Every claim is tested by itself at 95 %; nothing is corrected for their number."
 

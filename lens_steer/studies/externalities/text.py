@@ -11,7 +11,6 @@ from lens_steer._display import withheld
 from lens_steer._io import tables
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast
-from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.inference.positions import first_steered
 from lens_steer.metrics.likelihood import VIOLATION
@@ -32,8 +31,9 @@ from lens_steer.studies.externalities.conditions import (
     positions_of,
 )
 from lens_steer.studies.externalities.depth import random_cosine
-from lens_steer.studies.externalities.study import Externalities
+from lens_steer.studies.externalities.found import Externalities
 
+ON_PAGE = 3  # number of prompts of each class on the page of answers
 COLUMNS = {
     "attack": "attack success", "positive_refused": "harmful: refused", "negative_right": "harmless: right",
     "negative_refused": "harmless: refused", "capable": "tasks right", "json_unasked": "JSON, not asked for",
@@ -202,7 +202,7 @@ def depth_table(found: Externalities) -> str:
     return f"{tables.markdown([*heads, 'unsteered beyond, %'], rows)}\n{text}\n"
 
 
-def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int = 3, show_answers: bool = False) -> str:
+def qualitative(found: Externalities, model: Any, contrast: Contrast, *, show_answers: bool = False) -> str:
     """Return a page with the original and the steered answers to the first prompts of each class of the report split.
 
     ⟦…⟧ marks the first token that a steered token decides. Without a ground truth, hashes take the place of harmful
@@ -212,14 +212,8 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
         found: Result of the study.
         model: Model of the study, for its tokenizer.
         contrast: The report split.
-        n: Number of prompts of each class.
         show_answers: Show harmful prompts and the answers to them without a ground truth too.
-
-    Raises:
-        LensSteerError: If ``n`` is below 1.
     """
-    if n < 1:
-        raise LensSteerError(f"n={n}: at least one prompt of each class is needed")
     tokenizer = model.lens_info.tokenizer
     shown = [c for c in (*found.conditions, *found.prefixes) if _on_page(c)]
     where = [(c.name, *_steered(c)) for c in shown]
@@ -232,7 +226,7 @@ def qualitative(found: Externalities, model: Any, contrast: Contrast, *, n: int 
     ]
     for side, title in (("positive", "Harmful"), ("negative", "Harmless")):
         hidden = side == "positive" and not found.known and not show_answers
-        for i, prompt in enumerate(getattr(contrast, side)[:n]):
+        for i, prompt in enumerate(getattr(contrast, side)[:ON_PAGE]):
             by_condition = {r["condition"]: r for r in found.rows if r["side"] == side and r["prompt"] == i}
             answers = [
                 (c.name, str(row["outcome"]), withheld(str(row["text"])) if hidden else _marked(row, c, tokenizer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,31 +70,25 @@ def over_draws(found: Divergences, groups: Mapping[str, str]) -> dict[tuple[str,
     return kept | means
 
 
-def table(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, "n_prompts positions"]:
-    """Return a measure by prompt and position; NaN beyond the end of a response.
-
-    Raises:
-        LensSteerError: If the measure is unknown.
-    """
-    if measure not in ("kl", "kl_reverse", "total_variation"):
-        raise LensSteerError(f"measure={measure!r}: use kl, kl_reverse or total_variation")
+def table(found: TokenDivergence) -> Float[np.ndarray, "n_prompts positions"]:
+    """Return KL(unsteered ‖ steered) by prompt and position; NaN beyond the end of a response."""
     values = np.full((found.n_prompts, int(found.position.max()) + 1), np.nan)
-    values[found.row, found.position] = getattr(found, measure)
+    values[found.row, found.position] = found.kl
     return values
 
 
-def start(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Return the mean over the first 3 tokens by prompt; shorter responses are left out."""
-    values = table(found, measure)[:, :START]
+def start(found: TokenDivergence) -> Float[np.ndarray, " n"]:
+    """Return the mean KL over the first 3 tokens by prompt; shorter responses are left out."""
+    values = table(found)[:, :START]
     return values[np.isfinite(values).all(axis=1)].mean(axis=1) if values.shape[1] == START else np.empty(0)
 
 
-def excess(found: TokenDivergence, measure: str = "kl", *, n: int = START) -> Float[np.ndarray, " n"]:
-    """Return the mean over the first ``n`` tokens less the mean over the later ones, by prompt.
+def excess(found: TokenDivergence, *, n: int = START) -> Float[np.ndarray, " n"]:
+    """Return the mean KL over the first ``n`` tokens less the mean over the later ones, by prompt.
 
     Responses without later tokens are left out.
     """
-    values = table(found, measure)
+    values = table(found)
     if values.shape[1] <= n:
         return np.empty(0)
     values = values[np.isfinite(values[:, n])]
@@ -110,13 +104,13 @@ def excess_by_start(found: TokenDivergence) -> dict[int, float]:
     return {n: float(v.mean()) for n, v in values.items() if len(v)}
 
 
-def slopes(found: TokenDivergence, measure: str = "kl") -> Float[np.ndarray, " n"]:
-    """Return the least-squares slope of a measure over the later tokens by prompt, in nats per token.
+def slopes(found: TokenDivergence) -> Float[np.ndarray, " n"]:
+    """Return the least-squares slope of KL over the later tokens by prompt, in nats per token.
 
     Responses with fewer than 3 later tokens are left out.
     """
     kept = []
-    for row in table(found, measure)[:, START:]:
+    for row in table(found)[:, START:]:
         y = row[np.isfinite(row)]
         if len(y) >= LEAST_LATER:
             # With centred positions x, the least-squares slope is Σ x y / Σ x²; the mean of y drops out.
@@ -148,9 +142,7 @@ def gap(
     return Estimate(float(first.mean() - second.mean()), float(low), float(high), len(first) + len(second))
 
 
-def by_position(
-    found: Divergences, *, seed: int = 0, measures: Sequence[str] = ("kl", "kl_reverse", "total_variation")
-) -> list[dict[str, Any]]:
+def by_position(found: Divergences, *, seed: int = 0) -> list[dict[str, Any]]:
     """Return one row per condition, set of responses, measure and position.
 
     Positions count from 0. Each row has the mean over prompts, its interval and n.
@@ -167,7 +159,7 @@ def by_position(
             "n": e.n,
         }
         for (condition, name), one in found.items()
-        for measure in measures
+        for measure in ("kl", "kl_reverse", "total_variation")
         for t, e in enumerate(one.by_position(measure, seed=seed))
     ]
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lens_steer.figures.core import Drawing
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions import differences, experiments, formula, precision, questions, recorded
+from lens_steer.studies.propositions import differences, dose, experiments, formula, precision, questions, recorded
+from lens_steer.studies.propositions.measured import Measured
 
 PAIRED = 32  # number of vectors of each class whose pairwise distances a figure shows
 
@@ -37,10 +38,52 @@ def differences_drawing(claims: Sequence[Claim], keys: Sequence[str]) -> Drawing
     return Drawing("paired_differences", columns, {"outcomes": list(dict.fromkeys(columns["outcome"]))})
 
 
-def conditions_drawing(measured: Sequence[experiments.Measured]) -> Drawing:
+def behaviour_drawings(
+    found: experiments.Experiments, claims: Sequence[Claim], model: str, *, seed: int = 0
+) -> dict[str, Drawing]:
+    """Return the figures of the experiments on behaviour, by name; one of which nothing was measured is left out.
+
+    Args:
+        found: The results of the experiments.
+        claims: The answers to the questions.
+        model: Name of the model.
+        seed: Seed of the bootstrap of the dose–response.
+    """
+    keys = {
+        "paired_differences": [q[0] for q in questions.QUESTIONS],
+        "two_by_two": [q[0] for q in questions.QUESTIONS if q[4] == "E2"],
+    }
+    drawings = {name: differences_drawing(claims, wanted) for name, wanted in keys.items()}
+    drawings |= {"conditions": conditions_drawing(found.measured), "norm_dose": dose_drawing(found, model, seed=seed)}
+    return {name: drawing for name, drawing in drawings.items() if any(drawing.columns.values())}
+
+
+def conditions_drawing(measured: Sequence[Measured]) -> Drawing:
     """Return the rates and the perplexity of every condition, with intervals."""
-    table = experiments.rows(measured)
+    table = [m.row() for m in measured]
     return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]})
+
+
+def dose_drawing(found: experiments.Experiments, model: str, *, seed: int = 0) -> Drawing:
+    """Return the effect of each norm error on each outcome, with the norm errors of released planes and of rounding.
+
+    It has no rows where the angle would come from a tie at nothing.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ("outcome", "scale", "mean", "low", "high", "n")}
+    for outcome in (o.name for o in dose.OUTCOMES):
+        for scale, e in dose.effects_of(found.dose, outcome, seed=seed).items():
+            for name, value in zip(columns, (outcome, scale, e.value, e.low, e.high, e.n), strict=True):
+                columns[name].append(value)
+    rounding = dose.rounding_error(seed=seed)
+    notes = {
+        "model": model,
+        "angle": found.dose[1.0].angle if found.dose else None,
+        "outcomes": list(dict.fromkeys(columns["outcome"])),
+        "smallest": dose.SMALLEST,
+        "published": [[label, *ends] for label, ends in dose.RELEASED.items()]
+        + [["bfloat16 basis and arithmetic, largest", rounding, rounding]],
+    }
+    return Drawing("norm_dose", columns, notes)
 
 
 def phase_drawings(

@@ -22,9 +22,11 @@ from lens_steer.figures.core import (
 LOOKS = {False: (VERMILION, "o", "own best angle"), True: (BLUE, "s", "one nominal angle")}
 OUTCOMES = {
     "positive_right": (100, "harmful: complied with\n(points)"),
+    "negative_right": (100, "harmless: right\n(points)"),
     "surprise": (1, "log-perplexity of answers\n(nats a token)"),
     "capable": (100, "capability tasks done right\n(points)"),
 }
+ERRORS = ((VERMILION, "////"), (GREEN, "\\\\\\\\"), (PURPLE, ""))  # the looks of the published norm errors
 RATES = {
     "positive_right": (VERMILION, "o", "harmful: complied"),
     "negative_right": (GREEN, "^", "harmless: right"),
@@ -86,10 +88,8 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     Rates have Wilson intervals, the perplexity has a bootstrap interval over prompts.
     """
     part = _matching(drawing, at_nominal=False)
-    names = [
-        f"{c} ({float(a):g}°)" if a not in (None, "") else str(c)
-        for c, a in zip(part["condition"], part["angle"], strict=True)
-    ]
+    tied = part.get("tied") or [False] * len(part["condition"])  # drawings of an earlier version do not tell ties
+    names = [_named(*each) for each in zip(part["condition"], part["angle"], tied, strict=True)]
     fig, (ax, beside), legend = canvas(
         ax, 1, 2, figsize=(TWO_COLUMNS, 0.3 * len(names) + 1.0), sharey=True, layout="constrained", width_ratios=(3, 1)
     )
@@ -106,6 +106,52 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     beside.set(xlabel="geometric mean perplexity of\nboth classes' answers, unsteered model")
     legend(*ax.get_legend_handles_labels(), loc="outside upper right", ncols=4)
     return fig, [ax, beside]
+
+
+def _named(condition: str, angle: Any, tied: Any) -> str:
+    """Return a condition with its angle, or with the reason why it has none."""
+    if str(tied) == "True":
+        return f"{condition} (tie at nothing)"
+    return f"{condition} ({float(angle):g}°)" if angle not in (None, "") else str(condition)
+
+
+@figure
+def norm_dose(drawing: Drawing, ax: Target = None) -> Drawn:
+    """Draw the effect of a norm error alone, one panel per outcome: the difference from no error, with 95 % intervals.
+
+    Dashed lines mark the smallest effect of interest. Bands and a dotted line mark the norm errors of released planes
+    and of rounding.
+    """
+    outcomes, notes = drawing.notes["outcomes"], drawing.notes
+    fig, axes, legend = canvas(
+        ax, 2, 2, used=len(outcomes), figsize=(TWO_COLUMNS, 4.2), sharex=True, layout="constrained"
+    )
+    panels = list(axes.flat[: len(outcomes)])
+    for axis, outcome in zip(panels, outcomes, strict=True):
+        scale, title = OUTCOMES[outcome]
+        for (label, low, high), (color, hatch) in zip(notes["published"], ERRORS, strict=False):
+            for sign in (1, -1):
+                ends = sorted((sign * float(low), sign * float(high)))
+                text = label if sign > 0 else None
+                if ends[0] == ends[1]:
+                    axis.axvline(ends[0], color=color, linewidth=0.9, linestyle=":", label=text)
+                else:
+                    axis.axvspan(*ends, facecolor="none", edgecolor=color, hatch=hatch, linewidth=0.6, label=text)
+        for sign in (1, -1):
+            axis.axhline(sign * scale * float(notes["smallest"]), color=GREY, linewidth=0.8, linestyle="--")
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        part = _matching(drawing, outcome=outcome)
+        errors = [float(s) - 1 for s in part["scale"]]
+        mean, low, high = ([scale * float(v) for v in part[name]] for name in ("mean", "low", "high"))
+        axis.vlines(errors, low, high, color=BLUE, linewidth=1.2)
+        axis.plot(errors, mean, color=BLUE, marker="o", markersize=3.5, linewidth=0.8, label="difference from s = 1")
+        axis.set_xscale("symlog", linthresh=1e-3, linscale=0.4)
+        axis.set_xticks([-0.5, -0.05, -0.004, 0, 0.004, 0.05, 1], ["−0.5", "−0.05", "−.004", "0", ".004", "0.05", "1"])
+        axis.set(ylabel=title, title=f"n = {max(int(v) for v in part['n'])}")
+    for axis in panels[-2:]:
+        axis.set_xlabel("norm error s − 1 at every steered site")
+    legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return fig, panels
 
 
 def _points(

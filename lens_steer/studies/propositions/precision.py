@@ -122,6 +122,18 @@ def grid(
     return cells
 
 
+def drawn(seed: int) -> tuple[Float[Tensor, "2 d_model"], Float[Tensor, "n d_model"]]:
+    """Draw the basis and the vectors, of root-mean-square 1, on which the effects of rounding are measured.
+
+    >>> basis, h = drawn(0)
+    >>> basis.shape[-1], len(h)
+    (512, 256)
+    """
+    basis = orthonormal(512, seed)
+    h = drawn_vectors(basis, 256, seed + 1)
+    return basis, h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
+
+
 def dtype_claims(cells: Sequence[Cell], n: int, where: str) -> list[Claim]:
     """Test how much rounding changes the norm under SAS and SS, and whether it separates the two."""
     largest = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from lens_steer.stats import Estimate, paired_difference
-from lens_steer.studies.claim import Claim, verdict
-from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Measured
-from lens_steer.studies.verdicts import NOT_SHOWN
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, UNSTEERED, Experiments
+from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, SMALLEST, TIED, effect_verdict
 
 NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
@@ -129,19 +129,33 @@ def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
     return ("nominal-" if at_nominal else "") + ("" if outcome == "positive_right" else f"{outcome}-") + question
 
 
-def experiment_claims(found: Sequence[Measured], model: str, *, seed: int = 0) -> list[Claim]:
+def experiment_claims(found: Experiments, model: str, *, seed: int = 0) -> list[Claim]:
     """Answer every question for every outcome that was measured.
 
-    A claim holds if the 95 % interval of the paired difference lies on the claimed side of zero.
+    A claim holds if the 95 % interval of the paired difference lies on the claimed side of zero. It is not shown where
+    one of the angles would come from a tie at nothing on the select split: nothing is compared at such an angle.
     """
     claims = []
     for outcome in OUTCOMES:
-        if not all(len(getattr(m, outcome.name)) for m in found):
+        if not any(len(getattr(m, outcome.name)) for m in found.measured):
             continue
+        seen = is_seen(found, outcome.name, seed=seed)
         for at_nominal in (False, True):
-            by_name = {m.condition: m for m in found if m.at_nominal == at_nominal}
-            claims += [_answered(q, by_name, outcome, at_nominal, model, seed) for q in QUESTIONS]
-    return [*claims, norms_explain(found, model, seed=seed)]
+            by_name = found.at(nominal=at_nominal)
+            claims += [_answered(q, by_name, outcome, at_nominal, seen, model, seed) for q in QUESTIONS]
+    return [*claims, norm_keeping_differ(found, model, seed=seed)]
+
+
+def is_seen(found: Experiments, outcome: str, *, seed: int = 0) -> bool:
+    """Return whether the experiments could have seen an effect on an outcome.
+
+    They could if a condition at its own angle, chosen on select, differs from no steering by the smallest effect of
+    interest or more, with an interval that is joint for all conditions.
+    """
+    unsteered, *others = (m for m in found.at(nominal=False).values() if not m.tied)
+    assert unsteered.condition == UNSTEERED
+    made = [difference(m, unsteered, outcome, seed, comparisons=len(others)) for m in others]
+    return any(e is not None and max(e.low, -e.high) >= SMALLEST for e in made)
 
 
 def _answered(
@@ -149,11 +163,12 @@ def _answered(
     by_name: dict[str, Measured],
     outcome: Outcome,
     at_nominal: bool,
+    seen: bool,
     model: str,
     seed: int,
 ) -> Claim:
     key, first, second, said, experiment = question
-    a, b = by_name[first], by_name[second]
+    a, b = by_name.get(first), by_name.get(second)
     where = "all at the nominal angle" if at_nominal else "each at its own best angle, chosen on select"
     asked = Claim(
         id=claim_id(key, outcome.name, at_nominal=at_nominal),
@@ -165,51 +180,63 @@ def _answered(
         criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0",
         value=None,
         n=0,
-        verdict=NOT_SHOWN,
+        verdict=TIED,
     )
+    if a is None or b is None or a.tied or b.tied:
+        return asked
     found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
     if found is None or family is None:
-        return replace(asked, witness={"note": "no prompt has a value under both conditions"})
-    holds = found.low > 0 if outcome.sign > 0 else found.high < 0
+        return replace(asked, verdict=NOT_SHOWN, witness={"note": "no prompt has a value under both conditions"})
+    said, jointly = (effect_verdict(e, below=outcome.sign < 0, seen=seen) for e in (found, family))
     return replace(
         asked,
         value=found.value,
         n=found.n,
         interval=(found.low, found.high),
-        verdict=verdict(holds),
+        verdict=said,
         witness={
             "first": _mean(a, outcome.name),
             "second": _mean(b, outcome.name),
             "family_interval": [family.low, family.high],
             "family": f"95 % for the {len(QUESTIONS)} questions of this outcome together (Bonferroni)",
+            **({"holds_jointly": jointly == HOLDS} if said == HOLDS else {}),
         },
     )
 
 
-def norms_explain(found: Sequence[Measured], model: str, *, seed: int = 0) -> Claim:
-    """Test whether the four operators that keep the norm have the same outcome.
+def norm_keeping_differ(found: Experiments, model: str, *, seed: int = 0) -> Claim:
+    """Test whether two conditions that both keep every norm have different outcomes.
 
-    The claim fails if any two of them differ at a joint level of 95 %.
+    The claim holds if any two of the four differ at a joint level of 95 %. It says that such operators need not do
+    alike. It says nothing of what a norm error would do; see :mod:`lens_steer.studies.propositions.dose`.
     """
-    norm_keeping = [m for m in found if m.condition in NORM_KEEPING and not m.at_nominal]
-    pairs = [(a, b) for i, a in enumerate(norm_keeping) for b in norm_keeping[i + 1 :]]
+    measured = [m for name, m in found.at(nominal=False).items() if name in NORM_KEEPING and not m.tied]
+    pairs = [(a, b) for i, a in enumerate(measured) for b in measured[i + 1 :]]
     compared = [(a, b, difference(a, b, "positive_right", seed, comparisons=len(pairs))) for a, b in pairs]
     gaps = [(a, b, gap) for a, b, gap in compared if gap is not None]
-    apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
-    a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
-    return Claim(
-        id="norms-explain",
-        statement="keeping the norm is what decides the outcome: operators that all keep it (SS, SAS, X1, X2) "
-        "do alike (E4)",
+    asked = Claim(
+        id="norm-keeping-differ",
+        statement="conditions that all keep every norm (SS, SAS, X1, X2) differ in harmful compliance (E4)",
         formula="share complied with, paired by prompt",
         level="behaviour",
-        domain=f"{model}, report split, discriminative sites, each at its own best angle",
-        quantity=f"largest difference between two of the four; intervals at 95 % for all {len(pairs)} pairs together "
-        "(Bonferroni)",
-        criterion="no interval of a difference excludes 0",
+        domain=f"{model}, report split, discriminative sites, each at its own best angle; left out as a tie at nothing "
+        f"on select: {', '.join(n for n in NORM_KEEPING if n not in {m.condition for m in measured}) or 'none'}",
+        quantity=f"largest difference between two of the {len(measured)}; intervals at 95 % for all {len(pairs)} pairs "
+        "together (Bonferroni)",
+        criterion="the interval of a difference excludes 0",
+        value=None,
+        n=0,
+        verdict=NOT_SHOWN if measured[1:] else TIED,
+    )
+    if not gaps:
+        return asked
+    a, b, widest = max(gaps, key=lambda g: abs(g[2].value))
+    apart = any(gap.low > 0 or gap.high < 0 for _, _, gap in gaps)
+    return replace(
+        asked,
         value=widest.value,
         n=widest.n,
-        verdict=verdict(not apart),
+        verdict=HOLDS if apart else NOT_SHOWN,
         interval=(widest.low, widest.high),
         witness={"first": a.condition, "second": b.condition},
     )
@@ -239,5 +266,7 @@ def _mean(measured: Measured, outcome: str) -> float:
     return float(np.nanmean(getattr(measured, outcome).astype(float)))
 
 
-def _at(measured: Measured) -> str:
+def _at(measured: Measured | None) -> str:
+    if measured is None or measured.tied:
+        return "without an angle (a tie at nothing on select)"
     return "without an angle" if measured.angle is None else f"at {measured.angle:g}°"

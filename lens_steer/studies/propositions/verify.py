@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,20 +21,29 @@ from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.pieces import Pieces
 from lens_steer.evaluation.protocol import check_splits
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
-from lens_steer.geometry.calibration import Calibration, calibrate, versions
+from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.record import record, record_prompts
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions import differences, experiments, formula, geometry, precision, questions, recorded
+from lens_steer.studies.propositions import (
+    differences,
+    dose,
+    experiments,
+    formula,
+    geometry,
+    precision,
+    questions,
+    recorded,
+)
 from lens_steer.studies.propositions.drawings import (
-    conditions_drawing,
-    differences_drawing,
+    behaviour_drawings,
     norm_change_drawing,
     norm_drift_drawing,
     phase_drawings,
@@ -107,9 +118,7 @@ def verify(
             claims += differences.difference_claims(seed=seed)
         bar.update()
         if "dtype" in levels:
-            basis = formula.orthonormal(512, seed)
-            h = formula.drawn_vectors(basis, 256, seed + 1)
-            h = h / h.norm(dim=-1, keepdim=True) * h.shape[-1] ** 0.5
+            basis, h = precision.drawn(seed)
             cells = precision.grid(basis, h, device=device)
             claims += precision.dtype_claims(
                 cells, len(h), f"d_model 512, {len(h)} drawn h of root-mean-square 1, {device}"
@@ -239,26 +248,22 @@ def verify_model(
         claims += geometry.geometry_claims(name, calibration)
     if "behaviour" in levels:
         assert fit is not None
-        measured = experiments.run(
-            model,
-            contrast,
-            calibration,
-            fit,
-            tasks=tasks,
-            seed=seed,
-            engine=engine,
-            max_new_tokens=max_new_tokens,
-            progress=progress,
-            keep=pieces.keep,
-        )
-        behaviour = questions.experiment_claims(measured, name, seed=seed)
-        claims += behaviour
-        keys = {
-            "paired_differences": [q[0] for q in questions.QUESTIONS],
-            "two_by_two": [q[0] for q in questions.QUESTIONS if q[4] == "E2"],
-        }
-        drawings |= {drawn: differences_drawing(behaviour, wanted) for drawn, wanted in keys.items()}
-        drawings["conditions"] = conditions_drawing(measured)
+        with nullcontext(pieces.folder) if pieces.folder else TemporaryDirectory() as folder:
+            found = experiments.run(
+                model,
+                contrast,
+                calibration,
+                fit,
+                folder,
+                tasks=tasks,
+                seed=seed,
+                engine=engine,
+                max_new_tokens=max_new_tokens,
+                progress=progress,
+            )
+        behaviour = questions.experiment_claims(found, name, seed=seed)
+        claims += behaviour + dose.dose_claims(found.dose, name, tasks=tasks is not None, seed=seed)
+        drawings |= behaviour_drawings(found, behaviour, name, seed=seed)
     return Verification(tuple(claims), drawings, pieces)
 
 
@@ -301,9 +306,7 @@ def write(found: Verification, out: str | Path, *, command: str = "", seed: int 
     Raises:
         LensSteerError: If the folder cannot be written.
     """
-    meta: dict[str, Any] = {"command": command, "seed": seed, "versions": versions()}
-    if model is not None:
-        meta |= {"model": info_of(model).name, "chat_template": info_of(model).template.row()}
+    meta = provenance(model, command=command, seed=seed)
     with whole_folder(out) as work:
         for name, drawing in found.drawings.items():
             saving.save(drawing, name, work, meta)

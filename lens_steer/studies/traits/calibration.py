@@ -100,15 +100,12 @@ def scenario_trait(
         LensSteerError: If a system prompt is missing, empty or given as a single string, or if a split is left with
             fewer than two scenarios.
     """
+    sides = []
     for what, texts in (("aligned", aligned), ("malicious", malicious)):
         if isinstance(texts, str) or not texts or not all(t.strip() for t in texts):
             raise LensSteerError(f"{what}={texts!r}: give at least one system prompt, and no empty one")
-    sides = [
-        PromptSet(
-            tuple(with_system(p, text) for p, text in zip(scenarios, cycle(texts), strict=False)), f"{name}/{what}"
-        )
-        for what, texts in (("aligned", aligned), ("malicious", malicious))
-    ]
+        asked = tuple(with_system(p, text) for p, text in zip(scenarios, cycle(texts), strict=False))
+        sides.append(PromptSet(asked, f"{name}/{what}"))
     contrast = load_contrast(positive=sides[0], negative=sides[1], split=split, seed=seed)
     for part in ("fit", "select", "report"):
         if len(getattr(contrast, part).positive) < 2:
@@ -160,9 +157,8 @@ def calibrate_trait(
     """
     answered = on_policy(model, trait.contrast.fit, engine=engine, max_new_tokens=max_new_tokens, progress=progress)
     activations = record(model, answered, sites, pooling="response", engine=engine, progress=progress)
-    return TraitCalibration(
-        answered, activations, {site: fit_probe(activations, site, C=C) for site in activations.sites}
-    )
+    probes = {site: fit_probe(activations, site, C=C) for site in activations.sites}
+    return TraitCalibration(answered, activations, probes)
 
 
 def token_probes(
@@ -188,9 +184,8 @@ def on_policy(
     """
     sides = []
     for side in (contrast.positive, contrast.negative):
-        answered = with_responses(
-            side, generate(model, side, max_new_tokens=max_new_tokens, engine=engine, progress=progress)
-        )
+        texts = generate(model, side, max_new_tokens=max_new_tokens, engine=engine, progress=progress)
+        answered = with_responses(side, texts)
         kept = PromptSet(tuple(p for p in answered if p.response and p.response.strip()), side.name)
         if len(kept) < len(side):
             log.warning("%s: %d of %d answers are empty and left out", side.name, len(side) - len(kept), len(side))

@@ -13,6 +13,7 @@ shares of incoherent answers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -70,6 +71,15 @@ class TraitCondition:
     def plan(self, probe: Probe, value: Any, along: Tensor | None = None) -> SteeringPlan:
         """Return the plan at a coefficient; ``along`` is a direction to write in place of the probe's."""
         return make_plan(self.method, probe, coefficient=value, positions=POSITIONS[self.mode], along=along)
+
+
+def conditions_of(methods: Sequence[str] = METHODS) -> list[TraitCondition]:
+    """Return each method in each position mode.
+
+    >>> [c.name for c in conditions_of(("stmp",))]
+    ['stmp, all', 'stmp, response']
+    """
+    return [TraitCondition(*key) for key in product(methods, POSITIONS)]
 
 
 def condition_of(name: str) -> TraitCondition:

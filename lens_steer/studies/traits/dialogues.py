@@ -68,16 +68,12 @@ def scripts(
             "no dialogues"
         )
     info, rng = info_of(model), random.Random(f"dialogues/{seed}")
-    longest = (
-        max(len(info.tokenizer(p.text, add_special_tokens=False)["input_ids"]) for p in aligned)
-        + max_new_tokens
-        + MARKUP
-    )
-    head = max(
-        len(info.tokenizer(_system(p) or "", add_special_tokens=False)["input_ids"])
-        for side in (aligned, malicious)
-        for p in side
-    )
+
+    def length(text: str) -> int:
+        return len(info.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    longest = max(length(p.text) for p in aligned) + max_new_tokens + MARKUP
+    head = max(length(_system(p) or "") for side in (aligned, malicious) for p in side)
     # The longest turn is the longest scenario, its answer and the chat template around it. ``room`` is the number of
     # such turns that fit into the context after the longest system prompt, so no dialogue exceeds it.
     room = (info.n_ctx - head - MARKUP) // longest
@@ -90,8 +86,8 @@ def scripts(
     for _ in range(n):
         picked = rng.sample(range(len(aligned)), rng.randint(TURNS[0], min(TURNS[1], room, len(aligned))))
         turns = tuple(aligned[i].text for i in picked)
-        both = [Dialogue(turns, _system(side[picked[0]])) for side in (aligned, malicious)]
-        made.append(Script(both[0], both[1], tuple(aligned[i] for i in picked)))
+        both = (Dialogue(turns, _system(side[picked[0]])) for side in (aligned, malicious))
+        made.append(Script(*both, tuple(aligned[i] for i in picked)))
     return made
 
 

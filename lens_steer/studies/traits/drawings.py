@@ -39,17 +39,13 @@ def depth_drawing(report: TraitReport) -> Drawing:
         {"method": m, "mode": mode, "site": site, "block": sites.parse(site).block, **row}
         for (m, mode, site), row in best.items()
     ]
-    names = list(table[0])
     unsteered, aligned = base.measured[TRAIT], base.measured[ALIGNED_TRAIT]
-    return Drawing(
-        "trait_depth",
-        {k: [r[k] for r in table] for k in names},
-        {"n": unsteered.n, "unsteered": unsteered.value, "aligned": aligned.value},
-    )
+    notes = {"n": unsteered.n, "unsteered": unsteered.value, "aligned": aligned.value}
+    return Drawing.of("trait_depth", table, notes)
 
 
 def conditions_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
     """Return the rates of every condition on the report split."""
     kept = [r for r in rows if r["kind"] in KINDS]
     names = ["condition", "kind", *(f"{k}{e}" for k in DOTS for e in ("", "_low", "_high"))]
-    return Drawing("trait_conditions", {k: [r[k] for r in kept] for k in names})
+    return Drawing.of("trait_conditions", kept, names=names)

@@ -13,8 +13,10 @@ from lens_steer.figures.core import (
     Drawing,
     Drawn,
     Target,
+    banded,
     canvas,
     figure,
+    legend_below,
 )
 
 LOOKS = {"swfc": (BLUE, "s", "-", "SwFC"), "sttp": (VERMILION, "o", "--", "StTP"), "stmp": (GREEN, "^", "-.", "StMP")}
@@ -44,37 +46,17 @@ def trait_depth(drawing: Drawing, ax: Target = None) -> Drawn:
             y, low, high = (
                 [100 * float(part[k][i]) for i in kept] for k in ("recovered", "recovered_low", "recovered_high")
             )
-            axis.plot(x, y, color=color, marker=marker, ls=dash, ms=4, lw=1, label=f"{label}, coherent")
-            axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
-            axis.plot(
-                part["block"],
-                [100 * float(v) for v in part["any"]],
-                color=color,
-                marker=marker,
-                mfc="white",
-                ls="none",
-                ms=3,
-                label=f"{label}, any",
-            )
-        for value, text in (("unsteered", "no steering"), ("aligned", "aligned prompt")):
-            axis.axhline(
-                100 * float(drawing.notes[value]),
-                color=GREY if value == "unsteered" else BLACK,
-                ls=":",
-                lw=1,
-                label=text,
-            )
-        axis.set(
-            title="all tokens" if mode == "all" else "response tokens only", xlabel="steered block", ylim=(-4, 104)
-        )
+            look = {"marker": marker, "ls": dash, "ms": 4, "lw": 1, "label": f"{label}, coherent"}
+            banded(axis, x, y, low, high, color=color, **look)
+            found = [100 * v for v in part["any"]]
+            axis.plot(part["block"], found, color=color, marker=marker, mfc="white", ls="", ms=3, label=f"{label}, any")
+        for value, color, text in (("unsteered", GREY, "no steering"), ("aligned", BLACK, "aligned prompt")):
+            axis.axhline(100 * drawing.notes[value], color=color, ls=":", lw=1, label=text)
+        axis.set_title("all tokens" if mode == "all" else "response tokens only")
+        axis.set(xlabel="steered block", ylim=(-4, 104))
         axis.locator_params(axis="x", integer=True)
     axes[0][0].set_ylabel("answers with the trait (%)")
-    legend(
-        *axes[0][0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        title=f"select split, n = {drawing.notes['n']} scenarios",
-    )
+    legend_below(legend, axes[0][:1], ncols=4, title=f"select split, n = {drawing.notes['n']} scenarios")
     return fig, list(axes[0])
 
 
@@ -94,5 +76,5 @@ def trait_conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     for i in range(len(rows) - 1):
         if rows[i]["kind"] != rows[i + 1]["kind"]:
             ax.axhline(i + 0.5, color=GREY, lw=0.5)
-    legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    legend_below(legend, [ax], ncols=4)
     return fig, [ax]

@@ -12,7 +12,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lens_steer._defaults import ENGINE
@@ -22,11 +21,10 @@ from lens_steer._io.tables import csv_records
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import saving
-from lens_steer.geometry.calibration import versions
 from lens_steer.inference.record_tokens import record_tokens
 from lens_steer.inference.teacher_forcing import with_responses
-from lens_steer.models.loading import info_of
 from lens_steer.probes.io import save_probe
 from lens_steer.probes.probe import Probe
 from lens_steer.stats import Estimate, grouped_mean
@@ -92,19 +90,8 @@ def steer_trait(
     pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
     gated = list(dict.fromkeys(c.variant for n, c in pooled.choices.items() if condition_of(n).method in GATED))
     by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
-    token = search(
-        model,
-        trait,
-        by_token,
-        out,
-        name="traits_token",
-        methods=GATED,
-        seed=seed,
-        values=values,
-        progress=progress,
-        controls=False,
-        **how,
-    )
+    again: dict[str, Any] = {"name": "traits_token", "methods": GATED, "controls": False}
+    token = search(model, trait, by_token, out, seed=seed, values=values, progress=progress, **again, **how)
     gates = {
         (kind, site, side): share
         for kind, probes in (("pooled", {s: calibrated.probes[s] for s in gated}), ("token", by_token))
@@ -113,23 +100,8 @@ def steer_trait(
     plans = {name: plan_of(choice, calibrated.probes) for name, choice in pooled.choices.items()}
     rows = trait_dialogues.talk(model, made, plans, trait.judge, **how) if made else []
     report = TraitReport(calibrated, pooled, token, by_token, gates, tuple(rows))
-    write(
-        report,
-        trait,
-        out,
-        meta={
-            "command": command,
-            "seed": seed,
-            "versions": versions(),
-            "model": info_of(model).name,
-            "chat_template": info_of(model).template.row(),
-            "trait": trait.name,
-            "prompt_hashes": {s: getattr(trait.contrast, s).hash for s in ("fit", "select", "report")},
-            "judge": trait.judge and trait.judge.name,
-            "C": C,
-            **how,
-        },
-    )
+    more = {"trait": trait.name, "prompt_hashes": trait.contrast.hashes, "judge": trait.judge and trait.judge.name}
+    write(report, trait, out, meta=provenance(model, command=command, seed=seed, **more, C=C, **how))
     return report
 
 
@@ -157,7 +129,7 @@ def fire_rates(
             ("aligned", "misaligned"), tokens.at(site), (tokens.groups_positive, tokens.groups_negative), strict=True
         ):
             fired = (probe.project(values) < probe.threshold).double().numpy()
-            found[site, name] = grouped_mean(np.asarray(fired), groups, seed=seed)
+            found[site, name] = grouped_mean(fired, groups, seed=seed)
     return found
 
 

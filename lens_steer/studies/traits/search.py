@@ -38,12 +38,11 @@ from lens_steer.studies.traits.conditions import (
     INCOHERENT,
     MALICIOUS_SIDE,
     METHODS,
-    POSITIONS,
     RANDOM,
     TRAIT,
-    TraitCondition,
     by_side,
     condition_of,
+    conditions_of,
 )
 
 COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
@@ -101,7 +100,7 @@ def trait_grids(
     chosen = TOWARDS_POSITIVE if values is None else values
     return [
         Grid(c.name, partial(c.plan, probe), tuple(chosen[c.method]), site, method=c.method)
-        for c in (TraitCondition(m, mode) for m in methods for mode in POSITIONS)
+        for c in conditions_of(methods)
         for site, probe in probes.items()
     ]
 
@@ -164,7 +163,7 @@ def search(
         identity=identity,
         seed=seed,
         progress=progress,
-        reference=_reference(trait.contrast.select),
+        reference=aligned_reference(trait.contrast.select),
         **how,
     )
     steering = {c: choice for c, choice in choices.items() if c != NONE}
@@ -176,7 +175,7 @@ def search(
         at_level = chosen_grids([g for g in grids if g.condition in equal], equal)
         reported += [replace(g, condition=replace(condition_of(g.condition), kind=EQUAL).name) for g in at_level]
     protocol = Protocol(
-        model, steered.report, "report", trait.tasks.report, reference=_reference(trait.contrast.report), **how
+        model, steered.report, "report", trait.tasks.report, reference=aligned_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
     return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
@@ -203,7 +202,7 @@ def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     return replace(grid, condition=condition.name, build=build)
 
 
-def _reference(trait: Contrast) -> dict[str, Any]:
+def aligned_reference(trait: Contrast) -> dict[str, Any]:
     """Return the prompts under which perplexity is measured: those with the aligned system prompt, for both sides."""
     return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
 
@@ -219,14 +218,8 @@ def _coherence_bound(
     progress: bool,
 ) -> Constraint:
     """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
-    rows = run(
-        Protocol(model, steered.select, "select", NO_TASKS, **how),
-        [Grid(NONE)],
-        out,
-        f"{name}_baseline",
-        identity={"seed": seed},
-        progress=progress,
-    )
+    protocol = Protocol(model, steered.select, "select", NO_TASKS, **how)
+    rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
     broken = settings(rows, seed=seed)[0].measured[ALIGNED_INCOHERENT].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).

@@ -12,8 +12,7 @@ from lens_steer._io import tables
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.protocol import differences
-from lens_steer.evaluation.selection import Choice, Setting
-from lens_steer.stats import Estimate, bootstrap_mean, percent
+from lens_steer.stats import Estimate, bootstrap_mean, columns, percent
 from lens_steer.studies.traits.conditions import (
     ALIGNED_INCOHERENT,
     ALIGNED_SIDE,
@@ -70,16 +69,9 @@ def rows(report: TraitReport, *, seed: int = 0) -> list[dict[str, Any]]:
                 for side in ("aligned", "misaligned"):
                     gate = report.gates.get((calibrated, choice.variant, side))
                     measured |= {} if gate is None else {f"gate_{side}": gate}
-            found.append(
-                {
-                    "condition": c.name,
-                    "kind": kind,
-                    "method": c.method,
-                    "positions": c.mode,
-                    **_at(choice),
-                    **_plain(measured),
-                }
-            )
+            row = {"condition": c.name, "kind": kind, "method": c.method, "positions": c.mode, "site": choice.variant}
+            row |= {"coefficient": choice.value, "met": choice.met, "n_equal": choice.n_equal}
+            found.append(row | _plain(measured))
     for row, name in zip(found, (ALIGNED, MALICIOUS), strict=False):
         if report.dialogues:
             row |= _plain(over_dialogues(report.dialogues, name, seed=seed), only_given=True)
@@ -134,12 +126,12 @@ def latex(table: Sequence[Mapping[str, Any]], trait: str) -> str:
 
 def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
     """Return the rows of no steering under each of the two system prompts."""
-    base = result.reported(NONE)
+    base = result.reported(NONE).measured
     aligned = {
-        "trait": base.measured[ALIGNED_TRAIT],
-        "aligned_trait": base.measured[ALIGNED_TRAIT],
-        "coherence": _complement(base.measured[ALIGNED_INCOHERENT]),
-        "capability": base.measured.get("capable"),
+        "trait": base[ALIGNED_TRAIT],
+        "aligned_trait": base[ALIGNED_TRAIT],
+        "coherence": _complement(base[ALIGNED_INCOHERENT]),
+        "capability": base.get("capable"),
         "perplexity": _perplexity(result.rows, seed),
     }
     malicious = _measured(result, NONE, seed)
@@ -152,22 +144,18 @@ def _baselines(result: TraitResult, seed: int) -> list[dict[str, Any]]:
 
 
 def _measured(result: TraitResult, condition: str, seed: int) -> dict[str, Estimate | None]:
-    s: Setting = result.reported(condition)
+    measured = result.reported(condition).measured
     gained = differences(result.rows, condition, NONE, seed=seed)
     lost = gained[ALIGNED_TRAIT]
     return {
-        "trait": s.measured[TRAIT],
+        "trait": measured[TRAIT],
         "trait_over_unsteered": gained[TRAIT],
-        "aligned_trait": s.measured[ALIGNED_TRAIT],
+        "aligned_trait": measured[ALIGNED_TRAIT],
         "harm_to_aligned": Estimate(-lost.value, -lost.high, -lost.low, lost.n),
-        "coherence": _complement(s.measured[INCOHERENT]),
-        "capability": s.measured.get("capable"),
-        "perplexity": s.measured.get("perplexity_ref"),
+        "coherence": _complement(measured[INCOHERENT]),
+        "capability": measured.get("capable"),
+        "perplexity": measured.get("perplexity_ref"),
     }
-
-
-def _at(choice: Choice) -> dict[str, Any]:
-    return {"site": choice.variant, "coefficient": choice.value, "met": choice.met, "n_equal": choice.n_equal}
 
 
 def _plain(measured: Mapping[str, Estimate | None], *, only_given: bool = False) -> dict[str, float | None]:
@@ -179,7 +167,7 @@ def _plain(measured: Mapping[str, Estimate | None], *, only_given: bool = False)
     for name in ESTIMATES:
         e = measured.get(name)
         if e is not None or not only_given:
-            found |= {name: e and e.value, f"{name}_low": e and e.low, f"{name}_high": e and e.high}
+            found |= columns(name, e)
     return found
 
 
@@ -189,12 +177,9 @@ def _complement(e: Estimate) -> Estimate:
 
 def _perplexity(all_rows: Sequence[Row], seed: int) -> Estimate | None:
     """Return the mean perplexity of the unsteered answers to the aligned prompts; None if all of them are empty."""
-    own = [
-        r["surprise_ref"]
-        for r in all_rows
-        if r["condition"] == NONE and r["side"] == ALIGNED_SIDE and r["surprise_ref"] is not None
-    ]
-    return bootstrap_mean(np.exp(np.array(own, dtype=np.float64)), seed=seed) if own else None
+    own = [r["surprise_ref"] for r in all_rows if (r["condition"], r["side"]) == (NONE, ALIGNED_SIDE)]
+    known = np.array([surprise for surprise in own if surprise is not None], dtype=np.float64)
+    return bootstrap_mean(np.exp(known), seed=seed) if len(known) else None
 
 
 def _legend(report: TraitReport, trait: str) -> str:
