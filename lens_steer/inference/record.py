@@ -153,14 +153,15 @@ def record(
             return _moments(model, pair, names, pooling, engine, bar)
         beside = _stream_sites(info, names)
         sums = [Sums(len(beside), info.d_model) for _ in sides]
-        recorded = [
+        positive, negative = (
             record_prompts(model, side, names, pooling=pooling, engine=engine, bar=bar, beside=(beside, kept))
             for side, kept in zip(sides, sums, strict=True)
-        ]
+        )
     means = [kept.means(beside, side.name)[0] for side, kept in zip(sides, sums, strict=True) if beside]
     return Activations(
         names,
-        *recorded,
+        positive,
+        negative,
         tuple(p.group for p in pair.positive),
         tuple(p.group for p in pair.negative),
         **recording(info, pair, pooling),

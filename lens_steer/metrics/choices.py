@@ -202,14 +202,14 @@ def _choice(row: Any) -> Choice:
     question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
     if not isinstance(question, str) or not question.strip():
         raise LensSteerError(f"question={question!r}: a text is needed")
-    listed = isinstance(choices, list) and all(isinstance(c, str) for c in choices)
-    if not listed or not 2 <= len(choices) <= len(LETTERS):
+    texts = [c for c in choices if isinstance(c, str)] if isinstance(choices, list) else []
+    if texts != choices or not 2 <= len(texts) <= len(LETTERS):
         raise LensSteerError(f"choices={choices!r}: a list of 2 to {len(LETTERS)} texts is needed")
     if isinstance(answer, str) and len(answer.strip()) == 1:
         answer = LETTERS.find(answer.strip().upper())
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
-        raise _no_option(row.get("answer"), len(choices))
-    return Choice(question, tuple(choices), answer, str(row.get("subject") or ""))
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(texts):
+        raise _no_option(row.get("answer"), len(texts))
+    return Choice(question, tuple(texts), answer, str(row.get("subject") or ""))
 
 
 def _no_option(answer: Any, n: int) -> LensSteerError:

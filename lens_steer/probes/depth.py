@@ -272,8 +272,9 @@ class _Fitted:
         left = np.array([self._cosines(block != i) for i in range(k)])
         # The variance of the jackknife with k blocks is (k − 1)/k Σᵢ (θ₋ᵢ − mean)², θ₋ᵢ the value without block i.
         half = Z_95 * np.sqrt((k - 1) / k * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
-        ends = (v.tolist() for v in (value, np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)))
-        return {name: Estimate(*e, len(names)) for name, e in zip(COSINES, zip(*ends, strict=True), strict=True)}
+        low, high = np.maximum(value - half, -1.0), np.minimum(value + half, 1.0)
+        both = zip(COSINES, value.tolist(), low.tolist(), high.tolist(), strict=True)
+        return {name: Estimate(v, a, b, len(names)) for name, v, a, b in both}
 
     def _cosines(self, kept: Bool[np.ndarray, " n"]) -> tuple[float, float]:
         x, labels = self.x[kept], self.labels[kept]

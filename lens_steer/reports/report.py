@@ -35,7 +35,7 @@ from lens_steer.reports.report_sweep import DRAWS, STEERED, Swept, protocols, sw
 from lens_steer.reports.report_text import write_markdown
 
 EXAMPLES = 3
-NAME = "report"  # of the steps that are kept until a report is done
+NAME = "report"  # of the rows that are kept until a report is done
 
 
 @dataclass(frozen=True)
@@ -170,21 +170,21 @@ def check_kept(
     rule: str,
     seed: int,
     draws: int,
-    **how: Any,
+    max_new_tokens: int,
+    engine: str,
 ) -> None:
-    """Refuse a folder with the steps of another report, before the model is loaded.
+    """Refuse a folder with the rows of another report, before the model is loaded.
 
     What only the loaded model tells (its weights and its dtype) is compared when the report begins.
 
     Args:
         model: The description of the model (``lens_steer.cli.precheck.describe``), or the loaded model.
-        contrast, out, sites, rule, seed, draws: The arguments of :func:`make_report`.
-        how: Its ``max_new_tokens`` and ``engine``.
+        contrast, out, sites, rule, seed, draws, max_new_tokens, engine: The arguments of :func:`make_report`.
 
     Raises:
         LensSteerError: If the folder holds the beginning of another run.
     """
-    on = protocols(model, contrast, **how)
+    on = protocols(model, contrast, max_new_tokens, engine=engine)
     check_beginning(out, NAME, _identity(on, contrast, sites, rule, seed, draws), whole=False)
 
 

@@ -86,8 +86,8 @@ def scripts(
     for _ in range(n):
         picked = rng.sample(range(len(aligned)), rng.randint(TURNS[0], min(TURNS[1], room, len(aligned))))
         turns = tuple(aligned[i].text for i in picked)
-        both = (Dialogue(turns, _system(side[picked[0]])) for side in (aligned, malicious))
-        made.append(Script(*both, tuple(aligned[i] for i in picked)))
+        good, bad = (Dialogue(turns, _system(side[picked[0]])) for side in (aligned, malicious))
+        made.append(Script(good, bad, tuple(aligned[i] for i in picked)))
     return made
 
 
