@@ -12,12 +12,12 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.equal_divergence import Match
+from lens_steer.evaluation.selection import Setting
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Activations
 from lens_steer.probes.probe import Probe
 from lens_steer.stats import Estimate, paired_difference
 from lens_steer.studies.externalities import depth
-from lens_steer.studies.externalities.choice import Setting
 from lens_steer.studies.externalities.conditions import Condition, Steering
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, rates
 from lens_steer.studies.externalities.positive_control import PositiveControl

@@ -15,9 +15,9 @@ from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.loading import info_of
 from lens_steer.models.sites import resolve
 from lens_steer.studies.traits.calibration import Trait
-from lens_steer.studies.traits.conditions import GATED, METHODS, POSITIONS, conditions_of
+from lens_steer.studies.traits.conditions import GATED, METHODS, POSITIONS, by_side, conditions_of
 from lens_steer.studies.traits.dialogues import scripts
-from lens_steer.studies.traits.search import aligned_reference, by_side
+from lens_steer.studies.traits.search import aligned_reference
 
 
 def recovering(
