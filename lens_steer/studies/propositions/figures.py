@@ -119,7 +119,7 @@ def _named(condition: str, angle: Any, tied: Any) -> str:
 def norm_dose(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw the effect of a norm error alone, one panel per outcome: the difference from no error, with 95 % intervals.
 
-    Dashed lines mark the smallest effect of interest. At the bottom stand the norm errors of released planes and of
+    Dashed lines mark the smallest effect of interest. At half height stand the norm errors of released planes and of
     rounding, in both directions.
     """
     outcomes, notes = drawing.notes["outcomes"], drawing.notes
@@ -134,7 +134,7 @@ def norm_dose(drawing: Drawing, ax: Target = None) -> Drawn:
             for sign in (1, -1):
                 axis.plot(
                     [sign * float(low), sign * float(high)],
-                    [0.05 + 0.07 * height] * 2,
+                    [0.4 + 0.07 * height] * 2,
                     transform=axis.get_xaxis_transform(),
                     color=color,
                     marker=marker,
