@@ -98,6 +98,8 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     _points(beside, part, "perplexity", 0.0, ORANGE, "v", None, 1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, len(names) - 0.5), top)  # the last lines may be names alone
     n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("positive_right", "negative_right", "capable")}
     ax.set(
         xlabel=f"share (%), n = {n['positive_right']} harmful, {n['negative_right']} harmless, {n['capable']} tasks",
