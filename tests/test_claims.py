@@ -19,11 +19,13 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.grids import plan_hash
 from lens_steer.figures import saving
 from lens_steer.interop.imports.official import import_official
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.operators import rotation
 from lens_steer.steer.methods import selective_steering
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import differences, dose, experiments, formula, precision, questions, recorded
+from lens_steer.studies.propositions import verify as verifying
 from lens_steer.studies.propositions.drawings import behaviour_drawings
 from lens_steer.studies.propositions.formula import PLANE_OPERATORS, SAS, SS
 from lens_steer.studies.propositions.geometry import geometry_claims
@@ -177,12 +179,15 @@ def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def on_qwen(qwen: Any, refusal: Any) -> Verification:
-    """What needs a model, on a cut contrast: the fit split whole, few prompts to answer, few angles to choose among."""
+    """What needs a model, on a cut contrast: the fit split whole, few prompts and tasks to answer, few angles to choose
+    among.
+    """
     cut = [refusal.fit] + [
         Contrast(c.positive[:n], c.negative[:n]) for c, n in ((refusal.select, 4), (refusal.report, 8))
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "ANGLES", (120.0, 150.0, 210.0, 240.0))
+        patch.setattr(verifying, "organism_tasks", lambda seed: organism_tasks(12, seed=seed))
         return verify_model(
             qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False
         )

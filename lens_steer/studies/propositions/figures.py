@@ -26,7 +26,7 @@ OUTCOMES = {
     "surprise": (1, "log-perplexity of answers\n(nats a token)"),
     "capable": (100, "capability tasks done right\n(points)"),
 }
-ERRORS = ((VERMILION, "////"), (GREEN, "\\\\\\\\"), (PURPLE, ""))  # the looks of the published norm errors
+ERRORS = ((VERMILION, "|"), (GREEN, "x"), (PURPLE, "^"))  # the looks of the published norm errors
 RATES = {
     "positive_right": (VERMILION, "o", "harmful: complied"),
     "negative_right": (GREEN, "^", "harmless: right"),
@@ -83,7 +83,7 @@ def paired_differences(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Draw every condition at its own best angle.
+    """Draw every condition at its own best angle; where there is none, only its name, with the reason.
 
     Rates have Wilson intervals, the perplexity has a bootstrap interval over prompts.
     """
@@ -98,6 +98,8 @@ def conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     _points(beside, part, "perplexity", 0.0, ORANGE, "v", None, 1)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(bottom, len(names) - 0.5), top)  # the last lines may be names alone
     n = {name: max(int(v) for v in part[f"{name}_n"]) for name in ("positive_right", "negative_right", "capable")}
     ax.set(
         xlabel=f"share (%), n = {n['positive_right']} harmful, {n['negative_right']} harmless, {n['capable']} tasks",
@@ -119,8 +121,8 @@ def _named(condition: str, angle: Any, tied: Any) -> str:
 def norm_dose(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw the effect of a norm error alone, one panel per outcome: the difference from no error, with 95 % intervals.
 
-    Dashed lines mark the smallest effect of interest. Bands and a dotted line mark the norm errors of released planes
-    and of rounding.
+    Dashed lines mark the smallest effect of interest. At half height stand the norm errors of released planes and of
+    rounding, in both directions.
     """
     outcomes, notes = drawing.notes["outcomes"], drawing.notes
     fig, axes, legend = canvas(
@@ -129,14 +131,19 @@ def norm_dose(drawing: Drawing, ax: Target = None) -> Drawn:
     panels = list(axes.flat[: len(outcomes)])
     for axis, outcome in zip(panels, outcomes, strict=True):
         scale, title = OUTCOMES[outcome]
-        for (label, low, high), (color, hatch) in zip(notes["published"], ERRORS, strict=False):
+        for height, (label, low, high) in enumerate(notes["published"]):
+            color, marker = ERRORS[height % len(ERRORS)]
             for sign in (1, -1):
-                ends = sorted((sign * float(low), sign * float(high)))
-                text = label if sign > 0 else None
-                if ends[0] == ends[1]:
-                    axis.axvline(ends[0], color=color, linewidth=0.9, linestyle=":", label=text)
-                else:
-                    axis.axvspan(*ends, facecolor="none", edgecolor=color, hatch=hatch, linewidth=0.6, label=text)
+                axis.plot(
+                    [sign * float(low), sign * float(high)],
+                    [0.4 + 0.07 * height] * 2,
+                    transform=axis.get_xaxis_transform(),
+                    color=color,
+                    marker=marker,
+                    markersize=3.5,
+                    linewidth=1.8,
+                    label=label if sign > 0 else None,
+                )
         for sign in (1, -1):
             axis.axhline(sign * scale * float(notes["smallest"]), color=GREY, linewidth=0.8, linestyle="--")
         axis.axhline(0, color=GREY, linewidth=0.8)
