@@ -22,7 +22,6 @@ from lens_steer.inference.generation import answer_ids
 from lens_steer.metrics.grading import REFUSED, grade
 from lens_steer.models.loading import info_of
 
-LEAST_SHARE = 0.05  # a token that begins a smaller share of the refusals is not used
 REFUSALS = (REFUSED, "refusal")  # the grades of a refusal, without and with a ground truth
 
 
@@ -58,9 +57,8 @@ def measured_openings(
     """Generate greedy answers and return the first tokens of those that refuse, the most frequent first.
 
     An answer refuses if the ground truth of its prompt says so, or without a ground truth if it contains one of the 12
-    published phrases (:mod:`lens_steer.metrics.refusal`). A token is used if it begins at least :data:`LEAST_SHARE` of
-    the refusals, and if at least half of the answers that begin with it refuse. A token that mostly begins something
-    else would count that as a refusal.
+    published phrases (:mod:`lens_steer.metrics.refusal`). A token is used if at least half of the answers that begin
+    with it refuse. A token that mostly begins something else would count that as a refusal.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
@@ -111,12 +109,12 @@ def openings_of(refusals: Counter[int], answers: Counter[int], tokenizer: Any) -
     found = []
     for token in sorted(refusals, key=lambda t: (-refusals[t], t)):
         if count := refusals[token]:
-            used = count >= LEAST_SHARE * total and 2 * count >= answers[token]
+            used = 2 * count >= answers[token]
             found.append(Opening(token, tokenizer.decode([token]), count, answers[token], count / total, used))
     if not any(opening.used for opening in found):
         told = ", ".join(f"{o.text!r} {o.refusals} of {o.answers}" for o in found[:5])
         raise LensSteerError(
-            f"no token marks a refusal of this model: most answers that begin like one do not refuse, or each begins "
-            f"too few (refusals of answers by first token: {told}): say with openings=… how its refusals begin"
+            f"no token marks a refusal of this model: most answers that begin like one do not refuse (refusals of "
+            f"answers by first token: {told}): say with openings=… how its refusals begin"
         )
     return tuple(found)
