@@ -70,7 +70,8 @@ def test_both_propositions(found: Verification) -> None:
     assert (found.claim("proposition-1").verdict, found.claim("proposition-2").verdict) == (REFUTED, HOLDS)
     for id_ in ("proposition-1", "proposition-2"):
         assert float(found.claim(id_).value or 0) < 1e-14
-        assert found.claim(id_).interval is not None
+        assert found.claim(id_).witness["share_changed"][0] == 0.0
+        assert found.claim(id_).interval is None
     step = found.claim("proposition-1-proof")
     assert (step.verdict, step.value) == (REFUTED, 0.0)
     assert step.witness["norm_before"] == pytest.approx(step.witness["norm_after"], rel=1e-14)

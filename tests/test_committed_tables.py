@@ -106,3 +106,14 @@ def test_every_latex_beside_a_table_of_the_readme() -> None:
             assert path.read_text(encoding="utf-8") == from_markdown(
                 path.with_suffix(".md").read_text(encoding="utf-8")
             ), path
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_interval_is_the_value_s_own(model: str) -> None:
+    """A cell does not show one quantity's value beside another's interval."""
+    found = [*of_model(model), *claims(records("externalities/{}/externalities.json")[f"organism/{model}"]["claims"])]
+    for claim in found:
+        assert "interval:" not in claim.quantity, claim.id
+        if claim.interval is not None:
+            low, high = claim.interval
+            assert low - 1e-9 <= float(claim.value or 0) <= high + 1e-9, claim.id

@@ -30,8 +30,8 @@ class Claim(Shown, view="claims"):
         value: The measured value; None where nothing was measured.
         n: The number of independent units behind the value.
         verdict: One of :mod:`lens_steer.studies.verdicts`, ``HOLDS UNDER …``, or ``REPORTED`` where nothing was tested.
-        interval: 95 % interval of ``value``, or of the rate named in ``quantity``. None where no interval applies, as
-            for an extremum.
+        interval: 95 % interval of ``value``, and of nothing else. None where no interval applies, as for an extremum or
+            for a share of one model's blocks.
         witness: The shortest counterexample, or the tightest bound found; ``holds_jointly`` tells whether the claim
             holds at the level that is joint for its family too.
     """

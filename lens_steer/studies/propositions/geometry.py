@@ -1,4 +1,7 @@
-"""Claims of the paper about layers and about one global plane, tested on a calibration without a model."""
+"""Claims of the paper about layers and about one global plane, tested on a calibration without a model.
+
+Blocks and sites of one model are not drawn from anything, so their shares have no interval.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import math
 import torch
 
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.stats import wilson
 from lens_steer.studies.claim import Claim, verdict
 
 FEW = 0.1  # |L_disc| ≪ L is read as |L_disc| ≤ 0.1 L
@@ -29,7 +31,6 @@ def geometry_claims(name: str, calibration: Calibration) -> list[Claim]:
 def few_layers(name: str, calibration: Calibration) -> Claim:
     """Test whether far fewer blocks are discriminative than the model has, ``|L_disc| ≪ L``."""
     kept, blocks = len(calibration.discriminative_blocks), calibration.n_layers
-    rate = wilson(kept, blocks)
     return Claim(
         id=f"few-layers-{name}",
         statement=f"far fewer layers are steered than {name} has (|L_disc| ≪ L, Selective Steering, section 3)",
@@ -38,10 +39,9 @@ def few_layers(name: str, calibration: Calibration) -> Claim:
         domain=f"one calibration, rule {calibration.rule}",
         quantity="share of the blocks",
         criterion=f"at most {FEW:g}",
-        value=rate.value,
+        value=kept / blocks,
         n=blocks,
-        verdict=verdict(rate.value <= FEW),
-        interval=(rate.low, rate.high),
+        verdict=verdict(kept / blocks <= FEW),
         witness={"kept": kept, "blocks": blocks},
     )
 
@@ -80,7 +80,7 @@ def one_plane(name: str, calibration: Calibration) -> list[Claim]:
     # mean of the unit phasors: R = 1 where all phases agree, R → 0 where they cancel.
     resultant = torch.polar(torch.ones_like(phase), torch.deg2rad(phase)).mean().abs().clamp(1e-12, 1)
     spread = math.degrees(math.sqrt(max(0.0, -2 * math.log(float(resultant)))))
-    inside = wilson(int((share >= IN_PLANE).sum()), len(share))
+    inside = int((share >= IN_PLANE).sum())
     worst = int(share.argmin())
     return [
         Claim(
@@ -91,10 +91,9 @@ def one_plane(name: str, calibration: Calibration) -> list[Claim]:
             domain=f"{len(rows)} discriminative sites",
             quantity=f"share of the sites whose candidate has at least {IN_PLANE:g} of its squared length in the plane",
             criterion="every site",
-            value=inside.value,
-            n=inside.n,
-            verdict=verdict(inside.value == 1.0),
-            interval=(inside.low, inside.high),
+            value=inside / len(rows),
+            n=len(rows),
+            verdict=verdict(inside == len(rows)),
             witness={
                 "worst_site": calibration.discriminative_sites[worst],
                 "in_plane": float(share[worst]),

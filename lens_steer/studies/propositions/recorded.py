@@ -62,13 +62,16 @@ def recorded_claims(activations: Activations, calibration: Calibration) -> list[
                 formula="‖h'‖/‖h‖ − 1",
                 level="recorded",
                 domain=where,
-                quantity=f"largest |‖h'‖/‖h‖ − 1|; interval: share of prompts with a site above {KEPT:g}",
+                quantity="largest |‖h'‖/‖h‖ − 1|",
                 criterion=f"at most {KEPT:g}",
                 value=float(change[worst]),
                 n=len(h),
                 verdict=verdict(float(change[worst]) <= KEPT),
-                interval=(rate.low, rate.high),
-                witness={"prompt": worst // h.shape[1], "site": activations.sites[worst % h.shape[1]]},
+                witness={
+                    "prompt": worst // h.shape[1],
+                    "site": activations.sites[worst % h.shape[1]],
+                    "share_of_prompts_changed": [rate.value, rate.low, rate.high],
+                },
             )
         )
     positive, negative = (x.double() for x in activations.at(calibration.selected_site))
