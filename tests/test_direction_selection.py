@@ -182,7 +182,7 @@ def test_a_planted_direction_is_found(tmp_path: Path) -> None:
     assert (found.position, found.block) == (-1, 3)
     assert found.baseline_refusal_score > 0 > found.baseline_induce_score
     assert found.refusal_score < 0 < found.induce_score
-    assert float(found.direction @ written) / float(found.direction.norm()) > 0.99
+    assert float(found.direction @ written.detach()) / float(found.direction.norm()) > 0.99
 
 
 def test_interrupted_it_goes_on_to_the_same_numbers(
