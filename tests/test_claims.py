@@ -160,6 +160,13 @@ def test_published_planes(reference: Path) -> None:
         assert claim.verdict == "HOLDS UNDER re-orthonormalising"
         assert 1e-3 < claim.witness["as shipped"] < 0.1
         assert claim.witness["re-orthonormalised"] < 1e-6
+    at = claims[f"published-identity-{name}"]
+    assert at.verdict == HOLDS
+    assert at.value == at.witness["0°, bfloat16"][SAS] / at.witness["0°, bfloat16"][SS] > 2
+    assert at.witness["0°, float64"][SS] < 1e-12 < at.witness["0°, float64"][SAS]  # the identity, and a projection
+    assert (
+        0.5 < at.witness["180°, bfloat16"][SAS] / at.witness["180°, bfloat16"][SS] < 2
+    )  # no difference at a half turn
 
 
 def test_layers_and_plane_of_a_published_calibration(reference: Path) -> None:

@@ -219,7 +219,40 @@ def published_claims(calibrations: Mapping[str, Calibration], *, vectors: int = 
                     witness=worst[op],
                 )
             )
+        claims.append(_at_identity(name, shipped, h))
     return claims
+
+
+def _at_identity(name: str, shipped: Float[Tensor, "2 d_model"], h: Float[Tensor, "n d_model"]) -> Claim:
+    """Test the one reading of Proposition 1 that the released code bears out: rounding at the identity angle.
+
+    At 0° SS leaves an activation as it is, up to rounding, while SAS puts its part in the plane along b1, and a plane
+    that was rounded once does not keep that part's length.
+    """
+    at = {
+        f"{angle:g}°, {label}": {
+            op: float(relative_change(h.to(dtype), LITERAL[op](h.to(dtype), shipped.to(dtype), angle)).abs().max())
+            for op in (SAS, SS)
+        }
+        for angle in (0.0, 30.0, 180.0)
+        for label, dtype in (("bfloat16", torch.bfloat16), ("float64", torch.float64))
+    }
+    rounded = at["0°, bfloat16"]
+    return Claim(
+        id=f"published-identity-{name}",
+        statement=f"at 0°, with the plane published for {name} and in its arithmetic, SAS changes norms more than SS "
+        "does (what of Proposition 1 the released code bears out)",
+        formula="‖h'‖/‖h‖ − 1",
+        level="published",
+        domain="plane as shipped, bfloat16 arithmetic, 0°, drawn h, half of them mostly in the plane",
+        quantity=f"largest change of SAS over that of SS ({rounded[SAS]:.1e} and {rounded[SS]:.1e}); what an error of "
+        "this size does is in the claims on norm errors",
+        criterion="above 1",
+        value=rounded[SAS] / rounded[SS],
+        n=len(h),
+        verdict=verdict(rounded[SAS] > rounded[SS]),
+        witness=at,
+    )
 
 
 def _angle(angle: float, like: Tensor) -> Tensor:
