@@ -318,8 +318,10 @@ def test_it_works_inside_a_running_loop(server: Server) -> None:
         asyncio.run(cell())
 
 
-def test_an_interrupt_ends_the_requests(server: Server) -> None:
+def test_an_interrupt_ends_the_requests(server: Server, request: pytest.FixtureRequest) -> None:
     """After Ctrl-C no request goes on, none follows, and no thread is left behind."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, kept))
     came = threading.Event()
 
     def reply() -> tuple[int, dict[str, str], Any]:

@@ -133,7 +133,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lens_steer.models.quantization.find_spec", lambda name: None)
     with pytest.raises(
         LensSteerError,
         match=r"nf4 weights need bitsandbytes, which is not installed: pip install 'lens-steer\[lowbit\]'",

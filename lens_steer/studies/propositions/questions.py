@@ -152,8 +152,10 @@ def is_seen(found: Experiments, outcome: str, *, seed: int = 0) -> bool:
     They could if a condition at its own angle, chosen on select, differs from no steering by the smallest effect of
     interest or more, with an interval that is joint for all conditions.
     """
-    unsteered, *others = (m for m in found.at(nominal=False).values() if not m.tied)
-    assert unsteered.condition == UNSTEERED
+    measured = {name: m for name, m in found.at(nominal=False).items() if not m.tied}
+    unsteered, others = measured.pop(UNSTEERED, None), list(measured.values())
+    if unsteered is None:
+        return False
     made = [difference(m, unsteered, outcome, seed, comparisons=len(others)) for m in others]
     return any(e is not None and max(e.low, -e.high) >= SMALLEST for e in made)
 
