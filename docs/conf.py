@@ -47,10 +47,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Names of other projects: shown, not linked, so that the build needs no network
     (r"py:.*", r"(collections|contextlib|functools|logging|pathlib|pickletools|random|types)\..*"),
-    (r"py:.*", r"(jaxtyping|numpy|torch|transformers|transformer_lens|matplotlib|typer)\..*"),
+    (r"py:.*", r"(httpx|jaxtyping|numpy|torch|transformers|transformer_lens|matplotlib|typer)\..*"),
     (
         r"py:class",
-        r"Path|Tensor|ndarray|HookedTransformer|TransformerBridge|HookPoint|Figure|Axes|DataFrame",
+        r"Path|RetryCallState|Tensor|ndarray|HookedTransformer|TransformerBridge|HookPoint|Figure|Axes|DataFrame",
     ),  # without their modules
 ]
 

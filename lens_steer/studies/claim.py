@@ -78,14 +78,18 @@ def verdict(holds: bool) -> str:
 def marked(claim: Claim, text: str) -> str:
     """Return a text for a Markdown table: bold where the claim holds at the level that is joint for its family.
 
-    >>> words = dict.fromkeys(("id", "statement", "formula", "level", "domain", "quantity", "criterion"), "x")
+    Families are those of the claims about behaviour; the others are computed, or each stands for itself.
+
+    >>> words = dict.fromkeys(("id", "statement", "formula", "level", "domain", "quantity", "criterion"), "behaviour")
     >>> for jointly in (False, True):
     ...     witness = {"holds_jointly": jointly}
     ...     print(marked(Claim(**words, value=0.5, n=9, verdict="HOLDS", witness=witness), "holds"))
     holds
     **holds**
     """
-    holds = claim.verdict.startswith(HOLDS) and claim.witness.get("holds_jointly", True)
+    holds = claim.verdict.startswith(HOLDS) and claim.witness.get(
+        "holds_jointly", claim.interval is None or claim.level != "behaviour"
+    )
     return f"**{text}**" if holds else text
 
 

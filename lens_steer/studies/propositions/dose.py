@@ -106,9 +106,15 @@ def dose_claims(dose: Mapping[float, Measured], model: str, *, tasks: bool = Tru
         if outcome.name == "capable" and not tasks:
             continue
         effects = effects_of(dose, outcome.name, seed=seed)
+        jointly = effects_of(dose, outcome.name, seed=seed, level=1 - 0.05 / len(SCALES))
         seen = sensitive(dose, outcome.name, seed=seed)
         where = f"{model}, report split, discriminative sites" + (f", at {dose[1.0].angle:g}°" if dose else "")
-        claims += [_of_one_error(s, effects.get(s), dose, outcome, seen, where) for s in SCALES]
+        for s in SCALES:
+            claim = _of_one_error(s, effects.get(s), dose, outcome, seen, where)
+            if claim.verdict == HOLDS:
+                also = change_verdict(jointly[s]) == HOLDS
+                claim = replace(claim, witness={**claim.witness, "holds_jointly": also})
+            claims.append(claim)
         claims.append(_largest(effects, outcome, seen, where, tied=not dose))
     return claims
 
@@ -146,7 +152,7 @@ def small(effect: Estimate) -> bool:
 
 
 def size(scale: float) -> float:
-    """Return the size |s − 1| of a norm error.
+    """Return the size ``|s − 1|`` of a norm error.
 
     >>> size(0.996), size(1.004)
     (0.004, 0.004)

@@ -240,7 +240,7 @@ def norm_keeping_differ(found: Experiments, model: str, *, seed: int = 0) -> Cla
         n=widest.n,
         verdict=HOLDS if apart else NOT_SHOWN,
         interval=(widest.low, widest.high),
-        witness={"first": a.condition, "second": b.condition},
+        witness={"first": a.condition, "second": b.condition, "holds_jointly": apart},
     )
 
 
