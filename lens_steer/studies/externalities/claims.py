@@ -21,7 +21,7 @@ from lens_steer.studies.claim import REPORTED, Claim
 from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
 from lens_steer.studies.externalities.claim_texts import FLAT, HALF, SAID, K, Paired
-from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, RANDOM, named
+from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, RANDOM, STEERED, named
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
@@ -238,7 +238,7 @@ def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[
     """
     harmful = one is not texts.POSITIVE_CONTROL and one.share in ("attack", "positive_refused")
     rise = _difference(found, CONTROL, NONE, "attack") if harmful else None
-    published = texts.PUBLISHED.get((name, one.share), {}) if one.second == NONE else {}
+    published = texts.PUBLISHED.get((name, one.share), {}) if (one.first, one.second) == (STEERED, NONE) else {}
     beyond = [f"{100 * size:+g} points ({where})" for where, size in published.items() if e.high < size]
     return {
         "smallest": SMALLEST,
