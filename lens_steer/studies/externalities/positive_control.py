@@ -85,4 +85,6 @@ def choose_control(
     best = choose(by_block, base, constraints=keeps).variant
     stronger = tried("control_select_strength", [probe_grid(boundaries[best], "sttp", values=STRENGTHS, gate="above")])
     choice = choose([*(s for s in by_block if s.variant == best), *stronger], base, constraints=keeps)
-    return PositiveControl(boundaries[best], replace(choice, n=len(by_block) + len(stronger)))
+    tried_all = [*by_block, *stronger]
+    n_met = sum(all(c.met(s, base) for c in keeps) for s in tried_all)
+    return PositiveControl(boundaries[best], replace(choice, n=len(tried_all), n_met=n_met))

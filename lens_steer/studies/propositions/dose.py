@@ -115,7 +115,7 @@ def dose_claims(dose: Mapping[float, Measured], model: str, *, tasks: bool = Tru
                 also = change_verdict(jointly[s]) == HOLDS
                 claim = replace(claim, witness={**claim.witness, "holds_jointly": also})
             claims.append(claim)
-        claims.append(_largest(effects, outcome, seen, where, tied=not dose))
+        claims.append(_largest(effects, jointly, outcome, seen, where, tied=not dose))
     return claims
 
 
@@ -204,10 +204,28 @@ def _of_one_error(
     )
 
 
-def _largest(effects: Mapping[float, Estimate], outcome: DoseOutcome, seen: bool, where: str, *, tied: bool) -> Claim:
-    """Return the claim on the largest norm error of which an effect beyond the smallest of interest is excluded."""
+def largest_harmless(effects: Mapping[float, Estimate]) -> float:
+    """Return the largest tested norm error up to which every effect of :data:`SMALLEST` or more is excluded.
+
+    >>> none, large = Estimate(0.0, -0.05, 0.05, 64), Estimate(-0.5, -0.6, -0.4, 64)
+    >>> largest_harmless({s: large if size(s) >= 0.5 else none for s in SCALES})
+    0.25
+    """
     large = [size(s) for s in SCALES if s not in effects or not small(effects[s])]
-    harmless = max((size(s) for s in SCALES if all(size(s) < other for other in large)), default=0.0)
+    return max((size(s) for s in SCALES if all(size(s) < other for other in large)), default=0.0)
+
+
+def _largest(
+    effects: Mapping[float, Estimate],
+    jointly: Mapping[float, Estimate],
+    outcome: DoseOutcome,
+    seen: bool,
+    where: str,
+    *,
+    tied: bool,
+) -> Claim:
+    """Return the claim on the largest norm error of which an effect beyond the smallest of interest is excluded."""
+    harmless = largest_harmless(effects)
     opposite = any(size(s) <= PUBLISHED and (e.low > SMALLEST or e.high < -SMALLEST) for s, e in effects.items())
     verdict = HOLDS if harmless >= PUBLISHED else REFUTED if opposite else NOT_SHOWN
     return Claim(
@@ -222,5 +240,6 @@ def _largest(effects: Mapping[float, Estimate], outcome: DoseOutcome, seen: bool
         value=harmless if seen else None,
         n=min((e.n for e in effects.values()), default=0),
         verdict=TIED if tied else verdict if seen or verdict == REFUTED else INSENSITIVE,
-        witness={f"{s:g}": [e.low, e.high] for s, e in effects.items()},
+        witness={f"{s:g}": [e.low, e.high] for s, e in effects.items()}
+        | {"holds_jointly": largest_harmless(jointly) >= PUBLISHED},
     )
