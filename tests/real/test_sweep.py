@@ -123,7 +123,7 @@ def test_controls_bands_outcomes_and_the_bound_are_written(record: dict[str, Any
         assert band["n"] == DRAWS
         assert band["minimum"] <= band["median"] <= band["maximum"]
     for setting in (*record["select"], *record["report"], *controls["report"]):
-        for side in ("harmful", "harmless"):
-            rates = [setting[f"{outcome}_{side}"] for outcome in ("refused", "answered", "degenerate")]
+        for side in ("positive", "negative"):
+            rates = [setting[f"{side}_{outcome}"] for outcome in ("refused", "answered", "degenerate")]
             assert sum(rates) == pytest.approx(1)
     assert [s["value"] for s in record["select"] if s["condition"] == "selective"] == list(ANGLES)
