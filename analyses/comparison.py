@@ -18,8 +18,10 @@ from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
 from lens_steer.stats import percent
+from lens_steer.studies.claim import Claim, marked, measured
+from lens_steer.studies.headline import RIVALS, headline, sentences
 
-DRAWS = 0  # of controls: the committed folders were made without, which their tables say
+DRAWS = 10  # of each control that is drawn
 RATES = ("positive_right", "negative_right", "capable")
 
 
@@ -42,17 +44,42 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     right.
     """
     by_model = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
+    conditions = dict.fromkeys(
+        c for model, record in found.items() for c in (*by_model[model], *record.get("left_out", ()))
+    )
     rows = [
         (
-            c,
+            f"{c}: {RIVALS[c]}" if c in RIVALS else c,
             *(
-                _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
+                "no candidate keeps the bounds"
+                if c in r.get("left_out", ())
+                else _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
                 for m, r in found.items()
             ),
         )
-        for c in next(iter(by_model.values()))
+        for c in conditions
     ]
     return markdown(("condition", *found), rows)
+
+
+def headline_claims(found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Claim]]:
+    """The claims on Selective Steering against the angular methods, by model."""
+    return {model: headline(record) for model, record in found.items()}
+
+
+def headline_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a claim, one column a model: the difference and its verdict; then the sentences."""
+    by_model = headline_claims(found)
+    by_id = {model: {c.id: c for c in claims} for model, claims in by_model.items()}
+    rows = [
+        (c.statement, *(_verdict(by_id[model].get(c.id)) for model in found))
+        for c in {c.id: c for claims in by_model.values() for c in claims}.values()
+    ]
+    return f"{markdown(('claim', *found), rows)}\n{sentences(by_model)}\n"
+
+
+def _verdict(claim: Claim | None) -> str:
+    return "—" if claim is None else f"{measured(claim)}: {marked(claim, claim.verdict)}"
 
 
 def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -79,9 +106,10 @@ def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps:
     where = f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else ""
     at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
     gap = (gaps or {}).get("positive_right")
+    tied = " †" if choice.get("at_nothing") and choice["value"] is not None else ""
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     others = " / ".join(percent(row[name]) for name in RATES[1:] if name in row)
-    return f"{at}{_rate(row, 'positive_right')}{sign} / {others}" + ("" if choice["met"] else " *")
+    return f"{at}{_rate(row, 'positive_right')}{sign} / {others}" + tied + ("" if choice["met"] else " *")
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
@@ -105,8 +133,9 @@ def main() -> None:
             command=command,
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    tables.write("comparison", table(found), args.out, args.page)
-    tables.write("equal_kl", equal_kl_table(found), args.out, args.page)
+    tables.write("comparison", table(found), args.out, args.page[:1])
+    tables.write("headline", headline_table(found), args.out, args.page)
+    tables.write("equal_kl", equal_kl_table(found), args.out, args.page[:1])
 
 
 if __name__ == "__main__":

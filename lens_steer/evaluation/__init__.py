@@ -21,6 +21,7 @@ What other rooms use of it:
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
 - ``quantities``: ``objective_of``, ``renamed``
+- ``refinement``: ``tried``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
   ``at_nothing``
 - ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``

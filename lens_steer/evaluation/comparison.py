@@ -14,11 +14,12 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import COMPARED, control_grids, method_grids, rule_grids, shuffled_labels
+from lens_steer.evaluation.conditions import COMPARED, NONE, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
 from lens_steer.evaluation.equal_divergence import Curve, Match
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.harmonics import PARAMETERS, Response, anti_steerable
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
 from lens_steer.evaluation.pieces import kept_calibration
@@ -31,12 +32,22 @@ from lens_steer.evaluation.protocol import (
     kept_constraints,
     on_select,
 )
+from lens_steer.evaluation.published_direction import (
+    ARDITI,
+    CALIBRATED,
+    PublishedDirection,
+    check_direction,
+    named,
+    published_direction,
+)
 from lens_steer.evaluation.quantities import objective_of
-from lens_steer.evaluation.selection import Setting, settings
+from lens_steer.evaluation.refinement import REFINED, check_refine
+from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles
+from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import Activations, record
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -45,7 +56,7 @@ from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
 from lens_steer.stats import Estimate
-from lens_steer.steer.method_table import ANGLES, find_method
+from lens_steer.steer.method_table import ANGLES, Method, find_method
 
 DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
@@ -75,6 +86,10 @@ class Comparison(Shown, view="sweeps"):
             be measured.
         options: The other arguments of the comparison.
         beside: The reference's drawn controls, at its choice.
+        matched_differences: The difference of each matched method from the reference at equal divergence, by method and
+            quantity; their joint level accounts for all of them.
+        published: The direction of the methods that take one, as Arditi et al. select it.
+        refine: The number of further values that each condition with a parameter got on select.
     """
 
     evaluation: Evaluation
@@ -94,6 +109,27 @@ class Comparison(Shown, view="sweeps"):
     constraints: tuple[str, ...]
     options: Mapping[str, Any]
     beside: Beside = field(default_factory=Beside)
+    matched_differences: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    published: PublishedDirection = field(default_factory=PublishedDirection)
+    refine: int = 0
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return the reason why a method could not be run as published, by method."""
+        return self.published.left_out(self.options["methods"])
+
+    @property
+    def at_nothing(self) -> list[str]:
+        """Return the steered conditions whose choice is a tie at nothing, see
+        :func:`lens_steer.evaluation.selection.at_nothing`.
+        """
+        select = self.evaluation.select
+        base = next(s for s in select if s.condition == NONE)
+        return [
+            name
+            for name, chosen in self.evaluation.choices.items()
+            if name != NONE and at_nothing([s for s in select if s.condition == name], base, chosen, self.objective)
+        ]
 
     @property
     def bands(self) -> dict[str, dict[str, Band]]:
@@ -116,6 +152,8 @@ def compare(
     tasks: Tasks | None = None,
     system: str | None = None,
     rules: Sequence[str] = (),
+    direction: StreamDirection | str | None = ARDITI,
+    refine: int = REFINED,
     draws: int = DRAWS,
     seed: int = 0,
     engine: str = ENGINE,
@@ -141,6 +179,11 @@ def compare(
             is no such baseline for other models.
         rules: Rules of L_disc. The reference at each rule's sites is one more condition, see
             :func:`lens_steer.evaluation.conditions.rule_grids`.
+        direction: The direction of ``act-add`` and ``ablation-everywhere``: ``"arditi"`` selects it
+            (:func:`lens_steer.select_direction`), or one is given. The same methods with the calibration's direction
+            are conditions of another name (``… (calibrated)``), and the only ones for None.
+        refine: The number of further values for each condition with a parameter, see
+            :mod:`lens_steer.evaluation.refinement`; 0 for the grids alone.
         draws: The number of draws of each drawn control (random planes, random sites, shuffled labels). They run at the
             reference's choice on report, and give a band beside its numbers; 0 for none. The single-draw conditions of
             the same names, each with a choice of its own, run in any case.
@@ -156,6 +199,8 @@ def compare(
     check_splits(contrast)
     if draws < 0:
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
+    check_direction(direction)
+    check_refine(refine)
     tasks = Tasks() if tasks is None else tasks
     parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
     objective = objective_of(objective)
@@ -166,19 +211,20 @@ def compare(
     system = baseline_system(model, system)
     wanted = {name: find_method(name) for name in (REFERENCE, *methods)}
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
-    activations = {
-        name: record(model, contrast.fit, name, engine=engine, progress=progress)
-        for name in ("norm_out", *{m.reads for m in wanted.values()} - {"norm_out"})
-    }
-    calibrations = {name: _kept(out, name, acts, seed) for name, acts in activations.items()}
-    base = calibrations["norm_out"]
+    reads = dict.fromkeys(("norm_out", *(m.reads for m in wanted.values())))
+    activations = {name: record(model, contrast.fit, name, engine=engine, progress=progress) for name in reads}
+    base = _kept(out, "norm_out", activations["norm_out"], seed)
+    made = {m.name: _calibrated(out, m, activations[m.reads], seed) for m in wanted.values()}
+    published = published_direction(
+        model, contrast, out, list(wanted), direction, engine=engine, seed=seed, progress=progress
+    )
     shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
     controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
-    grids = [
-        g
-        for m in wanted.values()
-        for g in method_grids(calibrations[m.reads], m.name, values=values if m.turns else None)
-    ]
+    grids = list[Grid]()
+    for m in wanted.values():
+        grids += published.grids([m.name])
+        own = method_grids(made[m.name], m.name, values=values if m.turns else None)
+        grids += [replace(g, condition=named(m.name, CALIBRATED)) if m.takes_direction else g for g in own]
     by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
     grids += by_rule
     identity = {"seed": seed, "fit": contrast.fit.hash}
@@ -192,6 +238,7 @@ def compare(
         [*controls, *grids],
         out,
         tasks=tasks.select,
+        refine=refine,
         objective=objective,
         constraints=parsed,
         identity=identity,
@@ -220,7 +267,7 @@ def compare(
     curves, target, matches = match_divergence(
         model,
         contrast,
-        grids,
+        [_with_choice(g, choices[g.condition]) for g in grids],
         select,
         choices,
         rows,
@@ -231,6 +278,7 @@ def compare(
     )
     kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
+    joint = 1 - 0.05 / max(1, len(kl_grids))
     turned = method_grids(base, REFERENCE, values=values)[0].build
     assert turned is not None
     responses = {
@@ -267,6 +315,13 @@ def compare(
             **({"rules": list(rules), "rules_left_out": left_out} if rules else {}),
         },
         beside,
+        {
+            name: differences([*report_rows, *kl_rows], f"{name}{AT_EQUAL_KL}", REFERENCE, seed=seed, level=joint)
+            for name, m in matches.items()
+            if m.grid is not None
+        },
+        published,
+        refine,
     )
 
 
@@ -289,7 +344,20 @@ def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
 
 
-def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
+def _kept(out: str | Path, name: str, activations: Activations, seed: int, **how: Any) -> Calibration:
     """Return the calibration of these activations with which the run began; make it if there is none yet."""
     folder = Path(out) / "calibrations" / name
-    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed))
+    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed, **how))
+
+
+def _calibrated(out: str | Path, method: Method, activations: Activations, seed: int) -> Calibration:
+    """Return the calibration of a method, made as its authors do."""
+    how = method.calibrated_with
+    return _kept(out, "_".join((method.reads, *how.values())), activations, seed, **how)
+
+
+def _with_choice(grid: Grid, chosen: Choice) -> Grid:
+    """Return the grid with the value that was chosen for its condition, if it is one of this variant."""
+    if chosen.variant != grid.variant or chosen.value is None or chosen.value in grid.values:
+        return grid
+    return replace(grid, values=(*grid.values, chosen.value))

@@ -15,7 +15,7 @@ import numpy as np
 from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.quantities import MEANS, PERPLEXITIES, RATES, objective_of, quantity
+from lens_steer.evaluation.quantities import FORMER, MEANS, PERPLEXITIES, RATES, objective_of, quantity
 from lens_steer.evaluation.sweeps import POSITIVE
 from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
@@ -216,13 +216,24 @@ def choose(
         raise LensSteerError(
             f"settings of {sorted({s.condition for s in found})}: a choice is made within one condition"
         )
-    sign, name = -1.0 if objective.startswith("-") else 1.0, objective.removeprefix("-")
-    if not any(name in s.measured for s in found):
-        name = objective_of(name)
+    if not any(objective.removeprefix("-") in s.measured for s in found):
+        objective_of(objective)  # refuses a quantity that nothing measures
     kept = [s for s in found if all(c.met(s, base) for c in constraints)]
-    scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in kept or found]
+    scores = [objective_value(s, objective) for s in kept or found]
     best, n_equal = middle_of_best(kept or found, scores)
     return Choice(best.condition, best.variant, best.value, bool(kept), len(kept), len(found), n_equal)
+
+
+def objective_value(setting: Setting, objective: str) -> float:
+    """Return what a choice maximises at one setting: the objective, −∞ where it was not measured.
+
+    >>> objective_value(Setting("SS", "", 30.0, "select", {"capable": Estimate(0.5, 0.0, 1.0, 10)}), "-capable")
+    -0.5
+    """
+    sign, name = -1.0 if objective.startswith("-") else 1.0, objective.removeprefix("-")
+    if name not in setting.measured:
+        name = FORMER.get(name, name)
+    return sign * setting.measured[name].value if name in setting.measured else -np.inf
 
 
 def at_nothing(found: Sequence[Setting], base: Setting, chosen: Choice, objective: str = "positive_right") -> bool:
@@ -245,11 +256,9 @@ def at_nothing(found: Sequence[Setting], base: Setting, chosen: Choice, objectiv
     >>> [at_nothing(tried, base, choose(tried, base)) for tried in ([idle], [idle, strong])]
     [True, False]
     """
-    sign, name = -1.0 if objective.startswith("-") else 1.0, objective_of(objective).removeprefix("-")
     at = (chosen.condition, chosen.variant, chosen.value)
     setting = next(s for s in found if (s.condition, s.variant, s.value) == at)
-    scores = [sign * s.measured[name].value if name in s.measured else -np.inf for s in (setting, base)]
-    return bool(scores[0] <= scores[1])
+    return objective_value(setting, objective) <= objective_value(base, objective)
 
 
 def kept_out(

@@ -31,7 +31,9 @@ LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
     "{right}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
-    "constraints ({constraints}), and the one with the best objective ({objective}) stands here."
+    "constraints ({constraints}), and the one with the best objective ({objective}) stands here. †: no "
+    "setting does better on select than no steering; the middle one of those that do nothing stands here. Tried: "
+    "settings on select, {refine}."
 )
 BANDS = (
     " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
@@ -40,7 +42,8 @@ BANDS = (
 )
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
-EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
+EQUAL_RATES = ("positive_right", "negative_right", "capable")
+EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right", "perplexity")
 ON_PAGE = 3  # the number of prompts of each class on the page of answers
 DOTS = ("positive_right", "negative_right", "negative_refused", "capable", "perplexity_ref")
 
@@ -51,7 +54,7 @@ def heads(found: Comparison) -> list[str]:
     Where no ground truth grades, an answer counts as answered if it is neither refused nor degenerate.
     """
     rates = GRADED if found.graded else UNGRADED
-    return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
+    return ["condition", "chosen", "tried", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
 
 
 def legend(found: Comparison) -> str:
@@ -59,7 +62,12 @@ def legend(found: Comparison) -> str:
     rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
     named = {"right": f"'{rates[0]}'", "reference": REFERENCE}
-    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
+    refine = (
+        f"the grid and {found.refine} values between its best ones for each condition with a parameter"
+        if found.refine
+        else "the grid alone"
+    )
+    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective, refine=refine)
     return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
 
 
@@ -71,21 +79,32 @@ def no_draws() -> str:
 def markdown(found: Comparison) -> str:
     """Write the main table in Markdown, with its legend below.
 
-    It has one row for each condition, chosen on select and measured on report.
+    It has one row for each condition, chosen on select and measured on report. A method that could not be run as
+    published is named below, with the reason.
     """
-    return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n"
+    missing = [f"\nNo row `{name}`: {reason}.\n" for name, reason in found.left_out.items()]
+    return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n{''.join(missing)}"
 
 
 def main_rows(found: Comparison) -> list[list[str]]:
     """Return the cells of the main table below its heads."""
-    made = []
+    made, tied = [], found.at_nothing
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
         gap = found.differences.get(s.condition, {}).get("positive_right")
         rates = [percent(s.measured.get(k)) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
         last = "—" if gap is None else points(gap)
-        made.append([s.condition, _chosen(s.condition, s, met=choice.met), *rates, *numbers, last])
+        made.append(
+            [
+                s.condition,
+                _chosen(s.condition, s, met=choice.met, tied=s.condition in tied),
+                str(choice.n),
+                *rates,
+                *numbers,
+                last,
+            ]
+        )
         if s.condition == REFERENCE:
             made += band_rows(found)
     return made
@@ -104,7 +123,7 @@ def band_rows(found: Comparison) -> list[list[str]]:
     for control, of in by_control.items():
         cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
         rank = "—" if "positive_right" not in of else f"rank {of['positive_right'].p_at_least:.2g}"
-        made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", *cells, rank])
+        made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", "—", *cells, rank])
     return made
 
 
@@ -131,7 +150,7 @@ def equal_kl_markdown(found: Comparison) -> str:
     for condition, matched in found.matches.items():
         s = by_name.get(f"{condition}{AT_EQUAL_KL}")
         made.append(
-            [condition, matched.reason, "—", "—", "—", "—"]
+            [condition, matched.reason, *("—" for _ in EQUAL_HEADS[2:])]
             if s is None
             else _kl_row(condition, s, float(matched.kl or 0))
         )
@@ -140,15 +159,18 @@ def equal_kl_markdown(found: Comparison) -> str:
 
 
 def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
-    shares = (percent(s.measured.get(k)) for k in ("positive_right", "negative_right", "capable"))
-    return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares]
+    shares = (percent(s.measured.get(k)) for k in EQUAL_RATES)
+    return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares, _number(s.measured.get("perplexity_ref"))]
 
 
 def latex(found: Comparison) -> str:
     r"""Write the main table for a paper in LaTeX, which needs the package booktabs."""
     titles = heads(found)
     caption = tables.escaped(legend(found).replace("**", "").replace("\\*", "*").replace("`", ""))
-    cells = [[tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$") for c in row] for row in main_rows(found)]
+    cells = [
+        [tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$").replace(" †", "$^{\\dagger}$") for c in row]
+        for row in main_rows(found)
+    ]
     table = tables.tabular("ll" + "r" * (len(titles) - 2), [tables.escaped(t) for t in titles], cells)
     return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 
@@ -274,9 +296,10 @@ def _label(s: Setting) -> str:
     return f"{s.condition}, {_value(s.condition, s)}" if s.value is not None else s.condition
 
 
-def _chosen(condition: str, s: Setting, *, met: bool) -> str:
+def _chosen(condition: str, s: Setting, *, met: bool, tied: bool = False) -> str:
     where = f" at {s.variant}" if s.variant else ""
-    return ("—" if s.value is None else f"{_value(condition, s)}{where}") + ("" if met else " *")
+    at = "—" if s.value is None else f"{_value(condition, s)}{where}"
+    return at + (" †" if tied and s.value is not None else "") + ("" if met else " *")
 
 
 def _value(condition: str, s: Setting) -> str:
