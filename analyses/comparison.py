@@ -19,7 +19,7 @@ from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
 from lens_steer.stats import percent
 from lens_steer.studies.claim import Claim, marked, measured
-from lens_steer.studies.headline import RIVALS, headline, sentences
+from lens_steer.studies.headline import RIVALS, at_choice, headline
 
 DRAWS = 10  # of each control that is drawn
 RATES = ("positive_right", "negative_right", "capable")
@@ -62,20 +62,28 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(("condition", *found), rows)
 
 
-def headline_claims(found: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Claim]]:
-    """The claims on Selective Steering against the angular methods, by model."""
-    return {model: headline(record) for model, record in found.items()}
-
-
 def headline_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a claim, one column a model: the difference and its verdict; then the sentences."""
-    by_model = headline_claims(found)
-    by_id = {model: {c.id: c for c in claims} for model, claims in by_model.items()}
+    """One row a rival of Selective Steering, one column a model: the difference of compliance in points."""
+    by_model = {model: headline(record) for model, record in found.items()}
     rows = [
-        (c.statement, *(_verdict(by_id[model].get(c.id)) for model in found))
-        for c in {c.id: c for claims in by_model.values() for c in claims}.values()
+        (label, *("—" if c is None else _points(c) for c in claims))
+        for rival, label in RIVALS.items()
+        if any(claims := [at_choice(by_model[model], rival) for model in found])
     ]
-    return f"{markdown(('claim', *found), rows)}\n{sentences(by_model)}\n"
+    return markdown(("SS less", *found), rows)
+
+
+def headline_claims(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a claim, one column a model: what was measured and the verdict."""
+    by_id = {model: {c.id: c for c in headline(record)} for model, record in found.items()}
+    statements = {key: c.statement for claims in by_id.values() for key, c in claims.items()}
+    rows = [(text, *(_verdict(by_id[model].get(key)) for model in found)) for key, text in statements.items()]
+    return markdown(("claim", *found), rows)
+
+
+def _points(claim: Claim) -> str:
+    value, (low, high) = float(claim.value or 0.0), claim.interval or (0.0, 0.0)
+    return marked(claim, f"{100 * value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}] ({claim.verdict})")
 
 
 def _verdict(claim: Claim | None) -> str:
@@ -103,13 +111,14 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps: Mapping[str, Any] | None) -> str:
     if row is None or choice is None:
         return "—"
+    if choice.get("at_nothing"):
+        return "nothing †"
     where = f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else ""
     at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
     gap = (gaps or {}).get("positive_right")
-    tied = " †" if choice.get("at_nothing") and choice["value"] is not None else ""
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     others = " / ".join(percent(row[name]) for name in RATES[1:] if name in row)
-    return f"{at}{_rate(row, 'positive_right')}{sign} / {others}" + tied + ("" if choice["met"] else " *")
+    return f"{at}{_rate(row, 'positive_right')}{sign} / {others}" + ("" if choice["met"] else " *")
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
@@ -135,6 +144,7 @@ def main() -> None:
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     tables.write("comparison", table(found), args.out, args.page[:1])
     tables.write("headline", headline_table(found), args.out, args.page)
+    tables.write("headline_claims", headline_claims(found), args.out, args.page[:1])
     tables.write("equal_kl", equal_kl_table(found), args.out, args.page[:1])
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lens_steer.studies.headline import headline, sentences
+from analyses.comparison import headline_table
+from lens_steer.studies.headline import at_choice, headline
 
 SAS = "standard-everywhere"
 
@@ -20,13 +21,15 @@ def gap(value: float, half: float = 0.1) -> dict[str, Any]:
     return {"value": value, "low": value - half, "high": value + half, "n": 64}
 
 
-def record(less: dict[str, Any], *, control: float = 0.9, tied: bool = False, **equal: Any) -> dict[str, Any]:
+def record(
+    less: dict[str, Any], equal: dict[str, Any] | None = None, *, control: float = 0.9, tied: bool = False
+) -> dict[str, Any]:
     """A comparison in which SAS differs from SS as given (SAS less SS, as a comparison writes it)."""
     return {
         "report": [rate("no steering", 0.0), rate("sttp", control), rate("selective", 0.5), rate(SAS, 0.5)],
         "choices": {name: {"at_nothing": tied} for name in ("selective", SAS)},
         "differences_from_selective": {SAS: {"positive_right": less}},
-        "equal_kl": {"differences_from_selective": {SAS: equal} if equal else {}},
+        "equal_kl": {"differences_from_selective": {} if equal is None else {SAS: equal}},
     }
 
 
@@ -53,7 +56,7 @@ def test_planted_differences(less: dict[str, Any], options: dict[str, Any], verd
 def test_side_effects_are_compared_at_equal_divergence() -> None:
     """A lower perplexity is better, more tasks right are."""
     equal = {"positive_right": gap(0.0), "capable": gap(-0.3), "log_perplexity": gap(0.5, 0.2)}
-    by_id = {c.id: c for c in headline(record(gap(0.0), **equal))}
+    by_id = {c.id: c for c in headline(record(gap(0.0), equal))}
     assert by_id["ss-keeps-tasks-standard-everywhere-equal-divergence"].verdict == "HOLDS"
     less = by_id["ss-less-perplexing-standard-everywhere-equal-divergence"]
     assert (less.verdict, less.criterion, less.value) == ("HOLDS", "interval below 0", -0.5)
@@ -65,8 +68,14 @@ def test_side_effects_are_compared_at_equal_divergence() -> None:
     }
 
 
-def test_a_sentence_says_what_its_claims_say() -> None:
-    said = sentences({"a": headline(record(gap(-0.27))), "b": headline(record(gap(0.05)))})
-    assert said == (
-        "SS less SAS as published: +27 [+17, +37] points on a (HOLDS); -5 [-15, +5] points on b (EXCLUDED BEYOND 0.1)."
-    )
+def test_the_table_says_what_the_claims_say() -> None:
+    """In points, bold where it holds jointly; a model without the method has a dash."""
+    found = {
+        "a": record(gap(-0.27)),
+        "b": record(gap(0.05)),
+        "c": record(gap(0.0)) | {"differences_from_selective": {}},
+    }
+    assert headline_table(found).splitlines()[2:] == [
+        "| SAS as published | **+27 [+17, +37] (HOLDS)** | -5 [-15, +5] (EXCLUDED BEYOND 0.1) | — |"
+    ]
+    assert at_choice(headline(found["a"]), "adaptive") is None

@@ -89,7 +89,13 @@ def test_every_condition_gets_the_same_number() -> None:
         return 0.0, 1.0
 
     circle = Grid("selective", None, METHODS["selective"].grid, method="selective")
-    for grids in ([circle], [addition("a"), addition("b")], [Grid("sttp", None, METHODS["sttp"].grid, method="sttp")]):
+    without = Grid("random plane", None, circle.values[1:], method="selective")  # a control, without the identity
+    for grids in (
+        [circle],
+        [without],
+        [addition("a"), addition("b")],
+        [Grid("sttp", None, METHODS["sttp"].grid, method="sttp")],
+    ):
         found = refined(grids, dict.fromkeys(("", "a", "b"), nothing))
         n = sum(len(g.values) for g in grids)
         assert tried(found) == {grids[0].condition: n + REFINED}

@@ -14,7 +14,8 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import COMPARED, NONE, control_grids, method_grids, rule_grids, shuffled_labels
+from lens_steer.evaluation.compared import conditions_compared
+from lens_steer.evaluation.conditions import COMPARED, NONE, method_grids
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
@@ -22,7 +23,6 @@ from lens_steer.evaluation.equal_divergence import Curve, Match
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.harmonics import PARAMETERS, Response, anti_steerable
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
-from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import (
     Evaluation,
     check_splits,
@@ -34,21 +34,18 @@ from lens_steer.evaluation.protocol import (
 )
 from lens_steer.evaluation.published_direction import (
     ARDITI,
-    CALIBRATED,
     PublishedDirection,
     check_direction,
-    named,
-    published_direction,
 )
 from lens_steer.evaluation.quantities import objective_of
 from lens_steer.evaluation.refinement import REFINED, check_refine
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
 from lens_steer.evaluation.sweeps import Protocol, run
-from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.geometry.selected_direction import StreamDirection
-from lens_steer.inference.record import Activations, record
+from lens_steer.inference.record import Activations
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
@@ -56,7 +53,7 @@ from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
 from lens_steer.stats import Estimate
-from lens_steer.steer.method_table import ANGLES, Method, find_method
+from lens_steer.steer.method_table import ANGLES, find_method
 
 DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
@@ -74,7 +71,8 @@ class Comparison(Shown, view="sweeps"):
         matches: The match that was reported for each condition, or the reason why there is none.
         matched: The settings on the report split at equal divergence.
         responses: The harmonic response to the reference's angle, by class.
-        anti_steerable: The share of harmful prompts whose refusal score rises at the chosen angle.
+        anti_steerable: The share of harmful prompts whose refusal score rises at the chosen angle; None where no angle
+            was chosen (a tie at nothing).
         calibration: The calibration of the reference.
         activations: The activations from which it was made.
         n_compared: The number of conditions that are compared with the reference; the joint level of the differences
@@ -99,7 +97,7 @@ class Comparison(Shown, view="sweeps"):
     matches: Mapping[str, Match]
     matched: tuple[Setting, ...]
     responses: Mapping[str, Response]
-    anti_steerable: Estimate
+    anti_steerable: Estimate | None
     calibration: Calibration
     activations: Activations
     n_compared: int
@@ -120,16 +118,8 @@ class Comparison(Shown, view="sweeps"):
 
     @property
     def at_nothing(self) -> list[str]:
-        """Return the steered conditions whose choice is a tie at nothing, see
-        :func:`lens_steer.evaluation.selection.at_nothing`.
-        """
-        select = self.evaluation.select
-        base = next(s for s in select if s.condition == NONE)
-        return [
-            name
-            for name, chosen in self.evaluation.choices.items()
-            if name != NONE and at_nothing([s for s in select if s.condition == name], base, chosen, self.objective)
-        ]
+        """Return the conditions whose choice is a tie at nothing."""
+        return tied_at_nothing(self.evaluation.select, self.evaluation.choices, self.objective)
 
     @property
     def bands(self) -> dict[str, dict[str, Band]]:
@@ -209,24 +199,22 @@ def compare(
     if len({v % 360 for v in values}) < PARAMETERS:
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     system = baseline_system(model, system)
-    wanted = {name: find_method(name) for name in (REFERENCE, *methods)}
+    wanted = list(dict.fromkeys(find_method(name).name for name in (REFERENCE, *methods)))
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
-    reads = dict.fromkeys(("norm_out", *(m.reads for m in wanted.values())))
-    activations = {name: record(model, contrast.fit, name, engine=engine, progress=progress) for name in reads}
-    base = _kept(out, "norm_out", activations["norm_out"], seed)
-    made = {m.name: _calibrated(out, m, activations[m.reads], seed) for m in wanted.values()}
-    published = published_direction(
-        model, contrast, out, list(wanted), direction, engine=engine, seed=seed, progress=progress
+    parts = conditions_compared(
+        model,
+        contrast,
+        out,
+        wanted,
+        values=values,
+        system=system,
+        rules=rules,
+        direction=direction,
+        engine=engine,
+        seed=seed,
+        progress=progress,
     )
-    shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
-    controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
-    grids = list[Grid]()
-    for m in wanted.values():
-        grids += published.grids([m.name])
-        own = method_grids(made[m.name], m.name, values=values if m.turns else None)
-        grids += [replace(g, condition=named(m.name, CALIBRATED)) if m.takes_direction else g for g in own]
-    by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
-    grids += by_rule
+    base, everything = parts.calibration, [*parts.controls, *parts.grids]
     identity = {"seed": seed, "fit": contrast.fit.hash}
     selecting = Protocol(model, contrast.select, "select", tasks.select, **how)
     bound = measured_bound(selecting, out, identity=identity, progress=progress)
@@ -235,7 +223,7 @@ def compare(
     select, choices, rows = on_select(
         model,
         contrast,
-        [*controls, *grids],
+        everything,
         out,
         tasks=tasks.select,
         refine=refine,
@@ -246,11 +234,12 @@ def compare(
         progress=progress,
         **how,
     )
+    tied = REFERENCE in tied_at_nothing(select, choices, objective)
     protocol = Protocol(model, contrast.report, "report", tasks.report, **how)
-    at_choice = chosen_grids([*controls, *grids], choices)
+    at_choice = chosen_grids(everything, choices)
     report_rows = run(protocol, at_choice, out, "report", identity=identity, progress=progress)
     beside = run_controls(
-        Controls(base, draws=draws, seed=seed),
+        Controls(base, draws=0 if tied else draws, seed=seed),
         next(g for g in at_choice if g.condition == REFERENCE),
         (),
         protocol,
@@ -258,7 +247,7 @@ def compare(
         contrast,
         out,
         drawn_alone=True,
-        activations=activations["norm_out"],
+        activations=parts.activations,
         identity=identity,
         seed=seed,
         progress=progress,
@@ -267,7 +256,7 @@ def compare(
     curves, target, matches = match_divergence(
         model,
         contrast,
-        [_with_choice(g, choices[g.condition]) for g in grids],
+        [_with_choice(g, choices[g.condition]) for g in parts.grids],
         select,
         choices,
         rows,
@@ -275,6 +264,7 @@ def compare(
         {**selecting.identity, **identity},
         engine,
         progress,
+        tied=tied,
     )
     kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
@@ -285,11 +275,11 @@ def compare(
         side: Response.of(values, *refusal_scores_by_value(model, turned, list(values), prompts, engine=engine))
         for side, prompts in (("positive", contrast.report.positive), ("negative", contrast.report.negative))
     }
-    chosen_angle = choices[REFERENCE].value or 0.0
-    moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
+    nearest = int(np.argmin(np.abs(np.asarray(values) - (choices[REFERENCE].value or 0.0))))
+    plain, scores = responses["positive"].plain, responses["positive"].scores
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
-    first_angle, second_angle = principal_angles(base.basis, shuffled.basis[None])[0].tolist()
+    first_angle, second_angle = principal_angles(base.basis, parts.shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
         {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
@@ -298,9 +288,9 @@ def compare(
         matches,
         tuple(settings(kl_rows, seed=seed)),
         responses,
-        anti_steerable(responses["positive"].plain, moved),
+        None if tied else anti_steerable(plain, scores[:, nearest]),
         base,
-        activations["norm_out"],
+        parts.activations,
         len(others),
         (first_angle, second_angle),
         all(p.task is not None for p in contrast.report.positive),
@@ -310,9 +300,9 @@ def compare(
             **how,
             **_told(bound, judge),
             "system": system,
-            "methods": list(wanted),
+            "methods": wanted,
             "values": list(values),
-            **({"rules": list(rules), "rules_left_out": left_out} if rules else {}),
+            **({"rules": list(rules), "rules_left_out": list(parts.rules_left_out)} if rules else {}),
         },
         beside,
         {
@@ -320,9 +310,22 @@ def compare(
             for name, m in matches.items()
             if m.grid is not None
         },
-        published,
+        parts.published,
         refine,
     )
+
+
+def tied_at_nothing(select: Sequence[Setting], choices: Mapping[str, Choice], objective: str) -> list[str]:
+    """Return the conditions of several settings whose choice is a tie at nothing.
+
+    No value is taken from such a choice; see :func:`lens_steer.evaluation.selection.at_nothing`.
+    """
+    base = next(s for s in select if s.condition == NONE)
+    return [
+        name
+        for name, chosen in choices.items()
+        if chosen.n > 1 and at_nothing([s for s in select if s.condition == name], base, chosen, objective)
+    ]
 
 
 def baseline_system(model: Any, system: str | None = None) -> str | None:
@@ -342,18 +345,6 @@ def baseline_system(model: Any, system: str | None = None) -> str | None:
 def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
     """Return the bound and the judge as the record has them; a comparison with a ground truth has no bound."""
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
-
-
-def _kept(out: str | Path, name: str, activations: Activations, seed: int, **how: Any) -> Calibration:
-    """Return the calibration of these activations with which the run began; make it if there is none yet."""
-    folder = Path(out) / "calibrations" / name
-    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed, **how))
-
-
-def _calibrated(out: str | Path, method: Method, activations: Activations, seed: int) -> Calibration:
-    """Return the calibration of a method, made as its authors do."""
-    how = method.calibrated_with
-    return _kept(out, "_".join((method.reads, *how.values())), activations, seed, **how)
 
 
 def _with_choice(grid: Grid, chosen: Choice) -> Grid:

@@ -80,10 +80,9 @@ def further(
 
     swept, gaps = [g for g in grids if None not in g.values], list[_Gap]()
     for grid in swept:
-        points = {
-            v % 360 if grid.turns else v: point(base, v)
-            for v in (METHODS[grid.method].identities if grid.method in METHODS else ())
-        }
+        identities = METHODS[grid.method].identities if grid.method in METHODS else ()
+        unsteered = {v % 360 if grid.turns else v for v in identities}
+        points = {v: point(base, v) for v in unsteered}
         points |= {
             float(s.value): point(s, s.value) for s in found if s.variant == grid.variant and s.value is not None
         }

@@ -145,7 +145,9 @@ def comparing(
     total += _evaluating(on_select, on_report, grids)
     total += measuring(on_report, [Grid(f"control {i}") for i in range(DRAWN * draws)])
     swept_conditions = dict.fromkeys(g.condition for g in grids if None not in g.values and g.condition != IDENTITY)
-    total += measuring(on_select, [Grid(name, None, tuple(range(refine))) for name in swept_conditions if refine])
+    total += measuring(
+        on_select, [Grid(name, None, tuple(map(float, range(refine)))) for name in swept_conditions if refine]
+    )
     taking = [m for m in wanted if find_method(m).takes_direction]
     if selects and taking:
         fit, select = first_of(contrast, N_FIT, N_SELECT)

@@ -105,7 +105,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "harmonic": {
             side: comparison_text.harmonic_summary(r.fit) | {"few_angles": r.few} for side, r in found.responses.items()
         },
-        "anti_steerable": asdict(found.anti_steerable),
+        "anti_steerable": None if found.anti_steerable is None else asdict(found.anti_steerable),
         "shuffled_plane": {"principal_angles_with_the_plane": list(found.shuffled_angles), "permutations": 1},
     }
 

@@ -32,8 +32,7 @@ LEGEND = (
     "{right}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
     "constraints ({constraints}), and the one with the best objective ({objective}) stands here. †: no "
-    "setting does better on select than no steering; the middle one of those that do nothing stands here. Tried: "
-    "settings on select, {refine}."
+    "setting does better on select than no steering, so that none is chosen. Tried: settings on select, {refine}."
 )
 BANDS = (
     " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
@@ -91,6 +90,9 @@ def main_rows(found: Comparison) -> list[list[str]]:
     made, tied = [], found.at_nothing
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
+        if s.condition in tied:
+            made.append([s.condition, "none †", str(choice.n), *("—" for _ in heads(found)[3:])])
+            continue
         gap = found.differences.get(s.condition, {}).get("positive_right")
         rates = [percent(s.measured.get(k)) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
@@ -98,7 +100,7 @@ def main_rows(found: Comparison) -> list[list[str]]:
         made.append(
             [
                 s.condition,
-                _chosen(s.condition, s, met=choice.met, tied=s.condition in tied),
+                _chosen(s.condition, s, met=choice.met),
                 str(choice.n),
                 *rates,
                 *numbers,
@@ -145,6 +147,8 @@ def equal_kl_markdown(found: Comparison) -> str:
 
     A method that cannot be matched has a reason in place of numbers.
     """
+    if REFERENCE in found.at_nothing:
+        return f"Nothing is matched: no setting of {REFERENCE} does better on select than no steering.\n"
     made = [_kl_row(REFERENCE, found.evaluation.reported(REFERENCE), found.target)]
     by_name = {s.condition: s for s in found.matched}
     for condition, matched in found.matches.items():
@@ -296,10 +300,9 @@ def _label(s: Setting) -> str:
     return f"{s.condition}, {_value(s.condition, s)}" if s.value is not None else s.condition
 
 
-def _chosen(condition: str, s: Setting, *, met: bool, tied: bool = False) -> str:
+def _chosen(condition: str, s: Setting, *, met: bool) -> str:
     where = f" at {s.variant}" if s.variant else ""
-    at = "—" if s.value is None else f"{_value(condition, s)}{where}"
-    return at + (" †" if tied and s.value is not None else "") + ("" if met else " *")
+    return ("—" if s.value is None else f"{_value(condition, s)}{where}") + ("" if met else " *")
 
 
 def _value(condition: str, s: Setting) -> str:

@@ -52,35 +52,13 @@ def headline(record: Mapping[str, Any]) -> list[Claim]:
     return found
 
 
-def sentences(by_model: Mapping[str, list[Claim]]) -> str:
-    """Write what the claims at the choices say, one sentence for each rival, in points of compliance.
+def at_choice(claims: list[Claim], rival: str) -> Claim | None:
+    """Return the claim on compliance at the choices against one rival; None where the comparison does not have it.
 
-    >>> from lens_steer.studies.claim import Claim
-    >>> words = dict.fromkeys(("formula", "level", "domain", "quantity", "criterion"), "x")
-    >>> claim = Claim(
-    ...     **words,
-    ...     id="ss-above-standard-everywhere",
-    ...     statement="s",
-    ...     value=0.27,
-    ...     n=64,
-    ...     verdict="HOLDS",
-    ...     interval=(0.1, 0.4),
-    ... )
-    >>> print(sentences({"organism/gemma2": [claim]}))
-    SS less SAS as published: +27 [+10, +40] points on organism/gemma2 (HOLDS).
+    >>> at_choice([], "standard-everywhere") is None
+    True
     """
-    told = []
-    for rival, label in RIVALS.items():
-        parts = [
-            f"{100 * float(c.value):+.0f} [{100 * c.interval[0]:+.0f}, {100 * c.interval[1]:+.0f}] points on {model} "
-            f"({c.verdict})"
-            for model, claims in by_model.items()
-            for c in claims
-            if c.id == _id(rival, OWN, "positive_right") and c.value is not None and c.interval is not None
-        ]
-        if parts:
-            told.append(f"SS less {label}: {'; '.join(parts)}.")
-    return "\n".join(told)
+    return next((c for c in claims if c.id == _id(rival, OWN, "positive_right")), None)
 
 
 def _claim(rival: str, label: str, where: str, quantity: str, gap: Mapping[str, Any], seen: bool, tied: bool) -> Claim:
