@@ -15,6 +15,7 @@ from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import saving
 from lens_steer.geometry.stability import stability
 from lens_steer.reports import comparison_text
+from lens_steer.reports.cell_files import by_cell_file
 
 
 def compare_and_write(
@@ -31,7 +32,8 @@ def compare_and_write(
     """Run :func:`lens_steer.evaluation.comparison.compare` and write its results to a folder.
 
     The function writes ``comparison.md`` and ``comparison.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``,
-    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. The rows are beside them, in
+    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. Where prompts have cells, ``by_cell.csv``
+    holds the rates of the report split by cell. The rows are beside them, in
     ``select.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and ``kl.csv``.
 
     Args:
@@ -60,6 +62,7 @@ def compare_and_write(
             ("comparison.json", _json(_record(found) | {"meta": meta})),
             ("stability.json", _json(selection.summary() | {"meta": meta})),
             ("harmonic.csv", comparison_text.harmonic_csv(found)),
+            *by_cell_file((*found.evaluation.report, *found.matched)),
         ):
             (work / name).write_text(text, encoding="utf-8")
     return found
@@ -75,7 +78,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
         "select": [s.row() for s in found.evaluation.select],
         "report": [
-            s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
+            s.record() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
             for s in found.evaluation.report
         ],
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
@@ -87,7 +90,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         ),
         "equal_kl": {
             "target": found.target,
-            "report": [s.row() for s in found.matched],
+            "report": [s.record() for s in found.matched],
             "matches": {
                 name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]}
                 for name, m in found.matches.items()
