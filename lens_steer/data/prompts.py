@@ -31,8 +31,9 @@ class Prompt(Shown, view="prompts"):
             the same split. None: the prompt has no named scenario.
         cell: The name of the cell of the prompt, such as its category of harm. Rates are also given by cell. None: the
             prompt belongs to no cell.
-        cluster: The name of the cluster of the prompt. Prompts of one cluster are alike and are not counted as
-            independent of each other. None: the scenario is the cluster; without one the prompt is a cluster alone.
+        cluster: The name of the cluster of the prompt. Prompts of one cluster are alike, so intervals do not count them
+            as independent of each other; only a scenario keeps prompts in one split. None: the scenario is the cluster;
+            without one the prompt is a cluster alone.
     """
 
     messages: tuple[Message, ...]

@@ -14,6 +14,7 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.cells import CLUSTER, labels_of
 from lens_steer.evaluation.conditions import COMPARED, control_grids, method_grids, rule_grids, shuffled_labels
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
@@ -250,7 +251,7 @@ def compare(
         matches,
         tuple(settings(kl_rows, seed=seed)),
         responses,
-        anti_steerable(responses["positive"].plain, moved),
+        anti_steerable(responses["positive"].plain, moved, [labels_of(p)[CLUSTER] for p in contrast.report.positive]),
         base,
         activations["norm_out"],
         len(others),

@@ -162,8 +162,9 @@ def differences(
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`, with the prompts' clusters. The rows must hold each condition at one
-    setting. Prompts without a value under one of the conditions (an empty answer has no perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.paired_difference`, with the clusters of the prompts. The rows must
+    hold each condition at one setting. Prompts without a value under one of the conditions (an empty answer has no
+    perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():

@@ -39,7 +39,9 @@ BANDS = (
     "its labels put wrong; their last column is its rank among them, "
     "(1 + draws with at least as many {right}) / (1 + draws). No draw had a choice of its own."
 )
-CELLS = " In round brackets: a rate by cell of prompts, where the intervals of two cells do not overlap (`by_cell.csv`)."
+CELLS = (
+    " In round brackets: a rate by cell of prompts, where the intervals of two cells do not overlap (`by_cell.csv`)."
+)
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
