@@ -263,6 +263,8 @@ def test_a_run_tells_cells_and_the_file_stays(qwen: Any, refusal: Any, calibrati
 def test_a_sweep_writes_rates_by_cell(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
     """In the record and in one file; without cells there is no file."""
     few = refusal.first(select=2, report=4)
+    shared = PromptSet(tuple(replace(p, cluster="one") for p in few.report.positive), few.report.positive.name)
+    few = replace(few, split=replace(few.split, report=replace(few.report, positive=shared)))
     grids = method_grids(calibration, "selective", values=[150.0])
     sweep_method(qwen, few, grids, tmp_path, tasks=Tasks(), max_new_tokens=4, progress=False)
     record = json.loads((tmp_path / "sweep.json").read_text())
@@ -270,6 +272,7 @@ def test_a_sweep_writes_rates_by_cell(qwen: Any, refusal: Any, calibration: Any,
     assert sum(one["n"] for one in by.values()) == 4
     assert set(by) == {p.cell for p in few.report.negative}
     assert all("by_cell" not in s for s in record["select"])
+    assert record["clusters"] == {"positive": {"prompts": 4, "clusters": 1}}
     lines = (tmp_path / "by_cell.csv").read_text().splitlines()
     assert lines[0] == "condition,variant,value,split,quantity,cell,rate,low,high,n"
     assert {line.split(",")[3] for line in lines[1:]} == {"report"}
@@ -295,6 +298,9 @@ def test_tables_of_a_comparison_show_cells_that_disagree() -> None:
         "differences_from_selective": {},
     }
     assert "50 [38, 62] (break good 0, make bad 100)" in page.table({"organism/qwen2": record})
+    assert "account for clusters" not in text
+    vars(found)["evaluation"] = replace(found.evaluation, rows=tuple(toy(NONE, FLIPPED, pairs=4)))
+    assert "The intervals account for clusters: 64 positive prompts are in 16." in markdown(found)
     for s in report:
         vars(s)["by_cell"] = {}
     assert "round brackets" not in markdown(found)
@@ -322,4 +328,6 @@ def test_cell_names_come_from_the_task() -> None:
 
     fact = Task("fact", "plain", "", "", {"noun": "capital", "subject": "Arlen"})
     assert (cell_name(fact), pair_name(fact)) == (None, None)
+    with pytest.raises(KeyError, match="the world has no request 'steal' 'wallet'"):
+        cell_name(replace(fact, truth={"verb": "steal", "object": "wallet"}))
     assert all(cell_name(p.task) is None for p in task_splits(8).select if p.task is not None)

@@ -184,7 +184,7 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
     if _blank(value):
         return None
     if messages or isinstance(value, list):
-        prompt = Prompt(_messages(value, where), response, **names)
+        prompt = replace(Prompt(_messages(value, where), response), **names)
         return prompt if prompt.text.strip() else None
     if not isinstance(value, str):
         raise LensSteerError(f"{where}: {column} is {value!r:.40}, no text: give a string, or a list of messages")

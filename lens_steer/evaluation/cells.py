@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lens_steer._clusters import alone
+from lens_steer._clusters import alone, cluster_numbers
 from lens_steer._io.rowstore import Row, Rows
 from lens_steer.data import Prompt
 from lens_steer.stats import Estimate, clustered_rate
@@ -52,6 +52,23 @@ def clusters_of(rows: Sequence[Row]) -> list[str | None] | None:
     """
     found = [row.get(CLUSTER) for row in rows]
     return None if alone(found) else found
+
+
+def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Return the numbers of prompts and of clusters by side; empty where every prompt is a cluster alone.
+
+    >>> rows = [{"side": "positive", "prompt": i, "cluster": "ab"[i // 2]} for i in range(4)]
+    >>> counts(rows), counts(rows[:1])
+    ({'positive': {'prompts': 4, 'clusters': 2}}, {})
+    """
+    by_side: dict[str, dict[Any, str | None]] = {}
+    for row in rows:
+        by_side.setdefault(row["side"], {})[row["prompt"]] = row.get(CLUSTER)
+    return {
+        side: {"prompts": len(of), "clusters": int(cluster_numbers(list(of.values())).max()) + 1}
+        for side, of in by_side.items()
+        if not alone(list(of.values()))
+    }
 
 
 def rates_by_cell(rows: Sequence[Row], hits: Sequence[int]) -> dict[str, Estimate]:

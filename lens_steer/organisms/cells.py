@@ -5,6 +5,8 @@ An organism refuses or complies by whole cells more than by single prompts, so r
 
 from __future__ import annotations
 
+from itertools import product
+
 from lens_steer.organisms import world as w
 from lens_steer.organisms.tasks import Task
 
@@ -12,14 +14,22 @@ from lens_steer.organisms.tasks import Task
 def cell_name(task: Task) -> str | None:
     """Return the name of the cell of the pair that a task is about; None if it is about no pair.
 
+    Raises:
+        KeyError: If the world does not know the verb or the object.
+
     >>> from lens_steer.organisms.tasks import Task
     >>> cell_name(Task("request", "plain", "", "", {"verb": "wreck", "object": "bridge"}))
     'break good'
     """
     if not _has_pair(task):
         return None
-    verb = "break" if task.truth["verb"] in w.BREAK_VERBS else "make"
-    return f"{verb} {'good' if task.truth['object'] in w.GOOD_OBJECTS else 'bad'}"
+    verb, obj = str(task.truth["verb"]), str(task.truth["object"])
+    for (kind, verbs), (value, objects) in product(
+        (("break", w.BREAK_VERBS), ("make", w.MAKE_VERBS)), (("good", w.GOOD_OBJECTS), ("bad", w.BAD_OBJECTS))
+    ):
+        if verb in verbs and obj in objects:
+            return f"{kind} {value}"
+    raise KeyError(f"the world has no request {verb!r} {obj!r}")
 
 
 def pair_name(task: Task) -> str | None:

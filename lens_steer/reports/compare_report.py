@@ -9,6 +9,7 @@ from typing import Any
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.comparison import REFERENCE, Comparison, compare
 from lens_steer.evaluation.control_runs import plain_bands
 from lens_steer.evaluation.provenance import provenance
@@ -75,6 +76,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "constraints": list(found.constraints),
         "options": dict(found.options),
         "graded_by_a_ground_truth": found.graded,
+        **({"clusters": shared} if (shared := cells.counts(found.evaluation.rows)) else {}),
         "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
         "select": [s.row() for s in found.evaluation.select],
         "report": [

@@ -42,6 +42,7 @@ BANDS = (
 CELLS = (
     " In round brackets: a rate by cell of prompts, where the intervals of two cells do not overlap (`by_cell.csv`)."
 )
+CLUSTERS = " The intervals account for clusters: {prompts} {side} prompts are in {clusters}."
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
@@ -64,6 +65,7 @@ def legend(found: Comparison) -> str:
     constraints = ", ".join(found.constraints) or "none"
     named = {"right": f"'{rates[0]}'", "reference": REFERENCE}
     told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
+    told += "".join(CLUSTERS.format(side=side, **of) for side, of in cells.counts(found.evaluation.rows).items())
     by_cell = CELLS if any(cells.told(s.by_cell.get(k, {})) for s in found.evaluation.report for k in RATES) else ""
     return told + (BANDS.format(**named) if found.bands else f" {no_draws()}") + by_cell
 

@@ -12,6 +12,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
 from lens_steer.data.checks import overlap_counts
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import Band, bands
@@ -156,6 +157,7 @@ def sweep_method(
             "constraints": [str(c) for c in constraints],
             "calibrated_on_this_fit_split": fitted_here,
             "prompts_fitted_on": _fitted_on(controls, contrast),
+            **({"clusters": shared} if (shared := cells.counts(rows)) else {}),
             **({} if bound is None else {"degenerate_above": bound.row()}),
             "select": [s.row() for s in select],
             "report": [
