@@ -14,6 +14,7 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
 from lens_steer._io.tables import markdown
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
@@ -122,7 +123,8 @@ def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps:
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
-    return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+    """A rate with its interval, and by cell where the cells disagree."""
+    return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) + cells.told(cells.read(row, name))
 
 
 def main() -> None:

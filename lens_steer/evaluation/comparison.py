@@ -14,6 +14,7 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.cells import CLUSTER, labels_of
 from lens_steer.evaluation.compared import conditions_compared
 from lens_steer.evaluation.conditions import COMPARED, NONE, method_grids
 from lens_steer.evaluation.control_bands import Band, bands
@@ -277,6 +278,7 @@ def compare(
     }
     nearest = int(np.argmin(np.abs(np.asarray(values) - (choices[REFERENCE].value or 0.0))))
     plain, scores = responses["positive"].plain, responses["positive"].scores
+    clusters = [labels_of(p)[CLUSTER] for p in contrast.report.positive]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
     first_angle, second_angle = principal_angles(base.basis, parts.shuffled.basis[None])[0].tolist()
@@ -288,7 +290,7 @@ def compare(
         matches,
         tuple(settings(kl_rows, seed=seed)),
         responses,
-        None if tied else anti_steerable(plain, scores[:, nearest]),
+        None if tied else anti_steerable(plain, scores[:, nearest], clusters),
         base,
         parts.activations,
         len(others),

@@ -14,6 +14,7 @@ from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.cells import CLUSTER
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.refinement import A_ROUND, check_refine, further, ordered
@@ -189,8 +190,9 @@ def differences(
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`. The rows must hold each condition at one
-    setting. Prompts without a value under one of the conditions (an empty answer has no perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.paired_difference`, with the clusters of the prompts. The rows must
+    hold each condition at one setting. Prompts without a value under one of the conditions (an empty answer has no
+    perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():
@@ -198,7 +200,9 @@ def differences(
         both = sorted(set(a) & set(b))
         if both:
             one, two = (np.array([values[i] for i in both], dtype=np.float64) for values in (a, b))
-            found[name] = paired_difference(one, two, level=level, seed=seed)
+            named = {int(r["prompt"]): r.get(CLUSTER) for r in rows if r["side"] == side}
+            clusters = [named[i] for i in both]
+            found[name] = paired_difference(one, two, level=level, seed=seed, clusters=clusters)
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.comparison import REFERENCE, Comparison, compare
 from lens_steer.evaluation.control_runs import plain_bands
 from lens_steer.evaluation.provenance import provenance
@@ -17,6 +18,7 @@ from lens_steer.evaluation.refinement import tried
 from lens_steer.figures import saving
 from lens_steer.geometry.stability import stability
 from lens_steer.reports import comparison_text
+from lens_steer.reports.cell_files import by_cell_file
 from lens_steer.stats import Estimate
 
 
@@ -34,9 +36,9 @@ def compare_and_write(
     """Run :func:`lens_steer.evaluation.comparison.compare` and write its results to a folder.
 
     The function writes ``comparison.md`` and ``comparison.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``,
-    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. The rows are beside them, in
-    ``select.csv``, ``select_refined_1.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and
-    ``kl.csv``.
+    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. Where prompts have cells, ``by_cell.csv``
+    holds the rates of the report split by cell. The rows are beside them, in ``select.csv``,
+    ``select_refined_1.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and ``kl.csv``.
 
     Args:
         model: The model; see :func:`lens_steer.evaluation.comparison.compare`, also for ``contrast``, ``out``,
@@ -64,6 +66,7 @@ def compare_and_write(
             ("comparison.json", _json(_record(found) | {"meta": meta})),
             ("stability.json", _json(selection.summary() | {"meta": meta})),
             ("harmonic.csv", comparison_text.harmonic_csv(found)),
+            *by_cell_file((*found.evaluation.report, *found.matched)),
         ):
             (work / name).write_text(text, encoding="utf-8")
     return found
@@ -76,6 +79,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "constraints": list(found.constraints),
         "options": dict(found.options),
         "graded_by_a_ground_truth": found.graded,
+        **({"clusters": shared} if (shared := cells.counts(found.evaluation.rows)) else {}),
         "choices": {
             name: asdict(c) | {"at_nothing": name in found.at_nothing} for name, c in found.evaluation.choices.items()
         },
@@ -85,7 +89,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         "left_out": found.left_out,
         "select": [s.row() for s in found.evaluation.select],
         "report": [
-            s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
+            s.record() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
             for s in found.evaluation.report
         ],
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
@@ -95,7 +99,7 @@ def _record(found: Comparison) -> dict[str, Any]:
         ),
         "equal_kl": {
             "target": found.target,
-            "report": [s.row() for s in found.matched],
+            "report": [s.record() for s in found.matched],
             "differences_from_selective": _plain(found.matched_differences),
             "matches": {
                 name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]}

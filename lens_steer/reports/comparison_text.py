@@ -10,6 +10,7 @@ import numpy as np
 from lens_steer._display import withheld
 from lens_steer._io import tables
 from lens_steer.data import Contrast
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.comparison import AT_EQUAL_KL, REFERENCE, Comparison
 from lens_steer.evaluation.conditions import ALL, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
 from lens_steer.evaluation.control_bands import Band
@@ -39,6 +40,10 @@ BANDS = (
     "its labels put wrong; their last column is its rank among them, "
     "(1 + draws with at least as many {right}) / (1 + draws). No draw had a choice of its own."
 )
+CELLS = (
+    " In round brackets: a rate by cell of prompts, where the intervals of two cells do not overlap (`by_cell.csv`)."
+)
+CLUSTERS = " The intervals account for clusters: {prompts} {side} prompts are in {clusters}."
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
 EQUAL_RATES = ("positive_right", "negative_right", "capable")
@@ -67,7 +72,9 @@ def legend(found: Comparison) -> str:
         else "the grid alone"
     )
     told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective, refine=refine)
-    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
+    told += "".join(CLUSTERS.format(side=side, **of) for side, of in cells.counts(found.evaluation.rows).items())
+    by_cell = CELLS if any(cells.told(s.by_cell.get(k, {})) for s in found.evaluation.report for k in RATES) else ""
+    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}") + by_cell
 
 
 def no_draws() -> str:
@@ -94,7 +101,7 @@ def main_rows(found: Comparison) -> list[list[str]]:
             made.append([s.condition, "none †", str(choice.n), *("—" for _ in heads(found)[3:])])
             continue
         gap = found.differences.get(s.condition, {}).get("positive_right")
-        rates = [percent(s.measured.get(k)) for k in RATES]
+        rates = [_rate(s, k) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
         last = "—" if gap is None else points(gap)
         made.append(
@@ -163,7 +170,7 @@ def equal_kl_markdown(found: Comparison) -> str:
 
 
 def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
-    shares = (percent(s.measured.get(k)) for k in EQUAL_RATES)
+    shares = (_rate(s, k) for k in EQUAL_RATES)
     return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares, _number(s.measured.get("perplexity_ref"))]
 
 
@@ -307,6 +314,11 @@ def _chosen(condition: str, s: Setting, *, met: bool) -> str:
 
 def _value(condition: str, s: Setting) -> str:
     return f"{s.value:.4g}°" if has_angle(condition) else f"{s.value:.3g}"
+
+
+def _rate(s: Setting, name: str) -> str:
+    """Write a rate in percent, and its rates by cell where the cells disagree."""
+    return percent(s.measured.get(name)) + cells.told(s.by_cell.get(name, {}))
 
 
 def _number(e: Estimate | None) -> str:
