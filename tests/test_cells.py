@@ -23,6 +23,7 @@ from lens_steer.evaluation.control_runs import Beside
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.harmonics import anti_steerable
 from lens_steer.evaluation.protocol import Evaluation, differences
+from lens_steer.evaluation.published_direction import PublishedDirection
 from lens_steer.evaluation.selection import Choice, Settings, settings
 from lens_steer.evaluation.sweeps import COLUMNS, Protocol, run
 from lens_steer.metrics.benchmarks import Tasks, task_splits
@@ -284,12 +285,13 @@ def test_tables_of_a_comparison_show_cells_that_disagree() -> None:
     choices = {s.condition: Choice(s.condition, "", None, True, 1, 1, 1) for s in report}
     found = object.__new__(Comparison)  # with what the table reads alone
     vars(found).update(
-        evaluation=Evaluation((), choices, tuple(report), ()),
+        evaluation=Evaluation(tuple(report), choices, tuple(report), ()),
         differences={}, graded=True, constraints=(), objective="positive_right", n_compared=1, beside=Beside(),
+        published=PublishedDirection(), refine=0, options={"methods": []},
     )  # fmt: skip
     text = markdown(found)
-    assert "| selective | — | 50 [38, 62] (break good 0, make bad 100) |" in text
-    assert f"| {NONE} | — | 0 [0, 6] |" in text
+    assert "| selective | — | 1 | 50 [38, 62] (break good 0, make bad 100) |" in text
+    assert f"| {NONE} | — | 1 | 0 [0, 6] |" in text
     assert "In round brackets: a rate by cell of prompts" in text
     assert "50 [38, 62] (break good 0, make bad 100)" in latex(found)
     record = {
