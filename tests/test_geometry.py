@@ -105,7 +105,14 @@ def test_principal_component_against_scikit_learn(component: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"pca_center": False}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"component": 1}],
+    [
+        {},
+        {"pca_center": False},
+        {"candidate_norm": "raw"},
+        {"candidate_norm": "sample_unit"},
+        {"candidate_norm": "angular"},
+        {"component": 1},
+    ],
 )
 def test_plane_is_orthonormal_with_the_written_sign(options: dict[str, Any]) -> None:
     """Under every option: orthonormal to 1e-6, float32, b1 the selected direction, positive mean on b2 not negative."""
@@ -115,6 +122,26 @@ def test_plane_is_orthonormal_with_the_written_sign(options: dict[str, Any]) -> 
     assert planes.gram_error(calibration.basis) < 1e-6
     assert torch.allclose(calibration.basis[0], calibration.candidates[calibration.selected_index], atol=1e-6)
     assert float(acts.positive[:, 4:].mean(dim=(0, 1)) @ calibration.basis[1]) >= 0
+
+
+def test_the_plane_of_angular_steering() -> None:
+    """By hand: samples to unit length, means, means to unit length, differences as they are; their centred principal
+    component spans the plane with the one of the highest mean cosine.
+    """
+    acts, _ = planted()
+    means = []
+    for x in (acts.positive.double(), acts.negative.double()):
+        mean = (x / x.norm(dim=-1, keepdim=True)).mean(dim=0)
+        means.append(mean / mean.norm(dim=-1, keepdim=True))
+    d = (means[0] - means[1]).numpy()
+    d = d[np.linalg.norm(d, axis=1) > 1e-9]  # all prompts are alike at the first sites
+    unit = d / np.linalg.norm(d, axis=1, keepdims=True)
+    first = unit[(unit @ unit.T).mean(axis=1).argmax()]
+    top = np.linalg.svd(d - d.mean(axis=0))[2][0]
+    top -= (top @ first) * first
+    found = calibrate(acts, candidate_norm="angular").basis.double().numpy()
+    assert found[0] == pytest.approx(first, abs=1e-6)
+    assert abs(found[1] @ top / np.linalg.norm(top)) == pytest.approx(1, abs=1e-6)
 
 
 def test_sign_rule_without_class_means() -> None:

@@ -29,7 +29,14 @@ NUMBERS = (
 
 @pytest.mark.parametrize("engine", ["tl", "hf"])
 @pytest.mark.parametrize(
-    "options", [{}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}]
+    "options",
+    [
+        {},
+        {"rule": "official"},
+        {"candidate_norm": "raw"},
+        {"candidate_norm": "sample_unit"},
+        {"candidate_norm": "angular"},
+    ],
 )
 def test_the_calibration_is_the_same(qwen: Any, refusal: Any, options: dict[str, Any], engine: str) -> None:
     """Directions, plane, discriminative sites and every mean, to 1e-6 of the means' own size."""

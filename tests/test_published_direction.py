@@ -124,6 +124,6 @@ def test_a_comparison_has_both_names(qwen: Any, refusal: Any, loose: SelectedDir
     )
     names = set(found.evaluation.choices)
     assert {"ablation-everywhere", "ablation-everywhere (calibrated)", "standard-everywhere", "selective"} <= names
-    published = ls.load_calibration(tmp_path / "calibrations" / "norm_in_sample_unit")
-    assert published.details["candidate_norm"] == "sample_unit"
+    published = ls.load_calibration(tmp_path / "calibrations" / "norm_in_angular")
+    assert published.details["candidate_norm"] == "angular"
     assert {name.rpartition("hook_")[2] for name in published.sites} == {"resid_pre", "resid_mid"}

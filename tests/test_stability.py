@@ -27,7 +27,8 @@ from tests.made import origin
 
 SITES = tuple(f"blocks.{b}.{k}.hook_out" for b in range(3) for k in ("ln1", "ln2"))
 OPTIONS: list[dict[str, Any]] = [
-    {}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"}, {"pca_center": False},
+    {}, {"rule": "official"}, {"candidate_norm": "raw"}, {"candidate_norm": "sample_unit"},
+    {"candidate_norm": "angular"}, {"pca_center": False},
     {"component": 1}, {"rule": "official", "candidate_norm": "sample_unit", "pca_center": False},
 ]  # fmt: skip
 

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from lens_steer._display import Shown
 from lens_steer.errors import LensSteerError, expect
-from lens_steer.geometry.directions import candidate_directions, check_finite, class_means, select_direction, zero_rows
+from lens_steer.geometry.directions import (
+    UNIT_SAMPLES,
+    candidate_directions,
+    candidates_and_span,
+    check_finite,
+    class_means,
+    select_direction,
+    zero_rows,
+)
 from lens_steer.geometry.discriminative import BOUNDS, by_means, by_projections, check_rule, measured
 from lens_steer.geometry.estimators import check_estimator, site_directions
 from lens_steer.geometry.membership import RESAMPLES, membership
@@ -23,7 +31,7 @@ from lens_steer.inference.class_means import Moments
 from lens_steer.inference.record import Activations
 from lens_steer.models.fits import ModelRef, reference
 
-CANDIDATE_NORMS = ("unit", "raw", "sample_unit")
+CANDIDATE_NORMS = ("unit", "raw", "sample_unit", "angular")
 
 
 @dataclass(frozen=True)
@@ -165,9 +173,10 @@ def calibrate(
         bound: The bound that Cohen's d (``effect``; 1.0 unless given) or the area (``auroc``; 0.9 unless given) must
             exceed.
         candidate_norm: The vectors whose principal component gives the plane: ``unit`` candidates (the released code),
-            ``raw`` differences of means (the paper's Eqs. 35 and 36 as printed), or ``sample_unit``. With
-            ``sample_unit`` the candidates themselves, and so the selected direction, come from unit-scaled samples (as
-            in Angular Steering).
+            ``raw`` differences of means (the paper's Eqs. 35 and 36 as printed), ``sample_unit`` or ``angular``. With
+            the last two the candidates themselves, and so the selected direction, come from unit-scaled samples; with
+            ``angular`` their means are scaled again and the plane is spanned by the differences as they are, as in the
+            code of Angular Steering (arXiv 2510.26243).
         pca_center: Whether to centre the candidates first (the released code does; the paper does not say).
         component: The index of the principal component for b2, for cases where the first one (0) is parallel to b1.
         direction: The estimator of the candidates, one of :data:`lens_steer.geometry.estimators.ESTIMATORS`. An
@@ -206,12 +215,11 @@ def calibrate(
         return activations.means(unit_samples=unit_samples)
 
     mean_positive, mean_negative = means()
-    if candidate_norm == "sample_unit":
-        candidates = candidate_directions(*means(unit_samples=True))
-    elif full is None or direction == "difference":
-        candidates = candidate_directions(mean_positive, mean_negative)
-    else:
-        candidates = site_directions(direction, full.positive, full.negative, progress=progress)
+    raw = mean_positive, mean_negative
+    of_unit = means(unit_samples=True) if candidate_norm in UNIT_SAMPLES else raw
+    candidates, span = candidates_and_span(candidate_norm, raw, of_unit)
+    if full is not None and direction != "difference":
+        candidates = span = site_directions(direction, full.positive, full.negative, progress=progress)
     selection = select_direction(candidates)
     selected = candidates[selection.index]
     zero = zero_rows(candidates)
@@ -223,7 +231,7 @@ def calibrate(
         deciding = means(unit_samples=True) if rule == "official" else (mean_positive, mean_negative)
         chosen = by_means(*deciding, selected, activations.sites, rule=rule)
     plane = build_plane(
-        mean_positive - mean_negative if candidate_norm == "raw" else candidates,
+        span,
         selection.index,
         center=pca_center,
         component=component,

@@ -11,6 +11,7 @@ from torch import Tensor
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.class_means import unit_samples_of
 
+UNIT_SAMPLES = ("sample_unit", "angular")  # the norms of candidates that come from unit-scaled samples
 ZERO_RELATIVE = 1e-6  # a difference of means not longer than this share of the median length counts as zero
 
 
@@ -67,6 +68,32 @@ def candidate_directions(
     [[1.0, 0.0]]
     """
     return unit_rows(mean_positive.double() - mean_negative.double())
+
+
+def candidates_and_span(
+    candidate_norm: str,
+    raw: tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]],
+    unit: tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]],
+) -> tuple[Float[Tensor, "n_sites d_model"], Float[Tensor, "n_sites d_model"]]:
+    """Return the unit candidates, and the vectors whose principal component spans the plane with one of them.
+
+    Args:
+        candidate_norm: ``unit`` (candidates from the raw means, and the same vectors), ``raw`` (their differences as
+            they are), ``sample_unit`` (both from the means of unit-scaled samples) or ``angular`` (these means
+            scaled to unit length again, and their differences as they are, as in Angular Steering's code).
+        raw: The means of both classes, positive first.
+        unit: The means of the samples scaled to unit length; read for the last two alone.
+
+    >>> raw = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    >>> unit = torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.25]])
+    >>> [candidates_and_span(norm, raw, unit)[1].tolist() for norm in ("raw", "angular")]
+    [[[2.0, -2.0]], [[1.0, -1.0]]]
+    """
+    if candidate_norm == "angular":
+        positive, negative = (x / x.norm(dim=-1, keepdim=True) for x in unit)
+        return candidate_directions(positive, negative), positive - negative
+    candidates = candidate_directions(*(unit if candidate_norm == "sample_unit" else raw))
+    return candidates, raw[0] - raw[1] if candidate_norm == "raw" else candidates
 
 
 def unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.directions import candidate_directions, class_means, select_direction, zero_rows
+from lens_steer.geometry.directions import UNIT_SAMPLES, candidates_and_span, class_means, select_direction, zero_rows
 from lens_steer.geometry.discriminative import mean_rule
 from lens_steer.geometry.planes import build_plane
 from lens_steer.geometry.separation import weighted_means
@@ -38,7 +38,7 @@ class Options:
     @property
     def unit_samples(self) -> bool:
         """Return whether any part needs the means of activations that are scaled to unit length one by one."""
-        return self.rule == "official" or self.candidate_norm == "sample_unit"
+        return self.rule == "official" or self.candidate_norm in UNIT_SAMPLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) 
 
 def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options) -> None:
     """Fill in the results of one resample from its class means, as ``calibrate`` does."""
-    candidates = candidate_directions(*(unit if options.candidate_norm == "sample_unit" else raw))
+    candidates, span = candidates_and_span(options.candidate_norm, (raw[0], raw[1]), (unit[0], unit[1]))
     if bool(zero_rows(candidates).all()):
         return
     selection = select_direction(candidates)
@@ -190,7 +190,7 @@ def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence
     found.discriminative[row] = mask
     try:
         plane = build_plane(
-            raw[0] - raw[1] if options.candidate_norm == "raw" else candidates,
+            span,
             selection.index,
             center=options.pca_center,
             component=options.component,

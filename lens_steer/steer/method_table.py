@@ -139,7 +139,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="standard-everywhere", constructor="rotations.standard_angular", fixed={"everywhere": True},
-            operator="standard", reads="norm_in", calibrated_with={"candidate_norm": "sample_unit"},
+            operator="standard", reads="norm_in", calibrated_with={"candidate_norm": "angular"},
             writes="everywhere", elsewhere="standard", parameters=(ANGLE,), grid=ANGLES, compared=True,
             help="SAS as published: set an absolute --angle after every norm",
             formula="SAS at every norm before attention and MLP", keeps="norm, complement", defaults="θ absolute",
@@ -147,7 +147,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="adaptive-everywhere", constructor="rotations.adaptive_angular", fixed={"everywhere": True},
-            operator="adaptive", reads="norm_in", calibrated_with={"candidate_norm": "sample_unit"},
+            operator="adaptive", reads="norm_in", calibrated_with={"candidate_norm": "angular"},
             writes="everywhere", elsewhere="adaptive", parameters=(ANGLE, THRESHOLD, GATE_AXIS), grid=ANGLES,
             compared=True, help="AAS as published: the same, for tokens with h·b1 above --threshold",
             formula="AAS at every norm before attention and MLP", keeps="norm, complement, ungated tokens",

@@ -73,7 +73,7 @@ def standard_angular(
 
     ``everywhere`` means the output of every norm before attention and before the MLP, as in the authors' code. This is
     SAS as published where the calibration was made as theirs is: from the inputs of these norms (``norm_in``), with
-    ``candidate_norm="sample_unit"``. At the discriminative sites it is the ablation of Selective Steering's Table 6,
+    ``candidate_norm="angular"``. At the discriminative sites it is the ablation of Selective Steering's Table 6,
     "SAS at L_disc". The other arguments are those of :func:`selective_steering`.
 
     Raises:
