@@ -52,7 +52,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         (
             f"{c}: {RIVALS[c]}" if c in RIVALS else c,
             *(
-                "no candidate keeps the bounds"
+                f"none: {r['left_out'][c].split(':')[0]}"
                 if c in r.get("left_out", ())
                 else _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
                 for m, r in found.items()

@@ -22,12 +22,22 @@ def gap(value: float, half: float = 0.1) -> dict[str, Any]:
 
 
 def record(
-    less: dict[str, Any], equal: dict[str, Any] | None = None, *, control: float = 0.9, tied: bool = False
+    less: dict[str, Any],
+    equal: dict[str, Any] | None = None,
+    *,
+    control: float = 0.9,
+    tied: bool = False,
+    met: bool = True,
 ) -> dict[str, Any]:
     """A comparison in which SAS differs from SS as given (SAS less SS, as a comparison writes it)."""
     return {
-        "report": [rate("no steering", 0.0), rate("sttp", control), rate("selective", 0.5), rate(SAS, 0.5)],
-        "choices": {name: {"at_nothing": tied} for name in ("selective", SAS)},
+        "report": [
+            rate("no steering", 0.0),
+            rate("sttp (calibrated)", control),
+            rate("selective", 0.5),
+            rate(SAS, 0.5),
+        ],
+        "choices": {name: {"at_nothing": tied, "met": met} for name in ("selective", SAS)},
         "differences_from_selective": {SAS: {"positive_right": less}},
         "equal_kl": {"differences_from_selective": {} if equal is None else {SAS: equal}},
     }
@@ -42,6 +52,7 @@ def record(
         (gap(-0.05, 0.1), {}, "NOT SHOWN"),
         (gap(0.0, 0.05), {"control": 0.0}, "ASSAY INSENSITIVE"),
         (gap(0.0, 0.0), {"tied": True}, "NOT SHOWN (a tie at nothing on select)"),
+        (gap(-0.27), {"met": False}, "NOT SHOWN (a choice breaks the constraints)"),
     ],
 )
 def test_planted_differences(less: dict[str, Any], options: dict[str, Any], verdict: str) -> None:
@@ -66,6 +77,20 @@ def test_side_effects_are_compared_at_equal_divergence() -> None:
         "ss-keeps-tasks-standard-everywhere-equal-divergence",
         "ss-less-perplexing-standard-everywhere-equal-divergence",
     }
+
+
+def test_one_side_at_nothing_is_compared_as_no_steering() -> None:
+    """The comparison has its difference from no steering; only where both do nothing is there nothing to compare."""
+    found = record(gap(-0.27))
+    found["choices"][SAS]["at_nothing"] = True
+    assert headline(found)[0].verdict == "HOLDS"
+
+
+def test_nothing_is_excluded_without_a_control() -> None:
+    """No control shows that a loss of tasks or of perplexity could be seen."""
+    claims = headline(record(gap(0.0), {"capable": gap(0.05, 0.05), "log_perplexity": gap(-0.01, 0.02)}))
+    assert [c.verdict for c in claims[1:]] == ["NOT SHOWN", "NOT SHOWN"]
+    assert [c.witness["smallest"] for c in claims[1:]] == [None, None]
 
 
 def test_the_table_says_what_the_claims_say() -> None:

@@ -48,7 +48,7 @@ def as_selected(monkeypatch: pytest.MonkeyPatch, found: SelectedDirection, *, ke
 def test_a_direction_in_the_bounds_is_the_methods_own(
     monkeypatch: pytest.MonkeyPatch, qwen: Any, refusal: Any, loose: SelectedDirection, tmp_path: Path
 ) -> None:
-    as_selected(monkeypatch, loose, kept=True)
+    as_selected(monkeypatch, replace(loose, bounds=DirectionBounds()), kept=True)
     found = published_direction(qwen, refusal, tmp_path, TAKING)
     assert [g.condition for g in found.grids(TAKING)] == TAKING
     assert found.left_out(TAKING) == {}
@@ -74,8 +74,9 @@ def test_a_resumed_run_has_the_same_direction(
 ) -> None:
     """It is not selected again; of other prompts it is."""
     asked = as_selected(monkeypatch, loose, kept=True)
-    first = published_direction(qwen, refusal, tmp_path, TAKING)
-    again = published_direction(qwen, refusal, tmp_path, TAKING)
+    few_of_each = few(refusal)
+    first = published_direction(qwen, few_of_each, tmp_path, TAKING)
+    again = published_direction(qwen, few_of_each, tmp_path, TAKING)
     assert len(asked) == 1
     assert again.direction is not None
     assert first.direction is not None
@@ -109,7 +110,7 @@ def test_another_object_is_refused_at_once(qwen: Any, refusal: Any, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_comparison_has_both_names(qwen: Any, refusal: Any, loose: SelectedDirection, tmp_path: Path) -> None:
-    """A given direction is the method's own; the calibration's is a condition of another name."""
+    """A given direction that was not selected within the published bounds, and the calibration's: each has a name."""
     found = compare(
         qwen,
         refusal.first(fit=8, select=2, report=2),
@@ -123,7 +124,9 @@ def test_a_comparison_has_both_names(qwen: Any, refusal: Any, loose: SelectedDir
         progress=False,
     )
     names = set(found.evaluation.choices)
-    assert {"ablation-everywhere", "ablation-everywhere (calibrated)", "standard-everywhere", "selective"} <= names
+    ablations = {f"ablation-everywhere ({how})" for how in ("calibrated", "given direction")}
+    assert {*ablations, "standard-everywhere", "selective"} <= names
+    assert "ablation-everywhere" not in names
     published = ls.load_calibration(tmp_path / "calibrations" / "norm_in_angular")
     assert published.details["candidate_norm"] == "angular"
     assert {name.rpartition("hook_")[2] for name in published.sites} == {"resid_pre", "resid_mid"}

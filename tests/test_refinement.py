@@ -15,7 +15,16 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import on_select
-from lens_steer.evaluation.refinement import A_ROUND, REFINED, check_refine, further, ordered, tried
+from lens_steer.evaluation.refinement import (
+    A_ROUND,
+    REFINED,
+    budget_of,
+    check_refine,
+    further,
+    further_settings,
+    ordered,
+    tried,
+)
 from lens_steer.evaluation.selection import Constraint, Setting, choose
 from lens_steer.stats import Estimate
 from lens_steer.steer.method_table import METHODS
@@ -131,6 +140,25 @@ def test_an_end_of_a_grid_is_passed() -> None:
     assert more.values == (-1.0, 2.0)
 
 
+def test_a_grid_with_both_ends_of_the_circle_repeats_nothing() -> None:
+    """0° and 360° are one angle: nothing lies between them, and neither is tried again."""
+    grid = Grid("standard", None, (0.0, 120.0, 240.0, 360.0), method="standard")
+    found = [measured(grid, float(v or 0), lambda v: (1.0 if v % 360 == 0 else 0.0, 1.0)) for v in grid.values]
+    (more,) = further([grid], found, BASE, "positive_right", (), 4)
+    assert more.values == (60.0, 180.0, 300.0)
+
+
+def test_grids_of_different_sizes_get_one_budget() -> None:
+    """The largest grid and so many more; a control without the identity and a method with few values catch up."""
+    circle = Grid("selective", None, METHODS["selective"].grid, method="selective")
+    small = Grid("act-add", None, METHODS["act-add"].grid, method="act-add")
+    grids = [Grid(NONE), circle, small, Grid("identity angle", None, (0.0,), method="selective")]
+    assert budget_of(grids, 12) == 48
+    assert further_settings(grids, 48) == {"selective": 12, "act-add": 42}
+    assert budget_of(grids, 0) == 0
+    assert further_settings(grids, 0) == {"selective": 0, "act-add": 0}
+
+
 def test_a_condition_without_a_parameter_has_no_further_values() -> None:
     grid = Grid("ablation", None, method="ablation")
     setting = Setting("ablation", "", None, "select", BASE.measured)
@@ -138,8 +166,9 @@ def test_a_condition_without_a_parameter_has_no_further_values() -> None:
 
 
 def test_a_wrong_number_is_refused() -> None:
-    with pytest.raises(LensSteerError, match=r"refine=-1: give how many further values each condition gets"):
-        check_refine(-1)
+    for wrong in (-1, True):
+        with pytest.raises(LensSteerError, match=rf"refine={wrong}: give how many settings every condition gets"):
+            check_refine(wrong)
 
 
 def test_the_protocol_runs_and_resumes_them(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
@@ -149,7 +178,7 @@ def test_the_protocol_runs_and_resumes_them(qwen: Any, refusal: Any, calibration
 
     def chosen() -> Any:
         return on_select(
-            qwen, contrast, grids, tmp_path, tasks=PromptSet(()), refine=5, max_new_tokens=4, progress=False
+            qwen, contrast, grids, tmp_path, tasks=PromptSet(()), budget=8, max_new_tokens=4, progress=False
         )
 
     found, choices, rows = chosen()

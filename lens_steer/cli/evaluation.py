@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import cleandoc
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -261,7 +262,7 @@ def compare(
         ),
     ] = "arditi",
     refine: Annotated[
-        int, typer.Option("--refine", help="Further values for each condition, between the best ones of its grid.")
+        int, typer.Option("--refine", help="Settings of every condition beyond the largest grid, by bisection.")
     ] = 12,
     controls: Controls = 10,
     engine: Engine = ENGINE,
@@ -293,6 +294,8 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     contrast = prompts.read()
     check_splits(contrast)
+    if chosen not in (None, ARDITI):
+        _tell_held_out(chosen, contrast, "direction")
     load.check(model, *asked_of(contrast, max_new_tokens))
     loaded = load(model)
     tasks = _tasks(contrast, prompts.seed)
@@ -354,7 +357,13 @@ def _direction(given: str) -> Any:
     from lens_steer.evaluation.published_direction import ARDITI
     from lens_steer.geometry.direction_files import load_direction
 
-    return {ARDITI: ARDITI, "none": None}[given] if given in (ARDITI, "none") else load_direction(given)
+    if given in (ARDITI, "none"):
+        return ARDITI if given == ARDITI else None
+    if not Path(given).is_dir():
+        raise LensSteerError(
+            f"--direction {given!r}: give {ARDITI}, none, or a folder that 'lens-steer direction' wrote"
+        )
+    return load_direction(given)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)

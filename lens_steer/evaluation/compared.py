@@ -1,4 +1,4 @@
-"""What a comparison compares: the conditions with their grids, each method calibrated as its authors do."""
+"""What a comparison compares: the conditions with their grids, each method on the sites that its authors read."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def conditions_compared(
     rules: Sequence[str],
     direction: StreamDirection | str | None,
     engine: str,
+    max_new_tokens: int,
     seed: int,
     progress: bool,
 ) -> Compared:
@@ -61,7 +62,8 @@ def conditions_compared(
     Calibrations are kept in ``out/calibrations``, a selected direction in ``out/direction``.
 
     Args:
-        model, contrast, out, values, system, rules, direction, engine, seed, progress: The arguments of
+        model, contrast, out, values, system, rules, direction, engine, max_new_tokens, seed, progress: The
+            arguments of
             :func:`lens_steer.evaluation.comparison.compare`; ``system`` is that of the prompt-only baseline, None for
             no baseline.
         methods: The names of the methods, the reference among them.
@@ -72,7 +74,15 @@ def conditions_compared(
     base = _kept(out, "norm_out", activations["norm_out"], seed)
     made = {m.name: _calibrated(out, m, activations[m.reads], seed) for m in wanted.values()}
     published = published_direction(
-        model, contrast, out, list(wanted), direction, engine=engine, seed=seed, progress=progress
+        model,
+        contrast,
+        out,
+        list(wanted),
+        direction,
+        engine=engine,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        progress=progress,
     )
     shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
     controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
@@ -80,11 +90,24 @@ def conditions_compared(
     for m in wanted.values():
         grids += published.grids([m.name])
         own = method_grids(made[m.name], m.name, values=values if m.turns else None)
-        grids += [replace(g, condition=named(m.name, CALIBRATED)) if m.takes_direction else g for g in own]
+        grids += [replace(g, condition=condition_of(m)) for g in own]
     by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
     return Compared(
         base, activations["norm_out"], shuffled, published, tuple(controls), (*grids, *by_rule), tuple(left_out)
     )
+
+
+def condition_of(method: Method) -> str:
+    """Return the name of a method's condition with the vectors of a calibration of the last token.
+
+    It is another one where the authors of the method have other vectors: a direction selected by what it does, or a
+    probe on responses.
+
+    >>> [condition_of(find_method(name)) for name in ("selective", "act-add", "sttp")]
+    ['selective', 'act-add (calibrated)', 'sttp (calibrated)']
+    """
+    other = method.takes_direction or method.writes == "boundary"
+    return named(method.name, CALIBRATED) if other else method.name
 
 
 def _kept(
@@ -92,7 +115,7 @@ def _kept(
 ) -> Calibration:
     """Return the calibration of these activations with which the run began; make it if there is none yet."""
     folder = Path(out) / "calibrations" / name
-    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed, **(how or {})))
+    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed, **(how or {})), seed=seed)
 
 
 def _calibrated(out: str | Path, method: Method, activations: Activations, seed: int) -> Calibration:

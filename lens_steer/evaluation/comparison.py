@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lens_steer._defaults import ENGINE
 from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
@@ -16,7 +14,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.cells import CLUSTER, labels_of
 from lens_steer.evaluation.compared import conditions_compared
-from lens_steer.evaluation.conditions import COMPARED, NONE, method_grids
+from lens_steer.evaluation.conditions import COMPARED, NONE, method_grids, rule_condition
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
@@ -25,6 +23,7 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.harmonics import PARAMETERS, Response, anti_steerable
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
 from lens_steer.evaluation.protocol import (
+    PAIRED,
     Evaluation,
     check_splits,
     chosen_grids,
@@ -39,7 +38,7 @@ from lens_steer.evaluation.published_direction import (
     check_direction,
 )
 from lens_steer.evaluation.quantities import objective_of
-from lens_steer.evaluation.refinement import REFINED, check_refine
+from lens_steer.evaluation.refinement import REFINED, budget_of, check_refine
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration
@@ -55,6 +54,7 @@ from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
 from lens_steer.stats import Estimate
 from lens_steer.steer.method_table import ANGLES, find_method
+from lens_steer.steer.value_sweep import Build
 
 DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
 AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
@@ -67,6 +67,7 @@ class Comparison(Shown, view="sweeps"):
     Attributes:
         evaluation: The choices and their measurements on the report split.
         differences: The difference of each condition from the reference on the same prompts, by condition and quantity.
+            A condition whose choice is a tie at nothing counts as no steering.
         curves: The divergence over the values of every method that has values.
         target: The divergence that is matched: that of the reference at its choice.
         matches: The match that was reported for each condition, or the reason why there is none.
@@ -86,9 +87,9 @@ class Comparison(Shown, view="sweeps"):
         options: The other arguments of the comparison.
         beside: The reference's drawn controls, at its choice.
         matched_differences: The difference of each matched method from the reference at equal divergence, by method and
-            quantity; their joint level accounts for all of them.
+            quantity; their joint level accounts for all methods and quantities.
         published: The direction of the methods that take one, as Arditi et al. select it.
-        refine: The number of further values that each condition with a parameter got on select.
+        refine: The number of settings that conditions with a parameter got beyond the largest grid on select.
     """
 
     evaluation: Evaluation
@@ -173,8 +174,9 @@ def compare(
         direction: The direction of ``act-add`` and ``ablation-everywhere``: ``"arditi"`` selects it
             (:func:`lens_steer.select_direction`), or one is given. The same methods with the calibration's direction
             are conditions of another name (``… (calibrated)``), and the only ones for None.
-        refine: The number of further values for each condition with a parameter, see
-            :mod:`lens_steer.evaluation.refinement`; 0 for the grids alone.
+        refine: Every condition with a parameter is tried at as many settings on select: those of the largest grid and
+            so many more (:mod:`lens_steer.evaluation.refinement`); 0 for the grids alone. The reference at another
+            rule's sites, whose bounds are tried too, may have more.
         draws: The number of draws of each drawn control (random planes, random sites, shuffled labels). They run at the
             reference's choice on report, and give a band beside its numbers; 0 for none. The single-draw conditions of
             the same names, each with a choice of its own, run in any case.
@@ -212,10 +214,12 @@ def compare(
         rules=rules,
         direction=direction,
         engine=engine,
+        max_new_tokens=max_new_tokens,
         seed=seed,
         progress=progress,
     )
     base, everything = parts.calibration, [*parts.controls, *parts.grids]
+    by_rule = {rule_condition(REFERENCE, rule) for rule in rules}  # these try bounds too, and set no budget for others
     identity = {"seed": seed, "fit": contrast.fit.hash}
     selecting = Protocol(model, contrast.select, "select", tasks.select, **how)
     bound = measured_bound(selecting, out, identity=identity, progress=progress)
@@ -227,7 +231,7 @@ def compare(
         everything,
         out,
         tasks=tasks.select,
-        refine=refine,
+        budget=budget_of([g for g in everything if g.condition not in by_rule], refine),
         objective=objective,
         constraints=parsed,
         identity=identity,
@@ -235,7 +239,9 @@ def compare(
         progress=progress,
         **how,
     )
-    tied = REFERENCE in tied_at_nothing(select, choices, objective)
+    idle = tied_at_nothing(select, choices, objective)
+    as_used = {name: NONE if name in idle else name for name in choices}  # where nothing is chosen, nothing is steered
+    tied = REFERENCE in idle
     protocol = Protocol(model, contrast.report, "report", tasks.report, **how)
     at_choice = chosen_grids(everything, choices)
     report_rows = run(protocol, at_choice, out, "report", identity=identity, progress=progress)
@@ -269,28 +275,27 @@ def compare(
     )
     kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
-    joint = 1 - 0.05 / max(1, len(kl_grids))
+    joint = 1 - 0.05 / max(1, len(kl_grids) * len(PAIRED))
     turned = method_grids(base, REFERENCE, values=values)[0].build
     assert turned is not None
     responses = {
         side: Response.of(values, *refusal_scores_by_value(model, turned, list(values), prompts, engine=engine))
         for side, prompts in (("positive", contrast.report.positive), ("negative", contrast.report.negative))
     }
-    nearest = int(np.argmin(np.abs(np.asarray(values) - (choices[REFERENCE].value or 0.0))))
-    plain, scores = responses["positive"].plain, responses["positive"].scores
+    moved = None if tied else _scores_at(model, turned, choices[REFERENCE].value, contrast, engine)
     clusters = [labels_of(p)[CLUSTER] for p in contrast.report.positive]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
     first_angle, second_angle = principal_angles(base.basis, parts.shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
-        {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
+        {name: differences(report_rows, as_used[name], as_used[REFERENCE], seed=seed, level=level) for name in others},
         tuple(curves),
         target,
         matches,
         tuple(settings(kl_rows, seed=seed)),
         responses,
-        None if tied else anti_steerable(plain, scores[:, nearest], clusters),
+        None if moved is None else anti_steerable(responses["positive"].plain, moved, clusters),
         base,
         parts.activations,
         len(others),
@@ -347,6 +352,12 @@ def baseline_system(model: Any, system: str | None = None) -> str | None:
 def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
     """Return the bound and the judge as the record has them; a comparison with a ground truth has no bound."""
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
+
+
+def _scores_at(model: Any, build: Build, value: float | None, contrast: ContrastSet, engine: str) -> Any:
+    """Return the refusal scores of the harmful report prompts at one value of the reference."""
+    values = [0.0 if value is None else value]
+    return refusal_scores_by_value(model, build, values, contrast.report.positive, engine=engine)[1][:, 0]
 
 
 def _with_choice(grid: Grid, chosen: Choice) -> Grid:

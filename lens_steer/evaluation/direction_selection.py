@@ -32,7 +32,7 @@ from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.selected_direction import CandidateScore, DirectionBounds, SelectedDirection
 from lens_steer.inference.engines import check_engine, check_idle
 from lens_steer.inference.rendering import tokens_after_instruction
-from lens_steer.metrics.refusal_openings import measured_openings
+from lens_steer.metrics.refusal_openings import NoRefusalError, measured_openings
 from lens_steer.metrics.refusal_score import refusal_tokens
 from lens_steer.models.fits import reference
 from lens_steer.models.loading import info_of
@@ -231,7 +231,7 @@ def _filtered(model: Any, part: Contrast, name: str, tokens: Sequence[int], engi
         kept = tuple(p for p, score in zip(prompts, scores.tolist(), strict=True) if score > 0)
         if not kept:
             found, wanted = ("refuses none", "refuses") if sign > 0 else ("refuses all", "answers")
-            raise LensSteerError(
+            raise NoRefusalError(
                 f"none of the {len(prompts)} {side} {name} prompts is left by the filter: by the first token of the "
                 f"answer the model {found} of them; give prompts that it {wanted}, or say with openings=… how its "
                 "refusals begin"

@@ -17,7 +17,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.cells import CLUSTER
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.refinement import A_ROUND, check_refine, further, ordered
+from lens_steer.evaluation.refinement import A_ROUND, further, further_settings, ordered
 from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, Setting, choose, settings
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -112,7 +112,7 @@ def on_select(
     objective: str = "positive_right",
     constraints: Sequence[Constraint] = (),
     name: str = "select",
-    refine: int = 0,
+    budget: int = 0,
     identity: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -127,8 +127,9 @@ def on_select(
         out, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
         tasks: The capability tasks.
         objective, constraints: See :func:`lens_steer.evaluation.selection.choose`.
-        refine: The number of further values for each condition with a parameter, between those of its grid
-            (:mod:`lens_steer.evaluation.refinement`). Their rows are in ``NAME_refined_1.csv``, ….
+        budget: The number of settings at which each condition with a parameter is tried: its grid, and further values
+            as far as the grid has fewer (:mod:`lens_steer.evaluation.refinement`); 0 for the grids alone. The further
+            rows are in ``NAME_refined_1.csv``, ….
         seed: The seed of the intervals.
         how: Further fields of the :class:`~lens_steer.evaluation.sweeps.Protocol`, such as engine, length and openings.
 
@@ -138,7 +139,6 @@ def on_select(
     Raises:
         LensSteerError: If no grid is without steering; the constraints compare with it.
     """
-    check_refine(refine)
     if all(g.condition != NONE for g in grids):
         raise LensSteerError(f"grids has no {NONE!r}: add Grid({NONE!r}), which constraints compare with")
     protocol = Protocol(model, contrast.select, "select", tasks, **how)
@@ -146,7 +146,7 @@ def on_select(
     rows = run(protocol, grids, out, name, **kept)
     found = settings(rows, seed=seed)
     base = next(s for s in found if s.condition == NONE)
-    left = dict.fromkeys((g.condition for g in grids if None not in g.values), refine)
+    left = further_settings(grids, budget)
     for i in count(1):
         by = _by_condition(found)
         more = [

@@ -6,7 +6,7 @@ The same operators with the direction of the calibration, chosen by its mean cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,27 @@ from typing import Any
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import method_grids
-from lens_steer.evaluation.direction_selection import STEPS, NoneKeptError, choose, select_direction
+from lens_steer.evaluation.direction_selection import (
+    N_FIT,
+    N_SELECT,
+    STEPS,
+    NoneKeptError,
+    choose,
+    first_of,
+    select_direction,
+)
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import drop
 from lens_steer.geometry.direction_files import load_direction, save_direction
 from lens_steer.geometry.selected_direction import DirectionBounds, SelectedDirection, StreamDirection
+from lens_steer.metrics.refusal_openings import NoRefusalError
 from lens_steer.models.loading import info_of
 from lens_steer.steer.method_table import find_method
 
 ARDITI = "arditi"
-CALIBRATED, UNBOUNDED = "calibrated", "no bounds"  # what follows the method's name in conditions that are not published
+# What follows the name of a method that is not as published: it has the calibration's vectors, a direction selected
+# without bounds, or a given one that was not selected within the published bounds.
+CALIBRATED, UNBOUNDED, GIVEN = "calibrated", "no bounds", "given direction"
 WITHOUT_BOUNDS = DirectionBounds(min_induce=-float("inf"), max_kl=float("inf"), max_depth=1.0)
 FOLDER = "direction"
 
@@ -33,7 +44,8 @@ class PublishedDirection:
     """The direction for the methods that take one, or the reason why there is none.
 
     Attributes:
-        direction: The direction; None where no candidate keeps the bounds.
+        direction: The direction; None where no candidate keeps the bounds. One that was given counts as published if it
+            was selected within the published bounds.
         unbounded: The direction that the selection chooses without bounds, where none keeps them; else None.
         reason: Why there is no direction; empty where there is one, or where none was asked for.
     """
@@ -50,10 +62,13 @@ class PublishedDirection:
         """
         taking = [m for m in methods if find_method(m).takes_direction]
         if self.direction is not None:
-            return [g for m in taking for g in method_grids(self.direction, m)]
-        if self.unbounded is None:
-            return []
-        return [replace(g, condition=named(m, UNBOUNDED)) for m in taking for g in method_grids(self.unbounded, m)]
+            as_published = getattr(self.direction, "bounds", None) == DirectionBounds()
+            return self._named(self.direction, taking, "" if as_published else GIVEN)
+        return [] if self.unbounded is None else self._named(self.unbounded, taking, UNBOUNDED)
+
+    def _named(self, direction: StreamDirection, methods: Sequence[str], variant: str) -> list[Grid]:
+        made = {m: named(m, variant) if variant else m for m in methods}
+        return [replace(g, condition=made[m]) for m in methods for g in method_grids(direction, m)]
 
     def left_out(self, methods: Sequence[str]) -> dict[str, str]:
         """Return the reason why a method cannot be run as published, by method.
@@ -119,13 +134,13 @@ def published_direction(
     if isinstance(direction, StreamDirection):
         return PublishedDirection(direction)
     folder = Path(out) / FOLDER
-    found = _kept(folder, model, contrast)
+    found = _kept(folder, model, contrast, how)
     if found is None:
         try:
             found = select_direction(model, contrast, folder=folder, **how)
         except NoneKeptError:
             found = select_direction(model, contrast, folder=folder, bounds=WITHOUT_BOUNDS, **how)
-        except LensSteerError as error:
+        except NoRefusalError as error:
             return PublishedDirection(reason=str(error))
         save_direction(found, folder)
         drop(folder, STEPS)
@@ -136,8 +151,8 @@ def published_direction(
     return PublishedDirection(found)
 
 
-def _kept(folder: Path, model: Any, contrast: ContrastSet) -> SelectedDirection | None:
-    """Return the direction that a run before left in the folder, if it was of this model and these prompts."""
+def _kept(folder: Path, model: Any, contrast: ContrastSet, how: Mapping[str, Any]) -> SelectedDirection | None:
+    """Return the direction that a run before left in the folder, if it was of this model, these prompts and options."""
     if not (folder / "direction.json").exists():
         return None
     kept = load_direction(folder)
@@ -147,7 +162,15 @@ def _kept(folder: Path, model: Any, contrast: ContrastSet) -> SelectedDirection 
     ]
     used = (set(kept.prompt_hashes_positive), set(kept.prompt_hashes_negative))
     same = all(some <= every for some, every in zip(used, given, strict=True))
-    return kept if same and kept.model == info_of(model).name else None
+    fit, select = first_of(contrast, N_FIT, N_SELECT)
+    same &= {n: list(v) for n, v in kept.n_given.items()} == {
+        n: [len(part.positive), len(part.negative)] for n, part in (("fit", fit), ("select", select))
+    }
+    asked = {name: how[name] for name in ("engine", "max_new_tokens") if name in how} | {
+        "dtype": str(info_of(model).dtype)
+    }
+    same &= all(kept.details.get(name) == value for name, value in asked.items())
+    return kept if same and kept.model == info_of(model).name and kept.seed == how.get("seed", kept.seed) else None
 
 
 def _told(found: StreamDirection) -> dict[str, Any]:

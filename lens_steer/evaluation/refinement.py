@@ -3,7 +3,7 @@ condition.
 
 A coarse grid understates a method whose good values lie between two of its values, such as an addition between no
 effect and a broken model. Each round halves the gaps that matter most (bisection), and every condition gets the same
-number of further settings, so that no method is helped more than another.
+number of settings in all, so that no method is helped more than another.
 """
 
 from __future__ import annotations
@@ -17,18 +17,49 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Constraint, Setting, choose, objective_value
 from lens_steer.steer.method_table import METHODS
 
-REFINED = 12  # further settings for each condition of a comparison
+REFINED = 12  # settings that every condition of a comparison gets beyond the largest grid
 A_ROUND = 4  # of them in one round, at most
 
 
 def check_refine(n: int) -> None:
-    """Refuse a negative number of further values.
+    """Refuse anything but a whole number of at least 0.
 
     Raises:
-        LensSteerError: If it is negative.
+        LensSteerError: If it is something else.
     """
-    if n < 0:
-        raise LensSteerError(f"refine={n}: give how many further values each condition gets, at least 0 (0: none)")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise LensSteerError(
+            f"refine={n!r}: give how many settings every condition gets beyond the largest grid, at least 0 (0: none)"
+        )
+
+
+def budget_of(grids: Sequence[Grid], refine: int) -> int:
+    """Return the number of settings of every condition: those of the largest grid and ``refine`` more; 0 for no more.
+
+    >>> circle = Grid("selective", None, (0.0, 90.0, 180.0, 270.0), method="selective")
+    >>> budget_of([Grid("none"), circle, replace(circle, condition="standard", values=(0.0,))], 2)
+    6
+    """
+    return max(_sizes(grids).values(), default=0) + refine if refine else 0
+
+
+def further_settings(grids: Sequence[Grid], budget: int) -> dict[str, int]:
+    """Return the number of settings that each condition gets beyond its grid; a condition without a parameter has none.
+
+    >>> circle = Grid("selective", None, (0.0, 90.0, 180.0, 270.0), method="selective")
+    >>> further_settings([circle, replace(circle, condition="standard", values=(0.0, 90.0))], 6)
+    {'selective': 2, 'standard': 4}
+    """
+    return {name: max(0, budget - size) for name, size in _sizes(grids).items() if size > 1}
+
+
+def _sizes(grids: Sequence[Grid]) -> dict[str, int]:
+    """Return the number of settings in the grid of each condition with a parameter."""
+    found: dict[str, int] = {}
+    for g in grids:
+        if None not in g.values:
+            found[g.condition] = found.get(g.condition, 0) + len(g.values)
+    return found
 
 
 def further(
@@ -81,11 +112,11 @@ def further(
     swept, gaps = [g for g in grids if None not in g.values], list[_Gap]()
     for grid in swept:
         identities = METHODS[grid.method].identities if grid.method in METHODS else ()
-        unsteered = {v % 360 if grid.turns else v for v in identities}
-        points = {v: point(base, v) for v in unsteered}
-        points |= {
-            float(s.value): point(s, s.value) for s in found if s.variant == grid.variant and s.value is not None
-        }
+        points = {v: point(base, v) for v in (float(i % 360 if grid.turns else i) for i in identities)}
+        for s in sorted((s for s in found if s.variant == grid.variant), key=lambda s: s is own):
+            if s.value is not None:
+                value = float(s.value % 360 if grid.turns else s.value)
+                points[value] = point(s, value)
         gaps += _gaps(grid, [points[v] for v in sorted(points)])
     new: dict[str, list[float]] = {}
     for gap in sorted(gaps, key=lambda gap: gap.rank(chosen.met, objective_value(own, objective)))[:n]:

@@ -24,6 +24,7 @@ from lens_steer.evaluation.controls import Controls, not_shuffled, report_draws,
 from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.first_token import FIRST_OF
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.refinement import budget_of, further_settings
 from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording, selecting_direction
 from lens_steer.geometry.calibration import Calibration
@@ -138,25 +139,24 @@ def comparing(
         selects: Whether a direction is selected for the methods that take one.
     """
     wanted = list(dict.fromkeys([REFERENCE, *methods]))
-    grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
+    taking = [m for m in wanted if selects and find_method(m).takes_direction]
+    selected = [Grid(f"{name} (selected)", None, find_method(name).grid or (None,)) for name in taking]
+    grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules) + selected
     read = {"norm_out", *(find_method(m).reads for m in wanted)}
     on_select, on_report = _protocols(model, contrast, tasks, max_new_tokens)
     total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
     total += _evaluating(on_select, on_report, grids)
     total += measuring(on_report, [Grid(f"control {i}") for i in range(DRAWN * draws)])
-    swept_conditions = dict.fromkeys(g.condition for g in grids if None not in g.values and g.condition != IDENTITY)
-    total += measuring(
-        on_select, [Grid(name, None, tuple(map(float, range(refine)))) for name in swept_conditions if refine]
-    )
-    taking = [m for m in wanted if find_method(m).takes_direction]
-    if selects and taking:
+    of_rules = {rule_condition(REFERENCE, rule) for rule in rules}
+    budget = budget_of([g for g in grids if g.condition not in of_rules], refine)
+    more = {name: tuple(float(i) for i in range(n)) for name, n in further_settings(grids, budget).items()}
+    total += measuring(on_select, [Grid(name, None, placed) for name, placed in more.items() if placed])
+    if taking:
         fit, select = first_of(contrast, N_FIT, N_SELECT)
         n = len(tokens_after_instruction(info_of(model).tokenizer))
         total += selecting_direction(model, fit, select, n, max_new_tokens)
-        further = [Grid(f"{name} selected", None, find_method(name).grid or (None,)) for name in taking]
-        total += _evaluating(on_select, on_report, further)
     harmless = bare(contrast.select.negative)
-    swept = [g for g in _method_grids(wanted, values, rules) if None not in g.values]
+    swept = [g for g in _method_grids(wanted, values, rules) + selected if None not in g.values]
     for grid in swept:
         total += forcing_values(model, harmless, max_new_tokens, len(grid.values))
     again = dict.fromkeys(g.condition for g in swept if g.condition != REFERENCE)

@@ -25,6 +25,10 @@ from lens_steer.models.loading import info_of
 REFUSALS = (REFUSED, "refusal")  # the grades of a refusal, without and with a ground truth
 
 
+class NoRefusalError(LensSteerError):
+    """The model refuses nothing, or in no way by which a refusal could be told from its first token."""
+
+
 @dataclass(frozen=True)
 class Opening:
     """A token with which answers of the model begin.
@@ -102,7 +106,7 @@ def openings_of(refusals: Counter[int], answers: Counter[int], tokenizer: Any) -
     """
     total, n = sum(refusals.values()), sum(answers.values())
     if not total:
-        raise LensSteerError(
+        raise NoRefusalError(
             f"the model refuses none of the {n} positive prompts that it was asked, so there is no refusal to find a "
             "direction of: give prompts that it refuses, or say with openings=… how its refusals begin"
         )
@@ -113,7 +117,7 @@ def openings_of(refusals: Counter[int], answers: Counter[int], tokenizer: Any) -
             found.append(Opening(token, tokenizer.decode([token]), count, answers[token], count / total, used))
     if not any(opening.used for opening in found):
         told = ", ".join(f"{o.text!r} {o.refusals} of {o.answers}" for o in found[:5])
-        raise LensSteerError(
+        raise NoRefusalError(
             f"no token marks a refusal of this model: most answers that begin like one do not refuse (refusals of "
             f"answers by first token: {told}): say with openings=… how its refusals begin"
         )

@@ -95,7 +95,8 @@ def _record(found: Comparison) -> dict[str, Any]:
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
         "differences_from_selective": _plain(found.differences),
         "joint_level": (
-            f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)"
+            f"of each quantity, the intervals of the differences hold at 95 % for all {found.n_compared} conditions "
+            "together (Bonferroni); those at equal divergence for all quantities too"
         ),
         "equal_kl": {
             "target": found.target,

@@ -33,7 +33,8 @@ LEGEND = (
     "{right}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
     "constraints ({constraints}), and the one with the best objective ({objective}) stands here. †: no "
-    "setting does better on select than no steering, so that none is chosen. Tried: settings on select, {refine}."
+    "setting does better on select than no steering, so that none is chosen; it counts as no steering. Tried: settings "
+    "on select, {refine}."
 )
 BANDS = (
     " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
@@ -67,7 +68,8 @@ def legend(found: Comparison) -> str:
     constraints = ", ".join(found.constraints) or "none"
     named = {"right": f"'{rates[0]}'", "reference": REFERENCE}
     refine = (
-        f"the grid and {found.refine} values between its best ones for each condition with a parameter"
+        "the grid, and by bisection beside the best ones as many more as make the same number for each condition with "
+        "a parameter"
         if found.refine
         else "the grid alone"
     )
@@ -313,7 +315,7 @@ def _chosen(condition: str, s: Setting, *, met: bool) -> str:
 
 
 def _value(condition: str, s: Setting) -> str:
-    return f"{s.value:.4g}°" if has_angle(condition) else f"{s.value:.3g}"
+    return f"{s.value:.8g}°" if has_angle(condition) else f"{s.value:.8g}"
 
 
 def _rate(s: Setting, name: str) -> str:

@@ -1,9 +1,9 @@
 """The comparison that Selective Steering's abstract makes: SS at L_disc against the angular methods as published.
 
 The claims are read from the record of a comparison (``comparison.json``). There every method has the setting that was
-chosen for it on select, from the same number of settings, and all numbers are of the report split. Side effects are
-compared where both methods change the model by the same amount (equal divergence), because at their own choices the
-constraints make them alike.
+chosen for it on select under the constraints, from the same number of settings, and all numbers are of the report
+split; a method for which no setting does better than none counts as no steering. Side effects are compared where both
+methods change the model by the same amount (equal divergence), because at their own choices the constraints bound them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from lens_steer.stats import Estimate
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.verdicts import HOLDS, SMALLEST, TIED, effect_verdict, shows
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, SMALLEST, TIED, effect_verdict, shows
 
 SS = "selective"
 RIVALS = {
@@ -22,11 +22,14 @@ RIVALS = {
     "standard": "SAS at L_disc",
     "adaptive": "AAS at L_disc",
 }
-CONTROLS = ("sttp", "stmp")  # chosen on select like every method; they show that answers can be freed at all
+CONTROLS = (
+    "sttp (calibrated)",
+    "stmp (calibrated)",
+)  # chosen on select like every method; they show that answers can be freed at all
 PUBLISHED = "+1 to +83 points for SAS and 0 to +35 for AAS on eight models, HarmBench, largest over angles"  # Table 1
 OWN = "at the choice of each on select"
 EQUAL = "at equal divergence"
-SMALLEST_LOG_PERPLEXITY = 0.1  # nats
+BROKEN = f"{NOT_SHOWN} (a choice breaks the constraints)"
 
 
 def headline(record: Mapping[str, Any]) -> list[Claim]:
@@ -42,13 +45,14 @@ def headline(record: Mapping[str, Any]) -> list[Claim]:
     for rival, label in RIVALS.items():
         gaps = record["differences_from_selective"].get(rival)
         if gaps is not None:
-            tied = all(record["choices"][name].get("at_nothing", False) for name in (SS, rival))
-            found.append(_claim(rival, label, OWN, "positive_right", gaps["positive_right"], seen, tied))
+            found.append(
+                _claim(rival, label, OWN, "positive_right", gaps["positive_right"], seen, _unfit(record, rival))
+            )
         equal = record["equal_kl"].get("differences_from_selective", {}).get(rival)
         if equal is not None:
             for quantity in ("positive_right", "capable", "log_perplexity"):
                 if quantity in equal:
-                    found.append(_claim(rival, label, EQUAL, quantity, equal[quantity], seen, False))
+                    found.append(_claim(rival, label, EQUAL, quantity, equal[quantity], seen, ""))
     return found
 
 
@@ -61,12 +65,12 @@ def at_choice(claims: list[Claim], rival: str) -> Claim | None:
     return next((c for c in claims if c.id == _id(rival, OWN, "positive_right")), None)
 
 
-def _claim(rival: str, label: str, where: str, quantity: str, gap: Mapping[str, Any], seen: bool, tied: bool) -> Claim:
+def _claim(rival: str, label: str, where: str, quantity: str, gap: Mapping[str, Any], seen: bool, unfit: str) -> Claim:
     """Return the claim that SS is better than a rival by one quantity."""
     effect = Estimate(-gap["value"], -gap["high"], -gap["low"], gap["n"])
     below = quantity == "log_perplexity"
-    smallest = SMALLEST_LOG_PERPLEXITY if below else SMALLEST
-    verdict = TIED if tied else effect_verdict(effect, below=below, smallest=smallest, seen=seen or below)
+    smallest = SMALLEST if quantity == "positive_right" else None  # no control shows that the others could be seen
+    verdict = unfit or effect_verdict(effect, below=below, smallest=smallest, seen=seen or smallest is None)
     what, unit = {
         "positive_right": ("frees more answers to harmful prompts than", "harmful prompts complied with"),
         "capable": ("keeps more tasks right than", "capability tasks right"),
@@ -87,6 +91,14 @@ def _claim(rival: str, label: str, where: str, quantity: str, gap: Mapping[str, 
         interval=(effect.low, effect.high),
         witness={"holds_jointly": verdict == HOLDS, "smallest": smallest, "control_seen": seen},
     )
+
+
+def _unfit(record: Mapping[str, Any], rival: str) -> str:
+    """Return the verdict on a comparison of choices that cannot be compared; empty where they can."""
+    choices = [record["choices"][name] for name in (SS, rival)]
+    if all(c.get("at_nothing", False) for c in choices):
+        return TIED
+    return "" if all(c.get("met", True) for c in choices) else BROKEN
 
 
 def _id(rival: str, where: str, quantity: str) -> str:
