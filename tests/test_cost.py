@@ -255,12 +255,26 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
     work = comparing(endless, contrast, ["standard", "ablation"], angles, Tasks(), NEW, **options)
     unmatched = sum(m.grid is None for m in found.matches.values()) if found.matches else 2
     assert seen["steps"] == work.steps - 2 * unmatched * (NEW - 1)
-    answers = 3 + 6 * (3 + 6 * 3 + 3 * 4 + 1) + 6 * 9 * 2 + 6 * (3 + 6 + 4) + 6 * 3 * 2 + 6 * 2
+    answers = 3 + 6 * (3 + 6 * 3 + 3 * 4 + 1) + 6 * (6 * 3 + 3 * 2) + 6 * (3 + 6 + 4) + 6 * 3 * 2 + 6 * 2
     assert work.answers == answers
     assert len(found.beside.report) == 6
     assert seen["wide"] > 0.4 * (
         work.prefills + work.forced
     )  # with the search for equal divergence, which nobody can count before
+
+
+def test_a_selected_direction_is_counted_with_its_conditions(endless: Any, refusal: Any) -> None:
+    """The selection's own answers, and for the method with it: its grid, what is tried beyond it up to the budget, one
+    setting on report, and one at equal divergence.
+    """
+    contrast, angles = refusal.first(fit=4, select=2, report=3), (0.0, 120.0, 240.0)
+
+    def work(*, selects: bool) -> Work:
+        return comparing(endless, contrast, ["act-add"], angles, Tasks(), NEW, selects=selects, refine=1)
+
+    more = work(selects=True).answers - work(selects=False).answers
+    assert more == len(contrast.fit.positive) + 4 * (36 + 1) + 6 + 6  # a budget of 36 + 1: act-add's own sites have 36
+    assert work(selects=True).forced > work(selects=False).forced
 
 
 def test_a_comparisons_grids_are_those_that_run(calibration: Any) -> None:
