@@ -45,7 +45,9 @@ class Measured:
     capable: Bool[np.ndarray, " n_tasks"]
 
     @staticmethod
-    def of(rows: Sequence[Row], condition: str, angle: float | None, *, tied: bool = False) -> Measured:
+    def of(
+        rows: Sequence[Row], condition: str, angle: float | None, *, tied: bool = False, at_nominal: bool = False
+    ) -> Measured:
         """Read a condition from the rows of its setting, in the order of the prompts of each side.
 
         >>> row = {"side": "positive", "right": 1, "broken": 0, "surprise_ref": None}
@@ -60,6 +62,7 @@ class Measured:
         return Measured(
             condition=condition,
             angle=angle,
+            at_nominal=at_nominal,
             tied=tied,
             positive_right=right[POSITIVE],
             negative_right=right[NEGATIVE],
