@@ -146,5 +146,5 @@ def test_the_figure_has_every_draw() -> None:
     """One row a draw and outcome, beside the value of SS."""
     rows = draws_drawing(made(50, [5, 6, 7])).rows()
     assert [r["draw"] for r in rows if r["outcome"] == "capable"] == [1, 2, 3]
-    assert [64 * r["value"] for r in rows if r["outcome"] == "positive_right"] == [5, 6, 7]
-    assert {64 * r["method"] for r in rows if r["outcome"] == "capable"} == {50}
+    assert [64 * float(r["value"] or 0) for r in rows if r["outcome"] == "positive_right"] == [5, 6, 7]
+    assert {64 * float(r["method"] or 0) for r in rows if r["outcome"] == "capable"} == {50}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,12 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import bare
 from lens_steer.inference.batching import Batch, encode
 from lens_steer.inference.positions import Clock, Layout, first_steered, n_reused, parse, running
+from lens_steer.studies.propositions.experiments import BASE, Experiments
 from lens_steer.studies.propositions.prefix_cache import Reuse, readings, stale_grids
+from lens_steer.studies.propositions.questions import experiment_claims
+from lens_steer.studies.verdicts import NOT_SHOWN
+from tests.conftest import HAS_HOOKED
+from tests.test_behaviour_claims import measured
 from tests.test_positions import batch_of
 
 
@@ -90,6 +96,7 @@ def logits_with_a_real_cache(model: Any, ids: list[int], k: int, first: Any, the
         return model(tokens[:, k:], past_kv_cache=cache)
 
 
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 @pytest.mark.parametrize("method", [selective_steering, standard_angular])
 def test_a_plan_with_positions_is_a_real_stale_cache(qwen: Any, refusal: Any, calibration: Any, method: Any) -> None:
     """Whole blocks at 0° in a key–value cache, the rest and two answer tokens at an angle: the logits are those of one
@@ -146,3 +153,20 @@ def generated(model: Any, prompts: Any, plan: Any) -> list[str]:
     """Eight tokens of each answer under a plan."""
     with steering(model, plan, tell=False):
         return generate(model, bare(prompts), max_new_tokens=8)
+
+
+def test_where_nothing_is_handed_over_nothing_is_shown() -> None:
+    """Prompts shorter than a block: fresh and stale are the same, and the verdict says why; with blocks, the share of
+    prompts that have one stands in the claim's domain.
+    """
+    base, stale = (measured(np.arange(64) < k, condition=name) for k, name in ((60, BASE), (9, "SS, stale cache")))
+    by_reuse = {}
+    for n in (0, 51):
+        found = Experiments((base, stale), {}, reused=Reuse(16, 64, n, n / 90))
+        by_reuse[n] = next(c for c in experiment_claims(found, "m") if c.id == "fresh-cache-SS")
+    none, some = by_reuse.values()
+    assert (none.verdict, none.value, none.interval) == (f"{NOT_SHOWN} (no prompt has a whole block)", None, None)
+    assert (some.value, some.witness["n_with_block"]) == (51 / 64, 51)
+    assert some.domain.endswith(
+        "51 of 64 harmful prompts have a whole block of 16 tokens, and 57% of all prompt tokens are handed over"
+    )

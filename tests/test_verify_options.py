@@ -55,13 +55,17 @@ def test_levels_are_the_claims_own(calibration: Any, monkeypatch: pytest.MonkeyP
             verify(levels=wrong)
 
 
-def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibration: Any) -> None:
+def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibration: Any, tmp_path: Path) -> None:
     """What is given is what is tested; nothing is generated where behaviour was not asked for."""
     found = verify_model(qwen, small, calibration=calibration, levels=["recorded", "geometry"], progress=False)
     assert {c.level for c in found.claims} == {"recorded", "geometry"}
     kept = len(calibration.discriminative_blocks)
     assert found.claim("few-layers-organism/qwen2").witness["kept"] == kept
-    fresh = verify_model(qwen, small, levels=["downstream"], progress=False)
+    fresh = verify_model(qwen, small, levels=["downstream"], out=tmp_path, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.drift, "at_equal_divergence", lambda *a, **k: pytest.fail("it was kept"))
+        again = verify_model(qwen, small, levels=["downstream"], out=tmp_path, progress=False)
+    assert [c.row() for c in again.claims] == [c.row() for c in fresh.claims]
     assert {c.level for c in fresh.claims} == {"downstream"}
     assert set(fresh.drawings) == {"norm_drift"}
     equal = fresh.claim("drift-equal-divergence-L_disc")

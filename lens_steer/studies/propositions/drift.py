@@ -13,7 +13,7 @@ if the 95 % interval of the difference from SS, by prompt, lies above 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet, PromptSet
-from lens_steer.evaluation.equal_divergence import Curve, curve, match
+from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
 from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.generation import generate
@@ -70,6 +70,22 @@ class Drifted:
     kl_ss: tuple[float, ...] = ()
     drift: Float[np.ndarray, " n_prompts"]
     drift_ss: Float[np.ndarray, " n_prompts"]
+
+    def row(self) -> dict[str, Any]:
+        """Return plain values, which :meth:`of` reads again."""
+        return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in vars(self).items()}
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> Drifted:
+        """Build the record from the values that :meth:`row` returned, also after they were kept as JSON.
+
+        >>> met = Drifted(condition="SAS, L_disc", target=0.1, angles=(30.0,), drift=np.ones(2), drift_ss=np.zeros(2))
+        >>> Drifted.of(met.row()).angles, Drifted.of(met.row()).drift
+        ((30.0,), array([1., 1.]))
+        """
+        arrays = {name: np.array(row[name], dtype=np.float64) for name in ("drift", "drift_ss")}
+        tuples = {name: tuple(row[name]) for name in ("angles", "angles_ss", "kl", "kl_ss")}
+        return Drifted(condition=row["condition"], target=row["target"], reason=row["reason"], **tuples, **arrays)
 
 
 def published_plane(
@@ -167,28 +183,29 @@ def at_equal_divergence(
         if target is None:
             found.append(_nothing(name, _apart(curves[SS], curves[name])))
             continue
-        met = [match(model, curves[n], target, harmless, answers, engine=engine) for n in (name, SS)]
-        matched = [[(m.grid, m.kl) for m in side if m.grid is not None and m.kl is not None] for side in met]
-        if not all(matched):
-            found.append(_nothing(name, next(m.reason for side in met for m in side if m.grid is None)))
+        sas, ss = (match(model, curves[n], target, harmless, answers, engine=engine) for n in (name, SS))
+        if not (_met(sas) and _met(ss)):
+            found.append(_nothing(name, next(m.reason for m in (*sas, *ss) if m.reason)))
             continue
-        angles, kl, drifts = (
-            [[f(grid, k) for grid, k in side] for side in matched]
-            for f in (lambda g, k: float(g.values[0]), lambda g, k: k, lambda g, k: drift(g))
-        )
         found.append(
             Drifted(
                 condition=name,
                 target=target,
-                angles=tuple(angles[0]),
-                angles_ss=tuple(angles[1]),
-                kl=tuple(kl[0]),
-                kl_ss=tuple(kl[1]),
-                drift=np.mean(drifts[0], axis=0),
-                drift_ss=np.mean(drifts[1], axis=0),
+                angles=tuple(angle for _, angle, _ in _met(sas)),
+                angles_ss=tuple(angle for _, angle, _ in _met(ss)),
+                kl=tuple(kl for _, _, kl in _met(sas)),
+                kl_ss=tuple(kl for _, _, kl in _met(ss)),
+                drift=np.stack([drift(grid) for grid, _, _ in _met(sas)]).mean(axis=0),
+                drift_ss=np.stack([drift(grid) for grid, _, _ in _met(ss)]).mean(axis=0),
             )
         )
     return found
+
+
+def _met(matches: Sequence[Match]) -> list[tuple[Grid, float, float]]:
+    """Return the grid, the angle and the divergence of each match that has a value."""
+    met = [(m.grid, m.grid.values[0], m.kl) for m in matches if m.grid is not None]
+    return [(grid, angle, kl) for grid, angle, kl in met if angle is not None and kl is not None]
 
 
 def drift_claims(found: Sequence[Drifted], model: str, *, seed: int = 0) -> list[Claim]:

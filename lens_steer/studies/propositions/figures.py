@@ -27,9 +27,9 @@ OUTCOMES = {
     "capable": (100, "capability tasks done right\n(points)"),
 }
 DRAWN_OUTCOMES = {
-    "positive_right": "harmful: complied with (%)",
+    "positive_right": "harmful: complied with\n(%)",
     "surprise": "log-perplexity of answers\n(nats a token)",
-    "capable": "capability tasks done right (%)",
+    "capable": "capability tasks done right\n(%)",
 }
 ERRORS = ((VERMILION, "|"), (GREEN, "x"), (PURPLE, "^"))  # the looks of the published norm errors
 RATES = {

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -251,10 +252,10 @@ def verify_model(
         drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
         claims += recorded.downstream_claims(drifts, name)
         drawings["norm_drift"] = norm_drift_drawing(drifts)
-        equal = drift.at_equal_divergence(
-            model, contrast, calibration, engine=engine, max_new_tokens=max_new_tokens, progress=progress
-        )
-        claims += drift.drift_claims(equal, name, seed=seed)
+        how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "progress": progress}
+        measure = partial(drift.at_equal_divergence, model, contrast, calibration, **how)
+        equal = pieces.keep("drift", lambda: [d.row() for d in measure()])
+        claims += drift.drift_claims([drift.Drifted.of(row) for row in equal], name, seed=seed)
     if "geometry" in levels:
         claims += geometry.geometry_claims(name, calibration)
     if "behaviour" in levels:
