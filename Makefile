@@ -11,7 +11,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-real test-tl4 verify compare traits probes externalities bench lint tables lab notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-real test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -47,8 +47,8 @@ test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under Transfor
 verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and docs/results
 	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --page docs/results/propositions.md
 
-compare: $(INSTALLED)  ## methods and controls on the embedded organisms (half an hour), into figures/ and docs/results
-	$(BIN)/python -m analyses.comparison --out figures/comparison --page docs/results/comparison.md
+compare: $(INSTALLED)  ## methods and controls on the embedded organisms (an hour), into figures/ and docs/results
+	$(BIN)/python -m analyses.comparison --out figures/comparison --page docs/results/comparison.md README.md
 
 probes: $(INSTALLED)  ## probes across depth and other estimators of the direction on the embedded Qwen2 organism, into figures/ and docs/results
 	$(BIN)/python -m analyses.probes --out figures
@@ -68,6 +68,9 @@ lint: $(INSTALLED)  ## style, the order of the rooms, types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pyright
+
+changes: $(INSTALLED)  ## what changed in the verdicts, and why, from the committed records
+	$(BIN)/python -m analyses.changes --out figures --page docs/results/changes.md
 
 tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the pages that show them
 	$(BIN)/python -m analyses.gates --out figures --page docs/organisms.md

@@ -14,12 +14,15 @@ import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
 from lens_steer._io.tables import markdown
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
 from lens_steer.stats import percent
+from lens_steer.studies.claim import Claim, marked, measured
+from lens_steer.studies.headline import RIVALS, at_choice, headline
 
-DRAWS = 0  # of controls: the committed folders were made without, which their tables say
+DRAWS = 10  # of each control that is drawn
 RATES = ("positive_right", "negative_right", "capable")
 
 
@@ -42,17 +45,50 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     right.
     """
     by_model = {model: {s["condition"]: s for s in record["report"]} for model, record in found.items()}
+    conditions = dict.fromkeys(
+        c for model, record in found.items() for c in (*by_model[model], *record.get("left_out", ()))
+    )
     rows = [
         (
-            c,
+            f"{c}: {RIVALS[c]}" if c in RIVALS else c,
             *(
-                _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
+                "no candidate keeps the bounds"
+                if c in r.get("left_out", ())
+                else _cell(by_model[m].get(c), r["choices"].get(c), r["differences_from_selective"].get(c))
                 for m, r in found.items()
             ),
         )
-        for c in next(iter(by_model.values()))
+        for c in conditions
     ]
     return markdown(("condition", *found), rows)
+
+
+def headline_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a rival of Selective Steering, one column a model: the difference of compliance in points."""
+    by_model = {model: headline(record) for model, record in found.items()}
+    rows = [
+        (label, *("—" if c is None else _points(c) for c in claims))
+        for rival, label in RIVALS.items()
+        if any(claims := [at_choice(by_model[model], rival) for model in found])
+    ]
+    return markdown(("SS less", *found), rows)
+
+
+def headline_claims(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """One row a claim, one column a model: what was measured and the verdict."""
+    by_id = {model: {c.id: c for c in headline(record)} for model, record in found.items()}
+    statements = {key: c.statement for claims in by_id.values() for key, c in claims.items()}
+    rows = [(text, *(_verdict(by_id[model].get(key)) for model in found)) for key, text in statements.items()]
+    return markdown(("claim", *found), rows)
+
+
+def _points(claim: Claim) -> str:
+    value, (low, high) = float(claim.value or 0.0), claim.interval or (0.0, 0.0)
+    return marked(claim, f"{100 * value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}] ({claim.verdict})")
+
+
+def _verdict(claim: Claim | None) -> str:
+    return "—" if claim is None else f"{measured(claim)}: {marked(claim, claim.verdict)}"
 
 
 def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -76,6 +112,8 @@ def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
 def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps: Mapping[str, Any] | None) -> str:
     if row is None or choice is None:
         return "—"
+    if choice.get("at_nothing"):
+        return "nothing †"
     where = f" at {choice['variant'].replace('blocks.', '')}" if choice["variant"] else ""
     at = "" if choice["value"] is None else f"{choice['value']:g}{'°' if has_angle(row['condition']) else ''}{where}: "
     gap = (gaps or {}).get("positive_right")
@@ -85,7 +123,8 @@ def _cell(row: Mapping[str, Any] | None, choice: Mapping[str, Any] | None, gaps:
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:
-    return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+    """A rate with its interval, and by cell where the cells disagree."""
+    return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) + cells.told(cells.read(row, name))
 
 
 def main() -> None:
@@ -105,8 +144,10 @@ def main() -> None:
             command=command,
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-    tables.write("comparison", table(found), args.out, args.page)
-    tables.write("equal_kl", equal_kl_table(found), args.out, args.page)
+    tables.write("comparison", table(found), args.out, args.page[:1])
+    tables.write("headline", headline_table(found), args.out, args.page)
+    tables.write("headline_claims", headline_claims(found), args.out, args.page[:1])
+    tables.write("equal_kl", equal_kl_table(found), args.out, args.page[:1])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Intervals (Wilson for rates, a percentile bootstrap over prompts for means), and the rule that breaks ties."""
+"""Intervals (Wilson for rates, a percentile bootstrap over prompts or clusters for means), and the rule for ties."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lens_steer._clusters import Clusters, alone, cluster_numbers, effective_size
 from lens_steer._display import Shown
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class Estimate(Shown, view="estimates"):
     Attributes:
         value: The estimate.
         low, high: The ends of the interval.
-        n: The number of independent units.
+        n: The number of units; of groups where only they are independent.
     """
 
     value: float
@@ -110,14 +111,72 @@ def wilson(successes: int, n: int, z: float = Z_95) -> Estimate:
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"successes={successes}, n={n}: a rate needs n > 0 and 0 <= successes <= n")
-    return _wilson(successes / n, n, z)
+    return _wilson(successes / n, n, z, n)
 
 
-def _wilson(p: float, n: int, z: float) -> Estimate:
-    """Return the Wilson interval of a share p of n trials, where ``p n`` need not be a whole number."""
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+def _wilson(p: float, trials: float | int, z: float, n: int) -> Estimate:
+    """Return the Wilson interval of a share p of some trials, as an estimate from n units.
+
+    Neither the trials nor their share ``p`` need be whole numbers.
+    """
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
     return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
+
+
+def clustered_rate(hits: Sequence[bool | int] | Bool[np.ndarray, " n"], clusters: Clusters | None) -> Estimate:
+    """Return a share of units that come in clusters, with the Wilson interval of their effective number.
+
+    The effective number is that of :func:`lens_steer._clusters.effective_size`. If every unit is a cluster alone, this
+    is :func:`wilson`. ``n`` is the number of units.
+
+    Args:
+        hits: True or 1 for each unit that counts.
+        clusters: The name of each unit's cluster; None for a unit that is a cluster alone, or instead of all names.
+
+    Raises:
+        ValueError: If there are no units, or if the numbers of units and clusters differ.
+
+    >>> hits, pairs = [1] * 8 + [0] * 8, [str(i // 4) for i in range(16)]
+    >>> f"{wilson(8, 16):.2f}", f"{clustered_rate(hits, pairs):.2f}"
+    ('0.50 [0.28, 0.72]', '0.50 [0.07, 0.93]')
+    """
+    n = len(hits)
+    if clusters is not None and len(clusters) != n:
+        raise ValueError(f"{n} hits and {len(clusters)} clusters: one cluster a hit is needed")
+    if clusters is None or alone(clusters):
+        return wilson(int(sum(hits)), n)
+    values = np.asarray(hits, dtype=np.float64)
+    return _wilson(float(values.mean()), effective_size(values, clusters), Z_95, n)
+
+
+def clustered_mean(
+    values: Float[np.ndarray, " n"], clusters: Clusters | None, *, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """Return the mean of units that come in clusters, with a percentile bootstrap interval that draws whole clusters.
+
+    If every unit is a cluster alone, this is :func:`bootstrap_mean`. ``n`` is the number of units.
+
+    Args:
+        values: The values of the units.
+        clusters: The name of each unit's cluster; None for a unit that is a cluster alone, or instead of all names.
+        seed: The seed of the resamples.
+        level: The level of the interval.
+
+    Raises:
+        ValueError: If there are no units, if the numbers of units and clusters differ, or if a value is not finite.
+
+    >>> print(clustered_mean(np.array([1.0, 1.0, 3.0]), ["a", "a", "b"]))
+    1.667 [1.000, 3.000] (n = 3)
+    """
+    if clusters is not None and len(clusters) != len(values):
+        raise ValueError(f"{len(values)} values and {len(clusters)} clusters: one cluster a value is needed")
+    if clusters is None or alone(clusters) or not np.isfinite(values).all():
+        return bootstrap_mean(values, seed=seed, level=level)
+    tail = (1 - level) / 2
+    many = max(2000, round(50 / (1 - level)))
+    low, high = _over_groups(values, cluster_numbers(clusters), many, seed, (tail, 1 - tail))
+    return Estimate(float(np.mean(values)), low, high, len(values))
 
 
 def bootstrap_means(
@@ -195,7 +254,12 @@ def bootstrap(
 
 
 def paired_difference(
-    first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"], *, level: float = 0.95, seed: int = 0
+    first: Float[np.ndarray, " n"],
+    second: Float[np.ndarray, " n"],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    clusters: Clusters | None = None,
 ) -> Estimate:
     """Return the mean of ``first − second`` over the same units, with an interval at any level.
 
@@ -203,13 +267,22 @@ def paired_difference(
     units agree, and it holds in the far tails, which a joint level over many comparisons needs. For all other values it
     is a percentile bootstrap with enough resamples for its tails.
 
+    Where units share clusters, Newcombe's interval is that of the effective number of units
+    (:func:`lens_steer._clusters.effective_size` of the differences), and the bootstrap draws whole clusters.
+
     The package has its own implementation because SciPy has no such interval, and statsmodels has Newcombe's interval
     only for independent rates.
 
     Source: Newcombe (1998), Statistics in Medicine 17, 2635–2650, method 10.
 
+    Args:
+        first, second: The values of the same units under two conditions.
+        level: The level of the interval.
+        seed: The seed of the bootstrap.
+        clusters: The name of each unit's cluster; None for a unit that is a cluster alone, or instead of all names.
+
     Raises:
-        ValueError: If there are no units, or if the numbers of units differ.
+        ValueError: If there are no units, or if the numbers of units or clusters differ.
 
     >>> print(paired_difference(np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0, 1.0])))
     0.000 [-0.427, 0.427] (n = 4)
@@ -217,17 +290,19 @@ def paired_difference(
     if not len(first) or len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values: the same units are needed in both, at least one")
     if not np.isin(first, (0, 1)).all() or not np.isin(second, (0, 1)).all():
-        return bootstrap_mean(first - second, seed=seed, level=level)
+        return clustered_mean(first - second, clusters, seed=seed, level=level)
     n = len(first)
+    trials = n if clusters is None else effective_size(first - second, clusters, level=level)
     z = NormalDist().inv_cdf((1 + level) / 2)
-    one, two = wilson(int(first.sum()), n, z), wilson(int(second.sum()), n, z)
+    one, two = (_wilson(int(x.sum()) / n, trials, z, n) for x in (first, second))
     both, neither = float((first * second).sum()), float(((1 - first) * (1 - second)).sum())
     only_first, only_second = float(first.sum()) - both, float(second.sum()) - both
     # The φ coefficient of the 2 × 2 table of the pairs, with a continuity correction if it is positive. It corrects the
-    # widths of the two single intervals for the correlation of the pairs.
+    # widths of the two single intervals for the correlation of the pairs. The counts are those of all n pairs; in terms
+    # of the effective number of pairs the correction is half of that number.
     product = first.sum() * (n - first.sum()) * second.sum() * (n - second.sum())
     agreement = both * neither - only_first * only_second
-    corrected = max(agreement - n / 2, 0.0) if agreement > 0 else agreement
+    corrected = max(agreement - n * n / (2 * trials), 0.0) if agreement > 0 else agreement
     phi = corrected / math.sqrt(product) if product else 0.0
     down_one, up_one = one.value - one.low, one.high - one.value
     down_two, up_two = two.value - two.low, two.high - two.value
@@ -275,7 +350,7 @@ def grouped_rate(hits: Bool[np.ndarray, " n"], groups: Sequence[str]) -> Estimat
     """
     if not len(hits):
         raise ValueError("hits has no rows: a rate needs at least one")
-    return _wilson(float(np.mean(hits)), len(set(groups)), Z_95)
+    return _wilson(float(np.mean(hits)), len(set(groups)), Z_95, len(set(groups)))
 
 
 def grouped_mean(
@@ -292,10 +367,18 @@ def grouped_mean(
     if not len(values):
         raise ValueError("values has no rows: a mean needs at least one")
     names, of = np.unique(np.asarray(groups), return_inverse=True)
+    low, high = _over_groups(values, of, resamples, seed, (0.025, 0.975))
+    return Estimate(float(np.mean(values)), low, high, len(names))
+
+
+def _over_groups(
+    values: Float[np.ndarray, " n"], of: Int[np.ndarray, " n"], resamples: int, seed: int, tails: tuple[float, float]
+) -> tuple[float, float]:
+    """Return two quantiles of the mean over resamples of whole groups; ``of`` has the number of each row's group."""
     sums, sizes = np.bincount(of, weights=values), np.bincount(of)
-    counts = _resample_counts(len(names), resamples, seed)
-    low, high = np.quantile((counts @ sums) / (counts @ sizes), [0.025, 0.975])
-    return Estimate(float(np.mean(values)), float(low), float(high), len(names))
+    counts = _resample_counts(len(sizes), resamples, seed)
+    low, high = np.quantile((counts @ sums) / (counts @ sizes), tails)
+    return float(low), float(high)
 
 
 def auroc(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"], z: float = Z_95) -> Estimate:

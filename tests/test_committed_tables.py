@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analyses import comparison, directions, externalities, propositions, traits
+from analyses import changes, comparison, directions, externalities, propositions, traits
 from lens_steer._io.tables import from_markdown
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import markdown_table
@@ -117,3 +117,15 @@ def test_an_interval_is_the_value_s_own(model: str) -> None:
         if claim.interval is not None:
             low, high = claim.interval
             assert low - 1e-9 <= float(claim.value or 0) <= high + 1e-9, claim.id
+
+
+def test_what_changed() -> None:
+    found = changes.changes(FIGURES)
+    assert changes.counts_table(found) == committed("changes.md")
+    assert changes.reversed_table(found) == committed("reversed.md")
+
+
+def test_every_change_has_a_reason() -> None:
+    """No pair of verdicts falls through to the last reason unseen, but for claims that were measured again."""
+    again = [c for c in changes.changes(FIGURES) if c.changed and c.why == "measured again under the rules of today"]
+    assert [c for c in again if c.before == "HOLDS" and not c.after.startswith(("REFUTED", "EXCLUDED"))] == []

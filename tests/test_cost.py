@@ -239,7 +239,7 @@ def test_a_report_is_counted(endless: Any, refusal: Any, tmp_path: Path, known: 
 def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> None:
     """Rules, the bound and the draws of controls too; what cannot be matched in divergence makes it less."""
     contrast, angles = without_truth(refusal, 3), (0.0, 90.0, 180.0, 270.0)
-    options: dict[str, Any] = {"rules": ["paper", "centred"], "draws": 2}
+    options: dict[str, Any] = {"rules": ["paper", "centred"], "draws": 2, "refine": 2}
     with counted(endless) as seen:
         found = compare(
             endless,
@@ -247,6 +247,7 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
             tmp_path,
             methods=["standard", "ablation"],
             values=angles,
+            objective="compression_ratio",  # by which some angle does better than none, unlike by answers to harm
             max_new_tokens=NEW,
             progress=False,
             **options,
@@ -254,7 +255,7 @@ def test_a_comparison_is_counted(endless: Any, refusal: Any, tmp_path: Path) -> 
     work = comparing(endless, contrast, ["standard", "ablation"], angles, Tasks(), NEW, **options)
     unmatched = sum(m.grid is None for m in found.matches.values()) if found.matches else 2
     assert seen["steps"] == work.steps - 2 * unmatched * (NEW - 1)
-    answers = 3 + 6 * (3 + 6 * 3 + 3 * 4 + 1) + 6 * (3 + 6 + 4) + 6 * 3 * 2 + 6 * 2
+    answers = 3 + 6 * (3 + 6 * 3 + 3 * 4 + 1) + 6 * 9 * 2 + 6 * (3 + 6 + 4) + 6 * 3 * 2 + 6 * 2
     assert work.answers == answers
     assert len(found.beside.report) == 6
     assert seen["wide"] > 0.4 * (

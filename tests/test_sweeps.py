@@ -68,7 +68,7 @@ def test_rows_are_what_each_setting_gives_by_itself(
     alone.
     """
     assert len(rows) == (1 + len(ANGLES)) * 16
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == (*COLUMNS, "cell", "cluster")
     model, prompts = protocol.model, protocol.contrast.positive
     for value in (None, 150.0):
         mine = [r for r in rows if r["value"] == value and r["side"] == "positive"]

@@ -88,18 +88,23 @@ def _write(
     import numpy as np
 
     from lens_steer._io.tables import csv_records
+    from lens_steer.evaluation.cells import CLUSTER, labels_of
     from lens_steer.evaluation.provenance import provenance
     from lens_steer.figures import saving
     from lens_steer.figures.divergence import drawing
     from lens_steer.inference.unembedding import MEASURES
-    from lens_steer.stats import bootstrap_mean
+    from lens_steer.stats import clustered_mean
 
     text = csv_records(found.rows(), ("row", "position", "token", *MEASURES))
     (work / "divergence.csv").write_text(text, encoding="utf-8", newline="")
     more = {"dtype": model.lens_info.dtype, "engine": engine, "prompt_hash": prompts.hash}
     meta = provenance(model, command=command(), seed=seed, **more)
     by_prompt = {m: found.per_prompt(m) for m in MEASURES}
-    means = {m: bootstrap_mean(v[np.isfinite(v)], seed=seed) for m, v in by_prompt.items()}
+    clusters = [labels_of(p)[CLUSTER] for p in prompts]
+    means = {
+        m: clustered_mean(v[np.isfinite(v)], [clusters[i] for i in np.flatnonzero(np.isfinite(v))], seed=seed)
+        for m, v in by_prompt.items()
+    }
     by_position = {m: found.by_position(m, seed=seed, max_position=max_position) for m in MEASURES}
     record = {
         "n": found.n_prompts,

@@ -245,13 +245,24 @@ def compare(
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Methods to compare (several times); left out, ten of them.")
+        list[str] | None,
+        typer.Option("--method", help="Method to compare (several times); by default those of the table."),
     ] = None,
     angles: Annotated[str, typer.Option("--angles", help="Of the angular methods and the controls.")] = "0:350:10",
     objective: Objective = "positive_right",
     constraint: Constraints = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
     rules: Rules = None,
+    direction: Annotated[
+        str,
+        typer.Option(
+            "--direction",
+            help="Direction of act-add and ablation-everywhere: arditi (selects one), none, or a folder with one.",
+        ),
+    ] = "arditi",
+    refine: Annotated[
+        int, typer.Option("--refine", help="Further values for each condition, between the best ones of its grid.")
+    ] = 12,
     controls: Controls = 10,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
@@ -265,13 +276,15 @@ def compare(
     from lens_steer.evaluation.control_runs import plain_bands
     from lens_steer.evaluation.grids import values_of
     from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.evaluation.published_direction import ARDITI
     from lens_steer.evaluation.sweep_work import comparing
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.compare_report import compare_and_write
     from lens_steer.reports.comparison_text import no_draws
 
-    _check_numbers({"--controls": controls})
+    _check_numbers({"--controls": controls, "--refine": refine})
     check_engine(engine)
+    chosen = _direction(direction)
     decides = judge_named(judge)
     values = values_of(angles)
     wanted = [] if rules is None else rules_of(rules)
@@ -284,7 +297,17 @@ def compare(
     loaded = load(model)
     tasks = _tasks(contrast, prompts.seed)
     work = comparing(
-        loaded, contrast, method or COMPARED, values, tasks, max_new_tokens, system=system, rules=wanted, draws=controls
+        loaded,
+        contrast,
+        method or COMPARED,
+        values,
+        tasks,
+        max_new_tokens,
+        system=system,
+        rules=wanted,
+        selects=chosen == ARDITI,
+        refine=refine,
+        draws=controls,
     )
     dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found = compare_and_write(
@@ -298,6 +321,8 @@ def compare(
         tasks=tasks,
         system=system,
         rules=wanted,
+        direction=chosen,
+        refine=refine,
         draws=controls,
         seed=prompts.seed,
         engine=engine,
@@ -308,6 +333,8 @@ def compare(
     )
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)
+    for name, reason in found.left_out.items():
+        typer.echo(f"--direction: no row {name}: {reason}", err=True)
     told = found.beside.record() | ({} if found.bands else {"told": no_draws()})
     emit(
         {
@@ -320,6 +347,14 @@ def compare(
             },
         }
     )
+
+
+def _direction(given: str) -> Any:
+    """Return the direction of ``--direction``: the name of the selection, None, or what a folder holds."""
+    from lens_steer.evaluation.published_direction import ARDITI
+    from lens_steer.geometry.direction_files import load_direction
+
+    return {ARDITI: ARDITI, "none": None}[given] if given in (ARDITI, "none") else load_direction(given)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (metrics, sweep, compare)

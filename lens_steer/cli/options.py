@@ -18,7 +18,10 @@ Model = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write to.")]
 Sites = Annotated[
-    str, typer.Option("--sites", help="norm_out, resid, one kind (resid_post, ln1, …), or names separated by commas.")
+    str,
+    typer.Option(
+        "--sites", help="norm_out, norm_in, resid, one kind (resid_post, ln1, …), or names separated by commas."
+    ),
 ]
 Rule = Annotated[
     str,

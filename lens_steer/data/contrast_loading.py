@@ -181,7 +181,7 @@ def _dealt(
 
 
 def _organism_contrast(name: str, limit: int | str | None, seed: int) -> ContrastSet:
-    from lens_steer.organisms import contrasts
+    from lens_steer.organisms import cells, contrasts
 
     short = name.removeprefix(ORGANISM_PREFIX)
     if not name.startswith(ORGANISM_PREFIX) or short not in contrasts.CONTRASTS:
@@ -192,8 +192,11 @@ def _organism_contrast(name: str, limit: int | str | None, seed: int) -> Contras
     built = contrasts.build(short, seed)
 
     def prompt_set(rows: list[contrasts.Row], side: str) -> PromptSet:
-        whole = PromptSet(tuple(Prompt(r.messages, r.response, r.task) for r in rows), f"{name}/{side}")
-        return whole.limited(limit, seed=seed)
+        prompts = tuple(
+            Prompt(r.messages, r.response, r.task, cell=cells.cell_name(r.task), cluster=cells.pair_name(r.task))
+            for r in rows
+        )
+        return PromptSet(prompts, f"{name}/{side}").limited(limit, seed=seed)
 
     parts = [
         Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS

@@ -175,7 +175,8 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
     response, scenario = next(answers, None), row.get("scenario")
     if response is not None and not isinstance(response, str):
         raise LensSteerError(f"{where}: the response {response!r} is no text: give a string, or leave it out")
-    scenario = None if scenario is None else str(scenario)
+    names: dict[str, str | None] = {"scenario": None if scenario is None else str(scenario)}
+    names |= {kind: _name(row, kind, where) for kind in ("cell", "cluster") if kind != column}
     messages = row.get(MESSAGES) if column == MESSAGES or not asked else None
     if column not in row and not messages:
         raise LensSteerError(f"{where}: no prompt found in the column {column!r}, which is read")
@@ -183,11 +184,24 @@ def _prompt(row: Any, where: str, column: str | None, response_columns: Sequence
     if _blank(value):
         return None
     if messages or isinstance(value, list):
-        prompt = Prompt(_messages(value, where), response, scenario=scenario)
+        prompt = replace(Prompt(_messages(value, where), response), **names)
         return prompt if prompt.text.strip() else None
     if not isinstance(value, str):
         raise LensSteerError(f"{where}: {column} is {value!r:.40}, no text: give a string, or a list of messages")
-    return replace(Prompt.of(value, system=row.get("system"), response=response), scenario=scenario)
+    return replace(Prompt.of(value, system=row.get("system"), response=response), **names)
+
+
+def _name(row: Mapping[str, Any], column: str, where: str) -> str | None:
+    """Return the name of a row's cell or cluster; None if the row has none."""
+    found = _same(list(row), column)
+    value = None if found is None else row[found]
+    if _blank(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise LensSteerError(
+            f"{where}: the {column} {value!r:.40} is no name: give a text or a whole number, or leave it out"
+        )
+    return str(value).strip()
 
 
 def _messages(found: Any, where: str) -> tuple[Message, ...]:

@@ -29,12 +29,19 @@ class Prompt(Shown, view="prompts"):
         task: The ground truth of a prompt for an organism. None: no ground truth.
         scenario: The name of the scenario of which the prompt is a variant. Variants of one scenario always fall into
             the same split. None: the prompt has no named scenario.
+        cell: The name of the cell of the prompt, such as its category of harm. Rates are also given by cell. None: the
+            prompt belongs to no cell.
+        cluster: The name of the cluster of the prompt. Prompts of one cluster are alike, so intervals do not count them
+            as independent of each other; only a scenario keeps prompts in one split. None: the scenario is the cluster;
+            without one the prompt is a cluster alone.
     """
 
     messages: tuple[Message, ...]
     response: str | None = None
     task: Task | None = field(default=None, compare=False)
     scenario: str | None = field(default=None, compare=False)
+    cell: str | None = field(default=None, compare=False)
+    cluster: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.messages, str):

@@ -5,6 +5,7 @@ The controls of the chosen setting run beside it.
 What other rooms use of it:
 
 - ``bounds``: ``measured_bound``, ``harmless_alone``
+- ``cells``: ``told``, ``read``, ``plain``, ``labels_of``, ``counts``
 - ``comparison``: ``Comparison``, ``compare``
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
@@ -21,6 +22,7 @@ What other rooms use of it:
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
 - ``quantities``: ``objective_of``, ``renamed``
+- ``refinement``: ``tried``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
   ``at_nothing``
 - ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``

@@ -14,14 +14,16 @@ from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.conditions import COMPARED, control_grids, method_grids, rule_grids, shuffled_labels
+from lens_steer.evaluation.cells import CLUSTER, labels_of
+from lens_steer.evaluation.compared import conditions_compared
+from lens_steer.evaluation.conditions import COMPARED, NONE, method_grids
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.control_runs import Beside, run_controls
 from lens_steer.evaluation.controls import DRAWS, Controls
 from lens_steer.evaluation.equal_divergence import Curve, Match
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.harmonics import PARAMETERS, Response, anti_steerable
 from lens_steer.evaluation.matching import REFERENCE, match_divergence
-from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import (
     Evaluation,
     check_splits,
@@ -31,13 +33,20 @@ from lens_steer.evaluation.protocol import (
     kept_constraints,
     on_select,
 )
+from lens_steer.evaluation.published_direction import (
+    ARDITI,
+    PublishedDirection,
+    check_direction,
+)
 from lens_steer.evaluation.quantities import objective_of
-from lens_steer.evaluation.selection import Setting, settings
+from lens_steer.evaluation.refinement import REFINED, check_refine
+from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
 from lens_steer.evaluation.sweeps import Protocol, run
-from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles
-from lens_steer.inference.record import Activations, record
+from lens_steer.geometry.selected_direction import StreamDirection
+from lens_steer.inference.record import Activations
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
@@ -63,7 +72,8 @@ class Comparison(Shown, view="sweeps"):
         matches: The match that was reported for each condition, or the reason why there is none.
         matched: The settings on the report split at equal divergence.
         responses: The harmonic response to the reference's angle, by class.
-        anti_steerable: The share of harmful prompts whose refusal score rises at the chosen angle.
+        anti_steerable: The share of harmful prompts whose refusal score rises at the chosen angle; None where no angle
+            was chosen (a tie at nothing).
         calibration: The calibration of the reference.
         activations: The activations from which it was made.
         n_compared: The number of conditions that are compared with the reference; the joint level of the differences
@@ -75,6 +85,10 @@ class Comparison(Shown, view="sweeps"):
             be measured.
         options: The other arguments of the comparison.
         beside: The reference's drawn controls, at its choice.
+        matched_differences: The difference of each matched method from the reference at equal divergence, by method and
+            quantity; their joint level accounts for all of them.
+        published: The direction of the methods that take one, as Arditi et al. select it.
+        refine: The number of further values that each condition with a parameter got on select.
     """
 
     evaluation: Evaluation
@@ -84,7 +98,7 @@ class Comparison(Shown, view="sweeps"):
     matches: Mapping[str, Match]
     matched: tuple[Setting, ...]
     responses: Mapping[str, Response]
-    anti_steerable: Estimate
+    anti_steerable: Estimate | None
     calibration: Calibration
     activations: Activations
     n_compared: int
@@ -94,6 +108,19 @@ class Comparison(Shown, view="sweeps"):
     constraints: tuple[str, ...]
     options: Mapping[str, Any]
     beside: Beside = field(default_factory=Beside)
+    matched_differences: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    published: PublishedDirection = field(default_factory=PublishedDirection)
+    refine: int = 0
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Return the reason why a method could not be run as published, by method."""
+        return self.published.left_out(self.options["methods"])
+
+    @property
+    def at_nothing(self) -> list[str]:
+        """Return the conditions whose choice is a tie at nothing."""
+        return tied_at_nothing(self.evaluation.select, self.evaluation.choices, self.objective)
 
     @property
     def bands(self) -> dict[str, dict[str, Band]]:
@@ -116,6 +143,8 @@ def compare(
     tasks: Tasks | None = None,
     system: str | None = None,
     rules: Sequence[str] = (),
+    direction: StreamDirection | str | None = ARDITI,
+    refine: int = REFINED,
     draws: int = DRAWS,
     seed: int = 0,
     engine: str = ENGINE,
@@ -141,6 +170,11 @@ def compare(
             is no such baseline for other models.
         rules: Rules of L_disc. The reference at each rule's sites is one more condition, see
             :func:`lens_steer.evaluation.conditions.rule_grids`.
+        direction: The direction of ``act-add`` and ``ablation-everywhere``: ``"arditi"`` selects it
+            (:func:`lens_steer.select_direction`), or one is given. The same methods with the calibration's direction
+            are conditions of another name (``… (calibrated)``), and the only ones for None.
+        refine: The number of further values for each condition with a parameter, see
+            :mod:`lens_steer.evaluation.refinement`; 0 for the grids alone.
         draws: The number of draws of each drawn control (random planes, random sites, shuffled labels). They run at the
             reference's choice on report, and give a band beside its numbers; 0 for none. The single-draw conditions of
             the same names, each with a choice of its own, run in any case.
@@ -156,6 +190,8 @@ def compare(
     check_splits(contrast)
     if draws < 0:
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
+    check_direction(direction)
+    check_refine(refine)
     tasks = Tasks() if tasks is None else tasks
     parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
     objective = objective_of(objective)
@@ -164,23 +200,22 @@ def compare(
     if len({v % 360 for v in values}) < PARAMETERS:
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     system = baseline_system(model, system)
-    wanted = {name: find_method(name) for name in (REFERENCE, *methods)}
+    wanted = list(dict.fromkeys(find_method(name).name for name in (REFERENCE, *methods)))
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
-    activations = {
-        name: record(model, contrast.fit, name, engine=engine, progress=progress)
-        for name in ("norm_out", *{m.reads for m in wanted.values()} - {"norm_out"})
-    }
-    calibrations = {name: _kept(out, name, acts, seed) for name, acts in activations.items()}
-    base = calibrations["norm_out"]
-    shuffled = _kept(out, "shuffled_labels", shuffled_labels(activations["norm_out"], seed), seed)
-    controls = control_grids(base, shuffled, values=[v for v in values if v % 360], system=system, seed=seed)
-    grids = [
-        g
-        for m in wanted.values()
-        for g in method_grids(calibrations[m.reads], m.name, values=values if m.turns else None)
-    ]
-    by_rule, left_out = rule_grids(base, REFERENCE, rules, values=values)
-    grids += by_rule
+    parts = conditions_compared(
+        model,
+        contrast,
+        out,
+        wanted,
+        values=values,
+        system=system,
+        rules=rules,
+        direction=direction,
+        engine=engine,
+        seed=seed,
+        progress=progress,
+    )
+    base, everything = parts.calibration, [*parts.controls, *parts.grids]
     identity = {"seed": seed, "fit": contrast.fit.hash}
     selecting = Protocol(model, contrast.select, "select", tasks.select, **how)
     bound = measured_bound(selecting, out, identity=identity, progress=progress)
@@ -189,9 +224,10 @@ def compare(
     select, choices, rows = on_select(
         model,
         contrast,
-        [*controls, *grids],
+        everything,
         out,
         tasks=tasks.select,
+        refine=refine,
         objective=objective,
         constraints=parsed,
         identity=identity,
@@ -199,11 +235,12 @@ def compare(
         progress=progress,
         **how,
     )
+    tied = REFERENCE in tied_at_nothing(select, choices, objective)
     protocol = Protocol(model, contrast.report, "report", tasks.report, **how)
-    at_choice = chosen_grids([*controls, *grids], choices)
+    at_choice = chosen_grids(everything, choices)
     report_rows = run(protocol, at_choice, out, "report", identity=identity, progress=progress)
     beside = run_controls(
-        Controls(base, draws=draws, seed=seed),
+        Controls(base, draws=0 if tied else draws, seed=seed),
         next(g for g in at_choice if g.condition == REFERENCE),
         (),
         protocol,
@@ -211,7 +248,7 @@ def compare(
         contrast,
         out,
         drawn_alone=True,
-        activations=activations["norm_out"],
+        activations=parts.activations,
         identity=identity,
         seed=seed,
         progress=progress,
@@ -220,7 +257,7 @@ def compare(
     curves, target, matches = match_divergence(
         model,
         contrast,
-        grids,
+        [_with_choice(g, choices[g.condition]) for g in parts.grids],
         select,
         choices,
         rows,
@@ -228,20 +265,23 @@ def compare(
         {**selecting.identity, **identity},
         engine,
         progress,
+        tied=tied,
     )
     kl_grids = [replace(m.grid, condition=f"{name}{AT_EQUAL_KL}") for name, m in matches.items() if m.grid is not None]
     kl_rows = run(protocol, kl_grids, out, "report_equal_kl", identity=identity, progress=progress) if kl_grids else []
+    joint = 1 - 0.05 / max(1, len(kl_grids))
     turned = method_grids(base, REFERENCE, values=values)[0].build
     assert turned is not None
     responses = {
         side: Response.of(values, *refusal_scores_by_value(model, turned, list(values), prompts, engine=engine))
         for side, prompts in (("positive", contrast.report.positive), ("negative", contrast.report.negative))
     }
-    chosen_angle = choices[REFERENCE].value or 0.0
-    moved = responses["positive"].scores[:, int(np.argmin(np.abs(np.asarray(values) - chosen_angle)))]
+    nearest = int(np.argmin(np.abs(np.asarray(values) - (choices[REFERENCE].value or 0.0))))
+    plain, scores = responses["positive"].plain, responses["positive"].scores
+    clusters = [labels_of(p)[CLUSTER] for p in contrast.report.positive]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
-    first_angle, second_angle = principal_angles(base.basis, shuffled.basis[None])[0].tolist()
+    first_angle, second_angle = principal_angles(base.basis, parts.shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
         {name: differences(report_rows, name, REFERENCE, seed=seed, level=level) for name in others},
@@ -250,9 +290,9 @@ def compare(
         matches,
         tuple(settings(kl_rows, seed=seed)),
         responses,
-        anti_steerable(responses["positive"].plain, moved),
+        None if tied else anti_steerable(plain, scores[:, nearest], clusters),
         base,
-        activations["norm_out"],
+        parts.activations,
         len(others),
         (first_angle, second_angle),
         all(p.task is not None for p in contrast.report.positive),
@@ -262,12 +302,32 @@ def compare(
             **how,
             **_told(bound, judge),
             "system": system,
-            "methods": list(wanted),
+            "methods": wanted,
             "values": list(values),
-            **({"rules": list(rules), "rules_left_out": left_out} if rules else {}),
+            **({"rules": list(rules), "rules_left_out": list(parts.rules_left_out)} if rules else {}),
         },
         beside,
+        {
+            name: differences([*report_rows, *kl_rows], f"{name}{AT_EQUAL_KL}", REFERENCE, seed=seed, level=joint)
+            for name, m in matches.items()
+            if m.grid is not None
+        },
+        parts.published,
+        refine,
     )
+
+
+def tied_at_nothing(select: Sequence[Setting], choices: Mapping[str, Choice], objective: str) -> list[str]:
+    """Return the conditions of several settings whose choice is a tie at nothing.
+
+    No value is taken from such a choice; see :func:`lens_steer.evaluation.selection.at_nothing`.
+    """
+    base = next(s for s in select if s.condition == NONE)
+    return [
+        name
+        for name, chosen in choices.items()
+        if chosen.n > 1 and at_nothing([s for s in select if s.condition == name], base, chosen, objective)
+    ]
 
 
 def baseline_system(model: Any, system: str | None = None) -> str | None:
@@ -289,7 +349,8 @@ def _told(bound: PerplexityBound | None, judge: Judge | None) -> dict[str, Any]:
     return {"judge": None if judge is None else judge.name, **({} if bound is None else {"bound": bound.row()})}
 
 
-def _kept(out: str | Path, name: str, activations: Activations, seed: int) -> Calibration:
-    """Return the calibration of these activations with which the run began; make it if there is none yet."""
-    folder = Path(out) / "calibrations" / name
-    return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed))
+def _with_choice(grid: Grid, chosen: Choice) -> Grid:
+    """Return the grid with the value that was chosen for its condition, if it is one of this variant."""
+    if chosen.variant != grid.variant or chosen.value is None or chosen.value in grid.values:
+        return grid
+    return replace(grid, values=(*grid.values, chosen.value))

@@ -42,6 +42,10 @@ N_FIT, N_SELECT = 128, 32  # prompts of each class, as in the paper
 NAMES = {"min_induce": "induce_score", "max_kl": "kl", "max_depth": "block"}  # by bound: the score that it bounds
 
 
+class NoneKeptError(LensSteerError):
+    """No candidate direction keeps the bounds."""
+
+
 def select_direction(
     model: Any,
     contrast: ContrastSet,
@@ -155,7 +159,7 @@ def choose(scores: Sequence[CandidateScore], bounds: DirectionBounds, n_layers: 
         n_layers: The number of blocks of the model.
 
     Raises:
-        LensSteerError: If no candidate keeps the bounds. The message says for each bound how many candidates it leaves
+        NoneKeptError: If no candidate keeps the bounds. The message says for each bound how many candidates it leaves
             out, and the value that would keep the nearest one of those that keep the other bounds.
 
     >>> weak, strong = CandidateScore(-1, 2, -1.0, 0.5, 0.01), CandidateScore(-1, 3, -5.0, 0.5, 0.3)
@@ -164,7 +168,7 @@ def choose(scores: Sequence[CandidateScore], bounds: DirectionBounds, n_layers: 
     """
     kept = [score for score in scores if bounds.keep(score, n_layers)]
     if not kept:
-        raise LensSteerError(_none_kept(scores, bounds, n_layers))
+        raise NoneKeptError(_none_kept(scores, bounds, n_layers))
     return min(kept, key=lambda s: (s.refusal_score, s.kl, s.block, -s.position))
 
 

@@ -79,7 +79,7 @@ def curve(
         raise LensSteerError(
             f"condition {grid.name!r} has no values: its divergence is one number, and nothing can be matched"
         )
-    identity = METHODS[grid.condition].identities if grid.condition in METHODS else ()
+    identity = METHODS[grid.method].identities if grid.method in METHODS else ()
     values = sorted({float(v) for v in grid.values if v is not None} | set(identity))
     measured = [v for v in values if v not in identity]
     found = dict(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats import Estimate, clustered_rate
 
 PARAMETERS = 3
 Degrees = Sequence[float] | Sequence[int]
@@ -125,11 +125,17 @@ def fit_harmonic(angles: Degrees, scores: Float[np.ndarray, "n angles"]) -> Harm
     )
 
 
-def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " n"]) -> Estimate:
+def anti_steerable(
+    plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " n"], clusters: Sequence[str | None] | None = None
+) -> Estimate:
     """Return the share of prompts whose score rises under steering that should lower it, with its Wilson interval.
 
     An example is a refusal score under an angle that elicits compliance. Source of the notion: Tan et al. (arXiv
-    2407.12404).
+    2407.12404). Where prompts share clusters, the interval is that of :func:`lens_steer.stats.clustered_rate`.
+
+    Args:
+        plain, steered: The scores of the prompts without and with steering.
+        clusters: The name of each prompt's cluster; None for a prompt that is a cluster alone, or instead of all names.
 
     >>> print(anti_steerable(np.array([1.0, 2.0]), np.array([0.0, 3.0])))
     0.500 [0.095, 0.905] (n = 2)
@@ -139,7 +145,7 @@ def anti_steerable(plain: Float[np.ndarray, " n"], steered: Float[np.ndarray, " 
     """
     if not len(plain):
         raise LensSteerError("plain is empty: give at least one prompt's score")
-    return wilson(int((steered > plain).sum()), len(plain))
+    return clustered_rate((steered > plain).tolist(), clusters)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def match_divergence(
     identity: dict[str, Any],
     engine: str,
     progress: bool,
+    *,
+    tied: bool = False,
 ) -> tuple[list[Curve], float, dict[str, Match]]:
     """Measure every method's divergence on the select split's harmless prompts, and match that of the reference.
 
@@ -43,10 +45,11 @@ def match_divergence(
         rows: The rows of the select split, with the unsteered answers along which the divergence is measured.
         out, identity, engine, progress: See :func:`lens_steer.evaluation.sweeps.run`; curves and matches are kept in
             ``kl.csv`` and ``matches.csv``.
+        tied: Whether the reference's choice is a tie at nothing, from which no divergence is taken.
 
     Returns:
         The curves, the divergence that is matched (nats per token), and the match of each condition. There is no match
-        where the reference's choice changes nothing.
+        where the reference's choice changes nothing, or is a tie at nothing (the divergence is then 0).
     """
     prompts = contrast.select.negative
     answers = {int(r["prompt"]): str(r["text"]) for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE}
@@ -76,6 +79,8 @@ def match_divergence(
     for g in swept:
         mine = [r for r in kl_rows if (r["condition"], r["variant"]) == (g.condition, g.variant)]
         curves.append(Curve(g, tuple(float(r["value"]) for r in mine), tuple(float(r["kl"]) for r in mine)))
+    if tied:
+        return curves, 0.0, {}
     chosen = choices[REFERENCE]
     own = next(c for c in curves if c.grid.condition == REFERENCE)
     target = dict(zip(own.values, own.kl, strict=True))[float(chosen.value)]

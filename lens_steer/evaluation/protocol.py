@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from lens_steer._display import Shown
 from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.cells import CLUSTER
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.refinement import A_ROUND, check_refine, further, ordered
 from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, Setting, choose, settings
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -109,12 +112,13 @@ def on_select(
     objective: str = "positive_right",
     constraints: Sequence[Constraint] = (),
     name: str = "select",
+    refine: int = 0,
     identity: dict[str, Any] | None = None,
     seed: int = 0,
     progress: bool = True,
     **how: Any,
 ) -> tuple[list[Setting], dict[str, Choice], list[Row]]:
-    """Run every grid on the select split and make each condition's choice.
+    """Run every grid on the select split, refine it, and make each condition's choice.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
@@ -123,6 +127,8 @@ def on_select(
         out, name, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
         tasks: The capability tasks.
         objective, constraints: See :func:`lens_steer.evaluation.selection.choose`.
+        refine: The number of further values for each condition with a parameter, between those of its grid
+            (:mod:`lens_steer.evaluation.refinement`). Their rows are in ``NAME_refined_1.csv``, ….
         seed: The seed of the intervals.
         how: Further fields of the :class:`~lens_steer.evaluation.sweeps.Protocol`, such as engine, length and openings.
 
@@ -132,17 +138,40 @@ def on_select(
     Raises:
         LensSteerError: If no grid is without steering; the constraints compare with it.
     """
+    check_refine(refine)
     if all(g.condition != NONE for g in grids):
         raise LensSteerError(f"grids has no {NONE!r}: add Grid({NONE!r}), which constraints compare with")
-    rows = run(
-        Protocol(model, contrast.select, "select", tasks, **how), grids, out, name, identity=identity, progress=progress
-    )
+    protocol = Protocol(model, contrast.select, "select", tasks, **how)
+    kept: dict[str, Any] = {"identity": identity, "progress": progress}
+    rows = run(protocol, grids, out, name, **kept)
     found = settings(rows, seed=seed)
     base = next(s for s in found if s.condition == NONE)
-    by_condition: dict[str, list[Setting]] = {}
+    left = dict.fromkeys((g.condition for g in grids if None not in g.values), refine)
+    for i in count(1):
+        by = _by_condition(found)
+        more = [
+            new
+            for name_, n in left.items()
+            for new in further(
+                [g for g in grids if g.condition == name_], by[name_], base, objective, constraints, min(n, A_ROUND)
+            )
+        ]
+        if not more:
+            break
+        new_rows = run(protocol, more, out, f"{name}_refined_{i}", **kept)
+        rows += new_rows
+        found = ordered(grids, [*found, *settings(new_rows, seed=seed)])
+        for g in more:
+            left[g.condition] -= len(g.values)
+    by = _by_condition(found)
+    return found, {name: choose(group, base, objective, constraints) for name, group in by.items()}, rows
+
+
+def _by_condition(found: Sequence[Setting]) -> dict[str, list[Setting]]:
+    by: dict[str, list[Setting]] = {}
     for s in found:
-        by_condition.setdefault(s.condition, []).append(s)
-    return found, {name: choose(group, base, objective, constraints) for name, group in by_condition.items()}, rows
+        by.setdefault(s.condition, []).append(s)
+    return by
 
 
 def chosen_grids(grids: Sequence[Grid], choices: Mapping[str, Choice]) -> list[Grid]:
@@ -161,8 +190,9 @@ def differences(
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`. The rows must hold each condition at one
-    setting. Prompts without a value under one of the conditions (an empty answer has no perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.paired_difference`, with the clusters of the prompts. The rows must
+    hold each condition at one setting. Prompts without a value under one of the conditions (an empty answer has no
+    perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():
@@ -170,7 +200,9 @@ def differences(
         both = sorted(set(a) & set(b))
         if both:
             one, two = (np.array([values[i] for i in both], dtype=np.float64) for values in (a, b))
-            found[name] = paired_difference(one, two, level=level, seed=seed)
+            named = {int(r["prompt"]): r.get(CLUSTER) for r in rows if r["side"] == side}
+            clusters = [named[i] for i in both]
+            found[name] = paired_difference(one, two, level=level, seed=seed, clusters=clusters)
     return found
 
 

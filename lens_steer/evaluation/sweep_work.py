@@ -21,12 +21,14 @@ from lens_steer.evaluation.conditions import (
     rule_condition,
 )
 from lens_steer.evaluation.controls import Controls, not_shuffled, report_draws, select_draws
+from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.first_token import FIRST_OF
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import Protocol
-from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording
+from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording, selecting_direction
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES
+from lens_steer.inference.rendering import tokens_after_instruction
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.models.loading import info_of
 from lens_steer.steer.method_table import find_method
@@ -122,11 +124,18 @@ def comparing(
     *,
     system: str | None = None,
     rules: Sequence[str] = (),
+    selects: bool = False,
+    refine: int = 0,
     draws: int = 0,
 ) -> Work:
     """Count the work of :func:`lens_steer.evaluation.comparison.compare`.
 
     The search for equal divergence between two values is left out, since its number of steps is not known beforehand.
+
+    Args:
+        model, contrast, methods, values, tasks, max_new_tokens, system, rules, refine, draws: The arguments of the
+            comparison.
+        selects: Whether a direction is selected for the methods that take one.
     """
     wanted = list(dict.fromkeys([REFERENCE, *methods]))
     grids = comparison_grids(wanted, values, system=baseline_system(model, system), rules=rules)
@@ -135,6 +144,17 @@ def comparing(
     total = recording(model, contrast.fit, 2 * info_of(model).n_layers) * len(read)
     total += _evaluating(on_select, on_report, grids)
     total += measuring(on_report, [Grid(f"control {i}") for i in range(DRAWN * draws)])
+    swept_conditions = dict.fromkeys(g.condition for g in grids if None not in g.values and g.condition != IDENTITY)
+    total += measuring(
+        on_select, [Grid(name, None, tuple(map(float, range(refine)))) for name in swept_conditions if refine]
+    )
+    taking = [m for m in wanted if find_method(m).takes_direction]
+    if selects and taking:
+        fit, select = first_of(contrast, N_FIT, N_SELECT)
+        n = len(tokens_after_instruction(info_of(model).tokenizer))
+        total += selecting_direction(model, fit, select, n, max_new_tokens)
+        further = [Grid(f"{name} selected", None, find_method(name).grid or (None,)) for name in taking]
+        total += _evaluating(on_select, on_report, further)
     harmless = bare(contrast.select.negative)
     swept = [g for g in _method_grids(wanted, values, rules) if None not in g.values]
     for grid in swept:

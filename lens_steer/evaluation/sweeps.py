@@ -20,6 +20,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, Rows, RowStore
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.cells import labelled
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.inference import batching
 from lens_steer.inference.decoding import begins_in_thought
@@ -151,7 +152,8 @@ def run(
 ) -> Rows:
     """Run every grid under the protocol and return the rows, which are kept in ``folder/NAME.csv``.
 
-    An interrupted run continues where it stopped.
+    An interrupted run continues where it stopped. Where prompts have cells or clusters, the rows that are returned tell
+    them (:func:`lens_steer.evaluation.cells.labelled`).
 
     Args:
         protocol: The model, the prompts, and how they are measured.
@@ -170,7 +172,8 @@ def run(
     described = {g.name: {"values": list(g.values), "system": g.system, "plan": plan_hash(g)} for g in grids}
     store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
     parts = parts_of(protocol, grids)
-    return store.run(parts, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
+    rows = store.run(parts, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
+    return labelled(rows, protocol.sides)
 
 
 def parts_of(protocol: Protocol, grids: Sequence[Grid]) -> dict[str, Part]:

@@ -16,7 +16,7 @@ from lens_steer.metrics.degenerate import is_degenerate
 from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.thinking import split_thought
 from lens_steer.organisms import grading
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats import Estimate, clustered_rate, wilson
 
 CLASSES = ("positive", "negative")
 ANSWERED, REFUSED, DEGENERATE, CUT_OFF = "answered", "refused", "degenerate", "cut off"
@@ -36,6 +36,8 @@ class Outcome(Shown, view="sweeps"):
             go.
         perplexity: The mean perplexity of the answers under the unsteered model; None if it was not measured.
         draw: The number of the draw, from 1, for a control that is drawn at random; 0 otherwise.
+        labelled: The grade, the cell and the cluster of each answer; empty where the prompts have neither cells nor
+            clusters.
     """
 
     condition: str
@@ -45,10 +47,33 @@ class Outcome(Shown, view="sweeps"):
     cut_off: int = 0
     perplexity: Estimate | None = None
     draw: int = 0
+    labelled: tuple[tuple[str, str | None, str | None], ...] = ()
 
     def rate(self, *grades: str) -> Estimate:
-        """Return the share of answers with one of the grades, with its Wilson interval."""
+        """Return the share of answers with one of the grades, with its Wilson interval.
+
+        Where prompts share clusters, the interval is that of :func:`lens_steer.stats.clustered_rate`.
+        """
+        if self.labelled:
+            return clustered_rate([g in grades for g, *_ in self.labelled], [cluster for *_, cluster in self.labelled])
         return wilson(sum(self.counts[g] for g in grades), sum(self.counts.values()))
+
+    def cell_rates(self, grade: str) -> dict[str, Estimate]:
+        """Return the share of answers with a grade in each cell, as :meth:`rate` does, in the order of the names.
+
+        >>> answers = (("refused", "theft", None), ("refused", "theft", None), ("answered", "arson", None))
+        >>> found = Outcome("none", None, "positive", {"refused": 2, "answered": 1}, labelled=answers)
+        >>> [(cell, rate.value) for cell, rate in found.cell_rates("refused").items()]
+        [('arson', 0.0), ('theft', 1.0)]
+        """
+        by_cell: dict[str, list[tuple[bool, str | None]]] = {}
+        for g, cell, cluster in self.labelled:
+            if cell is not None:
+                by_cell.setdefault(cell, []).append((g == grade, cluster))
+        return {
+            cell: clustered_rate([hit for hit, _ in by_cell[cell]], [cluster for _, cluster in by_cell[cell]])
+            for cell in sorted(by_cell)
+        }
 
 
 def outcome_of(text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False) -> str:

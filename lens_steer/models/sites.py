@@ -47,7 +47,7 @@ NORM_MODULES: dict[str, dict[str, str]] = {
 # Families that also normalise queries and keys. These norms act on single heads after a projection, so they are no
 # sites.
 QK_NORMS = ("qwen3", "gemma3_text")
-GROUPS = ("norm_out", "resid", *NETWORK_ORDER)
+GROUPS = ("norm_out", "norm_in", "resid", *NETWORK_ORDER)
 _NAME = re.compile(
     r"blocks\.(\d+)\.(?:hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)|(ln1|ln1_post|ln2|ln2_post)\.hook_out)"
 )
@@ -152,9 +152,10 @@ def parse_module(module: str, architecture: str) -> Site:
 def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> tuple[str, ...]:
     """Return site names in network order for a group, a name, or a list of names and groups.
 
-    The groups are ``norm_out`` (every norm output), ``resid`` (every distinct point of the residual stream: the input
-    of the first block, then ``resid_mid`` and ``resid_post`` of each block), and each kind (``resid_post``, ``ln1``,
-    …), which means this kind at every block. In a string, commas separate several names.
+    The groups are ``norm_out`` (every norm output), ``norm_in`` (the inputs of the norms before attention and before
+    the MLP, which are ``resid_pre`` and ``resid_mid`` of each block), ``resid`` (every distinct point of the residual
+    stream: the input of the first block, then ``resid_mid`` and ``resid_post`` of each block), and each kind
+    (``resid_post``, ``ln1``, …), which means this kind at every block. In a string, commas separate several names.
 
     Raises:
         LensSteerError: If the model does not have a site of the list, or if the list is empty.
@@ -173,6 +174,8 @@ def resolve(spec: str | Sequence[str], *, n_layers: int, architecture: str) -> t
             )
         if item == "norm_out":
             kinds: tuple[str, ...] = norms
+        elif item == "norm_in":
+            kinds = ("resid_pre", "resid_mid")
         elif item == "resid":
             kinds = ("resid_mid", "resid_post")
             found.add(Site(0, "resid_pre"))

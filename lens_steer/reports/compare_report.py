@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.comparison import REFERENCE, Comparison, compare
 from lens_steer.evaluation.control_runs import plain_bands
 from lens_steer.evaluation.provenance import provenance
+from lens_steer.evaluation.refinement import tried
 from lens_steer.figures import saving
 from lens_steer.geometry.stability import stability
 from lens_steer.reports import comparison_text
+from lens_steer.reports.cell_files import by_cell_file
+from lens_steer.stats import Estimate
 
 
 def compare_and_write(
@@ -31,8 +36,9 @@ def compare_and_write(
     """Run :func:`lens_steer.evaluation.comparison.compare` and write its results to a folder.
 
     The function writes ``comparison.md`` and ``comparison.tex`` (the main table), ``equal_kl.md``, ``qualitative.md``,
-    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. The rows are beside them, in
-    ``select.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and ``kl.csv``.
+    ``comparison.json``, ``stability.json``, ``harmonic.csv`` and the figures. Where prompts have cells, ``by_cell.csv``
+    holds the rates of the report split by cell. The rows are beside them, in ``select.csv``,
+    ``select_refined_1.csv``, ``report.csv``, ``report_controls.csv``, ``report_equal_kl.csv`` and ``kl.csv``.
 
     Args:
         model: The model; see :func:`lens_steer.evaluation.comparison.compare`, also for ``contrast``, ``out``,
@@ -60,6 +66,7 @@ def compare_and_write(
             ("comparison.json", _json(_record(found) | {"meta": meta})),
             ("stability.json", _json(selection.summary() | {"meta": meta})),
             ("harmonic.csv", comparison_text.harmonic_csv(found)),
+            *by_cell_file((*found.evaluation.report, *found.matched)),
         ):
             (work / name).write_text(text, encoding="utf-8")
     return found
@@ -72,22 +79,28 @@ def _record(found: Comparison) -> dict[str, Any]:
         "constraints": list(found.constraints),
         "options": dict(found.options),
         "graded_by_a_ground_truth": found.graded,
-        "choices": {name: asdict(c) for name, c in found.evaluation.choices.items()},
+        **({"clusters": shared} if (shared := cells.counts(found.evaluation.rows)) else {}),
+        "choices": {
+            name: asdict(c) | {"at_nothing": name in found.at_nothing} for name, c in found.evaluation.choices.items()
+        },
+        "tried": tried(found.evaluation.select),
+        "refined": found.refine,
+        "published_direction": found.published.record(),
+        "left_out": found.left_out,
         "select": [s.row() for s in found.evaluation.select],
         "report": [
-            s.row() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
+            s.record() | ({"band": plain_bands(found.bands)} if found.bands and s.condition == REFERENCE else {})
             for s in found.evaluation.report
         ],
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
-        "differences_from_selective": {
-            name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.differences.items()
-        },
+        "differences_from_selective": _plain(found.differences),
         "joint_level": (
             f"intervals of the differences hold at 95 % for all {found.n_compared} conditions together (Bonferroni)"
         ),
         "equal_kl": {
             "target": found.target,
-            "report": [s.row() for s in found.matched],
+            "report": [s.record() for s in found.matched],
+            "differences_from_selective": _plain(found.matched_differences),
             "matches": {
                 name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]}
                 for name, m in found.matches.items()
@@ -96,9 +109,13 @@ def _record(found: Comparison) -> dict[str, Any]:
         "harmonic": {
             side: comparison_text.harmonic_summary(r.fit) | {"few_angles": r.few} for side, r in found.responses.items()
         },
-        "anti_steerable": asdict(found.anti_steerable),
+        "anti_steerable": None if found.anti_steerable is None else asdict(found.anti_steerable),
         "shuffled_plane": {"principal_angles_with_the_plane": list(found.shuffled_angles), "permutations": 1},
     }
+
+
+def _plain(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Any]:
+    return {name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.items()}
 
 
 def _json(record: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from lens_steer._display import withheld
 from lens_steer._io import tables
 from lens_steer.data import Contrast
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.comparison import AT_EQUAL_KL, REFERENCE, Comparison
 from lens_steer.evaluation.conditions import ALL, EARLY, LATE, NONE, RANDOM_PLANE, RANDOM_SITES, has_angle
 from lens_steer.evaluation.control_bands import Band
@@ -31,16 +32,22 @@ LEGEND = (
     "Chosen on select, measured on report: percent and means with 95 % intervals. Last column: points of "
     "{right}, less `{reference}`'s on the same prompts, with an interval that "
     "holds at 95 % for all {n} rows together; **bold** where it excludes 0. \\*: no setting keeps to the "
-    "constraints ({constraints}), and the one with the best objective ({objective}) stands here."
+    "constraints ({constraints}), and the one with the best objective ({objective}) stands here. †: no "
+    "setting does better on select than no steering, so that none is chosen. Tried: settings on select, {refine}."
 )
 BANDS = (
     " Rows of draws: median and range over the draws, `{reference}` at its choice with its plane, its sites or "
     "its labels put wrong; their last column is its rank among them, "
     "(1 + draws with at least as many {right}) / (1 + draws). No draw had a choice of its own."
 )
+CELLS = (
+    " In round brackets: a rate by cell of prompts, where the intervals of two cells do not overlap (`by_cell.csv`)."
+)
+CLUSTERS = " The intervals account for clusters: {prompts} {side} prompts are in {clusters}."
 NO_DRAWS = "No controls were run in draws: how far chance alone comes beside `{reference}` is not known."
 LAYERS = (REFERENCE, EARLY, LATE, ALL, RANDOM_SITES)
-EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right")
+EQUAL_RATES = ("positive_right", "negative_right", "capable")
+EQUAL_HEADS = ("method", "at", "KL", "harmful: complied", "harmless: right", "tasks right", "perplexity")
 ON_PAGE = 3  # the number of prompts of each class on the page of answers
 DOTS = ("positive_right", "negative_right", "negative_refused", "capable", "perplexity_ref")
 
@@ -51,7 +58,7 @@ def heads(found: Comparison) -> list[str]:
     Where no ground truth grades, an answer counts as answered if it is neither refused nor degenerate.
     """
     rates = GRADED if found.graded else UNGRADED
-    return ["condition", "chosen", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
+    return ["condition", "chosen", "tried", *rates, *NUMBERS.values(), f"{rates[0].split(': ')[1]}, less {REFERENCE}"]
 
 
 def legend(found: Comparison) -> str:
@@ -59,8 +66,15 @@ def legend(found: Comparison) -> str:
     rates = GRADED if found.graded else UNGRADED
     constraints = ", ".join(found.constraints) or "none"
     named = {"right": f"'{rates[0]}'", "reference": REFERENCE}
-    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective)
-    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}")
+    refine = (
+        f"the grid and {found.refine} values between its best ones for each condition with a parameter"
+        if found.refine
+        else "the grid alone"
+    )
+    told = LEGEND.format(**named, n=found.n_compared, constraints=constraints, objective=found.objective, refine=refine)
+    told += "".join(CLUSTERS.format(side=side, **of) for side, of in cells.counts(found.evaluation.rows).items())
+    by_cell = CELLS if any(cells.told(s.by_cell.get(k, {})) for s in found.evaluation.report for k in RATES) else ""
+    return told + (BANDS.format(**named) if found.bands else f" {no_draws()}") + by_cell
 
 
 def no_draws() -> str:
@@ -71,21 +85,35 @@ def no_draws() -> str:
 def markdown(found: Comparison) -> str:
     """Write the main table in Markdown, with its legend below.
 
-    It has one row for each condition, chosen on select and measured on report.
+    It has one row for each condition, chosen on select and measured on report. A method that could not be run as
+    published is named below, with the reason.
     """
-    return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n"
+    missing = [f"\nNo row `{name}`: {reason}.\n" for name, reason in found.left_out.items()]
+    return f"{tables.markdown(heads(found), main_rows(found))}\n{legend(found)}\n{''.join(missing)}"
 
 
 def main_rows(found: Comparison) -> list[list[str]]:
     """Return the cells of the main table below its heads."""
-    made = []
+    made, tied = [], found.at_nothing
     for s in found.evaluation.report:
         choice = found.evaluation.choices[s.condition]
+        if s.condition in tied:
+            made.append([s.condition, "none †", str(choice.n), *("—" for _ in heads(found)[3:])])
+            continue
         gap = found.differences.get(s.condition, {}).get("positive_right")
-        rates = [percent(s.measured.get(k)) for k in RATES]
+        rates = [_rate(s, k) for k in RATES]
         numbers = [_number(s.measured.get(k)) for k in NUMBERS]
         last = "—" if gap is None else points(gap)
-        made.append([s.condition, _chosen(s.condition, s, met=choice.met), *rates, *numbers, last])
+        made.append(
+            [
+                s.condition,
+                _chosen(s.condition, s, met=choice.met),
+                str(choice.n),
+                *rates,
+                *numbers,
+                last,
+            ]
+        )
         if s.condition == REFERENCE:
             made += band_rows(found)
     return made
@@ -104,7 +132,7 @@ def band_rows(found: Comparison) -> list[list[str]]:
     for control, of in by_control.items():
         cells = [*(_range(of.get(k), 100.0, "%.0f") for k in RATES), *(_range(of.get(k), 1.0, "%.2f") for k in NUMBERS)]
         rank = "—" if "positive_right" not in of else f"rank {of['positive_right'].p_at_least:.2g}"
-        made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", *cells, rank])
+        made.append([f"{REFERENCE}: {control}", f"{max(b.n for b in of.values())} draws", "—", *cells, rank])
     return made
 
 
@@ -126,12 +154,14 @@ def equal_kl_markdown(found: Comparison) -> str:
 
     A method that cannot be matched has a reason in place of numbers.
     """
+    if REFERENCE in found.at_nothing:
+        return f"Nothing is matched: no setting of {REFERENCE} does better on select than no steering.\n"
     made = [_kl_row(REFERENCE, found.evaluation.reported(REFERENCE), found.target)]
     by_name = {s.condition: s for s in found.matched}
     for condition, matched in found.matches.items():
         s = by_name.get(f"{condition}{AT_EQUAL_KL}")
         made.append(
-            [condition, matched.reason, "—", "—", "—", "—"]
+            [condition, matched.reason, *("—" for _ in EQUAL_HEADS[2:])]
             if s is None
             else _kl_row(condition, s, float(matched.kl or 0))
         )
@@ -140,15 +170,18 @@ def equal_kl_markdown(found: Comparison) -> str:
 
 
 def _kl_row(name: str, s: Setting, kl: float) -> list[str]:
-    shares = (percent(s.measured.get(k)) for k in ("positive_right", "negative_right", "capable"))
-    return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares]
+    shares = (_rate(s, k) for k in EQUAL_RATES)
+    return [name, _chosen(name, s, met=True), f"{kl:.3g}", *shares, _number(s.measured.get("perplexity_ref"))]
 
 
 def latex(found: Comparison) -> str:
     r"""Write the main table for a paper in LaTeX, which needs the package booktabs."""
     titles = heads(found)
     caption = tables.escaped(legend(found).replace("**", "").replace("\\*", "*").replace("`", ""))
-    cells = [[tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$") for c in row] for row in main_rows(found)]
+    cells = [
+        [tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$").replace(" †", "$^{\\dagger}$") for c in row]
+        for row in main_rows(found)
+    ]
     table = tables.tabular("ll" + "r" * (len(titles) - 2), [tables.escaped(t) for t in titles], cells)
     return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 
@@ -281,6 +314,11 @@ def _chosen(condition: str, s: Setting, *, met: bool) -> str:
 
 def _value(condition: str, s: Setting) -> str:
     return f"{s.value:.4g}°" if has_angle(condition) else f"{s.value:.3g}"
+
+
+def _rate(s: Setting, name: str) -> str:
+    """Write a rate in percent, and its rates by cell where the cells disagree."""
+    return percent(s.measured.get(name)) + cells.told(s.by_cell.get(name, {}))
 
 
 def _number(e: Estimate | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.controls import AT_ITS_VALUE
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import discriminative_sites, opposite_sign
@@ -81,6 +82,7 @@ def outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
     Without a ground truth they come with the number of answers that were cut off, and the mean perplexity.
     """
     rates, p = {g: outcome.rate(g) for g in outcome.counts}, outcome.perplexity
+    by_cell = {g: by for g in outcome.counts if (by := outcome.cell_rates(g))}
     besides = {"cut_off": outcome.cut_off, "perplexity": None if p is None else [p.value, p.low, p.high]}
     return {
         "condition": outcome.condition,
@@ -88,6 +90,7 @@ def outcome_row(outcome: Outcome, *, graded: bool) -> dict[str, Any]:
         "class": outcome.side,
         "counts": outcome.counts,
         "rates": {g: [e.value, e.low, e.high] for g, e in rates.items()},
+        **cells.plain(by_cell),
         **({} if graded else besides),
         **({"draw": outcome.draw} if outcome.draw else {}),
     }

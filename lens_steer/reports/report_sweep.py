@@ -16,6 +16,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.cells import CELL, CLUSTER, LABELS
 from lens_steer.evaluation.conditions import NONE, RANDOM_PLANE, method_grids
 from lens_steer.evaluation.control_bands import Band, bands
 from lens_steer.evaluation.controls import Controls, report_draws, select_draws, shuffled_calibrations
@@ -200,6 +201,7 @@ def outcomes(protocol: Protocol, grids: Sequence[Grid], rows: Sequence[Row], *, 
             sum(row["cut_off"] for row in found[key]),
             perplexity[key],
             grid.draw,
+            _labelled(found[key]),
         )
         for grid, key in keys
         if key in found
@@ -226,6 +228,12 @@ def _counts(prompts: PromptSet, rows: Sequence[Row]) -> dict[str, int]:
     """Return the number of answers by grade, grades without answers included."""
     counted = Counter(row["grade"] for row in rows)
     return {name: counted[name] for name in grades_of(list(prompts))}
+
+
+def _labelled(rows: Sequence[Row]) -> tuple[tuple[str, str | None, str | None], ...]:
+    """Return the grade, cell and cluster of each answer; empty where the rows tell neither."""
+    known = any(row.get(name) is not None for row in rows for name in LABELS)
+    return tuple((row["grade"], row.get(CELL), row.get(CLUSTER)) for row in rows) if known else ()
 
 
 def _setting(outcome: Outcome) -> Setting:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lens_steer._io import tables
+from lens_steer.evaluation import cells
 from lens_steer.figures.outcomes import STYLES
 from lens_steer.stats import percent
 
@@ -170,16 +171,26 @@ def _steering(n: dict[str, Any], examples: Sequence[dict[str, str]]) -> str:
     rows = []
     for o in shown:
         angle = "" if o["angle"] is None else format(o["angle"], "g")
-        rates = [_percent(o["rates"][g]) for g in grades]
+        rates = [_percent(o["rates"][g]) + cells.told(cells.read(o, g)) for g in grades]
         rows.append((o["condition"], angle, o["class"], *rates, *(_besides(o) if besides else ())))
     same = "equal" if n["identity_equals_base"] else "do NOT equal"
     shown_examples = "\n".join(_example(e, best) for e in examples)
     return (
         f"Selective steering rotates the discriminative sites by a relative angle. {_choice(n, grades)} On "
-        f"*report*:\n\n{tables.markdown(heads, rows)}\n"
+        f"*report*:\n\n{tables.markdown(heads, rows)}\n{_by_cell(shown, grades)}"
         f"{_ungraded(n)}![Outcomes by angle](outcomes_by_angle.png)\n\n"
         f"Answers at 0° and 360° {same} the unsteered ones, word for word.\n\n{_controls(n, grades)}\n\n"
         f"{_reading(n, grades)}\n\n### The first held-out prompts of each class\n\n{shown_examples}"
+    )
+
+
+def _by_cell(shown: Sequence[dict[str, Any]], grades: list[str]) -> str:
+    """Say what stands in round brackets in the table of outcomes; empty where nothing does."""
+    if not any(cells.told(cells.read(o, g)) for o in shown for g in grades):
+        return ""
+    return (
+        "In round brackets: the share by cell of prompts, where the intervals of two cells do not overlap. Such cells "
+        "move as wholes, and the pooled share is only their mix.\n\n"
     )
 
 

@@ -12,6 +12,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.atomic import whole_folder
 from lens_steer.data import ContrastSet
 from lens_steer.data.checks import overlap_counts
+from lens_steer.evaluation import cells
 from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import Band, bands
@@ -28,6 +29,7 @@ from lens_steer.evaluation.work import Work
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.reports.cell_files import by_cell_file
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +72,8 @@ def sweep_method(
     """Run the grids of one method and no steering on select, and the choice and its controls on report.
 
     The function writes ``select.csv``, ``report.csv``, ``sweep.json``, figures if the method has an angle, and the rows
-    of the controls in ``report_controls.csv`` and ``select_controls.csv``. Without a ground truth, the bound on
+    of the controls in ``report_controls.csv`` and ``select_controls.csv``. Where prompts have cells, ``by_cell.csv``
+    holds the rates of the report split by cell. Without a ground truth, the bound on
     degenerate answers is measured first; ``unsteered.csv`` holds the answers that set it.
 
     Args:
@@ -154,16 +157,19 @@ def sweep_method(
             "constraints": [str(c) for c in constraints],
             "calibrated_on_this_fit_split": fitted_here,
             "prompts_fitted_on": _fitted_on(controls, contrast),
+            **({"clusters": shared} if (shared := cells.counts(rows)) else {}),
             **({} if bound is None else {"degenerate_above": bound.row()}),
             "select": [s.row() for s in select],
             "report": [
-                s.row() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report
+                s.record() | ({"band": plain_bands(found.bands)} if s.condition == method else {}) for s in found.report
             ],
             "controls": beside.record(),
             "first_token": None if first is None else first.record(),
             "meta": meta,
         }
         (work / "sweep.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, text in by_cell_file(reported):
+            (work / name).write_text(text, encoding="utf-8")
     return found
 
 

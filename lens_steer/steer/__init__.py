@@ -5,7 +5,7 @@ What other rooms use of it:
 - ``effects``: ``EffectLog``
 - ``hooks``: ``steering``
 - ``method_table``: ``find_method``, ``options``, ``turning_methods``, ``boundary_methods``, ``markdown_table``,
-  ``direction_methods``
+  ``direction_methods``, ``Method``
 - ``methods``: ``make_plan``, ``selective_steering``, ``standard_angular``, ``mean_phase_rotation``,
   ``phase_collapse``, ``target_projection``, ``act_add``, ``adaptive_angular``, ``check_options``, ``check_source``,
   ``directional_ablation``, ``fixed_coefficient``, ``mirror_projection``, ``projection_clamp``, ``unit_addition``,

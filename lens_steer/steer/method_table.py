@@ -36,6 +36,7 @@ class Method:
         fixed: The arguments of the constructor that are fixed for this method.
         operator: The name of the operator of its steps.
         reads: The sites on which the authors of the method calibrate.
+        calibrated_with: The options of :func:`lens_steer.calibrate` with which they do, other than its defaults.
         writes: The sites that it steers: the discriminative sites, the selected site, its own sites in every block, or
             the site of a boundary.
         elsewhere: The name of the method that does the same at given sites; empty for a method that does not write
@@ -61,6 +62,7 @@ class Method:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     operator: str
     reads: str = "norm_out"
+    calibrated_with: Mapping[str, str] = field(default_factory=dict)
     writes: Writes
     elsewhere: str = ""
     parameters: tuple[Parameter, ...] = ()
@@ -124,15 +126,31 @@ METHODS: dict[str, Method] = {
         Method(
             name="standard", constructor="rotations.standard_angular", operator="standard", writes="discriminative",
             parameters=(ANGLE,), grid=ANGLES, compared=True,
-            help="SAS: set an absolute --angle at the discriminative sites, lengths kept",
+            help="SAS at L_disc: set an absolute --angle at the discriminative sites, lengths kept",
             formula="h + (r u_θ − c) B", keeps="norm, complement", defaults="θ absolute",
             source="2510.26243; 2601.19375, Eq. 2",
         ),
         Method(
             name="adaptive", constructor="rotations.adaptive_angular", operator="adaptive", writes="discriminative",
             parameters=(ANGLE, THRESHOLD, GATE_AXIS), grid=ANGLES, compared=True,
-            help="AAS: SAS for tokens with h·b1 (--gate-axis 1: h·b2) above --threshold",
+            help="AAS at L_disc: SAS for tokens with h·b1 (--gate-axis 1: h·b2) above --threshold",
             formula="SAS where h·b1 > τ", keeps="norm, complement, ungated tokens",
+            defaults="θ absolute; τ = 0; axis = b1", source="2510.26243",
+        ),
+        Method(
+            name="standard-everywhere", constructor="rotations.standard_angular", fixed={"everywhere": True},
+            operator="standard", reads="norm_in", calibrated_with={"candidate_norm": "sample_unit"},
+            writes="everywhere", elsewhere="standard", parameters=(ANGLE,), grid=ANGLES, compared=True,
+            help="SAS as published: set an absolute --angle after every norm",
+            formula="SAS at every norm before attention and MLP", keeps="norm, complement", defaults="θ absolute",
+            source="2510.26243",
+        ),
+        Method(
+            name="adaptive-everywhere", constructor="rotations.adaptive_angular", fixed={"everywhere": True},
+            operator="adaptive", reads="norm_in", calibrated_with={"candidate_norm": "sample_unit"},
+            writes="everywhere", elsewhere="adaptive", parameters=(ANGLE, THRESHOLD, GATE_AXIS), grid=ANGLES,
+            compared=True, help="AAS as published: the same, for tokens with h·b1 above --threshold",
+            formula="AAS at every norm before attention and MLP", keeps="norm, complement, ungated tokens",
             defaults="θ absolute; τ = 0; axis = b1", source="2510.26243",
         ),
         Method(
@@ -272,7 +290,7 @@ def turning_methods() -> tuple[str, ...]:
     """Return the names of the methods that have an angle.
 
     >>> turning_methods()
-    ('selective', 'standard', 'adaptive', 'mean-phase')
+    ('selective', 'standard', 'adaptive', 'standard-everywhere', 'adaptive-everywhere', 'mean-phase')
     """
     return tuple(m.name for m in METHODS.values() if m.turns)
 

@@ -18,7 +18,7 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
     """Return a prompt as one row.
 
     The columns are ``text`` (the last user message), ``system``, ``turns`` (the number of user turns), ``response``,
-    ``scenario`` and ``task`` (the kind of the ground truth).
+    ``scenario``, ``cell``, ``cluster`` and ``task`` (the kind of the ground truth).
     """
     return {
         "text": prompt.text,
@@ -26,6 +26,8 @@ def prompt_row(prompt: Prompt) -> dict[str, Any]:
         "turns": sum(m["role"] == "user" for m in prompt.messages),
         "response": prompt.response,
         "scenario": prompt.scenario,
+        "cell": prompt.cell,
+        "cluster": prompt.cluster,
         "task": prompt.task and prompt.task.kind,
     }
 

@@ -24,6 +24,8 @@ from lens_steer.steer.methods.common import (
 )
 from lens_steer.steer.plans import SteeringPlan, Step, numbers
 
+EVERYWHERE = ("ln1", "ln2")  # where the code of Angular Steering writes: the norms before attention and before the MLP
+
 
 def selective_steering(
     calibration: Calibration,
@@ -61,21 +63,32 @@ def standard_angular(
     calibration: Calibration,
     angle: Numbers,
     *,
+    everywhere: bool = False,
     at: Sites = None,
     basis: Tensor | None = None,
     positions: Positions = "all",
 ) -> SteeringPlan:
-    """Make a plan of SAS: set an absolute angle at the discriminative sites, or at the sites that ``at`` names.
+    """Make a plan of SAS: set an absolute angle at the discriminative sites, at the sites that ``at`` names, or
+    everywhere.
 
-    The paper steers at every norm: ``at="norm_out"``. The arguments are those of :func:`selective_steering`.
+    ``everywhere`` means the output of every norm before attention and before the MLP, as in the authors' code. This is
+    SAS as published where the calibration was made as theirs is: from the inputs of these norms (``norm_in``), with
+    ``candidate_norm="sample_unit"``. At the discriminative sites it is the ablation of Selective Steering's Table 6,
+    "SAS at L_disc". The other arguments are those of :func:`selective_steering`.
+
+    Raises:
+        LensSteerError: If ``everywhere`` is given together with ``at``; otherwise see :func:`selective_steering`.
 
     Source: Angular Steering (arXiv 2510.26243); Selective Steering, Eq. 2.
 
     >>> from lens_steer import load_calibration
-    >>> standard_angular(load_calibration("figures/calibration"), [0, 90]).n_rows
+    >>> calibration = load_calibration("figures/calibration")
+    >>> standard_angular(calibration, [0, 90]).n_rows
     2
+    >>> len(standard_angular(calibration, 90, everywhere=True).sites), len(calibration.discriminative_sites)
+    (24, 11)
     """
-    return _rotation("standard", calibration, angle, at, basis, positions)
+    return _rotation("standard", calibration, angle, _places(everywhere, at), basis, positions, everywhere=everywhere)
 
 
 def adaptive_angular(
@@ -84,6 +97,7 @@ def adaptive_angular(
     *,
     threshold: Number = 0.0,
     gate_axis: int = 0,
+    everywhere: bool = False,
     at: Sites = None,
     basis: Tensor | None = None,
     positions: Positions = "all",
@@ -99,7 +113,8 @@ def adaptive_angular(
     if gate_axis not in GATE_AXIS.choices:
         raise LensSteerError(f"gate_axis={gate_axis!r}: use 0 (b1) or 1 (b2)")
     gate = {"threshold": one_number("threshold", threshold), "gate_axis": gate_axis}
-    return _rotation("adaptive", calibration, angle, at, basis, positions, **gate)
+    where = _places(everywhere, at)
+    return _rotation("adaptive", calibration, angle, where, basis, positions, everywhere=everywhere, **gate)
 
 
 def mean_phase_rotation(
@@ -144,6 +159,8 @@ def _rotation(
     at: Sites,
     basis: Tensor | None,
     positions: Positions,
+    *,
+    everywhere: bool = False,
     **gate: Any,
 ) -> SteeringPlan:
     check_calibration(calibration)
@@ -158,7 +175,14 @@ def _rotation(
         )
     chosen = chosen_sites(calibration, at, calibration.discriminative_sites)
     step = Step(method, chosen, {"basis": plane, "angle": numbers("angle", angle), **gate})
-    return SteeringPlan.of(calibration, method, [step], positions)
+    return SteeringPlan.of(calibration, f"{method}-everywhere" if everywhere else method, [step], positions)
+
+
+def _places(everywhere: bool, at: Sites) -> Sites:
+    """Return the sites that the arguments name; None for the discriminative ones."""
+    if everywhere and at is not None:
+        raise LensSteerError(f"at={at!r}: everywhere=True names its own sites; leave one of the two out")
+    return EVERYWHERE if everywhere else at
 
 
 def _mean_phases(calibration: Calibration, at: Sites, phase_of: str) -> dict[str, float]:
