@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_where_no_angles_have_the_same_divergence() -> None:
 def test_the_published_plane_is_read_at_norm_inputs(qwen: Any, refusal: Any) -> None:
     """The first axis is the mean-cosine choice among differences of unit-scaled means in the stream, made by hand."""
     small = refusal.first(fit=16)
-    basis = drift.published_plane(qwen, small)
+    basis = drift.published_calibration(qwen, small).basis
     names = [f"blocks.{b}.hook_resid_{k}" for b in range(qwen.cfg.n_layers) for k in ("pre", "mid")]
     acts = record(qwen, small.fit, names, progress=False)
     unit = [x.double() / x.double().norm(dim=-1, keepdim=True) for x in (acts.positive, acts.negative)]
@@ -69,7 +70,8 @@ def test_the_published_plane_is_read_at_norm_inputs(qwen: Any, refusal: Any) -> 
 def test_the_conditions(qwen: Any, calibration: Any) -> None:
     """SAS as published writes at every norm output with the plane it is given; the others at the sites of SS."""
     plane = calibration.basis.flip(0)
-    plans = {name: g.build(90.0) for name, g in drift.grids(calibration, plane).items() if g.build}
+    made = drift.grids(calibration, dataclasses.replace(calibration, basis=plane))
+    plans = {name: g.build(90.0) for name, g in made.items() if g.build}
     assert len(plans[PUBLISHED].sites) == 2 * calibration.n_layers
     assert torch.equal(plans[PUBLISHED].steps[0].parameters["basis"], plane)
     assert plans[AT_DISC] == standard_angular(calibration, 90.0)
@@ -85,8 +87,7 @@ def test_the_angles_have_the_same_divergence(qwen: Any, refusal: Any, calibratio
             continue
         harmless = small.select.negative
         answers = generate(qwen, harmless, max_new_tokens=8)
-        plane = drift.published_plane(qwen, small)
-        tried = drift.grids(calibration, plane)
+        tried = drift.grids(calibration, drift.published_calibration(qwen, small))
         for name, angles in ((met.condition, met.angles), (drift.SS, met.angles_ss)):
             build = tried[name].build
             assert build is not None

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet, PromptSet
@@ -29,9 +28,9 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.generation import generate
 from lens_steer.inference.record import record, record_prompts
-from lens_steer.models import sites
 from lens_steer.stats import bootstrap_mean, paired_difference
 from lens_steer.steer.hooks import steering
+from lens_steer.steer.method_table import find_method
 from lens_steer.steer.methods import selective_steering, standard_angular
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions.norms import relative_change
@@ -39,11 +38,12 @@ from lens_steer.studies.propositions.recorded import DRIFT, depth_of, stream_sit
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, effect_verdict, shows
 
 ANGLES = tuple(float(a) for a in range(0, 360, 30))  # degrees at which the curves of divergence are measured
+METHOD = "standard-everywhere"  # SAS as published
 SS, PUBLISHED, AT_DISC = "SS, L_disc", "SAS, as published", "SAS, L_disc"
 CONDITIONS = (SS, PUBLISHED, AT_DISC)
 IDS = {PUBLISHED: "drift-equal-divergence-published", AT_DISC: "drift-equal-divergence-L_disc"}
 SAID = {
-    PUBLISHED: "SAS as published (plane from norm inputs, every norm output written)",
+    PUBLISHED: "SAS as published (plane from norm inputs, written after every norm before attention and MLP)",
     AT_DISC: "SAS at the discriminative sites",
 }
 
@@ -84,17 +84,17 @@ class Drifted:
         ((30.0,), array([1., 1.]))
         """
         arrays = {name: np.array(row[name], dtype=np.float64) for name in ("drift", "drift_ss")}
-        tuples = {name: tuple(row[name]) for name in ("angles", "angles_ss", "kl", "kl_ss")}
+        tuples: dict[str, Any] = {name: tuple(row[name]) for name in ("angles", "angles_ss", "kl", "kl_ss")}
         return Drifted(condition=row["condition"], target=row["target"], reason=row["reason"], **tuples, **arrays)
 
 
-def published_plane(
+def published_calibration(
     model: Any, contrast: ContrastSet, *, engine: str = ENGINE, progress: bool = False
-) -> Float[Tensor, "2 d_model"]:
-    """Return the plane of Angular Steering as its code makes it: from the inputs of the norms.
+) -> Calibration:
+    """Return the calibration of SAS as its authors make it, from the record of the method ``standard-everywhere``.
 
-    It reads the residual stream before attention and before the MLP of every block, at the last prompt token, and takes
-    the difference of the means of unit-scaled activations.
+    It reads the inputs of the norms before attention and before the MLP of every block, at the last prompt token, and
+    takes the difference of the means of unit-scaled activations.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
@@ -107,27 +107,29 @@ def published_plane(
 
     Source: Angular Steering (arXiv 2510.26243) and its code.
     """
-    read = record(model, contrast.fit, ("resid_pre", "resid_mid"), engine=engine, progress=progress)
-    return calibrate(read, candidate_norm="sample_unit", progress=progress).basis
+    method = find_method(METHOD)
+    read = record(model, contrast.fit, method.reads, engine=engine, progress=progress)
+    how: Mapping[str, Any] = method.calibrated_with
+    return calibrate(read, progress=progress, **how)
 
 
-def grids(calibration: Calibration, plane: Float[Tensor, "2 d_model"]) -> dict[str, Grid]:
+def grids(calibration: Calibration, published: Calibration) -> dict[str, Grid]:
     """Return the grids of SS, of SAS as published and of SAS at the sites of SS, by condition.
 
     Args:
         calibration: The calibration of SS, with discriminative sites.
-        plane: The plane of SAS as published; see :func:`published_plane`.
+        published: The calibration of SAS as published; see :func:`published_calibration`.
 
     >>> import lens_steer as ls
     >>> calibration = ls.load_calibration("figures/calibration")
-    >>> [len(g.build(90.0).sites) for g in grids(calibration, calibration.basis).values()]
+    >>> [len(g.build(90.0).sites) for g in grids(calibration, calibration).values()]
     [11, 24, 11]
     """
-    everywhere = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     ss, sas = partial(selective_steering, calibration), partial(standard_angular, calibration)
+    everywhere = partial(standard_angular, published, everywhere=True)
     return {
-        SS: Grid("selective", ss, ANGLES, method="selective"),
-        PUBLISHED: Grid(PUBLISHED, partial(sas, at=everywhere, basis=plane), ANGLES, method="standard"),
+        SS: Grid(SS, ss, ANGLES, method="selective"),
+        PUBLISHED: Grid(PUBLISHED, everywhere, ANGLES, method=METHOD),
         AT_DISC: Grid(AT_DISC, sas, ANGLES, method="standard"),
     }
 
@@ -156,14 +158,14 @@ def at_equal_divergence(
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
-        contrast: Prompts. The plane of SAS comes from the fit split, divergence and angles from the harmless prompts of
-            the select split, the drift from both classes of the report split.
+        contrast: Prompts. The calibration of SAS as published comes from the fit split, divergence and angles from the
+            harmless prompts of the select split, the drift from both classes of the report split.
         calibration: The calibration of SS, with discriminative sites.
         engine: Engine that records and generates.
         max_new_tokens: Largest number of tokens of the unsteered answers along which the divergence is measured.
         progress: Show progress bars.
     """
-    tried = grids(calibration, published_plane(model, contrast, engine=engine, progress=progress))
+    tried = grids(calibration, published_calibration(model, contrast, engine=engine, progress=progress))
     harmless = contrast.select.negative
     answers = generate(model, harmless, max_new_tokens=max_new_tokens, engine=engine, progress=progress)
     curves = {name: curve(model, grid, harmless, answers, engine=engine) for name, grid in tried.items()}
