@@ -14,9 +14,11 @@ from lens_steer.models import sites
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import draws as drawing
 from lens_steer.studies.propositions.bands import BAND_QUESTIONS, band_claims
+from lens_steer.studies.propositions.dose import SCALES, effects_of
 from lens_steer.studies.propositions.drawings import draws_drawing
 from lens_steer.studies.propositions.experiments import BASE, UNSTEERED, Experiments
-from lens_steer.studies.propositions.questions import FAMILY
+from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.propositions.questions import FAMILY, difference
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED, TIED
 from tests.test_behaviour_claims import measured
 
@@ -148,3 +150,41 @@ def test_the_figure_has_every_draw() -> None:
     assert [r["draw"] for r in rows if r["outcome"] == "capable"] == [1, 2, 3]
     assert [64 * float(r["value"] or 0) for r in rows if r["outcome"] == "positive_right"] == [5, 6, 7]
     assert {64 * float(r["method"] or 0) for r in rows if r["outcome"] == "capable"} == {50}
+
+
+def test_prompts_that_share_a_cluster_count_as_fewer() -> None:
+    """The same values in clusters of four: wider intervals of a difference from another condition, from draws and from
+    no norm error, and of the rates themselves; the values stay.
+    """
+    pattern = np.repeat(np.arange(16) < 8, 4)  # whole clusters go together
+    names = {name: [f"cluster {i // 4}" for i in range(N)] for name in ("positive_right", "capable")}
+    other = measured(first(1), condition=drawing.PLANE)
+    found = []
+    for clusters in ({}, names):
+        base = replace(measured(pattern, condition=BASE), clusters=clusters)
+        alone, drawn = difference(base, other), drawing.against(base, [other] * 3, "positive_right")
+        dosed = effects_of({**dict.fromkeys(SCALES, base), 1.0: replace(other, clusters=clusters)}, "positive_right")
+        assert alone is not None and drawn is not None
+        found.append((alone, drawn.difference, dosed[0.5], base.row()))
+    for plain, clustered in zip(found[0][:3], found[1][:3], strict=True):
+        assert plain.value == clustered.value
+        assert clustered.low < plain.low < plain.high < clustered.high
+    assert found[1][3]["positive_right_low"] < found[0][3]["positive_right_low"]
+    assert found[1][3]["negative_right_low"] == found[0][3]["negative_right_low"]
+
+
+def test_clusters_come_from_the_rows() -> None:
+    """Each field has those of its side's prompts, in order; none where every prompt is a cluster alone."""
+    row = {"right": 1, "broken": 0, "surprise_ref": None}
+    rows = [{**row, "side": side, "cluster": c} for side in ("positive", "negative") for c in ("a", "a", "b")]
+    found = Measured.of(rows, "SS", 150.0)
+    assert found.clusters["positive_right"] == ["a", "a", "b"]
+    assert found.clusters["surprise"] == ["a", "a", "b"] * 2
+    assert found.clusters["capable"] is None
+    assert found.clusters_at("positive_right", np.array([True, False, True])) == ["a", "b"]
+    assert (
+        Measured.of([{k: v for k, v in r.items() if k != "cluster"} for r in rows], "SS", 150.0).clusters_at(
+            "broken", np.ones(6, dtype=bool)
+        )
+        is None
+    )

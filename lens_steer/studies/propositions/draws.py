@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import comb
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -123,7 +124,8 @@ def against(
     if not known.any():
         return None
     own, others = own[known], others[:, known]
-    effect = paired_difference(own, np.nanmean(others, axis=0), level=1 - 0.05 / comparisons, seed=seed)
+    how: dict[str, Any] = {"level": 1 - 0.05 / comparisons, "seed": seed, "clusters": base.clusters_at(outcome, known)}
+    effect = paired_difference(own, np.nanmean(others, axis=0), **how)
     each = [float(np.nanmean(values)) for values in others if not np.isnan(values).all()]
     return Against(effect, band(each, float(own.mean())))
 

@@ -23,12 +23,13 @@ from jaxtyping import Float
 
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.evaluation.cells import CLUSTER, labels_of
 from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
 from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.generation import generate
 from lens_steer.inference.record import record, record_prompts
-from lens_steer.stats import bootstrap_mean, paired_difference
+from lens_steer.stats import clustered_mean, paired_difference
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.method_table import find_method
 from lens_steer.steer.methods import selective_steering, standard_angular
@@ -59,6 +60,7 @@ class Drifted:
         angles, angles_ss: The angles of SAS and of SS with this divergence, in degrees.
         kl, kl_ss: The divergence at each of these angles.
         drift, drift_ss: The drift of each prompt, the mean over the angles; empty where there are none.
+        clusters: The cluster of each prompt; empty, or None for each, where every prompt is a cluster alone.
     """
 
     condition: str
@@ -70,6 +72,7 @@ class Drifted:
     kl_ss: tuple[float, ...] = ()
     drift: Float[np.ndarray, " n_prompts"]
     drift_ss: Float[np.ndarray, " n_prompts"]
+    clusters: tuple[str | None, ...] = ()
 
     def row(self) -> dict[str, Any]:
         """Return plain values, which :meth:`of` reads again."""
@@ -83,8 +86,8 @@ class Drifted:
         >>> Drifted.of(met.row()).angles, Drifted.of(met.row()).drift
         ((30.0,), array([1., 1.]))
         """
-        arrays = {name: np.array(row[name], dtype=np.float64) for name in ("drift", "drift_ss")}
-        tuples: dict[str, Any] = {name: tuple(row[name]) for name in ("angles", "angles_ss", "kl", "kl_ss")}
+        arrays: dict[str, Any] = {name: np.array(row[name], dtype=np.float64) for name in ("drift", "drift_ss")}
+        tuples: dict[str, Any] = {name: tuple(row[name]) for name in ("angles", "angles_ss", "kl", "kl_ss", "clusters")}
         return Drifted(condition=row["condition"], target=row["target"], reason=row["reason"], **tuples, **arrays)
 
 
@@ -199,6 +202,7 @@ def at_equal_divergence(
                 kl_ss=tuple(kl for _, _, kl in _met(ss)),
                 drift=np.stack([drift(grid) for grid, _, _ in _met(sas)]).mean(axis=0),
                 drift_ss=np.stack([drift(grid) for grid, _, _ in _met(ss)]).mean(axis=0),
+                clusters=tuple(labels_of(prompt)[CLUSTER] for prompt in both),
             )
         )
     return found
@@ -243,10 +247,12 @@ def _claim(found: Drifted, model: str, family: int, seed: int) -> Claim:
     )
     if found.target is None:
         return asked
-    own, other = (bootstrap_mean(d, seed=seed) for d in (found.drift, found.drift_ss))
+    clusters = found.clusters or None
+    own, other = (clustered_mean(d, clusters, seed=seed) for d in (found.drift, found.drift_ss))
     seen = any(shows(e, smallest=DRIFT) for e in (own, other))
     effect, jointly = (
-        paired_difference(found.drift, found.drift_ss, level=1 - 0.05 / n, seed=seed) for n in (1, family)
+        paired_difference(found.drift, found.drift_ss, level=1 - 0.05 / n, seed=seed, clusters=clusters)
+        for n in (1, family)
     )
     verdict = effect_verdict(effect, smallest=DRIFT, seen=seen)
     holds = {"holds_jointly": effect_verdict(jointly, smallest=DRIFT, seen=seen) == HOLDS} if verdict == HOLDS else {}

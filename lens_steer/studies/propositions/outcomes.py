@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from lens_steer.stats import Estimate, paired_difference
+from lens_steer.stats import Estimate
 from lens_steer.studies.propositions.experiments import UNSTEERED, Experiments
-from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.propositions.measured import Measured, paired
 from lens_steer.studies.verdicts import SMALLEST
 
 
@@ -75,6 +73,4 @@ def difference(
         The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
         value under both conditions.
     """
-    one, two = (getattr(m, outcome).astype(float) for m in (a, b))
-    kept = ~(np.isnan(one) | np.isnan(two))
-    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed) if kept.any() else None
+    return paired(a, b, outcome, level=1 - 0.05 / comparisons, seed=seed)
