@@ -16,6 +16,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim, marked
 from lens_steer.studies.propositions import dose, questions
+from lens_steer.studies.propositions.bands import BAND_QUESTIONS
 from lens_steer.studies.propositions.verify import verify, verify_model, write
 from lens_steer.studies.verdicts import EXCLUDED, INSENSITIVE, NOT_SHOWN
 
@@ -24,7 +25,7 @@ SHOWN = (
     "identity-SS", "identity-SAS", "composition-adds-SS", "composition-adds-SAS", "isometry-SS", "isometry-SAS",
     "linear-SS", "linear-SAS", "classes-apart-SS-formula", "classes-apart-SAS-formula", "monotone-alignment",
     "gram-error-separates", "rounding-separates", "norm-recorded-SS", "norm-recorded-SAS", "norm-downstream-SS",
-    "norm-downstream-SAS",
+    "norm-downstream-SAS", "drift-equal-divergence-published", "drift-equal-divergence-L_disc",
 )  # fmt: skip
 SHOWN_OF_MODEL = ("norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane", "one-angle")
 BOTH_ANGLES = ("relative-angle", "relative-angle-everywhere", "selected-layers-SS", "selected-layers-SAS")
@@ -33,12 +34,13 @@ BEST_ANGLE = (
     "rotation-half",
     "collapse-half",
     "against-late",
-    "against-random-half",
-    "the-plane",
     "fresh-cache-SS",
+    "whole-prompt-SS",
+    "prompt-too-SS",
 )
 # A condition that does nothing at any angle is not compared at its own best one, but at the nominal angle it is.
-NOMINAL_TOO = ("against-random-half", "the-plane", "fresh-cache-SS")
+NOMINAL_TOO = ("fresh-cache-SS", "whole-prompt-SS", "prompt-too-SS")
+NOMINAL_ALONE = tuple(question[0] for question in BAND_QUESTIONS)  # draws have no choice of their own
 SCALES = {
     "positive_right": (100, "points"), "negative_right": (100, "points"), "surprise": (1, "nats"),
     "capable": (100, "points"),
@@ -95,7 +97,8 @@ def _shown_rows() -> list[tuple[str, str, bool]]:
     compliance = [("positive_right", key, at_nominal) for key in BOTH_ANGLES for at_nominal in (False, True)]
     costs = [(outcome, key, False) for outcome in ("surprise", "capable") for key in BOTH_ANGLES]
     single = [("positive_right", key, at) for key in BEST_ANGLE for at in (False, True) if not at or key in NOMINAL_TOO]
-    return compliance + single + costs
+    drawn = [("positive_right", key, True) for key in NOMINAL_ALONE]
+    return compliance + single + drawn + costs
 
 
 def _cell(claim: Claim | None, scale: float) -> str:
@@ -109,6 +112,8 @@ def _cell(claim: Claim | None, scale: float) -> str:
     places = 0 if scale == 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
+    if "rank_p" in claim.witness:
+        text += f", rank {claim.witness['rank_p']:.2g} among {claim.witness['draws']} draws"
     if claim.verdict.startswith((EXCLUDED, INSENSITIVE)):
         return f"{text}, {claim.verdict.lower()}"
     return marked(claim, text)

@@ -21,6 +21,7 @@ from lens_steer.steer.methods import selective_steering
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import dose, experiments, questions
 from lens_steer.studies.propositions import verify as verifying
+from lens_steer.studies.propositions.bands import BAND_QUESTIONS
 from lens_steer.studies.propositions.drawings import behaviour_drawings
 from lens_steer.studies.propositions.formula import SAS, SS
 from lens_steer.studies.propositions.measured import Measured
@@ -44,7 +45,7 @@ def on_qwen(qwen: Any, refusal: Any) -> Verification:
         patch.setattr(experiments, "ANGLES", (120.0, 150.0, 210.0, 240.0))
         patch.setattr(verifying, "organism_tasks", lambda seed: organism_tasks(12, seed=seed))
         return verify_model(
-            qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, progress=False
+            qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, draws=3, progress=False
         )
 
 
@@ -65,7 +66,7 @@ def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:
     )
     write(on_qwen, tmp_path)
     names = {"norm_drift", "paired_differences", "two_by_two", "conditions", "in_plane", "pairwise_distances"}
-    assert set(saving.redraw(tmp_path)) == names | {"norm_dose"}
+    assert set(saving.redraw(tmp_path)) == names | {"norm_dose", "control_draws"}
     assert (verify_model.__doc__ or "").startswith("Test the claims that need a model")
 
 
@@ -74,12 +75,12 @@ def test_experiments_ask_every_question_twice(on_qwen: Verification) -> None:
     nothing was chosen, nothing is measured and the question is not shown.
     """
     behaviour = [c for c in on_qwen.claims if c.level == "behaviour"]
-    n_dose = len(dose.OUTCOMES) * (len(dose.SCALES) + 1)
-    assert len(behaviour) == 2 * len(questions.OUTCOMES) * len(questions.QUESTIONS) + 1 + n_dose
+    n_dose, n_bands = len(dose.OUTCOMES) * (len(dose.SCALES) + 1), len(questions.OUTCOMES) * len(BAND_QUESTIONS)
+    assert len(behaviour) == 2 * len(questions.OUTCOMES) * len(questions.QUESTIONS) + 1 + n_dose + n_bands
     got, conditions = {c.id: c for c in behaviour}, on_qwen.drawings["conditions"].rows()
     tied = {r["condition"] for r in conditions if r["tied"]}
     assert "SS, L_disc" not in tied
-    assert {"SS, stale cache", "SS, random plane"} <= tied
+    assert "SS, answer alone" in tied
     for key, first, second, _, _ in questions.QUESTIONS:
         own = got[questions.claim_id(key, "positive_right", at_nominal=False)]
         assert (own.verdict == TIED) == bool({first, second} & tied), key

@@ -55,15 +55,23 @@ def test_levels_are_the_claims_own(calibration: Any, monkeypatch: pytest.MonkeyP
             verify(levels=wrong)
 
 
-def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibration: Any) -> None:
+def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibration: Any, tmp_path: Path) -> None:
     """What is given is what is tested; nothing is generated where behaviour was not asked for."""
     found = verify_model(qwen, small, calibration=calibration, levels=["recorded", "geometry"], progress=False)
     assert {c.level for c in found.claims} == {"recorded", "geometry"}
     kept = len(calibration.discriminative_blocks)
     assert found.claim("few-layers-organism/qwen2").witness["kept"] == kept
-    fresh = verify_model(qwen, small, levels=["downstream"], progress=False)
+    fresh = verify_model(qwen, small, levels=["downstream"], out=tmp_path, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.drift, "at_equal_divergence", lambda *a, **k: pytest.fail("it was kept"))
+        again = verify_model(qwen, small, levels=["downstream"], out=tmp_path, progress=False)
+    assert [c.row() for c in again.claims] == [c.row() for c in fresh.claims]
     assert {c.level for c in fresh.claims} == {"downstream"}
     assert set(fresh.drawings) == {"norm_drift"}
+    equal = fresh.claim("drift-equal-divergence-L_disc")
+    assert equal.n in (0, 8)  # both classes of the report split, or no angles with one divergence
+    with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
+        verify_model(qwen, small, draws=-1)
     with pytest.raises(LensSteerError, match="no class means"):
         verify_model(qwen, small, calibration=replace(calibration, mean_positive=None))
     with pytest.raises(LensSteerError, match="was made on"):
@@ -77,7 +85,7 @@ def test_a_models_levels_and_its_own_calibration(qwen: Any, small: Any, calibrat
 @pytest.mark.usefixtures("few_conditions")
 def test_an_interrupted_run_goes_on(qwen: Any, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No part is run twice, the result is the uninterrupted run's, and nothing is left beside it."""
-    how: dict[str, Any] = {"levels": ["behaviour"], "max_new_tokens": 8, "progress": False}
+    how: dict[str, Any] = {"levels": ["behaviour"], "max_new_tokens": 8, "draws": 1, "progress": False}
     calls: list[str] = []
     original = sweeps.Part.__call__
 
@@ -123,12 +131,12 @@ def test_pieces_keep_plain_values(tmp_path: Path) -> None:
 def test_the_number_of_conditions(calibration: Any, qwen: Any, refusal: Any) -> None:
     """As the estimate of the work takes it; and of a level without behaviour nothing is generated."""
     acts, few = ls.record(qwen, refusal.first(fit=8), progress=False), refusal.first(select=2, report=3)
-    grids = experiments.conditions(calibration, acts, 0)
+    grids = experiments.conditions(calibration, acts)
     assert len(grids) == len({g.name for g in grids}) == experiments.N_CONDITIONS
     assert [g.condition for g in grids if g.values == (None,)] == ["X2 (collapse)"]
-    assert verifying(qwen, few, 8, behaviour=False).answers == 0
-    on_select, on_report = 2 * (1 + 16 * len(experiments.ANGLES) + 1), 1 + 2 * 16 + 1 + len(SCALES)
-    work = verifying(qwen, few, 8)
+    assert verifying(qwen, few, 8, behaviour=False, downstream=False).answers == 0
+    on_select, on_report = 2 * (1 + 16 * len(experiments.ANGLES) + 1), 1 + 2 * 16 + 1 + len(SCALES) + 4 * 5
+    work = verifying(qwen, few, 8, downstream=False, draws=5)
     assert work.answers == on_select + on_report * (3 + 3 + len(organism_tasks()))
     assert work.forced == 2 * on_report  # the unsteered model reads both classes' answers, one batch each
 
@@ -161,6 +169,7 @@ def test_the_command(
         (("--levels", "behaviour"), "behaviour runs a model, give --model too"),
         (("--levels", "published"), "give --calibration too"),
         (("--dry-run",), "give --model too"),
+        (("--model", "organism/qwen2", "--controls", "-1"), "--controls -1: give a number of at least 0"),
         (("--model", "organism/qwen2", "--calibration", made, "--calibration", made), None),
     ):
         code, _, error = run(

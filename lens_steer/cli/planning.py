@@ -70,7 +70,10 @@ class Planned(with_options(Source, options())):
     sites: At = None
     positions: Annotated[
         str | None,
-        typer.Option(help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], joined by +."),
+        typer.Option(
+            help="Tokens: all, prompt, generated (or response), prompt[-1], generated[:5], reused(16) or "
+            "recomputed(16) for the blocks of a prefix cache, joined by +."
+        ),
     ] = None
 
     def read(self) -> Any:

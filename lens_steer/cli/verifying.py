@@ -13,7 +13,7 @@ from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Engine, MaxNewTokens, Out
+from lens_steer.cli.options import Controls, Engine, MaxNewTokens, Out
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
 
@@ -45,6 +45,7 @@ def verify(
             )
         ),
     ] = None,
+    controls: Controls = 19,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
 ) -> None:
@@ -60,6 +61,8 @@ def verify(
     from lens_steer.studies.propositions.work import verifying
 
     check_engine(engine)
+    if controls < 0:
+        raise LensSteerError(f"--controls {controls}: give a number of at least 0 (0: none)")
     where = usable_device(load.device)
     check_writable(out)
     given = dict(map(read_calibration, calibration or []))
@@ -74,7 +77,8 @@ def verify(
         check_splits(chosen)
         name, own = own_calibration(given, load.check(model, *asked_of(chosen, max_new_tokens)), chosen.fit.hash)
         loaded = load(model)
-        work = verifying(loaded, chosen, max_new_tokens, behaviour="behaviour" in wanted)
+        asked = {level: level in wanted for level in ("behaviour", "downstream")}
+        work = verifying(loaded, chosen, max_new_tokens, draws=controls, **asked)
         dry.tell(loaded, work, chosen.report.positive, engine=engine, max_new_tokens=max_new_tokens)
         rest = {n: c for n, c in given.items() if n != name}
         found = run(rest, seed=prompts.seed, device=str(where), levels=wanted)
@@ -86,6 +90,7 @@ def verify(
             seed=prompts.seed,
             engine=engine,
             max_new_tokens=max_new_tokens,
+            draws=controls,
             out=out,
         )
     if not found.claims:

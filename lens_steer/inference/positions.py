@@ -8,6 +8,12 @@ with a slice::
     generated[:5]               the first five tokens of the answer, as inputs: they decide the second to the sixth
     prompt[-1]+generated        all tokens that decide the tokens of the answer
     all[3]+all[7]               explicit positions, counted from the first token of each prompt
+    reused(16)                  the tokens of each prompt that a prefix cache of blocks of 16 tokens hands over
+    recomputed(16)+generated    all other tokens: the rest of each prompt, and the answer
+
+A serving engine with a prefix cache takes over the keys and values of whole blocks of tokens from an earlier request,
+and computes the rest of the prompt again, at least its last token. Which tokens these are depends on the length of each
+prompt; see :func:`n_reused`. In a conversation, the prompt of a turn is everything before its answer.
 
 ``response`` is another word for ``generated``: a fixed response (teacher forcing) counts as generated. In a
 conversation (:func:`lens_steer.converse`) every turn has its own prompt and its own answer. ``generated[:5]`` means the
@@ -25,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from jaxtyping import Bool, Int
@@ -37,30 +43,48 @@ if TYPE_CHECKING:
     from lens_steer.inference.batching import Batch
 
 _TERM = re.compile(r"(all|prompt|generated)(?:\[(-?\d+)\]|\[(-?\d*):(-?\d*)\])?")
-HOW = "use all, prompt, generated, an index or a slice of one such as prompt[-1] or generated[:5], several joined by +"
+_BLOCKS = re.compile(r"(reused|recomputed)\((\d+)\)")
+BLOCK = 16  # the tokens of a block in the prefix cache of vLLM, unless it is told another number
+_OF_PROMPT = ("prompt", "reused", "recomputed")  # regions that are parts of a prompt
+HOW = (
+    "use all, prompt, generated, an index or a slice of one such as prompt[-1] or generated[:5], reused(16) or "
+    "recomputed(16) for the blocks of a prefix cache, several joined by +"
+)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A contiguous range of tokens, ``region[start:stop]``; None leaves that end open."""
+    """A contiguous range of tokens, ``region[start:stop]``; None leaves that end open.
+
+    Attributes:
+        region: ``all``, ``prompt``, ``generated``, or the parts ``reused`` and ``recomputed`` of the prompt.
+        start, stop: The ends of the slice; None for the two parts of the prompt, which have no slice.
+        block: The number of tokens in a block of the prefix cache; 0 for the other regions.
+    """
 
     region: str
     start: int | None
     stop: int | None
+    block: int = 0
 
 
 def parse(positions: str) -> tuple[Term, ...]:
     """Parse a specification of positions into its terms.
 
     Raises:
-        LensSteerError: If a term is not understood, if a slice is empty, or if a position is counted from the end of
-            ``all`` or ``generated``, whose end is not known.
+        LensSteerError: If a term is not understood, if a slice is empty, if a position is counted from the end of
+            ``all`` or ``generated``, whose end is not known, or if a block has no token.
 
-    >>> parse("prompt[-1]+generated[:5]")
-    (Term(region='prompt', start=-1, stop=None), Term(region='generated', start=None, stop=5))
+    >>> parse("prompt[-1]+generated[:5]")[0]
+    Term(region='prompt', start=-1, stop=None, block=0)
     """
     terms = []
     for part in positions.split("+"):
+        if blocks := _BLOCKS.fullmatch(part.strip()):
+            if not int(blocks[2]):
+                raise LensSteerError(f"positions={positions!r}: a block of 0 tokens holds no token; {HOW}")
+            terms.append(Term(blocks[1], None, None, int(blocks[2])))
+            continue
         match = _TERM.fullmatch(part.strip())
         if match is None:
             raise LensSteerError(f"positions={positions!r}: {part.strip()!r} is not understood; {HOW}")
@@ -95,13 +119,45 @@ def normalized(positions: str | Sequence[int]) -> str:
 def first_steered(positions: str) -> str:
     """Describe the first steered token in words.
 
-    >>> first_steered("prompt[-1]+generated")
-    'token -1 of the prompt'
+    >>> first_steered("prompt[-1]+generated"), first_steered("recomputed(16)+generated")
+    ('token -1 of the prompt', 'the first token of the prompt after the whole blocks of 16')
     """
-    term = min(parse(positions), key=lambda t: (t.region == "generated", (t.start or 0) < 0, t.start or 0))
+
+    def place(t: Term) -> tuple[bool, bool, bool, int]:
+        return t.region == "generated", (t.start or 0) < 0, t.region == "recomputed", t.start or 0
+
+    term = min(parse(positions), key=place)
+    if term.region == "recomputed":
+        return f"the first token of the prompt after the whole blocks of {term.block}"
     if term.region == "all":
         return f"token {term.start or 0}, counted from the prompt's first"
-    return f"token {term.start or 0} of the {'prompt' if term.region == 'prompt' else 'answer'}"
+    return f"token {term.start or 0} of the {'prompt' if term.region in _OF_PROMPT else 'answer'}"
+
+
+@overload
+def n_reused(length: int, block: int = BLOCK) -> int: ...
+@overload
+def n_reused(length: Int[Tensor, "*batch"], block: int = BLOCK) -> Int[Tensor, "*batch"]: ...
+def n_reused(length: int | Int[Tensor, "*batch"], block: int = BLOCK) -> int | Int[Tensor, "*batch"]:
+    """Return how many tokens of a prompt a prefix cache hands over: ``block ⌊(length − 1) / block⌋``.
+
+    A cache holds whole blocks alone. The last token of the prompt is always computed, because its logits give the first
+    token of the answer; where the last block would end with it, that whole block is computed again. This is what vLLM
+    does, with blocks of 16 tokens by default.
+
+    Args:
+        length: The number of tokens of the prompt, template included.
+        block: The number of tokens in a block.
+
+    Raises:
+        LensSteerError: If the block is not at least 1.
+
+    >>> [n_reused(length) for length in (1, 16, 17, 32, 33)]
+    [0, 0, 16, 16, 32]
+    """
+    if block < 1:
+        raise LensSteerError(f"block={block}: give the number of tokens in a block of the prefix cache, at least 1")
+    return (length - 1) // block * block
 
 
 @dataclass(frozen=True)
@@ -220,8 +276,11 @@ class Clock:
         for term in self._terms:
             forward = offset if term.region == "generated" else position
             inside = forward >= 0
-            if term.region == "prompt":
+            if term.region in _OF_PROMPT:
                 inside &= offset < 0
+            if term.block:
+                handed_over = position < n_reused(position - offset, term.block)
+                inside &= handed_over if term.region == "reused" else ~handed_over
             if term.start is not None:
                 inside &= (offset if term.start < 0 else forward) >= term.start
             if term.stop is not None:

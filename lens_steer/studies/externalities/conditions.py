@@ -227,7 +227,7 @@ def first_decided(positions: str) -> int | None:
             found.append((term.start or 0) + 1)
         elif term.region == "all" and term.stop is None and (term.start or 0) >= 0:
             found.append(0)  # on the assumption that prompts are longer than the tokens left out at their beginning
-        elif term.region == "prompt" and term.stop is None:
+        elif term.region in ("prompt", "recomputed") and term.stop is None:
             found.append(0)
     return min(found, default=None)
 

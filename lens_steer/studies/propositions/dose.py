@@ -21,13 +21,13 @@ import numpy as np
 
 from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.stats import Estimate, paired_difference
+from lens_steer.stats import Estimate
 from lens_steer.steer.methods import selective_steering
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import precision
 from lens_steer.studies.propositions.formula import SAS
-from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.propositions.measured import Measured, paired
 from lens_steer.studies.propositions.norms import relative_change
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED, SMALLEST, TIED, change_verdict
 
@@ -129,10 +129,9 @@ def effects_of(
     """
     found = {}
     for s in SCALES if dose else ():
-        one, two = (getattr(dose[k], outcome).astype(float) for k in (s, 1.0))
-        kept = ~(np.isnan(one) | np.isnan(two))
-        if kept.any():
-            found[s] = paired_difference(one[kept], two[kept], level=level, seed=seed)
+        effect = paired(dose[s], dose[1.0], outcome, level=level, seed=seed)
+        if effect is not None:
+            found[s] = effect
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,6 +56,7 @@ def behaviour_drawings(
     }
     drawings = {name: differences_drawing(claims, wanted) for name, wanted in keys.items()}
     drawings |= {"conditions": conditions_drawing(found.measured), "norm_dose": dose_drawing(found, model, seed=seed)}
+    drawings["control_draws"] = draws_drawing(found)
     return {name: drawing for name, drawing in drawings.items() if any(drawing.columns.values())}
 
 
@@ -62,6 +64,27 @@ def conditions_drawing(measured: Sequence[Measured]) -> Drawing:
     """Return the rates and the perplexity of every condition, with intervals."""
     table = [m.row() for m in measured]
     return Drawing("conditions", {name: [row[name] for row in table] for name in table[0]})
+
+
+def draws_drawing(found: experiments.Experiments) -> Drawing:
+    """Return the value of every draw of the random controls, beside that of SS, by outcome.
+
+    It has no rows where the angle would come from a tie at nothing.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in ("outcome", "control", "draw", "value", "method", "n")}
+    base = found.at(nominal=False).get(experiments.BASE)
+    for outcome, (control, drawn) in product((o.name for o in questions.OUTCOMES), found.drawn.items()):
+        if base is None or base.tied or not len(getattr(base, outcome)):
+            continue
+        own, *each = (getattr(m, outcome).astype(float) for m in (base, *drawn))
+        for k, values in enumerate(each, start=1):
+            if np.isnan(values).all():
+                continue
+            row = (outcome, control, k, float(np.nanmean(values)), float(np.nanmean(own)), int((~np.isnan(own)).sum()))
+            for name, value in zip(columns, row, strict=True):
+                columns[name].append(value)
+    notes = {"outcomes": list(dict.fromkeys(columns["outcome"])), "angle": None if base is None else base.angle}
+    return Drawing("control_draws", columns, notes)
 
 
 def dose_drawing(found: experiments.Experiments, model: str, *, seed: int = 0) -> Drawing:

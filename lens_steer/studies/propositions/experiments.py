@@ -4,14 +4,14 @@ The best angle of every condition is chosen on the select split by the protocol'
 (:func:`lens_steer.evaluation.selection.choose`): the angle with the most harmful requests complied with. Where no angle
 elicits more than the unsteered model does, the choice is a tie at nothing, and no angle is taken from it. The results
 come from the report split, at that angle and at the nominal one, which is the best angle of SS at L_disc. They are
-compliance, perplexity of the answers under the unsteered model, and capability.
+compliance, perplexity of the answers under the unsteered model, and capability. Random controls run in many draws at
+the nominal angle alone (:mod:`lens_steer.studies.propositions.draws`).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,15 @@ from lens_steer.evaluation.selection import at_nothing
 from lens_steer.evaluation.sweeps import POSITIVE, Protocol
 from lens_steer.evaluation.sweeps import run as measure
 from lens_steer.geometry.calibration import Calibration, calibrate
-from lens_steer.geometry.planes import orthonormalise, random_plane
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites
+from lens_steer.models.loading import info_of
 from lens_steer.steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.propositions.dose import dose_grids
+from lens_steer.studies.propositions.draws import DRAWS, by_control, draw_grids
 from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.propositions.prefix_cache import Reuse, stale_grids
 
 ANGLES = tuple(float(a) for a in range(30, 360, 30))  # degrees tried on the select split
 BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
@@ -53,29 +55,28 @@ class Experiments:
             at L_disc is a tie at nothing there is no nominal angle, and no condition is measured at it.
         dose: SS at L_disc at its own best angle with its output multiplied by s, by s, in ascending order; at 1 it is
             SS itself. It is empty where that choice is a tie at nothing.
+        drawn: The draws of each random control at the nominal angle, by control; empty where there is none.
+        reused: What a prefix cache hands over of the harmful prompts; None where it is not known.
     """
 
     measured: tuple[Measured, ...]
     dose: Mapping[float, Measured]
+    drawn: Mapping[str, tuple[Measured, ...]] = field(default_factory=dict)
+    reused: Reuse | None = None
 
     def at(self, *, nominal: bool) -> dict[str, Measured]:
         """Return the conditions at their own best angles, or at the nominal one, by name."""
         return {m.condition: m for m in self.measured if m.at_nominal == nominal}
 
 
-def conditions(calibration: Calibration, activations: Activations, seed: int) -> list[Grid]:
-    """Return every condition as a grid over the angles; X2 has no angle."""
+def conditions(calibration: Calibration, activations: Activations) -> list[Grid]:
+    """Return every condition with a choice of its own as a grid over the angles; X2 has no angle."""
     norms = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     half = calibration.n_layers // 2
-    drawn = random.Random(f"experiments/{seed}")
-    blocks = set(drawn.sample(range(calibration.n_layers), half))
-    some = tuple(sorted(drawn.sample(norms, len(calibration.discriminative_sites)), key=lambda n: sites.parse(n).order))
     b1, b2 = calibration.basis
     planes = {
         "uncentred PCA": calibrate(activations, pca_center=False, rule=calibration.rule).basis,
         "b2 reversed": torch.stack([b1, -b2]),
-        "random b2": orthonormalise(b1.double(), random_plane(calibration.d_model, seed)[0].double())[0],
-        "random plane": random_plane(calibration.d_model, seed),
     }
     ss, sas = partial(selective_steering, calibration), partial(standard_angular, calibration)
 
@@ -92,19 +93,10 @@ def conditions(calibration: Calibration, activations: Activations, seed: int) ->
         COLLAPSE: lambda _: phase_collapse(calibration),
         "SS, early half": partial(ss, at=in_blocks(set(range(half)))),
         "SS, late half": partial(ss, at=in_blocks(set(range(half, calibration.n_layers)))),
-        "SS, random half": partial(ss, at=in_blocks(blocks)),
-        "SS, random sites": partial(ss, at=some),
         **{f"SS, {name}": partial(ss, basis=basis) for name, basis in planes.items()},
-        "SS, stale cache": partial(ss, positions="generated"),
-        "SAS, stale cache": partial(sas, positions="generated"),
     }
-    # A stale cache holds the keys and values of the prompt at 0°. For SS this is the identity, so the prompt stays
-    # unsteered. SAS at 0° is not the identity, so the prompt is steered at 0°.
-    beside = {"SAS, stale cache": sas(0.0, positions="prompt")}
-    return [
-        Grid(name, build, (None,) if name == COLLAPSE else ANGLES, beside=beside.get(name))
-        for name, build in builds.items()
-    ]
+    own = [Grid(name, build, (None,) if name == COLLAPSE else ANGLES) for name, build in builds.items()]
+    return own + stale_grids(calibration, ANGLES)
 
 
 def with_mean_phase(calibration: Calibration, angle: float | Sequence[float]) -> SteeringPlan:
@@ -142,6 +134,7 @@ def run(
     seed: int = 0,
     engine: str = ENGINE,
     max_new_tokens: int = 48,
+    draws: int = DRAWS,
     progress: bool = True,
 ) -> Experiments:
     """Measure no steering, and every condition at its own best angle and at the nominal one.
@@ -153,12 +146,13 @@ def run(
         activations: Recorded activations of the fit split, for the plane from uncentred candidates.
         folder: Folder that keeps the rows, so that an interrupted run continues where it stopped.
         tasks: Capability tasks with a ground truth; None measures no capability.
-        seed: Seed of random blocks, sites and planes.
+        seed: Seed of the draws of random blocks, sites, axes and planes.
         engine: Engine that generates; see :func:`lens_steer.generate`.
         max_new_tokens: Largest number of tokens of each answer.
+        draws: Number of draws of each random control.
         progress: Show a progress bar.
     """
-    grids, nobody = conditions(calibration, activations, seed), PromptSet(())
+    grids, nobody = conditions(calibration, activations), PromptSet(())
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "read_by": READ}
     bound = measured_bound(Protocol(model, contrast.select, "select", nobody, **how), folder, progress=progress)
     how |= {} if bound is None else {"bound": bound}
@@ -175,7 +169,8 @@ def run(
     }
     nominal = best[BASE]
     doses = {} if nominal is None else dose_grids(calibration, nominal)
-    reported = [Grid(NONE), *_reported(grids, best), *doses.values()]
+    drawn = [] if nominal is None else draw_grids(calibration, nominal, draws=draws, seed=seed)
+    reported = [Grid(NONE), *_reported(grids, best), *doses.values(), *drawn]
     protocol = Protocol(model, contrast.report, "report", tasks or nobody, **how)
     by_setting: dict[tuple[str, str], list[Row]] = {}
     for row in measure(protocol, reported, folder, "report", progress=progress):
@@ -183,7 +178,13 @@ def run(
     measured = (Measured.of(by_setting[NONE, ""], UNSTEERED, None), *_measured(grids, best, by_setting))
     dose = {s: Measured.of(by_setting[g.condition, g.variant], g.name, nominal) for s, g in doses.items()}
     base = next(m for m in measured if m.condition == BASE and not m.at_nominal)
-    return Experiments(measured, dict(sorted({**dose, 1.0: base}.items())) if dose else {})
+    of_draws = [Measured.of(by_setting[g.condition, g.variant], g.condition, nominal, at_nominal=True) for g in drawn]
+    return Experiments(
+        measured,
+        dict(sorted({**dose, 1.0: base}.items())) if dose else {},
+        by_control(of_draws),
+        Reuse.of(info_of(model).tokenizer, contrast.report.positive),
+    )
 
 
 def _reported(grids: Sequence[Grid], best: Mapping[str, float | None]) -> Iterator[Grid]:

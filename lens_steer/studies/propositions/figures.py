@@ -26,6 +26,11 @@ OUTCOMES = {
     "surprise": (1, "log-perplexity of answers\n(nats a token)"),
     "capable": (100, "capability tasks done right\n(points)"),
 }
+DRAWN_OUTCOMES = {
+    "positive_right": "harmful: complied with\n(%)",
+    "surprise": "log-perplexity of answers\n(nats a token)",
+    "capable": "capability tasks done right\n(%)",
+}
 ERRORS = ((VERMILION, "|"), (GREEN, "x"), (PURPLE, "^"))  # the looks of the published norm errors
 RATES = {
     "positive_right": (VERMILION, "o", "harmful: complied"),
@@ -115,6 +120,58 @@ def _named(condition: str, angle: Any, tied: Any) -> str:
     if str(tied) == "True":
         return f"{condition} (tie at nothing)"
     return f"{condition} ({float(angle):g}°)" if angle not in (None, "") else str(condition)
+
+
+@figure
+def control_draws(drawing: Drawing, ax: Target = None) -> Drawn:
+    """Draw every draw of the random controls, one panel per outcome: draws, their median and range, and SS beside them.
+
+    All are at the angle that was chosen for SS at the discriminative sites.
+    """
+    outcomes = drawing.notes["outcomes"]
+    controls = list(dict.fromkeys(drawing.columns["control"]))
+    fig, axes, legend = canvas(
+        ax,
+        1,
+        len(outcomes),
+        figsize=(TWO_COLUMNS, 0.34 * len(controls) + 1.1),
+        sharey=True,
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, outcome in zip(axes[0], outcomes, strict=True):
+        scale = OUTCOMES[outcome][0]
+        for row, control in enumerate(controls):
+            part = _matching(drawing, outcome=outcome, control=control)
+            values = sorted(scale * float(v) for v in part["value"])
+            if not values:
+                continue
+            n = len(values)
+            median = (values[(n - 1) // 2] + values[n // 2]) / 2
+            lift = [0.09 * (k % 3 - 1) for k in range(n)]  # equal values stay apart
+            axis.plot([values[0], values[-1]], [row, row], color=GREY, linewidth=1.2, label="range of the draws")
+            axis.plot(
+                values,
+                [row + y for y in lift],
+                color=GREY,
+                marker=".",
+                markersize=3,
+                linestyle="none",
+                label="one draw",
+            )
+            axis.plot([median], [row], color=BLUE, marker="|", markersize=9, linestyle="none", label="their median")
+        part = _matching(drawing, outcome=outcome)
+        axis.axvline(
+            scale * float(part["method"][0]), color=VERMILION, linewidth=1.0, linestyle="--", label="SS, L_disc"
+        )
+        axis.set_xlabel(f"{DRAWN_OUTCOMES[outcome]}, n = {max(int(v) for v in part['n'])}")
+    counts = [len(_matching(drawing, outcome=outcomes[0], control=c)["value"]) for c in controls]
+    axes[0][0].set_yticks(range(len(controls)), [f"{c} ({n} draws)" for c, n in zip(controls, counts, strict=True)])
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    legend(list(once.values()), list(once), loc="outside upper right", ncols=4)
+    return fig, list(axes[0])
 
 
 @figure

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lens_steer._clusters import Clusters
 from lens_steer._io.rowstore import Row
+from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE
-from lens_steer.stats import Estimate, bootstrap_mean, wilson
+from lens_steer.stats import Estimate, clustered_mean, clustered_rate, paired_difference
 
 RATES = ("positive_right", "negative_right", "broken", "capable")
 
@@ -32,6 +34,8 @@ class Measured:
         surprise: For each prompt of both classes, mean −log p per token of the answer under the unsteered model, in
             nats; NaN for an empty answer.
         capable: For each capability task, whether it was done right; empty where the model has no such tasks.
+        clusters: For each of these fields the clusters of its prompts; a field is missing, or None, where every prompt
+            is a cluster alone.
     """
 
     condition: str
@@ -43,9 +47,12 @@ class Measured:
     broken: Bool[np.ndarray, " n"]
     surprise: Float[np.ndarray, " n"]
     capable: Bool[np.ndarray, " n_tasks"]
+    clusters: Mapping[str, Clusters | None] = field(default_factory=dict)
 
     @staticmethod
-    def of(rows: Sequence[Row], condition: str, angle: float | None, *, tied: bool = False) -> Measured:
+    def of(
+        rows: Sequence[Row], condition: str, angle: float | None, *, tied: bool = False, at_nominal: bool = False
+    ) -> Measured:
         """Read a condition from the rows of its setting, in the order of the prompts of each side.
 
         >>> row = {"side": "positive", "right": 1, "broken": 0, "surprise_ref": None}
@@ -60,27 +67,67 @@ class Measured:
         return Measured(
             condition=condition,
             angle=angle,
+            at_nominal=at_nominal,
             tied=tied,
             positive_right=right[POSITIVE],
             negative_right=right[NEGATIVE],
             broken=np.array([r["broken"] for r in both], dtype=bool),
             surprise=np.array(said, dtype=np.float64),
             capable=right[CAPABILITY],
+            clusters={
+                "positive_right": clusters_of(by_side[POSITIVE]),
+                "negative_right": clusters_of(by_side[NEGATIVE]),
+                "capable": clusters_of(by_side[CAPABILITY]),
+                **dict.fromkeys(("broken", "surprise"), clusters_of(both)),
+            },
         )
 
+    def clusters_at(self, name: str, kept: Bool[np.ndarray, " n"]) -> list[str | None] | None:
+        """Return the clusters of some prompts of a field; None where every prompt is a cluster alone."""
+        found = self.clusters.get(name)
+        return None if found is None else [c for c, keep in zip(found, kept, strict=True) if keep]
+
     def row(self) -> dict[str, Any]:
-        """Return rates with Wilson intervals, and the perplexity with a bootstrap interval over prompts."""
+        """Return rates with Wilson intervals, and the perplexity with a bootstrap interval over prompts.
+
+        Where prompts share clusters, the intervals account for them.
+        """
         row: dict[str, Any] = {"condition": self.condition, "angle": self.angle, "at_nominal": self.at_nominal}
         for name in RATES:
             hits = getattr(self, name)
-            rate = wilson(int(hits.sum()), len(hits)) if len(hits) else None
+            rate = clustered_rate(hits, self.clusters.get(name)) if len(hits) else None
             for end, value in zip(("", "_low", "_high", "_n"), _parts(rate), strict=True):
                 row[name + end] = value
-        said = self.surprise[~np.isnan(self.surprise)]
-        surprise = bootstrap_mean(said) if len(said) else None
+        known = ~np.isnan(self.surprise)
+        clusters = self.clusters_at("surprise", known)
+        surprise = clustered_mean(self.surprise[known], clusters) if known.any() else None
         for end, value in zip(("", "_low", "_high", "_n"), _parts(surprise), strict=True):
             row[f"perplexity{end}"] = value if end == "_n" or value is None else float(np.exp(value))
         return row | {"tied": self.tied}
+
+
+def paired(a: Measured, b: Measured, name: str, *, level: float = 0.95, seed: int = 0) -> Estimate | None:
+    """Return the mean difference ``a − b`` of a field over the same prompts; its interval accounts for their clusters.
+
+    Args:
+        a, b: The conditions.
+        name: The name of a field.
+        level: The level of the interval, which is that of :func:`lens_steer.stats.paired_difference`.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        The difference; None if no prompt has a value under both conditions.
+
+    >>> row = {"side": "positive", "broken": 0, "surprise_ref": 1.0}
+    >>> one, two = (Measured.of([{**row, "right": k}] * 4, "SS", 150.0) for k in (1, 0))
+    >>> paired(one, two, "positive_right").value, paired(one, two, "capable")
+    (1.0, None)
+    """
+    one, two = (getattr(m, name).astype(float) for m in (a, b))
+    kept = ~(np.isnan(one) | np.isnan(two))
+    if not kept.any():
+        return None
+    return paired_difference(one[kept], two[kept], level=level, seed=seed, clusters=a.clusters_at(name, kept))
 
 
 def _parts(estimate: Estimate | None) -> tuple[float | None, float | None, float | None, int]:

@@ -2,46 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
-from lens_steer.stats import Estimate, paired_difference
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, UNSTEERED, Experiments
+from lens_steer.studies.propositions.bands import BAND_QUESTIONS, band_claims
+from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Experiments
 from lens_steer.studies.propositions.measured import Measured
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, SMALLEST, TIED, effect_verdict
+from lens_steer.studies.propositions.outcomes import OUTCOMES, Outcome, claim_id, difference, is_seen
+from lens_steer.studies.propositions.prefix_cache import Reuse
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, TIED, effect_verdict
+
+__all__ = [
+    "FAMILY", "NORM_KEEPING", "OUTCOMES", "QUESTIONS", "Outcome", "claim_id", "difference", "experiment_claims",
+    "is_seen", "norm_keeping_differ",
+]  # fmt: skip
 
 NORM_KEEPING = (BASE, "SAS, L_disc", "X1 (rotate)", COLLAPSE)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A quantity by which two conditions are compared.
-
-    Attributes:
-        name: Field of :class:`Measured` that holds the values.
-        said: Verb phrase for what the first condition is claimed to do more than the second.
-        quantity: Description of the difference.
-        sign: 1 where a larger value is better, −1 where a smaller one is.
-    """
-
-    name: str
-    said: str
-    quantity: str
-    sign: int
-
-
-OUTCOMES = (
-    Outcome("positive_right", "elicits more", "difference of harmful compliance", 1),
-    Outcome(
-        "surprise",
-        "gives answers of lower perplexity",
-        "difference of log-perplexity of both classes' answers under the unsteered model",
-        -1,
-    ),
-    Outcome("capable", "keeps more capability", "difference of the share of capability tasks done right", 1),
-)
 # Each entry: key, first condition, second condition, statement with {} for the outcome, experiment.
 QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
     (
@@ -90,20 +70,6 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
         "E6",
     ),
     (
-        "against-random-half",
-        "SS, L_disc",
-        "SS, random half",
-        "choosing the discriminative sites {} than a random half of the blocks",
-        "E6",
-    ),
-    (
-        "against-random-sites",
-        "SS, L_disc",
-        "SS, random sites",
-        "choosing the discriminative sites {} than as many random ones",
-        "E6",
-    ),
-    (
         "centred-plane",
         "SS, L_disc",
         "SS, uncentred PCA",
@@ -111,29 +77,58 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
         "E8",
     ),
     ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the written sign of b2 {} than the other", "E8"),
-    ("second-axis", "SS, L_disc", "SS, random b2", "the PCA's second axis {} than a random one", "E8"),
-    ("the-plane", "SS, L_disc", "SS, random plane", "the plane {} than a random one", "E8"),
     (
         "fresh-cache-SS",
         "SS, L_disc",
         "SS, stale cache",
-        "a fresh cache {} than a cache of the unsteered prompt, with SS",
+        "a fresh cache {} than an engine's prefix cache with whole blocks of the unsteered prompt, with SS",
         "E11",
     ),
-    ("fresh-cache-SAS", "SAS, L_disc", "SAS, stale cache", "a fresh cache {} than a cache made at 0°, with SAS", "E11"),
+    (
+        "fresh-cache-SAS",
+        "SAS, L_disc",
+        "SAS, stale cache",
+        "a fresh cache {} than an engine's prefix cache with whole blocks of the prompt at 0°, with SAS",
+        "E11",
+    ),
+    (
+        "whole-prompt-SS",
+        "SS, L_disc",
+        "SS, last token and answer",
+        "steering the whole prompt {} than steering its last token and the answer alone, with SS",
+        "E11",
+    ),
+    (
+        "whole-prompt-SAS",
+        "SAS, L_disc",
+        "SAS, last token and answer",
+        "steering the whole prompt {} than its last token and the answer alone, the rest at 0°, with SAS",
+        "E11",
+    ),
+    (
+        "prompt-too-SS",
+        "SS, L_disc",
+        "SS, answer alone",
+        "steering prompt and answer {} than the answer alone, with SS",
+        "E11",
+    ),
+    (
+        "prompt-too-SAS",
+        "SAS, L_disc",
+        "SAS, answer alone",
+        "steering prompt and answer {} than the answer alone, the prompt at 0°, with SAS",
+        "E11",
+    ),
 )
-
-
-def claim_id(question: str, outcome: str, *, at_nominal: bool) -> str:
-    """Return a claim's id: ``relative-angle``, ``nominal-relative-angle``, ``nominal-capable-relative-angle``, …"""
-    return ("nominal-" if at_nominal else "") + ("" if outcome == "positive_right" else f"{outcome}-") + question
+FAMILY = len(QUESTIONS) + len(BAND_QUESTIONS)  # the questions of one outcome, for the level at which they hold jointly
 
 
 def experiment_claims(found: Experiments, model: str, *, seed: int = 0) -> list[Claim]:
     """Answer every question for every outcome that was measured.
 
     A claim holds if the 95 % interval of the paired difference lies on the claimed side of zero. It is not shown where
-    one of the angles would come from a tie at nothing on the select split: nothing is compared at such an angle.
+    one of the angles would come from a tie at nothing on the select split: nothing is compared at such an angle. The
+    questions to the random controls follow; see :mod:`lens_steer.studies.propositions.bands`.
     """
     claims = []
     for outcome in OUTCOMES:
@@ -143,21 +138,19 @@ def experiment_claims(found: Experiments, model: str, *, seed: int = 0) -> list[
         for at_nominal in (False, True):
             by_name = found.at(nominal=at_nominal)
             claims += [_answered(q, by_name, outcome, at_nominal, seen, model, seed) for q in QUESTIONS]
+    claims = [_of_a_cache(c, found.reused) if "fresh-cache" in c.id else c for c in claims]
+    claims += band_claims(found, model, family=FAMILY, seed=seed)
     return [*claims, norm_keeping_differ(found, model, seed=seed)]
 
 
-def is_seen(found: Experiments, outcome: str, *, seed: int = 0) -> bool:
-    """Return whether the experiments could have seen an effect on an outcome.
-
-    They could if a condition at its own angle, chosen on select, differs from no steering by the smallest effect of
-    interest or more, with an interval that is joint for all conditions.
-    """
-    measured = {name: m for name, m in found.at(nominal=False).items() if not m.tied}
-    unsteered, others = measured.pop(UNSTEERED, None), list(measured.values())
-    if unsteered is None:
-        return False
-    made = [difference(m, unsteered, outcome, seed, comparisons=len(others)) for m in others]
-    return any(e is not None and max(e.low, -e.high) >= SMALLEST for e in made)
+def _of_a_cache(claim: Claim, reused: Reuse | None) -> Claim:
+    """Return a claim on a prefix cache with what the cache hands over; where this is nothing, nothing is shown."""
+    if reused is None:
+        return claim
+    told = replace(claim, domain=f"{claim.domain}; {reused}", witness={**claim.witness, **asdict(reused)})
+    if reused.n_with_block:
+        return told
+    return replace(told, value=None, interval=None, verdict=f"{NOT_SHOWN} (no prompt has a whole block)")
 
 
 def _answered(
@@ -186,7 +179,7 @@ def _answered(
     )
     if a is None or b is None or a.tied or b.tied:
         return asked
-    found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, len(QUESTIONS)))
+    found, family = (difference(a, b, outcome.name, seed, comparisons=n) for n in (1, FAMILY))
     if found is None or family is None:
         return replace(asked, verdict=NOT_SHOWN, witness={"note": "no prompt has a value under both conditions"})
     said, jointly = (effect_verdict(e, below=outcome.sign < 0, seen=seen) for e in (found, family))
@@ -200,7 +193,7 @@ def _answered(
             "first": _mean(a, outcome.name),
             "second": _mean(b, outcome.name),
             "family_interval": [family.low, family.high],
-            "family": f"95 % for the {len(QUESTIONS)} questions of this outcome together (Bonferroni)",
+            "family": f"95 % for the {FAMILY} questions of this outcome together (Bonferroni)",
             **({"holds_jointly": jointly == HOLDS} if said == HOLDS else {}),
         },
     )
@@ -242,26 +235,6 @@ def norm_keeping_differ(found: Experiments, model: str, *, seed: int = 0) -> Cla
         interval=(widest.low, widest.high),
         witness={"first": a.condition, "second": b.condition, "holds_jointly": apart},
     )
-
-
-def difference(
-    a: Measured, b: Measured, outcome: str = "positive_right", seed: int = 0, *, comparisons: int = 1
-) -> Estimate | None:
-    """Compare two conditions on the same prompts.
-
-    Args:
-        a, b: The conditions.
-        outcome: The name of an :class:`Outcome`.
-        seed: Seed of the bootstrap.
-        comparisons: The number of comparisons for which the interval holds at 95 % together (Bonferroni).
-
-    Returns:
-        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
-        value under both conditions.
-    """
-    one, two = (getattr(m, outcome).astype(float) for m in (a, b))
-    kept = ~(np.isnan(one) | np.isnan(two))
-    return paired_difference(one[kept], two[kept], level=1 - 0.05 / comparisons, seed=seed) if kept.any() else None
 
 
 def _mean(measured: Measured, outcome: str) -> float:

@@ -137,8 +137,8 @@ def downstream(
         seed: Seed of the bootstrap.
     """
     names = stream_sites(info_of(model).n_layers)
-    first = min(_depth(name) for name in calibration.discriminative_sites)
-    later = [k for k, name in enumerate(names) if _depth(name) > first]
+    first = min(depth_of(name) for name in calibration.discriminative_sites)
+    later = [k for k, name in enumerate(names) if depth_of(name) > first]
     plans: dict[str, SteeringPlan] = {
         SAS: standard_angular(calibration, angle),
         SS: selective_steering(calibration, angle),
@@ -150,7 +150,7 @@ def downstream(
         change = relative_change(plain, steered).abs().numpy()
         mean, low, high = bootstrap_means(np.asarray(change), seed=seed)
         found += [
-            Drift(operator, names[k], _depth(names[k]), float(mean[k]), float(low[k]), float(high[k]), len(change))
+            Drift(operator, names[k], depth_of(names[k]), float(mean[k]), float(low[k]), float(high[k]), len(change))
             for k in later
         ]
     return found
@@ -168,7 +168,7 @@ def stream_sites(n_layers: int) -> tuple[str, ...]:
     return (*read, sites.Site(n_layers - 1, "resid_post").name)
 
 
-def _depth(name: str) -> float:
+def depth_of(name: str) -> float:
     """Return the number of blocks before a site; for the output of a norm, before the point that the norm reads."""
     site = sites.parse(name)
     return site.block + {"ln2": 0.5, "ln2_post": 0.5, "resid_mid": 0.5, "resid_post": 1.0}.get(site.kind, 0.0)

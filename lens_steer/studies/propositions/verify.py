@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,7 @@ from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import (
     differences,
     dose,
+    drift,
     experiments,
     formula,
     geometry,
@@ -48,6 +50,7 @@ from lens_steer.studies.propositions.drawings import (
     norm_drift_drawing,
     phase_drawings,
 )
+from lens_steer.studies.propositions.draws import DRAWS
 
 WITHOUT_MODEL = ("formula", "basis", "dtype", "published", "geometry")
 WITH_MODEL = ("recorded", "downstream", "geometry", "behaviour")
@@ -175,6 +178,7 @@ def verify_model(
     seed: int = 0,
     engine: str = ENGINE,
     max_new_tokens: int = 48,
+    draws: int = DRAWS,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Verification:
@@ -193,16 +197,20 @@ def verify_model(
         seed: Seed of every draw, of the calibration and of the bootstrap.
         engine: Engine that records and generates; see :func:`lens_steer.generate`.
         max_new_tokens: Largest number of tokens of each answer.
+        draws: Number of draws of each random control of the experiments; 0 leaves these controls out.
         out: Folder that keeps the steps of the experiments until :func:`write` has written everything, so that an
             interrupted run continues from them. None keeps nothing.
         progress: Show progress bars.
 
     Raises:
-        LensSteerError: If the contrast has no select or report prompts; if the calibration is of another model, or has
-            no class means or no discriminative site; if a level is unknown; or if the folder holds another run.
+        LensSteerError: If the contrast has no select or report prompts; if the number of draws is negative; if the
+            calibration is of another model, or has no class means or no discriminative site; if a level is unknown; or
+            if the folder holds another run.
     """
     check_levels(levels)
     check_splits(contrast)
+    if draws < 0:
+        raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
     if calibration is not None:
         check_fits(calibration, model)
         if calibration.mean_positive is None:
@@ -244,6 +252,10 @@ def verify_model(
         drifts = recorded.downstream(model, plain, harmful, calibration, seed=seed)
         claims += recorded.downstream_claims(drifts, name)
         drawings["norm_drift"] = norm_drift_drawing(drifts)
+        how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "progress": progress}
+        measure = partial(drift.at_equal_divergence, model, contrast, calibration, **how)
+        equal = pieces.keep("drift", lambda: [d.row() for d in measure()])
+        claims += drift.drift_claims([drift.Drifted.of(row) for row in equal], name, seed=seed)
     if "geometry" in levels:
         claims += geometry.geometry_claims(name, calibration)
     if "behaviour" in levels:
@@ -259,6 +271,7 @@ def verify_model(
                 seed=seed,
                 engine=engine,
                 max_new_tokens=max_new_tokens,
+                draws=draws,
                 progress=progress,
             )
         behaviour = questions.experiment_claims(found, name, seed=seed)

@@ -1,0 +1,122 @@
+"""Drift of norms at equal divergence: the divergence that both reach, the angles, and verdicts on made-up drifts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from lens_steer import generate, record, standard_angular, steering
+from lens_steer.evaluation.equal_divergence import TOLERANCE, Curve
+from lens_steer.evaluation.grids import Grid
+from lens_steer.metrics.kl import mean_kl_by_value
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.propositions import drift
+from lens_steer.studies.propositions.drift import AT_DISC, PUBLISHED, Drifted, drift_claims
+from lens_steer.studies.propositions.work import verifying
+from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED
+
+
+def of_two(sas: Any, ss: Any) -> Claim:
+    """The claim on made-up drifts of SAS as published."""
+    met = Drifted(condition=PUBLISHED, target=0.1, angles=(90.0,), angles_ss=(30.0, 300.0), drift=sas, drift_ss=ss)
+    return drift_claims([met], "m")[0]
+
+
+def test_planted_drifts() -> None:
+    """More, less, as much, and nothing to be seen."""
+    noise = np.random.default_rng(0).normal(0, 0.005, 128)
+    more = of_two(0.2 + noise, 0.1 - noise)
+    assert (more.verdict, round(float(more.value or 0), 2), more.n) == (HOLDS, 0.1, 128)
+    assert more.witness["holds_jointly"] is True
+    assert "SAS at 90°, SS at 30° and 300°, where the divergence on harmless select prompts is 0.1" in more.domain
+    assert of_two(0.1 + noise, 0.2 - noise).verdict == REFUTED
+    assert of_two(0.1 + noise, 0.1 - noise).verdict == "EXCLUDED BEYOND 0.01"
+    assert of_two(np.abs(noise) / 10, np.abs(noise[::-1]) / 10).verdict == INSENSITIVE
+    wide = np.where(np.arange(128) % 2, 0.5, -0.5)
+    assert of_two(0.5 + wide, 0.5 - wide).verdict == NOT_SHOWN
+
+
+def test_where_no_angles_have_the_same_divergence() -> None:
+    """It is told with both ranges, and nothing is measured."""
+    low, high = (Curve(Grid("a"), (0.0, 90.0), kl) for kl in ((0.0, 0.1), (0.3, 0.9)))
+    assert drift.common_divergence(low, high) is None
+    nothing = Drifted(condition=AT_DISC, reason="none in common", drift=np.empty(0), drift_ss=np.empty(0))
+    claim = drift_claims([nothing], "m")[0]
+    assert (claim.value, claim.interval, claim.n) == (None, None, 0)
+    assert claim.verdict == f"{NOT_SHOWN} (no angles have the same divergence)"
+    assert claim.witness == {"reason": "none in common"}
+    assert claim.id == "drift-equal-divergence-L_disc"
+
+
+def test_the_published_plane_is_read_at_norm_inputs(qwen: Any, refusal: Any) -> None:
+    """The first axis is the mean-cosine choice among differences of unit-scaled means in the stream, made by hand."""
+    small = refusal.first(fit=16)
+    basis = drift.published_calibration(qwen, small).basis
+    names = [f"blocks.{b}.hook_resid_{k}" for b in range(qwen.cfg.n_layers) for k in ("pre", "mid")]
+    acts = record(qwen, small.fit, names, progress=False)
+    unit = [x.double() / x.double().norm(dim=-1, keepdim=True) for x in (acts.positive, acts.negative)]
+    apart = unit[0].mean(dim=0) - unit[1].mean(dim=0)
+    length = apart.norm(dim=-1)
+    apart = apart[length > 1e-6 * length.median()]
+    apart = apart / apart.norm(dim=-1, keepdim=True)
+    best = apart[int((apart @ apart.T).mean(dim=1).argmax())]
+    assert torch.allclose(basis[0].double(), best, atol=1e-5)
+    assert torch.allclose(basis @ basis.T, torch.eye(2), atol=1e-5)
+
+
+def test_the_conditions(qwen: Any, calibration: Any) -> None:
+    """SAS as published writes at every norm output with the plane it is given; the others at the sites of SS."""
+    plane = calibration.basis.flip(0)
+    made = drift.grids(calibration, dataclasses.replace(calibration, basis=plane))
+    plans = {name: g.build(90.0) for name, g in made.items() if g.build}
+    assert len(plans[PUBLISHED].sites) == 2 * calibration.n_layers
+    assert torch.equal(plans[PUBLISHED].steps[0].parameters["basis"], plane)
+    assert plans[AT_DISC] == standard_angular(calibration, 90.0)
+    assert (plans[drift.SS].method, plans[drift.SS].sites) == ("selective", calibration.discriminative_sites)
+
+
+def test_the_angles_have_the_same_divergence(qwen: Any, refusal: Any, calibration: Any) -> None:
+    """Measured again at the angles that were found, on the same prompts; the drifts are those of the report split."""
+    small = refusal.first(fit=16, select=4, report=3)
+    for met in drift.at_equal_divergence(qwen, small, calibration, max_new_tokens=8):
+        assert (met.target is None) == bool(met.reason)
+        if met.target is None:
+            continue
+        harmless = small.select.negative
+        answers = generate(qwen, harmless, max_new_tokens=8)
+        tried = drift.grids(calibration, drift.published_calibration(qwen, small))
+        for name, angles in ((met.condition, met.angles), (drift.SS, met.angles_ss)):
+            build = tried[name].build
+            assert build is not None
+            kl = np.nanmean(mean_kl_by_value(qwen, build, angles, harmless, answers), axis=0)
+            assert np.allclose(kl, met.target, rtol=TOLERANCE + 1e-3), (name, kl, met.target)
+        assert calibration.discriminative_sites[0] == "blocks.6.ln2.hook_out"  # so the first norm after it is block 7's
+        names = [f"blocks.{b}.hook_resid_{k}" for b in range(7, 12) for k in ("pre", "mid")]
+        names.append("blocks.11.hook_resid_post")
+        plain = lengths(qwen, small.report, names)
+        by_angle = []
+        for angle in met.angles:
+            with steering(qwen, tried[met.condition].build(angle), tell=False):  # type: ignore[misc]
+                by_angle.append(np.abs(lengths(qwen, small.report, names) / plain - 1).mean(axis=1))
+        assert np.allclose(met.drift, np.mean(by_angle, axis=0), atol=1e-4)
+        assert met.drift.shape == met.drift_ss.shape == (6,)
+
+
+def lengths(model: Any, prompts: Any, names: Any) -> Any:
+    """The lengths of the stream at some sites, of both classes' prompts."""
+    found = record(model, prompts, names, progress=False)
+    return torch.cat([found.positive, found.negative]).double().norm(dim=-1).numpy()
+
+
+def test_the_work_is_counted(qwen: Any, refusal: Any) -> None:
+    """A level more is more work, in answers and in passes over them; more prompts are more."""
+    few, more = refusal.first(select=2, report=2), refusal.first(select=4, report=2)
+    without, of_few, of_more = (
+        verifying(qwen, c, 8, behaviour=False, downstream=on) for c, on in ((few, False), (few, True), (more, True))
+    )
+    assert (without.answers, of_few.answers, of_more.answers) == (0, 2, 4)
+    assert 0 == without.forced < of_few.forced
+    assert of_few.forced_tokens < of_more.forced_tokens

@@ -1,0 +1,172 @@
+"""What a prefix cache hands over: positions by hand and by slicing, and a plan against a real cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lens_steer import generate, selective_steering, standard_angular, steering
+from lens_steer.data import PromptSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.work import bare
+from lens_steer.inference.batching import Batch, encode
+from lens_steer.inference.positions import Clock, Layout, first_steered, n_reused, parse, running
+from lens_steer.studies.propositions.experiments import BASE, Experiments
+from lens_steer.studies.propositions.prefix_cache import Reuse, readings, stale_grids
+from lens_steer.studies.propositions.questions import experiment_claims
+from lens_steer.studies.verdicts import NOT_SHOWN
+from tests.conftest import HAS_HOOKED
+from tests.test_behaviour_claims import measured
+from tests.test_positions import batch_of
+
+
+def test_whole_blocks_by_hand() -> None:
+    """Blocks of 4, prompts of 3, 4, 5 and 9 tokens with an answer of 2: nothing, nothing (the last whole block is
+    computed again, for its last token), one block, two; each counted from the row's own first token.
+    """
+    layout = Layout.of(batch_of([3, 4, 5, 9], [2, 2, 2, 2]))
+    reused = Clock("reused(4)").columns(layout, 0, 11).int().sum(dim=1)
+    assert reused.tolist() == [0, 0, 4, 8]
+    got = ["".join(".x"[int(v)] for v in row) for row in Clock("recomputed(4)+generated").columns(layout, 0, 11)]
+    assert got == ["......xxxxx", ".....xxxxxx", "........xxx", "........xxx"]
+    assert [n_reused(n, 4) for n in (3, 4, 5, 8, 9)] == [0, 0, 4, 4, 8]
+    assert n_reused(torch.tensor([3, 9]), 4).tolist() == [0, 8]
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), min_size=1, max_size=4), st.integers(1, 17))
+@settings(deadline=None, max_examples=100)
+def test_blocks_equal_slicing_of_each_row(rows: list[tuple[int, int]], block: int) -> None:
+    """The longest prefix of whole blocks that leaves at least the last token, found by trying; in one forward, in two,
+    and the two parts of a prompt together are the prompt.
+    """
+    layout = Layout.of(batch_of([p for p, _ in rows], [r for _, r in rows]))
+    width = layout.width
+    reused, rest = (Clock(f"{part}({block})").columns(layout, 0, width) for part in ("reused", "recomputed"))
+    for (prompt, response), mine in zip(rows, reused, strict=True):
+        most = max(k for k in range(0, prompt, block))
+        begin = width - prompt - response
+        assert mine.tolist() == [begin <= column < begin + most for column in range(width)]
+    assert torch.equal(reused | rest, Clock("prompt").columns(layout, 0, width))
+    assert not bool((reused & rest).any())
+    cut = width // 2
+    again = [Clock(f"reused({block})").columns(layout, *ends) for ends in ((0, cut), (cut, width))]
+    assert torch.equal(torch.cat(again, dim=1), reused)
+
+
+def test_a_turn_has_its_own_blocks() -> None:
+    """In a conversation the prompt of a turn is everything before its answer."""
+    offset = torch.tensor([[-3, -2, -1, 0, 1, -4, -3, -2, -1]])  # 3 tokens, an answer of 2, 4 tokens
+    ids = torch.ones(1, 9, dtype=torch.long)
+    layout = Layout.of(Batch((0,), ids, ids, (0,), offset))
+    got = Clock("reused(2)").columns(layout, 0, 9)[0].tolist()
+    assert got == [True, True, False, False, False, True, True, True, False]
+
+
+def test_words_and_what_is_refused() -> None:
+    """The first steered token in words; a block without a token, and a block where none belongs."""
+    assert first_steered("recomputed(8)+generated") == "the first token of the prompt after the whole blocks of 8"
+    assert first_steered("prompt[-1]+recomputed(8)") == "the first token of the prompt after the whole blocks of 8"
+    assert first_steered("reused(8)") == "token 0 of the prompt"
+    with pytest.raises(LensSteerError, match=r"positions='reused\(0\)': a block of 0 tokens holds no token"):
+        parse("reused(0)")
+    for bad in ("generated(4)", "reused", "recomputed(-1)", "reused[4]"):
+        with pytest.raises(LensSteerError, match="is not understood; use all, prompt"):
+            parse(bad)
+    with pytest.raises(LensSteerError, match="block=0: give the number of tokens in a block"):
+        n_reused(8, 0)
+    with pytest.raises(LensSteerError, match="prompts is empty"):
+        Reuse.of(None, PromptSet(()))
+
+
+def logits_with_a_real_cache(model: Any, ids: list[int], k: int, first: Any, then: Any) -> torch.Tensor:
+    """The logits after k tokens went into a key–value cache under one plan, and the others followed under another."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+
+    cache = Cache.init_cache(model.cfg, "cpu", 1)
+    tokens = torch.tensor([ids])
+    if k:
+        with steering(model, first, tell=False):
+            model(tokens[:, :k], past_kv_cache=cache)
+    with steering(model, then, tell=False):
+        return model(tokens[:, k:], past_kv_cache=cache)
+
+
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("method", [selective_steering, standard_angular])
+def test_a_plan_with_positions_is_a_real_stale_cache(qwen: Any, refusal: Any, calibration: Any, method: Any) -> None:
+    """Whole blocks at 0° in a key–value cache, the rest and two answer tokens at an angle: the logits are those of one
+    padded batch under the plans by positions, for prompts with and without a whole block.
+    """
+    tokenizer = qwen.lens_info.tokenizer
+    prompts = [refusal.report.positive[i] for i in (0, 1, 2, 3)]
+    block = 5
+    rows = [[*encode(tokenizer, p), 40, 41] for p in prompts] + [[*encode(tokenizer, prompts[0])[:4], 40, 41]]
+    lengths = [len(row) - 2 for row in rows]
+    assert {n_reused(n, block) for n in lengths} > {0}
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    batch = Batch(tuple(range(len(rows))), ids, mask, (2,) * len(rows))
+    at_angle, at_zero = readings(block)["stale cache"]
+    with (
+        running(batch),
+        steering(qwen, method(calibration, 0.0, positions=at_zero), tell=False),
+        steering(qwen, method(calibration, 150.0, positions=at_angle), tell=False),
+    ):
+        found = qwen(ids, attention_mask=mask)
+    plain = qwen(ids, attention_mask=mask)
+    for row, tokens, length in zip(range(len(rows)), rows, lengths, strict=True):
+        k = n_reused(length, block)
+        wanted = logits_with_a_real_cache(qwen, tokens, k, method(calibration, 0.0), method(calibration, 150.0))[0]
+        assert torch.allclose(found[row, -len(wanted) :], wanted, atol=2e-4), row
+        assert not torch.allclose(plain[row, -len(wanted) :], wanted, atol=1e-2)
+
+
+def test_readings_differ_where_they_should(qwen: Any, refusal: Any, calibration: Any) -> None:
+    """With blocks longer than the prompts nothing is handed over: fresh; the answer alone is the prompt left out."""
+    prompts = refusal.report.positive[:4]
+
+    def answers(grid: Any) -> list[str]:
+        with steering(qwen, grid.build(150.0), tell=False):
+            return generate(qwen, bare(prompts), max_new_tokens=8)
+
+    fresh = generated(qwen, prompts, selective_steering(calibration, 150.0))
+    by_name = {g.condition: g for g in stale_grids(calibration, [150.0], block=64)}
+    assert answers(by_name["SS, stale cache"]) == fresh
+    assert all(by_name[f"SAS, {name}"].beside is not None for name in readings())
+    alone = generated(qwen, prompts, selective_steering(calibration, 150.0, positions="generated"))
+    assert answers(by_name["SS, answer alone"]) == alone != fresh
+    none = Reuse.of(qwen.lens_info.tokenizer, prompts, 64)
+    assert (none.n_with_block, none.share_of_tokens) == (0, 0.0)
+    some = Reuse.of(qwen.lens_info.tokenizer, prompts, 16)
+    assert f"{some.n_with_block} of 4 harmful prompts have a whole block of 16 tokens" in str(some)
+    lengths = [len(encode(qwen.lens_info.tokenizer, p)) for p in prompts]
+    assert some.share_of_tokens == sum(16 * (n > 16) for n in lengths) / sum(lengths)
+
+
+def generated(model: Any, prompts: Any, plan: Any) -> list[str]:
+    """Eight tokens of each answer under a plan."""
+    with steering(model, plan, tell=False):
+        return generate(model, bare(prompts), max_new_tokens=8)
+
+
+def test_where_nothing_is_handed_over_nothing_is_shown() -> None:
+    """Prompts shorter than a block: fresh and stale are the same, and the verdict says why; with blocks, the share of
+    prompts that have one stands in the claim's domain.
+    """
+    base, stale = (measured(np.arange(64) < k, condition=name) for k, name in ((60, BASE), (9, "SS, stale cache")))
+    by_reuse = {}
+    for n in (0, 51):
+        found = Experiments((base, stale), {}, reused=Reuse(16, 64, n, n / 90))
+        by_reuse[n] = next(c for c in experiment_claims(found, "m") if c.id == "fresh-cache-SS")
+    none, some = by_reuse.values()
+    assert (none.verdict, none.value, none.interval) == (f"{NOT_SHOWN} (no prompt has a whole block)", None, None)
+    assert (some.value, some.witness["n_with_block"]) == (51 / 64, 51)
+    assert some.domain.endswith(
+        "51 of 64 harmful prompts have a whole block of 16 tokens, and 57% of all prompt tokens are handed over"
+    )
