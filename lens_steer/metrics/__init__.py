@@ -10,7 +10,7 @@ What other rooms use of it:
 - ``kl``: ``mean_kl_by_value``, ``kl``
 - ``likelihood``: ``mean_surprise``, ``surprise_of``
 - ``refusal``: ``is_refusal``
-- ``refusal_openings``: ``measured_openings``
+- ``refusal_openings``: ``measured_openings``, ``NoRefusalError``
 - ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
 - ``rows``: ``text_metrics``
 - ``thinking``: ``split_thought``
