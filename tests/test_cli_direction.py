@@ -34,6 +34,19 @@ def test_calibration_by_another_estimator(
     assert made["difference"] != made["fisher"]
 
 
+def test_the_plane_of_angular_steering(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Read at the inputs of the norms and spanned as its authors do; an unknown word is refused before any prompt."""
+    how = ("--sites", "norm_in", "--candidate-norm")
+    assert run(monkeypatch, capsys, "calibrate", *how, "angular", "--out", tmp_path / "a")[0] == 0
+    facts = json.loads((tmp_path / "a" / "calibration.json").read_text(encoding="utf-8"))
+    assert facts["details"]["candidate_norm"] == "angular"
+    code, _, err = run(monkeypatch, capsys, "calibrate", *how, "angle", "--out", tmp_path / "b")
+    assert code == 2
+    assert "candidate_norm='angle': use one of unit, raw, sample_unit, angular" in err
+
+
 def test_help_names_every_estimator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Those that exist."""
     _, out, _ = run(monkeypatch, capsys, "calibrate", "--help")

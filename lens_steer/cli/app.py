@@ -157,6 +157,13 @@ def calibrate(
     direction: Annotated[
         str, typer.Option(help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
     ] = "difference",
+    candidate_norm: Annotated[
+        str,
+        typer.Option(
+            "--candidate-norm",
+            help="What spans the plane: unit, raw, sample_unit, or angular (as Angular Steering does, with norm_in).",
+        ),
+    ] = "unit",
     keep: Annotated[
         str, typer.Option(help="all, or moments: class means alone, in memory that does not grow with the prompts.")
     ] = "all",
@@ -167,7 +174,7 @@ def calibrate(
     """
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.work import recording
-    from lens_steer.geometry.calibration import calibrate
+    from lens_steer.geometry.calibration import calibrate, check_candidate_norm
     from lens_steer.geometry.discriminative import BOUNDS, check_rule
     from lens_steer.geometry.estimators import check_classes
     from lens_steer.geometry.files import save_calibration
@@ -177,6 +184,7 @@ def calibrate(
 
     check_engine(engine)
     check_rule(rule, bound)
+    check_candidate_norm(candidate_norm, direction)
     chosen = prompts.read(split=None)
     check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
     if keep not in ("all", "moments"):
@@ -190,7 +198,9 @@ def calibrate(
     loaded = load(model)
     dry.tell(loaded, recording(loaded, chosen.fit, 2 * loaded.lens_info.n_layers), chosen.fit.positive, engine=engine)
     recorded = record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
-    made = calibrate(recorded, rule=rule, bound=bound, direction=direction, seed=prompts.seed)
+    made = calibrate(
+        recorded, rule=rule, bound=bound, candidate_norm=candidate_norm, direction=direction, seed=prompts.seed
+    )
     save_calibration(made, out)
     if told := cautions(made):
         typer.echo(f"caution: {'; '.join(told)}", err=True)

@@ -193,14 +193,8 @@ def calibrate(
     Source: Selective Steering (arXiv 2601.19375), Eqs. 4, 7–9, 31–36.
     """
     expect("activations", activations, (Activations, Moments), "make them with ls.record(model, contrast)")
-    if candidate_norm not in CANDIDATE_NORMS:
-        raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
     check_estimator(direction)
-    if direction != "difference" and candidate_norm != "unit":
-        raise LensSteerError(
-            f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with "
-            f"direction={direction!r} use candidate_norm='unit'"
-        )
+    check_candidate_norm(candidate_norm, direction)
     limit = check_rule(rule, bound)
     full = activations if isinstance(activations, Activations) else None
     if full is None and direction != "difference":
@@ -286,6 +280,21 @@ def calibrate(
             **({} if statistics is None else {"membership_resamples": RESAMPLES}),
         },
     )
+
+
+def check_candidate_norm(candidate_norm: str, direction: str = "difference") -> None:
+    """Refuse an unknown scaling of the candidates, or one that the estimator of the direction does not have.
+
+    Raises:
+        LensSteerError: If it is unknown, or if the estimator is not the difference of class means.
+    """
+    if candidate_norm not in CANDIDATE_NORMS:
+        raise LensSteerError(f"candidate_norm={candidate_norm!r}: use one of {', '.join(CANDIDATE_NORMS)}")
+    if direction != "difference" and candidate_norm != "unit":
+        raise LensSteerError(
+            f"candidate_norm={candidate_norm!r} is a scaling of differences of means: with "
+            f"direction={direction!r} use candidate_norm='unit'"
+        )
 
 
 def separations(
