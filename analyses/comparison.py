@@ -13,6 +13,7 @@ from typing import Any
 import lens_steer as ls
 from analyses import tables
 from analyses.common import Run, parse_models
+from lens_steer._io.atomic import whole_file
 from lens_steer._io.tables import markdown
 from lens_steer.evaluation import cells
 from lens_steer.evaluation.conditions import has_angle
@@ -144,6 +145,9 @@ def main() -> None:
             command=command,
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+        with whole_file(folder / "headline.json") as work:
+            claims = {"claims": [c.row() for c in headline(found[name])], "meta": found[name]["meta"]}
+            work.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     tables.write("comparison", table(found), args.out, args.page[:1])
     tables.write("headline", headline_table(found), args.out, args.page)
     tables.write("headline_claims", headline_claims(found), args.out, args.page[:1])

@@ -15,6 +15,7 @@ from lens_steer.steer.method_table import markdown_table
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.externalities.report import CLAIMS_NOTE
+from lens_steer.studies.headline import headline
 from lens_steer.studies.traits import table as trait_table
 from tests.benchmarks.__main__ import table as benchmark_table
 
@@ -47,6 +48,12 @@ def test_comparison() -> None:
     found = records("comparison/{}/comparison.json")
     assert comparison.table(found) == committed("comparison/comparison.md")
     assert comparison.equal_kl_table(found) == committed("comparison/equal_kl.md")
+    assert comparison.headline_table(found) == committed("comparison/headline.md")
+    assert comparison.headline_claims(found) == committed("comparison/headline_claims.md")
+    assert committed("comparison/headline.md") in (FIGURES.parent / "README.md").read_text(encoding="utf-8")
+    for model in MODELS:
+        rows = json.loads(committed(f"comparison/{model}/headline.json"))["claims"]
+        assert claims(rows) == headline(found[f"organism/{model}"])
 
 
 @pytest.mark.parametrize("trait", ["honesty", "compassion"])

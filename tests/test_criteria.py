@@ -12,7 +12,8 @@ from lens_steer.studies.claim import POST_HOC, criterion_of
 
 RECORD = Path("tests/criteria.csv")  # every claim's criterion at its first committed result, never to be edited
 COMMITTED = sorted(
-    [p for name in ("propositions", "externalities") for p in Path("figures").rglob(f"{name}.json")], key=str
+    [p for name in ("propositions", "externalities", "headline") for p in Path("figures").rglob(f"{name}.json")],
+    key=str,
 )
 
 
