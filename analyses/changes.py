@@ -1,7 +1,10 @@
 """What changed in the verdicts, and why: those of before there were four, beside those of the committed records.
 
 ``figures/verdicts_before.csv`` holds the verdict of every claim at commit 0297168, the last one with two verdicts
-(``HOLDS`` and ``FAILS``). Of a claim that was not kept, or is new, nothing is said here.
+(``HOLDS`` and ``FAILS``). Of a claim that was not kept, or is new, nothing is said here. An id stays with its
+experiment: what a serving engine's cache hands over has ids of its own (``engine-cache-…``), and ``fresh-cache-…`` is
+what it was, a prompt left wholly at 0°. A comparison with a control that is drawn at random is the same question asked
+of many draws in place of one, and is told as such.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ import argparse
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from analyses import tables
 from lens_steer._io.tables import markdown
@@ -21,6 +25,8 @@ from lens_steer.studies.verdicts import EXCLUDED, HOLDS, INSENSITIVE, NOT_SHOWN,
 
 BEFORE = "verdicts_before.csv"
 FAILS = "FAILS"
+AGAIN = "measured again under the rules of today"
+NOT_RATES = ("surprise",)  # in the id of a claim whose outcome is not 0 or 1
 # Why a verdict is another one, by the verdict before and after; the first that fits.
 WHY = (
     ("", TIED, "its setting was a tie at nothing on select, and no value is taken from one"),
@@ -29,20 +35,21 @@ WHY = (
     (FAILS, EXCLUDED, "an effect of the smallest size of interest is excluded, no more and no less"),
     (FAILS, NOT_SHOWN, "the interval holds the criterion and effects of interest: nothing is shown either way"),
     (FAILS, HOLDS, "the positive control is chosen on select, as everything else is"),
-    (HOLDS, NOT_SHOWN, "by a score interval for paired rates, in place of a bootstrap of 0/1 outcomes, 0 is inside"),
     ("REPORTED", "", "it had no verdict, and has a criterion and an interval"),
 )
 
 
 @dataclass(frozen=True)
 class Change:
-    """A claim's verdicts before and after."""
+    """A claim's verdicts before and after, with the interval and the witness of the one after."""
 
     study: str
     model: str
     id: str
     before: str
     after: str
+    interval: tuple[float, float] | None = None
+    witness: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -51,10 +58,32 @@ class Change:
     @property
     def why(self) -> str:
         """Why the verdict is another one; how it was measured may have changed with it."""
-        return next(
-            (text for old, new, text in WHY if self.before.startswith(old) and self.after.startswith(new)),
-            "measured again under the rules of today",
-        )
+        tied = self.after == TIED
+        if "draws" in self.witness and not tied:
+            return self._of_draws()
+        if self.before == HOLDS and self.after == NOT_SHOWN and self.interval is not None:
+            return self._not_shown()
+        return next((t for old, new, t in WHY if self.before.startswith(old) and self.after.startswith(new)), AGAIN)
+
+    def _not_shown(self) -> str:
+        """Why a claim that held is not shown, by its interval."""
+        assert self.interval is not None
+        if not self.interval[0] <= 0 <= self.interval[1]:
+            return AGAIN
+        if any(name in self.id for name in NOT_RATES):
+            return "measured again, with clusters of prompts, 0 is inside the interval"
+        return "by a score interval for paired rates, in place of a bootstrap of 0/1 outcomes, 0 is inside"
+
+    def _of_draws(self) -> str:
+        """Why a verdict on a control that is drawn at random is another one: many draws, and a rank among them."""
+        n = self.witness["draws"]
+        if self.after == INSENSITIVE:
+            return f"{n} draws in place of one; the positive control, chosen on select, shows no effect either"
+        if self.after != NOT_SHOWN:
+            return f"{n} draws in place of one: what the interval and the rank say together"
+        if str(self.witness.get("by_interval_alone", NOT_SHOWN)) == NOT_SHOWN:
+            return f"{n} draws in place of one, with an interval over prompts and draws: 0 is inside"
+        return f"{n} draws in place of one: the rank among them does not reach p = 0.05, whatever the interval"
 
 
 def changes(figures: Path) -> list[Change]:
@@ -62,12 +91,12 @@ def changes(figures: Path) -> list[Change]:
     with (figures / BEFORE).open(newline="", encoding="utf-8") as stream:
         before = list(csv.DictReader(stream))
     now = {
-        (study, model, c.id): c.verdict
+        (study, model, c.id): c
         for study, model in dict.fromkeys((row["study"], row["model"]) for row in before)
         for c in _claims(figures, study, model)
     }
     return [
-        Change(row["study"], row["model"], row["id"], row["verdict"], now[key])
+        Change(*key, row["verdict"], now[key].verdict, now[key].interval, now[key].witness)
         for row in before
         if (key := (row["study"], row["model"], row["id"])) in now
     ]

@@ -34,12 +34,12 @@ BEST_ANGLE = (
     "rotation-half",
     "collapse-half",
     "against-late",
-    "fresh-cache-SS",
+    "engine-cache-SS",
     "whole-prompt-SS",
-    "prompt-too-SS",
+    "fresh-cache-SS",
 )
 # A condition that does nothing at any angle is not compared at its own best one, but at the nominal angle it is.
-NOMINAL_TOO = ("fresh-cache-SS", "whole-prompt-SS", "prompt-too-SS")
+NOMINAL_TOO = ("engine-cache-SS", "whole-prompt-SS", "fresh-cache-SS")
 NOMINAL_ALONE = tuple(question[0] for question in BAND_QUESTIONS)  # draws have no choice of their own
 SCALES = {
     "positive_right": (100, "points"), "negative_right": (100, "points"), "surprise": (1, "nats"),
@@ -126,10 +126,9 @@ def main() -> None:
     found: dict[str, Sequence[Claim]] = {}
     for i, name in enumerate(args.model):
         model, contrast = ls.load_model(name), ls.load_contrast(args.contrast, seed=args.seed)
-        verification = without_model + verify_model(model, contrast, seed=args.seed, engine="hf")
-        write(
-            verification, args.out / name.rstrip("/").split("/")[-1] if i else args.out, command=command, seed=args.seed
-        )
+        out = args.out / name.rstrip("/").split("/")[-1] if i else args.out
+        verification = without_model + verify_model(model, contrast, seed=args.seed, engine="hf", out=out)
+        write(verification, out, command=command, seed=args.seed)
         found[name] = verification.claims
     tables.write("verdicts", short(found[args.model[0]], args.model[0]), args.out, args.page)
     tables.write("behaviour", behaviour(found), args.out, args.page)

@@ -124,18 +124,28 @@ def _wilson(p: float, trials: float | int, z: float, n: int) -> Estimate:
     return Estimate(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
 
 
-def clustered_rate(hits: Sequence[bool | int] | Bool[np.ndarray, " n"], clusters: Clusters | None) -> Estimate:
+def clustered_rate(
+    hits: Sequence[bool | int] | Bool[np.ndarray, " n"] | Float[np.ndarray, " n"],
+    clusters: Clusters | None,
+    *,
+    level: float = 0.95,
+) -> Estimate:
     """Return a share of units that come in clusters, with the Wilson interval of their effective number.
 
     The effective number is that of :func:`lens_steer._clusters.effective_size`. If every unit is a cluster alone, this
     is :func:`wilson`. ``n`` is the number of units.
 
+    A unit may also have a share of its own, such as that of the trials in which it counts. The mean of such shares
+    varies no more than a rate of the same value does, so the interval is then wide enough.
+
     Args:
-        hits: True or 1 for each unit that counts.
+        hits: True or 1 for each unit that counts, or a share between 0 and 1.
         clusters: The name of each unit's cluster; None for a unit that is a cluster alone, or instead of all names.
+        level: The level of the interval.
 
     Raises:
-        ValueError: If there are no units, or if the numbers of units and clusters differ.
+        ValueError: If there are no units, if the numbers of units and clusters differ, or if a share lies outside
+            0 … 1.
 
     >>> hits, pairs = [1] * 8 + [0] * 8, [str(i // 4) for i in range(16)]
     >>> f"{wilson(8, 16):.2f}", f"{clustered_rate(hits, pairs):.2f}"
@@ -144,10 +154,12 @@ def clustered_rate(hits: Sequence[bool | int] | Bool[np.ndarray, " n"], clusters
     n = len(hits)
     if clusters is not None and len(clusters) != n:
         raise ValueError(f"{n} hits and {len(clusters)} clusters: one cluster a hit is needed")
-    if clusters is None or alone(clusters):
-        return wilson(int(sum(hits)), n)
     values = np.asarray(hits, dtype=np.float64)
-    return _wilson(float(values.mean()), effective_size(values, clusters), Z_95, n)
+    if not n or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"successes={values.sum():g}, n={n}: a rate needs n > 0, and hits between 0 and 1")
+    z = Z_95 if level == 0.95 else NormalDist().inv_cdf((1 + level) / 2)
+    trials = n if clusters is None or alone(clusters) else effective_size(values, clusters, level=level)
+    return _wilson(float(values.sum()) / n, trials, z, n)
 
 
 def clustered_mean(

@@ -185,6 +185,24 @@ def test_the_effective_size_by_hand() -> None:
     assert effective_size(half[order], [names[i] for i in order]) == pytest.approx(effective_size(half, names[:16]))
 
 
+def test_rates_at_other_levels_and_of_shares() -> None:
+    """A wider interval at a higher level, as SciPy's; a mean of shares has that of a rate of the same value."""
+    from scipy.stats import binomtest
+
+    hits = np.arange(40) < 13
+    for level in (0.9, 0.95, 0.9985):
+        found, theirs = clustered_rate(hits, None, level=level), binomtest(13, 40).proportion_ci(level, "wilson")
+        assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+        shares = clustered_rate(np.full(40, 13 / 40), None, level=level)
+        assert (shares.value, shares.low, shares.high) == pytest.approx((found.value, found.low, found.high))
+    pairs = [str(i // 4) for i in range(40)]
+    assert (
+        clustered_rate(hits, pairs, level=0.99).low < clustered_rate(hits, pairs).low < clustered_rate(hits, None).low
+    )
+    with pytest.raises(ValueError, match="successes=1.5, n=1: a rate needs n > 0, and hits between 0 and 1"):
+        clustered_rate(np.array([1.5]), None)
+
+
 def test_bad_statistics_of_clusters() -> None:
     with pytest.raises(ValueError, match="3 hits and 2 clusters: one cluster a hit is needed"):
         clustered_rate([1, 0, 1], ["a", "b"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,19 +11,22 @@ import pytest
 import torch
 
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.control_bands import band
 from lens_steer.models import sites
+from lens_steer.stats import wilson
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import draws as drawing
-from lens_steer.studies.propositions.bands import BAND_QUESTIONS, band_claims
+from lens_steer.studies.propositions.bands import BAND_FAMILY, BAND_QUESTIONS, band_claims, band_verdict
 from lens_steer.studies.propositions.dose import SCALES, effects_of
+from lens_steer.studies.propositions.draw_intervals import less_mean_of_draws
 from lens_steer.studies.propositions.drawings import draws_drawing
 from lens_steer.studies.propositions.experiments import BASE, UNSTEERED, Experiments
 from lens_steer.studies.propositions.measured import Measured
-from lens_steer.studies.propositions.questions import FAMILY, difference
+from lens_steer.studies.propositions.questions import FAMILY, QUESTIONS, difference, experiment_claims
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED, TIED
 from tests.test_behaviour_claims import measured
 
-N = 64
+N, SAID = 64, "surprise"
 
 
 def first(k: int) -> Any:
@@ -39,7 +43,7 @@ def made(own: int, drawn: list[int], *, unsteered: int = 0) -> Experiments:
 
 def claim_of(found: Experiments, outcome: str = "") -> Claim:
     """The claim on the plane."""
-    return next(c for c in band_claims(found, "m", family=FAMILY) if c.id == f"nominal-{outcome}the-plane")
+    return next(c for c in band_claims(found, "m") if c.id == f"nominal-{outcome}the-plane")
 
 
 def test_what_is_drawn(calibration: Any) -> None:
@@ -90,8 +94,8 @@ def test_a_planted_effect_is_found_and_a_single_lucky_draw_forbids_it() -> None:
     assert far.interval is not None and far.interval[0] > 0
     told = {name: far.witness[name] for name in ("draws", "minimum", "median", "maximum", "rank_p")}
     assert told == {"draws": 19, "minimum": 5 / 64, "median": 5 / 64, "maximum": 5 / 64, "rank_p": 1 / 20}
-    assert far.witness["holds_jointly"] is False  # 19 draws do not reach the joint level of 21 questions
-    assert claim_of(made(50, [5] * 500)).witness["holds_jointly"] is True
+    assert far.witness["holds_jointly"] is False  # 19 draws do not reach the joint level of 4 questions
+    assert [claim_of(made(50, [5] * n)).witness["holds_jointly"] for n in (78, 79)] == [False, True]
     lucky = claim_of(made(50, [5] * 18 + [50]))
     assert (lucky.verdict, lucky.witness["rank_p"]) == (NOT_SHOWN, 2 / 20)
     assert lucky.interval is not None and lucky.interval[0] > 0  # the interval alone would have called it shown
@@ -101,13 +105,123 @@ def test_a_planted_effect_is_found_and_a_single_lucky_draw_forbids_it() -> None:
     assert near.witness["rank_p"] == 1 / 20
 
 
+@pytest.mark.parametrize(("n", "verdict"), [(1, "few"), (9, "few"), (10, NOT_SHOWN), (18, NOT_SHOWN), (19, HOLDS)])
+def test_few_draws_show_nothing(n: int, verdict: str) -> None:
+    """However far SS lies beyond them, on either side: a rank among fewer than 19 cannot reach 0.05, and fewer than ten
+    say nothing at all, not even that an effect is excluded.
+    """
+    told = f"{NOT_SHOWN} (fewer than 10 draws)"
+    assert claim_of(made(64, [0] * n)).verdict == (told if verdict == "few" else verdict)
+    below = {HOLDS: REFUTED, "few": told}.get(verdict, verdict)
+    assert claim_of(made(0, [64] * n, unsteered=40)).verdict == below
+    null = claim_of(made(64, [64] * n))
+    assert null.verdict == (told if verdict == "few" else "EXCLUDED BEYOND 0.1")
+    assert (null.interval is None) == (n == 1)  # one draw says nothing of others: no interval
+
+
+def test_what_is_excluded_is_excluded_over_draws_too() -> None:
+    """A thousand prompts, draws with the same mean: where the draws lie far apart, their mean may lie anywhere, though
+    the prompts alone would exclude ten points.
+    """
+    got = {}
+    for name, each in (("alike", [520] * 20), ("apart", [120, 920] * 10)):
+        draws = np.stack([1.0 * (np.arange(1000) < k) for k in each])
+        effect = less_mean_of_draws(1.0 * (np.arange(1000) < 500), draws)
+        found = drawing.Against(effect, band((np.array(each) / 1000).tolist(), 0.5))
+        got[name] = (round(effect.value, 3), band_verdict(found, 1, seen=True))
+    assert got == {"alike": (-0.02, "EXCLUDED BEYOND 0.1"), "apart": (-0.02, NOT_SHOWN)}
+
+
+def test_a_better_control_never_helps() -> None:
+    """The case that was found: no draw complies, or one does once. And at random: draws that do better make the lower
+    end no higher, so that nothing comes to hold; a rank gets no better either.
+    """
+    assert [claim_of(made(4, [k, *[0] * 18], unsteered=64)).verdict for k in (0, 1)] == [NOT_SHOWN, NOT_SHOWN]
+    rng = np.random.default_rng(0)
+    for n in (10, 19, 40):
+        for level in (0.95, 1 - 0.05 / BAND_FAMILY):
+            for _ in range(150):
+                own = int(rng.integers(1, N + 1))
+                worse = np.floor(rng.beta(*rng.choice([0.3, 1.0, 3.0], 2), n) * own)
+                better = np.where(rng.random(n) < rng.choice([0.06, 0.3, 1.0]), rng.integers(0, N + 1, n), worse)
+                lows = [limits(own, k, level).low for k in (worse, np.maximum(better, worse))]
+                assert lows[1] <= lows[0] + 1e-12, (own, worse, better)
+
+
+def limits(own: int, drawn: Any, level: float = 0.95) -> Any:
+    """The interval for so many hits under SS and under each draw."""
+    return less_mean_of_draws(1.0 * first(own), np.stack([1.0 * first(int(k)) for k in drawn]), level=level)
+
+
+@pytest.mark.parametrize("rates", [(0.03, 0.03), (0.1, 0.03), (0.3, 0.1), (0.5, 0.03), (0.5, 0.5)], ids=str)
+@pytest.mark.parametrize("prompts", [0.0, 2.0], ids=["prompts alike", "prompts differ"])
+@pytest.mark.parametrize("apart", [0.3, 1.0, 2.5], ids=["draws alike", "draws differ", "draws differ much"])
+def test_intervals_cover(rates: tuple[float, float], prompts: float, apart: float) -> None:
+    """New prompts and new draws each time; how hard a prompt is is the same for SS and for the draws. At least 93 % of
+    the intervals hold the difference of the two expected rates.
+    """
+    rng, times, of = np.random.default_rng(1), 300, np.linspace(-4, 4, 401)
+    centre = np.log(np.divide(rates, 1 - np.array(rates)))
+    weight = np.exp(-(of**2) / 2) / np.exp(-(of**2) / 2).sum()
+    expected = [
+        float(weight @ inverse(c + of[:, None] * prompts + of[None, :] * a) @ weight)
+        for c, a in zip(centre, (0.0, apart), strict=True)
+    ]
+    held = 0
+    for _ in range(times):
+        hard, drawn = rng.normal(0, prompts, N), rng.normal(0, apart, (19, 1))
+        own = 1.0 * (rng.random(N) < inverse(centre[0] + hard))
+        draws = 1.0 * (rng.random((19, N)) < inverse(centre[1] + hard + drawn))
+        found = less_mean_of_draws(own, draws)
+        held += found.low <= expected[0] - expected[1] <= found.high
+    assert held / times >= 0.93
+
+
+def inverse(x: Any) -> Any:
+    """The inverse of the logit."""
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_interval_by_hand() -> None:
+    """Draws that are all alike: the two Wilson intervals joined. Draws that differ: Student's t of their values added
+    on the side on which they lie. Values that are not rates: the bootstrap, and the draws' part added.
+    """
+    own, draws = 1.0 * first(16), np.stack([1.0 * first(8)] * 12)
+    one, two, found = wilson(16, 64), wilson(8, 64), less_mean_of_draws(own, draws)
+    assert found.value == 1 / 8
+    assert found.value - found.low == pytest.approx(math.sqrt((1 / 4 - one.low) ** 2 + (two.high - 1 / 8) ** 2))
+    assert found.high - found.value == pytest.approx(math.sqrt((one.high - 1 / 4) ** 2 + (1 / 8 - two.low) ** 2))
+    symmetric = np.stack([1.0 * first(k) for k in (4, 12) * 6])  # the mean stays, and each side has half the squares
+    wider, part = less_mean_of_draws(own, symmetric), 2.200985 * np.std([4, 12] * 6, ddof=1) / 64 / math.sqrt(12)
+    assert found.value - wider.low == pytest.approx(math.hypot(found.value - found.low, part))
+    assert wider.high - found.value == pytest.approx(math.hypot(found.high - found.value, part))
+    flat = less_mean_of_draws(np.full(64, 3.0), np.repeat(np.array([[1.0], [2.0]] * 6), 64, axis=1))
+    assert (flat.value, flat.low) == (1.5, pytest.approx(1.5 - 2.200985 * np.std([1, 2] * 6, ddof=1) / math.sqrt(12)))
+    with pytest.raises(LensSteerError, match=r"draws=\(0, 64\): give at least one draw and one prompt"):
+        less_mean_of_draws(own, np.empty((0, 64)))
+    alone = less_mean_of_draws(own, draws[:1])
+    assert (alone.low, alone.high) == (-1.0, 1.0)
+
+
+def test_families() -> None:
+    """The joint level of the paired claims is that of all of them, at both angles, and the bands are not among them."""
+    found = replace(made(50, [5] * 19), reused={})
+    texts = {c.id: c.witness["family"] for c in experiment_claims(found, "m") if "family" in c.witness}
+    assert len(QUESTIONS) * 2 == FAMILY
+    assert "4 questions to random controls" in texts["nominal-the-plane"]
+    same = Experiments((*found.measured, replace(found.measured[1], condition="SAS, L_disc")), {})
+    paired = {c.id: c.witness.get("family", "") for c in experiment_claims(same, "m")}
+    assert f"{FAMILY} paired claims" in paired["relative-angle"]
+
+
 def test_a_planted_null() -> None:
     """Draws on both sides of SS: excluded beyond ten points, if the experiments saw an effect, else insensitive."""
-    draws = [48, 49, 50, 51, 52] * 4
-    assert claim_of(made(50, draws)).verdict == "EXCLUDED BEYOND 0.1"
-    assert claim_of(made(50, draws, unsteered=50)).verdict == INSENSITIVE
-    assert claim_of(made(50, draws), "capable-").verdict == "EXCLUDED BEYOND 0.1"
-    assert claim_of(made(50, draws)).criterion.startswith("95 % interval above 0, and beyond every draw")
+    draws = [62, 63, 63, 63, 64] * 4
+    assert claim_of(made(63, draws)).verdict == "EXCLUDED BEYOND 0.1"
+    assert claim_of(made(63, draws, unsteered=63)).verdict == INSENSITIVE
+    assert claim_of(made(63, draws), "capable-").verdict == "EXCLUDED BEYOND 0.1"
+    criterion = claim_of(made(63, draws)).criterion
+    assert criterion.startswith("95 % interval above 0, and a one-sided rank p of at most 0.05 among the draws")
 
 
 def test_lower_perplexity_is_better() -> None:
@@ -122,7 +236,12 @@ def test_lower_perplexity_is_better() -> None:
     measured_ = tuple(with_surprise(m, 1.0 if m.condition == BASE else 3.0) for m in found.measured)
     drawn = tuple(with_surprise(m, 2.0 + 0.01 * k, empty=k) for k, m in enumerate(found.drawn[drawing.PLANE]))
     better = claim_of(Experiments(measured_, {}, {drawing.PLANE: drawn}), "surprise-")
-    assert (better.verdict, better.n, better.witness["rank_p"]) == (HOLDS, 128, 1 / 20)
+    assert (better.verdict, better.n, better.witness["rank_p"]) == (HOLDS, 128 - 18, 1 / 20)
+    rows = [r for r in draws_drawing(Experiments(measured_, {}, {drawing.PLANE: drawn})).rows() if r["outcome"] == SAID]
+    assert {r["n"] for r in rows} == {better.n}
+    assert float(better.value or 0) == pytest.approx(
+        float(rows[0]["method"] or 0) - float(np.mean([r["value"] for r in rows]))
+    )
     assert -1.2 < float(better.value or 0) < -1.0
     assert better.criterion.startswith("95 % interval below 0")
     assert drawing.against(measured_[1], [replace(drawn[0], surprise=np.full(2 * N, np.nan))], "surprise") is None
@@ -132,14 +251,14 @@ def test_nothing_at_a_tie_and_nothing_without_draws() -> None:
     """No value, and the reason."""
     tied = measured(np.array([], dtype=bool), condition=BASE, angle=None, tied=True)
     other = measured(first(3), condition=UNSTEERED, angle=None)
-    claims = band_claims(Experiments((other, tied), {}), "m", family=FAMILY)
+    claims = band_claims(Experiments((other, tied), {}), "m")
     assert {c.verdict for c in claims} == {TIED}
     assert len(claims) == 3 * len(BAND_QUESTIONS)
     without = claim_of(replace(made(50, []), drawn={}))
     assert (without.verdict, without.value, without.witness["note"]) == (
         NOT_SHOWN,
         None,
-        "there is no draw with a value",
+        "there is no draw",
     )
     assert draws_drawing(Experiments((other, tied), {})).rows() == []
 
@@ -150,6 +269,33 @@ def test_the_figure_has_every_draw() -> None:
     assert [r["draw"] for r in rows if r["outcome"] == "capable"] == [1, 2, 3]
     assert [64 * float(r["value"] or 0) for r in rows if r["outcome"] == "positive_right"] == [5, 6, 7]
     assert {64 * float(r["method"] or 0) for r in rows if r["outcome"] == "capable"} == {50}
+
+
+def test_ranks_are_of_the_same_prompts() -> None:
+    """One prompt on which all do badly, and that one draw does not answer: the draw is not better for it."""
+    rng = np.random.default_rng(0)
+    hard = np.where(np.arange(2 * N) < 4, 50.0, 1.0)
+    base = replace(measured(first(50), condition=BASE), surprise=hard)
+    same = [hard + 0.1 + 0.001 * k + rng.normal(0, 0.001, 2 * N) for k in range(19)]
+    same[3][:4] = np.nan  # alone on its own prompts this draw would be by far the best
+    each = tuple(replace(measured(first(5), condition=drawing.PLANE), surprise=s) for s in same)
+    found = drawing.against(base, each, SAID)
+    assert found is not None
+    assert (found.rank_p(-1), found.band.n, found.difference.n) == (1 / 20, 19, 124)
+    silent = replace(each[0], surprise=np.full(2 * N, np.nan))
+    less = drawing.against(base, (silent, *each[1:]), SAID)
+    assert less is not None
+    assert (less.band.n, less.difference.n) == (18, 124)  # a draw without any value is no draw
+
+
+def test_no_random_half_is_that_of_ss(calibration: Any) -> None:
+    """Where SS steers half of the blocks whole, this half is not among the random ones, of which there is one fewer."""
+    own = tuple(n for n in calibration.sites if sites.parse(n).block < calibration.n_layers // 2)
+    half = replace(calibration, discriminative_sites=own)
+    found = drawing._halves(half, 1000, 0)
+    assert len(found) == math.comb(calibration.n_layers, calibration.n_layers // 2) - 1
+    assert own not in found
+    assert own in drawing._halves(calibration, 1000, 0)
 
 
 def test_prompts_that_share_a_cluster_count_as_fewer() -> None:

@@ -16,9 +16,10 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.work import bare
 from lens_steer.inference.batching import Batch, encode
 from lens_steer.inference.positions import Clock, Layout, first_steered, n_reused, parse, running
+from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.studies.propositions.experiments import BASE, Experiments
-from lens_steer.studies.propositions.prefix_cache import Reuse, readings, stale_grids
-from lens_steer.studies.propositions.questions import experiment_claims
+from lens_steer.studies.propositions.prefix_cache import Reuse, readings, reuse_by_outcome, stale_grids
+from lens_steer.studies.propositions.questions import QUESTIONS, experiment_claims
 from lens_steer.studies.verdicts import NOT_SHOWN
 from tests.conftest import HAS_HOOKED
 from tests.test_behaviour_claims import measured
@@ -69,9 +70,13 @@ def test_a_turn_has_its_own_blocks() -> None:
 
 def test_words_and_what_is_refused() -> None:
     """The first steered token in words; a block without a token, and a block where none belongs."""
-    assert first_steered("recomputed(8)+generated") == "the first token of the prompt after the whole blocks of 8"
-    assert first_steered("prompt[-1]+recomputed(8)") == "the first token of the prompt after the whole blocks of 8"
-    assert first_steered("reused(8)") == "token 0 of the prompt"
+    rest = "the first token of the prompt that a prefix cache with blocks of 8 does not hand over"
+    assert first_steered("recomputed(8)+generated") == first_steered("prompt[-1]+recomputed(8)") == rest
+    assert first_steered("reused(8)+generated") == rest.replace("does not hand over", "hands over, if any")
+    assert first_steered("recomputed(8)+prompt") == first_steered("prompt[:4]+reused(8)") == "token 0 of the prompt"
+    # where a prompt is short nothing is handed over, and its first token is computed again
+    later = rest.replace("first token of the prompt", "first one")
+    assert first_steered("recomputed(8)+prompt[5]") == f"token 5 of the prompt, or {later}"
     with pytest.raises(LensSteerError, match=r"positions='reused\(0\)': a block of 0 tokens holds no token"):
         parse("reused(0)")
     for bad in ("generated(4)", "reused", "recomputed(-1)", "reused[4]"):
@@ -144,7 +149,7 @@ def test_readings_differ_where_they_should(qwen: Any, refusal: Any, calibration:
     none = Reuse.of(qwen.lens_info.tokenizer, prompts, 64)
     assert (none.n_with_block, none.share_of_tokens) == (0, 0.0)
     some = Reuse.of(qwen.lens_info.tokenizer, prompts, 16)
-    assert f"{some.n_with_block} of 4 harmful prompts have a whole block of 16 tokens" in str(some)
+    assert f"{some.n_with_block} of 4 prompts have a whole block of 16 tokens" in str(some)
     lengths = [len(encode(qwen.lens_info.tokenizer, p)) for p in prompts]
     assert some.share_of_tokens == sum(16 * (n > 16) for n in lengths) / sum(lengths)
 
@@ -162,11 +167,39 @@ def test_where_nothing_is_handed_over_nothing_is_shown() -> None:
     base, stale = (measured(np.arange(64) < k, condition=name) for k, name in ((60, BASE), (9, "SS, stale cache")))
     by_reuse = {}
     for n in (0, 51):
-        found = Experiments((base, stale), {}, reused=Reuse(16, 64, n, n / 90))
-        by_reuse[n] = next(c for c in experiment_claims(found, "m") if c.id == "fresh-cache-SS")
-    none, some = by_reuse.values()
+        reused = Reuse(16, np.arange(64) < n, n / 90, "harmful prompts")
+        found = Experiments((base, stale), {}, reused={"positive_right": reused})
+        by_reuse[n] = {c.id: c for c in experiment_claims(found, "m")}
+    none, some = (claims["engine-cache-SS"] for claims in by_reuse.values())
     assert (none.verdict, none.value, none.interval) == (f"{NOT_SHOWN} (no prompt has a whole block)", None, None)
+    assert (none.n, none.witness["n_prompts"]) == (0, 64)
     assert (some.value, some.witness["n_with_block"]) == (51 / 64, 51)
     assert some.domain.endswith(
-        "51 of 64 harmful prompts have a whole block of 16 tokens, and 57% of all prompt tokens are handed over"
+        "51 of 64 harmful prompts have a whole block of 16 tokens, and 57% of all their tokens are handed over"
     )
+    value, low, high, n = some.witness["among_prompts_with_a_block"]
+    assert (value, n) == (42 / 51, 51)
+    assert low < value < high
+    assert (
+        "n_with_block" not in by_reuse[51]["capable-engine-cache-SS"].witness
+    )  # other prompts, of which it says nothing
+    assert "n_with_block" not in by_reuse[51]["fresh-cache-SS"].witness
+
+
+def test_each_outcome_has_its_own_prompts(qwen: Any, refusal: Any) -> None:
+    """Harmful prompts, prompts of both classes, capability tasks: in this order, each with its own blocks."""
+    few, tasks = refusal.first(report=3).report, organism_tasks(4)
+    found = reuse_by_outcome(qwen.lens_info.tokenizer, few, tasks)
+    prompts = {"positive_right": few.positive, "surprise": (*few.positive, *few.negative), "capable": tasks}
+    for outcome, reused in found.items():
+        lengths = [len(encode(qwen.lens_info.tokenizer, p)) for p in prompts[outcome]]
+        assert reused.with_block.tolist() == [n > 16 for n in lengths], outcome
+    assert [r.said for r in found.values()] == ["harmful prompts", "prompts of both classes", "capability tasks"]
+
+
+def test_an_id_stays_with_its_experiment() -> None:
+    """What was asked under an id is asked under it still; the engine's cache has ids of its own."""
+    asked = {key: (first, second) for key, first, second, _, _ in QUESTIONS}
+    for method in ("SS", "SAS"):
+        assert asked[f"fresh-cache-{method}"] == (f"{method}, L_disc", f"{method}, answer alone")
+        assert asked[f"engine-cache-{method}"] == (f"{method}, L_disc", f"{method}, stale cache")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer._defaults import ENGINE
+from lens_steer._defaults import ENGINE, VERIFY_DRAWS
 from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Controls, Engine, MaxNewTokens, Out
+from lens_steer.cli.options import Engine, MaxNewTokens, Out
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.errors import LensSteerError
 
@@ -45,7 +45,16 @@ def verify(
             )
         ),
     ] = None,
-    controls: Controls = 19,
+    controls: Annotated[
+        int,
+        typer.Option(
+            "--controls",
+            help=(
+                "Draws of each random control of SS at its sites (half of the blocks, sites, second axis, plane); 0: "
+                "none. With fewer than 19 none can be beaten at p = 0.05."
+            ),
+        ),
+    ] = VERIFY_DRAWS,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
 ) -> None:

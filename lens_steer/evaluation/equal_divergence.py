@@ -60,11 +60,14 @@ class Match:
         grid: The grid at only that value; None where there is none.
         kl: The divergence at that value; None where there is none.
         reason: The reason why there is none; empty otherwise.
+        other: The nearest value that was measured on the other side of the crossing, and its divergence; None where
+            there is no match.
     """
 
     grid: Grid | None
     kl: float | None
     reason: str
+    other: tuple[float, float] | None = None
 
 
 def curve(
@@ -107,12 +110,24 @@ def match(
     responses: Sequence[str],
     *,
     engine: str = ENGINE,
+    tolerance: float = TOLERANCE,
+    steps: int = STEPS,
 ) -> list[Match]:
     """Return the values at which the divergence crosses the target, one for each crossing of the curve.
 
     If there is none, the result is a single match with a reason. Each crossing is searched between two neighbouring
-    values by bisection, until the divergence is within 5 % of the target, in at most 8 steps. If it is not within 5 %
-    by then, the match has a reason and no value.
+    values by bisection, until the divergence is within the tolerance of the target, in at most so many steps. If it is
+    not within the tolerance by then, the match has a reason and no value.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        measured: The curve of the grid, measured on the same prompts and responses.
+        target: The divergence in nats a token.
+        prompts: The prompts.
+        responses: The unsteered model's answer to each prompt.
+        engine: The engine that measures.
+        tolerance: The largest difference from the target, as a share of it.
+        steps: The largest number of bisections of each crossing.
 
     Raises:
         LensSteerError: If the target is not positive.
@@ -136,7 +151,7 @@ def match(
     for left in range(len(measured.values) - 1):
         a, b = measured.kl[left] - target, measured.kl[left + 1] - target
         if a * b < 0 or b == 0:
-            found.append(_crossing(model, measured, left, target, prompts, responses, engine))
+            found.append(_crossing(model, measured, left, target, prompts, responses, engine, tolerance, steps))
     return found
 
 
@@ -148,20 +163,23 @@ def _crossing(
     prompts: PromptSet | Sequence[Prompt],
     responses: Sequence[str],
     engine: str,
+    tolerance: float,
+    steps: int,
 ) -> Match:
-    low, high = measured.values[left], measured.values[left + 1]
-    rising = measured.kl[left] < measured.kl[left + 1]
-    value, kl = high, measured.kl[left + 1]
+    low, high = zip(measured.values[left : left + 2], measured.kl[left : left + 2], strict=True)
+    rising = low[1] < high[1]
     assert measured.grid.build is not None
-    for _ in range(STEPS):
-        if abs(kl / target - 1) <= TOLERANCE:
-            return Match(measured.grid.at(value), kl, "")
-        value = (low + high) / 2
+    at = high
+    for step in range(steps + 1):
+        if abs(at[1] / target - 1) <= tolerance:
+            return Match(measured.grid.at(at[0]), at[1], "", low if at == high else high)
+        if step == steps:
+            break
+        value = (low[0] + high[0]) / 2
         kl = _means(mean_kl_by_value(model, measured.grid.build, [value], prompts, responses, engine=engine))[0]
-        low, high = (value, high) if (kl < target) == rising else (low, value)
-    if abs(kl / target - 1) <= TOLERANCE:
-        return Match(measured.grid.at(value), kl, "")
-    return Match(None, None, f"divergence jumps over {target:.3g} between {low:.4g} and {high:.4g}")
+        at = (value, kl)
+        low, high = (at, high) if (kl < target) == rising else (low, at)
+    return Match(None, None, f"divergence jumps over {target:.3g} between {low[0]:.4g} and {high[0]:.4g}")
 
 
 def _means(kl: Float[np.ndarray, "n values"]) -> list[float]:

@@ -119,19 +119,32 @@ def normalized(positions: str | Sequence[int]) -> str:
 def first_steered(positions: str) -> str:
     """Describe the first steered token in words.
 
-    >>> first_steered("prompt[-1]+generated"), first_steered("recomputed(16)+generated")
-    ('token -1 of the prompt', 'the first token of the prompt after the whole blocks of 16')
+    What a prefix cache hands over depends on the length of each prompt, so it is described and has no number.
+
+    >>> first_steered("prompt[-1]+generated")
+    'token -1 of the prompt'
+    >>> first_steered("recomputed(16)+generated")
+    'the first token of the prompt that a prefix cache with blocks of 16 does not hand over'
+    >>> first_steered("prompt[5]+recomputed(16)")
+    'token 5 of the prompt, or the first one that a prefix cache with blocks of 16 does not hand over'
     """
 
-    def place(t: Term) -> tuple[bool, bool, bool, int]:
-        return t.region == "generated", (t.start or 0) < 0, t.region == "recomputed", t.start or 0
+    def place(t: Term) -> tuple[bool, bool, bool, int, int]:
+        return t.region == "generated", (t.start or 0) < 0, t.region == "recomputed", t.start or 0, t.block
 
-    term = min(parse(positions), key=place)
-    if term.region == "recomputed":
-        return f"the first token of the prompt after the whole blocks of {term.block}"
+    terms = parse(positions)
+    term = min(terms, key=place)
+    if term.block:
+        what = "hands over, if any" if term.region == "reused" else "does not hand over"
+        return f"the first token of the prompt that a prefix cache with blocks of {term.block} {what}"
     if term.region == "all":
-        return f"token {term.start or 0}, counted from the prompt's first"
-    return f"token {term.start or 0} of the {'prompt' if term.region in _OF_PROMPT else 'answer'}"
+        found = f"token {term.start or 0}, counted from the prompt's first"
+    else:
+        found = f"token {term.start or 0} of the {'prompt' if term.region == 'prompt' else 'answer'}"
+    rest = [t.block for t in terms if t.region == "recomputed"]
+    if not rest or not term.start:  # nothing of the prompt is earlier than its token 0
+        return found
+    return f"{found}, or the first one that a prefix cache with blocks of {rest[0]} does not hand over"
 
 
 @overload

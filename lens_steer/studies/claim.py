@@ -11,7 +11,8 @@ from lens_steer.studies.verdicts import HOLDS, REFUTED
 
 REPORTED = "REPORTED"  # the verdict of a claim that was not tested
 # The claims, by the beginning of their id, whose criterion was changed after a result was seen, with the commit.
-_AGAINST_DRAWS = ("against-random-half", "against-random-sites", "second-axis", "the-plane")  # before: a single draw
+# Against random controls: at first a single draw; since ffee20b beyond every draw; then a rank, over prompts and draws.
+_AGAINST_DRAWS = ("against-random-half", "against-random-sites", "second-axis", "the-plane")
 POST_HOC = {
     "kl-flat-": "ca4d03e",
     **{f"nominal-{outcome}{key}": "ffee20b" for outcome in ("", "surprise-", "capable-") for key in _AGAINST_DRAWS},

@@ -1,12 +1,16 @@
 """Questions to the random controls: SS at L_disc against all draws of a control, each with a verdict.
 
-The criterion has two parts. The 95 % interval of the difference from the mean of the draws, paired by prompt, lies on
-the claimed side of 0, and so does SS beside every single draw: its rank among n draws is then p = 1 / (1 + n), which is
-the smallest that n draws can give. The first part alone would tell of these draws only, the second alone of these
-prompts only. A claim is refuted if both parts hold on the other side.
+The criterion has two parts. The 95 % interval of the difference from the mean of the draws, over prompts and over
+draws, lies on the claimed side of 0, and the rank of SS among the draws has a one-sided p of at most 0.05: with 19
+draws, SS lies beyond every one of them. The first part alone would tell of the mean of such draws, the second alone of
+these prompts. A claim is refuted if both parts hold on the other side, and not shown where the rank does not tell. With
+fewer than ten draws nothing is shown, refuted or excluded.
 
 The draws have no choice of their own, so they are compared at the angle that was chosen for SS, and only there. The
 criteria of these claims are *post hoc*: before, SS was compared with a single draw.
+
+The questions of an outcome are a family of their own for the joint level. It asks of the rank what fewer than 79 draws
+cannot give, and the paired questions (:mod:`lens_steer.studies.propositions.questions`) do not pay for it.
 """
 
 from __future__ import annotations
@@ -33,35 +37,47 @@ BAND_QUESTIONS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
-def band_claims(found: Experiments, model: str, *, family: int, seed: int = 0) -> list[Claim]:
+BAND_FAMILY = len(BAND_QUESTIONS)  # the claims of one outcome, for the level at which they hold jointly
+FEWEST = 10  # draws below which nothing is said
+LARGEST_P = 0.05  # of the rank, one-sided
+
+
+def band_claims(found: Experiments, model: str, *, seed: int = 0) -> list[Claim]:
     """Answer every question to the random controls for every outcome that was measured.
 
     Args:
         found: The results of the experiments.
         model: Name of the model.
-        family: The number of questions of one outcome, the paired ones among them, for the joint level (Bonferroni).
         seed: Seed of the bootstrap.
     """
     claims = []
     for outcome in OUTCOMES:
         if any(len(getattr(m, outcome.name)) for m in found.measured):
             seen = is_seen(found, outcome.name, seed=seed)
-            claims += [_answered(q, found, outcome, seen, model, family, seed) for q in BAND_QUESTIONS]
+            claims += [_answered(q, found, outcome, seen, model, seed) for q in BAND_QUESTIONS]
     return claims
 
 
-def band_verdict(compared: Against, sign: int, *, seen: bool) -> str:
+def band_verdict(compared: Against, sign: int, *, seen: bool, largest_p: float = LARGEST_P) -> str:
     """Return the verdict on the claim that SS lies beyond the draws of a control.
 
     Args:
         compared: SS against the draws.
         sign: 1 if it is claimed to lie above them, −1 if below.
         seen: Whether the experiments could have seen an effect.
+        largest_p: The largest one-sided p of the rank at which the claim holds, or is refuted on the other side.
+
+    >>> from lens_steer.evaluation.control_bands import band
+    >>> from lens_steer.stats import Estimate
+    >>> far = Estimate(0.7, 0.5, 0.8, 64)
+    >>> [band_verdict(Against(far, band([0.1] * n, 0.8)), 1, seen=True) for n in (19, 18, 9)]
+    ['HOLDS', 'NOT SHOWN', 'NOT SHOWN (fewer than 10 draws)']
     """
+    if compared.band.n < FEWEST:
+        return f"{NOT_SHOWN} (fewer than {FEWEST} draws)"
     said = effect_verdict(compared.difference, below=sign < 0, seen=seen)
-    if (said == HOLDS and not compared.beyond(sign)) or (said == REFUTED and not compared.beyond(-sign)):
-        return NOT_SHOWN
-    return said
+    side = {HOLDS: sign, REFUTED: -sign}.get(said)
+    return NOT_SHOWN if side is not None and compared.rank_p(side) > largest_p else said
 
 
 def _answered(
@@ -70,7 +86,6 @@ def _answered(
     outcome: Outcome,
     seen: bool,
     model: str,
-    family: int,
     seed: int,
 ) -> Claim:
     key, control, said, experiment = question
@@ -80,41 +95,44 @@ def _answered(
     asked = Claim(
         id=claim_id(key, outcome.name, at_nominal=True),
         statement=f"{said.format(outcome.said)}, at one nominal angle ({experiment})",
-        formula="SS less the mean of the draws, paired by prompt; rank of SS among the draws",
+        formula="SS less the mean of the draws, on the same prompts; rank of SS among the draws",
         level="behaviour",
         domain=f"{model}, report split: {BASE}{angle}, and {len(drawn)} draws of {control} at the same angle; no draw "
         "has a choice of its own",
-        quantity=f"{outcome.quantity} from the mean of the draws; the interval is over prompts",
-        criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0, and beyond every draw (p = 1 / (1 + n) "
-        "for n draws)",
+        quantity=f"{outcome.quantity} from the mean of the draws; the interval is over prompts and over draws",
+        criterion=f"95 % interval {'above' if outcome.sign > 0 else 'below'} 0, and a one-sided rank p of at most "
+        f"{LARGEST_P:g} among the draws (19 draws: beyond every one)",
         value=None,
         n=0,
         verdict=TIED,
     )
     if base is None or base.tied:
         return asked
-    alone, jointly = (against(base, drawn, outcome.name, comparisons=n, seed=seed) for n in (1, family))
+    alone, jointly = (against(base, drawn, outcome.name, comparisons=n, seed=seed) for n in (1, BAND_FAMILY))
     if alone is None or jointly is None:
-        return replace(asked, verdict=NOT_SHOWN, witness={"note": "there is no draw with a value"})
+        note = "no prompt has a value under SS and under every draw" if drawn else "there is no draw"
+        return replace(asked, verdict=NOT_SHOWN, witness={"note": note})
     band, effect = alone.band, alone.difference
-    p = band.p_at_least if outcome.sign > 0 else band.p_at_most
     verdict = band_verdict(alone, outcome.sign, seen=seen)
-    holds_jointly = band_verdict(jointly, outcome.sign, seen=seen) == HOLDS and p <= 0.05 / family
+    joint_p = LARGEST_P / BAND_FAMILY
+    holds_jointly = band_verdict(jointly, outcome.sign, seen=seen, largest_p=joint_p) == HOLDS
     return replace(
         asked,
         value=effect.value,
         n=effect.n,
-        interval=(effect.low, effect.high),
+        interval=(effect.low, effect.high) if band.n > 1 else None,
         verdict=verdict,
         witness={
             "draws": band.n,
             "minimum": band.minimum,
             "median": band.median,
             "maximum": band.maximum,
-            "rank_p": p,
-            "family_interval": [jointly.difference.low, jointly.difference.high],
-            "family": f"95 % for the {family} questions of this outcome together, also for the rank: p at most "
-            f"{0.05 / family:.2g}",
+            "rank_p": alone.rank_p(outcome.sign),
+            "rank_p_of_the_other_side": alone.rank_p(-outcome.sign),
+            "by_interval_alone": effect_verdict(effect, below=outcome.sign < 0, seen=seen),
+            "family_interval": [jointly.difference.low, jointly.difference.high] if band.n > 1 else None,
+            "family": f"95 % for the {BAND_FAMILY} questions to random controls of this outcome together, also for the "
+            f"rank: p at most {joint_p:.2g}",
             **({"holds_jointly": holds_jointly} if verdict == HOLDS else {}),
         },
     )

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.figures.core import Drawing
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions import differences, dose, experiments, formula, precision, questions, recorded
+from lens_steer.studies.propositions import (
+    differences,
+    dose,
+    draws,
+    experiments,
+    formula,
+    precision,
+    questions,
+    recorded,
+)
 from lens_steer.studies.propositions.measured import Measured
 
 PAIRED = 32  # number of vectors of each class whose pairwise distances a figure shows
@@ -67,20 +75,19 @@ def conditions_drawing(measured: Sequence[Measured]) -> Drawing:
 
 
 def draws_drawing(found: experiments.Experiments) -> Drawing:
-    """Return the value of every draw of the random controls, beside that of SS, by outcome.
+    """Return the value of every draw of the random controls, beside that of SS on the same prompts, by outcome.
 
-    It has no rows where the angle would come from a tie at nothing.
+    The numbers are those of the claims: the prompts of a control are those that have a value under SS and under every
+    draw. It has no rows where the angle would come from a tie at nothing.
     """
     columns: dict[str, list[Any]] = {name: [] for name in ("outcome", "control", "draw", "value", "method", "n")}
     base = found.at(nominal=False).get(experiments.BASE)
     for outcome, (control, drawn) in product((o.name for o in questions.OUTCOMES), found.drawn.items()):
-        if base is None or base.tied or not len(getattr(base, outcome)):
+        same = None if base is None or base.tied else draws.common(base, drawn, outcome)
+        if same is None:
             continue
-        own, *each = (getattr(m, outcome).astype(float) for m in (base, *drawn))
-        for k, values in enumerate(each, start=1):
-            if np.isnan(values).all():
-                continue
-            row = (outcome, control, k, float(np.nanmean(values)), float(np.nanmean(own)), int((~np.isnan(own)).sum()))
+        for k, values in enumerate(same.draws, start=1):
+            row = (outcome, control, k, float(values.mean()), float(same.own.mean()), len(same.own))
             for name, value in zip(columns, row, strict=True):
                 columns[name].append(value)
     notes = {"outcomes": list(dict.fromkeys(columns["outcome"])), "angle": None if base is None else base.angle}

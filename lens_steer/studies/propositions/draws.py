@@ -2,7 +2,7 @@
 
 A single draw of a control tells of that draw alone. Here a random half of the blocks, random sites, a random second
 axis and a random plane are drawn many times, all at the angle that was chosen for SS. No draw has a choice of its own.
-SS is compared with all of them: with their mean, paired by prompt, and with each by rank.
+SS is compared with all of them on the same prompts: with their mean, and with each by rank.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import comb
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lens_steer._defaults import VERIFY_DRAWS
 from lens_steer.evaluation.conditions import RANDOM_PLANE, RANDOM_SITES
 from lens_steer.evaluation.control_bands import Band, band
 from lens_steer.evaluation.controls import Controls, report_draws
@@ -25,11 +25,12 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import orthonormalise, random_plane
 from lens_steer.models import sites
-from lens_steer.stats import Estimate, paired_difference
+from lens_steer.stats import Estimate
 from lens_steer.steer.methods import selective_steering
+from lens_steer.studies.propositions.draw_intervals import less_mean_of_draws
 from lens_steer.studies.propositions.measured import Measured
 
-DRAWS = 19  # the fewest among which the best rank is p = 0.05
+DRAWS = VERIFY_DRAWS
 HALF, SITES, AXIS, PLANE = "SS, random half", "SS, random sites", "SS, random b2", "SS, random plane"
 DRAWN = (HALF, SITES, AXIS, PLANE)
 
@@ -68,13 +69,16 @@ def draw_grids(calibration: Calibration, angle: float, *, draws: int = DRAWS, se
 
 
 def _halves(calibration: Calibration, draws: int, seed: int) -> list[tuple[str, ...]]:
-    """Return the norm outputs of different random halves of the blocks."""
+    """Return the norm outputs of different random halves of the blocks, none of them the sites of SS itself."""
     names = sites.resolve("norm_out", n_layers=calibration.n_layers, architecture=calibration.architecture)
     rng, half = random.Random(f"random halves/{seed}"), calibration.n_layers // 2
+    own = set(calibration.discriminative_sites)
+    blocks_of_own = tuple(sorted({sites.parse(n).block for n in own}))
+    whole = own == {n for n in names if sites.parse(n).block in blocks_of_own} and len(blocks_of_own) == half
     found: list[tuple[int, ...]] = []
-    while len(found) < min(draws, comb(calibration.n_layers, half)):
+    while len(found) < min(draws, comb(calibration.n_layers, half) - whole):
         blocks = tuple(sorted(rng.sample(range(calibration.n_layers), half)))
-        found += [] if blocks in found else [blocks]
+        found += [] if blocks in found or (whole and blocks == blocks_of_own) else [blocks]
     return [tuple(n for n in names if sites.parse(n).block in blocks) for blocks in found]
 
 
@@ -85,27 +89,63 @@ def _with_random_axis(calibration: Calibration, seed: int) -> Float[Tensor, "2 d
 
 
 @dataclass(frozen=True)
-class Against:
-    """One quantity of SS against the draws of a control.
+class Common:
+    """One outcome of SS and of the draws of a control, on the prompts that have a value under all of them.
 
     Attributes:
-        difference: SS less the mean of the draws, paired by prompt. Its interval is over prompts, for these draws.
+        own: The value of each prompt under SS.
+        draws: The values under each draw that has any.
+        kept: For each prompt of the split whether it is among these.
+    """
+
+    own: Float[np.ndarray, " n_kept"]
+    draws: Float[np.ndarray, "n_draws n_kept"]
+    kept: Bool[np.ndarray, " n"]
+
+
+def common(base: Measured, drawn: Sequence[Measured], outcome: str) -> Common | None:
+    """Return an outcome of SS and of the draws of a control on the prompts that they share.
+
+    A draw without any value is left out.
+
+    Args:
+        base: SS at L_disc.
+        drawn: The draws, on the same prompts.
+        outcome: Field of :class:`Measured` that holds the values.
+
+    Returns:
+        The values; None without draws, or if there is no prompt with a value under SS and under every draw.
+    """
+    own, each = _values(base, outcome), [_values(m, outcome) for m in drawn]
+    others = [values for values in each if not np.isnan(values).all()]
+    if not others:
+        return None
+    stacked = np.stack(others)
+    kept = ~np.isnan(own) & ~np.isnan(stacked).any(axis=0)
+    return Common(own[kept], stacked[:, kept], kept) if kept.any() else None
+
+
+@dataclass(frozen=True)
+class Against:
+    """One quantity of SS against the draws of a control, all on the same prompts.
+
+    Attributes:
+        difference: SS less the mean of the draws. Its interval is over prompts and over draws.
         band: The band of the draws' own values, and the ranks of the value of SS among them.
     """
 
     difference: Estimate
     band: Band
 
-    def beyond(self, sign: int) -> bool:
-        """Return whether SS lies beyond every draw: above them for a sign of 1, below them for −1."""
-        p = self.band.p_at_least if sign > 0 else self.band.p_at_most
-        return p <= 1 / (1 + self.band.n)
+    def rank_p(self, sign: int) -> float:
+        """Return the one-sided p of the rank of SS: among the largest for a sign of 1, among the smallest for −1."""
+        return self.band.p_at_least if sign > 0 else self.band.p_at_most
 
 
 def against(
     base: Measured, drawn: Sequence[Measured], outcome: str, *, comparisons: int = 1, seed: int = 0
 ) -> Against | None:
-    """Compare SS with the draws of a control.
+    """Compare SS with the draws of a control on the prompts that all of them have a value for.
 
     Args:
         base: SS at L_disc.
@@ -115,19 +155,14 @@ def against(
         seed: Seed of the bootstrap.
 
     Returns:
-        The comparison; None without draws, or if no prompt has a value under SS and under a draw.
+        The comparison; None without draws, or if there is no prompt with a value under SS and under every draw.
     """
-    if not drawn:
+    found = common(base, drawn, outcome)
+    if found is None:
         return None
-    own, others = _values(base, outcome), np.stack([_values(m, outcome) for m in drawn])
-    known = ~np.isnan(own) & ~np.isnan(others).all(axis=0)
-    if not known.any():
-        return None
-    own, others = own[known], others[:, known]
-    how: dict[str, Any] = {"level": 1 - 0.05 / comparisons, "seed": seed, "clusters": base.clusters_at(outcome, known)}
-    effect = paired_difference(own, np.nanmean(others, axis=0), **how)
-    each = [float(np.nanmean(values)) for values in others if not np.isnan(values).all()]
-    return Against(effect, band(each, float(own.mean())))
+    clusters = base.clusters_at(outcome, found.kept)
+    effect = less_mean_of_draws(found.own, found.draws, clusters, level=1 - 0.05 / comparisons, seed=seed)
+    return Against(effect, band(found.draws.mean(axis=1).tolist(), float(found.own.mean())))
 
 
 def _values(measured: Measured, outcome: str) -> Float[np.ndarray, " n"]:

@@ -37,7 +37,7 @@ from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.propositions.dose import dose_grids
 from lens_steer.studies.propositions.draws import DRAWS, by_control, draw_grids
 from lens_steer.studies.propositions.measured import Measured
-from lens_steer.studies.propositions.prefix_cache import Reuse, stale_grids
+from lens_steer.studies.propositions.prefix_cache import Reuse, reuse_by_outcome, stale_grids
 
 ANGLES = tuple(float(a) for a in range(30, 360, 30))  # degrees tried on the select split
 BASE, COLLAPSE = "SS, L_disc", "X2 (collapse)"
@@ -56,13 +56,13 @@ class Experiments:
         dose: SS at L_disc at its own best angle with its output multiplied by s, by s, in ascending order; at 1 it is
             SS itself. It is empty where that choice is a tie at nothing.
         drawn: The draws of each random control at the nominal angle, by control; empty where there is none.
-        reused: What a prefix cache hands over of the harmful prompts; None where it is not known.
+        reused: What a prefix cache hands over of the prompts of each outcome, by outcome; empty where it is not known.
     """
 
     measured: tuple[Measured, ...]
     dose: Mapping[float, Measured]
     drawn: Mapping[str, tuple[Measured, ...]] = field(default_factory=dict)
-    reused: Reuse | None = None
+    reused: Mapping[str, Reuse] = field(default_factory=dict)
 
     def at(self, *, nominal: bool) -> dict[str, Measured]:
         """Return the conditions at their own best angles, or at the nominal one, by name."""
@@ -183,7 +183,7 @@ def run(
         measured,
         dict(sorted({**dose, 1.0: base}.items())) if dose else {},
         by_control(of_draws),
-        Reuse.of(info_of(model).tokenizer, contrast.report.positive),
+        reuse_by_outcome(info_of(model).tokenizer, contrast.report, tasks),
     )
 
 

@@ -126,7 +126,8 @@ def _named(condition: str, angle: Any, tied: Any) -> str:
 def control_draws(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw every draw of the random controls, one panel per outcome: draws, their median and range, and SS beside them.
 
-    All are at the angle that was chosen for SS at the discriminative sites.
+    All are at the angle that was chosen for SS at the discriminative sites. The value of SS stands on each line for the
+    prompts of that control, which may be fewer where a draw has an empty answer.
     """
     outcomes = drawing.notes["outcomes"]
     controls = list(dict.fromkeys(drawing.columns["control"]))
@@ -160,11 +161,10 @@ def control_draws(drawing: Drawing, ax: Target = None) -> Drawn:
                 label="one draw",
             )
             axis.plot([median], [row], color=BLUE, marker="|", markersize=9, linestyle="none", label="their median")
-        part = _matching(drawing, outcome=outcome)
-        axis.axvline(
-            scale * float(part["method"][0]), color=VERMILION, linewidth=1.0, linestyle="--", label="SS, L_disc"
-        )
-        axis.set_xlabel(f"{DRAWN_OUTCOMES[outcome]}, n = {max(int(v) for v in part['n'])}")
+            at = scale * float(part["method"][0])
+            axis.plot([at, at], [row - 0.5, row + 0.5], color=VERMILION, linewidth=1.0, label="SS, L_disc")
+        sizes = sorted({int(v) for v in _matching(drawing, outcome=outcome)["n"]})
+        axis.set_xlabel(f"{DRAWN_OUTCOMES[outcome]}, n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}")
     counts = [len(_matching(drawing, outcome=outcomes[0], control=c)["value"]) for c in controls]
     axes[0][0].set_yticks(range(len(controls)), [f"{c} ({n} draws)" for c, n in zip(controls, counts, strict=True)])
     axes[0][0].invert_yaxis()

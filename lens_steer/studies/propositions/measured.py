@@ -106,7 +106,15 @@ class Measured:
         return row | {"tied": self.tied}
 
 
-def paired(a: Measured, b: Measured, name: str, *, level: float = 0.95, seed: int = 0) -> Estimate | None:
+def paired(
+    a: Measured,
+    b: Measured,
+    name: str,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    among: Bool[np.ndarray, " n"] | None = None,
+) -> Estimate | None:
     """Return the mean difference ``a − b`` of a field over the same prompts; its interval accounts for their clusters.
 
     Args:
@@ -114,9 +122,10 @@ def paired(a: Measured, b: Measured, name: str, *, level: float = 0.95, seed: in
         name: The name of a field.
         level: The level of the interval, which is that of :func:`lens_steer.stats.paired_difference`.
         seed: The seed of the bootstrap.
+        among: For each prompt of the field whether it counts; None counts them all.
 
     Returns:
-        The difference; None if no prompt has a value under both conditions.
+        The difference; None if no prompt that counts has a value under both conditions.
 
     >>> row = {"side": "positive", "broken": 0, "surprise_ref": 1.0}
     >>> one, two = (Measured.of([{**row, "right": k}] * 4, "SS", 150.0) for k in (1, 0))
@@ -124,7 +133,7 @@ def paired(a: Measured, b: Measured, name: str, *, level: float = 0.95, seed: in
     (1.0, None)
     """
     one, two = (getattr(m, name).astype(float) for m in (a, b))
-    kept = ~(np.isnan(one) | np.isnan(two))
+    kept = ~(np.isnan(one) | np.isnan(two)) & (True if among is None else among)
     if not kept.any():
         return None
     return paired_difference(one[kept], two[kept], level=level, seed=seed, clusters=a.clusters_at(name, kept))

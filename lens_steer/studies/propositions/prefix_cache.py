@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lens_steer.data import PromptSet
+import numpy as np
+from jaxtyping import Bool
+
+from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
@@ -35,25 +38,36 @@ class Reuse:
 
     Attributes:
         block: The number of tokens in a block.
-        n_prompts: The number of prompts.
-        n_with_block: The number of prompts with a whole block before their last token; of the others nothing is handed
+        with_block: For each prompt whether it has a whole block before its last token; of the others nothing is handed
             over.
         share_of_tokens: The share of all tokens of the prompts, templates included, that is handed over.
+        said: The prompts in words.
     """
 
     block: int
-    n_prompts: int
-    n_with_block: int
+    with_block: Bool[np.ndarray, " n"]
     share_of_tokens: float
+    said: str = "prompts"
+
+    @property
+    def n_prompts(self) -> int:
+        """Return the number of prompts."""
+        return len(self.with_block)
+
+    @property
+    def n_with_block(self) -> int:
+        """Return the number of prompts of which something is handed over."""
+        return int(self.with_block.sum())
 
     @staticmethod
-    def of(tokenizer: Any, prompts: PromptSet, block: int = BLOCK) -> Reuse:
+    def of(tokenizer: Any, prompts: Sequence[Prompt], block: int = BLOCK, *, said: str = "prompts") -> Reuse:
         """Count what is handed over of the prompts.
 
         Args:
             tokenizer: The model's tokenizer, with its chat template.
             prompts: The prompts.
             block: The number of tokens in a block.
+            said: The prompts in words.
 
         Raises:
             LensSteerError: If there are no prompts, or the block is not at least 1.
@@ -68,13 +82,35 @@ class Reuse:
             raise LensSteerError("prompts is empty: a prefix cache needs at least one prompt")
         lengths = [len(encode(tokenizer, prompt)) for prompt in prompts]
         reused = [n_reused(length, block) for length in lengths]
-        return Reuse(block, len(lengths), sum(n > 0 for n in reused), sum(reused) / sum(lengths))
+        return Reuse(block, np.array([n > 0 for n in reused]), sum(reused) / sum(lengths), said)
 
     def __str__(self) -> str:
         return (
-            f"{self.n_with_block} of {self.n_prompts} harmful prompts have a whole block of {self.block} tokens, and "
-            f"{self.share_of_tokens:.0%} of all prompt tokens are handed over"
+            f"{self.n_with_block} of {self.n_prompts} {self.said} have a whole block of {self.block} tokens, and "
+            f"{self.share_of_tokens:.0%} of all their tokens are handed over"
         )
+
+
+def reuse_by_outcome(tokenizer: Any, report: Contrast, tasks: PromptSet | None) -> dict[str, Reuse]:
+    """Return what a prefix cache hands over of the prompts of each outcome; an outcome without prompts is left out.
+
+    Args:
+        tokenizer: The model's tokenizer, with its chat template.
+        report: The report split.
+        tasks: The capability tasks; None where there are none.
+
+    >>> import lens_steer as ls
+    >>> report = ls.load_contrast("organism/refusal").report
+    >>> found = reuse_by_outcome(ls.load_model("organism/qwen2").lens_info.tokenizer, report, None)
+    >>> {name: reuse.n_prompts for name, reuse in found.items()}
+    {'positive_right': 64, 'surprise': 128}
+    """
+    asked = {
+        "positive_right": (report.positive, "harmful prompts"),
+        "surprise": ((*report.positive, *report.negative), "prompts of both classes"),
+        "capable": (tasks or (), "capability tasks"),
+    }
+    return {name: Reuse.of(tokenizer, tuple(p), said=said) for name, (p, said) in asked.items() if len(p)}
 
 
 def readings(block: int = BLOCK) -> dict[str, tuple[str, str]]:

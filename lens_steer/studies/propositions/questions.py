@@ -1,15 +1,21 @@
-"""Questions to the experiments: differences between two conditions, paired by prompt, each with a verdict."""
+"""Questions to the experiments: differences between two conditions, paired by prompt, each with a verdict.
+
+The joint level is that of all such claims on an outcome: each question at the conditions' own best angles and at the
+nominal one. The questions to the random controls are another family (:mod:`lens_steer.studies.propositions.bands`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lens_steer.studies.claim import Claim
-from lens_steer.studies.propositions.bands import BAND_QUESTIONS, band_claims
+from lens_steer.studies.propositions.bands import band_claims
 from lens_steer.studies.propositions.experiments import BASE, COLLAPSE, Experiments
-from lens_steer.studies.propositions.measured import Measured
+from lens_steer.studies.propositions.measured import Measured, paired
 from lens_steer.studies.propositions.outcomes import OUTCOMES, Outcome, claim_id, difference, is_seen
 from lens_steer.studies.propositions.prefix_cache import Reuse
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, TIED, effect_verdict
@@ -78,17 +84,17 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
     ),
     ("sign-of-b2", "SS, L_disc", "SS, b2 reversed", "the written sign of b2 {} than the other", "E8"),
     (
-        "fresh-cache-SS",
+        "engine-cache-SS",
         "SS, L_disc",
         "SS, stale cache",
-        "a fresh cache {} than an engine's prefix cache with whole blocks of the unsteered prompt, with SS",
+        "an empty cache {} than an engine's prefix cache with whole blocks of the unsteered prompt, with SS",
         "E11",
     ),
     (
-        "fresh-cache-SAS",
+        "engine-cache-SAS",
         "SAS, L_disc",
         "SAS, stale cache",
-        "a fresh cache {} than an engine's prefix cache with whole blocks of the prompt at 0°, with SAS",
+        "an empty cache {} than an engine's prefix cache with whole blocks of the prompt at 0°, with SAS",
         "E11",
     ),
     (
@@ -106,21 +112,22 @@ QUESTIONS: tuple[tuple[str, str, str, str, str], ...] = (
         "E11",
     ),
     (
-        "prompt-too-SS",
+        "fresh-cache-SS",
         "SS, L_disc",
         "SS, answer alone",
         "steering prompt and answer {} than the answer alone, with SS",
         "E11",
     ),
     (
-        "prompt-too-SAS",
+        "fresh-cache-SAS",
         "SAS, L_disc",
         "SAS, answer alone",
         "steering prompt and answer {} than the answer alone, the prompt at 0°, with SAS",
         "E11",
     ),
 )
-FAMILY = len(QUESTIONS) + len(BAND_QUESTIONS)  # the questions of one outcome, for the level at which they hold jointly
+OF_A_CACHE = "engine-cache"  # the beginning of the questions to which it matters how many prompts have a whole block
+FAMILY = 2 * len(QUESTIONS)  # the paired claims of one outcome, at own and nominal angles, for their joint level
 
 
 def experiment_claims(found: Experiments, model: str, *, seed: int = 0) -> list[Claim]:
@@ -137,20 +144,36 @@ def experiment_claims(found: Experiments, model: str, *, seed: int = 0) -> list[
         seen = is_seen(found, outcome.name, seed=seed)
         for at_nominal in (False, True):
             by_name = found.at(nominal=at_nominal)
-            claims += [_answered(q, by_name, outcome, at_nominal, seen, model, seed) for q in QUESTIONS]
-    claims = [_of_a_cache(c, found.reused) if "fresh-cache" in c.id else c for c in claims]
-    claims += band_claims(found, model, family=FAMILY, seed=seed)
+            for question in QUESTIONS:
+                claim = _answered(question, by_name, outcome, at_nominal, seen, model, seed)
+                reused = found.reused.get(outcome.name) if question[0].startswith(OF_A_CACHE) else None
+                pair = [by_name.get(name) for name in question[1:3]]
+                claims.append(claim if reused is None else _of_a_cache(claim, reused, pair, outcome.name, seed))
+    claims += band_claims(found, model, seed=seed)
     return [*claims, norm_keeping_differ(found, model, seed=seed)]
 
 
-def _of_a_cache(claim: Claim, reused: Reuse | None) -> Claim:
-    """Return a claim on a prefix cache with what the cache hands over; where this is nothing, nothing is shown."""
-    if reused is None:
-        return claim
-    told = replace(claim, domain=f"{claim.domain}; {reused}", witness={**claim.witness, **asdict(reused)})
-    if reused.n_with_block:
-        return told
-    return replace(told, value=None, interval=None, verdict=f"{NOT_SHOWN} (no prompt has a whole block)")
+def _of_a_cache(claim: Claim, reused: Reuse, pair: Sequence[Measured | None], outcome: str, seed: int) -> Claim:
+    """Return a claim on a prefix cache with what the cache hands over of the outcome's own prompts.
+
+    Where this is nothing, nothing is shown. The witness has the difference among the prompts with a whole block: the
+    others are the same under both conditions, and pull the difference towards 0.
+    """
+    told: dict[str, Any] = {
+        "block": reused.block,
+        "n_prompts": reused.n_prompts,
+        "n_with_block": reused.n_with_block,
+        "share_of_tokens": reused.share_of_tokens,
+    }
+    domain = f"{claim.domain}; {reused}"
+    if not reused.n_with_block:
+        why = f"{NOT_SHOWN} (no prompt has a whole block)"
+        return replace(claim, domain=domain, value=None, interval=None, n=0, verdict=why, witness=told)
+    a, b = pair
+    if claim.interval is not None and a is not None and b is not None:
+        among = paired(a, b, outcome, seed=seed, among=reused.with_block)
+        told["among_prompts_with_a_block"] = None if among is None else [among.value, among.low, among.high, among.n]
+    return replace(claim, domain=domain, witness={**claim.witness, **told})
 
 
 def _answered(
@@ -193,7 +216,8 @@ def _answered(
             "first": _mean(a, outcome.name),
             "second": _mean(b, outcome.name),
             "family_interval": [family.low, family.high],
-            "family": f"95 % for the {FAMILY} questions of this outcome together (Bonferroni)",
+            "family": f"95 % for the {FAMILY} paired claims of this outcome together, at own and nominal angles "
+            "(Bonferroni)",
             **({"holds_jointly": jointly == HOLDS} if said == HOLDS else {}),
         },
     )

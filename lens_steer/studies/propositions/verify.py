@@ -51,6 +51,7 @@ from lens_steer.studies.propositions.drawings import (
     phase_drawings,
 )
 from lens_steer.studies.propositions.draws import DRAWS
+from lens_steer.studies.propositions.drift_claims import Drifted, drift_claims
 
 WITHOUT_MODEL = ("formula", "basis", "dtype", "published", "geometry")
 WITH_MODEL = ("recorded", "downstream", "geometry", "behaviour")
@@ -254,8 +255,9 @@ def verify_model(
         drawings["norm_drift"] = norm_drift_drawing(drifts)
         how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "progress": progress}
         measure = partial(drift.at_equal_divergence, model, contrast, calibration, **how)
-        equal = pieces.keep("drift", lambda: [d.row() for d in measure()])
-        claims += drift.drift_claims([drift.Drifted.of(row) for row in equal], name, seed=seed)
+        equal = pieces.keep("drift_at_target", lambda: [d.row() for d in measure()])
+        clusters = drift.clusters_of_report(contrast)
+        claims += drift_claims([Drifted.of(row) for row in equal], name, clusters=clusters, seed=seed)
     if "geometry" in levels:
         claims += geometry.geometry_claims(name, calibration)
     if "behaviour" in levels:

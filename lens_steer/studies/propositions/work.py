@@ -8,7 +8,6 @@ from typing import Any
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.equal_divergence import STEPS
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import POSITIVE, Protocol
 from lens_steer.evaluation.work import Work, answering, forcing_values, measuring, recording
@@ -17,7 +16,7 @@ from lens_steer.models.loading import info_of
 from lens_steer.studies.propositions.dose import SCALES
 from lens_steer.studies.propositions.draws import DRAWN, DRAWS
 from lens_steer.studies.propositions.drift import ANGLES as DRIFT_ANGLES
-from lens_steer.studies.propositions.drift import CONDITIONS
+from lens_steer.studies.propositions.drift import CONDITIONS, STEPS
 from lens_steer.studies.propositions.experiments import ANGLES, COLLAPSE, N_CONDITIONS, READ
 
 CROSSINGS = 2  # angles at which a curve of divergence over the circle has one value, where it has one peak
@@ -69,4 +68,4 @@ def _drifting(model: Any, contrast: ContrastSet, max_new_tokens: int) -> Work:
     total += forcing_values(model, harmless, max_new_tokens, len(DRIFT_ANGLES)) * len(CONDITIONS)
     found = CROSSINGS * (2 * len(CONDITIONS) - 2)  # SS is searched anew beside each condition of SAS
     total += forcing_values(model, harmless, max_new_tokens, 1) * (STEPS * found)
-    return total + recording(model, contrast.report, 2 * n_layers + 1) * (1 + found)
+    return total + recording(model, contrast.report, 2 * n_layers + 1) * (1 + 2 * found)  # both sides of a crossing
