@@ -15,7 +15,7 @@ REPORTED = "REPORTED"  # the verdict of a claim that was not tested
 _AGAINST_DRAWS = ("against-random-half", "against-random-sites", "second-axis", "the-plane")
 POST_HOC = {
     "kl-flat-": "ca4d03e",
-    **{f"nominal-{outcome}{key}": "ffee20b" for outcome in ("", "surprise-", "capable-") for key in _AGAINST_DRAWS},
+    **{f"nominal-{outcome}{key}": "55299ea" for outcome in ("", "surprise-", "capable-") for key in _AGAINST_DRAWS},
 }
 
 
