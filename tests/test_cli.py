@@ -201,6 +201,7 @@ STEERED = {
     "adaptive": ["--angle", 120, "--threshold", -1, "--gate-axis", 1],
     "mean-phase": ["--angle", 120],
     "act-add": ["--coefficient", -1],
+    **{f"{name}-everywhere": ["--angle", 90] for name in ("standard", "adaptive")},
     "clamp": ["--target", "0.5", "--sites", "ln2"],
     "sttp": ["--coefficient", 2, "--gate", "above"],
 }
