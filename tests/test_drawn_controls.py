@@ -142,7 +142,8 @@ def test_a_better_control_never_helps() -> None:
         for level in (0.95, 1 - 0.05 / BAND_FAMILY):
             for _ in range(150):
                 own = int(rng.integers(1, N + 1))
-                worse = np.floor(rng.beta(*rng.choice([0.3, 1.0, 3.0], 2), n) * own)
+                a, b = rng.choice([0.3, 1.0, 3.0], 2)
+                worse = np.floor(rng.beta(a, b, n) * own)
                 better = np.where(rng.random(n) < rng.choice([0.06, 0.3, 1.0]), rng.integers(0, N + 1, n), worse)
                 lows = [limits(own, k, level).low for k in (worse, np.maximum(better, worse))]
                 assert lows[1] <= lows[0] + 1e-12, (own, worse, better)
@@ -240,7 +241,7 @@ def test_lower_perplexity_is_better() -> None:
     rows = [r for r in draws_drawing(Experiments(measured_, {}, {drawing.PLANE: drawn})).rows() if r["outcome"] == SAID]
     assert {r["n"] for r in rows} == {better.n}
     assert float(better.value or 0) == pytest.approx(
-        float(rows[0]["method"] or 0) - float(np.mean([r["value"] for r in rows]))
+        float(rows[0]["method"] or 0) - float(np.mean([float(r["value"] or 0) for r in rows]))
     )
     assert -1.2 < float(better.value or 0) < -1.0
     assert better.criterion.startswith("95 % interval below 0")

@@ -76,7 +76,9 @@ def test_a_drift_between_two_angles() -> None:
     slope = np.array([1.0, 3.0])
     at = {10.0: 0.08, 20.0: 0.11, 40.0: 0.12, 50.0: 0.09}
     one, two = (Match(Grid("a", None, (v,)), at[v], "", (w, at[w])) for v, w in ((10.0, 20.0), (40.0, 50.0)))
-    found = drift._at_target([one, Match(None, None, "it jumps"), two], 0.1, lambda grid: slope * at[grid.values[0]])
+    found = drift._at_target(
+        [one, Match(None, None, "it jumps"), two], 0.1, lambda grid: slope * at[grid.values[0] or 0]
+    )
     assert found is not None
     assert np.allclose(found.drift, 0.1 * slope)
     assert (found.angles, found.kl, found.unmatched) == ((10.0, 40.0), (0.08, 0.12), 1)
