@@ -47,8 +47,8 @@ test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under Transfor
 verify: $(INSTALLED)  ## the propositions on the embedded organisms, into figures/ and docs/results
 	$(BIN)/python -m analyses.propositions --model organism/qwen2 organism/llama organism/gemma2 --out figures --page docs/results/propositions.md
 
-compare: $(INSTALLED)  ## methods and controls on the embedded organisms (an hour), into figures/ and docs/results
-	$(BIN)/python -m analyses.comparison --out figures/comparison --page docs/results/comparison.md README.md
+compare: $(INSTALLED)  ## methods and controls on the embedded organisms (an hour and a half), into figures/ and docs/results
+	$(BIN)/python -m analyses.comparison --out figures/comparison --page docs/results/comparison.md
 
 probes: $(INSTALLED)  ## probes across depth and other estimators of the direction on the embedded Qwen2 organism, into figures/ and docs/results
 	$(BIN)/python -m analyses.probes --out figures

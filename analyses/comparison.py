@@ -148,10 +148,10 @@ def main() -> None:
         with whole_file(folder / "headline.json") as work:
             claims = {"claims": [c.row() for c in headline(found[name])], "meta": found[name]["meta"]}
             work.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    tables.write("comparison", table(found), args.out, args.page[:1])
+    tables.write("comparison", table(found), args.out, args.page)
     tables.write("headline", headline_table(found), args.out, args.page)
-    tables.write("headline_claims", headline_claims(found), args.out, args.page[:1])
-    tables.write("equal_kl", equal_kl_table(found), args.out, args.page[:1])
+    tables.write("headline_claims", headline_claims(found), args.out, args.page)
+    tables.write("equal_kl", equal_kl_table(found), args.out, args.page)
 
 
 if __name__ == "__main__":
