@@ -3,7 +3,8 @@
 What other rooms use of it:
 
 - ``boundary``: ``Boundary``, ``boundary``, ``class_statistics``
-- ``calibration``: ``Calibration``, ``calibrate``, ``versions``, ``prompt_statistics``, ``PromptStatistics``
+- ``calibration``: ``Calibration``, ``calibrate``, ``versions``, ``prompt_statistics``, ``PromptStatistics``,
+  ``check_candidate_norm``
 - ``direction_comparison``: ``DirectionComparison``, ``compare_directions``
 - ``direction_files``: ``holds_direction``, ``load_direction``, ``save_direction``, ``score_rows``
 - ``directions``: ``zero_rows``, ``candidate_directions``, ``class_means``, ``select_direction``, ``unit_rows``
