@@ -31,7 +31,7 @@ NOT_RATES = ("surprise",)  # in the id of a claim whose outcome is not 0 or 1
 WHY = (
     ("", TIED, "its setting was a tie at nothing on select, and no value is taken from one"),
     ("", INSENSITIVE, "the positive control, chosen on select, shows no effect either"),
-    (FAILS, REFUTED, "the whole interval lies on the other side of the criterion"),
+    (FAILS, REFUTED, "a counterexample, or the whole interval lies on the other side of the criterion"),
     (FAILS, EXCLUDED, "an effect of the smallest size of interest is excluded, no more and no less"),
     (FAILS, NOT_SHOWN, "the interval holds the criterion and effects of interest: nothing is shown either way"),
     (FAILS, HOLDS, "the positive control is chosen on select, as everything else is"),

@@ -34,6 +34,7 @@ BEST_ANGLE = (
     "rotation-half",
     "collapse-half",
     "against-late",
+    "centred-plane",
     "engine-cache-SS",
     "whole-prompt-SS",
     "fresh-cache-SS",
@@ -70,7 +71,8 @@ def behaviour(found: Mapping[str, Sequence[Claim]]) -> str:
         if statement is not None:
             scale, unit = SCALES[outcome]
             rows.append((statement, unit, *(_cell(c, scale) for c in claims)))
-    for id_, scale, unit in (("norm-keeping-differ", 100, "points"), *_dose_rows()):
+    drifts = [(f"drift-equal-divergence-{kind}", 1000, "‰ of the norm") for kind in ("published", "L_disc")]
+    for id_, scale, unit in (*drifts, ("norm-keeping-differ", 100, "points"), *_dose_rows()):
         claims = [c.get(id_) for c in by_model.values()]
         known = next((c for c in claims if c is not None), None)
         if known is not None:
@@ -109,12 +111,13 @@ def _cell(claim: Claim | None, scale: float) -> str:
     if claim.interval is None:
         size = "—" if claim.value is None else f"{claim.value:g}"
         return marked(claim, size)
-    places = 0 if scale == 100 else 2
+    places = 0 if scale >= 100 else 2
     value, low, high = (f"{scale * float(v or 0):.{places}f}" for v in (claim.value, *claim.interval))
     text = f"{value} [{low}, {high}]"
     if "rank_p" in claim.witness:
         text += f", rank {claim.witness['rank_p']:.2g} among {claim.witness['draws']} draws"
-    if claim.verdict.startswith((EXCLUDED, INSENSITIVE)):
+    by_rank = claim.verdict == NOT_SHOWN and not claim.interval[0] <= 0 <= claim.interval[1]
+    if by_rank or claim.verdict.startswith((EXCLUDED, INSENSITIVE)):
         return f"{text}, {claim.verdict.lower()}"
     return marked(claim, text)
 
