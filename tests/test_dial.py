@@ -161,7 +161,7 @@ def test_a_dial_is_a_widget(qwen: Any, calibration: Any) -> None:
     [
         (
             {"method": "act-add"},
-            "method='act-add' has no angle to turn: use one of selective, standard, adaptive, mean-phase",
+            "method='act-add' has no angle to turn: use one of selective, standard, adaptive, standard-everywhere",
         ),
         ({"method": "none"}, "method='none': use one of"),
         ({"angle": 400}, "angle=400: one number of degrees up to 360 is needed"),

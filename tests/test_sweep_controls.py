@@ -44,6 +44,7 @@ from lens_steer.evaluation.first_token import FirstToken, first_token
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import Evaluation
+from lens_steer.evaluation.published_direction import PublishedDirection
 from lens_steer.evaluation.selection import Choice, Setting
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import by_value, coherence, polar
@@ -388,7 +389,10 @@ def test_a_comparisons_bands_stand_below_its_reference() -> None:
         choices = {s.condition: Choice(s.condition, "", s.value, True, 1, 1, 1) for s in report}
         found = object.__new__(Comparison)  # with what the table reads alone
         vars(found).update(
-            evaluation=Evaluation((), choices, report, ()),
+            evaluation=Evaluation(report, choices, report, ()),
+            published=PublishedDirection(),
+            refine=0,
+            options={"methods": []},
             differences={},
             graded=True,
             constraints=(),
@@ -400,10 +404,8 @@ def test_a_comparisons_bands_stand_below_its_reference() -> None:
 
     with_draws, without = made(Beside(None, drawn)), made(Beside())
     lines, plain = (markdown(found).splitlines() for found in (with_draws, without))
-    assert (
-        lines[4]
-        == "| selective: random plane | 3 draws | 10 (0 to 20) | — | — | — | 3.00 (2.00 to 4.00) | — | — | rank 0.25 |"
-    )
+    cells = ("selective: random plane", "3 draws", "—", "10 (0 to 20)", "—", "—", "—", "3.00 (2.00 to 4.00)", "—", "—")
+    assert lines[4] == f"| {' | '.join(cells)} | rank 0.25 |"
     assert [line for line in lines if " draws |" not in line][:-1] == plain[:-1]
     assert "Rows of draws" in lines[-1] and "No controls" not in lines[-1]
     assert plain[-1].endswith(
