@@ -41,7 +41,7 @@ def less_mean_of_draws(
         seed: The seed of the bootstrap.
 
     Returns:
-        The difference and its interval. The interval of a single draw is not bounded: it says nothing of other draws.
+        The difference with its interval, which is not bounded for a single draw, because one says nothing of others.
 
     Raises:
         LensSteerError: If there are no draws or no prompts.

@@ -81,9 +81,9 @@ def drift_claims(
     it, and one of the two drifts further than that, so that a drift could be seen.
 
     Args:
-        found: The drifts of :func:`at_equal_divergence`.
+        found: The drifts of :func:`lens_steer.studies.propositions.drift.at_equal_divergence`.
         model: Name of the model.
-        clusters: The cluster of each prompt (:func:`clusters_of_report`); None where every prompt is a cluster alone.
+        clusters: The cluster of each prompt; None where every prompt is a cluster alone.
         seed: Seed of the bootstrap.
 
     Raises:
