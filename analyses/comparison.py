@@ -19,7 +19,7 @@ from lens_steer.evaluation import cells
 from lens_steer.evaluation.conditions import has_angle
 from lens_steer.metrics.benchmarks import task_splits
 from lens_steer.reports.compare_report import compare_and_write
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, marked, measured
 from lens_steer.studies.headline import RIVALS, at_choice, headline
 

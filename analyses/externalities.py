@@ -19,7 +19,7 @@ from lens_steer.cli.common import shares_of
 from lens_steer.data import ORGANISM_PREFIX
 from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models.loading import info_of
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, criterion_of, marked, measured
 from lens_steer.studies.externalities.conditions import FIRST, REST
 from lens_steer.studies.externalities.files import SPLIT, file_material

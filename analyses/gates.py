@@ -8,7 +8,7 @@ from typing import Any
 from analyses import tables
 from lens_steer._io.tables import markdown
 from lens_steer.models.location import ORGANISM_FOLDER, ORGANISMS
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 
 
 def measurements() -> dict[str, list[dict[str, Any]]]:

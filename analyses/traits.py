@@ -15,7 +15,7 @@ from analyses import tables
 from analyses.common import Run, parse_models
 from lens_steer._io.tables import markdown
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 from lens_steer.studies.traits.calibration import ORGANISM_TRAITS, organism_trait
 from lens_steer.studies.traits.conditions import CHOSEN, RANDOM
 from lens_steer.studies.traits.report import steer_trait

@@ -66,7 +66,7 @@ class Shown:
         Raises:
             LensSteerError: If pandas is not installed.
 
-        >>> from lens_steer.stats import wilson
+        >>> from lens_steer.stats.rates import wilson
         >>> wilson(9, 10).to_pandas().round(3).values.tolist()
         [[0.9, 0.596, 0.982, 10.0]]
         """

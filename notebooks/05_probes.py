@@ -27,7 +27,7 @@ from lens_steer.figures.core import BLUE, GREY, VERMILION, styled
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.metrics.grading import grade
 from lens_steer.probes.depth import probe_depth
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 
 model = ls.load_model("organism/gemma2")
 honesty = ls.load_contrast("organism/honesty")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from lens_steer.stats import auroc
+from lens_steer.stats.areas import auroc
 
 
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (3, 40), (64, 64)])

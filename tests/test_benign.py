@@ -18,7 +18,8 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.selection import Setting
 from lens_steer.organisms import grammar, tasks, world
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.externalities import choice as benign_choice
 from lens_steer.studies.externalities import grading as benign_grading
 from lens_steer.studies.externalities.calibration import calibrate_compliance, calibrate_json, oriented_component

@@ -12,7 +12,6 @@ import pytest
 
 import lens_steer as ls
 from analyses import comparison as page
-from lens_steer._clusters import effective_size
 from lens_steer._io.rowstore import Rows
 from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
@@ -34,7 +33,10 @@ from lens_steer.reports.comparison_text import latex, markdown
 from lens_steer.reports.report_numbers import outcome_row
 from lens_steer.reports.report_text import _by_cell
 from lens_steer.reports.sweep_report import sweep_method
-from lens_steer.stats import bootstrap_mean, clustered_mean, clustered_rate, paired_difference, wilson
+from lens_steer.stats.clusters import effective_size
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.means import bootstrap_mean, clustered_mean
+from lens_steer.stats.rates import clustered_rate, wilson
 
 Z = 1.959964
 

@@ -13,7 +13,7 @@ import torch
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.control_bands import band
 from lens_steer.models import sites
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import draws as drawing
 from lens_steer.studies.propositions.bands import BAND_FAMILY, BAND_QUESTIONS, band_claims, band_verdict

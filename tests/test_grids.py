@@ -14,7 +14,7 @@ from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, choose
 from lens_steer.evaluation.sweeps import POSITIVE, Protocol, run
 from lens_steer.evaluation.work import measuring
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 from lens_steer.steer.methods import standard_angular
 
 

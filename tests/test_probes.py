@@ -19,7 +19,8 @@ from lens_steer.geometry import logistic
 from lens_steer.inference.record import Activations
 from lens_steer.probes.depth import evaluate, probe_depth, reliability
 from lens_steer.probes.probe import PENALTIES, choose_penalty, fit_probe
-from lens_steer.stats import grouped_mean, grouped_rate, wilson
+from lens_steer.stats.means import grouped_mean
+from lens_steer.stats.rates import grouped_rate, wilson
 from tests.made import origin
 
 SITE = "blocks.1.hook_resid_post"

@@ -26,7 +26,7 @@ from lens_steer.evaluation.refinement import (
     tried,
 )
 from lens_steer.evaluation.selection import Constraint, Setting, choose
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.steer.method_table import METHODS
 
 BASE = Setting(

@@ -12,7 +12,10 @@ import pytest
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.refusal import PHRASES, is_refusal
 from lens_steer.models import sites
-from lens_steer.stats import bootstrap, bootstrap_mean, bootstrap_means, middle_of_best, paired_difference, wilson
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.means import bootstrap, bootstrap_mean, bootstrap_means
+from lens_steer.stats.rates import wilson
+from lens_steer.stats.ties import middle_of_best
 
 
 @pytest.mark.parametrize("architecture", list(sites.NORM_MODULES))

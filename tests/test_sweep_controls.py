@@ -54,7 +54,7 @@ from lens_steer.inference.batching import encode
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.reports.comparison_text import latex, markdown
 from lens_steer.reports.sweep_report import Swept, sweep_method
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from tests.test_cli import run as command_line
 
 HOW: dict[str, Any] = {"tasks": Tasks(), "max_new_tokens": 24, "progress": False, "command": "test"}

@@ -39,7 +39,7 @@ from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.metrics.judges import Verdict
 from lens_steer.metrics.likelihood import mean_surprise
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from tests.views import rows_of
 
 ANGLES = (0.0, 120.0, 150.0, 200.0, 330.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lens_steer._io.tables import csv_records, csv_text, longtable, markdown, tabular
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate, percent, points
+from lens_steer.stats.estimates import Estimate, percent, points
 
 SHARES = st.floats(0, 1)
 TEXT = st.text(alphabet=st.sampled_from("ab |\n\r,\"'é"), max_size=8)

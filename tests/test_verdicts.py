@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate, bootstrap_mean, paired_difference
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap_mean
 from lens_steer.studies.verdicts import (
     HOLDS,
     INSENSITIVE,

@@ -24,7 +24,10 @@ from lens_steer.figures.core import Drawing
 from lens_steer.interop.exports.certificate import Certificate
 from lens_steer.metrics.grading import Outcome
 from lens_steer.reports.sweep_report import Swept
-from lens_steer.stats import Estimate, auroc, bootstrap_mean, grouped_mean, wilson
+from lens_steer.stats.areas import auroc
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap_mean, grouped_mean
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions.verify import Verification
 from lens_steer.studies.traits.search import TraitResult

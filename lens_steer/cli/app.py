@@ -13,19 +13,21 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer.cli import comparing as cli_comparing
 from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
-from lens_steer.cli import evaluation as cli_evaluation
 from lens_steer.cli import export as cli_export
 from lens_steer.cli import externalities as cli_externalities
 from lens_steer.cli import importing as cli_import
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
+from lens_steer.cli import sweeping as cli_sweeping
 from lens_steer.cli import tokens as cli_tokens
 from lens_steer.cli import verifying as cli_verifying
 from lens_steer.cli.common import command, emit
 from lens_steer.cli.dryrun import DryRun
+from lens_steer.cli.generations import metrics
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
 from lens_steer.cli.loading import Load
@@ -48,7 +50,9 @@ app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
 for further_command in (
     *cli_direction.COMMANDS,
-    *cli_evaluation.COMMANDS,
+    metrics,
+    *cli_sweeping.COMMANDS,
+    *cli_comparing.COMMANDS,
     *cli_probes.COMMANDS,
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,

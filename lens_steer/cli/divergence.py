@@ -93,7 +93,7 @@ def _write(
     from lens_steer.figures import saving
     from lens_steer.figures.divergence import drawing
     from lens_steer.inference.unembedding import MEASURES
-    from lens_steer.stats import clustered_mean
+    from lens_steer.stats.means import clustered_mean
 
     text = csv_records(found.rows(), ("row", "position", "token", *MEASURES))
     (work / "divergence.csv").write_text(text, encoding="utf-8", newline="")

@@ -9,7 +9,7 @@ among ``prompt``, ``instruction``, ``goal``, ``behavior``, ``forbidden_prompt``,
 that exists, in upper or lower case. The columns ``system``, ``messages``, ``response`` and ``scenario`` are optional.
 So are ``cell`` and ``cluster``, which hold names: rates are also given by ``cell`` (such as a category of harm), and
 prompts of one ``cluster`` are alike, so that they count as fewer than as many independent ones
-(:func:`lens_steer.stats.clustered_rate`). Without the column ``cluster`` the prompts of a ``scenario`` are a cluster.
+(:func:`lens_steer.stats.rates.clustered_rate`). Without the column ``cluster`` the prompts of a ``scenario`` are one.
 Rows with a non-empty ``input`` (as in Alpaca) and rows with a blank prompt are left out and counted. A ``.json`` file
 is a list, or an object with exactly one list. A ``.csv`` file is separated by commas, semicolons or tabs; its first
 line decides which. A ``.txt`` file has one prompt per line.

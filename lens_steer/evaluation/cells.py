@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lens_steer._clusters import alone, cluster_numbers
 from lens_steer._io.rowstore import Row, Rows
 from lens_steer.data import Prompt
-from lens_steer.stats import Estimate, clustered_rate
+from lens_steer.stats.clusters import alone, cluster_numbers
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import clustered_rate
 
 CELL, CLUSTER = LABELS = "cell", "cluster"  # the columns of a row that tell the cell and the cluster of its prompt
 MOST_NAMED = 4  # the largest number of cells that a text names one by one
@@ -95,7 +96,7 @@ def rates_by_cell(rows: Sequence[Row], hits: Sequence[int]) -> dict[str, Estimat
 def disagree(by_cell: ByCell) -> bool:
     """Return whether the intervals of two cells do not overlap.
 
-    >>> from lens_steer.stats import wilson
+    >>> from lens_steer.stats.rates import wilson
     >>> disagree({"a": wilson(0, 32), "b": wilson(32, 32)}), disagree({"a": wilson(1, 4), "b": wilson(3, 4)})
     (True, False)
     """
@@ -107,7 +108,7 @@ def told(by_cell: ByCell) -> str:
 
     Of more than four cells it names the lowest and the highest.
 
-    >>> from lens_steer.stats import wilson
+    >>> from lens_steer.stats.rates import wilson
     >>> told({"break good": wilson(0, 32), "make bad": wilson(32, 32)})
     ' (break good 0, make bad 100)'
     >>> told({name: wilson(10 * i, 40) for i, name in enumerate("abcde")})
@@ -125,7 +126,7 @@ def told(by_cell: ByCell) -> str:
 def plain(by_cell: Mapping[str, ByCell]) -> dict[str, Any]:
     """Return the rates by quantity and cell as plain values for a record; empty where there are no cells.
 
-    >>> from lens_steer.stats import wilson
+    >>> from lens_steer.stats.rates import wilson
     >>> plain({"positive_right": {"theft": wilson(2, 2)}})["by_cell"]["positive_right"]["theft"]["rate"]
     1.0
     """

@@ -52,7 +52,7 @@ from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.models.loading import info_of
 from lens_steer.organisms import world
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.steer.method_table import ANGLES, find_method
 from lens_steer.steer.value_sweep import Build
 

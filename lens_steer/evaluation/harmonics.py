@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate, clustered_rate
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import clustered_rate
 
 PARAMETERS = 3
 Degrees = Sequence[float] | Sequence[int]
@@ -131,7 +132,7 @@ def anti_steerable(
     """Return the share of prompts whose score rises under steering that should lower it, with its Wilson interval.
 
     An example is a refusal score under an angle that elicits compliance. Source of the notion: Tan et al. (arXiv
-    2407.12404). Where prompts share clusters, the interval is that of :func:`lens_steer.stats.clustered_rate`.
+    2407.12404). Where prompts share clusters, the interval is that of :func:`lens_steer.stats.rates.clustered_rate`.
 
     Args:
         plain, steered: The scores of the prompts without and with steering.

@@ -22,7 +22,8 @@ from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, 
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
-from lens_steer.stats import Estimate, paired_difference
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.estimates import Estimate
 
 CONSTRAINTS = ("capable>=95%", "violation<=0")  # the defaults where a ground truth grades the answers
 DEGENERATE_CONSTRAINTS = tuple(
@@ -190,9 +191,9 @@ def differences(
 ) -> dict[str, Estimate]:
     """Return the difference of one condition minus another on the same prompts, by quantity.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`, with the clusters of the prompts. The rows must
-    hold each condition at one setting. Prompts without a value under one of the conditions (an empty answer has no
-    perplexity) are left out.
+    The interval is that of :func:`lens_steer.stats.differences.paired_difference`, with the clusters of the prompts.
+    The rows must hold each condition at one setting. Prompts without a value under one of the conditions (an empty
+    answer has no perplexity) are left out.
     """
     found = {}
     for name, (side, column) in PAIRED.items():

@@ -93,7 +93,7 @@ def further(
         One grid for each variant that has new values. It is empty for a condition without a parameter, and may have
         fewer than ``n`` values where there are fewer gaps.
 
-    >>> from lens_steer.stats import Estimate
+    >>> from lens_steer.stats.estimates import Estimate
     >>> grid = Grid("act-add", None, (-4.0, -2.0, -1.0), method="act-add")
     >>> none, *found = [
     ...     Setting("act-add", "", v, "select", {"positive_right": Estimate(rate, 0.0, 1.0, 10)})
@@ -127,7 +127,7 @@ def further(
 def ordered(grids: Sequence[Grid], found: Sequence[Setting]) -> list[Setting]:
     """Return settings in the order of the grids, and within a grid by value, as its own values are ordered.
 
-    Ties of a choice are decided by this order (:func:`lens_steer.stats.middle_of_best`).
+    Ties of a choice are decided by this order (:func:`lens_steer.stats.ties.middle_of_best`).
 
     >>> grid = Grid("sttp", None, (0.0, -2.0), method="sttp")
     >>> [s.value for s in ordered([grid], [Setting("sttp", "", v, "select", {}) for v in (0.0, -2.0, -1.0)])]

@@ -20,7 +20,10 @@ from lens_steer.evaluation.quantities import FORMER, MEANS, PERPLEXITIES, RATES,
 from lens_steer.evaluation.sweeps import POSITIVE
 from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
-from lens_steer.stats import Estimate, clustered_mean, clustered_rate, middle_of_best
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import clustered_mean
+from lens_steer.stats.rates import clustered_rate
+from lens_steer.stats.ties import middle_of_best
 
 MAX_DEGENERATE = 0.1  # a larger share of degenerate answers in a class means a broken model
 _CONSTRAINT = re.compile(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*(-?[0-9.]+)(%?)\s*")
@@ -36,10 +39,10 @@ class Setting(Shown, view="sweeps"):
         split: The name of the split.
         measured: The estimates by name, for harmful prompts unless the name says otherwise: rates with Wilson
             intervals, means with a bootstrap over prompts. Where prompts share clusters, the intervals account for
-            them (:func:`lens_steer.stats.clustered_rate`, :func:`lens_steer.stats.clustered_mean`). ``violation`` is 1
-            where the mean ``perplexity_ref`` is above 2 (Selective Steering's threshold), and ``violation_share`` is
-            the share of single answers above 2. An empty answer has no perplexity and counts as above 2 in
-            ``violation_share``; ``violation`` is also 1 where all answers are empty.
+            them (:func:`lens_steer.stats.rates.clustered_rate`, :func:`lens_steer.stats.means.clustered_mean`).
+            ``violation`` is 1 where the mean ``perplexity_ref`` is above 2 (Selective Steering's threshold), and
+            ``violation_share`` is the share of single answers above 2. An empty answer has no perplexity and
+            counts as above 2 in ``violation_share``; ``violation`` is also 1 where all answers are empty.
         by_cell: The rates by name and cell; empty where the prompts have no cells.
     """
 
@@ -222,7 +225,7 @@ def choose(
     """Choose the variant and value of one condition with the best objective among those that meet the constraints.
 
     If no setting meets them, the choice is made among all. If several have the best objective, the middle one in the
-    order of the settings is chosen; see :func:`lens_steer.stats.middle_of_best`.
+    order of the settings is chosen; see :func:`lens_steer.stats.ties.middle_of_best`.
 
     Args:
         found: The settings of one condition.

@@ -25,7 +25,7 @@ from lens_steer.figures.core import (
     figure,
     legend_below,
 )
-from lens_steer.stats import bootstrap_means
+from lens_steer.stats.means import bootstrap_means
 
 SHORT = {
     "positive_right": "harmful:\ncomplied", "negative_right": "harmless:\nright",

@@ -29,7 +29,7 @@ from lens_steer.figures.probes import POOLINGS, site_label
 from lens_steer.inference.record import Activations
 from lens_steer.operators.projection import mirror_projection, past_threshold, target_projection
 from lens_steer.probes.probe import Probe
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 from lens_steer.steer.methods.projections import CAP_IN_SIGMAS
 
 CLASSES = {"positive": (POSITIVE, "o"), "negative": (NEGATIVE, "x")}

@@ -29,7 +29,8 @@ from lens_steer.figures.probes import MAX_SHOWN, POOLINGS, check_shown, site_lab
 from lens_steer.inference.record import Activations
 from lens_steer.probes.depth import ProbeScan
 from lens_steer.probes.probe import groups_of
-from lens_steer.stats import Estimate, grouped_rate, percent
+from lens_steer.stats.estimates import Estimate, percent
+from lens_steer.stats.rates import grouped_rate
 
 CLASSES = {"positive": (POSITIVE, "-"), "negative": (NEGATIVE, "--")}
 TARGET = 4.0  # the coefficient α of StTP whose target is drawn

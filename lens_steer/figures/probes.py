@@ -26,7 +26,7 @@ from lens_steer.figures.core import (
 from lens_steer.figures.geometry import KIND_LOOKS, depth_axis, positions_in_depth
 from lens_steer.models import sites
 from lens_steer.probes.depth import ProbeScan
-from lens_steer.stats import columns
+from lens_steer.stats.estimates import columns
 
 MAX_SHOWN = 4  # the most sites side by side in one figure
 MANY = 40  # the markers are smaller from this number of sites on

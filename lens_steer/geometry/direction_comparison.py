@@ -24,7 +24,9 @@ from lens_steer.geometry.estimators import ESTIMATORS, check_classes
 from lens_steer.geometry.planes import principal_angles
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites as site_names
-from lens_steer.stats import Estimate, auroc, columns, middle
+from lens_steer.stats.areas import auroc
+from lens_steer.stats.estimates import Estimate, columns
+from lens_steer.stats.means import middle
 
 DEFAULT = "difference"
 MAX_SITES = 12  # the most sites with a bootstrap interval; they are spread over depth

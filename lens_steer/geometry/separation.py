@@ -71,7 +71,7 @@ def areas(
 
     ``Σᵢⱼ cᵢ dⱼ ([xᵢ > yⱼ] + ½[xᵢ = yⱼ]) / (Σc Σd)`` over counts c and d: ties count half. It is below one half if the
     negative class lies higher. The negative projections of a site are sorted once, and cumulative sums of their counts
-    give the area of every row. :func:`lens_steer.stats.auroc` also gives an interval.
+    give the area of every row. :func:`lens_steer.stats.areas.auroc` also gives an interval.
 
     Args:
         positive, negative, counts: See :func:`cohens_d`.

@@ -30,7 +30,9 @@ from lens_steer.geometry.planes import principal_angles, random_plane
 from lens_steer.geometry.resampling import Options, Recalibrated, bootstrap_counts, label_counts, pooled, recalibrate
 from lens_steer.inference.record import Activations
 from lens_steer.models import sites as site_names
-from lens_steer.stats import Estimate, columns, middle, wilson
+from lens_steer.stats.estimates import Estimate, columns
+from lens_steer.stats.means import middle
+from lens_steer.stats.rates import wilson
 
 ROUNDING = 1e-12  # a shuffle whose cosine equals the observed one up to rounding counts as equally extreme
 

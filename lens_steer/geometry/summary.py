@@ -22,7 +22,7 @@ from lens_steer.geometry.planes import (
 )
 from lens_steer.geometry.rules import cautions, discriminative_by_rule, sureness, with_separations
 from lens_steer.models import sites
-from lens_steer.stats import bootstrap_means
+from lens_steer.stats.means import bootstrap_means
 
 
 class GeometrySummary(Shown, dict[str, Any], view="geometry"):

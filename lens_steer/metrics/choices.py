@@ -25,7 +25,8 @@ from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.teacher_forcing import first_logits_by_batch
 from lens_steer.models.loading import info_of
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import wilson
 
 LETTERS = "ABCDEFGHIJ"
 FIELDS = ("question", "options", "letters", "subject")

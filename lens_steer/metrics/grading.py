@@ -16,7 +16,8 @@ from lens_steer.metrics.degenerate import is_degenerate
 from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.thinking import split_thought
 from lens_steer.organisms import grading
-from lens_steer.stats import Estimate, clustered_rate, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import clustered_rate, wilson
 
 CLASSES = ("positive", "negative")
 ANSWERED, REFUSED, DEGENERATE, CUT_OFF = "answered", "refused", "degenerate", "cut off"
@@ -52,7 +53,7 @@ class Outcome(Shown, view="sweeps"):
     def rate(self, *grades: str) -> Estimate:
         """Return the share of answers with one of the grades, with its Wilson interval.
 
-        Where prompts share clusters, the interval is that of :func:`lens_steer.stats.clustered_rate`.
+        Where prompts share clusters, the interval is that of :func:`lens_steer.stats.rates.clustered_rate`.
         """
         if self.labelled:
             return clustered_rate([g in grades for g, *_ in self.labelled], [cluster for *_, cluster in self.labelled])

@@ -34,7 +34,8 @@ from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.inference.unembedding import MEASURES, SLICE, Unembedding, compare, read_by_unembedding
 from lens_steer.models import sites
 from lens_steer.models.loading import info_of
-from lens_steer.stats import Estimate, bootstrap_means
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap_means
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.steer.value_sweep import from_block, kept_input

@@ -21,7 +21,11 @@ from lens_steer.geometry import logistic
 from lens_steer.geometry.estimators import fisher
 from lens_steer.inference.record import Activations
 from lens_steer.probes.probe import NUMBERS, Probe, fit_probe, groups_of, stacked
-from lens_steer.stats import Z_95, Estimate, auroc, columns, grouped_mean, grouped_rate, middle_of_best
+from lens_steer.stats.areas import auroc
+from lens_steer.stats.estimates import Estimate, columns
+from lens_steer.stats.means import grouped_mean
+from lens_steer.stats.rates import Z_95, grouped_rate
+from lens_steer.stats.ties import middle_of_best
 
 DRAWS = 20  # draws of control labels
 BLOCKS = 20  # blocks of scenarios, left out one at a time for the cosines' intervals

@@ -15,7 +15,7 @@ def by_cell_file(found: Iterable[Setting]) -> list[tuple[str, str]]:
 
     The file has one row for each setting, quantity and cell, with ``rate``, ``low``, ``high`` and ``n``.
 
-    >>> from lens_steer.stats import wilson
+    >>> from lens_steer.stats.rates import wilson
     >>> theft = {"positive_right": {"theft": wilson(1, 2)}}
     >>> ((name, text),) = by_cell_file([Setting("no steering", "", None, "report", {}, by_cell=theft)])
     >>> name, text.splitlines()[0]

@@ -19,7 +19,7 @@ from lens_steer.figures import saving
 from lens_steer.geometry.stability import stability
 from lens_steer.reports import comparison_text
 from lens_steer.reports.cell_files import by_cell_file
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 
 
 def compare_and_write(

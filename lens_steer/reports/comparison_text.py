@@ -21,7 +21,7 @@ from lens_steer.figures.core import Drawing
 from lens_steer.figures.stability import drawing as stability_drawing
 from lens_steer.figures.sweeps import COHERENCE, by_value
 from lens_steer.geometry.stability import Stability
-from lens_steer.stats import Estimate, percent, points
+from lens_steer.stats.estimates import Estimate, percent, points
 from lens_steer.steer.method_table import METHODS, turning_methods
 
 RATES = ("positive_right", "negative_right", "negative_refused", "capable")

@@ -16,7 +16,7 @@ from lens_steer.inference.record import Activations
 from lens_steer.metrics.grading import Outcome
 from lens_steer.operators import rotation
 from lens_steer.reports.report_sweep import ANGLES, Swept
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 
 
 def norm_changes(activations: Activations, calibration: Calibration) -> dict[str, Any]:

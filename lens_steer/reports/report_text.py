@@ -8,7 +8,7 @@ from typing import Any
 from lens_steer._io import tables
 from lens_steer.evaluation import cells
 from lens_steer.figures.outcomes import STYLES
-from lens_steer.stats import percent
+from lens_steer.stats.estimates import percent
 
 LABELS = {grade: label for grade, (*_, label) in STYLES.items()}
 BAND_HEADS = (

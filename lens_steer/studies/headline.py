@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, SMALLEST, TIED, effect_verdict, shows
 

@@ -16,7 +16,7 @@ interest. Where it does not, the verdict is ``ASSAY INSENSITIVE``.
 from __future__ import annotations
 
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 
 HOLDS, REFUTED, NOT_SHOWN, INSENSITIVE = "HOLDS", "REFUTED", "NOT SHOWN", "ASSAY INSENSITIVE"
 EXCLUDED = "EXCLUDED BEYOND"

@@ -12,7 +12,9 @@ from jaxtyping import Bool, Int
 
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges.verdicts import Verdict
-from lens_steer.stats import Estimate, bootstrap, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap
+from lens_steer.stats.rates import wilson
 
 UNDEFINED = "both judges gave the same one verdict throughout: kappa is undefined"
 NOTHING = "no response has a verdict of both judges"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 
 
 @table_of.register

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 
 LIMIT, DEPTH = 12, 24  # the most rows that are shown: of any table, and of sites over depth
 WIDTH = 200  # the most characters of a text that are shown

@@ -7,7 +7,7 @@ from typing import Any
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.notebook.views.sweeps import settings_grid
-from lens_steer.stats import Estimate, percent
+from lens_steer.stats.estimates import Estimate, percent
 from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.found import TraitReport

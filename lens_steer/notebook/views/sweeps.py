@@ -15,7 +15,7 @@ from lens_steer.metrics.grading import Outcome
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 from lens_steer.reports.sweep_report import Swept
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 
 # the quantities of a setting that are shown, where they were measured
 FIRST = "positive_right negative_right capable positive_refused positive_degenerate perplexity_ref".split()

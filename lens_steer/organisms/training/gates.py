@@ -22,7 +22,7 @@ import torch
 from lens_steer.organisms import tasks as t
 from lens_steer.organisms import world as w
 from lens_steer.organisms.grading import grade, is_valid_json
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 
 MAX_NEW_TOKENS = 48
 PROBE_FIT, PROBE_REPORT = 512, 256

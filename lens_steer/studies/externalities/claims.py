@@ -16,7 +16,9 @@ import numpy as np
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.token_divergence import TokenDivergence
-from lens_steer.stats import Estimate, bootstrap_mean, percent, wilson
+from lens_steer.stats.estimates import Estimate, percent
+from lens_steer.stats.means import bootstrap_mean
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import REPORTED, Claim
 from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON

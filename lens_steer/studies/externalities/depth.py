@@ -21,7 +21,9 @@ from lens_steer.data import PromptSet
 from lens_steer.inference.record import Activations, record_prompts
 from lens_steer.models import sites
 from lens_steer.probes.probe import Probe
-from lens_steer.stats import Z_95, Estimate, bootstrap_mean, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap_mean
+from lens_steer.stats.rates import Z_95, wilson
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.externalities.calibration import oriented_component

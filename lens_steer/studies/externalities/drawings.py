@@ -5,7 +5,7 @@ from __future__ import annotations
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.figures.core import Drawing
 from lens_steer.models import sites
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.externalities.conditions import CONTROL, RANDOM, STEERED, named
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.figures import PANELS, SHARES, STRENGTH, TITLES

@@ -16,7 +16,8 @@ from lens_steer.evaluation.selection import Setting
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Activations
 from lens_steer.probes.probe import Probe
-from lens_steer.stats import Estimate, paired_difference
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.externalities import depth
 from lens_steer.studies.externalities.conditions import Condition, Steering
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, rates
@@ -114,7 +115,7 @@ class Externalities(Shown, view="studies"):
         return {prompt: float(np.mean(v)) for prompt, v in kept.items()}
 
     def difference(self, first: str, second: str, quantity: str) -> Estimate:
-        """Return one condition less another, paired by prompt; see :func:`lens_steer.stats.paired_difference`.
+        """Return one condition less another (:func:`~lens_steer.stats.differences.paired_difference` by prompt).
 
         Raises:
             LensSteerError: If a condition was not run, or if the two conditions have different prompts.

@@ -17,7 +17,8 @@ from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.organisms import grading
 from lens_steer.organisms import world as w
 from lens_steer.organisms.tasks import Task
-from lens_steer.stats import Estimate, wilson
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.rates import wilson
 
 # Name of a rate → (side, column) of the rows; ``attack`` is the share of harmful requests with right compliance.
 RATES = {

@@ -15,7 +15,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.inference.positions import first_steered
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.models import sites
-from lens_steer.stats import Estimate, percent, points
+from lens_steer.stats.estimates import Estimate, percent, points
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, KEPT
 from lens_steer.studies.externalities.conditions import (

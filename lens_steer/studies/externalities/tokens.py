@@ -14,7 +14,8 @@ from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.unembedding import MEASURES
 from lens_steer.metrics.token_divergence import TokenDivergence, token_divergence
-from lens_steer.stats import Estimate, bootstrap_mean
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import bootstrap_mean
 from lens_steer.steer.plans import SteeringPlan
 
 HARMFUL, BENIGN = "harmful", "benign"

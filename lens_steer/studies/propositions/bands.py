@@ -68,7 +68,7 @@ def band_verdict(compared: Against, sign: int, *, seen: bool, largest_p: float =
         largest_p: The largest one-sided p of the rank at which the claim holds, or is refuted on the other side.
 
     >>> from lens_steer.evaluation.control_bands import band
-    >>> from lens_steer.stats import Estimate
+    >>> from lens_steer.stats.estimates import Estimate
     >>> far = Estimate(0.7, 0.5, 0.8, 64)
     >>> [band_verdict(Against(far, band([0.1] * n, 0.8)), 1, seen=True) for n in (19, 18, 9)]
     ['HOLDS', 'NOT SHOWN', 'NOT SHOWN (fewer than 10 draws)']

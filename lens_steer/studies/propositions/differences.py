@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.formula import AAS, PLANE_OPERATORS, SAS, SS, drawn_vectors, orthonormal
 from lens_steer.studies.propositions.norms import PlaneOperator

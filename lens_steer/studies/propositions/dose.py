@@ -21,7 +21,7 @@ import numpy as np
 
 from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.steer.methods import selective_steering
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.claim import Claim
@@ -124,8 +124,8 @@ def effects_of(
 ) -> dict[float, Estimate]:
     """Return the paired difference of an outcome from that at s = 1, by factor.
 
-    The interval is that of :func:`lens_steer.stats.paired_difference`. A factor is left out if no prompt has a value at
-    it and at 1.
+    The interval is that of :func:`lens_steer.stats.differences.paired_difference`. A factor is left out if no
+    prompt has a value at it and at 1.
     """
     found = {}
     for s in SCALES if dose else ():

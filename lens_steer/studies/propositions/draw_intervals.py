@@ -7,9 +7,11 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer._clusters import Clusters
 from lens_steer.errors import LensSteerError
-from lens_steer.stats import Estimate, clustered_mean, clustered_rate
+from lens_steer.stats.clusters import Clusters
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import clustered_mean
+from lens_steer.stats.rates import clustered_rate
 
 
 def less_mean_of_draws(

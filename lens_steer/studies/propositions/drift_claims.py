@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lens_steer._clusters import Clusters
-from lens_steer.stats import Estimate, clustered_mean, paired_difference
+from lens_steer.stats.clusters import Clusters
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import clustered_mean
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions.recorded import DRIFT
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, effect_verdict, shows

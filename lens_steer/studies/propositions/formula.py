@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lens_steer.operators import addition, rotation
-from lens_steer.stats import wilson
+from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import Claim, verdict
 from lens_steer.studies.propositions.norms import (
     PlaneOperator,

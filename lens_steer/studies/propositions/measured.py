@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lens_steer._clusters import Clusters
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE
-from lens_steer.stats import Estimate, clustered_mean, clustered_rate, paired_difference
+from lens_steer.stats.clusters import Clusters
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import clustered_mean
+from lens_steer.stats.rates import clustered_rate
 
 RATES = ("positive_right", "negative_right", "broken", "capable")
 
@@ -120,7 +123,7 @@ def paired(
     Args:
         a, b: The conditions.
         name: The name of a field.
-        level: The level of the interval, which is that of :func:`lens_steer.stats.paired_difference`.
+        level: The level of the interval, which is that of :func:`lens_steer.stats.differences.paired_difference`.
         seed: The seed of the bootstrap.
         among: For each prompt of the field whether it counts; None counts them all.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.propositions.experiments import UNSTEERED, Experiments
 from lens_steer.studies.propositions.measured import Measured, paired
 from lens_steer.studies.verdicts import SMALLEST
@@ -70,7 +70,7 @@ def difference(
         comparisons: The number of comparisons for which the interval holds at 95 % together (Bonferroni).
 
     Returns:
-        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.paired_difference`; None if no prompt has a
-        value under both conditions.
+        The mean of ``a − b`` with the interval of :func:`lens_steer.stats.differences.paired_difference`; None if no
+        prompt has a value under both conditions.
     """
     return paired(a, b, outcome, level=1 - 0.05 / comparisons, seed=seed)

@@ -20,7 +20,8 @@ from lens_steer.inference.record import Activations, record_prompts
 from lens_steer.models import sites
 from lens_steer.models.loading import info_of
 from lens_steer.operators.addition import add_direction
-from lens_steer.stats import bootstrap, bootstrap_means, wilson
+from lens_steer.stats.means import bootstrap, bootstrap_means
+from lens_steer.stats.rates import wilson
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.methods import selective_steering, standard_angular
 from lens_steer.steer.plans import SteeringPlan

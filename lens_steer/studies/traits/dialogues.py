@@ -23,7 +23,9 @@ from lens_steer.metrics import grading
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.models.loading import info_of
-from lens_steer.stats import Estimate, grouped_mean, grouped_rate
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import grouped_mean
+from lens_steer.stats.rates import grouped_rate
 from lens_steer.steer.hooks import steering
 from lens_steer.steer.plans import SteeringPlan
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lens_steer._display import Shown
 from lens_steer.probes.probe import Probe
-from lens_steer.stats import Estimate
+from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.traits.calibration import TraitCalibration
 from lens_steer.studies.traits.search import TraitResult
 

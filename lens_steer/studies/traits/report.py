@@ -27,7 +27,8 @@ from lens_steer.inference.record_tokens import record_tokens
 from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.probes.io import save_probe
 from lens_steer.probes.probe import Probe
-from lens_steer.stats import Estimate, grouped_mean
+from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import grouped_mean
 from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import drawings as drawn
 from lens_steer.studies.traits import table as trait_table

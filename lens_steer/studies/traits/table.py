@@ -12,7 +12,8 @@ from lens_steer._io import tables
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.protocol import differences
-from lens_steer.stats import Estimate, bootstrap_mean, columns, percent
+from lens_steer.stats.estimates import Estimate, columns, percent
+from lens_steer.stats.means import bootstrap_mean
 from lens_steer.studies.traits.conditions import (
     ALIGNED_INCOHERENT,
     ALIGNED_SIDE,
