@@ -40,7 +40,7 @@ test-real: $(INSTALLED)  ## on real pretrained models, where LENS_STEER_REAL_MOD
 	OMP_NUM_THREADS=2 MPLBACKEND=Agg $(BIN)/python -m pytest -q tests/real
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_hooks.py \
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_folders_of_engines.py tests/test_hooks.py \
 	  tests/test_plans.py tests/test_cli.py tests/test_report.py tests/test_forcing.py \
 	  tests/test_conversation.py tests/test_monitoring.py tests/test_probes.py
 

@@ -5,3 +5,4 @@ from __future__ import annotations
 ENGINES = ("tl", "hf")
 ENGINE = "hf"  # The engine that records and generates: the Hugging Face twin (hf), or TransformerLens itself (tl).
 VERIFY_DRAWS = 19  # Draws of each random control of the propositions: the fewest whose best rank is p = 0.05.
+REFINED = 12  # settings that every condition of a comparison gets beyond the largest grid

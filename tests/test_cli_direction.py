@@ -44,7 +44,7 @@ def test_the_plane_of_angular_steering(
     assert facts["details"]["candidate_norm"] == "angular"
     code, _, err = run(monkeypatch, capsys, "calibrate", *how, "angle", "--out", tmp_path / "b")
     assert code == 2
-    assert "candidate_norm='angle': use one of unit, raw, sample_unit, angular" in err
+    assert "--candidate-norm 'angle': use one of unit, raw, sample_unit, angular" in err
 
 
 def test_help_names_every_estimator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

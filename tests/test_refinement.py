@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lens_steer._defaults import REFINED
 from lens_steer.data import PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE, method_grids
@@ -17,7 +18,6 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import on_select
 from lens_steer.evaluation.refinement import (
     A_ROUND,
-    REFINED,
     budget_of,
     check_refine,
     further,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lens_steer._defaults import ENGINE
+from lens_steer._defaults import ENGINE, REFINED
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
@@ -63,7 +63,7 @@ def compare(
     ] = "arditi",
     refine: Annotated[
         int, typer.Option("--refine", help="Settings of every condition beyond the largest grid, by bisection.")
-    ] = 12,
+    ] = REFINED,
     controls: Controls = 10,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,

@@ -9,7 +9,8 @@ from lens_steer.steer.method_table import METHODS
 SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments that have the same name as their option
 SAME = (
-    *SWEPT, "adapter", "bound", "chat_template", "column", "component", "constraint", "device", "device_map",
+    *SWEPT, "adapter", "bound", "candidate_norm", "chat_template",
+    "column", "component", "constraint", "device", "device_map",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
     "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
     "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lens_steer._defaults import ENGINE
+from lens_steer._defaults import ENGINE, REFINED
 from lens_steer._display import Shown
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
@@ -38,7 +38,7 @@ from lens_steer.evaluation.published_direction import (
     check_direction,
 )
 from lens_steer.evaluation.quantities import objective_of
-from lens_steer.evaluation.refinement import REFINED, budget_of, check_refine
+from lens_steer.evaluation.refinement import budget_of, check_refine
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.geometry.calibration import Calibration

@@ -17,7 +17,6 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Constraint, Setting, choose, objective_value
 from lens_steer.steer.method_table import METHODS
 
-REFINED = 12  # settings that every condition of a comparison gets beyond the largest grid
 A_ROUND = 4  # of them in one round, at most
 
 

@@ -189,8 +189,8 @@ def _by_cell(shown: Sequence[dict[str, Any]], grades: list[str]) -> str:
     if not any(cells.told(cells.read(o, g)) for o in shown for g in grades):
         return ""
     return (
-        "In round brackets: the share by cell of prompts, where the intervals of two cells do not overlap. Such cells "
-        "move as wholes, and the pooled share is only their mix.\n\n"
+        "In round brackets: the share by cell of prompts, where the intervals of two cells do not overlap; the pooled "
+        "share is a mix of them.\n\n"
     )
 
 
