@@ -180,10 +180,7 @@ def latex(found: Comparison) -> str:
     r"""Write the main table for a paper in LaTeX, which needs the package booktabs."""
     titles = heads(found)
     caption = tables.escaped(legend(found).replace("**", "").replace("\\*", "*").replace("`", ""))
-    cells = [
-        [tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$").replace(" †", "$^{\\dagger}$") for c in row]
-        for row in main_rows(found)
-    ]
+    cells = [[tables.escaped(c.replace("**", "")).replace(" *", "$^{*}$") for c in row] for row in main_rows(found)]
     table = tables.tabular("ll" + "r" * (len(titles) - 2), [tables.escaped(t) for t in titles], cells)
     return "% needs \\usepackage{booktabs}\n% " + f"{caption}\n{table}"
 

@@ -31,7 +31,7 @@ class Estimate(Shown, view="estimates"):
     def __format__(self, spec: str) -> str:
         """Format value and interval with a float format; without a format, as ``str`` does.
 
-        >>> f"{wilson(9, 10):.0%}"
+        >>> f"{Estimate(0.9, 0.6, 0.98, 10):.0%}"
         '90% [60%, 98%]'
         """
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
