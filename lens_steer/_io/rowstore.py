@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,9 @@ from lens_steer._display import Shown
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.progress import PARTS as IN_PARTS
 from lens_steer._io.progress import counting
+from lens_steer._io.shards import IDENTITY, PARTS, clear_parts, current, finish, joined_bytes
 from lens_steer.errors import LensSteerError
 
-PARTS, IDENTITY = ".parts", "run.json"
 Row = dict[str, Any]
 
 
@@ -107,30 +106,35 @@ class RowStore:
             work: The number of prompts that each part runs; the progress then counts prompts as they are finished
                 (:func:`lens_steer._io.progress.done`). None: the progress counts whole parts.
             progress: If True, the progress is shown.
+
+        Raises:
+            ShardDone: If this process is a shard and other shards' parts are missing
+                (:func:`lens_steer._io.shards.sharded`).
         """
         if not self.complete:
             sizes = dict.fromkeys(parts, 1) if work is None else dict(work)
+            keys, shard = list(parts), current()
+            own = keys if shard is None else shard.own(keys)
             unit, through = IN_PARTS if work is None else "prompt", 0
-            with counting(self.name, sum(sizes[key] for key in parts), unit, shown=progress) as counter:
-                for key, make in parts.items():
+            with counting(self.name, sum(sizes[key] for key in own), unit, shown=progress) as counter:
+                for key in own:
                     path, through = self._parts / f"{key}.csv", through + sizes[key]
                     if path.exists():
                         counter.found(float(sizes[key]))
                         continue
-                    text = self._text(make())
+                    text = self._text(parts[key]())
                     with whole_file(path) as made:
                         made.write_bytes(text.encode())
                     counter.reach(float(through))
+            if shard is not None:
+                finish(self._parts, self.name, shard, keys)
+            made_parts = [(self._parts / f"{key}.csv").read_bytes() for key in keys]
             with whole_file(self.path) as joined:
-                joined.write_bytes(
-                    self._text([]).encode()
-                    + b"".join((self._parts / f"{key}.csv").read_bytes().split(b"\n", 1)[1] for key in parts)
-                )
+                joined.write_bytes(joined_bytes([self._text([]).encode(), *made_parts]))
             with whole_file(self.folder / f"{self.name}.{IDENTITY}") as joined:
                 joined.write_text(self._identity, encoding="utf-8")
-        shutil.rmtree(self._parts, ignore_errors=True)
-        if (self.folder / PARTS).exists() and not any((self.folder / PARTS).iterdir()):
-            (self.folder / PARTS).rmdir()
+        if current() is None:  # Other shards may be reading the parts of a folder that they share.
+            clear_parts(self.folder, self.name)
         return self.read()
 
     def read(self) -> Rows:
