@@ -27,6 +27,8 @@ from .inference.generation import generate as generate
 from .inference.record import Activations as Activations
 from .inference.record import record as record
 from .inference.record_tokens import record_tokens as record_tokens
+from .inference.recordings import load_recording as load_recording
+from .inference.recordings import save_recording as save_recording
 from .inference.rendering import tokens as tokens
 from .metrics.token_divergence import TokenDivergence as TokenDivergence
 from .metrics.token_divergence import token_divergence as token_divergence

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lens_steer._io.rowstore import Row, RowStore
-from lens_steer._io.shards import Shard, ShardDone, join, sharded
+from lens_steer._io.shards import Shard, ShardDone, join_shards, sharded
 from lens_steer.errors import LensSteerError
 
 N_PARTS = 7
@@ -68,11 +68,11 @@ def test_joined_is_whole(tmp_path_factory: pytest.TempPathFactory, n: int, count
                 assert (stopped.done, str(stopped.shard)) == (len(made), f"{i}/{count}")
         computed += made
     assert sorted(computed) == [f"{i:03}" for i in range(n)]
-    done = join(own[::-1], at / "joined")
+    done = join_shards(own[::-1], at / "joined")
     assert (done.complete, done.equal) == (("rows",), 0)
-    join([shared], shared)
+    join_shards([shared], shared)
     assert tree(at / "joined") == tree(shared) == tree(at / "whole")
-    assert join(own, at / "joined").joined == ()
+    assert join_shards(own, at / "joined").joined == ()
     assert tree(at / "joined") == tree(at / "whole")
 
 
@@ -94,7 +94,7 @@ def test_a_table_of_one_part_needs_no_round(tmp_path: Path) -> None:
     run_shard(tmp_path / "other", "1/2")
     with sharded(Shard(1, 2)):
         store(tmp_path / "other", "first").run(parts(1), progress=False)
-    assert join([tmp_path, tmp_path / "other"], tmp_path / "out").complete == ("first", "rows")
+    assert join_shards([tmp_path, tmp_path / "other"], tmp_path / "out").complete == ("first", "rows")
 
 
 def test_what_cannot_be_joined(tmp_path: Path) -> None:
@@ -103,29 +103,29 @@ def test_what_cannot_be_joined(tmp_path: Path) -> None:
     run_shard(first, "1/3")
     run_shard(second, "3/3")
     with pytest.raises(LensSteerError, match=r"^rows: shard 2/3 is missing \(2 of 7 parts\): run it with --shard"):
-        join([first, second], out)
+        join_shards([first, second], out)
     run_shard(tmp_path / "foreign", "2/3", seed=1)
     with pytest.raises(LensSteerError, match=r"foreign' holds rows of another run than '.*first': join shards of one"):
-        join([first, tmp_path / "foreign", second], out)
+        join_shards([first, tmp_path / "foreign", second], out)
     run_shard(tmp_path / "third", "2/3")
     everything = [first, second, tmp_path / "third"]
     (second / ".parts/rows/002.csv").rename(second / ".parts/rows/000.csv")
     with pytest.raises(LensSteerError, match="second' holds another part 000 of rows than '.*first'"):
-        join(everything, out)
+        join_shards(everything, out)
     (second / ".parts/rows/000.csv").unlink()
     with pytest.raises(LensSteerError, match=r"parts of a finished shard are missing \(1 of 7 parts\)"):
-        join(everything, out)
+        join_shards(everything, out)
     with pytest.raises(LensSteerError, match="nowhere' does not exist"):
-        join([tmp_path / "nowhere"], out)
+        join_shards([tmp_path / "nowhere"], out)
     (tmp_path / "empty").mkdir()
     with pytest.raises(LensSteerError, match="empty' holds no rows of a sharded run"):
-        join([tmp_path / "empty"], out)
+        join_shards([tmp_path / "empty"], out)
     assert not out.exists()
     assert run_shard(second, "3/3") == ["002"]
-    assert join(everything, out).joined == ("rows",)
+    assert join_shards(everything, out).joined == ("rows",)
     run_shard(tmp_path / "late", "1/2", seed=1)
     with pytest.raises(LensSteerError, match="out' holds rows of another run than '.*late'"):
-        join([tmp_path / "late"], out)
+        join_shards([tmp_path / "late"], out)
 
 
 def test_a_shard_given_twice(tmp_path: Path, whole: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_shard_given_twice(tmp_path: Path, whole: Path) -> None:
     folders = [tmp_path / name for name in "abc"]
     for folder, shard in zip(folders, ("1/2", "2/2", "2/2"), strict=True):
         run_shard(folder, shard)
-    assert join(folders, tmp_path / "out").equal == 3
+    assert join_shards(folders, tmp_path / "out").equal == 3
     assert tree(tmp_path / "out") == tree(whole)
 
 

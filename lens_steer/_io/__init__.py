@@ -6,6 +6,7 @@ What other rooms use of it:
 - ``jsonl``: ``read_lines``
 - ``progress``: ``counting``, ``duration``, ``stepping``, ``Counter``
 - ``rowstore``: ``Row``, ``RowStore``, ``Rows``
+- ``shards``: ``Shard``, ``ShardDone``, ``sharded``, ``join_shards``
 - ``tables``: ``markdown``, ``csv_records``, ``escaped``, ``tabular``, ``csv_text``, ``from_markdown``, ``longtable``
 - ``tensors``: ``TensorFolder``, ``all_finite``
 """

@@ -115,7 +115,7 @@ def finish(parts: Path, name: str, shard: Shard, keys: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Joined:
-    """What :func:`join` did.
+    """What :func:`join_shards` did.
 
     Attributes:
         complete: The tables that are complete, in order of their names.
@@ -128,7 +128,7 @@ class Joined:
     equal: int
 
 
-def join(folders: Sequence[str | Path], out: str | Path) -> Joined:
+def join_shards(folders: Sequence[str | Path], out: str | Path) -> Joined:
     """Join the parts of shards, and write every table that is then complete.
 
     The result has the bytes of a run without shards. Joining again changes nothing. ``out`` may be one of the folders,
@@ -147,7 +147,7 @@ def join(folders: Sequence[str | Path], out: str | Path) -> Joined:
     if not names:
         held = " and ".join(repr(str(f)) for f in given) or "no folder"
         raise LensSteerError(f"{held} holds no rows of a sharded run: give the output folders of the shards")
-    places = list(dict.fromkeys([*given, *([target] if target.is_dir() else [])]))
+    places = list(dict.fromkeys(given + [target] * target.is_dir()))
     found = {name: _gathered(name, places) for name in names}
     joined = []
     for name, table in found.items():

@@ -13,12 +13,15 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer._io.shards import ShardDone
+from lens_steer.cli import calibrating as cli_calibrating
 from lens_steer.cli import comparing as cli_comparing
 from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import export as cli_export
 from lens_steer.cli import externalities as cli_externalities
 from lens_steer.cli import importing as cli_import
+from lens_steer.cli import joining as cli_joining
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
 from lens_steer.cli import steering as cli_steering
@@ -30,6 +33,7 @@ from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.generations import metrics
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.interrupts import ending_cleanly, exit_code, seldom_told
+from lens_steer.cli.joining import tell_done
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import METHOD_HELP, Controls, Engine, MaxNewTokens, Model, Out, Rule, ShowAnswers, Sites
 from lens_steer.cli.prompting import Prompts, asked_of
@@ -49,10 +53,12 @@ app.add_typer(figures_app, name="figures")
 app.add_typer(cli_export.app, name="export")
 app.command(epilog=METHOD_HELP)(cli_steering.steer)
 for further_command in (
+    *cli_calibrating.COMMANDS,
     *cli_direction.COMMANDS,
     metrics,
     *cli_sweeping.COMMANDS,
     *cli_comparing.COMMANDS,
+    *cli_joining.COMMANDS,
     *cli_probes.COMMANDS,
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,
@@ -146,86 +152,6 @@ def report(
 
 
 @app.command()
-@grouped
-def calibrate(
-    prompts: Prompts,
-    load: Load,
-    dry: DryRun,
-    out: Out,
-    model: Model = "organism/qwen2",
-    sites: Sites = "norm_out",
-    rule: Rule = "paper",
-    bound: Annotated[
-        float | None, typer.Option(help="Of --rule effect (Cohen's d above it, 1.0) or auroc (area above it, 0.9).")
-    ] = None,
-    direction: Annotated[
-        str, typer.Option(help="Estimator: difference (of class means), fisher, paired_pca, logistic, sparse.")
-    ] = "difference",
-    candidate_norm: Annotated[
-        str,
-        typer.Option(
-            "--candidate-norm",
-            help="What spans the plane: unit, raw, sample_unit, or angular (as Angular Steering does, with norm_in).",
-        ),
-    ] = "unit",
-    keep: Annotated[
-        str, typer.Option(help="all, or moments: class means alone, in memory that does not grow with the prompts.")
-    ] = "all",
-    engine: Engine = ENGINE,
-) -> None:
-    """Record both prompt sets and write the calibration: candidates, selected direction, plane, discriminative
-    sites.
-    """
-    from lens_steer._io.atomic import check_writable
-    from lens_steer.evaluation.work import recording
-    from lens_steer.geometry.calibration import calibrate, check_candidate_norm
-    from lens_steer.geometry.discriminative import BOUNDS, check_rule
-    from lens_steer.geometry.estimators import check_classes
-    from lens_steer.geometry.files import save_calibration
-    from lens_steer.geometry.rules import cautions, discriminative_by_rule, site_rows, sureness
-    from lens_steer.inference.engines import check_engine
-    from lens_steer.inference.record import record
-
-    check_engine(engine)
-    check_rule(rule, bound)
-    check_candidate_norm(candidate_norm, direction)
-    chosen = prompts.read(split=None)
-    check_classes(direction, len(chosen.fit.positive), len(chosen.fit.negative))
-    if keep not in ("all", "moments"):
-        raise LensSteerError(f"--keep {keep!r}: use all or moments")
-    if keep == "moments" and direction != "difference":
-        raise LensSteerError(f"--direction {direction} needs the activations themselves: leave out --keep moments")
-    if keep == "moments" and rule in BOUNDS:
-        raise LensSteerError(f"--rule {rule} goes by single prompts' projections: leave out --keep moments")
-    check_writable(out)
-    load.check(model, (chosen.fit.positive, 0), (chosen.fit.negative, 0), site_spec=sites)
-    loaded = load(model)
-    dry.tell(loaded, recording(loaded, chosen.fit, 2 * loaded.lens_info.n_layers), chosen.fit.positive, engine=engine)
-    recorded = record(loaded, chosen, sites, engine=engine, keep="moments" if keep == "moments" else "all")
-    made = calibrate(
-        recorded, rule=rule, bound=bound, candidate_norm=candidate_norm, direction=direction, seed=prompts.seed
-    )
-    save_calibration(made, out)
-    if told := cautions(made):
-        typer.echo(f"caution: {'; '.join(told)}", err=True)
-    emit(
-        {
-            "calibration": str(out),
-            "selected_site": made.selected_site,
-            "selection_margin": made.details["selection_margin"],
-            "rule": made.rule,
-            "bound": made.bound,
-            "discriminative_sites": len(made.discriminative_sites),
-            "discriminative_blocks": list(made.discriminative_blocks),
-            "n_sites": len(made.sites),
-            "sites_by_rule": {name: len(found.sites) for name, found in discriminative_by_rule(made).items()},
-            "membership": sureness(made),
-            "sites": site_rows(made),
-        }
-    )
-
-
-@app.command()
 def geometry(out: Out, calibration: Annotated[Path, typer.Option(help="Folder of a calibration.")]) -> None:
     """Figures and geometry.json of a calibration; works without the model."""
     from lens_steer._io.atomic import whole_folder
@@ -280,6 +206,9 @@ def _run(signals: list[int]) -> None:
         code = typer.main.get_command(app).main(standalone_mode=False)
     except LensSteerError as error:
         code = _fail(as_options(str(error)))
+    except ShardDone as stopped:
+        tell_done(stopped)
+        code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:

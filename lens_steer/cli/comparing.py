@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE, REFINED
+from lens_steer._io.shards import Shard, sharded
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
@@ -31,6 +32,7 @@ from lens_steer.cli.options import (
     Model,
     Out,
     Rules,
+    ShardOption,
     ShowAnswers,
 )
 from lens_steer.cli.prompting import Prompts, asked_of
@@ -67,6 +69,7 @@ def compare(
     controls: Controls = 10,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
+    shard: ShardOption = None,
     judge: JudgeOption = None,
     show_answers: ShowAnswers = False,
 ) -> None:
@@ -85,6 +88,7 @@ def compare(
 
     check_numbers({"--controls": controls, "--refine": refine})
     check_engine(engine)
+    share = None if shard is None else Shard.of(shard)
     chosen = _direction(direction)
     decides = judge_named(judge)
     values = values_of(angles)
@@ -112,28 +116,29 @@ def compare(
         refine=refine,
         draws=controls,
     )
-    dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
-    found = compare_and_write(
-        loaded,
-        contrast,
-        out,
-        methods=method or COMPARED,
-        values=values,
-        objective=objective,
-        constraints=constraints_of(constraint, contrast),
-        tasks=tasks,
-        system=system,
-        rules=wanted,
-        direction=chosen,
-        refine=refine,
-        draws=controls,
-        seed=prompts.seed,
-        engine=engine,
-        max_new_tokens=max_new_tokens,
-        command=command(),
-        judge=decides,
-        show_answers=show_answers,
-    )
+    dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, shard=share)
+    with sharded(share):
+        found = compare_and_write(
+            loaded,
+            contrast,
+            out,
+            methods=method or COMPARED,
+            values=values,
+            objective=objective,
+            constraints=constraints_of(constraint, contrast),
+            tasks=tasks,
+            system=system,
+            rules=wanted,
+            direction=chosen,
+            refine=refine,
+            draws=controls,
+            seed=prompts.seed,
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+            command=command(),
+            judge=decides,
+            show_answers=show_answers,
+        )
     for line in found.options.get("rules_left_out", ()):
         typer.echo(f"--rules: left out: {line}", err=True)
     for name, reason in found.left_out.items():

@@ -12,6 +12,7 @@ from lens_steer.cli.common import emit
 from lens_steer.cli.groups import Group
 
 if TYPE_CHECKING:
+    from lens_steer._io.shards import Shard
     from lens_steer.evaluation.work import Work
 
 SHORT = 12  # with at most this many answers and prefills, the run takes no longer than the probe would
@@ -30,7 +31,15 @@ class DryRun(Group):
     ] = False
 
     def tell(
-        self, model: Any, work: Work, prompts: Sequence[Any], *, engine: str, max_new_tokens: int = 1, plan: Any = None
+        self,
+        model: Any,
+        work: Work,
+        prompts: Sequence[Any],
+        *,
+        engine: str,
+        max_new_tokens: int = 1,
+        plan: Any = None,
+        shard: Shard | None = None,
     ) -> None:
         """Print the estimated cost of a run.
 
@@ -44,12 +53,15 @@ class DryRun(Group):
             engine: The engine of the run.
             max_new_tokens: The largest number of tokens of an answer in the run.
             plan: The plan that will steer; None if the run is unsteered.
+            shard: The share of the work that is estimated; None for all of it.
 
         Raises:
             typer.Exit: With ``--dry-run``, after the estimate.
         """
         from lens_steer.evaluation.cost import LONG, cost, probe
 
+        if shard is not None:
+            work = work // shard.count
         if not self.dry_run and work.answers <= SHORT and work.prefills <= SHORT:
             return
         speed = probe(model, prompts, max_new_tokens, engine=engine, plan=plan)

@@ -43,6 +43,13 @@ Rules = Annotated[
         ),
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="I/N: compute every N-th part from the I-th on, and stop; then 'lens-steer join' the shards' folders.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything that is drawn.")]
 MaxNewTokens = Annotated[int, typer.Option(help="Length of every answer at most.")]
 Device = Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer._io.shards import Shard, sharded
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
@@ -35,6 +36,7 @@ from lens_steer.cli.options import (
     Out,
     Probe,
     Rules,
+    ShardOption,
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
@@ -80,6 +82,7 @@ def sweep(
     control_values: ControlValues = 4,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
+    shard: ShardOption = None,
     judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report
@@ -103,6 +106,7 @@ def sweep(
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if record.turns else 'no angle'}")
     check_numbers({"--controls": controls, "--control-values": control_values})
     check_engine(engine)
+    share = None if shard is None else Shard.of(shard)
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
     contrast = prompts.read(fit=False)
@@ -132,25 +136,28 @@ def sweep(
 
     def before(work: Any) -> None:
         plan = grids[0].build and grids[0].build(grids[0].values[0])
-        dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan)
+        dry.tell(
+            loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan, shard=share
+        )
 
-    found = sweep_method(
-        loaded,
-        contrast,
-        [*grids, *by_rule],
-        out,
-        tasks=tasks,
-        objective=objective,
-        constraints=kept,
-        seed=prompts.seed,
-        fitted_here=made.prompt_hash == contrast.fit.hash,
-        controls=controls_.Controls(made, options, controls, control_values, prompts.seed),
-        engine=engine,
-        max_new_tokens=max_new_tokens,
-        command=command(),
-        judge=decides,
-        before=before,
-    )
+    with sharded(share):
+        found = sweep_method(
+            loaded,
+            contrast,
+            [*grids, *by_rule],
+            out,
+            tasks=tasks,
+            objective=objective,
+            constraints=kept,
+            seed=prompts.seed,
+            fitted_here=made.prompt_hash == contrast.fit.hash,
+            controls=controls_.Controls(made, options, controls, control_values, prompts.seed),
+            engine=engine,
+            max_new_tokens=max_new_tokens,
+            command=command(),
+            judge=decides,
+            before=before,
+        )
     chosen, reported = found.choices[method], found.reported(method)
     base = next(s for s in found.select if s.condition == NONE)
     beside, first = found.beside.record(), found.first_token

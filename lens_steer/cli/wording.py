@@ -13,7 +13,7 @@ SAME = (
     "column", "component", "constraint", "device", "device_map",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
     "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
-    "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules",
+    "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules", "shard",
     "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
     "template_date", "trait",
 )  # fmt: skip

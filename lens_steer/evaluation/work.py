@@ -74,6 +74,14 @@ class Work:
             **{name: value * times for name, value in vars(self).items()} | {"widest": self.widest if times else 0}
         )
 
+    def __floordiv__(self, shards: int) -> Work:
+        """Return one share of the work, rounded up.
+
+        >>> (Work(prefills=5, widest=7) // 2).prefills, (Work(prefills=5, widest=7) // 2).widest
+        (3, 7)
+        """
+        return Work(**{name: -(-value // shards) for name, value in vars(self).items()} | {"widest": self.widest})
+
 
 def bare(prompts: Iterable[Prompt]) -> list[Prompt]:
     """Return the prompts without their responses, in whose place the model's own answers will be.

@@ -16,6 +16,7 @@ What other rooms use of it:
 - ``record``: ``Activations``, ``record``, ``record_prompts``, ``Pooling``, ``check_responses``, ``check_sides``,
   ``stream``
 - ``record_tokens``: ``record_tokens``
+- ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``
 - ``rendering``: ``tokens``, ``tokens_after_instruction``
 - ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``
