@@ -11,7 +11,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-real test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-real test-ray test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -38,6 +38,10 @@ test-slow: $(INSTALLED)  ## the rest of it: every parity test on three more fami
 
 test-real: $(INSTALLED)  ## on real pretrained models, where LENS_STEER_REAL_MODELS names a folder with them (skipped with a reason where not)
 	OMP_NUM_THREADS=2 MPLBACKEND=Agg $(BIN)/python -m pytest -q tests/real
+
+test-ray: $(INSTALLED)  ## shards as Ray tasks on two local workers, one of them killed, and the driver too
+	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[ray]'
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q tests/test_ray.py
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_folders_of_engines.py tests/test_hooks.py \

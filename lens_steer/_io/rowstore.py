@@ -22,7 +22,7 @@ from lens_steer._display import Shown
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.progress import PARTS as IN_PARTS
 from lens_steer._io.progress import counting
-from lens_steer._io.shards import IDENTITY, PARTS, clear_parts, current, finish, joined_bytes
+from lens_steer._io.shards import IDENTITY, PARTS, begin, clear_parts, current, finish, joined_bytes
 from lens_steer.errors import LensSteerError
 
 Row = dict[str, Any]
@@ -115,6 +115,8 @@ class RowStore:
             sizes = dict.fromkeys(parts, 1) if work is None else dict(work)
             keys, shard = list(parts), current()
             own = keys if shard is None else shard.own(keys)
+            if shard is not None:
+                begin(self._parts, keys)
             unit, through = IN_PARTS if work is None else "prompt", 0
             with counting(self.name, sum(sizes[key] for key in own), unit, shown=progress) as counter:
                 for key in own:

@@ -96,6 +96,12 @@ def current() -> Shard | None:
     return _CURRENT.get()
 
 
+def begin(parts: Path, keys: Sequence[str]) -> None:
+    """Note the parts of a table, in order, in the folder of its parts."""
+    with whole_file(parts / ORDER) as work:
+        work.write_text("\n".join(keys) + "\n", encoding="utf-8")
+
+
 def finish(parts: Path, name: str, shard: Shard, keys: Sequence[str]) -> None:
     """Note in the folder of a table's parts that a shard is done, and raise :class:`ShardDone` if others are not.
 
@@ -105,11 +111,9 @@ def finish(parts: Path, name: str, shard: Shard, keys: Sequence[str]) -> None:
         shard: The shard.
         keys: All parts of the table, in order.
     """
-    missing = sum(not (parts / f"{key}.csv").exists() for key in keys)
-    for file, text in ((ORDER, "\n".join(keys) + "\n"), (f"{SHARD}{shard.index}-of-{shard.count}", "")):
-        with whole_file(parts / file) as work:
-            work.write_text(text, encoding="utf-8")
-    if missing:
+    with whole_file(parts / f"{SHARD}{shard.index}-of-{shard.count}"):
+        pass
+    if missing := sum(not (parts / f"{key}.csv").exists() for key in keys):
         raise ShardDone(name, shard, len(shard.own(keys)), missing)
 
 

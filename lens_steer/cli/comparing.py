@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE, REFINED
-from lens_steer._io.shards import Shard, sharded
+from lens_steer._io.shards import sharded
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
@@ -32,10 +32,10 @@ from lens_steer.cli.options import (
     Model,
     Out,
     Rules,
-    ShardOption,
     ShowAnswers,
 )
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.sharing import Sharing
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import METHODS
 
@@ -45,6 +45,7 @@ def compare(
     prompts: Prompts,
     load: Load,
     dry: DryRun,
+    sharing: Sharing,
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
@@ -69,7 +70,6 @@ def compare(
     controls: Controls = 10,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
-    shard: ShardOption = None,
     judge: JudgeOption = None,
     show_answers: ShowAnswers = False,
 ) -> None:
@@ -88,7 +88,7 @@ def compare(
 
     check_numbers({"--controls": controls, "--refine": refine})
     check_engine(engine)
-    share = None if shard is None else Shard.of(shard)
+    share = sharing.of()
     chosen = _direction(direction)
     decides = judge_named(judge)
     values = values_of(angles)
@@ -101,6 +101,7 @@ def compare(
     if chosen not in (None, ARDITI):
         tell_held_out(chosen, contrast, "direction")
     load.check(model, *asked_of(contrast, max_new_tokens))
+    sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
     tasks = tasks_of(contrast, prompts.seed)
     work = comparing(

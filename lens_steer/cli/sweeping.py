@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE
-from lens_steer._io.shards import Shard, sharded
+from lens_steer._io.shards import sharded
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
@@ -36,10 +36,10 @@ from lens_steer.cli.options import (
     Out,
     Probe,
     Rules,
-    ShardOption,
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.sharing import Sharing
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import find_method
 
@@ -63,6 +63,7 @@ def sweep(
     prompts: Prompts,
     load: Load,
     dry: DryRun,
+    sharing: Sharing,
     out: Out,
     calibration: CalibrationFolder = None,
     probe: Probe = None,
@@ -82,7 +83,6 @@ def sweep(
     control_values: ControlValues = 4,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
-    shard: ShardOption = None,
     judge: JudgeOption = None,
 ) -> None:
     """One method over its angles or coefficients on the select split, the best of them and its controls on the report
@@ -106,7 +106,7 @@ def sweep(
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if record.turns else 'no angle'}")
     check_numbers({"--controls": controls, "--control-values": control_values})
     check_engine(engine)
-    share = None if shard is None else Shard.of(shard)
+    share = sharing.of()
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
     contrast = prompts.read(fit=False)
@@ -131,6 +131,7 @@ def sweep(
     for line in left_out:
         typer.echo(f"--rules: left out: {line}", err=True)
     load.check(model, *asked_of(contrast, max_new_tokens), made=made)
+    sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
     tasks = tasks_of(contrast, prompts.seed)
 
