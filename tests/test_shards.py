@@ -102,7 +102,9 @@ def test_what_cannot_be_joined(tmp_path: Path) -> None:
     first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
     run_shard(first, "1/3")
     run_shard(second, "3/3")
-    with pytest.raises(LensSteerError, match=r"^rows: shard 2/3 is missing \(2 of 7 parts\): run it with --shard"):
+    with pytest.raises(
+        LensSteerError, match=r"^rows: shard 2/3 is missing \(2 of 7 parts\): run it, or give its folder too"
+    ):
         join_shards([first, second], out)
     run_shard(tmp_path / "foreign", "2/3", seed=1)
     with pytest.raises(LensSteerError, match=r"foreign' holds rows of another run than '.*first': join shards of one"):

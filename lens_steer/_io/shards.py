@@ -247,8 +247,8 @@ def _same(before: tuple[Path, bytes] | None, now: tuple[Path, bytes], what: str)
 def _absent(missing: Sequence[str], order: Sequence[str], shards: set[str]) -> str:
     """Say which shards are not there."""
     if not order:
-        return "no shard is done: run each with --shard to its end, then join"
+        return "no shard is done: run each to its end, then join"
     count = max((int(s.split("/")[1]) for s in shards), default=1)
     absent = [f"{i}/{count}" for i in range(1, count + 1) if f"{i}/{count}" not in shards]
     who = f"shard {', '.join(absent)} is missing" if absent else "parts of a finished shard are missing"
-    return f"{who} ({len(missing)} of {len(order)} parts): run it with --shard, or give its folder too"
+    return f"{who} ({len(missing)} of {len(order)} parts): run it, or give its folder too"

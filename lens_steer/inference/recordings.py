@@ -143,9 +143,7 @@ def join_recordings(folders: Sequence[str | Path], out: str | Path) -> Activatio
         shards[shard.index], count = recorded, shard.count
     missing = [f"{i}/{count}" for i in range(1, count + 1) if i not in shards]
     if missing or not shards:
-        raise LensSteerError(
-            f"recording: shard {', '.join(missing)} is missing: record it with --shard, or give its folder"
-        )
+        raise LensSteerError(f"recording: shard {', '.join(missing)} is missing: record it too, or give its folder")
     whole = _joined([shards[i] for i in range(1, count + 1)])
     save_recording(whole, out)
     return whole
