@@ -139,6 +139,20 @@ def test_a_shard_given_twice(tmp_path: Path, whole: Path) -> None:
     assert tree(tmp_path / "out") == tree(whole)
 
 
+def test_other_files_are_carried(tmp_path: Path) -> None:
+    """What the shards began with goes with the rows, the first shard's; steps of something else are no table."""
+    folders = [tmp_path / name for name in "ab"]
+    for i, folder in enumerate(folders, start=1):
+        run_shard(folder, f"{i}/2")
+        for name in ("calibrations/x/calibration.json", "direction/.parts/steps/run.json", ".parts/steps/run.json"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_text(str(i), encoding="utf-8")
+        (folder / ".partial-1").write_text("under way", encoding="utf-8")
+    assert join_shards(folders, tmp_path / "out").complete == ("rows",)
+    others = {"calibrations/x/calibration.json": b"1", "direction/.parts/steps/run.json": b"1"}
+    assert {k: v for k, v in tree(tmp_path / "out").items() if not k.startswith("rows.")} == others
+
+
 @pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "-1/2", "a/b", "1/2/3"])
 def test_bad_shards(text: str) -> None:
     with pytest.raises(LensSteerError, match="give I/N with I from 1 to N, such as 2/4"):

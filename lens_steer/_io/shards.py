@@ -136,7 +136,8 @@ def join_shards(folders: Sequence[str | Path], out: str | Path) -> Joined:
     """Join the parts of shards, and write every table that is then complete.
 
     The result has the bytes of a run without shards. Joining again changes nothing. ``out`` may be one of the folders,
-    such as the one that all shards share. Nothing is written if a table cannot be joined.
+    such as the one that all shards share. Nothing is written if a table cannot be joined. Other files of the shards,
+    such as the calibrations with which they began, are copied where ``out`` does not have them yet.
 
     Args:
         folders: The output folders of the shards.
@@ -157,13 +158,24 @@ def join_shards(folders: Sequence[str | Path], out: str | Path) -> Joined:
     for name, table in found.items():
         if table.write(target):
             joined.append(name)
+    for place in given:
+        for name in files_of(place):
+            if name.parts[0] != PARTS and not (target / name).exists():
+                with whole_file(target / name) as work:
+                    work.write_bytes((place / name).read_bytes())
     return Joined(tuple(names), tuple(joined), sum(t.equal for t in found.values()))
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Return every finished file of a folder, by its path in it; files under way have hidden names."""
+    inside = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [name for name in inside if all(part == PARTS or not part.startswith(".") for part in name.parts)]
 
 
 def _tables(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise LensSteerError(f"folder {str(folder)!r} does not exist: give the output folders of shards")
-    parts = {path.parent.name for path in folder.glob(f"{PARTS}/*/{IDENTITY}")}
+    parts = {path.parent.name for path in folder.glob(f"{PARTS}/*/{ORDER}")}
     return parts | {path.name.removesuffix(f".{IDENTITY}") for path in folder.glob(f"*.{IDENTITY}")}
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from lens_steer._io.atomic import check_writable, whole_file
 from lens_steer._io.progress import interactive
-from lens_steer._io.shards import IDENTITY, ORDER, PARTS, SHARD, Shard, ShardDone, join_shards
+from lens_steer._io.shards import IDENTITY, ORDER, PARTS, SHARD, Shard, ShardDone, files_of, join_shards
 from lens_steer.errors import LensSteerError, installed
 
 OWN = ("--ray", "--ray-workers")  # the driver's own options
@@ -50,20 +50,22 @@ def arguments(argv: Sequence[str], out: str | Path) -> list[str]:
     return kept
 
 
-def rows_of(folder: Path) -> Files:
-    """Return the tables of a folder and the parts of those that are not complete, by their path in it."""
-    whole = [
-        p
-        for mark in folder.glob(f"*.{IDENTITY}")
-        for p in (mark, folder / f"{mark.name.removesuffix(f'.{IDENTITY}')}.csv")
-    ]
-    parts = [p for p in (folder / PARTS).glob("*/*") if not p.name.startswith(".")]
-    return {str(p.relative_to(folder)): p.read_bytes() for p in (*whole, *parts) if p.exists()}
+def made_in(folder: Path, seen: Container[str] = ()) -> Files:
+    """Return every finished file of a folder that was not seen yet, by its path in it."""
+    found = {}
+    for name in files_of(folder):
+        if str(name) in seen:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # a part that was just joined
+            found[str(name)] = (folder / name).read_bytes()
+    return found
 
 
 def write(folder: Path, files: Files) -> None:
-    """Write files, each completely or not at all."""
+    """Write the files that a folder does not have yet, each completely or not at all."""
     for name, content in files.items():
+        if (folder / name).exists():
+            continue
         with whole_file(folder / name) as work:
             work.write_bytes(content)
 
@@ -74,7 +76,7 @@ def shard_task(args: Sequence[str], shard: Shard, files: Files) -> Iterator[File
     Args:
         args: The arguments, from :func:`arguments`.
         shard: The shard.
-        files: What is there already, from :func:`rows_of`.
+        files: What is there already, from :func:`made_in`.
 
     Yields:
         Each new file when it is complete; at the end None, or the message of an error.
@@ -89,8 +91,7 @@ def shard_task(args: Sequence[str], shard: Shard, files: Files) -> Iterator[File
         running = True
         while running:
             running = thread.is_alive()
-            new = {k: v for k, v in rows_of(folder).items() if k not in seen}
-            if new:
+            if new := made_in(folder, seen):
                 seen |= set(new)
                 yield new
             elif running:
@@ -174,7 +175,7 @@ def _round(ray: Any, task: Any, args: Sequence[str], count: int, out: Path, bar:
     """Run every shard up to the first table that needs the others, and write each part when it comes."""
 
     def start(i: int) -> Any:
-        return task.remote(args, Shard(i, count), rows_of(out))
+        return task.remote(args, Shard(i, count), made_in(out))
 
     running = {start(i): i for i in range(1, count + 1)}
     lost = dict.fromkeys(running.values(), 0)
