@@ -92,7 +92,7 @@ def save_recording(
 
 
 def load_recording(folder: str | Path) -> Activations | Moments:
-    """Read the recording of all prompts, as :func:`save_recording` or :func:`join_recordings` wrote it.
+    """Read the recording of all prompts, whole or joined.
 
     Raises:
         LensSteerError: If a file is missing, truncated or corrupt, if shapes and sites do not fit together, if a value
