@@ -1,6 +1,4 @@
-"""Controls in draws: what each puts wrong, the band and a method's rank in it, what an interrupted sweep ends with,
-what is told where there are none.
-"""
+"""Controls in draws: what each puts wrong, what an interrupted sweep ends with, what is told where there are none."""
 
 from __future__ import annotations
 
@@ -17,7 +15,6 @@ import torch
 import lens_steer as ls
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.comparison import Comparison, compare
 from lens_steer.evaluation.conditions import (
     ALL,
     NONE,
@@ -28,8 +25,7 @@ from lens_steer.evaluation.conditions import (
     method_grids,
     probe_grid,
 )
-from lens_steer.evaluation.control_bands import band, bands, ranges
-from lens_steer.evaluation.control_runs import NO_CONTROLS, Beside
+from lens_steer.evaluation.control_runs import NO_CONTROLS
 from lens_steer.evaluation.controls import (
     IDENTITY_SETTING,
     OF_ONE_SITE,
@@ -43,18 +39,12 @@ from lens_steer.evaluation.controls import (
 from lens_steer.evaluation.first_token import FirstToken, first_token
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
-from lens_steer.evaluation.protocol import Evaluation
-from lens_steer.evaluation.published_direction import PublishedDirection
-from lens_steer.evaluation.selection import Choice, Setting
 from lens_steer.figures import saving
-from lens_steer.figures.sweeps import by_value, coherence, polar
 from lens_steer.geometry.boundary import boundary
 from lens_steer.geometry.planes import random_plane, turned_at_random
 from lens_steer.inference.batching import encode
 from lens_steer.metrics.benchmarks import Tasks
-from lens_steer.reports.comparison_text import latex, markdown
 from lens_steer.reports.sweep_report import Swept, sweep_method
-from lens_steer.stats.estimates import Estimate
 from tests.test_cli import run as command_line
 
 HOW: dict[str, Any] = {"tasks": Tasks(), "max_new_tokens": 24, "progress": False, "command": "test"}
@@ -83,49 +73,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def swept(qwen: Any, few: ContrastSet, grids: list[Grid], controls: Controls, folder: Path) -> Swept:
     return sweep_method(qwen, few, grids, folder, controls=controls, **HOW)
-
-
-def _setting(
-    condition: str, value: float | None, variant: str = "", split: str = "report", **measured: float
-) -> Setting:
-    return Setting(
-        condition, variant, value, split, {k: Estimate(float(v), v - 0.1, v + 0.1, 8) for k, v in measured.items()}
-    )
-
-
-def test_bands_by_counting() -> None:
-    """Median, ends and quantiles, and the add-one rank counted draw by draw, ties on both sides."""
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 10, 31):
-        draws = (rng.integers(0, 5, n) / 4).tolist()
-        for value in (0.0, 0.5, 1.0):
-            found = band(draws, value)
-            assert (found.n, found.minimum, found.maximum) == (n, min(draws), max(draws))
-            assert found.p_at_least == (1 + len([d for d in draws if d >= value])) / (1 + n)
-            assert found.p_at_most == (1 + len([d for d in draws if d <= value])) / (1 + n)
-            ordered = sorted(draws)
-            assert found.median == pytest.approx((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
-            for q, got in ((0.025, found.low), (0.975, found.high)):  # linear between the two neighbours in order
-                at = q * (n - 1)
-                below, above = ordered[int(at)], ordered[min(int(at) + 1, n - 1)]
-                assert got == pytest.approx(below + (at - int(at)) * (above - below))
-    with pytest.raises(LensSteerError, match="draws is empty: a band needs at least one"):
-        band([], 1.0)
-    assert band([0.0] * 10, 1.0).p_at_least == pytest.approx(1 / 11)
-
-
-def test_bands_of_a_setting() -> None:
-    """By quantity and control, over its draws alone; a quantity that a draw lacks is counted without it."""
-    method = _setting("selective", 120.0, positive_right=0.8, negative_right=0.5)
-    drawn = [_setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", positive_right=k / 10) for k in range(3)]
-    once = [_setting(ALL, 120.0, positive_right=1.0), _setting(IDENTITY_SETTING, 0.0, positive_right=0.0)]
-    found = bands(method, [*drawn, *once, _setting(SHUFFLED, 120.0, "draw 1", negative_right=0.5)])
-    assert {q: set(by) for q, by in found.items()} == {"positive_right": {RANDOM_PLANE}, "negative_right": {SHUFFLED}}
-    assert (found["positive_right"][RANDOM_PLANE].maximum, found["positive_right"][RANDOM_PLANE].p_at_least) == (
-        0.2,
-        0.25,
-    )
-    assert ranges(drawn, "positive_right") == {(RANDOM_PLANE, 120.0): (pytest.approx(0.1), 0.0, 0.2, 3)}
 
 
 @pytest.mark.parametrize("n", [1, 3, 7])
@@ -372,54 +319,6 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
         assert (tmp_path / name).stat().st_size > 100
 
 
-def test_a_comparisons_bands_stand_below_its_reference() -> None:
-    """A row a control with its draws' median and range and the reference's rank, and what that is in the legend;
-    without draws the same table and a word that there were none.
-    """
-    report = (
-        _setting(NONE, None, positive_right=0.1),
-        _setting("selective", 120.0, positive_right=0.8, perplexity_ref=1.5),
-        _setting("ablation", None, positive_right=0.9),
-    )
-    drawn = tuple(
-        _setting(RANDOM_PLANE, 120.0, f"draw {k + 1}", positive_right=k / 10, perplexity_ref=2.0 + k) for k in range(3)
-    )
-
-    def made(beside: Beside) -> Comparison:
-        choices = {s.condition: Choice(s.condition, "", s.value, True, 1, 1, 1) for s in report}
-        found = object.__new__(Comparison)  # with what the table reads alone
-        vars(found).update(
-            evaluation=Evaluation(report, choices, report, ()),
-            published=PublishedDirection(),
-            refine=0,
-            options={"methods": []},
-            differences={},
-            graded=True,
-            constraints=(),
-            objective="positive_right",
-            n_compared=2,
-            beside=beside,
-        )
-        return found
-
-    with_draws, without = made(Beside(None, drawn)), made(Beside())
-    lines, plain = (markdown(found).splitlines() for found in (with_draws, without))
-    cells = ("selective: random plane", "3 draws", "—", "10 (0 to 20)", "—", "—", "—", "3.00 (2.00 to 4.00)", "—", "—")
-    assert lines[4] == f"| {' | '.join(cells)} | rank 0.25 |"
-    assert [line for line in lines if " draws |" not in line][:-1] == plain[:-1]
-    assert "Rows of draws" in lines[-1] and "No controls" not in lines[-1]
-    assert plain[-1].endswith(
-        "No controls were run in draws: how far chance alone comes beside `selective` is not known."
-    )
-    assert latex(with_draws).count(r" \\") == latex(without).count(r" \\") + 1
-    with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
-        compare(None, _two_splits(), "nowhere", draws=-1)
-
-
-def _two_splits() -> ContrastSet:
-    return ls.load_contrast("organism/refusal").first(select=1, report=1)
-
-
 def test_no_controls_are_told(
     swept: Swept, folder: Path, qwen: Any, few: ContrastSet, grids: list[Grid], calibration: Any, tmp_path: Path
 ) -> None:
@@ -437,38 +336,6 @@ def test_no_controls_are_told(
     assert found.bands == {}
     assert not (tmp_path / "report_controls.csv").exists()
     assert json.loads((tmp_path / "polar.json").read_text(encoding="utf-8"))["notes"]["told"] == "no controls were run"
-
-
-def test_figures_draw_the_band() -> None:
-    """A control's median and range with the number of draws in the legend, in both figures; without controls the title
-    says so.
-    """
-    import matplotlib.pyplot as plt
-
-    select = [_setting(NONE, None, split="select", positive_right=0.1, n_words=9)]
-    select += [
-        _setting("selective", a, split="select", positive_right=a / 400, n_words=a / 10)
-        for a in (0.0, 90.0, 180.0, 270.0)
-    ]
-    drawn = [
-        _setting(RANDOM_PLANE, a, f"draw {k}", "select", positive_right=k / 10, n_words=k)
-        for k in range(5)
-        for a in (45.0, 225.0)
-    ]
-    for kind, draw, quantity, ends in (
-        ("polar", polar, "positive_right", (0.2, 0.0, 0.4)),
-        ("coherence", coherence, "n_words", (2.0, 0.0, 4.0)),
-    ):
-        drawing = by_value(kind, select, ["selective"], [quantity], controls=drawn)
-        part = drawing.where(condition=RANDOM_PLANE, value=45.0)
-        assert (part["mean"][0], part["low"][0], part["high"][0]) == pytest.approx(ends)
-        fig, _ = draw(drawing)
-        (legend,) = fig.legends
-        assert f"{RANDOM_PLANE} (median and range of 5 draws)" in [t.get_text() for t in legend.get_texts()]
-        plt.close(fig)
-    fig, _ = polar(by_value("polar", select, ["selective"], ["positive_right"], told="no controls were run"))
-    assert fig.legends[0].get_title().get_text() == "select split; no controls were run"
-    plt.close(fig)
 
 
 def test_the_first_token_is_looked_at_apart(qwen: Any, refusal: Any, calibration: Any) -> None:

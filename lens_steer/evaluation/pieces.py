@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lens_steer._io.atomic import whole_file
-from lens_steer._io.rowstore import IDENTITY, PARTS
+from lens_steer._io.shards import IDENTITY, PARTS
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.files import load_calibration, save_calibration
