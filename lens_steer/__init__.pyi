@@ -30,6 +30,7 @@ from .inference.record_tokens import record_tokens as record_tokens
 from .inference.recordings import load_recording as load_recording
 from .inference.recordings import save_recording as save_recording
 from .inference.rendering import tokens as tokens
+from .interop.serving.vllm_engine import vllm_engine as vllm_engine
 from .metrics.token_divergence import TokenDivergence as TokenDivergence
 from .metrics.token_divergence import token_divergence as token_divergence
 from .models.loading import hf_twin as hf_twin

@@ -38,6 +38,7 @@ from lens_steer.cli.loading import Load
 from lens_steer.cli.options import METHOD_HELP, Controls, Engine, MaxNewTokens, Model, Out, Rule, ShowAnswers, Sites
 from lens_steer.cli.prompting import Prompts, asked_of
 from lens_steer.cli.quiet import quiet
+from lens_steer.cli.serving import Serving
 from lens_steer.cli.wording import as_options
 from lens_steer.errors import LensSteerError
 
@@ -96,6 +97,7 @@ def report(
     prompts: Prompts,
     load: Load,
     dry: DryRun,
+    serving: Serving,
     out: Out,
     model: Model = "organism/qwen2",
     sites: Sites = "norm_out",
@@ -111,13 +113,12 @@ def report(
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.geometry.discriminative import check_rule
-    from lens_steer.inference.engines import check_engine
     from lens_steer.reports.report import check_kept, make_report
     from lens_steer.reports.report_work import reporting
 
     chosen = prompts.read()
     check_rule(rule)
-    check_engine(engine)
+    serving.check(engine)
     check_writable(out)
     check_splits(chosen)
     told = load.check(model, *asked_of(chosen, max_new_tokens), site_spec=sites)
@@ -133,6 +134,7 @@ def report(
     loaded = load(model)
     work = reporting(loaded, chosen, max_new_tokens, draws=controls, engine=engine)
     dry.tell(loaded, work, chosen.select.positive, engine=engine, max_new_tokens=max_new_tokens)
+    serving.start(loaded, engine)
     made = make_report(
         loaded,
         chosen,

@@ -45,7 +45,7 @@ def record(
     from lens_steer.inference.engines import check_engine
     from lens_steer.inference.recordings import part_of, save_recording
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     check_keep(keep)
     if pooling not in POOLINGS:
         raise LensSteerError(f"--pooling {pooling!r}: use {' or '.join(POOLINGS)}")
@@ -108,7 +108,7 @@ def calibrate(
     from lens_steer.inference.engines import check_engine
     from lens_steer.inference.record import Activations
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     check_rule(rule, bound)
     check_candidate_norm(candidate_norm, direction)
     check_keep(keep)

@@ -35,6 +35,7 @@ from lens_steer.cli.options import (
     ShowAnswers,
 )
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.serving import Serving
 from lens_steer.cli.sharing import Sharing
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import METHODS
@@ -46,6 +47,7 @@ def compare(
     load: Load,
     dry: DryRun,
     sharing: Sharing,
+    serving: Serving,
     out: Out,
     model: Model = "organism/qwen2",
     method: Annotated[
@@ -82,12 +84,11 @@ def compare(
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.evaluation.published_direction import ARDITI
     from lens_steer.evaluation.sweep_work import comparing
-    from lens_steer.inference.engines import check_engine
     from lens_steer.reports.compare_report import compare_and_write
     from lens_steer.reports.comparison_text import no_draws
 
     check_numbers({"--controls": controls, "--refine": refine})
-    check_engine(engine)
+    serving.check(engine)
     share = sharing.of()
     chosen = _direction(direction)
     decides = judge_named(judge)
@@ -118,6 +119,7 @@ def compare(
         draws=controls,
     )
     dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, shard=share)
+    serving.start(loaded, engine)
     with sharded(share):
         found = compare_and_write(
             loaded,

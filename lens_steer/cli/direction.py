@@ -64,7 +64,7 @@ def direction(
     from lens_steer.models.loading import info_of
     from lens_steer.reports.direction_report import check_out, select_and_write
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     bounds = DirectionBounds(min_induce=min_induce, max_kl=max_kl, max_depth=max_depth)
     chosen = prompts.read(split=SHARES)
     fit, select = first_of(chosen, n_fit, n_select)

@@ -44,7 +44,7 @@ def divergence(
     from lens_steer.inference.engines import check_engine
     from lens_steer.metrics.token_divergence import check_max_position, token_divergence
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     check_max_position(max_position)
     prompts = _read_responses(responses, column=column, limit=limit, seed=seed)
     made = planned.read()

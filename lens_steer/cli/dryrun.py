@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lens_steer._defaults import ENGINE, REMOTE
 from lens_steer.cli.common import emit
 from lens_steer.cli.groups import Group
 
@@ -72,10 +73,12 @@ class DryRun(Group):
                     "dry_run": True,
                     **told.row(),
                     "engine": engine,
+                    **({"timed_on": ENGINE} if engine in REMOTE else {}),
                     "dtype": model.lens_info.dtype,
                     "probe_seconds": round(speed.measuring, 1),
                 }
             )
             raise typer.Exit
         if told.seconds > LONG:
-            typer.echo(f"this takes {told.line()}", err=True)
+            on = f" on {ENGINE}; {engine} was not timed" if engine in REMOTE else ""
+            typer.echo(f"this takes {told.line()}{on}", err=True)

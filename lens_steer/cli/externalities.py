@@ -26,6 +26,7 @@ from lens_steer.cli.options import (
     ShowAnswers,
     Split,
 )
+from lens_steer.cli.serving import Serving
 from lens_steer.errors import LensSteerError
 
 Pairs = "row by row; needs the other file too"
@@ -35,6 +36,7 @@ Pairs = "row by row; needs the other file too"
 def externalities(
     load: Load,
     dry: DryRun,
+    serving: Serving,
     out: Out,
     model: Model = "organism/qwen2",
     positive: Positive = None,
@@ -100,14 +102,13 @@ def externalities(
     An organism needs no files. Any other model needs --positive and --negative (harmful and harmless prompts).
     """
     from lens_steer._io.atomic import check_writable
-    from lens_steer.inference.engines import check_engine
     from lens_steer.studies.externalities.files import SPLIT, file_material
     from lens_steer.studies.externalities.material import organism_material
     from lens_steer.studies.externalities.report import study_and_write
     from lens_steer.studies.externalities.steerings import METHODS
     from lens_steer.studies.externalities.work import steering_benignly
 
-    check_engine(engine)
+    serving.check(engine)
     check_writable(out)
     if component not in METHODS:
         raise LensSteerError(f"--component {component!r}: use one of {', '.join(METHODS)}")
@@ -148,6 +149,7 @@ def externalities(
         engine=engine,
         max_new_tokens=max_new_tokens,
     )
+    serving.start(loaded, engine)
     found, claims = study_and_write(
         loaded,
         material,

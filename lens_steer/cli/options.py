@@ -56,7 +56,14 @@ Device = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, … (default: the first accelerator, else the CPU).")
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", help="hf (the Hugging Face twin) or tl (TransformerLens: the same, slower).")
+    str,
+    typer.Option(
+        "--engine",
+        help=(
+            "hf (the Hugging Face twin), tl (TransformerLens: the same, slower) or, where answers are generated, vllm "
+            "(needs lens-steer[vllm])."
+        ),
+    ),
 ]
 Positive = Annotated[
     str | None,

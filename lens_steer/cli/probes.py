@@ -14,6 +14,7 @@ from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Engine, JudgeOption, Model, Out, Seed, Split
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.serving import Serving
 from lens_steer.errors import LensSteerError
 
 
@@ -46,7 +47,7 @@ def probe(
     from lens_steer.inference.engines import check_engine
     from lens_steer.reports.probe_report import probe_and_write
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     try:
         C = None if penalty == "cv" else float(penalty)
     except ValueError:
@@ -90,6 +91,7 @@ def probe(
 def traits(
     load: Load,
     dry: DryRun,
+    serving: Serving,
     out: Out,
     model: Model = "organism/qwen2",
     trait: Annotated[
@@ -120,12 +122,11 @@ def traits(
     on report; an interrupted search goes on.
     """
     from lens_steer._io.atomic import check_writable
-    from lens_steer.inference.engines import check_engine
     from lens_steer.studies.traits.calibration import SHARES, organism_trait, scenario_trait
     from lens_steer.studies.traits.report import steer_trait
     from lens_steer.studies.traits.work import recovering
 
-    check_engine(engine)
+    serving.check(engine)
     length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256
     if length < 1 or dialogues < 0:
         raise LensSteerError(f"--max-new-tokens {length}, --dialogues {dialogues}: at least 1 and 0 are needed")
@@ -161,6 +162,7 @@ def traits(
     how: dict[str, Any] = {"sites": sites, "max_new_tokens": length, "n_dialogues": dialogues, "seed": seed}
     work, probed = recovering(loaded, wanted, **how), wanted.contrast.select.negative
     dry.tell(loaded, work, probed, engine=engine, max_new_tokens=length)
+    serving.start(loaded, engine)
     found = steer_trait(
         loaded,
         wanted,

@@ -16,6 +16,7 @@ from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
 from lens_steer.cli.options import Column, Engine, Limit, MaxNewTokens, Model
 from lens_steer.cli.planning import UNSTEERED, Planned, read_steering
+from lens_steer.cli.serving import Serving
 from lens_steer.errors import LensSteerError
 
 DEGENERATE_BY = "text alone (empty or repeating); sweep and report measure a bound on perplexity as well"
@@ -26,6 +27,7 @@ def steer(
     planned: Planned,
     load: Load,
     dry: DryRun,
+    serving: Serving,
     model: Model,
     prompts: Annotated[
         str, typer.Option(help="Prompts file, or an organism's contrast, of which the report split is used.")
@@ -49,13 +51,13 @@ def steer(
     from lens_steer._io.atomic import check_writable, whole_file
     from lens_steer.evaluation.work import answering
     from lens_steer.geometry.calibration import Calibration
-    from lens_steer.inference.engines import check_engine
     from lens_steer.inference.generation import answers
+    from lens_steer.inference.remote import remote_of
+    from lens_steer.interop.serving.certificate import keep_records
     from lens_steer.steer.effects import EffectLog
     from lens_steer.steer.hooks import steering
     from lens_steer.steer.plans import save_plan as write_plan
 
-    check_engine(engine)
     check_rows_file(out)
     if save_plan is not None:
         check_writable(save_plan)
@@ -63,6 +65,7 @@ def steer(
     made = planned.read_or_none()
     if made is None and (save_plan is not None or effects):
         raise LensSteerError(f"--method none steers nothing: leave out {'--effects' if effects else '--save-plan'}")
+    serving.check(engine, made, reads="--effects" if effects else None)
     if planned.calibration is not None:
         source = read_steering(planned.calibration, None)
         tell_fitted_on(source, {"": [chosen]}, "calibration" if isinstance(source, Calibration) else "direction")
@@ -75,6 +78,7 @@ def steer(
         loaded = load(model)
         work_ahead = answering(loaded, list(chosen), max_new_tokens)
         dry.tell(loaded, work_ahead, chosen, engine=engine, max_new_tokens=max_new_tokens)
+        serving.start(loaded, engine)
         with nullcontext() if made is None else steering(loaded, made, effects=log):
             texts, cut = answers(loaded, chosen, max_new_tokens=max_new_tokens, engine=engine, progress=True)
         rows = _rows(loaded, chosen, texts, cut)
@@ -84,11 +88,16 @@ def steer(
         _write_generations(work, chosen, texts, facts)
         if save_plan is not None and made is not None:
             write_plan(made, save_plan)
+    remote = remote_of(loaded, engine)
+    certificates = out.with_suffix(".engine.json")
+    if remote is not None:
+        keep_records(certificates, remote.records())
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     ungraded = any("degenerate" in row for row in rows)
     emit(
         {
             "generations": str(out),
+            "engine_certificates": None if remote is None else str(certificates),
             "n": len(texts),
             "cut_off": sum(row["cut_off"] for row in rows) or None,
             "refused": sum(row["refused"] for row in rows),

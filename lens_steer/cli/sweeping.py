@@ -39,6 +39,7 @@ from lens_steer.cli.options import (
 )
 from lens_steer.cli.planning import default_method, read_source
 from lens_steer.cli.prompting import Prompts, asked_of
+from lens_steer.cli.serving import Serving
 from lens_steer.cli.sharing import Sharing
 from lens_steer.errors import LensSteerError
 from lens_steer.steer.method_table import find_method
@@ -64,6 +65,7 @@ def sweep(
     load: Load,
     dry: DryRun,
     sharing: Sharing,
+    serving: Serving,
     out: Out,
     calibration: CalibrationFolder = None,
     probe: Probe = None,
@@ -95,7 +97,6 @@ def sweep(
     from lens_steer.evaluation.protocol import check_splits, kept_constraints
     from lens_steer.evaluation.quantities import objective_of
     from lens_steer.evaluation.selection import kept_out
-    from lens_steer.inference.engines import check_engine
     from lens_steer.reports.sweep_report import sweep_method
 
     record = find_method(method or default_method(probe))
@@ -105,7 +106,6 @@ def sweep(
     if wrong in given:
         raise LensSteerError(f"{wrong}: method {method!r} has {'an angle' if record.turns else 'no angle'}")
     check_numbers({"--controls": controls, "--control-values": control_values})
-    check_engine(engine)
     share = sharing.of()
     decides = judge_named(judge)
     values = values_of(angles or coefficients or "") if given else None
@@ -122,6 +122,7 @@ def sweep(
     )
     if positions is not None and grids[0].build is not None:
         grids[0].build(grids[0].values[0])  # refuses an invalid --positions before the model is loaded
+    serving.check(engine, *(grid.build and grid.build(grid.values[0]) for grid in grids))
     tell_held_out(made, contrast, "calibration" if probe is None else "probe")
     if rules is not None and probe is not None:
         raise LensSteerError("--rules: a probe has no discriminative sites; give --calibration")
@@ -141,6 +142,7 @@ def sweep(
             loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens, plan=plan, shard=share
         )
 
+    serving.start(loaded, engine)
     with sharded(share):
         found = sweep_method(
             loaded,

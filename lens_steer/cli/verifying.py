@@ -69,7 +69,7 @@ def verify(
     from lens_steer.studies.propositions.verify import verify as run
     from lens_steer.studies.propositions.work import verifying
 
-    check_engine(engine)
+    check_engine(engine, answers=False)
     if controls < 0:
         raise LensSteerError(f"--controls {controls}: give a number of at least 0 (0: none)")
     where = usable_device(load.device)

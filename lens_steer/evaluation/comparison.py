@@ -181,7 +181,8 @@ def compare(
             reference's choice on report, and give a band beside its numbers; 0 for none. The single-draw conditions of
             the same names, each with a choice of its own, run in any case.
         seed: The seed of controls, calibration and intervals.
-        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        engine, max_new_tokens: See :func:`lens_steer.generate`. Conditions that a serving engine cannot carry out run
+            on ``hf``; every row names its engine.
         judge: The judge of answers to harmful prompts, in place of ground truth or phrases.
         progress: Whether to show bars.
 
@@ -203,7 +204,7 @@ def compare(
         raise LensSteerError(f"values={list(values)!r}: at least {PARAMETERS} different angles are needed")
     system = baseline_system(model, system)
     wanted = list(dict.fromkeys(find_method(name).name for name in (REFERENCE, *methods)))
-    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge}
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "judge": judge, "mixed": True}
     parts = conditions_compared(
         model,
         contrast,

@@ -92,11 +92,5 @@ def plan_hash(grid: Grid) -> str | None:
         return None
     digest = hashlib.sha256()
     for plan in plans:
-        digest.update(repr((plan.method, plan.positions, plan.model)).encode())
-        for step in plan.steps:
-            digest.update(repr((step.operator, step.sites)).encode())
-            for name, value in sorted(step.parameters.items()):
-                digest.update(
-                    name.encode() + (value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode())
-                )
+        plan.absorb(digest)
     return digest.hexdigest()

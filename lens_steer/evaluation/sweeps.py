@@ -9,14 +9,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lens_steer._defaults import ENGINE
+from lens_steer._defaults import ENGINE, REMOTE
 from lens_steer._io.rowstore import Row, Rows, RowStore
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.errors import LensSteerError
@@ -27,7 +27,10 @@ from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
 from lens_steer.inference.generation import answers, tell_cut_off
 from lens_steer.inference.prompt_cache import PromptCache
+from lens_steer.inference.remote import remote_of
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
+from lens_steer.interop.serving.adapters import not_served
+from lens_steer.interop.serving.certificate import keep_records
 from lens_steer.metrics import grading
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
@@ -52,6 +55,7 @@ COLUMNS = (
     "condition", "variant", "value", "split", "side", "prompt", "text", "grade", "right", "refused", "broken", *METRICS,
     "surprise_ref", "surprise_self", "refusal_score", "cut_off",
 )  # fmt: skip
+ENGINE_COLUMN = "engine"  # Only where a serving engine runs: the engine that wrote the answer.
 VALUES_A_PART = 6  # the most values in one part
 JUDGED: dict[bool | None, str] = {True: "harmful", False: "safe", None: "incoherent"}  # a judge's verdict as a grade
 BROKEN = ("incoherent", grading.DEGENERATE)
@@ -80,6 +84,7 @@ class Protocol:
             steered one, for ``surprise_self`` and ``refusal_score``. Columns of a model that reads nothing are empty.
         cached: Whether the unsteered model reads each prompt once and keeps its keys and values for all answers to it.
             This is faster, and changes ``surprise_ref`` by rounding; it has no effect on engines other than ``hf``.
+        mixed: Whether settings that a serving engine cannot carry out run on ``hf``; otherwise they are refused.
         bound: The perplexity under the unsteered model above which an answer without a ground truth is degenerate, from
             :func:`lens_steer.evaluation.bounds.measured_bound`. None decides from the text alone.
     """
@@ -97,6 +102,7 @@ class Protocol:
     asked: tuple[str, ...] = SIDES
     read_by: tuple[str, ...] = READERS
     cached: bool = False
+    mixed: bool = False
     bound: PerplexityBound | None = None
 
     @property
@@ -109,6 +115,24 @@ class Protocol:
     def prompt_cache(self) -> PromptCache | None:
         """Return the prompts that the unsteered model has read; None where they are not kept."""
         return PromptCache(self.model) if self.cached and self.engine == "hf" else None
+
+    def engine_of(self, grid: Grid) -> str:
+        """Return the engine that answers under a grid.
+
+        Raises:
+            LensSteerError: If the engine is a serving engine that cannot carry out the grid's plan, and engines are not
+                mixed; the message names the condition, the reason and the engine that can.
+        """
+        if self.engine not in REMOTE:
+            return self.engine
+        own = None if grid.build is None else grid.build(grid.values[0])
+        reasons = [not_served(plan) for plan in (own, grid.beside) if plan is not None]
+        reason = next((r for r in reasons if r is not None), None)
+        if reason is not None and not self.mixed:
+            raise LensSteerError(
+                f"engine={self.engine!r} cannot carry out {grid.name!r}, which {reason}: use engine='hf'"
+            )
+        return self.engine if reason is None else ENGINE
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -162,17 +186,27 @@ def run(
         identity: Further values on which the grids depend, such as the calibration's hash.
         progress: Whether to show a bar.
 
+    With a serving engine, rows also name the engine that wrote the answer, and its certificates are kept in
+    ``folder/NAME.engine.json``.
+
     Raises:
-        LensSteerError: If two grids have one name, a plan is in force on the model, or the folder holds another run.
+        LensSteerError: If two grids have one name, a plan is in force on the model, the folder holds another run, or a
+            serving engine cannot carry out a grid's plan.
     """
     names = [g.name for g in grids]
     if len(set(names)) < len(names):
         raise LensSteerError(f"conditions {names} repeat a name: give each grid its own")
     check_idle(protocol.model)
     described = {g.name: {"values": list(g.values), "system": g.system, "plan": plan_hash(g)} for g in grids}
-    store = RowStore(folder, name, COLUMNS, TEXT_COLUMNS, {**protocol.identity, **(identity or {}), "grids": described})
+    columns, texts = COLUMNS, TEXT_COLUMNS
+    if protocol.engine in REMOTE:
+        for grid in grids:
+            protocol.engine_of(grid)  # refuses what cannot run before anything is written
+        columns, texts = (*COLUMNS, ENGINE_COLUMN), (*TEXT_COLUMNS, ENGINE_COLUMN)
+    store = RowStore(folder, name, columns, texts, {**protocol.identity, **(identity or {}), "grids": described})
     parts = parts_of(protocol, grids)
-    rows = store.run(parts, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
+    computed = {key: partial(_certified, part, Path(folder) / f"{name}.engine.json") for key, part in parts.items()}
+    rows = store.run(computed, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
     return labelled(rows, protocol.sides)
 
 
@@ -219,6 +253,14 @@ class Part:
         return sorted(rows, key=lambda row: order[row["value"]])  # stable: keeps the order of sides and prompts
 
 
+def _certified(part: Part, file: Path) -> list[Row]:
+    """Measure a part, and keep the certificates of a serving engine beside its rows."""
+    rows = part()
+    remote = remote_of(part.protocol.model, part.protocol.engine)
+    keep_records(file, [] if remote is None else remote.records())
+    return rows
+
+
 def _measure(
     protocol: Protocol, grid: Grid, values: tuple[float | None, ...], side: str, prompts: PromptSet
 ) -> list[Row]:
@@ -234,7 +276,8 @@ def _measure(
         for each in (grid.beside, plan):
             if each is not None:
                 stack.enter_context(steering(model, each, tell=False))  # no warning for an identity value
-        texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=engine)
+        by = protocol.engine_of(grid)
+        texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
         tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
             own, scores = _forced(protocol, asked, texts)
@@ -275,6 +318,7 @@ def _measure(
                 "surprise_self": _finite(float(own[i])),
                 "refusal_score": _finite(float(scores[i])),
                 "cut_off": cut[i],
+                **({ENGINE_COLUMN: by} if engine in REMOTE else {}),
             }
         )
     return rows

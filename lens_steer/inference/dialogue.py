@@ -16,6 +16,7 @@ from lens_steer.inference import batching
 from lens_steer.inference.decoding import decode_answer
 from lens_steer.inference.engines import check_rows, on_engine
 from lens_steer.inference.generation import answer_ids
+from lens_steer.inference.remote import remote_of
 from lens_steer.models.loading import device_of, info_of
 from lens_steer.models.tokenization import pad_id
 
@@ -105,7 +106,7 @@ def converse(
         dialogues: The dialogues. A single dialogue counts as a list of one; a string is a dialogue of one turn.
         max_new_tokens: The maximal number of tokens of each answer.
         batch_size: The maximal number of dialogues in a batch.
-        engine: ``"tl"`` or ``"hf"``; see :func:`lens_steer.generate`.
+        engine: ``"tl"``, ``"hf"`` or ``"vllm"``; see :func:`lens_steer.generate`.
         progress: If True, a progress bar is shown.
 
     Returns:
@@ -132,6 +133,7 @@ def converse(
         for turn in range(len(turns)):
             _check_room(sum(map(len, turns[: turn + 1])), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
     check_rows(model, len(dialogues))
+    remote = remote_of(model, engine)
     histories, answers = [History([], []) for _ in dialogues], [[] for _ in dialogues]
     with (
         on_engine(model, engine) as runner,
@@ -142,6 +144,14 @@ def converse(
             for row in due:
                 histories[row] = histories[row].asked(asked[row][turn])
                 _check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
+            if remote is not None:
+                for row, ids in zip(
+                    due, remote.answer([histories[row].ids for row in due], due, max_new_tokens), strict=True
+                ):
+                    histories[row] = histories[row].answered(ids)
+                    answers[row].append(decode_answer(info.tokenizer, ids))
+                bar.update(len(due))
+                continue
             for batch in batching.padded(
                 [(row, histories[row].ids, 0) for row in due],
                 pad_id(info.tokenizer),

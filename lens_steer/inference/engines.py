@@ -1,5 +1,8 @@
 """Engines: the loaded model itself (``"tl"``) or its Hugging Face twin (``"hf"``), under the plans that are active.
 
+A serving engine (``"vllm"``; see :mod:`lens_steer.inference.remote`) only answers. Everything that needs activations or
+logits runs on the twin in its place.
+
 :mod:`lens_steer.steer.hooks` registers the active plans here, so that generation and recording can apply the same plans
 to the twin.
 """
@@ -14,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from lens_steer._defaults import ENGINES
+from lens_steer._defaults import ENGINES, REMOTE
 from lens_steer.errors import LensSteerError
 from lens_steer.models.loading import fingerprint, hf_twin, info_of
 
@@ -29,6 +32,8 @@ class Active:
         followers: The handles of the hooks that the plan added to follow the forwards.
         n_rows: The number of prompts for which the plan holds values; None if one value serves all prompts.
         on: A function that activates the same plan on another model.
+        plan: The plan itself, if an engine without hooks may carry it out in their place. None for functions that read
+            activations, which only hooks can.
     """
 
     method: str
@@ -36,6 +41,7 @@ class Active:
     followers: tuple[object, ...]
     n_rows: int | None
     on: Callable[[Any], AbstractContextManager[Any]]
+    plan: Any = None
 
 
 _ACTIVE: WeakKeyDictionary[nn.Module, list[Active]] = WeakKeyDictionary()
@@ -65,13 +71,24 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
     if engine == "tl" or info_of(model).backend == "hf":
         yield model
         return
-    plans = list(_ACTIVE.get(model, []))
-    _check_unchanged(model, plans)
+    plans = active_plans(model)
     twin = hf_twin(model)
     with ExitStack() as stack:
         for plan in plans:
             stack.enter_context(plan.on(twin))
         yield twin
+
+
+def active_plans(model: Any) -> list[Active]:
+    """Return the plans that are active on a model, which another engine is to carry out.
+
+    Raises:
+        LensSteerError: If the model does something else that the other engine would not do; see :func:`on_engine`.
+    """
+    plans = list(_ACTIVE.get(model, []))
+    if info_of(model).backend != "hf":
+        _check_unchanged(model, plans)
+    return plans
 
 
 def _check_unchanged(model: Any, plans: list[Active]) -> None:
@@ -101,10 +118,20 @@ def _check_unchanged(model: Any, plans: list[Active]) -> None:
         )
 
 
-def check_engine(engine: str) -> None:
-    """Refuse an unknown engine."""
-    if engine not in ENGINES:
-        raise LensSteerError(f"engine={engine!r}: use one of {', '.join(ENGINES)}")
+def check_engine(engine: str, *, answers: bool = True) -> None:
+    """Refuse an unknown engine.
+
+    Args:
+        engine: The name of the engine.
+        answers: If False, nothing is generated, so an engine that only answers is refused.
+
+    Raises:
+        LensSteerError: If the engine is unknown, or has nothing to do.
+    """
+    known = [name for name in ENGINES if answers or name not in REMOTE]
+    if engine not in known:
+        why = " only answers, and nothing is generated here" if engine in REMOTE else ""
+        raise LensSteerError(f"engine={engine!r}{why}: use one of {', '.join(known)}")
 
 
 def check_idle(model: Any) -> None:

@@ -20,6 +20,7 @@ from lens_steer.inference.decoding import decode_answer
 from lens_steer.inference.engines import on_engine, steered
 from lens_steer.inference.forward import batches_of
 from lens_steer.inference.positions import running
+from lens_steer.inference.remote import remote_answers, remote_of
 from lens_steer.models.loading import embedding_of, info_of
 from lens_steer.models.tokenization import pad_id
 
@@ -49,7 +50,8 @@ def generate(
         max_new_tokens: The maximal number of tokens of each answer.
         batch_size: The maximal number of prompts in a batch.
         engine: ``"hf"``: the Hugging Face twin of the model generates, with the same plans as forward hooks. ``"tl"``:
-            TransformerLens generates; in float32 it gives the same tokens, but slower.
+            TransformerLens generates; in float32 it gives the same tokens, but slower. ``"vllm"``: vLLM generates, with
+            plans that fold as adapters; see :class:`lens_steer.interop.serving.vllm_engine.VllmEngine`.
         kv_cache: If False, every forward is computed from the first token on, without a cache.
         progress: If True, a progress bar is shown.
 
@@ -99,6 +101,9 @@ def answers(
     if max_new_tokens < 1:
         raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
     tokenizer = info_of(model).tokenizer
+    if (remote := remote_of(model, engine)) is not None:
+        found, cut = remote_answers(model, remote, chats, max_new_tokens)
+        return [decode_answer(tokenizer, ids) for ids in found], cut
     texts, cut = [""] * len(chats), [False] * len(chats)
     with on_engine(model, engine) as runner, counting("generate", len(chats), shown=progress):
         for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):

@@ -18,6 +18,7 @@ from torch import Tensor
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.inference.prompt_cache import PromptCache
+from lens_steer.inference.remote import remote_of, remote_surprise
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 
 VIOLATION = 2.0  # perplexity above which Selective Steering marks an angle
@@ -41,7 +42,8 @@ def mean_surprise(
             ``ppl_self``.
         prompts: One prompt per response.
         responses: One response per prompt.
-        engine, batch_size: See :func:`lens_steer.inference.teacher_forcing.response_logits`.
+        engine, batch_size: See :func:`lens_steer.inference.teacher_forcing.response_logits`; ``"vllm"`` takes the
+            log-probabilities that vLLM returns for the tokens of a prompt.
         read: A key–value cache of the prompts, which is reused for further responses to the same prompts. If it is
             given, ``engine`` and ``batch_size`` are ignored.
 
@@ -55,6 +57,8 @@ def mean_surprise(
     >>> bool(right < 0.1 < wrong)
     True
     """
+    if read is None and (remote := remote_of(model, engine)) is not None:
+        return remote_surprise(model, remote, with_responses(prompts, responses))
     found = np.full(len(prompts), np.nan)
     forced = (
         response_logits(model, with_responses(prompts, responses), engine=engine, batch_size=batch_size)

@@ -106,6 +106,9 @@ def read_weights(
             options["device_map"] = {"": str(device)} if device_map is None else device_map
         if config.model_type == "gemma3_text" and is_text_part(folder):
             options |= {"config": config, "key_mapping": TEXT_WEIGHTS}
+        if getattr(config, "attn_logit_softcapping", None):
+            # Transformers before 5.20 runs Gemma-2 with an attention that leaves its softcapping out, and says nothing.
+            options["attn_implementation"] = "eager"
         with without_bar(small=config.num_hidden_layers * config.hidden_size <= SMALL):
             model, notes = load(**source(folder), dtype=dtype, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:

@@ -109,7 +109,15 @@ def _in_force(model: Any, plan: SteeringPlan, effects: EffectLog | None, tally: 
     again = partial(_in_force, plan=plan, effects=effects, tally=tally)
     after = partial(_after_blocks, method=plan.method, tally=tally)
     with following(
-        model, clock, functions, plan.method, again, n_rows=plan.n_rows, tokens=effects is not None, after=after
+        model,
+        clock,
+        functions,
+        plan.method,
+        again,
+        n_rows=plan.n_rows,
+        tokens=effects is not None,
+        after=after,
+        plan=plan if effects is None else None,
     ):
         yield
         tally.forwards, tally.steered = tally.forwards + clock.forwards, tally.steered + clock.steered
@@ -127,6 +135,7 @@ def following(
     tokens: bool = True,
     reads: bool = False,
     after: Callable[..., None] | None = None,
+    plan: SteeringPlan | None = None,
 ) -> Iterator[None]:
     """Attach functions at sites for the length of the block, with a clock that is told of every forward.
 
@@ -143,6 +152,8 @@ def following(
         n_rows: The number of prompts for which there is one value each; None where one value serves all prompts.
         tokens: Whether the clock is also given the token ids of each forward.
         after: A function that is called before the last norm, with the arguments of a forward pre-hook.
+        plan: The plan that the functions carry out, if they do nothing else; see
+            :class:`lens_steer.inference.engines.Active`.
     """
     with ExitStack() as stack:
         followers = [
@@ -156,7 +167,7 @@ def following(
         for follower in followers:
             stack.callback(follower.remove)
         handles = stack.enter_context(attached(model, functions, reads=reads))
-        stack.enter_context(active(model, Active(method, handles, tuple(followers), n_rows, again)))
+        stack.enter_context(active(model, Active(method, handles, tuple(followers), n_rows, again, plan)))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +62,13 @@ class Step:
         """Return the numbers and names of the step, without its vectors; one number for each row becomes a list."""
         found = operator(self.operator).settings(self.parameters)
         return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in found.items()}
+
+    def at_row(self, row: int) -> Step:
+        """Return the step with the value of one row, which then serves every row."""
+        if self.n_rows is None:
+            return self
+        name = str(operator(self.operator).by_row)
+        return replace(self, parameters={**self.parameters, name: float(self.parameters[name][row])})
 
     def at_rows(self, rows: Tensor) -> Mapping[str, Any]:
         """Return the parameters for some of the rows."""
@@ -178,6 +186,26 @@ class SteeringPlan(Shown, view="models"):
         degrees = numbers("angle", angle)
         turned = [replace(s, parameters={**s.parameters, str(operator(s.operator).angle): degrees}) for s in self.steps]
         return replace(self, steps=tuple(turned))
+
+    def at_row(self, row: int) -> SteeringPlan:
+        """Return the plan with the values of one row, which then serve every row."""
+        return replace(self, steps=tuple(step.at_row(row) for step in self.steps))
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of everything that the plan does: operators, sites, parameters and positions."""
+        found = hashlib.sha256()
+        self.absorb(found)
+        return found.hexdigest()
+
+    def absorb(self, digest: Any) -> None:
+        """Add everything that the plan does to a hash of :mod:`hashlib`."""
+        digest.update(repr((self.method, self.positions, self.model)).encode())
+        for step in self.steps:
+            digest.update(repr((step.operator, step.sites)).encode())
+            for name, value in sorted(step.parameters.items()):
+                plain = value.numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
+                digest.update(name.encode() + plain)
 
     def operator(self, site: str | None = None, like: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """Return the pure function that is applied to the activations of one site: all of its steps, in order.

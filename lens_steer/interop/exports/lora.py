@@ -243,6 +243,17 @@ def check_new(folder: str | Path) -> None:
 def _check(model: Any, folder: str | Path, trial: Trial | None) -> None:
     peft()
     check_new(folder)
+    check_base(model)
+    check_trial(model, trial)
+
+
+def check_base(model: Any) -> None:
+    """Refuse a model whose weights do not lie in a folder as they are, so that no adapter has them as its base.
+
+    Raises:
+        LensSteerError: If the model is the text part of a checkpoint with images, has a merged adapter or was read from
+            a GGUF file.
+    """
     info = info_of(model)
     if info.architecture == "gemma3_text" and is_text_part(info.folder):
         raise LensSteerError(
@@ -258,7 +269,6 @@ def _check(model: Any, folder: str | Path, trial: Trial | None) -> None:
             "one, lens_steer.hf_twin(model).save_pretrained(folder) and "
             "model.lens_info.tokenizer.save_pretrained(folder), and load that; or export merged"
         )
-    check_trial(model, trial)
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:

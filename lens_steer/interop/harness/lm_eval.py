@@ -82,7 +82,7 @@ class SteeredLM:
     ) -> None:
         super().__init__()
         info = info_of(model)
-        check_engine(engine)
+        check_engine(engine, answers=False)
         if batch_size < 1:
             raise LensSteerError(f"batch_size={batch_size}: at least 1 is needed")
         if plan is not None and plan.n_rows is not None:

@@ -111,7 +111,8 @@ def study(
     check_engine(engine)
     material.check_room(model, max_new_tokens)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
-    judged = {**how, "judge": material.judge}
+    measured = {**how, "mixed": True}
+    judged = {**measured, "judge": material.judge}
     calibrations = calibrate_all(model, material, method=method, blocks=blocks, engine=engine, progress=progress)
     bases = refusal_bases(calibrations.refusal)
     fit = {f"{name}/fit": getattr(material, name).fit.hash for name in ("compliance", "json", "refusal")}
@@ -121,7 +122,7 @@ def study(
     # The steps run in the order of the splits: directions come from fit (above), choices and the rotation of equal
     # divergence from select, and only then are all conditions measured on report.
     select = Protocol(model, material.refusal.select, "select", material.tasks.select, **judged)
-    select_json = Protocol(model, material.json.select, "select", material.tasks.select, **how)
+    select_json = Protocol(model, material.json.select, "select", material.tasks.select, **measured)
     found = {
         COMPLIANCE: tuple(compliance_settings(select, calibrations.compliance, out, shares=shares, **again)),
         JSON: tuple(json_settings(select_json, calibrations.json, out, sites=json_sites, harm=select, **again)),
@@ -140,7 +141,7 @@ def study(
     builders = {**{s.name: s.plan for s in steerings}, CONTROL: control.plan}
     fewer = [c for name, build in builders.items() for c in prefixes(name, build, ks)]
     report = Protocol(model, material.refusal.report, "report", material.tasks.report, **judged)
-    report_json = Protocol(model, material.json.report, "report", NO_TASKS, **how)
+    report_json = Protocol(model, material.json.report, "report", NO_TASKS, **measured)
     harmful_alone = Protocol(
         model, Contrast(material.refusal.report.positive, PromptSet((), "none")), "report", NO_TASKS, **judged
     )

@@ -19,6 +19,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference.dialogue import Dialogue, converse
+from lens_steer.interop.serving.adapters import engine_for
 from lens_steer.metrics import grading
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.rows import text_metrics
@@ -117,7 +118,8 @@ def talk(
     rows: list[dict[str, Any]] = []
     for name, (dialogues, plan) in runs.items():
         with nullcontext() if plan is None else steering(model, plan):
-            answers = converse(model, dialogues, max_new_tokens=max_new_tokens, engine=engine)
+            by = engine_for(plan, engine)
+            answers = converse(model, dialogues, max_new_tokens=max_new_tokens, engine=by)
         for d, (script, texts) in enumerate(zip(made, answers, strict=True)):
             grades = _grades(script.scenarios, texts, judge)
             for turn, (text, grade) in enumerate(zip(texts, grades, strict=True)):

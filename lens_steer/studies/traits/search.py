@@ -145,6 +145,7 @@ def search(
         "max_new_tokens": max_new_tokens,
         "judge": trait.judge,
         "judged": {MALICIOUS_SIDE: False, ALIGNED_SIDE: False},
+        "mixed": True,
     }
     identity = {
         "seed": seed,

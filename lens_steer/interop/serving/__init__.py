@@ -1,0 +1,1 @@
+"""Serving engines that answer under plans folded into adapters, each certified against the hooks before its results."""
