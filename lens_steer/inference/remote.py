@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,7 @@ PROVIDERS: dict[str, str] = {"vllm": "lens_steer.interop.serving.vllm_engine"}
 KEPT = "lens_remote"
 
 
+@runtime_checkable
 class Remote(Protocol):
     """A serving engine of one model. It reads the plans that are active on the model each time that it is asked."""
 
@@ -39,7 +40,7 @@ class Remote(Protocol):
 
     def log_probs(
         self, sequences: Sequence[list[int]], lengths: Sequence[int], rows: Sequence[int]
-    ) -> list[Float[np.ndarray, " pos"]]:
+    ) -> list[Float[np.ndarray, " _"]]:
         """Return the log-probabilities of the last tokens of each sequence, as many as ``lengths`` says, in nats."""
         ...
 

