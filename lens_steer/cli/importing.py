@@ -1,4 +1,4 @@
-"""The commands that import calibrations and directions of other projects."""
+"""The commands that import calibrations, directions and hidden states of other projects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 
 from lens_steer.cli.common import emit
 from lens_steer.cli.groups import Group, grouped
-from lens_steer.cli.options import Out
+from lens_steer.cli.loading import Template, args_of
+from lens_steer.cli.options import Model, Out
+from lens_steer.cli.prompting import Prompts
 from lens_steer.errors import LensSteerError
 
 
@@ -231,6 +233,65 @@ def gguf(
     _write(import_gguf(file, **made_on.facts()), out, made_on, as_plan)
 
 
+@grouped
+def hidden_states(
+    prompts: Prompts,
+    template: Template,
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="Folder of vLLM's files, one .safetensors for each prompt.")],
+    layers: Annotated[
+        str, typer.Option(help="Layers in the files, in the order vLLM was given them: 0,6,12 or 0:12 (the last too).")
+    ],
+    out: Out,
+    sites: Annotated[
+        str, typer.Option("--sites", help="resid_post or resid_pre: how a layer is named.")
+    ] = "resid_post",
+    pooling: Annotated[
+        str, typer.Option(help="last (the last token of the prompt), or response (the mean over its response).")
+    ] = "last",
+) -> None:
+    """Hidden states that vLLM extracted, as a recording for 'calibrate --recorded'; no weights of the model are read."""
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.cli.precheck import describe
+    from lens_steer.inference.recordings import save_recording
+    from lens_steer.interop.imports.hidden_states import import_hidden_states
+
+    check_writable(out)
+    how: dict[str, Any] = {"kind": sites, "pooling": pooling}
+    chosen = prompts.read(split=None).fit
+    options = {"chat_template": template.chat_template, "template_date": template.template_date}
+    told = describe(model, **options, template_args=args_of(template.template_args))
+    found = import_hidden_states(folder, told, chosen, _layers(layers), **how)
+    save_recording(found, out)
+    emit(
+        {
+            "recording": str(out),
+            "model": found.model,
+            "n_sites": len(found.sites),
+            "n_positive": found.n_positive,
+            "n_negative": found.n_negative,
+        }
+    )
+
+
+def _layers(text: str) -> list[int]:
+    """Read layers from a command line.
+
+    Raises:
+        LensSteerError: If they are not whole numbers.
+
+    >>> _layers("0,6,12"), _layers("0:3")
+    ([0, 6, 12], [0, 1, 2, 3])
+    """
+    try:
+        if ":" in text:
+            first, last = map(int, text.split(":"))
+            return list(range(first, last + 1))
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise LensSteerError(f"--layers {text!r}: give whole numbers, such as 0,6,12 or 0:12") from None
+
+
 def _write(found: Any, out: Path, made_on: MadeOn, as_plan: AsPlan) -> None:
     """Write the directions, and the plan if one is asked for, all together or not at all."""
     from lens_steer._io.atomic import whole_folder
@@ -266,4 +327,5 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "refusal-direction": refusal_direction,
     "steering-vectors": steering_vectors,
     "gguf": gguf,
+    "hidden-states": hidden_states,
 }

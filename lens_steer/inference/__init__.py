@@ -4,10 +4,11 @@ What other rooms use of it:
 
 - ``attach``: ``SiteFunction``, ``at_input``, ``attached``, ``standing_in``
 - ``batching``: ``Batch``, ``encode``, ``padded``, ``render``, ``encode_response``, ``opening``, ``rows_a_batch``
-- ``class_means``: ``Moments``, ``unit_samples_of``
+- ``class_means``: ``Moments``, ``Pooling``, ``recording``, ``unit_samples_of``
 - ``decoding``: ``begins_in_thought``, ``decode_answer``
 - ``dialogue``: ``Dialogue``, ``converse``, ``turn_ids``
-- ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``check_rows``
+- ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``active_plans``,
+  ``check_rows``
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``, ``forward``
 - ``generation``: ``generate``, ``answer_ids``, ``answers``, ``tell_cut_off``
 - ``positions``: ``Clock``, ``first_steered``, ``normalized``, ``parse``, ``steers``, ``Layout``,
@@ -17,6 +18,7 @@ What other rooms use of it:
   ``stream``
 - ``record_tokens``: ``record_tokens``
 - ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``
+- ``remote``: ``remote_of``, ``remote_surprise``
 - ``rendering``: ``tokens``, ``tokens_after_instruction``
 - ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``

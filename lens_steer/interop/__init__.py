@@ -13,8 +13,12 @@ What other rooms use of it:
 - ``gguf.vectors``: ``control_vector``, ``import_gguf``
 - ``imports.angular``: ``import_angular``
 - ``imports.direction_files``: ``load_directions``, ``save_directions``
+- ``imports.hidden_states``: ``import_hidden_states``
 - ``imports.model_facts``: ``model_facts``
 - ``imports.official``: ``import_official``
 - ``imports.refusal_direction``: ``import_refusal_direction``
 - ``imports.steering_vectors``: ``import_steering_vectors``
+- ``serving.adapters``: ``check_served``, ``engine_for``, ``not_served``
+- ``serving.certificate``: ``keep_records``
+- ``serving.vllm_engine``: ``VllmEngine``, ``VllmSettings``, ``check_installed``
 """
