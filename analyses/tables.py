@@ -25,30 +25,40 @@ def main(name: str, table: str, description: str | None) -> None:
 def add_page(parser: argparse.ArgumentParser) -> None:
     """Add the option of every script that fills tables of pages."""
     parser.add_argument(
-        "--page", type=Path, nargs="+", default=[], help="put the tables between the markers of these files too"
+        "--page",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="put each table between its markers in those of these files that have them",
     )
 
 
 def write(name: str, table: str, out: Path, pages: Sequence[Path] = ()) -> None:
     r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and
-    ``<!-- /NAME -->`` of pages.
+    ``<!-- /NAME -->`` of the pages that have these markers.
 
     Raises:
-        LensSteerError: A page without the two markers; then no page is changed.
+        LensSteerError: No page has the markers, or one has them more than once; then no page is changed.
     """
     with whole_file(out / f"{name}.md") as work:
         work.write_text(table, encoding="utf-8")
     with whole_file(out / f"{name}.tex") as work:
         work.write_text(from_markdown(table), encoding="utf-8")
-    for page, text in [(page, _filled(page, name, table)) for page in pages]:
+    filled = [(page, text) for page in pages if (text := _filled(page, name, table)) is not None]
+    if pages and not filled:
+        said = " or ".join(map(str, pages))
+        raise LensSteerError(f"{said} needs the markers <!-- {name} --> and <!-- /{name} -->, once each")
+    for page, text in filled:
         with whole_file(page) as work:
             work.write_text(text, encoding="utf-8")
 
 
-def _filled(page: Path, name: str, table: str) -> str:
-    """The text of a page with the table between its markers."""
+def _filled(page: Path, name: str, table: str) -> str | None:
+    """The text of a page with the table between its markers; None for a page without them."""
     opening, closing = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = page.read_text(encoding="utf-8")
+    if opening not in text and closing not in text:
+        return None
     if text.count(opening) != 1 or text.count(closing) != 1:
         raise LensSteerError(f"{page} needs the markers {opening} and {closing}, once each")
     head, rest = text.split(opening)

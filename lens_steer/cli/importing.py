@@ -250,7 +250,7 @@ def hidden_states(
         str, typer.Option(help="last (the last token of the prompt), or response (the mean over its response).")
     ] = "last",
 ) -> None:
-    """Hidden states that vLLM extracted, as a recording for 'calibrate --recorded'; no weights of the model are read."""
+    """Hidden states that vLLM extracted, as a recording for 'calibrate --recorded'; no weights are read."""
     from lens_steer._io.atomic import check_writable
     from lens_steer.cli.precheck import describe
     from lens_steer.inference.recordings import save_recording

@@ -71,7 +71,7 @@ def import_hidden_states(
     files = _files(Path(folder))
     how = (files, len(layers), columns, pooling)
     positive, negative = (_side(info, side, *how) for side in (contrast.positive, contrast.negative))
-    about = recording(info, contrast, pooling) | {"backend": "vllm"}
+    about: dict[str, Any] = recording(info, contrast, pooling) | {"backend": "vllm"}
     return Activations(
         tuple(columns),
         positive,
