@@ -25,7 +25,8 @@ from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.inference import batching
 from lens_steer.interop.imports.hidden_states import import_hidden_states
 from lens_steer.interop.serving.vllm_engine import VllmEngine
-from lens_steer.models.loading import hf_twin
+from lens_steer.models.loading import hf_twin, info_of
+from lens_steer.models.sites import resolve
 
 pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm")
 
@@ -40,9 +41,12 @@ def contrast_of(refusal: Any, n: int) -> Contrast:
 
 @pytest.fixture(scope="module", params=["organism/qwen2", "organism/llama", "organism/gemma2"])
 def served(request: pytest.FixtureRequest, refusal: Any) -> Iterator[tuple[Any, Any, VllmEngine]]:
-    """A model, its calibration, and vLLM beside it."""
+    """A model, its calibration at the norms that adapters reach (not Gemma-2's post-norms), and vLLM beside it."""
     model = ls.load_model(request.param)
-    calibration = ls.calibrate(ls.record(model, refusal, progress=False))
+    names = [
+        name for kind in ("ln1", "ln2") for name in resolve(kind, n_layers=12, architecture=info_of(model).architecture)
+    ]
+    calibration = ls.calibrate(ls.record(model, refusal, names, progress=False))
     with ls.vllm_engine(model, adapters=len(ANGLES)) as engine:
         yield model, calibration, engine
 
@@ -92,7 +96,7 @@ def test_a_fault_is_found_out(served: Any, fault: str, monkeypatch: pytest.Monke
 def test_gemma2_has_its_softcapping() -> None:
     """The twin computes what the HookedTransformer does, also with a Transformers that would leave softcapping out."""
     model = ls.load_model("organism/gemma2")
-    ids = torch.tensor([batching.encode(model.lens_info.tokenizer, ls.Prompt.of("How do I burn a bridge?"))])
+    ids = torch.tensor([batching.encode(info_of(model).tokenizer, ls.Prompt.of("How do I burn a bridge?"))])
     with torch.inference_mode():
         torch.testing.assert_close(hf_twin(model)(ids).logits, model(ids), atol=1e-3, rtol=1e-4)
 
@@ -128,10 +132,10 @@ def test_hidden_states_that_vllm_wrote(refusal: Any, tmp_path: Path, monkeypatch
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     model, layers = ls.load_model("organism/qwen2"), list(range(13))
     pair = Contrast(refusal.fit.positive[:3], refusal.fit.negative[:3])
-    tokenizer = model.lens_info.tokenizer
+    tokenizer = info_of(model).tokenizer
     draft = {"hf_config": {"eagle_aux_hidden_state_layer_ids": layers}}
     llm = LLM(
-        model=model.lens_info.folder,
+        model=info_of(model).folder,
         dtype="float32",
         skip_tokenizer_init=True,
         max_model_len=256,

@@ -107,7 +107,7 @@ def read_weights(
         if config.model_type == "gemma3_text" and is_text_part(folder):
             options |= {"config": config, "key_mapping": TEXT_WEIGHTS}
         if getattr(config, "attn_logit_softcapping", None):
-            # Transformers before 5.20 runs Gemma-2 with an attention that leaves its softcapping out, and says nothing.
+            # Transformers 5.19 runs Gemma-2 with an attention that leaves its softcapping out, and says nothing.
             options["attn_implementation"] = "eager"
         with without_bar(small=config.num_hidden_layers * config.hidden_size <= SMALL):
             model, notes = load(**source(folder), dtype=dtype, output_loading_info=True, **options)

