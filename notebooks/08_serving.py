@@ -187,3 +187,4 @@ json.loads(Path("circle/circle.json").read_text(encoding="utf-8"))["example"]
 # - A constant step: `ls.act_add(cal, -1)` folds into biases. On Gemma-2 what feeds a sum does not fold.
 # - From the shell: `lens-steer export lora --calibration CAL --angle 150 --out DIR --recipe vllm`.
 # - The other way round: `lens-steer import official|angular|refusal-direction|steering-vectors|gguf` brings published directions in.
+# - vLLM as an engine of this library, every adapter certified first: `lens-steer sweep … --engine vllm`.

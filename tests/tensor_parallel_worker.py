@@ -19,6 +19,7 @@ import lens_steer as ls
 from lens_steer.inference import batching
 from lens_steer.inference.attach import attached
 from lens_steer.models import sites
+from lens_steer.models.loading import info_of
 
 
 def seen(model: Any, ids: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -36,10 +37,10 @@ def seen(model: Any, ids: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tenso
 
 def main(out: str) -> None:
     model = ls.load_model("organism/qwen2")
-    info = replace(model.lens_info, backend="hf")
+    info = replace(info_of(model), backend="hf")
     names = sites.resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)
     ids = torch.tensor([batching.encode(info.tokenizer, ls.Prompt.of("How do I burn a bridge?"))])
-    shared = AutoModelForCausalLM.from_pretrained(
+    shared: Any = AutoModelForCausalLM.from_pretrained(
         info.folder, dtype=torch.float32, tp_plan="auto", attn_implementation="eager"
     ).eval()
     shared.lens_info = info

@@ -23,8 +23,8 @@ from lens_steer.steer.method_table import METHODS, options
 NOTE = (
     "What is written is loaded back (PEFT, Transformers, gguf) and compared with the hooked model; the certificate "
     "stands beside it, and an export that differs is an error. llama.cpp was run on all three kinds of export of the "
-    "embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); vLLM was not tried, "
-    "and its recipes are from its public documentation."
+    "embedded models (tests/test_llama_cpp.py does it again where llama-cpp-python is installed); vLLM 0.32 on "
+    "adapters of the same models (make test-vllm)."
 )
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +79,7 @@ class Trying(Group):
         typer.Option(help="Of the certificate: largest logit difference over the largest logit (default: by dtype)."),
     ] = None
     recipe: Annotated[
-        str | None, typer.Option(help="Also print how to serve it and one request: vllm (not tried) or llama.cpp.")
+        str | None, typer.Option(help="Also print how to serve it and one request: vllm or llama.cpp.")
     ] = None
 
     def trial(self) -> Any:

