@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from lens_steer.errors import LensSteerError, first_line, installed
@@ -24,8 +23,6 @@ from lens_steer.interop.serving.adapters import Adapter, AdapterBank, check_serv
 from lens_steer.interop.serving.certificate import EngineCertificate, certify_engine, require_all
 from lens_steer.models.loading import info_of
 from lens_steer.steer.plans import SteeringPlan
-
-log = logging.getLogger(__name__)
 
 NAME = "vllm"
 INSTALL = (
@@ -84,9 +81,10 @@ class VllmSettings:
 class VllmEngine:
     """vLLM with the weights of one loaded model.
 
-    Answers are greedy. Prefix caching is off: what one adapter has read is not what another one would have read. Before
-    the first result under a plan, the engine is certified with its adapter against the hooked model
-    (:mod:`lens_steer.interop.serving.certificate`), and before the first result at all without an adapter.
+    An engine that runs beside the model already is stopped first. Answers are greedy. Prefix caching is off: what one
+    adapter has read is not what another one would have read. Before the first result under a plan, the engine is
+    certified with its adapter against the hooked model (:mod:`lens_steer.interop.serving.certificate`), and before the
+    first result at all without an adapter.
 
     Args:
         model: A model of :func:`lens_steer.load_model`, whose weights lie in a folder or on the hub.
@@ -101,6 +99,8 @@ class VllmEngine:
     """
 
     def __init__(self, model: Any, settings: VllmSettings | None = None) -> None:
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)  # vLLM reads some of them when it is imported
         vllm = installed("vllm", INSTALL)
         check_base(model)
         info, given = info_of(model), settings or VllmSettings()
@@ -114,8 +114,8 @@ class VllmEngine:
         self._request = installed("vllm.lora.request", INSTALL).LoRARequest
         self._n_ctx = given.context or min(info.n_ctx, CONTEXT)
         self._bank = AdapterBank(model, NAME, given.max_rank)
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        if (running := vars(model).get(KEPT, {}).get(NAME)) is not None:
+            running.close()
         share = {} if given.gpu_memory is None else {"gpu_memory_utilization": given.gpu_memory}
         try:
             self._llm = vllm.LLM(
@@ -132,7 +132,7 @@ class VllmEngine:
                 max_lora_rank=_rank(given.max_rank),
                 lora_target_modules=list(LAYERS),
                 generation_config="vllm",
-                enforce_eager=True,
+                enforce_eager=not torch.cuda.is_available(),  # to compile takes longer than it saves on a CPU
                 disable_log_stats=True,
                 **share,
             )
@@ -150,6 +150,7 @@ class VllmEngine:
 
     def close(self) -> None:
         """Stop vLLM, free its memory and delete the adapters; the next answer starts it anew."""
+        atexit.unregister(self.close)
         vars(self._model).get(KEPT, {}).pop(NAME, None)
         self._bank.close()
         if self._llm is not None:
@@ -258,28 +259,24 @@ def start(model: Any) -> VllmEngine:
     return VllmEngine(model)
 
 
-@contextmanager
-def vllm_engine(model: Any, **settings: Any) -> Iterator[VllmEngine]:
-    """Run vLLM beside a model for the length of the ``with`` block, for everything with ``engine="vllm"``.
+def vllm_engine(model: Any, **settings: Any) -> VllmEngine:
+    """Run vLLM beside a model, for everything with ``engine="vllm"``, until the end of the ``with`` block.
 
-    Without this block vLLM starts by itself with the settings by default when it is first asked, and runs until the
-    process ends.
+    Without it vLLM starts by itself with the settings by default when it is first asked, and runs until the process
+    ends.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
         settings: The fields of :class:`VllmSettings`.
 
-    Yields:
-        The engine; ``engine.certificates`` holds the comparison with the hooked model for each adapter.
+    Returns:
+        The engine, for a ``with`` block; its ``certificates`` hold the comparison with the hooked model for each
+        adapter.
 
     Raises:
         LensSteerError: For the reasons of :class:`VllmSettings` and :class:`VllmEngine`.
     """
-    engine = VllmEngine(model, VllmSettings(**settings))
-    try:
-        yield engine
-    finally:
-        engine.close()
+    return VllmEngine(model, VllmSettings(**settings))
 
 
 def check_installed() -> None:
