@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lens_steer.data import PromptSet
-from lens_steer.interop.serving import certificate
+from lens_steer.interop.serving import certify
 from lens_steer.models import loading
 from tests.fake_vllm import install
 from tests.test_cli import run
@@ -78,7 +78,7 @@ def test_steer_writes_its_certificates(
     """The answers are those of ``--engine hf``; settings reach vLLM."""
     fake = install(monkeypatch)
     prompts = PromptSet((*refusal.report.positive[:1], *refusal.report.negative[:1]), "two")
-    monkeypatch.setattr(certificate, "prompts_for", lambda model, given=None: prompts)
+    monkeypatch.setattr(certify, "prompts_for", lambda model, given=None: prompts)
     texts = {}
     for engine in ("hf", "vllm"):
         out = tmp_path / f"{engine}.jsonl"

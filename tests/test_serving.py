@@ -17,7 +17,7 @@ from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.inference.remote import KEPT
-from lens_steer.interop.serving import adapters, certificate
+from lens_steer.interop.serving import adapters, certificate, certify
 from lens_steer.interop.serving.vllm_engine import VllmEngine, VllmSettings
 from lens_steer.metrics.likelihood import mean_surprise
 from tests.fake_vllm import LLM, install
@@ -30,7 +30,7 @@ def few(monkeypatch: pytest.MonkeyPatch, refusal: Any) -> PromptSet:
     """Four prompts, on which engines are certified too."""
     report = refusal.report
     prompts = PromptSet((*report.positive[:2], *report.negative[:2]), "four prompts")
-    monkeypatch.setattr(certificate, "prompts_for", lambda model, given=None: prompts)
+    monkeypatch.setattr(certify, "prompts_for", lambda model, given=None: prompts)
     return prompts
 
 

@@ -20,7 +20,8 @@ from lens_steer.inference.remote import KEPT
 from lens_steer.interop.exports.layers import READERS, WRITERS
 from lens_steer.interop.exports.lora import check_base
 from lens_steer.interop.serving.adapters import Adapter, AdapterBank, check_served, together
-from lens_steer.interop.serving.certificate import EngineCertificate, certify_engine, require_all
+from lens_steer.interop.serving.certificate import EngineCertificate, require_all
+from lens_steer.interop.serving.certify import certify_engine
 from lens_steer.models.loading import info_of
 from lens_steer.steer.plans import SteeringPlan
 
@@ -83,7 +84,7 @@ class VllmEngine:
 
     An engine that runs beside the model already is stopped first. Answers are greedy. Prefix caching is off: what one
     adapter has read is not what another one would have read. Before the first result under a plan, the engine is
-    certified with its adapter against the hooked model (:mod:`lens_steer.interop.serving.certificate`), and before the
+    certified with its adapter against the hooked model (:mod:`lens_steer.interop.serving.certify`), and before the
     first result at all without an adapter.
 
     Args:
