@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_and_code_2(
         ({"--method": "sideways"}, "--method 'sideways'"),
         ({"--method": "ablation"}, "--angle '90': method 'ablation' does not take it"),
         ({"--coefficient": "2"}, "--coefficient '2': method 'selective' does not take it"),
-        ({"--engine": "vllm"}, "--engine 'vllm': use one of tl, hf"),
+        ({"--engine": "tgi"}, "--engine 'tgi': use one of tl, hf, vllm"),
         ({"--positions": "some"}, "--positions 'some'"),
         ({"--sites": "blocks.40.hook_resid_pre"}, "does not exist in this model"),
         ({"--plan": "{tmp}/plan"}, "give one of --calibration, --probe (with --method) and --plan"),

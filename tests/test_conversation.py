@@ -364,8 +364,8 @@ def test_bad_dialogues(qwen: Any) -> None:
         ls.Dialogue(("Hi", " "))
     with pytest.raises(LensSteerError, match="max_new_tokens=0"):
         ls.converse(qwen, DIALOGUES, max_new_tokens=0)
-    with pytest.raises(LensSteerError, match="engine='vllm': use one of tl, hf"):
-        ls.converse(qwen, DIALOGUES, engine="vllm")
+    with pytest.raises(LensSteerError, match="engine='tgi': use one of tl, hf, vllm"):
+        ls.converse(qwen, DIALOGUES, engine="tgi")
 
 
 def test_too_long_a_dialogue(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_a_dial_is_a_widget(qwen: Any, calibration: Any) -> None:
         ({"angle": math.nan}, "angle=nan is not a finite number"),
         ({"step": 0}, "step=0: one number of degrees up to 360 is needed, above 0"),
         ({"angle": -10}, "angle=-10: one number of degrees up to 360 is needed"),
-        ({"engine": "vllm"}, "engine='vllm': use one of tl, hf"),
+        ({"engine": "tgi"}, "engine='tgi': use one of tl, hf, vllm"),
         ({"site": "blocks.99.hook_resid_post"}, "site 'blocks.99.hook_resid_post' does not exist"),
         ({"site": "resid"}, "site 'resid' is unknown"),
         ({"threshold": 1}, "threshold=1: method 'selective' does not take it"),

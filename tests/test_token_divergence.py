@@ -369,7 +369,7 @@ def test_what_is_refused(qwen: Any, calibration: Any, refusal: Any, monkeypatch:
             ("all 2 responses are empty: at least one with a token is needed", ["", ""], {}),
             ("batch_size=0: at least 1 is needed", ["a", "b"], {"batch_size": 0}),
             ("slice_size=0: at least 1 is needed", ["a", "b"], {"slice_size": 0}),
-            ("engine='vllm': use one of tl, hf", ["a", "b"], {"engine": "vllm"}),
+            ("engine='tgi': use one of tl, hf", ["a", "b"], {"engine": "tgi"}),
             ("more than the model's context of", ["word " * 600, "b"], {}),
         )
         for message, responses, given_ in cases:
