@@ -178,9 +178,9 @@ def test_a_sweep_by_the_engine_is_that_of_the_hooks(
         assert two.pop("engine") == "vllm" and one.keys() == two.keys()
         for name, value in one.items():
             assert two[name] == (pytest.approx(value, abs=1e-3) if isinstance(value, float) else value), name
-    kept = json.loads((tmp_path / "vllm" / "report.engine.json").read_text())
-    assert [row["plan"]["method"] for row in kept] == ["none"] + ["selective"] * 3
-    assert {row["verdict"] for row in kept} == {"pass"} and not (tmp_path / "hf" / "report.engine.json").exists()
+    kept = [json.loads(path.read_text()) for path in sorted((tmp_path / "vllm" / "report.engine").iterdir())]
+    assert sorted(row["plan"]["method"] for row in kept) == ["none"] + ["selective"] * 3
+    assert {row["verdict"] for row in kept} == {"pass"} and not (tmp_path / "hf" / "report.engine").exists()
 
 
 def test_engines_are_mixed_only_where_it_is_asked_for(
@@ -204,12 +204,14 @@ def test_two_plans_go_as_one_adapter(fake: type[LLM], qwen: Any, calibration: An
 
 
 def test_records_of_a_run_are_kept_together(tmp_path: Path) -> None:
-    file = tmp_path / "a.engine.json"
-    certificate.keep_records(file, [])
-    assert not file.exists()
-    certificate.keep_records(file, [{"digest": "", "n": 1}, {"digest": "a", "n": 1}])
-    certificate.keep_records(file, [{"digest": "a", "n": 2}, {"digest": "b", "n": 2}])
-    assert [(r["digest"], r["n"]) for r in json.loads(file.read_text())] == [("", 1), ("a", 2), ("b", 2)]
+    """One file a plan: what is there stays, and other shards' come beside it."""
+    folder = tmp_path / "a.engine"
+    certificate.keep_records(folder, [])
+    assert not folder.exists()
+    certificate.keep_records(folder, [{"digest": "", "n": 1}, {"digest": "a", "n": 1}])
+    certificate.keep_records(folder, [{"digest": "a", "n": 2}, {"digest": "b", "n": 2}])
+    kept = {path.stem: json.loads(path.read_text())["n"] for path in folder.iterdir()}
+    assert kept == {"unsteered": 1, "a": 1, "b": 2}
 
 
 def test_a_model_in_few_bits_has_other_weights(fake: type[LLM], qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None:

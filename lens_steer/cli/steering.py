@@ -89,7 +89,7 @@ def steer(
         if save_plan is not None and made is not None:
             write_plan(made, save_plan)
     remote = remote_of(loaded, engine)
-    certificates = out.with_suffix(".engine.json")
+    certificates = out.with_suffix(".engine")
     if remote is not None:
         keep_records(certificates, remote.records())
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}

@@ -187,7 +187,7 @@ def run(
         progress: Whether to show a bar.
 
     With a serving engine, rows also name the engine that wrote the answer, and its certificates are kept in
-    ``folder/NAME.engine.json``.
+    the folder ``folder/NAME.engine``.
 
     Raises:
         LensSteerError: If two grids have one name, a plan is in force on the model, the folder holds another run, or a
@@ -205,7 +205,7 @@ def run(
         columns, texts = (*COLUMNS, ENGINE_COLUMN), (*TEXT_COLUMNS, ENGINE_COLUMN)
     store = RowStore(folder, name, columns, texts, {**protocol.identity, **(identity or {}), "grids": described})
     parts = parts_of(protocol, grids)
-    computed = {key: partial(_certified, part, Path(folder) / f"{name}.engine.json") for key, part in parts.items()}
+    computed = {key: partial(_certified, part, Path(folder) / f"{name}.engine") for key, part in parts.items()}
     rows = store.run(computed, work={key: part.n_prompts for key, part in parts.items()}, progress=progress)
     return labelled(rows, protocol.sides)
 
@@ -253,11 +253,11 @@ class Part:
         return sorted(rows, key=lambda row: order[row["value"]])  # stable: keeps the order of sides and prompts
 
 
-def _certified(part: Part, file: Path) -> list[Row]:
+def _certified(part: Part, folder: Path) -> list[Row]:
     """Measure a part, and keep the certificates of a serving engine beside its rows."""
     rows = part()
     remote = remote_of(part.protocol.model, part.protocol.engine)
-    keep_records(file, [] if remote is None else remote.records())
+    keep_records(folder, [] if remote is None else remote.records())
     return rows
 
 

@@ -112,19 +112,18 @@ def require_all(certificates: Sequence[EngineCertificate]) -> None:
             )
 
 
-def keep_records(file: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write certificates into a file, beside those that it holds already (of an earlier part of the same run).
+def keep_records(folder: str | Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write certificates into a folder, one file for each plan.
 
-    A certificate of the same plan takes the place of the earlier one.
+    The name of a file is the beginning of the plan's hash, or ``unsteered``. So an interrupted run adds to what is
+    there, and the certificates of shards come together when their folders are joined.
 
     Args:
-        file: The file, a JSON list.
-        records: The certificates as plain values (:meth:`EngineCertificate.row`); without any, nothing is written.
+        folder: The folder; it is not made without a certificate.
+        records: The certificates as plain values (:meth:`EngineCertificate.row`).
     """
-    if not records:
-        return
-    path = Path(file)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    rows = {row["digest"]: dict(row) for row in (*kept, *records)}
-    with whole_file(path) as work:
-        work.write_text(json.dumps(list(rows.values()), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for record in records:
+        path = Path(folder) / f"{record['digest'][:16] or 'unsteered'}.json"
+        if not path.exists():
+            with whole_file(path) as work:
+                work.write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
