@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# It runs inside vLLM's worker and cannot be imported without vLLM.
+collect_ignore = [] if find_spec("vllm") else ["vllm_hidden_states.py"]
 HAS_HOOKED = int(metadata.version("transformer-lens").split(".")[0]) < 4
 REFERENCE = Path(os.environ.get("LENS_STEER_REFERENCE", Path(__file__).parents[2] / "shared" / "reference"))
 

@@ -61,7 +61,9 @@ def test_turns_are_interleaved() -> None:
 
 
 def test_tables_go_between_their_markers(tmp_path: Path) -> None:
-    """The rest of every page stays; one page without markers is refused, and all are left alone."""
+    """The rest of every page stays, as does a page without the markers; where none has them, or one has half of them,
+    it is told, and all are left alone.
+    """
     pages = [tmp_path / "README.md", tmp_path / "guide.md"]
     for page in pages:
         page.write_text("head\n<!-- x -->\nold\n<!-- /x -->\ntail\n", encoding="utf-8")
@@ -71,10 +73,17 @@ def test_tables_go_between_their_markers(tmp_path: Path) -> None:
         assert page.read_text(encoding="utf-8") == f"head\n<!-- x -->\n{table}<!-- /x -->\ntail\n"
     assert (tmp_path / "x.md").read_text(encoding="utf-8") == table
     assert r"new \\" in (tmp_path / "x.tex").read_text(encoding="utf-8")
+    other = table.replace("1", "2")
     pages[1].write_text("head\n", encoding="utf-8")
+    tables.write("x", other, tmp_path, pages)
+    assert other in pages[0].read_text(encoding="utf-8")
+    assert pages[1].read_text(encoding="utf-8") == "head\n"
     with pytest.raises(LensSteerError, match=r"guide\.md needs the markers <!-- x --> and <!-- /x -->"):
-        tables.write("x", table.replace("1", "2"), tmp_path, pages)
-    assert table in pages[0].read_text(encoding="utf-8")
+        tables.write("x", table, tmp_path, pages[1:])
+    pages[1].write_text("<!-- x -->\n", encoding="utf-8")
+    with pytest.raises(LensSteerError, match=r"guide\.md needs the markers <!-- x --> and <!-- /x -->, once each"):
+        tables.write("x", table, tmp_path, pages)
+    assert other in pages[0].read_text(encoding="utf-8")
 
 
 def test_the_pages_show_every_method() -> None:

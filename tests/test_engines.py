@@ -289,10 +289,18 @@ def test_what_the_twin_cannot_do_is_refused(tiny: Any, tiny_calibration: Any) ->
             pytest.raises(LensSteerError, match="cannot be written by engine='hf'"),
         ):
             ls.generate(tiny, ["Hi"], engine="hf")
-    with pytest.raises(LensSteerError, match="engine='vllm': use one of tl, hf"):
-        ls.generate(tiny, ["Hi"], engine="vllm")
-    with pytest.raises(LensSteerError, match="engine='vllm'"):
-        ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), engine="vllm")
+    with pytest.raises(LensSteerError, match="engine='tgi': use one of tl, hf, vllm"):
+        ls.generate(tiny, ["Hi"], engine="tgi")
+    with pytest.raises(LensSteerError, match="engine='tgi'"):
+        ls.record(tiny, Contrast(PROMPTS[:2], PROMPTS[2:]), engine="tgi")
+
+
+def test_a_serving_engine_records_on_the_twin(tiny: Any) -> None:
+    """It has no activations: what needs them runs on the Hugging Face twin, and no engine is started."""
+    pair = Contrast(PROMPTS[:2], PROMPTS[2:])
+    served, own = (ls.record(tiny, pair, engine=engine, progress=False) for engine in ("vllm", "hf"))
+    assert torch.equal(served.positive, own.positive)
+    assert "lens_remote" not in vars(tiny)
     assert ls.generate(tiny, ["Hi"], max_new_tokens=4, engine="tl") == ls.generate(
         tiny, ["Hi"], max_new_tokens=4, engine="hf"
     )

@@ -22,6 +22,7 @@ from lens_steer.evaluation.protocol import Evaluation, chosen_grids
 from lens_steer.evaluation.selection import Constraint, choose, settings
 from lens_steer.figures.core import Drawing
 from lens_steer.interop.exports.certificate import Certificate
+from lens_steer.interop.serving.certificate import EngineCertificate
 from lens_steer.metrics.grading import Outcome
 from lens_steer.reports.sweep_report import Swept
 from lens_steer.stats.areas import auroc
@@ -90,6 +91,29 @@ def test_claims_and_files() -> None:
     assert "not linear" in text
     assert frame.loc[0, "equal_greedy_tokens"] == 0.5
     assert read(replace(certificate, equal_greedy_tokens=1.0))[0].startswith("pass")
+    served = EngineCertificate(
+        engine="vllm",
+        engine_version="vllm 0.32.0",
+        model="made",
+        dtype="float32",
+        plan=plan,
+        digest="a",
+        prompts="eight questions",
+        n_prompts=8,
+        n_positions=99,
+        largest_difference=2e-5,
+        mean_difference=1e-6,
+        largest_allowed=1e-3,
+        mean_allowed=1e-4,
+        mean_change=0.0,
+        mean_from_unsteered=1e-6,
+        equal_tokens=1.0,
+        largest_gap=0.0,
+    )
+    text, frame = checked(served)
+    assert text.startswith("pass: selective of made") and "would not have been found out" in text
+    assert frame.loc[0, "largest_difference"] == 2e-5
+    assert read(replace(served, largest_gap=0.1, mean_change=1.0))[0].startswith("fail")
 
 
 def test_sweeps(calibration: Any) -> None:
@@ -181,7 +205,8 @@ def test_every_result_has_a_table_and_a_view() -> None:
         import sys
         import lens_steer.studies.propositions.verify, lens_steer.evaluation.comparison
         import lens_steer.studies.externalities.study, lens_steer.studies.traits.report
-        import lens_steer.interop.exports.certificate, lens_steer.steer.monitor
+        import lens_steer.interop.exports.certificate, lens_steer.interop.serving.certificate
+        import lens_steer.steer.monitor
         import lens_steer.geometry.direction_comparison, lens_steer.geometry.stability, lens_steer.probes.depth
         views = [m for m in sys.modules if m.startswith("lens_steer.notebook.views.")]
         print(sorted(views + [m for m in sys.modules if m == "pandas" and "datasets" not in sys.modules]))

@@ -118,7 +118,8 @@ def record(
         sites: ``"norm_out"``, ``"resid"``, one kind such as ``"resid_post"``, or a list of names.
         pooling: ``"last"``: the last prompt token. ``"response"``: the mean over the tokens of each prompt's fixed
             response.
-        engine: ``"tl"``: the model itself runs. ``"hf"``: its Hugging Face twin runs, with equal values.
+        engine: ``"tl"``: the model itself runs. ``"hf"``: its Hugging Face twin runs, with equal values. A serving
+            engine has no activations, so ``"vllm"`` is ``"hf"`` here.
         keep: ``"all"``: every vector is kept. ``"moments"``: only class means are kept, in memory that does not grow
             with the number of prompts (:class:`lens_steer.inference.class_means.Moments`).
         progress: If True, a progress bar is shown.

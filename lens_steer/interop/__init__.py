@@ -19,6 +19,6 @@ What other rooms use of it:
 - ``imports.refusal_direction``: ``import_refusal_direction``
 - ``imports.steering_vectors``: ``import_steering_vectors``
 - ``serving.adapters``: ``check_served``, ``engine_for``, ``not_served``
-- ``serving.certificate``: ``keep_records``
+- ``serving.certificate``: ``EngineCertificate``, ``keep_records``
 - ``serving.vllm_engine``: ``VllmEngine``, ``VllmSettings``, ``check_installed``
 """

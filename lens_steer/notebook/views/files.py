@@ -1,9 +1,10 @@
-"""Views of files: the data of figures, and the certificates of exports."""
+"""Views of files: the data of figures, and the certificates of exports and of serving engines."""
 
 from __future__ import annotations
 
 from lens_steer.figures.core import Drawing
 from lens_steer.interop.exports.certificate import Certificate
+from lens_steer.interop.serving.certificate import EngineCertificate
 from lens_steer.notebook.views import html
 from lens_steer.notebook.views.pieces import Page, Table, page_of, table_of
 
@@ -45,3 +46,26 @@ def _(made: Certificate) -> Page:
     }
     left = (html.note("left out:"), html.first([dict(r) for r in made.refused], "steps")) if made.refused else ()
     return Page(f"{made.verdict}: {made.kind}", facts, left)
+
+
+@table_of.register
+def _(made: EngineCertificate) -> Table:
+    """Return one row."""
+    row = {"verdict": made.verdict, **made.row()}
+    return Table.of([{k: v for k, v in row.items() if k not in ("plan", "digest")} | {"method": made.plan["method"]}])
+
+
+@page_of.register
+def _(made: EngineCertificate) -> Page:
+    facts = {
+        "log-probabilities differ by": (
+            f"{made.mean_difference:.1e} nats in the mean, {made.largest_difference:.1e} at most (allowed "
+            f"{made.mean_allowed:g} and {made.largest_allowed:g}), at {made.n_positions} tokens"
+        ),
+        "equal tokens": f"{100 * made.equal_tokens:.4g} % of the answers to {made.n_prompts} prompts ({made.prompts})",
+        "where answers part, less probable by": f"{made.largest_gap:.2g} nats at most",
+        "what the plan itself changes": f"log-probabilities by {made.mean_change:.2g} nats in the mean",
+        "engine, dtype": f"{made.engine} ({made.engine_version}), {made.dtype}",
+    }
+    told = () if made.tells else (html.note("an ignored adapter would not have been found out here"),)
+    return Page(f"{made.verdict}: {made.plan['method']} of {made.model}", facts, told)
