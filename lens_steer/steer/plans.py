@@ -199,7 +199,7 @@ class SteeringPlan(Shown, view="models"):
         return found.hexdigest()
 
     def absorb(self, digest: Any) -> None:
-        """Add everything that the plan does to a hash of :mod:`hashlib`."""
+        """Add everything that the plan does to a hash of ``hashlib``."""
         digest.update(repr((self.method, self.positions, self.model)).encode())
         for step in self.steps:
             digest.update(repr((step.operator, step.sites)).encode())
