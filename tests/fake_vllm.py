@@ -35,8 +35,9 @@ class LLM:
     """The stand-in for ``vllm.LLM``.
 
     Attributes:
-        fault: What is wrong with the engine: ``ignored`` (no adapter is applied), ``swapped`` (another one is), or
-            ``prompt only`` (adapters act on prompts, but not on what is written); empty: nothing.
+        fault: What is wrong with the engine: ``ignored`` (no adapter is applied), ``swapped`` (another one is),
+            ``prompt only`` (adapters act on prompts, but not on what is written), or ``last`` (a request without an
+            adapter gets the last one, as by vLLM 0.32 on a CPU); empty: nothing.
         started: The arguments of each start.
         batches: For each call the names of the adapters, and None for sequences without one.
     """
@@ -60,6 +61,8 @@ class LLM:
         self.llm_engine = SimpleNamespace(engine_core=core)
 
     def _model(self, request: LoRARequest | None) -> Any:
+        if request is None and self.fault == "last" and self._steered:
+            return list(self._steered.values())[-1]
         if request is None or self.fault == "ignored":
             return self._base
         if request.lora_path not in self._steered:

@@ -17,7 +17,7 @@ from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.inference.remote import KEPT
-from lens_steer.interop.serving import adapters, certificate, certify
+from lens_steer.interop.serving import adapters, certificate, certify, vllm_engine
 from lens_steer.interop.serving.vllm_engine import VllmEngine, VllmSettings
 from lens_steer.metrics.likelihood import mean_surprise
 from tests.fake_vllm import LLM, install
@@ -93,6 +93,26 @@ def test_a_faulty_engine_is_found_out(
     assert "use engine='hf'" in str(caught.value) and not engine.certificates
 
 
+def test_unsteered_requests_among_steered_ones(
+    monkeypatch: pytest.MonkeyPatch, qwen: Any, calibration: Any, few: PromptSet
+) -> None:
+    """An engine that gives them another's adapter does no harm, as they carry one of zeros; without it, it is found
+    out.
+    """
+    install(monkeypatch, "last")
+    for zeros in (True, False):
+        monkeypatch.setattr(vllm_engine, "ZEROS", zeros)
+        with ls.vllm_engine(qwen) as engine:
+            engine.answer_under([ls.selective_steering(calibration, 150)], [[1, 2]], 1)  # an adapter is there already
+            if zeros:
+                assert ls.generate(qwen, few, engine="vllm", max_new_tokens=8) == ls.generate(
+                    qwen, few, max_new_tokens=8
+                )
+                continue
+            with pytest.raises(LensSteerError, match=r"\(method=none\): log-probabilities differ"):
+                ls.generate(qwen, few, engine="vllm", max_new_tokens=8)
+
+
 def test_a_certificate_needs_a_plan_that_does_something(
     fake: type[LLM], monkeypatch: pytest.MonkeyPatch, qwen: Any, calibration: Any, few: PromptSet
 ) -> None:
@@ -144,7 +164,7 @@ def test_settings_and_room(fake: type[LLM], qwen: Any, few: PromptSet) -> None:
             ls.generate(qwen, few, engine="vllm", max_new_tokens=30)
     assert (told["tensor_parallel_size"], told["pipeline_parallel_size"]) == (2, 3)
     assert (told["gpu_memory_utilization"], told["max_model_len"]) == (0.5, 40)
-    assert (told["max_loras"], told["max_lora_rank"]) == (5, 16)
+    assert (told["max_loras"], told["max_lora_rank"]) == (6, 16)
     with pytest.raises(LensSteerError, match="gpu_memory=1.5: a share"):
         VllmSettings(gpu_memory=1.5)
     with pytest.raises(LensSteerError, match="tensor_parallel=0"):

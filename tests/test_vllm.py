@@ -24,6 +24,7 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import Protocol, run
 from lens_steer.inference import batching
 from lens_steer.interop.imports.hidden_states import import_hidden_states
+from lens_steer.interop.serving.certify import certify_engine
 from lens_steer.interop.serving.vllm_engine import VllmEngine
 from lens_steer.models.loading import hf_twin, info_of
 from lens_steer.models.sites import resolve
@@ -70,6 +71,14 @@ def test_a_sweep_of_twelve_angles(served: Any, refusal: Any, tmp_path: Path) -> 
     assert max(c.largest_difference for c in engine.certificates) < 1e-3
 
 
+def test_unsteered_requests_in_one_batch_with_steered_ones(served: Any) -> None:
+    """Every adapter is there, and so are requests without one: each is what it is alone."""
+    model, calibration, engine = served
+    plans = [None, *(ls.selective_steering(calibration, angle) for angle in ANGLES)]
+    made = certify_engine(model, engine, plans, name="vllm", version="", prompts=[ls.Prompt.of("What is 4 plus 3?")])
+    assert [c.verdict for c in made] == ["pass"] * len(plans)
+
+
 @pytest.mark.parametrize("fault", ["ignored", "wrong"])
 def test_a_fault_is_found_out(served: Any, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adapters that do not arrive, and adapters that are another's."""
@@ -78,7 +87,8 @@ def test_a_fault_is_found_out(served: Any, fault: str, monkeypatch: pytest.Monke
 
     def faulty(sequences: Any, adapters: Any, max_new_tokens: int, **how: Any) -> Any:
         other = engine._bank.of(ls.selective_steering(calibration, 300))
-        changed = [None if a is None or fault == "ignored" else other for a in adapters]
+        nothing = engine._bank.nothing()
+        changed = [a if a is nothing else nothing if fault == "ignored" else other for a in adapters]
         return send(sequences, changed, max_new_tokens, **how)
 
     monkeypatch.setattr(engine, "_run", faulty)

@@ -8,21 +8,24 @@ outputs, and only if it is linear.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lens_steer._defaults import ENGINE, REMOTE
 from lens_steer.errors import LensSteerError
 from lens_steer.interop.exports.adapters import peft, write_adapter
 from lens_steer.interop.exports.affine import affine_map, not_affine
-from lens_steer.interop.exports.folding import fold
-from lens_steer.interop.exports.layers import READERS, WRITERS
+from lens_steer.interop.exports.folding import Factor, fold
+from lens_steer.interop.exports.layers import READERS, WRITERS, Layers
 from lens_steer.models import sites
-from lens_steer.models.loading import info_of
+from lens_steer.models.loading import hf_twin, info_of
 from lens_steer.steer.plans import SteeringPlan
 
+NOTHING = "model.layers.0.self_attn.q_proj"  # the layer of the adapter that does nothing
 SERVED = (*READERS, *WRITERS)  # the kinds of sites whose layers an adapter reaches
 
 
@@ -34,13 +37,13 @@ class Adapter:
         number: Its number in the bank, from 1 on.
         name: Its name.
         folder: Its folder, in PEFT's format.
-        plan: The plan that it carries out, with one value for all prompts.
+        plan: The plan that it carries out, with one value for all prompts; None for the adapter that does nothing.
     """
 
     number: int
     name: str
     folder: Path
-    plan: SteeringPlan
+    plan: SteeringPlan | None
 
 
 def not_served(plan: SteeringPlan) -> str | None:
@@ -151,12 +154,23 @@ class AdapterBank:
                     f"the plan {plan.method!r} is an adapter of rank {rank}, and the engine takes "
                     f"{self._greatest_rank}: start it with max_rank={rank}, or use engine='hf'"
                 )
-            number = len(self._adapters) + 1
-            name = f"{number:04}"
-            path = Path(self._folder.name) / name
-            write_adapter(path, folded.factors, info_of(self._model).folder)
-            self._adapters[key] = Adapter(number, name, path, plan)
+            self._add(key, folded.factors, plan)
         return self._adapters[key]
+
+    def nothing(self) -> Adapter:
+        """Return an adapter of zeros, under which the model is unsteered."""
+        if NOTHING not in self._adapters:
+            weight = Layers(hf_twin(self._model), info_of(self._model).architecture, "lora").weight(NOTHING)
+            factor = Factor(NOTHING, torch.zeros_like(weight[:1]), torch.zeros_like(weight[:, :1]))
+            self._add(NOTHING, {NOTHING: factor}, None)
+        return self._adapters[NOTHING]
+
+    def _add(self, key: str, factors: Mapping[str, Factor], plan: SteeringPlan | None) -> None:
+        number = len(self._adapters) + 1
+        name = f"{number:04}"
+        path = Path(self._folder.name) / name
+        write_adapter(path, factors, info_of(self._model).folder)
+        self._adapters[key] = Adapter(number, name, path, plan)
 
     def close(self) -> None:
         """Delete the adapters."""

@@ -33,6 +33,9 @@ INSTALL = (
 # The layers that get adapters. vLLM would wrap the unembedding too, and fails there (0.32, on a CPU) if it is not tied
 # to the embedding and log-probabilities of prompts are asked for.
 LAYERS = tuple(path.rsplit(".", 1)[1] for paths in (*READERS.values(), WRITERS.values()) for path in paths)
+# On a CPU, vLLM 0.32 gives a request without an adapter that of the last slot, if it runs in one batch with others
+# (its index of "none" is −1). There, unsteered requests carry an adapter of zeros.
+ZEROS = not torch.cuda.is_available()
 CONTEXT = 4096  # tokens; the greatest context unless another one is asked for
 KEPT_ADAPTERS = 64  # adapters that vLLM keeps in memory beside those of the running batch
 # Unless the environment says otherwise: the GiB of memory for keys and values where vLLM runs on a CPU; no messages but
@@ -128,7 +131,7 @@ class VllmEngine:
                 max_model_len=self._n_ctx,
                 enable_prefix_caching=False,
                 enable_lora=True,
-                max_loras=given.adapters,
+                max_loras=given.adapters + ZEROS,
                 max_cpu_loras=max(KEPT_ADAPTERS, given.adapters),
                 max_lora_rank=_rank(given.max_rank),
                 lora_target_modules=list(LAYERS),
@@ -169,13 +172,13 @@ class VllmEngine:
             LensSteerError: If an active plan does not fold into an adapter, if a sequence is too long, or if a
                 certificate fails.
         """
-        return self._generated(sequences, self._certified(rows), max_new_tokens)
+        return self.answer_under(self._certified(rows), sequences, max_new_tokens)
 
     def log_probs(
         self, sequences: Sequence[list[int]], lengths: Sequence[int], rows: Sequence[int]
     ) -> list[Float[np.ndarray, " _"]]:
         """See :meth:`lens_steer.inference.remote.Remote.log_probs`; raises what :meth:`answer` raises."""
-        return self._scored(sequences, lengths, self._certified(rows))
+        return self.log_probs_under(self._certified(rows), sequences, lengths)
 
     def answer_under(
         self, plans: Sequence[SteeringPlan | None], sequences: Sequence[list[int]], max_new_tokens: int
@@ -190,10 +193,12 @@ class VllmEngine:
         return self._scored(sequences, lengths, [self._adapter(plan) for plan in plans])
 
     def _adapter(self, plan: SteeringPlan | None) -> Adapter | None:
-        return None if plan is None else self._bank.of(plan)
+        if plan is not None:
+            return self._bank.of(plan)
+        return self._bank.nothing() if ZEROS else None
 
-    def _certified(self, rows: Sequence[int]) -> list[Adapter | None]:
-        """Return the adapter of each row under the active plans, certified."""
+    def _certified(self, rows: Sequence[int]) -> list[SteeringPlan | None]:
+        """Return the plan of each row under the active plans, after their certificates."""
         plans = []
         for entry in active_plans(self._model):
             if entry.plan is None:
@@ -205,14 +210,12 @@ class VllmEngine:
             plans.append(entry.plan)
         whole = together(plans)
         if whole is None:
-            found: list[Adapter | None] = [None] * len(rows)
-        elif whole.n_rows is None:
-            found = [self._bank.of(whole)] * len(rows)
+            found: list[SteeringPlan | None] = [None] * len(rows)
         else:
-            found = [self._bank.of(whole.at_row(row)) for row in rows]
+            found = [whole if whole.n_rows is None else whole.at_row(row) for row in rows]
         done = {certificate.digest for certificate in self.certificates}
         wanted: dict[str, SteeringPlan | None] = {"": None}
-        wanted |= {adapter.plan.digest: adapter.plan for adapter in found if adapter is not None}
+        wanted |= {plan.digest: plan for plan in found if plan is not None}
         new = [plan for digest, plan in wanted.items() if digest not in done]
         if new:
             made = certify_engine(self._model, self, new, name=NAME, version=version())
