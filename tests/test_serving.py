@@ -208,7 +208,7 @@ def test_engines_are_mixed_only_where_it_is_asked_for(
 ) -> None:
     grids = [g for name in ("selective", "standard") for g in method_grids(calibration, name, values=(150.0,))]
     strict = Protocol(qwen, Contrast(few[:2], few[2:]), "report", NOBODY, engine="vllm", max_new_tokens=8, read_by=())
-    with pytest.raises(LensSteerError, match="cannot carry out 'standard', which puts every token on one ray"):
+    with pytest.raises(LensSteerError, match="cannot carry out the plan 'standard', which puts every token on one ray"):
         run(strict, grids, tmp_path / "strict", "report", progress=False)
     assert not (tmp_path / "strict").exists() and not fake.started
     with ls.vllm_engine(qwen):

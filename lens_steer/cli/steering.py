@@ -52,7 +52,7 @@ def steer(
     from lens_steer.evaluation.work import answering
     from lens_steer.geometry.calibration import Calibration
     from lens_steer.inference.generation import answers
-    from lens_steer.inference.remote import remote_of
+    from lens_steer.inference.remote import records_of
     from lens_steer.interop.serving.certificate import keep_records
     from lens_steer.steer.effects import EffectLog
     from lens_steer.steer.hooks import steering
@@ -88,16 +88,14 @@ def steer(
         _write_generations(work, chosen, texts, facts)
         if save_plan is not None and made is not None:
             write_plan(made, save_plan)
-    remote = remote_of(loaded, engine)
-    certificates = out.with_suffix(".engine")
-    if remote is not None:
-        keep_records(certificates, remote.records())
+    certificates, records = out.with_suffix(".engine"), records_of(loaded, engine)
+    keep_records(certificates, records)
     told = {} if log is None else {"gate_fire_rate": log.gate_fire_rate, "effects": log.rows()}
     ungraded = any("degenerate" in row for row in rows)
     emit(
         {
             "generations": str(out),
-            "engine_certificates": None if remote is None else str(certificates),
+            "engine_certificates": str(certificates) if records else None,
             "n": len(texts),
             "cut_off": sum(row["cut_off"] for row in rows) or None,
             "refused": sum(row["refused"] for row in rows),

@@ -27,9 +27,9 @@ from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
 from lens_steer.inference.generation import answers, tell_cut_off
 from lens_steer.inference.prompt_cache import PromptCache
-from lens_steer.inference.remote import remote_of
+from lens_steer.inference.remote import records_of
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
-from lens_steer.interop.serving.adapters import not_served
+from lens_steer.interop.serving.adapters import check_served, engine_for
 from lens_steer.interop.serving.certificate import keep_records
 from lens_steer.metrics import grading
 from lens_steer.metrics.degenerate import PerplexityBound
@@ -121,18 +121,17 @@ class Protocol:
 
         Raises:
             LensSteerError: If the engine is a serving engine that cannot carry out the grid's plan, and engines are not
-                mixed; the message names the condition, the reason and the engine that can.
+                mixed; the message names the method, the reason and the engine that can.
         """
         if self.engine not in REMOTE:
             return self.engine
         own = None if grid.build is None else grid.build(grid.values[0])
-        reasons = [not_served(plan) for plan in (own, grid.beside) if plan is not None]
-        reason = next((r for r in reasons if r is not None), None)
-        if reason is not None and not self.mixed:
-            raise LensSteerError(
-                f"engine={self.engine!r} cannot carry out {grid.name!r}, which {reason}: use engine='hf'"
-            )
-        return self.engine if reason is None else ENGINE
+        plans = [plan for plan in (own, grid.beside) if plan is not None]
+        if self.mixed:
+            return ENGINE if any(engine_for(plan, self.engine) == ENGINE for plan in plans) else self.engine
+        for plan in plans:
+            check_served(plan, self.engine)
+        return self.engine
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -256,8 +255,7 @@ class Part:
 def _certified(part: Part, folder: Path) -> list[Row]:
     """Measure a part, and keep the certificates of a serving engine beside its rows."""
     rows = part()
-    remote = remote_of(part.protocol.model, part.protocol.engine)
-    keep_records(folder, [] if remote is None else remote.records())
+    keep_records(folder, records_of(part.protocol.model, part.protocol.engine))
     return rows
 
 

@@ -18,7 +18,7 @@ What other rooms use of it:
   ``stream``
 - ``record_tokens``: ``record_tokens``
 - ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``
-- ``remote``: ``remote_of``, ``remote_surprise``
+- ``remote``: ``records_of``, ``remote_of``, ``remote_surprise``
 - ``rendering``: ``tokens``, ``tokens_after_instruction``
 - ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``

@@ -72,6 +72,17 @@ def remote_of(model: Any, engine: str) -> Remote | None:
     return running[engine]
 
 
+def records_of(model: Any, engine: str) -> list[dict[str, Any]]:
+    """Return the certificates of a model's serving engine so far; none if it does not run.
+
+    >>> import lens_steer as ls
+    >>> records_of(ls.load_model("organism/qwen2"), "vllm")
+    []
+    """
+    running = vars(model).get(KEPT, {}).get(engine)
+    return [] if running is None else running.records()
+
+
 def remote_answers(
     model: Any, remote: Remote, prompts: Sequence[Any], max_new_tokens: int
 ) -> tuple[list[list[int]], list[bool]]:

@@ -18,7 +18,7 @@ What other rooms use of it:
 - ``imports.official``: ``import_official``
 - ``imports.refusal_direction``: ``import_refusal_direction``
 - ``imports.steering_vectors``: ``import_steering_vectors``
-- ``serving.adapters``: ``check_served``, ``engine_for``, ``not_served``
+- ``serving.adapters``: ``check_served``, ``engine_for``
 - ``serving.certificate``: ``EngineCertificate``, ``keep_records``
 - ``serving.vllm_engine``: ``VllmEngine``, ``VllmSettings``, ``check_installed``
 """

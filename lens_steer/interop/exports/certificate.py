@@ -261,6 +261,21 @@ def write_certificate(folder: Path, certificate: Certificate, **more: Any) -> No
     )
 
 
+def count_equal(answers: Sequence[list[int]], others: Sequence[list[int]]) -> tuple[int, int]:
+    """Count the equal tokens of two lists of answers, position by position, and all tokens.
+
+    The end of an answer counts as one token, so that an answer and a longer one that begins with it differ.
+
+    >>> count_equal([[5, 6], [7]], [[5, 9], [7, 8]])
+    (3, 6)
+    """
+    equal = tokens = 0
+    for a, b in zip(answers, others, strict=True):
+        tokens += max(len(a), len(b)) + 1
+        equal += sum(x == y for x, y in zip(a, b, strict=False)) + (len(a) == len(b))
+    return equal, tokens
+
+
 @dataclass
 class _Comparison:
     """Running maxima and counts of the comparison.
@@ -281,10 +296,8 @@ class _Comparison:
     tokens: int = 0
 
     def compare_tokens(self, hooked: list[list[int]], exported: list[list[int]]) -> None:
-        for a, b in zip(hooked, exported, strict=True):
-            # The end of an answer counts as one token, so that an answer and a longer one that begins with it differ.
-            self.tokens += max(len(a), len(b)) + 1
-            self.equal += sum(x == y for x, y in zip(a, b, strict=False)) + (len(a) == len(b))
+        equal, tokens = count_equal(hooked, exported)
+        self.equal, self.tokens = self.equal + equal, self.tokens + tokens
 
     def compare_logits(self, hooked: Tensor, exported: Tensor, plain: Tensor, batch: batching.Batch) -> None:
         for i, length in enumerate(batch.response_lengths):

@@ -20,7 +20,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.interop.exports.adapters import peft, write_adapter
 from lens_steer.interop.exports.affine import affine_map, not_affine
 from lens_steer.interop.exports.folding import Factor, fold
-from lens_steer.interop.exports.layers import READERS, WRITERS, Layers
+from lens_steer.interop.exports.layers import READERS, WRITERS
 from lens_steer.models import sites
 from lens_steer.models.loading import hf_twin, info_of
 from lens_steer.steer.plans import SteeringPlan
@@ -37,13 +37,11 @@ class Adapter:
         number: Its number in the bank, from 1 on.
         name: Its name.
         folder: Its folder, in PEFT's format.
-        plan: The plan that it carries out, with one value for all prompts; None for the adapter that does nothing.
     """
 
     number: int
     name: str
     folder: Path
-    plan: SteeringPlan | None
 
 
 def not_served(plan: SteeringPlan) -> str | None:
@@ -154,23 +152,24 @@ class AdapterBank:
                     f"the plan {plan.method!r} is an adapter of rank {rank}, and the engine takes "
                     f"{self._greatest_rank}: start it with max_rank={rank}, or use engine='hf'"
                 )
-            self._add(key, folded.factors, plan)
+            self._add(key, folded.factors)
         return self._adapters[key]
 
     def nothing(self) -> Adapter:
         """Return an adapter of zeros, under which the model is unsteered."""
         if NOTHING not in self._adapters:
-            weight = Layers(hf_twin(self._model), info_of(self._model).architecture, "lora").weight(NOTHING)
-            factor = Factor(NOTHING, torch.zeros_like(weight[:1]), torch.zeros_like(weight[:, :1]))
-            self._add(NOTHING, {NOTHING: factor}, None)
+            layer: Any = hf_twin(self._model).get_submodule(NOTHING)
+            a, b = (1, layer.in_features), (layer.out_features, 1)
+            zeros = (torch.zeros(shape, dtype=torch.float64) for shape in (a, b))
+            self._add(NOTHING, {NOTHING: Factor(NOTHING, *zeros)})
         return self._adapters[NOTHING]
 
-    def _add(self, key: str, factors: Mapping[str, Factor], plan: SteeringPlan | None) -> None:
+    def _add(self, key: str, factors: Mapping[str, Factor]) -> None:
         number = len(self._adapters) + 1
         name = f"{number:04}"
         path = Path(self._folder.name) / name
         write_adapter(path, factors, info_of(self._model).folder)
-        self._adapters[key] = Adapter(number, name, path, plan)
+        self._adapters[key] = Adapter(number, name, path)
 
     def close(self) -> None:
         """Delete the adapters."""

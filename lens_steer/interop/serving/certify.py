@@ -21,11 +21,10 @@ from torch import Tensor
 
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
-from lens_steer.inference.engines import on_engine
 from lens_steer.inference.forward import batches_of, last_logits
 from lens_steer.inference.generation import answer_ids
 from lens_steer.inference.teacher_forcing import logits_budget
-from lens_steer.interop.exports.certificate import prompts_for
+from lens_steer.interop.exports.certificate import count_equal, prompts_for
 from lens_steer.interop.serving.certificate import UNSTEERED, EngineCertificate
 from lens_steer.models.loading import device_of, hf_twin, info_of
 from lens_steer.models.tokenization import pad_id
@@ -141,22 +140,18 @@ def _compared(
         own, written: Those of the hooked model's and of the engine's answers.
         scored: The engine's log-probabilities of the tokens of prompts and own answers.
     """
-    info, whole = info_of(model), [a + b for a, b in zip(asked, own, strict=True)]
-    plain = list(_log_probs(hf_twin(model), whole))
+    whole = [a + b for a, b in zip(asked, own, strict=True)]
+    ends = info_of(model).end_tokens
+    changes, aways, differences, gaps = [], [], [], [0.0]
+    plain = {row: _of_tokens(log_probs, whole[row][1:]) for row, log_probs in _log_probs(hf_twin(model), whole)}
     with _under(model, plan) as runner:
-        hooked = list(_log_probs(runner, whole))
-    differences, changes, aways, gaps = [], [], [], [0.0]
-    for i, (own_ids, engine_ids) in enumerate(zip(own, written, strict=True)):
-        steered, chosen = _of_tokens(hooked[i], whole[i][1:]), scored[i]
-        differences.append(np.abs(chosen - steered))
-        unsteered = _of_tokens(plain[i], whole[i][1:])
-        changes.append(np.abs(steered - unsteered))
-        aways.append(np.abs(chosen - unsteered))
-        gaps.append(_gap(hooked[i], len(asked[i]), own_ids, engine_ids, info.end_tokens))
-    tokens = sum(max(len(a), len(b)) + 1 for a, b in zip(own, written, strict=True))
-    equal = sum(
-        sum(x == y for x, y in zip(a, b, strict=False)) + (len(a) == len(b)) for a, b in zip(own, written, strict=True)
-    )
+        for row, log_probs in _log_probs(runner, whole):
+            steered = _of_tokens(log_probs, whole[row][1:])
+            differences.append(np.abs(scored[row] - steered))
+            changes.append(np.abs(steered - plain[row]))
+            aways.append(np.abs(scored[row] - plain[row]))
+            gaps.append(_gap(log_probs, len(asked[row]), own[row], written[row], ends))
+    equal, tokens = count_equal(own, written)
     difference, change, away = (np.concatenate(values) for values in (differences, changes, aways))
     return {
         "n_positions": len(difference),
@@ -164,7 +159,7 @@ def _compared(
         "mean_difference": _number(difference.mean()),
         "mean_change": _number(change.mean()),
         "mean_from_unsteered": _number(away.mean()),
-        "equal_tokens": equal / max(tokens, 1),
+        "equal_tokens": equal / tokens,
         "largest_gap": max(gaps),
     }
 
@@ -175,21 +170,17 @@ def _under(model: Any, plan: SteeringPlan | None) -> Any:
     return nullcontext(twin) if plan is None else steering(twin, plan, tell=False)
 
 
-def _log_probs(runner: Any, sequences: Sequence[list[int]]) -> Iterator[Float[Tensor, "pos d_vocab"]]:
-    """Yield for each sequence the log-probabilities that predict its tokens from the second one on, in order."""
-    info = info_of(runner)
+def _log_probs(runner: Any, sequences: Sequence[list[int]]) -> Iterator[tuple[int, Float[Tensor, "pos d_vocab"]]]:
+    """Yield for each sequence its row, and the log-probabilities that predict its tokens from the second one on.
+
+    Only those of one batch are kept at a time.
+    """
     rows = [(i, ids, len(ids) - 1) for i, ids in enumerate(sequences)]
-    found: dict[int, Tensor] = {}
-    with on_engine(runner, "hf") as twin:
-        for batch in batching.padded(
-            rows, pad_id(info.tokenizer), max_logits=logits_budget(runner), device=device_of(runner)
-        ):
-            keep = max(batch.response_lengths) + 1
-            logits = last_logits(twin, batch, keep)
-            for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
-                found[row] = logits[i, -length - 1 :].float().log_softmax(dim=-1).cpu()
-    for i in range(len(sequences)):
-        yield found.pop(i)
+    pad, limit = pad_id(info_of(runner).tokenizer), logits_budget(runner)
+    for batch in batching.padded(rows, pad, max_logits=limit, device=device_of(runner)):
+        logits = last_logits(runner, batch, max(batch.response_lengths) + 1)
+        for i, (row, length) in enumerate(zip(batch.rows, batch.response_lengths, strict=True)):
+            yield row, logits[i, -length - 1 :].float().log_softmax(dim=-1).cpu()
 
 
 def _of_tokens(log_probs: Float[Tensor, "pos d_vocab"], ids: Sequence[int]) -> Float[np.ndarray, " tokens"]:

@@ -132,7 +132,7 @@ class VllmEngine:
                 enable_prefix_caching=False,
                 enable_lora=True,
                 max_loras=given.adapters + ZEROS,
-                max_cpu_loras=max(KEPT_ADAPTERS, given.adapters),
+                max_cpu_loras=max(KEPT_ADAPTERS, given.adapters + ZEROS),
                 max_lora_rank=_rank(given.max_rank),
                 lora_target_modules=list(LAYERS),
                 generation_config="vllm",
