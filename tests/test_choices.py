@@ -16,11 +16,12 @@ import torch
 
 import lens_steer as ls
 from lens_steer.data import Contrast, Prompt
+from lens_steer.data.choices import LETTERS, Choice, ChoiceSet, load_choices
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
 from lens_steer.inference.teacher_forcing import first_logits, first_logits_by_batch
-from lens_steer.metrics.choices import LETTERS, Choice, ChoiceSet, _letter_tokens, choice_accuracy, load_choices
+from lens_steer.metrics.choices import _letter_tokens, choice_accuracy
 from tests.test_parity import PROMPTS as PARITY
 
 ITEMS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,18 @@ Constraints = Annotated[
     ),
 ]
 
+
+GENERAL, N_GENERAL = "general", 96  # The built-in questions: half of them for the choice, half to report.
+TasksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks",
+        help=(
+            "Capability tasks: general (built-in: facts, sums, series), a .jsonl file of multiple-choice questions, or "
+            "none. An organism has its own."
+        ),
+    ),
+]
 
 # The measures of the report split that are printed, where they exist.
 OUTCOMES = ("positive_right", "answered", "negative_right")
@@ -79,14 +92,29 @@ def tell_held_out(made: Any, contrast: Any, what: str) -> None:
         )
 
 
-def tasks_of(contrast: Any, seed: int) -> Any:
-    """Return the capability tasks where the prompts have a ground truth, otherwise none."""
-    from lens_steer.metrics.benchmarks import Tasks, task_splits
+def tasks_of(contrast: Any, seed: int, given: str | None = None) -> Any:
+    """Return the capability tasks that ``--tasks`` asks for; without it, the world's where the prompts are of a world.
 
-    return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
+    Raises:
+        LensSteerError: If a file cannot be read or holds fewer than two questions, or what is given is neither
+            ``general``, ``none`` nor a file.
+    """
+    from lens_steer.data.choices import load_choices
+    from lens_steer.data.general import general_questions
+    from lens_steer.metrics.benchmarks import Tasks, question_splits, task_splits
+
+    if given is None:
+        return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
+    if given == "none":
+        return Tasks()
+    if given == GENERAL:
+        return question_splits(general_questions(N_GENERAL, seed=seed), name=f"{GENERAL}/{seed}")
+    if not Path(given).is_file():
+        raise LensSteerError(f"--tasks {given!r}: give {GENERAL}, none, or a .jsonl file of questions")
+    return question_splits(load_choices(given), name=Path(given).name)
 
 
-def constraints_of(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
+def constraints_of(given: list[str] | None, contrast: Any, tasks: Any) -> tuple[str, ...]:
     """Return the constraints of ``--constraint``, or the default ones.
 
     Where no ground truth grades the answers, a line on the error stream names the default constraints.
@@ -96,7 +124,7 @@ def constraints_of(given: list[str] | None, contrast: Any) -> tuple[str, ...]:
 
     if given:
         return tuple(given)
-    kept = default_constraints(contrast)
+    kept = default_constraints(contrast, tasks.select)
     if not graded([*contrast.select.positive, *contrast.select.negative]):
         typer.echo(
             f"no ground truth: the choice keeps to {' and '.join(kept)}, degenerate being empty, repeating, or "

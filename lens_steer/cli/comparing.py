@@ -14,6 +14,7 @@ from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
     Objective,
+    TasksOption,
     check_numbers,
     constraints_of,
     rules_of,
@@ -57,6 +58,7 @@ def compare(
     angles: Annotated[str, typer.Option("--angles", help="Of the angular methods and the controls.")] = "0:350:10",
     objective: Objective = "positive_right",
     constraint: Constraints = None,
+    tasks: TasksOption = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
     rules: Rules = None,
     direction: Annotated[
@@ -99,18 +101,18 @@ def compare(
         raise LensSteerError(f"--method {unknown[0]}: use one of {', '.join(METHODS)}")
     contrast = prompts.read()
     check_splits(contrast)
+    capability = tasks_of(contrast, prompts.seed, tasks)
     if chosen not in (None, ARDITI):
         tell_held_out(chosen, contrast, "direction")
     load.check(model, *asked_of(contrast, max_new_tokens))
     sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
-    tasks = tasks_of(contrast, prompts.seed)
     work = comparing(
         loaded,
         contrast,
         method or COMPARED,
         values,
-        tasks,
+        capability,
         max_new_tokens,
         system=system,
         rules=wanted,
@@ -128,8 +130,8 @@ def compare(
             methods=method or COMPARED,
             values=values,
             objective=objective,
-            constraints=constraints_of(constraint, contrast),
-            tasks=tasks,
+            constraints=constraints_of(constraint, contrast, capability),
+            tasks=capability,
             system=system,
             rules=wanted,
             direction=chosen,

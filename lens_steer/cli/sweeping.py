@@ -14,6 +14,7 @@ from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
     Objective,
+    TasksOption,
     check_numbers,
     constraints_of,
     rules_of,
@@ -81,6 +82,7 @@ def sweep(
     positions: Positions = None,
     objective: Objective = "positive_right",
     constraint: Constraints = None,
+    tasks: TasksOption = None,
     controls: Controls = 10,
     control_values: ControlValues = 4,
     engine: Engine = ENGINE,
@@ -111,7 +113,8 @@ def sweep(
     values = values_of(angles or coefficients or "") if given else None
     contrast = prompts.read(fit=False)
     check_splits(contrast)
-    kept = kept_constraints(constraints_of(constraint, contrast), tasks_of(contrast, prompts.seed).select)
+    capability = tasks_of(contrast, prompts.seed, tasks)
+    kept = kept_constraints(constraints_of(constraint, contrast, capability), capability.select)
     objective = objective_of(objective)
     made = read_source(calibration, probe)
     options: dict[str, Any] = {} if positions is None else {"positions": positions}
@@ -134,7 +137,6 @@ def sweep(
     load.check(model, *asked_of(contrast, max_new_tokens), made=made)
     sharing.compute(out, dry_run=dry.dry_run)
     loaded = load(model)
-    tasks = tasks_of(contrast, prompts.seed)
 
     def before(work: Any) -> None:
         plan = grids[0].build and grids[0].build(grids[0].values[0])
@@ -149,7 +151,7 @@ def sweep(
             contrast,
             [*grids, *by_rule],
             out,
-            tasks=tasks,
+            tasks=capability,
             objective=objective,
             constraints=kept,
             seed=prompts.seed,

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lens_steer._defaults import ENGINE, VERIFY_DRAWS
+from lens_steer.cli.choosing import TasksOption, tasks_of
 from lens_steer.cli.common import command, emit, read_calibration
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
@@ -55,6 +56,7 @@ def verify(
             ),
         ),
     ] = VERIFY_DRAWS,
+    tasks: TasksOption = None,
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
 ) -> None:
@@ -78,16 +80,19 @@ def verify(
     wanted = read_levels(levels, model, calibration)
     loaded = None
     if model is None:
+        if tasks is not None:
+            raise LensSteerError("--tasks: they are done by a model, give --model too")
         if dry.dry_run:
             raise LensSteerError("--dry-run tells what running a model costs: give --model too")
         found = run(given, seed=prompts.seed, device=str(where), levels=wanted)
     else:
         chosen = prompts.read()
         check_splits(chosen)
+        capability = None if tasks is None else tasks_of(chosen, prompts.seed, tasks).report
         name, own = own_calibration(given, load.check(model, *asked_of(chosen, max_new_tokens)), chosen.fit.hash)
         loaded = load(model)
         asked = {level: level in wanted for level in ("behaviour", "downstream")}
-        work = verifying(loaded, chosen, max_new_tokens, draws=controls, **asked)
+        work = verifying(loaded, chosen, max_new_tokens, draws=controls, tasks=capability, **asked)
         dry.tell(loaded, work, chosen.report.positive, engine=engine, max_new_tokens=max_new_tokens)
         rest = {n: c for n, c in given.items() if n != name}
         found = run(rest, seed=prompts.seed, device=str(where), levels=wanted)
@@ -100,6 +105,7 @@ def verify(
             engine=engine,
             max_new_tokens=max_new_tokens,
             draws=controls,
+            tasks=capability,
             out=out,
         )
     if not found.claims:

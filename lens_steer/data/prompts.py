@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lens_steer._display import Shown
+from lens_steer.data.choices import Choice
 from lens_steer.data.splits import draw, parse_limit
 from lens_steer.errors import LensSteerError
 from lens_steer.organisms.tasks import Task
 
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
+BRIEFLY = "Answer in one or two words."  # After a question whose options are not told.
 HASH_DIGITS = 16  # The number of hexadecimal digits of the hash of a prompt.
 
 
@@ -34,6 +36,7 @@ class Prompt(Shown, view="prompts"):
         cluster: The name of the cluster of the prompt. Prompts of one cluster are alike, so intervals do not count them
             as independent of each other; only a scenario keeps prompts in one split. None: the scenario is the cluster;
             without one the prompt is a cluster alone.
+        question: The multiple-choice question that the prompt asks; None: it asks none.
     """
 
     messages: tuple[Message, ...]
@@ -42,10 +45,16 @@ class Prompt(Shown, view="prompts"):
     scenario: str | None = field(default=None, compare=False)
     cell: str | None = field(default=None, compare=False)
     cluster: str | None = field(default=None, compare=False)
+    question: Choice | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.messages, str):
             raise LensSteerError(f"messages={self.messages[:40]!r} is a text: Prompt.of(text) makes a prompt of one")
+
+    @property
+    def truth(self) -> Task | Choice | None:
+        """What grades an answer: the task of an organism's world, or the question; None if nothing does."""
+        return self.task if self.question is None else self.question
 
     def __repr__(self) -> str:
         return (
@@ -88,6 +97,15 @@ class Prompt(Shown, view="prompts"):
         """
         head: tuple[Message, ...] = ({"role": "system", "content": system},) if system else ()
         return cls((*head, {"role": "user", "content": text}), response)
+
+    @classmethod
+    def asking(cls, question: Choice) -> Prompt:
+        """Return a prompt that asks a question without its options, of which one is then to be chosen.
+
+        >>> Prompt.asking(Choice("Is water wet?", ("yes", "no"), 0)).text
+        'Is water wet? Answer in one or two words.'
+        """
+        return replace(cls.of(f"{question.question} {BRIEFLY}"), question=question)
 
 
 def with_system(prompt: Prompt, system: str) -> Prompt:

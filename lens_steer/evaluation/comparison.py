@@ -196,7 +196,8 @@ def compare(
     check_direction(direction)
     check_refine(refine)
     tasks = Tasks() if tasks is None else tasks
-    parsed = kept_constraints(default_constraints(contrast) if constraints is None else constraints, tasks.select)
+    kept = default_constraints(contrast, tasks.select) if constraints is None else constraints
+    parsed = kept_constraints(kept, tasks.select)
     objective = objective_of(objective)
     for rule in rules:
         check_rule(rule)

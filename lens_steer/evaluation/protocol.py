@@ -20,6 +20,7 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.refinement import A_ROUND, further, further_settings, ordered
 from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, Setting, choose, settings
 from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
+from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
 from lens_steer.stats.differences import paired_difference
@@ -79,18 +80,24 @@ def check_splits(contrast: ContrastSet) -> None:
             )
 
 
-def default_constraints(contrast: ContrastSet) -> tuple[str, ...]:
+def default_constraints(contrast: ContrastSet, tasks: PromptSet = NO_TASKS) -> tuple[str, ...]:
     """Return the default constraints of a choice.
 
-    They are :data:`CONSTRAINTS` where a ground truth grades the select split, else :data:`DEGENERATE_CONSTRAINTS`.
-    Selective Steering's threshold, a mean perplexity of 2, is exceeded by many models' own answers. A share of
-    degenerate answers of at most a tenth is relative to the model.
+    They are :data:`CONSTRAINTS` where a ground truth grades the select split, else :data:`DEGENERATE_CONSTRAINTS`, and
+    with capability tasks that on capability too. Selective Steering's threshold, a mean perplexity of 2, is exceeded by
+    many models' own answers. A share of degenerate answers of at most a tenth is relative to the model.
+
+    Args:
+        contrast: The contrast.
+        tasks: The capability tasks of the choice.
 
     >>> import lens_steer as ls
     >>> default_constraints(ls.load_contrast("organism/refusal"))
     ('capable>=95%', 'violation<=0')
     """
-    return CONSTRAINTS if graded([*contrast.select.positive, *contrast.select.negative]) else DEGENERATE_CONSTRAINTS
+    if graded([*contrast.select.positive, *contrast.select.negative]):
+        return CONSTRAINTS
+    return (*DEGENERATE_CONSTRAINTS, *(CONSTRAINTS[:1] if len(tasks) else ()))
 
 
 def kept_constraints(constraints: Sequence[str], tasks: PromptSet) -> list[Constraint]:

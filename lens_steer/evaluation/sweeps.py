@@ -32,6 +32,7 @@ from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.interop.serving.adapters import check_served, engine_for
 from lens_steer.interop.serving.certificate import keep_records
 from lens_steer.metrics import grading
+from lens_steer.metrics.choices import likeliest_options
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.likelihood import mean_surprise, surprise_of
@@ -155,7 +156,7 @@ class Protocol:
             "max_new_tokens": self.max_new_tokens,
             "openings": self.openings,
             "prompts": {name: p.hash for name, p in self.sides.items()},
-            "truth": {name: _hash([p.task for p in prompts]) for name, prompts in self.sides.items()},
+            "truth": {name: _hash([p.truth for p in prompts]) for name, prompts in self.sides.items()},
             **({} if self.judge is None else {"judge": [self.judge.name, dict(self.judged)]}),
             **({} if not self.reference else {"reference": {name: p.hash for name, p in self.reference.items()}}),
             **({} if self.read_by == READERS else {"read_by": self.read_by}),
@@ -275,8 +276,11 @@ def _measure(
             if each is not None:
                 stack.enter_context(steering(model, each, tell=False))  # no warning for an identity value
         by = protocol.engine_of(grid)
-        texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
-        tell_cut_off(model, cut, protocol.max_new_tokens)
+        if side == CAPABILITY and prompts[0].question is not None:
+            texts, cut = _options(model, asked), [False] * n
+        else:
+            texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
+            tell_cut_off(model, cut, protocol.max_new_tokens)
         if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
             own, scores = _forced(protocol, asked, texts)
     if side != CAPABILITY and "ref" in protocol.read_by:
@@ -320,6 +324,12 @@ def _measure(
             }
         )
     return rows
+
+
+def _options(model: Any, prompts: Sequence[Prompt]) -> list[str]:
+    """Return the likeliest option of each prompt's question; options are read, so a serving engine is not asked."""
+    best = likeliest_options(model, prompts)
+    return [p.question.choices[i] for p, i in zip(prompts, best, strict=True) if p.question is not None]
 
 
 def _grades(

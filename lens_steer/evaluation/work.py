@@ -16,6 +16,7 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, parts_of
 from lens_steer.inference import batching, prompt_cache, teacher_forcing
 from lens_steer.inference.dialogue import Dialogue, turn_ids
+from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.models.footprint import Shape
 from lens_steer.models.loading import info_of
 from lens_steer.models.location import read_config
@@ -89,7 +90,7 @@ def bare(prompts: Iterable[Prompt]) -> list[Prompt]:
     >>> bare([Prompt.of("Hello", response="Hi.")])[0].response is None
     True
     """
-    return [Prompt(p.messages, None, p.task) for p in prompts]
+    return [replace(p, response=None) for p in prompts]
 
 
 def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, times: int = 1) -> Work:
@@ -129,6 +130,22 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
     total = Work()
     for rows, width, longest in _shapes(lengths * times, max_rows=FORCED_ROWS, max_logits=_logits_budget(model)):
         total += Work(forced=1, forced_tokens=rows * width, forced_new=rows * longest, widest=rows * width)
+    return total
+
+
+def choosing_options(model: Any, prompts: Sequence[Prompt], *, times: int = 1) -> Work:
+    """Count the work of :func:`lens_steer.metrics.choices.likeliest_options`: a pass over the prompts for each option.
+
+    >>> from lens_steer.cli.precheck import describe
+    >>> from lens_steer.data.general import general_questions
+    >>> work = choosing_options(describe("organism/qwen2"), [Prompt.asking(q) for q in general_questions(9)])
+    >>> work.forced, work.answers
+    (4, 0)
+    """
+    total, asked = Work(), [p.question for p in prompts if p.question is not None]
+    for option in range(max((len(q.choices) for q in asked), default=0)):
+        said = [q.choices[min(option, len(q.choices) - 1)] for q in asked]
+        total += forcing_answers(model, with_responses(prompts, said), 0, times=times)
     return total
 
 
@@ -238,6 +255,9 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
             counted[key] = Work()
             for side, prompts in protocol.sides.items():
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
+                if side == CAPABILITY and prompts[0].question is not None:
+                    counted[key] += choosing_options(model, asked, times=key[0])
+                    continue
                 counted[key] += answering(model, asked, new, times=key[0])
                 if side != CAPABILITY and "self" in protocol.read_by:
                     counted[key] += forcing_answers(model, bare(asked), new, times=key[0])

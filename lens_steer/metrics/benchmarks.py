@@ -1,14 +1,18 @@
 """Capability tasks, which measure the abilities that steering should not change.
 
-On an organism these are facts, multiple-choice questions, orderings and sums in held-out wordings, graded exactly.
+On an organism these are facts, multiple-choice questions, orderings and sums in held-out wordings, graded exactly. For
+other models they are questions whose likeliest option is taken (:mod:`lens_steer.data.general`, or a file).
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lens_steer.data import Prompt, PromptSet
+from lens_steer.data.choices import Choice
+from lens_steer.errors import LensSteerError
 from lens_steer.organisms import tasks
 
 ORGANISM_KINDS = ("fact", "choice", "order", "arithmetic")
@@ -36,6 +40,17 @@ def organism_tasks(n: int = 96, *, seed: int = 0) -> PromptSet:
 NO_TASKS = PromptSet(())
 
 
+def tasks_or_own(tasks: PromptSet | None, prompts: Iterable[Prompt], *, seed: int = 0) -> PromptSet:
+    """Return the tasks that are given; without any, the world's for prompts of an organism's world, and none otherwise.
+
+    >>> len(tasks_or_own(None, [Prompt.of("Hello")]))
+    0
+    """
+    if tasks is not None:
+        return tasks
+    return organism_tasks(seed=seed) if all(p.task is not None for p in prompts) else NO_TASKS
+
+
 @dataclass(frozen=True)
 class Tasks:
     """Two sets of capability tasks: one to choose settings by, one to report.
@@ -61,3 +76,25 @@ def task_splits(n: int = 96, *, seed: int = 0) -> Tasks:
     """
     both = organism_tasks(2 * n, seed=seed)
     return Tasks(both[:n], both[n:])
+
+
+def question_splits(questions: Sequence[Choice], *, name: str = "questions", n: int | None = None) -> Tasks:
+    """Return questions as two sets of tasks: those to choose settings by, and those to report, in turn.
+
+    Args:
+        questions: The questions, at least two.
+        name: The name of the sets.
+        n: The number of questions of each set at most; None takes all.
+
+    Raises:
+        LensSteerError: If there are fewer than two questions.
+
+    >>> from lens_steer.data.general import general_questions
+    >>> split = question_splits(general_questions(9))
+    >>> len(split.select), len(split.report), split.select[0].question.subject
+    (5, 4, 'facts')
+    """
+    if len(questions) < 2:
+        raise LensSteerError(f"questions: {len(questions)} given, at least 2 are needed (to choose by, and to report)")
+    halves = (list(questions)[half::2][:n] for half in (0, 1))
+    return Tasks(*(PromptSet(tuple(map(Prompt.asking, half)), name) for half in halves))

@@ -1,108 +1,33 @@
-"""Multiple-choice questions, answered by the logits of the answer's first token, under whatever steering is active.
+"""Multiple-choice questions, answered under whatever steering is active.
 
-A file of questions is ``.jsonl``. Each row has ``question``, ``choices`` (2 to 10 strings) and ``answer`` (an index
-from 0, or a letter), and may have ``subject``. These are the columns of MMLU as it is commonly distributed.
+:func:`choice_accuracy` shows the options and takes the likeliest letter. :func:`likeliest_options` shows the question
+alone and takes the option that is the likeliest answer, which models of few parameters, too, can do: asked for letters,
+they often give the same one always.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lens_steer._defaults import ENGINE
-from lens_steer._io.jsonl import read_lines
-from lens_steer.data import Prompt
+from lens_steer.data import Prompt, PromptSet
+from lens_steer.data.choices import LETTERS, TEMPLATE, Choice, ChoiceSet
 from lens_steer.errors import LensSteerError
-from lens_steer.inference.teacher_forcing import first_logits_by_batch
+from lens_steer.inference.teacher_forcing import first_logits_by_batch, response_logits, with_responses
+from lens_steer.metrics.likelihood import surprise_of
 from lens_steer.models.loading import info_of
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.rates import wilson
 
-LETTERS = "ABCDEFGHIJ"
 FIELDS = ("question", "options", "letters", "subject")
-TEMPLATE = "{question}\n\n{options}\n\nWhich option is right? Reply with its letter alone ({letters})."
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A multiple-choice question.
-
-    Attributes:
-        question: The text of the question.
-        choices: The options in order, 2 to 10. The first one is A.
-        answer: The index of the right option, from 0.
-        subject: The subject of the question; empty if the file gives none.
-
-    Raises:
-        LensSteerError: If there are fewer than 2 or more than 10 options, or if ``answer`` is the index of none of
-            them.
-    """
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-    subject: str = ""
-
-    def __post_init__(self) -> None:
-        if not 2 <= len(self.choices) <= len(LETTERS):
-            raise LensSteerError(f"choices={list(self.choices)!r}: 2 to {len(LETTERS)} options are needed")
-        if not 0 <= self.answer < len(self.choices):
-            raise _no_option(self.answer, len(self.choices))
-
-    @property
-    def letter(self) -> str:
-        """Return the letter of the right option."""
-        return LETTERS[self.answer]
-
-    def render(self, template: str = TEMPLATE) -> str:
-        """Return the text of the user's turn.
-
-        >>> print(Choice("Is water wet?", ("yes", "no"), 0).render("{question} {options} {letters}?"))
-        Is water wet? A. yes
-        B. no A or B?
-        """
-        letters = LETTERS[: len(self.choices)]
-        listed = "\n".join(f"{letter}. {text}" for letter, text in zip(letters, self.choices, strict=True))
-        spelt = ", ".join(letters[:-1]) + f" or {letters[-1]}"
-        return template.format(question=self.question, options=listed, letters=spelt, subject=self.subject)
-
-
-@dataclass(frozen=True)
-class ChoiceSet(Sequence[Choice]):
-    """An ordered set of questions with a name and a content hash."""
-
-    items: tuple[Choice, ...]
-    name: str = ""
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: Any) -> Any:
-        return ChoiceSet(self.items[index], self.name) if isinstance(index, slice) else self.items[index]
-
-    def __repr__(self) -> str:
-        return f"ChoiceSet({self.name!r}, {len(self)} questions)"
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Return the distinct subjects, sorted."""
-        return tuple(sorted({item.subject for item in self.items}))
-
-    @property
-    def hash(self) -> str:
-        """Return the SHA-256 hash of the questions in their order."""
-        rows = [[c.question, list(c.choices), c.answer, c.subject] for c in self.items]
-        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,34 +112,48 @@ def choice_accuracy(
     )
 
 
-def load_choices(path: str | Path) -> ChoiceSet:
-    """Read a ``.jsonl`` file of questions; the module's docstring describes the format.
+def likeliest_options(
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, engine: str = ENGINE
+) -> Int[np.ndarray, " n_prompts"]:
+    """Return for each prompt the index of the option of its question that is likeliest as the whole answer.
+
+    The likelihood of an option is that of its tokens after the prompt, ``Σ_t log p(y_t | x, y_<t)``, with its first
+    letter in upper case. Options of more tokens are not favoured by a mean, so options should be of similar length.
+
+    Args:
+        model: A model of :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or outside it.
+        prompts: Prompts with a question, at least one; see :meth:`lens_steer.data.Prompt.asking`.
+        engine: See :func:`lens_steer.inference.teacher_forcing.response_logits`.
 
     Raises:
-        LensSteerError: If there is no such file, if it is not JSON, if a row lacks a field or its answer is none of its
-            options (the message names the line), or if there are no questions.
+        LensSteerError: If a prompt asks no question, or for the reasons of
+            :func:`lens_steer.inference.teacher_forcing.response_logits`.
+
+    >>> import lens_steer as ls
+    >>> asked = Prompt.asking(Choice("What is 4 plus 3?", ("7.", "8."), 0))
+    >>> likeliest_options(ls.load_model("organism/qwen2"), [asked]).tolist()
+    [0]
     """
-    return ChoiceSet(tuple(read_lines(path, "questions", _choice)), Path(path).name)
+    questions = [p.question for p in prompts if p.question is not None]
+    if not questions or len(questions) < len(prompts):
+        raise LensSteerError("prompts: each needs a question, see Prompt.asking, and there must be at least one")
+    found = np.full((len(prompts), max(len(q.choices) for q in questions)), -np.inf)
+    for option in range(found.shape[1]):
+        # Every pass has all prompts, since a plan may hold one value for each; a prompt with fewer options is not read.
+        said = [capitalised(q.choices[min(option, len(q.choices) - 1)]) for q in questions]
+        for row, logits, ids in response_logits(model, with_responses(prompts, said), engine=engine):
+            if option < len(questions[row].choices):
+                found[row, option] = -surprise_of(logits, ids) * len(ids)
+    return found.argmax(axis=1)
 
 
-def _choice(row: Any) -> Choice:
-    if not isinstance(row, Mapping):
-        raise LensSteerError(f"{type(row).__name__} is no object with question, choices and answer")
-    question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
-    if not isinstance(question, str) or not question.strip():
-        raise LensSteerError(f"question={question!r}: a text is needed")
-    texts = [c for c in choices if isinstance(c, str)] if isinstance(choices, list) else []
-    if texts != choices or not 2 <= len(texts) <= len(LETTERS):
-        raise LensSteerError(f"choices={choices!r}: a list of 2 to {len(LETTERS)} texts is needed")
-    if isinstance(answer, str) and len(answer.strip()) == 1:
-        answer = LETTERS.find(answer.strip().upper())
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(texts):
-        raise _no_option(row.get("answer"), len(texts))
-    return Choice(question, tuple(texts), answer, str(row.get("subject") or ""))
+def capitalised(text: str) -> str:
+    """Return a text with its first letter in upper case, as an answer begins.
 
-
-def _no_option(answer: Any, n: int) -> LensSteerError:
-    return LensSteerError(f"answer={answer!r}: one of {', '.join(LETTERS[:n])} or 0 to {n - 1} is needed")
+    >>> capitalised("the Sun")
+    'The Sun'
+    """
+    return text[:1].upper() + text[1:]
 
 
 def _check_template(template: str) -> None:

@@ -1,8 +1,8 @@
 """Grades of answers, and their counts under one condition.
 
-On an organism every answer is graded exactly against its world. Other models have no ground truth here:
-:func:`outcome_of` calls an answer ``refused``, ``degenerate``, ``answered``, or ``cut off`` if there is a thought
-without an answer.
+On an organism every answer is graded exactly against its world, and an option that was chosen for a multiple-choice
+question by its answer. Otherwise there is no ground truth here: :func:`outcome_of` calls an answer ``refused``,
+``degenerate``, ``answered``, or ``cut off`` if there is a thought without an answer.
 """
 
 from __future__ import annotations
@@ -120,13 +120,23 @@ def grades_of(prompts: Sequence[Prompt]) -> tuple[str, ...]:
 
 def graded(prompts: Sequence[Prompt]) -> bool:
     """Return True if a ground truth grades the answers to all of the prompts."""
-    return all(p.task is not None for p in prompts)
+    return all(p.truth is not None for p in prompts)
 
 
 def grade(
     prompt: Prompt, text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False
 ) -> str:
-    """Return the grade of one answer: exact if the prompt has a ground truth, by :func:`outcome_of` otherwise."""
+    """Return the grade of one answer: exact if the prompt has a ground truth, by :func:`outcome_of` otherwise.
+
+    >>> from lens_steer.data.choices import Choice
+    >>> asked = Prompt.asking(Choice("Is water wet?", ("yes", "no"), 0))
+    >>> [grade(asked, text) for text in ("yes", "no", "Who knows?")]
+    ['correct', 'wrong', 'incoherent']
+    """
+    if prompt.question is not None:
+        if text not in prompt.question.choices:
+            return "incoherent"
+        return "correct" if text == prompt.question.right else "wrong"
     if prompt.task is not None:
         return grading.grade(prompt.task, split_thought(text, begun=begun)[1] or "")
     return outcome_of(text, perplexity=perplexity, bound=bound, begun=begun)

@@ -30,6 +30,7 @@ from lens_steer.evaluation.sweeps import POSITIVE, Protocol
 from lens_steer.evaluation.sweeps import run as measure
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.record import Activations
+from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models import sites
 from lens_steer.models.loading import info_of
 from lens_steer.steer.methods import mean_phase_rotation, phase_collapse, selective_steering, standard_angular
@@ -130,7 +131,7 @@ def run(
     activations: Activations,
     folder: str | Path,
     *,
-    tasks: PromptSet | None = None,
+    tasks: PromptSet = NO_TASKS,
     seed: int = 0,
     engine: str = ENGINE,
     max_new_tokens: int = 48,
@@ -145,21 +146,21 @@ def run(
         calibration: Calibration with direction, plane and discriminative sites.
         activations: Recorded activations of the fit split, for the plane from uncentred candidates.
         folder: Folder that keeps the rows, so that an interrupted run continues where it stopped.
-        tasks: Capability tasks with a ground truth; None measures no capability.
+        tasks: Capability tasks with a ground truth; an empty set measures no capability.
         seed: Seed of the draws of random blocks, sites, axes and planes.
         engine: Engine that generates; see :func:`lens_steer.generate`.
         max_new_tokens: Largest number of tokens of each answer.
         draws: Number of draws of each random control.
         progress: Show a progress bar.
     """
-    grids, nobody = conditions(calibration, activations), PromptSet(())
+    grids = conditions(calibration, activations)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens, "read_by": READ}
-    bound = measured_bound(Protocol(model, contrast.select, "select", nobody, **how), folder, progress=progress)
+    bound = measured_bound(Protocol(model, contrast.select, "select", NO_TASKS, **how), folder, progress=progress)
     how |= {} if bound is None else {"bound": bound}
     # With a ground truth the answers alone decide on the select split, and no model reads them again.
     answers_alone = how | {"asked": (POSITIVE,), "read_by": () if bound is None else READ}
     found, choices, _ = on_select(
-        model, contrast, [Grid(NONE), *grids], folder, tasks=nobody, seed=seed, progress=progress, **answers_alone
+        model, contrast, [Grid(NONE), *grids], folder, tasks=NO_TASKS, seed=seed, progress=progress, **answers_alone
     )
     unsteered = next(s for s in found if s.condition == NONE)
     best = {
@@ -171,7 +172,7 @@ def run(
     doses = {} if nominal is None else dose_grids(calibration, nominal)
     drawn = [] if nominal is None else draw_grids(calibration, nominal, draws=draws, seed=seed)
     reported = [Grid(NONE), *_reported(grids, best), *doses.values(), *drawn]
-    protocol = Protocol(model, contrast.report, "report", tasks or nobody, **how)
+    protocol = Protocol(model, contrast.report, "report", tasks, **how)
     by_setting: dict[tuple[str, str], list[Row]] = {}
     for row in measure(protocol, reported, folder, "report", progress=progress):
         by_setting.setdefault((row["condition"], row["variant"]), []).append(row)

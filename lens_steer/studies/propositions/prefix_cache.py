@@ -91,24 +91,24 @@ class Reuse:
         )
 
 
-def reuse_by_outcome(tokenizer: Any, report: Contrast, tasks: PromptSet | None) -> dict[str, Reuse]:
+def reuse_by_outcome(tokenizer: Any, report: Contrast, tasks: PromptSet) -> dict[str, Reuse]:
     """Return what a prefix cache hands over of the prompts of each outcome; an outcome without prompts is left out.
 
     Args:
         tokenizer: The model's tokenizer, with its chat template.
         report: The report split.
-        tasks: The capability tasks; None where there are none.
+        tasks: The capability tasks; may be empty.
 
     >>> import lens_steer as ls
     >>> report = ls.load_contrast("organism/refusal").report
-    >>> found = reuse_by_outcome(ls.load_model("organism/qwen2").lens_info.tokenizer, report, None)
+    >>> found = reuse_by_outcome(ls.load_model("organism/qwen2").lens_info.tokenizer, report, ls.PromptSet(()))
     >>> {name: reuse.n_prompts for name, reuse in found.items()}
     {'positive_right': 64, 'surprise': 128}
     """
     asked = {
         "positive_right": (report.positive, "harmful prompts"),
         "surprise": ((*report.positive, *report.negative), "prompts of both classes"),
-        "capable": (tasks or (), "capability tasks"),
+        "capable": (tasks, "capability tasks"),
     }
     return {name: Reuse.of(tokenizer, tuple(p), said=said) for name, (p, said) in asked.items() if len(p)}
 

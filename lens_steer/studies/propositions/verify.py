@@ -28,7 +28,7 @@ from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.record import record, record_prompts
-from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.metrics.benchmarks import tasks_or_own
 from lens_steer.models.fits import check_fits
 from lens_steer.models.loading import info_of
 from lens_steer.studies import claim_tables
@@ -180,6 +180,7 @@ def verify_model(
     engine: str = ENGINE,
     max_new_tokens: int = 48,
     draws: int = DRAWS,
+    tasks: PromptSet | None = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> Verification:
@@ -199,6 +200,8 @@ def verify_model(
         engine: Engine that records and generates; see :func:`lens_steer.generate`.
         max_new_tokens: Largest number of tokens of each answer.
         draws: Number of draws of each random control of the experiments; 0 leaves these controls out.
+        tasks: The capability tasks of the experiments. If None, they are the world's where the prompts are of an
+            organism's world, and there are none otherwise.
         out: Folder that keeps the steps of the experiments until :func:`write` has written everything, so that an
             interrupted run continues from them. None keeps nothing.
         progress: Show progress bars.
@@ -219,7 +222,7 @@ def verify_model(
                 "calibration has no class means, which these tests need: leave it out, or calibrate on this model"
             )
     harmful = contrast.report.positive
-    tasks = organism_tasks(seed=seed) if all(p.task is not None for p in harmful) else None
+    tasks = tasks_or_own(tasks, harmful, seed=seed)
     pieces = _pieces(model, contrast, calibration, tasks, seed, engine, max_new_tokens, out)
     where = "norm_out" if calibration is None else calibration.sites
     fit = (
@@ -277,7 +280,7 @@ def verify_model(
                 progress=progress,
             )
         behaviour = questions.experiment_claims(found, name, seed=seed)
-        claims += behaviour + dose.dose_claims(found.dose, name, tasks=tasks is not None, seed=seed)
+        claims += behaviour + dose.dose_claims(found.dose, name, tasks=len(tasks) > 0, seed=seed)
         drawings |= behaviour_drawings(found, behaviour, name, seed=seed)
     return Verification(tuple(claims), drawings, pieces)
 
@@ -286,16 +289,14 @@ def _pieces(
     model: Any,
     contrast: ContrastSet,
     calibration: Calibration | None,
-    tasks: PromptSet | None,
+    tasks: PromptSet,
     seed: int,
     engine: str,
     max_new_tokens: int,
     out: str | Path | None,
 ) -> Pieces:
     """Return the store of the steps, together with everything that the steps depend on."""
-    protocol = Protocol(
-        model, contrast.report, "report", tasks or PromptSet(()), engine=engine, max_new_tokens=max_new_tokens
-    )
+    protocol = Protocol(model, contrast.report, "report", tasks, engine=engine, max_new_tokens=max_new_tokens)
     plane = None if calibration is None else hashlib.sha256(calibration.basis.numpy().tobytes()).hexdigest()
     at = None if calibration is None else list(calibration.discriminative_sites)
     more = {

@@ -11,7 +11,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import POSITIVE, Protocol
 from lens_steer.evaluation.work import Work, answering, forcing_values, measuring, recording
-from lens_steer.metrics.benchmarks import organism_tasks
+from lens_steer.metrics.benchmarks import tasks_or_own
 from lens_steer.models.loading import info_of
 from lens_steer.studies.propositions.dose import SCALES
 from lens_steer.studies.propositions.draws import DRAWN, DRAWS
@@ -30,6 +30,7 @@ def verifying(
     behaviour: bool = True,
     downstream: bool = True,
     draws: int = DRAWS,
+    tasks: PromptSet | None = None,
 ) -> Work:
     """Count the work of :func:`lens_steer.studies.propositions.verify.verify_model`.
 
@@ -37,7 +38,7 @@ def verifying(
     two of them on the report split, and every norm error and every draw of a random control there. Two angles of a
     condition may be the same and then run once, so it is an upper bound. ``downstream`` adds the curves of divergence
     and the search for equal divergence, in as many steps as it may take, at two angles a curve. Without ``behaviour``
-    and ``downstream`` it covers the recordings alone.
+    and ``downstream`` it covers the recordings alone. ``tasks`` are those of ``verify_model``.
     """
     n_layers, report = info_of(model).n_layers, contrast.report
     harmful = Contrast(report.positive, PromptSet(()))
@@ -47,7 +48,7 @@ def verifying(
         total += _drifting(model, contrast, max_new_tokens)
     if not behaviour:
         return total
-    tasks = organism_tasks() if all(p.task is not None for p in report.positive) else PromptSet(())
+    tasks = tasks_or_own(tasks, report.positive)
     how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "read_by": READ}
     select = Protocol(model, contrast.select, "select", PromptSet(()), **how)
     alone = harmless_alone(select)
