@@ -1,0 +1,169 @@
+"""Effect and side effect of steering at each set of sites, over the angles, from single forward passes.
+
+The *effect* is the fall of the refusal score of harmful prompts (log-odds of the first token's refusal mass). The *side
+effect* is the divergence ``KL(unsteered ‖ steered)`` along the unsteered model's own answers to harmless prompts, in
+nats a token. Both need no generation, so every set can be measured at every angle; answers are generated at the chosen
+angles alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.rowstore import Row, RowStore
+from lens_steer.data import Contrast
+from lens_steer.evaluation.conditions import plan_at_value
+from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.geometry.calibration import Calibration
+from lens_steer.metrics.kl import mean_kl_by_value
+from lens_steer.metrics.refusal_score import refusal_scores_by_value
+from lens_steer.studies.site_choice.sets import SiteSet
+
+ANGLES = tuple(float(a) for a in range(15, 360, 15))
+COLUMNS = ("set", "value", "side", "prompt", "score", "kl")
+
+
+@dataclass(frozen=True, eq=False)
+class SetCurve:
+    """What steering at one set of sites does to each prompt, at each angle.
+
+    Attributes:
+        set: The sites.
+        values: The angles in degrees.
+        plain: The refusal score of each harmful prompt without steering.
+        harmful, harmless: The refusal scores of the prompts of each class at each angle.
+        kl: The divergence of each harmless prompt at each angle, in nats a token; NaN for an empty answer.
+    """
+
+    set: SiteSet
+    values: tuple[float, ...]
+    plain: Float[np.ndarray, " n_harmful"]
+    harmful: Float[np.ndarray, "n_harmful values"]
+    harmless: Float[np.ndarray, "n_harmless values"]
+    kl: Float[np.ndarray, "n_harmless values"]
+
+    @property
+    def effect(self) -> Float[np.ndarray, " values"]:
+        """Return the mean fall of the refusal score of harmful prompts at each angle."""
+        return (self.plain[:, None] - self.harmful).mean(axis=0)
+
+    @property
+    def cost(self) -> Float[np.ndarray, " values"]:
+        """Return the mean divergence of harmless prompts at each angle."""
+        return np.nanmean(self.kl, axis=0)
+
+    def within(self, budget: float) -> int | None:
+        """Return the index of the angle of the largest effect among those whose cost is within a budget.
+
+        None where no angle is within the budget, or where none of them has an effect above 0.
+
+        >>> one, values = SiteSet("sign", ()), (90.0, 180.0)
+        >>> curve = SetCurve(
+        ...     one, values, np.array([5.0]), np.array([[4.0, 1.0]]), np.zeros((1, 2)), np.array([[0.1, 0.4]])
+        ... )
+        >>> curve.within(0.2), curve.within(0.5), curve.within(0.05)
+        (0, 1, None)
+        """
+        allowed = np.where(self.cost <= budget, self.effect, -np.inf)
+        best = int(allowed.argmax())
+        return best if allowed[best] > 0 else None
+
+
+def curves(
+    model: Any,
+    calibration: Calibration,
+    sets: Sequence[SiteSet],
+    contrast: Contrast,
+    responses: Sequence[str],
+    out: str | Path,
+    name: str,
+    *,
+    values: Sequence[float] = ANGLES,
+    openings: Sequence[str] | None = None,
+    engine: str = ENGINE,
+    identity: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> list[SetCurve]:
+    """Measure every set of sites at every angle; an interrupted run goes on. Equal sets are measured once.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        calibration: The direction and the plane.
+        sets: The sets of sites.
+        contrast: The prompts of one split.
+        responses: The unsteered model's answer to each harmless prompt.
+        out, name: The folder, and the name of the file of the rows.
+        values: The angles in degrees.
+        openings: See :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+        engine, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
+
+    Returns:
+        One curve for each set, in the order of the sets.
+    """
+    distinct = list(dict.fromkeys(s.sites for s in sets))
+    at = {sites: i for i, sites in enumerate(distinct)}
+    angles = [float(v) for v in values]
+    store = RowStore(
+        out,
+        name,
+        COLUMNS,
+        ("side",),
+        {
+            **(identity or {}),
+            "values": angles,
+            "sets": [list(sites) for sites in distinct],
+            "prompts": [contrast.positive.hash, contrast.negative.hash],
+            "responses": list(responses),
+            "openings": None if openings is None else list(openings),
+            "basis": calibration.basis.tolist(),
+        },
+    )
+
+    def part(sites: tuple[str, ...]) -> list[Row]:
+        build = partial(plan_at_value, "selective", calibration, {"at": sites})
+        how: dict[str, Any] = {"engine": engine}
+        kl = mean_kl_by_value(model, build, angles, contrast.negative, responses, **how)
+        rows = []
+        for side, prompts in ((POSITIVE, contrast.positive), (NEGATIVE, contrast.negative)):
+            plain, steered = refusal_scores_by_value(model, build, angles, prompts, openings=openings, **how)
+            for i in range(len(prompts)):
+                own = {"set": at[sites], "side": side, "prompt": i}
+                rows.append(own | {"value": None, "score": float(plain[i]), "kl": None})
+                for j, angle in enumerate(angles):
+                    cost = None if side == POSITIVE or np.isnan(kl[i, j]) else float(kl[i, j])
+                    rows.append(own | {"value": angle, "score": float(steered[i, j]), "kl": cost})
+        return rows
+
+    rows = store.run({f"{i:03}": partial(part, sites) for i, sites in enumerate(distinct)}, progress=progress)
+    by_set: dict[int, list[Row]] = {}
+    for row in rows:
+        by_set.setdefault(int(row["set"]), []).append(row)
+    return [_curve(s, by_set[at[s.sites]], angles) for s in sets]
+
+
+def _curve(of: SiteSet, rows: Sequence[Row], values: Sequence[float]) -> SetCurve:
+    def table(side: str, column: str) -> Float[np.ndarray, "n values"]:
+        found: dict[int, dict[float, float]] = {}
+        for r in rows:
+            if r["side"] == side and r["value"] is not None:
+                value = np.nan if r[column] is None else float(r[column])
+                found.setdefault(int(r["prompt"]), {})[float(r["value"])] = value
+        return np.array([[found[i][v] for v in values] for i in sorted(found)])
+
+    plain = {int(r["prompt"]): float(r["score"]) for r in rows if r["side"] == POSITIVE and r["value"] is None}
+    return SetCurve(
+        of,
+        tuple(values),
+        np.array([plain[i] for i in sorted(plain)]),
+        table(POSITIVE, "score"),
+        table(NEGATIVE, "score"),
+        table(NEGATIVE, "kl"),
+    )

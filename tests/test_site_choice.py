@@ -1,0 +1,118 @@
+"""Which rule chooses the sites best: the sets that are compared, and their effect and side effect over the angles."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lens_steer as ls
+from lens_steer.errors import LensSteerError
+from lens_steer.inference.generation import answers
+from lens_steer.inference.teacher_forcing import first_logits, response_logits, with_responses
+from lens_steer.metrics.kl import kl
+from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
+from lens_steer.models.sites import parse
+from lens_steer.steer.hooks import steering
+from lens_steer.studies.site_choice.curves import SetCurve, curves
+from lens_steer.studies.site_choice.sets import SiteSet, site_sets
+
+ANGLES = (60.0, 180.0)
+
+
+def test_sets(calibration: Any) -> None:
+    """Counts are equal where rules are compared; measures rank; the middle is the middle; draws differ."""
+    sets = site_sets(calibration, counts=[2, 6], draws=4, seed=1)
+    by_rule = Counter(s.rule for s in sets)
+    assert (by_rule["effect"], by_rule["auroc"], by_rule["random"]) == (2, 2, 8)
+    assert sets[0] == SiteSet("paper", calibration.discriminative_sites)
+    for s in sets:
+        assert list(s.sites) == sorted(s.sites, key=lambda n: parse(n).order) and len(set(s.sites)) == len(s.sites)
+    d = dict(zip(calibration.sites, calibration.cohens_d.tolist(), strict=True))
+    (best,) = (s.sites for s in sets if s.rule == "effect" and len(s.sites) == 2)
+    assert min(d[n] for n in best) >= max(v for n, v in d.items() if n not in best)
+    (middle,) = (s.sites for s in sets if s.rule == "middle half")
+    assert {parse(n).block for n in middle} == set(range(3, 9))
+    drawn = [s.sites for s in sets if s.rule == "random" and len(s.sites) == 6]
+    assert len(set(drawn)) > 1 and all(len(x) == 6 for x in drawn)
+    assert len({s.name for s in sets}) == len(sets)
+    assert sets == site_sets(calibration, counts=[2, 6], draws=4, seed=1)
+    assert sets != site_sets(calibration, counts=[2, 6], draws=4, seed=2)
+    default = {len(s.sites) for s in site_sets(calibration, draws=0) if s.rule == "effect"}
+    assert default == {len(calibration.discriminative_sites), 6, 12}
+
+
+def test_sets_that_cannot_be(calibration: Any) -> None:
+    with pytest.raises(LensSteerError, match=r"counts=\[0\]: give numbers of sites from 1 to 24"):
+        site_sets(calibration, counts=[0])
+    with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
+        site_sets(calibration, draws=-1)
+    same_side = replace(calibration, mean_negative=calibration.mean_positive, rule="centred")
+    with pytest.raises(LensSteerError, match="no site of .* is discriminative by the published rule"):
+        site_sets(same_side)
+
+
+def test_curves_equal_one_plan_at_a_time(qwen: Any, refusal: Any, calibration: Any, tmp_path: Path) -> None:
+    """Scores and divergences are those of plain steered forwards; equal sets are measured once; a run goes on."""
+    part = refusal.first(select=4).select
+    responses, _ = answers(qwen, list(part.negative), max_new_tokens=6)
+    one = SiteSet("paper", calibration.discriminative_sites)
+    sets = [one, SiteSet("effect", calibration.sites[8:10]), SiteSet("random", one.sites, 1)]
+    found = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+    assert [c.set for c in found] == sets
+    assert np.array_equal(found[0].harmful, found[2].harmful)
+    tokens = refusal_tokens(qwen.lens_info)
+    forced = with_responses(part.negative, responses)
+    plain = {row: logits for row, logits, _ in response_logits(qwen, forced)}
+    for c in found[:2]:
+        assert c.plain == pytest.approx(refusal_score(first_logits(qwen, part.positive), tokens).numpy(), abs=1e-3)
+        for j, angle in enumerate(ANGLES):
+            with steering(qwen, ls.selective_steering(calibration, angle, at=c.set.sites)):
+                for side, prompts in ((c.harmful, part.positive), (c.harmless, part.negative)):
+                    wanted = refusal_score(first_logits(qwen, prompts), tokens).numpy()
+                    assert side[:, j] == pytest.approx(wanted, abs=1e-3)
+                wanted = {row: float(kl(plain[row], logits).mean()) for row, logits, _ in response_logits(qwen, forced)}
+            assert c.kl[:, j] == pytest.approx([wanted[i] for i in range(len(part.negative))], abs=1e-4)
+        assert c.effect == pytest.approx(c.plain.mean() - c.harmful.mean(axis=0))
+        assert c.cost == pytest.approx(c.kl.mean(axis=0))
+    before = (tmp_path / "curves.csv").read_bytes()
+    again = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+    assert (tmp_path / "curves.csv").read_bytes() == before
+    assert all(np.array_equal(a.harmful, b.harmful) for a, b in zip(found, again, strict=True))
+    assert len(before.splitlines()) == 1 + 2 * 8 * 3  # two distinct sets, eight prompts, no steering and two angles
+    with pytest.raises(LensSteerError):
+        curves(qwen, calibration, sets[:1], part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+
+
+def test_a_larger_budget_never_gives_less() -> None:
+    """The chosen angle keeps to the budget, and no other angle within it has a larger effect."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n, values = 5, tuple(float(v) for v in range(8))
+        curve = SetCurve(
+            SiteSet("random", (), 1),
+            values,
+            rng.normal(size=n),
+            rng.normal(size=(n, 8)),
+            rng.normal(size=(n, 8)),
+            rng.exponential(size=(n, 8)),
+        )
+        reached = []
+        for budget in (0.2, 0.5, 1.0, 2.0):
+            at = curve.within(budget)
+            allowed = [i for i in range(8) if curve.cost[i] <= budget and curve.effect[i] > 0]
+            if at is None:
+                assert not allowed
+                reached.append(0.0)
+            else:
+                assert at in allowed and curve.effect[at] == max(curve.effect[i] for i in allowed)
+                reached.append(float(curve.effect[at]))
+        assert reached == sorted(reached)
+    empty = SetCurve(
+        SiteSet("all", ()), (1.0,), np.zeros(1), np.zeros((1, 1)), np.zeros((2, 1)), np.array([[1.0], [np.nan]])
+    )
+    assert empty.cost.tolist() == [1.0]  # an empty answer has no divergence
