@@ -13,12 +13,12 @@ import torch
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.control_bands import band
 from lens_steer.models import sites
+from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import draws as drawing
 from lens_steer.studies.propositions.bands import BAND_FAMILY, BAND_QUESTIONS, band_claims, band_verdict
 from lens_steer.studies.propositions.dose import SCALES, effects_of
-from lens_steer.studies.propositions.draw_intervals import less_mean_of_draws
 from lens_steer.studies.propositions.drawings import draws_drawing
 from lens_steer.studies.propositions.experiments import BASE, UNSTEERED, Experiments
 from lens_steer.studies.propositions.measured import Measured

@@ -12,14 +12,18 @@ import pytest
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.published_direction import PublishedDirection
 from lens_steer.inference.generation import answers
 from lens_steer.inference.teacher_forcing import first_logits, response_logits, with_responses
 from lens_steer.metrics.kl import kl
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.models.sites import parse
 from lens_steer.steer.hooks import steering
+from lens_steer.studies.site_choice.claims import claims
 from lens_steer.studies.site_choice.curves import SetCurve, curves
 from lens_steer.studies.site_choice.sets import SiteSet, site_sets
+from lens_steer.studies.site_choice.study import SiteChoice, condition_of, study
+from lens_steer.studies.verdicts import TIED
 
 ANGLES = (60.0, 180.0)
 
@@ -116,3 +120,86 @@ def test_a_larger_budget_never_gives_less() -> None:
         SiteSet("all", ()), (1.0,), np.zeros(1), np.zeros((1, 1)), np.zeros((2, 1)), np.array([[1.0], [np.nan]])
     )
     assert empty.cost.tolist() == [1.0]  # an empty answer has no divergence
+
+
+def made_up(
+    rates: dict[str, float], calibration: Any, *, n: int = 64, draws: int = 19, control: float = 0.9
+) -> SiteChoice:
+    """A study in which each rule's sites free this share of the prompts at 90°, without generation."""
+    sets = site_sets(calibration, counts=[len(calibration.discriminative_sites)], draws=draws)
+    effect = np.full((n, 1), 1.0)
+    select = tuple(
+        SetCurve(
+            s, (90.0,), np.full(n, 5.0), 5.0 - effect * (rates[s.rule] > 0), np.zeros((n, 1)), np.full((n, 1), 0.1)
+        )
+        for s in sets
+    )
+
+    def rows(condition: str, variant: str, share: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "condition": condition, "variant": variant, "side": "positive", "prompt": i, "grade": "answered",
+                "refused": i >= round(share * n), "broken": False,
+            }
+            for i in range(n)
+        ]  # fmt: skip
+
+    table = rows("no steering", "", 0.1) + rows("ablation-everywhere", "", control)
+    for s in sets:
+        if rates[s.rule] > 0:
+            table += rows(condition_of(s), f"draw {s.draw}" if s.draw else "", rates[s.rule])
+    return SiteChoice(calibration, select, select, (0.1,), 0.1, (), tuple(table), PublishedDirection())
+
+
+RULES_ = ("paper", "official", "centred", "effect", "auroc", "middle half", "all", "random")
+
+
+def test_planted_effects_and_nulls(calibration: Any) -> None:
+    """Far above every other set: holds; no different: excluded or not shown; below: refuted."""
+    best = claims(made_up(dict.fromkeys(RULES_, 0.2) | {"paper": 0.9}, calibration))
+    assert {c.verdict for c in best} == {"HOLDS"} and all(c.witness["holds_jointly"] for c in best)
+    assert best[-1].id == "sign-above-random" and best[-1].witness["rank_p"] == 1 / 20
+    assert [c.value for c in best] == pytest.approx([(58 - 13) / 64] * len(best))
+    same = {c.id: c.verdict for c in claims(made_up(dict.fromkeys(RULES_, 0.5), calibration, n=400))}
+    assert set(same.values()) == {"EXCLUDED BEYOND 0.1"}
+    worse = claims(made_up(dict.fromkeys(RULES_, 0.9) | {"paper": 0.2}, calibration))
+    assert {c.verdict for c in worse[:-1]} == {"REFUTED"}
+
+
+def test_an_assay_that_sees_nothing_says_nothing(calibration: Any) -> None:
+    """Where ablation frees nothing, equal rates exclude nothing; where no set has an effect, nothing is asked."""
+    blind = claims(made_up(dict.fromkeys(RULES_, 0.1), calibration, n=400, control=0.1))
+    assert {c.verdict for c in blind} == {"ASSAY INSENSITIVE"}
+    still = claims(made_up(dict.fromkeys(RULES_, 0.0), calibration))
+    assert {c.verdict for c in still} == {TIED} and {c.value for c in still} == {None}
+    few = claims(made_up(dict.fromkeys(RULES_, 0.2) | {"paper": 0.9}, calibration, draws=9))
+    assert few[-1].verdict == "NOT SHOWN (fewer than 10 draws)"
+
+
+def test_the_study(qwen: Any, refusal: Any, tmp_path: Path) -> None:
+    """Angles from select keep to the budget there; every set with one runs at it on report; a run goes on."""
+    few = refusal.first(fit=20, select=5, report=5)
+    how: dict[str, Any] = {"counts": [3], "draws": 2, "values": (90.0, 150.0, 210.0), "max_new_tokens": 8}
+    found = study(qwen, few, tmp_path, **how, direction=None, progress=False)
+    assert [c.set for c in found.select] == [c.set for c in found.report]
+    ran = {(r["condition"], r["variant"]): r["value"] for r in found.rows}
+    assert ran.pop(("no steering", "")) is None
+    for curve in found.select:
+        angle = found.chosen(curve.set, found.budget)
+        key = (condition_of(curve.set), f"draw {curve.set.draw}" if curve.set.draw else "")
+        assert ran.get(key) == angle
+        if angle is not None:
+            assert curve.cost[curve.values.index(angle)] <= found.budget
+    assert len(ran) > 1
+    made = claims(found)
+    assert len({c.id for c in made}) == len(made) and all(c.id.startswith("sign-above-") for c in made)
+    files = {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
+    assert {"curves_select.csv", "curves_report.csv", "report.csv"} <= files.keys()
+    study(qwen, few, tmp_path, **how, direction=None, progress=False)
+    assert files == {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
+    for options, wanted in (
+        ({"budget": 0.3}, "give budgets above 0, and one of them"),
+        ({"counts": [99]}, "from 1 to 24"),
+    ):
+        with pytest.raises(LensSteerError, match=wanted):
+            study(qwen, few, tmp_path / "refused", **(how | options), direction=None, progress=False)

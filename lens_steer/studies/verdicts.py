@@ -21,6 +21,8 @@ from lens_steer.stats.estimates import Estimate
 HOLDS, REFUTED, NOT_SHOWN, INSENSITIVE = "HOLDS", "REFUTED", "NOT SHOWN", "ASSAY INSENSITIVE"
 EXCLUDED = "EXCLUDED BEYOND"
 TIED = f"{NOT_SHOWN} (a tie at nothing on select)"  # a value that was chosen among values of no effect says nothing
+FEWEST = 10  # draws of a control below which nothing is said of them
+LARGEST_P = 0.05  # of a method's rank among draws, one-sided
 SMALLEST = 0.10  # the smallest effect of interest of a rate, unless a claim names another
 
 
@@ -89,6 +91,42 @@ def change_verdict(effect: Estimate, *, smallest: float = SMALLEST, seen: bool =
     if -smallest < effect.low and effect.high < smallest:
         return f"{EXCLUDED} {smallest:g}" if seen else INSENSITIVE
     return NOT_SHOWN
+
+
+def drawn_verdict(
+    effect: Estimate,
+    ranks: tuple[float, float],
+    n_draws: int,
+    *,
+    below: bool = False,
+    smallest: float | None = SMALLEST,
+    seen: bool = True,
+    largest_p: float = LARGEST_P,
+) -> str:
+    """Return the verdict on the claim that a method lies beyond the draws of a control.
+
+    It holds where the interval of the difference from the mean of the draws lies on the claimed side and the rank of
+    the method among the draws has a one-sided p of at most ``largest_p``; it is refuted where both hold on the other
+    side. The interval alone would tell of the mean of such draws, the rank alone of these prompts. With fewer than ten
+    draws nothing is shown, refuted or excluded.
+
+    Args:
+        effect: The method less the mean of the draws, with an interval over prompts and over draws.
+        ranks: The one-sided p of the method's rank among the largest, and among the smallest.
+        n_draws: The number of draws.
+        below, smallest, seen: See :func:`effect_verdict`.
+        largest_p: The largest p.
+
+    >>> far = Estimate(0.7, 0.5, 0.8, 64)
+    >>> [drawn_verdict(far, (1 / (1 + n), 1.0), n) for n in (19, 18, 9)]
+    ['HOLDS', 'NOT SHOWN', 'NOT SHOWN (fewer than 10 draws)']
+    """
+    if n_draws < FEWEST:
+        return f"{NOT_SHOWN} (fewer than {FEWEST} draws)"
+    said = effect_verdict(effect, below=below, smallest=smallest, seen=seen)
+    among_largest, among_smallest = ranks
+    p = {HOLDS: among_smallest if below else among_largest, REFUTED: among_largest if below else among_smallest}
+    return NOT_SHOWN if p.get(said, 0.0) > largest_p else said
 
 
 def shows(control: Estimate, *, smallest: float = SMALLEST) -> bool:

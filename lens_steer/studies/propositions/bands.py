@@ -21,7 +21,7 @@ from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions.draws import AXIS, HALF, PLANE, SITES, Against, against
 from lens_steer.studies.propositions.experiments import BASE, Experiments
 from lens_steer.studies.propositions.outcomes import OUTCOMES, Outcome, claim_id, is_seen
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, TIED, effect_verdict
+from lens_steer.studies.verdicts import HOLDS, LARGEST_P, NOT_SHOWN, TIED, drawn_verdict, effect_verdict
 
 # Each entry: key, control, statement with {} for the outcome, experiment.
 BAND_QUESTIONS: tuple[tuple[str, str, str, str], ...] = (
@@ -38,8 +38,6 @@ BAND_QUESTIONS: tuple[tuple[str, str, str, str], ...] = (
 
 
 BAND_FAMILY = len(BAND_QUESTIONS)  # the claims of one outcome, for the level at which they hold jointly
-FEWEST = 10  # draws below which nothing is said
-LARGEST_P = 0.05  # of the rank, one-sided
 
 
 def band_claims(found: Experiments, model: str, *, seed: int = 0) -> list[Claim]:
@@ -73,11 +71,8 @@ def band_verdict(compared: Against, sign: int, *, seen: bool, largest_p: float =
     >>> [band_verdict(Against(far, band([0.1] * n, 0.8)), 1, seen=True) for n in (19, 18, 9)]
     ['HOLDS', 'NOT SHOWN', 'NOT SHOWN (fewer than 10 draws)']
     """
-    if compared.band.n < FEWEST:
-        return f"{NOT_SHOWN} (fewer than {FEWEST} draws)"
-    said = effect_verdict(compared.difference, below=sign < 0, seen=seen)
-    side = {HOLDS: sign, REFUTED: -sign}.get(said)
-    return NOT_SHOWN if side is not None and compared.rank_p(side) > largest_p else said
+    ranks = compared.rank_p(1), compared.rank_p(-1)
+    return drawn_verdict(compared.difference, ranks, compared.band.n, below=sign < 0, seen=seen, largest_p=largest_p)
 
 
 def _answered(

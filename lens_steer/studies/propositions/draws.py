@@ -25,9 +25,9 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.planes import orthonormalise, random_plane
 from lens_steer.models import sites
+from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate
 from lens_steer.steer.methods import selective_steering
-from lens_steer.studies.propositions.draw_intervals import less_mean_of_draws
 from lens_steer.studies.propositions.measured import Measured
 
 DRAWS = VERIFY_DRAWS

@@ -1,0 +1,161 @@
+"""The study: angles are chosen on select under a budget of side effects, and every set of sites is measured on report.
+
+For every set of sites and every budget, the angle is the one of the largest effect whose side effect keeps to the
+budget (:meth:`lens_steer.studies.site_choice.curves.SetCurve.within`). So sets are compared at equal side effects, and
+not at equal angles: a set of more sites is turned less. At one budget, fixed beforehand, answers are generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lens_steer._defaults import ENGINE
+from lens_steer._io.rowstore import Row
+from lens_steer.data import Contrast, ContrastSet
+from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.conditions import NONE, plan_at_value
+from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.pieces import kept_calibration
+from lens_steer.evaluation.protocol import check_splits
+from lens_steer.evaluation.published_direction import ARDITI, PublishedDirection, published_direction
+from lens_steer.evaluation.selection import Setting, settings
+from lens_steer.evaluation.sweeps import NEGATIVE, Protocol, run
+from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.selected_direction import StreamDirection
+from lens_steer.inference.record import record
+from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.studies.site_choice.curves import ANGLES, SetCurve, curves
+from lens_steer.studies.site_choice.sets import DRAWS, SiteSet, site_sets
+
+# In nats a token along the unsteered model's answers to harmless prompts; fixed before any result was seen.
+BUDGETS = (0.05, 0.1, 0.2, 0.5)
+BUDGET = 0.1  # The one at which answers are generated.
+POSITIVE_CONTROL = "ablation-everywhere"
+
+
+@dataclass(frozen=True)
+class SiteChoice:
+    """The results of the study.
+
+    Attributes:
+        calibration: The direction and the plane, the same for every set of sites.
+        select, report: The curves of every set on both splits, in the same order.
+        budgets: The budgets of side effects.
+        budget: The one at which answers were generated.
+        settings: The settings on the report split: no steering, the positive control, and every set at its angle.
+        rows: Their rows.
+        published: The direction of the positive control, or the reason why there is none.
+    """
+
+    calibration: Calibration
+    select: tuple[SetCurve, ...]
+    report: tuple[SetCurve, ...]
+    budgets: tuple[float, ...]
+    budget: float
+    settings: tuple[Setting, ...]
+    rows: tuple[Row, ...]
+    published: PublishedDirection
+
+    def chosen(self, of: SiteSet, budget: float) -> float | None:
+        """Return the angle of a set of sites under a budget; None where no angle has an effect within it."""
+        curve = next(c for c in self.select if c.set == of)
+        at = curve.within(budget)
+        return None if at is None else curve.values[at]
+
+
+def condition_of(of: SiteSet) -> str:
+    """Return the name of the condition of a set; the draws of a random one are its variants.
+
+    >>> condition_of(SiteSet("random", ("blocks.3.ln1.hook_out",), 2))
+    'random (1 site)'
+    """
+    return replace(of, draw=0).name
+
+
+def study(
+    model: Any,
+    contrast: ContrastSet,
+    out: str | Path,
+    *,
+    counts: Sequence[int] | None = None,
+    draws: int = DRAWS,
+    values: Sequence[float] = ANGLES,
+    budgets: Sequence[float] = BUDGETS,
+    budget: float = BUDGET,
+    tasks: Tasks | None = None,
+    direction: StreamDirection | str | None = ARDITI,
+    openings: Sequence[str] | None = None,
+    seed: int = 0,
+    engine: str = ENGINE,
+    max_new_tokens: int = 48,
+    progress: bool = True,
+) -> SiteChoice:
+    """Compare the sets of sites of :func:`lens_steer.studies.site_choice.sets.site_sets`; an interrupted run goes on.
+
+    Args:
+        model: A model from :func:`lens_steer.load_model`.
+        contrast: The prompts: direction, plane and sites come from fit, angles from select, numbers from report.
+        out: The folder of the rows.
+        counts, draws: See :func:`lens_steer.studies.site_choice.sets.site_sets`.
+        values: The angles in degrees.
+        budgets: The budgets of side effects, in nats a token.
+        budget: The one of them at which answers are generated.
+        tasks: The capability tasks; those of the report split are done at the chosen angles.
+        direction: The direction of the positive control; see :func:`lens_steer.evaluation.comparison.compare`.
+        openings: See :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
+        seed: The seed of the calibration, the draws and the intervals.
+        engine, max_new_tokens: See :func:`lens_steer.generate`.
+        progress: Whether to show bars.
+
+    Raises:
+        LensSteerError: If the contrast has no select or report prompts, a budget is not above 0, ``budget`` is none of
+            ``budgets``, no site is discriminative by the published rule, or the folder holds another run.
+    """
+    check_splits(contrast)
+    if budget not in budgets or min(budgets) <= 0:
+        raise LensSteerError(f"budget={budget!r}, budgets={list(budgets)!r}: give budgets above 0, and one of them")
+    identity = {"seed": seed, "fit": contrast.fit.hash}
+    kept: dict[str, Any] = {"identity": identity, "progress": progress}
+    activations = record(model, contrast.fit, "norm_out", engine=engine, progress=progress)
+    folder = Path(out) / "calibration"
+    calibration = kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed), seed=seed)
+    sets = site_sets(calibration, counts=counts, draws=draws, seed=seed)
+    how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
+    over = {"values": values, "openings": openings, "engine": engine, **kept}
+    found = {}
+    for split in ("select", "report"):
+        part: Contrast = getattr(contrast, split)
+        asked = Protocol(model, part, split, Tasks().select, asked=(NEGATIVE,), read_by=(), **how)
+        answered = run(asked, [Grid(NONE)], out, f"unsteered_{split}", **kept)
+        responses = [str(row["text"]) for row in answered]
+        found[split] = tuple(curves(model, calibration, sets, part, responses, out, f"curves_{split}", **over))
+    published = published_direction(
+        model, contrast, out, [POSITIVE_CONTROL], direction, seed=seed, progress=progress, **how
+    )
+    selecting = Protocol(model, contrast.select, "select", Tasks().select, **how)
+    bound = measured_bound(selecting, out, **kept)
+    grids = [Grid(NONE), *published.grids([POSITIVE_CONTROL])]
+    for curve in found["select"]:
+        at = curve.within(budget)
+        if at is not None:
+            build = partial(plan_at_value, "selective", calibration, {"at": curve.set.sites})
+            variant = f"draw {curve.set.draw}" if curve.set.draw else ""
+            name = condition_of(curve.set)
+            grids.append(Grid(name, build, (curve.values[at],), variant, method="selective", draw=curve.set.draw))
+    on_report = Protocol(model, contrast.report, "report", (tasks or Tasks()).report, bound=bound, **how)
+    rows = run(on_report, grids, out, "report", **kept)
+    return SiteChoice(
+        calibration,
+        found["select"],
+        found["report"],
+        tuple(budgets),
+        budget,
+        tuple(settings(rows, seed=seed)),
+        tuple(rows),
+        published,
+    )
