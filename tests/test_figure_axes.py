@@ -48,7 +48,23 @@ def made_up() -> dict[str, Drawing]:
         baseline_refusal_score=3.0, baseline_induce_score=-2.0, refusal_tokens=(1,), bounds=DirectionBounds(),
         scores=tuple(scores), n_positive=4, n_negative=4, n_select_positive=2, n_select_negative=2,
     )  # fmt: skip
+    sets = [("paper", 5, 0), ("effect", 3, 0), ("effect", 6, 0), *(("random", n, d) for n in (3, 6) for d in (1, 2))]
+    frontier = [
+        {"rule": rule, "n": n, "draw": draw, "budget": b, "angle": 90.0, "effect": n * b + draw, "cost": b}
+        | {"effect_low": n * b + draw - 0.5, "effect_high": n * b + draw + 1}
+        for rule, n, draw in sets
+        for b in (0.1, 0.2)
+    ]
+    frontier[-1] |= dict.fromkeys(("angle", "effect", "effect_low", "effect_high", "cost"))
+    ends = (("", 0.5), ("_low", 0.4), ("_high", 0.7))
+    outcomes = [
+        {"label": label}
+        | {f"{k}{e}": v if known else None for k in ("answered", "over_refused", "capable") for e, v in ends}
+        for label, known in (("no steering", True), ("all at 90°", True), ("middle half: no effect", False))
+    ]
     return {
+        "site_frontier": Drawing.of("site_frontier", frontier, {"n": 8}),
+        "site_outcomes": Drawing.of("site_outcomes", outcomes, {"budget": 0.1}),
         "direction_scores": direction_scores_drawing(chosen),
         "kl_by_position": divergence.drawing({"selective": found, "standard": found}),
         "turned_in_plane": Drawing("turned_in_plane", turned, notes),

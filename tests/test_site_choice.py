@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,12 @@ from lens_steer.models.sites import parse
 from lens_steer.steer.hooks import steering
 from lens_steer.studies.site_choice.claims import claims
 from lens_steer.studies.site_choice.curves import SetCurve, curves
+from lens_steer.studies.site_choice.drawings import drawings
 from lens_steer.studies.site_choice.sets import SiteSet, site_sets
 from lens_steer.studies.site_choice.study import SiteChoice, condition_of, study
+from lens_steer.studies.site_choice.work import choosing_sites
 from lens_steer.studies.verdicts import TIED
+from tests.test_cli import run as command
 
 ANGLES = (60.0, 180.0)
 
@@ -32,7 +36,7 @@ def test_sets(calibration: Any) -> None:
     """Counts are equal where rules are compared; measures rank; the middle is the middle; draws differ."""
     sets = site_sets(calibration, counts=[2, 6], draws=4, seed=1)
     by_rule = Counter(s.rule for s in sets)
-    assert (by_rule["effect"], by_rule["auroc"], by_rule["random"]) == (2, 2, 8)
+    assert (by_rule["effect"], by_rule["auroc"], by_rule["random"]) == (3, 3, 12)  # and as many as the published rule
     assert sets[0] == SiteSet("paper", calibration.discriminative_sites)
     for s in sets:
         assert list(s.sites) == sorted(s.sites, key=lambda n: parse(n).order) and len(set(s.sites)) == len(s.sites)
@@ -66,7 +70,7 @@ def test_curves_equal_one_plan_at_a_time(qwen: Any, refusal: Any, calibration: A
     responses, _ = answers(qwen, list(part.negative), max_new_tokens=6)
     one = SiteSet("paper", calibration.discriminative_sites)
     sets = [one, SiteSet("effect", calibration.sites[8:10]), SiteSet("random", one.sites, 1)]
-    found = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+    found = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=[ANGLES] * 3, progress=False)
     assert [c.set for c in found] == sets
     assert np.array_equal(found[0].harmful, found[2].harmful)
     tokens = refusal_tokens(qwen.lens_info)
@@ -84,12 +88,12 @@ def test_curves_equal_one_plan_at_a_time(qwen: Any, refusal: Any, calibration: A
         assert c.effect == pytest.approx(c.plain.mean() - c.harmful.mean(axis=0))
         assert c.cost == pytest.approx(c.kl.mean(axis=0))
     before = (tmp_path / "curves.csv").read_bytes()
-    again = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+    again = curves(qwen, calibration, sets, part, responses, tmp_path, "curves", values=[ANGLES] * 3, progress=False)
     assert (tmp_path / "curves.csv").read_bytes() == before
     assert all(np.array_equal(a.harmful, b.harmful) for a, b in zip(found, again, strict=True))
     assert len(before.splitlines()) == 1 + 2 * 8 * 3  # two distinct sets, eight prompts, no steering and two angles
     with pytest.raises(LensSteerError):
-        curves(qwen, calibration, sets[:1], part, responses, tmp_path, "curves", values=ANGLES, progress=False)
+        curves(qwen, calibration, sets[:1], part, responses, tmp_path, "curves", values=[ANGLES], progress=False)
 
 
 def test_a_larger_budget_never_gives_less() -> None:
@@ -126,7 +130,7 @@ def made_up(
     rates: dict[str, float], calibration: Any, *, n: int = 64, draws: int = 19, control: float = 0.9
 ) -> SiteChoice:
     """A study in which each rule's sites free this share of the prompts at 90°, without generation."""
-    sets = site_sets(calibration, counts=[len(calibration.discriminative_sites)], draws=draws)
+    sets = site_sets(calibration, counts=[], draws=draws)
     effect = np.full((n, 1), 1.0)
     select = tuple(
         SetCurve(
@@ -193,13 +197,46 @@ def test_the_study(qwen: Any, refusal: Any, tmp_path: Path) -> None:
     assert len(ran) > 1
     made = claims(found)
     assert len({c.id for c in made}) == len(made) and all(c.id.startswith("sign-above-") for c in made)
+    counted = choosing_sites(qwen, few, 8, counts=[3], draws=2, values=how["values"], selects=False)
+    assert counted.answers >= len(found.rows) + 2 * 5
+    shown = drawings(found)
+    columns = shown["site_frontier"].columns
+    assert len(columns["budget"]) == len(found.select) * len(found.budgets)
+    ends = [columns[name] for name in ("effect_low", "effect", "effect_high")]
+    known = [[float(str(v)) for v in row] for row in zip(*ends, strict=True) if None not in row]
+    assert known and all(row == sorted(row) for row in known)
+    assert len({r["label"] for r in shown["site_outcomes"].rows()}) == len(shown["site_outcomes"].rows())
     files = {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
     assert {"curves_select.csv", "curves_report.csv", "report.csv"} <= files.keys()
     study(qwen, few, tmp_path, **how, direction=None, progress=False)
     assert files == {p.name: p.read_bytes() for p in tmp_path.glob("*.csv")}
-    for options, wanted in (
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"budget": 0.3}, "give budgets above 0, and one of them"),
         ({"counts": [99]}, "from 1 to 24"),
-    ):
+    )
+    for options, wanted in wrong:
         with pytest.raises(LensSteerError, match=wanted):
             study(qwen, few, tmp_path / "refused", **(how | options), direction=None, progress=False)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Bad options in one line before anything is loaded; the cost of a run; its page, numbers and figures."""
+    for options, wanted in (
+        (["--counts", "six"], "--counts six: give numbers with commas"),
+        (["--draws", "-1"], "--draws -1: give a number of at least 0"),
+        (["--budget", "0"], "--budget 0: give a divergence above 0"),
+        (["--engine", "vllm"], "--engine vllm: logits under steering are read here"),
+    ):
+        code, _, err = command(monkeypatch, capsys, "site-choice", "--out", tmp_path / "refused", *options)
+        assert code == 2 and wanted in err and not (tmp_path / "refused").exists()
+    given = ["--angles", "90,150", "--draws", "1", "--limit", "5", "--max-new-tokens", "6"]
+    code, out, _ = command(monkeypatch, capsys, "site-choice", "--out", tmp_path / "dry", *given, "--dry-run")
+    assert code == 0 and json.loads(out)["forwards"] > 0 and not (tmp_path / "dry").exists()
+    code, out, err = command(monkeypatch, capsys, "site-choice", "--out", tmp_path / "out", *given)
+    assert code == 0, err
+    record = json.loads((tmp_path / "out" / "site_choice.json").read_text())
+    assert json.loads(out)["verdicts"] == {c["id"]: c["verdict"] for c in record["claims"]}
+    assert {s["rule"] for s in record["sets"]} >= {"paper", "effect", "auroc", "middle half", "all", "random"}
+    page = (tmp_path / "out" / "site_choice.md").read_text()
+    assert all(c["statement"] in page for c in record["claims"])
+    assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"site_frontier.png", "site_outcomes.png"}

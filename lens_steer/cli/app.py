@@ -24,6 +24,7 @@ from lens_steer.cli import importing as cli_import
 from lens_steer.cli import joining as cli_joining
 from lens_steer.cli import probes as cli_probes
 from lens_steer.cli import resources as cli_resources
+from lens_steer.cli import site_choice as cli_site_choice
 from lens_steer.cli import steering as cli_steering
 from lens_steer.cli import sweeping as cli_sweeping
 from lens_steer.cli import tokens as cli_tokens
@@ -63,6 +64,7 @@ for further_command in (
     *cli_probes.COMMANDS,
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,
+    *cli_site_choice.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,
 ):

@@ -27,7 +27,7 @@ from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.studies.site_choice.sets import SiteSet
 
-ANGLES = tuple(float(a) for a in range(15, 360, 15))
+ANGLES = tuple(float(a) for a in range(30, 360, 30))
 COLUMNS = ("set", "value", "side", "prompt", "score", "kl")
 
 
@@ -86,13 +86,13 @@ def curves(
     out: str | Path,
     name: str,
     *,
-    values: Sequence[float] = ANGLES,
+    values: Sequence[Sequence[float]],
     openings: Sequence[str] | None = None,
     engine: str = ENGINE,
     identity: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[SetCurve]:
-    """Measure every set of sites at every angle; an interrupted run goes on. Equal sets are measured once.
+    """Measure every set of sites at its angles; an interrupted run goes on. Equal sets are measured once.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
@@ -101,16 +101,15 @@ def curves(
         contrast: The prompts of one split.
         responses: The unsteered model's answer to each harmless prompt.
         out, name: The folder, and the name of the file of the rows.
-        values: The angles in degrees.
+        values: The angles of each set in degrees, at least one; equal sets have equal angles.
         openings: See :func:`lens_steer.metrics.refusal_score.refusal_tokens`.
         engine, identity, progress: See :func:`lens_steer.evaluation.sweeps.run`.
 
     Returns:
         One curve for each set, in the order of the sets.
     """
-    distinct = list(dict.fromkeys(s.sites for s in sets))
-    at = {sites: i for i, sites in enumerate(distinct)}
-    angles = [float(v) for v in values]
+    angles = {s.sites: tuple(map(float, own)) for s, own in zip(sets, values, strict=True)}
+    at = {sites: i for i, sites in enumerate(angles)}
     store = RowStore(
         out,
         name,
@@ -118,8 +117,7 @@ def curves(
         ("side",),
         {
             **(identity or {}),
-            "values": angles,
-            "sets": [list(sites) for sites in distinct],
+            "sets": [[list(sites), list(own)] for sites, own in angles.items()],
             "prompts": [contrast.positive.hash, contrast.negative.hash],
             "responses": list(responses),
             "openings": None if openings is None else list(openings),
@@ -130,23 +128,24 @@ def curves(
     def part(sites: tuple[str, ...]) -> list[Row]:
         build = partial(plan_at_value, "selective", calibration, {"at": sites})
         how: dict[str, Any] = {"engine": engine}
-        kl = mean_kl_by_value(model, build, angles, contrast.negative, responses, **how)
+        own_angles = angles[sites]
+        kl = mean_kl_by_value(model, build, own_angles, contrast.negative, responses, **how)
         rows = []
         for side, prompts in ((POSITIVE, contrast.positive), (NEGATIVE, contrast.negative)):
-            plain, steered = refusal_scores_by_value(model, build, angles, prompts, openings=openings, **how)
+            plain, steered = refusal_scores_by_value(model, build, own_angles, prompts, openings=openings, **how)
             for i in range(len(prompts)):
                 own = {"set": at[sites], "side": side, "prompt": i}
                 rows.append(own | {"value": None, "score": float(plain[i]), "kl": None})
-                for j, angle in enumerate(angles):
+                for j, angle in enumerate(own_angles):
                     cost = None if side == POSITIVE or np.isnan(kl[i, j]) else float(kl[i, j])
                     rows.append(own | {"value": angle, "score": float(steered[i, j]), "kl": cost})
         return rows
 
-    rows = store.run({f"{i:03}": partial(part, sites) for i, sites in enumerate(distinct)}, progress=progress)
+    rows = store.run({f"{i:03}": partial(part, sites) for i, sites in enumerate(angles)}, progress=progress)
     by_set: dict[int, list[Row]] = {}
     for row in rows:
         by_set.setdefault(int(row["set"]), []).append(row)
-    return [_curve(s, by_set[at[s.sites]], angles) for s in sets]
+    return [_curve(s, by_set[at[s.sites]], angles[s.sites]) for s in sets]
 
 
 def _curve(of: SiteSet, rows: Sequence[Row], values: Sequence[float]) -> SetCurve:

@@ -57,7 +57,7 @@ def site_sets(
     Args:
         calibration: A calibration with the projections of single prompts (recorded with ``keep="all"``), at the sites
             among which is chosen.
-        counts: The numbers of sites. None takes that of the published rule, a quarter and a half of all.
+        counts: The numbers of sites besides that of the published rule. None takes a quarter and a half of all.
         draws: The number of random sets of each count.
         seed: The seed of the draws.
 
@@ -67,7 +67,7 @@ def site_sets(
 
     >>> from lens_steer import load_calibration
     >>> [s.name for s in site_sets(load_calibration("figures/calibration"), counts=[3], draws=1)][-4:]
-    ['auroc (3 sites)', 'middle half (12 sites)', 'all (24 sites)', 'random (3 sites), draw 1']
+    ['middle half (12 sites)', 'all (24 sites)', 'random (3 sites), draw 1', 'random (11 sites), draw 1']
     """
     every = calibration.sites
     own = with_rule(calibration, SIGN, membership=False).discriminative_sites
@@ -78,9 +78,10 @@ def site_sets(
         )
     if draws < 0:
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
-    wanted = sorted({len(own), max(1, len(every) // 4), max(1, len(every) // 2)} if counts is None else set(counts))
-    if not wanted or not 1 <= wanted[0] <= wanted[-1] <= len(every):
-        raise LensSteerError(f"counts={list(counts or ())}: give numbers of sites from 1 to {len(every)}")
+    asked = (max(1, len(every) // 4), max(1, len(every) // 2)) if counts is None else counts
+    wanted = sorted({len(own), *asked})
+    if not 1 <= wanted[0] <= wanted[-1] <= len(every):
+        raise LensSteerError(f"counts={list(asked)}: give numbers of sites from 1 to {len(every)}")
     found = [SiteSet(SIGN, own)]
     for rule in (r for r in RULES if r != SIGN and r not in BOUNDS):
         if sites := with_rule(calibration, rule, membership=False).discriminative_sites:

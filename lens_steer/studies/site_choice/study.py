@@ -28,7 +28,7 @@ from lens_steer.evaluation.sweeps import NEGATIVE, Protocol, run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import record
-from lens_steer.metrics.benchmarks import Tasks
+from lens_steer.metrics.benchmarks import NO_TASKS, Tasks
 from lens_steer.studies.site_choice.curves import ANGLES, SetCurve, curves
 from lens_steer.studies.site_choice.sets import DRAWS, SiteSet, site_sets
 
@@ -44,7 +44,8 @@ class SiteChoice:
 
     Attributes:
         calibration: The direction and the plane, the same for every set of sites.
-        select, report: The curves of every set on both splits, in the same order.
+        select, report: The curves of every set on both splits, in the same order: on select over all angles, on report
+            at those that were chosen for some budget (one angle at least).
         budgets: The budgets of side effects.
         budget: The one at which answers were generated.
         settings: The settings on the report split: no steering, the positive control, and every set at its angle.
@@ -126,21 +127,23 @@ def study(
     calibration = kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed), seed=seed)
     sets = site_sets(calibration, counts=counts, draws=draws, seed=seed)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
-    over = {"values": values, "openings": openings, "engine": engine, **kept}
-    found = {}
-    for split in ("select", "report"):
+
+    def measured(split: str, angles: Sequence[Sequence[float]]) -> tuple[SetCurve, ...]:
         part: Contrast = getattr(contrast, split)
-        asked = Protocol(model, part, split, Tasks().select, asked=(NEGATIVE,), read_by=(), **how)
-        answered = run(asked, [Grid(NONE)], out, f"unsteered_{split}", **kept)
-        responses = [str(row["text"]) for row in answered]
-        found[split] = tuple(curves(model, calibration, sets, part, responses, out, f"curves_{split}", **over))
+        asked = Protocol(model, part, split, NO_TASKS, asked=(NEGATIVE,), read_by=(), **how)
+        responses = [str(row["text"]) for row in run(asked, [Grid(NONE)], out, f"unsteered_{split}", **kept)]
+        over = {"values": angles, "openings": openings, "engine": engine, **kept}
+        return tuple(curves(model, calibration, sets, part, responses, out, f"curves_{split}", **over))
+
+    select = measured("select", [values] * len(sets))
+    report = measured("report", [_chosen(curve, budgets) for curve in select])
     published = published_direction(
         model, contrast, out, [POSITIVE_CONTROL], direction, seed=seed, progress=progress, **how
     )
-    selecting = Protocol(model, contrast.select, "select", Tasks().select, **how)
+    selecting = Protocol(model, contrast.select, "select", NO_TASKS, **how)
     bound = measured_bound(selecting, out, **kept)
     grids = [Grid(NONE), *published.grids([POSITIVE_CONTROL])]
-    for curve in found["select"]:
+    for curve in select:
         at = curve.within(budget)
         if at is not None:
             build = partial(plan_at_value, "selective", calibration, {"at": curve.set.sites})
@@ -151,11 +154,17 @@ def study(
     rows = run(on_report, grids, out, "report", **kept)
     return SiteChoice(
         calibration,
-        found["select"],
-        found["report"],
+        select,
+        report,
         tuple(budgets),
         budget,
         tuple(settings(rows, seed=seed)),
         tuple(rows),
         published,
     )
+
+
+def _chosen(curve: SetCurve, budgets: Sequence[float]) -> list[float]:
+    """Return the angles that some budget chooses; the first angle where none does."""
+    indices = {at for budget in budgets if (at := curve.within(budget)) is not None}
+    return [curve.values[at] for at in sorted(indices or {0})]
