@@ -20,7 +20,6 @@ from lens_steer.metrics.benchmarks import organism_tasks
 from lens_steer.steer.methods import selective_steering
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.propositions import dose, experiments, questions
-from lens_steer.studies.propositions import verify as verifying
 from lens_steer.studies.propositions.bands import BAND_QUESTIONS
 from lens_steer.studies.propositions.drawings import behaviour_drawings
 from lens_steer.studies.propositions.formula import SAS, SS
@@ -43,10 +42,9 @@ def on_qwen(qwen: Any, refusal: Any) -> Verification:
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "ANGLES", (120.0, 150.0, 210.0, 240.0))
-        patch.setattr(verifying, "organism_tasks", lambda seed: organism_tasks(12, seed=seed))
-        return verify_model(
-            qwen, ContrastSet(refusal.name, Split(*cut)), engine="hf", max_new_tokens=24, draws=3, progress=False
-        )
+        few = ContrastSet(refusal.name, Split(*cut))
+        tasks = organism_tasks(12)
+        return verify_model(qwen, few, engine="hf", max_new_tokens=24, draws=3, tasks=tasks, progress=False)
 
 
 def test_on_a_model(on_qwen: Verification, tmp_path: Path) -> None:

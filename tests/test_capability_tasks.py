@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.data import Contrast, Prompt, PromptSet
+from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.data.choices import Choice
 from lens_steer.data.general import FACTS, general_questions
 from lens_steer.errors import LensSteerError
@@ -149,11 +149,13 @@ def test_rows_of_questions(tiny: Any, tmp_path: Path) -> None:
 
 def test_constraints_know_of_tasks(refusal: Any) -> None:
     """Without a ground truth a choice keeps to the bound on capability only where tasks can measure it."""
-    untold = [
-        PromptSet(tuple(replace(p, task=None) for p in side))
-        for side in (refusal.select.positive, refusal.select.negative)
-    ]
-    contrast = replace(refusal, select=Contrast(*untold))
+    untold = Contrast(
+        *(
+            PromptSet(tuple(replace(p, task=None) for p in side))
+            for side in (refusal.select.positive, refusal.select.negative)
+        )
+    )
+    contrast = ContrastSet("untold", Split(untold, untold, untold))
     assert default_constraints(contrast, PromptSet(tuple(ASKED)))[-1] == "capable>=95%"
     assert "capable>=95%" not in default_constraints(contrast)
 

@@ -32,7 +32,7 @@ def small(refusal: Any) -> Any:
 def few_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three conditions at two angles, two norm errors, and few tasks."""
     original = experiments.conditions
-    monkeypatch.setattr(module, "organism_tasks", lambda seed: organism_tasks(4, seed=seed))
+    monkeypatch.setattr(module, "tasks_or_own", lambda tasks, prompts, seed: organism_tasks(4, seed=seed))
     wanted = ("SS, L_disc", "X2 (collapse)", "SAS, L_disc")
     monkeypatch.setattr(experiments, "conditions", lambda *a: [g for g in original(*a) if g.condition in wanted])
     monkeypatch.setattr(experiments, "ANGLES", (120.0, 200.0))

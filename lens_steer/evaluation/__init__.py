@@ -7,7 +7,8 @@ What other rooms use of it:
 - ``bounds``: ``measured_bound``, ``harmless_alone``
 - ``cells``: ``told``, ``read``, ``plain``, ``labels_of``, ``counts``, ``clusters_of``
 - ``comparison``: ``Comparison``, ``compare``
-- ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``
+- ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``,
+  ``plan_at_value``, ``draw_sites``
 - ``control_bands``: ``Band``, ``band``, ``bands``, ``ranges``
 - ``control_runs``: ``plain_bands``, ``Beside``, ``run_controls``
 - ``controls``: ``Controls``, ``report_draws``, ``select_draws``, ``shuffled_calibrations``
@@ -17,10 +18,11 @@ What other rooms use of it:
 - ``first_token``: ``FirstToken``, ``first_token``
 - ``grids``: ``Grid``, ``plan_hash``, ``values_of``
 - ``harmonics``: ``fit_harmonic``, ``how_many_angles``, ``Degrees``, ``HarmonicFit``
-- ``pieces``: ``Pieces``, ``check_beginning``, ``drop``
+- ``pieces``: ``Pieces``, ``check_beginning``, ``drop``, ``kept_calibration``
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
+- ``published_direction``: ``published_direction``, ``PublishedDirection``
 - ``quantities``: ``objective_of``, ``renamed``
 - ``refinement``: ``tried``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,

@@ -2,7 +2,8 @@
 
 What other rooms use of it:
 
-- ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``
+- ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``, ``question_splits``, ``tasks_or_own``
+- ``choices``: ``likeliest_options``
 - ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
 - ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``

@@ -1,4 +1,4 @@
-"""Tests of published papers: the propositions of Selective Steering, traits, and steering externalities.
+"""Tests of published papers: the propositions of Selective Steering, its choice of sites, traits, side effects.
 
 What other rooms use of it:
 
@@ -18,6 +18,8 @@ What other rooms use of it:
 - ``propositions.questions``: ``claim_id``
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``
+- ``site_choice.report``: ``study_and_write``
+- ``site_choice.work``: ``choosing_sites``
 - ``traits.calibration``: ``organism_trait``, ``scenario_trait``
 - ``traits.found``: ``TraitReport``
 - ``traits.report``: ``steer_trait``
