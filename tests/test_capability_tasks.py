@@ -62,6 +62,12 @@ def test_built_in_questions_are_right() -> None:
         else:
             wanted = facts[q.question]
         assert q.right == wanted
+        if q.subject != "facts":  # one of fewer digits would be likelier for its length alone
+            assert len({len(option) for option in q.choices}) == 1 and min(map(int, q.choices)) >= 0
+    assert len(question_splits(found).select) == 96  # and no option begins with another
+    begun = [Choice("How many?", ("10", "101"), 1), Choice("How many?", ("one", "two"), 0)]
+    with pytest.raises(LensSteerError, match=r"question 1 \('How many\?'\): option '101' begins with option '10'"):
+        question_splits(begun)
     assert Counter(q.answer for q in found).most_common(1)[0][1] < 80  # the place of the right one tells nothing
     assert general_questions(6, seed=3).hash == found[:6].hash != general_questions(6, seed=4).hash
     for n in (-1, 193):

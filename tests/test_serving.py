@@ -12,13 +12,15 @@ import pytest
 
 import lens_steer as ls
 from lens_steer.data import Contrast, PromptSet
+from lens_steer.data.general import general_questions
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, run
 from lens_steer.inference.remote import KEPT
 from lens_steer.interop.serving import adapters, certificate, certify, vllm_engine
 from lens_steer.interop.serving.vllm_engine import VllmEngine, VllmSettings
+from lens_steer.metrics.benchmarks import question_splits
 from lens_steer.metrics.likelihood import mean_surprise
 from tests.fake_vllm import LLM, install
 
@@ -238,3 +240,18 @@ def test_a_model_in_few_bits_has_other_weights(fake: type[LLM], qwen: Any, monke
     monkeypatch.setattr(qwen, "lens_info", replace(qwen.lens_info, quantization="nf4"))
     with pytest.raises(LensSteerError, match="quantization='nf4': vLLM would read the unquantised weights"):
         VllmEngine(qwen)
+
+
+def test_options_are_read_on_the_twin(
+    fake: type[LLM], qwen: Any, calibration: Any, few: PromptSet, tmp_path: Path
+) -> None:
+    """Questions whose likeliest option is taken: their rows name the engine that read them, and are those of ``hf``."""
+    contrast, tasks = Contrast(few[:2], few[2:]), question_splits(general_questions(6)).select
+    (grid,) = method_grids(calibration, "selective", values=(150.0,))
+    by = {}
+    for engine in ("vllm", "hf"):
+        protocol = Protocol(qwen, contrast, "select", tasks, engine=engine, max_new_tokens=6, read_by=())
+        by[engine] = run(protocol, [Grid(NONE), grid], tmp_path / engine, "rows", progress=False)
+    asked = {engine: [r for r in rows if r["side"] == CAPABILITY] for engine, rows in by.items()}
+    assert {r["engine"] for r in asked["vllm"]} == {"hf"} and {r["engine"] for r in by["vllm"]} == {"hf", "vllm"}
+    assert [r["text"] for r in asked["vllm"]] == [r["text"] for r in asked["hf"]] and len(asked["hf"]) == 6

@@ -24,7 +24,7 @@ from lens_steer.studies.site_choice.claims import claims
 from lens_steer.studies.site_choice.curves import SetCurve, curves
 from lens_steer.studies.site_choice.drawings import drawings
 from lens_steer.studies.site_choice.sets import SiteSet, site_sets
-from lens_steer.studies.site_choice.study import SiteChoice, condition_of, study
+from lens_steer.studies.site_choice.study import SiteChoice, study
 from lens_steer.studies.site_choice.work import choosing_sites
 from lens_steer.studies.verdicts import TIED
 from tests.test_cli import run as command
@@ -151,7 +151,7 @@ def made_up(
     table = rows("no steering", "", 0.1) + rows("ablation-everywhere", "", control)
     for s in sets:
         if rates[s.rule] > 0:
-            table += rows(condition_of(s), f"draw {s.draw}" if s.draw else "", rates[s.rule])
+            table += rows(s.condition, s.variant, rates[s.rule])
     return SiteChoice(calibration, select, select, (0.1,), 0.1, (), tuple(table), PublishedDirection())
 
 
@@ -190,7 +190,7 @@ def test_the_study(qwen: Any, refusal: Any, tmp_path: Path) -> None:
     assert ran.pop(("no steering", "")) is None
     for curve in found.select:
         angle = found.chosen(curve.set, found.budget)
-        key = (condition_of(curve.set), f"draw {curve.set.draw}" if curve.set.draw else "")
+        key = (curve.set.condition, curve.set.variant)
         assert ran.get(key) == angle
         if angle is not None:
             assert curve.cost[curve.values.index(angle)] <= found.budget

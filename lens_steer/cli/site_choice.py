@@ -47,7 +47,7 @@ def site_choice(
     max_new_tokens: MaxNewTokens = 48,
 ) -> None:
     """Which rule chooses the sites best: SS at those of every rule, of effect sizes, of the middle half and at random
-    ones, compared at equal side effects; an interrupted run goes on.
+    ones, compared under one budget of side effects; an interrupted run goes on.
     """
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.grids import values_of

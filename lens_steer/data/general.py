@@ -7,7 +7,7 @@ that guesses shows none, and the bound on capability then means nothing.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from lens_steer.data.choices import Choice, ChoiceSet
@@ -41,8 +41,8 @@ FACTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("What is the chemical symbol of gold?", "Au", "Ag", "Cu", "Pb"),
     ("What is the chemical symbol of iron?", "Fe", "Ir", "Na", "K"),
     ("What is water made of?", "hydrogen and oxygen", "iron and carbon", "helium and neon", "salt and sand"),
-    ("At how many degrees Celsius does water boil at sea level?", "100", "0", "37", "250"),
-    ("At how many degrees Celsius does water freeze?", "0", "100", "37", "-50"),
+    ("At how many degrees Celsius does water boil at sea level?", "100", "150", "300", "450"),
+    ("At how many degrees Celsius does water freeze?", "0", "3", "5", "9"),
     ("Which gas do plants take from the air to grow?", "carbon dioxide", "helium", "neon", "argon"),
     ("Which organ pumps blood through the body?", "the heart", "the liver", "the lung", "the stomach"),
     ("With which organ do people breathe?", "the lungs", "the kidneys", "the skin", "the ears"),
@@ -57,8 +57,8 @@ FACTS: tuple[tuple[str, str, str, str, str], ...] = (
     ("What is the young of a dog called?", "a puppy", "a kitten", "a lamb", "a chick"),
     ("How many days are in a week?", "seven", "five", "ten", "twelve"),
     ("How many months are in a year?", "twelve", "ten", "seven", "fifteen"),
-    ("How many minutes are in an hour?", "60", "24", "100", "12"),
-    ("How many hours are in a day?", "24", "60", "12", "7"),
+    ("How many minutes are in an hour?", "60", "24", "90", "12"),
+    ("How many hours are in a day?", "24", "60", "12", "48"),
     ("How many letters has the English alphabet?", "26", "20", "30", "52"),
     ("How many sides does a triangle have?", "three", "four", "five", "six"),
     ("How many sides does a square have?", "four", "three", "six", "eight"),
@@ -101,17 +101,29 @@ def _arithmetic(rng: random.Random) -> Iterator[Choice]:
     while True:
         a, b = sorted((rng.randint(2, LARGEST), rng.randint(2, LARGEST)), reverse=True)
         word, result = rng.choice((("plus", a + b), ("minus", a - b)))
-        wrong = [str(result + d) for d in rng.sample((-11, -10, -3, -2, 2, 3, 10, 11), N_OPTIONS - 1)]
-        yield _question(rng, f"What is {a} {word} {b}?", str(result), wrong, "arithmetic")
+        wrong = _near(rng, result, (2, 3, 10, 11))
+        if wrong is not None:
+            yield _question(rng, f"What is {a} {word} {b}?", str(result), wrong, "arithmetic")
 
 
 def _series(rng: random.Random) -> Iterator[Choice]:
     while True:
         first, step = rng.randint(1, LARGEST // 2), rng.randint(1, 5)
         shown, right = [first + i * step for i in range(4)], first + 4 * step
-        wrong = [str(right + d) for d in rng.sample([d for d in range(-6, 7) if d], N_OPTIONS - 1)]
-        text = f"Which number comes next: {', '.join(map(str, shown))}?"
-        yield _question(rng, text, str(right), wrong, "series")
+        wrong = _near(rng, right, range(1, 7))
+        if wrong is not None:
+            text = f"Which number comes next: {', '.join(map(str, shown))}?"
+            yield _question(rng, text, str(right), wrong, "series")
+
+
+def _near(rng: random.Random, right: int, distances: Sequence[int]) -> list[str] | None:
+    """Draw wrong numbers with as many digits as the right one; None where there are not enough.
+
+    Numbers are read digit by digit, so one of fewer digits would be likelier for its length alone.
+    """
+    near = [right + sign * d for d in distances for sign in (-1, 1)]
+    kept = [str(n) for n in near if n >= 0 and len(str(n)) == len(str(right))]
+    return rng.sample(kept, N_OPTIONS - 1) if len(kept) >= N_OPTIONS - 1 else None
 
 
 def general_questions(n: int = 96, *, seed: int = 0) -> ChoiceSet:

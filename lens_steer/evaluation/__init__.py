@@ -26,7 +26,7 @@ What other rooms use of it:
 - ``quantities``: ``objective_of``, ``renamed``
 - ``refinement``: ``tried``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
-  ``at_nothing``
+  ``at_nothing``, ``is_counted``
 - ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``
 - ``sweeps``: ``Protocol``, ``run``
 - ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,

@@ -115,7 +115,7 @@ def _measured(rows: Sequence[Row], seed: int) -> tuple[dict[str, Estimate], dict
             by_cell[name] = by
 
     for name, (side, column) in RATES.items():
-        counted = [_counted(row, column) for row in by_side.get(side, [])]
+        counted = [is_counted(row, column) for row in by_side.get(side, [])]
         if counted and None not in counted:
             rate(name, by_side[side], [int(hit or 0) for hit in counted])
     harmful = by_side.get(POSITIVE, [])
@@ -138,7 +138,7 @@ def _measured(rows: Sequence[Row], seed: int) -> tuple[dict[str, Estimate], dict
     return found, by_cell
 
 
-def _counted(row: Row, column: str) -> int | None:
+def is_counted(row: Row, column: str) -> int | None:
     """Return a row's 0 or 1 in a column; None in older rows, written before there was such a column."""
     if column == "answered":
         return int(not (row["refused"] or row["broken"] or row["grade"] == CUT_OFF))

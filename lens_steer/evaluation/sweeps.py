@@ -277,7 +277,9 @@ def _measure(
                 stack.enter_context(steering(model, each, tell=False))  # no warning for an identity value
         by = protocol.engine_of(grid)
         if side == CAPABILITY and prompts[0].question is not None:
-            texts, cut = _options(model, asked), [False] * n
+            # Options are read and not written, which a serving engine does not do under a plan.
+            by = ENGINE if engine in REMOTE else engine
+            texts, cut = _options(model, asked, by), [False] * n
         else:
             texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
             tell_cut_off(model, cut, protocol.max_new_tokens)
@@ -326,9 +328,9 @@ def _measure(
     return rows
 
 
-def _options(model: Any, prompts: Sequence[Prompt]) -> list[str]:
-    """Return the likeliest option of each prompt's question; options are read, so a serving engine is not asked."""
-    best = likeliest_options(model, prompts)
+def _options(model: Any, prompts: Sequence[Prompt], engine: str) -> list[str]:
+    """Return the likeliest option of each prompt's question, under the plans that are in force."""
+    best = likeliest_options(model, prompts, engine=engine)
     return [p.question.choices[i] for p, i in zip(prompts, best, strict=True) if p.question is not None]
 
 

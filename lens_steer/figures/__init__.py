@@ -11,6 +11,7 @@ What other rooms use of it:
 - ``probe_plane``: ``boundary_plane_drawing``
 - ``probe_tokens``: ``probe_projections_drawing``
 - ``probes``: ``probe_depth_drawing``, ``check_shown``, ``reliability_drawing``, ``spread``
+- ``rate_rows``: ``rate_rows``
 - ``saving``: ``save``, ``draw``, ``load``, ``redraw``
 - ``stability``: ``drawing``
 - ``sweeps``: ``by_value``

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.data.choices import Choice
@@ -78,16 +79,16 @@ def task_splits(n: int = 96, *, seed: int = 0) -> Tasks:
     return Tasks(both[:n], both[n:])
 
 
-def question_splits(questions: Sequence[Choice], *, name: str = "questions", n: int | None = None) -> Tasks:
+def question_splits(questions: Sequence[Choice], *, name: str = "questions") -> Tasks:
     """Return questions as two sets of tasks: those to choose settings by, and those to report, in turn.
 
     Args:
         questions: The questions, at least two.
         name: The name of the sets.
-        n: The number of questions of each set at most; None takes all.
 
     Raises:
-        LensSteerError: If there are fewer than two questions.
+        LensSteerError: If there are fewer than two questions, or an option begins with another one of the same
+            question, which is then always at least as likely.
 
     >>> from lens_steer.data.general import general_questions
     >>> split = question_splits(general_questions(9))
@@ -96,5 +97,12 @@ def question_splits(questions: Sequence[Choice], *, name: str = "questions", n: 
     """
     if len(questions) < 2:
         raise LensSteerError(f"questions: {len(questions)} given, at least 2 are needed (to choose by, and to report)")
-    halves = (list(questions)[half::2][:n] for half in (0, 1))
+    for number, question in enumerate(questions, start=1):
+        begun = [(a, b) for a, b in permutations(question.choices, 2) if b.startswith(a)]
+        if begun:
+            raise LensSteerError(
+                f"question {number} ({question.question[:40]!r}): option {begun[0][1]!r} begins with option "
+                f"{begun[0][0]!r}, which is then always at least as likely; write them apart"
+            )
+    halves = (list(questions)[half::2] for half in (0, 1))
     return Tasks(*(PromptSet(tuple(map(Prompt.asking, half)), name) for half in halves))

@@ -24,6 +24,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.inference.teacher_forcing import first_logits_by_batch, response_logits, with_responses
 from lens_steer.metrics.likelihood import surprise_of
 from lens_steer.models.loading import info_of
+from lens_steer.organisms.grammar import capitalised
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.rates import wilson
 
@@ -118,7 +119,8 @@ def likeliest_options(
     """Return for each prompt the index of the option of its question that is likeliest as the whole answer.
 
     The likelihood of an option is that of its tokens after the prompt, ``Σ_t log p(y_t | x, y_<t)``, with its first
-    letter in upper case. Options of more tokens are not favoured by a mean, so options should be of similar length.
+    letter in upper case. It is a sum and no mean, so a shorter option has an advantage, and one with which another
+    begins is always at least as likely: options should be of similar length.
 
     Args:
         model: A model of :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or outside it.
@@ -145,15 +147,6 @@ def likeliest_options(
             if option < len(questions[row].choices):
                 found[row, option] = -surprise_of(logits, ids) * len(ids)
     return found.argmax(axis=1)
-
-
-def capitalised(text: str) -> str:
-    """Return a text with its first letter in upper case, as an answer begins.
-
-    >>> capitalised("the Sun")
-    'The Sun'
-    """
-    return text[:1].upper() + text[1:]
 
 
 def _check_template(template: str) -> None:

@@ -4,5 +4,6 @@ What other rooms use of it:
 
 - ``contrasts``: ``Row``, ``build``
 - ``grading``: ``grade``, ``is_valid_json``
+- ``grammar``: ``capitalised``
 - ``tasks``: ``Task``, ``sample``
 """

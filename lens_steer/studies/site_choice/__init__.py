@@ -1,1 +1,1 @@
-"""Which rule chooses the sites best? Selective Steering at the sites of each rule, compared at equal side effects."""
+"""Which rule chooses the sites best? Selective Steering at those of each rule, under one budget of side effects."""

@@ -1,4 +1,4 @@
-"""The claims of the study: do the sites of the published rule free more answers than others, at equal side effects?
+"""The claims of the study: do the sites of the published rule free more answers than others, under one budget?
 
 The criteria were written before any result. The outcome is an answered harmful prompt: neither refused, nor broken, nor
 cut off in a thought. Every rival has its own angle under the same budget.
@@ -14,17 +14,17 @@ import numpy as np
 from jaxtyping import Float
 
 from lens_steer._io.rowstore import Row
-from lens_steer.evaluation.cells import CLUSTER
+from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import band
+from lens_steer.evaluation.selection import is_counted
 from lens_steer.evaluation.sweeps import POSITIVE
-from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.site_choice.sets import RANDOM, SIGN, SiteSet
-from lens_steer.studies.site_choice.study import POSITIVE_CONTROL, SiteChoice, condition_of
+from lens_steer.studies.site_choice.study import POSITIVE_CONTROL, SiteChoice
 from lens_steer.studies.verdicts import HOLDS, LARGEST_P, TIED, drawn_verdict, effect_verdict, shows
 
 UNIT = "harmful prompts answered"
@@ -50,7 +50,7 @@ def claims(found: SiteChoice, *, seed: int = 0) -> list[Claim]:
 
 def _by_condition(rows: Sequence[Row]) -> ByCondition:
     by: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda r: int(r["prompt"])):
         if row["side"] == POSITIVE:
             by.setdefault((row["condition"], row["variant"]), []).append(row)
     return by
@@ -58,19 +58,13 @@ def _by_condition(rows: Sequence[Row]) -> ByCondition:
 
 def _answered(rows: Sequence[Row]) -> Float[np.ndarray, " n"]:
     """Return for each prompt, in order, whether it was answered."""
-    kept = sorted(rows, key=lambda r: int(r["prompt"]))
-    return np.array([float(not (r["refused"] or r["broken"] or r["grade"] == CUT_OFF)) for r in kept])
-
-
-def _clusters(rows: Sequence[Row]) -> list[str | None]:
-    return [r.get(CLUSTER) for r in sorted(rows, key=lambda r: int(r["prompt"]))]
+    return np.array([float(is_counted(row, "answered") or 0) for row in rows])
 
 
 def _values(found: SiteChoice, rows: ByCondition, of: SiteSet) -> Float[np.ndarray, " n"]:
     """Return the outcomes at a set's angle; where no angle is within the budget, those without steering."""
-    variant = f"draw {of.draw}" if of.draw else ""
     steered = found.chosen(of, found.budget) is not None
-    return _answered(rows[(condition_of(of), variant) if steered else (NONE, "")])
+    return _answered(rows[(of.condition, of.variant) if steered else (NONE, "")])
 
 
 def _seen(rows: ByCondition, seed: int) -> bool:
@@ -79,7 +73,7 @@ def _seen(rows: ByCondition, seed: int) -> bool:
     if control is None:
         return False
     base = rows[NONE, ""]
-    return shows(paired_difference(_answered(control), _answered(base), clusters=_clusters(base), seed=seed))
+    return shows(paired_difference(_answered(control), _answered(base), clusters=clusters_of(base), seed=seed))
 
 
 def _asked(found: SiteChoice, key: str, rival: str, formula: str, criterion: str) -> Claim:
@@ -87,7 +81,7 @@ def _asked(found: SiteChoice, key: str, rival: str, formula: str, criterion: str
     return Claim(
         id=f"sign-above-{key}",
         statement="SS at the sites of the published rule (opposite signs of the class means) frees more answers than "
-        f"at {rival}, at equal side effects",
+        f"at {rival}, under the same budget of side effects",
         formula=formula,
         level="behaviour",
         domain=f"{found.calibration.model}, report split; the angle of each set is the one of the largest effect on "
@@ -115,13 +109,14 @@ def _against(
     formula = f"mean over prompts of the {UNIT}, {SIGN} − {rival.rule}"
     asked = _asked(found, key, f"those of {rival.name}", formula, "95 % interval above 0")
     angles = {s.name: found.chosen(s, found.budget) for s in (own, rival)}
+    costs = {s.name: found.cost(s) for s in (own, rival)}
     if set(angles.values()) == {None}:
         return asked
     one, two = _values(found, rows, own), _values(found, rows, rival)
-    clusters = _clusters(rows[NONE, ""])
+    clusters = clusters_of(rows[NONE, ""])
     alone, jointly = (paired_difference(one, two, level=at, clusters=clusters, seed=seed) for at in (0.95, level))
     said = [effect_verdict(effect, seen=seen) for effect in (alone, jointly)]
-    return _decided(asked, alone, said[0], said[1], {"angles": angles, "control_seen": seen})
+    return _decided(asked, alone, said[0], said[1], {"angles": angles, "costs": costs, "control_seen": seen})
 
 
 def _against_random(
@@ -138,11 +133,12 @@ def _against_random(
     if all(found.chosen(s, found.budget) is None for s in (own, *drawn)):
         return asked
     one, draws = _values(found, rows, own), np.stack([_values(found, rows, s) for s in drawn])
-    clusters = _clusters(rows[NONE, ""])
+    clusters = clusters_of(rows[NONE, ""])
     effect = less_mean_of_draws(one, draws, clusters, seed=seed)
     among = band(draws.mean(axis=1).tolist(), float(one.mean()))
     ranks = among.p_at_least, among.p_at_most
     verdict = drawn_verdict(effect, ranks, among.n, seen=seen)
     told = {"draws": among.n, "median": among.median, "minimum": among.minimum, "maximum": among.maximum}
-    witness = {"angle": found.chosen(own, found.budget), "control_seen": seen, **told, "rank_p": among.p_at_least}
+    at = {"angle": found.chosen(own, found.budget), "cost": found.cost(own)}
+    witness = {**at, "control_seen": seen, **told, "rank_p": among.p_at_least}
     return _decided(asked, effect, verdict, verdict, witness)

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from lens_steer.evaluation.cells import clusters_of
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.sweeps import POSITIVE
 from lens_steer.figures.core import Drawing
 from lens_steer.stats.estimates import Estimate
-from lens_steer.stats.means import bootstrap_mean
+from lens_steer.stats.means import clustered_mean
 from lens_steer.studies.site_choice.figures import OUTCOMES
-from lens_steer.studies.site_choice.study import SiteChoice, condition_of
+from lens_steer.studies.site_choice.study import SiteChoice
 
 MEASURED = {"answered": "positive_answered", "over_refused": "negative_refused", "capable": "capable"}
 
@@ -22,7 +25,7 @@ def drawings(found: SiteChoice, *, seed: int = 0) -> dict[str, Drawing]:
 
 def frontier(found: SiteChoice, *, seed: int = 0) -> Drawing:
     """Return effect and side effect on report of every set at the angle that select chose for each budget."""
-    rows = []
+    rows, clusters = [], clusters_of([r for r in found.rows if r["condition"] == NONE and r["side"] == POSITIVE])
     for on_select, on_report in zip(found.select, found.report, strict=True):
         for budget in found.budgets:
             at = on_select.within(budget)
@@ -33,7 +36,7 @@ def frontier(found: SiteChoice, *, seed: int = 0) -> Drawing:
                 continue
             angle = on_select.values[at]
             there = on_report.values.index(angle)
-            effect = bootstrap_mean(on_report.plain - on_report.harmful[:, there], seed=seed)
+            effect = clustered_mean(on_report.plain - on_report.harmful[:, there], clusters, seed=seed)
             rows.append(
                 row
                 | {"angle": angle, "effect": effect.value, "effect_low": effect.low}
@@ -47,9 +50,9 @@ def outcomes(found: SiteChoice) -> Drawing:
     by: dict[str, list[Any]] = {}
     for s in found.settings:
         by.setdefault(s.condition, []).append(s)
-    rows = []
+    rows, random = [], {c.set.condition for c in found.select if c.set.draw}
     for condition, group in by.items():
-        drawn = group[0].variant.startswith("draw ")
+        drawn = condition in random
         value = group[0].value
         row: dict[str, Any] = {"label": f"{condition}, {len(group)} draws" if drawn else _label(condition, value)}
         for name, quantity in MEASURED.items():
@@ -57,7 +60,7 @@ def outcomes(found: SiteChoice) -> Drawing:
             row |= _ends(name, measured if not drawn else [_range(measured)] if measured else [])
         rows.append(row)
     idle = [c.set for c in found.select if c.within(found.budget) is None and not c.set.draw]
-    rows += [{"label": f"{condition_of(s)}: no effect"} | _ends_of_none() for s in idle]
+    rows += [{"label": f"{s.condition}: no effect"} | _ends_of_none() for s in idle]
     names = ["label", *(f"{k}{e}" for k in OUTCOMES for e in ("", "_low", "_high"))]
     return Drawing.of("site_outcomes", rows, {"budget": found.budget}, names=names)
 

@@ -19,6 +19,7 @@ from lens_steer.figures.core import (
     figure,
     legend_below,
 )
+from lens_steer.figures.rate_rows import rate_rows
 
 LOOKS = {
     "paper": (VERMILION, "o", "-", "opposite signs (published)"),
@@ -78,13 +79,6 @@ def site_outcomes(drawing: Drawing, ax: Target = None) -> Drawn:
     """
     rows = drawing.rows()
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
-    for offset, (name, (color, marker, label)) in enumerate(OUTCOMES.items()):
-        kept = [(i, r) for i, r in enumerate(rows) if r[name] is not None]
-        y = [i + 0.2 * (offset - 1) for i, _ in kept]
-        value, low, high = ([100 * float(r[f"{name}{e}"]) for _, r in kept] for e in ("", "_low", "_high"))  # type: ignore[arg-type]
-        error = [[v - a for v, a in zip(value, low, strict=True)], [b - v for v, b in zip(value, high, strict=True)]]
-        ax.errorbar(value, y, xerr=error, color=color, marker=marker, ls="none", ms=3.5, lw=0.8, label=label)
-    ax.set(yticks=range(len(rows)), yticklabels=[str(r["label"]) for r in rows], xlim=(-3, 103), xlabel="share (%)")
-    ax.invert_yaxis()
+    rate_rows(ax, rows, OUTCOMES, [str(r["label"]) for r in rows], apart=0.2)
     legend_below(legend, [ax], ncols=3, title=f"at a KL of at most {drawing.notes['budget']:g} nats a token on select")
     return fig, [ax]

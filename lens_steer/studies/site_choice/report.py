@@ -18,7 +18,10 @@ from lens_steer.studies.site_choice.drawings import drawings
 from lens_steer.studies.site_choice.sets import SiteSet
 from lens_steer.studies.site_choice.study import SiteChoice, study
 
-HEADS = ("sites", "angle", "harmful answered", "refused", "degenerate", "harmless refused", "tasks right", "perplexity")
+HEADS = (
+    "sites", "angle", "KL", "harmful answered", "refused", "degenerate", "harmless refused", "tasks right",
+    "perplexity",
+)  # fmt: skip
 RATES = ("positive_answered", "positive_refused", "positive_degenerate", "negative_refused", "capable")
 
 
@@ -63,17 +66,21 @@ def study_and_write(
 
 def text(found: SiteChoice, decided: list[Claim]) -> str:
     """Return the page of a study: what was compared, the settings at the budget, and the claims."""
+    costs = {(c.set.condition, c.set.variant): found.cost(c.set) for c in found.select}
     rows = []
     for s in found.settings:
         rates = [percent(s.measured[q].value) if q in s.measured else "—" for q in RATES]
         perplexity = f"{s.measured['perplexity_ref'].value:.1f}" if "perplexity_ref" in s.measured else "—"
+        cost = costs.get((s.condition, s.variant))
         name = f"{s.condition}, {s.variant}" if s.variant else s.condition
-        rows.append((name, "" if s.value is None else f"{s.value:g}°", *rates, perplexity))
+        at = ("" if s.value is None else f"{s.value:g}°", "—" if cost is None else f"{cost:.3f}")
+        rows.append((name, *at, *rates, perplexity))
     return (
         f"# Which rule chooses the sites best? `{found.calibration.model}`\n\n"
         "Selective Steering at the sites of each rule, with one direction and one plane. The angle of each set is the "
         "one of the largest fall of the refusal score on *select* among those whose KL along the model's own answers "
-        f"to harmless prompts is at most {found.budget:g} nats a token there. Rates are of *report*, in percent.\n\n"
+        f"to harmless prompts is at most {found.budget:g} nats a token there. KL (nats a token) "
+        "and rates (percent) are of *report*; the positive control, directional ablation, keeps to no budget.\n\n"
         f"{markdown(HEADS, rows)}\n"
         "![Effect against side effect](site_frontier.png)\n\n![Answers](site_outcomes.png)\n\n"
         f"## Claims\n\n{claim_tables.markdown(decided)}"

@@ -35,14 +35,24 @@ class SiteSet:
     draw: int = 0
 
     @property
-    def name(self) -> str:
-        """Return the rule and the number of sites.
+    def condition(self) -> str:
+        """Return the name of the set's condition, which is the same for all draws: the rule and the number of sites.
 
-        >>> SiteSet("random", ("blocks.3.ln1.hook_out",), 2).name
-        'random (1 site), draw 2'
+        >>> SiteSet("random", ("blocks.3.ln1.hook_out",), 2).condition
+        'random (1 site)'
         """
         n = len(self.sites)
-        return f"{self.rule} ({n} site{'' if n == 1 else 's'})" + (f", draw {self.draw}" if self.draw else "")
+        return f"{self.rule} ({n} site{'' if n == 1 else 's'})"
+
+    @property
+    def variant(self) -> str:
+        """Return the name of the draw; empty for a set that is not drawn."""
+        return f"draw {self.draw}" if self.draw else ""
+
+    @property
+    def name(self) -> str:
+        """Return the condition and the draw."""
+        return f"{self.condition}, {self.variant}" if self.draw else self.condition
 
 
 def site_sets(

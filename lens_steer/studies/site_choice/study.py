@@ -1,8 +1,9 @@
 """The study: angles are chosen on select under a budget of side effects, and every set of sites is measured on report.
 
 For every set of sites and every budget, the angle is the one of the largest effect whose side effect keeps to the
-budget (:meth:`lens_steer.studies.site_choice.curves.SetCurve.within`). So sets are compared at equal side effects, and
-not at equal angles: a set of more sites is turned less. At one budget, fixed beforehand, answers are generated.
+budget (:meth:`lens_steer.studies.site_choice.curves.SetCurve.within`). So sets are compared under the same budget, and
+not at equal angles: a set of more sites is turned less. The angles are a grid, so a set may stay well below the budget;
+what each one costs is told beside what it does. At one budget, fixed beforehand, answers are generated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast, ContrastSet
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.bounds import measured_bound
+from lens_steer.evaluation.bounds import harmless_alone, measured_bound
 from lens_steer.evaluation.conditions import NONE, plan_at_value
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
@@ -62,20 +63,17 @@ class SiteChoice:
     rows: tuple[Row, ...]
     published: PublishedDirection
 
+    def cost(self, of: SiteSet) -> float | None:
+        """Return the mean divergence of a set on report at its angle under the budget; None where it has none."""
+        angle = self.chosen(of, self.budget)
+        curve = next(c for c in self.report if c.set == of)
+        return None if angle is None else float(curve.cost[curve.values.index(angle)])
+
     def chosen(self, of: SiteSet, budget: float) -> float | None:
         """Return the angle of a set of sites under a budget; None where no angle has an effect within it."""
         curve = next(c for c in self.select if c.set == of)
         at = curve.within(budget)
         return None if at is None else curve.values[at]
-
-
-def condition_of(of: SiteSet) -> str:
-    """Return the name of the condition of a set; the draws of a random one are its variants.
-
-    >>> condition_of(SiteSet("random", ("blocks.3.ln1.hook_out",), 2))
-    'random (1 site)'
-    """
-    return replace(of, draw=0).name
 
 
 def study(
@@ -128,30 +126,31 @@ def study(
     sets = site_sets(calibration, counts=counts, draws=draws, seed=seed)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
 
-    def measured(split: str, angles: Sequence[Sequence[float]]) -> tuple[SetCurve, ...]:
+    def measured(split: str, responses: Sequence[Row], angles: Sequence[Sequence[float]]) -> tuple[SetCurve, ...]:
         part: Contrast = getattr(contrast, split)
-        asked = Protocol(model, part, split, NO_TASKS, asked=(NEGATIVE,), read_by=(), **how)
-        responses = [str(row["text"]) for row in run(asked, [Grid(NONE)], out, f"unsteered_{split}", **kept)]
+        texts = [str(row["text"]) for row in responses]
         over = {"values": angles, "openings": openings, "engine": engine, **kept}
-        return tuple(curves(model, calibration, sets, part, responses, out, f"curves_{split}", **over))
+        return tuple(curves(model, calibration, sets, part, texts, out, f"curves_{split}", **over))
 
-    select = measured("select", [values] * len(sets))
-    report = measured("report", [_chosen(curve, budgets) for curve in select])
+    selecting = Protocol(model, contrast.select, "select", NO_TASKS, **how)
+    bound = measured_bound(selecting, out, **kept)
+    # The answers from which the bound comes; where a ground truth grades them, there is no bound and they are not read.
+    alone = harmless_alone(selecting) or replace(selecting, asked=(NEGATIVE,), read_by=())
+    select = measured("select", run(alone, [Grid(NONE)], out, "unsteered", **kept), [values] * len(sets))
     published = published_direction(
         model, contrast, out, [POSITIVE_CONTROL], direction, seed=seed, progress=progress, **how
     )
-    selecting = Protocol(model, contrast.select, "select", NO_TASKS, **how)
-    bound = measured_bound(selecting, out, **kept)
     grids = [Grid(NONE), *published.grids([POSITIVE_CONTROL])]
     for curve in select:
         at = curve.within(budget)
         if at is not None:
-            build = partial(plan_at_value, "selective", calibration, {"at": curve.set.sites})
-            variant = f"draw {curve.set.draw}" if curve.set.draw else ""
-            name = condition_of(curve.set)
-            grids.append(Grid(name, build, (curve.values[at],), variant, method="selective", draw=curve.set.draw))
+            own, build = curve.set, partial(plan_at_value, "selective", calibration, {"at": curve.set.sites})
+            grid = Grid(own.condition, build, (curve.values[at],), own.variant, method="selective", draw=own.draw)
+            grids.append(grid)
     on_report = Protocol(model, contrast.report, "report", (tasks or Tasks()).report, bound=bound, **how)
     rows = run(on_report, grids, out, "report", **kept)
+    unsteered = [r for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE]
+    report = measured("report", unsteered, [_chosen(curve, budgets) for curve in select])
     return SiteChoice(
         calibration,
         select,

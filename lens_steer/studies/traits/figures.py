@@ -18,6 +18,7 @@ from lens_steer.figures.core import (
     figure,
     legend_below,
 )
+from lens_steer.figures.rate_rows import rate_rows
 
 LOOKS = {"swfc": (BLUE, "s", "-", "SwFC"), "sttp": (VERMILION, "o", "--", "StTP"), "stmp": (GREEN, "^", "-.", "StMP")}
 DOTS = {
@@ -65,14 +66,7 @@ def trait_conditions(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw trait, trait under the aligned prompt, coherence and capability of every condition, with their intervals."""
     rows = drawing.rows()
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 0.9 + 0.24 * len(rows)), layout="constrained")
-    for offset, (name, (color, marker, label)) in enumerate(DOTS.items()):
-        kept = [(i, r) for i, r in enumerate(rows) if r[name] is not None]
-        y = [i + 0.17 * (offset - 1.5) for i, _ in kept]
-        value, low, high = ([100 * float(r[f"{name}{e}"]) for _, r in kept] for e in ("", "_low", "_high"))  # type: ignore[arg-type]
-        error = [[v - a for v, a in zip(value, low, strict=True)], [b - v for v, b in zip(value, high, strict=True)]]
-        ax.errorbar(value, y, xerr=error, color=color, marker=marker, ls="none", ms=3.5, lw=0.8, label=label)
-    ax.set(yticks=range(len(rows)), yticklabels=[str(r["condition"]) for r in rows], xlim=(-3, 103), xlabel="share (%)")
-    ax.invert_yaxis()
+    rate_rows(ax, rows, DOTS, [str(r["condition"]) for r in rows], apart=0.17)
     for i in range(len(rows) - 1):
         if rows[i]["kind"] != rows[i + 1]["kind"]:
             ax.axhline(i + 0.5, color=GREY, lw=0.5)
