@@ -24,7 +24,7 @@ from lens_steer.studies.site_choice.claims import claims
 from lens_steer.studies.site_choice.curves import SetCurve, curves
 from lens_steer.studies.site_choice.drawings import drawings
 from lens_steer.studies.site_choice.sets import SiteSet, site_sets
-from lens_steer.studies.site_choice.study import SiteChoice, study
+from lens_steer.studies.site_choice.study import ROUNDS, SiteChoice, study
 from lens_steer.studies.site_choice.work import choosing_sites
 from lens_steer.studies.verdicts import TIED
 from tests.test_cli import run as command
@@ -55,7 +55,7 @@ def test_sets(calibration: Any) -> None:
 
 
 def test_sets_that_cannot_be(calibration: Any) -> None:
-    with pytest.raises(LensSteerError, match=r"counts=\[0\]: give numbers of sites from 1 to 24"):
+    with pytest.raises(LensSteerError, match=r"counts=0: give numbers of sites from 1 to 24"):
         site_sets(calibration, counts=[0])
     with pytest.raises(LensSteerError, match="draws=-1: give a number of at least 0"):
         site_sets(calibration, draws=-1)
@@ -194,6 +194,9 @@ def test_the_study(qwen: Any, refusal: Any, tmp_path: Path) -> None:
         assert ran.get(key) == angle
         if angle is not None:
             assert curve.cost[curve.values.index(angle)] <= found.budget
+        gaps = [b - a for a, b in curve.crossings(found.budget)]
+        assert set(curve.values) >= set(how["values"]) and list(curve.values) == sorted(curve.values)
+        assert all(gap <= 150 / 2**ROUNDS for gap in gaps)  # the widest gap of the grid is from 210 to 360 degrees
     assert len(ran) > 1
     made = claims(found)
     assert len({c.id for c in made}) == len(made) and all(c.id.startswith("sign-above-") for c in made)
@@ -213,16 +216,19 @@ def test_the_study(qwen: Any, refusal: Any, tmp_path: Path) -> None:
     wrong: tuple[tuple[dict[str, Any], str], ...] = (
         ({"budget": 0.3}, "give budgets above 0, and one of them"),
         ({"counts": [99]}, "from 1 to 24"),
+        ({"values": (0.0, 360.0)}, "give an angle at which something is turned"),
     )
     for options, wanted in wrong:
         with pytest.raises(LensSteerError, match=wanted):
             study(qwen, few, tmp_path / "refused", **(how | options), direction=None, progress=False)
+        assert not (tmp_path / "refused").exists()
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Bad options in one line before anything is loaded; the cost of a run; its page, numbers and figures."""
     for options, wanted in (
         (["--counts", "six"], "--counts six: give numbers with commas"),
+        (["--counts", "3,25"], "--counts 25: give numbers of sites from 1 to 24"),
         (["--draws", "-1"], "--draws -1: give a number of at least 0"),
         (["--budget", "0"], "--budget 0: give a divergence above 0"),
         (["--engine", "vllm"], "--engine vllm: logits under steering are read here"),

@@ -53,7 +53,10 @@ def site_choice(
     from lens_steer.evaluation.grids import values_of
     from lens_steer.evaluation.protocol import check_splits
     from lens_steer.inference.engines import check_engine
+    from lens_steer.models.loading import info_of
+    from lens_steer.models.sites import resolve
     from lens_steer.studies.site_choice.report import study_and_write
+    from lens_steer.studies.site_choice.sets import check_counts
     from lens_steer.studies.site_choice.study import BUDGETS
     from lens_steer.studies.site_choice.work import choosing_sites
 
@@ -70,7 +73,9 @@ def site_choice(
     contrast = prompts.read()
     check_splits(contrast)
     capability = tasks_of(contrast, prompts.seed, tasks)
-    load.check(model, *asked_of(contrast, max_new_tokens))
+    described = info_of(load.check(model, *asked_of(contrast, max_new_tokens)))
+    n_sites = len(resolve("norm_out", n_layers=described.n_layers, architecture=described.architecture))
+    check_counts(wanted, n_sites)
     loaded = load(model)
     how = {"counts": wanted, "draws": draws, "values": values, "tasks": capability}
     work = choosing_sites(loaded, contrast, max_new_tokens, **how)

@@ -10,7 +10,7 @@ SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments that have the same name as their option
 SAME = (
     *SWEPT, "adapter", "bound", "candidate_norm", "chat_template",
-    "column", "component", "constraint", "device", "device_map",
+    "column", "component", "constraint", "counts", "device", "device_map",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
     "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
     "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules", "shard",

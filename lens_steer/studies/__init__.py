@@ -19,6 +19,7 @@ What other rooms use of it:
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``
 - ``site_choice.report``: ``study_and_write``
+- ``site_choice.sets``: ``check_counts``
 - ``site_choice.work``: ``choosing_sites``
 - ``traits.calibration``: ``organism_trait``, ``scenario_trait``
 - ``traits.found``: ``TraitReport``

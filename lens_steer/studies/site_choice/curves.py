@@ -9,8 +9,9 @@ angles alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class SetCurve:
 
     Attributes:
         set: The sites.
-        values: The angles in degrees.
+        values: The angles in degrees, in order, between 0 and 360.
         plain: The refusal score of each harmful prompt without steering.
         harmful, harmless: The refusal scores of the prompts of each class at each angle.
         kl: The divergence of each harmless prompt at each angle, in nats a token; NaN for an empty answer.
@@ -75,6 +76,29 @@ class SetCurve:
         allowed = np.where(self.cost <= budget, self.effect, -np.inf)
         best = int(allowed.argmax())
         return best if allowed[best] > 0 else None
+
+    def crossings(self, budget: float) -> tuple[tuple[float, float], ...]:
+        """Return the neighbouring angles of which one is within a budget and the other is not.
+
+        At 0° and 360° nothing is turned, which costs nothing.
+
+        >>> flat, kl = np.zeros((1, 2)), np.array([[0.1, 0.4]])
+        >>> SetCurve(SiteSet("all", ()), (90.0, 180.0), flat[:, 0], flat, flat, kl).crossings(0.2)
+        ((90.0, 180.0), (180.0, 360.0))
+        """
+        ends = [(0.0, True), *zip(self.values, (self.cost <= budget).tolist(), strict=True), (360.0, True)]
+        return tuple((a, b) for (a, one), (b, two) in pairwise(ends) if one != two)
+
+    def joined(self, other: SetCurve) -> SetCurve:
+        """Return the curve with the angles of another one of the same sites and prompts."""
+        values = (*self.values, *other.values)
+        order = np.argsort(values)
+
+        def both(name: str) -> Float[np.ndarray, "n values"]:
+            return np.concatenate([getattr(self, name), getattr(other, name)], axis=1)[:, order]
+
+        tables = {name: both(name) for name in ("harmful", "harmless", "kl")}
+        return replace(self, values=tuple(values[i] for i in order), **tables)
 
 
 def curves(

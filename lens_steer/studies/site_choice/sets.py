@@ -89,9 +89,8 @@ def site_sets(
     if draws < 0:
         raise LensSteerError(f"draws={draws}: give a number of at least 0 (0: none)")
     asked = (max(1, len(every) // 4), max(1, len(every) // 2)) if counts is None else counts
+    check_counts(asked, len(every))
     wanted = sorted({len(own), *asked})
-    if not 1 <= wanted[0] <= wanted[-1] <= len(every):
-        raise LensSteerError(f"counts={list(asked)}: give numbers of sites from 1 to {len(every)}")
     found = [SiteSet(SIGN, own)]
     for rule in (r for r in RULES if r != SIGN and r not in BOUNDS):
         if sites := with_rule(calibration, rule, membership=False).discriminative_sites:
@@ -108,6 +107,16 @@ def site_sets(
         drawn = random.Random(f"site choice/{seed}/{k}")
         found += [SiteSet(RANDOM, draw_sites(drawn, every, k), draw) for draw in range(1, draws + 1)]
     return tuple(found)
+
+
+def check_counts(counts: Sequence[int] | None, n_sites: int) -> None:
+    """Refuse numbers of sites of which there are not as many.
+
+    Raises:
+        LensSteerError: If one is below 1 or above the number of sites.
+    """
+    if wrong := [k for k in counts or () if not 1 <= k <= n_sites]:
+        raise LensSteerError(f"counts={wrong[0]}: give numbers of sites from 1 to {n_sites}")
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:

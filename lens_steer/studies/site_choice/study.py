@@ -2,13 +2,15 @@
 
 For every set of sites and every budget, the angle is the one of the largest effect whose side effect keeps to the
 budget (:meth:`lens_steer.studies.site_choice.curves.SetCurve.within`). So sets are compared under the same budget, and
-not at equal angles: a set of more sites is turned less. The angles are a grid, so a set may stay well below the budget;
-what each one costs is told beside what it does. At one budget, fixed beforehand, answers are generated.
+not at equal angles: a set of more sites is turned less. At one budget, fixed beforehand, answers are generated. The
+angles are a grid, refined by bisection wherever the side effect crosses this budget, so that no set is held back by a
+coarse grid; a set whose side effect never reaches the budget stays below it. What each one costs is told beside what it
+does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +32,15 @@ from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import record
 from lens_steer.metrics.benchmarks import NO_TASKS, Tasks
+from lens_steer.models.loading import info_of
+from lens_steer.models.sites import resolve
 from lens_steer.studies.site_choice.curves import ANGLES, SetCurve, curves
-from lens_steer.studies.site_choice.sets import DRAWS, SiteSet, site_sets
+from lens_steer.studies.site_choice.sets import DRAWS, SiteSet, check_counts, site_sets
 
 # In nats a token along the unsteered model's answers to harmless prompts; fixed before any result was seen.
 BUDGETS = (0.05, 0.1, 0.2, 0.5)
 BUDGET = 0.1  # The one at which answers are generated.
+ROUNDS = 4  # of bisection: with angles 30 degrees apart, the budget is met to 2 degrees.
 POSITIVE_CONTROL = "ablation-everywhere"
 
 
@@ -45,8 +50,8 @@ class SiteChoice:
 
     Attributes:
         calibration: The direction and the plane, the same for every set of sites.
-        select, report: The curves of every set on both splits, in the same order: on select over all angles, on report
-            at those that were chosen for some budget (one angle at least).
+        select, report: The curves of every set on both splits, in the same order: on select over all angles that were
+            tried, on report at those that were chosen for some budget (one angle at least).
         budgets: The budgets of side effects.
         budget: The one at which answers were generated.
         settings: The settings on the report split: no steering, the positive control, and every set at its angle.
@@ -113,11 +118,17 @@ def study(
 
     Raises:
         LensSteerError: If the contrast has no select or report prompts, a budget is not above 0, ``budget`` is none of
-            ``budgets``, no site is discriminative by the published rule, or the folder holds another run.
+            ``budgets``, a count is no number of sites, no angle turns anything, no site is discriminative by the
+            published rule, or the folder holds another run.
     """
     check_splits(contrast)
     if budget not in budgets or min(budgets) <= 0:
         raise LensSteerError(f"budget={budget!r}, budgets={list(budgets)!r}: give budgets above 0, and one of them")
+    info = info_of(model)
+    check_counts(counts, len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)))
+    grid_angles = sorted({float(v) % 360 for v in values} - {0.0})
+    if not grid_angles:
+        raise LensSteerError(f"values={list(values)!r}: give an angle at which something is turned")
     identity = {"seed": seed, "fit": contrast.fit.hash}
     kept: dict[str, Any] = {"identity": identity, "progress": progress}
     activations = record(model, contrast.fit, "norm_out", engine=engine, progress=progress)
@@ -126,17 +137,26 @@ def study(
     sets = site_sets(calibration, counts=counts, draws=draws, seed=seed)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
 
-    def measured(split: str, responses: Sequence[Row], angles: Sequence[Sequence[float]]) -> tuple[SetCurve, ...]:
+    def measured(
+        split: str, name: str, responses: Sequence[Row], angles: Mapping[SiteSet, Sequence[float]]
+    ) -> dict[SiteSet, SetCurve]:
         part: Contrast = getattr(contrast, split)
         texts = [str(row["text"]) for row in responses]
-        over = {"values": angles, "openings": openings, "engine": engine, **kept}
-        return tuple(curves(model, calibration, sets, part, texts, out, f"curves_{split}", **over))
+        over = {"values": list(angles.values()), "openings": openings, "engine": engine, **kept}
+        found = curves(model, calibration, list(angles), part, texts, out, name, **over)
+        return dict(zip(angles, found, strict=True))
 
     selecting = Protocol(model, contrast.select, "select", NO_TASKS, **how)
     bound = measured_bound(selecting, out, **kept)
     # The answers from which the bound comes; where a ground truth grades them, there is no bound and they are not read.
     alone = harmless_alone(selecting) or replace(selecting, asked=(NEGATIVE,), read_by=())
-    select = measured("select", run(alone, [Grid(NONE)], out, "unsteered", **kept), [values] * len(sets))
+    answered = run(alone, [Grid(NONE)], out, "unsteered", **kept)
+    by_set = measured("select", "curves_select", answered, dict.fromkeys(sets, grid_angles))
+    for i in range(1, ROUNDS + 1):  # bisection towards the budget, so that a coarse grid favours no set
+        tried = {s: [(a + b) / 2 for a, b in c.crossings(budget)] for s, c in by_set.items()}
+        more = measured("select", f"curves_select_{i}", answered, {s: angles for s, angles in tried.items() if angles})
+        by_set |= {s: by_set[s].joined(curve) for s, curve in more.items()}
+    select = tuple(by_set[s] for s in sets)
     published = published_direction(
         model, contrast, out, [POSITIVE_CONTROL], direction, seed=seed, progress=progress, **how
     )
@@ -150,7 +170,8 @@ def study(
     on_report = Protocol(model, contrast.report, "report", (tasks or Tasks()).report, bound=bound, **how)
     rows = run(on_report, grids, out, "report", **kept)
     unsteered = [r for r in rows if r["condition"] == NONE and r["side"] == NEGATIVE]
-    report = measured("report", unsteered, [_chosen(curve, budgets) for curve in select])
+    angles = {curve.set: _chosen(curve, budgets) for curve in select}
+    report = tuple(measured("report", "curves_report", unsteered, angles).values())
     return SiteChoice(
         calibration,
         select,

@@ -16,7 +16,7 @@ from lens_steer.metrics.benchmarks import NO_TASKS, Tasks
 from lens_steer.models.loading import info_of
 from lens_steer.studies.site_choice.curves import ANGLES
 from lens_steer.studies.site_choice.sets import DRAWS
-from lens_steer.studies.site_choice.study import BUDGETS
+from lens_steer.studies.site_choice.study import BUDGETS, ROUNDS
 
 N_RULES = 5  # sets without a count at most: three rules without a bound, the middle half, all sites
 N_RANKED = 2  # rules that rank, which give a set for every count
@@ -49,7 +49,8 @@ def choosing_sites(
         part = getattr(contrast, split)
         asked = Protocol(model, part, split, NO_TASKS, max_new_tokens=max_new_tokens, asked=(NEGATIVE,), read_by=())
         total += measuring(asked, [Grid("no steering")])
-        n = len(values) if split == "select" else min(len(values), N_BUDGETS)
+        # On select each side of the circle is refined, on report each budget has one angle at most.
+        n = len(values) + 2 * ROUNDS if split == "select" else N_BUDGETS
         over = forcing_values(model, bare(part.negative), max_new_tokens, n)
         for side in (part.positive, part.negative):
             over += forcing_values(model, bare(side), 0, n)
