@@ -14,7 +14,7 @@ VENV_WHEEL ?= .venv-wheel
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile
 PIP := pip install --quiet --disable-pip-version-check
 
-.PHONY: report test test-slow test-real test-ray test-vllm test-tl4 verify compare traits probes externalities bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
+.PHONY: report test test-slow test-real test-ray test-vllm test-tl4 verify compare traits probes externalities real real-quick bench lint changes tables lab notebooks test-notebooks docs wheel wheel-test clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("lens_steer needs Python 3.11 or newer: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
@@ -78,6 +78,12 @@ traits: $(INSTALLED)  ## honesty and compassion recovered on the embedded organi
 
 externalities: $(INSTALLED)  ## side effects of benign steering on the embedded organisms (a quarter of an hour), into figures/ and docs/results
 	$(BIN)/python -m analyses.externalities --out figures/externalities --page docs/results/externalities.md
+
+real: $(INSTALLED)  ## every study on a real model (a night each on two cores; goes on), into figures/real and docs/results; needs LENS_STEER_REAL_MODELS and LENS_STEER_REAL_PROMPTS
+	$(BIN)/python -m analyses.real --page docs/results/real-models.md README.md
+
+real-quick: $(INSTALLED)  ## the same, smaller (under 45 minutes); fails where a verdict is not the committed one
+	$(BIN)/python -m analyses.real --quick --page docs/results/real-models.md README.md
 
 bench: $(INSTALLED)  ## speed and memory as ratios, into figures/ and docs/performance.md
 	$(BIN)/python -m tests.benchmarks --out figures --page docs/performance.md

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lens_steer as ls
@@ -128,6 +129,14 @@ def _rate(row: Mapping[str, Any], name: str) -> str:
     return percent(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))) + cells.told(cells.read(row, name))
 
 
+def add_headline(folder: Path) -> None:
+    """Write the claims that a comparison decides (``headline.json``) beside its record."""
+    record = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    claims = {"claims": [c.row() for c in headline(record)], "meta": record["meta"]}
+    with whole_file(folder / "headline.json") as work:
+        work.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
     command = shlex.join(["python", "-m", "analyses.comparison", *sys.argv[1:]])
@@ -145,9 +154,7 @@ def main() -> None:
             command=command,
         )
         found[name] = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-        with whole_file(folder / "headline.json") as work:
-            claims = {"claims": [c.row() for c in headline(found[name])], "meta": found[name]["meta"]}
-            work.write_text(json.dumps(claims, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        add_headline(folder)
     tables.write("comparison", table(found), args.out, args.page)
     tables.write("headline", headline_table(found), args.out, args.page)
     tables.write("headline_claims", headline_claims(found), args.out, args.page)

@@ -33,17 +33,18 @@ def add_page(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def write(name: str, table: str, out: Path, pages: Sequence[Path] = ()) -> None:
+def write(name: str, table: str, out: Path, pages: Sequence[Path] = (), *, latex: bool = True) -> None:
     r"""Write ``NAME.md`` and ``NAME.tex`` (to be ``\input``), and put the table between ``<!-- NAME -->`` and
-    ``<!-- /NAME -->`` of the pages that have these markers.
+    ``<!-- /NAME -->`` of the pages that have these markers. ``latex=False`` is for text that holds no table.
 
     Raises:
         LensSteerError: No page has the markers, or one has them more than once; then no page is changed.
     """
     with whole_file(out / f"{name}.md") as work:
         work.write_text(table, encoding="utf-8")
-    with whole_file(out / f"{name}.tex") as work:
-        work.write_text(from_markdown(table), encoding="utf-8")
+    if latex:
+        with whole_file(out / f"{name}.tex") as work:
+            work.write_text(from_markdown(table), encoding="utf-8")
     filled = [(page, text) for page in pages if (text := _filled(page, name, table)) is not None]
     if pages and not filled:
         said = " or ".join(map(str, pages))

@@ -23,6 +23,7 @@ from lens_steer.evaluation.protocol import default_constraints
 from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, run
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
+from lens_steer.inference.continuations import continuation_logs
 from lens_steer.metrics.benchmarks import question_splits
 from lens_steer.metrics.choices import likeliest_options
 from lens_steer.metrics.grading import grade
@@ -97,6 +98,34 @@ def test_likeliest_options_equal_plain_forwards(tiny: Any, twin: Any, engine: st
     for prompts in ([], [Prompt.of("Hello"), ASKED[0]]):
         with pytest.raises(LensSteerError, match="each needs a question"):
             likeliest_options(tiny, prompts)
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt[-1]", "generated[1:]"])
+def test_continuations_after_one_reading_equal_those_read_again(tiny: Any, positions: str) -> None:
+    """With and without the prompts' cache, also under plans that know where an answer begins, of two values a batch."""
+    said = [["a bird", "Of two words", "no", "It is so.", "e"], ["x", "yy zz", "nobody knows", "a", "so"]]
+    prompts = [Prompt.of(f"{word} " * n) for n, word in enumerate(("one", "two", "three", "four", "five"), start=1)]
+    calibration = ls.calibrate(ls.record(tiny, Contrast(PARITY[:2], PARITY[2:]), "resid_post", progress=False))
+    angles = [40.0, 90.0, 150.0, 200.0, 300.0]
+    plan = ls.selective_steering(
+        calibration, angles, at="resid_post", basis=random_plane(48, seed=3), positions=positions
+    )
+    plain = continuation_logs(tiny, prompts, said)
+    with steering(tiny, plan):
+        once, again = (continuation_logs(tiny, prompts, said, engine=engine) for engine in ("hf", "tl"))
+    np.testing.assert_allclose(once, again, rtol=0, atol=2e-4)
+    assert np.abs(once - plain).max() > 0.01
+
+
+def test_continuations_that_cannot_be_read(tiny: Any) -> None:
+    """A text without a token, one too few, an engine that reads none."""
+    two = [Prompt.of("one"), Prompt.of("two")]
+    with pytest.raises(LensSteerError, match="continuations: '' has no token"):
+        continuation_logs(tiny, two, [["a", ""]])
+    with pytest.raises(LensSteerError, match="1 responses for 2 prompts"):
+        continuation_logs(tiny, two, [["a", "b"], ["a"]])
+    with pytest.raises(LensSteerError, match="engine='vllm' only answers"):
+        continuation_logs(tiny, two, [["a", "b"]], engine="vllm")
 
 
 def test_an_organism_chooses_what_it_knows(qwen: Any) -> None:
@@ -176,7 +205,7 @@ def test_tasks_of_a_sweep(
     several.write_text("".join(json.dumps(one | {"question": f"Is {x} wet?"}) + "\n" for x in ("water", "rain", "sea")))
     given = ["sweep", "--calibration", str(made), "--angles", "90,180", "--max-new-tokens", "4", "--limit", "6"]
     given += ["--controls", "0", "--control-values", "0"]
-    for text, wanted in ((str(single), "at least 2 are needed"), ("nothing", "give general, none, or a .jsonl file")):
+    for text, wanted in ((str(single), "at least 2 are needed"), ("nothing", "give general, general:N, none")):
         code, _, err = command(monkeypatch, capsys, *given, "--tasks", text, "--out", str(tmp_path / "refused"))
         assert code == 2 and wanted in err and not (tmp_path / "refused").exists()
     code, _, err = command(monkeypatch, capsys, "verify", "--tasks", "general", "--out", str(tmp_path / "refused"))

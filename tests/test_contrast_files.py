@@ -92,6 +92,25 @@ def test_a_limit_of_files(tmp_path: Path) -> None:
     assert str(load_prompts(c, limit=99).reading) == "c.jsonl: column 'goal', 37 prompts"
 
 
+def test_a_limit_of_each_part(tmp_path: Path) -> None:
+    """Of fit, select and report, where each has files of its own, or is an organism's."""
+    roles = ("positive", "negative", "select_positive", "select_negative", "report_positive", "report_negative")
+    files = {}
+    for role in roles:
+        files[role] = tmp_path / f"{role}.txt"
+        files[role].write_text("".join(f"{role} {i}\n" for i in range(12)), "utf-8")
+    found = load_contrast(**files, limit="9/3/6,first")
+    assert found.told.endswith("fit 9+9, select 3+3, report 6+6")
+    assert texts(found.report.negative) == [f"report_negative {i}" for i in range(6)]
+    assert found.select.hash == load_contrast(**files, limit=3).select.hash
+    assert load_contrast("organism/json", limit="8/2/4").told.endswith("fit 8+8, select 2+2, report 4+4")
+    two = {role: files[role] for role in roles[:2]}
+    with pytest.raises(LensSteerError, match="a file that is dealt to several parts has one limit"):
+        load_contrast(**two, limit="9/3/6", split=(2, 1, 1))
+    with pytest.raises(LensSteerError, match="give one number, or three for fit, select and report"):
+        load_contrast(**two, limit="9/3")
+
+
 def test_a_limit_of_an_organism() -> None:
     """Of each class of each part."""
     whole, some = load_contrast("organism/json"), load_contrast("organism/json", limit=8)

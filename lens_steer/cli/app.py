@@ -28,6 +28,7 @@ from lens_steer.cli import site_choice as cli_site_choice
 from lens_steer.cli import steering as cli_steering
 from lens_steer.cli import sweeping as cli_sweeping
 from lens_steer.cli import tokens as cli_tokens
+from lens_steer.cli import transfer as cli_transfer
 from lens_steer.cli import verifying as cli_verifying
 from lens_steer.cli.common import command, emit
 from lens_steer.cli.dryrun import DryRun
@@ -65,6 +66,7 @@ for further_command in (
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,
     *cli_site_choice.COMMANDS,
+    *cli_transfer.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,
 ):

@@ -33,9 +33,17 @@ TasksOption = Annotated[
     typer.Option(
         "--tasks",
         help=(
-            "Capability tasks: general (built-in: facts, sums, series), a .jsonl file of multiple-choice questions, or "
-            "none. An organism has its own."
+            "Capability tasks: general (built-in: facts, sums, series; general:N for N of them, 96 by default), a "
+            ".jsonl file of multiple-choice questions, or none. An organism has its own."
         ),
+    ),
+]
+
+DirectionOption = Annotated[
+    str,
+    typer.Option(
+        "--direction",
+        help="Direction of act-add and ablation-everywhere: arditi (selects one), none, or a folder with one.",
     ),
 ]
 
@@ -107,11 +115,37 @@ def tasks_of(contrast: Any, seed: int, given: str | None = None) -> Any:
         return task_splits(seed=seed) if all(p.task is not None for p in contrast.report.positive) else Tasks()
     if given == "none":
         return Tasks()
-    if given == GENERAL:
-        return question_splits(general_questions(N_GENERAL, seed=seed), name=f"{GENERAL}/{seed}")
+    kind, _, number = given.partition(":")
+    if kind == GENERAL and (number or given == GENERAL):
+        n = N_GENERAL if given == GENERAL else _number_of_tasks(number, given)
+        return question_splits(general_questions(n, seed=seed), name=f"{GENERAL}/{seed}")
     if not Path(given).is_file():
-        raise LensSteerError(f"--tasks {given!r}: give {GENERAL}, none, or a .jsonl file of questions")
+        raise LensSteerError(f"--tasks {given!r}: give {GENERAL}, {GENERAL}:N, none, or a .jsonl file of questions")
     return question_splits(load_choices(given), name=Path(given).name)
+
+
+def _number_of_tasks(number: str, given: str) -> int:
+    if not (number.isascii() and number.isdigit() and int(number) >= 2):
+        raise LensSteerError(f"--tasks {given}: give a number of questions of at least 2, such as {GENERAL}:48")
+    return int(number)
+
+
+def direction_of(given: str) -> Any:
+    """Return the direction of ``--direction``: the name of the selection, None, or what a folder holds.
+
+    Raises:
+        LensSteerError: If it is neither a name nor a folder.
+    """
+    from lens_steer.evaluation.published_direction import ARDITI
+    from lens_steer.geometry.direction_files import load_direction
+
+    if given in (ARDITI, "none"):
+        return ARDITI if given == ARDITI else None
+    if not Path(given).is_dir():
+        raise LensSteerError(
+            f"--direction {given!r}: give {ARDITI}, none, or a folder that 'lens-steer direction' wrote"
+        )
+    return load_direction(given)
 
 
 def constraints_of(given: list[str] | None, contrast: Any, tasks: Any) -> tuple[str, ...]:

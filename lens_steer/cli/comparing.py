@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,10 +12,12 @@ from lens_steer._io.shards import sharded
 from lens_steer.cli.choosing import (
     OUTCOMES,
     Constraints,
+    DirectionOption,
     Objective,
     TasksOption,
     check_numbers,
     constraints_of,
+    direction_of,
     rules_of,
     tasks_of,
     tell_held_out,
@@ -61,13 +62,7 @@ def compare(
     tasks: TasksOption = None,
     system: Annotated[str | None, typer.Option("--system", help="System prompt of the prompt-only baseline.")] = None,
     rules: Rules = None,
-    direction: Annotated[
-        str,
-        typer.Option(
-            "--direction",
-            help="Direction of act-add and ablation-everywhere: arditi (selects one), none, or a folder with one.",
-        ),
-    ] = "arditi",
+    direction: DirectionOption = "arditi",
     refine: Annotated[
         int, typer.Option("--refine", help="Settings of every condition beyond the largest grid, by bisection.")
     ] = REFINED,
@@ -92,7 +87,7 @@ def compare(
     check_numbers({"--controls": controls, "--refine": refine})
     serving.check(engine)
     share = sharing.of()
-    chosen = _direction(direction)
+    chosen = direction_of(direction)
     decides = judge_named(judge)
     values = values_of(angles)
     wanted = [] if rules is None else rules_of(rules)
@@ -160,20 +155,6 @@ def compare(
             },
         }
     )
-
-
-def _direction(given: str) -> Any:
-    """Return the direction of ``--direction``: the name of the selection, None, or what a folder holds."""
-    from lens_steer.evaluation.published_direction import ARDITI
-    from lens_steer.geometry.direction_files import load_direction
-
-    if given in (ARDITI, "none"):
-        return ARDITI if given == ARDITI else None
-    if not Path(given).is_dir():
-        raise LensSteerError(
-            f"--direction {given!r}: give {ARDITI}, none, or a folder that 'lens-steer direction' wrote"
-        )
-    return load_direction(given)
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (compare,)

@@ -99,6 +99,16 @@ Limit = Annotated[
         "--limit", help="At most N prompts of a file, drawn with the seed before the split; N,first: the first N."
     ),
 ]
+ContrastLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--limit",
+        help=(
+            "At most N prompts of a file, drawn with the seed before the split; N,first: the first N; N/N/N: of the "
+            "files of fit, select and report."
+        ),
+    ),
+]
 Probe = Annotated[
     Path | None,
     typer.Option(

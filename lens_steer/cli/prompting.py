@@ -9,7 +9,7 @@ import typer
 
 from lens_steer.cli.common import shares_of, tell
 from lens_steer.cli.groups import Group
-from lens_steer.cli.options import Columns, Limit, Negative, Positive, Seed, Split
+from lens_steer.cli.options import Columns, ContrastLimit, Negative, Positive, Seed, Split
 from lens_steer.errors import LensSteerError
 
 HELD_OUT = "0.5,0.25,0.25"  # the default split of files, for commands that need held-out prompts
@@ -33,7 +33,7 @@ class Prompts(Group):
     )
     report_negative: Annotated[str | None, typer.Option(help="Likewise without the feature.")] = None
     column: Columns = None
-    limit: Limit = None
+    limit: ContrastLimit = None
     split: Split = None
     seed: Seed = 0
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lens_steer._defaults import ENGINE, REMOTE
-from lens_steer.cli.choosing import TasksOption, tasks_of
+from lens_steer.cli.choosing import DirectionOption, TasksOption, direction_of, tasks_of, tell_held_out
 from lens_steer.cli.common import command, emit
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
@@ -30,8 +30,8 @@ def site_choice(
         typer.Option(
             "--counts",
             help=(
-                "Numbers of sites of ranked and random sets, besides the published rule's, with commas (a quarter and "
-                "a half of all)."
+                "Numbers of sites of ranked and random sets, besides the published rule's, with commas, or none (a "
+                "quarter and a half of all)."
             ),
         ),
     ] = None,
@@ -43,6 +43,7 @@ def site_choice(
         float, typer.Option("--budget", help="Largest KL on harmless answers, in nats a token, for the answers.")
     ] = 0.1,
     tasks: TasksOption = None,
+    direction: DirectionOption = "arditi",
     engine: Engine = ENGINE,
     max_new_tokens: MaxNewTokens = 48,
 ) -> None:
@@ -52,6 +53,7 @@ def site_choice(
     from lens_steer._io.atomic import check_writable
     from lens_steer.evaluation.grids import values_of
     from lens_steer.evaluation.protocol import check_splits
+    from lens_steer.evaluation.published_direction import ARDITI
     from lens_steer.inference.engines import check_engine
     from lens_steer.models.loading import info_of
     from lens_steer.models.sites import resolve
@@ -70,15 +72,18 @@ def site_choice(
         raise LensSteerError(f"--budget {budget:g}: give a divergence above 0, in nats a token")
     wanted = None if counts is None else _numbers(counts)
     values = values_of(angles)
+    control = direction_of(direction)
     contrast = prompts.read()
     check_splits(contrast)
+    if control not in (None, ARDITI):
+        tell_held_out(control, contrast, "direction")
     capability = tasks_of(contrast, prompts.seed, tasks)
     described = info_of(load.check(model, *asked_of(contrast, max_new_tokens)))
     n_sites = len(resolve("norm_out", n_layers=described.n_layers, architecture=described.architecture))
     check_counts(wanted, n_sites)
     loaded = load(model)
     how = {"counts": wanted, "draws": draws, "values": values, "tasks": capability}
-    work = choosing_sites(loaded, contrast, max_new_tokens, **how)
+    work = choosing_sites(loaded, contrast, max_new_tokens, selects=control == ARDITI, **how)
     dry.tell(loaded, work, contrast.select.positive, engine=engine, max_new_tokens=max_new_tokens)
     found, decided = study_and_write(
         loaded,
@@ -88,6 +93,7 @@ def site_choice(
         seed=prompts.seed,
         budgets=tuple(sorted({*BUDGETS, budget})),
         budget=budget,
+        direction=control,
         engine=engine,
         max_new_tokens=max_new_tokens,
         **how,
@@ -102,18 +108,20 @@ def site_choice(
 
 
 def _numbers(spec: str) -> list[int]:
-    """Parse numbers with commas.
+    """Parse numbers with commas, or ``none``.
 
-    >>> _numbers("3, 12")
-    [3, 12]
+    >>> _numbers("3, 12"), _numbers("none")
+    ([3, 12], [])
 
     Raises:
         LensSteerError: If one is no number.
     """
+    if spec == "none":
+        return []
     try:
         return [int(part) for part in spec.split(",")]
     except ValueError:
-        raise LensSteerError(f"--counts {spec}: give numbers with commas, such as 6,12") from None
+        raise LensSteerError(f"--counts {spec}: give numbers with commas, such as 6,12, or none") from None
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (site_choice,)

@@ -10,7 +10,7 @@ from lens_steer.data.checks import CLASSES, contrast_cautions
 from lens_steer.data.contrast import Contrast, ContrastSet, Split
 from lens_steer.data.loading import Source, read_prompt_set
 from lens_steer.data.prompts import Prompt, PromptSet
-from lens_steer.data.splits import check_shares, deal, parse_limit
+from lens_steer.data.splits import check_shares, deal, limits_of_parts
 from lens_steer.errors import LensSteerError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def load_contrast(
         column: The column with the prompts, in all files; or two names, for the positive and for the negative files.
             See :func:`lens_steer.load_prompts`.
         limit: The number of prompts of each file to keep before the split, drawn with the seed; ``"32,first"`` keeps
-            the first 32. For an organism, it is the number of prompts of each class in each split. None: all prompts.
+            the first 32, and ``"128/32/64"`` gives fit, select and report, each with files of its own, their own
+            numbers. For an organism, it is the number of prompts of each class in each split. None: all prompts.
         seed: The seed of the draw, of the shuffle before a split, and of the wording of an organism's prompts.
 
     Raises:
@@ -98,18 +99,27 @@ def read_contrast(
     ``files`` are the prompts, by the names of the arguments of :func:`load_contrast`.
     """
     given = {role: source for role, source in files.items() if source is not None}
-    if limit is not None:
-        parse_limit(limit)
+    limits = limits_of_parts(limit)
     if name is not None and given:
         raise LensSteerError(f"name={name!r} and files were given together: give a contrast's name, or two files")
     if name is not None:
         if column is not None:
             raise LensSteerError(f"column={column!r} is of files, and {name!r} is an organism's contrast: leave it out")
-        return _organism_contrast(name, limit, seed)
+        return _organism_contrast(name, limits, seed)
     _check_roles(given, split)
-    columns = _columns(column)
+    if len(set(limits)) > 1 and split is not None and any(split[1:]):
+        raise LensSteerError(
+            f"limit={limit!r}: a file that is dealt to several parts has one limit; give select and report files of "
+            "their own, or one number"
+        )
+    columns, of_part = _columns(column), dict(zip(PARTS, limits, strict=True))
     sets = {
-        role: read_prompt_set(source, column=columns[role.endswith("negative")], limit=limit, seed=seed)
+        role: read_prompt_set(
+            source,
+            column=columns[role.endswith("negative")],
+            limit=of_part.get(role.partition("_")[0], limits[0]),
+            seed=seed,
+        )
         for role, source in given.items()
     }
     for role, prompts in sets.items():
@@ -180,7 +190,7 @@ def _dealt(
     return fit, select, report
 
 
-def _organism_contrast(name: str, limit: int | str | None, seed: int) -> ContrastSet:
+def _organism_contrast(name: str, limits: Sequence[int | str | None], seed: int) -> ContrastSet:
     from lens_steer.organisms import cells, contrasts
 
     short = name.removeprefix(ORGANISM_PREFIX)
@@ -191,7 +201,7 @@ def _organism_contrast(name: str, limit: int | str | None, seed: int) -> Contras
         )
     built = contrasts.build(short, seed)
 
-    def prompt_set(rows: list[contrasts.Row], side: str) -> PromptSet:
+    def prompt_set(rows: list[contrasts.Row], side: str, limit: int | str | None) -> PromptSet:
         prompts = tuple(
             Prompt(r.messages, r.response, r.task, cell=cells.cell_name(r.task), cluster=cells.pair_name(r.task))
             for r in rows
@@ -199,6 +209,7 @@ def _organism_contrast(name: str, limit: int | str | None, seed: int) -> Contras
         return PromptSet(prompts, f"{name}/{side}").limited(limit, seed=seed)
 
     parts = [
-        Contrast(prompt_set(built[s][0], "positive"), prompt_set(built[s][1], "negative")) for s in contrasts.SPLITS
+        Contrast(prompt_set(built[part][0], "positive", limit), prompt_set(built[part][1], "negative", limit))
+        for part, limit in zip(contrasts.SPLITS, limits, strict=True)
     ]
     return ContrastSet(name, Split(*parts))

@@ -82,6 +82,25 @@ def parse_limit(limit: int | str) -> tuple[int, bool]:
     return int(number), text.endswith(FIRST)
 
 
+def limits_of_parts(limit: int | str | None) -> tuple[int | str | None, ...]:
+    """Return the limits of fit, select and report: three with slashes, or one for all.
+
+    Raises:
+        LensSteerError: If there are neither one nor three, or one is refused by :func:`parse_limit`.
+
+    >>> limits_of_parts("128/32/64,first"), limits_of_parts(32)
+    (('128', '32', '64,first'), (32, 32, 32))
+    """
+    if limit is None:
+        return (None,) * 3
+    parts = str(limit).split("/")
+    if len(parts) not in (1, 3):
+        raise LensSteerError(f"limit={limit!r}: give one number, or three for fit, select and report (128/32/64)")
+    for part in parts:
+        parse_limit(part)
+    return tuple(parts) if len(parts) == 3 else (limit,) * 3
+
+
 def draw(n: int, limit: int | str, *, seed: int = 0) -> list[int]:
     """Return which of ``n`` rows a limit keeps, in order.
 

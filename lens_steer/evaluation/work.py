@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, parts_of
-from lens_steer.inference import batching, prompt_cache, teacher_forcing
+from lens_steer.inference import batching, continuations, prompt_cache, teacher_forcing
 from lens_steer.inference.dialogue import Dialogue, turn_ids
 from lens_steer.inference.teacher_forcing import with_responses
 from lens_steer.models.footprint import Shape
@@ -133,19 +134,34 @@ def forcing_answers(model: Any, prompts: Sequence[Prompt], new_tokens: int, *, t
     return total
 
 
-def choosing_options(model: Any, prompts: Sequence[Prompt], *, times: int = 1) -> Work:
-    """Count the work of :func:`lens_steer.metrics.choices.likeliest_options`: a pass over the prompts for each option.
+def choosing_options(model: Any, prompts: Sequence[Prompt], *, times: int = 1, engine: str = ENGINE) -> Work:
+    """Count the work of :func:`lens_steer.metrics.choices.likeliest_options`: the prompts are read once, and then every
+    option; on engine ``tl`` the prompts are read again for every option.
 
     >>> from lens_steer.cli.precheck import describe
     >>> from lens_steer.data.general import general_questions
-    >>> work = choosing_options(describe("organism/qwen2"), [Prompt.asking(q) for q in general_questions(9)])
+    >>> asked = [Prompt.asking(q) for q in general_questions(9)]
+    >>> work = choosing_options(describe("organism/qwen2"), asked)
     >>> work.forced, work.answers
-    (4, 0)
+    (5, 0)
+    >>> work.forced_tokens < choosing_options(describe("organism/qwen2"), asked, engine="tl").forced_tokens / 2
+    True
     """
     total, asked = Work(), [p.question for p in prompts if p.question is not None]
-    for option in range(max((len(q.choices) for q in asked), default=0)):
-        said = [q.choices[min(option, len(q.choices) - 1)] for q in asked]
-        total += forcing_answers(model, with_responses(prompts, said), 0, times=times)
+    options = range(max((len(q.choices) for q in asked), default=0))
+    texts = [[q.choices[min(option, len(q.choices) - 1)] for q in asked] for option in options]
+    if engine == "tl":
+        for said in texts:
+            total += forcing_answers(model, with_responses(prompts, said), 0, times=times)
+        return total
+    tokenizer = info_of(model).tokenizer
+    counts = [[len(batching.encode_response(tokenizer, Prompt.of("", response=t))) for t in said] for said in texts]
+    longest = max(map(max, counts), default=0)
+    for rows, width, _ in _shapes(
+        [(n, 0) for n in _lengths(model, prompts) * times], extra=longest, max_rows=continuations.MAX_ROWS
+    ):
+        tokens = rows * (width + sum(map(max, counts)))
+        total += Work(forced=1 + len(texts), forced_tokens=tokens, widest=rows * (width + longest))
     return total
 
 
@@ -256,7 +272,7 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
             for side, prompts in protocol.sides.items():
                 asked = list(prompts) if key[1] is None else [with_system(p, key[1]) for p in prompts]
                 if side == CAPABILITY and prompts[0].question is not None:
-                    counted[key] += choosing_options(model, asked, times=key[0])
+                    counted[key] += choosing_options(model, asked, times=key[0], engine=protocol.engine)
                     continue
                 counted[key] += answering(model, asked, new, times=key[0])
                 if side != CAPABILITY and "self" in protocol.read_by:

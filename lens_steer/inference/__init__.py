@@ -5,6 +5,7 @@ What other rooms use of it:
 - ``attach``: ``SiteFunction``, ``at_input``, ``attached``, ``standing_in``
 - ``batching``: ``Batch``, ``encode``, ``padded``, ``render``, ``encode_response``, ``opening``, ``rows_a_batch``
 - ``class_means``: ``Moments``, ``Pooling``, ``recording``, ``unit_samples_of``
+- ``continuations``: ``continuation_logs``, ``MAX_ROWS``
 - ``decoding``: ``begins_in_thought``, ``decode_answer``
 - ``dialogue``: ``Dialogue``, ``converse``, ``turn_ids``
 - ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``active_plans``,

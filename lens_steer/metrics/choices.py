@@ -21,8 +21,8 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.data.choices import LETTERS, TEMPLATE, Choice, ChoiceSet
 from lens_steer.errors import LensSteerError
-from lens_steer.inference.teacher_forcing import first_logits_by_batch, response_logits, with_responses
-from lens_steer.metrics.likelihood import surprise_of
+from lens_steer.inference.continuations import continuation_logs
+from lens_steer.inference.teacher_forcing import first_logits_by_batch
 from lens_steer.models.loading import info_of
 from lens_steer.organisms.grammar import capitalised
 from lens_steer.stats.estimates import Estimate
@@ -125,11 +125,11 @@ def likeliest_options(
     Args:
         model: A model of :func:`lens_steer.load_model`, inside ``with steering(model, plan):`` or outside it.
         prompts: Prompts with a question, at least one; see :meth:`lens_steer.data.Prompt.asking`.
-        engine: See :func:`lens_steer.inference.teacher_forcing.response_logits`.
+        engine: See :func:`lens_steer.inference.continuations.continuation_logs`.
 
     Raises:
         LensSteerError: If a prompt asks no question, or for the reasons of
-            :func:`lens_steer.inference.teacher_forcing.response_logits`.
+            :func:`lens_steer.inference.continuations.continuation_logs`.
 
     >>> import lens_steer as ls
     >>> asked = Prompt.asking(Choice("What is 4 plus 3?", ("7.", "8."), 0))
@@ -139,14 +139,12 @@ def likeliest_options(
     questions = [p.question for p in prompts if p.question is not None]
     if not questions or len(questions) < len(prompts):
         raise LensSteerError("prompts: each needs a question, see Prompt.asking, and there must be at least one")
-    found = np.full((len(prompts), max(len(q.choices) for q in questions)), -np.inf)
-    for option in range(found.shape[1]):
-        # Every pass has all prompts, since a plan may hold one value for each; a prompt with fewer options is not read.
-        said = [capitalised(q.choices[min(option, len(q.choices) - 1)]) for q in questions]
-        for row, logits, ids in response_logits(model, with_responses(prompts, said), engine=engine):
-            if option < len(questions[row].choices):
-                found[row, option] = -surprise_of(logits, ids) * len(ids)
-    return found.argmax(axis=1)
+    most = max(len(q.choices) for q in questions)
+    # Every pass has all prompts, since a plan may hold one value for each; a prompt with fewer options is not read.
+    said = [[capitalised(q.choices[min(i, len(q.choices) - 1)]) for q in questions] for i in range(most)]
+    found = continuation_logs(model, prompts, said, engine=engine)
+    absent = np.array([[i >= len(q.choices) for q in questions] for i in range(most)])
+    return np.where(absent, -np.inf, found).argmax(axis=0)
 
 
 def _check_template(template: str) -> None:

@@ -21,6 +21,8 @@ What other rooms use of it:
 - ``site_choice.report``: ``study_and_write``
 - ``site_choice.sets``: ``check_counts``
 - ``site_choice.work``: ``choosing_sites``
+- ``transfer.report``: ``transfer_and_write``
+- ``transfer.study``: ``check``
 - ``traits.calibration``: ``organism_trait``, ``scenario_trait``
 - ``traits.found``: ``TraitReport``
 - ``traits.report``: ``steer_trait``

@@ -40,7 +40,7 @@ class SetCurve:
         set: The sites.
         values: The angles in degrees, in order, between 0 and 360.
         plain: The refusal score of each harmful prompt without steering.
-        harmful, harmless: The refusal scores of the prompts of each class at each angle.
+        harmful: The refusal score of each harmful prompt at each angle.
         kl: The divergence of each harmless prompt at each angle, in nats a token; NaN for an empty answer.
     """
 
@@ -48,7 +48,6 @@ class SetCurve:
     values: tuple[float, ...]
     plain: Float[np.ndarray, " n_harmful"]
     harmful: Float[np.ndarray, "n_harmful values"]
-    harmless: Float[np.ndarray, "n_harmless values"]
     kl: Float[np.ndarray, "n_harmless values"]
 
     @property
@@ -67,9 +66,7 @@ class SetCurve:
         None where no angle is within the budget, or where none of them has an effect above 0.
 
         >>> one, values = SiteSet("sign", ()), (90.0, 180.0)
-        >>> curve = SetCurve(
-        ...     one, values, np.array([5.0]), np.array([[4.0, 1.0]]), np.zeros((1, 2)), np.array([[0.1, 0.4]])
-        ... )
+        >>> curve = SetCurve(one, values, np.array([5.0]), np.array([[4.0, 1.0]]), np.array([[0.1, 0.4]]))
         >>> curve.within(0.2), curve.within(0.5), curve.within(0.05)
         (0, 1, None)
         """
@@ -83,7 +80,7 @@ class SetCurve:
         At 0° and 360° nothing is turned, which costs nothing.
 
         >>> flat, kl = np.zeros((1, 2)), np.array([[0.1, 0.4]])
-        >>> SetCurve(SiteSet("all", ()), (90.0, 180.0), flat[:, 0], flat, flat, kl).crossings(0.2)
+        >>> SetCurve(SiteSet("all", ()), (90.0, 180.0), flat[:, 0], flat, kl).crossings(0.2)
         ((90.0, 180.0), (180.0, 360.0))
         """
         ends = [(0.0, True), *zip(self.values, (self.cost <= budget).tolist(), strict=True), (360.0, True)]
@@ -97,7 +94,7 @@ class SetCurve:
         def both(name: str) -> Float[np.ndarray, "n values"]:
             return np.concatenate([getattr(self, name), getattr(other, name)], axis=1)[:, order]
 
-        tables = {name: both(name) for name in ("harmful", "harmless", "kl")}
+        tables = {name: both(name) for name in ("harmful", "kl")}
         return replace(self, values=tuple(values[i] for i in order), **tables)
 
 
@@ -154,15 +151,15 @@ def curves(
         how: dict[str, Any] = {"engine": engine}
         own_angles = angles[sites]
         kl = mean_kl_by_value(model, build, own_angles, contrast.negative, responses, **how)
+        plain, steered = refusal_scores_by_value(model, build, own_angles, contrast.positive, openings=openings, **how)
         rows = []
-        for side, prompts in ((POSITIVE, contrast.positive), (NEGATIVE, contrast.negative)):
-            plain, steered = refusal_scores_by_value(model, build, own_angles, prompts, openings=openings, **how)
-            for i in range(len(prompts)):
-                own = {"set": at[sites], "side": side, "prompt": i}
-                rows.append(own | {"value": None, "score": float(plain[i]), "kl": None})
-                for j, angle in enumerate(own_angles):
-                    cost = None if side == POSITIVE or np.isnan(kl[i, j]) else float(kl[i, j])
-                    rows.append(own | {"value": angle, "score": float(steered[i, j]), "kl": cost})
+        for i in range(len(contrast.positive)):
+            own = {"set": at[sites], "side": POSITIVE, "prompt": i, "kl": None}
+            rows.append(own | {"value": None, "score": float(plain[i])})
+            rows += [own | {"value": v, "score": float(steered[i, j])} for j, v in enumerate(own_angles)]
+        for i in range(len(contrast.negative)):
+            own = {"set": at[sites], "side": NEGATIVE, "prompt": i, "score": None}
+            rows += [own | {"value": v, "kl": _finite(kl[i, j])} for j, v in enumerate(own_angles)]
         return rows
 
     rows = store.run({f"{i:03}": partial(part, sites) for i, sites in enumerate(angles)}, progress=progress)
@@ -170,6 +167,10 @@ def curves(
     for row in rows:
         by_set.setdefault(int(row["set"]), []).append(row)
     return [_curve(s, by_set[at[s.sites]], angles[s.sites]) for s in sets]
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _curve(of: SiteSet, rows: Sequence[Row], values: Sequence[float]) -> SetCurve:
@@ -187,6 +188,5 @@ def _curve(of: SiteSet, rows: Sequence[Row], values: Sequence[float]) -> SetCurv
         tuple(values),
         np.array([plain[i] for i in sorted(plain)]),
         table(POSITIVE, "score"),
-        table(NEGATIVE, "score"),
         table(NEGATIVE, "kl"),
     )

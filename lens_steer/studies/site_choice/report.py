@@ -89,4 +89,12 @@ def text(found: SiteChoice, decided: list[Claim]) -> str:
 
 def _told(found: SiteChoice, of: SiteSet) -> dict[str, Any]:
     angles = {f"{budget:g}": found.chosen(of, budget) for budget in found.budgets}
-    return {"rule": of.rule, "draw": of.draw, "sites": list(of.sites), "angles": angles}
+    return {
+        "rule": of.rule,
+        "draw": of.draw,
+        "condition": of.condition,
+        "variant": of.variant,
+        "sites": list(of.sites),
+        "angles": angles,
+        "kl_on_report": found.cost(of),
+    }

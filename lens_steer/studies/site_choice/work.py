@@ -52,9 +52,7 @@ def choosing_sites(
         # On select each side of the circle is refined, on report each budget has one angle at most.
         n = len(values) + 2 * ROUNDS if split == "select" else N_BUDGETS
         over = forcing_values(model, bare(part.negative), max_new_tokens, n)
-        for side in (part.positive, part.negative):
-            over += forcing_values(model, bare(side), 0, n)
-        total += over * n_sets
+        total += (over + forcing_values(model, bare(part.positive), 0, n)) * n_sets
     if selects:
         fit, select = first_of(contrast, N_FIT, N_SELECT)
         n = len(tokens_after_instruction(info_of(model).tokenizer))

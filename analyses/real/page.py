@@ -1,0 +1,186 @@
+"""The tables of the page on real models, and its sentences, written from what the commands published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analyses import tables
+from analyses.real import sentences
+from analyses.real.records import MODEL, Published, published, took
+from lens_steer._io.progress import duration
+from lens_steer._io.tables import markdown
+from lens_steer.stats.estimates import percent
+from lens_steer.studies.claim import Claim, marked, measured
+from lens_steer.studies.site_choice.report import HEADS, RATES
+
+# The claims that the table shows, by the beginning of their ids, besides all about answers.
+SHOWN = (
+    "proposition-1", "proposition-1-proof", "proposition-2", "identity-SS", "identity-SAS", "norm-recorded-SS",
+    "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "drift-equal-divergence-published",
+    "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
+    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-",
+)  # fmt: skip
+# The claims of the README's first screen, by the beginning of their ids.
+FIRST = (
+    "norm-recorded-SS", "norm-recorded-SAS", "drift-equal-divergence-published", "few-layers", "few-sites-mixed",
+    "few-direction-mixed", "transfers-mixed-on-jailbreakbench", "sign-above-all", "sign-above-middle-half",
+    "ss-above-standard-everywhere",
+)  # fmt: skip
+
+
+def write(out: Path, pages: Sequence[Path]) -> None:
+    """Write all tables and sentences to the folder, and into the pages that have their markers."""
+    found = published(out)
+    every = {
+        "real_models": models,
+        "real_geometry": geometry,
+        "real_directions": directions,
+        "real_transfers": transfers,
+        "real_claims": claims,
+        "real_answers": answers,
+        "real_practice": sentences.practice,
+        "real_costs": costs,
+        "real_verdicts": verdicts,
+    }
+    for name, made in every.items():
+        marked_pages = [p for p in pages if f"<!-- {name} -->" in p.read_text(encoding="utf-8")]
+        text = made(found)
+        tables.write(name, text, out, marked_pages, latex="|---|" in text)
+
+
+def models(found: Sequence[Published]) -> str:
+    """One row a model."""
+    rows = []
+    for p in found:
+        record = json.loads((p.folder / MODEL).read_text(encoding="utf-8"))
+        files = ", ".join(f"{name} {digest[:16]}…" for name, digest in record["files"].items())
+        rows.append((p.head, record["architecture"] or "—", f"{record['blocks']} × {record['width']}", files or "—"))
+    return markdown(("model", "family", "blocks × width", "weights, SHA-256"), rows)
+
+
+def geometry(found: Sequence[Published]) -> str:
+    """One row a quantity, one column a model."""
+    columns = [(p.head, record) for p in found if (record := p.record("geometry", "geometry"))]
+    rows = [(label, *(read(record) for _, record in columns)) for label, read in GEOMETRY.items()]
+    return markdown(("", *(head for head, _ in columns)), rows)
+
+
+def _sureness(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda record: str(record["discriminative"]["sureness"][key])
+
+
+def _by_rule(rule: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda record: str(record["discriminative"]["n_sites_by_rule"][rule])
+
+
+def _selected(record: Mapping[str, Any]) -> str:
+    found = record["discriminative"]["sureness"]["selected"]
+    return f"`{record['selection']['selected_site']}`: area {found['auroc']:.3f}, d {found['cohens_d']:.2f}"
+
+
+GEOMETRY: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "norm outputs": lambda record: str(record["n_sites"]),
+    "selected site, its area under the ROC curve and Cohen's d": _selected,
+    **{f"sites by the rule `{rule}`": _by_rule(rule) for rule in ("paper", "official", "centred", "effect", "auroc")},
+    "by the published rule surely in (bootstrap p ≥ 0.95)": _sureness("probability_above_0.95"),
+    "… hanging on which prompts were drawn": _sureness("between"),
+    "… surely out (p ≤ 0.05)": _sureness("probability_below_0.05"),
+    "squared length of the candidates in the plane (%)": lambda r: percent(r["plane"]["share_in_plane_uncentred"]),
+}
+
+
+def directions(found: Sequence[Published]) -> str:
+    """One row a model: the direction that Arditi et al.'s selection chooses, and whether its bounds keep one."""
+    rows = []
+    for p in found:
+        record, at_first = p.record("direction", "direction"), (p.record("direction", "took") or {}).get("at_first", "")
+        if record is not None:
+            scores = " → ".join(f"{record[name]:.2f}" for name in ("baseline_refusal_score", "refusal_score"))
+            added = " → ".join(f"{record[name]:.2f}" for name in ("baseline_induce_score", "induce_score"))
+            n = f"{record['n_select_positive']} harmful, {record['n_select_negative']} harmless"
+            kept = f"{at_first.split(':')[0]}; chosen without that on addition" if at_first else "kept"
+            where = f"block {record['block']}, token −{-record['position']}"
+            rows.append((p.head, where, scores, added, f"{record['kl']:.3f}", n, kept))
+    return markdown(("model", "direction", "refusal score, ablated", "added", "KL", "n on select", "bounds"), rows)
+
+
+def transfers(found: Sequence[Published]) -> str:
+    """One row a pair of sources, one column a model: area on held-out prompts, random directions, sites in common."""
+    by_model = [(p.head, record["pairs"]) for p in found if (record := p.record("transfer", "transfer"))]
+    keys = dict.fromkeys((r["fitted"], r["on"]) for _, pairs in by_model for r in pairs)
+    rows = [(f"{a} on {b}", *(_pair(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
+    return markdown(("direction of … on …", *(head for head, _ in by_model)), rows)
+
+
+def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
+    row = next((r for r in pairs if (r["fitted"], r["on"]) == (fitted, on)), None)
+    if row is None:
+        return "—"
+    area = f"{row['area']:.3f} [{row['area_low']:.3f}, {row['area_high']:.3f}]"
+    return f"{area} (random up to {row['random_high']:.2f}), sites {row['jaccard']:.2f}"
+
+
+def claims(found: Sequence[Published]) -> str:
+    """One row a claim, one column a model: what was measured, and the verdict; bold where it holds jointly."""
+    by_model = [(p.head, p.claims()) for p in found]
+    statements: dict[str, str] = {}
+    for _, of in by_model:
+        wanted = {k: c.statement for k, c in of.items() if c.level == "behaviour" or k.startswith(SHOWN)}
+        statements |= {k: text for k, text in wanted.items() if k not in statements}
+    rows = [(text, *(_cell(of.get(key)) for _, of in by_model)) for key, text in statements.items()]
+    return markdown(("claim", *(head for head, _ in by_model)), rows)
+
+
+def verdicts(found: Sequence[Published]) -> str:
+    """The table of the first screen: some claims, the verdict and the measurement on the first model that has each."""
+    rows = []
+    for start in FIRST:
+        every = [(p.head, key, c) for p in found for key, c in p.claims().items() if key.startswith(start)]
+        if every:
+            head, _, claim = every[0]
+            rows.append((claim.statement, head, marked(claim, claim.verdict), measured(claim)))
+    return markdown(("claim", "model", "verdict", "measured"), rows)
+
+
+def _cell(claim: Claim | None) -> str:
+    return "—" if claim is None else f"{marked(claim, claim.verdict)}: {measured(claim)}, n = {claim.n}"
+
+
+def answers(found: Sequence[Published]) -> str:
+    """A table a model: what each set of sites does under the one budget, on the report split."""
+    records = [(p.head, record) for p in found if (record := p.record("site_choice", "site_choice"))]
+    return "\n".join(_answers(head, record) for head, record in records) or "Not run yet.\n"
+
+
+def _answers(head: str, record: Mapping[str, Any]) -> str:
+    costs = {(s["condition"], s["variant"]): s["kl_on_report"] for s in record["sets"]}
+    rows = []
+    for s in record["settings"]:
+        name = f"{s['condition']}, {s['variant']}" if s["variant"] else s["condition"]
+        angle = "" if s["value"] is None else f"{s['value']:g}°"
+        cost = costs.get((s["condition"], s["variant"]))
+        perplexity = f"{s['perplexity_ref']:.1f}" if s.get("perplexity_ref") is not None else "—"
+        rates = [_rate(s, q) for q in RATES]
+        rows.append((name, angle, "—" if cost is None else f"{cost:.3f}", *rates, perplexity))
+    n = record["settings"][0].get("positive_answered_n")
+    return f"*{head}, {n} prompts of a class*\n\n{markdown(HEADS, rows)}"
+
+
+def _rate(setting: dict[str, Any], name: str) -> str:
+    if setting.get(name) is None:
+        return "—"
+    return percent(setting[name], setting[f"{name}_low"], setting[f"{name}_high"])
+
+
+def costs(found: Sequence[Published]) -> str:
+    """One row a study, one column a model: how long it took."""
+    by_model = [(p.head, took(p.folder)) for p in found]
+    studies = dict.fromkeys(study for _, of in by_model for study in of)
+    rows = [
+        (study.replace("_", " "), *(duration(of[study]) if study in of else "—" for _, of in by_model))
+        for study in studies
+    ]
+    return markdown(("study", *(head for head, _ in by_model)), rows)

@@ -1,0 +1,85 @@
+"""What of a study's folder is published: numbers, tables and figures, without the text of any answer.
+
+Answers to harmful prompts are never stored outside of the working folder: in published rows the SHA-256 of an answer
+stands in its place, by which whoever runs the command again can tell whether theirs is the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+from analyses.comparison import add_headline
+from analyses.real.records import claim_rows
+from lens_steer._io.atomic import whole_folder
+
+KINDS = (".json", ".csv", ".md", ".png", ".safetensors")
+TEXT, HASH = "text", "text_sha256"
+# Rows of the choice and parts of runs, from which a run goes on; qualitative.md, which shows answers.
+LEFT_OUT = ("select", "unsteered", "qualitative", "curves_select_")
+
+
+def publish(work: Path, out: Path) -> None:
+    """Copy a finished study from its working folder, with hashes in place of answers.
+
+    Args:
+        work: The folder that the command wrote.
+        out: The folder to write, which is replaced.
+    """
+    with whole_folder(out) as made:
+        for path in sorted(p for p in work.iterdir() if p.is_file() and is_published(p.name)):
+            if path.suffix == ".csv":
+                (made / path.name).write_text(hashed(path.read_text(encoding="utf-8")), encoding="utf-8")
+            else:
+                (made / path.name).write_bytes(path.read_bytes())
+        if (made / "comparison.json").exists():
+            add_headline(made)
+
+
+def is_published(name: str) -> bool:
+    """Return whether a file of a working folder is published.
+
+    >>> [is_published(name) for name in ("report.csv", "report.run.json", "select.csv", "figure.pdf", "figure.png")]
+    [True, False, False, False, True]
+    """
+    return name.endswith(KINDS) and not name.endswith(".run.json") and not name.startswith(LEFT_OUT)
+
+
+def hashed(text: str) -> str:
+    """Return a table of rows with the SHA-256 of each text in the place of the text.
+
+    >>> print(hashed("prompt,text\\n0,Hello\\n"), end="")
+    prompt,text_sha256
+    0,185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969
+    >>> hashed("site,value\\n")
+    'site,value\\n'
+    """
+    lines = text.splitlines(keepends=True)
+    if not lines or TEXT not in next(csv.reader(lines[:1])):
+        return text
+    rows = list(csv.reader(text.splitlines(keepends=True)))
+    at = rows[0].index(TEXT)
+    rows[0][at] = HASH
+    for row in rows[1:]:
+        row[at] = hashlib.sha256(row[at].encode("utf-8", "surrogatepass")).hexdigest()
+    return "".join(_line(row) for row in rows)
+
+
+def _line(row: list[str]) -> str:
+    return ",".join(f'"{c.replace(chr(34), chr(34) * 2)}"' if set(c) & set(',"\n\r') else c for c in row) + "\n"
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    """Return the verdict of every claim of a model's published studies, by id without the model's name."""
+    return {key: row["verdict"] for key, row in claim_rows(folder).items()}
+
+
+def differing(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Return a line for each claim whose verdict is not what it was; claims of one side alone are told too.
+
+    >>> differing({"a": "HOLDS", "b": "HOLDS", "c": "TIED"}, {"a": "HOLDS", "b": "REFUTED", "d": "HOLDS"})
+    ['b: was HOLDS, is REFUTED', 'c: was TIED, is gone', 'd: is new, HOLDS']
+    """
+    found = [f"{k}: was {v}, is {after.get(k, 'gone')}" for k, v in before.items() if after.get(k) != v]
+    return found + [f"{k}: is new, {v}" for k, v in after.items() if k not in before]

@@ -1,0 +1,92 @@
+"""What the studies of real models published, as it is read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analyses.real.studies import QUICK
+from lens_steer._io.atomic import whole_file
+from lens_steer.studies.claim import Claim
+
+MODEL, TOOK, WORK = "model.json", "took.json", "work.json"
+CLAIM_FILES = ("propositions", "site_choice", "headline", "transfer")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one model's studies published."""
+
+    name: str
+    folder: Path
+    quick: bool
+
+    def record(self, study: str, file: str) -> dict[str, Any] | None:
+        """Return what a study's JSON file holds; None where the study was not run."""
+        path = self.folder / study / f"{file}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def claims(self) -> dict[str, Claim]:
+        """Return every claim by its id, without the model's name in it."""
+        return {key: Claim.of(row) for key, row in claim_rows(self.folder).items()}
+
+    @property
+    def head(self) -> str:
+        return f"{self.name} (quick)" if self.quick else self.name
+
+
+def published(out: Path) -> list[Published]:
+    """Return what there is, whole studies first."""
+    found = []
+    for folder, quick in ((out, False), (out / QUICK.name, True)):
+        for model in sorted(folder.glob(f"*/{MODEL}")):
+            found.append(Published(model.parent.name, model.parent, quick))
+    return found
+
+
+def describe(source: Path, folder: Path) -> None:
+    """Write which model it was, with the SHA-256 of its weights and of the GGUF file from which they come, if it lies
+    beside them.
+    """
+    name = source.name
+    weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
+    beside = [p for p in source.parent.glob("*.gguf") if p.name.lower().startswith(name.lower())] if weights else []
+    config = json.loads((source / "config.json").read_text(encoding="utf-8")) if weights else {}
+    record = {
+        "name": name,
+        "architecture": config.get("model_type"),
+        "blocks": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "files": {p.name: _sha256(p) for p in (*beside, *weights)},
+    }
+    write_json(folder / MODEL, record)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record, whole or not at all."""
+    with whole_file(path) as work:
+        work.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the rows of all claims in a model's folder, by id without the model's name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in (p for name in CLAIM_FILES for p in sorted(folder.glob(f"*/{name}.json"))):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found |= {row["id"].removesuffix(f"-{record['meta']['model']}"): row for row in record["claims"]}
+    return found
+
+
+def took(folder: Path) -> dict[str, float]:
+    """Return the seconds that each study of a model took."""
+    paths = sorted(folder.glob(f"*/{TOOK}"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths}

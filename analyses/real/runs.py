@@ -1,0 +1,99 @@
+"""Running one study: links in place of a machine's paths, the command, the time it took."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from analyses.real.records import TOOK, write_json
+from analyses.real.studies import Size, Study, Where
+from lens_steer.errors import LensSteerError
+
+COMMAND = (sys.executable, "-m", "lens_steer")
+
+
+def linked(target: Path | None, link: Path, option: str) -> Path:
+    """Return a link to a folder, so that no path of a machine gets into what is published.
+
+    Raises:
+        LensSteerError: If there is no such folder.
+    """
+    if target is None or not Path(target).expanduser().is_dir():
+        raise LensSteerError(f"{option} {target}: give the folder (docs/results/real-models.md says what is in it)")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(Path(target).expanduser().resolve(), target_is_directory=True)
+    return link
+
+
+def run(study: Study, where: Where, size: Size) -> None:
+    """Run one study, or go on with it; its output goes to the terminal.
+
+    Where the command ends with an error and the study has another way (:attr:`Study.otherwise`), that one is taken, and
+    the error is kept beside the time.
+
+    Raises:
+        LensSteerError: If the command fails.
+    """
+    out = where.work / study.name
+    if (out / study.made).exists():
+        return
+    arguments = [*study.arguments(where, size), "--out", str(out)]
+    begun = time.monotonic()
+    code, told = _command(arguments)
+    if code == 2 and study.otherwise:
+        code, _ = _command([*arguments, *study.otherwise])
+    else:
+        told = ""
+    if code:
+        raise LensSteerError(f"{study.name}: the command above ended with {code}; run again, it goes on from there")
+    record = {"seconds": round(time.monotonic() - begun), **({"at_first": told} if told else {})}
+    write_json(out / TOOK, record)
+
+
+def cost(study: Study, where: Where, size: Size) -> dict[str, Any]:
+    """Return what a dry run of a study tells: tokens, and seconds on this machine. Its words go to the terminal.
+
+    Raises:
+        LensSteerError: If the command fails.
+    """
+    # what earlier studies hand over may not be there yet
+    given = without_folders(study.arguments(where, size), where.work)
+    arguments = [*given, "--out", str(where.work / study.name), "--dry-run"]
+    done = subprocess.run([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise LensSteerError(f"{study.name}: lens-steer {shlex.join(arguments)} ended with {done.returncode}")
+    told = json.loads(done.stdout)
+    return {name: told[name] for name in ("prompt_tokens", "new_tokens", "seconds", "seconds_low", "seconds_high")}
+
+
+def _command(arguments: list[str]) -> tuple[int, str]:
+    """Run ``lens-steer``, and return its exit code and the last line of its error stream, which is shown too."""
+    sys.stderr.write(f"lens-steer {shlex.join(arguments)}\n")
+    last = ""
+    started = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+    with started as running:
+        for line in running.stderr or ():
+            sys.stderr.write(line)
+            last = line.strip() or last
+    return started.returncode, last.removeprefix("lens-steer: ")
+
+
+def without_folders(arguments: list[str], work: Path) -> list[str]:
+    """Return a command line without what it takes from studies that are not finished.
+
+    >>> without_folders(["compare", "--direction", "nowhere/direction", "--seed", "0"], Path("nowhere"))
+    ['compare', '--direction', 'none', '--seed', '0']
+    """
+    found = list(arguments)
+    for option, instead in (("--direction", ["none"]), ("--calibration", [])):
+        at = found.index(option) if option in found else -1
+        if at >= 0 and Path(found[at + 1]).is_relative_to(work) and not Path(found[at + 1]).exists():
+            found[at : at + 2] = [option, *instead] if instead else []
+    return found

@@ -1,0 +1,115 @@
+"""The command that asks whether a direction holds on prompts of other sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lens_steer._defaults import ENGINE
+from lens_steer.cli.common import command, emit, tell
+from lens_steer.cli.dryrun import DryRun
+from lens_steer.cli.groups import grouped
+from lens_steer.cli.loading import Load
+from lens_steer.cli.options import Columns, Engine, Limit, Model, Out, Seed
+from lens_steer.errors import LensSteerError
+
+HALVES = (1.0, 0.0, 1.0)  # a direction comes from one half of a source, and is tested on the other
+
+
+@grouped
+def transfer(
+    load: Load,
+    dry: DryRun,
+    out: Out,
+    model: Model,
+    source: Annotated[
+        list[str],
+        typer.Option(
+            "--source",
+            help=(
+                "NAME=POSITIVE or NAME=POSITIVE=NEGATIVE, a file each (several times); without a negative file, "
+                "--negative is taken."
+            ),
+        ),
+    ],
+    negative: Annotated[
+        str | None, typer.Option("--negative", help="Prompts without the feature, for all sources.")
+    ] = None,
+    column: Columns = None,
+    limit: Limit = None,
+    sizes: Annotated[
+        str, typer.Option("--sizes", help="Numbers of prompts of a class for small calibrations, with commas.")
+    ] = "4,8,16,33,64,128",
+    draws: Annotated[int, typer.Option("--draws", help="Calibrations of each number of prompts.")] = 100,
+    seed: Seed = 0,
+    engine: Engine = ENGINE,
+) -> None:
+    """Does a direction hold on prompts of another source, and how many prompts does it need? Nothing is steered: the
+    separation of held-out prompts, the direction and the discriminative sites are compared.
+    """
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.data import read_contrast
+    from lens_steer.evaluation.work import Work, recording
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.models.loading import info_of
+    from lens_steer.models.sites import resolve
+    from lens_steer.studies.transfer.report import transfer_and_write
+    from lens_steer.studies.transfer.study import check
+
+    check_engine(engine, answers=False)
+    check_writable(out)
+    numbers = _sizes(sizes)
+    contrasts = {}
+    for name, files in _sources(source, negative).items():
+        contrasts[name] = read_contrast(
+            None, positive=files[0], negative=files[1], split=HALVES, column=column or None, limit=limit, seed=seed
+        )
+        tell(f"{name}: {contrasts[name].told}", [f"{name}: {line}" for line in contrasts[name].cautions])
+    check(contrasts, numbers, draws)
+    parts = [part for of in contrasts.values() for part in (of.fit, of.report)]
+    sides = {side.hash: side for part in parts for side in (part.positive, part.negative)}
+    info = info_of(load.check(model, *((side, 0) for side in sides.values())))
+    n_sites = len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    loaded = load(model)
+    work = Work()
+    for part in parts:
+        work += recording(loaded, part, n_sites)
+    dry.tell(loaded, work, parts[0].positive, engine=engine, max_new_tokens=1)
+    _, decided = transfer_and_write(
+        loaded, contrasts, out, command=command(), seed=seed, sizes=numbers, draws=draws, engine=engine
+    )
+    emit({"transfer": str(out / "transfer.md"), "verdicts": {c.id: c.verdict for c in decided}})
+
+
+def _sources(given: list[str], negative: str | None) -> dict[str, tuple[str, str]]:
+    """Parse the values of ``--source``.
+
+    >>> _sources(["a=one.json", "b=two.json=three.json"], "rest.json")
+    {'a': ('one.json', 'rest.json'), 'b': ('two.json', 'three.json')}
+
+    Raises:
+        LensSteerError: If one has no name or file, if two have the same name, or if one has no negative prompts.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for spec in given:
+        name, *files = spec.split("=")
+        if not name or len(files) not in (1, 2) or not all(files):
+            raise LensSteerError(f"--source {spec}: give NAME=POSITIVE or NAME=POSITIVE=NEGATIVE")
+        if name in found:
+            raise LensSteerError(f"--source {spec}: the name {name!r} was given before: use another one")
+        if len(files) == 1 and negative is None:
+            raise LensSteerError(f"--source {spec}: no prompts without the feature: add =NEGATIVE, or give --negative")
+        found[name] = (files[0], files[1] if len(files) == 2 else str(negative))
+    return found
+
+
+def _sizes(spec: str) -> list[int]:
+    try:
+        return [int(part) for part in spec.split(",")]
+    except ValueError:
+        raise LensSteerError(f"--sizes {spec}: give numbers with commas, such as 8,33,128") from None
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (transfer,)
