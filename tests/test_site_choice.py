@@ -226,6 +226,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         (["--draws", "-1"], "--draws -1: give a number of at least 0"),
         (["--budget", "0"], "--budget 0: give a divergence above 0"),
         (["--engine", "vllm"], "--engine vllm: logits under steering are read here"),
+        (["--direction", "nowhere"], "--direction 'nowhere': give arditi, none, or a folder"),
+        (["--tasks", "general:1"], "--tasks general:1: give a number of questions of at least 2"),
     ):
         code, _, err = command(monkeypatch, capsys, "site-choice", "--out", tmp_path / "refused", *options)
         assert code == 2 and wanted in err and not (tmp_path / "refused").exists()
@@ -240,3 +242,15 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     page = (tmp_path / "out" / "site_choice.md").read_text()
     assert all(c["statement"] in page for c in record["claims"])
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"site_frontier.png", "site_outcomes.png"}
+    selected = ["direction", "--limit", "5", "--max-new-tokens", "6", "--min-induce", "-inf", "--max-kl", "inf"]
+    code, _, err = command(monkeypatch, capsys, *selected, "--out", tmp_path / "direction")
+    assert code == 0, err
+    given += ["--direction", tmp_path / "direction", "--counts", "none", "--draws", "0"]
+    code, out, err = command(monkeypatch, capsys, "site-choice", "--out", tmp_path / "given", *given)
+    assert code == 0, err
+    record = json.loads((tmp_path / "given" / "site_choice.json").read_text())
+    conditions = {s["condition"] for s in record["settings"]}
+    assert "ablation-everywhere (given direction)" in conditions and not (tmp_path / "given" / "direction").exists()
+    assert {len(s["sites"]) for s in record["sets"] if s["rule"] in ("effect", "auroc")} == {
+        len(record["sets"][0]["sites"])
+    }

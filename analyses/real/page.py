@@ -9,7 +9,7 @@ from typing import Any
 
 from analyses import tables
 from analyses.real import sentences
-from analyses.real.records import MODEL, Published, published, took
+from analyses.real.records import MODEL, WORK, Published, published, took
 from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
 from lens_steer.stats.estimates import percent
@@ -43,6 +43,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_answers": answers,
         "real_practice": sentences.practice,
         "real_costs": costs,
+        "real_work": work,
         "real_verdicts": verdicts,
     }
     for name, made in every.items():
@@ -184,3 +185,19 @@ def costs(found: Sequence[Published]) -> str:
         for study in studies
     ]
     return markdown(("study", *(head for head, _ in by_model)), rows)
+
+
+def work(found: Sequence[Published]) -> str:
+    """One row a study: what a dry run of the whole one told of the first model that has it."""
+    for p in found:
+        if not p.quick and (p.folder / WORK).exists():
+            record = json.loads((p.folder / WORK).read_text(encoding="utf-8"))
+            rows = [
+                (
+                    study.replace("_", " "), f"{of['prompt_tokens'] / 1e6:.2f}", f"{of['new_tokens'] / 1e6:.2f}",
+                    f"{duration(of['seconds_low'])} to {duration(of['seconds_high'])}",
+                )
+                for study, of in record.items()
+            ]  # fmt: skip
+            return markdown((f"study of {p.name}", "million tokens read", "written, at most", "time"), rows)
+    return "Not told yet.\n"
