@@ -11,13 +11,18 @@ import pytest
 import torch
 
 import lens_steer as ls
-from lens_steer.data import Prompt
+from lens_steer.data import Contrast, Prompt
 from lens_steer.errors import LensSteerError
+from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
+from lens_steer.inference.engines import on_engine
+from lens_steer.inference.forward import batches_of
+from lens_steer.inference.generation import answer_ids, answers, scored_answers
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import ORGANISM_KINDS, organism_tasks
-from lens_steer.metrics.likelihood import mean_surprise
+from lens_steer.metrics.likelihood import mean_surprise, surprise_of
+from tests.test_parity import PROMPTS as PARITY
 
 PROMPTS = [Prompt.of("a short one"), Prompt.of("a rather longer one, with words"), Prompt.of("b")]
 RESPONSES = ["yes", "no, and not for a long while", "and so on"]
@@ -71,6 +76,46 @@ def test_a_greedy_answer_is_the_likeliest_under_its_own_plan(
     }
     assert not all(bool((logits.argmax(dim=-1) == ids).all()) for logits, ids in plain.values())
     assert own.mean() < mean_surprise(qwen, prompts, texts, engine=engine).mean()
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt[-1]", "generated[1:]"])
+def test_answers_are_scored_while_they_are_written(tiny: Any, positions: str) -> None:
+    """Texts are those of ``generate``, scores those of teacher forcing, also where values and lengths differ by row."""
+    contrast = Contrast(PARITY[:2], PARITY[2:])
+    calibration = ls.calibrate(ls.record(tiny, contrast, "resid_post", progress=False))
+    prompts = [Prompt.of("word " * n) for n in (1, 9, 3, 2)]
+    plan = ls.selective_steering(
+        calibration, [0.0, 80.0, 150.0, 260.0], at="resid_post", basis=random_plane(48, seed=3), positions=positions
+    )
+    with ls.steering(tiny, plan, tell=False):
+        texts, cut = answers(tiny, prompts, max_new_tokens=7)
+        found = scored_answers(tiny, prompts, lambda logits: logits[:, 5], max_new_tokens=7, batch_size=3)
+        forced = list(response_logits(tiny, with_responses(prompts, texts)))
+        with on_engine(tiny, "hf") as runner:
+            (batch,) = batches_of(runner, prompts, max_new_tokens=7)
+            written = dict(zip(batch.rows, answer_ids(runner, batch, 7), strict=True))
+    assert (found.texts, found.cut) == (texts, cut)
+    for row, logits, ids in forced:
+        if ids.tolist() == written[row]:  # the text is tokenised as it was written
+            assert found.surprise[row] == pytest.approx(surprise_of(logits, ids), abs=1e-4)
+        assert found.first[row] == pytest.approx(float(logits[0, 5]), abs=1e-3)
+    assert np.isnan(found.surprise[[i for i, text in enumerate(texts) if not text]]).all()
+
+
+def test_scored_answers_of_an_organism(qwen: Any, calibration: Any, refusal: Any) -> None:
+    """On answers that end by themselves the scores are those of a second pass."""
+    prompts = refusal.report.positive[:8]
+    with ls.steering(qwen, ls.selective_steering(calibration, 150.0)):
+        found = scored_answers(qwen, prompts, lambda logits: logits.amax(dim=-1), max_new_tokens=32)
+        own = mean_surprise(qwen, prompts, found.texts)
+        forced = response_logits(qwen, with_responses(prompts, found.texts))
+        first = {row: float(logits[0].max()) for row, logits, _ in forced}
+    assert found.surprise == pytest.approx(own, abs=1e-5)
+    assert found.first == pytest.approx([first[i] for i in range(8)], abs=1e-4)
+    with pytest.raises(LensSteerError, match="prompts is empty"):
+        scored_answers(qwen, [], lambda logits: logits.amax(dim=-1))
+    with pytest.raises(LensSteerError, match="max_new_tokens=0"):
+        scored_answers(qwen, prompts, lambda logits: logits.amax(dim=-1), max_new_tokens=0)
 
 
 def test_batches_do_not_matter(qwen: Any, refusal: Any) -> None:

@@ -25,7 +25,7 @@ from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.inference import batching
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
-from lens_steer.inference.generation import answers, tell_cut_off
+from lens_steer.inference.generation import answers, scored_answers, tell_cut_off
 from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.remote import records_of
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
@@ -280,11 +280,17 @@ def _measure(
             # Options are read and not written, which a serving engine does not do under a plan.
             by = ENGINE if engine in REMOTE else engine
             texts, cut = _options(model, asked, by), [False] * n
+        elif side != CAPABILITY and "self" in protocol.read_by and by == "hf":
+            tokens = refusal_tokens(info_of(model), protocol.openings)
+            scored = scored_answers(
+                model, asked, partial(refusal_score, tokens=tokens), max_new_tokens=protocol.max_new_tokens
+            )
+            texts, cut, own, scores = scored.texts, scored.cut, scored.surprise, scored.first
         else:
             texts, cut = answers(model, asked, max_new_tokens=protocol.max_new_tokens, engine=by)
-            tell_cut_off(model, cut, protocol.max_new_tokens)
-        if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
-            own, scores = _forced(protocol, asked, texts)
+            if side != CAPABILITY and "self" in protocol.read_by:  # tasks are only graded
+                own, scores = _forced(protocol, asked, texts)
+        tell_cut_off(model, cut, protocol.max_new_tokens)
     if side != CAPABILITY and "ref" in protocol.read_by:
         # The surprise under the unsteered model does not depend on the value or the plan, so the same text of the same
         # prompt is scored once.

@@ -275,7 +275,8 @@ def measuring(protocol: Protocol, grids: Sequence[Grid]) -> Work:
                     counted[key] += choosing_options(model, asked, times=key[0], engine=protocol.engine)
                     continue
                 counted[key] += answering(model, asked, new, times=key[0])
-                if side != CAPABILITY and "self" in protocol.read_by:
+                # On hf, answers are scored while they are written.
+                if side != CAPABILITY and "self" in protocol.read_by and protocol.engine != "hf":
                     counted[key] += forcing_answers(model, bare(asked), new, times=key[0])
             for plain in scored.values():
                 again = scoring_answers(model, plain * key[0], new) if cached else None

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.progress import counting, stepping
+from lens_steer.data import Prompt
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.batching import Prompts
@@ -92,14 +95,7 @@ def answers(
     >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
     (['7'], [True])
     """
-    chats = batching.chats(prompts)
-    if not chats:
-        raise LensSteerError(
-            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where "
-            "load_contrast was given split=(0.5, 0.25, 0.25))"
-        )
-    if max_new_tokens < 1:
-        raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
+    chats = _asked(prompts, max_new_tokens)
     tokenizer = info_of(model).tokenizer
     if (remote := remote_of(model, engine)) is not None:
         found, cut = remote_answers(model, remote, chats, max_new_tokens)
@@ -111,6 +107,95 @@ def answers(
                 texts[row] = decode_answer(tokenizer, ids)
                 cut[row] = len(ids) == max_new_tokens
     return texts, cut
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Answers with what their generation told of them.
+
+    Attributes:
+        texts: The answers.
+        cut: True for each answer that was cut off.
+        surprise: The mean −log p of each answer's tokens under the model that wrote them, in nats, without the end
+            token; NaN for an empty answer.
+        first: What ``first`` returned for the logits of each answer's first token; NaN for an empty answer.
+    """
+
+    texts: list[str]
+    cut: list[bool]
+    surprise: Float[np.ndarray, " n"]
+    first: Float[np.ndarray, " n"]
+
+
+def scored_answers(
+    model: Any,
+    prompts: Prompts,
+    first: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    *,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+) -> Scored:
+    """Return the answers of :func:`generate` on engine ``hf``, scored while they are written.
+
+    A greedy token is the likeliest one, so its probability is that of the largest logit, and no second pass reads the
+    answers. The values equal those of teacher forcing
+    (:func:`lens_steer.inference.teacher_forcing.response_logits`) up to rounding where the text of an answer is
+    tokenised as it was written.
+
+    Args:
+        model, prompts, max_new_tokens, batch_size: See :func:`generate`.
+        first: A function of the float32 logits of the first tokens, such as a refusal score.
+
+    Raises:
+        LensSteerError: As :func:`generate`.
+
+    >>> import lens_steer as ls
+    >>> found = scored_answers(ls.load_model("organism/qwen2"), ["What is 4 plus 3?"], lambda logits: logits.argmax(-1))
+    >>> found.texts, bool(found.surprise[0] < 0.1)
+    (['7.'], True)
+    """
+    chats = _asked(prompts, max_new_tokens)
+    tokenizer, n = info_of(model).tokenizer, len(chats)
+    found = Scored([""] * n, [False] * n, np.full(n, np.nan), np.full(n, np.nan))
+    with on_engine(model, "hf") as runner:
+        for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):
+            heard = _Heard(first)
+            written = answer_ids(runner, batch, max_new_tokens, heard=heard)
+            for i, (row, ids) in enumerate(zip(batch.rows, written, strict=True)):
+                text = decode_answer(tokenizer, ids)
+                found.texts[row], found.cut[row] = text, len(ids) == max_new_tokens
+                if text:
+                    found.surprise[row] = -float(torch.stack([step[i] for step in heard.logs[: len(ids)]]).mean())
+                    found.first[row] = float(heard.scores[i])
+    return found
+
+
+class _Heard:
+    """A logits processor that changes nothing and keeps the log-probability of the likeliest token of every step."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
+        self._first = first
+        self.logs: list[Float[Tensor, " batch"]] = []
+        self.scores: Tensor = torch.empty(0)
+
+    def __call__(self, ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch d_vocab"]) -> Tensor:
+        if not self.logs:
+            self.scores = self._first(logits.float()).double().cpu()
+        self.logs.append((logits.amax(dim=-1) - logits.logsumexp(dim=-1)).double().cpu())
+        return logits
+
+
+def _asked(prompts: Prompts, max_new_tokens: int) -> list[Prompt]:
+    """Return the prompts as chats, or refuse what cannot be answered."""
+    chats = batching.chats(prompts)
+    if not chats:
+        raise LensSteerError(
+            "prompts is empty: give at least one (a contrast of one's own has select and report prompts where "
+            "load_contrast was given split=(0.5, 0.25, 0.25))"
+        )
+    if max_new_tokens < 1:
+        raise LensSteerError(f"max_new_tokens={max_new_tokens}: at least 1 is needed")
+    return chats
 
 
 def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
@@ -128,7 +213,13 @@ def tell_cut_off(model: Any, cut: Sequence[bool], max_new_tokens: int) -> None:
 
 
 def answer_ids(
-    model: Any, batch: batching.Batch, max_new_tokens: int, *, kv_cache: bool = True, until: Sequence[str] = ()
+    model: Any,
+    batch: batching.Batch,
+    max_new_tokens: int,
+    *,
+    kv_cache: bool = True,
+    until: Sequence[str] = (),
+    heard: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[list[int]]:
     """Return the token ids of each row's greedy answer, without the end token.
 
@@ -140,11 +231,13 @@ def answer_ids(
         until: Stop sequences. A stop sequence that is a special token does not show in a decoded answer, so it ends an
             answer as an end token does. For all other stop sequences, a batch on Hugging Face stops as soon as each of
             its rows contains one, and the caller must cut the text.
+        heard: A logits processor of Transformers, which is given the tokens and the logits of every step; on Hugging
+            Face alone.
     """
     info = info_of(model)
     ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]
     with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
-        new = _continue(model, batch, max_new_tokens, kv_cache, ends, until)
+        new = _continue(model, batch, max_new_tokens, kv_cache, ends, until, heard)
     return [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))] for ids in new.tolist()]
 
 
@@ -155,11 +248,17 @@ def _unseen(tokenizer: Any, until: Sequence[str]) -> list[int]:
 
 
 def _continue(
-    model: Any, batch: batching.Batch, max_new_tokens: int, kv_cache: bool, ends: list[int], until: Sequence[str]
+    model: Any,
+    batch: batching.Batch,
+    max_new_tokens: int,
+    kv_cache: bool,
+    ends: list[int],
+    until: Sequence[str],
+    heard: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Int[Tensor, "batch new"]:
     info, width = info_of(model), batch.ids.shape[1]
     if info.backend == "hf":
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
@@ -175,7 +274,11 @@ def _continue(
         own, model.generation_config = model.generation_config, config
         try:
             out = model.generate(
-                batch.ids, attention_mask=batch.mask, generation_config=config, stopping_criteria=stops
+                batch.ids,
+                attention_mask=batch.mask,
+                generation_config=config,
+                stopping_criteria=stops,
+                logits_processor=LogitsProcessorList([] if heard is None else [heard]),
             )
         finally:
             model.generation_config = own
