@@ -58,7 +58,7 @@ class Size:
 
 
 WHOLE = Size(
-    name="", fit=128, select=32, report=64, new_tokens=48, verified=32, step=30, refine=4, controls=10, draws=19,
+    name="", fit=128, select=32, report=64, new_tokens=48, verified=16, step=30, refine=4, controls=10, draws=19,
     counts="24", tasks=96,
 )  # fmt: skip
 QUICK = Size(
@@ -123,18 +123,17 @@ def _transfer(where: Where, size: Size) -> list[str]:
 
 
 def _propositions(where: Where, size: Size) -> list[str]:
-    return [*_verifying(where, size), "--levels", LEVELS, "--controls", "0"]
+    return [*_verifying(where, size, size.limit(size.verified, size.verified)), "--levels", LEVELS, "--controls", "0"]
 
 
 def _behaviour(where: Where, size: Size) -> list[str]:
-    return [*_verifying(where, size), "--levels", "behaviour", "--controls", str(size.draws)]
+    return [*_verifying(where, size, size.limit()), "--levels", "behaviour", "--controls", str(size.draws)]
 
 
-def _verifying(where: Where, size: Size) -> list[str]:
+def _verifying(where: Where, size: Size, limit: str) -> list[str]:
     return [
-        "verify", *where.loading(), *where.files(FIT, SELECT, REPORT),
-        "--limit", size.limit(size.verified, size.verified), "--calibration", str(where.work / "calibration"),
-        "--tasks", "none", "--max-new-tokens", str(size.new_tokens),
+        "verify", *where.loading(), *where.files(FIT, SELECT, REPORT), "--limit", limit,
+        "--calibration", str(where.work / "calibration"), "--tasks", "none", "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
 
 
