@@ -9,16 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.stats.areas import auroc
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.transfer.claims import claims, less
 from lens_steer.studies.transfer.drawings import drawings
-from lens_steer.studies.transfer.study import Draws, Pair, Transfer, transfer
+from lens_steer.studies.transfer.few import Draws, chance, draw_few
+from lens_steer.studies.transfer.study import Pair, Transfer, transfer
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED
 from tests.test_cli import run as command
 
+SIDES = ("positive", "negative")
 FILES = {"tools": "saw hammer drill chisel", "fruit": "apple pear plum cherry", "rest": "river cloud stone field"}
 
 
@@ -60,6 +64,11 @@ def test_scores_are_projections_on_the_direction(qwen: Any, files: dict[str, Pat
     for scores, side, names in zip(pair.scores, held_out, hashes, strict=True):
         wanted = [float(h @ calibration.basis[0]) for h, name in zip(side, names, strict=True) if name not in seen]
         assert scores == pytest.approx(wanted, abs=1e-3)
+    texts = [[p.text for p in side] for side in (other.report.positive, other.report.negative)]
+    words = [[len(t.split()) for t in side] for side in texts]
+    above = np.mean([(a > b) + (a == b) / 2 for a in words[0] for b in words[1]])
+    assert pair.surface["number of words"] == pytest.approx(max(above, 1 - above))
+    assert pair.surface["a mark at the end"] == 0.5 and pair.shared  # every prompt of the files ends with a mark
     alone = found.pairs[0]
     assert (alone.cosine, alone.jaccard) == (pytest.approx(1), 1.0)
     assert np.array_equal(alone.scores[0], alone.own_scores[0])
@@ -67,16 +76,55 @@ def test_scores_are_projections_on_the_direction(qwen: Any, files: dict[str, Pat
 
 
 def test_few_prompts(qwen: Any, found: Transfer) -> None:
-    """Numbers above a source's own are left out; more prompts give a direction nearer to that of other prompts."""
-    assert {(d.source, d.n) for d in found.draws} == {(s, n) for s in ("tools", "fruit") for n in (3, 8)}
-    assert all(len(d.area) == 7 and set(d.same_site.tolist()) <= {True, False} for d in found.draws)
+    """Numbers above a half are left out and the half is added; more prompts agree better with others."""
+    assert {(d.source, d.n) for d in found.draws} == {(s, n) for s in ("tools", "fruit") for n in (3, 8, 12)}
     refusal = {"refusal": ls.load_contrast("organism/refusal", limit=32)}
-    few, more = transfer(qwen, refusal, sizes=(2, 16), draws=9, progress=False).draws
+    few, more, half = transfer(qwen, refusal, sizes=(2, 16), draws=9, progress=False).draws
     assert np.median(more.cosine) > np.median(few.cosine) + 0.1
     assert np.median(more.area) > 0.9
+    assert (half.n, half.half, half.held_out) == (32, 32, 64) and not half.lost.any()
 
 
-def planted(area: float, own: float, *, n: int = 64) -> Pair:
+def test_draws_are_calibrations_of_their_prompts(found: Transfer) -> None:
+    """One draw by hand: two sets that share no prompt, calibrated plainly; the area is that of the second half."""
+    source = found.sources[0]
+    (small, _) = draw_few("tools", source.fit, source.held_out, [5], draws=1, seed=4)
+    sides = [torch.cat([getattr(part, side) for part in (source.fit, source.held_out)]) for side in SIDES]
+    rng = np.random.default_rng([4, 0])
+    orders = [rng.permutation(len(side)) for side in sides]
+    halves = [len(side) // 2 for side in sides]
+
+    def calibrated(start: bool, n: int | None = None) -> ls.Calibration:
+        parts = [
+            side[order[half * start :][: half if n is None else n]]
+            for side, order, half in zip(sides, orders, halves, strict=True)
+        ]
+        return ls.calibrate(replace(source.fit, positive=parts[0], negative=parts[1], stream=None), progress=False)
+
+    one, other, whole = calibrated(False, 5), calibrated(True, 5), calibrated(False)
+    assert small.jaccard[0] == pytest.approx(
+        len({*one.discriminative_sites} & {*other.discriminative_sites})
+        / len({*one.discriminative_sites} | {*other.discriminative_sites})
+    )
+    rest = [side[order[half:]] for side, order, half in zip(sides, orders, halves, strict=True)]
+    areas = [
+        auroc(*((side[:, c.selected_index].double() @ c.basis[0].double()).numpy() for side in rest)).value
+        for c in (one, whole)
+    ]
+    assert small.area[0] == pytest.approx(areas[0], abs=1e-6)
+    assert small.lost[0] == pytest.approx(areas[0] - areas[1], abs=1e-6)
+    assert bool(small.same_site[0]) == (one.selected_site == other.selected_site)
+
+
+def test_agreement_by_chance() -> None:
+    """Random sets of the sizes agree as far as is said."""
+    rng = np.random.default_rng(0)
+    for a, b in ((4, 6), (20, 9), (35, 34)):
+        drawn = [(set(rng.permutation(48)[:a]), set(rng.permutation(48)[:b])) for _ in range(2000)]
+        assert np.mean([len(x & y) / len(x | y) for x, y in drawn]) == pytest.approx(chance(a, b, 48), abs=0.02)
+
+
+def planted(area: float, own: float, *, random: float = 0.6, n: int = 64) -> Pair:
     """A pair whose scores have these areas: a share of the positive prompts lies below all negative ones."""
 
     def scores(of: float) -> tuple[Any, Any]:
@@ -84,34 +132,57 @@ def planted(area: float, own: float, *, n: int = 64) -> Pair:
 
     return Pair(
         fitted="a", on="b", site="blocks.1.ln1.hook_out", scores=scores(area), own_scores=scores(own),
-        random=(0.5, 0.6), cosine=0.5, jaccard=0.2, left_out=0,
+        random=(0.5, random), cosine=0.5, jaccard=0.2, left_out=0, shared=True, surface={"number of words": 0.7},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("area", "own", "wanted"),
-    [(1.0, 1.0, HOLDS), (0.5, 1.0, REFUTED), (0.95, 1.0, NOT_SHOWN), (0.55, 0.5, INSENSITIVE)],
-)
-def test_planted_transfers(found: Transfer, area: float, own: float, wanted: str) -> None:
-    """It holds where nothing is lost, is refuted where all is; with an own direction of chance, nothing is said."""
-    pair = planted(area, own)
+    ("area", "own", "random", "wanted"),
+    [
+        (1.0, 1.0, 0.6, HOLDS), (0.5, 1.0, 0.6, REFUTED), (0.95, 1.0, 0.6, NOT_SHOWN), (0.55, 0.5, 0.6, INSENSITIVE),
+        (1.0, 1.0, 0.99, INSENSITIVE), (0.97, 0.97, 0.96, INSENSITIVE),
+    ],
+)  # fmt: skip
+def test_planted_transfers(found: Transfer, area: float, own: float, random: float, wanted: str) -> None:
+    """It holds where nothing is lost and is refuted where all is; beside random directions as good, nothing is said."""
+    pair = planted(area, own, random=random)
     decided = claims(replace(found, pairs=(pair, *(p for p in found.pairs if p.fitted == p.on)), draws=()))
     claim = next(c for c in decided if c.id == "transfers-a-on-b")
     assert claim.verdict == wanted
     assert claim.value == pytest.approx(area - own, abs=0.02)
-    assert ("holds_jointly" in claim.witness) == (wanted == HOLDS)
+    assert claim.witness["holds_jointly"] == (wanted == HOLDS)
+
+
+def test_a_direction_no_better_than_random_ones_does_not_transfer(found: Transfer) -> None:
+    """Between the lower ends of the two areas: the own direction is beyond random ones, the other is not surely."""
+    pair = planted(0.97, 1.0, n=400)
+    between = (pair.area().low + pair.own().low) / 2
+    pairs = (replace(pair, random=(0.5, between)), *(p for p in found.pairs if p.fitted == p.on))
+    (claim,) = (c for c in claims(replace(found, pairs=pairs, draws=())) if c.id == "transfers-a-on-b")
+    assert claim.interval is not None and claim.interval[0] > -0.1
+    assert claim.verdict == NOT_SHOWN
+
+
+def draws(n: int, *, lost: Any, jaccard: Any, by_chance: float = 0.1, half: int = 80) -> Draws:
+    ones = np.ones(20)
+    return Draws("tools", n, half, 160, ones, ones * jaccard, ones * by_chance, ones, ones * lost, ones > 0)
 
 
 def test_planted_draws(found: Transfer) -> None:
-    """33 prompts are enough where the draws lose nothing, and not where one in ten loses much; so for the sites."""
-    own = found.pairs[0].area().value
-    for lost, jaccard, wanted in ((0.0, 0.9, HOLDS), (0.2, 0.5, REFUTED)):
-        areas = np.where(np.arange(20) < 2, own - lost, own)
-        few = Draws("tools", 33, np.ones(20), np.full(20, jaccard), areas, np.ones(20, dtype=bool))
-        by_id = {c.id: c for c in claims(replace(found, draws=(few,)))}
-        assert by_id["few-direction-tools"].verdict == wanted
-        assert by_id["few-sites-tools"].verdict == wanted
-    assert {c.id for c in claims(found)} >= {"same-sites-tools", "same-sites-fruit"}
+    """33 prompts are enough where the draws lose nothing, are not where they lose much, and else nothing is shown."""
+    mixed = np.where(np.arange(20) < 10, 0.0, -0.2)
+    for lost, jaccard, wanted in (
+        (0.0, 0.9, HOLDS), (-0.2, 0.5, REFUTED), (mixed, 0.9 + mixed, NOT_SHOWN),
+    ):  # fmt: skip
+        by_id = {c.id: c for c in claims(replace(found, draws=(draws(33, lost=lost, jaccard=jaccard),)))}
+        assert by_id["few-direction-tools"].verdict == by_id["few-sites-tools"].verdict == wanted
+        assert not by_id["few-direction-tools"].witness["holds_jointly"]
+    by_id = {c.id: c for c in claims(replace(found, draws=(draws(33, lost=0, jaccard=0.9, by_chance=0.6),)))}
+    assert by_id["few-sites-tools"].verdict == INSENSITIVE
+    few = draws(33, lost=0, jaccard=0.9, half=50)
+    assert not any(c.id.startswith("few-") for c in claims(replace(found, draws=(few,))))
+    halves = claims(replace(found, draws=(draws(80, lost=0, jaccard=0.5),)))
+    assert {c.id: c.verdict for c in halves if "sites" in c.id} == {"same-sites-tools": REFUTED}
 
 
 def test_the_interval_of_a_difference() -> None:
@@ -153,7 +224,7 @@ def test_the_command(
     record = json.loads((tmp_path / "out" / "transfer.json").read_text("utf-8"))
     assert [c["id"] for c in record["claims"]] == list(json.loads(out)["verdicts"])
     assert {p.name for p in (tmp_path / "out").glob("*.png")} == {"transfer_areas.png", "prompts_needed.png"}
-    assert "left out" in (tmp_path / "out" / "transfer.md").read_text("utf-8")
+    assert "length or mark" in (tmp_path / "out" / "transfer.md").read_text("utf-8")
     for options, wanted in (
         (["--source", "tools"], "give NAME=POSITIVE"),
         (["--source", f"tools={files['tools']}"], "the name 'tools' was given before"),

@@ -27,6 +27,8 @@ def pair_rows(found: Transfer) -> list[dict[str, Any]]:
             | {"area_high": area.high, "own": own.value, "random_low": p.random[0], "random_high": p.random[1]}
             | {"cosine": None if np.isnan(p.cosine) else p.cosine, "jaccard": p.jaccard}
             | {"n_positive": len(p.scores[0]), "n_negative": len(p.scores[1]), "left_out": p.left_out}
+            | {"surface": max(p.surface.values()), "surface_by": max(p.surface, key=lambda look: p.surface[look])}
+            | {"shared_negatives": p.shared}
         )
     return rows
 
@@ -35,9 +37,9 @@ def size_rows(found: Transfer) -> list[dict[str, Any]]:
     """Return one row a source and number of prompts: the median of each quantity, and its 5 and 95 % quantiles."""
     rows = []
     for d in found.draws:
-        row: dict[str, Any] = {"source": d.source, "n": d.n, "draws": len(d.area)}
-        row["same_site"] = float(d.same_site.mean())
-        for name in QUANTITIES:
+        row: dict[str, Any] = {"source": d.source, "n": d.n, "half": d.half, "draws": len(d.area)}
+        row |= {"same_site": float(d.same_site.mean()), "by_chance": float(np.median(d.chance))}
+        for name in (*QUANTITIES, "lost"):
             values = getattr(d, name)
             values = values[~np.isnan(values)]
             ends = np.quantile(values, [0.5, 0.05, 0.95]).tolist() if len(values) else [None] * 3

@@ -22,8 +22,8 @@ from lens_steer.figures.core import (
 
 LOOKS = ((VERMILION, "o"), (BLUE, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"), (SKY, "P"))
 QUANTITIES = {
-    "area": "AUROC, held-out prompts", "cosine": "cosine with the direction\nfrom other prompts",
-    "jaccard": "Jaccard index of $L_{disc}$\nwith that from other prompts",
+    "area": "AUROC, other prompts", "cosine": "cosine with the direction\nfrom as many others",
+    "jaccard": "Jaccard index of $L_{disc}$\nwith that from as many others",
 }  # fmt: skip
 
 
@@ -31,13 +31,15 @@ QUANTITIES = {
 def transfer_areas(drawing: Drawing, ax: Target = None) -> Drawn:
     """Draw the area under the ROC curve of every direction on every source's held-out prompts, with its interval.
 
-    The source's own direction is a filled dot. The grey bar is the range of random directions at the same site.
+    The source's own direction is a filled dot. The grey bar is the range of random directions at the same site, the
+    cross what the number of words or the mark at the end of a prompt separates.
     """
     rows = drawing.rows()
     fig, ax, legend = canvas(ax, figsize=(TWO_COLUMNS, 0.9 + 0.22 * len(rows)), layout="constrained")
     for i, row in enumerate(rows):
         low, high = float(row["random_low"]), float(row["random_high"])  # type: ignore[arg-type]
         ax.barh(i, high - low, left=low, height=0.5, color=GREY, alpha=0.3, lw=0, label="random directions")
+    ax.plot([float(r["surface"]) for r in rows], range(len(rows)), "x", color=BLUE, ms=5, label="length or final mark")  # type: ignore[arg-type]
     for own, label, face in ((True, "the source's own direction", BLACK), (False, "another source's", "white")):
         kept = [(i, r) for i, r in enumerate(rows) if (r["fitted"] == r["on"]) == own]
         value, start, end = ([float(r[k]) for _, r in kept] for k in ("area", "area_low", "area_high"))  # type: ignore[arg-type]
@@ -47,7 +49,7 @@ def transfer_areas(drawing: Drawing, ax: Target = None) -> Drawn:
     ax.set(yticks=range(len(rows)), yticklabels=[f"{r['fitted']} on {r['on']}" for r in rows])
     ax.set(xlim=(0.45, 1.01), xlabel="area under the ROC curve")
     ax.invert_yaxis()
-    legend_below(legend, [ax], ncols=3)
+    legend_below(legend, [ax], ncols=4)
     return fig, [ax]
 
 

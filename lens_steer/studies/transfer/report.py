@@ -19,8 +19,8 @@ from lens_steer.studies.transfer.claims import claims
 from lens_steer.studies.transfer.drawings import drawings, pair_rows, size_rows
 from lens_steer.studies.transfer.study import Transfer, transfer
 
-HEADS = ("direction of", "on", "site", "area", "random", "cosine", "Jaccard of L_disc", "left out")
-SIZE_HEADS = ("source", "prompts of a class", "area", "cosine", "Jaccard of L_disc", "same site (%)")
+HEADS = ("direction of", "on", "site", "area", "random", "length or mark", "cosine", "Jaccard of L_disc", "left out")
+SIZE_HEADS = ("source", "prompts of a class", "area", "cosine", "Jaccard of L_disc", "by chance", "same site (%)")
 
 
 def transfer_and_write(
@@ -54,22 +54,31 @@ def text(found: Transfer, decided: list[Claim]) -> str:
     pairs = [
         (
             r["fitted"], r["on"], f"`{r['site']}`", f"{r['area']:.3f} [{r['area_low']:.3f}, {r['area_high']:.3f}]",
-            f"{r['random_low']:.2f} to {r['random_high']:.2f}", _number(r["cosine"]), _number(r["jaccard"]),
+            f"{r['random_low']:.2f} to {r['random_high']:.2f}", f"{r['surface']:.2f} ({r['surface_by']})",
+            *(_number(None if r["fitted"] == r["on"] else r[name]) for name in ("cosine", "jaccard")),
             str(r["left_out"]),
         )
         for r in pair_rows(found)
     ]  # fmt: skip
     sizes = [
-        (r["source"], str(r["n"]), *(_band(r, q) for q in ("area", "cosine", "jaccard")), percent(r["same_site"]))
+        (
+            r["source"], str(r["n"]), *(_band(r, name) for name in ("area", "cosine", "jaccard")),
+            f"{r['by_chance']:.2f}", percent(r["same_site"]),
+        )
         for r in size_rows(found)
-    ]
-    needed = f"\n## Few prompts\n\nMedians, with 90 % of the draws.\n\n{markdown(SIZE_HEADS, sizes)}" if sizes else ""
+    ]  # fmt: skip
+    needed = (
+        f"\n## Few prompts\n\nAgainst as many others: medians, with 90 % of the draws.\n\n{markdown(SIZE_HEADS, sizes)}"
+        if sizes
+        else ""
+    )
     figure = "\n![What few prompts give](prompts_needed.png)\n" if sizes else ""
     return (
         f"# Does a direction hold on other prompts? `{found.model}`\n\n"
         "The area under the ROC curve of held-out prompts, projected on the direction of each source at the site that "
-        "it selected; beside it the range of random directions there, the cosine of the two sources' candidates, and "
-        f"how far their discriminative sites agree.\n\n{markdown(HEADS, pairs)}\n![Areas](transfer_areas.png)\n{needed}"
+        "it selected. Beside it: the range of random directions there, what the number of words or a mark at the end "
+        "of the prompt separates, the cosine of the two sources' candidates, and how far their discriminative sites "
+        f"agree.\n\n{markdown(HEADS, pairs)}\n![Areas](transfer_areas.png)\n{needed}"
         f"{figure}\n## Claims\n\n{claim_tables.markdown(decided)}"
     )
 

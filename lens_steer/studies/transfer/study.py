@@ -1,7 +1,9 @@
 """The study: a calibration from one source of prompts is tested on held-out prompts of every source, and calibrations
-from few prompts are compared with one from other prompts.
+from few prompts are compared with others from as many.
 
 Nothing is steered. What transfers here is the separation of the classes by the direction, and the choice of the sites.
+Sources differ in more than their meaning, so what length and final punctuation separate, and what random directions do,
+stands beside every area.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,7 +22,6 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
-from lens_steer.geometry.resampling import Options, pooled, recalibrate
 from lens_steer.inference.class_means import recording
 from lens_steer.inference.record import Activations, record_prompts
 from lens_steer.models.loading import info_of
@@ -28,10 +29,12 @@ from lens_steer.models.sites import resolve
 from lens_steer.stats.areas import auroc
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.rates import Z_95
+from lens_steer.studies.transfer.few import Draws, cosine, draw_few, jaccard
 
 SIZES = (4, 8, 16, 33, 64, 128)  # 33 is among them: the number of pairs that small calibration sets have
 DRAWS = 100
 RANDOM = 19  # random directions beside each pair
+LOOKS = ("number of words", "a mark at the end")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +44,18 @@ class Source:
     Attributes:
         name: Its name.
         fit, held_out: The activations of both splits.
-        calibration, other: The calibrations from them.
+        calibration: The calibration from the fit split.
+        surface: What separates the held-out prompts without any meaning: the area under the ROC curve of their numbers
+            of words, and of whether they end with a mark (. ? !), each counted from the side on which it separates.
+        negatives: The hash of the held-out prompts without the feature.
     """
 
     name: str
     fit: Activations
     held_out: Activations
     calibration: Calibration
-    other: Calibration
+    surface: Mapping[str, float]
+    negatives: str
 
 
 Scores = tuple[Float[np.ndarray, " n_positive"], Float[np.ndarray, " n_negative"]]
@@ -68,6 +75,8 @@ class Pair:
         cosine: The cosine of the two sources' candidates at the site; NaN where one is zero.
         jaccard: The Jaccard index of the two sources' discriminative sites; 1 where neither has any.
         left_out: Held-out prompts that were left out because the calibration was made from them.
+        shared: Whether both sources have the same prompts without the feature.
+        surface: See :class:`Source`, of the source ``on``.
     """
 
     fitted: str
@@ -79,6 +88,8 @@ class Pair:
     cosine: float
     jaccard: float
     left_out: int
+    shared: bool
+    surface: Mapping[str, float]
 
     def area(self, z: float = Z_95) -> Estimate:
         """Return the area under the ROC curve of the held-out prompts on the direction of ``fitted``."""
@@ -87,27 +98,6 @@ class Pair:
     def own(self, z: float = Z_95) -> Estimate:
         """Return the same area on the direction of ``on`` itself."""
         return auroc(*self.own_scores, z=z)
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Calibrations of one source from few of its prompts, each drawn without replacement.
-
-    Attributes:
-        source: The name of the source.
-        n: The number of prompts of each class.
-        cosine: The cosine of each direction with the other prompts' candidate at the site that it selected.
-        jaccard: The Jaccard index of each L_disc with that of the other prompts.
-        area: The area under the ROC curve of the held-out projections.
-        same_site: Whether the selected site is that of all fit prompts.
-    """
-
-    source: str
-    n: int
-    cosine: Float[np.ndarray, " draws"]
-    jaccard: Float[np.ndarray, " draws"]
-    area: Float[np.ndarray, " draws"]
-    same_site: Bool[np.ndarray, " draws"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +127,7 @@ def transfer(
         model: A model from :func:`lens_steer.load_model`.
         sources: The contrasts by name, each with fit and report prompts of both classes. A side that several share is
             recorded once.
-        sizes: Numbers of prompts of a class for small calibrations; those above a source's own number are left out.
-        draws: The calibrations of each number.
+        sizes, draws: See :func:`lens_steer.studies.transfer.few.draw_few`.
         seed: The seed of every draw.
         engine: See :func:`lens_steer.record`.
         progress: Whether to show a bar.
@@ -149,7 +138,7 @@ def transfer(
     check(sources, sizes, draws)
     recorded = [_source(model, name, of, engine, kept) for kept in [{}] for name, of in _bar(sources, progress)]
     pairs = [_pair(a, b, seed) for a in recorded for b in recorded]
-    few = [_drawn(s, n, draws, seed) for s in recorded for n in sizes if n <= min(s.fit.n_positive, s.fit.n_negative)]
+    few = [d for s in recorded for d in draw_few(s.name, s.fit, s.held_out, sizes, draws=draws, seed=seed)]
     return Transfer(info_of(model).name, tuple(recorded), tuple(pairs), tuple(few), seed)
 
 
@@ -182,7 +171,23 @@ def _bar(sources: Mapping[str, ContrastSet], progress: bool) -> Iterator[tuple[s
 def _source(model: Any, name: str, of: ContrastSet, engine: str, kept: dict[str, Tensor]) -> Source:
     """Record one source; ``kept`` holds the sides that were recorded before, by their hash."""
     fit, held_out = (_recorded(model, part, engine, kept) for part in (of.fit, of.report))
-    return Source(name, fit, held_out, calibrate(fit), calibrate(held_out))
+    surface = {
+        look: _either(*(_looks(side)[look] for side in (of.report.positive, of.report.negative))) for look in LOOKS
+    }
+    return Source(name, fit, held_out, calibrate(fit), surface, of.report.negative.hash)
+
+
+def _looks(prompts: PromptSet) -> dict[str, Float[np.ndarray, " n"]]:
+    """Return what a prompt looks like, whatever it means."""
+    texts = [p.text.strip() for p in prompts]
+    words, marked = [float(len(t.split())) for t in texts], [float(t.endswith((".", "?", "!"))) for t in texts]
+    return dict(zip(LOOKS, (np.array(words), np.array(marked)), strict=True))
+
+
+def _either(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]) -> float:
+    """Return the area under the ROC curve, counted from the side on which the scores separate."""
+    area = auroc(positive, negative).value
+    return max(area, 1 - area)
 
 
 def _recorded(model: Any, part: Contrast, engine: str, kept: dict[str, Tensor]) -> Activations:
@@ -217,8 +222,7 @@ def _pair(fitted: Source, on: Source, seed: int) -> Pair:
     at, own = fitted.calibration.selected_index, on.calibration
     rng = np.random.default_rng([seed, 7])
     drawn = [torch.from_numpy(rng.standard_normal(own.d_model)) for _ in range(RANDOM)]
-    areas = [auroc(*_scores(held_out, at, v)).value for v in drawn]
-    areas = [max(a, 1 - a) for a in areas]
+    areas = [_either(*_scores(held_out, at, v)) for v in drawn]
     return Pair(
         fitted=fitted.name,
         on=on.name,
@@ -226,9 +230,11 @@ def _pair(fitted: Source, on: Source, seed: int) -> Pair:
         scores=_scores(held_out, at, fitted.calibration.basis[0]),
         own_scores=_scores(held_out, own.selected_index, own.basis[0]),
         random=(min(areas), max(areas)),
-        cosine=_cosine(fitted.calibration.candidates[at], own.candidates[at]),
+        cosine=cosine(fitted.calibration.candidates[at], own.candidates[at]),
         jaccard=jaccard(set(fitted.calibration.discriminative_sites), set(own.discriminative_sites)),
         left_out=sum(int((~k).sum()) for k in keep),
+        shared=fitted.name != on.name and fitted.negatives == on.negatives,
+        surface=on.surface,
     )
 
 
@@ -237,48 +243,3 @@ def _scores(
 ) -> Scores:
     positive, negative = ((side[:, site].double() @ direction.double()).numpy() for side in sides)
     return positive, negative
-
-
-def _cosine(a: Float[Tensor, " d_model"], b: Float[Tensor, " d_model"]) -> float:
-    lengths = float(a.double().norm() * b.double().norm())
-    return float(a.double() @ b.double()) / lengths if lengths > 0 else float("nan")
-
-
-def jaccard(one: set[str], other: set[str]) -> float:
-    """Return the size of the intersection over that of the union; 1 for two empty sets.
-
-    >>> jaccard({"a", "b"}, {"b", "c"}), jaccard(set(), set())
-    (0.3333333333333333, 1.0)
-    """
-    return len(one & other) / len(one | other) if one | other else 1.0
-
-
-def _drawn(source: Source, n: int, draws: int, seed: int) -> Draws:
-    """Calibrate on ``n`` prompts of each class, several times, and compare with the prompts that were held out."""
-    fit, held_out = source.fit, source.held_out
-    rng = np.random.default_rng([seed, n])
-    counts = [_subsets(rng, len(side), n, draws) for side in (fit.positive, fit.negative)]
-    samples, m = pooled(fit, Options()), len(fit.positive)
-    rows = samples.rows(0, m), samples.rows(m, m + len(fit.negative))
-    found = recalibrate(*rows, (counts[0], counts[1]), fit.sites, Options())
-    theirs = set(source.other.discriminative_sites)
-    measured: list[tuple[float, float, float]] = []
-    for i in range(draws):
-        at, direction = int(found.selected[i]), found.direction[i]
-        mine = {name for name, inside in zip(fit.sites, found.discriminative[i].tolist(), strict=True) if inside}
-        if at < 0:  # every candidate is zero
-            measured.append((float("nan"), jaccard(mine, theirs), 0.5))
-            continue
-        area = auroc(*_scores((held_out.positive, held_out.negative), at, direction)).value
-        measured.append((_cosine(direction, source.other.candidates[at]), jaccard(mine, theirs), area))
-    cosine, overlap, area = (np.array(column) for column in zip(*measured, strict=True))
-    same = (found.selected == source.calibration.selected_index).numpy()
-    return Draws(source.name, n, cosine, overlap, area, same)
-
-
-def _subsets(rng: np.random.Generator, total: int, n: int, draws: int) -> Float[Tensor, "draws total"]:
-    """Draw subsets of ``n`` of ``total`` prompts, as counts of 0 and 1."""
-    counts = torch.zeros(draws, total, dtype=torch.float64)
-    for row in counts:
-        row[torch.from_numpy(rng.permutation(total)[:n])] = 1.0
-    return counts
