@@ -43,15 +43,18 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     size = QUICK if args.quick else WHOLE
+    if args.work.is_absolute() and args.work.is_relative_to(Path.cwd()):
+        args.work = args.work.relative_to(Path.cwd())
     prompts = linked(args.prompts, args.work / "prompts", "--prompts")
     wanted = [s for s in STUDIES if s.name in (args.only or [s.name for s in STUDIES])]
     if args.quick and not args.only:
         wanted = [s for s in wanted if s.name not in SLOW]
     changed = []
     for model in args.model:
-        name = model.rstrip("/").split("/")[-1]
-        local = args.models is not None and (Path(args.models).expanduser() / model).is_dir()
-        source = str(linked(args.models, args.work / "models", "--models") / model) if local else model
+        name, source = model.rstrip("/").split("/")[-1], model
+        folder = next((p for p in (Path(model), Path(args.models or ".") / model) if p.expanduser().is_dir()), None)
+        if folder is not None:
+            source = str(linked(folder, args.work / "models" / name, "--model"))
         where = Where(source, prompts, args.work / "runs" / size.name / name, args.dtype)
         published = args.out / size.name / name
         before = verdicts(published)

@@ -79,15 +79,22 @@ def _by_rule(rule: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _selected(record: Mapping[str, Any]) -> str:
     found = record["discriminative"]["sureness"]["selected"]
-    return f"`{record['selection']['selected_site']}`: area {found['auroc']:.3f}, d {found['cohens_d']:.2f}"
+    return f"{found['auroc']:.3f}, {found['cohens_d']:.2f}"
+
+
+def _inside(record: Mapping[str, Any]) -> str:
+    chance = record["discriminative"]["sureness"]["selected"]["membership"]
+    return f"{'yes' if record['discriminative']['selected_inside'] else 'no'} ({chance:.2f})"
 
 
 GEOMETRY: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "norm outputs": lambda record: str(record["n_sites"]),
-    "selected site, its area under the ROC curve and Cohen's d": _selected,
+    "selected site": lambda record: f"`{record['selection']['selected_site']}`",
+    "its area under the ROC curve and Cohen's d, on the prompts it was selected from": _selected,
+    "whether it is discriminative by the published rule (bootstrap p)": _inside,
     **{f"sites by the rule `{rule}`": _by_rule(rule) for rule in ("paper", "official", "centred", "effect", "auroc")},
     "by the published rule surely in (bootstrap p ≥ 0.95)": _sureness("probability_above_0.95"),
-    "… hanging on which prompts were drawn": _sureness("between"),
+    "… neither surely in nor surely out": _sureness("between"),
     "… surely out (p ≤ 0.05)": _sureness("probability_below_0.05"),
     "squared length of the candidates in the plane (%)": lambda r: percent(r["plane"]["share_in_plane_uncentred"]),
 }
@@ -97,15 +104,16 @@ def directions(found: Sequence[Published]) -> str:
     """One row a model: the direction that Arditi et al.'s selection chooses, and whether its bounds keep one."""
     rows = []
     for p in found:
-        record, at_first = p.record("direction", "direction"), (p.record("direction", "took") or {}).get("at_first", "")
+        record = p.record("direction", "direction")
         if record is not None:
             scores = " → ".join(f"{record[name]:.2f}" for name in ("baseline_refusal_score", "refusal_score"))
             added = " → ".join(f"{record[name]:.2f}" for name in ("baseline_induce_score", "induce_score"))
             n = f"{record['n_select_positive']} harmful, {record['n_select_negative']} harmless"
-            kept = f"{at_first.split(':')[0]}; chosen without that on addition" if at_first else "kept"
+            kept = "all but that on addition, which none keeps" if record["bounds"]["min_induce"] is None else "all"
             where = f"block {record['block']}, token −{-record['position']}"
             rows.append((p.head, where, scores, added, f"{record['kl']:.3f}", n, kept))
-    return markdown(("model", "direction", "refusal score, ablated", "added", "KL", "n on select", "bounds"), rows)
+    heads = ("model", "direction", "refusal score, ablated", "added", "KL", "prompts that chose it", "bounds kept")
+    return markdown(heads, rows)
 
 
 def transfers(found: Sequence[Published]) -> str:
@@ -121,7 +129,8 @@ def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
     if row is None:
         return "—"
     area = f"{row['area']:.3f} [{row['area_low']:.3f}, {row['area_high']:.3f}]"
-    return f"{area} (random up to {row['random_high']:.2f}), sites {row['jaccard']:.2f}"
+    beside = f"random up to {row['random_high']:.2f}, {row['surface_by']} {row['surface']:.2f}"
+    return f"{area}; {beside}" + ("" if fitted == on else f"; sites {row['jaccard']:.2f}")
 
 
 def claims(found: Sequence[Published]) -> str:
@@ -195,7 +204,7 @@ def work(found: Sequence[Published]) -> str:
             rows = [
                 (
                     study.replace("_", " "), f"{of['prompt_tokens'] / 1e6:.2f}", f"{of['new_tokens'] / 1e6:.2f}",
-                    f"{duration(of['seconds_low'])} to {duration(of['seconds_high'])}",
+                    f"{duration(float(of['seconds_low']))} to {duration(float(of['seconds_high']))}",
                 )
                 for study, of in record.items()
             ]  # fmt: skip

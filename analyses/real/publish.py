@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from pathlib import Path
 
 from analyses.comparison import add_headline
 from analyses.real.records import claim_rows
 from lens_steer._io.atomic import whole_folder
+from lens_steer.errors import LensSteerError
 
 KINDS = (".json", ".csv", ".md", ".png", ".safetensors")
 TEXT, HASH = "text", "text_sha256"
@@ -25,16 +27,17 @@ def publish(work: Path, out: Path) -> None:
 
     Args:
         work: The folder that the command wrote.
-        out: The folder to write, which is replaced.
+        out: The folder to write. Files of an earlier run are removed.
     """
     with whole_folder(out) as made:
         for path in sorted(p for p in work.iterdir() if p.is_file() and is_published(p.name)):
-            if path.suffix == ".csv":
-                (made / path.name).write_text(hashed(path.read_text(encoding="utf-8")), encoding="utf-8")
-            else:
-                (made / path.name).write_bytes(path.read_bytes())
+            data = path.read_bytes()
+            (made / path.name).write_bytes(hashed(data.decode()).encode() if path.suffix == ".csv" else data)
         if (made / "comparison.json").exists():
             add_headline(made)
+        kept = {p.name for p in made.iterdir()}
+        for path in (p for p in out.iterdir() if p.is_file() and p.name not in kept):
+            path.unlink()
 
 
 def is_published(name: str) -> bool:
@@ -49,25 +52,26 @@ def is_published(name: str) -> bool:
 def hashed(text: str) -> str:
     """Return a table of rows with the SHA-256 of each text in the place of the text.
 
+    Raises:
+        LensSteerError: If a row has another number of cells than the head, so that it is not sure which is the text.
+
     >>> print(hashed("prompt,text\\n0,Hello\\n"), end="")
     prompt,text_sha256
     0,185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969
     >>> hashed("site,value\\n")
     'site,value\\n'
     """
-    lines = text.splitlines(keepends=True)
-    if not lines or TEXT not in next(csv.reader(lines[:1])):
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    if not rows or TEXT not in rows[0]:
         return text
-    rows = list(csv.reader(text.splitlines(keepends=True)))
     at = rows[0].index(TEXT)
-    rows[0][at] = HASH
-    for row in rows[1:]:
-        row[at] = hashlib.sha256(row[at].encode("utf-8", "surrogatepass")).hexdigest()
-    return "".join(_line(row) for row in rows)
-
-
-def _line(row: list[str]) -> str:
-    return ",".join(f'"{c.replace(chr(34), chr(34) * 2)}"' if set(c) & set(',"\n\r') else c for c in row) + "\n"
+    for i, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise LensSteerError(f"row {i} has {len(row)} cells, the head {len(rows[0])}: nothing of it is published")
+        row[at] = hashlib.sha256(row[at].encode("utf-8", "surrogatepass")).hexdigest() if i else HASH
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
 
 
 def verdicts(folder: Path) -> dict[str, str]:

@@ -52,10 +52,10 @@ def describe(source: Path, folder: Path) -> None:
     """Write which model it was, with the SHA-256 of its weights and of the GGUF file from which they come, if it lies
     beside them.
     """
-    name = source.name
-    weights = sorted(source.glob("*.safetensors")) if source.is_dir() else []
-    beside = [p for p in source.parent.glob("*.gguf") if p.name.lower().startswith(name.lower())] if weights else []
-    config = json.loads((source / "config.json").read_text(encoding="utf-8")) if weights else {}
+    name, place = source.name, source.resolve()
+    weights = sorted(place.glob("*.safetensors")) if place.is_dir() else []
+    beside = [p for p in place.parent.glob("*.gguf") if p.name.lower().startswith(name.lower())] if weights else []
+    config = json.loads((place / "config.json").read_text(encoding="utf-8")) if weights else {}
     record = {
         "name": name,
         "architecture": config.get("model_type"),
@@ -89,4 +89,4 @@ def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
 def took(folder: Path) -> dict[str, float]:
     """Return the seconds that each study of a model took."""
     paths = sorted(folder.glob(f"*/{TOOK}"))
-    return {path.parent.name: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths}
+    return {path.parent.name: float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) for path in paths}

@@ -35,26 +35,34 @@ def linked(target: Path | None, link: Path, option: str) -> Path:
 def run(study: Study, where: Where, size: Size) -> None:
     """Run one study, or go on with it; its output goes to the terminal.
 
-    Where the command ends with an error and the study has another way (:attr:`Study.otherwise`), that one is taken, and
-    the error is kept beside the time.
+    What is finished is not run again. Where the command ends with the error that a study knows another way for
+    (:attr:`Study.otherwise`), that one is taken, and the error is kept. The time of every attempt is added up.
 
     Raises:
-        LensSteerError: If the command fails.
+        LensSteerError: If the command fails, or if the folder holds the same study with other arguments.
     """
     out = where.work / study.name
-    if (out / study.made).exists():
-        return
     arguments = [*study.arguments(where, size), "--out", str(out)]
-    begun = time.monotonic()
-    code, told = _command(arguments)
-    if code == 2 and study.otherwise:
-        code, _ = _command([*arguments, *study.otherwise])
-    else:
-        told = ""
+    before = json.loads((out / TOOK).read_text(encoding="utf-8")) if (out / TOOK).exists() else {}
+    if before.get("arguments", arguments) != arguments:
+        raise LensSteerError(f"{out} holds this study with other arguments: remove it, or give another --work")
+    if before.get("finished"):
+        return
+    begun, record = time.monotonic(), {"arguments": arguments, "finished": False, **before}
+
+    def took() -> dict[str, Any]:
+        return {**record, "seconds": round(before.get("seconds", 0) + time.monotonic() - begun)}
+
+    try:
+        code, told = _command(arguments)
+        if code == 2 and study.otherwise and study.known in told:
+            record["at_first"] = told
+            code, told = _command([*arguments, *study.otherwise])
+        record["finished"] = code == 0
+    finally:
+        write_json(out / TOOK, took())
     if code:
         raise LensSteerError(f"{study.name}: the command above ended with {code}; run again, it goes on from there")
-    record = {"seconds": round(time.monotonic() - begun), **({"at_first": told} if told else {})}
-    write_json(out / TOOK, record)
 
 
 def cost(study: Study, where: Where, size: Size) -> dict[str, Any]:

@@ -16,7 +16,6 @@ SOURCES = {
     "strongreject": "strongreject.csv",
 }  # fmt: skip
 LEVELS = "formula,basis,dtype,recorded,downstream,geometry"  # of ``lens-steer verify``, without answers
-SOURCE_LIMIT = 256  # prompts of a source, half of them to fit
 # The methods of the papers' comparisons: Selective Steering, Angular Steering as published (all norm inputs read, all
 # norm outputs written) and at L_disc, and Arditi et al.'s two with the direction that their selection chooses.
 METHODS = ("selective", "standard-everywhere", "adaptive-everywhere", "standard", "act-add", "ablation-everywhere")
@@ -29,6 +28,7 @@ class Size:
     Attributes:
         name: The name of the folder; empty for the whole studies.
         fit, select, report: Prompts of a class in each split. There are 39 harmful ones in the published *val*.
+        source: Prompts of a source of the transfer, half of them to fit.
         new_tokens: The longest answer.
         verified: Prompts of a class that the propositions are tested on, downstream.
         step: Degrees between the angles of the comparison and of the choice of sites.
@@ -43,6 +43,7 @@ class Size:
     fit: int
     select: int
     report: int
+    source: int
     new_tokens: int
     verified: int
     step: int
@@ -58,12 +59,12 @@ class Size:
 
 
 WHOLE = Size(
-    name="", fit=128, select=32, report=64, new_tokens=48, verified=16, step=30, refine=4, controls=10, draws=19,
-    counts="24", tasks=96,
+    name="", fit=128, select=32, report=64, source=256, new_tokens=48, verified=16, step=30, refine=4,
+    controls=10, draws=19, counts="24", tasks=96,
 )  # fmt: skip
 QUICK = Size(
-    name="quick", fit=128, select=16, report=32, new_tokens=24, verified=4, step=60, refine=1, controls=2, draws=2,
-    counts="none", tasks=48,
+    name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=60, refine=1,
+    controls=2, draws=2, counts="none", tasks=48,
 )  # fmt: skip
 
 
@@ -93,15 +94,14 @@ class Study:
 
     Attributes:
         name: Its name, and that of its folder.
-        made: The file whose presence says that the study is finished.
         arguments: The command line, from the places and the size; ``--out`` is added.
-        otherwise: What is added to it where it ends with an error as it stands; empty where nothing may be.
+        otherwise: What is added to it where it ends with the error that ``known`` is a part of; empty where nothing is.
     """
 
     name: str
-    made: str
     arguments: Callable[[Where, Size], list[str]]
     otherwise: tuple[str, ...] = ()
+    known: str = ""
 
 
 def _calibration(where: Where, size: Size) -> list[str]:
@@ -119,7 +119,7 @@ def _direction(where: Where, size: Size) -> list[str]:
 def _transfer(where: Where, size: Size) -> list[str]:
     sources = [word for name, file in SOURCES.items() for word in ("--source", f"{name}={where.prompts / file}")]
     negative = ["--negative", str(where.prompts / FIT["--negative"])]
-    return ["transfer", *where.loading(), *sources, *negative, "--limit", str(SOURCE_LIMIT)]
+    return ["transfer", *where.loading(), *sources, *negative, "--limit", str(size.source)]
 
 
 def _propositions(where: Where, size: Size) -> list[str]:
@@ -158,15 +158,15 @@ def _comparison(where: Where, size: Size) -> list[str]:
 
 
 STUDIES = (
-    Study("calibration", "calibration.json", _calibration),
-    Study("geometry", "geometry.json", _geometry),
+    Study("calibration", _calibration),
+    Study("geometry", _geometry),
     # Where no candidate keeps the published bounds, that on addition is left out: the direction is for ablation.
-    Study("direction", "direction.json", _direction, otherwise=("--min-induce", "-inf")),
-    Study("transfer", "transfer.json", _transfer),
-    Study("propositions", "propositions.json", _propositions),
-    Study("site_choice", "site_choice.json", _site_choice),
-    Study("behaviour", "propositions.json", _behaviour),
-    Study("comparison", "comparison.json", _comparison),
+    Study("direction", _direction, otherwise=("--min-induce", "-inf"), known="keeps the bounds"),
+    Study("transfer", _transfer),
+    Study("propositions", _propositions),
+    Study("site_choice", _site_choice),
+    Study("behaviour", _behaviour),
+    Study("comparison", _comparison),
 )
 INSTANT = ("geometry",)  # from the calibration alone
 SLOW = ("behaviour", "comparison")  # left out of the quick run: every method gets as many settings as the one with most

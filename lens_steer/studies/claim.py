@@ -13,8 +13,11 @@ REPORTED = "REPORTED"  # the verdict of a claim that was not tested
 # The claims, by the beginning of their id, whose criterion was changed after a result was seen, with the commit.
 # Against random controls: at first a single draw; since ffee20b beyond every draw; then a rank, over prompts and draws.
 _AGAINST_DRAWS = ("against-random-half", "against-random-sites", "second-axis", "the-plane")
+# Transfer: random directions and agreement by chance came in, and draws that share no prompt, after a first look.
+_TRANSFER = ("transfers-", "same-sites-", "few-direction-", "few-sites-")
 POST_HOC = {
     "kl-flat-": "ca4d03e",
+    **dict.fromkeys(_TRANSFER, "3695266"),
     **{f"nominal-{outcome}{key}": "55299ea" for outcome in ("", "surprise-", "capable-") for key in _AGAINST_DRAWS},
 }
 
