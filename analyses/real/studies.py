@@ -63,7 +63,7 @@ WHOLE = Size(
     controls=10, draws=19, counts="24", tasks=96,
 )  # fmt: skip
 QUICK = Size(
-    name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=60, refine=1,
+    name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=90, refine=1,
     controls=2, draws=2, counts="none", tasks=48,
 )  # fmt: skip
 
