@@ -31,6 +31,7 @@ TABLES = (
     "real_answers",
     "real_costs",
     "real_work",
+    "real_gpu",
 )
 
 

@@ -23,6 +23,13 @@ SHOWN = (
     "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
     "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-",
 )  # fmt: skip
+# Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
+HUB = {
+    "meta-llama/Llama-3.2-1B-Instruct": 1.24, "Qwen/Qwen2.5-1.5B-Instruct": 1.54, "google/gemma-2-2b-it": 2.61,
+    "Qwen/Qwen2.5-3B-Instruct": 3.09, "meta-llama/Llama-3.2-3B-Instruct": 3.21, "Qwen/Qwen2.5-7B-Instruct": 7.61,
+    "google/gemma-2-9b-it": 9.24,
+}  # fmt: skip
+PEAK = 312e12
 # The claims of the README's first screen, by the beginning of their ids.
 FIRST = (
     "norm-recorded-SS", "norm-recorded-SAS", "drift-equal-divergence-published", "few-layers", "few-sites-mixed",
@@ -44,6 +51,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_practice": sentences.practice,
         "real_costs": costs,
         "real_work": work,
+        "real_gpu": on_gpu,
         "real_verdicts": verdicts,
     }
     for name, made in every.items():
@@ -198,15 +206,30 @@ def costs(found: Sequence[Published]) -> str:
 
 def work(found: Sequence[Published]) -> str:
     """One row a study: what a dry run of the whole one told of the first model that has it."""
-    for p in found:
-        if not p.quick and (p.folder / WORK).exists():
-            record = json.loads((p.folder / WORK).read_text(encoding="utf-8"))
-            rows = [
-                (
-                    study.replace("_", " "), f"{of['prompt_tokens'] / 1e6:.2f}", f"{of['new_tokens'] / 1e6:.2f}",
-                    f"{duration(float(of['seconds_low']))} to {duration(float(of['seconds_high']))}",
-                )
-                for study, of in record.items()
-            ]  # fmt: skip
-            return markdown((f"study of {p.name}", "million tokens read", "written, at most", "time"), rows)
-    return "Not told yet.\n"
+    told = _told(found)
+    if told is None:
+        return "Not told yet.\n"
+    rows = [
+        (
+            study.replace("_", " "), f"{of['prompt_tokens'] / 1e6:.2f}", f"{of['new_tokens'] / 1e6:.2f}",
+            f"{duration(float(of['seconds_low']))} to {duration(float(of['seconds_high']))}",
+        )
+        for study, of in told.items()
+    ]  # fmt: skip
+    return markdown(("whole study", "million tokens read", "written, at most", "time on two cores"), rows)
+
+
+def on_gpu(found: Sequence[Published]) -> str:
+    """One row a model of the hub: the least time of all whole studies, 2 N T operations at an accelerator's peak."""
+    told = _told(found)
+    if told is None:
+        return "Not told yet.\n"
+    tokens = sum(of["prompt_tokens"] + of["new_tokens"] for of in told.values())
+    rows = [(f"`{name}`", f"{n:g}", duration(2 * n * 1e9 * tokens / PEAK)) for name, n in HUB.items()]
+    return markdown(("model", "billion parameters", "all whole studies, at least"), rows)
+
+
+def _told(found: Sequence[Published]) -> dict[str, dict[str, float]] | None:
+    """Return what a dry run told of the whole studies, by study."""
+    paths = [p.folder / WORK for p in found if not p.quick]
+    return next((json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()), None)
