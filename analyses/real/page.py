@@ -10,6 +10,7 @@ from typing import Any
 from analyses import tables
 from analyses.real import sentences
 from analyses.real.records import MODEL, WORK, Published, published, took
+from analyses.real.studies import STUDIES
 from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
 from lens_steer.stats.estimates import percent
@@ -194,14 +195,17 @@ def _rate(setting: dict[str, Any], name: str) -> str:
 
 
 def costs(found: Sequence[Published]) -> str:
-    """One row a study, one column a model: how long it took."""
+    """One row a study, one column a model: how long it took, or why it could not be done."""
     by_model = [(p.head, took(p.folder)) for p in found]
-    studies = dict.fromkeys(study for _, of in by_model for study in of)
-    rows = [
-        (study.replace("_", " "), *(duration(of[study]) if study in of else "—" for _, of in by_model))
-        for study in studies
-    ]
+    studies = [s.name for s in STUDIES]
+    rows = [(study.replace("_", " "), *(_time(of.get(study)) for _, of in by_model)) for study in studies]
     return markdown(("study", *(head for head, _ in by_model)), rows)
+
+
+def _time(told: Mapping[str, Any] | None) -> str:
+    if told is None:
+        return "not run"
+    return f"{duration(float(told['seconds']))}" + (f": {told['cannot']}" if "cannot" in told else "")
 
 
 def work(found: Sequence[Published]) -> str:

@@ -86,7 +86,7 @@ def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def took(folder: Path) -> dict[str, float]:
-    """Return the seconds that each study of a model took."""
+def took(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Return what is told of each study's run: its seconds, and where it could not be done, why (``cannot``)."""
     paths = sorted(folder.glob(f"*/{TOOK}"))
-    return {path.parent.name: float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) for path in paths}
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}

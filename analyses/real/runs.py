@@ -35,7 +35,8 @@ def linked(target: Path | None, link: Path, option: str) -> Path:
 def run(study: Study, where: Where, size: Size) -> None:
     """Run one study, or go on with it; its output goes to the terminal.
 
-    What is finished is not run again. Where the command ends with the error that a study knows another way for
+    What is finished is not run again. Where the model has nothing to study (:attr:`Study.cannot`), that is kept in
+    place of a result. Where the command ends with the error that a study knows another way for
     (:attr:`Study.otherwise`), that one is taken, and the error is kept. The time of every attempt is added up.
 
     Raises:
@@ -58,6 +59,8 @@ def run(study: Study, where: Where, size: Size) -> None:
         if code == 2 and study.otherwise and study.known in told:
             record["at_first"] = told
             code, told = _command([*arguments, *study.otherwise])
+        if code == 2 and any(part in told for part in study.cannot):
+            record["cannot"], code = told, 0
         record["finished"] = code == 0
     finally:
         write_json(out / TOOK, took())
@@ -71,8 +74,7 @@ def cost(study: Study, where: Where, size: Size) -> dict[str, Any]:
     Raises:
         LensSteerError: If the command fails.
     """
-    # what earlier studies hand over may not be there yet
-    given = without_folders(study.arguments(where, size), where.work)
+    given = without_folder(study.arguments(where, size), where.work / "calibration")
     arguments = [*given, "--out", str(where.work / study.name), "--dry-run"]
     done = subprocess.run([*COMMAND, *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -93,15 +95,13 @@ def _command(arguments: list[str]) -> tuple[int, str]:
     return started.returncode, last.removeprefix("lens-steer: ")
 
 
-def without_folders(arguments: list[str], work: Path) -> list[str]:
-    """Return a command line without what it takes from studies that are not finished.
+def without_folder(arguments: list[str], folder: Path) -> list[str]:
+    """Return a command line without a calibration that is not there yet.
 
-    >>> without_folders(["compare", "--direction", "nowhere/direction", "--seed", "0"], Path("nowhere"))
-    ['compare', '--direction', 'none', '--seed', '0']
+    >>> without_folder(["verify", "--calibration", "nowhere", "--seed", "0"], Path("nowhere"))
+    ['verify', '--seed', '0']
     """
-    found = list(arguments)
-    for option, instead in (("--direction", ["none"]), ("--calibration", [])):
-        at = found.index(option) if option in found else -1
-        if at >= 0 and Path(found[at + 1]).is_relative_to(work) and not Path(found[at + 1]).exists():
-            found[at : at + 2] = [option, *instead] if instead else []
-    return found
+    if "--calibration" not in arguments or folder.exists():
+        return arguments
+    at = arguments.index("--calibration")
+    return [*arguments[:at], *arguments[at + 2 :]]

@@ -96,12 +96,14 @@ class Study:
         name: Its name, and that of its folder.
         arguments: The command line, from the places and the size; ``--out`` is added.
         otherwise: What is added to it where it ends with the error that ``known`` is a part of; empty where nothing is.
+        cannot: Parts of errors that say that the model has nothing to study: they are told in place of a result.
     """
 
     name: str
     arguments: Callable[[Where, Size], list[str]]
     otherwise: tuple[str, ...] = ()
     known: str = ""
+    cannot: tuple[str, ...] = ()
 
 
 def _calibration(where: Where, size: Size) -> list[str]:
@@ -138,9 +140,11 @@ def _verifying(where: Where, size: Size, limit: str) -> list[str]:
 
 
 def _answering(where: Where, size: Size, tasks: str) -> list[str]:
+    folder = where.work / "direction"
+    selected = str(folder) if (folder / "direction.json").exists() else "none"
     return [
         *where.loading(), *where.files(FIT, SELECT, REPORT), "--limit", size.limit(), "--tasks", tasks,
-        "--direction", str(where.work / "direction"), "--max-new-tokens", str(size.new_tokens),
+        "--direction", selected, "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
 
 
@@ -157,15 +161,17 @@ def _comparison(where: Where, size: Size) -> list[str]:
     return ["compare", *_answering(where, size, f"general:{size.tasks}"), *methods, *how]
 
 
+NO_REFUSAL = ("the model refuses none", "no token marks a refusal", "is left by the filter")
+NO_SITE = ("is discriminative by the published rule",)
 STUDIES = (
     Study("calibration", _calibration),
     Study("geometry", _geometry),
     # Where no candidate keeps the published bounds, that on addition is left out: the direction is for ablation.
-    Study("direction", _direction, otherwise=("--min-induce", "-inf"), known="keeps the bounds"),
+    Study("direction", _direction, otherwise=("--min-induce", "-inf"), known="keeps the bounds", cannot=NO_REFUSAL),
     Study("transfer", _transfer),
     Study("propositions", _propositions),
-    Study("site_choice", _site_choice),
-    Study("behaviour", _behaviour),
+    Study("site_choice", _site_choice, cannot=NO_SITE),
+    Study("behaviour", _behaviour, cannot=NO_SITE),
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry",)  # from the calibration alone
