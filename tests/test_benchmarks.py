@@ -20,7 +20,7 @@ def test_every_case_runs() -> None:
     """Two models, three widths' worth of code, memory and import; each ratio is a positive number with its range."""
     found = measure(1, small=True)
     here = found["embedded"]
-    assert len(here["ratios"]) == 2 * (4 + 5 + 4 + 3) + 1
+    assert len(here["ratios"]) == 2 * (4 + 5 + 4 + 3 + 2) + 1
     assert all(0 < r["low"] <= r["median"] <= r["high"] for r in here["ratios"])
     assert here["memory"]["returned_mib"] == pytest.approx(256 * 24 * 128 * 4 / 2**20)
     text = table(found)

@@ -24,7 +24,7 @@ from analyses import tables
 from lens_steer._io.atomic import whole_file
 from lens_steer._io.tables import markdown
 from lens_steer.geometry.calibration import versions
-from tests.benchmarks import cases, merged_cases, real_cases, sweep_cases
+from tests.benchmarks import cases, merged_cases, reading_cases, real_cases, sweep_cases
 from tests.benchmarks.timing import Ratio
 
 PARTS = ("embedded", "real")
@@ -66,6 +66,8 @@ def embedded(turns: int, *, small: bool = False) -> dict[str, Any]:
             ratios += sweep_cases.generation_sweep(
                 name, model, calibration, few[:16], 2 if small else 12, 4 if small else 48, turns
             )
+            ratios += reading_cases.options(name, model, 6 if small else 48, turns)
+            ratios += reading_cases.scores(name, model, calibration, few[:16], 4 if small else 48, turns)
             bar.update()
         for d_model in (64,) if small else (1536, 4096, 8192):
             ratios += cases.dense_rotation(d_model, 8 if small else 512, turns)

@@ -26,7 +26,7 @@ from lens_steer.inference import batching
 from lens_steer.inference.record import record_prompts
 from lens_steer.metrics.kl import kl
 from lens_steer.models.loading import hf_twin
-from tests.benchmarks import cases, sweep_cases
+from tests.benchmarks import cases, reading_cases, sweep_cases
 from tests.benchmarks.timing import Ratio, ratio, run
 
 NAME, DTYPES = "qwen2.5-coder-0.5b-instruct", ("float32", "bfloat16")
@@ -177,6 +177,8 @@ def every(where: Path, turns: int) -> dict[str, Any]:
         calibration = ls.calibrate(ls.record(model, Contrast(prompts[:16], prompts[256:272]), progress=False))
         ratios += cases.generation(name, model, calibration, prompts[:16], 32, turns)
         ratios += sweep_cases.generation_sweep(name, model, calibration, prompts[:8], 3, 24, turns)
+        ratios += reading_cases.options(name, model, 24, turns)
+        ratios += reading_cases.scores(name, model, calibration, prompts[:16], 24, turns)
         del model
     return {"ratios": ratios, "dtypes": dtypes(where, prompts[:64])}
 
