@@ -154,14 +154,33 @@ RULES_ = ("paper", "official", "centred", "effect", "auroc", "middle half", "all
 
 def test_planted_effects_and_nulls(calibration: Any) -> None:
     """Far above every other set: holds; no different: excluded or not shown; below: refuted."""
-    best = claims(made_up(dict.fromkeys(RULES_, 0.2) | {"paper": 0.9}, calibration))
+
+    def freed(found: SiteChoice) -> list[Any]:
+        return [c for c in claims(found) if c.id.startswith("sign-above-")]
+
+    best = freed(made_up(dict.fromkeys(RULES_, 0.2) | {"paper": 0.9}, calibration))
     assert {c.verdict for c in best} == {"HOLDS"} and all(c.witness["holds_jointly"] for c in best)
     assert best[-1].id == "sign-above-random" and best[-1].witness["rank_p"] == 1 / 20
     assert [c.value for c in best] == pytest.approx([(58 - 13) / 64] * len(best))
-    same = {c.id: c.verdict for c in claims(made_up(dict.fromkeys(RULES_, 0.5), calibration, n=400))}
+    same = {c.id: c.verdict for c in freed(made_up(dict.fromkeys(RULES_, 0.5), calibration, n=400))}
     assert set(same.values()) == {"EXCLUDED BEYOND 0.1"}
-    worse = claims(made_up(dict.fromkeys(RULES_, 0.9) | {"paper": 0.2}, calibration))
+    worse = freed(made_up(dict.fromkeys(RULES_, 0.9) | {"paper": 0.2}, calibration))
     assert {c.verdict for c in worse[:-1]} == {"REFUTED"}
+
+
+@pytest.mark.parametrize(("more", "wanted"), [(0.5, "HOLDS"), (0.0, "NOT SHOWN"), (-0.5, "REFUTED")])
+def test_planted_falls_of_the_score(calibration: Any, more: float, wanted: str) -> None:
+    """The published rule's sites lower the score by so much more than all others, with noise."""
+    found = made_up(dict.fromkeys(RULES_, 0.5), calibration)
+    noise = np.random.default_rng(0).normal(scale=0.5, size=(len(found.report), 64, 1))
+    report = tuple(
+        replace(c, harmful=c.harmful - noise[i] - (more if c.set.rule == "paper" else 0.0))
+        for i, c in enumerate(found.report)
+    )
+    falls = [c for c in claims(replace(found, report=report)) if c.id.startswith("sign-score-")]
+    assert len(falls) == 5 and {c.verdict for c in falls} == {wanted}
+    assert falls[0].value == pytest.approx(more, abs=0.25)
+    assert falls[-1].id == "sign-score-random" and falls[-1].witness["draws"] == 19
 
 
 def test_an_assay_that_sees_nothing_says_nothing(calibration: Any) -> None:

@@ -1,7 +1,9 @@
 """The claims of the study: do the sites of the published rule free more answers than others, under one budget?
 
 The criteria were written before any result. The outcome is an answered harmful prompt: neither refused, nor broken, nor
-cut off in a thought. Every rival has its own angle under the same budget.
+cut off in a thought. Every rival has its own angle under the same budget. The same questions of the fall of the refusal
+score, a finer outcome, were added after a first look (*post hoc*,
+:data:`lens_steer.studies.claim.POST_HOC`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import is_counted
 from lens_steer.evaluation.sweeps import POSITIVE
+from lens_steer.stats.clusters import Clusters
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate
@@ -45,7 +48,10 @@ def claims(found: SiteChoice, *, seed: int = 0) -> list[Claim]:
     level = 1 - 0.05 / max(1, len(rivals))  # the question to random sets, which has a rank, is a family of its own
     seen = _seen(rows, seed)
     made = [_against(found, rows, own, rival, level, seen, seed) for rival in rivals]
-    return made + ([_against_random(found, rows, own, drawn, seen, seed)] if drawn else [])
+    made += [_against_random(found, rows, own, drawn, seen, seed)] if drawn else []
+    clusters = clusters_of(rows[NONE, ""])
+    made += [_score_against(found, own, rival, level, clusters, seed) for rival in rivals]
+    return made + ([_score_against_random(found, own, drawn, clusters, seed)] if drawn else [])
 
 
 def _by_condition(rows: Sequence[Row]) -> ByCondition:
@@ -142,3 +148,46 @@ def _against_random(
     at = {"angle": found.chosen(own, found.budget), "cost": found.cost(own)}
     witness = {**at, "control_seen": seen, **told, "rank_p": among.p_at_least}
     return _decided(asked, effect, verdict, verdict, witness)
+
+
+def _falls(found: SiteChoice, of: SiteSet) -> Float[np.ndarray, " n"]:
+    """Return the fall of each harmful prompt's refusal score at a set's angle; 0 where none is within the budget."""
+    curve, angle = next(c for c in found.report if c.set == of), found.chosen(of, found.budget)
+    return np.zeros(len(curve.plain)) if angle is None else curve.plain - curve.harmful[:, curve.values.index(angle)]
+
+
+def _score_asked(found: SiteChoice, key: str, rival: str, formula: str, criterion: str) -> Claim:
+    return replace(
+        _asked(found, key, rival, formula, criterion),
+        id=f"sign-score-{key}",
+        statement="SS at the sites of the published rule (opposite signs of the class means) lowers the refusal score "
+        f"of harmful prompts more than at {rival}, under the same budget of side effects",
+        quantity="difference of the fall of the refusal score, in nats",
+    )
+
+
+def _score_against(
+    found: SiteChoice, own: SiteSet, rival: SiteSet, level: float, clusters: Clusters | None, seed: int
+) -> Claim:
+    key = f"{rival.rule.replace(' ', '-')}-{len(rival.sites)}"
+    formula = f"mean over prompts of the fall of the refusal score, {SIGN} − {rival.rule}"
+    asked = _score_asked(found, key, f"those of {rival.name}", formula, "95 % interval above 0")
+    both = _falls(found, own), _falls(found, rival)
+    alone, jointly = (paired_difference(*both, level=at, clusters=clusters, seed=seed) for at in (0.95, level))
+    said = [effect_verdict(effect, smallest=None) for effect in (alone, jointly)]
+    sizes = {s.name: float(falls.mean()) for s, falls in zip((own, rival), both, strict=True)}
+    return _decided(asked, alone, said[0], said[1], {"falls": sizes})
+
+
+def _score_against_random(
+    found: SiteChoice, own: SiteSet, drawn: Sequence[SiteSet], clusters: Clusters | None, seed: int
+) -> Claim:
+    formula = f"mean fall of the refusal score, {SIGN} less the mean of the draws; rank of {SIGN} among them"
+    criterion = f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}"
+    asked = _score_asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, criterion)
+    one, draws = _falls(found, own), np.stack([_falls(found, s) for s in drawn])
+    effect = less_mean_of_draws(one, draws, clusters, seed=seed)
+    among = band(draws.mean(axis=1).tolist(), float(one.mean()))
+    verdict = drawn_verdict(effect, (among.p_at_least, among.p_at_most), among.n, smallest=None)
+    told = {"draws": among.n, "median": among.median, "minimum": among.minimum, "maximum": among.maximum}
+    return _decided(asked, effect, verdict, verdict, {**told, "fall": float(one.mean()), "rank_p": among.p_at_least})

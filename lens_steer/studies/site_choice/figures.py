@@ -57,6 +57,7 @@ def site_frontier(drawing: Drawing, ax: Target = None) -> Drawn:
             cost = [sum(float(r["cost"]) for r in group) / len(group) for group in by_budget]  # type: ignore[arg-type]
             ends = [[end(float(r["effect"]) for r in g) for g in by_budget] for end in (min, max)]  # type: ignore[arg-type]
             axis.fill_between(cost, *ends, color=GREY, alpha=0.3, lw=0, label="random (least to greatest draw)")
+            axis.vlines(cost, *ends, color=GREY, alpha=0.6, lw=4)  # a band of one budget has no width
         for rule, (color, marker, dash, label) in LOOKS.items():
             own = [r for r in rows if r["rule"] == rule and (rule not in ("effect", "auroc") or r["n"] == count)]
             if not own:
