@@ -34,8 +34,8 @@ PEAK = 312e12
 # The claims of the README's first screen, by the beginning of their ids.
 FIRST = (
     "norm-recorded-SS", "norm-recorded-SAS", "drift-equal-divergence-published", "few-layers", "few-sites-mixed",
-    "few-direction-mixed", "transfers-mixed-on-jailbreakbench", "sign-above-all", "sign-above-middle-half",
-    "ss-above-standard-everywhere",
+    "few-direction-mixed", "transfers-mixed-on-jailbreakbench", "sign-above-effect", "sign-above-all",
+    "sign-score-effect", "sign-score-all", "ss-above-standard-everywhere",
 )  # fmt: skip
 
 

@@ -82,7 +82,10 @@ def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for path in (p for name in CLAIM_FILES for p in sorted(folder.glob(f"*/{name}.json"))):
         record = json.loads(path.read_text(encoding="utf-8"))
-        found |= {row["id"].removesuffix(f"-{record['meta']['model']}"): row for row in record["claims"]}
+        model = record["meta"]["model"]
+        for row in record["claims"]:
+            statement = row["statement"].replace(model, model.rstrip("/").split("/")[-1])
+            found[row["id"].removesuffix(f"-{model}")] = {**row, "statement": statement}
     return found
 
 

@@ -12,7 +12,11 @@ from lens_steer.studies.claim import Claim, measured
 from lens_steer.studies.transfer.claims import FEW
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, REFUTED
 
-SITES = "sign-above-"
+SITES, SCORES = "sign-above-", "sign-score-"
+RIVALS = {
+    "official": "the released code's rule", "centred": "signs about the midpoint", "effect": "the largest Cohen's d",
+    "auroc": "the largest area", "middle-half": "the middle half", "all": "all sites",
+}  # fmt: skip
 Claims = dict[str, Claim]
 
 
@@ -24,28 +28,37 @@ def practice(found: Sequence[Published]) -> str:
 
 
 def sites(p: Published) -> str | None:
-    """Say which sites free more answers than those of the published rule, under one budget of side effects."""
-    of = _named(p, SITES)
-    if not of:
+    """Say which sites do more than those of the published rule, under one budget of side effects."""
+    answers, scores = _named(p, SITES), _named(p, SCORES)
+    if not answers:
         return None
-    better, worse = _with(of, REFUTED), _with(of, HOLDS)
-    open_ = {k: c for k, c in of.items() if k not in better and k not in worse}
-    if not better and not worse:
-        unable = any(c.verdict.startswith(INSENSITIVE) for c in of.values())
-        why = "; the positive control shows too little for more" if unable else ""
-        return (
-            "Which rule chooses the sites is open: under the same budget of side effects the published one is not "
-            f"shown to free more or fewer answers than any rival{why} ({p.head}, {_rows(of)})."
-        )
-    parts = [
-        f"{words} {' and '.join(map(_rival, claims))} ({_rows(claims)})"
-        for words, claims in (("fewer answers than", better), ("more than", worse), ("no shown difference from", open_))
+    every = answers | scores
+    if _with(every, REFUTED):
+        advice = "Choose sites by what they do, and not by opposite signs alone"
+    elif len(_with(every, HOLDS)) == len(every):
+        advice = "Opposite signs choose the sites well"
+    else:
+        advice = "Whether opposite signs choose the sites well is open"
+    unable = any(c.verdict.startswith(INSENSITIVE) for c in answers.values())
+    more = " (the positive control shows too little for answers)" if unable else ""
+    told = "; ".join(
+        f"{what} {_against(claims)}"
+        for what, claims in (("they free", answers), ("they lower the refusal score", scores))
         if claims
-    ]
-    return (
-        "Choose sites by what they do and not by their rule alone: under the same budget of side effects, opposite "
-        f"signs free {'; '.join(parts)} ({p.head}; each claim at its own level, not jointly)."
     )
+    return f"{advice}: under the same budget of side effects {told}{more} ({p.head}, {_rows(every)})."
+
+
+def _against(claims: Claims) -> str:
+    """Return what a rule does against its rivals, in words, with all rivals in one of three lists."""
+    better, worse = _with(claims, HOLDS), _with(claims, REFUTED)
+    open_ = {k: c for k, c in claims.items() if k not in better and k not in worse}
+    parts = [
+        f"{words} {', '.join(map(_rival, of))}"
+        for words, of in (("less than", worse), ("more than", better), ("not shown to differ from", open_))
+        if of
+    ]
+    return "; ".join(parts)
 
 
 def published_methods(p: Published) -> str | None:
@@ -120,11 +133,11 @@ def _with(claims: Claims, verdict: str) -> Claims:
 def _rival(key: str) -> str:
     """Return the rival of a claim's id in words.
 
-    >>> _rival("sign-above-middle-half-24"), _rival("sign-above-random")
+    >>> _rival("sign-above-middle-half-24"), _rival("sign-score-random")
     ('the middle half (24 sites)', 'random sites')
     """
-    rule, _, count = key.removeprefix(SITES).rpartition("-")
-    return f"the {rule.replace('-', ' ')} ({count} sites)" if rule else f"{count} sites"
+    rule, _, count = key.removeprefix(SITES).removeprefix(SCORES).rpartition("-")
+    return f"{RIVALS.get(rule, rule)} ({count} sites)" if rule else f"{count} sites"
 
 
 def _rows(claims: Claims) -> str:

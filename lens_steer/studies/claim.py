@@ -18,7 +18,7 @@ _TRANSFER = ("transfers-", "same-sites-", "few-direction-", "few-sites-")
 POST_HOC = {
     "kl-flat-": "ca4d03e",
     **dict.fromkeys(_TRANSFER, "3695266"),
-    "sign-score-": "SCOREHASH",  # a finer outcome of the choice of sites
+    "sign-score-": "360fa1f",  # a finer outcome of the choice of sites
     **{f"nominal-{outcome}{key}": "55299ea" for outcome in ("", "surprise-", "capable-") for key in _AGAINST_DRAWS},
 }
 

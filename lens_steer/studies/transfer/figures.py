@@ -55,7 +55,10 @@ def transfer_areas(drawing: Drawing, ax: Target = None) -> Drawn:
 
 @figure
 def prompts_needed(drawing: Drawing, ax: Target = None) -> Drawn:
-    """Draw what calibrations from few prompts give, over their number: medians, with 90 % of the draws as a band."""
+    """Draw what calibrations from few prompts give, over their number: medians, with 90 % of the draws as a band.
+
+    Dotted lines are the Jaccard index of random sets of the same sizes.
+    """
     fig, axes, legend = canvas(ax, 1, len(QUANTITIES), figsize=(TWO_COLUMNS, 2.4), layout="constrained")
     sources = list(dict.fromkeys(str(r["source"]) for r in drawing.rows()))
     for axis, (name, label) in zip(axes, QUANTITIES.items(), strict=True):
@@ -65,8 +68,12 @@ def prompts_needed(drawing: Drawing, ax: Target = None) -> Drawn:
             value, low, high = ([float(r[f"{name}{e}"]) for r in rows] for e in ("", "_low", "_high"))  # type: ignore[arg-type]
             axis.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
             axis.plot(x, value, color=color, marker=marker, ms=3.5, label=source)
+            if name == "jaccard":
+                axis.plot(x, [float(r["by_chance"]) for r in rows], ":", color=color, lw=1)  # type: ignore[arg-type]
         axis.set_xscale("log", base=2)
-        ticks = sorted({int(r["n"]) for r in drawing.rows()})  # type: ignore[arg-type]
+        ticks: list[int] = []
+        for n in sorted({int(r["n"]) for r in drawing.rows()}):  # type: ignore[arg-type]
+            ticks += [n] if not ticks or n >= 1.5 * ticks[-1] else []  # labels that do not meet
         axis.set_xticks(ticks, [str(t) for t in ticks])
         axis.minorticks_off()
         axis.set(xlabel="prompts of a class", ylabel=label)
