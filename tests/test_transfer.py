@@ -107,10 +107,10 @@ def test_draws_are_calibrations_of_their_prompts(found: Transfer) -> None:
         / len({*one.discriminative_sites} | {*other.discriminative_sites})
     )
     rest = [side[order[half:]] for side, order, half in zip(sides, orders, halves, strict=True)]
-    areas = [
-        auroc(*((side[:, c.selected_index].double() @ c.basis[0].double()).numpy() for side in rest)).value
-        for c in (one, whole)
-    ]
+    areas = []
+    for c in (one, whole):
+        positive, negative = ((x[:, c.selected_index].double() @ c.basis[0].double()).numpy() for x in rest)
+        areas.append(auroc(positive, negative).value)
     assert small.area[0] == pytest.approx(areas[0], abs=1e-6)
     assert small.lost[0] == pytest.approx(areas[0] - areas[1], abs=1e-6)
     assert bool(small.same_site[0]) == (one.selected_site == other.selected_site)

@@ -112,7 +112,7 @@ def read_contrast(
             f"limit={limit!r}: a file that is dealt to several parts has one limit; give select and report files of "
             "their own, or one number"
         )
-    columns, of_part = _columns(column), dict(zip(PARTS, limits, strict=True))
+    columns, of_part = _columns(column), dict[str, int | str | None](zip(PARTS, limits, strict=True))
     sets = {
         role: read_prompt_set(
             source,
