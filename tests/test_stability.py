@@ -93,6 +93,10 @@ def test_a_resample_is_what_calibrate_gives(options: dict[str, Any]) -> None:
         )
     assert len(found.selected.unique()) > 1
     assert len(found.discriminative.unique(dim=0)) > 1
+    rows = everyone.rows(0, 17), everyone.rows(17, 40)
+    bare = recalibrate(*rows, counts, acts.sites, asked, planes=False)
+    assert bare.selected.equal(found.selected) and bare.discriminative.equal(found.discriminative)
+    assert bare.direction.equal(found.direction) and bool(bare.basis.isnan().all())
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

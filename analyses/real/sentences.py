@@ -79,12 +79,16 @@ def prompts(p: Published) -> str | None:
     direction, whole = _named(p, "few-direction-"), _named(p, "same-sites-")
     if not direction or not whole:
         return None
-    enough, stable = _with(direction, HOLDS), _with(whole, HOLDS)
+    enough, same, other = _with(direction, HOLDS), _with(whole, HOLDS), _with(whole, REFUTED)
+    advice = (
+        "Name the sites of the published rule: they are those that other prompts give"
+        if len(same) == len(whole)
+        else "Give a list of sites with its agreement between halves of the prompts: by the published rule two halves "
+        f"are shown to have the same sites on {len(same)} of {len(whole)} sources, and refuted to on {len(other)}"
+    )
     return (
-        f"{FEW} prompts of a class separate other prompts of the same source about as well as a whole half does on "
-        f"{len(enough)} of {len(direction)} sources; two halves of all prompts have the same discriminative sites "
-        f"by the published rule on {len(stable)} of {len(whole)}, so give a list of sites with its agreement between "
-        f"halves ({p.head}, {_rows(direction | whole)})."
+        f"{advice}; {FEW} prompts of a class separate other prompts about as well as a whole half does on "
+        f"{len(enough)} of {len(direction)} ({p.head}, {_rows(whole | direction)})."
     )
 
 

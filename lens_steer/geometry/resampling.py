@@ -129,6 +129,7 @@ def recalibrate(
     names: Sequence[str],
     options: Options,
     *,
+    planes: bool = True,
     tick: Callable[[], object] = lambda: None,
 ) -> Recalibrated:
     """Compute selection, plane and discriminative sites of every resample.
@@ -138,6 +139,7 @@ def recalibrate(
         counts: The counts of both classes; every row has a positive sum.
         names: The names of the sites.
         options: The options of ``calibrate``.
+        planes: Whether the planes are computed, which takes most of the time; otherwise every basis is NaN.
         tick: A function that is called after every resample, for a progress bar.
     """
     n, n_sites, d_model = len(counts[0]), *positive.raw.shape[1:]
@@ -149,7 +151,7 @@ def recalibrate(
         torch.full((n, 2, d_model), torch.nan),
     )
     for row, (raw, unit) in enumerate(_means(positive, negative, counts)):
-        _one(found, row, raw, unit, names, options)
+        _one(found, row, raw, unit, names, options, planes)
         tick()
     return found
 
@@ -175,7 +177,9 @@ def _means(positive: Samples, negative: Samples, counts: tuple[Tensor, Tensor]) 
         yield from zip(*(m.unflatten(2, positive.raw.shape[1:]) for m in (means[0], means[-1])), strict=True)
 
 
-def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options) -> None:
+def _one(
+    found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence[str], options: Options, planes: bool
+) -> None:
     """Fill in the results of one resample from its class means, as ``calibrate`` does."""
     candidates, span = candidates_and_span(options.candidate_norm, (raw[0], raw[1]), (unit[0], unit[1]))
     if bool(zero_rows(candidates).all()):
@@ -188,6 +192,8 @@ def _one(found: Recalibrated, row: int, raw: Means, unit: Means, names: Sequence
     a, b = (unit if options.rule == "official" else raw) @ direction
     mask = mean_rule(a, b, names, rule=options.rule)
     found.discriminative[row] = mask
+    if not planes:
+        return
     try:
         plane = build_plane(
             span,

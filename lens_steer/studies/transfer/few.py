@@ -103,7 +103,7 @@ def _calibrated(
         rows = torch.zeros(order.shape, dtype=torch.float64)
         rows.scatter_(1, torch.from_numpy(order[:, start:stop]), 1.0)
         counts.append(rows)
-    return recalibrate(samples[0], samples[1], (counts[0], counts[1]), names, Options())
+    return recalibrate(samples[0], samples[1], (counts[0], counts[1]), names, Options(), planes=False)
 
 
 def _area(
