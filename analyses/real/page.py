@@ -31,12 +31,20 @@ HUB = {
     "google/gemma-2-9b-it": 9.24,
 }  # fmt: skip
 PEAK = 312e12
-# The claims of the README's first screen, by the beginning of their ids.
-FIRST = (
-    "norm-recorded-SS", "norm-recorded-SAS", "drift-equal-divergence-published", "few-layers", "few-sites-mixed",
-    "few-direction-mixed", "transfers-mixed-on-jailbreakbench", "sign-above-effect", "sign-above-all",
-    "sign-score-effect", "sign-score-all", "ss-above-standard-everywhere",
-)  # fmt: skip
+# The claims of the README's first screen in few words, by the beginning of their ids.
+FIRST = {
+    "norm-recorded-SS": "Selective Steering keeps the norm of recorded activations",
+    "norm-recorded-SAS": "Angular Steering keeps the norm of recorded activations",
+    "few-layers": "far fewer layers are steered than there are",
+    "few-direction-mixed": "33 prompts give the direction",
+    "few-sites-mixed": "33 prompts give the sites",
+    "transfers-mixed-on-jailbreakbench": "the direction holds on JailbreakBench",
+    "sign-above-effect": "opposite signs free more answers than the largest Cohen's d",
+    "sign-score-effect": "… lower the refusal score more",
+    "sign-above-all": "… free more answers than all sites",
+    "sign-score-all": "… lower the refusal score more",
+    "ss-above-standard-everywhere": "Selective Steering frees more answers than Angular Steering",
+}
 
 
 def write(out: Path, pages: Sequence[Path]) -> None:
@@ -156,12 +164,13 @@ def claims(found: Sequence[Published]) -> str:
 def verdicts(found: Sequence[Published]) -> str:
     """The table of the first screen: some claims, the verdict and the measurement on the first model that has each."""
     rows = []
-    for start in FIRST:
-        every = [(p.head, key, c) for p in found for key, c in p.claims().items() if key.startswith(start)]
+    for start, words in FIRST.items():
+        every = [(p, c) for p in found for key, c in p.claims().items() if key.startswith(start)]
         if every:
-            head, _, claim = every[0]
-            rows.append((claim.statement, head, marked(claim, claim.verdict), measured(claim)))
-    return markdown(("claim", "model", "verdict", "measured"), rows)
+            p, claim = every[0]
+            size = "quick" if p.quick else "whole"
+            rows.append((words, marked(claim, claim.verdict), measured(claim), str(claim.n), size))
+    return markdown(("claim", "verdict", "measured", "n", "study"), rows)
 
 
 def _cell(claim: Claim | None) -> str:

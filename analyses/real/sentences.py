@@ -42,11 +42,11 @@ def sites(p: Published) -> str | None:
     unable = any(c.verdict.startswith(INSENSITIVE) for c in answers.values())
     more = " (the positive control shows too little for answers)" if unable else ""
     told = "; ".join(
-        f"{what} {_against(claims)}"
-        for what, claims in (("they free", answers), ("they lower the refusal score", scores))
+        f"{what}, {_against(claims)}"
+        for what, claims in (("by answers freed", answers), ("by the fall of the refusal score", scores))
         if claims
     )
-    return f"{advice}: under the same budget of side effects {told}{more} ({p.head}, {_rows(every)})."
+    return f"{advice}: under the same budget of side effects, {told}{more} ({p.head}, {_rows(every)})."
 
 
 def _against(claims: Claims) -> str:
@@ -55,10 +55,10 @@ def _against(claims: Claims) -> str:
     open_ = {k: c for k, c in claims.items() if k not in better and k not in worse}
     parts = [
         f"{words} {', '.join(map(_rival, of))}"
-        for words, of in (("less than", worse), ("more than", better), ("not shown to differ from", open_))
+        for words, of in (("they do less than", worse), ("more than", better), ("no shown difference from", open_))
         if of
     ]
-    return "; ".join(parts)
+    return ", ".join(parts)
 
 
 def published_methods(p: Published) -> str | None:

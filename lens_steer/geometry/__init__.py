@@ -14,6 +14,7 @@ What other rooms use of it:
 - ``logistic``: ``fit``, ``prepare``, ``Samples``, ``probabilities``
 - ``planes``: ``gram_error``, ``orthonormalise``, ``random_plane``, ``turned_at_random``, ``plane_coordinates``,
   ``principal_angles``, ``principal_component``
+- ``resampling``: ``Options``, ``Recalibrated``, ``Samples``, ``recalibrate``
 - ``rules``: ``cautions``, ``discriminative_by_rule``, ``with_rule``, ``with_separations``, ``site_rows``, ``sureness``
 - ``selected_direction``: ``SelectedDirection``, ``StreamDirection``, ``CandidateScore``, ``DirectionBounds``
 - ``stability``: ``Stability``, ``stability``, ``Resamples``

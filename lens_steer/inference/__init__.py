@@ -11,7 +11,8 @@ What other rooms use of it:
 - ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``active_plans``,
   ``check_rows``
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``, ``forward``
-- ``generation``: ``generate``, ``answer_ids``, ``answers``, ``tell_cut_off``
+- ``generation``: ``generate``, ``answer_ids``, ``answers``, ``scored_answers``,
+  ``tell_cut_off``
 - ``positions``: ``Clock``, ``first_steered``, ``normalized``, ``parse``, ``steers``, ``Layout``,
   ``n_reused``
 - ``prompt_cache``: ``PromptCache``
