@@ -41,11 +41,16 @@ def test_a_plan_beside_is_in_force_too(qwen: Any, refusal: Any, calibration: Any
 
 
 def test_only_those_who_read_are_counted(qwen: Any, refusal: Any) -> None:
-    """No pass over the answers where no model reads them, and one for each that does."""
+    """No pass over the answers where no model reads them, and one for each that does; on ``hf`` the model that writes
+    them reads them meanwhile.
+    """
     few = Contrast(refusal.report.positive[:3], refusal.report.negative[:2])
     protocol = Protocol(qwen, few, "report", PromptSet(()), max_new_tokens=8)
     nobody, one, both = (measuring(replace(protocol, read_by=r), [Grid(NONE)]) for r in ((), ("ref",), ("ref", "self")))
-    assert (nobody.forced, 2 * one.forced, nobody.answers) == (0, both.forced, both.answers)
+    assert (nobody.forced, one.forced, nobody.answers) == (0, both.forced, both.answers)
+    slow = replace(protocol, engine="tl")
+    one, both = (measuring(replace(slow, read_by=r), [Grid(NONE)]) for r in (("ref",), ("ref", "self")))
+    assert 2 * one.forced == both.forced > 0
     assert measuring(replace(protocol, asked=(POSITIVE,)), [Grid(NONE)]).answers == 3
 
 

@@ -172,6 +172,8 @@ def _score_against(
     key = f"{rival.rule.replace(' ', '-')}-{len(rival.sites)}"
     formula = f"mean over prompts of the fall of the refusal score, {SIGN} − {rival.rule}"
     asked = _score_asked(found, key, f"those of {rival.name}", formula, "95 % interval above 0")
+    if found.chosen(own, found.budget) is found.chosen(rival, found.budget) is None:
+        return asked
     both = _falls(found, own), _falls(found, rival)
     alone, jointly = (paired_difference(*both, level=at, clusters=clusters, seed=seed) for at in (0.95, level))
     said = [effect_verdict(effect, smallest=None) for effect in (alone, jointly)]
@@ -185,6 +187,8 @@ def _score_against_random(
     formula = f"mean fall of the refusal score, {SIGN} less the mean of the draws; rank of {SIGN} among them"
     criterion = f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}"
     asked = _score_asked(found, RANDOM, f"as many random ones ({len(drawn)} draws)", formula, criterion)
+    if all(found.chosen(s, found.budget) is None for s in (own, *drawn)):
+        return asked
     one, draws = _falls(found, own), np.stack([_falls(found, s) for s in drawn])
     effect = less_mean_of_draws(one, draws, clusters, seed=seed)
     among = band(draws.mean(axis=1).tolist(), float(one.mean()))

@@ -151,7 +151,7 @@ def chance(one: int, other: int, total: int) -> float:
     """Return the Jaccard index of two random sets of these sizes, from the mean size of their intersection.
 
     >>> chance(4, 6, 48), chance(35, 34, 48), chance(0, 0, 48)
-    (0.05263157894736842, 0.5609756097560976, 1.0)
+    (0.05263157894736842, 0.5607917059377946, 1.0)
     """
     both = one * other / total
     return both / (one + other - both) if one + other else 1.0
