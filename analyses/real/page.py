@@ -162,10 +162,11 @@ def claims(found: Sequence[Published]) -> str:
 
 
 def verdicts(found: Sequence[Published]) -> str:
-    """The table of the first screen: some claims, the verdict and the measurement on the first model that has each."""
+    """The table of the first screen: some claims on the first model, from its whole studies where they have them."""
     rows = []
+    of_first = [p for p in found if p.name == found[0].name]
     for start, words in FIRST.items():
-        every = [(p, c) for p in found for key, c in p.claims().items() if key.startswith(start)]
+        every = [(p, c) for p in of_first for key, c in p.claims().items() if key.startswith(start)]
         if every:
             p, claim = every[0]
             size = "quick" if p.quick else "whole"

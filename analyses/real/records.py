@@ -84,7 +84,7 @@ def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
         record = json.loads(path.read_text(encoding="utf-8"))
         model = record["meta"]["model"]
         for row in record["claims"]:
-            statement = row["statement"].replace(model, model.rstrip("/").split("/")[-1])
+            statement = row["statement"].replace(model, "the model")
             found[row["id"].removesuffix(f"-{model}")] = {**row, "statement": statement}
     return found
 
