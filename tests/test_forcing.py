@@ -17,7 +17,8 @@ from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
 from lens_steer.inference.engines import on_engine
 from lens_steer.inference.forward import batches_of
-from lens_steer.inference.generation import answer_ids, answers, scored_answers
+from lens_steer.inference.generation import answer_ids, answers
+from lens_steer.inference.scored import scored_answers
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import ORGANISM_KINDS, organism_tasks

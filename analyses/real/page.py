@@ -9,7 +9,7 @@ from typing import Any
 
 from analyses import tables
 from analyses.real import sentences
-from analyses.real.records import MODEL, WORK, Published, published, took
+from analyses.real.records import MODEL, WORK, Published, published, took, verdict_of
 from analyses.real.studies import STUDIES
 from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
@@ -36,10 +36,10 @@ FIRST = {
     "norm-recorded-SS": "Selective Steering keeps the norm of recorded activations",
     "norm-recorded-SAS": "Angular Steering keeps the norm of recorded activations",
     "few-layers": "far fewer layers are steered than there are",
-    "few-direction-mixed": "33 prompts give the direction",
-    "few-sites-mixed": "33 prompts give the sites",
-    "transfers-mixed-on-jailbreakbench": "the direction holds on JailbreakBench",
-    "sign-above-effect": "opposite signs free more answers than the largest Cohen's d",
+    "few-direction-mixed": "33 prompts separate other prompts as 128 do",
+    "few-sites-mixed": "33 prompts give the sites that 33 others give",
+    "transfers-mixed-on-jailbreakbench": "the direction loses under 0.1 of the AUROC on JailbreakBench",
+    "sign-above-effect": "signs free more answers than the largest Cohen's d",
     "sign-score-effect": "… lower the refusal score more",
     "sign-above-all": "… free more answers than all sites",
     "sign-score-all": "… lower the refusal score more",
@@ -170,12 +170,12 @@ def verdicts(found: Sequence[Published]) -> str:
         if every:
             p, claim = every[0]
             size = "quick" if p.quick else "whole"
-            rows.append((words, marked(claim, claim.verdict), measured(claim), str(claim.n), size))
+            rows.append((words, marked(claim, verdict_of(claim)), measured(claim), str(claim.n), size))
     return markdown(("claim", "verdict", "measured", "n", "study"), rows)
 
 
 def _cell(claim: Claim | None) -> str:
-    return "—" if claim is None else f"{marked(claim, claim.verdict)}: {measured(claim)}, n = {claim.n}"
+    return "—" if claim is None else f"{marked(claim, verdict_of(claim))}: {measured(claim)}, n = {claim.n}"
 
 
 def answers(found: Sequence[Published]) -> str:

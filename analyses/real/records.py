@@ -11,7 +11,7 @@ from typing import Any
 
 from analyses.real.studies import QUICK
 from lens_steer._io.atomic import whole_file
-from lens_steer.studies.claim import Claim
+from lens_steer.studies.claim import Claim, changed_at
 
 MODEL, TOOK, WORK = "model.json", "took.json", "work.json"
 CLAIM_FILES = ("propositions", "site_choice", "headline", "transfer")
@@ -93,3 +93,8 @@ def took(folder: Path) -> dict[str, Mapping[str, Any]]:
     """Return what is told of each study's run: its seconds, and where it could not be done, why (``cannot``)."""
     paths = sorted(folder.glob(f"*/{TOOK}"))
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def verdict_of(claim: Claim) -> str:
+    """Return a claim's verdict, marked where its criterion was changed, or it was added, after a look."""
+    return claim.verdict if changed_at(claim.id) is None else f"{claim.verdict} (post hoc)"

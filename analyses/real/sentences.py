@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from analyses.real.records import Published
+from analyses.real.records import Published, verdict_of
 from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, measured
 from lens_steer.studies.transfer.claims import FEW
@@ -46,7 +46,10 @@ def sites(p: Published) -> str | None:
         for what, claims in (("by answers freed", answers), ("by the fall of the refusal score", scores))
         if claims
     )
-    return f"{advice}: under the same budget of side effects, {told}{more} ({p.head}, {_rows(every)})."
+    return (
+        f"{advice}: under the same budget of side effects, {told}{more} ({p.head}, each claim at its own level and not "
+        f"jointly, {_rows(every)})."
+    )
 
 
 def _against(claims: Claims) -> str:
@@ -145,4 +148,4 @@ def _rival(key: str) -> str:
 
 
 def _rows(claims: Claims) -> str:
-    return "; ".join(f"`{key}` {c.verdict.lower()}, {measured(c)}" for key, c in claims.items())
+    return "; ".join(f"`{key}` {verdict_of(c).lower()}, {measured(c)}" for key, c in claims.items())

@@ -25,9 +25,10 @@ from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.inference import batching
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.engines import check_idle
-from lens_steer.inference.generation import answers, scored_answers, tell_cut_off
+from lens_steer.inference.generation import answers, tell_cut_off
 from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.remote import records_of
+from lens_steer.inference.scored import scored_answers
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.interop.serving.adapters import check_served, engine_for
 from lens_steer.interop.serving.certificate import keep_records

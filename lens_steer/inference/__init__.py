@@ -11,8 +11,7 @@ What other rooms use of it:
 - ``engines``: ``check_engine``, ``check_idle``, ``on_engine``, ``Active``, ``active``, ``active_plans``,
   ``check_rows``
 - ``forward``: ``batches_of``, ``last_logits``, ``check_room``, ``read_sites``, ``logits_on``, ``forward``
-- ``generation``: ``generate``, ``answer_ids``, ``answers``, ``scored_answers``,
-  ``tell_cut_off``
+- ``generation``: ``generate``, ``answer_ids``, ``answers``, ``tell_cut_off``
 - ``positions``: ``Clock``, ``first_steered``, ``normalized``, ``parse``, ``steers``, ``Layout``,
   ``n_reused``
 - ``prompt_cache``: ``PromptCache``
@@ -22,6 +21,7 @@ What other rooms use of it:
 - ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``
 - ``remote``: ``records_of``, ``remote_of``, ``remote_surprise``
 - ``rendering``: ``tokens``, ``tokens_after_instruction``
+- ``scored``: ``scored_answers``
 - ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``
 """

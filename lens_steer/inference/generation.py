@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from lens_steer._defaults import ENGINE
@@ -95,7 +93,7 @@ def answers(
     >>> answers(load_model("organism/qwen2"), ["What is 4 plus 3?"], max_new_tokens=1)
     (['7'], [True])
     """
-    chats = _asked(prompts, max_new_tokens)
+    chats = asked(prompts, max_new_tokens)
     tokenizer = info_of(model).tokenizer
     if (remote := remote_of(model, engine)) is not None:
         found, cut = remote_answers(model, remote, chats, max_new_tokens)
@@ -109,83 +107,7 @@ def answers(
     return texts, cut
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Answers with what their generation told of them.
-
-    Attributes:
-        texts: The answers.
-        cut: True for each answer that was cut off.
-        surprise: The mean −log p of each answer's tokens under the model that wrote them, in nats, without the end
-            token; NaN for an empty answer.
-        first: What ``first`` returned for the logits of each answer's first token; NaN for an empty answer.
-    """
-
-    texts: list[str]
-    cut: list[bool]
-    surprise: Float[np.ndarray, " n"]
-    first: Float[np.ndarray, " n"]
-
-
-def scored_answers(
-    model: Any,
-    prompts: Prompts,
-    first: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
-    *,
-    max_new_tokens: int = 64,
-    batch_size: int = 128,
-) -> Scored:
-    """Return the answers of :func:`generate` on engine ``hf``, scored while they are written.
-
-    A greedy token is the likeliest one, so its probability is that of the largest logit, and no second pass reads the
-    answers. The values equal those of teacher forcing
-    (:func:`lens_steer.inference.teacher_forcing.response_logits`) up to rounding where the text of an answer is
-    tokenised as it was written.
-
-    Args:
-        model, prompts, max_new_tokens, batch_size: See :func:`generate`.
-        first: A function of the float32 logits of the first tokens, such as a refusal score.
-
-    Raises:
-        LensSteerError: As :func:`generate`.
-
-    >>> import lens_steer as ls
-    >>> found = scored_answers(ls.load_model("organism/qwen2"), ["What is 4 plus 3?"], lambda logits: logits.argmax(-1))
-    >>> found.texts, bool(found.surprise[0] < 0.1)
-    (['7.'], True)
-    """
-    chats = _asked(prompts, max_new_tokens)
-    tokenizer, n = info_of(model).tokenizer, len(chats)
-    found = Scored([""] * n, [False] * n, np.full(n, np.nan), np.full(n, np.nan))
-    with on_engine(model, "hf") as runner:
-        for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):
-            heard = _Heard(first)
-            written = answer_ids(runner, batch, max_new_tokens, heard=heard)
-            for i, (row, ids) in enumerate(zip(batch.rows, written, strict=True)):
-                text = decode_answer(tokenizer, ids)
-                found.texts[row], found.cut[row] = text, len(ids) == max_new_tokens
-                if text:
-                    found.surprise[row] = -float(torch.stack([step[i] for step in heard.logs[: len(ids)]]).mean())
-                    found.first[row] = float(heard.scores[i])
-    return found
-
-
-class _Heard:
-    """A logits processor that changes nothing and keeps the log-probability of the likeliest token of every step."""
-
-    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
-        self._first = first
-        self.logs: list[Float[Tensor, " batch"]] = []
-        self.scores: Tensor = torch.empty(0)
-
-    def __call__(self, ids: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch d_vocab"]) -> Tensor:
-        if not self.logs:
-            self.scores = self._first(logits.float()).double().cpu()
-        self.logs.append((logits.amax(dim=-1) - logits.logsumexp(dim=-1)).double().cpu())
-        return logits
-
-
-def _asked(prompts: Prompts, max_new_tokens: int) -> list[Prompt]:
+def asked(prompts: Prompts, max_new_tokens: int) -> list[Prompt]:
     """Return the prompts as chats, or refuse what cannot be answered."""
     chats = batching.chats(prompts)
     if not chats:

@@ -113,13 +113,22 @@ def shown(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.2g}" if abs(value) < 0.01 else f"{value:.4g}"
 
 
+def changed_at(key: str) -> str | None:
+    """Return the commit at which a claim's criterion was changed, or the claim added, after a result was seen.
+
+    >>> changed_at("kl-flat-benign-json"), changed_at("norm")
+    ('ca4d03e', None)
+    """
+    return next((commit for start, commit in POST_HOC.items() if key.startswith(start)), None)
+
+
 def criterion_of(key: str, criterion: str) -> str:
     """Return a claim's criterion as text for a table, marked where it was changed after a result was seen.
 
     >>> criterion_of("kl-flat-benign-json", "within ± 5 %"), criterion_of("norm", "at most 1")
     ('within ± 5 % (post hoc, ca4d03e)', 'at most 1')
     """
-    changed = next((commit for start, commit in POST_HOC.items() if key.startswith(start)), None)
+    changed = changed_at(key)
     return criterion if changed is None else f"{criterion} (post hoc, {changed})"
 
 

@@ -10,7 +10,8 @@ import lens_steer as ls
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.data.general import general_questions
 from lens_steer.inference.continuations import continuation_logs
-from lens_steer.inference.generation import answers, scored_answers
+from lens_steer.inference.generation import answers
+from lens_steer.inference.scored import scored_answers
 from lens_steer.inference.teacher_forcing import response_logits, with_responses
 from lens_steer.metrics.likelihood import surprise_of
 from tests.benchmarks.timing import Ratio, ratio, run

@@ -8,7 +8,7 @@ stands beside every area.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,9 @@ def transfer(
         LensSteerError: If there is no source, if one lacks prompts, or if a number is below 1.
     """
     check(sources, sizes, draws)
-    recorded = [_source(model, name, of, engine, kept) for kept in [{}] for name, of in _bar(sources, progress)]
+    kept: dict[str, Tensor] = {}
+    bar = tqdm(sources.items(), desc="sources", disable=not progress, leave=False)
+    recorded = [_source(model, name, of, engine, kept) for name, of in bar]
     pairs = [_pair(a, b, seed) for a in recorded for b in recorded]
     few = [d for s in recorded for d in draw_few(s.name, s.fit, s.held_out, sizes, draws=draws, seed=seed)]
     return Transfer(info_of(model).name, tuple(recorded), tuple(pairs), tuple(few), seed)
@@ -162,10 +164,6 @@ def check(sources: Mapping[str, ContrastSet], sizes: Sequence[int], draws: int) 
             )
     if draws < 1 or any(n < 2 for n in sizes):
         raise LensSteerError(f"draws={draws}, sizes={list(sizes)}: give at least 1 draw, and sizes of at least 2")
-
-
-def _bar(sources: Mapping[str, ContrastSet], progress: bool) -> Iterator[tuple[str, ContrastSet]]:
-    yield from tqdm(sources.items(), desc="sources", disable=not progress, leave=False)
 
 
 def _source(model: Any, name: str, of: ContrastSet, engine: str, kept: dict[str, Tensor]) -> Source:
