@@ -121,7 +121,7 @@ def test_commands_are_those_of_the_size(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     for target in (None, tmp_path / "nowhere"):
-        with pytest.raises(LensSteerError, match="--prompts .*: give the folder"):
+        with pytest.raises(LensSteerError, match="--prompts .*: give the folder, or set LENS_STEER_REAL_PROMPTS"):
             linked(target, tmp_path / "link", "--prompts")
 
 
@@ -141,6 +141,9 @@ def test_a_folder_of_another_run(tmp_path: Path) -> None:
     with pytest.raises(LensSteerError, match="geometry: the command above ended with 2; run again"):
         run(geometry, where, QUICK)  # there is no calibration
     assert not json.loads((folder / TOOK).read_text("utf-8"))["finished"]
+    (folder / TOOK).write_text(json.dumps({"arguments": ["else"], "finished": False, "seconds": 7}), "utf-8")
+    with pytest.raises(LensSteerError, match="ended with 2"):
+        run(geometry, where, QUICK)  # a failed attempt with other arguments blocks nothing
 
 
 def test_on_an_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: Any) -> None:

@@ -228,7 +228,9 @@ def test_the_command(
     for options, wanted in (
         (["--source", "tools"], "give NAME=POSITIVE"),
         (["--source", f"tools={files['tools']}"], "the name 'tools' was given before"),
-        (["--sizes", "few"], "give numbers with commas"),
+        (["--sizes", "few"], "--sizes few: give numbers of at least 2"),
+        (["--sizes", "1"], "--sizes 1: give numbers of at least 2"),
+        (["--draws", "0"], "--draws 0: give at least 1"),
     ):
         code, _, err = command(monkeypatch, capsys, *given, *options, "--out", str(tmp_path / "bad"))
         assert code == 2 and wanted in err and not (tmp_path / "bad").exists()

@@ -53,6 +53,8 @@ def main() -> None:
     for model in args.model:
         name, source = model.rstrip("/").split("/")[-1], model
         folder = next((p for p in (Path(model), Path(args.models or ".") / model) if p.expanduser().is_dir()), None)
+        if folder is None and "/" not in model:  # no name of the hub
+            linked(None, args.work, "--models")
         if folder is not None:
             source = str(linked(folder, args.work / "models" / name, "--model"))
         where = Where(source, prompts, args.work / "runs" / size.name / name, args.dtype)

@@ -24,7 +24,10 @@ def linked(target: Path | None, link: Path, option: str) -> Path:
         LensSteerError: If there is no such folder.
     """
     if target is None or not Path(target).expanduser().is_dir():
-        raise LensSteerError(f"{option} {target}: give the folder (docs/results/real-models.md says what is in it)")
+        raise LensSteerError(
+            f"{option} {target}: give the folder, or set LENS_STEER_REAL_{option.strip('-').upper()} "
+            "(docs/results/real-models.md says what is in it)"
+        )
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
@@ -45,8 +48,10 @@ def run(study: Study, where: Where, size: Size) -> None:
     out = where.work / study.name
     arguments = [*study.arguments(where, size), "--out", str(out)]
     before = json.loads((out / TOOK).read_text(encoding="utf-8")) if (out / TOOK).exists() else {}
-    if before.get("arguments", arguments) != arguments:
-        raise LensSteerError(f"{out} holds this study with other arguments: remove it, or give another --work")
+    if before.get("arguments") != arguments:
+        if before.get("finished"):
+            raise LensSteerError(f"{out} holds this study with other arguments: remove it, or give another --work")
+        before = {}  # an attempt that came to nothing; a command itself refuses rows of another run
     if before.get("finished"):
         return
     begun, record = time.monotonic(), {"arguments": arguments, "finished": False, **before}

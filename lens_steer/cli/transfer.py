@@ -61,6 +61,8 @@ def transfer(
     check_engine(engine, answers=False)
     check_writable(out)
     numbers = _sizes(sizes)
+    if draws < 1:
+        raise LensSteerError(f"--draws {draws}: give at least 1")
     contrasts = {}
     for name, files in _sources(source, negative).items():
         contrasts[name] = read_contrast(
@@ -106,10 +108,18 @@ def _sources(given: list[str], negative: str | None) -> dict[str, tuple[str, str
 
 
 def _sizes(spec: str) -> list[int]:
-    try:
-        return [int(part) for part in spec.split(",")]
-    except ValueError:
-        raise LensSteerError(f"--sizes {spec}: give numbers with commas, such as 8,33,128") from None
+    """Parse numbers of prompts with commas.
+
+    >>> _sizes("8, 33")
+    [8, 33]
+
+    Raises:
+        LensSteerError: If one is no number of at least 2.
+    """
+    parts = [part.strip() for part in spec.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) >= 2 for part in parts):
+        raise LensSteerError(f"--sizes {spec}: give numbers of at least 2 with commas, such as 8,33,128")
+    return [int(part) for part in parts]
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (transfer,)
