@@ -125,6 +125,14 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
             linked(target, tmp_path / "link", "--prompts")
 
 
+def test_the_link_itself_is_given(tmp_path: Path) -> None:
+    """A folder given by the link that stands for it stays the folder."""
+    folder, link = tmp_path / "folder", tmp_path / "link"
+    folder.mkdir()
+    for given in (folder, link):
+        assert linked(given, link, "--prompts").resolve() == folder
+
+
 def test_a_folder_of_another_run(tmp_path: Path) -> None:
     """What is finished is not run again, and other arguments are refused and not published as if they were these."""
     where = Where("organism/qwen2", tmp_path, tmp_path / "work", "float32")

@@ -28,10 +28,11 @@ def linked(target: Path | None, link: Path, option: str) -> Path:
             f"{option} {target}: give the folder, or set LENS_STEER_REAL_{option.strip('-').upper()} "
             "(docs/results/real-models.md says what is in it)"
         )
+    folder = Path(target).expanduser().resolve()  # before the link goes: it can be what is given
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
-    link.symlink_to(Path(target).expanduser().resolve(), target_is_directory=True)
+    link.symlink_to(folder, target_is_directory=True)
     return link
 
 
