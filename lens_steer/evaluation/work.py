@@ -1,7 +1,9 @@
 """The work of a run, counted before it runs: forwards, and the tokens in them.
 
 The counts come from the same batches that the run will make. They are exact where no answer ends early. Otherwise they
-are upper bounds, since every answer is assumed to have its greatest length.
+are upper bounds, since every answer is assumed to have its greatest length. Tokens that the rows of a batch share are
+counted in every row, although engine ``hf`` may read them once
+(:mod:`lens_steer.inference.shared_prefix`); the measured speed is that of such batches, too.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from lens_steer.data import Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_engine, on_engine
-from lens_steer.inference.forward import batches_of, fed
+from lens_steer.inference.forward import batches_of, fed, read
 from lens_steer.inference.teacher_forcing import logits_budget, response_logits, with_responses
 from lens_steer.models.loading import info_of
 
@@ -86,8 +86,8 @@ def _encoded(tokenizer: Any, prompt: Prompt, text: str) -> list[int]:
 
 def _of_batch(model: Any, batch: batching.Batch, tokens: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
     """Return for each continuation the log-likelihoods of the rows of a batch, which is read once."""
-    with fed(model, batch) as given:
-        out = model(batch.ids, **given | {"use_cache": True}, logits_to_keep=1)
+    out = read(model, batch, 1, use_cache=True)
+    with fed(model, batch):
         found = []
         for said in tokens:
             ids = [torch.tensor(said[row], device=batch.ids.device) for row in batch.rows]

@@ -9,7 +9,7 @@ to the twin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,13 +79,18 @@ def on_engine(model: Any, engine: str) -> Iterator[Any]:
         yield twin
 
 
+def active_on(model: Any) -> Sequence[Active]:
+    """Return what is active on the model that runs, in the order in which it acts."""
+    return tuple(_ACTIVE.get(model, ()))
+
+
 def active_plans(model: Any) -> list[Active]:
     """Return the plans that are active on a model, which another engine is to carry out.
 
     Raises:
         LensSteerError: If the model does something else that the other engine would not do; see :func:`on_engine`.
     """
-    plans = list(_ACTIVE.get(model, []))
+    plans = list(active_on(model))
     if info_of(model).backend != "hf":
         _check_unchanged(model, plans)
     return plans
@@ -140,13 +145,13 @@ def check_idle(model: Any) -> None:
     Raises:
         LensSteerError: If a plan is active; the message names its method.
     """
-    for plan in _ACTIVE.get(model, []):
+    for plan in active_on(model):
         raise LensSteerError(f"the plan {plan.method!r} is in force on the model: leave its 'with' block first")
 
 
 def steered(model: Any) -> bool:
     """Return True if a plan is active on a model."""
-    return bool(_ACTIVE.get(model))
+    return bool(active_on(model))
 
 
 def check_rows(model: Any, n: int) -> None:
@@ -155,7 +160,7 @@ def check_rows(model: Any, n: int) -> None:
     Raises:
         LensSteerError: If the numbers differ; the message names both.
     """
-    for plan in _ACTIVE.get(model, []):
+    for plan in active_on(model):
         if plan.n_rows not in (None, n):
             raise LensSteerError(
                 f"the plan {plan.method!r} has a value for each of {plan.n_rows} prompts, and {n} are given: give "

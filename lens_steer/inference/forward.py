@@ -20,6 +20,7 @@ from lens_steer.inference import batching
 from lens_steer.inference.attach import SiteFunction, at_input, attached
 from lens_steer.inference.engines import check_rows, on_engine
 from lens_steer.inference.positions import running
+from lens_steer.inference.shared_prefix import read_prefix, shared_prefix
 from lens_steer.models import sites
 from lens_steer.models.loading import blocks_of, device_of, info_of
 
@@ -151,16 +152,44 @@ def forward(model: Any, batch: batching.Batch, readers: Mapping[str, SiteFunctio
         model.model(batch.ids, **given)
 
 
-def last_logits(model: Any, batch: batching.Batch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """Run one batch on the model of the chosen engine and unembed only its last ``keep`` positions."""
+def last_logits(
+    model: Any, batch: batching.Batch, keep: int, *, shared: int | None = None
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """Run one batch on the model of the chosen engine and unembed only its last ``keep`` positions.
+
+    Args:
+        model, batch: The model and the prompts.
+        keep: The number of positions, counted from the end.
+        shared: See :func:`read`.
+    """
+    if info_of(model).backend == "hf":
+        return read(model, batch, keep, shared=shared).logits
     with fed(model, batch) as given:
-        if info_of(model).backend == "hf":
-            return model(batch.ids, **given, logits_to_keep=keep).logits
         handle = model.unembed.register_forward_pre_hook(lambda module, args: (args[0][:, -keep:], *args[1:]))
         try:
             return model(batch.ids, **given, return_type="logits")
         finally:
             handle.remove()
+
+
+def read(model: Any, batch: batching.Batch, keep: int, *, shared: int | None = None, use_cache: bool = False) -> Any:
+    """Run one batch on a Hugging Face model; the tokens that its rows share are read once.
+
+    Args:
+        model, batch: The model and the prompts.
+        keep: The number of positions, counted from the end, whose logits are computed.
+        shared: How many first tokens are read once. None: as many as
+            :func:`lens_steer.inference.shared_prefix.shared_prefix` finds.
+        use_cache: If True, the keys and values of the whole batch are kept.
+
+    Returns:
+        What the model returns: ``logits``, and ``past_key_values`` if they are kept.
+    """
+    n = shared_prefix(model, batch) if shared is None else shared
+    cache = read_prefix(model, batch, n) if n else None
+    with fed(model, batch) as given:
+        given |= {"position_ids": given["position_ids"][:, n:], "past_key_values": cache}
+        return model(batch.ids[:, n:], **given | {"use_cache": use_cache or n > 0}, logits_to_keep=keep)
 
 
 def logits_on(model: Any, batch: batching.Batch, keep: int, engine: str) -> Float[Tensor, "batch pos d_vocab"]:

@@ -22,6 +22,7 @@ from lens_steer.inference.engines import on_engine, steered
 from lens_steer.inference.forward import batches_of
 from lens_steer.inference.positions import running
 from lens_steer.inference.remote import remote_answers, remote_of
+from lens_steer.inference.shared_prefix import read_prefix, shared_prefix
 from lens_steer.models.loading import embedding_of, info_of
 from lens_steer.models.tokenization import pad_id
 
@@ -158,8 +159,10 @@ def answer_ids(
     """
     info = info_of(model)
     ends = [*info.end_tokens, *_unseen(info.tokenizer, until)]
+    n = shared_prefix(model, batch) if kv_cache else 0
+    cache = read_prefix(model, batch, n) if n else None
     with running(batch), torch.inference_mode(), stepping(embedding_of(model), len(batch.rows), max_new_tokens):
-        new = _continue(model, batch, max_new_tokens, kv_cache, ends, until, heard)
+        new = _continue(model, batch, max_new_tokens, kv_cache, ends, until, heard, cache)
     return [ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids))] for ids in new.tolist()]
 
 
@@ -177,6 +180,7 @@ def _continue(
     ends: list[int],
     until: Sequence[str],
     heard: Callable[[Tensor, Tensor], Tensor] | None,
+    cache: Any,
 ) -> Int[Tensor, "batch new"]:
     info, width = info_of(model), batch.ids.shape[1]
     if info.backend == "hf":
@@ -198,6 +202,7 @@ def _continue(
             out = model.generate(
                 batch.ids,
                 attention_mask=batch.mask,
+                past_key_values=cache,
                 generation_config=config,
                 stopping_criteria=stops,
                 logits_processor=LogitsProcessorList([] if heard is None else [heard]),

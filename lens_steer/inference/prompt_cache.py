@@ -17,7 +17,7 @@ from torch import Tensor
 from lens_steer.data import Prompt
 from lens_steer.inference import batching
 from lens_steer.inference.engines import check_idle, on_engine
-from lens_steer.inference.forward import batches_of, fed
+from lens_steer.inference.forward import batches_of, read
 from lens_steer.inference.teacher_forcing import logits_budget, response_logits, with_responses
 from lens_steer.models.loading import info_of
 
@@ -107,8 +107,8 @@ class PromptCache:
             return
         keys = list(new)
         for batch in batches_of(self._model, list(new.values()), max_rows=64):
-            with on_engine(self._model, "hf") as runner, fed(runner, batch) as given:
-                out = runner(batch.ids, **given | {"use_cache": True}, logits_to_keep=1)
+            with on_engine(self._model, "hf") as runner:
+                out = read(runner, batch, 1, use_cache=True)
             size = sum(t.nbytes for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
             if size > self._left:
                 self._left = 0

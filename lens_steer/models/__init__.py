@@ -9,7 +9,7 @@ What other rooms use of it:
 - ``info``: ``ModelInfo``, ``read_info``
 - ``loading``: ``info_of``, ``hf_twin``, ``device_of``, ``ModelInfo``, ``blocks_of``, ``usable_device``,
   ``embedding_of``, ``load_model``, ``final_norm_of``, ``fingerprint``, ``read_again``,
-  ``load_described``
+  ``load_described``, ``n_hooks``
 - ``location``: ``locate``, ``read_config``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``

@@ -52,10 +52,15 @@ class Step:
         object.__setattr__(self, "parameters", plain)
 
     @property
+    def by_row(self) -> Tensor | None:
+        """Return the step's values, one for each row; None where one value serves every row."""
+        value = self.parameters.get(operator(self.operator).by_row or "")
+        return value if isinstance(value, Tensor) and value.ndim else None
+
+    @property
     def n_rows(self) -> int | None:
         """Return the number of rows for which the step has one value each; None where one value serves every row."""
-        value = self.parameters.get(operator(self.operator).by_row or "")
-        return len(value) if isinstance(value, Tensor) and value.ndim else None
+        return None if self.by_row is None else len(self.by_row)
 
     @property
     def settings(self) -> dict[str, Any]:

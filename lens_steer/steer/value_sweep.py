@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -23,6 +24,7 @@ from lens_steer.inference.attach import at_input, standing_in
 from lens_steer.inference.engines import check_engine, check_idle, on_engine
 from lens_steer.inference.forward import batches_of, last_logits
 from lens_steer.inference.positions import steers
+from lens_steer.inference.shared_prefix import counted_from_the_first, shared_prefix
 from lens_steer.inference.teacher_forcing import logits_budget
 from lens_steer.models import sites
 from lens_steer.models.loading import blocks_of
@@ -76,8 +78,11 @@ def logits_by_value(
         keep = max(batch.response_lengths) + 1
         # The engine is entered for each forward and not around the loop: this is a generator, and a caller who stops
         # half-way must leave no plan in force on the twin.
-        with on_engine(model, engine) as runner, kept_input(runner, first) as kept:
-            plain = last_logits(runner, batch, keep)
+        with on_engine(model, engine) as runner:
+            # The plan's own hooks, added below, are all that is attached then.
+            shared = shared_prefix(runner, batch) if counted_from_the_first(any_plan.positions) else 0
+            with kept_input(runner, first) as kept:  # of the shared tokens, if any, and of the others
+                plain = last_logits(runner, batch, keep, shared=shared)
         yield from _rows(batch, plain, [None] * len(batch.rows))
         if not steers(any_plan.positions, batch):  # e.g. positions "generated" without any response
             for k in range(len(values)):
@@ -90,13 +95,12 @@ def logits_by_value(
             indices = range(start, min(start + step, len(values)))
             wide = _repeated(batch, len(indices))
             plan = build([float(values[k]) for k in indices for _ in batch.rows])
-            hidden = kept[0].repeat(len(indices), 1, 1)
             with (
                 on_engine(model, engine) as runner,
                 steering(runner, plan, tell=False),
-                from_block(runner, first, hidden),
+                from_block(runner, first, *kept),
             ):
-                logits = last_logits(runner, wide, keep)
+                logits = last_logits(runner, wide, keep, shared=shared)
             yield from _rows(wide, logits, [k for k in indices for _ in batch.rows], batch.rows)
     if not steered_any:
         log.warning("the plan %r steered no token: no prompt has the positions %r", any_plan.method, any_plan.positions)
@@ -126,7 +130,7 @@ def _rows(
 
 @contextmanager
 def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
-    """Keep the residual stream before a block, as the forward inside the ``with`` computes it."""
+    """Keep the residual stream before a block, as each forward inside the ``with`` computes it."""
     kept: list[Tensor] = []
     handle = at_input(blocks_of(model)[block], lambda stream, hook: kept.append(stream))
     try:
@@ -136,15 +140,26 @@ def kept_input(model: Any, block: int) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def from_block(model: Any, block: int, hidden: Float[Tensor, "batch pos d_model"]) -> Iterator[None]:
-    """Start the forwards inside the ``with`` at a block, with a given residual stream.
+def from_block(model: Any, block: int, *streams: Float[Tensor, "_ _ d_model"]) -> Iterator[None]:
+    """Start the forwards inside the ``with`` at a block, with given residual streams.
 
     The blocks before it only pass on what they are given; the input of the block is then replaced by the stream.
+
+    Args:
+        model: The model of the chosen engine.
+        block: The first block that runs.
+        streams: The stream of each forward, in turn. It is repeated where a forward has several times its rows.
     """
+    turns = cycle(streams)
+
+    def replaced(stream: Tensor, hook: Any) -> Tensor:
+        given = next(turns)
+        return given.repeat(len(stream) // len(given), 1, 1)
+
     with ExitStack() as stack:
         for earlier in blocks_of(model)[:block]:
             stack.enter_context(standing_in(earlier, _pass_on))
-        stack.callback(at_input(blocks_of(model)[block], lambda stream, hook: hidden, prepend=True).remove)
+        stack.callback(at_input(blocks_of(model)[block], replaced, prepend=True).remove)
         yield
 
 

@@ -179,6 +179,7 @@ def every(where: Path, turns: int) -> dict[str, Any]:
         ratios += sweep_cases.generation_sweep(name, model, calibration, prompts[:8], 3, 24, turns)
         ratios += reading_cases.options(name, model, 24, turns)
         ratios += reading_cases.scores(name, model, calibration, prompts[:16], 24, turns)
+        ratios += reading_cases.shared(name, model, calibration, prompts[:16], turns)
         del model
     return {"ratios": ratios, "dtypes": dtypes(where, prompts[:64])}
 
