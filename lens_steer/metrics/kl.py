@@ -20,7 +20,7 @@ from lens_steer.steer.value_sweep import logits_by_value
 
 log = logging.getLogger(__name__)
 
-POSITIONS = 64
+NUMBERS = 2**18  # logits of one distribution that are compared at a time
 
 
 def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, "*batch"]:
@@ -36,11 +36,14 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
     """
     flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
     found = []
-    # A float64 copy of all logits may not fit into memory, so POSITIONS positions are compared at a time.
-    for rows in zip(*(x.split(POSITIONS) for x in flat), strict=True):
-        p, q = (exact(x).log_softmax(dim=-1) for x in rows)
-        terms = torch.where(p == -torch.inf, 0, p.exp() * (p - q))
-        found.append(terms.sum(dim=-1).clamp_min(0))
+    # Σ p (log p − log q) = Σ p (a − b) − log Σ eᵃ + log Σ eᵇ with the logits a and b. A few positions at a time, so that
+    # the passes over them stay in the processor's cache.
+    for rows in zip(*(x.split(max(1, NUMBERS // x.shape[-1])) for x in flat), strict=True):
+        a, b = (exact(x) for x in rows)
+        p_log, q_log = a.logsumexp(dim=-1), b.logsumexp(dim=-1)
+        never = (a == -torch.inf) & p_log.isfinite()[:, None]
+        terms = torch.where(never, 0, (a - p_log[:, None]).exp() * (a - b))
+        found.append((terms.sum(dim=-1) - p_log + q_log).clamp_min(0))
     return torch.cat(found).reshape(p_logits.shape[:-1])
 
 
