@@ -36,8 +36,8 @@ def kl(p_logits: Float[Tensor, "*batch d_vocab"], q_logits: Float[Tensor, "*batc
     """
     flat = [x.reshape(-1, x.shape[-1]) for x in (p_logits, q_logits)]
     found = []
-    # Σ p (log p − log q) = Σ p (a − b) − log Σ eᵃ + log Σ eᵇ with the logits a and b. A few positions at a time, so that
-    # the passes over them stay in the processor's cache.
+    # Σ p (log p − log q) = Σ p (a − b) − log Σ eᵃ + log Σ eᵇ with the logits a and b. A few positions at a time, so
+    # that the passes over them stay in the processor's cache.
     for rows in zip(*(x.split(max(1, NUMBERS // x.shape[-1])) for x in flat), strict=True):
         a, b = (exact(x) for x in rows)
         p_log, q_log = a.logsumexp(dim=-1), b.logsumexp(dim=-1)
