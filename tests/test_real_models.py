@@ -28,6 +28,7 @@ TABLES = (
     "real_geometry",
     "real_directions",
     "real_transfers",
+    "real_angles",
     "real_answers",
     "real_costs",
     "real_work",

@@ -22,7 +22,7 @@ SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "identity-SS", "identity-SAS", "norm-recorded-SS",
     "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "drift-equal-divergence-published",
     "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
-    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-",
+    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-", "beyond-random-", "angle-", "steering-",
 )  # fmt: skip
 # Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
 HUB = {
@@ -55,6 +55,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_geometry": geometry,
         "real_directions": directions,
         "real_transfers": transfers,
+        "real_angles": angles,
         "real_claims": claims,
         "real_answers": answers,
         "real_practice": sentences.practice,
@@ -148,6 +149,27 @@ def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
     area = f"{row['area']:.3f} [{row['area_low']:.3f}, {row['area_high']:.3f}]"
     beside = f"random up to {row['random_high']:.2f}, {row['surface_by']} {row['surface']:.2f}"
     return f"{area}; {beside}" + ("" if fitted == on else f"; sites {row['jaccard']:.2f}")
+
+
+def angles(found: Sequence[Published]) -> str:
+    """One row a pair of sources, one column a model: the fall of the refusal score under steering that was set on one
+    and tried on the other, and under the other's own.
+    """
+    by_model = [(p.head, record["pairs"]) for p in found if (record := p.record("angle_transfer", "angle_transfer"))]
+    keys = dict.fromkeys((r["fitted"], r["on"]) for _, pairs in by_model for r in pairs)
+    rows = [(f"{a} on {b}", *(_turned(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
+    return markdown(("set on … tried on …", *(head for head, _ in by_model)), rows) if rows else "Not run yet.\n"
+
+
+def _turned(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
+    row = next((r for r in pairs if (r["fitted"], r["on"]) == (fitted, on)), None)
+    if row is None or row["angle"] is None:
+        return "—" if row is None else "no angle within the budget"
+    fall = f"{row['falls']:.2f} [{row['falls_low']:.2f}, {row['falls_high']:.2f}] at {row['angle']:g}°"
+    if fitted == on:
+        return f"{fall}; random planes {row['random_low']:.2f} to {row['random_high']:.2f}"
+    own = "no angle" if row["own"] is None else f"{row['falls_own']:.2f} at {row['own']:g}°"
+    return f"{fall}; the source's own {own}"
 
 
 def claims(found: Sequence[Published]) -> str:

@@ -28,13 +28,13 @@ class Size:
     Attributes:
         name: The name of the folder; empty for the whole studies.
         fit, select, report: Prompts of a class in each split. There are 39 harmful ones in the published *val*.
-        source: Prompts of a source of the transfer, half of them to fit.
+        source: Prompts of a source of the transfers, half of them to fit.
         new_tokens: The longest answer.
         verified: Prompts of a class that the propositions are tested on, downstream.
         step: Degrees between the angles of the comparison and of the choice of sites.
         refine: Settings that the comparison tries beyond its largest grid.
         controls: Draws of each control of the comparison.
-        draws: Random sets of sites, of the published rule's number.
+        draws: Random sets of sites, of the published rule's number, and random planes.
         tasks: Capability tasks, half of them for the choice.
     """
 
@@ -117,9 +117,22 @@ def _direction(where: Where, size: Size) -> list[str]:
 
 
 def _transfer(where: Where, size: Size) -> list[str]:
+    return ["transfer", *_sources(where, size)]
+
+
+def _angle_transfer(where: Where, size: Size) -> list[str]:
+    how = ["--angles", _angles(size), "--draws", str(size.draws), "--max-new-tokens", str(size.new_tokens)]
+    return ["angle-transfer", *_sources(where, size), *how]
+
+
+def _sources(where: Where, size: Size) -> list[str]:
     sources = [word for name, file in SOURCES.items() for word in ("--source", f"{name}={where.prompts / file}")]
     negative = ["--negative", str(where.prompts / FIT["--negative"])]
-    return ["transfer", *where.loading(), *sources, *negative, "--limit", str(size.source)]
+    return [*where.loading(), *sources, *negative, "--limit", str(size.source)]
+
+
+def _angles(size: Size) -> str:
+    return f"{size.step}:{360 - size.step}:{size.step}"
 
 
 def _propositions(where: Where, size: Size) -> list[str]:
@@ -147,16 +160,14 @@ def _answering(where: Where, size: Size, tasks: str) -> list[str]:
 
 
 def _site_choice(where: Where, size: Size) -> list[str]:
-    angles = f"{size.step}:{360 - size.step}:{size.step}"
     # Other numbers of sites than that of the published rule double the hours and are in no claim: --counts is for them.
-    how = ["--angles", angles, "--draws", str(size.draws), "--counts", "none"]
+    how = ["--angles", _angles(size), "--draws", str(size.draws), "--counts", "none"]
     return ["site-choice", *_answering(where, size, f"general:{size.tasks}"), *how]
 
 
 def _comparison(where: Where, size: Size) -> list[str]:
     methods = [word for name in METHODS for word in ("--method", name)]
-    angles = f"{size.step}:{360 - size.step}:{size.step}"
-    how = ["--angles", angles, "--refine", str(size.refine), "--controls", str(size.controls)]
+    how = ["--angles", _angles(size), "--refine", str(size.refine), "--controls", str(size.controls)]
     return ["compare", *_answering(where, size, f"general:{size.tasks}"), *methods, *how]
 
 
@@ -168,6 +179,7 @@ STUDIES = (
     # Where no candidate keeps the published bounds, that on addition is left out: the direction is for ablation.
     Study("direction", _direction, otherwise=("--min-induce", "-inf"), known="keeps the bounds", cannot=NO_REFUSAL),
     Study("transfer", _transfer),
+    Study("angle_transfer", _angle_transfer),
     Study("propositions", _propositions),
     Study("site_choice", _site_choice, cannot=NO_SITE),
     Study("behaviour", _behaviour, cannot=NO_SITE),

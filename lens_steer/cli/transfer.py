@@ -1,9 +1,9 @@
-"""The command that asks whether a direction holds on prompts of other sources."""
+"""The commands that ask whether a direction, and an angle, hold on prompts of other sources."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,26 @@ from lens_steer.cli.common import command, emit, tell
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
 from lens_steer.cli.loading import Load
-from lens_steer.cli.options import Columns, Engine, Limit, Model, Out, Seed
+from lens_steer.cli.options import Columns, Engine, Limit, MaxNewTokens, Model, Out, Seed
 from lens_steer.errors import LensSteerError
 
+if TYPE_CHECKING:
+    from lens_steer.data import ContrastSet
+
 HALVES = (1.0, 0.0, 1.0)  # a direction comes from one half of a source, and is tested on the other
+PARTS = (0.5, 0.25, 0.25)  # an angle is chosen on prompts of its own
+
+Sources = Annotated[
+    list[str],
+    typer.Option(
+        "--source",
+        help=(
+            "NAME=POSITIVE or NAME=POSITIVE=NEGATIVE, a file each (several times); without a negative file, "
+            "--negative is taken."
+        ),
+    ),
+]
+Negative = Annotated[str | None, typer.Option("--negative", help="Prompts without the feature, for all sources.")]
 
 
 @grouped
@@ -24,19 +40,8 @@ def transfer(
     dry: DryRun,
     out: Out,
     model: Model,
-    source: Annotated[
-        list[str],
-        typer.Option(
-            "--source",
-            help=(
-                "NAME=POSITIVE or NAME=POSITIVE=NEGATIVE, a file each (several times); without a negative file, "
-                "--negative is taken."
-            ),
-        ),
-    ],
-    negative: Annotated[
-        str | None, typer.Option("--negative", help="Prompts without the feature, for all sources.")
-    ] = None,
+    source: Sources,
+    negative: Negative = None,
     column: Columns = None,
     limit: Limit = None,
     sizes: Annotated[
@@ -50,7 +55,6 @@ def transfer(
     separation of held-out prompts, the direction and the discriminative sites are compared.
     """
     from lens_steer._io.atomic import check_writable
-    from lens_steer.data import read_contrast
     from lens_steer.evaluation.work import Work, recording
     from lens_steer.inference.engines import check_engine
     from lens_steer.models.loading import info_of
@@ -63,12 +67,7 @@ def transfer(
     numbers = _sizes(sizes)
     if draws < 1:
         raise LensSteerError(f"--draws {draws}: give at least 1")
-    contrasts = {}
-    for name, files in _sources(source, negative).items():
-        contrasts[name] = read_contrast(
-            None, positive=files[0], negative=files[1], split=HALVES, column=column or None, limit=limit, seed=seed
-        )
-        tell(f"{name}: {contrasts[name].told}", [f"{name}: {line}" for line in contrasts[name].cautions])
+    contrasts = _contrasts(source, negative, HALVES, column=column or None, limit=limit, seed=seed)
     check(contrasts, numbers, draws)
     parts = [part for of in contrasts.values() for part in (of.fit, of.report)]
     sides = {side.hash: side for part in parts for side in (part.positive, part.negative)}
@@ -83,6 +82,76 @@ def transfer(
         loaded, contrasts, out, command=command(), seed=seed, sizes=numbers, draws=draws, engine=engine
     )
     emit({"transfer": str(out / "transfer.md"), "verdicts": {c.id: c.verdict for c in decided}})
+
+
+@grouped
+def angle_transfer(
+    load: Load,
+    dry: DryRun,
+    out: Out,
+    model: Model,
+    source: Sources,
+    negative: Negative = None,
+    column: Columns = None,
+    limit: Limit = None,
+    angles: Annotated[str, typer.Option("--angles", help="start:stop:step, or numbers with commas.")] = "30:330:30",
+    budget: Annotated[
+        float, typer.Option("--budget", help="Largest KL on harmless answers, in nats a token, for an angle.")
+    ] = 0.1,
+    draws: Annotated[
+        int, typer.Option("--draws", help="Random planes of each source; fewer than 19 cannot be beaten.")
+    ] = 19,
+    seed: Seed = 0,
+    engine: Engine = ENGINE,
+    max_new_tokens: MaxNewTokens = 48,
+) -> None:
+    """Does an angle that was found on prompts of one source hold on another? SS is set on each source and tried on the
+    prompts of every source, by the fall of the refusal score; an interrupted run goes on.
+    """
+    from lens_steer._io.atomic import check_writable
+    from lens_steer.evaluation.grids import values_of
+    from lens_steer.inference.engines import check_engine
+    from lens_steer.studies.angle_transfer.report import angle_transfer_and_write
+    from lens_steer.studies.angle_transfer.study import check
+    from lens_steer.studies.angle_transfer.work import transferring_angles
+
+    check_engine(engine, answers=False)
+    check_writable(out)
+    values = values_of(angles)
+    if not budget > 0:
+        raise LensSteerError(f"--budget {budget:g}: give a divergence above 0, in nats a token")
+    if draws < 1:
+        raise LensSteerError(f"--draws {draws}: give at least 1")
+    contrasts = _contrasts(source, negative, PARTS, column=column or None, limit=limit, seed=seed)
+    check(contrasts, values, budget, draws)
+    parts = [part for of in contrasts.values() for part in (of.fit, of.select, of.report)]
+    sides = {side.hash: (side, max_new_tokens) for part in parts for side in (part.positive, part.negative)}
+    load.check(model, *sides.values())
+    loaded = load(model)
+    work = transferring_angles(loaded, contrasts, len(values), draws, max_new_tokens)
+    dry.tell(loaded, work, parts[0].positive, engine=engine, max_new_tokens=max_new_tokens)
+    how = {"values": values, "budget": budget, "draws": draws, "engine": engine, "max_new_tokens": max_new_tokens}
+    found, decided = angle_transfer_and_write(loaded, contrasts, out, command=command(), seed=seed, **how)
+    emit(
+        {
+            "angle_transfer": str(out / "angle_transfer.md"),
+            "angles": {name: found.pair(name, name).angle for name in contrasts},
+            "verdicts": {c.id: c.verdict for c in decided},
+        }
+    )
+
+
+def _contrasts(
+    given: list[str], negative: str | None, split: tuple[float, float, float], **how: Any
+) -> dict[str, ContrastSet]:
+    """Read the contrast of every source, and tell what was read."""
+    from lens_steer.data import read_contrast
+
+    found = {}
+    for name, files in _sources(given, negative).items():
+        found[name] = read_contrast(None, positive=files[0], negative=files[1], split=split, **how)
+        tell(f"{name}: {found[name].told}", [f"{name}: {line}" for line in found[name].cautions])
+    return found
 
 
 def _sources(given: list[str], negative: str | None) -> dict[str, tuple[str, str]]:
@@ -122,4 +191,4 @@ def _sizes(spec: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (transfer,)
+COMMANDS: tuple[Callable[..., None], ...] = (transfer, angle_transfer)

@@ -2,6 +2,9 @@
 
 What other rooms use of it:
 
+- ``angle_transfer.report``: ``angle_transfer_and_write``
+- ``angle_transfer.study``: ``check``
+- ``angle_transfer.work``: ``transferring_angles``
 - ``claim``: ``Claim``, ``measured``, ``shown``, ``criterion_of``
 - ``claim_tables``: ``markdown``
 - ``externalities.calibration``: ``calibrate_compliance``, ``calibrate_json``

@@ -1,0 +1,124 @@
+"""The claims of the study. Their criteria were written before any result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer.evaluation.control_bands import band
+from lens_steer.stats.draws import less_mean_of_draws
+from lens_steer.stats.means import clustered_mean
+from lens_steer.studies.angle_transfer.study import AngleTransfer, Turned
+from lens_steer.studies.claim import Claim
+from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, LARGEST_P, TIED, drawn_verdict, effect_verdict
+
+SHARE = 0.8  # of the effect; what is lost by a transfer that holds
+
+
+def claims(found: AngleTransfer, *, seed: int = 0) -> list[Claim]:
+    """Return the claims: an angle holds on another source, and so does the whole steering; turning a plane matters.
+
+    Args:
+        found: The results of :func:`lens_steer.studies.angle_transfer.study.angle_transfer`.
+        seed: The seed of the intervals.
+    """
+    between = [t for t in found.turned if t.fitted != t.on]
+    level = 1 - 0.05 / len(between)
+    made = [_above_random(found, found.pair(name, name), seed) for name in found.sites]
+    made += [_angle(found, t, level, seed) for t in between]
+    return made + [_steering(found, t, level, seed) for t in between]
+
+
+def _above_random(found: AngleTransfer, own: Turned, seed: int) -> Claim:
+    """The null beside the effect: the same turn in random planes."""
+    asked = _asked(
+        found,
+        own,
+        f"beyond-random-{own.on}",
+        f"steering that was set on {own.on} lowers the refusal score of other prompts of {own.on} more than the same "
+        "turn in random planes does",
+        "mean fall of the refusal score less the mean of the draws; its rank among them",
+        f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}",
+    )
+    if own.angle is None:
+        return asked
+    draws = found.random[own.on]
+    effect = less_mean_of_draws(own.falls, draws, own.clusters, seed=seed)
+    among = band(draws.mean(axis=1).tolist(), float(own.falls.mean()))
+    said = drawn_verdict(effect, (among.p_at_least, among.p_at_most), among.n, smallest=None)
+    told = {"draws": among.n, "minimum": among.minimum, "median": among.median, "maximum": among.maximum}
+    witness = {"fall": float(own.falls.mean()), **told, "rank_p": among.p_at_least, "angle": own.angle}
+    return replace(
+        asked, value=effect.value, n=effect.n, interval=(effect.low, effect.high), verdict=said,
+        witness=witness | {"holds_jointly": said == HOLDS},
+    )  # fmt: skip
+
+
+def _angle(found: AngleTransfer, pair: Turned, level: float, seed: int) -> Claim:
+    asked = _asked(
+        found,
+        pair,
+        f"angle-{pair.fitted}-on-{pair.on}",
+        f"with direction and sites from {pair.fitted}, the angle found there lowers the refusal score of prompts of "
+        f"{pair.on} by at least {SHARE:g} of what the angle found on {pair.on} does",
+        f"mean over prompts of the fall at the one angle less {SHARE:g} of the fall at the other",
+        "95 % interval above 0",
+    )
+    return _kept(asked, pair, pair.falls_again, {"angle": pair.angle, "again": pair.again}, level, seed)
+
+
+def _steering(found: AngleTransfer, pair: Turned, level: float, seed: int) -> Claim:
+    asked = _asked(
+        found,
+        pair,
+        f"steering-{pair.fitted}-on-{pair.on}",
+        f"direction, sites and angle from {pair.fitted} lower the refusal score of prompts of {pair.on} by at least "
+        f"{SHARE:g} of what those from {pair.on} do",
+        f"mean over prompts of the fall under the one steering less {SHARE:g} of the fall under the other",
+        "95 % interval above 0",
+    )
+    own = found.pair(pair.on, pair.on).angle
+    return _kept(asked, pair, pair.falls_own, {"angle": pair.angle, "own": own}, level, seed)
+
+
+def _asked(found: AngleTransfer, pair: Turned, key: str, statement: str, formula: str, criterion: str) -> Claim:
+    """Return a claim before it is decided: as it stands where no angle has an effect within the budget."""
+    left_out = f", without {pair.left_out} that the steering was set on" if pair.left_out else ""
+    return Claim(
+        id=key,
+        statement=statement,
+        formula=formula,
+        level="behaviour",
+        domain=f"{found.model}, harmful report prompts of {pair.on}{left_out}; SS at the discriminative sites, angles "
+        f"of the largest fall on select prompts with a KL of at most {found.budget:g} nats a token on harmless ones",
+        quantity="fall of the refusal score, in nats",
+        criterion=criterion,
+        value=None,
+        n=0,
+        verdict=TIED,
+    )
+
+
+def _kept(
+    asked: Claim, pair: Turned, other: Float[np.ndarray, " n"], told: dict[str, Any], level: float, seed: int
+) -> Claim:
+    """Decide whether the falls of a pair are a share of others; these must lie above 0, or nothing can be seen."""
+    if not other.any():  # no angle of the other setting has an effect within the budget
+        return asked
+    said = []
+    for at in (0.95, level):
+        effect, reference = (
+            clustered_mean(x, pair.clusters, seed=seed, level=at) for x in (pair.falls - SHARE * other, other)
+        )
+        said.append(effect_verdict(effect, smallest=None) if reference.low > 0 else INSENSITIVE)
+    effect = clustered_mean(pair.falls - SHARE * other, pair.clusters, seed=seed)
+    return replace(
+        asked, value=effect.value, n=effect.n, interval=(effect.low, effect.high), verdict=said[0],
+        witness={
+            "fall": float(pair.falls.mean()), "against": float(other.mean()), **told,
+            "holds_jointly": said[1] == HOLDS,
+        },
+    )  # fmt: skip
