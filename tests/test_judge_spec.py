@@ -47,7 +47,7 @@ def test_words_and_files(tmp_path: Path) -> None:
     [
         ("{", "is not valid JSON"),
         ([1], "give world, refusal_12, .*or a .json file with a kind"),
-        ({"kind": "oracle"}, r"with a kind \(classifier, endpoint, generative, preset\)"),
+        ({"kind": "oracle"}, r"with a kind \(classifier, endpoint, generative, pattern, preset\)"),
         ({"kind": "endpoint", "modell": "m"}, "missing a required argument: 'model'; endpoint takes model, base_url"),
         ({"kind": "endpoint", "model": "m", "colour": 1}, "unexpected keyword argument 'colour'"),
         ({"kind": "endpoint", "model": "m", "api_key": "sk-secret"}, "holds an api_key: name the environment variable"),

@@ -14,6 +14,7 @@ import typer
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.shards import ShardDone
+from lens_steer.cli import agreement as cli_agreement
 from lens_steer.cli import calibrating as cli_calibrating
 from lens_steer.cli import comparing as cli_comparing
 from lens_steer.cli import direction as cli_direction
@@ -66,6 +67,7 @@ for further_command in (
     *cli_divergence.COMMANDS,
     *cli_externalities.COMMANDS,
     *cli_site_choice.COMMANDS,
+    *cli_agreement.COMMANDS,
     *cli_transfer.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,

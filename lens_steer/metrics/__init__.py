@@ -7,6 +7,7 @@ What other rooms use of it:
 - ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
 - ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
+- ``judges.labels``: ``read_labels``, ``with_labels``, ``Labelled``
 - ``judges.spec``: ``judge_of``
 - ``kl``: ``mean_kl_by_value``, ``kl``
 - ``likelihood``: ``mean_surprise``, ``surprise_of``

@@ -2,6 +2,7 @@
 
 What other rooms use of it:
 
+- ``agreement_report``: ``agreement_and_write``
 - ``compare_report``: ``compare_and_write``
 - ``comparison_text``: ``no_draws``
 - ``direction_report``: ``select_and_write``, ``check_out``

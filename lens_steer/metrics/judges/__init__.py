@@ -1,7 +1,8 @@
 """Judges of responses behind one interface, and the agreement between judges.
 
 A judge takes prompts and responses and returns one :class:`Verdict` per response. :class:`WorldJudge` is exact on the
-organisms. :class:`PhraseJudge` looks for refusal phrases. :class:`ClassifierJudge` and :class:`GenerativeJudge` run
+organisms. :class:`PhraseJudge` looks for refusal phrases, :class:`PatternJudge` for a pattern of
+one's own. :class:`ClassifierJudge` and :class:`GenerativeJudge` run
 Hugging Face models; :func:`preset_judge` sets up published ones. :class:`LLMJudge` asks an endpoint. :func:`agreement`
 compares two judges on the same responses.
 """
@@ -13,7 +14,7 @@ from lens_steer.metrics.judges.generative import GenerativeJudge
 from lens_steer.metrics.judges.kappa import Agreement, agreement, agreement_table
 from lens_steer.metrics.judges.presets import PRESETS, Preset, preset_judge
 from lens_steer.metrics.judges.reading import VerdictPatterns
-from lens_steer.metrics.judges.rules import PhraseJudge, WorldJudge
+from lens_steer.metrics.judges.rules import PatternJudge, PhraseJudge, WorldJudge
 from lens_steer.metrics.judges.verdicts import Judge, Verdict, tally
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "GenerativeJudge",
     "Judge",
     "LLMJudge",
+    "PatternJudge",
     "PhraseJudge",
     "Preset",
     "Usage",

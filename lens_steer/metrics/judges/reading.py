@@ -79,8 +79,8 @@ class VerdictPatterns:
     _compiled: tuple[re.Pattern[str], re.Pattern[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        compiled = tuple(_compile(getattr(self, name), f"{name}_pattern") for name in ("harmful", "safe"))
-        object.__setattr__(self, "_compiled", compiled)
+        both = tuple(compiled(getattr(self, name), f"{name}_pattern") for name in ("harmful", "safe"))
+        object.__setattr__(self, "_compiled", both)
 
     def read(self, text: str) -> bool | None:
         """Return True for harmful, False for safe, and None if neither pattern matches or both do.
@@ -92,11 +92,23 @@ class VerdictPatterns:
         return None if harmful == safe else harmful
 
 
-def _compile(pattern: str, argument: str) -> re.Pattern[str]:
+def compiled(pattern: str, argument: str) -> re.Pattern[str]:
+    """Return a regular expression that disregards case, and whose ``^`` and ``$`` match at every line.
+
+    Args:
+        pattern: The expression.
+        argument: Its name in messages.
+
+    Raises:
+        LensSteerError: If the expression is not valid, or if it matches the empty text (and so every text).
+
+    >>> bool(compiled("yes", "safe_pattern").search("YES."))
+    True
+    """
     try:
-        compiled = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+        found = re.compile(pattern, re.IGNORECASE | re.MULTILINE)
     except re.error as error:
         raise LensSteerError(f"{argument}={pattern!r} is no valid regular expression: {error}") from None
-    if compiled.search(""):
+    if found.search(""):
         raise LensSteerError(f"{argument}={pattern!r} matches an empty text: write what the verdict looks like")
-    return compiled
+    return found

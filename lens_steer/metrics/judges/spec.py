@@ -19,6 +19,7 @@ The word is ``world`` or the name of a phrase list. The file gives the ``kind`` 
         "safe_pattern": "^no",
     }
     {"kind": "preset", "preset": "llama_guard"}
+    {"kind": "pattern", "safe_pattern": "sorry to hear|understand how you feel"}
 
 The file must not hold a key. The key of an endpoint is read from the environment.
 """
@@ -36,7 +37,7 @@ from lens_steer.metrics.judges.classifier import ClassifierJudge
 from lens_steer.metrics.judges.endpoint import LLMJudge
 from lens_steer.metrics.judges.generative import GenerativeJudge
 from lens_steer.metrics.judges.presets import preset_judge
-from lens_steer.metrics.judges.rules import PhraseJudge, WorldJudge
+from lens_steer.metrics.judges.rules import PatternJudge, PhraseJudge, WorldJudge
 from lens_steer.metrics.judges.verdicts import Judge
 from lens_steer.metrics.refusal import PHRASES
 
@@ -44,6 +45,7 @@ KINDS: dict[str, Callable[..., Judge]] = {
     "classifier": ClassifierJudge,
     "endpoint": LLMJudge,
     "generative": GenerativeJudge,
+    "pattern": PatternJudge,
     "preset": preset_judge,
 }
 HOW = f"give world, {', '.join(PHRASES)}, or a .json file with a kind ({', '.join(KINDS)}) and its arguments"
