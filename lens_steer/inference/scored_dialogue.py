@@ -105,10 +105,10 @@ def scored_dialogues(
 
     >>> import lens_steer as ls
     >>> model, dialogue = ls.load_model("organism/qwen2"), Dialogue(("What is 4 plus 3?", "What is 5 plus 1?"))
-    >>> asked = [{1: "What is 4 plus 3?"}]
+    >>> asked = [{0: "What is 5 plus 1?"}]
     >>> found = scored_dialogues(model, [dialogue], lambda logits: logits.amax(-1), probes=asked)
     >>> [(answer.turn, answer.probe, answer.text) for answer in found[0]]
-    [(0, False, '7.'), (1, False, '6.'), (1, True, '7.')]
+    [(0, False, '7.'), (0, True, '6.'), (1, False, '6.')]
     """
     besides = [dict[int, str]() for _ in dialogues] if probes is None else probes
     if not dialogues or len(besides) != len(dialogues):
