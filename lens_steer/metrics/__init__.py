@@ -5,7 +5,7 @@ What other rooms use of it:
 - ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``, ``question_splits``, ``tasks_or_own``
 - ``choices``: ``likeliest_options``
 - ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
-- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
+- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``, ``refuses``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
 - ``judges.spec``: ``judge_of``
 - ``kl``: ``mean_kl_by_value``, ``kl``
@@ -14,6 +14,7 @@ What other rooms use of it:
 - ``refusal_openings``: ``measured_openings``, ``NoRefusalError``
 - ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
 - ``rows``: ``text_metrics``
+- ``text``: ``shared_ngrams``
 - ``thinking``: ``split_thought``
 - ``token_divergence``: ``TokenDivergence``, ``token_divergence``, ``check_max_position``
 """

@@ -75,7 +75,7 @@ def check_angles(values: Sequence[float], budget: float) -> tuple[float, ...]:
     Raises:
         LensSteerError: If none is left, or if the budget is not above 0.
 
-    >>> check_angles([180, -90, 0, 270], 0.1)
+    >>> check_angles([180.0, -90.0, 0.0, 270.0], 0.1)
     (180.0, 270.0)
     """
     if not budget > 0:

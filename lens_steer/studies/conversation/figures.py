@@ -43,13 +43,14 @@ def conversation_turns(drawing: Drawing, ax: Target = None) -> Drawn:
         percent = 100 if quantity in ("broken", "repeated") else 1
         for condition in dict.fromkeys(r["condition"] for r in drawing.rows()):
             rows = [r for r in drawing.rows() if r["condition"] == condition and r["quantity"] == quantity]
+            rows = rows[quantity == "repeated" :]  # nothing stands before the first turn
             if not rows:
                 continue
             color, marker, dash = LOOKS[str(rows[0]["line"])]
             value, low, high = ([percent * float(r[k]) for r in rows] for k in ("value", "low", "high"))  # type: ignore[arg-type]
             turns = [int(r["turn"]) for r in rows]  # type: ignore[arg-type]
             look = {"marker": marker, "ls": dash, "ms": 3.5, "lw": 1.2, "label": str(condition)}
-            banded(axis, turns, value, low, high, color=color, **look)
+            banded(axis, turns, value, low, high, color=color, alpha=0.1, **look)
         if quantity in ("fall", "kl"):
             axis.axhline(0, color=GREY, lw=0.5)
         axis.set(ylabel=label)
