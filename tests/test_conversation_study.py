@@ -36,6 +36,7 @@ from lens_steer.studies.verdicts import TIED
 from tests.test_cli import run as command
 
 NEW = 12
+LASTING = (4.0, 4.0, 4.0)  # a fall that is as large at every probe
 HOW: dict[str, Any] = {
     "turns": 3, "dialogues": 10, "probes": (1, 3), "values": (90.0, 150.0, 210.0), "max_new_tokens": NEW,
     "direction": None, "progress": False,
@@ -179,7 +180,7 @@ def verdicts(found: Conversation) -> dict[str, str]:
 
 def test_planted_effects_that_last_and_that_fade() -> None:
     """As large at the end: holds, jointly too; half as large: refuted; side effects that grow are refuted."""
-    lasting = made_up((4.0, 4.0, 4.0), n=36)
+    lasting = made_up(LASTING, n=36)
     assert set(verdicts(lasting).values()) == {"HOLDS"}
     every = claims(lasting)
     assert all(c.witness["holds_jointly"] for c in every if c.id.startswith(("effect", "side")))
@@ -187,7 +188,7 @@ def test_planted_effects_that_last_and_that_fade() -> None:
     assert set(every[0].witness["beside"]) == {"random plane", "ablation-everywhere"}
     fading = verdicts(made_up((4.0, 3.6, 2.0)))
     assert (fading["effect-lasts-t3"], fading["effect-lasts-t6"]) == ("HOLDS", "REFUTED")
-    worse = verdicts(made_up((4.0, 4.0, 4.0), grown=0.2, broken=0.5, repeated=0.3))
+    worse = verdicts(made_up(LASTING, grown=0.2, broken=0.5, repeated=0.3))
     assert [v for k, v in worse.items() if not k.startswith("effect")] == ["REFUTED"] * 3
     assert verdicts(made_up((4.0, 3.2, 4.0), noise=1.0))["effect-lasts-t3"] == "NOT SHOWN"
 
@@ -196,21 +197,21 @@ def test_an_assay_that_sees_nothing_says_nothing() -> None:
     """Without a first fall nothing lasts; a control that frees nothing shows no absence; no angle, no claim."""
     null = verdicts(made_up((0.0, 0.0, 0.0)))
     assert {null["effect-lasts-t3"], null["effect-lasts-t6"]} == {"ASSAY INSENSITIVE"}
-    blind = verdicts(made_up((4.0, 4.0, 4.0), control=0.0))
+    blind = verdicts(made_up(LASTING, control=0.0))
     assert {blind["degenerate-does-not-grow"], blind["repeats-no-more"]} == {"ASSAY INSENSITIVE"}
     assert blind["side-effect-does-not-grow"] == blind["effect-lasts-t6"] == "HOLDS"  # no answers decide them
-    assert verdicts(made_up((4.0,) * 3, control=0.0, broken=0.5))["degenerate-does-not-grow"] == "REFUTED"
-    still = claims(made_up((4.0,) * 3, angle=None))
+    assert verdicts(made_up(LASTING, control=0.0, broken=0.5))["degenerate-does-not-grow"] == "REFUTED"
+    still = claims(made_up(LASTING, angle=None))
     assert {c.verdict for c in still} == {TIED} and {c.value for c in still} == {None}
 
 
 def test_no_degenerate_answer_is_no_proof() -> None:
     """The interval of a share that is 0 in every dialogue has the width that as many answers allow."""
-    none = Differences(made_up((4.0,) * 3), "selective").broken_growth()
+    none = Differences(made_up(LASTING), "selective").broken_growth()
     assert none.value == 0 and none.low == -none.high < -0.05
-    few = Differences(made_up((4.0,) * 3, n=6), "selective").broken_growth()
+    few = Differences(made_up(LASTING, n=6), "selective").broken_growth()
     assert few.high > 2 * none.high
-    some = Differences(made_up((4.0,) * 3, broken=0.25), "selective").broken_growth()
+    some = Differences(made_up(LASTING, broken=0.25), "selective").broken_growth()
     assert some.value == pytest.approx(0.25) and some.high - some.low > none.high - none.low
 
 

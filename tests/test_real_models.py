@@ -29,6 +29,7 @@ TABLES = (
     "real_directions",
     "real_transfers",
     "real_answers",
+    "real_conversations",
     "real_costs",
     "real_work",
     "real_gpu",

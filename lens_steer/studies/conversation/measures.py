@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.selection import is_counted
 from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
@@ -55,7 +56,9 @@ def measured(found: Conversation, condition: str) -> Measured:
     harmful, harmless = ([r for r in own if r["side"] == side] for side in (POSITIVE, NEGATIVE))
     kl = [r for r in found.divergences if r["condition"] == condition]
 
-    def table(rows: list[dict], of: Callable[[dict], float | None], turns: range | tuple[int, ...]) -> np.ndarray:
+    def table(
+        rows: Sequence[Row], of: Callable[[Row], float | None], turns: Sequence[int]
+    ) -> Float[np.ndarray, "dialogues turns"]:
         values = np.full((n, len(turns)), np.nan)
         for row in rows:
             value = of(row)

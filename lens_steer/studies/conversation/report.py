@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,6 @@ def study_and_write(
 
 def text(found: Conversation, rows: list[dict[str, Any]], decided: list[Claim]) -> str:
     """Return the page of the study: how it was done, every condition at the probes, and the claims."""
-    cells = {(r["condition"], r["turn"], r["quantity"]): r for r in rows}
-    table = [
-        (name, str(turn), *(_cell(cells.get((name, turn, quantity))) for quantity in COLUMNS))
-        for name in found.conditions
-        for turn in found.probes
-    ]
     at = "no angle has an effect within it" if found.angle is None else f"which chose {found.angle:g}°"
     again = reused(found.dealt)
     shared = f" {again} of the turns have a prompt that an earlier dialogue has too." if again else ""
@@ -95,8 +89,26 @@ def text(found: Conversation, rows: list[dict[str, Any]], decided: list[Claim]) 
         "The fall is that of the refusal score, against no steering with its own history. KL (nats a token) is along "
         "the unsteered dialogue. Shares are in percent; repeated is the share of an answer's word 4-grams that an "
         "earlier answer of the dialogue has. Intervals of 95 % are over dialogues.\n\n"
-        f"{markdown(HEADS, table)}\n![By turn](conversation_turns.png)\n\n## Claims\n\n{claim_tables.markdown(decided)}"
+        f"{table(rows, found.conditions, found.probes)}\n![By turn](conversation_turns.png)\n\n"
+        f"## Claims\n\n{claim_tables.markdown(decided)}"
     )
+
+
+def table(rows: Sequence[Mapping[str, Any]], conditions: Sequence[str], probes: Sequence[int]) -> str:
+    """Return a Markdown table of what was measured at the probes, one row a condition and probe.
+
+    Args:
+        rows: The rows of :func:`lens_steer.studies.conversation.drawings.turn_rows`.
+        conditions: The conditions in order.
+        probes: The turns.
+    """
+    cells = {(r["condition"], r["turn"], r["quantity"]): r for r in rows}
+    lines = [
+        (name, str(turn), *(_cell(cells.get((name, turn, quantity))) for quantity in COLUMNS))
+        for name in conditions
+        for turn in probes
+    ]
+    return markdown(HEADS, lines)
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:
