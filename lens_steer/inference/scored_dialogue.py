@@ -1,4 +1,9 @@
-"""Dialogues that are scored while they run, with questions that are asked at a turn and then forgotten."""
+"""Dialogues that are scored while they run, with questions that are asked at a turn and then forgotten.
+
+Histories are token ids, as in :func:`lens_steer.converse`. A prompt with earlier messages has the same ids where every
+answer is tokenised as it was written. That is not certain: an answer that is cut off inside a word, or that is written
+under steering, may have other tokens once it is text.
+"""
 
 from __future__ import annotations
 
