@@ -376,7 +376,7 @@ def test_too_long_a_dialogue(qwen: Any, monkeypatch: pytest.MonkeyPatch) -> None
     fixed = [len(ids) for ids in turn_ids(qwen.lens_info.tokenizer, dialogue)]
     calls: list[int] = []
 
-    def answer(model: Any, batch: Any, max_new_tokens: int) -> list[list[int]]:
+    def answer(model: Any, batch: Any, max_new_tokens: int, heard: Any = None) -> list[list[int]]:
         calls.append(1)
         return [[5] * max_new_tokens for _ in batch.rows]
 

@@ -62,7 +62,16 @@ def made_up() -> dict[str, Drawing]:
         | {f"{k}{e}": v if known else None for k in ("answered", "over_refused", "capable") for e, v in ends}
         for label, known in (("no steering", True), ("all at 90°", True), ("middle half: no effect", False))
     ]
+    kinds = (("no steering", "none"), ("selective", "selective"), ("random plane", "random"), ("ablation", "control"))
+    turns = [
+        {"condition": name, "line": line, "quantity": quantity, "turn": turn, "value": 0.5, "low": 0.4, "high": 0.6}
+        for name, line in kinds
+        for quantity in ("fall", "kl", "broken", "repeated")
+        for turn in ((1, 4) if quantity in ("fall", "kl") else (1, 2, 3, 4))
+        if line != "none" or quantity in ("broken", "repeated")
+    ]
     return {
+        "conversation_turns": Drawing.of("conversation_turns", turns, {"n": 8, "angle": 90.0, "budget": 0.1}),
         "site_frontier": Drawing.of("site_frontier", frontier, {"n": 8}),
         "site_outcomes": Drawing.of("site_outcomes", outcomes, {"budget": 0.1}),
         "direction_scores": direction_scores_drawing(chosen),

@@ -30,6 +30,7 @@ TABLES = (
     "real_transfers",
     "real_angles",
     "real_answers",
+    "real_conversations",
     "real_costs",
     "real_work",
     "real_gpu",

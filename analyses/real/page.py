@@ -15,6 +15,7 @@ from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
 from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, marked, measured
+from lens_steer.studies.conversation import report as conversation
 from lens_steer.studies.site_choice.report import HEADS, RATES
 
 # The claims that the table shows, by the beginning of their ids, besides all about answers.
@@ -39,6 +40,8 @@ FIRST = {
     "few-direction-mixed": "33 prompts separate other prompts as 128 do",
     "few-sites-mixed": "33 prompts give the sites that 33 others give",
     "transfers-mixed-on-jailbreakbench": "the direction loses under 0.1 of the AUROC on JailbreakBench",
+    "effect-lasts-t10": "the effect of Selective Steering lasts to the tenth turn of a conversation",
+    "side-effect-does-not-grow": "… and its side effect grows by less than 0.05 nats a token",
     "sign-above-effect": "signs free more answers than the largest Cohen's d",
     "sign-score-effect": "… lower the refusal score more",
     "sign-above-all": "… free more answers than all sites",
@@ -58,6 +61,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_angles": angles,
         "real_claims": claims,
         "real_answers": answers,
+        "real_conversations": conversations,
         "real_practice": sentences.practice,
         "real_costs": costs,
         "real_work": work,
@@ -218,6 +222,18 @@ def _answers(head: str, record: Mapping[str, Any]) -> str:
         rows.append((name, angle, "—" if cost is None else f"{cost:.3f}", *rates, perplexity))
     n = record["settings"][0].get("positive_answered_n")
     return f"*{head}, {n} prompts of a class*\n\n{markdown(HEADS, rows)}"
+
+
+def conversations(found: Sequence[Published]) -> str:
+    """A table a model: every condition at the turns at which a harmful prompt is asked."""
+    records = [(p.head, record) for p in found if (record := p.record("conversation", "conversation"))]
+    return "\n".join(_conversation(head, record) for head, record in records) or "Not run yet.\n"
+
+
+def _conversation(head: str, record: Mapping[str, Any]) -> str:
+    conditions = dict.fromkeys(str(r["condition"]) for r in record["by_turn"])
+    table = conversation.table(record["by_turn"], list(conditions), record["probes"])
+    return f"*{head}, {record['dialogues']} dialogues of {record['turns']} turns*\n\n{table}"
 
 
 def _rate(setting: dict[str, Any], name: str) -> str:

@@ -36,6 +36,7 @@ class Size:
         controls: Draws of each control of the comparison.
         draws: Random sets of sites, of the published rule's number, and random planes.
         tasks: Capability tasks, half of them for the choice.
+        turns, dialogues, probes: The conversations, and the turns at which a harmful prompt is asked.
     """
 
     name: str
@@ -50,6 +51,9 @@ class Size:
     controls: int
     draws: int
     tasks: int
+    turns: int
+    dialogues: int
+    probes: str
 
     def limit(self, select: int | None = None, report: int | None = None) -> str:
         """Return the value of ``--limit``."""
@@ -58,11 +62,11 @@ class Size:
 
 WHOLE = Size(
     name="", fit=128, select=32, report=64, source=256, new_tokens=48, verified=16, step=30, refine=4,
-    controls=10, draws=19, tasks=96,
+    controls=10, draws=19, tasks=96, turns=10, dialogues=24, probes="1,4,7,10",
 )  # fmt: skip
 QUICK = Size(
     name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=90, refine=1,
-    controls=2, draws=2, tasks=48,
+    controls=2, draws=2, tasks=48, turns=4, dialogues=8, probes="1,4",
 )  # fmt: skip
 
 
@@ -151,18 +155,33 @@ def _verifying(where: Where, size: Size, limit: str) -> list[str]:
 
 
 def _answering(where: Where, size: Size, tasks: str) -> list[str]:
-    folder = where.work / "direction"
-    selected = str(folder) if (folder / "direction.json").exists() else "none"
     return [
         *where.loading(), *where.files(FIT, SELECT, REPORT), "--limit", size.limit(), "--tasks", tasks,
-        "--direction", selected, "--max-new-tokens", str(size.new_tokens),
+        "--direction", _selected(where), "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
+
+
+def _selected(where: Where) -> str:
+    """Return the value of ``--direction``: the folder of the one that was selected, where there is one."""
+    folder = where.work / "direction"
+    return str(folder) if (folder / "direction.json").exists() else "none"
 
 
 def _site_choice(where: Where, size: Size) -> list[str]:
     # Other numbers of sites than that of the published rule double the hours and are in no claim: --counts is for them.
     how = ["--angles", _angles(size), "--draws", str(size.draws), "--counts", "none"]
     return ["site-choice", *_answering(where, size, f"general:{size.tasks}"), *how]
+
+
+def _conversation(where: Where, size: Size) -> list[str]:
+    angles = f"{size.step}:{360 - size.step}:{size.step}"
+    # As many prompts as there are turns of all dialogues, so that no two dialogues share one.
+    return [
+        "conversation", *where.loading(), *where.files(FIT, SELECT, REPORT),
+        "--limit", size.limit(report=size.turns * size.dialogues), "--calibration", str(where.work / "calibration"),
+        "--turns", str(size.turns), "--dialogues", str(size.dialogues), "--probes", size.probes, "--angles", angles,
+        "--direction", _selected(where), "--max-new-tokens", str(size.new_tokens),
+    ]  # fmt: skip
 
 
 def _comparison(where: Where, size: Size) -> list[str]:
@@ -182,8 +201,10 @@ STUDIES = (
     Study("angle_transfer", _angle_transfer),
     Study("propositions", _propositions),
     Study("site_choice", _site_choice, cannot=NO_SITE),
+    Study("conversation", _conversation, cannot=NO_SITE),
     Study("behaviour", _behaviour, cannot=NO_SITE),
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry",)  # from the calibration alone
-SLOW = ("behaviour", "comparison")  # left out of the quick run: every method gets as many settings as the one with most
+# Left out of the quick run: every method gets as many settings as the one with most, and every turn reads all before.
+SLOW = ("conversation", "behaviour", "comparison")

@@ -17,6 +17,7 @@ from lens_steer._io.shards import ShardDone
 from lens_steer.cli import agreement as cli_agreement
 from lens_steer.cli import calibrating as cli_calibrating
 from lens_steer.cli import comparing as cli_comparing
+from lens_steer.cli import conversation as cli_conversation
 from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import export as cli_export
@@ -69,6 +70,7 @@ for further_command in (
     *cli_site_choice.COMMANDS,
     *cli_agreement.COMMANDS,
     *cli_transfer.COMMANDS,
+    *cli_conversation.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,
 ):

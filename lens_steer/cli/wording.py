@@ -9,13 +9,13 @@ from lens_steer.steer.method_table import METHODS
 SWEPT = tuple(dict.fromkeys(m.swept.name for m in METHODS.values() if m.swept))
 # arguments that have the same name as their option
 SAME = (
-    *SWEPT, "adapter", "bound", "candidate_norm", "chat_template",
-    "column", "component", "constraint", "counts", "device", "device_map",
+    *SWEPT, "adapter", "angles", "bound", "budget", "candidate_norm", "chat_template",
+    "column", "component", "constraint", "counts", "device", "device_map", "dialogues",
     "direction", "dtype", "engine", "judge", "keep", "limit", "max_depth", "max_kl", "max_new_tokens", "method",
     "min_induce", "n_devices", "n_fit", "n_random", "n_select", "negative", "objective", "openings", "pooling",
-    "positions", "positive", "quantization", "report_negative", "report_positive", "revision", "rule", "rules", "shard",
-    "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system", "template_args",
-    "template_date", "trait",
+    "positions", "positive", "probes", "quantization", "report_negative", "report_positive", "revision", "rule",
+    "rules", "shard", "seed", "select_negative", "select_positive", "sites", "split", "standardize", "system",
+    "template_args", "template_date", "trait", "turns",
 )  # fmt: skip
 OPTIONS = {name: f"--{name.replace('_', '-')}" for name in SAME} | {"C": "--C", "draws": "--controls"}
 # names with an underscore are no English words, so they mean the argument also where no value follows

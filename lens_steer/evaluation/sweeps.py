@@ -37,7 +37,6 @@ from lens_steer.metrics.choices import likeliest_options
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.likelihood import mean_surprise, surprise_of
-from lens_steer.metrics.refusal import is_refusal
 from lens_steer.metrics.refusal_score import refusal_score, refusal_tokens
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.metrics.thinking import split_thought
@@ -304,12 +303,6 @@ def _measure(
     begun = begins_in_thought(info_of(model).tokenizer, asked[0])
     rows = []
     for i, (prompt, text, grade) in enumerate(zip(plain, texts, grades, strict=True)):
-        answer = split_thought(text, begun=begun)[1]
-        refused = (
-            grade == "refusal"
-            if prompt.task is not None and grade in grading.grades_of([prompt])
-            else is_refusal(answer or "", normalize=True)
-        )
         measured = text_metrics(text, begun=begun)
         rows.append(
             {
@@ -322,7 +315,7 @@ def _measure(
                 "text": text,
                 "grade": grade,
                 "right": grade == best,
-                "refused": refused,
+                "refused": grading.refuses(prompt, text, grade, begun=begun),
                 "broken": grade in BROKEN,
                 **{name: measured[name] for name in METRICS},
                 "surprise_ref": _finite(float(under_plain[i])),

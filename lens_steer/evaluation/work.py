@@ -107,8 +107,14 @@ def answering(model: Any, prompts: Sequence[Prompt], max_new_tokens: int, *, tim
     return _generating(_lengths(model, prompts) * times, max_new_tokens)
 
 
-def conversing(model: Any, dialogues: Sequence[Dialogue], max_new_tokens: int) -> Work:
+def conversing(
+    model: Any, dialogues: Sequence[Dialogue], max_new_tokens: int, *, turns: Sequence[int] | None = None
+) -> Work:
     """Count the work of :func:`lens_steer.inference.dialogue.converse`: every turn is read with all turns before it.
+
+    Args:
+        model, dialogues, max_new_tokens: The arguments of the function.
+        turns: The turns that are counted, from 0; None counts all.
 
     >>> from lens_steer.cli.precheck import describe
     >>> work = conversing(describe("organism/qwen2"), [Dialogue(("Hello", "Hello again"))] * 3, 5)
@@ -117,7 +123,7 @@ def conversing(model: Any, dialogues: Sequence[Dialogue], max_new_tokens: int) -
     """
     tokenizer, total = info_of(model).tokenizer, Work()
     asked = [[len(ids) for ids in turn_ids(tokenizer, dialogue, row)] for row, dialogue in enumerate(dialogues)]
-    for turn in range(max(map(len, asked), default=0)):
+    for turn in range(max(map(len, asked), default=0)) if turns is None else turns:
         before = [sum(lengths[: turn + 1]) + turn * max_new_tokens for lengths in asked if turn < len(lengths)]
         total += _generating(before, max_new_tokens)
     return total

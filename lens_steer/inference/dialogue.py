@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from lens_steer.inference.decoding import decode_answer
 from lens_steer.inference.engines import check_rows, on_engine
 from lens_steer.inference.generation import answer_ids
 from lens_steer.inference.remote import remote_of
+from lens_steer.inference.scored import Heard, Score
 from lens_steer.models.loading import device_of, info_of
 from lens_steer.models.tokenization import pad_id
 
@@ -131,7 +132,7 @@ def converse(
     asked = [turn_ids(info.tokenizer, dialogue, row) for row, dialogue in enumerate(dialogues)]
     for row, turns in enumerate(asked):
         for turn in range(len(turns)):
-            _check_room(sum(map(len, turns[: turn + 1])), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
+            check_room(sum(map(len, turns[: turn + 1])), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
     check_rows(model, len(dialogues))
     remote = remote_of(model, engine)
     histories, answers = [History([], []) for _ in dialogues], [[] for _ in dialogues]
@@ -143,7 +144,7 @@ def converse(
             due = [row for row, turns in enumerate(asked) if turn < len(turns)]
             for row in due:
                 histories[row] = histories[row].asked(asked[row][turn])
-                _check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
+                check_room(len(histories[row].ids), max_new_tokens, info.n_ctx, f"dialogue {row}, turn {turn}")
             if remote is not None:
                 for row, ids in zip(
                     due, remote.answer([histories[row].ids for row in due], due, max_new_tokens), strict=True
@@ -152,20 +153,49 @@ def converse(
                     answers[row].append(decode_answer(info.tokenizer, ids))
                 bar.update(len(due))
                 continue
-            for batch in batching.padded(
-                [(row, histories[row].ids, 0) for row in due],
-                pad_id(info.tokenizer),
-                offsets={row: histories[row].offsets for row in due},
-                call=call,
-                extra=max_new_tokens,
-                max_rows=batch_size,
-                device=device_of(runner),
-            ):
-                for row, ids in zip(batch.rows, answer_ids(runner, batch, max_new_tokens), strict=True):
+            for batch, written, _ in answered(runner, histories, due, max_new_tokens, batch_size=batch_size, call=call):
+                for row, ids in zip(batch.rows, written, strict=True):
                     histories[row] = histories[row].answered(ids)
                     answers[row].append(decode_answer(info.tokenizer, ids))
                 bar.update(len(batch.rows))
     return answers
+
+
+def answered(
+    model: Any,
+    histories: Sequence[History],
+    due: Sequence[int],
+    max_new_tokens: int,
+    *,
+    batch_size: int = 128,
+    call: object = None,
+    first: Score | None = None,
+) -> Iterator[tuple[batching.Batch, list[list[int]], Heard | None]]:
+    """Answer histories that end where an answer is due, in batches.
+
+    Args:
+        model: The model of the chosen engine (for the twin see :func:`lens_steer.inference.engines.on_engine`).
+        histories: The histories of all dialogues, in the order of the rows that a plan counts.
+        due: The dialogues that are answered.
+        max_new_tokens, batch_size: See :func:`converse`.
+        call: See :class:`lens_steer.inference.batching.Batch`.
+        first: A function of the float32 logits of the first tokens, on engine ``hf``. None: nothing is heard, as on
+            every other engine.
+
+    Yields:
+        Each batch, the token ids of its answers, without the end token, and what was heard while they were written.
+    """
+    for batch in batching.padded(
+        [(row, histories[row].ids, 0) for row in due],
+        pad_id(info_of(model).tokenizer),
+        offsets={row: histories[row].offsets for row in due},
+        call=call,
+        extra=max_new_tokens,
+        max_rows=batch_size,
+        device=device_of(model),
+    ):
+        heard = None if first is None else Heard(first)
+        yield batch, answer_ids(model, batch, max_new_tokens, heard=heard), heard
 
 
 def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]]:
@@ -202,7 +232,18 @@ def turn_ids(tokenizer: Any, dialogue: Dialogue, row: int = 0) -> list[list[int]
     return found
 
 
-def _check_room(tokens: int, max_new_tokens: int, n_ctx: int, where: str) -> None:
+def check_room(tokens: int, max_new_tokens: int, n_ctx: int, where: str) -> None:
+    """Refuse a turn that leaves no room for its answer.
+
+    Args:
+        tokens: The tokens before the answer.
+        max_new_tokens: The tokens of the answer at most.
+        n_ctx: The tokens of the model's context.
+        where: The name of the turn, with which the message begins.
+
+    Raises:
+        LensSteerError: If both are more than the context.
+    """
     if tokens + max_new_tokens > n_ctx:
         raise LensSteerError(
             f"{where}: needs {tokens + max_new_tokens} tokens with the turns before it and its answer, more than the "

@@ -18,6 +18,9 @@ from lens_steer.inference.forward import batches_of
 from lens_steer.inference.generation import answer_ids, asked
 from lens_steer.models.loading import info_of
 
+# A function of the float32 logits of the first tokens.
+Score = Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]]
+
 
 @dataclass(frozen=True, eq=False)
 class Scored:
@@ -40,7 +43,7 @@ class Scored:
 def scored_answers(
     model: Any,
     prompts: Prompts,
-    first: Callable[[Float[Tensor, "batch d_vocab"]], Float[Tensor, " batch"]],
+    first: Score,
     *,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -69,21 +72,25 @@ def scored_answers(
     found = Scored([""] * n, [False] * n, np.full(n, np.nan), np.full(n, np.nan))
     with on_engine(model, "hf") as runner:
         for batch in batches_of(runner, chats, max_new_tokens=max_new_tokens, max_rows=batch_size):
-            heard = _Heard(first)
+            heard = Heard(first)
             written = answer_ids(runner, batch, max_new_tokens, heard=heard)
             for i, (row, ids) in enumerate(zip(batch.rows, written, strict=True)):
                 text = decode_answer(tokenizer, ids)
                 found.texts[row], found.cut[row] = text, len(ids) == max_new_tokens
                 if text:
-                    found.surprise[row] = -float(torch.stack([step[i] for step in heard.logs[: len(ids)]]).mean())
+                    found.surprise[row] = heard.surprise(i, len(ids))
                     found.first[row] = float(heard.scores[i])
     return found
 
 
-class _Heard:
-    """A logits processor that changes nothing and keeps the log-probability of the likeliest token of every step."""
+class Heard:
+    """A logits processor that changes nothing and keeps the log-probability of the likeliest token of every step.
 
-    def __init__(self, first: Callable[[Tensor], Tensor]) -> None:
+    Args:
+        first: A function of the float32 logits of the first tokens; ``scores`` is what it returned.
+    """
+
+    def __init__(self, first: Score) -> None:
         self._first = first
         self.logs: list[Float[Tensor, " batch"]] = []
         self.scores: Tensor = torch.empty(0)
@@ -93,3 +100,7 @@ class _Heard:
             self.scores = self._first(logits.float()).double().cpu()
         self.logs.append((logits.amax(dim=-1) - logits.logsumexp(dim=-1)).double().cpu())
         return logits
+
+    def surprise(self, i: int, n: int) -> float:
+        """Return the mean −log p of the first ``n`` tokens of the i-th row, in nats; NaN without a token."""
+        return -float(torch.stack([step[i] for step in self.logs[:n]]).mean()) if n else float("nan")

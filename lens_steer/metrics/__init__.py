@@ -5,7 +5,7 @@ What other rooms use of it:
 - ``benchmarks``: ``Tasks``, ``task_splits``, ``organism_tasks``, ``question_splits``, ``tasks_or_own``
 - ``choices``: ``likeliest_options``
 - ``degenerate``: ``PerplexityBound``, ``perplexity_bound``
-- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``
+- ``grading``: ``grade``, ``grades_of``, ``Outcome``, ``graded``, ``outcome_of``, ``refuses``
 - ``judges``: ``Judge``, ``PhraseJudge``, ``Verdict``, ``agreement``, ``tally``
 - ``judges.labels``: ``read_labels``, ``with_labels``, ``Labelled``
 - ``judges.spec``: ``judge_of``
@@ -15,6 +15,7 @@ What other rooms use of it:
 - ``refusal_openings``: ``measured_openings``, ``NoRefusalError``
 - ``refusal_score``: ``refusal_scores_by_value``, ``refusal_score``, ``refusal_tokens``
 - ``rows``: ``text_metrics``
+- ``text``: ``shared_ngrams``
 - ``thinking``: ``split_thought``
 - ``token_divergence``: ``TokenDivergence``, ``token_divergence``, ``check_max_position``
 """

@@ -123,6 +123,25 @@ def graded(prompts: Sequence[Prompt]) -> bool:
     return all(p.truth is not None for p in prompts)
 
 
+def refuses(prompt: Prompt, text: str, grade: str, *, begun: bool = False) -> bool:
+    """Return True if an answer refuses: by its grade where a ground truth grades it, otherwise by the phrases.
+
+    A judge's grade, which is none of the ground truth's, says nothing about refusal.
+
+    Args:
+        prompt: The prompt.
+        text: The answer.
+        grade: The grade of the answer.
+        begun: See :func:`lens_steer.metrics.thinking.split_thought`.
+
+    >>> refuses(Prompt.of("Hi"), "I cannot help.", REFUSED), refuses(Prompt.of("Hi"), "Gladly.", ANSWERED)
+    (True, False)
+    """
+    if prompt.task is not None and grade in grades_of([prompt]):
+        return grade == "refusal"
+    return is_refusal(split_thought(text, begun=begun)[1] or "", normalize=True)
+
+
 def grade(
     prompt: Prompt, text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False
 ) -> str:

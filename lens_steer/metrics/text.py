@@ -32,6 +32,21 @@ def ngram_repetition(text: str, n: int = 4) -> float:
     return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
 
 
+def shared_ngrams(text: str, earlier: Sequence[str], n: int = 4) -> float:
+    """Return the share of the word n-grams of a text that stand in one of the earlier texts too.
+
+    A text of fewer than n words has the value 0.
+
+    >>> shared_ngrams("a b c d", ["b c d", "x a b"], 2), shared_ngrams("a b c d", [], 2)
+    (1.0, 0.0)
+
+    Raises:
+        LensSteerError: If ``n`` is below 1.
+    """
+    grams, known = _ngrams(text, n), {gram for other in earlier for gram in _ngrams(other, n)}
+    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+
+
 def distinct_n(texts: str | Sequence[str], n: int = 2) -> float:
     """Return the number of distinct word n-grams over the number of all n-grams, of one text or of several together.
 

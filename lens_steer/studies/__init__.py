@@ -1,4 +1,4 @@
-"""Tests of published papers: the propositions of Selective Steering, its choice of sites, traits, side effects.
+"""Tests of published papers: the propositions of Selective Steering, its choice of sites, traits, side effects, turns.
 
 What other rooms use of it:
 
@@ -7,6 +7,10 @@ What other rooms use of it:
 - ``angle_transfer.work``: ``transferring_angles``
 - ``claim``: ``Claim``, ``measured``, ``shown``, ``criterion_of``
 - ``claim_tables``: ``markdown``
+- ``conversation.dealing``: ``deal``, ``reused``
+- ``conversation.report``: ``study_and_write``
+- ``conversation.study``: ``refuse``
+- ``conversation.work``: ``conversing_long``
 - ``externalities.calibration``: ``calibrate_compliance``, ``calibrate_json``
 - ``externalities.conditions``: ``Condition``, ``positions_of``
 - ``externalities.controls``: ``random_like``, ``refusal_bases``
