@@ -5,6 +5,7 @@ The controls of the chosen setting run beside it.
 What other rooms use of it:
 
 - ``bounds``: ``measured_bound``, ``harmless_alone``
+- ``budgeted``: ``ANGLES``, ``BUDGET``, ``check_angles``, ``within``
 - ``cells``: ``told``, ``read``, ``plain``, ``labels_of``, ``counts``, ``clusters_of``
 - ``comparison``: ``Comparison``, ``compare``
 - ``conditions``: ``method_grids``, ``has_angle``, ``control_grids``, ``probe_grid``, ``rule_grids``,

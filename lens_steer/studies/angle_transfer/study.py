@@ -28,6 +28,7 @@ from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.budgeted import ANGLES, BUDGET, check_angles, within
 from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.geometry.calibration import Calibration, calibrate
@@ -36,8 +37,6 @@ from lens_steer.models.loading import info_of
 from lens_steer.stats.clusters import Clusters
 from lens_steer.studies.angle_transfer.asked import COLUMNS, Asked
 
-ANGLES = tuple(float(a) for a in range(30, 360, 30))
-BUDGET = 0.1  # nats a token along the unsteered model's answers to harmless prompts; that of the choice of sites
 DRAWS = 19  # random planes; fewer cannot be beaten at p = 0.05
 
 
@@ -176,14 +175,9 @@ def check(sources: Mapping[str, ContrastSet], values: Sequence[float], budget: f
             raise LensSteerError(
                 f"the steering of source {a!r} is set on every report prompt of {b!r}: drop one of them"
             )
-    if not budget > 0:
-        raise LensSteerError(f"budget={budget:g}: give a divergence above 0, in nats a token")
     if draws < 1:
         raise LensSteerError(f"draws={draws}: give at least 1 random plane")
-    angles = tuple(sorted({float(v) % 360 for v in values} - {0.0}))
-    if not angles:
-        raise LensSteerError(f"values={list(values)!r}: give an angle at which something is turned")
-    return angles
+    return check_angles(values, budget)
 
 
 def _calibrated(model: Any, of: ContrastSet, folder: Path, seed: int, engine: str, progress: bool) -> Calibration:
@@ -212,12 +206,13 @@ def _mean_kl(rows: Sequence[Row], fitted: str, on: str, angle: float) -> float:
 
 
 def _within(rows: Sequence[Row], fitted: str, on: str, angles: Sequence[float], budget: float) -> float | None:
-    """Return the angle of the largest mean fall among those whose mean KL is within the budget; None without one."""
+    """Return the angle under the budget (:func:`lens_steer.evaluation.budgeted.within`); None without one."""
     own = [r for r in rows if (r["fitted"], r["on"]) == (fitted, on)]
-    allowed = [a for a in angles if own and _mean_kl(own, fitted, on, a) <= budget]
-    falls = {a: float(_falls(own, fitted, on, a).mean()) for a in allowed}
-    best = max(falls, key=falls.__getitem__, default=None)
-    return best if best is not None and falls[best] > 0 else None
+    if not own:  # the source has no site
+        return None
+    effect = np.array([_falls(own, fitted, on, a).mean() for a in angles])
+    at = within(effect, np.array([_mean_kl(own, fitted, on, a) for a in angles]), budget)
+    return None if at is None else angles[at]
 
 
 def _unseen(fitted: ContrastSet, on: ContrastSet) -> Bool[np.ndarray, " n"]:

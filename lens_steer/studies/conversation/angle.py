@@ -18,15 +18,12 @@ from jaxtyping import Float
 from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import Contrast
-from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.budgeted import within
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
-from lens_steer.stats.ties import middle_of_best
 
-ANGLES = tuple(float(a) for a in range(30, 360, 30))
-BUDGET = 0.1  # nats a token, fixed before any result
 COLUMNS = ("side", "prompt", "value", "measured")
 
 
@@ -55,34 +52,14 @@ class Curve:
         return np.nanmean(self.kl, axis=0)
 
     def within(self, budget: float) -> float | None:
-        """Return the angle of the largest effect among those whose cost is within a budget; of equals the middle one.
-
-        None where no angle is within the budget, or where none of them has an effect above 0.
+        """Return the angle under a budget (:func:`lens_steer.evaluation.budgeted.within`); None where there is none.
 
         >>> curve = Curve((90.0, 180.0), np.array([[1.0, 4.0]]), np.array([[0.1, 0.4]]))
         >>> curve.within(0.2), curve.within(0.5), curve.within(0.05)
         (90.0, 180.0, None)
         """
-        allowed = [i for i in range(len(self.values)) if self.cost[i] <= budget and self.effect[i] > 0]
-        if not allowed:
-            return None
-        return middle_of_best([self.values[i] for i in allowed], [float(self.effect[i]) for i in allowed])[0]
-
-
-def check_angles(values: Sequence[float], budget: float) -> tuple[float, ...]:
-    """Return the angles in order, between 0 and 360 degrees, each once and without 0.
-
-    Raises:
-        LensSteerError: If none is left, or if the budget is not above 0.
-
-    >>> check_angles([180.0, -90.0, 0.0, 270.0], 0.1)
-    (180.0, 270.0)
-    """
-    if not budget > 0:
-        raise LensSteerError(f"budget={budget:g}: give a divergence above 0, in nats a token")
-    if not (found := sorted({float(v) % 360 for v in values} - {0.0})):
-        raise LensSteerError(f"angles={list(values)!r}: give an angle at which something is turned")
-    return tuple(found)
+        at = within(self.effect, self.cost, budget)
+        return None if at is None else self.values[at]
 
 
 def curve(

@@ -20,6 +20,7 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import harmless_alone, measured_bound
+from lens_steer.evaluation.budgeted import ANGLES, BUDGET, check_angles
 from lens_steer.evaluation.conditions import NONE, RANDOM_PLANE, plan_at_value
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
@@ -35,7 +36,7 @@ from lens_steer.inference.record import record
 from lens_steer.inference.scored_dialogue import check_dialogues
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.fits import check_fits
-from lens_steer.studies.conversation.angle import ANGLES, BUDGET, Curve, check_angles, curve
+from lens_steer.studies.conversation.angle import Curve, curve
 from lens_steer.studies.conversation.dealing import DIALOGUES, PROBES, TURNS, Dealt, check, deal
 from lens_steer.studies.conversation.turns import Asked, run_dialogues, run_divergences
 

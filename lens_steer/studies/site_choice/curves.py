@@ -21,6 +21,7 @@ from jaxtyping import Float
 from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import Contrast
+from lens_steer.evaluation.budgeted import within
 from lens_steer.evaluation.conditions import plan_at_value
 from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
 from lens_steer.geometry.calibration import Calibration
@@ -28,7 +29,6 @@ from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.refusal_score import refusal_scores_by_value
 from lens_steer.studies.site_choice.sets import SiteSet
 
-ANGLES = tuple(float(a) for a in range(30, 360, 30))
 COLUMNS = ("set", "value", "side", "prompt", "score", "kl")
 
 
@@ -61,18 +61,16 @@ class SetCurve:
         return np.nanmean(self.kl, axis=0)
 
     def within(self, budget: float) -> int | None:
-        """Return the index of the angle of the largest effect among those whose cost is within a budget.
+        """Return the index of the angle under a budget; None where there is none.
 
-        None where no angle is within the budget, or where none of them has an effect above 0.
+        See :func:`lens_steer.evaluation.budgeted.within`.
 
         >>> one, values = SiteSet("sign", ()), (90.0, 180.0)
         >>> curve = SetCurve(one, values, np.array([5.0]), np.array([[4.0, 1.0]]), np.array([[0.1, 0.4]]))
         >>> curve.within(0.2), curve.within(0.5), curve.within(0.05)
         (0, 1, None)
         """
-        allowed = np.where(self.cost <= budget, self.effect, -np.inf)
-        best = int(allowed.argmax())
-        return best if allowed[best] > 0 else None
+        return within(self.effect, self.cost, budget)
 
     def crossings(self, budget: float) -> tuple[tuple[float, float], ...]:
         """Return the neighbouring angles of which one is within a budget and the other is not.

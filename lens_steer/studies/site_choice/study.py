@@ -21,6 +21,7 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast, ContrastSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.bounds import harmless_alone, measured_bound
+from lens_steer.evaluation.budgeted import ANGLES, BUDGET, check_angles
 from lens_steer.evaluation.conditions import NONE, plan_at_value
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
@@ -34,12 +35,11 @@ from lens_steer.inference.record import record
 from lens_steer.metrics.benchmarks import NO_TASKS, Tasks
 from lens_steer.models.loading import info_of
 from lens_steer.models.sites import resolve
-from lens_steer.studies.site_choice.curves import ANGLES, SetCurve, curves
+from lens_steer.studies.site_choice.curves import SetCurve, curves
 from lens_steer.studies.site_choice.sets import DRAWS, SiteSet, check_counts, site_sets
 
 # In nats a token along the unsteered model's answers to harmless prompts; fixed before any result was seen.
 BUDGETS = (0.05, 0.1, 0.2, 0.5)
-BUDGET = 0.1  # The one at which answers are generated.
 ROUNDS = 4  # of bisection: with angles 30 degrees apart, the budget is met to 2 degrees.
 POSITIVE_CONTROL = "ablation-everywhere"
 
@@ -126,9 +126,7 @@ def study(
         raise LensSteerError(f"budget={budget!r}, budgets={list(budgets)!r}: give budgets above 0, and one of them")
     info = info_of(model)
     check_counts(counts, len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture)))
-    grid_angles = sorted({float(v) % 360 for v in values} - {0.0})
-    if not grid_angles:
-        raise LensSteerError(f"values={list(values)!r}: give an angle at which something is turned")
+    grid_angles = check_angles(values, budget)
     identity = {"seed": seed, "fit": contrast.fit.hash}
     kept: dict[str, Any] = {"identity": identity, "progress": progress}
     activations = record(model, contrast.fit, "norm_out", engine=engine, progress=progress)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lens_steer.data import ContrastSet
+from lens_steer.evaluation.budgeted import ANGLES
 from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_work import bounding
@@ -14,7 +15,6 @@ from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, re
 from lens_steer.inference.rendering import tokens_after_instruction
 from lens_steer.metrics.benchmarks import NO_TASKS, Tasks
 from lens_steer.models.loading import info_of
-from lens_steer.studies.site_choice.curves import ANGLES
 from lens_steer.studies.site_choice.sets import DRAWS
 from lens_steer.studies.site_choice.study import BUDGETS, ROUNDS
 
