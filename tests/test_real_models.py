@@ -29,6 +29,7 @@ TABLES = (
     "real_directions",
     "real_transfers",
     "real_angles",
+    "real_judges",
     "real_answers",
     "real_conversations",
     "real_costs",

@@ -13,6 +13,7 @@ from analyses.real.records import MODEL, WORK, Published, published, took, verdi
 from analyses.real.studies import STUDIES
 from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
+from lens_steer.reports import agreement_report
 from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, marked, measured
 from lens_steer.studies.conversation import report as conversation
@@ -62,6 +63,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_claims": claims,
         "real_answers": answers,
         "real_conversations": conversations,
+        "real_judges": judges,
         "real_practice": sentences.practice,
         "real_costs": costs,
         "real_work": work,
@@ -234,6 +236,15 @@ def _conversation(head: str, record: Mapping[str, Any]) -> str:
     conditions = dict.fromkeys(str(r["condition"]) for r in record["by_turn"])
     table = conversation.table(record["by_turn"], list(conditions), record["probes"])
     return f"*{head}, {record['dialogues']} dialogues of {record['turns']} turns*\n\n{table}"
+
+
+def judges(found: Sequence[Published]) -> str:
+    """One row a judge, with what it is measured on; judges that several models' studies measured stand once."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for p in found:
+        for row in (p.record("agreement", "agreement") or {"judges": ()})["judges"]:
+            rows.setdefault(row["judge"], row)
+    return markdown(agreement_report.HEADS, agreement_report.cells(list(rows.values()))) if rows else "Not run yet.\n"
 
 
 def _rate(setting: dict[str, Any], name: str) -> str:

@@ -15,6 +15,7 @@ SOURCES = {
     "mixed": "harmful_train.json", "advbench": "advbench.csv", "jailbreakbench": "jailbreakbench.csv",
     "strongreject": "strongreject.csv",
 }  # fmt: skip
+COMPASSION = Path("analyses/real/compassion")  # labelled answers, and judges of them
 LEVELS = "formula,basis,dtype,recorded,downstream,geometry"  # of ``lens-steer verify``, without answers
 # The methods of the papers' comparisons: Selective Steering, Angular Steering as published (all norm inputs read, all
 # norm outputs written) and at L_disc, and Arditi et al.'s two with the direction that their selection chooses.
@@ -174,12 +175,11 @@ def _site_choice(where: Where, size: Size) -> list[str]:
 
 
 def _conversation(where: Where, size: Size) -> list[str]:
-    angles = f"{size.step}:{360 - size.step}:{size.step}"
     # As many prompts as there are turns of all dialogues, so that no two dialogues share one.
     return [
         "conversation", *where.loading(), *where.files(FIT, SELECT, REPORT),
         "--limit", size.limit(report=size.turns * size.dialogues), "--calibration", str(where.work / "calibration"),
-        "--turns", str(size.turns), "--dialogues", str(size.dialogues), "--probes", size.probes, "--angles", angles,
+        "--turns", str(size.turns), "--dialogues", str(size.dialogues), "--probes", size.probes, "--angles", _angles(size),
         "--direction", _selected(where), "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
 
@@ -188,6 +188,12 @@ def _comparison(where: Where, size: Size) -> list[str]:
     methods = [word for name in METHODS for word in ("--method", name)]
     how = ["--angles", _angles(size), "--refine", str(size.refine), "--controls", str(size.controls)]
     return ["compare", *_answering(where, size, f"general:{size.tasks}"), *methods, *how]
+
+
+def _agreement(where: Where, size: Size) -> list[str]:
+    own = COMPASSION / f"{Path(where.model).name}.json"  # the model as a judge
+    judges = [word for path in (COMPASSION / "rules.json", own) if path.exists() for word in ("--judge", str(path))]
+    return ["agreement", "--labels", str(COMPASSION / "labels.csv"), *judges]
 
 
 NO_REFUSAL = ("the model refuses none", "no token marks a refusal", "is left by the filter")
@@ -200,11 +206,12 @@ STUDIES = (
     Study("transfer", _transfer),
     Study("angle_transfer", _angle_transfer),
     Study("propositions", _propositions),
+    Study("agreement", _agreement),
     Study("site_choice", _site_choice, cannot=NO_SITE),
     Study("conversation", _conversation, cannot=NO_SITE),
     Study("behaviour", _behaviour, cannot=NO_SITE),
     Study("comparison", _comparison),
 )
-INSTANT = ("geometry",)  # from the calibration alone
+INSTANT = ("geometry", "agreement")  # without a dry run: from the calibration alone, from 100 answers
 # Left out of the quick run: every method gets as many settings as the one with most, and every turn reads all before.
 SLOW = ("conversation", "behaviour", "comparison")
