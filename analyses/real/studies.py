@@ -179,8 +179,8 @@ def _conversation(where: Where, size: Size) -> list[str]:
     return [
         "conversation", *where.loading(), *where.files(FIT, SELECT, REPORT),
         "--limit", size.limit(report=size.turns * size.dialogues), "--calibration", str(where.work / "calibration"),
-        "--turns", str(size.turns), "--dialogues", str(size.dialogues), "--probes", size.probes, "--angles", _angles(size),
-        "--direction", _selected(where), "--max-new-tokens", str(size.new_tokens),
+        "--turns", str(size.turns), "--dialogues", str(size.dialogues), "--probes", size.probes,
+        "--angles", _angles(size), "--direction", _selected(where), "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
 
 
