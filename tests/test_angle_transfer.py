@@ -115,8 +115,9 @@ def test_files_and_a_second_run(
     before = len(calls)
     again = angle_transfer(qwen, sources, tmp_path, progress=False, **HOW)
     assert len(calls) == before and np.array_equal(again.turned[1].falls, found.turned[1].falls)
+    more: dict[str, Any] = {**HOW, "draws": 3}
     with pytest.raises(LensSteerError, match=r"report.csv of another run \(draws differ\)"):
-        angle_transfer(qwen, sources, tmp_path, progress=False, **HOW | {"draws": 3})
+        angle_transfer(qwen, sources, tmp_path, progress=False, **more)
 
 
 def test_prompts_that_the_steering_was_set_on_are_left_out(qwen: Any, sources: Any, tmp_path: Path) -> None:
