@@ -1,4 +1,4 @@
-"""What practitioners should do: at most five sentences, each decided by claims of the published records, and each with
+"""What practitioners should do: one sentence a question, each decided by claims of the published records, and each with
 the rows that carry it. Where the records do not decide, the sentence says so.
 """
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from analyses.real.records import Published, verdict_of
 from lens_steer.stats.estimates import percent
+from lens_steer.studies.angle_transfer.claims import SHARE
 from lens_steer.studies.claim import Claim, measured
 from lens_steer.studies.transfer.claims import FEW
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, REFUTED
@@ -95,6 +96,29 @@ def prompts(p: Published) -> str | None:
     )
 
 
+def elsewhere(p: Published) -> str | None:
+    """Say whether an angle, and whether all of steering, holds on prompts of another source."""
+    record, angle, whole = p.record("angle_transfer", "angle_transfer"), _named(p, "angle-"), _named(p, "steering-")
+    if record is None or not angle or not whole:
+        return None
+    kept, every, lost = _with(angle, HOLDS), _with(whole, HOLDS), _with(whole, REFUTED)
+    between = [r for r in record["pairs"] if r["fitted"] != r["on"] and r["falls_own"] > 0]
+    shares = sorted(r["falls"] / r["falls_own"] for r in between)
+    advice = (
+        "What was set on one source of prompts can be used on another"
+        if len(every) == len(whole)
+        else "Tell on which prompts direction, sites and angle were set, and try others"
+    )
+    ends = f", from {shares[0]:.2f} to {shares[-1]:.1f} times as much" if shares else ""
+    return (
+        f"{advice}: all three from another source lower the refusal score by at least {SHARE:g} of what the source's own "
+        f"do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its direction "
+        f"and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)} ({p.head}, each claim "
+        f"at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of *Claims*, such as "
+        f"`{next(iter(whole))}`)."
+    )
+
+
 def control(p: Published) -> str | None:
     """Say what the positive control does, which any claim of no effect needs beside it."""
     record, of = p.record("site_choice", "site_choice"), _named(p, SITES)
@@ -126,7 +150,9 @@ def norms(p: Published) -> str | None:
     return f"{advice} ({p.head}, {_rows(of)})."
 
 
-SENTENCES: tuple[Callable[[Published], str | None], ...] = (sites, published_methods, prompts, control, norms)
+SENTENCES: tuple[Callable[[Published], str | None], ...] = (
+    sites, published_methods, prompts, elsewhere, control, norms,
+)  # fmt: skip
 
 
 def _named(p: Published, start: str) -> Claims:
