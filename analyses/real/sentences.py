@@ -112,10 +112,10 @@ def elsewhere(p: Published) -> str | None:
     ends = f", from {shares[0]:.2f} to {shares[-1]:.1f} times as much" if shares else ""
     return (
         f"{advice}: all three from another source lower the refusal score by at least {SHARE:g} of what the source's "
-        f"own do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its direction "
-        f"and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)} ({p.head}, each claim "
-        f"at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of *Claims*, such as "
-        f"`{next(iter(whole))}`)."
+        f"own do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its "
+        f"direction and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)} ({p.head}, "
+        f"each claim at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of "
+        f"*Claims*, such as `{next(iter(whole))}`)."
     )
 
 
