@@ -46,7 +46,7 @@ napoleon_custom_sections = [("Attributes", "params_style")]  # as written: two n
 nitpicky = True
 nitpick_ignore_regex = [
     # Names of other projects: shown, not linked, so that the build needs no network
-    (r"py:.*", r"(collections|contextlib|functools|logging|pathlib|pickletools|random|types)\..*"),
+    (r"py:.*", r"(collections|contextlib|functools|logging|pathlib|pickletools|random|re|types)\..*"),
     (r"py:.*", r"(httpx|jaxtyping|numpy|torch|transformers|transformer_lens|matplotlib|typer)\..*"),
     (
         r"py:class",

@@ -22,7 +22,7 @@ What other rooms use of it:
 - ``remote``: ``records_of``, ``remote_of``, ``remote_surprise``
 - ``rendering``: ``tokens``, ``tokens_after_instruction``
 - ``scored``: ``scored_answers``
-- ``scored_dialogue``: ``scored_dialogues``, ``check_dialogues``, ``Answer``
+- ``scored_dialogue``: ``scored_dialogues``, ``check_dialogues``, ``TurnAnswer``
 - ``shared_prefix``: ``counted_from_the_first``, ``shared_prefix``
 - ``teacher_forcing``: ``with_responses``, ``response_logits``, ``logits_budget``, ``first_logits_by_batch``
 - ``unembedding``: ``Unembedding``, ``compare``, ``read_by_unembedding``

@@ -183,7 +183,7 @@ def read(model: Any, batch: batching.Batch, keep: int, *, shared: int | None = N
         use_cache: If True, the keys and values of the whole batch are kept.
 
     Returns:
-        What the model returns: ``logits``, and ``past_key_values`` if they are kept.
+        The output of the model, with ``logits``, and with ``past_key_values`` if these are kept.
     """
     n = shared_prefix(model, batch) if shared is None else shared
     cache = read_prefix(model, batch, n) if n else None

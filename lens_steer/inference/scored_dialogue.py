@@ -20,7 +20,7 @@ from lens_steer.models.loading import info_of
 
 
 @dataclass(frozen=True)
-class Answer:
+class TurnAnswer:
     """One answer of a dialogue.
 
     Attributes:
@@ -89,7 +89,7 @@ def scored_dialogues(
     probes: Sequence[Mapping[int, str]] | None = None,
     max_new_tokens: int = 64,
     batch_size: int = 128,
-) -> list[list[Answer]]:
+) -> list[list[TurnAnswer]]:
     """Return the answers of :func:`lens_steer.converse` on engine ``hf``, scored while they are written.
 
     At some turns a further text is asked in place of the dialogue's own: it has the same history, which its answer does
@@ -131,7 +131,7 @@ def scored_dialogues(
     }
     for row, own in enumerate(besides):
         asked |= {(row, t, True): probe_ids(tokenizer, dialogues[row], t, text, row) for t, text in own.items()}
-    histories, found = [History([], []) for _ in dialogues], [list[Answer]() for _ in dialogues]
+    histories, found = [History([], []) for _ in dialogues], [list[TurnAnswer]() for _ in dialogues]
     with on_engine(model, "hf") as runner:
         for turn in range(max(len(dialogue.turns) for dialogue in dialogues)):
             after = list(histories)
@@ -146,7 +146,7 @@ def scored_dialogues(
                     for i, (row, ids) in enumerate(zip(batch.rows, written, strict=True)):
                         text, n = decode_answer(tokenizer, ids), len(ids)
                         told = heard.surprise(i, n), float(heard.scores[i])
-                        found[row].append(Answer(turn, probe, text, n, n == max_new_tokens, *told))
+                        found[row].append(TurnAnswer(turn, probe, text, n, n == max_new_tokens, *told))
                         if not probe:
                             after[row] = before[row].answered(ids)
             histories = after

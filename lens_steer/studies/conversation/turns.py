@@ -23,7 +23,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.sweeps import BROKEN, NEGATIVE, POSITIVE, Protocol
 from lens_steer.inference.decoding import begins_in_thought
-from lens_steer.inference.scored_dialogue import Answer, scored_dialogues
+from lens_steer.inference.scored_dialogue import TurnAnswer, scored_dialogues
 from lens_steer.metrics import grading
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.likelihood import mean_surprise
@@ -179,7 +179,7 @@ def _piece(asked: Asked, grid: Grid, piece: range) -> list[Row]:
     return _graded(asked, rows)
 
 
-def _rows(asked: Asked, grid: Grid, dialogue: int, answers: Sequence[Answer]) -> list[Row]:
+def _rows(asked: Asked, grid: Grid, dialogue: int, answers: Sequence[TurnAnswer]) -> list[Row]:
     """Return the rows of one dialogue, without what is judged of the answers."""
     rows, earlier, dealt = [], dict[int, str](), asked.dealt[dialogue]
     for answer in answers:
