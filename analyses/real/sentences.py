@@ -102,6 +102,7 @@ def elsewhere(p: Published) -> str | None:
     if record is None or not angle or not whole:
         return None
     kept, every, lost = _with(angle, HOLDS), _with(whole, HOLDS), _with(whole, REFUTED)
+    own = _named(p, "beyond-random-")
     between = [r for r in record["pairs"] if r["fitted"] != r["on"] and r["falls_own"] > 0]
     shares = sorted(r["falls"] / r["falls_own"] for r in between)
     advice = (
@@ -113,7 +114,8 @@ def elsewhere(p: Published) -> str | None:
     return (
         f"{advice}: all three from another source lower the refusal score by at least {SHARE:g} of what the source's "
         f"own do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its "
-        f"direction and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)} ({p.head}, "
+        f"direction and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)}; on its own "
+        f"prompts steering is shown to do more than random planes for {len(_with(own, HOLDS))} of {len(own)} ({p.head}, "
         f"each claim at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of "
         f"*Claims*, such as `{next(iter(whole))}`)."
     )
