@@ -115,7 +115,8 @@ def elsewhere(p: Published) -> str | None:
         f"{advice}: all three from another source lower the refusal score by at least {SHARE:g} of what the source's "
         f"own do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its "
         f"direction and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)}; on its own "
-        f"prompts steering is shown to do more than random planes for {len(_with(own, HOLDS))} of {len(own)} ({p.head}, "
+        f"prompts steering is shown to do more than random planes on {len(_with(own, HOLDS))} of {len(own)} "
+        f"({p.head}, "
         f"each claim at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of "
         f"*Claims*, such as `{next(iter(whole))}`)."
     )
