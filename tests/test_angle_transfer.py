@@ -163,11 +163,11 @@ def planted(falls: Any, again: Any, own: Any, *, angle: float | None = 90.0, ran
 )  # fmt: skip
 def test_planted_falls(falls: float, again: float, own: float, angle: str, steering: str) -> None:
     """What falls as far holds, what falls half as far is refuted; where the other does not fall, nothing is said."""
-    by_id = {c.id: c for c in claims(planted(falls, again, own))}
-    assert by_id["angle-one-on-other"].verdict == angle
-    assert by_id["steering-one-on-other"].verdict == steering
+    by_id = {c.id: c for c in claims(planted(falls, again, own, random=-1.0))}
+    assert by_id["angle-from-one-on-other"].verdict == angle
+    assert by_id["steering-from-one-on-other"].verdict == steering
     if angle == HOLDS:
-        claim = by_id["angle-one-on-other"]
+        claim = by_id["angle-from-one-on-other"]
         assert claim.value == pytest.approx(falls - 0.8 * again, abs=0.1) and claim.witness["holds_jointly"]
 
 
@@ -176,6 +176,8 @@ def test_beside_random_planes() -> None:
     for own, random, wanted in ((2.0, 0.0, HOLDS), (2.0, 1.95, NOT_SHOWN), (1.0, 2.0, REFUTED)):
         by_id = {c.id: c for c in claims(planted(own, own, own, random=random))}
         assert by_id["beyond-random-one"].verdict == wanted, (own, random)
+        shares = {c.verdict for c in claims(planted(2.0, 2.0, 2.0, random=random + 2 - own)) if "-from-" in c.id}
+        assert shares == ({HOLDS} if wanted == HOLDS else {INSENSITIVE})
     nothing = planted(0, 0, 0, angle=None)
     assert {c.verdict for c in claims(nothing)} == {TIED}
     assert "none" in page(nothing, claims(nothing))

@@ -24,7 +24,7 @@ SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "identity-SS", "identity-SAS", "norm-recorded-SS",
     "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "drift-equal-divergence-published",
     "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
-    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-", "beyond-random-", "angle-", "steering-",
+    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-",
 )  # fmt: skip
 # Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
 HUB = {
@@ -41,7 +41,7 @@ FIRST = {
     "few-direction-mixed": "33 prompts separate other prompts as 128 do",
     "few-sites-mixed": "33 prompts give the sites that 33 others give",
     "effect-lasts-t10": "its effect lasts to the tenth turn of a conversation",
-    "steering-mixed-on-jailbreakbench": "set on other prompts, it keeps 0.8 of its effect on JailbreakBench",
+    "steering-from-mixed-on-jailbreakbench": "set on other prompts, it keeps 0.8 of its effect on JailbreakBench",
     "sign-above-effect": "signs free more answers than the largest Cohen's d",
     "sign-score-effect": "… lower the refusal score more",
     "sign-above-all": "… free more answers than all sites",

@@ -98,7 +98,11 @@ def prompts(p: Published) -> str | None:
 
 def elsewhere(p: Published) -> str | None:
     """Say whether an angle, and whether all of steering, holds on prompts of another source."""
-    record, angle, whole = p.record("angle_transfer", "angle_transfer"), _named(p, "angle-"), _named(p, "steering-")
+    record, angle, whole = (
+        p.record("angle_transfer", "angle_transfer"),
+        _named(p, "angle-from-"),
+        _named(p, "steering-from-"),
+    )
     if record is None or not angle or not whole:
         return None
     kept, every, lost = _with(angle, HOLDS), _with(whole, HOLDS), _with(whole, REFUTED)

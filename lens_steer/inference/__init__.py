@@ -17,6 +17,7 @@ What other rooms use of it:
 - ``prompt_cache``: ``PromptCache``
 - ``record``: ``Activations``, ``record``, ``record_prompts``, ``Pooling``, ``check_responses``, ``check_sides``,
   ``stream``
+- ``record_sides``: ``record_sides``
 - ``record_tokens``: ``record_tokens``
 - ``recordings``: ``load_recording``, ``save_recording``, ``join_recordings``, ``holds_recording``, ``part_of``
 - ``remote``: ``records_of``, ``remote_of``, ``remote_surprise``

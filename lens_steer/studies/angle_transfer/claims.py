@@ -1,4 +1,9 @@
-"""The claims of the study. Their criteria were written before any result."""
+"""The claims of the study.
+
+Their first criteria were written before any result. That steering has to do more than random planes, before a share of
+what it does says anything, was added after a look at two models and is marked *post hoc*
+(:data:`lens_steer.studies.claim.POST_HOC`).
+"""
 
 from __future__ import annotations
 
@@ -27,9 +32,10 @@ def claims(found: AngleTransfer, *, seed: int = 0) -> list[Claim]:
     """
     between = [t for t in found.turned if t.fitted != t.on]
     level = 1 - 0.05 / len(between)
-    made = [_above_random(found, found.pair(name, name), seed) for name in found.sites]
-    made += [_angle(found, t, level, seed) for t in between]
-    return made + [_steering(found, t, level, seed) for t in between]
+    beyond = {name: _above_random(found, found.pair(name, name), seed) for name in found.sites}
+    seen = {name: claim.verdict == HOLDS for name, claim in beyond.items()}
+    made = [_angle(found, t, seen[t.fitted], level, seed) for t in between]
+    return [*beyond.values(), *made, *(_steering(found, t, seen[t.on], level, seed) for t in between)]
 
 
 def _above_random(found: AngleTransfer, own: Turned, seed: int) -> Claim:
@@ -57,31 +63,31 @@ def _above_random(found: AngleTransfer, own: Turned, seed: int) -> Claim:
     )  # fmt: skip
 
 
-def _angle(found: AngleTransfer, pair: Turned, level: float, seed: int) -> Claim:
+def _angle(found: AngleTransfer, pair: Turned, seen: bool, level: float, seed: int) -> Claim:
     asked = _asked(
         found,
         pair,
-        f"angle-{pair.fitted}-on-{pair.on}",
+        f"angle-from-{pair.fitted}-on-{pair.on}",
         f"with direction and sites from {pair.fitted}, the angle found there lowers the refusal score of prompts of "
         f"{pair.on} by at least {SHARE:g} of what the angle found on {pair.on} does",
         f"mean over prompts of the fall at the one angle less {SHARE:g} of the fall at the other",
-        "95 % interval above 0",
+        f"95 % interval above 0; steering that was set on {pair.fitted} does more there than random planes",
     )
-    return _kept(asked, pair, pair.falls_again, {"angle": pair.angle, "again": pair.again}, level, seed)
+    return _kept(asked, pair, pair.falls_again, seen, {"angle": pair.angle, "again": pair.again}, level, seed)
 
 
-def _steering(found: AngleTransfer, pair: Turned, level: float, seed: int) -> Claim:
+def _steering(found: AngleTransfer, pair: Turned, seen: bool, level: float, seed: int) -> Claim:
     asked = _asked(
         found,
         pair,
-        f"steering-{pair.fitted}-on-{pair.on}",
+        f"steering-from-{pair.fitted}-on-{pair.on}",
         f"direction, sites and angle from {pair.fitted} lower the refusal score of prompts of {pair.on} by at least "
         f"{SHARE:g} of what those from {pair.on} do",
         f"mean over prompts of the fall under the one steering less {SHARE:g} of the fall under the other",
-        "95 % interval above 0",
+        f"95 % interval above 0; steering that was set on {pair.on} does more there than random planes",
     )
     own = found.pair(pair.on, pair.on).angle
-    return _kept(asked, pair, pair.falls_own, {"angle": pair.angle, "own": own}, level, seed)
+    return _kept(asked, pair, pair.falls_own, seen, {"angle": pair.angle, "own": own}, level, seed)
 
 
 def _asked(found: AngleTransfer, pair: Turned, key: str, statement: str, formula: str, criterion: str) -> Claim:
@@ -103,9 +109,25 @@ def _asked(found: AngleTransfer, pair: Turned, key: str, statement: str, formula
 
 
 def _kept(
-    asked: Claim, pair: Turned, other: Float[np.ndarray, " n"], told: dict[str, Any], level: float, seed: int
+    asked: Claim,
+    pair: Turned,
+    other: Float[np.ndarray, " n"],
+    seen: bool,
+    told: dict[str, Any],
+    level: float,
+    seed: int,
 ) -> Claim:
-    """Decide whether the falls of a pair are a share of others; these must lie above 0, or nothing can be seen."""
+    """Decide whether the falls of a pair are a share of others; these must be seen, or nothing can be said.
+
+    Args:
+        asked: The claim before it is decided.
+        pair: The falls.
+        other: The falls of the same prompts that they are compared with.
+        seen: Whether the steering does more than random planes.
+        told: What the witness tells besides.
+        level: The level that is joint for the family.
+        seed: The seed of the intervals.
+    """
     if not other.any():  # no angle of the other setting has an effect within the budget
         return asked
     said = []
@@ -113,7 +135,7 @@ def _kept(
         effect, reference = (
             clustered_mean(x, pair.clusters, seed=seed, level=at) for x in (pair.falls - SHARE * other, other)
         )
-        said.append(effect_verdict(effect, smallest=None) if reference.low > 0 else INSENSITIVE)
+        said.append(effect_verdict(effect, smallest=None) if seen and reference.low > 0 else INSENSITIVE)
     effect = clustered_mean(pair.falls - SHARE * other, pair.clusters, seed=seed)
     return replace(
         asked, value=effect.value, n=effect.n, interval=(effect.low, effect.high), verdict=said[0],

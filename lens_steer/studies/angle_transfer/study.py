@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
+from torch import Tensor
 
 from lens_steer._defaults import ENGINE
 from lens_steer._io.rowstore import Row, RowStore
@@ -32,7 +33,7 @@ from lens_steer.evaluation.budgeted import ANGLES, BUDGET, check_angles, within
 from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.geometry.calibration import Calibration, calibrate
-from lens_steer.inference.record import record
+from lens_steer.inference.record_sides import record_sides
 from lens_steer.models.loading import info_of
 from lens_steer.stats.clusters import Clusters
 from lens_steer.studies.angle_transfer.asked import COLUMNS, Asked
@@ -125,8 +126,9 @@ def angle_transfer(
             angle that turns anything, ``draws`` is below 1, or the folder holds another run.
     """
     angles = check(sources, values, budget, draws)
+    recorded: dict[str, Tensor] = {}
     calibrations = {
-        name: _calibrated(model, of, Path(out) / "calibrations" / name, seed, engine, progress)
+        name: _calibrated(model, of, Path(out) / "calibrations" / name, recorded, seed, engine)
         for name, of in sources.items()
     }
     how: dict[str, Any] = {"openings": openings, "engine": engine}
@@ -180,8 +182,10 @@ def check(sources: Mapping[str, ContrastSet], values: Sequence[float], budget: f
     return check_angles(values, budget)
 
 
-def _calibrated(model: Any, of: ContrastSet, folder: Path, seed: int, engine: str, progress: bool) -> Calibration:
-    activations = record(model, of.fit, "norm_out", engine=engine, progress=progress)
+def _calibrated(
+    model: Any, of: ContrastSet, folder: Path, recorded: dict[str, Tensor], seed: int, engine: str
+) -> Calibration:
+    activations = record_sides(model, of.fit, recorded, engine=engine)
     return kept_calibration(folder, activations, lambda: calibrate(activations, seed=seed), seed=seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lens_steer.data import ContrastSet, PromptSet
+from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.evaluation.work import Work, answering, bare, forcing_values, recording
 from lens_steer.models.loading import info_of
 
@@ -35,8 +35,10 @@ def transferring_angles(
     def different(sides: list[PromptSet]) -> list[PromptSet]:
         return list({side.hash: side for side in sides}.values())
 
+    recorded = different([side for of in sources.values() for side in (of.fit.positive, of.fit.negative)])
+    for side in recorded:
+        total += recording(model, Contrast(side, PromptSet(())), n_sites)
     for of in sources.values():
-        total += recording(model, of.fit, n_sites)
         total += forcing_values(model, bare(of.report.negative), max_new_tokens, 1)
         total += forcing_values(model, bare(of.report.positive), 0, 1) * draws
         for other in sources.values():

@@ -19,13 +19,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer._defaults import ENGINE
-from lens_steer.data import Contrast, ContrastSet, PromptSet
+from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
-from lens_steer.inference.class_means import recording
-from lens_steer.inference.record import Activations, record_prompts
+from lens_steer.inference.record import Activations
+from lens_steer.inference.record_sides import record_sides
 from lens_steer.models.loading import info_of
-from lens_steer.models.sites import resolve
 from lens_steer.stats.areas import auroc
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.rates import Z_95
@@ -168,7 +167,7 @@ def check(sources: Mapping[str, ContrastSet], sizes: Sequence[int], draws: int) 
 
 def _source(model: Any, name: str, of: ContrastSet, engine: str, kept: dict[str, Tensor]) -> Source:
     """Record one source; ``kept`` holds the sides that were recorded before, by their hash."""
-    fit, held_out = (_recorded(model, part, engine, kept) for part in (of.fit, of.report))
+    fit, held_out = (record_sides(model, part, kept, engine=engine) for part in (of.fit, of.report))
     surface = {
         look: _either(*(_looks(side)[look] for side in (of.report.positive, of.report.negative))) for look in LOOKS
     }
@@ -186,27 +185,6 @@ def _either(positive: Float[np.ndarray, " m"], negative: Float[np.ndarray, " n"]
     """Return the area under the ROC curve, counted from the side on which the scores separate."""
     area = auroc(positive, negative).value
     return max(area, 1 - area)
-
-
-def _recorded(model: Any, part: Contrast, engine: str, kept: dict[str, Tensor]) -> Activations:
-    info = info_of(model)
-    names = tuple(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
-
-    def side(prompts: PromptSet) -> Tensor:
-        if prompts.hash not in kept:
-            kept[prompts.hash] = record_prompts(model, prompts, names, engine=engine)
-        return kept[prompts.hash]
-
-    return Activations(
-        names,
-        side(part.positive),
-        side(part.negative),
-        tuple(p.group for p in part.positive),
-        tuple(p.group for p in part.negative),
-        **recording(info, part, "last"),
-        hashes_positive=part.positive.hashes,
-        hashes_negative=part.negative.hashes,
-    )
 
 
 def _pair(fitted: Source, on: Source, seed: int) -> Pair:
