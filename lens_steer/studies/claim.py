@@ -14,8 +14,9 @@ REPORTED = "REPORTED"  # the verdict of a claim that was not tested
 # Against random controls: at first a single draw; since ffee20b beyond every draw; then a rank, over prompts and draws.
 _AGAINST_DRAWS = ("against-random-half", "against-random-sites", "second-axis", "the-plane")
 # Transfer: random directions and agreement by chance came in, and draws that share no prompt, after a first look.
-_SHARES = ("angle-from-", "steering-from-")  # of an effect, which has to be more than that of random planes
 _TRANSFER = ("transfers-", "same-sites-", "few-direction-", "few-sites-")
+# Angle transfer: that the effect of which a share is kept is more than that of random planes.
+_SHARES = ("angle-from-", "steering-from-")
 POST_HOC = {
     "kl-flat-": "ca4d03e",
     **dict.fromkeys(_TRANSFER, "3695266"),
