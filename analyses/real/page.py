@@ -41,7 +41,7 @@ FIRST = {
     "few-direction-mixed": "33 prompts separate other prompts as 128 do",
     "few-sites-mixed": "33 prompts give the sites that 33 others give",
     "effect-lasts-t10": "its effect lasts to the tenth turn of a conversation",
-    "steering-from-mixed-on-jailbreakbench": "set on other prompts, it keeps 0.8 of its effect on JailbreakBench",
+    "steering-from-mixed-on-jailbreakbench": "set elsewhere, it keeps 0.8 of its effect on JailbreakBench",
     "sign-above-effect": "signs free more answers than the largest Cohen's d",
     "sign-score-effect": "… lower the refusal score more",
     "sign-above-all": "… free more answers than all sites",

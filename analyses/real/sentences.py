@@ -107,7 +107,8 @@ def elsewhere(p: Published) -> str | None:
         return None
     kept, every, lost = _with(angle, HOLDS), _with(whole, HOLDS), _with(whole, REFUTED)
     own = _named(p, "beyond-random-")
-    between = [r for r in record["pairs"] if r["fitted"] != r["on"] and r["falls_own"] > 0]
+    seen = {key.removeprefix("beyond-random-") for key in _with(own, HOLDS)}
+    between = [r for r in record["pairs"] if r["fitted"] != r["on"] and r["on"] in seen]
     shares = sorted(r["falls"] / r["falls_own"] for r in between)
     advice = (
         "What was set on one source of prompts can be used on another"
