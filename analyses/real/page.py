@@ -36,7 +36,7 @@ PEAK = 312e12
 # The claims of the README's first screen in few words, by the beginning of their ids.
 FIRST = {
     "norm-recorded-SS": "Selective Steering keeps the norm of recorded activations",
-    "norm-recorded-SAS": "Angular Steering keeps the norm of recorded activations",
+    "norm-recorded-SAS": "… and so does Angular Steering",
     "few-layers": "far fewer layers are steered than there are",
     "few-direction-mixed": "33 prompts separate other prompts as 128 do",
     "few-sites-mixed": "33 prompts give the sites that 33 others give",
