@@ -213,5 +213,5 @@ STUDIES = (
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry", "agreement")  # without a dry run: from the calibration alone, from 100 answers
-# Left out of the quick run: every method gets as many settings as the one with most, and every turn reads all before.
-SLOW = ("conversation", "behaviour", "comparison")
+# Left out of the quick run, which has 45 minutes: many settings a method, every turn reads all before, many planes.
+SLOW = ("angle_transfer", "conversation", "behaviour", "comparison")
