@@ -218,6 +218,9 @@ def test_the_command(
     told = json.loads(out)
     assert code == 0 and set(told["angles"]) == {"a", "b"} and len(told["verdicts"]) == 6
     assert (tmp_path / "out" / "claims.tex").exists()
+    alone = [*given[:5], *given[7:]]
+    code, _, err = command(monkeypatch, capsys, *alone, "--out", str(tmp_path / "bad"))
+    assert code == 2 and "one source stands alone; give at least two" in err and not (tmp_path / "bad").exists()
     for change, message in (
         (("--draws", "0"), "--draws 0: give at least 1"),
         (("--budget", "0"), "--budget 0: give a divergence above 0"),

@@ -122,6 +122,8 @@ def angle_transfer(
         raise LensSteerError(f"--budget {budget:g}: give a divergence above 0, in nats a token")
     if draws < 1:
         raise LensSteerError(f"--draws {draws}: give at least 1")
+    if len(source) < 2:
+        raise LensSteerError(f"--source {source[0]}: one source stands alone; give at least two")
     contrasts = _contrasts(source, negative, PARTS, column=column or None, limit=limit, seed=seed)
     check(contrasts, values, budget, draws)
     parts = [part for of in contrasts.values() for part in (of.fit, of.select, of.report)]
