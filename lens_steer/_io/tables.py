@@ -23,7 +23,7 @@ CHARACTERS = {
     "|": r"$|$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "Δ": r"$\Delta$", "μ": r"$\mu$", "—": "---", "–": "--",
     "⁺": "$^+$", "⁻": "$^-$", "∓": r"$\mp$", "±": r"$\pm$", "^": r"\^{}", "α": r"$\alpha$", "σ": r"$\sigma$",
     "τ": r"$\tau$", "…": r"\ldots{}", "×": r"$\times$", "→": r"$\to$", "▲": r"$\uparrow$", "▼": r"$\downarrow$",
-    "<": "$<$", ">": "$>$", "†": r"$^{\dagger}$", "‰": r"\textperthousand{}",
+    "<": "$<$", ">": "$>$", "†": r"$^{\dagger}$", "‰": r"\textperthousand{}", "κ": r"$\kappa$",
 }  # fmt: skip
 ACCENTS = {"\u0302": "hat", "\u0304": "bar"}
 _ACCENTED = re.compile(rf"(\w)([{''.join(ACCENTS)}])")
