@@ -11,7 +11,16 @@ import pytest
 from lens_steer.studies.claim import POST_HOC, criterion_of
 
 RECORD = Path("tests/criteria.csv")  # every claim's criterion at its first committed result, never to be edited
-STUDIES = ("propositions", "externalities", "headline", "site_choice", "transfer", "angle_transfer", "conversation")
+STUDIES = (
+    "propositions",
+    "externalities",
+    "headline",
+    "site_choice",
+    "transfer",
+    "angle_transfer",
+    "formats",
+    "conversation",
+)
 COMMITTED = sorted(
     [p for name in STUDIES for p in Path("figures").rglob(f"{name}.json")],
     key=str,

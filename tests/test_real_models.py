@@ -28,6 +28,7 @@ TABLES = (
     "real_geometry",
     "real_directions",
     "real_transfers",
+    "real_formats",
     "real_angles",
     "real_judges",
     "real_answers",

@@ -13,11 +13,12 @@ import torch
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
+from lens_steer.geometry.halves import chance
 from lens_steer.stats.areas import auroc
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.transfer.claims import claims, less
 from lens_steer.studies.transfer.drawings import drawings
-from lens_steer.studies.transfer.few import Draws, chance, draw_few
+from lens_steer.studies.transfer.few import Draws, draw_few
 from lens_steer.studies.transfer.study import Pair, Transfer, transfer
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED
 from tests.test_cli import run as command

@@ -17,6 +17,8 @@ from lens_steer.reports import agreement_report
 from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, marked, measured
 from lens_steer.studies.conversation import report as conversation
+from lens_steer.studies.formats.report import HEADS as FORMAT_HEADS
+from lens_steer.studies.formats.report import cells as format_cells
 from lens_steer.studies.site_choice.report import HEADS, RATES
 
 # The claims that the table shows, by the beginning of their ids, besides all about answers.
@@ -24,7 +26,8 @@ SHOWN = (
     "proposition-1", "proposition-1-proof", "proposition-2", "identity-SS", "identity-SAS", "norm-recorded-SS",
     "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "drift-equal-divergence-published",
     "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
-    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-",
+    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-", "separates-",
+    "direction-", "sites-",
 )  # fmt: skip
 # Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
 HUB = {
@@ -58,6 +61,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_geometry": geometry,
         "real_directions": directions,
         "real_transfers": transfers,
+        "real_formats": formats,
         "real_angles": angles,
         "real_claims": claims,
         "real_answers": answers,
@@ -154,6 +158,13 @@ def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
     area = f"{row['area']:.3f} [{row['area_low']:.3f}, {row['area_high']:.3f}]"
     beside = f"random up to {row['random_high']:.2f}, {row['surface_by']} {row['surface']:.2f}"
     return f"{area}; {beside}" + ("" if fitted == on else f"; sites {row['jaccard']:.2f}")
+
+
+def formats(found: Sequence[Published]) -> str:
+    """A table a model: how far direction and sites agree between formats, and between prompts."""
+    records = [(p.head, record) for p in found if (record := p.record("formats", "formats"))]
+    tables = [f"*{head}*\n\n{markdown(FORMAT_HEADS, map(format_cells, of['rows']))}" for head, of in records]
+    return "\n".join(tables) or "Not run yet.\n"
 
 
 def angles(found: Sequence[Published]) -> str:

@@ -14,7 +14,7 @@ from lens_steer._io.atomic import whole_file
 from lens_steer.studies.claim import Claim, changed_at
 
 MODEL, TOOK, WORK = "model.json", "took.json", "work.json"
-CLAIM_FILES = ("propositions", "site_choice", "headline", "transfer", "angle_transfer", "conversation")
+CLAIM_FILES = ("propositions", "site_choice", "headline", "transfer", "angle_transfer", "formats", "conversation")
 
 
 @dataclass(frozen=True)

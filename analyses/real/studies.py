@@ -15,6 +15,15 @@ SOURCES = {
     "mixed": "harmful_train.json", "advbench": "advbench.csv", "jailbreakbench": "jailbreakbench.csv",
     "strongreject": "strongreject.csv",
 }  # fmt: skip
+# Formats of the prompts beside the model's own: system prompts, and chat templates.
+SYSTEMS = {
+    "empty": "", "helpful": "You are a helpful assistant.", "careful": "You never help with anything harmful.",
+    "coder": "You are an expert programmer. Answer with code.",
+}  # fmt: skip
+TEMPLATES = Path("analyses/real/templates")
+FORMATS = {
+    "turns": "plain", "instruction": str(TEMPLATES / "instruction.jinja"), "bare": str(TEMPLATES / "bare.jinja"),
+}  # fmt: skip
 COMPASSION = Path("analyses/real/compassion")  # labelled answers, and judges of them
 LEVELS = "formula,basis,dtype,recorded,downstream,geometry"  # of ``lens-steer verify``, without answers
 # The methods of the papers' comparisons: Selective Steering, Angular Steering as published (all norm inputs read, all
@@ -29,7 +38,7 @@ class Size:
     Attributes:
         name: The name of the folder; empty for the whole studies.
         fit, select, report: Prompts of a class in each split. There are 39 harmful ones in the published *val*.
-        source: Prompts of a source of the transfers, half of them to fit.
+        source: Prompts of a source of the transfers and of the formats, half of them to fit.
         new_tokens: The longest answer.
         verified: Prompts of a class that the propositions are tested on, downstream.
         step: Degrees between the angles of the comparison and of the choice of sites.
@@ -125,6 +134,12 @@ def _transfer(where: Where, size: Size) -> list[str]:
     return ["transfer", *_sources(where, size)]
 
 
+def _formats(where: Where, size: Size) -> list[str]:
+    given = [word for name, text in SYSTEMS.items() for word in ("--system", f"{name}={text}")]
+    given += [word for name, template in FORMATS.items() for word in ("--template", f"{name}={template}")]
+    return ["formats", *where.loading(), *where.files(FIT), "--limit", str(size.source), *given]
+
+
 def _angle_transfer(where: Where, size: Size) -> list[str]:
     how = ["--angles", _angles(size), "--draws", str(size.draws), "--max-new-tokens", str(size.new_tokens)]
     return ["angle-transfer", *_sources(where, size), *how]
@@ -204,6 +219,7 @@ STUDIES = (
     # Where no candidate keeps the published bounds, that on addition is left out: the direction is for ablation.
     Study("direction", _direction, otherwise=("--min-induce", "-inf"), known="keeps the bounds", cannot=NO_REFUSAL),
     Study("transfer", _transfer),
+    Study("formats", _formats),
     Study("angle_transfer", _angle_transfer),
     Study("propositions", _propositions),
     Study("agreement", _agreement),
@@ -213,5 +229,5 @@ STUDIES = (
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry", "agreement")  # without a dry run: from the calibration alone, from 100 answers
-# Left out of the quick run, which has 45 minutes: many settings a method, every turn reads all before, many planes.
-SLOW = ("angle_transfer", "conversation", "behaviour", "comparison")
+# Left out of the quick run, which has 45 minutes: many formats, planes or settings, or turns that read all before.
+SLOW = ("formats", "angle_transfer", "conversation", "behaviour", "comparison")

@@ -22,6 +22,7 @@ from lens_steer.cli import direction as cli_direction
 from lens_steer.cli import divergence as cli_divergence
 from lens_steer.cli import export as cli_export
 from lens_steer.cli import externalities as cli_externalities
+from lens_steer.cli import formats as cli_formats
 from lens_steer.cli import importing as cli_import
 from lens_steer.cli import joining as cli_joining
 from lens_steer.cli import probes as cli_probes
@@ -70,6 +71,7 @@ for further_command in (
     *cli_site_choice.COMMANDS,
     *cli_agreement.COMMANDS,
     *cli_transfer.COMMANDS,
+    *cli_formats.COMMANDS,
     *cli_conversation.COMMANDS,
     *cli_resources.COMMANDS,
     *cli_tokens.COMMANDS,

@@ -11,6 +11,7 @@ What other rooms use of it:
 - ``discriminative``: ``check_rule``, ``discriminative_sites``, ``opposite_sign``
 - ``estimators``: ``check_classes``, ``fisher``
 - ``files``: ``load_calibration``, ``save_calibration``
+- ``halves``: ``Dealt``, ``deal_halves``, ``chance``, ``cosine``, ``jaccard``
 - ``logistic``: ``fit``, ``prepare``, ``Samples``, ``probabilities``
 - ``planes``: ``gram_error``, ``orthonormalise``, ``random_plane``, ``turned_at_random``, ``plane_coordinates``,
   ``principal_angles``, ``principal_component``

@@ -13,6 +13,6 @@ What other rooms use of it:
 - ``location``: ``locate``, ``read_config``
 - ``quantization``: ``dequantized``, ``plain_weight``
 - ``sites``: ``parse``, ``blocks_of``, ``resolve``, ``Site``, ``parse_module``, ``cached_columns``, ``point``
-- ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``
-- ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``
+- ``templates``: ``ChatTemplate``, ``template_of``, ``fix_template``, ``another_template``
+- ``tokenization``: ``pad_id``, ``plain_ids``, ``read_tokenizer``, ``template_text``
 """

@@ -9,7 +9,8 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date as calendar_date
 from functools import lru_cache
@@ -180,6 +181,32 @@ def fix_template(tokenizer: Any, args: Mapping[str, Any] | None = None, date: st
             "template_args and template_date are for a chat template, and the model has none: give chat_template"
         )
     vars(tokenizer)["lens_template"] = ChatTemplate.of(text, args, date)
+
+
+@contextmanager
+def another_template(tokenizer: Any, text: str) -> Iterator[None]:
+    """Let a tokenizer apply another chat template within the context, without arguments and with the default date.
+
+    Args:
+        tokenizer: The tokenizer; after the context it has its own template again, with its arguments and its date.
+        text: The Jinja template.
+
+    >>> from lens_steer.models.location import locate
+    >>> from lens_steer.models.tokenization import read_tokenizer
+    >>> tokenizer = read_tokenizer(locate("organism/qwen2"))
+    >>> with another_template(tokenizer, PLAIN_TEMPLATE):
+    ...     template_of(tokenizer).plain
+    True
+    >>> template_of(tokenizer).plain
+    False
+    """
+    own, kept = getattr(tokenizer, "chat_template", None), vars(tokenizer).get("lens_template")
+    tokenizer.chat_template = text
+    try:
+        fix_template(tokenizer)
+        yield
+    finally:
+        tokenizer.chat_template, vars(tokenizer)["lens_template"] = own, kept
 
 
 def tell_difference(made: Any, model_template: ChatTemplate, told: set[tuple[str, str]]) -> None:

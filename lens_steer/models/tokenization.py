@@ -58,13 +58,20 @@ def read_tokenizer(
         raise LensSteerError(f"the tokenizer of {folder!r} cannot be read: {first_line(error)}") from None
     tokenizer.padding_side = "left"
     if chat_template is not None:
-        tokenizer.chat_template = _template_text(chat_template)
+        tokenizer.chat_template = template_text(chat_template)
     fix_template(tokenizer, template_args, template_date)
     return tokenizer
 
 
-def _template_text(given: str) -> str:
-    """Return the Jinja text that the argument ``chat_template`` stands for."""
+def template_text(given: str) -> str:
+    """Return the Jinja text that the argument ``chat_template`` stands for: itself, ``plain``, or the text of a file.
+
+    Raises:
+        LensSteerError: If it is none of them.
+
+    >>> template_text("plain") == PLAIN_TEMPLATE, template_text("{{ messages }}")
+    (True, '{{ messages }}')
+    """
     if given == "plain":
         return PLAIN_TEMPLATE
     if len(given) >= 500 or "{" in given:

@@ -129,8 +129,14 @@ def bootstrap(
     return Estimate(float(statistic(np.arange(n))), float(low), float(high), n)
 
 
-def middle(values: Float[np.ndarray, " n"]) -> tuple[float, float, float] | tuple[None, None, None]:
-    """Return the 2.5 %, 50 % and 97.5 % quantiles of the values that are not NaN; None where there are none.
+def middle(
+    values: Float[np.ndarray, " n"], *, level: float = 0.95
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return the median of the values that are not NaN between the ends of their middle; None where there are none.
+
+    Args:
+        values: The values.
+        level: The share of the values between the ends; 0.95 gives the 2.5 % and 97.5 % quantiles.
 
     >>> middle(np.array([1.0, np.nan, 3.0, 2.0]))
     (1.05, 2.0, 2.95)
@@ -138,7 +144,8 @@ def middle(values: Float[np.ndarray, " n"]) -> tuple[float, float, float] | tupl
     known = values[~np.isnan(values)]
     if not len(known):
         return None, None, None
-    low, median, high = np.quantile(known, [0.025, 0.5, 0.975]).tolist()
+    tail = round((1 - level) / 2, 9)
+    low, median, high = np.quantile(known, [tail, 0.5, 1 - tail]).tolist()
     return low, median, high
 
 

@@ -22,6 +22,9 @@ What other rooms use of it:
 - ``externalities.report``: ``study_and_write``
 - ``externalities.study``: ``Externalities``
 - ``externalities.work``: ``steering_benignly``
+- ``formats.report``: ``formats_and_write``
+- ``formats.study``: ``check``, ``same_ids``
+- ``formats.wording``: ``Format``, ``OWN``
 - ``propositions.questions``: ``claim_id``
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``

@@ -15,6 +15,9 @@ interest. Where it does not, the verdict is ``ASSAY INSENSITIVE``.
 
 from __future__ import annotations
 
+import numpy as np
+from jaxtyping import Float
+
 from lens_steer.errors import LensSteerError
 from lens_steer.stats.estimates import Estimate
 
@@ -127,6 +130,20 @@ def drawn_verdict(
     among_largest, among_smallest = ranks
     p = {HOLDS: among_smallest if below else among_largest, REFUTED: among_largest if below else among_smallest}
     return NOT_SHOWN if p.get(said, 0.0) > largest_p else said
+
+
+def split_verdict(values: Float[np.ndarray, " draws"], least: float) -> str:
+    """Return the verdict on the claim that a value is reached, from draws that deal the prompts anew.
+
+    It holds where 95 % of the draws reach the value, and is refuted where 95 % do not. A draw without a value does not
+    reach it. All draws are of the same prompts: what they differ by is not how far other prompts would.
+
+    >>> few = np.array([0.2, 0.3, 0.9])
+    >>> split_verdict(few, 0.1), split_verdict(few, 0.5), split_verdict(few, 1.0)
+    ('HOLDS', 'NOT SHOWN', 'REFUTED')
+    """
+    reached = float(np.mean(values >= least))
+    return HOLDS if reached >= 0.95 else REFUTED if reached <= 0.05 else NOT_SHOWN
 
 
 def shows(control: Estimate, *, smallest: float = SMALLEST) -> bool:

@@ -17,7 +17,7 @@ from lens_steer.stats.rates import Z_95
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.transfer.few import Draws
 from lens_steer.studies.transfer.study import Pair, Transfer
-from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict
+from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, SMALLEST, effect_verdict, split_verdict
 
 FEW = 33  # prompts of a class
 LOSS = 0.05  # of the area
@@ -99,7 +99,7 @@ def _same_sites(d: Draws, key: str) -> Claim:
     """Return the claim that two calibrations from different prompts have the same discriminative sites."""
     low, value, high = _quantiles(d.jaccard)
     by_chance = float(np.median(d.chance))
-    verdict = INSENSITIVE if by_chance >= BY_CHANCE else _of_draws(d.jaccard, ALIKE)
+    verdict = INSENSITIVE if by_chance >= BY_CHANCE else split_verdict(d.jaccard, ALIKE)
     return Claim(
         id=key,
         statement=f"{d.n} prompts of a class of {d.source} give the discriminative sites that {d.n} others give "
@@ -129,7 +129,7 @@ def _few_direction(d: Draws) -> Claim:
         criterion=f"in 95 % of the draws at least {-LOSS:g}",
         value=low,
         n=d.held_out,
-        verdict=_of_draws(d.lost, -LOSS),
+        verdict=split_verdict(d.lost, -LOSS),
         witness={
             "median": value,
             "middle_90": [low, high],
@@ -138,12 +138,6 @@ def _few_direction(d: Draws) -> Claim:
             "holds_jointly": False,
         },
     )
-
-
-def _of_draws(values: Float[np.ndarray, " draws"], least: float) -> str:
-    """Return whether 95 % of the draws reach a value, 95 % of them do not, or neither."""
-    low, _, high = _quantiles(values)
-    return HOLDS if low >= least else REFUTED if high < least else NOT_SHOWN
 
 
 def _quantiles(values: Float[np.ndarray, " draws"]) -> tuple[float, float, float]:

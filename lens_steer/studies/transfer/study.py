@@ -22,13 +22,14 @@ from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.geometry.calibration import Calibration, calibrate
+from lens_steer.geometry.halves import cosine, jaccard
 from lens_steer.inference.record import Activations
 from lens_steer.inference.record_sides import record_sides
 from lens_steer.models.loading import info_of
 from lens_steer.stats.areas import auroc
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.rates import Z_95
-from lens_steer.studies.transfer.few import Draws, cosine, draw_few, jaccard
+from lens_steer.studies.transfer.few import Draws, draw_few
 
 SIZES = (4, 8, 16, 33, 64, 128)  # 33 is among them: the number of pairs that small calibration sets have
 DRAWS = 100
@@ -207,7 +208,7 @@ def _pair(fitted: Source, on: Source, seed: int) -> Pair:
         own_scores=_scores(held_out, own.selected_index, own.basis[0]),
         random=(min(areas), max(areas)),
         cosine=cosine(fitted.calibration.candidates[at], own.candidates[at]),
-        jaccard=jaccard(set(fitted.calibration.discriminative_sites), set(own.discriminative_sites)),
+        jaccard=jaccard(fitted.calibration.discriminative_sites, own.discriminative_sites),
         left_out=sum(int((~k).sum()) for k in keep),
         shared=fitted.name != on.name and fitted.negatives == on.negatives,
         surface=on.surface,
