@@ -48,8 +48,8 @@ def formats(
     from lens_steer.inference.engines import check_engine
     from lens_steer.models.sites import resolve
     from lens_steer.studies.formats.report import formats_and_write
-    from lens_steer.studies.formats.study import check, same_ids
-    from lens_steer.studies.formats.wording import OWN, Format
+    from lens_steer.studies.formats.study import check
+    from lens_steer.studies.formats.wording import OWN, Format, same_ids
 
     check_engine(engine, answers=False)
     check_writable(out)
@@ -63,11 +63,11 @@ def formats(
     n_sites = len(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
     for of in (Format(OWN), *others):
         written = of.prompts(contrast)
+        if same_ids(info.tokenizer, contrast, of) == 1 and of.name != OWN:
+            tell(f"format {of.name!r}: every prompt has the token ids of the model's own format")
         with of.applied(info.tokenizer):
             precheck(described, [(written.positive, 0), (written.negative, 0)])
             work += recording(described, written, n_sites)
-        if of.name != OWN and same_ids(info.tokenizer, contrast, of) == 1:
-            tell(f"format {of.name!r}: every prompt has the token ids of the model's own format")
     loaded = load(model)
     dry.tell(loaded, work, contrast.positive, engine=engine, max_new_tokens=1)
     _, decided = formats_and_write(
@@ -88,7 +88,7 @@ def _formats(system: list[str], template: list[str]) -> list[Format]:
     from lens_steer.models.tokenization import template_text
     from lens_steer.studies.formats.wording import Format
 
-    found = []
+    found: list[Format] = []
     for option, given in (("--system", system), ("--template", template)):
         for spec in given:
             name, mark, text = spec.partition("=")
@@ -97,11 +97,7 @@ def _formats(system: list[str], template: list[str]) -> list[Format]:
             if option == "--system":
                 found.append(Format(name, system=text))
                 continue
-            try:
-                found.append(Format(name, template=template_text(text)))
-            except LensSteerError:
-                mend = "use plain, a Jinja template or a file with one"
-                raise LensSteerError(f"{option} {spec}: {text!r} is no template: {mend}") from None
+            found.append(Format(name, template=template_text(text, f"{option} {name}")))
     if not found:
         raise LensSteerError("no format beside the model's own: give --system NAME=TEXT or --template NAME=TEMPLATE")
     return found

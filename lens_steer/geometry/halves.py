@@ -63,8 +63,8 @@ class Dealt:
             rows = torch.zeros(order.shape, dtype=torch.float64)
             rows.scatter_(1, torch.from_numpy(_part(order, half, n, second)), 1.0)
             counts.append(rows)
-        samples = [Samples(side.double(), None) for side in (positive, negative)]
-        return recalibrate(*samples, (counts[0], counts[1]), names, Options(), planes=False)
+        first, other = (Samples(side.double(), None) for side in (positive, negative))
+        return recalibrate(first, other, (counts[0], counts[1]), names, Options(), planes=False)
 
     def scores(
         self, positive: Side, negative: Side, draw: int, site: int, direction: Float[Tensor, " d_model"]

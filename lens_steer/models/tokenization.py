@@ -63,11 +63,15 @@ def read_tokenizer(
     return tokenizer
 
 
-def template_text(given: str) -> str:
+def template_text(given: str, named: str = "chat_template") -> str:
     """Return the Jinja text that the argument ``chat_template`` stands for: itself, ``plain``, or the text of a file.
 
+    Args:
+        given: The argument.
+        named: Its name, for messages.
+
     Raises:
-        LensSteerError: If it is none of them.
+        LensSteerError: If it is none of them, or if the file is empty or no UTF-8 text.
 
     >>> template_text("plain") == PLAIN_TEMPLATE, template_text("{{ messages }}")
     (True, '{{ messages }}')
@@ -77,8 +81,14 @@ def template_text(given: str) -> str:
     if len(given) >= 500 or "{" in given:
         return given
     if not Path(given).is_file():
-        raise LensSteerError(f"chat_template={given!r}: use 'plain', a Jinja template or a file with one")
-    return Path(given).read_text(encoding="utf-8")
+        raise LensSteerError(f"{named}={given!r}: use 'plain', a Jinja template or a file with one")
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise LensSteerError(f"{named}={given!r}: the file is no UTF-8 text: save it as UTF-8") from None
+    if not text.strip():
+        raise LensSteerError(f"{named}={given!r}: the file is empty: put a Jinja template into it")
+    return text
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:

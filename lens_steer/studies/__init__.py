@@ -23,8 +23,8 @@ What other rooms use of it:
 - ``externalities.study``: ``Externalities``
 - ``externalities.work``: ``steering_benignly``
 - ``formats.report``: ``formats_and_write``
-- ``formats.study``: ``check``, ``same_ids``
-- ``formats.wording``: ``Format``, ``OWN``
+- ``formats.study``: ``check``
+- ``formats.wording``: ``Format``, ``same_ids``
 - ``propositions.questions``: ``claim_id``
 - ``propositions.verify``: ``verify``, ``verify_model``, ``write``, ``Verification``, ``is_of``
 - ``propositions.work``: ``verifying``

@@ -16,7 +16,7 @@ interest. Where it does not, the verdict is ``ASSAY INSENSITIVE``.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from lens_steer.errors import LensSteerError
 from lens_steer.stats.estimates import Estimate
@@ -25,6 +25,7 @@ HOLDS, REFUTED, NOT_SHOWN, INSENSITIVE = "HOLDS", "REFUTED", "NOT SHOWN", "ASSAY
 EXCLUDED = "EXCLUDED BEYOND"
 TIED = f"{NOT_SHOWN} (a tie at nothing on select)"  # a value that was chosen among values of no effect says nothing
 FEWEST = 10  # draws of a control below which nothing is said of them
+FEWEST_SPLITS = 20  # draws of prompts below which 95 % of them is all of them
 LARGEST_P = 0.05  # of a method's rank among draws, one-sided
 SMALLEST = 0.10  # the smallest effect of interest of a rate, unless a claim names another
 
@@ -135,15 +136,28 @@ def drawn_verdict(
 def split_verdict(values: Float[np.ndarray, " draws"], least: float) -> str:
     """Return the verdict on the claim that a value is reached, from draws that deal the prompts anew.
 
-    It holds where 95 % of the draws reach the value, and is refuted where 95 % do not. A draw without a value does not
-    reach it. All draws are of the same prompts: what they differ by is not how far other prompts would.
+    It holds where 95 % of the draws reach the value, and is refuted where 95 % do not. A draw without a value (NaN)
+    counts for neither, and with fewer than 20 draws nothing is shown. All draws are of the same prompts: what they
+    differ by is not how far other prompts would.
 
-    >>> few = np.array([0.2, 0.3, 0.9])
-    >>> split_verdict(few, 0.1), split_verdict(few, 0.5), split_verdict(few, 1.0)
-    ('HOLDS', 'NOT SHOWN', 'REFUTED')
+    >>> few = np.repeat([0.2, 0.3, 0.9], 10)
+    >>> split_verdict(few, 0.1), split_verdict(few, 0.5), split_verdict(few, 1.0), split_verdict(few[:19], 0.1)
+    ('HOLDS', 'NOT SHOWN', 'REFUTED', 'NOT SHOWN (fewer than 20 draws)')
     """
-    reached = float(np.mean(values >= least))
-    return HOLDS if reached >= 0.95 else REFUTED if reached <= 0.05 else NOT_SHOWN
+    if len(values) < FEWEST_SPLITS:
+        return f"{NOT_SHOWN} (fewer than {FEWEST_SPLITS} draws)"
+    if mostly(values >= least):
+        return HOLDS
+    return REFUTED if mostly(values < least) else NOT_SHOWN
+
+
+def mostly(draws: Bool[np.ndarray, " draws"]) -> bool:
+    """Return whether something is so in 95 % of the draws.
+
+    >>> mostly(np.arange(20) > 0), mostly(np.arange(20) > 1)
+    (True, False)
+    """
+    return float(np.mean(draws)) >= 0.95
 
 
 def shows(control: Estimate, *, smallest: float = SMALLEST) -> bool:

@@ -20,8 +20,8 @@ from lens_steer.studies.formats.study import Formats, formats
 from lens_steer.studies.formats.wording import Format
 
 HEADS = (
-    "format", "kind", "site", "sites of L_disc", "cosine", "Jaccard of L_disc", "by chance", "area",
-    "area, its own direction", "random up to",
+    "format", "kind", "site", "sites of L_disc", "cosine, same prompts", "other prompts", "Jaccard, same prompts",
+    "other prompts", "by chance", "area on the own format's direction", "on this format's",
 )  # fmt: skip
 
 
@@ -50,8 +50,9 @@ def formats_and_write(
     record = {
         "meta": meta,
         "formats": [{"name": of.name, "system": of.system, "template": of.template} for of in others],
-        "draws": len(found.prompts_cosine),
-        "n": found.n,
+        "draws": len(found.own.area),
+        "halves": list(found.halves),
+        "held_out": found.held_out,
         "rows": format_rows(found),
         "claims": [c.row() for c in decided],
     }
@@ -68,24 +69,27 @@ def text(found: Formats, decided: list[Claim]) -> str:
     """Return the page of the study: the table and the claims."""
     return (
         f"# Does a direction depend on the format of the prompts? `{found.model}`\n\n"
-        f"{len(found.prompts_cosine)} times the prompts were dealt into halves, of {found.n} prompts of a class. The "
-        "direction and the discriminative sites of one half in the model's own format, compared with those of the same "
-        "half in another format; the first row compares them with those of the other half in the own format. The areas "
-        "under the ROC curve are of the other half's prompts in the format, projected on the own format's direction "
-        "and on that of the format. Medians, with 90 % of the draws.\n\n"
-        f"{markdown(HEADS, [cells(row) for row in format_rows(found)])}\n![Agreement](format_agreement.png)\n\n"
-        f"## Claims\n\n{claim_tables.markdown(decided)}"
+        f"{len(found.own.area)} times the prompts were dealt into halves. The direction and the discriminative sites "
+        "of one half in the model's own format, compared with those of the same half, and of the other one, in each "
+        "format. The areas under the ROC curve are of the other half's prompts in that format, on the direction of the "
+        "own format and on that of the format; beside each, the greatest of random directions. Medians, with 90 % of "
+        f"the draws.\n\n{markdown(HEADS, [cells(row) for row in format_rows(found)])}\n"
+        f"![Agreement](format_agreement.png)\n\n## Claims\n\n{claim_tables.markdown(decided)}"
     )
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of a row of :func:`lens_steer.studies.formats.drawings.format_rows` for a table."""
-    kind = f"{row['kind']}, same token ids" if row["same_ids"] == 1 else row["kind"]
-    middles = [_middle(row, name) for name in ("cosine", "jaccard")]
-    areas = [_middle(row, name, 3) for name in ("area", "area_there")]
+    same = row["same_ids"] == 1 and row["kind"] != "own"
+    agreements = [_middle(row, name) for name in ("cosine", "cosine_other", "jaccard", "jaccard_other")]
+    areas = [
+        f"{_middle(row, name, 3)}; random {row[random]:.2f}"
+        for name, random in (("area", "random"), ("area_there", "random_there"))
+    ]
     return (
-        row["format"], kind, f"`{row['site']}`", str(row["n_sites"]), *middles, f"{row['chance']:.2f}", *areas,
-        f"{row['random']:.2f}",
+        row["format"], f"{row['kind']}, same token ids" if same else row["kind"],
+        f"`{row['site']}`" if row["site"] else "—", str(row["n_sites"]), *agreements, f"{row['chance_other']:.2f}",
+        *areas,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 How far a direction and its sites move with the format is told by how far they move with the prompts. In every draw the
 prompts are dealt into two halves. A calibration of the first half in the model's own format is compared with one of
-the same half in another format, and with one of the second half in the own format.
+the second half in the own format, and with one of the second half in another format: neither shares a prompt with it.
 
 Nothing is steered and nothing is generated.
 """
@@ -22,15 +22,13 @@ from tqdm.auto import tqdm
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast
 from lens_steer.errors import LensSteerError
-from lens_steer.geometry.calibration import calibrate
 from lens_steer.geometry.halves import Dealt, chance, cosine, deal_halves, jaccard
-from lens_steer.geometry.resampling import Recalibrated
-from lens_steer.inference.batching import encode
+from lens_steer.geometry.resampling import Options, Recalibrated, Samples, recalibrate
 from lens_steer.inference.record import Activations
 from lens_steer.inference.record_sides import record_sides
 from lens_steer.models.loading import info_of
 from lens_steer.stats.areas import auroc
-from lens_steer.studies.formats.wording import OWN, Format, check_formats
+from lens_steer.studies.formats.wording import OWN, Format, check_formats, same_ids
 
 DRAWS = 100
 RANDOM = 19  # random directions beside each area
@@ -40,20 +38,22 @@ PerDraw = Float[np.ndarray, " draws"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compared:
-    """One format beside the model's own, draw by draw.
+    """One format beside the model's own, draw by draw. The first half of a draw gives the direction and the sites.
 
     Attributes:
         format: The format.
         same_ids: The share of the prompts whose token ids are those of the own format.
-        site: The site that a calibration of all prompts in this format selects.
+        site: The site that a calibration of all prompts in this format selects; empty where there is no direction.
         n_sites: The number of its discriminative sites.
         cosine: The cosine of the direction of the first half in the own format with the difference of the class means
             of the same half in this format, at the site of the first.
-        jaccard: The Jaccard index of the discriminative sites of the first half in the two formats.
-        chance: The Jaccard index that random sets of the same sizes have on average.
+        cosine_other: The same with the second half, other prompts, in this format.
+        jaccard: The Jaccard index of the discriminative sites of the first half in both formats.
+        jaccard_other: The same with those of the second half in this format.
+        chance_other: What random sets of these sizes reach on average.
         area: The area under the ROC curve of the second half in this format, on the direction of the own format.
-        area_there: The same on the direction of this format, at the site that it selects.
-        random: The greatest area of random directions at the site of the own direction, each counted from the side on
+        area_there: The same on the direction of the first half in this format, at the site that it selects.
+        random, random_there: The greatest areas of random directions at the same sites, each counted from the side on
             which it separates.
     """
 
@@ -62,11 +62,14 @@ class Compared:
     site: str
     n_sites: int
     cosine: PerDraw
+    cosine_other: PerDraw
     jaccard: PerDraw
-    chance: PerDraw
+    jaccard_other: PerDraw
+    chance_other: PerDraw
     area: PerDraw
     area_there: PerDraw
     random: PerDraw
+    random_there: PerDraw
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,13 +78,10 @@ class Formats:
 
     Attributes:
         model: The name of the model.
-        own: The model's own format beside itself: its cosine is 1, and both areas are the same.
+        own: The model's own format beside itself. With the same prompts it agrees in everything; with other ones it
+            agrees as far as prompts decide.
         others: The other formats.
-        prompts_cosine: The cosine of the direction of the first half with the difference of the class means of the
-            second half, both in the own format.
-        prompts_jaccard: The Jaccard index of the discriminative sites of the two halves, both in the own format.
-        prompts_chance: The Jaccard index that random sets of the same sizes have on average.
-        n: The number of prompts of a class in a half (the smaller one).
+        halves: The numbers of prompts of both classes in a first half.
         held_out: The number of prompts in a second half, of both classes.
         seed: The seed.
     """
@@ -89,10 +89,7 @@ class Formats:
     model: str
     own: Compared
     others: tuple[Compared, ...]
-    prompts_cosine: PerDraw
-    prompts_jaccard: PerDraw
-    prompts_chance: PerDraw
-    n: int
+    halves: tuple[int, int]
     held_out: int
     seed: int
 
@@ -119,29 +116,25 @@ def formats(
         progress: Whether to show a bar.
 
     Raises:
-        LensSteerError: If a class has fewer than 8 prompts, if ``draws`` is below 1, if a template is no template or
-            refuses the prompts, or if :func:`lens_steer.studies.formats.wording.check_formats` raises it.
+        LensSteerError: If a class has fewer than 8 prompts, if ``draws`` is below 1, or if
+            :func:`lens_steer.studies.formats.wording.check_formats` or
+            :func:`lens_steer.studies.formats.wording.same_ids` raises it.
     """
     check(contrast, others, draws)
-    own = _recorded(model, contrast, Format(OWN), engine)
-    dealt = deal_halves(own.n_positive, own.n_negative, draws=draws, seed=seed)
-    sides = (own.positive.double(), own.negative.double())
-    first, second = (dealt.calibrated(*sides, own.sites, second=of) for of in (False, True))
-    rng = np.random.default_rng([seed, 7])
-    drawn = torch.from_numpy(rng.standard_normal((RANDOM, own.d_model)))
-    reference = _Reference(dealt, first, drawn)
-    found = [reference.compare(Format(OWN), 1.0, own)]
-    for of in tqdm(others, desc="formats", disable=not progress, leave=False):
-        same = same_ids(info_of(model).tokenizer, contrast, of)
-        found.append(reference.compare(of, same, _recorded(model, contrast, of, engine)))
+    every = (Format(OWN), *others)
+    same = [same_ids(info_of(model).tokenizer, contrast, of) for of in every]  # before the long work
+    found: list[Compared] = []
+    reference = None
+    for of, share in tqdm(list(zip(every, same, strict=True)), desc="formats", disable=not progress, leave=False):
+        recorded = _recorded(model, contrast, of, engine)
+        reference = reference or _Reference.of(recorded, draws, seed)
+        found.append(reference.compare(of, share, recorded))
+    dealt = deal_halves(len(contrast.positive), len(contrast.negative), draws=draws, seed=seed)
     return Formats(
         model=info_of(model).name,
         own=found[0],
         others=tuple(found[1:]),
-        prompts_cosine=np.array([_turned(dealt, sides, first, i, second=True) for i in range(draws)]),
-        prompts_jaccard=_agreements(first, second),
-        prompts_chance=_by_chance(first, second),
-        n=min(dealt.halves),
+        halves=dealt.halves,
         held_out=dealt.held_out,
         seed=seed,
     )
@@ -166,21 +159,6 @@ def _recorded(model: Any, contrast: Contrast, of: Format, engine: str) -> Activa
         return record_sides(model, of.prompts(contrast), {}, engine=engine)
 
 
-def same_ids(tokenizer: Any, contrast: Contrast, of: Format) -> float:
-    """Return the share of prompts that have the same token ids in a format as in the own one.
-
-    >>> import lens_steer as ls
-    >>> few = ls.load_contrast("organism/refusal").fit.first(2)
-    >>> same_ids(ls.load_model("organism/qwen2").lens_info.tokenizer, few, Format("brief", system="Be brief."))
-    0.0
-    """
-    other = of.prompts(contrast)
-    own = [encode(tokenizer, p) for side in (contrast.positive, contrast.negative) for p in side]
-    with of.applied(tokenizer):
-        there = [encode(tokenizer, p) for side in (other.positive, other.negative) for p in side]
-    return float(np.mean([a == b for a, b in zip(own, there, strict=True)]))
-
-
 @dataclass(frozen=True, eq=False)
 class _Reference:
     """What every format is compared with: the calibrations of the first halves in the own format.
@@ -195,38 +173,54 @@ class _Reference:
     first: Recalibrated
     drawn: Float[Tensor, "n d_model"]
 
-    def compare(self, of: Format, same_ids: float, recorded: Activations) -> Compared:
+    @classmethod
+    def of(cls, own: Activations, draws: int, seed: int) -> _Reference:
+        """Deal the prompts as they were recorded in the own format, and calibrate."""
+        dealt = deal_halves(own.n_positive, own.n_negative, draws=draws, seed=seed)
+        rng = np.random.default_rng([seed, 7])
+        drawn = torch.from_numpy(rng.standard_normal((RANDOM, own.d_model)))
+        return cls(dealt, dealt.calibrated(own.positive, own.negative, own.sites), drawn)
+
+    def compare(self, of: Format, same: float, recorded: Activations) -> Compared:
         """Compare the prompts as they were recorded in a format."""
-        sides = (recorded.positive.double(), recorded.negative.double())
-        there, draws = self.dealt.calibrated(*sides, recorded.sites), range(self.dealt.n_draws)
-        whole = calibrate(recorded, progress=False)
+        sides, names = (recorded.positive.double(), recorded.negative.double()), recorded.sites
+        there, other = (self.dealt.calibrated(*sides, names, second=second) for second in (False, True))
+        whole = _whole(sides, names)
+        site, draws = int(whole.selected[0]), range(self.dealt.n_draws)
         return Compared(
             format=of,
-            same_ids=same_ids,
-            site=whole.selected_site,
-            n_sites=len(whole.discriminative_sites),
-            cosine=np.array([_turned(self.dealt, sides, self.first, i) for i in draws]),
+            same_ids=same,
+            site=names[site] if site >= 0 else "",
+            n_sites=int(whole.discriminative.sum()),
+            cosine=np.array([self._cosine(sides, i, second=False) for i in draws]),
+            cosine_other=np.array([self._cosine(sides, i, second=True) for i in draws]),
             jaccard=_agreements(self.first, there),
-            chance=_by_chance(self.first, there),
+            jaccard_other=_agreements(self.first, other),
+            chance_other=_by_chance(self.first, other),
             area=np.array([self.dealt.area(*sides, i, self.first) for i in draws]),
             area_there=np.array([self.dealt.area(*sides, i, there) for i in draws]),
-            random=np.array([self._random(sides, i) for i in draws]),
+            random=np.array([self._random(sides, i, self.first) for i in draws]),
+            random_there=np.array([self._random(sides, i, there) for i in draws]),
         )
 
-    def _random(self, sides: tuple[Tensor, Tensor], draw: int) -> float:
-        site = max(0, int(self.first.selected[draw]))
+    def _cosine(self, sides: tuple[Tensor, Tensor], draw: int, *, second: bool) -> float:
+        """Return the cosine of a draw's direction with a difference of class means at its site; NaN without one."""
+        site = int(self.first.selected[draw])
+        if site < 0:
+            return float("nan")
+        return cosine(self.first.direction[draw], self.dealt.difference(*sides, draw, site, second=second))
+
+    def _random(self, sides: tuple[Tensor, Tensor], draw: int, found: Recalibrated) -> float:
+        site = max(0, int(found.selected[draw]))
         areas = [auroc(*self.dealt.scores(*sides, draw, site, v)).value for v in self.drawn]
         return max(max(a, 1 - a) for a in areas)
 
 
-def _turned(
-    dealt: Dealt, sides: tuple[Tensor, Tensor], first: Recalibrated, draw: int, *, second: bool = False
-) -> float:
-    """Return the cosine of a draw's direction with a difference of class means, at the direction's site."""
-    site = int(first.selected[draw])
-    return float("nan") if site < 0 else cosine(
-        first.direction[draw], dealt.difference(*sides, draw, site, second=second)
-    )  # fmt: skip
+def _whole(sides: tuple[Tensor, Tensor], names: Sequence[str]) -> Recalibrated:
+    """Calibrate on all prompts."""
+    counts = tuple(torch.ones(1, len(side), dtype=torch.float64) for side in sides)
+    positive, negative = (Samples(side, None) for side in sides)
+    return recalibrate(positive, negative, (counts[0], counts[1]), names, Options(), planes=False)
 
 
 def _agreements(one: Recalibrated, other: Recalibrated) -> PerDraw:
