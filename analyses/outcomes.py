@@ -12,7 +12,7 @@ from analyses.common import Run, begin, parse
 from lens_steer.evaluation import sweeps
 from lens_steer.evaluation.conditions import NONE, RANDOM_PLANE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.figures import outcomes as figure
 from lens_steer.figures import saving
 from lens_steer.geometry.planes import random_plane

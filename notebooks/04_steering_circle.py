@@ -34,7 +34,8 @@ from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.harmonics import fit_harmonic, how_many_angles
 from lens_steer.evaluation.protocol import chosen_grids, differences, on_select
 from lens_steer.evaluation.selection import Constraint, settings
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.figures import sweeps
 from lens_steer.figures.comparison import harmonic_drawing
 from lens_steer.figures.core import GREY, NEGATIVE, POSITIVE, styled

@@ -23,7 +23,8 @@ import pandas as pd
 
 import lens_steer as ls
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.figures import divergence, saving
 from lens_steer.figures.core import Drawing
 from lens_steer.metrics.benchmarks import NO_TASKS

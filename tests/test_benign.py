@@ -284,7 +284,7 @@ def test_the_block_is_the_best_within_the_bound() -> None:
 
 
 def test_shares_are_checked(qwen: Any, compliance: ComplianceCalibration, tmp_path: Any) -> None:
-    from lens_steer.evaluation.sweeps import Protocol
+    from lens_steer.evaluation.sweep_protocol import Protocol
 
     contrast = ls.load_contrast("organism/refusal").select
     protocol = Protocol(qwen, contrast, "select", PromptSet(()))

@@ -20,7 +20,8 @@ from lens_steer.data.general import FACTS, general_questions
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import default_constraints
-from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, run
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.planes import random_plane
 from lens_steer.inference import batching
 from lens_steer.inference.continuations import continuation_logs

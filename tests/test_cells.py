@@ -24,7 +24,9 @@ from lens_steer.evaluation.harmonics import anti_steerable
 from lens_steer.evaluation.protocol import Evaluation, differences
 from lens_steer.evaluation.published_direction import PublishedDirection
 from lens_steer.evaluation.selection import Choice, Settings, settings
-from lens_steer.evaluation.sweeps import COLUMNS, Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweep_rows import COLUMNS
+from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.benchmarks import Tasks, task_splits
 from lens_steer.metrics.grading import Outcome
 from lens_steer.organisms.tasks import Task

@@ -23,8 +23,8 @@ from lens_steer.evaluation.conditions import NONE, method_grids, rule_grids
 from lens_steer.evaluation.controls import Controls
 from lens_steer.evaluation.cost import Cost, Speed, cost, probe
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.sweep_work import comparing, comparison_grids, sweeping
-from lens_steer.evaluation.sweeps import Protocol
 from lens_steer.evaluation.work import Work, answering, forcing_answers, forcing_values, measuring, recording
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.kl import mean_kl_by_value

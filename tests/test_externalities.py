@@ -306,9 +306,9 @@ def test_a_study_goes_on_with_the_same_bytes(
         patched.setattr(externalities, "json_settings", stop)
         study(qwen, material, tmp_path, **OPTIONS)
     made: list[str] = []
-    measure = sweeps._measure
+    measure = sweeps.measured_side
     monkeypatch.setattr(
-        sweeps, "_measure", lambda p, grid, *rest: made.append(grid.condition) or measure(p, grid, *rest)
+        sweeps, "measured_side", lambda p, grid, *rest: made.append(grid.condition) or measure(p, grid, *rest)
     )
     monkeypatch.setattr(externalities, "prefixes", lambda *_: [])
     monkeypatch.setattr(externalities, "controls", lambda *_, **__: [])

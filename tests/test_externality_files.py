@@ -148,7 +148,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert page.count("## Harmful: SHA-256 ") == 3  # neither harmful prompts nor answers to them, unasked
     assert not any(f"the {i} b" in page for i in range(N))
     with monkeypatch.context() as patched:
-        patched.setattr("lens_steer.evaluation.sweeps.answers", None)
+        patched.setattr("lens_steer.evaluation.sweep_rows.answers", None)
         assert run(patched, capsys, *options)[:2] == (0, told)
 
 

@@ -12,7 +12,8 @@ from lens_steer.data import Contrast, PromptSet
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, choose
-from lens_steer.evaluation.sweeps import POSITIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.evaluation.work import measuring
 from lens_steer.stats.rates import wilson
 from lens_steer.steer.methods import standard_angular

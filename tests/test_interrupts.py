@@ -16,11 +16,12 @@ import pytest
 
 from lens_steer._io import progress
 from lens_steer._io.rowstore import RowStore
-from lens_steer.data import Contrast
+from lens_steer.data import Contrast, PromptSet
 from lens_steer.evaluation import sweeps
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol, parts_of
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import parts_of
 
 MAIN = "from lens_steer.cli import main; main()"
 
@@ -132,7 +133,7 @@ def test_a_part_is_one_value_where_that_fills_a_batch(qwen: Any, refusal: Any, c
             qwen,
             Contrast(refusal.fit.positive[:n], refusal.fit.negative[:n]),
             "select",
-            sweeps.PromptSet(()),
+            PromptSet(()),
             max_new_tokens=8,
         )
         return [len(part.values) for part in parts_of(protocol, [grid]).values()]
@@ -156,7 +157,7 @@ def test_progress_counts_prompts_within_a_part(
         qwen,
         Contrast(refusal.select.positive[:3], refusal.select.negative[:2]),
         "select",
-        sweeps.PromptSet(()),
+        PromptSet(()),
         max_new_tokens=6,
     )
     grids = [Grid(NONE), *method_grids(calibration, "selective", values=(0.0, 180.0))]

@@ -21,7 +21,8 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import DEGENERATE_CONSTRAINTS, default_constraints
 from lens_steer.evaluation.selection import Constraint, settings
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.figures.outcomes import STYLES
 from lens_steer.metrics.degenerate import PerplexityBound, is_degenerate, is_repeating, looped_share, perplexity_bound
 from lens_steer.metrics.grading import ANSWERED, DEGENERATE, OUTCOMES, REFUSED, outcome_of
@@ -139,7 +140,7 @@ def test_the_bound_is_measured_once(
     assert bound.value == pytest.approx(2 * np.quantile(own, 0.95), rel=1e-4)
     cached = measured_bound(replace(protocol, cached=True), tmp_path / "cached", progress=False)
     assert cached is not None and cached.value == pytest.approx(bound.value, rel=1e-4)
-    monkeypatch.setattr("lens_steer.evaluation.sweeps.answers", None)  # nothing is generated again
+    monkeypatch.setattr("lens_steer.evaluation.sweep_rows.answers", None)  # nothing is generated again
     assert measured_bound(protocol, tmp_path, progress=False) == bound
     assert "degenerate_above" not in protocol.identity
     assert measured_bound(Protocol(qwen, refusal.select, "select", PromptSet((), "none")), tmp_path / "none") is None

@@ -19,7 +19,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation import sweeps
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.inference import prompt_cache
 from lens_steer.inference.prompt_cache import PromptCache
 from lens_steer.inference.teacher_forcing import response_logits, with_responses

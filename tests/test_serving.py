@@ -16,7 +16,8 @@ from lens_steer.data.general import general_questions
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, run
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.inference.remote import KEPT
 from lens_steer.interop.serving import adapters, certificate, certify, vllm_engine
 from lens_steer.interop.serving.vllm_engine import VllmEngine, VllmSettings

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lens_steer as ls
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.sweeps import _weights_hash
+from lens_steer.evaluation.sweep_protocol import _weights_hash
 from lens_steer.models.hooked_transformer import CONVERTERS, GEMMAS, hooked_config
 from lens_steer.models.huggingface import read_weights
 from lens_steer.models.loading import hf_twin

@@ -288,7 +288,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
     import lens_steer.evaluation.sweeps as module
 
     calls: list[str] = []
-    original = module._measure
+    original = module.measured_side
 
     def failing(protocol: Any, grid: Grid, *rest: Any) -> Any:
         calls.append(grid.name)
@@ -296,7 +296,7 @@ def test_an_interrupted_sweep_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return original(protocol, grid, *rest)
 
-    monkeypatch.setattr(module, "_measure", failing)
+    monkeypatch.setattr(module, "measured_side", failing)
     with pytest.raises(KeyboardInterrupt):
         sweep_method(qwen, few, grids, tmp_path, controls=controls, **HOW)
     assert not (tmp_path / "sweep.json").exists()

@@ -33,7 +33,9 @@ from lens_steer.evaluation.grids import Grid, values_of
 from lens_steer.evaluation.protocol import chosen_grids, differences, kept_constraints, on_select
 from lens_steer.evaluation.quantities import objective_of
 from lens_steer.evaluation.selection import Constraint, choose, kept_out, settings
-from lens_steer.evaluation.sweeps import COLUMNS, POSITIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
+from lens_steer.evaluation.sweep_rows import COLUMNS
+from lens_steer.evaluation.sweeps import run
 from lens_steer.figures import saving
 from lens_steer.metrics import grading
 from lens_steer.metrics.benchmarks import organism_tasks
@@ -131,7 +133,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     monkeypatch.setattr(module, "VALUES_A_PART", 4)  # three parts
     run(protocol, grids, tmp_path / "whole", "select", progress=False)
     measured: list[tuple[float | None, ...]] = []
-    original = module._measure
+    original = module.measured_side
 
     def failing(protocol_: Any, grid: Any, values: Any, side: str, prompts: Any) -> Any:
         if len(measured) >= 4 and not (tmp_path / "again").exists():
@@ -139,7 +141,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         measured.append(values)
         return original(protocol_, grid, values, side, prompts)
 
-    monkeypatch.setattr(module, "_measure", failing)
+    monkeypatch.setattr(module, "measured_side", failing)
     with pytest.raises(KeyboardInterrupt):
         run(protocol, grids, tmp_path / "cut", "select", progress=False)
     assert not (tmp_path / "cut" / "select.csv").exists()

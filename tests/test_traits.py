@@ -16,7 +16,7 @@ import lens_steer as ls
 from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE
 from lens_steer.metrics.benchmarks import Tasks, organism_tasks
 from lens_steer.metrics.judges import PhraseJudge
 from lens_steer.studies.traits import calibration as traits

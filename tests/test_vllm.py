@@ -21,7 +21,8 @@ from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE, method_grids
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.inference import batching
 from lens_steer.interop.imports.hidden_states import import_hidden_states
 from lens_steer.interop.serving.certify import certify_engine

@@ -9,7 +9,7 @@ import torch
 
 from lens_steer._io.rowstore import Rows
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.sweeps import COLUMNS
+from lens_steer.evaluation.sweep_rows import COLUMNS
 from lens_steer.inference.record import Activations
 from tests.made import origin
 

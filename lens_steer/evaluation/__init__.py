@@ -29,7 +29,8 @@ What other rooms use of it:
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,
   ``at_nothing``, ``is_counted``
 - ``sweep_work``: ``comparing``, ``sweeping``, ``bounding``
-- ``sweeps``: ``Protocol``, ``run``
+- ``sweep_protocol``: ``Protocol``
+- ``sweeps``: ``run``
 - ``work``: ``Work``, ``recording``, ``answering``, ``bare``, ``forcing_answers``, ``measuring``, ``conversing``,
   ``forcing_values``, ``scoring_answers``, ``selecting_direction``
 """

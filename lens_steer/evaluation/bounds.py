@@ -11,7 +11,8 @@ import numpy as np
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.degenerate import PerplexityBound, perplexity_bound
 from lens_steer.metrics.grading import graded
 

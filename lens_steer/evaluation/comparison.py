@@ -40,7 +40,8 @@ from lens_steer.evaluation.published_direction import (
 from lens_steer.evaluation.quantities import objective_of
 from lens_steer.evaluation.refinement import budget_of, check_refine
 from lens_steer.evaluation.selection import Choice, Setting, at_nothing, settings
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import check_rule
 from lens_steer.geometry.planes import principal_angles

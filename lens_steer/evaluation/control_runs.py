@@ -12,7 +12,8 @@ from lens_steer.evaluation.control_bands import Band
 from lens_steer.evaluation.controls import AT_ITS_VALUE, Controls, report_draws, select_draws, shuffled_calibrations
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Setting, settings
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.inference.record import Activations
 
 NO_CONTROLS = "No controls were run: how far chance alone comes is not known."

@@ -26,7 +26,7 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.errors import LensSteerError, expect
 from lens_steer.evaluation.direction_trial import Trial, candidate_of, mean_differences, refusal_scores, trial
 from lens_steer.evaluation.pieces import Pieces
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.geometry.calibration import versions
 from lens_steer.geometry.directions import zero_rows
 from lens_steer.geometry.selected_direction import CandidateScore, DirectionBounds, SelectedDirection

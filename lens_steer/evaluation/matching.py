@@ -15,7 +15,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.equal_divergence import Curve, Match, curve, match
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.selection import Setting
-from lens_steer.evaluation.sweeps import NEGATIVE
+from lens_steer.evaluation.sweep_protocol import NEGATIVE
 from lens_steer.inference.teacher_forcing import with_responses
 
 REFERENCE = "selective"  # every other condition of a comparison is compared with this one

@@ -19,7 +19,8 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.refinement import A_ROUND, further, further_settings, ordered
 from lens_steer.evaluation.selection import MAX_DEGENERATE, Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, NEGATIVE, POSITIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import graded
@@ -139,7 +140,8 @@ def on_select(
             as far as the grid has fewer (:mod:`lens_steer.evaluation.refinement`); 0 for the grids alone. The further
             rows are in ``NAME_refined_1.csv``, ….
         seed: The seed of the intervals.
-        how: Further fields of the :class:`~lens_steer.evaluation.sweeps.Protocol`, such as engine, length and openings.
+        how: Further fields of the :class:`~lens_steer.evaluation.sweep_protocol.Protocol`, such as engine, length
+            and openings.
 
     Returns:
         The settings, the choice of each condition, and the rows.

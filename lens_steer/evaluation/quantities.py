@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.sweeps import CAPABILITY, METRICS, NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_rows import METRICS
 
 # The side and the column from which each rate is counted. An answer counts in *_answered if it is not refused, not
 # broken, and not cut off in a thought.

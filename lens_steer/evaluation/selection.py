@@ -17,7 +17,7 @@ from lens_steer._io.rowstore import Row
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.cells import clusters_of, plain, rates_by_cell
 from lens_steer.evaluation.quantities import FORMER, MEANS, PERPLEXITIES, RATES, objective_of, quantity
-from lens_steer.evaluation.sweeps import POSITIVE
+from lens_steer.evaluation.sweep_protocol import POSITIVE
 from lens_steer.metrics.grading import CUT_OFF
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.stats.estimates import Estimate

@@ -25,7 +25,7 @@ from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.first_token import FIRST_OF
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.refinement import budget_of, further_settings
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording, selecting_direction
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.geometry.discriminative import RULES

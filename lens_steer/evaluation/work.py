@@ -16,7 +16,8 @@ from typing import Any
 from lens_steer._defaults import ENGINE
 from lens_steer.data import Contrast, Prompt, PromptSet, with_system
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import CAPABILITY, Protocol, parts_of
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, Protocol
+from lens_steer.evaluation.sweeps import parts_of
 from lens_steer.inference import batching, continuations, prompt_cache, teacher_forcing
 from lens_steer.inference.dialogue import Dialogue, turn_ids
 from lens_steer.inference.teacher_forcing import with_responses

@@ -20,7 +20,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.pieces import Pieces, check_beginning
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.provenance import provenance
-from lens_steer.evaluation.sweeps import POSITIVE, Protocol
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
 from lens_steer.figures import geometry, saving
 from lens_steer.figures import outcomes as outcome_figure
 from lens_steer.geometry.calibration import Calibration, calibrate, prompt_statistics

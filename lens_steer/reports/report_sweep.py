@@ -23,7 +23,8 @@ from lens_steer.evaluation.controls import Controls, report_draws, select_draws,
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import DEGENERATE_CONSTRAINTS
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import POSITIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Activations
 from lens_steer.metrics.benchmarks import NO_TASKS

@@ -8,8 +8,8 @@ from typing import Any
 from lens_steer._defaults import ENGINE
 from lens_steer.data import ContrastSet
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweep_protocol import POSITIVE
 from lens_steer.evaluation.sweep_work import bounding
-from lens_steer.evaluation.sweeps import POSITIVE
 from lens_steer.evaluation.work import Work, measuring, recording
 from lens_steer.models.loading import info_of
 from lens_steer.reports.report_sweep import ANGLES, DRAWN_ANGLES, DRAWS, STEERED, protocols, report_grids, turned

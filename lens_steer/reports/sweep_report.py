@@ -23,8 +23,9 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import Evaluation, chosen_grids, on_select
 from lens_steer.evaluation.provenance import provenance
 from lens_steer.evaluation.selection import Constraint, settings
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.sweep_work import sweeping
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweeps import run
 from lens_steer.evaluation.work import Work
 from lens_steer.figures import saving
 from lens_steer.figures.sweeps import COHERENCE, by_value
@@ -91,8 +92,8 @@ def sweep_method(
         progress: Whether to show progress bars.
         before: A function that is called with the work to come (:func:`lens_steer.evaluation.sweep_work.sweeping`),
             before anything is computed.
-        how: Further fields of :class:`~lens_steer.evaluation.sweeps.Protocol`: engine, max_new_tokens, openings and
-            judge.
+        how: Further fields of :class:`~lens_steer.evaluation.sweep_protocol.Protocol`: engine,
+            max_new_tokens, openings and judge.
     """
     everything = [Grid(NONE), *grids]
     bare = Protocol(model, contrast.select, "select", tasks.select, **how)

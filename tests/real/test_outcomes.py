@@ -14,7 +14,7 @@ import pytest
 import lens_steer as ls
 from lens_steer.data import Prompt
 from lens_steer.evaluation.bounds import measured_bound
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.metrics.grading import ANSWERED, DEGENERATE, REFUSED, outcome_of
 from lens_steer.metrics.likelihood import mean_surprise

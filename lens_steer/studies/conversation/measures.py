@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.selection import is_counted
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.means import clustered_mean

@@ -26,7 +26,8 @@ from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.published_direction import ARDITI, PublishedDirection, published_direction
-from lens_steer.evaluation.sweeps import NEGATIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.discriminative import RULES
 from lens_steer.geometry.planes import random_plane

@@ -21,7 +21,8 @@ from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import Message, Prompt
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid, plan_hash
-from lens_steer.evaluation.sweeps import BROKEN, NEGATIVE, POSITIVE, Protocol
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE, Protocol
+from lens_steer.evaluation.sweep_rows import BROKEN
 from lens_steer.inference.decoding import begins_in_thought
 from lens_steer.inference.scored_dialogue import TurnAnswer, scored_dialogues
 from lens_steer.metrics import grading

@@ -7,8 +7,8 @@ from typing import Any
 from lens_steer.data import ContrastSet, Message, Prompt
 from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, Protocol
 from lens_steer.evaluation.sweep_work import bounding
-from lens_steer.evaluation.sweeps import NEGATIVE, Protocol
 from lens_steer.evaluation.work import (
     Work,
     bare,

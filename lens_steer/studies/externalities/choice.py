@@ -13,7 +13,8 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotated, rates

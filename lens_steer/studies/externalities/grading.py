@@ -11,7 +11,7 @@ from typing import Any
 
 from lens_steer._io.rowstore import Row
 from lens_steer.data import Prompt, PromptSet
-from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, NEGATIVE, POSITIVE
 from lens_steer.metrics import grading as outcomes
 from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.organisms import grading

@@ -14,7 +14,8 @@ from typing import Any
 from lens_steer.evaluation.conditions import NONE, probe_grid
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice, Constraint, choose, settings
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.steer.methods import target_projection

@@ -20,7 +20,8 @@ from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.equal_divergence import Match
 from lens_steer.evaluation.grids import Grid, plan_hash
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.calibration import calibrate
 from lens_steer.inference.engines import check_engine
 from lens_steer.inference.record import record

@@ -26,7 +26,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import on_select
 from lens_steer.evaluation.selection import at_nothing
-from lens_steer.evaluation.sweeps import POSITIVE, Protocol
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
 from lens_steer.evaluation.sweeps import run as measure
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.inference.record import Activations

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from lens_steer._io.rowstore import Row
 from lens_steer.evaluation.cells import clusters_of
-from lens_steer.evaluation.sweeps import CAPABILITY, NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import CAPABILITY, NEGATIVE, POSITIVE
 from lens_steer.stats.clusters import Clusters
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.estimates import Estimate

@@ -23,7 +23,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.pieces import Pieces
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.provenance import provenance
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.figures import saving
 from lens_steer.figures.core import Drawing
 from lens_steer.geometry.calibration import Calibration, calibrate

@@ -9,7 +9,7 @@ from lens_steer.data import Contrast, ContrastSet, PromptSet
 from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import POSITIVE, Protocol
+from lens_steer.evaluation.sweep_protocol import POSITIVE, Protocol
 from lens_steer.evaluation.work import Work, answering, forcing_values, measuring, recording
 from lens_steer.metrics.benchmarks import tasks_or_own
 from lens_steer.models.loading import info_of

@@ -20,7 +20,7 @@ from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import is_counted
-from lens_steer.evaluation.sweeps import POSITIVE
+from lens_steer.evaluation.sweep_protocol import POSITIVE
 from lens_steer.stats.clusters import Clusters
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.draws import less_mean_of_draws

@@ -23,7 +23,7 @@ from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import Contrast
 from lens_steer.evaluation.budgeted import within
 from lens_steer.evaluation.conditions import plan_at_value
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.metrics.kl import mean_kl_by_value
 from lens_steer.metrics.refusal_score import refusal_scores_by_value

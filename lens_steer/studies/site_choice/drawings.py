@@ -8,7 +8,7 @@ import numpy as np
 
 from lens_steer.evaluation.cells import clusters_of
 from lens_steer.evaluation.conditions import NONE
-from lens_steer.evaluation.sweeps import POSITIVE
+from lens_steer.evaluation.sweep_protocol import POSITIVE
 from lens_steer.figures.core import Drawing
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.means import clustered_mean

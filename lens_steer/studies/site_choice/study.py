@@ -28,7 +28,8 @@ from lens_steer.evaluation.pieces import kept_calibration
 from lens_steer.evaluation.protocol import check_splits
 from lens_steer.evaluation.published_direction import ARDITI, PublishedDirection, published_direction
 from lens_steer.evaluation.selection import Setting, settings
-from lens_steer.evaluation.sweeps import NEGATIVE, Protocol, run
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.geometry.calibration import Calibration, calibrate
 from lens_steer.geometry.selected_direction import StreamDirection
 from lens_steer.inference.record import record

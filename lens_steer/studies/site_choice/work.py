@@ -9,8 +9,8 @@ from lens_steer.data import ContrastSet
 from lens_steer.evaluation.budgeted import ANGLES
 from lens_steer.evaluation.direction_selection import N_FIT, N_SELECT, first_of
 from lens_steer.evaluation.grids import Grid
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, Protocol
 from lens_steer.evaluation.sweep_work import bounding
-from lens_steer.evaluation.sweeps import NEGATIVE, Protocol
 from lens_steer.evaluation.work import Work, bare, forcing_values, measuring, recording, selecting_direction
 from lens_steer.inference.rendering import tokens_after_instruction
 from lens_steer.metrics.benchmarks import NO_TASKS, Tasks

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lens_steer.data import Contrast, ContrastSet, Split
 from lens_steer.errors import LensSteerError
-from lens_steer.evaluation.sweeps import NEGATIVE, POSITIVE
+from lens_steer.evaluation.sweep_protocol import NEGATIVE, POSITIVE
 from lens_steer.probes.probe import Probe
 from lens_steer.steer.methods import make_plan
 from lens_steer.steer.plans import SteeringPlan

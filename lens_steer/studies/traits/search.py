@@ -25,7 +25,8 @@ from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import chosen_grids, on_select
 from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose, settings
-from lens_steer.evaluation.sweeps import Protocol, run
+from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.probes.probe import Probe
 from lens_steer.steer.plans import SteeringPlan

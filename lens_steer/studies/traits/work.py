@@ -9,7 +9,7 @@ from typing import Any
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.evaluation.conditions import NONE, TOWARDS_POSITIVE
 from lens_steer.evaluation.grids import Grid
-from lens_steer.evaluation.sweeps import Protocol
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.work import Work, answering, bare, conversing, measuring, recording
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.loading import info_of
