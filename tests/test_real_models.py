@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from analyses.real import page, sentences
-from analyses.real.__main__ import main
+from analyses.real.__main__ import main, template_for
 from analyses.real.publish import differing, hashed, is_published, publish, verdicts
 from analyses.real.records import MODEL, TOOK, published
 from analyses.real.runs import linked, run
 from analyses.real.studies import QUICK, STUDIES, WHOLE, Where
 from lens_steer.errors import LensSteerError
+from lens_steer.models.location import locate
 
 ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "figures" / "real", ROOT / "docs" / "results" / "real-models.md"
@@ -121,6 +122,17 @@ def test_commands_are_those_of_the_size(tmp_path: Path) -> None:
             words = study.arguments(where, size)
             assert all(not w.startswith("/") or w.startswith(str(tmp_path)) for w in words)
     assert WHOLE.limit() == "128/32/64" and QUICK.report < WHOLE.report
+
+
+def test_a_base_model_is_given_plain_turns(tmp_path: Path) -> None:
+    """A tokenizer without a chat template gets one on every command line that loads the model; others keep theirs."""
+    for path in Path(locate("organism/qwen2")).glob("*.json"):
+        shutil.copy(path, tmp_path)  # the template is in a file of its own
+    assert (template_for("organism/qwen2"), template_for(str(tmp_path))) == (None, "plain")
+    where = Where("build/real/models/m", Path("build/real/prompts"), tmp_path / "work", "bfloat16", "plain")
+    for study in STUDIES:
+        words = study.arguments(where, QUICK)
+        assert ("--model" in words) == ("--chat-template" in words), study.name
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

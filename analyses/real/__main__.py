@@ -2,7 +2,8 @@
 
     python -m analyses.real --models FOLDER --prompts FOLDER [--quick] [--only STUDY …] [--dry-run]
 
-Models are folders in ``--models``, or names of the hub. What is finished is not run again.
+Models are folders in ``--models``, or names of the hub. A base model, which has no chat template, is given plain turns
+(``User: …``). What is finished is not run again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from analyses.real.runs import cost, linked, run
 from analyses.real.studies import INSTANT, QUICK, SLOW, STUDIES, WHOLE, Where
 from analyses.tables import add_page
 from lens_steer.errors import LensSteerError
+from lens_steer.models.location import locate
+from lens_steer.models.templates import template_of
+from lens_steer.models.tokenization import read_tokenizer
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 
@@ -40,6 +44,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def template_for(model: str) -> str | None:
+    """Return the chat template for a base model, which has none of its own; None for the others.
+
+    >>> template_for("organism/qwen2")
+    """
+    return None if template_of(read_tokenizer(locate(model))).text else "plain"
+
+
 def main() -> None:
     args = parse()
     size = QUICK if args.quick else WHOLE
@@ -57,7 +69,7 @@ def main() -> None:
             linked(None, args.work, "--models")
         if folder is not None:
             source = str(linked(folder, args.work / "models" / name, "--model"))
-        where = Where(source, prompts, args.work / "runs" / size.name / name, args.dtype)
+        where = Where(source, prompts, args.work / "runs" / size.name / name, args.dtype, template_for(source))
         published = args.out / size.name / name
         before = verdicts(published)
         if args.dry_run:

@@ -82,12 +82,21 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Where:
-    """The places of one model's run: its weights, the prompts, and the folder that its studies write to."""
+    """The places of one model's run: its weights, the prompts, and the folder that its studies write to.
+
+    Attributes:
+        model: The folder or the name of the hub.
+        prompts: The folder of the prompt files.
+        work: The folder that the studies write to.
+        dtype: The dtype in which the model computes.
+        template: The chat template in place of the model's own, as ``--chat-template`` takes it; None for its own.
+    """
 
     model: str
     prompts: Path
     work: Path
     dtype: str
+    template: str | None = None
 
     def files(self, *splits: dict[str, str]) -> list[str]:
         """Return the options that name the prompt files of some splits."""
@@ -97,7 +106,8 @@ class Where:
 
     def loading(self) -> list[str]:
         """Return the options that load the model."""
-        return ["--model", self.model, "--dtype", self.dtype]
+        template = [] if self.template is None else ["--chat-template", self.template]
+        return ["--model", self.model, "--dtype", self.dtype, *template]
 
 
 @dataclass(frozen=True)
