@@ -161,10 +161,15 @@ def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
 
 
 def formats(found: Sequence[Published]) -> str:
-    """A table a model: how far direction and sites agree between formats, and between prompts."""
-    records = [(p.head, record) for p in found if (record := p.record("formats", "formats"))]
-    tables = [f"*{head}*\n\n{markdown(FORMAT_HEADS, map(format_cells, of['rows']))}" for head, of in records]
-    return "\n".join(tables) or "Not run yet.\n"
+    """A table a model, and what its claims say in a sentence: how far direction and sites agree between formats."""
+    parts = []
+    for p in found:
+        record = p.record("formats", "formats")
+        if record is not None:
+            rows, decided = record["rows"], {c["id"]: c["verdict"] for c in record["claims"]}
+            table = markdown(FORMAT_HEADS, map(format_cells, rows))
+            parts.append(f"*{p.head}*: {sentences.of_formats(rows, decided)}\n\n{table}")
+    return "\n".join(parts) or "Not run yet.\n"
 
 
 def angles(found: Sequence[Published]) -> str:

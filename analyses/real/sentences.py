@@ -4,7 +4,8 @@ the rows that carry it. Where the records do not decide, the sentence says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from analyses.real.records import Published, verdict_of
 from lens_steer.stats.estimates import percent
@@ -156,6 +157,40 @@ def norms(p: Published) -> str | None:
         (True, False): "Claim norm preservation for the steered vector alone: it is kept there and not in later blocks",
     }.get((here, later), "Do not claim norm preservation: it is not kept at the steered site in this arithmetic")
     return f"{advice} ({p.head}, {_rows(of)})."
+
+
+def of_formats(rows: Sequence[Mapping[str, Any]], decided: Mapping[str, str]) -> str:
+    """Say for system prompts and for templates what the claims on formats say.
+
+    >>> rows = [{"format": "own", "kind": "own"}, {"format": "a", "kind": "template"}]
+    >>> told = of_formats(rows, {"separates-a": "HOLDS", "direction-a": "REFUTED", "sites-a": "NOT SHOWN"})
+    >>> for part in told.split("; "):
+    ...     print(part)
+    of 1 template, the direction is shown to stay for 0 and refuted to for 1, the sites for 0 and 0
+    in 1 format the own format's direction is shown to separate, each within its margin.
+    """
+    parts = []
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        names = [r["format"] for r in rows if r["kind"] == kind and f"direction-{r['format']}" in decided]
+        if names:
+            counts = [
+                sum(decided[f"{what}-{name}"].startswith(verdict) for name in names)
+                for what in ("direction", "sites")
+                for verdict in (HOLDS, REFUTED)
+            ]
+            parts.append(
+                f"of {_counted(len(names), kind)}, the direction is shown to stay for {counts[0]} and "
+                f"refuted to for {counts[1]}, the sites for {counts[2]} and {counts[3]}"
+            )
+    kept = sum(v.startswith(HOLDS) for key, v in decided.items() if key.startswith("separates-"))
+    parts.append(
+        f"in {_counted(kept, 'format')} the own format's direction is shown to separate, each within its margin"
+    )
+    return f"{'; '.join(parts)}."
+
+
+def _counted(n: int, word: str) -> str:
+    return f"{n} {word}" + ("" if n == 1 else "s")
 
 
 SENTENCES: tuple[Callable[[Published], str | None], ...] = (
