@@ -35,6 +35,8 @@ def sites(p: Published) -> str | None:
     if not answers:
         return None
     every = answers | scores
+    decided = {key: c for key, c in every.items() if c.verdict.startswith((HOLDS, REFUTED))}
+    open_ = {key: c for key, c in every.items() if key not in decided}
     if _with(every, REFUTED):
         advice = "Choose sites by what they do, and not by opposite signs alone"
     elif len(_with(every, HOLDS)) == len(every):
@@ -50,7 +52,8 @@ def sites(p: Published) -> str | None:
     )
     return (
         f"{advice}: under the same budget of side effects, {told}{more} ({p.head}, each claim at its own level and not "
-        f"jointly, {_rows(every)})."
+        f"jointly; {_rows(decided) or 'none is decided'}; the rest are rows of *Claims*, such as "
+        f"`{next(iter(open_ or every))}`)."
     )
 
 
