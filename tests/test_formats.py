@@ -15,8 +15,9 @@ from lens_steer.data import Contrast, PromptSet, with_system
 from lens_steer.errors import LensSteerError
 from lens_steer.models.templates import PLAIN_TEMPLATE, another_template, template_of
 from lens_steer.stats.areas import auroc
+from lens_steer.studies.formats import study
 from lens_steer.studies.formats.claims import claims
-from lens_steer.studies.formats.report import cells
+from lens_steer.studies.formats.report import cells, formats_and_write
 from lens_steer.studies.formats.study import Formats, formats
 from lens_steer.studies.formats.wording import Format
 from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, REFUTED
@@ -156,6 +157,31 @@ def test_few_draws_show_nothing(found: Formats) -> None:
     """Nine draws are too few for a share of 95 %."""
     said = {c.verdict.partition(" (")[0] for c in claims(found)}
     assert said <= {NOT_SHOWN, INSENSITIVE}
+
+
+def test_an_interrupted_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, qwen: Any, few: Any, found: Formats
+) -> None:
+    """What was recorded is not recorded again, and the numbers are the same; other prompts are refused."""
+    others, record, calls = [of.format for of in found.others], study.record_prompts, []
+
+    def stopping(*args: Any, **how: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return record(*args, **how)
+
+    monkeypatch.setattr(study, "record_prompts", stopping)
+    how = {"draws": 9, "seed": 3, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        formats_and_write(qwen, few, others, tmp_path, **how)
+    with pytest.raises(LensSteerError, match=r"holds the beginning of another run \(prompts, truth differ\)"):
+        formats_and_write(qwen, few.first(9), others, tmp_path, **how)
+    again, _ = formats_and_write(qwen, few, others, tmp_path, **how)
+    assert len(calls) == 4 + 8 - 3 and not (tmp_path / ".parts").exists()
+    for mine, theirs in zip(again.others, found.others, strict=True):
+        assert np.array_equal(mine.cosine_other, theirs.cosine_other)
+        assert np.array_equal(mine.area, theirs.area)
 
 
 def test_what_cannot_be_compared(qwen: Any, few: Any) -> None:

@@ -40,7 +40,7 @@ def formats(
     engine: Engine = ENGINE,
 ) -> None:
     """Does a direction depend on the chat template or the system prompt? The same prompts are calibrated in each
-    format, beside calibrations from other prompts; nothing is steered.
+    format, beside calibrations from other prompts; nothing is steered. An interrupted run goes on.
     """
     from lens_steer._io.atomic import check_writable
     from lens_steer.cli.precheck import precheck

@@ -10,13 +10,14 @@ from typing import Any
 from lens_steer._io.atomic import whole_folder
 from lens_steer._io.tables import markdown
 from lens_steer.data import Contrast
+from lens_steer.evaluation.pieces import drop
 from lens_steer.evaluation.provenance import provenance
 from lens_steer.figures import saving
 from lens_steer.studies import claim_tables
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.formats.claims import claims
 from lens_steer.studies.formats.drawings import drawings, format_rows
-from lens_steer.studies.formats.study import Formats, formats
+from lens_steer.studies.formats.study import STEPS, Formats, formats
 from lens_steer.studies.formats.wording import Format
 
 HEADS = (
@@ -37,14 +38,15 @@ def formats_and_write(
 ) -> tuple[Formats, list[Claim]]:
     """Run :func:`lens_steer.studies.formats.study.formats` and write all results to a folder.
 
-    The files are ``formats.json`` (every number, and the formats), ``formats.md``, ``claims.tex`` and the figure.
+    An interrupted run goes on. The files are ``formats.json`` (every number, and the formats), ``formats.md``,
+    ``claims.tex`` and the figure.
 
     Args:
         model, contrast, others, seed, options: See :func:`lens_steer.studies.formats.study.formats`.
         out: The folder.
         command: The command line, stored with the numbers.
     """
-    found = formats(model, contrast, others, seed=seed, **options)
+    found = formats(model, contrast, others, seed=seed, folder=out, **options)
     decided = claims(found)
     meta = provenance(model, command=command, seed=seed, prompt_hashes={"fit": contrast.hash})
     record = {
@@ -62,6 +64,7 @@ def formats_and_write(
         (work / "claims.tex").write_text(claim_tables.latex(decided), encoding="utf-8")
         for name, drawing in drawings(found).items():
             saving.save(drawing, name, work, meta)
+    drop(out, STEPS)
     return found, decided
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,20 +22,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lens_steer._defaults import ENGINE
-from lens_steer.data import Contrast
+from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.pieces import Pieces
+from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.geometry.halves import Dealt, chance, cosine, deal_halves, jaccard
 from lens_steer.geometry.resampling import Options, Recalibrated, Samples, recalibrate
-from lens_steer.inference.record import Activations
-from lens_steer.inference.record_sides import record_sides
+from lens_steer.inference.record import record_prompts
 from lens_steer.models.loading import info_of
+from lens_steer.models.sites import resolve
 from lens_steer.stats.areas import auroc
 from lens_steer.studies.formats.wording import OWN, Format, check_formats, same_ids
 
 DRAWS = 100
 RANDOM = 19  # random directions beside each area
 FEWEST = 8  # prompts of a class, so that a half has four
+STEPS = "formats"  # under this name the recordings of an interrupted run are kept
 PerDraw = Float[np.ndarray, " draws"]
+Side = Float[Tensor, "_ n_sites d_model"]
+Sides = tuple[Side, Side]  # the activations of both classes in one format
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,6 +109,7 @@ def formats(
     draws: int = DRAWS,
     seed: int = 0,
     engine: str = ENGINE,
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> Formats:
     """Record the prompts in the model's own format and in others, and compare calibrations.
@@ -113,25 +121,38 @@ def formats(
         draws: The number of times that the prompts are dealt into halves.
         seed: The seed of the draws and of the random directions.
         engine: See :func:`lens_steer.record`.
+        folder: The folder that keeps what is recorded, so that an interrupted run goes on; None keeps nothing.
         progress: Whether to show a bar.
 
     Raises:
-        LensSteerError: If a class has fewer than 8 prompts, if ``draws`` is below 1, or if
-            :func:`lens_steer.studies.formats.wording.check_formats` or
+        LensSteerError: If a class has fewer than 8 prompts, if ``draws`` is below 1, if the folder holds the beginning
+            of another run, or if :func:`lens_steer.studies.formats.wording.check_formats` or
             :func:`lens_steer.studies.formats.wording.same_ids` raises it.
     """
     check(contrast, others, draws)
-    every = (Format(OWN), *others)
-    same = [same_ids(info_of(model).tokenizer, contrast, of) for of in every]  # before the long work
+    info, every = info_of(model), (Format(OWN), *others)
+    names = tuple(resolve("norm_out", n_layers=info.n_layers, architecture=info.architecture))
+    same = [same_ids(info.tokenizer, contrast, of) for of in every]  # before the long work
+    pieces = Pieces(folder, STEPS, Protocol(model, contrast, "fit", PromptSet(()), engine).identity)
+
+    def recorded(of: Format) -> Sides:
+        written = of.prompts(contrast)
+        with of.applied(info.tokenizer):
+            positive, negative = (
+                pieces.tensor(f"{of.key}-{name}", partial(record_prompts, model, side, names, engine=engine))
+                for name, side in (("positive", written.positive), ("negative", written.negative))
+            )
+        return positive.double(), negative.double()
+
     found: list[Compared] = []
     reference = None
     for of, share in tqdm(list(zip(every, same, strict=True)), desc="formats", disable=not progress, leave=False):
-        recorded = _recorded(model, contrast, of, engine)
-        reference = reference or _Reference.of(recorded, draws, seed)
-        found.append(reference.compare(of, share, recorded))
+        sides = recorded(of)
+        reference = reference or _Reference.of(sides, names, draws, seed)
+        found.append(reference.compare(of, share, sides))
     dealt = deal_halves(len(contrast.positive), len(contrast.negative), draws=draws, seed=seed)
     return Formats(
-        model=info_of(model).name,
+        model=info.name,
         own=found[0],
         others=tuple(found[1:]),
         halves=dealt.halves,
@@ -154,36 +175,33 @@ def check(contrast: Contrast, others: Sequence[Format], draws: int) -> None:
         raise LensSteerError(f"draws={draws}: give at least 1")
 
 
-def _recorded(model: Any, contrast: Contrast, of: Format, engine: str) -> Activations:
-    with of.applied(info_of(model).tokenizer):
-        return record_sides(model, of.prompts(contrast), {}, engine=engine)
-
-
 @dataclass(frozen=True, eq=False)
 class _Reference:
     """What every format is compared with: the calibrations of the first halves in the own format.
 
     Attributes:
+        names: The names of the sites.
         dealt: How the prompts were dealt.
         first: The calibrations.
         drawn: Random directions.
     """
 
+    names: tuple[str, ...]
     dealt: Dealt
     first: Recalibrated
     drawn: Float[Tensor, "n d_model"]
 
     @classmethod
-    def of(cls, own: Activations, draws: int, seed: int) -> _Reference:
+    def of(cls, own: Sides, names: tuple[str, ...], draws: int, seed: int) -> _Reference:
         """Deal the prompts as they were recorded in the own format, and calibrate."""
-        dealt = deal_halves(own.n_positive, own.n_negative, draws=draws, seed=seed)
+        dealt = deal_halves(len(own[0]), len(own[1]), draws=draws, seed=seed)
         rng = np.random.default_rng([seed, 7])
-        drawn = torch.from_numpy(rng.standard_normal((RANDOM, own.d_model)))
-        return cls(dealt, dealt.calibrated(own.positive, own.negative, own.sites), drawn)
+        drawn = torch.from_numpy(rng.standard_normal((RANDOM, own[0].shape[-1])))
+        return cls(names, dealt, dealt.calibrated(*own, names), drawn)
 
-    def compare(self, of: Format, same: float, recorded: Activations) -> Compared:
+    def compare(self, of: Format, same: float, sides: Sides) -> Compared:
         """Compare the prompts as they were recorded in a format."""
-        sides, names = (recorded.positive.double(), recorded.negative.double()), recorded.sites
+        names = self.names
         there, other = (self.dealt.calibrated(*sides, names, second=second) for second in (False, True))
         whole = _whole(sides, names)
         site, draws = int(whole.selected[0]), range(self.dealt.n_draws)
@@ -203,20 +221,20 @@ class _Reference:
             random_there=np.array([self._random(sides, i, there) for i in draws]),
         )
 
-    def _cosine(self, sides: tuple[Tensor, Tensor], draw: int, *, second: bool) -> float:
+    def _cosine(self, sides: Sides, draw: int, *, second: bool) -> float:
         """Return the cosine of a draw's direction with a difference of class means at its site; NaN without one."""
         site = int(self.first.selected[draw])
         if site < 0:
             return float("nan")
         return cosine(self.first.direction[draw], self.dealt.difference(*sides, draw, site, second=second))
 
-    def _random(self, sides: tuple[Tensor, Tensor], draw: int, found: Recalibrated) -> float:
+    def _random(self, sides: Sides, draw: int, found: Recalibrated) -> float:
         site = max(0, int(found.selected[draw]))
         areas = [auroc(*self.dealt.scores(*sides, draw, site, v)).value for v in self.drawn]
         return max(max(a, 1 - a) for a in areas)
 
 
-def _whole(sides: tuple[Tensor, Tensor], names: Sequence[str]) -> Recalibrated:
+def _whole(sides: Sides, names: Sequence[str]) -> Recalibrated:
     """Calibrate on all prompts."""
     counts = tuple(torch.ones(1, len(side), dtype=torch.float64) for side in sides)
     positive, negative = (Samples(side, None) for side in sides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class Format:
     name: str
     system: str | None = None
     template: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A short hash of the system prompt and the template, whatever the name is."""
+        return hashlib.sha256(repr((self.system, self.template)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def prompts(self, contrast: Contrast) -> Contrast:
         """Return the contrast with the system prompt of this format.
