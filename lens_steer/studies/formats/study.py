@@ -144,13 +144,13 @@ def formats(
             )
         return positive.double(), negative.double()
 
+    dealt = deal_halves(len(contrast.positive), len(contrast.negative), draws=draws, seed=seed)
     found: list[Compared] = []
     reference = None
     for of, share in tqdm(list(zip(every, same, strict=True)), desc="formats", disable=not progress, leave=False):
         sides = recorded(of)
-        reference = reference or _Reference.of(sides, names, draws, seed)
+        reference = reference or _Reference.of(sides, names, dealt, seed)
         found.append(reference.compare(of, share, sides))
-    dealt = deal_halves(len(contrast.positive), len(contrast.negative), draws=draws, seed=seed)
     return Formats(
         model=info.name,
         own=found[0],
@@ -192,9 +192,8 @@ class _Reference:
     drawn: Float[Tensor, "n d_model"]
 
     @classmethod
-    def of(cls, own: Sides, names: tuple[str, ...], draws: int, seed: int) -> _Reference:
-        """Deal the prompts as they were recorded in the own format, and calibrate."""
-        dealt = deal_halves(len(own[0]), len(own[1]), draws=draws, seed=seed)
+    def of(cls, own: Sides, names: tuple[str, ...], dealt: Dealt, seed: int) -> _Reference:
+        """Calibrate the first halves of the prompts as they were recorded in the own format."""
         rng = np.random.default_rng([seed, 7])
         drawn = torch.from_numpy(rng.standard_normal((RANDOM, own[0].shape[-1])))
         return cls(names, dealt, dealt.calibrated(*own, names), drawn)
