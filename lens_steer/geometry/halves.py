@@ -66,15 +66,14 @@ class Dealt:
         first, other = (Samples(side.double(), None) for side in (positive, negative))
         return recalibrate(first, other, (counts[0], counts[1]), names, Options(), planes=False)
 
-    def scores(
-        self, positive: Side, negative: Side, draw: int, site: int, direction: Float[Tensor, " d_model"]
-    ) -> tuple[Float[np.ndarray, " n_positive"], Float[np.ndarray, " n_negative"]]:
-        """Project the second half of a draw on a direction, at one site."""
-        kept = [
+    def second(
+        self, positive: Side, negative: Side, draw: int, site: int
+    ) -> tuple[Float[Tensor, "n_positive d_model"], Float[Tensor, "n_negative d_model"]]:
+        """Return the activations of the second half of a draw at one site, in float64."""
+        first, other = (
             side[torch.from_numpy(order[draw, half:]), site].double()
             for side, order, half in zip((positive, negative), (self.positive, self.negative), self.halves, strict=True)
-        ]
-        first, other = ((side @ direction.double()).numpy() for side in kept)
+        )
         return first, other
 
     def area(self, positive: Side, negative: Side, draw: int, found: Recalibrated) -> float:
@@ -85,7 +84,9 @@ class Dealt:
         site = int(found.selected[draw])
         if site < 0:
             return 0.5
-        return auroc(*self.scores(positive, negative, draw, site, found.direction[draw])).value
+        direction = found.direction[draw].double()
+        first, other = ((side @ direction).numpy() for side in self.second(positive, negative, draw, site))
+        return auroc(first, other).value
 
     def difference(
         self, positive: Side, negative: Side, draw: int, site: int, n: int | None = None, *, second: bool = False

@@ -228,8 +228,10 @@ class _Reference:
         return cosine(self.first.direction[draw], self.dealt.difference(*sides, draw, site, second=second))
 
     def _random(self, sides: Sides, draw: int, found: Recalibrated) -> float:
-        site = max(0, int(found.selected[draw]))
-        areas = [auroc(*self.dealt.scores(*sides, draw, site, v)).value for v in self.drawn]
+        """Return the greatest area of the random directions at the site that was selected."""
+        held_out = self.dealt.second(*sides, draw, max(0, int(found.selected[draw])))
+        positive, negative = ((self.drawn @ side.T).numpy() for side in held_out)
+        areas = [auroc(*of).value for of in zip(positive, negative, strict=True)]
         return max(max(a, 1 - a) for a in areas)
 
 

@@ -10,9 +10,9 @@ from math import hypot
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
 
 from lens_steer.stats.estimates import Estimate
+from lens_steer.stats.means import middle
 from lens_steer.stats.rates import Z_95
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.transfer.few import Draws
@@ -22,6 +22,7 @@ from lens_steer.studies.verdicts import HOLDS, INSENSITIVE, NOT_SHOWN, SMALLEST,
 FEW = 33  # prompts of a class
 LOSS = 0.05  # of the area
 ALIKE = 0.8  # Jaccard index of two choices of sites that count as the same
+LEVEL = 0.9  # of the middle of the draws
 BY_CHANCE = 0.5  # where random sets of the same sizes agree as far, agreement says nothing
 
 
@@ -97,7 +98,7 @@ def _beside_random(effect: Estimate, pair: Pair, z: float) -> str:
 
 def _same_sites(d: Draws, key: str) -> Claim:
     """Return the claim that two calibrations from different prompts have the same discriminative sites."""
-    low, value, high = _quantiles(d.jaccard)
+    low, value, high = middle(d.jaccard, level=LEVEL)
     by_chance = float(np.median(d.chance))
     verdict = INSENSITIVE if by_chance >= BY_CHANCE else split_verdict(d.jaccard, ALIKE)
     return Claim(
@@ -117,7 +118,7 @@ def _same_sites(d: Draws, key: str) -> Claim:
 
 
 def _few_direction(d: Draws) -> Claim:
-    low, value, high = _quantiles(d.lost)
+    low, value, high = middle(d.lost, level=LEVEL)
     return Claim(
         id=f"few-direction-{d.source}",
         statement=f"{d.n} prompts of a class of {d.source} give a direction that separates other prompts as that of "
@@ -138,8 +139,3 @@ def _few_direction(d: Draws) -> Claim:
             "holds_jointly": False,
         },
     )
-
-
-def _quantiles(values: Float[np.ndarray, " draws"]) -> tuple[float, float, float]:
-    low, middle, high = (float(np.quantile(values, q)) for q in (0.05, 0.5, 0.95))
-    return low, middle, high

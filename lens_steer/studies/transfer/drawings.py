@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from lens_steer.figures.core import Drawing
+from lens_steer.stats.means import middle
+from lens_steer.studies.transfer.claims import LEVEL
 from lens_steer.studies.transfer.figures import QUANTITIES
 from lens_steer.studies.transfer.study import Transfer
 
@@ -40,9 +42,6 @@ def size_rows(found: Transfer) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"source": d.source, "n": d.n, "half": d.half, "draws": len(d.area)}
         row |= {"same_site": float(d.same_site.mean()), "by_chance": float(np.median(d.chance))}
         for name in (*QUANTITIES, "lost"):
-            values = getattr(d, name)
-            values = values[~np.isnan(values)]
-            ends = np.quantile(values, [0.5, 0.05, 0.95]).tolist() if len(values) else [None] * 3
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
+            row |= dict(zip((f"{name}_low", name, f"{name}_high"), middle(getattr(d, name), level=LEVEL), strict=True))
         rows.append(row)
     return rows
