@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,11 @@ from lens_steer._io.rowstore import RowStore
 from lens_steer.data import Contrast, Prompt, PromptSet
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import (
-    ALL,
-    CONTROLS,
-    EARLY,
-    LATE,
     NONE,
-    PROMPT_ONLY,
-    RANDOM_SITES,
-    SHUFFLED,
-    control_grids,
     method_grids,
-    shuffled_labels,
 )
 from lens_steer.evaluation.equal_divergence import curve, match
-from lens_steer.evaluation.grids import Grid, values_of
+from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.protocol import chosen_grids, differences, kept_constraints, on_select
 from lens_steer.evaluation.quantities import objective_of
 from lens_steer.evaluation.selection import Constraint, choose, kept_out, settings
@@ -245,72 +235,6 @@ def test_differences_are_paired(rows: list[dict[str, Any]]) -> None:
     assert differences(report, "a", "b")["log_perplexity"].n == 5
 
 
-def test_values() -> None:
-    """Ranges with their end, lists; anything else is refused."""
-    assert values_of("0:360:10")[-1] == 360.0
-    assert len(values_of("0:360:10")) == 37
-    assert values_of("-1, 0.5") == (-1.0, 0.5)
-    assert values_of("-4:-1:1") == (-4.0, -3.0, -2.0, -1.0)
-    for bad in ("", "a", "0:10", "0:10:0", "10:0:5", "nan"):
-        with pytest.raises(LensSteerError, match="gives no values"):
-            values_of(bad)
-    with pytest.raises(LensSteerError, match="'10,10' repeats a value"):
-        values_of("10,10")
-
-
-def test_every_control_differs_in_its_one_thing(calibration: Any, qwen: Any, refusal: Any) -> None:
-    """Same angles; where it writes, along what; a system prompt where there is one."""
-    acts = ls.record(qwen, refusal.fit, progress=False, engine="hf")
-    found = {
-        g.condition: g
-        for g in control_grids(calibration, ls.calibrate(shuffled_labels(acts, 0)), values=ANGLES, system="Be brief.")
-    }
-    assert set(found) == {NONE, PROMPT_ONLY, *CONTROLS}
-    plans = {name: g.build(150.0) for name, g in found.items() if g.build is not None}
-    own = calibration.discriminative_sites
-    assert len(plans[RANDOM_SITES].sites) == len(own) != plans[RANDOM_SITES].sites
-    assert not set(plans[EARLY].sites) & set(plans[LATE].sites)
-    assert set(plans[EARLY].sites) | set(plans[LATE].sites) == set(plans[ALL].sites)
-    assert plans[SHUFFLED].sites == own
-    assert not np.allclose(plans[SHUFFLED].steps[0].parameters["basis"], calibration.basis)
-    assert found[PROMPT_ONLY].system == "Be brief."
-    mixed = shuffled_labels(acts, seed=1)
-    assert sorted(
-        map(float, mixed.positive.sum((1, 2)).tolist() + mixed.negative.sum((1, 2)).tolist())
-    ) == pytest.approx(sorted(acts.positive.sum((1, 2)).tolist() + acts.negative.sum((1, 2)).tolist()))
-
-
-def test_grids_of_methods(calibration: Any) -> None:
-    """Angles for rotations, sites and coefficients for additions, one setting for ablation; each builds at one value
-    and at one a row.
-    """
-    for method in (
-        "selective",
-        "standard",
-        "adaptive",
-        "act-add",
-        "act-add-keep-norm",
-        "ablation",
-        "swfc",
-        "sttp",
-        "stmp",
-        "compliance",
-    ):
-        made = method_grids(calibration, method)
-        assert sum(len(g.values) for g in made) <= 36
-        grid = made[0]
-        assert grid.build is not None
-        value = grid.values[0]
-        assert grid.build(value).method == method
-        if value is not None:
-            assert grid.build([value] * 3).n_rows == 3
-    assert {g.variant for g in method_grids(calibration, "act-add")} <= set(calibration.discriminative_sites)
-    with pytest.raises(LensSteerError, match="method='actadd': use one of"):
-        method_grids(calibration, "actadd")
-    with pytest.raises(LensSteerError, match="method='ablation' has no angle and no coefficient"):
-        method_grids(calibration, "ablation", values=[1.0])
-
-
 def test_equal_divergence(qwen: Any, refusal: Any, calibration: Any) -> None:
     """SS meets any target on both sides of 0; SAS none below its floor, and says why."""
     prompts = refusal.select.negative[:4]
@@ -366,12 +290,6 @@ def _made_up(grids: list[Grid]) -> list[dict[str, Any]]:
         for v in g.values
         for i in range(8)
     ]
-
-
-def test_a_grid_keeps_its_parameter(calibration: Any) -> None:
-    """One condition at one value."""
-    grid = Grid("x", partial(ls.selective_steering, calibration), (1.0, 2.0)).at(2.0)
-    assert (grid.values, grid.name, Grid("x", variant="y").name) == ((2.0,), "x", "x (y)")
 
 
 def test_an_empty_answer_is_no_compliance() -> None:
