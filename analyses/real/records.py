@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analyses.real.studies import QUICK
+from analyses.real.studies import QUICK, STUDIES
 from lens_steer._io.atomic import whole_file
 from lens_steer.studies.claim import Claim, changed_at
 
@@ -78,9 +78,13 @@ def _sha256(path: Path) -> str:
 
 
 def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Return the rows of all claims in a model's folder, by id without the model's name."""
+    """Return the rows of all claims in a model's folder, by id without the model's name.
+
+    Where two studies decide one claim, it is that of the later study in :data:`analyses.real.studies.STUDIES`.
+    """
     found: dict[str, Mapping[str, Any]] = {}
-    for path in (p for name in CLAIM_FILES for p in sorted(folder.glob(f"*/{name}.json"))):
+    paths = [folder / study.name / f"{name}.json" for name in CLAIM_FILES for study in STUDIES]
+    for path in filter(Path.exists, paths):
         record = json.loads(path.read_text(encoding="utf-8"))
         model = record["meta"]["model"]
         for row in record["claims"]:

@@ -29,6 +29,8 @@ LEVELS = "formula,basis,dtype,recorded,downstream,geometry"  # of ``lens-steer v
 # The methods of the papers' comparisons: Selective Steering, Angular Steering as published (all norm inputs read, all
 # norm outputs written) and at L_disc, and Arditi et al.'s two with the direction that their selection chooses.
 METHODS = ("selective", "standard-everywhere", "adaptive-everywhere", "standard", "act-add", "ablation-everywhere")
+# What the abstract of Selective Steering compares, and the positive control.
+HEADLINE = ("selective", "standard-everywhere", "adaptive-everywhere", "ablation-everywhere")
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,18 @@ def _conversation(where: Where, size: Size) -> list[str]:
     ]  # fmt: skip
 
 
+def _headline(where: Where, size: Size) -> list[str]:
+    # No bands of draws: its random plane, random sites and shuffled labels choose an angle on select as the methods do.
+    return _comparing(where, size, HEADLINE, draws=0)
+
+
 def _comparison(where: Where, size: Size) -> list[str]:
-    methods = [word for name in METHODS for word in ("--method", name)]
-    how = ["--angles", _angles(size), "--refine", str(size.refine), "--controls", str(size.controls)]
+    return _comparing(where, size, METHODS, draws=size.controls)
+
+
+def _comparing(where: Where, size: Size, names: tuple[str, ...], draws: int) -> list[str]:
+    methods = [word for name in names for word in ("--method", name)]
+    how = ["--angles", _angles(size), "--refine", str(size.refine), "--controls", str(draws)]
     return ["compare", *_answering(where, size, f"general:{size.tasks}"), *methods, *how]
 
 
@@ -236,8 +247,9 @@ STUDIES = (
     Study("site_choice", _site_choice, cannot=NO_SITE),
     Study("conversation", _conversation, cannot=NO_SITE),
     Study("behaviour", _behaviour, cannot=NO_SITE),
+    Study("headline", _headline),
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry", "agreement")  # without a dry run: from the calibration alone, from 100 answers
 # Left out of the quick run, which has 45 minutes: many formats, planes or settings, or turns that read all before.
-SLOW = ("formats", "angle_transfer", "conversation", "behaviour", "comparison")
+SLOW = ("formats", "angle_transfer", "conversation", "behaviour", "headline", "comparison")
