@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -390,9 +391,13 @@ def test_a_model_without_ground_truth(tmp_path: Path) -> None:
     )
     assert not made.known
     assert made.responses["harmful"] is own.harmful_responses
+    assert made.bound is not None
+    read = [r for r in made.rows if r["surprise_ref"] is not None]
+    assert {r["outcome"] for r in read if math.exp(r["surprise_ref"]) > made.bound.value} <= {"degenerate", "refused"}
+    assert all(r["right"] == (r["outcome"] == "answered") for r in made.rows)
     table = (tmp_path / "out" / "externalities.md").read_text(encoding="utf-8")
     assert "harmful: answered" in table
-    assert "No ground truth" in table
+    assert f"a perplexity of at most {made.bound}" in table
     none = harmful_responses(model, replace(own, harmful_responses=None), max_new_tokens=4)
     plan = made.steerings[0].plan()
     measured = tokens.divergences(model, {"c": plan}, {"harmful": none, "benign": made.responses["benign"]})

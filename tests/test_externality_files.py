@@ -90,7 +90,7 @@ def test_pairs_of_ones_own_keep_the_splits(tmp_path: Path, caplog: pytest.LogCap
 def test_what_is_refused() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"complying": answered(HARMLESS)}, "refusing is missing: complying and refusing are paired"),
-        ({"json_plain": HARMLESS}, "json_asked is missing"),
+        ({"json_asked": HARMLESS}, "json_plain is missing"),
         ({"json_asked": HARMLESS[:3], "json_plain": HARMLESS}, "json_asked has 3 rows and json_plain 16"),
         ({"responses": HARMFUL}, "responses 'harmful', row 1 has no response"),
         ({"split": (0.5, 0.5)}, "give three shares"),
@@ -101,6 +101,17 @@ def test_what_is_refused() -> None:
     seen = answered(file_material(HARMFUL, HARMLESS).refusal.fit.positive)
     with pytest.raises(LensSteerError, match=r"all 8 prompts are in the fit or select split"):
         file_material(HARMFUL, HARMLESS, responses=seen)
+
+
+def test_a_request_is_made_of_prompts_of_ones_own() -> None:
+    """Prompts without the request alone: each pair in one split, the request at the end."""
+    plain = PromptSet(tuple(Prompt.of(f"name {i} of them") for i in range(12)), "plain")
+    made = file_material(HARMFUL, HARMLESS, json_plain=plain)
+    made.check()
+    for name in SPLITS:
+        pair = getattr(made.json, name)
+        assert [p.text for p in pair.positive] == [f"{p.text} {files.JSON_REQUEST}" for p in pair.negative]
+    assert sum(len(getattr(made.json, name).negative) for name in SPLITS) == len(plain)
 
 
 def write(path: Path, prompts: Sequence[Prompt]) -> Path:

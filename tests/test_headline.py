@@ -26,6 +26,7 @@ def record(
     equal: dict[str, Any] | None = None,
     *,
     control: float = 0.9,
+    controlled_by: str = "sttp (calibrated)",
     tied: bool = False,
     met: bool = True,
 ) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def record(
     return {
         "report": [
             rate("no steering", 0.0),
-            rate("sttp (calibrated)", control),
+            rate(controlled_by, control),
             rate("selective", 0.5),
             rate(SAS, 0.5),
         ],
@@ -51,6 +52,8 @@ def record(
         (gap(0.05, 0.1), {}, "EXCLUDED BEYOND 0.1"),
         (gap(-0.05, 0.1), {}, "NOT SHOWN"),
         (gap(0.0, 0.05), {"control": 0.0}, "ASSAY INSENSITIVE"),
+        (gap(0.0, 0.05), {"controlled_by": "ablation-everywhere (given direction)"}, "EXCLUDED BEYOND 0.1"),
+        (gap(0.0, 0.05), {"controlled_by": "random plane"}, "ASSAY INSENSITIVE"),
         (gap(0.0, 0.0), {"tied": True}, "NOT SHOWN (a tie at nothing on select)"),
         (gap(-0.27), {"met": False}, "NOT SHOWN (a choice breaks the constraints)"),
     ],

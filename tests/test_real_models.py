@@ -14,9 +14,9 @@ import pytest
 from analyses.real import page, sentences
 from analyses.real.__main__ import main, template_for
 from analyses.real.publish import differing, hashed, is_published, publish, verdicts
-from analyses.real.records import MODEL, TOOK, published
+from analyses.real.records import MODEL, TOOK, Published, columns, published
 from analyses.real.runs import linked, run
-from analyses.real.studies import QUICK, STUDIES, WHOLE, Where
+from analyses.real.studies import QUICK, SIDE_EFFECTS, STUDIES, WHOLE, Where
 from lens_steer.errors import LensSteerError
 from lens_steer.models.location import locate
 
@@ -26,12 +26,22 @@ TABLES = (
     "real_models",
     "real_practice",
     "real_claims",
+    "real_claims_prompts",
+    "real_claims_formats",
+    "real_claims_angles",
+    "real_claims_sites",
+    "real_methods",
+    "real_claims_methods",
+    "real_claims_conversation",
+    "real_side_effects",
+    "real_claims_side_effects",
     "real_geometry",
     "real_directions",
     "real_transfers",
     "real_formats",
     "real_angles",
     "real_judges",
+    "real_traits",
     "real_answers",
     "real_conversations",
     "real_costs",
@@ -94,6 +104,48 @@ def test_the_page_is_what_the_records_say(tmp_path: Path) -> None:
         assert wanted.strip(), name
 
 
+def test_a_quick_study_stands_where_there_is_no_whole_one(tmp_path: Path) -> None:
+    """Of one model; a quick study of another model stays."""
+    for folder in ("one", f"{QUICK.name}/one", f"{QUICK.name}/two"):
+        (tmp_path / folder / "transfer").mkdir(parents=True)
+        (tmp_path / folder / MODEL).write_text("{}", "utf-8")
+        (tmp_path / folder / "transfer" / "transfer.json").write_text(json.dumps({"of": folder}), "utf-8")
+    found = published(tmp_path)
+    assert [head for head, _ in columns(found, lambda p: p.record("transfer", "transfer"))] == ["one", "two (quick)"]
+    shutil.rmtree(tmp_path / "one" / "transfer")
+    assert [of["of"] for _, of in columns(found, lambda p: p.record("transfer", "transfer"))] == [
+        "quick/one",
+        "quick/two",
+    ]
+
+
+def test_the_later_study_decides_a_claim(tmp_path: Path) -> None:
+    """The headline is decided anew where all methods are compared; files are read one by one or all."""
+    claim = {"id": "ss-above-m", "statement": "of m", "formula": "", "level": "behaviour", "domain": "", "quantity": ""}
+    claim |= {"criterion": "", "value": 0.1, "n": 2, "interval": None, "witness": {}}
+    for study, verdict in (("headline", "HOLDS"), ("comparison", "REFUTED")):
+        (tmp_path / study).mkdir()
+        record = {"meta": {"model": "m"}, "claims": [{**claim, "verdict": verdict}]}
+        (tmp_path / study / "headline.json").write_text(json.dumps(record), "utf-8")
+    assert verdicts(tmp_path) == {"ss-above": "REFUTED"}
+    shutil.rmtree(tmp_path / "comparison")
+    found = Published("m", tmp_path, quick=False)
+    assert found.claims("headline")["ss-above"].verdict == "HOLDS"
+    assert found.claims("transfer") == {}
+
+
+def test_pairs_share_their_response() -> None:
+    """Row by row one response to two prompts, all different; the questions are different, too."""
+    by_file = []
+    for name in ("harmful_in_form", "harmless_in_form"):
+        lines = (ROOT / SIDE_EFFECTS / f"{name}.jsonl").read_text("utf-8").splitlines()
+        by_file.append([json.loads(line) for line in lines])
+    assert [r["response"] for r in by_file[0]] == [r["response"] for r in by_file[1]]
+    assert len({r["prompt"] for rows in by_file for r in rows}) == 64
+    questions = (ROOT / SIDE_EFFECTS / "short_questions.txt").read_text("utf-8").splitlines()
+    assert len(questions) == len(set(questions)) == 128
+
+
 def test_sentences_carry_their_rows() -> None:
     """At most six; each names the model, and the id of a claim or a section with its numbers."""
     found = published(OUT)
@@ -116,7 +168,7 @@ def test_a_verdict_that_differs_is_told() -> None:
 
 def test_commands_are_those_of_the_size(tmp_path: Path) -> None:
     """Each study is one command; the quick one is smaller; only links of the working folder are in it."""
-    where = Where("build/real/models/m", Path("build/real/prompts"), tmp_path / "work", "bfloat16")
+    where = Where("organism/qwen2", Path("build/real/prompts"), tmp_path / "work", "bfloat16")
     for study in STUDIES:
         for size in (QUICK, WHOLE):
             words = study.arguments(where, size)
@@ -129,7 +181,7 @@ def test_a_base_model_is_given_plain_turns(tmp_path: Path) -> None:
     for path in Path(locate("organism/qwen2")).glob("*.json"):
         shutil.copy(path, tmp_path)  # the template is in a file of its own
     assert (template_for("organism/qwen2"), template_for(str(tmp_path))) == (None, "plain")
-    where = Where("build/real/models/m", Path("build/real/prompts"), tmp_path / "work", "bfloat16", "plain")
+    where = Where("organism/qwen2", Path("build/real/prompts"), tmp_path / "work", "bfloat16", "plain")
     for study in STUDIES:
         words = study.arguments(where, QUICK)
         assert ("--model" in words) == ("--chat-template" in words), study.name

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from analyses import tables
-from analyses.real import sentences
-from analyses.real.records import MODEL, WORK, Published, published, took, verdict_of
+from analyses.real import sentences, verdicts
+from analyses.real.methods import methods, side_effect_claims, side_effects, traits
+from analyses.real.records import MODEL, NOT_RUN, WORK, Published, columns, published, took
 from analyses.real.studies import STUDIES
 from lens_steer._io.progress import duration
 from lens_steer._io.tables import markdown
 from lens_steer.reports import agreement_report
 from lens_steer.stats.estimates import percent
-from lens_steer.studies.claim import Claim, marked, measured
 from lens_steer.studies.conversation import report as conversation
 from lens_steer.studies.formats.report import HEADS as FORMAT_HEADS
 from lens_steer.studies.formats.report import cells as format_cells
 from lens_steer.studies.site_choice.report import HEADS, RATES
 
-# The claims that the table shows, by the beginning of their ids, besides all about answers.
-SHOWN = (
-    "proposition-1", "proposition-1-proof", "proposition-2", "identity-SS", "identity-SAS", "norm-recorded-SS",
-    "norm-recorded-SAS", "norm-downstream-SS", "norm-downstream-SAS", "drift-equal-divergence-published",
-    "drift-equal-divergence-L_disc", "norms-grow", "norms-uneven", "few-layers", "middle-layers", "one-plane",
-    "one-angle", "transfers-", "same-sites-", "few-direction-", "few-sites-", "separates-",
-    "direction-", "sites-",
-)  # fmt: skip
 # Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
 HUB = {
     "meta-llama/Llama-3.2-1B-Instruct": 1.24, "Qwen/Qwen2.5-1.5B-Instruct": 1.54, "google/gemma-2-2b-it": 2.61,
@@ -36,21 +29,6 @@ HUB = {
     "google/gemma-2-9b-it": 9.24,
 }  # fmt: skip
 PEAK = 312e12
-# The claims of the README's first screen in few words, by the beginning of their ids.
-FIRST = {
-    "norm-recorded-SS": "Selective Steering keeps the norm of recorded activations",
-    "norm-recorded-SAS": "… and so does Angular Steering",
-    "few-layers": "far fewer layers are steered than there are",
-    "few-direction-mixed": "33 prompts separate other prompts as 128 do",
-    "few-sites-mixed": "33 prompts give the sites that 33 others give",
-    "effect-lasts-t10": "its effect lasts to the tenth turn of a conversation",
-    "steering-from-mixed-on-jailbreakbench": "set elsewhere, it keeps 0.8 of its effect on JailbreakBench",
-    "sign-above-effect": "signs free more answers than the largest Cohen's d",
-    "sign-score-effect": "… lower the refusal score more",
-    "sign-above-all": "… free more answers than all sites",
-    "sign-score-all": "… lower the refusal score more",
-    "ss-above-standard-everywhere": "Selective Steering frees more answers than Angular Steering",
-}
 
 
 def write(out: Path, pages: Sequence[Path]) -> None:
@@ -63,7 +41,6 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_transfers": transfers,
         "real_formats": formats,
         "real_angles": angles,
-        "real_claims": claims,
         "real_answers": answers,
         "real_conversations": conversations,
         "real_judges": judges,
@@ -71,7 +48,12 @@ def write(out: Path, pages: Sequence[Path]) -> None:
         "real_costs": costs,
         "real_work": work,
         "real_gpu": on_gpu,
-        "real_verdicts": verdicts,
+        "real_methods": methods,
+        "real_traits": traits,
+        "real_side_effects": side_effects,
+        "real_claims_side_effects": side_effect_claims,
+        "real_verdicts": verdicts.first,
+        **{name: partial(verdicts.claims, file=file) for name, file in verdicts.TABLES.items()},
     }
     for name, made in every.items():
         marked_pages = [p for p in pages if f"<!-- {name} -->" in p.read_text(encoding="utf-8")]
@@ -91,9 +73,9 @@ def models(found: Sequence[Published]) -> str:
 
 def geometry(found: Sequence[Published]) -> str:
     """One row a quantity, one column a model."""
-    columns = [(p.head, record) for p in found if (record := p.record("geometry", "geometry"))]
-    rows = [(label, *(read(record) for _, record in columns)) for label, read in GEOMETRY.items()]
-    return markdown(("", *(head for head, _ in columns)), rows)
+    by_model = columns(found, lambda p: p.record("geometry", "geometry"))
+    rows = [(label, *(read(record) for _, record in by_model)) for label, read in GEOMETRY.items()]
+    return markdown(("", *(head for head, _ in by_model)), rows)
 
 
 def _sureness(key: str) -> Callable[[Mapping[str, Any]], str]:
@@ -130,25 +112,30 @@ GEOMETRY: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def directions(found: Sequence[Published]) -> str:
     """One row a model: the direction that Arditi et al.'s selection chooses, and whether its bounds keep one."""
     rows = []
-    for p in found:
-        record = p.record("direction", "direction")
-        if record is not None:
-            scores = " → ".join(f"{record[name]:.2f}" for name in ("baseline_refusal_score", "refusal_score"))
-            added = " → ".join(f"{record[name]:.2f}" for name in ("baseline_induce_score", "induce_score"))
-            n = f"{record['n_select_positive']} harmful, {record['n_select_negative']} harmless"
-            kept = "all but that on addition, which none keeps" if record["bounds"]["min_induce"] is None else "all"
-            where = f"block {record['block']}, token −{-record['position']}"
-            rows.append((p.head, where, scores, added, f"{record['kl']:.3f}", n, kept))
+    for head, record in columns(found, lambda p: p.record("direction", "direction")):
+        scores = " → ".join(f"{record[name]:.2f}" for name in ("baseline_refusal_score", "refusal_score"))
+        added = " → ".join(f"{record[name]:.2f}" for name in ("baseline_induce_score", "induce_score"))
+        n = f"{record['n_select_positive']} harmful, {record['n_select_negative']} harmless"
+        kept = "all but that on addition, which none keeps" if record["bounds"]["min_induce"] is None else "all"
+        where = f"block {record['block']}, token −{-record['position']}"
+        rows.append((head, where, scores, added, f"{record['kl']:.3f}", n, kept))
     heads = ("model", "direction", "refusal score, ablated", "added", "KL", "prompts that chose it", "bounds kept")
     return markdown(heads, rows)
 
 
 def transfers(found: Sequence[Published]) -> str:
     """One row a pair of sources, one column a model: area on held-out prompts, random directions, sites in common."""
-    by_model = [(p.head, record["pairs"]) for p in found if (record := p.record("transfer", "transfer"))]
-    keys = dict.fromkeys((r["fitted"], r["on"]) for _, pairs in by_model for r in pairs)
+    by_model, keys = _pairs(found, "transfer")
     rows = [(f"{a} on {b}", *(_pair(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
     return markdown(("direction of … on …", *(head for head, _ in by_model)), rows)
+
+
+def _pairs(
+    found: Sequence[Published], study: str
+) -> tuple[list[tuple[str, Sequence[Mapping[str, Any]]]], list[tuple[str, str]]]:
+    """Return the pairs of sources of a study by model, and the names of all pairs."""
+    by_model = columns(found, lambda p: (p.record(study, study) or {"pairs": ()})["pairs"])
+    return by_model, list(dict.fromkeys((r["fitted"], r["on"]) for _, pairs in by_model for r in pairs))
 
 
 def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
@@ -163,23 +150,20 @@ def _pair(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
 def formats(found: Sequence[Published]) -> str:
     """A table a model, and what its claims say in a sentence: how far direction and sites agree between formats."""
     parts = []
-    for p in found:
-        record = p.record("formats", "formats")
-        if record is not None:
-            rows, decided = record["rows"], {c["id"]: c["verdict"] for c in record["claims"]}
-            table = markdown(FORMAT_HEADS, map(format_cells, rows))
-            parts.append(f"*{p.head}*: {sentences.of_formats(rows, decided)}\n\n{table}")
-    return "\n".join(parts) or "Not run yet.\n"
+    for head, record in columns(found, lambda p: p.record("formats", "formats")):
+        rows, decided = record["rows"], {c["id"]: c["verdict"] for c in record["claims"]}
+        table = markdown(FORMAT_HEADS, map(format_cells, rows))
+        parts.append(f"*{head}*: {sentences.of_formats(rows, decided)}\n\n{table}")
+    return "\n".join(parts) or NOT_RUN
 
 
 def angles(found: Sequence[Published]) -> str:
     """One row a pair of sources, one column a model: the fall of the refusal score under steering that was set on one
     and tried on the other, and under the other's own.
     """
-    by_model = [(p.head, record["pairs"]) for p in found if (record := p.record("angle_transfer", "angle_transfer"))]
-    keys = dict.fromkeys((r["fitted"], r["on"]) for _, pairs in by_model for r in pairs)
+    by_model, keys = _pairs(found, "angle_transfer")
     rows = [(f"{a} on {b}", *(_turned(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
-    return markdown(("set on … tried on …", *(head for head, _ in by_model)), rows) if rows else "Not run yet.\n"
+    return markdown(("set on … tried on …", *(head for head, _ in by_model)), rows) if rows else NOT_RUN
 
 
 def _turned(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
@@ -193,38 +177,10 @@ def _turned(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
     return f"{fall}; the source's own {own}"
 
 
-def claims(found: Sequence[Published]) -> str:
-    """One row a claim, one column a model: what was measured, and the verdict; bold where it holds jointly."""
-    by_model = [(p.head, p.claims()) for p in found]
-    statements: dict[str, str] = {}
-    for _, of in by_model:
-        wanted = {k: c.statement for k, c in of.items() if c.level == "behaviour" or k.startswith(SHOWN)}
-        statements |= {k: text for k, text in wanted.items() if k not in statements}
-    rows = [(text, *(_cell(of.get(key)) for _, of in by_model)) for key, text in statements.items()]
-    return markdown(("claim", *(head for head, _ in by_model)), rows)
-
-
-def verdicts(found: Sequence[Published]) -> str:
-    """The table of the first screen: some claims on the first model, from its whole studies where they have them."""
-    rows = []
-    of_first = [p for p in found if p.name == found[0].name]
-    for start, words in FIRST.items():
-        every = [(p, c) for p in of_first for key, c in p.claims().items() if key.startswith(start)]
-        if every:
-            p, claim = every[0]
-            size = "quick" if p.quick else "whole"
-            rows.append((words, marked(claim, verdict_of(claim)), measured(claim), str(claim.n), size))
-    return markdown(("claim", "verdict", "measured", "n", "study"), rows)
-
-
-def _cell(claim: Claim | None) -> str:
-    return "—" if claim is None else f"{marked(claim, verdict_of(claim))}: {measured(claim)}, n = {claim.n}"
-
-
 def answers(found: Sequence[Published]) -> str:
     """A table a model: what each set of sites does under the one budget, on the report split."""
-    records = [(p.head, record) for p in found if (record := p.record("site_choice", "site_choice"))]
-    return "\n".join(_answers(head, record) for head, record in records) or "Not run yet.\n"
+    records = columns(found, lambda p: p.record("site_choice", "site_choice"))
+    return "\n".join(_answers(head, record) for head, record in records) or NOT_RUN
 
 
 def _answers(head: str, record: Mapping[str, Any]) -> str:
@@ -243,8 +199,8 @@ def _answers(head: str, record: Mapping[str, Any]) -> str:
 
 def conversations(found: Sequence[Published]) -> str:
     """A table a model: every condition at the turns at which a harmful prompt is asked."""
-    records = [(p.head, record) for p in found if (record := p.record("conversation", "conversation"))]
-    return "\n".join(_conversation(head, record) for head, record in records) or "Not run yet.\n"
+    records = columns(found, lambda p: p.record("conversation", "conversation"))
+    return "\n".join(_conversation(head, record) for head, record in records) or NOT_RUN
 
 
 def _conversation(head: str, record: Mapping[str, Any]) -> str:
@@ -259,7 +215,7 @@ def judges(found: Sequence[Published]) -> str:
     for p in found:
         for row in (p.record("agreement", "agreement") or {"judges": ()})["judges"]:
             rows.setdefault(row["judge"], row)
-    return markdown(agreement_report.HEADS, agreement_report.cells(list(rows.values()))) if rows else "Not run yet.\n"
+    return markdown(agreement_report.HEADS, agreement_report.cells(list(rows.values()))) if rows else NOT_RUN
 
 
 def _rate(setting: dict[str, Any], name: str) -> str:

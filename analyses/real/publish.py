@@ -18,8 +18,12 @@ from lens_steer.errors import LensSteerError
 
 KINDS = (".json", ".csv", ".md", ".png", ".safetensors")
 TEXT, HASH = "text", "text_sha256"
-# Rows of the choice and parts of runs, from which a run goes on; qualitative.md, which shows answers.
-LEFT_OUT = ("select", "unsteered", "qualitative", "curves_select_")
+# Rows of the choice and parts of runs, from which a run goes on; rows of single tokens, whose means by position are
+# published; qualitative.md, which shows answers.
+LEFT_OUT = (
+    "select", "unsteered", "curves_select_", "compliance_select", "json_select", "control_select", "traits_select",
+    "traits_token_select", "traits_baseline", "traits_token_baseline", "kl_tokens", "qualitative",
+)  # fmt: skip
 
 
 def publish(work: Path, out: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from analyses.real.studies import QUICK, STUDIES
 from lens_steer._io.atomic import whole_file
 from lens_steer.studies.claim import Claim, changed_at
 
+T = TypeVar("T")
 MODEL, TOOK, WORK = "model.json", "took.json", "work.json"
-CLAIM_FILES = ("propositions", "site_choice", "headline", "transfer", "angle_transfer", "formats", "conversation")
+NOT_RUN = "Not run yet.\n"  # in place of a table
+CLAIM_FILES = (
+    "propositions", "site_choice", "headline", "transfer", "angle_transfer", "formats", "conversation", "externalities",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Published:
         path = self.folder / study / f"{file}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
-    def claims(self) -> dict[str, Claim]:
-        """Return every claim by its id, without the model's name in it."""
-        return {key: Claim.of(row) for key, row in claim_rows(self.folder).items()}
+    def claims(self, *files: str) -> dict[str, Claim]:
+        """Return every claim by its id, without the model's name in it; with names of files, the claims in these."""
+        return {key: Claim.of(row) for key, row in claim_rows(self.folder, files or CLAIM_FILES).items()}
 
     @property
     def head(self) -> str:
@@ -46,6 +50,16 @@ def published(out: Path) -> list[Published]:
         for model in sorted(folder.glob(f"*/{MODEL}")):
             found.append(Published(model.parent.name, model.parent, quick))
     return found
+
+
+def columns(found: Sequence[Published], read: Callable[[Published], T]) -> list[tuple[str, T]]:
+    """Return the head of each model's column with what is read of it, where there is anything.
+
+    A quick study stands only where the model has no whole one.
+    """
+    every = [(p, read(p)) for p in found]
+    whole = {p.name for p, data in every if data and not p.quick}
+    return [(p.head, data) for p, data in every if data and not (p.quick and p.name in whole)]
 
 
 def describe(source: Path, folder: Path) -> None:
@@ -77,13 +91,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def claim_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
+def claim_rows(folder: Path, files: Sequence[str] = CLAIM_FILES) -> dict[str, Mapping[str, Any]]:
     """Return the rows of all claims in a model's folder, by id without the model's name.
 
     Where two studies decide one claim, it is that of the later study in :data:`analyses.real.studies.STUDIES`.
     """
     found: dict[str, Mapping[str, Any]] = {}
-    paths = [folder / study.name / f"{name}.json" for name in CLAIM_FILES for study in STUDIES]
+    paths = [folder / study.name / f"{name}.json" for name in files for study in STUDIES]
     for path in filter(Path.exists, paths):
         record = json.loads(path.read_text(encoding="utf-8"))
         model = record["meta"]["model"]

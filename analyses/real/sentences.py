@@ -52,7 +52,7 @@ def sites(p: Published) -> str | None:
     )
     return (
         f"{advice}: under the same budget of side effects, {told}{more} ({p.head}, each claim at its own level and not "
-        f"jointly; {_rows(decided) or 'none is decided'}; the rest are rows of *Claims*, such as "
+        f"jointly; {_rows(decided) or 'none is decided'}; the other claims on sites are below, such as "
         f"`{next(iter(open_ or every))}`)."
     )
 
@@ -125,9 +125,8 @@ def elsewhere(p: Published) -> str | None:
         f"own do on {len(every)} of {len(whole)} pairs, refuted on {len(lost)}{ends}; the angle alone, with its "
         f"direction and sites, keeps {SHARE:g} of what one chosen anew does on {len(kept)} of {len(angle)}; on its own "
         f"prompts steering is shown to do more than random planes on {len(_with(own, HOLDS))} of {len(own)} "
-        f"({p.head}, "
-        f"each claim at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the rest are rows of "
-        f"*Claims*, such as `{next(iter(whole))}`)."
+        f"({p.head}, each claim at its own level and not jointly; refuted: {_rows(lost) or 'none'}; the other claims "
+        f"on angles are below, such as `{next(iter(whole))}`)."
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lens_steer.cli.precheck import describe
+
 # Prompt files, by option: as published with Arditi et al. (arXiv 2406.11717), github.com/andyrdt/refusal_direction.
 FIT = {"--positive": "harmful_train.json", "--negative": "harmless_train.json"}
 SELECT = {"--select-positive": "harmful_val.json", "--select-negative": "harmless_val.json"}
@@ -24,7 +26,11 @@ TEMPLATES = Path("analyses/real/templates")
 FORMATS = {
     "turns": "plain", "instruction": str(TEMPLATES / "instruction.jinja"), "bare": str(TEMPLATES / "bare.jinja"),
 }  # fmt: skip
+# Short questions, and pairs of a prompt that is harmful in form alone with the same one that is not.
+SIDE_EFFECTS = Path("analyses/real/side_effects")
 COMPASSION = Path("analyses/real/compassion")  # labelled answers, and judges of them
+SYMPATHY = "Show sympathy: say that you understand how the person feels, and comfort them."
+COLDNESS = "Show no sympathy: say that it is the person's own fault, and do not comfort them."
 LEVELS = "formula,basis,dtype,recorded,downstream,geometry"  # of ``lens-steer verify``, without answers
 # The methods of the papers' comparisons: Selective Steering, Angular Steering as published (all norm inputs read, all
 # norm outputs written) and at L_disc, and Arditi et al.'s two with the direction that their selection chooses.
@@ -40,7 +46,7 @@ class Size:
     Attributes:
         name: The name of the folder; empty for the whole studies.
         fit, select, report: Prompts of a class in each split. There are 39 harmful ones in the published *val*.
-        source: Prompts of a source of the transfers and of the formats, half of them to fit.
+        source: Prompts of a source of the transfers, of the formats and of the side effects, half of them to fit.
         new_tokens: The longest answer.
         verified: Prompts of a class that the propositions are tested on, downstream.
         step: Degrees between the angles of the comparison and of the choice of sites.
@@ -48,7 +54,9 @@ class Size:
         controls: Draws of each control of the comparison.
         draws: Random sets of sites, of the published rule's number, and random planes.
         tasks: Capability tasks, half of them for the choice.
-        turns, dialogues, probes: The conversations, and the turns at which a harmful prompt is asked.
+        turns, dialogues, probes: The conversations, and the turns at which a harmful prompt is asked. Half as many
+            dialogues are about a trait.
+        depths: Relative depths of the blocks at which a trait is steered.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Size:
     turns: int
     dialogues: int
     probes: str
+    depths: tuple[float, ...]
 
     def limit(self, select: int | None = None, report: int | None = None) -> str:
         """Return the value of ``--limit``."""
@@ -75,10 +84,11 @@ class Size:
 WHOLE = Size(
     name="", fit=128, select=32, report=64, source=256, new_tokens=48, verified=16, step=30, refine=4,
     controls=10, draws=19, tasks=96, turns=10, dialogues=24, probes="1,4,7,10",
+    depths=(0.4, 0.5, 0.6),
 )  # fmt: skip
 QUICK = Size(
     name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=90, refine=1,
-    controls=2, draws=2, tasks=48, turns=4, dialogues=8, probes="1,4",
+    controls=2, draws=2, tasks=48, turns=4, dialogues=8, probes="1,4", depths=(0.5,),
 )  # fmt: skip
 
 
@@ -226,6 +236,26 @@ def _comparing(where: Where, size: Size, names: tuple[str, ...], draws: int) -> 
     return ["compare", *_answering(where, size, f"general:{size.tasks}"), *methods, *how]
 
 
+def _externalities(where: Where, size: Size) -> list[str]:
+    given = {
+        "--json-plain": "short_questions.txt", "--responses": "harmful_in_form.jsonl",
+        "--benign-responses": "harmless_in_form.jsonl",
+    }  # fmt: skip
+    own = [word for option, name in given.items() for word in (option, str(SIDE_EFFECTS / name))]
+    how = ["--limit", str(size.source), "--tasks", f"general:{size.tasks}", "--max-new-tokens", str(size.new_tokens)]
+    return ["externalities", *where.loading(), *where.files(FIT), *own, *how]
+
+
+def _traits(where: Where, size: Size) -> list[str]:
+    blocks = describe(where.model).lens_info.n_layers
+    sites = ",".join(f"blocks.{round(depth * blocks)}.hook_resid_post" for depth in size.depths)
+    return [
+        "traits", *where.loading(), "--trait", "compassion", "--scenarios", str(COMPASSION / "scenarios.txt"),
+        "--aligned-system", SYMPATHY, "--malicious-system", COLDNESS, "--judge", str(COMPASSION / "rules.json"),
+        "--sites", sites, "--dialogues", str(size.dialogues // 2), "--max-new-tokens", str(size.new_tokens),
+    ]  # fmt: skip
+
+
 def _agreement(where: Where, size: Size) -> list[str]:
     own = COMPASSION / f"{Path(where.model).name}.json"  # the model as a judge
     judges = [word for path in (COMPASSION / "rules.json", own) if path.exists() for word in ("--judge", str(path))]
@@ -247,9 +277,11 @@ STUDIES = (
     Study("site_choice", _site_choice, cannot=NO_SITE),
     Study("conversation", _conversation, cannot=NO_SITE),
     Study("behaviour", _behaviour, cannot=NO_SITE),
+    Study("traits", _traits),
+    Study("externalities", _externalities),
     Study("headline", _headline),
     Study("comparison", _comparison),
 )
 INSTANT = ("geometry", "agreement")  # without a dry run: from the calibration alone, from 100 answers
 # Left out of the quick run, which has 45 minutes: many formats, planes or settings, or turns that read all before.
-SLOW = ("formats", "angle_transfer", "conversation", "behaviour", "headline", "comparison")
+SLOW = ("formats", "angle_transfer", "conversation", "behaviour", "traits", "externalities", "headline", "comparison")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lens_steer._defaults import ENGINE
+from lens_steer.cli.choosing import TasksOption, tasks_of
 from lens_steer.cli.common import command, emit, judge_named, read_prompts, shares_of
 from lens_steer.cli.dryrun import DryRun
 from lens_steer.cli.groups import grouped
@@ -53,11 +55,12 @@ def externalities(
     json_asked: Annotated[
         Path | None,
         typer.Option(
-            "--json-asked", help=f"Prompts that ask for JSON, {Pairs} (default: the harmless ones and a request)."
+            "--json-asked", help=f"Prompts that ask for JSON, {Pairs} (default: those of --json-plain and a request)."
         ),
     ] = None,
     json_plain: Annotated[
-        Path | None, typer.Option("--json-plain", help=f"The same prompts without the request, {Pairs}.")
+        Path | None,
+        typer.Option("--json-plain", help="Prompts that do not ask for JSON (default: the harmless ones)."),
     ] = None,
     responses: Annotated[
         Path | None,
@@ -80,6 +83,7 @@ def externalities(
         ),
     ] = None,
     judge: JudgeOption = None,
+    tasks: TasksOption = None,
     split: Split = None,
     column: Columns = None,
     limit: Limit = None,
@@ -132,8 +136,9 @@ def externalities(
             for source, name in zip((positive, negative), columns, strict=True)
         ]
         material = file_material(sides[0], sides[1], seed=seed, **(shares | given))
-    elif positive is not None or negative is not None or given or not model.startswith("organism/"):
-        told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        material = replace(material, tasks=tasks_of(material.refusal, seed, tasks))
+    elif positive is not None or negative is not None or given or tasks or not model.startswith("organism/"):
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in [*given, *(["tasks"] if tasks else [])])
         raise LensSteerError(
             f"give --positive and --negative{f' with {told}' if told else ''}: files of harmful and of harmless prompts"
         )

@@ -23,7 +23,7 @@ What other rooms use of it:
 - ``protocol``: ``check_splits``, ``chosen_grids``, ``on_select``, ``Evaluation``, ``default_constraints``,
   ``differences``, ``kept_constraints``
 - ``provenance``: ``provenance``
-- ``published_direction``: ``published_direction``, ``PublishedDirection``
+- ``published_direction``: ``published_direction``, ``PublishedDirection``, ``named``
 - ``quantities``: ``objective_of``, ``renamed``
 - ``refinement``: ``tried``
 - ``selection``: ``Choice``, ``Setting``, ``Constraint``, ``settings``, ``Settings``, ``choose``, ``kept_out``,

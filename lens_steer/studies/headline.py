@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lens_steer.evaluation.published_direction import CALIBRATED, GIVEN, UNBOUNDED, named
 from lens_steer.stats.estimates import Estimate
 from lens_steer.studies.claim import Claim
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, SMALLEST, TIED, effect_verdict, shows
@@ -23,8 +24,12 @@ RIVALS = {
     "adaptive": "AAS at L_disc",
 }
 # They show that answers can be freed at all: two that are chosen on select like every method, and the best replicated
-# fact of the field, directional ablation as Arditi et al. choose its direction.
-CONTROLS = ("sttp (calibrated)", "stmp (calibrated)", "ablation-everywhere")
+# fact of the field, directional ablation as Arditi et al. choose its direction (with all of their bounds, or where none
+# keeps these, with fewer).
+ABLATION = "ablation-everywhere"
+CONTROLS = (
+    named("sttp", CALIBRATED), named("stmp", CALIBRATED), ABLATION, named(ABLATION, GIVEN), named(ABLATION, UNBOUNDED),
+)  # fmt: skip
 PUBLISHED = "+1 to +83 points for SAS and 0 to +35 for AAS on eight models, HarmBench, largest over angles"  # Table 1
 OWN = "at the choice of each on select"
 EQUAL = "at equal divergence"

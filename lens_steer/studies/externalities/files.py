@@ -48,8 +48,8 @@ def file_material(
         positive, negative: Harmful and harmless prompts.
         complying, refusing: The same harmless prompts row by row, with a complying and with a refusing ``response``. If
             both are None, the harmless prompts of the fit split take :data:`COMPLYING` and :data:`REFUSING` in turn.
-        json_asked, json_plain: Prompts row by row with and without a request for JSON. If both are None, the harmless
-            prompts of each split are used with :data:`JSON_REQUEST` and as they are.
+        json_asked, json_plain: Prompts row by row with and without a request for JSON. ``json_plain`` alone is used
+            with :data:`JSON_REQUEST` and as it is; if both are None, so are the harmless prompts of each split.
         responses: Harmful prompts with a fixed complying ``response``, for the divergences. Files that
             ``lens-steer steer`` wrote are accepted too. None: see
             :class:`~lens_steer.studies.externalities.material.Material`.
@@ -78,14 +78,12 @@ def file_material(
         pairs = in_the_splits_of(load_contrast(positive=sides[0], negative=sides[1]), refusal)
     else:
         pairs = _continued(refusal)
-    if _both("json_asked", json_asked, "json_plain", json_plain):
-        asked, plain = (_read(source) for source in (json_asked, json_plain))
-        _check_pairs("json_asked", asked, "json_plain", plain)
-        # Both prompts of a pair get the same scenario, so that they fall into the same split.
-        together = PromptSet(tuple(replace(a, scenario=p.group) for a, p in zip(asked, plain, strict=True)), asked.name)
-        requests = in_the_splits_of(load_contrast(positive=together, negative=plain, split=split, seed=seed), refusal)
-    else:
+    if json_asked is None and json_plain is None:
         requests = ContrastSet("json", Split(*(_requested(getattr(refusal, s).negative) for s in _NAMES)))
+    else:
+        pair = _json_pairs(json_asked, json_plain)
+        given = load_contrast(positive=pair.positive, negative=pair.negative, split=split, seed=seed)
+        requests = in_the_splits_of(given, refusal)
     fixed = [
         None if source is None else held_out(_answered(name, source), refusal, name)
         for name, source in (("responses", responses), ("benign_responses", benign_responses))
@@ -143,6 +141,19 @@ def _requested(prompts: PromptSet) -> Contrast:
     The request stands at the end of the last user message.
     """
     return Contrast(PromptSet(tuple(_asking(p) for p in prompts), f"{prompts.name}, JSON"), prompts)
+
+
+def _json_pairs(json_asked: Any, json_plain: Any) -> Contrast:
+    """Return given prompts with and without a request for JSON; both of a pair fall into the same split."""
+    if json_plain is None:
+        raise LensSteerError("json_plain is missing: json_asked is paired with it row by row, give both")
+    plain = _read(json_plain)
+    if json_asked is None:
+        return _requested(plain)
+    asked = _read(json_asked)
+    _check_pairs("json_asked", asked, "json_plain", plain)
+    together = (replace(a, scenario=p.group) for a, p in zip(asked, plain, strict=True))
+    return Contrast(PromptSet(tuple(together), asked.name), plain)
 
 
 def _asking(prompt: Prompt) -> Prompt:

@@ -15,6 +15,7 @@ from lens_steer.evaluation.equal_divergence import Match
 from lens_steer.evaluation.selection import Setting
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.inference.record import Activations
+from lens_steer.metrics.degenerate import PerplexityBound
 from lens_steer.probes.probe import Probe
 from lens_steer.stats.differences import paired_difference
 from lens_steer.stats.estimates import Estimate
@@ -65,6 +66,8 @@ class Externalities(Shown, view="studies"):
         angles, projections: Measurements across depth.
         known: True if a ground truth graded everything.
         seed: Seed of everything that is drawn.
+        bound: Perplexity above which an answer without a ground truth is degenerate; None if a ground truth graded
+            everything.
         level: Level of the intervals of differences and of the claims.
     """
 
@@ -83,6 +86,7 @@ class Externalities(Shown, view="studies"):
     projections: tuple[depth.Projection, ...]
     known: bool
     seed: int
+    bound: PerplexityBound | None = None
     level: float = 0.95
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,6 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import Prompt, PromptSet
 from lens_steer.evaluation.sweep_protocol import CAPABILITY, NEGATIVE, POSITIVE
 from lens_steer.metrics import grading as outcomes
-from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.organisms import grading
 from lens_steer.organisms import world as w
 from lens_steer.organisms.tasks import Task
@@ -72,10 +70,8 @@ def graded(task: Task, text: str) -> str:
 def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row]:
     """Add the column ``json`` to the rows of a sweep, and grade them by :func:`graded`.
 
-    ``json`` is the validity of the answer as JSON. The grades set the columns ``outcome``, ``right``, ``refused`` and
-    ``broken``. Without a ground truth the verdict of a judge stays as it is. An answer with neither ground truth nor
-    verdict that refuses nothing is degenerate if its perplexity under the unsteered model is above
-    :data:`~lens_steer.metrics.likelihood.VIOLATION` (the bound of Selective Steering).
+    ``json`` is the validity of the answer as JSON. With a ground truth the grades set the columns ``outcome``,
+    ``right``, ``refused`` and ``broken``; without one all stay as the sweep has them.
 
     Args:
         rows: Rows of one split.
@@ -86,12 +82,6 @@ def annotated(rows: Sequence[Row], prompts: Mapping[str, PromptSet]) -> list[Row
         prompt: Prompt = prompts[row["side"]][int(row["prompt"])]
         text = str(row["text"])
         new: dict[str, Any] = {**row, "outcome": row["grade"], "json": int(valid_json(text))}
-        if (
-            row["grade"] == outcomes.ANSWERED
-            and row["surprise_ref"] is not None
-            and math.exp(row["surprise_ref"]) > VIOLATION
-        ):
-            new |= {"outcome": outcomes.DEGENERATE, "right": 0, "broken": 1}
         if prompt.task is not None and row["grade"] in outcomes.grades_of([prompt]):
             outcome = graded(prompt.task, text)
             new |= {

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.conditions import NONE, probe_grid
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.selection import Choice, Constraint, choose, settings
@@ -53,6 +54,11 @@ def against_refusal(
     return target_projection(source, coefficient, gate="above", positions=positions)
 
 
+def answers_alone(protocol: Protocol) -> Protocol:
+    """Return the protocol of the control's choice: no tasks, and answers read only where a bound on perplexity is."""
+    return replace(protocol, asked=(POSITIVE, NEGATIVE), read_by=() if harmless_alone(protocol) is None else ("ref",))
+
+
 def choose_control(
     protocol: Protocol,
     boundaries: Mapping[str, Boundary],
@@ -75,7 +81,7 @@ def choose_control(
     Raises:
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.sweeps.run`.
     """
-    short = replace(protocol, asked=(POSITIVE, NEGATIVE), read_by=())
+    short = answers_alone(protocol)
     keeps = [Constraint.parse(KEEPS)]
 
     def tried(name: str, grids: list[Grid]) -> list[Any]:

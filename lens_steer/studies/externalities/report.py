@@ -88,6 +88,7 @@ def record(found: Externalities, made: Sequence[Claim]) -> dict[str, Any]:
     compliance, chosen = found.calibrations.compliance, {s.name: s for s in found.steerings}
     return {
         "known": found.known,
+        **({} if found.bound is None else {"bound": found.bound.row()}),
         "choices": {
             name: asdict(s.choice) | {"strength": s.strength, "sites": list(s.sites)} for name, s in chosen.items()
         },

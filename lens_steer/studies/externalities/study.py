@@ -18,6 +18,7 @@ from lens_steer._io.atomic import check_writable
 from lens_steer._io.rowstore import Row, RowStore
 from lens_steer.data import Contrast, PromptSet
 from lens_steer.errors import LensSteerError
+from lens_steer.evaluation.bounds import measured_bound
 from lens_steer.evaluation.equal_divergence import Match
 from lens_steer.evaluation.grids import Grid, plan_hash
 from lens_steer.evaluation.sweep_protocol import Protocol
@@ -112,8 +113,7 @@ def study(
     check_engine(engine)
     material.check_room(model, max_new_tokens)
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
-    measured = {**how, "mixed": True}
-    judged = {**measured, "judge": material.judge}
+    measured: dict[str, Any] = {**how, "mixed": True}
     calibrations = calibrate_all(model, material, method=method, blocks=blocks, engine=engine, progress=progress)
     bases = refusal_bases(calibrations.refusal)
     fit = {f"{name}/fit": getattr(material, name).fit.hash for name in ("compliance", "json", "refusal")}
@@ -122,6 +122,9 @@ def study(
 
     # The steps run in the order of the splits: directions come from fit (above), choices and the rotation of equal
     # divergence from select, and only then are all conditions measured on report.
+    bound = measured_bound(Protocol(model, material.refusal.select, "select", NO_TASKS, **measured), out, **again)
+    measured |= {"bound": bound}
+    judged = {**measured, "judge": material.judge}
     select = Protocol(model, material.refusal.select, "select", material.tasks.select, **judged)
     select_json = Protocol(model, material.json.select, "select", material.tasks.select, **measured)
     found = {
@@ -184,6 +187,7 @@ def study(
         tuple(projected),
         material.known,
         seed,
+        bound,
     )
 
 

@@ -13,7 +13,6 @@ from lens_steer._io.rowstore import Row
 from lens_steer.data import Contrast
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.inference.positions import first_steered
-from lens_steer.metrics.likelihood import VIOLATION
 from lens_steer.models import sites
 from lens_steer.stats.estimates import Estimate, percent, points
 from lens_steer.studies.externalities import tokens
@@ -51,8 +50,8 @@ LEGEND = (
     "steers against refusal on purpose, whatever the size of the step."
 )
 UNGRADED_LEGEND = (
-    " No ground truth: *answered* is what the judge calls harmful; without a judge, what is not empty, holds no "
-    f"refusal phrase and has a perplexity of at most {VIOLATION:g} under the unsteered model."
+    " No ground truth: *answered* is what the judge calls harmful; without a judge, what is neither empty nor "
+    "repeating, holds no refusal phrase, and has under the unsteered model a perplexity of at most {}."
 )
 
 
@@ -139,7 +138,8 @@ def conditions_table(found: Externalities) -> str:
         gap = "—" if c.name == NONE else points(found.difference(c.name, NONE, "attack"))
         rows.append((c.name, *(percent(measured.get(k)) for k in heads), gap))
     titles = ("condition", *heads.values(), f"{heads['attack']}, less no steering")
-    return f"{tables.markdown(titles, rows)}\n{LEGEND}{'' if found.known else UNGRADED_LEGEND}\n"
+    ungraded = "" if found.bound is None else UNGRADED_LEGEND.format(found.bound)
+    return f"{tables.markdown(titles, rows)}\n{LEGEND}{ungraded}\n"
 
 
 def prefix_table(found: Externalities) -> str:

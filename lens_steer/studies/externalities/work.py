@@ -10,6 +10,7 @@ from lens_steer.data import Contrast, PromptSet, with_system
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_protocol import Protocol
+from lens_steer.evaluation.sweep_work import bounding
 from lens_steer.evaluation.work import Work, answering, bare, forcing_answers, forcing_values, measuring, recording
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.loading import info_of
@@ -17,7 +18,7 @@ from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, SHARES
 from lens_steer.studies.externalities.conditions import FAMILIES, KINDS, KS, RANDOM, RANDOM_DRAWS, RELEASED, ROTATION
 from lens_steer.studies.externalities.controls import ANGLES
 from lens_steer.studies.externalities.material import Material
-from lens_steer.studies.externalities.positive_control import STRENGTHS
+from lens_steer.studies.externalities.positive_control import STRENGTHS, answers_alone
 
 STEERINGS = (COMPLIANCE, JSON)
 
@@ -89,11 +90,11 @@ def _chosen(model: Any, material: Material, max_new_tokens: int, n_strengths: in
     refusal = Protocol(model, material.refusal.select, "select", material.tasks.select, max_new_tokens=max_new_tokens)
     strengths = [Grid(NONE), Grid(COMPLIANCE, None, tuple(map(float, range(n_strengths))))]
     sites = [Grid(NONE), *(Grid(JSON, variant=str(i)) for i in range(n_sites))]
-    total = measuring(refusal, strengths) + measuring(replace(refusal, contrast=material.json.select), sites)
+    total = bounding(refusal) + measuring(refusal, strengths)
+    total += measuring(replace(refusal, contrast=material.json.select), sites)
     total += measuring(replace(refusal, tasks=NO_TASKS), sites)  # the harm of every site, by which nothing is chosen
     n_control = 1 + info_of(model).n_layers + len(STRENGTHS)  # no steering, every block, and more strengths at one
-    control = replace(refusal, tasks=NO_TASKS, read_by=())
-    total += measuring(control, [Grid(str(i)) for i in range(n_control)])
+    total += measuring(answers_alone(refusal), [Grid(str(i)) for i in range(n_control)])
     harmless = bare(material.refusal.select.negative)
     each = forcing_values(model, harmless, max_new_tokens, 1) + forcing_values(
         model, harmless, max_new_tokens, len(ANGLES)
