@@ -55,7 +55,11 @@ def record(
         (gap(0.0, 0.05), {"controlled_by": "ablation-everywhere (given direction)"}, "EXCLUDED BEYOND 0.1"),
         (gap(0.0, 0.05), {"controlled_by": "random plane"}, "ASSAY INSENSITIVE"),
         (gap(0.0, 0.0), {"tied": True}, "NOT SHOWN (a tie at nothing on select)"),
-        (gap(-0.27), {"met": False}, "NOT SHOWN (a choice breaks the constraints)"),
+        (
+            gap(-0.27),
+            {"met": False},
+            "NOT SHOWN (the choice of selective and standard-everywhere breaks the constraints)",
+        ),
     ],
 )
 def test_planted_differences(less: dict[str, Any], options: dict[str, Any], verdict: str) -> None:
@@ -64,7 +68,7 @@ def test_planted_differences(less: dict[str, Any], options: dict[str, Any], verd
     assert claim.value == pytest.approx(-less["value"])
     assert claim.interval == pytest.approx((-less["high"], -less["low"]))
     assert claim.witness["holds_jointly"] == (verdict == "HOLDS")
-    assert "the paper: +1 to +83 points" in claim.statement
+    assert "its own code's SAS: +1 to +83 points" in claim.statement
 
 
 def test_side_effects_are_compared_at_equal_divergence() -> None:
@@ -85,8 +89,30 @@ def test_side_effects_are_compared_at_equal_divergence() -> None:
 def test_one_side_at_nothing_is_compared_as_no_steering() -> None:
     """The comparison has its difference from no steering; only where both do nothing is there nothing to compare."""
     found = record(gap(-0.27))
-    found["choices"][SAS]["at_nothing"] = True
+    found["choices"][SAS] |= {"at_nothing": True, "met": False}  # no steering breaks nothing
     assert headline(found)[0].verdict == "HOLDS"
+    found["choices"]["selective"]["met"] = False
+    assert headline(found)[0].verdict == "NOT SHOWN (the choice of selective breaks the constraints)"
+
+
+def test_a_claim_is_decided_by_its_own_interval() -> None:
+    """And holds jointly where the joint one decides it, too."""
+    for joint, holds_jointly in ((0.3, False), (0.2, True)):
+        less = gap(-0.27, joint) | {"low_alone": -0.4, "high_alone": -0.14}
+        (claim,) = headline(record(less))
+        assert (claim.verdict, claim.witness["holds_jointly"]) == ("HOLDS", holds_jointly)
+        assert claim.interval == (0.14, 0.4)
+
+
+def test_no_match_is_told() -> None:
+    """As a claim without a value, and so is a choice of SS that breaks the constraints."""
+    found = record(gap(0.0))
+    found["equal_kl"]["matches"] = {SAS: {"kl": None, "value": None, "reason": "divergence is at least 0.3"}}
+    _, *equal = headline(found)
+    assert [(c.verdict, c.value, c.n) for c in equal] == [("NOT SHOWN (no value has the divergence)", None, 0)] * 3
+    assert equal[0].witness["reason"] == "divergence is at least 0.3"
+    found["choices"]["selective"]["met"] = False
+    assert {c.verdict for c in headline(found)[1:]} == {"NOT SHOWN (the choice of selective breaks the constraints)"}
 
 
 def test_nothing_is_excluded_without_a_control() -> None:

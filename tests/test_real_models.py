@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 OUT, PAGE = ROOT / "figures" / "real", ROOT / "docs" / "results" / "real-models.md"
 TABLES = (
     "real_models",
+    "real_weights",
     "real_practice",
     "real_claims",
     "real_claims_prompts",
@@ -147,14 +148,24 @@ def test_pairs_share_their_response() -> None:
 
 
 def test_sentences_carry_their_rows() -> None:
-    """At most six; each names the model, and the id of a claim or a section with its numbers."""
+    """At most six pieces of advice; under each a line a model, with the id of a claim or a section with its numbers."""
     found = published(OUT)
     lines = sentences.practice(found).strip().splitlines()
-    assert 1 <= len(lines) <= len(sentences.SENTENCES) == 6
+    advice = [line for line in lines if not line.startswith(" ")]
+    assert 1 <= len(advice) <= len(sentences.SENTENCES) == 6
+    assert [line.split(".")[0] for line in advice] == [str(i + 1) for i in range(len(advice))]
     ids = {key for p in found for key in p.claims()}
-    for line in lines:
-        assert any(p.head in line for p in found), line
+    for line in (line for line in lines if line.startswith(" ")):
+        assert any(line.startswith(f"   - {p.head}") for p in found), line
         assert any(f"`{key}`" in line for key in ids) or "*Answers*" in line, line
+
+
+def test_models_that_differ_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One advice, that of the first model; where another model's records say otherwise, its line does."""
+    made = [Published(name, tmp_path, quick=False) for name in ("one", "two")]
+    said = {"one": sentences.Said("Do this.", "seen"), "two": sentences.Said("Do that.", "not seen")}
+    monkeypatch.setattr(sentences, "SENTENCES", (lambda p: said[p.name], lambda _: None))
+    assert sentences.practice(made) == "1. **Do this.**\n   - one: seen.\n   - two (here: do that): not seen.\n"
 
 
 def test_a_verdict_that_differs_is_told() -> None:

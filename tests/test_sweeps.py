@@ -253,6 +253,11 @@ def test_equal_divergence(qwen: Any, refusal: Any, calibration: Any) -> None:
     assert none.grid is None
     assert "no identity to start from" in none.reason
     assert "out of reach" in match(qwen, ss, ss.top * 2, prompts, texts)[0].reason
+    around = curve(qwen, method_grids(calibration, "standard", values=[90.0, 180.0, 270.0])[0], prompts, texts)
+    assert (around.values, around.kl[-1]) == ((90.0, 180.0, 270.0, 450.0), around.kl[0])
+    across = [m for m in match(qwen, around, sum(around.kl[2:]) / 2, prompts, texts) if m.grid is not None]
+    assert any(not 90 <= float(m.grid.values[0] or 0) <= 270 for m in across if m.grid is not None)
+    assert all(0 <= float(m.grid.values[0] or 0) <= 360 for m in across if m.grid is not None)
     with pytest.raises(LensSteerError, match=r"target=0.0: a divergence above 0 is needed"):
         match(qwen, ss, 0.0, prompts, texts)
     with pytest.raises(LensSteerError, match="has no values"):

@@ -1,7 +1,8 @@
-"""The tables of methods against each other on real models, of the side effects of benign steering, and of traits."""
+"""The tables of answers on real models: at the sites of each rule, by method, under benign steering, and of traits."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,10 @@ from analyses import traits as trait_tables
 from analyses.real.records import NOT_RUN, Published, columns
 from lens_steer._io.tables import markdown
 from lens_steer.evaluation.conditions import has_angle
-from lens_steer.stats.estimates import percent
+from lens_steer.stats.estimates import Estimate, percent, points
 from lens_steer.studies.headline import RIVALS
+from lens_steer.studies.site_choice.report import HEADS
+from lens_steer.studies.site_choice.report import RATES as AT_ONE_BUDGET
 
 RATES = {
     f"{side}_{column}": f"{name}: {word}"
@@ -20,16 +23,68 @@ RATES = {
 } | {"capable": "tasks right"}
 
 
+def answers(found: Sequence[Published]) -> str:
+    """A table a model: what each set of sites does under the one budget, on the report split."""
+    records = columns(found, lambda p: p.record("site_choice", "site_choice"))
+    return "\n".join(_answers(head, record) for head, record in records) or NOT_RUN
+
+
+def _answers(head: str, record: Mapping[str, Any]) -> str:
+    costs = {(s["condition"], s["variant"]): s["kl_on_report"] for s in record["sets"]}
+    rows = []
+    for s in (s for s in record["settings"] if not s["variant"]):
+        angle = "" if s["value"] is None else f"{s['value']:g}°"
+        cost = costs.get((s["condition"], ""))
+        perplexity = f"{s['perplexity_ref']:.1f}" if s.get("perplexity_ref") is not None else "—"
+        rates = [_rate(s, q) for q in AT_ONE_BUDGET]
+        rows.append((s["condition"], angle, "—" if cost is None else f"{cost:.3f}", *rates, perplexity))
+    drawn = [s for s in record["settings"] if s["variant"]]
+    if drawn:
+        spent = [costs[s["condition"], s["variant"]] for s in drawn]
+        over = [(_over([s[q] for s in drawn], 100)) for q in AT_ONE_BUDGET]
+        angles_ = _over([s["value"] for s in drawn])
+        name = f"{drawn[0]['condition']}, {len(drawn)} draws: mean (lowest to highest)"
+        perplexity = _over([s["perplexity_ref"] for s in drawn], form=".1f")
+        rows.append((name, f"{angles_}°", _over(spent, form=".3f"), *over, perplexity))
+    n = record["settings"][0].get("positive_answered_n")
+    return f"*{head}, {n} prompts of a class*\n\n{markdown(HEADS, rows)}"
+
+
+def _over(values: Sequence[float], scale: float = 1, form: str = ".0f") -> str:
+    """Return the mean of some values, and the lowest and the highest.
+
+    >>> _over([0.5, 1.0], 100)
+    '75 (50 to 100)'
+    """
+    mean, low, high = (f"{scale * x:{form}}" for x in (sum(values) / len(values), min(values), max(values)))
+    return f"{mean} ({low} to {high})"
+
+
 def methods(found: Sequence[Published]) -> str:
     """A table a model with a row a condition, at its choice on select; then one with a row a method, at equal KL."""
-    by_model = dict(columns(found, compared))
-    parts = [f"*{head}*\n\n{_chosen(record)}" for head, record in by_model.items()]
-    return "\n".join([*parts, comparison.equal_kl_table(by_model)]) if parts else NOT_RUN
+    by_model = columns(found, compared)
+    if not by_model:
+        return NOT_RUN
+    parts = [f"*{head}, {_n(record)} prompts of a class*\n\n{_chosen(record, kl)}\n" for head, (record, kl) in by_model]
+    matched = comparison.equal_kl_table({head: record for head, (record, _) in by_model})
+    return f"{''.join(parts)}*Answers to harmful prompts (%), each method at the divergence of SS*\n\n{matched}"
 
 
-def compared(p: Published) -> dict[str, Any] | None:
-    """Return the record of a model's comparison of all methods, or else that of the headline alone."""
-    return p.record("comparison", "comparison") or p.record("headline", "comparison")
+def compared(p: Published) -> tuple[dict[str, Any], dict[tuple[str, str, float], float]] | None:
+    """Return the record of a model's comparison of all methods, or else that of the headline alone, with the KL of each
+    condition at each of its values.
+    """
+    for study in ("comparison", "headline"):
+        record, path = p.record(study, "comparison"), p.folder / study / "kl.csv"
+        if record is not None:
+            with path.open(newline="", encoding="utf-8") as file:
+                kl = {(r["condition"], r["variant"], float(r["value"])): float(r["kl"]) for r in csv.DictReader(file)}
+            return record, kl
+    return None
+
+
+def _n(record: Mapping[str, Any]) -> int:
+    return record["report"][0]["positive_right_n"]
 
 
 def side_effects(found: Sequence[Published]) -> str:
@@ -54,14 +109,27 @@ def _benign(found: Sequence[Published]) -> dict[str, dict[str, Any]]:
     return dict(columns(found, lambda p: p.record("externalities", "externalities")))
 
 
-def _chosen(record: Mapping[str, Any]) -> str:
-    """One row a condition: its choice, then every rate on report with its interval, and the perplexity."""
+def _chosen(record: Mapping[str, Any], kl: Mapping[tuple[str, str, float], float]) -> str:
+    """One row a condition: its choice with its KL, every rate on report, the perplexity, and the answers less SS's."""
     rows = []
     for s in record["report"]:
-        choice = record["choices"][s["condition"]]
-        at = "—" if s["value"] is None else f"{s['value']:g}{'°' if has_angle(s['condition']) else ''}"
-        marks = (" †" if choice.get("at_nothing") else "") + ("" if choice["met"] else " \\*")
-        name = f"{s['condition']}: {RIVALS[s['condition']]}" if s["condition"] in RIVALS else s["condition"]
-        rates = (percent(*(s[f"{q}{end}"] for end in ("", "_low", "_high"))) if q in s else "—" for q in RATES)
-        rows.append((name, f"{at}{marks}", *rates, f"{s['perplexity_ref']:.2f}" if "perplexity_ref" in s else "—"))
-    return markdown(("condition", "chosen", *RATES.values(), "perplexity"), rows)
+        name, choice = s["condition"], record["choices"][s["condition"]]
+        label = f"{name}: {RIVALS[name]}" if name in RIVALS else name
+        if choice.get("at_nothing"):
+            rows.append((label, "none †", *("—" for _ in (*RATES, "KL", "perplexity", "less"))))
+            continue
+        at = "—" if s["value"] is None else f"{s['value']:g}{'°' if has_angle(name) else ''}"
+        spent = None if s["value"] is None else kl.get((name, s["variant"], float(s["value"])))
+        gap = record["differences_from_selective"].get(name, {}).get("positive_right")
+        less = "—" if gap is None else points(Estimate(gap["value"], gap["low_alone"], gap["high_alone"], gap["n"]))
+        cells = (_rate(s, q) for q in RATES)
+        perplexity = f"{s['perplexity_ref']:.2f}" if "perplexity_ref" in s else "—"
+        star = "" if choice["met"] else " \\*"
+        rows.append((label, f"{at}{star}", "—" if spent is None else f"{spent:.3f}", *cells, perplexity, less))
+    return markdown(("condition", "chosen", "KL", *RATES.values(), "perplexity", "answered, less SS"), rows)
+
+
+def _rate(setting: Mapping[str, Any], name: str) -> str:
+    if setting.get(name) is None:
+        return "—"
+    return percent(setting[name], setting[f"{name}_low"], setting[f"{name}_high"])

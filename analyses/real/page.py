@@ -10,7 +10,7 @@ from typing import Any
 
 from analyses import tables
 from analyses.real import sentences, verdicts
-from analyses.real.methods import methods, side_effect_claims, side_effects, traits
+from analyses.real.methods import answers, methods, side_effect_claims, side_effects, traits
 from analyses.real.records import MODEL, NOT_RUN, WORK, Published, columns, published, took
 from analyses.real.studies import STUDIES
 from lens_steer._io.progress import duration
@@ -20,7 +20,6 @@ from lens_steer.stats.estimates import percent
 from lens_steer.studies.conversation import report as conversation
 from lens_steer.studies.formats.report import HEADS as FORMAT_HEADS
 from lens_steer.studies.formats.report import cells as format_cells
-from lens_steer.studies.site_choice.report import HEADS, RATES
 
 # Parameters in billions, from the models' cards; operations a second of one A100 in bfloat16, from its data sheet.
 HUB = {
@@ -36,6 +35,7 @@ def write(out: Path, pages: Sequence[Path]) -> None:
     found = published(out)
     every = {
         "real_models": models,
+        "real_weights": weights,
         "real_geometry": geometry,
         "real_directions": directions,
         "real_transfers": transfers,
@@ -65,10 +65,20 @@ def models(found: Sequence[Published]) -> str:
     """One row a model."""
     rows = []
     for p in found:
-        record = json.loads((p.folder / MODEL).read_text(encoding="utf-8"))
-        files = ", ".join(f"{name} {digest[:16]}…" for name, digest in record["files"].items())
-        rows.append((p.head, record["architecture"] or "—", f"{record['blocks']} × {record['width']}", files or "—"))
-    return markdown(("model", "family", "blocks × width", "weights, SHA-256"), rows)
+        record, done = _model(p), took(p.folder)
+        names = ", ".join(s.name.replace("_", " ") for s in STUDIES if s.name in done and "cannot" not in done[s.name])
+        rows.append((p.head, record["architecture"] or "—", f"{record['blocks']} × {record['width']}", names))
+    return markdown(("model", "family", "blocks × width", "studies that were run"), rows)
+
+
+def weights(found: Sequence[Published]) -> str:
+    """One row a file of a model's weights, with its SHA-256."""
+    rows = {(p.name, name, digest): None for p in found for name, digest in _model(p)["files"].items()}
+    return markdown(("model", "file", "SHA-256"), list(rows))
+
+
+def _model(p: Published) -> dict[str, Any]:
+    return json.loads((p.folder / MODEL).read_text(encoding="utf-8"))
 
 
 def geometry(found: Sequence[Published]) -> str:
@@ -127,7 +137,8 @@ def transfers(found: Sequence[Published]) -> str:
     """One row a pair of sources, one column a model: area on held-out prompts, random directions, sites in common."""
     by_model, keys = _pairs(found, "transfer")
     rows = [(f"{a} on {b}", *(_pair(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
-    return markdown(("direction of … on …", *(head for head, _ in by_model)), rows)
+    told = "".join(f"- *{head}*: {sentences.of_transfers(pairs)}\n" for head, pairs in by_model)
+    return f"{markdown(('direction of … on …', *(head for head, _ in by_model)), rows)}\n{told}"
 
 
 def _pairs(
@@ -162,39 +173,21 @@ def angles(found: Sequence[Published]) -> str:
     and tried on the other, and under the other's own.
     """
     by_model, keys = _pairs(found, "angle_transfer")
-    rows = [(f"{a} on {b}", *(_turned(pairs, a, b) for _, pairs in by_model)) for a, b in keys]
+    spent = dict(columns(found, lambda p: (p.record("angle_transfer", "angle_transfer") or {"costs": {}})["costs"]))
+    rows = [(f"{a} on {b}", *(_turned(pairs, spent[head], a, b) for head, pairs in by_model)) for a, b in keys]
     return markdown(("set on … tried on …", *(head for head, _ in by_model)), rows) if rows else NOT_RUN
 
 
-def _turned(pairs: Sequence[Mapping[str, Any]], fitted: str, on: str) -> str:
+def _turned(pairs: Sequence[Mapping[str, Any]], spent: Mapping[str, float], fitted: str, on: str) -> str:
     row = next((r for r in pairs if (r["fitted"], r["on"]) == (fitted, on)), None)
     if row is None or row["angle"] is None:
         return "—" if row is None else "no angle within the budget"
     fall = f"{row['falls']:.2f} [{row['falls_low']:.2f}, {row['falls_high']:.2f}] at {row['angle']:g}°"
     if fitted == on:
-        return f"{fall}; random planes {row['random_low']:.2f} to {row['random_high']:.2f}"
+        planes = f"random planes {row['random_low']:.2f} to {row['random_high']:.2f}"
+        return f"{fall}, {row['sites']} sites, KL {spent[fitted]:.3f}; {planes}"
     own = "no angle" if row["own"] is None else f"{row['falls_own']:.2f} at {row['own']:g}°"
-    return f"{fall}; the source's own {own}"
-
-
-def answers(found: Sequence[Published]) -> str:
-    """A table a model: what each set of sites does under the one budget, on the report split."""
-    records = columns(found, lambda p: p.record("site_choice", "site_choice"))
-    return "\n".join(_answers(head, record) for head, record in records) or NOT_RUN
-
-
-def _answers(head: str, record: Mapping[str, Any]) -> str:
-    costs = {(s["condition"], s["variant"]): s["kl_on_report"] for s in record["sets"]}
-    rows = []
-    for s in record["settings"]:
-        name = f"{s['condition']}, {s['variant']}" if s["variant"] else s["condition"]
-        angle = "" if s["value"] is None else f"{s['value']:g}°"
-        cost = costs.get((s["condition"], s["variant"]))
-        perplexity = f"{s['perplexity_ref']:.1f}" if s.get("perplexity_ref") is not None else "—"
-        rates = [_rate(s, q) for q in RATES]
-        rows.append((name, angle, "—" if cost is None else f"{cost:.3f}", *rates, perplexity))
-    n = record["settings"][0].get("positive_answered_n")
-    return f"*{head}, {n} prompts of a class*\n\n{markdown(HEADS, rows)}"
+    return f"{fall}; set on {on} itself {own}"
 
 
 def conversations(found: Sequence[Published]) -> str:
@@ -216,12 +209,6 @@ def judges(found: Sequence[Published]) -> str:
         for row in (p.record("agreement", "agreement") or {"judges": ()})["judges"]:
             rows.setdefault(row["judge"], row)
     return markdown(agreement_report.HEADS, agreement_report.cells(list(rows.values()))) if rows else NOT_RUN
-
-
-def _rate(setting: dict[str, Any], name: str) -> str:
-    if setting.get(name) is None:
-        return "—"
-    return percent(setting[name], setting[f"{name}_low"], setting[f"{name}_high"])
 
 
 def costs(found: Sequence[Published]) -> str:

@@ -58,6 +58,7 @@ from lens_steer.steer.method_table import ANGLES, find_method
 from lens_steer.steer.value_sweep import Build
 
 DRAWN = 3  # the number of controls that are drawn: planes, sites, labels
+ALONE = 0.95  # the level of a difference by itself
 AT_EQUAL_KL = " = KL"  # the suffix of a method's name at the matched divergence
 
 
@@ -89,6 +90,7 @@ class Comparison(Shown, view="sweeps"):
         beside: The reference's drawn controls, at its choice.
         matched_differences: The difference of each matched method from the reference at equal divergence, by method and
             quantity; their joint level accounts for all methods and quantities.
+        alone: The same differences at 95 % for each by itself: those at the choices, and those at equal divergence.
         published: The direction of the methods that take one, as Arditi et al. select it.
         refine: The number of settings that conditions with a parameter got beyond the largest grid on select.
     """
@@ -111,6 +113,7 @@ class Comparison(Shown, view="sweeps"):
     options: Mapping[str, Any]
     beside: Beside = field(default_factory=Beside)
     matched_differences: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    alone: tuple[Mapping[str, Mapping[str, Estimate]], Mapping[str, Mapping[str, Estimate]]] = ({}, {})
     published: PublishedDirection = field(default_factory=PublishedDirection)
     refine: int = 0
 
@@ -289,10 +292,19 @@ def compare(
     clusters = [labels_of(p)[CLUSTER] for p in contrast.report.positive]
     others = [s.condition for s in evaluation.report if s.condition != REFERENCE]
     level = 1 - 0.05 / max(1, len(others))
+
+    def gaps(level: float) -> dict[str, dict[str, Estimate]]:
+        at, own = as_used, as_used[REFERENCE]
+        return {name: differences(report_rows, at[name], own, seed=seed, level=level) for name in others}
+
+    def matched_gaps(level: float) -> dict[str, dict[str, Estimate]]:
+        both, of = [*report_rows, *kl_rows], [name for name, m in matches.items() if m.grid is not None]
+        return {n: differences(both, f"{n}{AT_EQUAL_KL}", REFERENCE, seed=seed, level=level) for n in of}
+
     first_angle, second_angle = principal_angles(base.basis, parts.shuffled.basis[None])[0].tolist()
     return Comparison(
         evaluation,
-        {name: differences(report_rows, as_used[name], as_used[REFERENCE], seed=seed, level=level) for name in others},
+        gaps(level),
         tuple(curves),
         target,
         matches,
@@ -315,11 +327,8 @@ def compare(
             **({"rules": list(rules), "rules_left_out": list(parts.rules_left_out)} if rules else {}),
         },
         beside,
-        {
-            name: differences([*report_rows, *kl_rows], f"{name}{AT_EQUAL_KL}", REFERENCE, seed=seed, level=joint)
-            for name, m in matches.items()
-            if m.grid is not None
-        },
+        matched_gaps(joint),
+        (gaps(ALONE), matched_gaps(ALONE)),
         parts.published,
         refine,
     )

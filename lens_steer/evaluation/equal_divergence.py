@@ -33,7 +33,8 @@ class Curve:
 
     Attributes:
         grid: The grid.
-        values: The values, sorted, including those at which the method is the identity.
+        values: The values, sorted, including those at which the method is the identity; around a circle, the first
+            one stands at the end once more, 360 degrees on.
         kl: The divergence at each value in nats per token, the mean over prompts.
     """
 
@@ -97,8 +98,8 @@ def curve(
         raise LensSteerError(
             f"condition {grid.name!r} has a divergence that is not finite: are all the responses empty?"
         )
-    if grid.turns and values[0] == 0 and values[-1] < 360:  # 360 degrees equals 0
-        values, kl = [*values, 360.0], [*kl, kl[0]]
+    if grid.turns and values[-1] < values[0] + 360:  # the circle is closed
+        values, kl = [*values, values[0] + 360], [*kl, kl[0]]
     return Curve(grid, tuple(values), tuple(kl))
 
 
@@ -172,7 +173,8 @@ def _crossing(
     at = high
     for step in range(steps + 1):
         if abs(at[1] / target - 1) <= tolerance:
-            return Match(measured.grid.at(at[0]), at[1], "", low if at == high else high)
+            value = at[0] - 360 if measured.grid.turns and at[0] > 360 else at[0]
+            return Match(measured.grid.at(value), at[1], "", low if at == high else high)
         if step == steps:
             break
         value = (low[0] + high[0]) / 2

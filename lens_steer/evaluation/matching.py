@@ -138,6 +138,17 @@ def _best(found: Sequence[Match], select: Sequence[Setting]) -> Match:
         same = [
             s for s in select if (s.condition, s.variant) == (m.grid.condition, m.grid.variant) and s.value is not None
         ]
-        return min(same, key=lambda s: abs(float(s.value or 0.0) - value)).measured["positive_right"].value
+        turns = m.grid.turns
+        return min(same, key=lambda s: _apart(float(s.value or 0.0), value, turns)).measured["positive_right"].value
 
     return max(met, key=nearby)
+
+
+def _apart(a: float, b: float, turns: bool) -> float:
+    """Return the distance of two values, of angles around the circle.
+
+    >>> _apart(350.0, 10.0, True), _apart(350.0, 10.0, False)
+    (20.0, 340.0)
+    """
+    straight = abs(a - b)
+    return min(straight % 360, -straight % 360) if turns else straight

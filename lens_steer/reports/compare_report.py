@@ -93,15 +93,16 @@ def _record(found: Comparison) -> dict[str, Any]:
             for s in found.evaluation.report
         ],
         "controls": found.beside.record() | ({} if found.bands else {"told": comparison_text.no_draws()}),
-        "differences_from_selective": _plain(found.differences),
+        "differences_from_selective": _plain(found.differences, found.alone[0]),
         "joint_level": (
             f"of each quantity, the intervals of the differences hold at 95 % for all {found.n_compared} conditions "
-            "together (Bonferroni); those at equal divergence for all quantities too"
+            "together (Bonferroni), and those at equal divergence for all quantities too; low_alone and high_alone "
+            "hold at 95 % for each by itself"
         ),
         "equal_kl": {
             "target": found.target,
             "report": [s.record() for s in found.matched],
-            "differences_from_selective": _plain(found.matched_differences),
+            "differences_from_selective": _plain(found.matched_differences, found.alone[1]),
             "matches": {
                 name: {"kl": m.kl, "reason": m.reason, "value": None if m.grid is None else m.grid.values[0]}
                 for name, m in found.matches.items()
@@ -115,8 +116,11 @@ def _record(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _plain(found: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Any]:
-    return {name: {quantity: asdict(e) for quantity, e in by.items()} for name, by in found.items()}
+def _plain(found: Mapping[str, Mapping[str, Estimate]], alone: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Any]:
+    def row(e: Estimate, own: Estimate) -> dict[str, Any]:
+        return asdict(e) | {"low_alone": own.low, "high_alone": own.high}
+
+    return {name: {q: row(e, alone[name][q]) for q, e in by.items()} for name, by in found.items()}
 
 
 def _json(record: dict[str, Any]) -> str:
