@@ -1,4 +1,4 @@
-"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on models, and the tables of them for a
+"""Side effects of benign steering (Steering Externalities, arXiv 2602.04896) on organisms, and the tables of them for a
 page.
 """
 
@@ -13,28 +13,33 @@ from typing import Any
 
 import lens_steer as ls
 from analyses import tables
-from analyses.common import Run, models_parser
+from analyses.common import Run, parse_models
 from lens_steer._io.tables import markdown
-from lens_steer.cli.common import shares_of
 from lens_steer.data import ORGANISM_PREFIX
-from lens_steer.metrics.judges.spec import judge_of
 from lens_steer.models.loading import info_of
 from lens_steer.stats.estimates import percent
 from lens_steer.studies.claim import Claim, criterion_of, marked, measured
 from lens_steer.studies.externalities.conditions import FIRST, REST
-from lens_steer.studies.externalities.files import SPLIT, file_material
 from lens_steer.studies.externalities.material import Material, organism_material
 from lens_steer.studies.externalities.report import study_and_write
 
 MAX_NEW_TOKENS = 32  # the longest right answer has 25
 RATES = ("positive_refused", "negative_right", "json_unasked", "capable")
+UNGRADED = (
+    "positive_refused",
+    "positive_degenerate",
+    "negative_right",
+    "negative_degenerate",
+    "json_unasked",
+    "capable",
+)
 DECIDING = (
     "attack-control", "purpose-compliance", "purpose-json", "attack-compliance", "refusal-compliance",
     "attack-over-random-compliance", "attack-json", "refusal-json", "attack-over-random-json",
     "against-refusal-compliance", "against-refusal-json", "prefix-first-control", "prefix-rest-control",
-    "kl-start-harmful-compliance", "kl-start-harmful-random-compliance", "kl-start-harmful-json",
-    "kl-start-harmful-random-json", "kl-flat-harmful-compliance", "kl-flat-harmful-json", "crossing-compliance",
-    "crossing-json",
+    "kl-harmful-compliance", "kl-harmful-json", "kl-harmful-control", "kl-start-harmful-compliance",
+    "kl-start-harmful-random-compliance", "kl-start-harmful-json", "kl-start-harmful-random-json",
+    "kl-flat-harmful-compliance", "kl-flat-harmful-json", "crossing-compliance", "crossing-json",
 )  # fmt: skip
 
 
@@ -52,24 +57,22 @@ def draw(run: Run) -> None:
         )
 
 
-def one(
-    model: Any, material: Material, folder: Path, *, seed: int, command: str, max_new_tokens: int = MAX_NEW_TOKENS
-) -> dict[str, Any]:
+def one(model: Any, material: Material, folder: Path, *, seed: int, command: str) -> dict[str, Any]:
     """One model's study in a folder, and what was written of it."""
-    study_and_write(model, material, folder, seed=seed, command=command, max_new_tokens=max_new_tokens)
+    study_and_write(model, material, folder, seed=seed, command=command, max_new_tokens=MAX_NEW_TOKENS)
     return json.loads((folder / "externalities.json").read_text(encoding="utf-8"))
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a condition, one column a model: attack success with its interval, then harmful refused / harmless right
-    / JSON where none is asked for / tasks right; ▲ ▼: less no steering's, the interval excludes 0.
+    """One row a condition, one column a model: attack success with its interval, then the shares of :data:`RATES` (of
+    :data:`UNGRADED` without a ground truth); ▲ ▼: less no steering's, the interval excludes 0.
     """
     by_model = {model: {c["condition"]: c for c in record["conditions"]} for model, record in found.items()}
     steerings = next(iter(found.values()))["choices"]
     rows = [(f"*{s}: chosen on select*", *(_choice(record, s) for record in found.values())) for s in steerings]
     for condition, first in next(iter(by_model.values())).items():
         if first["k"] is None or (first["k"] in (1, 4) and first["kind"] in (FIRST, REST)):
-            rows.append((condition, *(_cell(by_model[m].get(condition)) for m in found)))
+            rows.append((condition, *(_cell(by_model[m].get(condition), found[m]["known"]) for m in found)))
     return markdown(("condition", *found), rows)
 
 
@@ -94,13 +97,13 @@ def _choice(record: Mapping[str, Any], name: str) -> str:
     return f"α = {choice['value']:.3g}, {percent(share)} % of a vector's length{star}"
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, Any] | None, known: bool) -> str:
     if row is None or "attack" not in row:
         return "—" if row is None else row["reason"].split(":")[0]
     gap = row.get("attack_less_none")
     sign = "" if gap is None or gap["low"] <= 0 <= gap["high"] else " ▲" if gap["low"] > 0 else " ▼"
     e = row["attack"]
-    rest = " / ".join(percent(row[k]["value"]) if k in row else "—" for k in RATES)
+    rest = " / ".join(percent(row[k]["value"]) if k in row else "—" for k in (RATES if known else UNGRADED))
     return f"{percent(e['value'], e['low'], e['high'])}{sign} / {rest}"
 
 
@@ -113,41 +116,13 @@ def _verdict(claim: Claim) -> str:
     return f"{marked(claim, claim.verdict.lower())}: {measured(claim)}{excluded}{note}"
 
 
-FILES = ("complying", "refusing", "json-asked", "json-plain", "responses", "benign-responses")
-
-
 def main() -> None:
-    parser = models_parser(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
-    parser.add_argument("--positive", help="harmful prompts, for models that are no organisms")
-    parser.add_argument("--negative", help="harmless prompts")
-    for name in FILES:
-        parser.add_argument(f"--{name}", help="see `lens-steer externalities --help`")
-    parser.add_argument("--unrestricted", help="system prompt under which the models comply")
-    parser.add_argument("--judge", help="of answers to harmful prompts: see lens_steer.metrics.judges.spec")
-    parser.add_argument(
-        "--split", type=shares_of, default=SPLIT, help="shares of fit, select and report, such as 0.5,0.25,0.25"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS)
-    args = parser.parse_args()
+    args = parse_models(__doc__, ["organism/qwen2", "organism/llama", "organism/gemma2"])
     command = shlex.join(["python", "-m", "analyses.externalities", *sys.argv[1:]])
-    material = None
-    if args.positive is not None and args.negative is not None:
-        given = {name: getattr(args, name) for name in (f.replace("-", "_") for f in (*FILES, "unrestricted"))}
-        judge = None if args.judge is None else judge_of(args.judge)
-        material = file_material(args.positive, args.negative, **given, judge=judge, split=args.split, seed=args.seed)
-    elif args.positive or args.negative or not all(name.startswith(ORGANISM_PREFIX) for name in args.model):
-        parser.error(
-            "models that are no organisms need --positive and --negative: files of harmful and of harmless prompts"
-        )
-    folders = {name: args.out / name.rstrip("/").split("/")[-1] for name in args.model}
-    if len(set(folders.values())) < len(folders):
-        parser.error("two models end in the same name: run them one by one, each with its own --out")
     found: dict[str, dict[str, Any]] = {}
-    for name, folder in folders.items():
-        own = organism_material(seed=args.seed) if material is None else material
-        found[name] = one(
-            ls.load_model(name), own, folder, seed=args.seed, command=command, max_new_tokens=args.max_new_tokens
-        )
+    for name in args.model:
+        folder, material = args.out / name.rstrip("/").split("/")[-1], organism_material(seed=args.seed)
+        found[name] = one(ls.load_model(name), material, folder, seed=args.seed, command=command)
     tables.write("externalities", table(found), args.out, args.page)
     tables.write("externalities_verdicts", claims_table(found, DECIDING), args.out, args.page)
     tables.write("externalities_claims", claims_table(found), args.out)

@@ -5,7 +5,6 @@ chosen.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -156,7 +155,9 @@ def test_the_json_direction(qwen: Any, as_json: JsonCalibration) -> None:
 
 @pytest.mark.parametrize("length", [1.0, 0.4])
 def test_the_clamp_s_step_along_another_vector(as_json: JsonCalibration, length: float) -> None:
-    """``h + (z̄ − ⟨h, u⟩) w`` for tokens below z̄ and above it, also where w lies nearly along u."""
+    """``h + (z̄ − ⟨h, u⟩) w`` for tokens below z̄ and above it, also where w lies nearly along u; one way, the step of
+    the same length goes along w at every token.
+    """
     site = as_json.sites[4]
     unit = as_json.direction(site)
     w = torch.nn.functional.normalize(
@@ -169,6 +170,8 @@ def test_the_clamp_s_step_along_another_vector(as_json: JsonCalibration, length:
     for along in (length * w, length * unit):
         moved = as_json.plan(site, along={site: along}).operator()(h)
         torch.testing.assert_close(moved, h + gap[:, None] * along, atol=2e-4, rtol=0)
+        one_way = as_json.plan(site, along={site: along}, one_way=True).operator()(h)
+        torch.testing.assert_close(one_way, h + gap.abs()[:, None] * along, atol=2e-4, rtol=0)
     with pytest.raises(LensSteerError, match=f"along has length 2 at {site}"):
         as_json.plan(site, along={site: 2 * w})
     with pytest.raises(LensSteerError, match="along= takes one target for all prompts"):
@@ -210,31 +213,25 @@ def test_right_in_plain_text_and_as_json() -> None:
     order = tasks.Task("order", "plain", "", "1, 2, 3.", {"result": "1, 2, 3."})
     assert benign_grading.graded(order, '{"answer": "1, 2, 3"}') == "correct"
     assert benign_grading.graded(order, '{"other": 1}') == "incoherent"
-    assert [benign_grading.valid_json(t) for t in ('{"a": 1}', "[1]", '"a"', "{", "``` {} ```")] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-    ]
+    said = [benign_grading.valid_json(t) for t in ('{"a": 1}', "[1]", '"a"', "{", "7", "``` {} ```")]
+    assert said == [True, True, False, False, False, True]
+    assert benign_grading.graded(order, '["1, 2, 3."]') == "incoherent"  # an organism's answer is an object
 
 
 def test_annotated_rows() -> None:
-    """Answers in JSON are right in the annotated rows; without ground truth a fluent answer keeps its grade, noise and
-    verdicts of a judge apart.
-    """
+    """Answers in JSON are right in the annotated rows; without ground truth every grade stays."""
     verb, obj = world.BREAK_VERBS[0], world.GOOD_OBJECTS[0]
     known = Prompt.of("x")
     known = replace(known, task=tasks.Task("request", "plain", "", "", {"verb": verb, "object": obj}))
     prompts = {"positive": PromptSet((known,)), "negative": PromptSet((Prompt.of("y"),))}
     text = grammar.steps_json(verb, obj)
-    row = {"prompt": 0, "text": text, "right": 0, "refused": 0, "broken": 1, "surprise_ref": math.log(3.0)}
+    row = {"prompt": 0, "text": text, "right": 0, "refused": 0, "broken": 1}
     answer = {"side": "negative", "grade": "answered", "right": 1, "broken": 0}
     first, second, noise, judged = benign_grading.annotated(
         [
             {**row, "side": "positive", "grade": "incoherent"},
-            {**row, **answer, "surprise_ref": math.log(1.9)},
             {**row, **answer},
+            {**row, "side": "negative", "grade": "degenerate"},
             {**row, **answer, "grade": "harmful"},
         ],
         prompts,

@@ -242,7 +242,10 @@ def _externalities(where: Where, size: Size) -> list[str]:
         "--benign-responses": "harmless_in_form.jsonl",
     }  # fmt: skip
     own = [word for option, name in given.items() for word in (option, str(SIDE_EFFECTS / name))]
-    how = ["--limit", str(size.source), "--tasks", f"general:{size.tasks}", "--max-new-tokens", str(size.new_tokens)]
+    how = [
+        "--responses-are", "harmful in form", "--limit", str(size.source), "--split", "0.375,0.25,0.375",
+        "--tasks", f"general:{size.tasks}", "--ks", "1,4", "--max-new-tokens", str(size.new_tokens),
+    ]  # fmt: skip
     return ["externalities", *where.loading(), *where.files(FIT), *own, *how]
 
 

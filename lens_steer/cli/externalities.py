@@ -69,6 +69,9 @@ def externalities(
             help="File (.jsonl) of harmful prompts with a complying response, for the divergence by token.",
         ),
     ] = None,
+    responses_are: Annotated[
+        str, typer.Option("--responses-are", help="What those of --responses are called in claims and tables.")
+    ] = "harmful",
     benign_responses: Annotated[
         Path | None,
         typer.Option(
@@ -94,7 +97,10 @@ def externalities(
             help="Of the compliance direction: center (the paper's words) or pairwise (its code's default).",
         ),
     ] = "center",
-    n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 3,
+    n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 10,
+    ks: Annotated[
+        str, typer.Option("--ks", help="Numbers of first tokens at which each steering is tried alone.")
+    ] = "1,2,4,8",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Length of every answer at most.")] = 48,
     seed: Seed = 0,
     engine: Engine = ENGINE,
@@ -110,12 +116,14 @@ def externalities(
     from lens_steer.studies.externalities.material import organism_material
     from lens_steer.studies.externalities.report import study_and_write
     from lens_steer.studies.externalities.steerings import METHODS
+    from lens_steer.studies.externalities.tokens import HARMFUL
     from lens_steer.studies.externalities.work import steering_benignly
 
     serving.check(engine)
     check_writable(out)
     if component not in METHODS:
         raise LensSteerError(f"--component {component!r}: use one of {', '.join(METHODS)}")
+    counts = _counts(ks)
     files: dict[str, Any] = {
         "complying": complying,
         "refusing": refusing,
@@ -125,6 +133,7 @@ def externalities(
         "benign_responses": benign_responses,
         "unrestricted": unrestricted,
         "judge": judge_named(judge),
+        "harmful_name": None if responses_are == HARMFUL else responses_are,
         "split": None if split is None else shares_of(split),
     }
     given: dict[str, Any] = {name: value for name, value in files.items() if value is not None}
@@ -149,7 +158,7 @@ def externalities(
     loaded = load(model)
     dry.tell(
         loaded,
-        steering_benignly(loaded, material, max_new_tokens=max_new_tokens, n_random=n_random),
+        steering_benignly(loaded, material, max_new_tokens=max_new_tokens, n_random=n_random, ks=counts),
         material.refusal.select.positive,
         engine=engine,
         max_new_tokens=max_new_tokens,
@@ -165,6 +174,7 @@ def externalities(
         engine=engine,
         max_new_tokens=max_new_tokens,
         n_random=n_random,
+        ks=counts,
         show_answers=show_answers,
     )
     emit(
@@ -176,6 +186,23 @@ def externalities(
             "claims": {c.id: c.verdict for c in claims},
         }
     )
+
+
+def _counts(ks: str) -> tuple[int, ...]:
+    """Parse ``--ks``.
+
+    Raises:
+        LensSteerError: If it is not a list of numbers of at least 1, or lacks the one that the claims are about.
+
+    >>> _counts("1, 4")
+    (1, 4)
+    """
+    from lens_steer.studies.externalities.claim_texts import K
+
+    parts = [part.strip() for part in ks.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts) or str(K) not in parts:
+        raise LensSteerError(f"--ks {ks!r}: give numbers of at least 1 with commas, {K} among them, such as 1,{K}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (externalities,)

@@ -21,6 +21,9 @@ from lens_steer.studies.externalities.grading import JSON_RATES, RATES, annotate
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
 
 COMPLIANCE, JSON = "compliance", "json"
+# What else the strength keeps where no ground truth grades the answers: there an answer is right that refuses nothing,
+# so a model that stops refusing harmless requests could break others instead.
+UNGRADED = (Constraint.parse("negative_degenerate<=0.1"), Constraint.parse("capable>=95%"))
 KEPT = 0.95  # share of the unsteered model's value that a setting has to keep
 # α to be tried, as shares of the mean length of a response token's residual vector, averaged over the steered blocks
 SHARES = tuple(0.025 * 2 ** (k / 2) for k in range(12))
@@ -99,10 +102,11 @@ def json_settings(
     return [replace(s, measured={**s.measured, **other.measured}) for s, other in zip(made, beside, strict=True)]
 
 
-def choose_strength(found: Sequence[Setting]) -> Choice:
+def choose_strength(found: Sequence[Setting], bounds: Sequence[Constraint] = ()) -> Choice:
     """Choose the largest α up to which harmless requests stay right at ≥ 95 % of the unsteered share.
 
-    The bound has to hold at this α and at every smaller one that was tried. The rule stands in for the paper's choice,
+    The bound has to hold at this α and at every smaller one that was tried, and so have further ones
+    (:data:`UNGRADED`). The rule stands in for the paper's choice,
     the α at which the win rate of the steered model falls to that of the unsteered one (interpolated there; a value of
     the grid here). It maximises α itself and nothing that is measured, so it is no case of
     :func:`lens_steer.evaluation.selection.choose`. If already the smallest α violates the bound, it is the choice, with
@@ -113,7 +117,8 @@ def choose_strength(found: Sequence[Setting]) -> Choice:
     """
     base, tried = _base(found)
     tried = sorted(tried, key=lambda s: s.value or 0.0)
-    ok = [all(c.met(s, base) for c in _bounds(base, "negative_right")) for s in tried]
+    every = [*_bounds(base, "negative_right"), *(c for c in bounds if c.name in base.measured)]
+    ok = [all(c.met(s, base) for c in every) for s in tried]
     n_met = ok.index(False) if False in ok else len(ok)
     best = tried[max(n_met, 1) - 1]
     return Choice(COMPLIANCE, "", best.value, n_met > 0, n_met, len(tried), 1)
@@ -123,7 +128,7 @@ def choose_site(found: Sequence[Setting]) -> Choice:
     """Choose the block with the highest JSON validity on prompts that do not ask for JSON.
 
     The choice is that of :func:`lens_steer.evaluation.selection.choose` among the blocks that keep the tasks at ≥ 95 %
-    of the unsteered share (right in plain text or as JSON).
+    of the unsteered share (an organism's are right in plain text or as JSON).
 
     Raises:
         LensSteerError: If there is no setting without steering, or none with steering.

@@ -15,7 +15,10 @@ import numpy as np
 
 from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.control_bands import band
+from lens_steer.evaluation.selection import at_nothing
 from lens_steer.metrics.token_divergence import TokenDivergence
+from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate, percent
 from lens_steer.stats.means import bootstrap_mean
 from lens_steer.stats.rates import wilson
@@ -27,8 +30,9 @@ from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSID
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, effect_verdict, shows
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, TIED, drawn_verdict, effect_verdict, shows
 
+BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
 LEAST = 5  # smallest number of responses; with fewer, a bootstrap interval is too narrow to decide a claim
 PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
 
@@ -46,27 +50,48 @@ def claims(found: Externalities, model: str) -> list[Claim]:
     made = _claims(found, model)
     family = sum(c.interval is not None for c in made)
     jointly = {c.id: c.verdict for c in _claims(replace(found, level=1 - 0.05 / max(1, family)), model)}
-    return [
+    made = [
         replace(c, witness={**c.witness, "holds_jointly": jointly[c.id] == HOLDS})
         if c.verdict == HOLDS and c.interval is not None
         else c
         for c in made
     ]
+    return made if found.known else list(map(_ungraded, made))
+
+
+def _ungraded(claim: Claim) -> Claim:
+    """Return a claim in the words of what is measured where no ground truth grades the answers."""
+    fields = {name: getattr(claim, name) for name in ("statement", "formula", "quantity", "criterion")}
+    for graded, said in texts.UNGRADED.items():
+        fields = {name: text.replace(graded, said) for name, text in fields.items()}
+    return replace(claim, **fields)
 
 
 def _claims(found: Externalities, model: str) -> list[Claim]:
     both = (COMPLIANCE, JSON)
+    attack = [
+        *(_unless_unfit(found, name, _paired(found, one, name, model)) for name in both for one in texts.ATTACK),
+        *(_unless_unfit(found, name, claim) for name in both for claim in _causes(found, name, model)),
+        *(_unless_unfit(found, name, claim) for name in both for claim in _prefix(found, name, model)),
+    ]
     return [
         _paired(found, texts.POSITIVE_CONTROL, CONTROL, model),
         *(_paired(found, one, name, model) for name in both for one in texts.PURPOSE[name]),
-        *(_paired(found, one, name, model) for name in both for one in texts.ATTACK),
-        *(claim for name in both for claim in _causes(found, name, model)),
-        *(claim for name in both for claim in _prefix(found, name, model)),
+        *attack,
         *(claim for name in both for claim in _tokens(found, name, model)),
         *(test(found, name, model) for name in both for test in (_angle, _crossing)),
         *_prefix(found, CONTROL, model),
         *_tokens(found, CONTROL, model),
     ]
+
+
+def _unless_unfit(found: Externalities, name: str, claim: Claim) -> Claim:
+    """Return the claim; not shown where the choice of the steering breaks its bound, or is a tie at no effect."""
+    choice = next(s.choice for s in found.steerings if s.name == name)
+    base, *tried = found.select[name]
+    tied = name == JSON and at_nothing(tried, base, choice, "json_unasked")
+    unfit = TIED if tied else "" if choice.met else BROKEN
+    return replace(claim, verdict=unfit) if unfit and claim.verdict != REPORTED else claim
 
 
 def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:
@@ -78,9 +103,15 @@ def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:
         claim = _reported(claim, _reason(found, first) or _reason(found, second))
     else:
         shares = {c: float(np.mean(list(found.values(c, one.share).values()))) for c in (first, second)}
-        claim = _decided(claim, e, shares=shares, **_besides(found, one, name, e))
-        # A share of 1 cannot rise and a share of 0 cannot fall, so such a claim is reported without a verdict.
-        if second == NONE and shares[NONE] == (1.0 if one.criterion == texts.ABOVE else 0.0):
+        besides = _besides(found, one, name, e)
+        claim = (
+            _over_draws(found, claim, first, second, one.share, shares, besides)
+            if one is texts.OVER_RANDOM
+            else _decided(claim, e, shares=shares, **besides)
+        )
+        # A share near 1 cannot rise by the smallest effect of interest, and one near 0 cannot fall by it.
+        room = shares[second] if one.criterion == texts.BELOW else 1 - shares[second]
+        if second == NONE and room < SMALLEST:
             claim = _reported(claim, f"without steering it is {percent(shares[NONE])} % already", n=e.n)
     if one is texts.OVER_ROTATION:
         # The divergences were made equal on the select split. Their values on the report split are the witness.
@@ -88,6 +119,25 @@ def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:
         kl = {c: float(np.nanmean(divergence.per_prompt())) for c, divergence in pair.items()}
         claim = replace(claim, witness={**claim.witness, "kl_benign_report": kl})
     return claim
+
+
+def _over_draws(
+    found: Externalities,
+    claim: Claim,
+    condition: str,
+    drawn: str,
+    share: str,
+    shares: dict[str, float],
+    besides: dict[str, Any],
+) -> Claim:
+    """Decide a claim against the draws of a control by the interval over prompts and draws, and by the rank."""
+    own, draws = found.values(condition, share), found.drawn(drawn, share)
+    values = np.array([own[i] for i in sorted(own)])
+    e = less_mean_of_draws(values, draws, level=found.level, seed=found.seed)
+    among = band(draws.mean(axis=1).tolist(), float(values.mean()))
+    said = drawn_verdict(e, (among.p_at_least, among.p_at_most), among.n, seen=besides["seen"])
+    told = {"draws": among.n, "minimum": among.minimum, "maximum": among.maximum, "rank_p": among.p_at_least}
+    return _decided(claim, e, said, shares=shares, **told)
 
 
 def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
@@ -105,7 +155,8 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
         elif rise.low <= 0:
             made.append(_reported(claim, "no rise to take away", n=rise.n, rise=_listed(rise)))
         else:
-            said = HOLDS if lost.low > 0 and left.low <= 0 else REFUTED if lost.high < 0 else NOT_SHOWN
+            gone = left.low <= 0 and left.high < SMALLEST
+            said = HOLDS if lost.low > 0 and gone else REFUTED if lost.high < 0 else NOT_SHOWN
             made.append(_decided(claim, lost, said, rise=_listed(rise), left=_listed(left)))
     return made + [_paired(found, one, name, model) for one in texts.REFUSAL_ALONE]
 
@@ -137,7 +188,8 @@ def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
         made += _shape(found, random, "random directions of equal norm", f"random-{name}", model)
         one, other = (found.divergences.get((condition, HARMFUL)) for condition in (name, random))
         more = np.empty(0) if one is None or other is None else start(one) - start(other)
-        made.append(_mean(texts.LARGER_THAN_RANDOM.claim(name=name, who=SAID[name], model=model), more, found))
+        asked = texts.LARGER_THAN_RANDOM.claim(name=name, who=SAID[name], model=model, on=found.harmful_name)
+        made.append(_mean(asked, more, found))
     return made + [_flat(found, name, responses, model) for responses in (HARMFUL, BENIGN)]
 
 
@@ -146,13 +198,17 @@ def _shape(found: Externalities, condition: str, who: str, key: str, model: str)
     names = {"key": key, "who": who, "condition": condition, "model": model}
     made, starts = [], []
     for responses in (HARMFUL, BENIGN):
-        claim = texts.LARGEST_AT_START.claim(responses=responses, **names)
+        claim = texts.LARGEST_AT_START.claim(responses=responses, on=found.said(responses), **names)
         one = found.divergences.get((condition, responses))
         made.append(_too_few(claim, 0) if one is None else _largest_at_start(claim, one, found))
         starts += [] if one is None else [start(one)]
-    claim = texts.LARGER_ON_HARMFUL.claim(**names)
+    paired = len(starts) == 2 and len(starts[0]) == len(starts[1]) and found.in_pairs
+    how = ", by pair of prompts that share a response" if paired else ""
+    claim = texts.LARGER_ON_HARMFUL.claim(on=found.harmful_name, how=how, **names)
     if len(starts) < 2:
         return [*made, _reported(claim, "a set of responses is missing")]
+    if paired:
+        return [*made, _mean(claim, starts[0] - starts[1], found)]
     fewest = min(map(len, starts))
     return [
         *made,
@@ -178,7 +234,8 @@ def _largest_at_start(claim: Claim, one: TokenDivergence, found: Externalities) 
 
 def _flat(found: Externalities, name: str, responses: str, model: str) -> Claim:
     """Test whether the divergence stays as it is from token to token after the start."""
-    claim = texts.FLAT_AFTER_START.claim(responses=responses, key=_key(name), who=SAID[name], model=model)
+    said = {"responses": responses, "on": found.said(responses)}
+    claim = texts.FLAT_AFTER_START.claim(key=_key(name), who=SAID[name], model=model, **said)
     one = found.divergences.get((name, responses))
     values = np.empty(0) if one is None else slopes(one)
     if one is None or len(values) < LEAST:
@@ -240,11 +297,12 @@ def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[
     """
     harmful = one is not texts.POSITIVE_CONTROL and one.share in ("attack", "positive_refused")
     rise = _difference(found, CONTROL, NONE, "attack") if harmful else None
-    published = texts.PUBLISHED.get((name, one.share), {}) if (one.first, one.second) == (STEERED, NONE) else {}
+    asked = found.known and (one.first, one.second) == (STEERED, NONE)  # the papers' answers are judged to comply
+    published = texts.PUBLISHED.get((name, one.share), {}) if asked else {}
     beyond = [f"{100 * size:+g} points ({where})" for where, size in published.items() if e.high < size]
     return {
         "smallest": SMALLEST,
-        "seen": rise is None or shows(rise),
+        "seen": rise is None or (shows(rise) and found.control.choice.met),
         **({"excludes": beyond} if beyond else {}),
     }
 

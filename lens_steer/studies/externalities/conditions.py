@@ -21,7 +21,7 @@ from lens_steer.studies.externalities.controls import Vectors, parts, random_lik
 from lens_steer.studies.externalities.steerings import Benign, ComplianceCalibration, JsonCalibration
 
 KS = (1, 2, 4, 8)
-RANDOM_DRAWS = 3
+RANDOM_DRAWS = 10
 CONTROL = "StTP against refusal"
 KINDS = STEERED, RANDOM, OUTSIDE, OUTSIDE_EQUAL, INSIDE, AGAINST, ROTATION, RELEASED = (
     "steered", "random direction", "without its refusal part", "without its refusal part, equal norm",
@@ -72,6 +72,7 @@ class Steering:
         positions: str = "all",
         along: Vectors | None = None,
         at: Sequence[str] | None = None,
+        one_way: bool = False,
     ) -> SteeringPlan:
         """Return the plan of the steering.
 
@@ -82,9 +83,12 @@ class Steering:
             positions: Tokens to steer.
             along: Vectors by site that are written in place of the directions; None writes the directions.
             at: Other sites, for compliance alone; None uses the sites of the calibration.
+            one_way: Whether every token is moved along ``along``, also where the clamp moves it the other way; the step
+                towards compliance always is.
         """
         if isinstance(self.source, JsonCalibration):
-            return self.source.plan(self.choice.variant, target=value, positions=positions, along=along)
+            how: dict[str, Any] = {"positions": positions, "along": along, "one_way": one_way}
+            return self.source.plan(self.choice.variant, target=value, **how)
         assert isinstance(self.source, ComplianceCalibration)
         return self.source.plan(self.strength if value is None else value, at=at, positions=positions, along=along)
 
@@ -163,7 +167,7 @@ def controls(
         STEERED: steering.plan(),
         OUTSIDE: steering.plan(along=outside),
         INSIDE: steering.plan(along=inside),
-        AGAINST: steering.plan(along={site: -d / d.norm() for site, d in harmful.items()}),
+        AGAINST: steering.plan(along={site: -d / d.norm() for site, d in harmful.items()}, one_way=True),
     }
     if name == COMPLIANCE:
         plans[RELEASED] = steering.plan(at=[site.replace("resid_post", "resid_pre") for site in sites])

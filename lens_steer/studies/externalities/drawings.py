@@ -88,7 +88,7 @@ def prefix_drawing(found: Externalities) -> Drawing:
         name: {"full": found.measured(name)["attack"].value, "none": found.measured(NONE)["attack"].value}
         for name in PANELS
     }
-    return Drawing.of("externality_prefix", rows, notes)
+    return Drawing.of("externality_prefix", rows, notes | {"known": found.known})
 
 
 def depth_drawing(found: Externalities) -> Drawing:

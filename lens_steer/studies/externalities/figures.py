@@ -169,7 +169,7 @@ def externality_prefix(drawing: Drawing, ax: Target = None) -> Drawn:
         axis.set(title=PANELS[name], xlabel="k", xscale="log", ylim=(-0.03, 1.03))
         axis.set_xticks(ks, [str(k) for k in ks])
         axis.minorticks_off()
-    axes[0].set_ylabel("attack success")
+    axes[0].set_ylabel("attack success" if drawing.notes.get("known", True) else "harmful: answered")
     title = f"n = {drawing.columns['n'][0]} harmful requests"
     legend_below(legend, axes[:1], ncols=3, title=title)
     return fig, list(axes)

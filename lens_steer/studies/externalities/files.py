@@ -12,6 +12,7 @@ from lens_steer.data import Contrast, ContrastSet, Prompt, PromptSet, Split, loa
 from lens_steer.errors import LensSteerError
 from lens_steer.metrics.judges import Judge
 from lens_steer.studies.externalities.material import Material, in_the_splits_of, places_of
+from lens_steer.studies.externalities.tokens import HARMFUL
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def file_material(
     benign_responses: str | Path | PromptSet | None = None,
     unrestricted: str | None = None,
     judge: Judge | None = None,
+    harmful_name: str = HARMFUL,
     split: Sequence[float | int] = SPLIT,
     seed: int = 0,
 ) -> Material:
@@ -54,7 +56,7 @@ def file_material(
             ``lens-steer steer`` wrote are accepted too. None: see
             :class:`~lens_steer.studies.externalities.material.Material`.
         benign_responses: Harmless prompts with a fixed ``response``; None uses the unsteered model's own answers.
-        unrestricted, judge: See :class:`~lens_steer.studies.externalities.material.Material`.
+        unrestricted, judge, harmful_name: See :class:`~lens_steer.studies.externalities.material.Material`.
         split: Shares of fit, select and report.
         seed: Seed of the split.
 
@@ -96,6 +98,7 @@ def file_material(
         benign_responses=fixed[1],
         unrestricted=unrestricted,
         judge=judge,
+        harmful_name=harmful_name,
     )
 
 

@@ -24,7 +24,7 @@ from lens_steer.studies.externalities.conditions import Condition, Steering
 from lens_steer.studies.externalities.grading import JSON_RATES, RATES, rates
 from lens_steer.studies.externalities.positive_control import PositiveControl
 from lens_steer.studies.externalities.steerings import ComplianceCalibration, JsonCalibration
-from lens_steer.studies.externalities.tokens import Divergences
+from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, Divergences
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +68,7 @@ class Externalities(Shown, view="studies"):
         seed: Seed of everything that is drawn.
         bound: Perplexity above which an answer without a ground truth is degenerate; None if a ground truth graded
             everything.
+        harmful_name: What the harmful fixed responses are called.
         level: Level of the intervals of differences and of the claims.
     """
 
@@ -87,6 +88,7 @@ class Externalities(Shown, view="studies"):
     known: bool
     seed: int
     bound: PerplexityBound | None = None
+    harmful_name: str = HARMFUL
     level: float = 0.95
 
     def __repr__(self) -> str:
@@ -94,6 +96,16 @@ class Externalities(Shown, view="studies"):
             f"Externalities({self.calibrations.refusal.model}: {', '.join(s.name for s in self.steerings)}; "
             f"{len(self.conditions)} conditions)"
         )
+
+    @property
+    def in_pairs(self) -> bool:
+        """True if the harmful and the benign fixed responses are the same texts, row by row."""
+        harmful, benign = ([p.response for p in self.responses[name]] for name in (HARMFUL, BENIGN))
+        return harmful == benign
+
+    def said(self, responses: str) -> str:
+        """Return what a set of fixed responses is called in claims and tables."""
+        return self.harmful_name if responses == HARMFUL else responses
 
     def measured(self, condition: str) -> dict[str, Estimate]:
         """Return every share of a condition on the report split."""
@@ -117,6 +129,12 @@ class Externalities(Shown, view="studies"):
             if row["side"] == side and row["condition"] in names:
                 kept.setdefault(int(row["prompt"]), []).append(float(row[column]))
         return {prompt: float(np.mean(v)) for prompt, v in kept.items()}
+
+    def drawn(self, condition: str, quantity: str) -> np.ndarray:
+        """Return a quantity of every draw of a control by prompt, as ``values[draw, prompt]``."""
+        names = [c.name for c in self.conditions if c.group == condition and c.draw]
+        by_draw = [self.values(name, quantity) for name in names]
+        return np.array([[of[i] for i in sorted(of)] for of in by_draw])
 
     def difference(self, first: str, second: str, quantity: str) -> Estimate:
         """Return one condition less another (:func:`~lens_steer.stats.differences.paired_difference` by prompt).

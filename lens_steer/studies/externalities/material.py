@@ -17,6 +17,7 @@ from lens_steer.metrics.benchmarks import Tasks, task_splits
 from lens_steer.metrics.judges import Judge
 from lens_steer.organisms import world
 from lens_steer.studies.externalities.grading import graded
+from lens_steer.studies.externalities.tokens import HARMFUL
 
 LEAST_PAIRS = 3  # of compliance; a principal component is still defined when the jackknife leaves one pair out
 
@@ -43,6 +44,7 @@ class Material:
             split.
         unrestricted: System prompt under which the model complies with everything. None means that the model has none.
         judge: Judge of the answers to harmful prompts where no ground truth grades them.
+        harmful_name: What ``harmful_responses`` are called in claims and tables, such as ``harmful in form``.
     """
 
     compliance: ContrastSet
@@ -53,6 +55,7 @@ class Material:
     benign_responses: PromptSet | None = None
     unrestricted: str | None = None
     judge: Judge | None = None
+    harmful_name: str = HARMFUL
 
     def check(self) -> None:
         """Refuse material with which the study cannot run.

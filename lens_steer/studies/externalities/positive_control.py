@@ -21,6 +21,7 @@ from lens_steer.geometry.boundary import Boundary
 from lens_steer.geometry.calibration import Calibration
 from lens_steer.steer.methods import target_projection
 from lens_steer.steer.plans import SteeringPlan
+from lens_steer.studies.externalities.choice import UNGRADED
 
 STRENGTHS = (-2.0, -4.0, -8.0)  # further coefficients, tried at the block that is best with 0
 KEEPS = "negative_right>=95%"  # what the choice keeps: harmless requests done right, of the unsteered model's share
@@ -82,7 +83,7 @@ def choose_control(
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.sweeps.run`.
     """
     short = answers_alone(protocol)
-    keeps = [Constraint.parse(KEEPS)]
+    keeps = [Constraint.parse(KEEPS), *([] if harmless_alone(protocol) is None else UNGRADED[:1])]
 
     def tried(name: str, grids: list[Grid]) -> list[Any]:
         return list(settings(run(short, grids, out, name, identity=identity, progress=progress)))

@@ -149,7 +149,13 @@ class JsonCalibration(Benign):
     lengths: Float[Tensor, " n_sites"]
 
     def plan(
-        self, site: str, *, target: Numbers | None = None, positions: Positions = "all", along: Along = None
+        self,
+        site: str,
+        *,
+        target: Numbers | None = None,
+        positions: Positions = "all",
+        along: Along = None,
+        one_way: bool = False,
     ) -> SteeringPlan:
         """Return the plan that sets the projection of every token on u to z̄, at one site.
 
@@ -159,6 +165,7 @@ class JsonCalibration(Benign):
             positions: Tokens to steer; all tokens in the paper.
             along: Vectors w; the step is then ``(z̄ − ⟨h, u⟩) w`` in place of the step along u. The length of w is at
                 most 1. None writes u.
+            one_way: Whether the step is ``|z̄ − ⟨h, u⟩| w``, along w at every token.
 
         Raises:
             LensSteerError: If the site was not recorded, if the target is not a number, if there are several targets
@@ -180,10 +187,10 @@ class JsonCalibration(Benign):
         # The operator ``mirror`` takes a step 2α (m − ρ) along a unit vector, on one side of its threshold m. With
         # m = z̄, α = ‖w‖/2 and the unit vector w/‖w‖, this is the step (z̄ − ρ) w. Two such steps, one below and one
         # above z̄, cover every token. ‖w‖ ≤ 1 ensures that the first step moves no token past z̄ into the second gate.
-        shared = {"direction": unit, "threshold": to, "coefficient": length / 2, "along": along[site]}
-        return SteeringPlan.of(
-            self, "clamp", [Step("mirror", (site,), {**shared, "gate": gate}) for gate in ("below", "above")], positions
-        )
+        shared = {"direction": unit, "threshold": to, "coefficient": length / 2}
+        ways = {"below": along[site], "above": -along[site] if one_way else along[site]}
+        steps = [Step("mirror", (site,), {**shared, "along": w, "gate": gate}) for gate, w in ways.items()]
+        return SteeringPlan.of(self, "clamp", steps, positions)
 
     def __repr__(self) -> str:
         return f"JsonCalibration({self.model}: {self.n_pairs} pairs, {self.n_layers} blocks)"

@@ -34,6 +34,7 @@ from lens_steer.studies.externalities.choice import (
     COMPLIANCE,
     JSON,
     SHARES,
+    UNGRADED,
     choose_site,
     choose_strength,
     compliance_settings,
@@ -129,10 +130,23 @@ def study(
     select_json = Protocol(model, material.json.select, "select", material.tasks.select, **measured)
     found = {
         COMPLIANCE: tuple(compliance_settings(select, calibrations.compliance, out, shares=shares, **again)),
-        JSON: tuple(json_settings(select_json, calibrations.json, out, sites=json_sites, harm=select, **again)),
+        JSON: tuple(
+            json_settings(
+                select_json,
+                calibrations.json,
+                out,
+                sites=json_sites,
+                harm=select if bound is None else None,  # nothing is chosen by it, and it is a third of a real study
+                **again,
+            )
+        ),
     }
     steerings = (
-        Steering(COMPLIANCE, calibrations.compliance, choose_strength(found[COMPLIANCE])),
+        Steering(
+            COMPLIANCE,
+            calibrations.compliance,
+            choose_strength(found[COMPLIANCE], () if bound is None else UNGRADED),
+        ),
         Steering(JSON, calibrations.json, choose_site(found[JSON])),
     )
     benign = own_answers(model, material.refusal.select.negative, **how)
@@ -188,6 +202,7 @@ def study(
         material.known,
         seed,
         bound,
+        material.harmful_name,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lens_steer.data import Contrast, PromptSet, with_system
+from lens_steer.evaluation.bounds import harmless_alone
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.grids import Grid
 from lens_steer.evaluation.sweep_protocol import Protocol
@@ -92,7 +93,8 @@ def _chosen(model: Any, material: Material, max_new_tokens: int, n_strengths: in
     sites = [Grid(NONE), *(Grid(JSON, variant=str(i)) for i in range(n_sites))]
     total = bounding(refusal) + measuring(refusal, strengths)
     total += measuring(replace(refusal, contrast=material.json.select), sites)
-    total += measuring(replace(refusal, tasks=NO_TASKS), sites)  # the harm of every site, by which nothing is chosen
+    if harmless_alone(refusal) is None:
+        total += measuring(replace(refusal, tasks=NO_TASKS), sites)  # the harm of every site: nothing is chosen by it
     n_control = 1 + info_of(model).n_layers + len(STRENGTHS)  # no steering, every block, and more strengths at one
     total += measuring(answers_alone(refusal), [Grid(str(i)) for i in range(n_control)])
     harmless = bare(material.refusal.select.negative)
