@@ -264,6 +264,19 @@ def test_the_strength_stops_before_the_first_loss(counts: list[int], value: floa
     assert choice.n == len(counts)
 
 
+def test_the_strength_keeps_further_bounds() -> None:
+    """Where no ground truth grades: a model that answers all it refused before may break others, and does not pass."""
+    made = settings([100, 100, 100])
+    broken = (0, 8, 12, 30)
+    found = [
+        replace(s, measured={**s.measured, "negative_degenerate": wilson(k, 100)})
+        for s, k in zip(made, broken, strict=True)
+    ]
+    assert benign_choice.choose_strength(found).value == 3.0
+    choice = benign_choice.choose_strength(found, benign_choice.UNGRADED)  # there are no tasks: no bound on them
+    assert (choice.value, choice.met) == (1.0, True)
+
+
 def test_the_block_is_the_best_within_the_bound() -> None:
     def at(site: str, valid: float, capable: float) -> Setting:
         measured = {"json_unasked": Estimate(valid, 0.0, 1.0, 9), "capable": Estimate(capable, 0.0, 1.0, 9)}

@@ -55,10 +55,10 @@ LEGEND = (
     "Report split; percent with 95 % Wilson intervals. {}Last column: points of the first less no steering's on the "
     "same prompts, **bold** where the interval excludes 0. Random directions have the steering's norm and, over "
     "blocks, its cosines; the refusal part is the direction's part in the refusal plane and along the block's own "
-    "difference of means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's mean KL on "
-    "the select split's benign answers; *against refusal* takes steps of the same size against the block's difference "
-    "of means. The positive control, StTP with the probe of the block and at the strength chosen on select, "
-    "steers against refusal on purpose, whatever the size of the step."
+    "difference of means of harmful and harmless prompts; the rotation keeps norms and has, within 5 %, the steering's "
+    "mean KL on the select split's benign answers; *against refusal* takes steps of the same size against the block's "
+    "difference of means. The positive control, StTP with the probe of the block and at the strength chosen on "
+    "select, steers against refusal on purpose, whatever the size of the step."
 )
 
 
