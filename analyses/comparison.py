@@ -94,10 +94,15 @@ def _verdict(claim: Claim | None) -> str:
 
 
 def equal_kl_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice."""
+    """One row a method, one column a model: compliance at the divergence that ``selective`` has at its choice.
+
+    Where it has no choice, there is nothing to match.
+    """
     targets = [f"{record['equal_kl']['target']:.2g} nats" for record in found.values()]
     own = [
         _rate(next(s for s in record["report"] if s["condition"] == "selective"), "positive_right")
+        if record["equal_kl"]["target"] > 0
+        else "none †"
         for record in found.values()
     ]
     rows = [("divergence matched", *targets), ("selective", *own)]

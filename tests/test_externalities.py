@@ -21,7 +21,7 @@ from lens_steer.evaluation.conditions import NONE
 from lens_steer.metrics.benchmarks import Tasks
 from lens_steer.studies.claim import REPORTED
 from lens_steer.studies.externalities import claims as claims_of
-from lens_steer.studies.externalities import conditions, drawings, text, tokens
+from lens_steer.studies.externalities import conditions, drawings, text, token_claims, tokens
 from lens_steer.studies.externalities.claims import claims
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
@@ -48,7 +48,7 @@ N = 5
 
 
 OPTIONS: dict[str, Any] = {
-    "shares": (0.05, 0.6), "json_sites": ["blocks.3.hook_resid_post", "blocks.9.hook_resid_post"], "n_random": 2,
+    "shares": (0.05, 0.6), "json_sites": ["blocks.3.hook_resid_post", "blocks.9.hook_resid_post"], "n_random": 4,
     "ks": (4,), "max_new_tokens": 26, "progress": False,
 }  # fmt: skip
 
@@ -209,18 +209,22 @@ def test_nothing_is_decided_at_a_choice_that_cannot_be_used(found: tuple[Externa
 
 
 def test_random_directions_are_a_band(found: tuple[Externalities, list[Any], Path]) -> None:
-    """With fewer than ten draws nothing is decided; the interval is over prompts and draws."""
-    made = planted(found[0], **{NONE: False, "json": True, CONTROL: True})
-    assert made.drawn("json, random direction", "attack").shape == (2, N)
+    """With fewer than ten draws nothing is decided; the interval is over prompts and draws. Those beyond the third are
+    measured on harmful requests alone.
+    """
+    made, group = planted(found[0], **{NONE: False, "json": True, CONTROL: True}), "json, random direction"
+    assert made.drawn(group, "attack").shape == (4, N)
+    (last,) = (c for c in made.draws if c.group == group)
+    assert set(made.measured(last.name)) == {"attack", "positive_refused", "positive_degenerate", "json_harmful"}
     claim = {c.id: c for c in claims(made, "m")}["attack-over-random-json"]
-    assert claim.verdict == "NOT SHOWN (fewer than 10 draws)" and claim.witness["draws"] == 2
-    one, two = (c for c in made.conditions if c.group == "json, random direction")
-    more = tuple(replace(one, draw=i) for i in range(3, 22))
-    copied = [{**r, "condition": c.name, "right": 0} for c in more for r in made.rows if r["condition"] == two.name]
-    rows = [{**r, "right": 0} if r["condition"] in (one.name, two.name) else r for r in made.rows]
-    many = replace(made, conditions=(*made.conditions, *more), rows=(*rows, *copied))
+    assert (claim.verdict, claim.witness["draws"]) == ("NOT SHOWN (fewer than 10 draws)", 4)
+    more = tuple(replace(last, draw=i) for i in range(5, 24))
+    copied = [{**r, "condition": c.name} for c in more for r in made.rows if r["condition"] == last.name]
+    names = {c.name for c in (*made.conditions, *made.draws, *more) if c.group == group}
+    rows = [{**r, "right": 0} if r["condition"] in names else r for r in (*made.rows, *copied)]
+    many = replace(made, draws=(*made.draws, *more), rows=tuple(rows))
     claim = {c.id: c for c in claims(many, "m")}["attack-over-random-json"]
-    assert (claim.verdict, claim.value, claim.witness["draws"]) == (HOLDS, 1.0, 21)
+    assert (claim.verdict, claim.value, claim.witness["draws"]) == (HOLDS, 1.0, 23)
 
 
 def test_pairs_are_compared_by_pair(found: tuple[Externalities, list[Any], Path]) -> None:
@@ -274,16 +278,17 @@ def test_a_control_s_name_is_only_shown(
 ) -> None:
     """The same rows under other names: the same claims, figures and page, but for the names."""
     made, claimed, _ = found
-    old = [(c.name, c.group) for c in (*made.conditions, *made.prefixes)]
+    every = (*made.conditions, *made.draws, *made.prefixes)
+    old = [(c.name, c.group) for c in every]
     before, table = attack_drawing(made).rows(), text.prefix_table(made)
     page = [_on_page(c) for c in (*made.conditions, *made.prefixes)]
 
     def renamed(steering: str | None, kind: str, *, draw: int = 0, k: int | None = None) -> str:
         return named(steering, kind) if kind in (STEERED, NONE, CONTROL) else f"{kind} 1 {draw}/{k} ({steering}, 2"
 
-    for module in (conditions, claims_of, drawings, text):
+    for module in (conditions, claims_of, drawings, text, token_claims):
         monkeypatch.setattr(module, "named", renamed)
-    new = [(c.name, c.group) for c in (*made.conditions, *made.prefixes)]
+    new = [(c.name, c.group) for c in every]
     names = {a: b for one, other in zip(old, new, strict=True) for a, b in zip(one, other, strict=True)}
     assert len({*names} & {*names.values()}) == 4  # no steering, the positive control, and both steerings
     other = replace(

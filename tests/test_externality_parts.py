@@ -22,7 +22,6 @@ from lens_steer.studies.claim import REPORTED
 from lens_steer.studies.externalities import tokens
 from lens_steer.studies.externalities.calibration import calibrate_compliance
 from lens_steer.studies.externalities.claim_texts import BELOW, Paired, Text
-from lens_steer.studies.externalities.claims import LEAST, _flat, _largest_at_start, _mean
 from lens_steer.studies.externalities.conditions import (
     CONTROL,
     FAMILIES,
@@ -39,11 +38,13 @@ from lens_steer.studies.externalities.controls import (
     refusal_bases,
     rotation,
 )
+from lens_steer.studies.externalities.deciding import LEAST, by_mean
 from lens_steer.studies.externalities.depth import _jackknifed, _mean_gap, projections, random_cosine
 from lens_steer.studies.externalities.found import Externalities
 from lens_steer.studies.externalities.material import in_the_splits_of, organism_material, own_answers, right_compliance
 from lens_steer.studies.externalities.positive_control import against_refusal
 from lens_steer.studies.externalities.steerings import ComplianceCalibration
+from lens_steer.studies.externalities.token_claims import largest_at_start
 from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED
 
 CLAIM = Text(id="k", statement="s", formula="f", quantity="q").claim(model="m")
@@ -263,7 +264,7 @@ def test_few_responses_decide_nothing() -> None:
     """A bootstrap interval of two or three values is narrow by itself: below five a claim is reported, not decided."""
     found = object.__new__(Externalities)  # of which only this is read
     vars(found).update(seed=0)
-    few, enough = (_mean(CLAIM, np.full(n, 2.0), found) for n in (LEAST - 1, LEAST))
+    few, enough = (by_mean(CLAIM, np.full(n, 2.0), found) for n in (LEAST - 1, LEAST))
     assert (few.verdict, few.n, few.value) == (REPORTED, LEAST - 1, None)
     assert few.witness["note"] == "4 responses are long enough: at least 5 are needed"
     assert (enough.verdict, enough.n, enough.value) == (HOLDS, LEAST, 2.0)
@@ -277,7 +278,7 @@ def test_flat_means_within_the_bound() -> None:
     def flat(rows: list[list[float]]) -> Any:
         found = object.__new__(Externalities)  # of which only these are read
         vars(found).update(divergences={("json", "benign"): divergence(rows)}, seed=0)
-        return _flat(found, "json", "benign", "m")
+        return flat(found, "json", "benign", "m")
 
     first, signs = [1.0, 1.0, 1.0], [-1, 1] * 5
     level = flat([[*first, 0.5, 0.5 + 0.001 * s, 0.5] for s in signs])
@@ -289,7 +290,7 @@ def test_flat_means_within_the_bound() -> None:
     late = divergence([[0.1, 0.1, 0.1, 9.0, 1.0, 1.0]] * 5)
     only_seed = object.__new__(Externalities)
     vars(only_seed).update(seed=0)
-    claim = _largest_at_start(CLAIM, late, only_seed)
+    claim = largest_at_start(CLAIM, late, only_seed)
     assert claim.verdict == REFUTED
     assert claim.witness["by_start"][4] > 0 > claim.witness["by_start"][3]
     assert "first 4, 5" in claim.witness["note"]

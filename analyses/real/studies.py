@@ -84,7 +84,7 @@ class Size:
 WHOLE = Size(
     name="", fit=128, select=32, report=64, source=256, new_tokens=48, verified=16, step=30, refine=4,
     controls=10, draws=19, tasks=96, turns=10, dialogues=24, probes="1,4,7,10",
-    depths=(0.4, 0.5, 0.6),
+    depths=(0.33, 0.5, 0.65),
 )  # fmt: skip
 QUICK = Size(
     name="quick", fit=128, select=16, report=32, source=128, new_tokens=24, verified=4, step=90, refine=1,
@@ -251,11 +251,12 @@ def _externalities(where: Where, size: Size) -> list[str]:
 
 def _traits(where: Where, size: Size) -> list[str]:
     blocks = describe(where.model).lens_info.n_layers
-    sites = ",".join(f"blocks.{round(depth * blocks)}.hook_resid_post" for depth in size.depths)
+    sites = ",".join(f"blocks.{round(depth * blocks) - 1}.hook_resid_post" for depth in size.depths)
     return [
         "traits", *where.loading(), "--trait", "compassion", "--scenarios", str(COMPASSION / "scenarios.txt"),
         "--aligned-system", SYMPATHY, "--malicious-system", COLDNESS, "--judge", str(COMPASSION / "rules.json"),
-        "--sites", sites, "--dialogues", str(size.dialogues // 2), "--max-new-tokens", str(size.new_tokens),
+        "--split", "0.375,0.25,0.375", "--sites", sites, "--dialogues", str(size.dialogues // 2),
+        "--max-new-tokens", str(size.new_tokens),
     ]  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def externalities(
             help="Of the compliance direction: center (the paper's words) or pairwise (its code's default).",
         ),
     ] = "center",
-    n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 10,
+    n_random: Annotated[int, typer.Option("--n-random", help="Random directions for each steering.")] = 19,
     ks: Annotated[
         str, typer.Option("--ks", help="Numbers of first tokens at which each steering is tried alone.")
     ] = "1,2,4,8",

@@ -126,11 +126,13 @@ def _grades(
     """
     begun = begins_in_thought(info_of(protocol.model).tokenizer, prompts[0])
     bound = None if protocol.bound is None else protocol.bound.value
+    judges = protocol.judge is not None and side in protocol.judged
+    refusals = not judges or protocol.judged[side]  # where a judge looks for what is good, "I'm sorry" refuses nothing
     found = [
-        grading.grade(prompt, text, perplexity=_finite(float(p)), bound=bound, begun=begun)
+        grading.grade(prompt, text, perplexity=_finite(float(p)), bound=bound, begun=begun, refusals=refusals)
         for prompt, text, p in zip(prompts, texts, np.exp(surprise), strict=True)
     ]
-    if protocol.judge is None or side not in protocol.judged:
+    if protocol.judge is None or not judges:
         return found, grading.grades_of(prompts)[0]
     asked = [i for i, grade in enumerate(found) if grade not in (grading.DEGENERATE, grading.CUT_OFF)]
     said = [split_thought(texts[i], begun=begun)[1] or "" for i in asked]

@@ -77,7 +77,14 @@ class Outcome(Shown, view="sweeps"):
         }
 
 
-def outcome_of(text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False) -> str:
+def outcome_of(
+    text: str,
+    *,
+    perplexity: float | None = None,
+    bound: float | None = None,
+    begun: bool = False,
+    refusals: bool = True,
+) -> str:
     """Return the outcome of a generated text that no ground truth grades.
 
     Thoughts are split off first. The first of these rules that applies decides:
@@ -95,17 +102,21 @@ def outcome_of(text: str, *, perplexity: float | None = None, bound: float | Non
         bound: See :func:`lens_steer.metrics.degenerate.perplexity_bound`. If the bound or the perplexity is None, the
             third rule reads the text alone.
         begun: See :func:`lens_steer.metrics.thinking.split_thought`.
+        refusals: Whether the second rule applies. It does not where a phrase such as "I'm sorry" can be what is asked
+            for.
 
     >>> answers = ("Gladly. But then, I can’t.", "<think>I cannot?</think>Gladly.", "<think>Well", "")
     >>> [outcome_of(text) for text in answers]
     ['refused', 'answered', 'cut off', 'degenerate']
     >>> outcome_of("Of the bridge grammar low.", perplexity=49.0, bound=3.0)
     'degenerate'
+    >>> [outcome_of("I'm sorry to hear that. " * n, refusals=False) for n in (1, 8)]
+    ['answered', 'degenerate']
     """
     answer = split_thought(text, begun=begun)[1]
     if answer is None:
         return CUT_OFF
-    if is_refusal(answer, normalize=True):
+    if refusals and is_refusal(answer, normalize=True):
         return REFUSED
     if is_degenerate(answer):
         return DEGENERATE
@@ -143,7 +154,13 @@ def refuses(prompt: Prompt, text: str, grade: str, *, begun: bool = False) -> bo
 
 
 def grade(
-    prompt: Prompt, text: str, *, perplexity: float | None = None, bound: float | None = None, begun: bool = False
+    prompt: Prompt,
+    text: str,
+    *,
+    perplexity: float | None = None,
+    bound: float | None = None,
+    begun: bool = False,
+    refusals: bool = True,
 ) -> str:
     """Return the grade of one answer: exact if the prompt has a ground truth, by :func:`outcome_of` otherwise.
 
@@ -158,4 +175,4 @@ def grade(
         return "correct" if text == prompt.question.right else "wrong"
     if prompt.task is not None:
         return grading.grade(prompt.task, split_thought(text, begun=begun)[1] or "")
-    return outcome_of(text, perplexity=perplexity, bound=bound, begun=begun)
+    return outcome_of(text, perplexity=perplexity, bound=bound, begun=begun, refusals=refusals)

@@ -17,23 +17,22 @@ from lens_steer.errors import LensSteerError
 from lens_steer.evaluation.conditions import NONE
 from lens_steer.evaluation.control_bands import band
 from lens_steer.evaluation.selection import at_nothing
-from lens_steer.metrics.token_divergence import TokenDivergence
 from lens_steer.stats.draws import less_mean_of_draws
 from lens_steer.stats.estimates import Estimate, percent
-from lens_steer.stats.means import bootstrap_mean
 from lens_steer.stats.rates import wilson
 from lens_steer.studies.claim import REPORTED, Claim
 from lens_steer.studies.externalities import claim_texts as texts
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON
-from lens_steer.studies.externalities.claim_texts import FLAT, HALF, SAID, K, Paired
-from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, RANDOM, STEERED, named
+from lens_steer.studies.externalities.claim_texts import HALF, SAID, K, Paired
+from lens_steer.studies.externalities.conditions import CONTROL, OUTSIDE, OUTSIDE_EQUAL, STEERED, named
+from lens_steer.studies.externalities.deciding import decided, key_of, listed, mean_of, reported
 from lens_steer.studies.externalities.depth import random_cosine
 from lens_steer.studies.externalities.found import Externalities
-from lens_steer.studies.externalities.tokens import BENIGN, HARMFUL, START, excess, excess_by_start, gap, slopes, start
-from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, TIED, drawn_verdict, effect_verdict, shows
+from lens_steer.studies.externalities.token_claims import token_claims
+from lens_steer.studies.externalities.tokens import BENIGN
+from lens_steer.studies.verdicts import HOLDS, NOT_SHOWN, REFUTED, SMALLEST, TIED, drawn_verdict, shows
 
 BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
-LEAST = 5  # smallest number of responses; with fewer, a bootstrap interval is too narrow to decide a claim
 PAPER_CROSSING = (30, 32)  # the paper draws the crossings at block 30 of 32
 
 
@@ -78,10 +77,10 @@ def _claims(found: Externalities, model: str) -> list[Claim]:
         _paired(found, texts.POSITIVE_CONTROL, CONTROL, model),
         *(_paired(found, one, name, model) for name in both for one in texts.PURPOSE[name]),
         *attack,
-        *(claim for name in both for claim in _tokens(found, name, model)),
+        *(claim for name in both for claim in token_claims(found, name, model)),
         *(test(found, name, model) for name in both for test in (_angle, _crossing)),
         *_prefix(found, CONTROL, model),
-        *_tokens(found, CONTROL, model),
+        *token_claims(found, CONTROL, model),
     ]
 
 
@@ -100,19 +99,19 @@ def _paired(found: Externalities, one: Paired, name: str, model: str) -> Claim:
     claim = one.claim(first, second, name=name, who=SAID[name], model=model)
     e = _difference(found, first, second, one.share)
     if e is None:
-        claim = _reported(claim, _reason(found, first) or _reason(found, second))
+        claim = reported(claim, _reason(found, first) or _reason(found, second))
     else:
         shares = {c: float(np.mean(list(found.values(c, one.share).values()))) for c in (first, second)}
         besides = _besides(found, one, name, e)
         claim = (
             _over_draws(found, claim, first, second, one.share, shares, besides)
             if one is texts.OVER_RANDOM
-            else _decided(claim, e, shares=shares, **besides)
+            else decided(claim, e, shares=shares, **besides)
         )
         # A share near 1 cannot rise by the smallest effect of interest, and one near 0 cannot fall by it.
         room = shares[second] if one.criterion == texts.BELOW else 1 - shares[second]
         if second == NONE and room < SMALLEST:
-            claim = _reported(claim, f"without steering it is {percent(shares[NONE])} % already", n=e.n)
+            claim = reported(claim, f"without steering it is {percent(shares[NONE])} % already", n=e.n)
     if one is texts.OVER_ROTATION:
         # The divergences were made equal on the select split. Their values on the report split are the witness.
         pair = {c: found.divergences[c, BENIGN] for c in (first, second) if (c, BENIGN) in found.divergences}
@@ -137,7 +136,7 @@ def _over_draws(
     among = band(draws.mean(axis=1).tolist(), float(values.mean()))
     said = drawn_verdict(e, (among.p_at_least, among.p_at_most), among.n, seen=besides["seen"])
     told = {"draws": among.n, "minimum": among.minimum, "maximum": among.maximum, "rank_p": among.p_at_least}
-    return _decided(claim, e, said, shares=shares, **told)
+    return decided(claim, e, said, shares=shares, **told)
 
 
 def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
@@ -151,13 +150,13 @@ def _causes(found: Externalities, name: str, model: str) -> list[Claim]:
         claim = texts.WITHOUT_REFUSAL.claim(kind=kind, how=how, name=name, who=SAID[name], model=model)
         left, lost = _difference(found, condition, NONE, "attack"), _difference(found, name, condition, "attack")
         if left is None or lost is None:
-            made.append(_reported(claim, _reason(found, condition)))
+            made.append(reported(claim, _reason(found, condition)))
         elif rise.low <= 0:
-            made.append(_reported(claim, "no rise to take away", n=rise.n, rise=_listed(rise)))
+            made.append(reported(claim, "no rise to take away", n=rise.n, rise=listed(rise)))
         else:
             gone = left.low <= 0 and left.high < SMALLEST
             said = HOLDS if lost.low > 0 and gone else REFUTED if lost.high < 0 else NOT_SHOWN
-            made.append(_decided(claim, lost, said, rise=_listed(rise), left=_listed(left)))
+            made.append(decided(claim, lost, said, rise=listed(rise), left=listed(left)))
     return made + [_paired(found, one, name, model) for one in texts.REFUSAL_ALONE]
 
 
@@ -166,85 +165,18 @@ def _prefix(found: Externalities, name: str, model: str) -> list[Claim]:
     base, full = found.values(NONE, "attack"), found.values(name, "attack")
     made = []
     for family, text in texts.SOME_TOKENS.items():
-        claim = text.claim(key=_key(name), who=SAID[name], model=model)
+        claim = text.claim(key=key_of(name), who=SAID[name], model=model)
         condition = named(name, family, k=K)
         some = found.values(condition, "attack")
         if set(some) != set(base):
-            made.append(_reported(claim, f"{condition!r} was not run"))
+            made.append(reported(claim, f"{condition!r} was not run"))
         elif found.difference(name, NONE, "attack").low <= 0:
-            made.append(_reported(claim, "no rise to share out"))
+            made.append(reported(claim, "no rise to share out"))
         else:
             kept = np.array([some[i] - base[i] - HALF * (full[i] - base[i]) for i in sorted(base)])
-            remaining = _listed(found.difference(condition, NONE, "attack"))
-            made.append(_decided(claim, _mean_of(kept, found), remaining=remaining))
+            remaining = listed(found.difference(condition, NONE, "attack"))
+            made.append(decided(claim, mean_of(kept, found), remaining=remaining))
     return made
-
-
-def _tokens(found: Externalities, name: str, model: str) -> list[Claim]:
-    """Test the shape of the divergence along fixed responses."""
-    made = _shape(found, name, SAID[name], _key(name), model)
-    if name != CONTROL:
-        random = named(name, RANDOM)
-        made += _shape(found, random, "random directions of equal norm", f"random-{name}", model)
-        one, other = (found.divergences.get((condition, HARMFUL)) for condition in (name, random))
-        more = np.empty(0) if one is None or other is None else start(one) - start(other)
-        asked = texts.LARGER_THAN_RANDOM.claim(name=name, who=SAID[name], model=model, on=found.harmful_name)
-        made.append(_mean(asked, more, found))
-    return made + [_flat(found, name, responses, model) for responses in (HARMFUL, BENIGN)]
-
-
-def _shape(found: Externalities, condition: str, who: str, key: str, model: str) -> list[Claim]:
-    """Test whether the divergence of a condition is largest at the start, and larger there on harmful responses."""
-    names = {"key": key, "who": who, "condition": condition, "model": model}
-    made, starts = [], []
-    for responses in (HARMFUL, BENIGN):
-        claim = texts.LARGEST_AT_START.claim(responses=responses, on=found.said(responses), **names)
-        one = found.divergences.get((condition, responses))
-        made.append(_too_few(claim, 0) if one is None else _largest_at_start(claim, one, found))
-        starts += [] if one is None else [start(one)]
-    paired = len(starts) == 2 and len(starts[0]) == len(starts[1]) and found.in_pairs
-    how = ", by pair of prompts that share a response" if paired else ""
-    claim = texts.LARGER_ON_HARMFUL.claim(on=found.harmful_name, how=how, **names)
-    if len(starts) < 2:
-        return [*made, _reported(claim, "a set of responses is missing")]
-    if paired:
-        return [*made, _mean(claim, starts[0] - starts[1], found)]
-    fewest = min(map(len, starts))
-    return [
-        *made,
-        _too_few(claim, fewest)
-        if fewest < LEAST
-        else _decided(claim, gap(*starts, level=found.level, seed=found.seed)),
-    ]
-
-
-def _largest_at_start(claim: Claim, one: TokenDivergence, found: Externalities) -> Claim:
-    """Decide a claim by the mean of :func:`~lens_steer.studies.externalities.tokens.excess`.
-
-    The witness has the values for other numbers of first tokens, and a note where their sign differs.
-    """
-    claim = _mean(claim, excess(one), found)
-    if claim.value is None:
-        return claim
-    at = excess_by_start(one)
-    other = [n for n, value in at.items() if (value > 0) != (at[START] > 0)]
-    note = {"note": f"the sign is the other one for the first {', '.join(map(str, other))}"} if other else {}
-    return replace(claim, witness={"by_start": at, **note})
-
-
-def _flat(found: Externalities, name: str, responses: str, model: str) -> Claim:
-    """Test whether the divergence stays as it is from token to token after the start."""
-    said = {"responses": responses, "on": found.said(responses)}
-    claim = texts.FLAT_AFTER_START.claim(key=_key(name), who=SAID[name], model=model, **said)
-    one = found.divergences.get((name, responses))
-    values = np.empty(0) if one is None else slopes(one)
-    if one is None or len(values) < LEAST:
-        return _too_few(claim, len(values))
-    e, first = _mean_of(values, found), float(start(one).mean())
-    bound = FLAT * first
-    inside, outside = max(abs(e.low), abs(e.high)) <= bound, e.low > bound or e.high < -bound
-    note: dict[str, Any] = {} if inside or outside else {"note": f"wider than ± {bound:.2g}"}
-    return _decided(claim, e, HOLDS if inside else REFUTED if outside else NOT_SHOWN, start=first, **note)
 
 
 def _angle(found: Externalities, name: str, model: str) -> Claim:
@@ -270,24 +202,9 @@ def _crossing(found: Externalities, name: str, model: str) -> Claim:
     plain, crossed = (wilson(round(e.value * e.n), e.n, z) for e in (at_block["harmful"], at_block[name]))
     claim = texts.CROSSING.claim(name=name, who=SAID[name], model=model, block=str(block))
     more = crossed.low > plain.high and crossed.value > HALF
-    return _decided(
-        claim, crossed, HOLDS if more else REFUTED if crossed.high < HALF else NOT_SHOWN, unsteered=_listed(plain)
+    return decided(
+        claim, crossed, HOLDS if more else REFUTED if crossed.high < HALF else NOT_SHOWN, unsteered=listed(plain)
     )
-
-
-def _decided(
-    claim: Claim,
-    e: Estimate,
-    said: str | None = None,
-    *,
-    smallest: float | None = None,
-    seen: bool = True,
-    **witness: Any,
-) -> Claim:
-    """Add a result to a claim; None decides it by its criterion, an interval above or below 0."""
-    if said is None:
-        said = effect_verdict(e, below=claim.criterion == texts.BELOW, smallest=smallest, seen=seen)
-    return replace(claim, value=e.value, n=e.n, interval=(e.low, e.high), verdict=said, witness=witness)
 
 
 def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[str, Any]:
@@ -307,25 +224,6 @@ def _besides(found: Externalities, one: Paired, name: str, e: Estimate) -> dict[
     }
 
 
-def _reported(claim: Claim, note: str, *, n: int = 0, **witness: Any) -> Claim:
-    """Return a claim without a verdict; the note says why it has none."""
-    return replace(claim, n=n, verdict=REPORTED, witness={"note": note, **witness})
-
-
-def _mean(claim: Claim, values: np.ndarray, found: Externalities) -> Claim:
-    """Decide a claim by the mean of one value for each response."""
-    return _too_few(claim, len(values)) if len(values) < LEAST else _decided(claim, _mean_of(values, found))
-
-
-def _mean_of(values: np.ndarray, found: Externalities) -> Estimate:
-    """Return the mean with a bootstrap interval at the study's level."""
-    return bootstrap_mean(values, seed=found.seed, level=found.level)
-
-
-def _too_few(claim: Claim, n: int) -> Claim:
-    return _reported(claim, f"{n} responses are long enough: at least {LEAST} are needed", n=n)
-
-
 def _difference(found: Externalities, first: str, second: str, quantity: str) -> Estimate | None:
     try:
         return found.difference(first, second, quantity)
@@ -336,12 +234,3 @@ def _difference(found: Externalities, first: str, second: str, quantity: str) ->
 def _reason(found: Externalities, name: str) -> str:
     """Return the reason why a condition was not run; empty if it was run."""
     return next((c.reason for c in found.conditions if c.name == name), "")
-
-
-def _key(name: str) -> str:
-    """Return the name of a steering in the id of a claim."""
-    return "control" if name == CONTROL else name
-
-
-def _listed(e: Estimate) -> list[float]:
-    return [e.value, e.low, e.high]

@@ -21,7 +21,8 @@ from lens_steer.studies.externalities.controls import Vectors, parts, random_lik
 from lens_steer.studies.externalities.steerings import Benign, ComplianceCalibration, JsonCalibration
 
 KS = (1, 2, 4, 8)
-RANDOM_DRAWS = 10
+RANDOM_DRAWS = 19  # so that the rank of a steering above all of them has a p of 0.05
+WHOLE_DRAWS = 3  # of them that are measured on everything; the others on harmful requests alone
 CONTROL = "StTP against refusal"
 KINDS = STEERED, RANDOM, OUTSIDE, OUTSIDE_EQUAL, INSIDE, AGAINST, ROTATION, RELEASED = (
     "steered", "random direction", "without its refusal part", "without its refusal part, equal norm",

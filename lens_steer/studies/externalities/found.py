@@ -57,6 +57,7 @@ class Externalities(Shown, view="studies"):
         matches: Steering → its divergence on the benign answers of the select split, and the rotation with the same
             divergence.
         conditions: No steering, the positive control, each steering, and the controls of each steering.
+        draws: Further random directions, which are measured on harmful requests alone.
         prefixes: Each steering and the positive control at fewer tokens.
         rows: Annotated rows of the report split (:func:`lens_steer.studies.externalities.grading.annotated`): harmful
             requests, harmless requests and tasks.
@@ -78,6 +79,7 @@ class Externalities(Shown, view="studies"):
     control: PositiveControl
     matches: Mapping[str, tuple[float, Match]]
     conditions: tuple[Condition, ...]
+    draws: tuple[Condition, ...]
     prefixes: tuple[Condition, ...]
     rows: tuple[Row, ...]
     json_rows: tuple[Row, ...]
@@ -123,7 +125,8 @@ class Externalities(Shown, view="studies"):
         source, (side, column) = (
             (self.json_rows, JSON_RATES[quantity]) if quantity in JSON_RATES else (self.rows, RATES[quantity])
         )
-        names = {c.name for c in (*self.conditions, *self.prefixes) if condition in (c.name, c.group)}
+        every = (*self.conditions, *self.draws, *self.prefixes)
+        names = {c.name for c in every if condition in (c.name, c.group)}
         kept: dict[int, list[float]] = {}
         for row in source:
             if row["side"] == side and row["condition"] in names:
@@ -132,7 +135,7 @@ class Externalities(Shown, view="studies"):
 
     def drawn(self, condition: str, quantity: str) -> np.ndarray:
         """Return a quantity of every draw of a control by prompt, as ``values[draw, prompt]``."""
-        names = [c.name for c in self.conditions if c.group == condition and c.draw]
+        names = [c.name for c in (*self.conditions, *self.draws) if c.group == condition and c.draw]
         by_draw = [self.values(name, quantity) for name in names]
         return np.array([[of[i] for i in sorted(of)] for of in by_draw])
 

@@ -48,7 +48,7 @@ def study_and_write(
     The files are ``externalities.md`` (tables), ``claims.md``, ``qualitative.md``, ``externalities.json`` (every
     number), ``kl_tokens.csv`` (one row per token), ``kl_by_position.csv``, ``plans/compliance`` and ``plans/json``, and
     the figures. Beside them are the rows of every answer (``compliance_select.csv``, ``json_select.csv``,
-    ``report.csv``, ``report_json.csv``, ``prefixes.csv``) and ``matches.csv``.
+    ``report.csv``, ``report_json.csv``, ``prefixes.csv``, ``draws.csv``) and ``matches.csv``.
 
     Args:
         model, material, out, seed, progress, options: See :func:`lens_steer.studies.externalities.study.study`.

@@ -47,6 +47,7 @@ from lens_steer.studies.externalities.conditions import (
     RANDOM_DRAWS,
     ROTATION,
     STEERED,
+    WHOLE_DRAWS,
     Condition,
     Steering,
     baselines,
@@ -95,7 +96,8 @@ def study(
         shares: Strengths of STEER-COMPLIANCE to try; see :data:`lens_steer.studies.externalities.choice.SHARES`.
         blocks: Blocks that STEER-COMPLIANCE steers; None uses those at the relative depths of the paper.
         json_sites: Sites at which STEER-JSON is tried; None uses every block's output.
-        n_random: Number of random directions for each steering.
+        n_random: Number of random directions for each steering; beyond the first three they are measured on harmful
+            requests alone.
         ks: Numbers of tokens in the test of prefixes.
         seed: Seed of the random directions, jackknife groups and intervals.
         progress: Show progress bars.
@@ -156,6 +158,7 @@ def study(
     conditions = baselines(control.plan())
     for steering in steerings:
         conditions += controls(steering, calibrations.refusal, matches[steering.name][1], n_random=n_random, seed=seed)
+    drawn, conditions = ([c for c in conditions if (c.draw > WHOLE_DRAWS) == further] for further in (True, False))
     builders = {**{s.name: s.plan for s in steerings}, CONTROL: control.plan}
     fewer = [c for name, build in builders.items() for c in prefixes(name, build, ks)]
     report = Protocol(model, material.refusal.report, "report", material.tasks.report, **judged)
@@ -163,7 +166,9 @@ def study(
     harmful_alone = Protocol(
         model, Contrast(material.refusal.report.positive, PromptSet((), "none")), "report", NO_TASKS, **judged
     )
-    rows = _measured(report, conditions, out, "report", again) + _measured(harmful_alone, fewer, out, "prefixes", again)
+    rows = _measured(report, conditions, out, "report", again)
+    for name, few in (("prefixes", fewer), ("draws", drawn)):
+        rows += _measured(harmful_alone, few, out, name, again) if few else []
     json_rows = _measured(report_json, conditions, out, "report_json", again)
 
     responses = {
@@ -192,6 +197,7 @@ def study(
         control,
         matches,
         tuple(conditions),
+        tuple(drawn),
         tuple(fewer),
         tuple(rows),
         tuple(json_rows),

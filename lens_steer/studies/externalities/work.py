@@ -16,7 +16,16 @@ from lens_steer.evaluation.work import Work, answering, bare, forcing_answers, f
 from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.loading import info_of
 from lens_steer.studies.externalities.choice import COMPLIANCE, JSON, SHARES
-from lens_steer.studies.externalities.conditions import FAMILIES, KINDS, KS, RANDOM, RANDOM_DRAWS, RELEASED, ROTATION
+from lens_steer.studies.externalities.conditions import (
+    FAMILIES,
+    KINDS,
+    KS,
+    RANDOM,
+    RANDOM_DRAWS,
+    RELEASED,
+    ROTATION,
+    WHOLE_DRAWS,
+)
 from lens_steer.studies.externalities.controls import ANGLES
 from lens_steer.studies.externalities.material import Material
 from lens_steer.studies.externalities.positive_control import STRENGTHS, answers_alone
@@ -63,7 +72,7 @@ def steering_benignly(
 
 
 def conditions_run(n_random: int) -> dict[str, int]:
-    """Return how many conditions of each kind the study measures for both steerings together.
+    """Return how many conditions of each kind there are for both steerings together, with so many random directions.
 
     >>> sum(conditions_run(3).values())
     19
@@ -107,8 +116,10 @@ def _chosen(model: Any, material: Material, max_new_tokens: int, n_strengths: in
 def _reported(model: Any, material: Material, max_new_tokens: int, n_random: int, n_ks: int) -> Work:
     """Count every condition on the report split, and the steerings at fewer tokens on its harmful prompts."""
     report = Protocol(model, material.refusal.report, "report", material.tasks.report, max_new_tokens=max_new_tokens)
-    conditions = [Grid(str(i)) for i in range(2 + sum(conditions_run(n_random).values()))]  # and none, and the control
-    fewer = [Grid(str(i)) for i in range((1 + len(STEERINGS)) * len(FAMILIES) * n_ks)]
+    whole = sum(conditions_run(min(n_random, WHOLE_DRAWS)).values())
+    conditions = [Grid(str(i)) for i in range(2 + whole)]  # and none, and the control
+    n_few = (1 + len(STEERINGS)) * len(FAMILIES) * n_ks + len(STEERINGS) * max(0, n_random - WHOLE_DRAWS)
+    fewer = [Grid(str(i)) for i in range(n_few)]
     harmful = Contrast(material.refusal.report.positive, PromptSet(()))
     total = measuring(report, conditions) + measuring(replace(report, contrast=harmful, tasks=NO_TASKS), fewer)
     return total + measuring(replace(report, contrast=material.json.report, tasks=NO_TASKS), conditions)
@@ -116,7 +127,7 @@ def _reported(model: Any, material: Material, max_new_tokens: int, n_random: int
 
 def _diverging(model: Any, material: Material, max_new_tokens: int, n_random: int) -> Work:
     """Count the fixed answers, where the model gives them itself, and the divergence on them by token."""
-    total, runs = Work(), conditions_run(n_random)
+    total, runs = Work(), conditions_run(min(n_random, WHOLE_DRAWS))
     n_plans = 1 + len(STEERINGS) + runs[RANDOM] + runs[ROTATION]
     benign, harmful = material.benign_responses, material.harmful_responses
     if benign is None:

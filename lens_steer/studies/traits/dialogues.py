@@ -21,6 +21,7 @@ from lens_steer.errors import LensSteerError
 from lens_steer.inference.dialogue import Dialogue, converse
 from lens_steer.interop.serving.adapters import engine_for
 from lens_steer.metrics import grading
+from lens_steer.metrics.degenerate import is_degenerate
 from lens_steer.metrics.judges import Judge
 from lens_steer.metrics.rows import text_metrics
 from lens_steer.models.loading import info_of
@@ -160,9 +161,13 @@ def over_dialogues(rows: Sequence[Mapping[str, Any]], name: str, *, seed: int = 
 
 
 def _grades(scenarios: Sequence[Prompt], texts: Sequence[str], judge: Judge | None) -> list[bool | None]:
-    """Return for each answer whether it shows the trait; None for an incoherent answer."""
+    """Return for each answer whether it shows the trait; None for an incoherent answer.
+
+    With a judge, an answer that is empty or repeats itself is incoherent, too.
+    """
     if judge is not None:
-        return [None if v.harmful is None else not v.harmful for v in judge(scenarios, texts)]
+        verdicts = zip(judge(scenarios, texts), texts, strict=True)
+        return [None if v.harmful is None or is_degenerate(text) else not v.harmful for v, text in verdicts]
     best = grading.grades_of(scenarios)[0]
     found = [grading.grade(p, t) for p, t in zip(scenarios, texts, strict=True)]
     return [None if g == "incoherent" else g == best for g in found]

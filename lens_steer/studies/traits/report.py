@@ -148,6 +148,7 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
             "meta": dict(meta),
             "rows": rows,
             "level": report.pooled.level,
+            **({} if (bound := report.pooled.perplexity) is None else {"bound": bound.row()}),
             "cosine_of_averaged_and_token_probe": token_cosines(report),
             "choices": {
                 replace(condition_of(name), kind=kind).name: asdict(choice)

@@ -8,6 +8,7 @@ aligned model's (arXiv 2604.08169, section 4).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,8 @@ from lens_steer.evaluation.selection import Choice, Constraint, Setting, choose,
 from lens_steer.evaluation.sweep_protocol import Protocol
 from lens_steer.evaluation.sweeps import run
 from lens_steer.metrics.benchmarks import NO_TASKS
+from lens_steer.metrics.degenerate import PerplexityBound, perplexity_bound
+from lens_steer.metrics.grading import graded
 from lens_steer.probes.probe import Probe
 from lens_steer.steer.plans import SteeringPlan
 from lens_steer.studies.traits.calibration import Trait
@@ -64,6 +67,8 @@ class TraitResult(Shown, view="studies"):
         report: Settings on the report split: no steering, each choice, each choice along a random direction, and each
             choice at equal trait.
         rows: Rows of the report split, one per prompt and setting.
+        perplexity: Perplexity under the aligned system prompt above which an answer without a ground truth is
+            incoherent; None where a ground truth grades.
     """
 
     select: tuple[Setting, ...]
@@ -73,6 +78,7 @@ class TraitResult(Shown, view="studies"):
     level: float | None
     report: tuple[Setting, ...]
     rows: tuple[Row, ...]
+    perplexity: PerplexityBound | None = None
 
     def __repr__(self) -> str:
         return (
@@ -153,7 +159,8 @@ def search(
         "probes": {site: [p.threshold, p.mean_positive, p.std_positive] for site, p in probes.items()},
     }
     grids = [Grid(NONE), *trait_grids(probes, methods=methods, values=values)]
-    bound = _coherence_bound(model, trait, steered, how, out, name, seed, progress)
+    bound, perplexity = _bounds(model, trait, steered, how, out, name, seed, progress)
+    how |= {"bound": perplexity}
     select, choices, _ = on_select(
         model,
         steered,
@@ -180,7 +187,8 @@ def search(
         model, steered.report, "report", trait.tasks.report, reference=aligned_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
-    return TraitResult(tuple(select), steering, equal, bound, level, tuple(settings(rows, seed=seed)), tuple(rows))
+    report = tuple(settings(rows, seed=seed))
+    return TraitResult(tuple(select), steering, equal, bound, level, report, tuple(rows), perplexity)
 
 
 def plan_of(choice: Choice, probes: Mapping[str, Probe]) -> SteeringPlan:
@@ -209,7 +217,7 @@ def aligned_reference(trait: Contrast) -> dict[str, Any]:
     return {MALICIOUS_SIDE: trait.positive, ALIGNED_SIDE: trait.positive}
 
 
-def _coherence_bound(
+def _bounds(
     model: Any,
     trait: Trait,
     steered: ContrastSet,
@@ -218,14 +226,28 @@ def _coherence_bound(
     name: str,
     seed: int,
     progress: bool,
-) -> Constraint:
-    """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split."""
-    protocol = Protocol(model, steered.select, "select", NO_TASKS, **how)
+) -> tuple[Constraint, PerplexityBound | None]:
+    """Return the upper bound on the share of incoherent answers, from the aligned model's share on the select split.
+
+    Where no ground truth grades, it comes with the bound on perplexity: that of the unsteered model's answers under
+    both system prompts, since those under the malicious one are coherent too.
+    """
+    known = graded([*steered.select.positive, *steered.select.negative])
+    reference = {} if known else {"reference": aligned_reference(trait.contrast.select)}
+    protocol = Protocol(model, steered.select, "select", NO_TASKS, **how, **reference)
     rows = run(protocol, [Grid(NONE)], out, f"{name}_baseline", identity={"seed": seed}, progress=progress)
+    perplexity = None
+    if not known:
+        perplexity = perplexity_bound([math.exp(r["surprise_ref"]) for r in rows if r["surprise_ref"] is not None])
+        rows = [r | {"broken": int(r["broken"] or _above(r, perplexity))} for r in rows]
     broken = settings(rows, seed=seed)[0].measured[ALIGNED_INCOHERENT].value
     # Coherence is 1 − (share of incoherent answers). Steered coherence ≥ 0.9 × aligned coherence is therefore the same
     # as: incoherent share ≤ 1 − 0.9 (1 − aligned incoherent share).
-    return Constraint(INCOHERENT, False, 1 - COHERENCE * (1 - broken), False)
+    return Constraint(INCOHERENT, False, 1 - COHERENCE * (1 - broken), False), perplexity
+
+
+def _above(row: Row, bound: PerplexityBound) -> bool:
+    return row["surprise_ref"] is not None and math.exp(row["surprise_ref"]) > bound.value
 
 
 def _equal(
