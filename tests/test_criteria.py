@@ -20,7 +20,7 @@ STUDIES = (
     "angle_transfer",
     "formats",
     "conversation",
-)
+)  # traits are added with their first committed result on a real model: those of organisms are older than the claims
 COMMITTED = sorted(
     [p for name in STUDIES for p in Path("figures").rglob(f"{name}.json")],
     key=str,

@@ -43,6 +43,7 @@ TABLES = (
     "real_angles",
     "real_judges",
     "real_traits",
+    "real_claims_traits",
     "real_answers",
     "real_conversations",
     "real_costs",

@@ -48,7 +48,7 @@ def found(qwen: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Pat
     """One small run of honesty."""
     trait, out = few(traits.organism_trait("honesty"), 12), tmp_path_factory.mktemp("traits")
     report = trait_report.steer_trait(
-        qwen, trait, out, sites=[SITE], max_new_tokens=16, n_dialogues=2, values=VALUES, progress=False
+        qwen, trait, out, sites=[SITE], max_new_tokens=16, n_dialogues=2, n_random=3, values=VALUES, progress=False
     )
     return report, out, trait
 
@@ -339,7 +339,7 @@ def test_the_command_on_a_local_folder(
         (("--trait", "wit"), "--trait 'wit': the organisms have honesty, compassion"),
         (("--model", "some/folder"), "give --scenarios, --aligned-system, --malicious-system and --judge"),
         (("--engine", "onnx"), "--engine 'onnx'"),
-        (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12: at least 1 and 0 are needed"),
+        (("--max-new-tokens", "0"), "--max-new-tokens 0, --dialogues 12, --n-random 19: at least 1, 0 and 1"),
         (
             (
                 "--scenarios",

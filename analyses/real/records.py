@@ -18,6 +18,7 @@ MODEL, TOOK, WORK = "model.json", "took.json", "work.json"
 NOT_RUN = "Not run yet.\n"  # in place of a table
 CLAIM_FILES = (
     "propositions", "site_choice", "headline", "transfer", "angle_transfer", "formats", "conversation", "externalities",
+    "traits",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from lens_steer.studies.claim import Claim, marked, measured, shown
 TABLES = {
     "real_claims": "propositions", "real_claims_sites": "site_choice", "real_claims_methods": "headline",
     "real_claims_prompts": "transfer", "real_claims_formats": "formats", "real_claims_angles": "angle_transfer",
-    "real_claims_conversation": "conversation",
+    "real_claims_conversation": "conversation", "real_claims_traits": "traits",
 }  # fmt: skip
 # Beginnings of ids: of the claims of a file that are shown, where not all are; and of the columns of a file.
 SHOWN = {"propositions": (
@@ -72,10 +72,10 @@ def _by_kind(by_model: Sequence[tuple[str, Mapping[str, Claim]]], kinds: Sequenc
     """
     parts = []
     for kind in kinds:
-        c = next(c for _, of in by_model for key, c in of.items() if key.startswith(kind))
-        parts.append(
-            f"- *{_words(kind)}*, for example: {c.statement}. Measured: {c.quantity}; holds if: {c.criterion}.\n"
-        )
+        first = next((c for _, of in by_model for key, c in of.items() if key.startswith(kind)), None)
+        if first is not None:
+            words, measures = f"- *{_words(kind)}*, for example: {first.statement}.", f"Measured: {first.quantity}"
+            parts.append(f"{words} {measures}; holds if: {first.criterion}.\n")
     for head, of in by_model:
         parts.append(f"\n*{head}*\n")
         cells = {(kind, k.removeprefix(kind)): c for k, c in of.items() for kind in kinds if k.startswith(kind)}

@@ -112,6 +112,9 @@ def traits(
     split: Split = None,
     sites: Annotated[str, typer.Option("--sites", help="Where probes are fitted and one is steered.")] = "resid_post",
     dialogues: Annotated[int, typer.Option("--dialogues", help="Dialogues of 5 to 10 turns; 0 leaves them out.")] = 12,
+    n_random: Annotated[
+        int, typer.Option("--n-random", help="Random directions beside each choice at all tokens.")
+    ] = 19,
     seed: Seed = 0,
     engine: Engine = ENGINE,
     max_new_tokens: Annotated[
@@ -123,13 +126,16 @@ def traits(
     """
     from lens_steer._io.atomic import check_writable
     from lens_steer.studies.traits.calibration import SHARES, organism_trait, scenario_trait
+    from lens_steer.studies.traits.claims import claims
     from lens_steer.studies.traits.report import steer_trait
     from lens_steer.studies.traits.work import recovering
 
     serving.check(engine)
     length = max_new_tokens if max_new_tokens is not None else 24 if scenarios is None else 256
-    if length < 1 or dialogues < 0:
-        raise LensSteerError(f"--max-new-tokens {length}, --dialogues {dialogues}: at least 1 and 0 are needed")
+    if length < 1 or dialogues < 0 or n_random < 1:
+        raise LensSteerError(
+            f"--max-new-tokens {length}, --dialogues {dialogues}, --n-random {n_random}: at least 1, 0 and 1 are needed"
+        )
     own = {"--aligned-system": aligned_system, "--malicious-system": malicious_system, "--judge": judge}
     if scenarios is None:
         given = [name for name, value in (own | {"--split": split}).items() if value]
@@ -159,7 +165,8 @@ def traits(
     parts = (wanted.contrast.fit, wanted.contrast.select, wanted.contrast.report)
     load.check(model, *((side, length) for p in parts for side in (p.positive, p.negative)), site_spec=sites)
     loaded = load(model)
-    how: dict[str, Any] = {"sites": sites, "max_new_tokens": length, "n_dialogues": dialogues, "seed": seed}
+    how: dict[str, Any] = {"sites": sites, "max_new_tokens": length, "n_dialogues": dialogues, "n_random": n_random}
+    how |= {"seed": seed}
     work, probed = recovering(loaded, wanted, **how), wanted.contrast.select.negative
     dry.tell(loaded, work, probed, engine=engine, max_new_tokens=length)
     serving.start(loaded, engine)
@@ -176,6 +183,7 @@ def traits(
         {
             "traits": str(out / "traits.csv"),
             "trait": reported,
+            "claims": {c.id: c.verdict for c in claims(found.pooled, wanted.name, seed=seed)},
             "chosen": {
                 name: {"site": c.variant, "coefficient": c.value, "met": c.met}
                 for name, c in found.pooled.choices.items()

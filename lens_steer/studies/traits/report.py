@@ -29,13 +29,15 @@ from lens_steer.probes.io import save_probe
 from lens_steer.probes.probe import Probe
 from lens_steer.stats.estimates import Estimate
 from lens_steer.stats.means import grouped_mean
+from lens_steer.studies import claim_tables
 from lens_steer.studies.traits import dialogues as trait_dialogues
 from lens_steer.studies.traits import drawings as drawn
 from lens_steer.studies.traits import table as trait_table
 from lens_steer.studies.traits.calibration import Trait, calibrate_trait, token_probes
+from lens_steer.studies.traits.claims import claims
 from lens_steer.studies.traits.conditions import ALIGNED_SIDE, CHOSEN, GATED, MALICIOUS_SIDE, TOKEN, condition_of
 from lens_steer.studies.traits.found import TraitReport
-from lens_steer.studies.traits.search import plan_of, search
+from lens_steer.studies.traits.search import RANDOM_DRAWS, plan_of, search
 
 DIALOGUES = 12  # default number of dialogues
 
@@ -51,14 +53,15 @@ def steer_trait(
     max_new_tokens: int = 48,
     n_dialogues: int = DIALOGUES,
     values: Mapping[str, Sequence[float]] | None = None,
+    n_random: int = RANDOM_DRAWS,
     seed: int = 0,
     command: str = "",
     progress: bool = True,
 ) -> TraitReport:
     """Calibrate a trait, search for the best settings, measure them, and write the results.
 
-    The files are ``traits.csv``, ``traits.md``, ``traits.tex``, ``dialogues.jsonl``, ``traits.json``, the probes and
-    the figures.
+    The files are ``traits.csv``, ``traits.md``, ``traits.tex``, ``claims.md``, ``claims.tex``, ``dialogues.jsonl``,
+    ``traits.json``, the probes and the figures.
 
     Args:
         model: A model from :func:`lens_steer.load_model`.
@@ -68,18 +71,19 @@ def steer_trait(
         engine, max_new_tokens: See :func:`lens_steer.generate`.
         n_dialogues: Number of dialogues; 0 leaves them out.
         values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
+        n_random: Number of random directions of each choice at all tokens.
         seed: Seed of the dialogues, of the random direction and of the intervals.
         command: Command line, stored with the results.
         progress: Show progress bars.
 
     Raises:
-        LensSteerError: If the folder cannot be written or holds another run, if ``n_dialogues`` is negative, if the
-            context is too short for dialogues or there are too few scenarios for one, or for the reasons of
-            :func:`lens_steer.studies.traits.search.search`.
+        LensSteerError: If the folder cannot be written or holds another run, if ``n_dialogues`` is negative or
+            ``n_random`` below 1, if the context is too short for dialogues or there are too few scenarios for one, or
+            for the reasons of :func:`lens_steer.studies.traits.search.search`.
     """
     check_writable(out)
-    if n_dialogues < 0:
-        raise LensSteerError(f"n_dialogues={n_dialogues}: 0 or more are possible")
+    if n_dialogues < 0 or n_random < 1:
+        raise LensSteerError(f"n_dialogues={n_dialogues}, n_random={n_random}: at least 0 and 1 are possible")
     aligned, malicious = trait.contrast.report.positive, trait.contrast.report.negative
     made = (
         trait_dialogues.scripts(model, aligned, malicious, n_dialogues, max_new_tokens=max_new_tokens, seed=seed)
@@ -88,11 +92,12 @@ def steer_trait(
     )
     how: dict[str, Any] = {"engine": engine, "max_new_tokens": max_new_tokens}
     calibrated = calibrate_trait(model, trait, sites=sites, C=C, progress=progress, **how)
-    pooled = search(model, trait, calibrated.probes, out, seed=seed, values=values, progress=progress, **how)
+    again: dict[str, Any] = {"seed": seed, "values": values, "progress": progress, **how}
+    pooled = search(model, trait, calibrated.probes, out, n_random=n_random, **again)
     gated = list(dict.fromkeys(c.variant for n, c in pooled.choices.items() if condition_of(n).method in GATED))
     by_token = token_probes(model, calibrated, gated, C=C, engine=engine)
-    again: dict[str, Any] = {"name": "traits_token", "methods": GATED, "controls": False}
-    token = search(model, trait, by_token, out, seed=seed, values=values, progress=progress, **again, **how)
+    alone: dict[str, Any] = {"name": "traits_token", "methods": GATED, "controls": False}
+    token = search(model, trait, by_token, out, **alone, **again)
     gates = {
         (kind, site, side): share
         for kind, probes in (("pooled", {s: calibrated.probes[s] for s in gated}), ("token", by_token))
@@ -144,12 +149,16 @@ def write(report: TraitReport, trait: Trait, out: str | Path, *, meta: Mapping[s
         (work / "traits.csv").write_text(csv_records(rows), encoding="utf-8", newline="")
         (work / "traits.md").write_text(trait_table.markdown(rows, report, trait.name), encoding="utf-8")
         (work / "traits.tex").write_text(trait_table.latex(rows, trait.name), encoding="utf-8")
+        decided = claims(report.pooled, trait.name, seed=int(meta["seed"]))
+        (work / "claims.md").write_text(claim_tables.markdown(decided), encoding="utf-8")
+        (work / "claims.tex").write_text(claim_tables.latex(decided), encoding="utf-8")
         record = {
             "meta": dict(meta),
             "rows": rows,
             "level": report.pooled.level,
             **({} if (bound := report.pooled.perplexity) is None else {"bound": bound.row()}),
             "cosine_of_averaged_and_token_probe": token_cosines(report),
+            "claims": [c.row() for c in decided],
             "choices": {
                 replace(condition_of(name), kind=kind).name: asdict(choice)
                 for kind, result in ((CHOSEN, report.pooled), (TOKEN, report.token))

@@ -44,11 +44,13 @@ from lens_steer.studies.traits.conditions import (
     METHODS,
     RANDOM,
     TRAIT,
+    TraitCondition,
     by_side,
     condition_of,
     conditions_of,
 )
 
+RANDOM_DRAWS = 19  # so that the rank of a choice above all of them has a p of 0.05
 COHERENCE = 0.9  # smallest share of the aligned model's coherence that a setting may have
 
 
@@ -69,6 +71,7 @@ class TraitResult(Shown, view="studies"):
         rows: Rows of the report split, one per prompt and setting.
         perplexity: Perplexity under the aligned system prompt above which an answer without a ground truth is
             incoherent; None where a ground truth grades.
+        draws: Rows of further random directions, under the malicious system prompt (:func:`draw_name`).
     """
 
     select: tuple[Setting, ...]
@@ -79,6 +82,7 @@ class TraitResult(Shown, view="studies"):
     report: tuple[Setting, ...]
     rows: tuple[Row, ...]
     perplexity: PerplexityBound | None = None
+    draws: tuple[Row, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -126,6 +130,7 @@ def search(
     values: Mapping[str, Sequence[float]] | None = None,
     progress: bool = True,
     controls: bool = True,
+    n_random: int = 1,
 ) -> TraitResult:
     """Choose settings on the select split and measure the choices on the report split.
 
@@ -142,6 +147,8 @@ def search(
         values: Coefficients by method; None uses :data:`lens_steer.evaluation.conditions.TOWARDS_POSITIVE`.
         progress: Show progress bars.
         controls: Also report random directions and the settings at equal trait.
+        n_random: Number of random directions. Beyond the first they are for steering at all tokens, and measured under
+            the malicious system prompt alone.
 
     Raises:
         LensSteerError: For the reasons of :func:`lens_steer.evaluation.protocol.on_select`.
@@ -187,8 +194,18 @@ def search(
         model, steered.report, "report", trait.tasks.report, reference=aligned_reference(trait.contrast.report), **how
     )
     rows = run(protocol, reported, out, f"{name}_report", identity=identity, progress=progress)
+    further = [
+        replace(_along_random(g, probes[g.variant], seed + i - 1), condition=draw_name(_random(g).name, i))
+        for g in chosen
+        if g.condition != NONE and condition_of(g.condition).mode == "all"
+        for i in range(2, n_random + 1)
+    ]
+    drawn: Sequence[Row] = []
+    if controls and further:
+        alone = replace(protocol, asked=(MALICIOUS_SIDE,))
+        drawn = run(alone, further, out, f"{name}_draws", identity=identity, progress=progress)
     report = tuple(settings(rows, seed=seed))
-    return TraitResult(tuple(select), steering, equal, bound, level, report, tuple(rows), perplexity)
+    return TraitResult(tuple(select), steering, equal, bound, level, report, tuple(rows), perplexity, tuple(drawn))
 
 
 def plan_of(choice: Choice, probes: Mapping[str, Probe]) -> SteeringPlan:
@@ -202,12 +219,25 @@ def random_direction(d_model: int, seed: int) -> Tensor:
     return drawn / drawn.norm()
 
 
+def draw_name(condition: str, draw: int) -> str:
+    """Return the name of a further draw, from the second one on, of a condition along a random direction.
+
+    >>> draw_name("swfc, all, random direction", 2)
+    'swfc, all, random direction 2'
+    """
+    return f"{condition} {draw}"
+
+
+def _random(grid: Grid) -> TraitCondition:
+    return replace(condition_of(grid.condition), kind=RANDOM)
+
+
 def _along_random(grid: Grid, probe: Probe, seed: int) -> Grid:
     """Return the grid of the chosen setting with its steps along a random direction.
 
     The steps keep their sizes and apply to the same tokens.
     """
-    condition = replace(condition_of(grid.condition), kind=RANDOM)
+    condition = _random(grid)
     build = partial(condition.plan, probe, along=random_direction(probe.d_model, seed))
     return replace(grid, condition=condition.name, build=build)
 

@@ -15,9 +15,9 @@ from lens_steer.metrics.benchmarks import NO_TASKS
 from lens_steer.models.loading import info_of
 from lens_steer.models.sites import resolve
 from lens_steer.studies.traits.calibration import Trait
-from lens_steer.studies.traits.conditions import GATED, METHODS, POSITIONS, by_side, conditions_of
+from lens_steer.studies.traits.conditions import GATED, MALICIOUS_SIDE, METHODS, POSITIONS, by_side, conditions_of
 from lens_steer.studies.traits.dialogues import scripts
-from lens_steer.studies.traits.search import aligned_reference
+from lens_steer.studies.traits.search import RANDOM_DRAWS, aligned_reference
 
 
 def recovering(
@@ -28,6 +28,7 @@ def recovering(
     max_new_tokens: int = 48,
     n_dialogues: int = 0,
     values: Mapping[str, Sequence[float]] | None = None,
+    n_random: int = RANDOM_DRAWS,
     seed: int = 0,
 ) -> Work:
     """Count the work of :func:`lens_steer.studies.traits.report.steer_trait`, without that of a judge.
@@ -39,7 +40,7 @@ def recovering(
 
     Args:
         model: The loaded model, or its description.
-        trait, sites, max_new_tokens, n_dialogues, values, seed: The arguments of the study.
+        trait, sites, max_new_tokens, n_dialogues, values, n_random, seed: The arguments of the study.
 
     Raises:
         LensSteerError: If the model does not have a site, or for the reasons of
@@ -64,8 +65,8 @@ def recovering(
     total = recorded + tokens[0] + tokens[1] * 2  # the gates of both kinds of probes are read on the report split
     for side in (fit.positive, fit.negative):
         total += answering(model, list(side), max_new_tokens)
-    total += _searching(model, trait, names, METHODS, max_new_tokens, values, controls=True)
-    total += _searching(model, trait, gated, GATED, max_new_tokens, values, controls=False)
+    total += _searching(model, trait, names, METHODS, max_new_tokens, values, n_random=n_random)
+    total += _searching(model, trait, gated, GATED, max_new_tokens, values, n_random=0)
     if n_dialogues:
         made = scripts(model, report.positive, report.negative, n_dialogues, max_new_tokens=max_new_tokens, seed=seed)
         steered = conversing(model, [s.malicious for s in made], max_new_tokens)
@@ -86,9 +87,11 @@ def _searching(
     max_new_tokens: int,
     values: Mapping[str, Sequence[float]] | None,
     *,
-    controls: bool,
+    n_random: int,
 ) -> Work:
-    """Count the work of :func:`lens_steer.studies.traits.search.search` with a probe at each of these sites."""
+    """Count the work of :func:`lens_steer.studies.traits.search.search` with a probe at each of these sites; without
+    random directions, there are no controls.
+    """
     steered, chosen, conditions = by_side(trait.contrast), values or TOWARDS_POSITIVE, conditions_of(methods)
     select, report = (
         Protocol(
@@ -103,6 +106,8 @@ def _searching(
     )
     tried = [Grid(c.name, None, tuple(chosen[c.method]), site) for c in conditions for site in names]
     # a choice runs once more along a random direction, and once at equal trait
-    reported = [Grid(f"{c.name} {i}") for c in conditions for i in range(3 if controls else 1)]
+    reported = [Grid(f"{c.name} {i}") for c in conditions for i in range(3 if n_random else 1)]
+    further = [Grid(f"{m} {i}") for m in methods for i in range(2, n_random + 1)]
     baseline = measuring(replace(select, reference={}), [Grid(NONE)])  # from which the bound on coherence comes
-    return baseline + measuring(select, [Grid(NONE), *tried]) + measuring(report, [Grid(NONE), *reported])
+    total = baseline + measuring(select, [Grid(NONE), *tried]) + measuring(report, [Grid(NONE), *reported])
+    return total + measuring(replace(report, asked=(MALICIOUS_SIDE,)), further)

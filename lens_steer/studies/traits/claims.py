@@ -1,0 +1,215 @@
+"""The claims of a trait study: steering gives back a trait that a system prompt has taken away, and what it costs.
+
+The methods are those of projection-aware steering (arXiv 2604.08169). The criteria were written before any result on a
+real model. A claim is decided by its 95 % interval, and again by one that is joint for all claims of the study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from lens_steer._io.rowstore import Row
+from lens_steer.evaluation.conditions import NONE
+from lens_steer.evaluation.control_bands import band
+from lens_steer.evaluation.selection import at_nothing
+from lens_steer.stats.differences import paired_difference
+from lens_steer.stats.draws import less_mean_of_draws
+from lens_steer.stats.estimates import Estimate
+from lens_steer.studies.claim import REPORTED, Claim
+from lens_steer.studies.traits.conditions import (
+    ALIGNED_SIDE,
+    EQUAL,
+    GATED,
+    INCOHERENT,
+    MALICIOUS_SIDE,
+    METHODS,
+    POSITIONS,
+    RANDOM,
+    TRAIT,
+    TraitCondition,
+)
+from lens_steer.studies.traits.search import TraitResult, draw_name
+from lens_steer.studies.verdicts import (
+    HOLDS,
+    LARGEST_P,
+    NOT_SHOWN,
+    SMALLEST,
+    TIED,
+    drawn_verdict,
+    effect_verdict,
+    shows,
+)
+
+ALL, RESPONSE = POSITIONS  # the position modes
+UNGATED = "swfc"
+ABOVE = "95 % interval above 0"
+BROKEN = f"{NOT_SHOWN} (the choice breaks its bound)"
+INCOHERENT_THERE = f"{NOT_SHOWN} (more incoherent answers on report than the bound allows)"
+SHARE = "share of answers with the trait"
+
+
+def claims(found: TraitResult, trait: str, *, seed: int = 0) -> list[Claim]:
+    """Return the claims of a study.
+
+    Args:
+        found: The search with probes of averaged answers.
+        trait: The trait, for the statements.
+        seed: The seed of the intervals.
+    """
+    made = _claims(found, trait, seed, 0.95)
+    family = sum(c.interval is not None for c in made)
+    jointly = {c.id: c.verdict for c in _claims(found, trait, seed, 1 - 0.05 / max(1, family))}
+    return [
+        replace(c, witness={**c.witness, "holds_jointly": jointly[c.id] == HOLDS}) if c.verdict == HOLDS else c
+        for c in made
+    ]
+
+
+def _claims(found: TraitResult, trait: str, seed: int, level: float) -> list[Claim]:
+    of = _Study(found, trait, seed, level)
+    recovered = {(m, mode): of.recovers(m, mode) for m in METHODS for mode in POSITIONS}
+    return [
+        of.prompt_control(),
+        *recovered.values(),
+        *(of.over_random(m) for m in METHODS),
+        *(of.all_above_response(m, recovered[m, ALL]) for m in METHODS),
+        *(of.gate_spares(m) for m in GATED),
+    ]
+
+
+class _Study:
+    """One study at one level of its intervals."""
+
+    def __init__(self, found: TraitResult, trait: str, seed: int, level: float) -> None:
+        self.found, self.trait, self.seed, self.level = found, trait, seed, level
+        self.control = self.difference((NONE, ALIGNED_SIDE), (NONE, MALICIOUS_SIDE))
+        self.seen = shows(self.control)
+
+    def prompt_control(self) -> Claim:
+        """The judge, or the ground truth, sees what the system prompts do."""
+        asked = self.asked(
+            "prompt-control",
+            f"without steering more answers show {self.trait} under the aligned system prompt than under the malicious "
+            "one (the positive control)",
+            f"{SHARE}, aligned − malicious system prompt",
+        )
+        return self.decided(asked, self.control, effect_verdict(self.control))
+
+    def recovers(self, method: str, mode: str) -> Claim:
+        """The choice of a method and a position mode against no steering, under the malicious prompt."""
+        name = TraitCondition(method, mode).name
+        asked = self.asked(
+            f"recovers-{method}-{mode}",
+            f"{method} at {_tokens(mode)} gives {self.trait} back under the malicious system prompt",
+            f"{SHARE} under the malicious prompt, {name} − no steering",
+        )
+        e = self.difference((name, MALICIOUS_SIDE), (NONE, MALICIOUS_SIDE))
+        room = 1 - self.rate(NONE, MALICIOUS_SIDE)
+        if room < SMALLEST:
+            return replace(asked, n=e.n, verdict=REPORTED, witness={"note": f"there is room for {room:.2f} alone"})
+        verdict = self.unfit(name) or effect_verdict(e, seen=self.seen)
+        share = self.found.reported(name).measured[INCOHERENT].value
+        if verdict == HOLDS and share > self.found.bound.bound:
+            verdict = INCOHERENT_THERE
+        gap = self.control.value
+        return self.decided(
+            asked, e, verdict, incoherent=share, **({"share_of_the_gap": e.value / gap} if gap > 0 else {})
+        )
+
+    def over_random(self, method: str) -> Claim:
+        """The choice at all tokens against the same steps along random directions."""
+        name = TraitCondition(method, ALL).name
+        asked = self.asked(
+            f"over-random-{method}",
+            f"{method} at all tokens gives more {self.trait} back than the same steps along random directions",
+            f"{SHARE} under the malicious prompt, {name} less the mean of the draws; rank among the draws",
+            f"95 % interval over prompts and draws above 0, and a one-sided rank p of at most {LARGEST_P:g}",
+        )
+        names = [TraitCondition(method, ALL, RANDOM).name]
+        drawn = {str(r["condition"]) for r in self.found.draws}
+        i = 2
+        while (further := draw_name(names[0], i)) in drawn:
+            names.append(further)
+            i += 1
+        own = self.values(name, MALICIOUS_SIDE)
+        draws = np.stack([self.values(n, MALICIOUS_SIDE) for n in names])
+        e = less_mean_of_draws(own, draws, level=self.level, seed=self.seed)
+        among = band(draws.mean(axis=1).tolist(), float(own.mean()))
+        said = drawn_verdict(e, (among.p_at_least, among.p_at_most), among.n, seen=self.seen)
+        told = {"draws": among.n, "minimum": among.minimum, "maximum": among.maximum, "rank_p": among.p_at_least}
+        return self.decided(asked, e, self.unfit(name) or said, **told)
+
+    def all_above_response(self, method: str, recovered: Claim) -> Claim:
+        """All tokens against those of the response, each at its own choice."""
+        both = [TraitCondition(method, mode).name for mode in (ALL, RESPONSE)]
+        asked = self.asked(
+            f"all-above-response-{method}",
+            f"{method} gives more {self.trait} back at all tokens than at the response's",
+            f"{SHARE} under the malicious prompt, {both[0]} − {both[1]}",
+        )
+        e = self.difference(*((name, MALICIOUS_SIDE) for name in both))
+        unfit = next((u for name in both if (u := self.unfit(name))), "")
+        return self.decided(asked, e, unfit or effect_verdict(e, seen=recovered.verdict == HOLDS))
+
+    def gate_spares(self, method: str) -> Claim:
+        """A gated method against the ungated one, where both give back as much: what it leaves of aligned answers."""
+        one, two = (TraitCondition(m, ALL, EQUAL).name for m in (method, UNGATED))
+        asked = self.asked(
+            f"gate-spares-{method}",
+            f"where both give back as much, {method} leaves more aligned answers with {self.trait} than {UNGATED}",
+            f"{SHARE} under the aligned prompt, {method} − {UNGATED}, at equal trait, all tokens",
+        )
+        missing = [m for m in (method, UNGATED) if TraitCondition(m, ALL).name not in self.found.equal]
+        if missing:
+            return replace(asked, witness={"note": f"{' and '.join(missing)} recover nothing that could be equal"})
+        e = self.difference((one, ALIGNED_SIDE), (two, ALIGNED_SIDE))
+        harm = self.difference((NONE, ALIGNED_SIDE), (two, ALIGNED_SIDE))
+        return self.decided(asked, e, effect_verdict(e, seen=shows(harm)), harm_of_ungated=harm.value)
+
+    def asked(self, key: str, statement: str, formula: str, criterion: str = ABOVE) -> Claim:
+        """Return the claim, not measured yet."""
+        return Claim(
+            id=key,
+            statement=statement,
+            formula=f"mean over scenarios of the {formula}",
+            level="behaviour",
+            domain="the report split; site and coefficient as chosen on select",
+            quantity=f"difference of the {SHARE}",
+            criterion=criterion,
+            value=None,
+            n=0,
+            verdict=REPORTED,
+        )
+
+    def decided(self, asked: Claim, e: Estimate, verdict: str, **witness: Any) -> Claim:
+        told = {**witness, "control_seen": self.seen}
+        return replace(asked, value=e.value, n=e.n, interval=(e.low, e.high), verdict=verdict, witness=told)
+
+    def unfit(self, name: str) -> str:
+        """Return the verdict on a choice at which nothing can be decided; empty on any other."""
+        choice, own = self.found.choices[name], [s for s in self.found.select if s.condition == name]
+        base = next(s for s in self.found.select if s.condition == NONE)
+        if at_nothing(own, base, choice, TRAIT):
+            return TIED
+        return "" if choice.met else BROKEN
+
+    def values(self, condition: str, side: str) -> Float[np.ndarray, " n"]:
+        """Return whether each scenario's answer shows the trait, in the order of the scenarios."""
+        rows: Sequence[Row] = [*self.found.rows, *self.found.draws]
+        own = {int(r["prompt"]): float(r["right"]) for r in rows if (r["condition"], r["side"]) == (condition, side)}
+        return np.array([own[i] for i in sorted(own)])
+
+    def rate(self, condition: str, side: str) -> float:
+        return float(self.values(condition, side).mean())
+
+    def difference(self, first: tuple[str, str], second: tuple[str, str]) -> Estimate:
+        return paired_difference(self.values(*first), self.values(*second), level=self.level, seed=self.seed)
+
+
+def _tokens(mode: str) -> str:
+    return "all tokens" if mode == ALL else "the tokens of the response"
